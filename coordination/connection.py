@@ -1,0 +1,115 @@
+"""kazoo's connection loop, made to remember what ZooKeeper has acknowledged and until when that binds it.
+
+Invariants
+1. `belief.until` never exceeds (send time of an acknowledged packet) + negotiated timeout − margin. ZooKeeper counts
+   a session's time from *receiving* a packet, which is after sending it, so the session lives at least so long.
+2. A packet's send time is taken before its first byte is written; with two pings out, the earlier counts.
+3. `belief` always names the session it is about; a new session starts with its own.
+4. The loop ends only by telling: `on_end` is called once, whatever ended it.
+
+Which function makes each move
+    _invoke        handshake answered: a belief for the (old or new) session; refused: no belief
+    _submit        notes a packet's send time
+    _read_header   a reply is here: the belief moves on to that packet's send time
+    _send_request  drops a connection that takes requests and answers none
+    abort          wakes the loop so that closing need not wait for a silent server
+
+Everything but `abort` runs on kazoo's I/O thread; `belief` is one reference, so other threads read it whole.
+
+What it cannot know: in an ensemble a follower cut off from its leader goes on answering pings and reads for up to
+syncLimit ticks while the leader may already count the session as expired. That is why holders also carry a fence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kazoo.exceptions import ConnectionDropped
+from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.serialization import Connect
+
+log = logging.getLogger(__name__)
+
+MARGIN_FRACTION = 0.1
+"""Part of the timeout not counted on: it covers clocks of unequal speed and the step from checking to acting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """Until `until` (monotonic seconds), session `session_id` has surely not expired."""
+
+    session_id: int
+    timeout_s: float
+    until: float
+
+    def renewed(self, sent_at: float) -> Belief:
+        """Return the belief after a packet sent at `sent_at` was acknowledged; never shorter than before."""
+        until = sent_at + self.timeout_s * (1 - MARGIN_FRACTION)
+        return Belief(self.session_id, self.timeout_s, max(until, self.until))
+
+
+class AcknowledgedConnection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no types
+    """See the module's header."""
+
+    def __init__(self, client: Any, retry_sleeper: Any, on_end: Callable[[], None]) -> None:
+        super().__init__(client, retry_sleeper, logger=log)
+        self.belief: Belief | None = None
+        self._on_end = on_end
+        self._aborted = False
+        self._sent_at: dict[int, float] = {}  # xid -> send time, oldest first
+
+    def zk_loop(self) -> None:
+        try:
+            super().zk_loop()
+        except Exception:
+            log.exception("kazoo's connection loop ended unexpectedly")
+        finally:
+            self._on_end()
+
+    def abort(self) -> None:
+        """Make the loop notice at once that it is to stop. Any thread; the client must have been told to stop."""
+        self._aborted = True
+        if (sock := self._socket) is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+        if self._aborted:
+            raise ConnectionDropped("closing")
+        if not isinstance(request, Connect):
+            return super()._invoke(timeout, request, xid)
+        self._sent_at.clear()
+        sent_at = time.monotonic()
+        answer = super()._invoke(timeout, request, xid)
+        granted = answer[0]
+        if granted.time_out > 0:
+            self.belief = Belief(granted.session_id, granted.time_out / 1000.0, float("-inf")).renewed(sent_at)
+        else:
+            self.belief = None
+        return answer
+
+    def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
+        if xid:
+            self._sent_at.setdefault(xid, time.monotonic())
+        super()._submit(request, timeout, xid)
+
+    def _read_header(self, timeout: float) -> Any:
+        header, buffer, offset = super()._read_header(timeout)
+        sent_at = self._sent_at.pop(header.xid, None)
+        if sent_at is not None and self.belief is not None:
+            self.belief = self.belief.renewed(sent_at)
+        return header, buffer, offset
+
+    def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
+        # kazoo looks for an overdue ping only when a select times out, which never happens while requests keep
+        # coming: under load it would stay on a frozen server for as long as TCP takes to notice.
+        oldest = next(iter(self._sent_at.values()), None)
+        if oldest is not None and time.monotonic() - oldest > read_timeout:
+            raise ConnectionDropped(f"no reply for {read_timeout:.1f} s")
+        super()._send_request(read_timeout, connect_timeout)

@@ -1,0 +1,105 @@
+"""What can go wrong in coordination, as types.
+
+    CoordinationError
+    ├── Unavailable         ZooKeeper did not answer in time; ask again later
+    │   └── WrongProcess    the session was started before fork; build one in the child
+    ├── LockTimeout         somebody else holds the order
+    ├── LockLost            we may not hold the order any more; begin no side effect
+    ├── NoProviders         nobody is registered for an interface
+    ├── BadProviderURL      a provider's address cannot be read or written
+    └── GenerationBehind    the ensemble is younger than the database: it was rebuilt
+
+ZooKeeper's own answers about a node (``NoNodeError``, ``NodeExistsError``, ``BadVersionError``) stay kazoo's
+exceptions: they are results, not failures of coordination.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordination.lock import Holder
+
+
+class CoordinationError(Exception):
+    """Root of the tree."""
+
+
+class Unavailable(CoordinationError):
+    """ZooKeeper is away: not connected, or no reply before the deadline.
+
+    Attributes:
+        retry_after_s: seconds after which asking again makes sense.
+        maybe_done: True if the request had been handed over, so that ZooKeeper may still have done it.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, *, maybe_done: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.maybe_done = maybe_done
+
+
+class WrongProcess(Unavailable):
+    """The session belongs to the parent process; its threads did not survive the fork."""
+
+    def __init__(self, started_in_pid: int, pid: int) -> None:
+        super().__init__(
+            f"the ZooKeeper session was started in process {started_in_pid} and cannot be used in its child {pid}: "
+            "build a Session after the fork"
+        )
+
+
+class LockTimeout(CoordinationError):
+    """The order's lock was not had in time.
+
+    Attributes:
+        order_id: the order asked for.
+        holder: who held it when last looked, or None if that could not be read.
+        waited_s: seconds from the call to this error.
+    """
+
+    def __init__(self, order_id: str, holder: Holder | None, waited_s: float) -> None:
+        by = f"{holder.clerk} ({holder.role}, {holder.instance})" if holder else "somebody"
+        super().__init__(f"order {order_id} is held by {by}; waited {waited_s:.3f} s")
+        self.order_id = order_id
+        self.holder = holder
+        self.waited_s = waited_s
+
+
+class LockLost(CoordinationError):
+    """The lease on an order can no longer be relied on: released, session gone, or no word from ZooKeeper."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"the lock on order {order_id} may have been lost: no new side effect may begin")
+        self.order_id = order_id
+
+
+class NoProviders(CoordinationError):
+    """Nobody provides an interface, as far as is known."""
+
+    def __init__(self, interface: str, *, away: bool = False) -> None:
+        why = " (ZooKeeper is away and nothing was remembered)" if away else ""
+        super().__init__(f"no provider of {interface} is registered{why}")
+        self.interface = interface
+        self.away = away
+
+
+class BadProviderURL(CoordinationError, ValueError):
+    """Not a provider's URL, or one that Dubbo's notation cannot carry."""
+
+
+class GenerationBehind(CoordinationError):
+    """The ensemble's generation is behind the database's, so its zxids may start again below used fences.
+
+    Attributes:
+        ensemble: the generation in ZooKeeper, or None if there is none.
+        database: the generation the database has seen.
+    """
+
+    def __init__(self, ensemble: int | None, database: int) -> None:
+        super().__init__(
+            f"ZooKeeper is at generation {'none' if ensemble is None else ensemble}, the database at {database}: "
+            "the ensemble was rebuilt, and its tokens could fall below those already used"
+        )
+        self.ensemble = ensemble
+        self.database = database

@@ -1,0 +1,585 @@
+"""A ZooKeeper session for asyncio: kazoo inside, awaitables with deadlines outside.
+
+                     start()
+                        │
+                        ▼   connected, new session
+                   CONNECTING ──────────────────▶ CONNECTED ◀──────────┐
+                                                   │   ▲               │
+                                  connection drops │   │ same session  │ new session
+                                                   ▼   │               │
+                                                  SUSPENDED ────────▶ LOST
+                                                        session expired
+                   any state ── close() ──▶ CLOSED
+
+Invariants
+1. No call blocks the event loop, and no call outlives its deadline by more than scheduling: a reply that comes too
+   late finds a future nobody waits for. Who must act on late replies takes the future itself (`send`).
+2. kazoo's threads touch nothing here but `call_soon_threadsafe`; state, watches and replies change on the loop only.
+3. Requests of one `send` reach ZooKeeper in order and in one piece: two of them cost one round trip.
+4. A connection that drops fails every request in flight (its effect is then unknown: `Unavailable.maybe_done`) and
+   fires every watch. A watch callback means "look again", never "this has happened".
+5. Requests are handed to kazoo only while CONNECTED, and at most SLOTS * MAX_BATCH at a time: kazoo wakes its thread
+   through a blocking socket pair of 278 bytes, one a request, and the loop must not hang on a full one.
+6. The session is sought for ever, until close().
+
+Which function makes each move
+    _connected    CONNECTING | SUSPENDED | LOST -> CONNECTED
+    _suspended    CONNECTED -> SUSPENDED
+    _lost         CONNECTED | SUSPENDED -> LOST
+    close         any -> CLOSED
+    _client_ended a kazoo client that gave up (authentication, a server that is no ZooKeeper) is built anew
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import (
+    AuthFailedError,
+    ConnectionClosedError,
+    ConnectionLoss,
+    NodeExistsError,
+    OperationTimeoutError,
+    SessionExpiredError,
+    SessionMovedError,
+)
+from kazoo.protocol.states import KazooState, WatchedEvent, ZnodeStat
+from kazoo.retry import KazooRetry
+
+from coordination import operations
+from coordination.connection import AcknowledgedConnection
+from coordination.deadline import Deadline
+from coordination.errors import Unavailable, WrongProcess
+from coordination.operations import Operation
+
+log = logging.getLogger(__name__)
+
+SLOTS = 64
+MAX_BATCH = 4
+FIRST_RETRY_S = 0.05
+MAX_RETRY_S = 0.7  # kazoo adds up to 40 % jitter: about a second
+REBUILD_AFTER_S = 1.0
+DEFAULT_TIMEOUT_S = 5.0
+
+_AWAY = (
+    AuthFailedError,
+    ConnectionClosedError,
+    ConnectionLoss,
+    OperationTimeoutError,
+    SessionExpiredError,
+    SessionMovedError,
+)
+
+Reply = asyncio.Future[Any]
+Watch = Callable[[], object]
+"""Called once, on the loop, when what was read may have changed or the connection dropped: look again."""
+
+
+class SessionState(enum.Enum):
+    """Where the session is, and what a caller may still assume."""
+
+    CONNECTING = "connecting"
+    """No session yet. Nothing of ours is in ZooKeeper."""
+
+    CONNECTED = "connected"
+    """The session lives and ZooKeeper answers, as far as is known. Until `believed_until()` our nodes are surely
+    there; past it assume nothing, even though the state still says CONNECTED (the process may have been paused)."""
+
+    SUSPENDED = "suspended"
+    """The connection dropped; the session may live or expire without our hearing of it. Our nodes are there until
+    `believed_until()`. Begin no new side effect that relies on a lock. Lists read before may be out of date."""
+
+    LOST = "lost"
+    """ZooKeeper ended the session: every ephemeral node of ours is gone, others may hold our locks. A new session
+    is being sought."""
+
+    CLOSED = "closed"
+    """`close()` was called. Nothing comes back; ephemeral nodes go at once, or when the session expires if
+    ZooKeeper could not be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChange:
+    """One change of state, as told to subscribers.
+
+    Attributes:
+        state: the state entered.
+        session_id: the session it is about; None if there is none.
+        new_session: on CONNECTED, True if this is not the session we had before (register and subscribe again),
+            False for the same one reconnected (read again). False for every other state.
+    """
+
+    state: SessionState
+    session_id: int | None
+    new_session: bool = False
+
+
+class Session:
+    """One ZooKeeper session at a time, kept for as long as this object is open.
+
+    Args:
+        hosts: ``host:port,host:port`` with an optional chroot.
+        timeout_s: session timeout to ask for, seconds; ZooKeeper bounds it to 2–20 of its ticks.
+        name: shown in log lines.
+    """
+
+    def __init__(self, hosts: str, *, timeout_s: float = 4.0, name: str = "") -> None:
+        self._hosts = hosts
+        self._timeout_s = timeout_s
+        self._name = name or "session"
+        self._state = SessionState.CONNECTING
+        self._session_id: int | None = None
+        self._started_in_pid: int | None = None
+        self._client: KazooClient | None = None
+        self._connection: AcknowledgedConnection | None = None
+        self._up = asyncio.Event()  # set while CONNECTED, and for good once CLOSED
+        self._slots = asyncio.Semaphore(SLOTS)
+        self._in_flight: set[Reply] = set()
+        self._watches: dict[str, set[Watch]] = {}
+        self._subscribers: list[Callable[[SessionChange], None]] = []
+
+    # ---- life -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to connect in the background. Never fails because ZooKeeper is absent.
+
+        Raises:
+            ValueError: `hosts` is not a list of hosts.
+            RuntimeError: started twice.
+        """
+        if self._client is not None or self._state is SessionState.CLOSED:
+            raise RuntimeError("a Session is started once")
+        self._loop = asyncio.get_running_loop()
+        self._started_in_pid = os.getpid()
+        self._build_client()
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """End the session, so that its ephemeral nodes go at once. Idempotent.
+
+        Returns within `timeout_s` + 100 ms even if ZooKeeper is frozen; the nodes then go when it expires.
+        """
+        if self._state is SessionState.CLOSED:
+            return
+        polite = self._state is SessionState.CONNECTED
+        self._enter(SessionState.CLOSED)
+        self._session_id = None
+        self._fail_in_flight()
+        self._fire_watches()
+        self._up.set()
+        if self._client is None or self._started_in_pid != os.getpid():
+            return
+        stopped = self._stop_in_background(self._client)
+        if polite:
+            await asyncio.wait({stopped}, timeout=timeout_s)
+        if not stopped.done() and self._connection is not None:
+            self._connection.abort()
+            await asyncio.wait({stopped}, timeout=0.05 if polite else timeout_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---- what is known --------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name given, for log lines."""
+        return self._name
+
+    @property
+    def state(self) -> SessionState:
+        """The present state; see `SessionState` for what may be assumed."""
+        return self._state
+
+    @property
+    def session_id(self) -> int | None:
+        """The session we have or had last (also while SUSPENDED); None before the first and after LOST or CLOSED."""
+        return self._session_id
+
+    def believed_until(self) -> float:
+        """Return the monotonic time (seconds) until which the present session has surely not expired.
+
+        It is the send time of the last packet ZooKeeper acknowledged, plus the negotiated timeout, less a margin
+        (`coordination.connection`). Minus infinity without a session.
+        """
+        belief = self._connection.belief if self._connection is not None else None
+        if belief is None or belief.session_id != self._session_id:
+            return float("-inf")
+        return belief.until
+
+    def believes_in(self, session_id: int) -> bool:
+        """Tell whether `session_id` is the present session, connected, and surely not expired at this moment."""
+        return (
+            self._state is SessionState.CONNECTED
+            and self._session_id == session_id
+            and time.monotonic() < self.believed_until()
+            and self._started_in_pid == os.getpid()
+        )
+
+    def subscribe(self, callback: Callable[[SessionChange], None]) -> Callable[[], None]:
+        """Have `callback` called on the loop at every change of state from now on; returns what ends that."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    async def wait_connected(self, timeout_s: float | None) -> None:
+        """Return as soon as the session is CONNECTED; None waits for ever.
+
+        Raises:
+            Unavailable: not within `timeout_s` (+ 100 ms at most), or the session is closed.
+        """
+        self._check_process()
+        await self._wait_up(Deadline.after(timeout_s))
+
+    # ---- requests -------------------------------------------------------------------------------------------
+    # Each raises Unavailable when ZooKeeper is away or does not answer within timeout_s (seconds), and kazoo's
+    # NoNodeError, NodeExistsError, BadVersionError, NotEmptyError when those are ZooKeeper's answer.
+
+    async def create(
+        self,
+        path: str,
+        data: bytes = b"",
+        *,
+        ephemeral: bool = False,
+        sequence: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> tuple[str, ZnodeStat]:
+        """Create a node; returns its path (with the number if `sequence`) and its stat."""
+        made: tuple[str, ZnodeStat] = await self._ask(
+            operations.create(path, data, ephemeral=ephemeral, sequence=sequence), timeout_s
+        )
+        return made
+
+    async def get(
+        self, path: str, *, watch: Watch | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> tuple[bytes, ZnodeStat]:
+        """Read a node's data and stat. No watch is left behind if the node is missing."""
+        found: tuple[bytes, ZnodeStat] = await self._watched(operations.get, path, watch, timeout_s)
+        return found
+
+    async def exists(
+        self, path: str, *, watch: Watch | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> ZnodeStat | None:
+        """Read a node's stat; None if it is missing, and then `watch` waits for its creation."""
+        return await self._watched(operations.exists, path, watch, timeout_s)
+
+    async def get_children(
+        self, path: str, *, watch: Watch | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> list[str]:
+        """List a node's children, in no order. No watch is left behind if the node is missing."""
+        names: list[str] = await self._watched(operations.get_children, path, watch, timeout_s)
+        return names
+
+    async def set(
+        self, path: str, data: bytes, *, version: int = -1, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> ZnodeStat:
+        """Replace a node's data if its version is `version` (−1: any)."""
+        return await self._ask(operations.replace(path, data, version), timeout_s)
+
+    async def delete(self, path: str, *, version: int = -1, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Delete a node if its version is `version` (−1: any)."""
+        await self._ask(operations.delete(path, version), timeout_s)
+
+    async def create_all(self, paths: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
+        """Create empty persistent nodes, all or none; False if one of them is there already.
+
+        For thousands of nodes call it with some 128 at a time: a request must stay under ZooKeeper's 1 MB.
+        """
+        results = await self._ask(operations.create_all(paths), timeout_s)
+        failures = [result for result in results if isinstance(result, Exception)]
+        if any(isinstance(failure, NodeExistsError) for failure in failures):
+            return False
+        # Every other operation of a refused transaction reports a rollback; the cause is the most telling one.
+        for failure in sorted(failures, key=lambda failure: "RolledBack" in type(failure).__name__):
+            raise failure
+        return True
+
+    async def ensure_path(self, path: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Create a persistent node and its missing parents; no matter who else does so at the same time."""
+        deadline = Deadline.after(timeout_s)
+        parts = path.strip("/").split("/")
+        prefixes = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
+        for start in range(0, len(prefixes), MAX_BATCH):
+            batch = [operations.create(prefix, b"") for prefix in prefixes[start : start + MAX_BATCH]]
+            for reply in await self.send(*batch, deadline=deadline):
+                try:
+                    await self.receive(reply, deadline)
+                except NodeExistsError:
+                    continue
+
+    async def send(self, *batch: Operation, deadline: Deadline) -> tuple[Reply, ...]:
+        """Hand 1 to MAX_BATCH requests to ZooKeeper together, once connected; returns a future for each reply.
+
+        The futures live on after the deadline and end at the latest when the connection drops (ConnectionLoss), so
+        that a late reply can be acted on with ``add_done_callback``. To wait for one use `receive`.
+
+        Raises:
+            Unavailable: not connected by the deadline; nothing was sent.
+        """
+        self._check_process()
+        assert 1 <= len(batch) <= MAX_BATCH
+        await self._take_slot(deadline)
+        replies: list[Reply] = []
+        try:
+            for operation in batch:
+                replies.append(self._hand_over(operation))  # noqa: PERF401 (what was handed over must be known)
+        finally:
+            self._free_slot_after(replies)
+        return tuple(replies)
+
+    async def receive(self, reply: Reply, deadline: Deadline) -> Any:
+        """Wait for one reply of `send`.
+
+        Raises:
+            Unavailable: the connection dropped, or no reply by the deadline; `maybe_done` is set.
+            KazooException: ZooKeeper's answer about the node.
+        """
+        if not reply.done():
+            await asyncio.wait({reply}, timeout=deadline.remaining_s())
+        if not reply.done():
+            raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
+        try:
+            return reply.result()
+        except _AWAY as error:
+            raise Unavailable(f"ZooKeeper is away: {_name_of(error)}", maybe_done=True) from error
+
+    def watch(self, path: str, watch: Watch) -> None:
+        """Have `watch` called at the next news of `path`; pair with `operations.*(path, watch=session.on_news)`."""
+        self._watches.setdefault(path, set()).add(watch)
+
+    def unwatch(self, path: str, watch: Watch) -> None:
+        """Forget a watch that has not fired. Idempotent.
+
+        ZooKeeper itself keeps one watch a path and session, which goes with its next event; it is harmless.
+        """
+        if (watches := self._watches.get(path)) is not None:
+            watches.discard(watch)
+            if not watches:
+                del self._watches[path]
+
+    def on_news(self, event: WatchedEvent) -> None:
+        """Take a watch event from kazoo's thread to the loop.
+
+        It is the one function ever given to kazoo as a watch: kazoo keeps a *set* of callbacks for each path, so
+        thousands of waiters on a path cost it one entry, and each of them is forgotten here without kazoo knowing.
+        """
+        if event.path is not None:  # None: kazoo telling of a dropped connection, which _suspended does in order
+            self._to_loop(self._fire, event.path)
+
+    # ---- inside ---------------------------------------------------------------------------------------------
+
+    async def _ask(self, operation: Operation, timeout_s: float) -> Any:
+        deadline = Deadline.after(timeout_s)
+        (reply,) = await self.send(operation, deadline=deadline)
+        return await self.receive(reply, deadline)
+
+    async def _watched(
+        self, operation: Callable[..., Operation], path: str, watch: Watch | None, timeout_s: float
+    ) -> Any:
+        if watch is None:
+            return await self._ask(operation(path), timeout_s)
+        self.watch(path, watch)
+        try:
+            return await self._ask(operation(path, watch=self.on_news), timeout_s)
+        except BaseException:
+            self.unwatch(path, watch)
+            raise
+
+    async def _wait_up(self, deadline: Deadline) -> None:
+        if not self._up.is_set():
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await self._up.wait()
+            except TimeoutError:
+                raise Unavailable(f"not connected to ZooKeeper at {self._hosts} ({self._state.value})") from None
+        if self._state is SessionState.CLOSED:
+            raise Unavailable("the ZooKeeper session is closed")
+
+    async def _take_slot(self, deadline: Deadline) -> None:
+        while True:
+            await self._wait_up(deadline)
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise Unavailable("too many requests to ZooKeeper are waiting") from None
+            if self._state is SessionState.CONNECTED:
+                return
+            self._slots.release()
+
+    def _free_slot_after(self, replies: Sequence[Reply]) -> None:
+        waiting = len(replies)
+        if not waiting:
+            self._slots.release()
+
+        def one_less(_: Reply) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                self._slots.release()
+
+        for reply in replies:
+            reply.add_done_callback(one_less)
+
+    def _hand_over(self, operation: Operation) -> Reply:
+        reply: Reply = self._loop.create_future()
+        result = operation(self._client)
+        self._in_flight.add(reply)
+        reply.add_done_callback(self._landed)
+        result.rawlink(lambda result: self._to_loop(_settle, reply, result))
+        return reply
+
+    def _landed(self, reply: Reply) -> None:
+        self._in_flight.discard(reply)
+        if not reply.cancelled():
+            reply.exception()  # a reply nobody waits for any more is no error
+
+    def _fail_in_flight(self) -> None:
+        for reply in list(self._in_flight):
+            if not reply.done():
+                reply.set_exception(ConnectionLoss())
+
+    def _fire(self, path: str) -> None:
+        for watch in self._watches.pop(path, set()):
+            watch()
+
+    def _fire_watches(self) -> None:
+        for path in list(self._watches):
+            self._fire(path)
+
+    def _check_process(self) -> None:
+        if self._started_in_pid is None:
+            raise RuntimeError("the Session was not started")
+        if self._started_in_pid != os.getpid():
+            raise WrongProcess(self._started_in_pid, os.getpid())
+
+    # ---- kazoo's side ---------------------------------------------------------------------------------------
+
+    def _build_client(self) -> None:
+        client = KazooClient(
+            hosts=self._hosts,
+            timeout=self._timeout_s,
+            connection_retry=KazooRetry(max_tries=-1, delay=FIRST_RETRY_S, max_delay=MAX_RETRY_S),
+            logger=logging.getLogger("coordination.kazoo"),
+        )
+        connection = AcknowledgedConnection(
+            client, client._conn_retry.copy(), partial(self._to_loop, self._client_ended, client)
+        )
+        client._connection = connection
+        client.add_listener(partial(self._kazoo_says, client))
+        self._client, self._connection = client, connection
+        client.start_async()
+
+    def _kazoo_says(self, client: KazooClient, kazoo_state: str) -> None:
+        """Listener on kazoo's I/O thread: note what only this moment knows, and leave."""
+        if kazoo_state == KazooState.CONNECTED:
+            self._to_loop(self._connected, client, client.client_id[0])
+        elif kazoo_state == KazooState.SUSPENDED:
+            self._to_loop(self._suspended, client)
+        else:
+            self._to_loop(self._lost, client)
+
+    def _to_loop(self, function: Callable[..., object], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            log.debug("%s: news after the event loop was closed", self._name)
+
+    def _connected(self, client: KazooClient, session_id: int) -> None:
+        if client is not self._client or self._state is SessionState.CLOSED:
+            return
+        new_session = session_id != self._session_id
+        self._session_id = session_id
+        self._up.set()
+        self._enter(SessionState.CONNECTED, new_session=new_session)
+
+    def _suspended(self, client: KazooClient) -> None:
+        if client is self._client and self._state is SessionState.CONNECTED:
+            self._drop(SessionState.SUSPENDED)
+
+    def _lost(self, client: KazooClient) -> None:
+        if client is self._client and self._state in (SessionState.CONNECTED, SessionState.SUSPENDED):
+            self._session_id = None
+            self._drop(SessionState.LOST)
+
+    def _drop(self, state: SessionState) -> None:
+        self._up.clear()
+        self._fail_in_flight()
+        self._enter(state)
+        self._fire_watches()
+
+    def _enter(self, state: SessionState, *, new_session: bool = False) -> None:
+        if state is self._state:
+            return
+        log.info("%s: %s -> %s (session %s)", self._name, self._state.value, state.value, _hex(self._session_id))
+        self._state = state
+        change = SessionChange(state, self._session_id, new_session)
+        for callback in list(self._subscribers):
+            try:
+                callback(change)
+            except Exception:
+                log.exception("%s: a subscriber failed on %s", self._name, state.value)
+
+    def _client_ended(self, client: KazooClient) -> None:
+        if client is not self._client or self._state is SessionState.CLOSED:
+            return
+        log.error("%s: the ZooKeeper client gave up; building another in %s s", self._name, REBUILD_AFTER_S)
+        self._lost(client)
+        self._loop.call_later(REBUILD_AFTER_S, self._rebuild, client)
+
+    def _rebuild(self, client: KazooClient) -> None:
+        if client is self._client and self._state is not SessionState.CLOSED:
+            self._stop_in_background(client)
+            self._build_client()
+
+    def _stop_in_background(self, client: KazooClient) -> asyncio.Future[None]:
+        """Stop a client on a daemon thread: kazoo's stop() blocks, and an executor's thread would hold up exit."""
+        stopped: asyncio.Future[None] = self._loop.create_future()
+
+        def stop() -> None:
+            try:
+                client.stop()
+                client.close()
+            except Exception as error:
+                log.warning("%s: closing the ZooKeeper client: %r", self._name, error)
+            self._to_loop(lambda: stopped.done() or stopped.set_result(None))
+
+        threading.Thread(target=stop, name=f"{self._name}-stop", daemon=True).start()
+        return stopped
+
+
+def _settle(reply: Reply, result: Any) -> None:
+    if reply.done():  # the connection dropped, or the request's deadline has long passed
+        return
+    if result.successful():
+        reply.set_result(result.value)
+    else:
+        reply.set_exception(result.exception)
+
+
+def _name_of(error: Exception) -> str:
+    return type(error).__name__
+
+
+def _hex(session_id: int | None) -> str:
+    return "none" if session_id is None else f"0x{session_id & 0xFFFFFFFFFFFFFFFF:x}"

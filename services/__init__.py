@@ -1,0 +1,1 @@
+"""Countinghouse's services: order, payment, ledger, and what they stand on."""

@@ -1,0 +1,76 @@
+"""Time, as a port: the only module that reads a clock.
+
+Two clocks, never mixed: the wall clock dates what people read and compares with stored times; the monotonic clock
+measures waits and deadlines. Nothing that must be right depends on the wall clock: leases by it only decide *when* a
+recovery is tried, and fences and conditional updates decide whether it may write.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What tells the time."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that moves only when told. Both of its times move together."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+    def monotonic_s(self) -> float:
+        return self._now_ms / 1000
+
+    def advance(self, milliseconds: int) -> None:
+        """Moves both times forward."""
+        self._now_ms += milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The moment by which an answer is due; one for all that a call does.
+
+    Args:
+        at_s: A moment of `clock.monotonic_s()`.
+    """
+
+    at_s: float
+    clock: Clock
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock) -> Deadline:
+        """The moment `seconds` from now."""
+        return cls(clock.monotonic_s() + seconds, clock)
+
+    def remaining_s(self) -> float:
+        """Seconds left; 0 when it has passed."""
+        return max(0.0, self.at_s - self.clock.monotonic_s())
+
+    def shaved(self, margin_s: float) -> Deadline:
+        """An earlier deadline, for the next hop: what it says must still reach our caller in time."""
+        return Deadline(self.at_s - margin_s, self.clock)

@@ -1,0 +1,125 @@
+"""The rules of a key that may be used once: the ticket (method 1) and the request id (method 2). No I/O.
+
+                 issue                consume                    store
+    (nothing) ──────────▶ ISSUED ──────────────▶ IN_PROGRESS ──────────▶ DONE ⟲ replay
+                            │  ▲                    │      ▲│
+                     expire │  └────────────────────┘      ││ take over (lease has passed)
+                            ▼        give back             └┘
+                         EXPIRED ⟲ refuse
+
+Invariants
+1. A key belongs to (caller, method, key): two callers' keys never meet.
+2. Only one execution holds the key: each consume or take-over raises `attempt`, and a store carries the attempt.
+3. DONE is for ever, and its response is replayed byte for byte.
+4. A key is given back (IN_PROGRESS → ISSUED) only by its own attempt, and only if nothing was done.
+5. EXPIRED is refused, never run. Only ISSUED expires: an execution once begun is brought to its end.
+6. A consumed key has a fingerprint; another payload under it is refused, in every state.
+
+`decide` says what a caller meets; the stores make each move by one conditional UPDATE, `runtime/requests.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.kernel.errors import FailedPrecondition, KeyMismatch, RequestInProgress
+
+
+class RequestState(StrEnum):
+    """Where a ticket or request stands."""
+
+    ISSUED = "ISSUED"
+    IN_PROGRESS = "IN_PROGRESS"
+    DONE = "DONE"
+    EXPIRED = "EXPIRED"
+
+
+#: The machine as a table: from → to.
+MOVES: dict[RequestState, frozenset[RequestState]] = {
+    RequestState.ISSUED: frozenset({RequestState.IN_PROGRESS, RequestState.EXPIRED}),
+    RequestState.IN_PROGRESS: frozenset({RequestState.IN_PROGRESS, RequestState.ISSUED, RequestState.DONE}),
+    RequestState.DONE: frozenset(),
+    RequestState.EXPIRED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """Whose key, for which method."""
+
+    caller: str
+    method: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """What a finished request was answered with.
+
+    Args:
+        ok: Whether `body` is the response message; otherwise it is a google.rpc.Status.
+        body: Serialized protobuf; replayed as it is.
+    """
+
+    ok: bool
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """A ticket or request as stored. Times are Unix milliseconds."""
+
+    key: RequestKey
+    state: RequestState
+    fingerprint: str
+    attempt: int
+    lease_until_ms: int
+    expires_at_ms: int
+    response: StoredResponse | None
+
+
+class Decision(StrEnum):
+    """What a caller who shows up with a key may do."""
+
+    RUN = "RUN"
+    REPLAY = "REPLAY"
+
+
+def fingerprint(payload: bytes) -> str:
+    """What tells one payload from another: SHA-256 of the deterministically serialized request, without its key."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def decide(row: RequestRow, payload_fingerprint: str, now_ms: int, *, take_over: bool = True) -> Decision:
+    """What may be done with a key that is there already.
+
+    Args:
+        take_over: Whether an execution whose lease has passed may be carried on by the caller.
+
+    Raises:
+        KeyMismatch: The key was used with another payload.
+        RequestInProgress: Somebody is working on it.
+        FailedPrecondition: TICKET_EXPIRED.
+    """
+    if row.fingerprint and row.fingerprint != payload_fingerprint:
+        raise KeyMismatch(row.key.key)
+    match row.state:
+        case RequestState.DONE:
+            return Decision.REPLAY
+        case RequestState.EXPIRED:
+            raise expired(row.key.key)
+        case RequestState.ISSUED:
+            if row.expires_at_ms <= now_ms:
+                raise expired(row.key.key)
+            return Decision.RUN
+        case RequestState.IN_PROGRESS:
+            if not take_over or row.lease_until_ms > now_ms:
+                raise RequestInProgress(row.key.key)
+            return Decision.RUN
+
+
+def expired(key: str) -> FailedPrecondition:
+    """The refusal of an expired ticket."""
+    return FailedPrecondition("TICKET_EXPIRED", f"{key} has expired and was not used; fetch a new one", metadata={"key": key})

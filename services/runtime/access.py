@@ -1,0 +1,59 @@
+"""Who may call what: the one table. A method that is not in it can be called by nobody.
+
+The role is only half of it: which bills, payments and wallets somebody may see or pay from is decided in operations,
+where the thing is known.
+"""
+
+from __future__ import annotations
+
+from services.kernel.errors import PermissionDenied
+from services.kernel.principal import Principal, Role
+
+_EVERYONE = frozenset(Role)
+_CLERKS = frozenset({Role.CASHIER, Role.ACCOUNTANT})
+_PAYERS = _CLERKS | {Role.CUSTOMER}
+_SERVICE = frozenset({Role.SERVICE})
+_STAFF = _EVERYONE - {Role.CUSTOMER}
+
+MAY_CALL: dict[str, frozenset[Role]] = {
+    "/countinghouse.order.v1.OrderService/CreateOrder": _PAYERS,
+    "/countinghouse.order.v1.OrderService/GetOrder": _EVERYONE,
+    "/countinghouse.order.v1.OrderService/ListOrders": _EVERYONE,
+    "/countinghouse.order.v1.OrderService/CancelOrder": _PAYERS,
+    "/countinghouse.order.v1.OrderService/ClaimOrder": _SERVICE,
+    "/countinghouse.order.v1.OrderService/CompleteOrder": _SERVICE,
+    "/countinghouse.order.v1.OrderService/ReleaseOrder": _SERVICE,
+    "/countinghouse.order.v1.OrderService/ReopenOrder": _SERVICE,
+    "/countinghouse.payment.v1.PaymentService/IssueTicket": _PAYERS,
+    "/countinghouse.payment.v1.PaymentService/Pay": _PAYERS,
+    "/countinghouse.payment.v1.PaymentService/Settle": _PAYERS,
+    "/countinghouse.payment.v1.PaymentService/Reverse": frozenset({Role.ACCOUNTANT}),
+    "/countinghouse.payment.v1.PaymentService/GetPayment": _EVERYONE,
+    "/countinghouse.payment.v1.PaymentService/ListPayments": _EVERYONE,
+    "/countinghouse.ledger.v1.LedgerService/OpenAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),
+    "/countinghouse.ledger.v1.LedgerService/GetAccount": _EVERYONE,
+    "/countinghouse.ledger.v1.LedgerService/ListAccounts": _STAFF,
+    "/countinghouse.ledger.v1.LedgerService/Post": _SERVICE,
+    "/countinghouse.ledger.v1.LedgerService/GetJournal": _STAFF,
+    "/countinghouse.ledger.v1.LedgerService/ListJournals": _STAFF,
+    "/countinghouse.ledger.v1.LedgerService/ReverseJournal": _SERVICE,
+    "/countinghouse.ledger.v1.LedgerService/TrialBalance": _STAFF,
+    "/countinghouse.ledger.v1.LedgerService/VerifyJournal": _STAFF,
+    "/countinghouse.debug.v1.FailpointService/ArmFailpoint": frozenset({Role.OPERATOR}),
+    "/countinghouse.debug.v1.FailpointService/ListFailpoints": frozenset({Role.OPERATOR}),
+}
+
+
+def check(method: str, principal: Principal) -> None:
+    """Lets `principal` call `method`, given as `/package.Service/Method`.
+
+    Raises:
+        PermissionDenied: ROLE_NOT_ALLOWED, saying which roles may.
+    """
+    allowed = MAY_CALL.get(method, frozenset())
+    if principal.role not in allowed:
+        name = method.rpartition("/")[2]
+        roles = ", ".join(sorted(allowed)) or "nobody"
+        raise PermissionDenied(
+            "ROLE_NOT_ALLOWED", f"a {principal.role} may not call {name}; it is for: {roles}", metadata={"role": principal.role}
+        )

@@ -1,0 +1,199 @@
+"""One service's database: transactions as whole steps, on SQLite or PostgreSQL.
+
+Guarantees
+1. A step runs in one transaction: committed when it returns, rolled back when it raises.
+2. A step that lost against another transaction (serialization failure, deadlock, busy database) is run again as a
+   whole, a bounded number of times. So a step touches nothing but its connection.
+3. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
+4. On SQLite a writing step begins with BEGIN IMMEDIATE, so it never finds out halfway that it may not write; the
+   writers of this process take turns, so only other processes are met with busy_timeout.
+
+No network call is made inside a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, event, insert, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from services.kernel.errors import CountinghouseError, Unavailable
+
+_T = TypeVar("_T")
+Step = Callable[[AsyncConnection], Awaitable[_T]]
+
+_ATTEMPTS = 6
+_BUSY_TIMEOUT_MS = 5_000
+#: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
+_RETRY_SQLSTATES = {"40001", "40P01", "55P03"}
+
+
+class DatabaseRefused(CountinghouseError):
+    """The database cannot be used as it is; the message says which one and what to do."""
+
+
+class Database:
+    """The database of one service.
+
+    Args:
+        url: `sqlite+aiosqlite:///file` or `postgresql+asyncpg://…`.
+        pool: How many connections at most.
+        statement_timeout_s: PostgreSQL: how long one statement may take.
+    """
+
+    def __init__(self, url: str, *, pool: int = 8, statement_timeout_s: float = 5.0) -> None:
+        parsed = make_url(url)
+        self.name = parsed.render_as_string(hide_password=True)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        arguments: dict[str, Any] = {}
+        if not self.is_sqlite:
+            milliseconds = str(int(statement_timeout_s * 1000))
+            settings = {"statement_timeout": milliseconds, "idle_in_transaction_session_timeout": milliseconds}
+            arguments = {"server_settings": settings, "timeout": statement_timeout_s}
+        self.engine = create_async_engine(
+            parsed, pool_size=pool, max_overflow=0, pool_timeout=statement_timeout_s, connect_args=arguments
+        )
+        self._writer = asyncio.Lock()
+        if self.is_sqlite:
+            event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def run(self, step: Step[_T]) -> _T:
+        """Runs a writing step.
+
+        Raises:
+            Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; nothing was done.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with AsyncExitStack() as stack:
+                    if self.is_sqlite:
+                        await stack.enter_async_context(self._writer)
+                    connection = await stack.enter_async_context(self.engine.begin())
+                    return await step(connection)
+            except DBAPIError as error:
+                if not _is_passing(error) or attempt == _ATTEMPTS - 1:
+                    raise self._translated(error) from error
+                await asyncio.sleep(0.005 * 2**attempt)
+            except (OSError, TimeoutError) as error:
+                raise self._away(error) from error
+        raise AssertionError("unreachable")
+
+    async def read(self, step: Step[_T]) -> _T:
+        """Runs a step that only reads, on one snapshot."""
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execution_options(countinghouse_read=True)
+                if not self.is_sqlite:
+                    await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                async with connection.begin():
+                    return await step(connection)
+        except DBAPIError as error:
+            raise self._translated(error) from error
+        except (OSError, TimeoutError) as error:
+            raise self._away(error) from error
+
+    async def ping(self) -> None:
+        """Raises Unavailable if the database does not answer."""
+
+        async def one(connection: AsyncConnection) -> None:
+            await connection.exec_driver_sql("SELECT 1")
+
+        await self.read(one)
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self.engine.dispose()
+
+    def _translated(self, error: DBAPIError) -> Exception:
+        if error.connection_invalidated or _is_passing(error):
+            return self._away(error)
+        original = _original(error)
+        if isinstance(original, sqlite3.DatabaseError) and not isinstance(
+            original, (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError)
+        ):
+            return DatabaseRefused(
+                "DATABASE_CORRUPT",
+                f"{self.name} is not a database of ours or is damaged ({original}); put a backup in its place or move it away",
+            )
+        return error
+
+    def _away(self, error: BaseException) -> Unavailable:
+        return Unavailable("DATABASE_UNAVAILABLE", f"the database is away or busy: {type(error).__name__}; try again")
+
+
+def _original(error: DBAPIError) -> BaseException | None:
+    """The driver's own exception, under whatever an async adapter wrapped around it."""
+    original: BaseException | None = error.orig
+    while original is not None and original.__cause__ is not None:
+        original = original.__cause__
+    return original
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    original = _original(error)
+    if isinstance(original, sqlite3.OperationalError):
+        return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(original, "sqlstate", None) in _RETRY_SQLSTATES
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    reading = connection.get_execution_options().get("countinghouse_read", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def ensemble_table(metadata: MetaData) -> Table:
+    """The table with the one row that says under which ZooKeeper generation this database was last written."""
+    return Table("ensemble", metadata, Column("id", Integer, primary_key=True), Column("generation", BigInteger, nullable=False))
+
+
+async def read_generation(database: Database, table: Table) -> int:
+    """The generation beside the data; 0: never written."""
+
+    async def step(connection: AsyncConnection) -> int:
+        return (await connection.execute(select(table.c.generation))).scalar_one_or_none() or 0
+
+    return await database.read(step)
+
+
+async def write_generation(database: Database, table: Table, generation: int) -> None:
+    """Raises the generation beside the data; never lowers it."""
+
+    async def step(connection: AsyncConnection) -> None:
+        known = (await connection.execute(select(table.c.generation))).scalar_one_or_none()
+        if known is None:
+            await connection.execute(insert(table).values(id=1, generation=generation))
+        elif known < generation:
+            await connection.execute(update(table).values(generation=generation))
+
+    await database.run(step)

@@ -1,0 +1,172 @@
+"""The door of every server: each call passes here once on its way in and once on its way out.
+
+In:  token → who; the access table → may they; the client's deadline → ours; then the servicer.
+Out: errors → statuses; a stored response → the trailer `x-replayed`; what nobody expected → the log, and an opaque INTERNAL.
+
+A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
+patience must not decide in which state a payment is left. Health and reflection, which are not ours, pass untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.rpc import status_pb2
+from grpc import aio
+
+from services.kernel.clock import Clock, Deadline
+from services.kernel.errors import CountinghouseError, Unauthenticated
+from services.kernel.idempotency import StoredResponse
+from services.runtime import access, methods, status
+from services.runtime.context import Call, serving
+from services.runtime.tokens import TokenVerifier
+
+_OURS = "/countinghouse."
+#: Kept back from the caller's deadline, so that our answer still reaches them.
+_REPLY_MARGIN_S = 0.02
+
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+log = structlog.get_logger()
+
+
+class ReplayedRefusal(Exception):
+    """A stored refusal is to be sent again as it was."""
+
+    def __init__(self, stored: bytes) -> None:
+        super().__init__("replayed refusal")
+        self.status = status_pb2.Status.FromString(stored)
+
+
+def reply(call: Call, stored: StoredResponse, *, replayed: bool) -> bytes:
+    """The stored response as what a servicer returns.
+
+    Raises:
+        ReplayedRefusal: The stored response is a refusal.
+    """
+    call.replayed = replayed
+    if not stored.ok:
+        raise ReplayedRefusal(stored.body)
+    return stored.body
+
+
+class CallInterceptor(aio.ServerInterceptor):
+    """See the module."""
+
+    def __init__(self, verifier: TokenVerifier, clock: Clock, *, default_deadline_s: float, max_deadline_s: float) -> None:
+        self._verifier = verifier
+        self._clock = clock
+        self._default_deadline_s = default_deadline_s
+        self._max_deadline_s = max_deadline_s
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS) or handler.unary_unary is None:
+            return handler
+        serve: Behaviour = handler.unary_unary
+
+        async def behave(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            return await self._serve(method, serve, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            behave, request_deserializer=handler.request_deserializer, response_serializer=_serialize
+        )
+
+    async def drained(self) -> None:
+        """Waits until every call that changes something has come to its end."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _serve(self, method: str, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        started_s = self._clock.monotonic_s()
+        caller, code, reason = "", grpc.StatusCode.OK, ""
+        call: Call | None = None
+        try:
+            call = self._admit(method, context)
+            caller = str(call.principal)
+            response = await self._run(call, serve, request, context)
+            if call.replayed:
+                context.set_trailing_metadata((("x-replayed", "true"),))
+            return response
+        except ReplayedRefusal as refusal:
+            code, reason = status.code_of_status(refusal.status), "replayed"
+            await _abort(context, refusal.status, replayed=bool(call and call.replayed))
+        except CountinghouseError as error:
+            code, reason = status.code_of(error), error.reason
+            await _abort(context, status.to_status(error))
+        except (asyncio.CancelledError, aio.AbortError):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            log.exception("unexpected", method=method, caller=caller)
+            await _abort(context, status.internal())
+        finally:
+            log.info(
+                "call",
+                method=method.rpartition("/")[2],
+                caller=caller,
+                code=code.name,
+                reason=reason,
+                replayed=bool(call and call.replayed),
+                ms=round((self._clock.monotonic_s() - started_s) * 1000, 1),
+            )
+
+    def _admit(self, method: str, context: aio.ServicerContext[Any, Any]) -> Call:
+        remaining_s = context.time_remaining()
+        seconds = min(self._default_deadline_s if remaining_s is None else remaining_s, self._max_deadline_s)
+        token = _bearer(context)
+        principal = self._verifier.verify(token)
+        access.check(method, principal)
+        return Call(method, principal, Deadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
+
+    async def _run(self, call: Call, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        async def run() -> Any:
+            serving(call)
+            return await serve(request, context)
+
+        if methods.is_read(call.method):
+            return await run()
+        task = asyncio.create_task(run())
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if call.reply_dropped and task.done():
+                await asyncio.sleep(call.deadline.remaining_s() + 1)  # the caller's deadline ends this first
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may have hung up; then nobody else takes it
+
+
+def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str) and value.lower().startswith("bearer "):
+            return value[7:].strip()
+    raise Unauthenticated(
+        "TOKEN_REQUIRED", "send a token as metadata `authorization: Bearer …`; get one with `countinghouse token`"
+    )
+
+
+def _serialize(response: Any) -> bytes:
+    """A servicer returns a message, or the bytes of a stored one."""
+    return response if isinstance(response, bytes) else bytes(response.SerializeToString())
+
+
+async def _abort(context: aio.ServicerContext[Any, Any], answer: status_pb2.Status, *, replayed: bool = False) -> NoReturn:
+    trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, answer.SerializeToString()),)
+    if replayed:
+        trailers += (("x-replayed", "true"),)
+    await context.abort(status.code_of_status(answer), answer.message, trailers)

@@ -1,0 +1,80 @@
+"""How one service calls another: found through ZooKeeper, as itself, within what is left of the caller's deadline."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from coordination.balancing import WeightedRandom
+from coordination.channel import DiscoveredChannel, never_sent
+from coordination.discovery import Discovery
+from coordination.session import Session
+
+from services.kernel.clock import Deadline
+from services.kernel.errors import Unavailable
+from services.runtime import status
+from services.runtime.methods import is_idempotent
+from services.runtime.tokens import TokenFile
+
+_Response = TypeVar("_Response", covariant=True)
+
+#: Kept back at each hop, so that the answer of the next one still finds us waiting.
+_HOP_MARGIN_S = 0.03
+_MAX_CALL_S = 10.0
+
+
+class Method(Protocol[_Response]):
+    """A method of a generated stub."""
+
+    def __call__(self, request: Any, /, *, timeout: float, metadata: Any) -> Awaitable[_Response]: ...
+
+
+class Peers:
+    """The other services, as this one sees them."""
+
+    def __init__(self, session: Session, token: TokenFile, *, cache: Path | None) -> None:
+        self._discovery = Discovery(session, cache_dir=cache)
+        self._token = token
+        self._channels: list[DiscoveredChannel] = []
+
+    async def channel(self, interface: str) -> DiscoveredChannel:
+        """A channel to whoever provides `interface`; for a generated stub."""
+        directory = await self._discovery.subscribe(interface)
+        channel = DiscoveredChannel(
+            directory, picker=WeightedRandom(random.Random()), is_idempotent=is_idempotent, default_timeout_s=_MAX_CALL_S
+        )
+        self._channels.append(channel)
+        return channel
+
+    async def call(self, method: Callable[..., Any], request: Any, deadline: Deadline) -> Any:
+        """Calls a stub's method.
+
+        Raises:
+            Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT.
+            OutcomeUnknown: It was sent, and no answer came.
+            CountinghouseError: What the peer answered.
+        """
+        remaining_s = deadline.shaved(_HOP_MARGIN_S).remaining_s()
+        if remaining_s <= 0:
+            raise Unavailable("DEADLINE_TOO_SHORT", "too little was left of the deadline to ask on; allow more time")
+        try:
+            return await method(
+                request,
+                timeout=min(remaining_s, _MAX_CALL_S),
+                metadata=(("authorization", f"Bearer {self._token.token()}"),),
+            )
+        except grpc.aio.AioRpcError as error:
+            if never_sent(error):
+                raise Unavailable(
+                    "PEER_UNAVAILABLE", f"a service this needs cannot be reached ({error.details()}); try again"
+                ) from error
+            raise status.from_rpc_error(error) from error
+
+    async def close(self) -> None:
+        """Closes every channel."""
+        for channel in self._channels:
+            await channel.close()
+        await self._discovery.close()

@@ -1,0 +1,299 @@
+"""The table of tickets and requests, the same in every service: the moves of `kernel/idempotency.py` as SQL.
+
+Every move is one conditional statement whose row count says whether it was made; none looks first and writes then.
+
+| move | function |
+|---|---|
+| (nothing) → ISSUED | `issue` |
+| (nothing) → IN_PROGRESS, ISSUED → IN_PROGRESS, take-over | `begin` |
+| ISSUED → IN_PROGRESS, take-over, for a key that must be there (a ticket) | `consume` |
+| take-over by the worker | `take_over` |
+| IN_PROGRESS → DONE | `finish` |
+| IN_PROGRESS → ISSUED | `give_back` |
+| ISSUED → EXPIRED | `expire` |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Index,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    and_,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.kernel.errors import NotFound
+from services.kernel.guards import Guards
+from services.kernel.idempotency import (
+    Decision,
+    RequestKey,
+    RequestRow,
+    RequestState,
+    StoredResponse,
+    decide,
+)
+
+#: How long a request id is remembered while nothing was done under it. DONE is remembered for ever.
+REQUEST_TTL_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The caller now executes this key.
+
+    Args:
+        attempt: Must be carried by `finish` and `give_back`.
+        first: Whether no execution of this key has begun before.
+    """
+
+    key: RequestKey
+    attempt: int
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who executes, and until when others keep out. Times are Unix milliseconds."""
+
+    owner: str
+    now_ms: int
+    until_ms: int
+
+
+async def insert_if_absent(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> bool:
+    """Inserts a row unless one of its unique keys is taken; says whether it did. Waits for a rival's commit first."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return (await connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())).rowcount == 1
+
+
+def request_table(metadata: MetaData) -> Table:
+    """The table; the same in every service's schema."""
+    table = Table(
+        "requests",
+        metadata,
+        Column("caller", String(64), primary_key=True),
+        Column("method", String(32), primary_key=True),
+        Column("key", String(64), primary_key=True),
+        Column("state", String(16), nullable=False),
+        Column("fingerprint", String(64), nullable=False),
+        Column("attempt", BigInteger, nullable=False),
+        Column("owner", String(64), nullable=False),
+        Column("lease_until_ms", BigInteger, nullable=False),
+        Column("expires_at_ms", BigInteger, nullable=False),
+        Column("order_id", String(64), nullable=False),
+        Column("response_ok", Boolean, nullable=True),
+        Column("response", LargeBinary, nullable=True),
+        Column("created_at_ms", BigInteger, nullable=False),
+        Column("updated_at_ms", BigInteger, nullable=False),
+    )
+    Index("requests_by_state", table.c.state, table.c.lease_until_ms)
+    return table
+
+
+class Requests:
+    """The moves. Each runs inside the caller's transaction.
+
+    Args:
+        guards: With `ticket` off no key is ever refused or replayed.
+    """
+
+    def __init__(self, table: Table, guards: Guards) -> None:
+        self._table = table
+        self._guards = guards
+
+    async def issue(self, tx: AsyncConnection, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str) -> None:
+        """Makes a key that can be used once; one that is there already stays as it is."""
+        row = self._row(key, RequestState.ISSUED, "", 0, "", 0, expires_at_ms, now_ms) | {"order_id": order_id}
+        await insert_if_absent(tx, self._table, row)
+
+    async def begin(self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        """Starts executing a request id, or says what it was answered with.
+
+        Raises:
+            KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
+        """
+        row = self._row(
+            key, RequestState.IN_PROGRESS, fingerprint, 1, lease.owner, lease.until_ms, lease.now_ms + REQUEST_TTL_MS, lease.now_ms
+        )
+        if await insert_if_absent(tx, self._table, row):
+            return Begun(key, 1, first=True)
+        return await self.consume(tx, key, fingerprint, lease)
+
+    async def consume(self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        """Starts executing a key that was issued, or says what it was answered with.
+
+        Raises:
+            NotFound: TICKET_NOT_FOUND.
+            KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
+        """
+        columns = self._table.c
+        free = or_(
+            and_(columns.state == RequestState.ISSUED, columns.expires_at_ms > lease.now_ms),
+            and_(
+                columns.state == RequestState.IN_PROGRESS,
+                columns.lease_until_ms <= lease.now_ms,
+                self._guards.recovery,
+            ),
+        )
+        conditions = [free, columns.fingerprint.in_(("", fingerprint))] if self._guards.ticket else []
+        attempt = await self._start(tx, key, lease, *conditions, fingerprint=fingerprint)
+        if attempt is not None:
+            return Begun(key, attempt, first=attempt == 1)
+        row = await self.find(tx, key)
+        if row is None:
+            raise NotFound(
+                "TICKET_NOT_FOUND", f"there is no ticket {key.key} of yours; fetch one with IssueTicket", metadata={"key": key.key}
+            )
+        decision = decide(row, fingerprint, lease.now_ms, take_over=self._guards.recovery)
+        if decision is Decision.REPLAY and row.response is not None:
+            return row.response
+        raise AssertionError(f"{key} could be begun and was not")
+
+    async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
+        """Carries on an execution whose lease has passed; None: somebody else did."""
+        columns = self._table.c
+        taken = await self._start(
+            tx,
+            key,
+            lease,
+            columns.state == RequestState.IN_PROGRESS,
+            columns.attempt == attempt,
+            columns.lease_until_ms <= lease.now_ms,
+        )
+        return None if taken is None else Begun(key, taken, first=False)
+
+    async def finish(self, tx: AsyncConnection, key: RequestKey, attempt: int | None, response: StoredResponse, *, now_ms: int) -> bool:
+        """Stores the response for ever; says whether this execution still held the key.
+
+        Args:
+            attempt: None: whoever holds it, because a payment under a newer fence is being finished for them.
+        """
+        columns = self._table.c
+        conditions: list[ColumnElement[bool]] = []
+        if self._guards.ticket:
+            conditions.append(columns.state == RequestState.IN_PROGRESS)
+            if attempt is not None:
+                conditions.append(columns.attempt == attempt)
+        done = await tx.execute(
+            update(self._table)
+            .where(self._is(key), *conditions)
+            .values(state=RequestState.DONE, response_ok=response.ok, response=response.body, updated_at_ms=now_ms)
+        )
+        return done.rowcount == 1
+
+    async def give_back(self, tx: AsyncConnection, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
+        """Lets the same key run again, since nothing was done under it."""
+        columns = self._table.c
+        given = await tx.execute(
+            update(self._table)
+            .where(self._is(key), columns.state == RequestState.IN_PROGRESS, columns.attempt == attempt)
+            .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=now_ms)
+        )
+        return given.rowcount == 1
+
+    async def expire(self, tx: AsyncConnection, *, now_ms: int) -> list[RequestKey]:
+        """Ends every key whose time passed before it was used."""
+        columns = self._table.c
+        ended = await tx.execute(
+            update(self._table)
+            .where(columns.state == RequestState.ISSUED, columns.expires_at_ms <= now_ms)
+            .values(state=RequestState.EXPIRED, updated_at_ms=now_ms)
+            .returning(columns.caller, columns.method, columns.key)
+        )
+        return [RequestKey(row.caller, row.method, row.key) for row in ended]
+
+    async def overdue(self, tx: AsyncConnection, *, now_ms: int, limit: int) -> list[RequestRow]:
+        """Executions whose lease has passed, the longest first."""
+        columns = self._table.c
+        rows = await tx.execute(
+            select(self._table)
+            .where(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= now_ms)
+            .order_by(columns.lease_until_ms)
+            .limit(limit)
+        )
+        return [_to_row(row) for row in rows]
+
+    async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
+        """The row of a key."""
+        row = (await tx.execute(select(self._table).where(self._is(key)))).one_or_none()
+        return None if row is None else _to_row(row)
+
+    async def order_of(self, tx: AsyncConnection, key: RequestKey) -> str | None:
+        """The order a ticket names, empty for none; None: there is no such ticket."""
+        return (await tx.execute(select(self._table.c.order_id).where(self._is(key)))).scalar_one_or_none()
+
+    def _is(self, key: RequestKey) -> ColumnElement[bool]:
+        columns = self._table.c
+        return and_(columns.caller == key.caller, columns.method == key.method, columns.key == key.key)
+
+    async def _start(
+        self, tx: AsyncConnection, key: RequestKey, lease: Lease, *conditions: ColumnElement[bool], **values: str
+    ) -> int | None:
+        columns = self._table.c
+        started = await tx.execute(
+            update(self._table)
+            .where(self._is(key), *conditions)
+            .values(
+                state=RequestState.IN_PROGRESS,
+                attempt=columns.attempt + 1,
+                owner=lease.owner,
+                lease_until_ms=lease.until_ms,
+                updated_at_ms=lease.now_ms,
+                **values,
+            )
+            .returning(columns.attempt)
+        )
+        return started.scalar_one_or_none()
+
+    @staticmethod
+    def _row(
+        key: RequestKey,
+        state: RequestState,
+        fingerprint: str,
+        attempt: int,
+        owner: str,
+        lease_until_ms: int,
+        expires_at_ms: int,
+        now_ms: int,
+    ) -> dict[str, Any]:
+        return {
+            "caller": key.caller,
+            "method": key.method,
+            "key": key.key,
+            "state": state,
+            "fingerprint": fingerprint,
+            "attempt": attempt,
+            "owner": owner,
+            "lease_until_ms": lease_until_ms,
+            "expires_at_ms": expires_at_ms,
+            "order_id": "",
+            "created_at_ms": now_ms,
+            "updated_at_ms": now_ms,
+        }
+
+
+def _to_row(row: Row[Any]) -> RequestRow:
+    return RequestRow(
+        key=RequestKey(row.caller, row.method, row.key),
+        state=RequestState(row.state),
+        fingerprint=row.fingerprint,
+        attempt=row.attempt,
+        lease_until_ms=row.lease_until_ms,
+        expires_at_ms=row.expires_at_ms,
+        response=None if row.response is None else StoredResponse(bool(row.response_ok), bytes(row.response)),
+    )

@@ -1,0 +1,95 @@
+"""Settings of one server process, from COUNTINGHOUSE_* environment variables.
+
+Every wait and size has a bound here, with its unit last in its name.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.kernel.guards import Guards
+
+
+class Profile(StrEnum):
+    """How much a process lets its operator play with it."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """What one process of one service needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="COUNTINGHOUSE_", extra="ignore", frozen=True)
+
+    #: Name of this process among its service's instances; also written into its locks.
+    instance: str = "local-1"
+    profile: Profile = Profile.DEVELOPMENT
+    #: Address to listen on; port 0 takes a free one.
+    listen_host: str = "127.0.0.1"
+    listen_port: int = Field(default=0, ge=0, le=65_535)
+    #: Address written into the registry; empty: listen_host.
+    advertise_host: str = ""
+
+    zookeeper: str = "127.0.0.1:2181"
+    #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
+    session_timeout_s: float = Field(default=4.0, gt=0, le=60)
+    #: Where the last provider lists are kept for a cold start without ZooKeeper; empty: nowhere.
+    discovery_cache: Path | None = None
+
+    #: SQLAlchemy URL: sqlite+aiosqlite:///file or postgresql+asyncpg://…
+    database_url: str = ""
+    #: Bring the database's schema up to date at start; off where a job of its own does that.
+    migrate: bool = True
+    database_pool: int = Field(default=8, ge=1, le=100)
+    statement_timeout_s: float = Field(default=5.0, gt=0, le=60)
+
+    #: PEM file of the public key by which tokens are verified.
+    verify_key_file: Path = Path("verify.pem")
+    #: File with this service's own token; read again when it changes.
+    token_file: Path = Path("service.token")
+
+    #: Deadline of a call that brings none, and the longest that is honoured.
+    default_deadline_s: float = Field(default=10.0, gt=0)
+    max_deadline_s: float = Field(default=60.0, gt=0)
+    #: How long a clerk waits in the queue of a bill, if the call's deadline allows.
+    lock_wait_s: float = Field(default=5.0, gt=0)
+    #: How long an execution holds its request before others may finish it. Longer than any healthy payment takes.
+    lease_s: float = Field(default=5.0, gt=0)
+    #: How often the worker looks for payments left between two commits.
+    recovery_interval_s: float = Field(default=0.5, gt=0)
+    #: How long a stopping server lets running calls finish.
+    drain_s: float = Field(default=5.0, ge=0)
+    max_concurrent_calls: int = Field(default=512, ge=1)
+    max_message_bytes: int = Field(default=1 << 20, ge=1024)
+
+    #: Currencies for which the ledger keeps the house accounts drawer, bank and sales.
+    currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "USD")
+    #: Guards that are off. For demonstrations only.
+    guards_off: Annotated[tuple[str, ...], NoDecode] = ()
+    #: Serve the failpoint service. For demonstrations and tests only.
+    failpoints: bool = False
+
+    @field_validator("currencies", "guards_off", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _production_is_strict(self) -> Settings:
+        guards = Guards.without(self.guards_off)
+        if self.profile is Profile.PRODUCTION and guards.off:
+            raise ValueError(f"the production profile refuses guards_off={','.join(guards.off)}; unset COUNTINGHOUSE_GUARDS_OFF")
+        if self.profile is Profile.PRODUCTION and self.failpoints:
+            raise ValueError("the production profile refuses failpoints; unset COUNTINGHOUSE_FAILPOINTS")
+        return self
+
+    @property
+    def guards(self) -> Guards:
+        """The guards that are on."""
+        return Guards.without(self.guards_off)

@@ -1,0 +1,116 @@
+"""Errors to gRPC statuses and back: the one place.
+
+Details follow google.rpc (AIP-193): ErrorInfo with the reason and the domain `countinghouse`, BadRequest with the
+fields, RetryInfo where trying again helps.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from services.kernel import errors
+
+DOMAIN = "countinghouse"
+#: Where gRPC carries a serialized google.rpc.Status.
+DETAILS_KEY = "grpc-status-details-bin"
+
+_CODES: dict[type[errors.CountinghouseError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Aborted: grpc.StatusCode.ABORTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.OutcomeUnknown: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_TYPES = {code: kind for kind, code in _CODES.items()}
+_CODES_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def code_of(error: errors.CountinghouseError) -> grpc.StatusCode:
+    """The status code under which `error` travels."""
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return grpc.StatusCode.INTERNAL
+
+
+def code_of_status(status: status_pb2.Status) -> grpc.StatusCode:
+    """The grpcio code of a google.rpc.Status."""
+    return _CODES_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+
+
+def to_status(error: errors.CountinghouseError) -> status_pb2.Status:
+    """`error` as a google.rpc.Status with its details."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    details = [_packed(info)]
+    if error.fields:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in error.fields
+        ]
+        details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    if error.retry_after_ms is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(error.retry_after_ms)
+        details.append(_packed(retry))
+    return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=details)
+
+
+def internal() -> status_pb2.Status:
+    """What a caller is told of an error nobody expected: nothing."""
+    return status_pb2.Status(
+        code=code_pb2.INTERNAL, message="something went wrong here that should not have; it has been logged"
+    )
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
+    """A peer's answer as the error it stands for.
+
+    A status without our ErrorInfo comes from the transport, or from a server that broke: it says nothing about what
+    was done, hence OutcomeUnknown.
+    """
+    status = _status_in(error)
+    if status is not None:
+        return from_status(status)
+    return errors.OutcomeUnknown(
+        "OUTCOME_UNKNOWN", f"no answer: {error.code().name.lower().replace('_', ' ')}: {error.details() or 'no details'}"
+    )
+
+
+def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
+    """The error that a google.rpc.Status stands for."""
+    info = error_details_pb2.ErrorInfo()
+    bad = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    found = {part.DESCRIPTOR.full_name for detail in status.details for part in (info, bad, retry) if detail.Unpack(part)}
+    if info.domain != DOMAIN:
+        return errors.OutcomeUnknown("OUTCOME_UNKNOWN", f"no answer: {status.message}")
+    kind = _TYPES.get(code_of_status(status), errors.CountinghouseError)
+    rebuilt = kind.__new__(kind)
+    errors.CountinghouseError.__init__(
+        rebuilt,
+        info.reason,
+        status.message,
+        metadata=dict(info.metadata),
+        retry_after_ms=retry.retry_delay.ToMilliseconds() if retry.DESCRIPTOR.full_name in found else None,
+        fields=tuple((violation.field, violation.description) for violation in bad.field_violations),
+    )
+    return rebuilt
+
+
+def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _status_in(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return None

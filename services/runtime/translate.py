@@ -1,0 +1,58 @@
+"""The shared messages of `countinghouse.type.v1`, to and from the kernel's words."""
+
+from __future__ import annotations
+
+from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
+
+from services.kernel.errors import InvalidArgument
+from services.kernel.fence import NO_FENCE, Fence
+from services.kernel.ids import check_name
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+
+_ROLES: dict[Role, clerk_pb2.Role] = {
+    Role.CUSTOMER: clerk_pb2.ROLE_CUSTOMER,
+    Role.CASHIER: clerk_pb2.ROLE_CASHIER,
+    Role.ACCOUNTANT: clerk_pb2.ROLE_ACCOUNTANT,
+    Role.AUDITOR: clerk_pb2.ROLE_AUDITOR,
+    Role.OPERATOR: clerk_pb2.ROLE_OPERATOR,
+    Role.SERVICE: clerk_pb2.ROLE_SERVICE,
+}
+_BY_NUMBER: dict[int, Role] = {int(number): role for role, number in _ROLES.items()}
+
+
+def money_in(message: money_pb2.Money) -> Money:
+    """Raises InvalidArgument for what cannot be paid."""
+    return Money(message.minor_units, message.currency_code)
+
+
+def money_out(money: Money) -> money_pb2.Money:
+    return money_pb2.Money(minor_units=money.minor_units, currency_code=money.currency)
+
+
+def clerk_in(message: clerk_pb2.Clerk) -> Principal:
+    """Raises InvalidArgument for a clerk without a name or a role."""
+    name = check_name(message.name, "clerk.name")
+    if message.role not in _BY_NUMBER:
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "clerk.role", "clerk.role is required")
+    return Principal(name, _BY_NUMBER[message.role])
+
+
+def clerk_out(principal: Principal) -> clerk_pb2.Clerk:
+    return clerk_pb2.Clerk(name=principal.name, role=_ROLES[principal.role])
+
+
+def fence_in(message: fence_pb2.Fence, *, required: bool) -> Fence:
+    """Raises InvalidArgument for a fence that is required and missing, or negative."""
+    fence = Fence(message.generation, message.token)
+    if fence == NO_FENCE and not required:
+        return NO_FENCE
+    if fence.generation < 1 or fence.token < 1:
+        raise InvalidArgument.of_field(
+            "FENCE_REQUIRED", "fence", "a fence is required: the generation and token of the order's lock, both 1 or more"
+        )
+    return fence
+
+
+def fence_out(fence: Fence) -> fence_pb2.Fence:
+    return fence_pb2.Fence(generation=fence.generation, token=fence.token)
