@@ -1,8 +1,9 @@
 """kazoo's connection loop, made to remember what ZooKeeper has acknowledged and until when that binds it.
 
 Invariants
-1. `belief.until` never exceeds (send time of an acknowledged packet) + negotiated timeout − margin. ZooKeeper counts
-   a session's time from *receiving* a packet, which is after sending it, so the session lives at least so long.
+1. `belief.until` never exceeds (send time of an acknowledged packet) + negotiated timeout − margin.
+   ZooKeeper counts a session's time from *receiving* a packet, which is after sending it, so the session
+   lives at least so long.
 2. A packet's send time is taken before its first byte is written; with two pings out, the earlier counts.
 3. `belief` always names the session it is about; a new session starts with its own.
 4. The loop ends only by telling: `on_end` is called once, whatever ended it.
@@ -16,8 +17,9 @@ Which function makes each move
 
 Everything but `abort` runs on kazoo's I/O thread; `belief` is one reference, so other threads read it whole.
 
-What it cannot know: in an ensemble a follower cut off from its leader goes on answering pings and reads for up to
-syncLimit ticks while the leader may already count the session as expired. That is why holders also carry a fence.
+What it cannot know: in an ensemble a follower cut off from its leader goes on answering pings and reads for
+up to syncLimit ticks while the leader may already count the session as expired. That is why holders also
+carry a fence.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from kazoo.protocol.serialization import Connect
 log = logging.getLogger(__name__)
 
 MARGIN_FRACTION = 0.1
-"""Part of the timeout not counted on: it covers clocks of unequal speed and the step from checking to acting."""
+"""Part of the timeout not counted on: for clocks of unequal speed, and the step from checking to acting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class AcknowledgedConnection(ConnectionHandler):  # type: ignore[misc]  # kazoo 
             self._on_end()
 
     def abort(self) -> None:
-        """Make the loop notice at once that it is to stop. Any thread; the client must have been told to stop."""
+        """Make the loop notice at once that it is to stop; the client must have been told so. Any thread."""
         self._aborted = True
         if (sock := self._socket) is not None:
             with contextlib.suppress(OSError):
@@ -89,7 +91,8 @@ class AcknowledgedConnection(ConnectionHandler):  # type: ignore[misc]  # kazoo 
         answer = super()._invoke(timeout, request, xid)
         granted = answer[0]
         if granted.time_out > 0:
-            self.belief = Belief(granted.session_id, granted.time_out / 1000.0, float("-inf")).renewed(sent_at)
+            nothing_yet = Belief(granted.session_id, granted.time_out / 1000.0, float("-inf"))
+            self.belief = nothing_yet.renewed(sent_at)
         else:
             self.belief = None
         return answer
@@ -107,8 +110,8 @@ class AcknowledgedConnection(ConnectionHandler):  # type: ignore[misc]  # kazoo 
         return header, buffer, offset
 
     def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
-        # kazoo looks for an overdue ping only when a select times out, which never happens while requests keep
-        # coming: under load it would stay on a frozen server for as long as TCP takes to notice.
+        # kazoo looks for an overdue ping only when a select times out, which never happens while requests
+        # keep coming: under load it would stay on a frozen server for as long as TCP takes to notice.
         oldest = next(iter(self._sent_at.values()), None)
         if oldest is not None and time.monotonic() - oldest > read_timeout:
             raise ConnectionDropped(f"no reply for {read_timeout:.1f} s")

@@ -22,7 +22,7 @@ class Deadline:
         return cls(float("inf")) if timeout_s is None else cls(time.monotonic() + timeout_s)
 
     def remaining_s(self) -> float | None:
-        """Return the seconds left, never negative; None when there is no deadline (what asyncio takes for it)."""
+        """Return the seconds left, never negative; None (as asyncio has it) when there is no deadline."""
         if self.at == float("inf"):
             return None
         return max(0.0, self.at - time.monotonic())

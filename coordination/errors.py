@@ -44,8 +44,8 @@ class WrongProcess(Unavailable):
 
     def __init__(self, started_in_pid: int, pid: int) -> None:
         super().__init__(
-            f"the ZooKeeper session was started in process {started_in_pid} and cannot be used in its child {pid}: "
-            "build a Session after the fork"
+            f"the ZooKeeper session was started in process {started_in_pid} and cannot be used in {pid}, "
+            "its child: build a Session after the fork"
         )
 
 
@@ -98,7 +98,7 @@ class GenerationBehind(CoordinationError):
 
     def __init__(self, ensemble: int | None, database: int) -> None:
         super().__init__(
-            f"ZooKeeper is at generation {'none' if ensemble is None else ensemble}, the database at {database}: "
+            f"ZooKeeper is at generation {ensemble or 'none'}, the database at {database}: "
             "the ensemble was rebuilt, and its tokens could fall below those already used"
         )
         self.ensemble = ensemble

@@ -1,8 +1,9 @@
 """The generation of the ensemble: an integer that tells a rebuilt ZooKeeper from the one the databases know.
 
-A lock's token is a zxid, and zxids start again when an ensemble is wiped: old fences in the databases would then
-refuse every new holder, or worse, an old holder would outrank it. So fences are (generation, zxid), the generation
-is kept here and beside the data, and a service does not start on an ensemble that is behind its database.
+A lock's token is a zxid, and zxids start again when an ensemble is wiped: old fences in the databases would
+then refuse every new holder, or worse, an old holder would outrank it. So fences are (generation, zxid),
+the generation is kept here and beside the data, and a service does not start on an ensemble that is behind
+its database.
 
 Invariants
 1. The node's number never falls: `advance` writes only upwards, and only over the version it has read.
@@ -25,7 +26,7 @@ PATH = "/countinghouse/generation"
 FIRST = 1
 
 
-async def read(session: Session, *, timeout_s: float = DEFAULT_TIMEOUT_S, path: str = PATH) -> int | None:
+async def read(session: Session, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str = PATH) -> int | None:
     """Return the ensemble's generation, or None if it has none.
 
     Raises:
@@ -37,7 +38,7 @@ async def read(session: Session, *, timeout_s: float = DEFAULT_TIMEOUT_S, path: 
 
 
 async def ensure(
-    session: Session, database_generation: int, *, timeout_s: float = DEFAULT_TIMEOUT_S, path: str = PATH
+    session: Session, database_generation: int, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str = PATH
 ) -> int:
     """Return the ensemble's generation, making the first one for a database that has seen none (0).
 
@@ -54,9 +55,7 @@ async def ensure(
     return found[0]
 
 
-async def advance(
-    session: Session, to: int, *, timeout_s: float = DEFAULT_TIMEOUT_S, path: str = PATH
-) -> int:
+async def advance(session: Session, to: int, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str = PATH) -> int:
     """Raise the ensemble's generation to at least `to`; returns what it is then. Never lowers it.
 
     Raises:
@@ -66,9 +65,7 @@ async def advance(
     found = await _read(session, path, deadline) or await _create(session, path, to, deadline)
     while found[0] < to:
         try:
-            await session.set(
-                path, str(to).encode(), version=found[1], timeout_s=deadline.remaining_s() or 0.0
-            )
+            await session.set(path, str(to).encode(), version=found[1], timeout_s=deadline.remaining_s() or 0.0)
             return to
         except BadVersionError:  # somebody else wrote: look whether it was enough
             found = await _read(session, path, deadline) or await _create(session, path, to, deadline)

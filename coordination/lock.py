@@ -37,6 +37,7 @@ import time
 import zlib
 from collections.abc import Coroutine, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,7 +47,7 @@ from kazoo.protocol.states import ZnodeStat
 from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import LockLost, LockTimeout, Unavailable
-from coordination.session import MAX_BATCH, Reply, Session
+from coordination.session import MAX_BATCH, Reply, Session, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,10 @@ class Holder:
             fields = {}
         since_ms = fields.get("since_ms")
         return cls(
-            *(str(fields.get(name, "?")) for name in ("clerk", "role", "instance", "payment")),
+            clerk=str(fields.get("clerk", "?")),
+            role=str(fields.get("role", "?")),
+            instance=str(fields.get("instance", "?")),
+            payment=str(fields.get("payment", "?")),
             since_ms=since_ms if isinstance(since_ms, int) else 0,
         )
 
@@ -146,9 +150,7 @@ class OrderLocks:
         shards: how many directories the orders are spread over. Every process must use the same number.
     """
 
-    def __init__(
-        self, session: Session, *, root: str = DEFAULT_ROOT, shards: int = DEFAULT_SHARDS
-    ) -> None:
+    def __init__(self, session: Session, *, root: str = DEFAULT_ROOT, shards: int = DEFAULT_SHARDS) -> None:
         self._session = session
         self._root = root
         self._shards = shards
@@ -208,7 +210,7 @@ class OrderLocks:
         return await self._places(shard, _line(await self._list(shard, deadline), order_id), deadline)
 
     async def queues(self, *, timeout_s: float = 5.0) -> dict[str, list[Place]]:
-        """Return the queue of every order that has one, by order id. Reads all shards: for people, not for code.
+        """Return the queue of every order that has one, by order id. It reads all shards: for people.
 
         Raises:
             Unavailable: ZooKeeper is away.
@@ -234,7 +236,7 @@ class OrderLocks:
             await asyncio.wait(set(self._background), timeout=deadline.remaining_s())
         return not self._background
 
-    # ---- taking a place -------------------------------------------------------------------------------------
+    # ---- taking a place ------------------------------------------------------------------------------
 
     async def _acquire(self, order_id: str, holder: Holder, timeout_s: float, *, wait: bool) -> OrderLease:
         _check_order_id(order_id)
@@ -278,7 +280,7 @@ class OrderLocks:
                     return found
                 continue
             except BaseException:
-                create.add_done_callback(lambda reply, nonce=nonce: self._clear_up(shard, nonce, reply))
+                create.add_done_callback(partial(self._clear_up, shard, nonce))
                 raise
             place = _Place(path, stat.czxid, stat.ephemeralOwner)
             try:
@@ -287,16 +289,14 @@ class OrderLocks:
                 self._discard(place.path, place.session_id)
                 raise
 
-    async def _find(
-        self, attempt: _Attempt, nonce: str, create: Reply
-    ) -> tuple[_Place, list[str]] | None:
+    async def _find(self, attempt: _Attempt, nonce: str, create: Reply) -> tuple[_Place, list[str]] | None:
         """The create's reply was lost: look for the node by its nonce, in the time that is left.
 
         Returns the place, or None if there is no such node (yet: a sweep goes on looking).
         """
         session, deadline, shard = self._session, attempt.deadline, attempt.shard
         if not create.done():
-            create.add_done_callback(lambda reply: self._clear_up(shard, nonce, reply))
+            create.add_done_callback(partial(self._clear_up, shard, nonce))
             raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
         found: tuple[_Place, list[str]] | None = None
         try:
@@ -324,35 +324,44 @@ class OrderLocks:
         elif not isinstance(error, NoNodeError):
             self._start(self._sweep(shard, nonce))
 
-    # ---- waiting --------------------------------------------------------------------------------------------
+    # ---- waiting -------------------------------------------------------------------------------------
 
     async def _wait_turn(self, attempt: _Attempt, place: _Place, names: list[str]) -> bool:
-        """Wait until `place` is first of its order: True. False if the place itself is gone.
+        """Wait until `place` is first of its order: True. False if the place is gone, or will go with a
+        session of before.
 
         Raises:
             LockTimeout, Unavailable: by the attempt's deadline.
         """
+        try:
+            return await self._stand_in_line(attempt, place, names)
+        except Unavailable:
+            if self._session.state is SessionState.CONNECTED and attempt.waited_for is not None:
+                # Too slow for the last look, but not away: we do stand in line, and were told behind whom.
+                raise attempt.timed_out() from None
+            raise
+
+    async def _stand_in_line(self, attempt: _Attempt, place: _Place, names: list[str]) -> bool:
         last_look = attempt.last_look()
         while True:
             line = _line(names, attempt.order_id)
-            if place.name not in line:
+            if place.name not in line or place.session_id != self._session.session_id:
                 return False
             position = line.index(place.name)
             if position == 0:
                 return True
             if last_look.expired():
-                raise LockTimeout(attempt.order_id, attempt.waited_for, attempt.waited_s())
+                await self._note_holder(attempt, line[0])
+                raise attempt.timed_out()
             gone = asyncio.Event()
             predecessor = f"{attempt.shard}/{line[position - 1]}"
             self._session.watch(predecessor, gone.set)
             try:
                 # `get`, not `exists`: on a node that has just gone `exists` would leave a watch for ever.
-                watched, head = await self._session.send(
-                    operations.get(predecessor, self._session.on_news),
-                    operations.get(f"{attempt.shard}/{line[0]}"),
-                    deadline=attempt.deadline,
+                (watched,) = await self._session.send(
+                    operations.get(predecessor, self._session.on_news), deadline=attempt.deadline
                 )
-                await self._note_holder(attempt, head)
+                await self._note_holder(attempt, line[0])
                 if await self._is_there(attempt, watched):
                     await _wait_for(gone, last_look)
             except Unavailable:
@@ -363,12 +372,15 @@ class OrderLocks:
                 self._session.unwatch(predecessor, gone.set)
             names = await self._list(attempt.shard, attempt.deadline)
 
-    async def _note_holder(self, attempt: _Attempt, head: Reply) -> None:
+    async def _note_holder(self, attempt: _Attempt, name: str) -> None:
+        """Read whose node this is, for the error or the lease to tell."""
+        if attempt.holder_node == name:
+            return
         try:
-            data, _ = await self._session.receive(head, attempt.deadline)
+            data, _ = await self._ask(operations.get(f"{attempt.shard}/{name}"), attempt.deadline)
         except NoNodeError:
-            return  # it has just released; the listing that follows tells
-        attempt.waited_for = Holder.from_json(data)
+            return  # it has just released
+        attempt.holder_node, attempt.waited_for = name, Holder.from_json(data)
 
     async def _is_there(self, attempt: _Attempt, watched: Reply) -> bool:
         try:
@@ -377,7 +389,7 @@ class OrderLocks:
             return False
         return True
 
-    # ---- going away -----------------------------------------------------------------------------------------
+    # ---- going away ----------------------------------------------------------------------------------
 
     def _discard(self, path: str, session_id: int) -> None:
         """Delete a node of ours in the background."""
@@ -423,7 +435,7 @@ class OrderLocks:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a lock node could not be removed", exc_info=error)
 
-    # ---- reading --------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------
 
     def _shard_of(self, order_id: str) -> str:
         return f"{self._root}/{_shard_name(zlib.crc32(order_id.encode()) % self._shards)}"
@@ -440,10 +452,7 @@ class OrderLocks:
     async def _places(self, shard: str, line: list[str], deadline: Deadline) -> list[Place]:
         found = await self._ask_all([operations.get(f"{shard}/{name}") for name in line], deadline)
         alive: list[tuple[bytes, ZnodeStat]] = [node for node in found if node is not None]
-        return [
-            Place(position, stat.czxid, Holder.from_json(data))
-            for position, (data, stat) in enumerate(alive)
-        ]
+        return [Place(position, stat.czxid, Holder.from_json(data)) for position, (data, stat) in enumerate(alive)]
 
     async def _ask(self, operation: operations.Operation, deadline: Deadline) -> Any:
         (reply,) = await self._session.send(operation, deadline=deadline)
@@ -470,7 +479,7 @@ class OrderLease:
         order_id: the order.
         token: grows with every holder of the order; with the generation it is the fence.
         waited_s: seconds spent in line; 0.0 if there was nobody.
-        waited_for: who held the order when we came, or None.
+        waited_for: who held the order when last looked before our turn; None if nobody did.
     """
 
     def __init__(
@@ -490,7 +499,7 @@ class OrderLease:
         self._released = False
 
     def valid(self) -> bool:
-        """Tell whether a side effect may begin now: not released, session connected and surely not expired."""
+        """Tell whether a side effect may begin now: not released, connected, session surely not expired."""
         return not self._released and self._locks._session.believes_in(self._place.session_id)
 
     def ensure(self) -> None:
@@ -547,10 +556,11 @@ class _Attempt:
     holder: Holder
     started: float
     deadline: Deadline
+    holder_node: str = ""
     waited_for: Holder | None = None
 
-    def waited_s(self) -> float:
-        return time.monotonic() - self.started
+    def timed_out(self) -> LockTimeout:
+        return LockTimeout(self.order_id, self.waited_for, time.monotonic() - self.started)
 
     def last_look(self) -> Deadline:
         """When to stop waiting: early enough to look once more who holds the order."""
@@ -568,9 +578,7 @@ def _shard_name(number: int) -> str:
 
 def _line(names: Iterable[str], order_id: str) -> list[str]:
     """Return the names of one order's nodes in queue order."""
-    nodes = [
-        (name, node.sequence) for name in names if (node := NodeName.parse(name)) and node.order_id == order_id
-    ]
+    nodes = [(name, node.sequence) for name in names if (node := NodeName.parse(name)) and node.order_id == order_id]
     if not nodes:
         return []
     some = nodes[0][1]

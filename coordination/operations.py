@@ -1,4 +1,5 @@
-"""The requests `Session.send` takes: each function describes one, and hands it to kazoo when called with a client.
+"""The requests `Session.send` takes: each function describes one, and hands it to kazoo when called with a
+client.
 
 Replies are kazoo's: a `ZnodeStat` where a stat is spoken of, its exceptions where a node is not as asked.
 """
@@ -19,9 +20,7 @@ OnNews = Callable[[WatchedEvent], None]
 
 def create(path: str, data: bytes, *, ephemeral: bool = False, sequence: bool = False) -> Operation:
     """Create; the reply is (path, stat)."""
-    return lambda client: client.create_async(
-        path, data, ephemeral=ephemeral, sequence=sequence, include_data=True
-    )
+    return lambda client: client.create_async(path, data, ephemeral=ephemeral, sequence=sequence, include_data=True)
 
 
 def get(path: str, watch: OnNews | None = None) -> Operation:

@@ -12,14 +12,18 @@
                    any state ── close() ──▶ CLOSED
 
 Invariants
-1. No call blocks the event loop, and no call outlives its deadline by more than scheduling: a reply that comes too
-   late finds a future nobody waits for. Who must act on late replies takes the future itself (`send`).
-2. kazoo's threads touch nothing here but `call_soon_threadsafe`; state, watches and replies change on the loop only.
+1. No call blocks the event loop, and no call outlives its deadline by more than scheduling: a reply that
+   comes too late finds a future nobody waits for. Who must act on late replies takes the future itself
+   (`send`).
+2. kazoo's threads touch nothing here but `call_soon_threadsafe`; state, watches and replies change on the
+   loop only.
 3. Requests of one `send` reach ZooKeeper in order and in one piece: two of them cost one round trip.
-4. A connection that drops fails every request in flight (its effect is then unknown: `Unavailable.maybe_done`) and
-   fires every watch. A watch callback means "look again", never "this has happened".
-5. Requests are handed to kazoo only while CONNECTED, and at most SLOTS * MAX_BATCH at a time: kazoo wakes its thread
-   through a blocking socket pair of 278 bytes, one a request, and the loop must not hang on a full one.
+4. A connection that drops fails every request in flight (its effect is then unknown:
+   `Unavailable.maybe_done`) and fires every watch. A watch callback means "look again", never "this has
+   happened".
+5. Requests are handed to kazoo only while CONNECTED, and at most SLOTS * MAX_BATCH at a time: kazoo wakes
+   its thread through a blocking socket pair of 278 bytes, one a request, and the loop must not hang on a
+   full one.
 6. The session is sought for ever, until close().
 
 Which function makes each move
@@ -51,6 +55,8 @@ from kazoo.exceptions import (
     ConnectionLoss,
     NodeExistsError,
     OperationTimeoutError,
+    RolledBackError,
+    RuntimeInconsistency,
     SessionExpiredError,
     SessionMovedError,
 )
@@ -93,16 +99,18 @@ class SessionState(enum.Enum):
     """No session yet. Nothing of ours is in ZooKeeper."""
 
     CONNECTED = "connected"
-    """The session lives and ZooKeeper answers, as far as is known. Until `believed_until()` our nodes are surely
-    there; past it assume nothing, even though the state still says CONNECTED (the process may have been paused)."""
+    """The session lives and ZooKeeper answers, as far as is known. Until `believed_until()` our nodes are
+    surely there; past it assume nothing, even though the state still says CONNECTED (the process may have
+    been paused)."""
 
     SUSPENDED = "suspended"
-    """The connection dropped; the session may live or expire without our hearing of it. Our nodes are there until
-    `believed_until()`. Begin no new side effect that relies on a lock. Lists read before may be out of date."""
+    """The connection dropped; the session may live or expire without our hearing of it. Our nodes are there
+    until `believed_until()`. Begin no new side effect that relies on a lock. Lists read before may be out
+    of date."""
 
     LOST = "lost"
-    """ZooKeeper ended the session: every ephemeral node of ours is gone, others may hold our locks. A new session
-    is being sought."""
+    """ZooKeeper ended the session: every ephemeral node of ours is gone, others may hold our locks. A new
+    session is being sought."""
 
     CLOSED = "closed"
     """`close()` was called. Nothing comes back; ephemeral nodes go at once, or when the session expires if
@@ -116,8 +124,8 @@ class SessionChange:
     Attributes:
         state: the state entered.
         session_id: the session it is about; None if there is none.
-        new_session: on CONNECTED, True if this is not the session we had before (register and subscribe again),
-            False for the same one reconnected (read again). False for every other state.
+        new_session: on CONNECTED, True if this is not the session we had before (register and subscribe
+            again), False for the same one reconnected (read again). False for every other state.
     """
 
     state: SessionState
@@ -149,7 +157,7 @@ class Session:
         self._watches: dict[str, set[Watch]] = {}
         self._subscribers: list[Callable[[SessionChange], None]] = []
 
-    # ---- life -----------------------------------------------------------------------------------------------
+    # ---- life ----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin to connect in the background. Never fails because ZooKeeper is absent.
@@ -195,7 +203,7 @@ class Session:
     ) -> None:
         await self.close()
 
-    # ---- what is known --------------------------------------------------------------------------------------
+    # ---- what is known -------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -209,14 +217,14 @@ class Session:
 
     @property
     def session_id(self) -> int | None:
-        """The session we have or had last (also while SUSPENDED); None before the first and after LOST or CLOSED."""
+        """The session we have (also while SUSPENDED); None before the first and after LOST or CLOSED."""
         return self._session_id
 
     def believed_until(self) -> float:
         """Return the monotonic time (seconds) until which the present session has surely not expired.
 
-        It is the send time of the last packet ZooKeeper acknowledged, plus the negotiated timeout, less a margin
-        (`coordination.connection`). Minus infinity without a session.
+        It is the send time of the last packet ZooKeeper acknowledged, plus the negotiated timeout, less a
+        margin (`coordination.connection`). Minus infinity without a session.
         """
         belief = self._connection.belief if self._connection is not None else None
         if belief is None or belief.session_id != self._session_id:
@@ -224,7 +232,7 @@ class Session:
         return belief.until
 
     def believes_in(self, session_id: int) -> bool:
-        """Tell whether `session_id` is the present session, connected, and surely not expired at this moment."""
+        """Tell whether `session_id` is the present session, connected, and surely not expired now."""
         return (
             self._state is SessionState.CONNECTED
             and self._session_id == session_id
@@ -251,9 +259,10 @@ class Session:
         self._check_process()
         await self._wait_up(Deadline.after(timeout_s))
 
-    # ---- requests -------------------------------------------------------------------------------------------
-    # Each raises Unavailable when ZooKeeper is away or does not answer within timeout_s (seconds), and kazoo's
-    # NoNodeError, NodeExistsError, BadVersionError, NotEmptyError when those are ZooKeeper's answer.
+    # ---- requests ------------------------------------------------------------------------------------
+    # Each raises Unavailable when ZooKeeper is away or does not answer within timeout_s (seconds), and
+    # kazoo's NoNodeError, NodeExistsError, BadVersionError, NotEmptyError when those are ZooKeeper's
+    # answer.
 
     async def create(
         self,
@@ -306,12 +315,16 @@ class Session:
         For thousands of nodes call it with some 128 at a time: a request must stay under ZooKeeper's 1 MB.
         """
         results = await self._ask(operations.create_all(paths), timeout_s)
-        failures = [result for result in results if isinstance(result, Exception)]
-        if any(isinstance(failure, NodeExistsError) for failure in failures):
+        # The other operations of a refused transaction report that they were rolled back; that is no cause.
+        causes = [
+            result
+            for result in results
+            if isinstance(result, Exception) and not isinstance(result, RolledBackError | RuntimeInconsistency)
+        ]
+        if any(isinstance(cause, NodeExistsError) for cause in causes):
             return False
-        # Every other operation of a refused transaction reports a rollback; the cause is the most telling one.
-        for failure in sorted(failures, key=lambda failure: "RolledBack" in type(failure).__name__):
-            raise failure
+        if causes:
+            raise causes[0]
         return True
 
     async def ensure_path(self, path: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -328,21 +341,24 @@ class Session:
                     continue
 
     async def send(self, *batch: Operation, deadline: Deadline) -> tuple[Reply, ...]:
-        """Hand 1 to MAX_BATCH requests to ZooKeeper together, once connected; returns a future for each reply.
+        """Hand 1 to MAX_BATCH requests to ZooKeeper together, once connected; returns a future for each
+        reply.
 
-        The futures live on after the deadline and end at the latest when the connection drops (ConnectionLoss), so
-        that a late reply can be acted on with ``add_done_callback``. To wait for one use `receive`.
+        The futures live on after the deadline and end at the latest when the connection drops
+        (ConnectionLoss), so that a late reply can be acted on with ``add_done_callback``. To wait for one
+        use `receive`.
 
         Raises:
             Unavailable: not connected by the deadline; nothing was sent.
         """
         self._check_process()
-        assert 1 <= len(batch) <= MAX_BATCH
+        if not 1 <= len(batch) <= MAX_BATCH:
+            raise ValueError(f"send takes 1 to {MAX_BATCH} requests, not {len(batch)}")
         await self._take_slot(deadline)
         replies: list[Reply] = []
         try:
             for operation in batch:
-                replies.append(self._hand_over(operation))  # noqa: PERF401 (what was handed over must be known)
+                replies.append(self._hand_over(operation))
         finally:
             self._free_slot_after(replies)
         return tuple(replies)
@@ -364,7 +380,7 @@ class Session:
             raise Unavailable(f"ZooKeeper is away: {_name_of(error)}", maybe_done=True) from error
 
     def watch(self, path: str, watch: Watch) -> None:
-        """Have `watch` called at the next news of `path`; pair with `operations.*(path, watch=session.on_news)`."""
+        """Have `watch` called at the next news of `path`, to be read with ``watch=session.on_news``."""
         self._watches.setdefault(path, set()).add(watch)
 
     def unwatch(self, path: str, watch: Watch) -> None:
@@ -380,13 +396,14 @@ class Session:
     def on_news(self, event: WatchedEvent) -> None:
         """Take a watch event from kazoo's thread to the loop.
 
-        It is the one function ever given to kazoo as a watch: kazoo keeps a *set* of callbacks for each path, so
-        thousands of waiters on a path cost it one entry, and each of them is forgotten here without kazoo knowing.
+        It is the one function ever given to kazoo as a watch: kazoo keeps a *set* of callbacks for each
+        path, so thousands of waiters on a path cost it one entry, and each of them is forgotten here
+        without kazoo knowing.
         """
         if event.path is not None:  # None: kazoo telling of a dropped connection, which _suspended does in order
             self._to_loop(self._fire, event.path)
 
-    # ---- inside ---------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------
 
     async def _ask(self, operation: Operation, timeout_s: float) -> Any:
         deadline = Deadline.after(timeout_s)
@@ -411,7 +428,8 @@ class Session:
                 async with asyncio.timeout(deadline.remaining_s()):
                     await self._up.wait()
             except TimeoutError:
-                raise Unavailable(f"not connected to ZooKeeper at {self._hosts} ({self._state.value})") from None
+                state = self._state.value
+                raise Unavailable(f"not connected to ZooKeeper at {self._hosts} ({state})") from None
         if self._state is SessionState.CLOSED:
             raise Unavailable("the ZooKeeper session is closed")
 
@@ -473,7 +491,7 @@ class Session:
         if self._started_in_pid != os.getpid():
             raise WrongProcess(self._started_in_pid, os.getpid())
 
-    # ---- kazoo's side ---------------------------------------------------------------------------------------
+    # ---- kazoo's side --------------------------------------------------------------------------------
 
     def _build_client(self) -> None:
         client = KazooClient(
@@ -531,7 +549,8 @@ class Session:
     def _enter(self, state: SessionState, *, new_session: bool = False) -> None:
         if state is self._state:
             return
-        log.info("%s: %s -> %s (session %s)", self._name, self._state.value, state.value, _hex(self._session_id))
+        was = self._state
+        log.info("%s: %s -> %s (session %s)", self._name, was.value, state.value, _hex(self._session_id))
         self._state = state
         change = SessionChange(state, self._session_id, new_session)
         for callback in list(self._subscribers):
@@ -553,7 +572,7 @@ class Session:
             self._build_client()
 
     def _stop_in_background(self, client: KazooClient) -> asyncio.Future[None]:
-        """Stop a client on a daemon thread: kazoo's stop() blocks, and an executor's thread would hold up exit."""
+        """Stop a client on a daemon thread: kazoo's stop() blocks, and an executor would hold up exit."""
         stopped: asyncio.Future[None] = self._loop.create_future()
 
         def stop() -> None:
@@ -562,7 +581,7 @@ class Session:
                 client.close()
             except Exception as error:
                 log.warning("%s: closing the ZooKeeper client: %r", self._name, error)
-            self._to_loop(lambda: stopped.done() or stopped.set_result(None))
+            self._to_loop(stopped.set_result, None)
 
         threading.Thread(target=stop, name=f"{self._name}-stop", daemon=True).start()
         return stopped

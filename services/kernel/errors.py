@@ -120,7 +120,7 @@ class StaleFence(Aborted):
     def __init__(self, subject: str, carried: object, seen: object) -> None:
         super().__init__(
             "STALE_FENCE",
-            f"{subject} has been locked by somebody else since: fence {carried} is behind {seen}; ask again with the same id",
+            f"{subject} was locked by somebody else since: fence {carried} is behind {seen}; ask again, same id",
             metadata={"subject": subject, "carried": str(carried), "seen": str(seen), "guard": "fence"},
             retry_after_ms=50,
         )

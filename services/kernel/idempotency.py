@@ -9,10 +9,12 @@
 
 Invariants
 1. A key belongs to (caller, method, key): two callers' keys never meet.
-2. Only one execution holds the key: each consume or take-over raises `attempt`, and a store carries the attempt.
+2. Only one execution holds the key: each consume or take-over raises `attempt`. A response is stored in the transaction
+   of its effect, whose own conditional update decides which of two executions that is.
 3. DONE is for ever, and its response is replayed byte for byte.
-4. A key is given back (IN_PROGRESS → ISSUED) only by its own attempt, and only if nothing was done.
+4. A key is given back (IN_PROGRESS → ISSUED) only by its first execution, and only if nothing was done.
 5. EXPIRED is refused, never run. Only ISSUED expires: an execution once begun is brought to its end.
+   A payment that was given back and is then finished by another clerk goes from ISSUED to DONE.
 6. A consumed key has a fingerprint; another payload under it is refused, in every state.
 
 `decide` says what a caller meets; the stores make each move by one conditional UPDATE, `runtime/requests.py`.
@@ -38,7 +40,7 @@ class RequestState(StrEnum):
 
 #: The machine as a table: from → to.
 MOVES: dict[RequestState, frozenset[RequestState]] = {
-    RequestState.ISSUED: frozenset({RequestState.IN_PROGRESS, RequestState.EXPIRED}),
+    RequestState.ISSUED: frozenset({RequestState.IN_PROGRESS, RequestState.EXPIRED, RequestState.DONE}),
     RequestState.IN_PROGRESS: frozenset({RequestState.IN_PROGRESS, RequestState.ISSUED, RequestState.DONE}),
     RequestState.DONE: frozenset(),
     RequestState.EXPIRED: frozenset(),
@@ -78,6 +80,29 @@ class RequestRow:
     lease_until_ms: int
     expires_at_ms: int
     response: StoredResponse | None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The caller now executes this key.
+
+    Args:
+        attempt: Must be carried by `give_back` and `renew`.
+        first: Whether no other execution can have done anything under this key.
+    """
+
+    key: RequestKey
+    attempt: int
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who executes, and until when others keep out. Times are Unix milliseconds."""
+
+    owner: str
+    now_ms: int
+    until_ms: int
 
 
 class Decision(StrEnum):
@@ -122,4 +147,6 @@ def decide(row: RequestRow, payload_fingerprint: str, now_ms: int, *, take_over:
 
 def expired(key: str) -> FailedPrecondition:
     """The refusal of an expired ticket."""
-    return FailedPrecondition("TICKET_EXPIRED", f"{key} has expired and was not used; fetch a new one", metadata={"key": key})
+    return FailedPrecondition(
+        "TICKET_EXPIRED", f"{key} has expired and was not used; fetch a new one", metadata={"key": key}
+    )

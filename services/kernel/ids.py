@@ -42,6 +42,11 @@ class SeededIds:
         return f"{prefix}_" + "".join(self._random.choice(_ALPHABET) for _ in range(_LENGTH))
 
 
+def dice() -> random.Random:
+    """Randomness for choices that need not be secret, such as which of two instances to ask."""
+    return random.Random()
+
+
 def _check(pattern: re.Pattern[str], value: str, field: str, limit: int) -> str:
     if pattern.fullmatch(value):
         return value

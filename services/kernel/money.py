@@ -31,7 +31,9 @@ def check_currency(code: str, field: str = "currency_code") -> str:
     """
     if not _CURRENCY.fullmatch(code):
         raise InvalidArgument.of_field(
-            "CURRENCY_INVALID", field, f"{code!r} is not a currency: send three upper-case letters of ISO 4217, like CNY"
+            "CURRENCY_INVALID",
+            field,
+            f"{code!r} is not a currency: send three upper-case letters of ISO 4217, like CNY",
         )
     return code
 

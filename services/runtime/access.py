@@ -55,5 +55,7 @@ def check(method: str, principal: Principal) -> None:
         name = method.rpartition("/")[2]
         roles = ", ".join(sorted(allowed)) or "nobody"
         raise PermissionDenied(
-            "ROLE_NOT_ALLOWED", f"a {principal.role} may not call {name}; it is for: {roles}", metadata={"role": principal.role}
+            "ROLE_NOT_ALLOWED",
+            f"a {principal.role} may not call {name}; it is for: {roles}",
+            metadata={"role": principal.role},
         )

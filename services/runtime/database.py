@@ -59,7 +59,10 @@ class Database:
         arguments: dict[str, Any] = {}
         if not self.is_sqlite:
             milliseconds = str(int(statement_timeout_s * 1000))
-            settings = {"statement_timeout": milliseconds, "idle_in_transaction_session_timeout": milliseconds}
+            settings = {
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+            }
             arguments = {"server_settings": settings, "timeout": statement_timeout_s}
         self.engine = create_async_engine(
             parsed, pool_size=pool, max_overflow=0, pool_timeout=statement_timeout_s, connect_args=arguments
@@ -72,7 +75,9 @@ class Database:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def run(self, step: Step[_T]) -> _T:
@@ -131,7 +136,7 @@ class Database:
         ):
             return DatabaseRefused(
                 "DATABASE_CORRUPT",
-                f"{self.name} is not a database of ours or is damaged ({original}); put a backup in its place or move it away",
+                f"{self.name} is damaged or no database of ours ({original}); restore a backup or move it away",
             )
         return error
 
@@ -174,7 +179,12 @@ def _begin_sqlite(connection: Any) -> None:
 
 def ensemble_table(metadata: MetaData) -> Table:
     """The table with the one row that says under which ZooKeeper generation this database was last written."""
-    return Table("ensemble", metadata, Column("id", Integer, primary_key=True), Column("generation", BigInteger, nullable=False))
+    return Table(
+        "ensemble",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("generation", BigInteger, nullable=False),
+    )
 
 
 async def read_generation(database: Database, table: Table) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 
+from sqlalchemy import Table
+
 from coordination import generation
 from coordination.errors import CoordinationError, GenerationBehind
 from coordination.session import Session
-from sqlalchemy import Table
-
 from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime.database import Database, read_generation, write_generation
 
@@ -44,13 +44,14 @@ class Ensemble:
         while True:
             try:
                 await self._session.wait_connected(_TIMEOUT_S)
-                found = await generation.ensure(self._session, known, _TIMEOUT_S)
+                found = await generation.ensure(self._session, known, timeout_s=_TIMEOUT_S)
                 break
             except GenerationBehind as error:
                 raise EnsembleRefused(
                     "ENSEMBLE_BEHIND",
-                    f"this ZooKeeper was made anew: its generation is {error.ensemble or 'missing'}, and {self._database.name} was written "
-                    f"under {error.database}; if the old ensemble is gone for good, run `countinghouse doctor --new-generation {error.database + 1}`",
+                    f"this ZooKeeper was made anew: its generation is {error.ensemble or 'missing'}, and "
+                    f"{self._database.name} was written under {error.database}; if the old ensemble is gone for good, "
+                    f"run `countinghouse doctor --new-generation {error.database + 1}`",
                 ) from error
             except CoordinationError:
                 await asyncio.sleep(_RETRY_S)
@@ -66,5 +67,7 @@ class Ensemble:
             Unavailable: ZOOKEEPER_UNAVAILABLE: not known yet.
         """
         if not self._generation:
-            raise Unavailable("ZOOKEEPER_UNAVAILABLE", "ZooKeeper has not been reached yet; nothing was done, try again")
+            raise Unavailable(
+                "ZOOKEEPER_UNAVAILABLE", "ZooKeeper has not been reached yet; nothing was done, try again"
+            )
         return self._generation

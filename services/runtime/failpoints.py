@@ -1,4 +1,4 @@
-"""Failpoints: named moments of a payment at which a test or the demo lets the process die, stop, wait or lose its reply.
+"""Failpoints: named moments of a payment at which a test lets the process die, stop, wait or lose its reply.
 
 They are armed from outside, through FailpointService, and only where the settings allow it. Elsewhere the service is
 not registered and `hit` returns at once.
@@ -12,10 +12,10 @@ import signal
 from collections import Counter
 from dataclasses import dataclass
 
-from countinghouse.debug.v1 import failpoint_pb2 as pb
-from countinghouse.debug.v1 import failpoint_pb2_grpc
 from grpc import aio
 
+from countinghouse.debug.v1 import failpoint_pb2 as pb
+from countinghouse.debug.v1 import failpoint_pb2_grpc
 from services.kernel.errors import InvalidArgument
 from services.runtime.context import Call
 
@@ -26,7 +26,7 @@ _MAX_DELAY_MS = 600_000
 
 @dataclass(slots=True)
 class _Armed:
-    action: pb.FailpointAction
+    action: pb.FailpointAction.ValueType
     hits_left: int
     delay_ms: int
     subject: str
@@ -45,18 +45,22 @@ class Failpoints:
         self.fired: Counter[str] = Counter()
         self._armed: dict[str, _Armed] = {}
 
-    def arm(self, name: str, action: pb.FailpointAction, *, hit: int = 1, delay_ms: int = 0, subject: str = "") -> None:
+    def arm(
+        self, name: str, action: pb.FailpointAction.ValueType, *, hit: int = 1, delay_ms: int = 0, subject: str = ""
+    ) -> None:
         """Lets `name` fire once, at the `hit`-th pass from now on that concerns `subject`.
 
         Raises:
-            InvalidArgument: FAILPOINT_UNKNOWN or AMOUNT_OUT_OF_RANGE.
+            InvalidArgument: FAILPOINT_UNKNOWN or OUT_OF_RANGE.
         """
         if name not in NAMES:
             raise InvalidArgument.of_field(
                 "FAILPOINT_UNKNOWN", "name", f"there is no failpoint {name!r}; there are {', '.join(NAMES)}"
             )
         if not 0 <= delay_ms <= _MAX_DELAY_MS or hit < 0:
-            raise InvalidArgument.of_field("OUT_OF_RANGE", "delay_ms", f"delay_ms is 0 to {_MAX_DELAY_MS}, hit 0 or more")
+            raise InvalidArgument.of_field(
+                "OUT_OF_RANGE", "delay_ms", f"delay_ms is 0 to {_MAX_DELAY_MS}, hit 0 or more"
+            )
         if action == pb.FAILPOINT_ACTION_UNSPECIFIED:
             self._armed.pop(name, None)
         else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from coordination.session import Session, SessionState
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
+from coordination.session import Session, SessionState
 from services.kernel.errors import CountinghouseError
 from services.runtime.database import Database
 
@@ -68,8 +68,8 @@ class HealthMonitor:
             return
         self._serving = serving
         log.info("health", serving=serving)
-        kind = health_pb2.HealthCheckResponse.ServingStatus
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._names:
-            await self._servicer.set(name, kind.SERVING if serving else kind.NOT_SERVING)
+            await self._servicer.set(name, state)
         if serving:
             self.ready.set()

@@ -1,7 +1,7 @@
 """The door of every server: each call passes here once on its way in and once on its way out.
 
 In:  token → who; the access table → may they; the client's deadline → ours; then the servicer.
-Out: errors → statuses; a stored response → the trailer `x-replayed`; what nobody expected → the log, and an opaque INTERNAL.
+Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL.
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
 patience must not decide in which state a payment is left. Health and reflection, which are not ours, pass untouched.
@@ -41,8 +41,8 @@ class ReplayedRefusal(Exception):
         self.status = status_pb2.Status.FromString(stored)
 
 
-def reply(call: Call, stored: StoredResponse, *, replayed: bool) -> bytes:
-    """The stored response as what a servicer returns.
+def reply(call: Call, stored: StoredResponse, *, replayed: bool) -> Any:
+    """The stored response as what a servicer returns: its bytes, which go on the wire as they are.
 
     Raises:
         ReplayedRefusal: The stored response is a refusal.
@@ -56,7 +56,9 @@ def reply(call: Call, stored: StoredResponse, *, replayed: bool) -> bytes:
 class CallInterceptor(aio.ServerInterceptor):
     """See the module."""
 
-    def __init__(self, verifier: TokenVerifier, clock: Clock, *, default_deadline_s: float, max_deadline_s: float) -> None:
+    def __init__(
+        self, verifier: TokenVerifier, clock: Clock, *, default_deadline_s: float, max_deadline_s: float
+    ) -> None:
         self._verifier = verifier
         self._clock = clock
         self._default_deadline_s = default_deadline_s
@@ -65,9 +67,9 @@ class CallInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS) or handler.unary_unary is None:
@@ -141,6 +143,9 @@ class CallInterceptor(aio.ServerInterceptor):
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda ended: _log_unexpected(call, ended))  # nobody else will hear of it
+            raise
         finally:
             if call.reply_dropped and task.done():
                 await asyncio.sleep(call.deadline.remaining_s() + 1)  # the caller's deadline ends this first
@@ -148,7 +153,13 @@ class CallInterceptor(aio.ServerInterceptor):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # the caller may have hung up; then nobody else takes it
+            task.exception()  # marks it as taken: the caller may have hung up
+
+
+def _log_unexpected(call: Call, task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, (CountinghouseError, ReplayedRefusal)):
+        log.error("unexpected", method=call.method, caller=str(call.principal), exc_info=error)
 
 
 def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
@@ -156,7 +167,8 @@ def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
         if key == "authorization" and isinstance(value, str) and value.lower().startswith("bearer "):
             return value[7:].strip()
     raise Unauthenticated(
-        "TOKEN_REQUIRED", "send a token as metadata `authorization: Bearer …`; get one with `countinghouse token`"
+        "TOKEN_REQUIRED",
+        "send a token as metadata `authorization: Bearer …`; get one with `countinghouse token`",
     )
 
 
@@ -165,7 +177,9 @@ def _serialize(response: Any) -> bytes:
     return response if isinstance(response, bytes) else bytes(response.SerializeToString())
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], answer: status_pb2.Status, *, replayed: bool = False) -> NoReturn:
+async def _abort(
+    context: aio.ServicerContext[Any, Any], answer: status_pb2.Status, *, replayed: bool = False
+) -> NoReturn:
     trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, answer.SerializeToString()),)
     if replayed:
         trailers += (("x-replayed", "true"),)

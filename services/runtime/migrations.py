@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Integer, LargeBinary, String, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.runtime.database import Database, DatabaseRefused
@@ -43,16 +43,18 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
     if current is not None and current not in known:
         raise DatabaseRefused(
             "DATABASE_NEWER",
-            f"{database.name} is at revision {current}, which this version of {package.name} does not know; install the newer version",
+            f"{database.name} is at revision {current}, unknown to this {package.name} service; install the newer version",
         )
     if current is None and tables:
         raise DatabaseRefused(
-            "DATABASE_FOREIGN", f"{database.name} has tables that are not ours; give {package.name} a database of its own"
+            "DATABASE_FOREIGN",
+            f"{database.name} has tables that are not ours; give {package.name} a database of its own",
         )
     if not migrate:
         raise DatabaseRefused(
             "DATABASE_BEHIND",
-            f"{database.name} is at revision {current or 'none'}, not {newest}; run `python -m services.{package.name}.main migrate`",
+            f"{database.name} is at revision {current or 'none'}, not {newest}; "
+            f"run `python -m services.{package.name}.main migrate`",
         )
 
     async def upgrade(connection: AsyncConnection) -> None:
@@ -84,3 +86,58 @@ def run_revisions() -> None:
     connection: Any = context.config.attributes["connection"]
     context.configure(connection=connection, transactional_ddl=False, transaction_per_migration=False)
     context.run_migrations()
+
+
+# What revisions are made of; frozen, like the revisions that call them.
+
+
+def create_shared_tables() -> None:
+    """The tables that every service has: `requests` and `ensemble`."""
+    from alembic import op  # noqa: PLC0415
+
+    op.create_table(
+        "requests",
+        Column("caller", String(64), primary_key=True),
+        Column("method", String(32), primary_key=True),
+        Column("key", String(64), primary_key=True),
+        Column("state", String(16), nullable=False),
+        Column("fingerprint", String(64), nullable=False),
+        Column("attempt", BigInteger, nullable=False),
+        Column("owner", String(64), nullable=False),
+        Column("lease_until_ms", BigInteger, nullable=False),
+        Column("expires_at_ms", BigInteger, nullable=False),
+        Column("order_id", String(64), nullable=False),
+        Column("response_ok", Boolean, nullable=True),
+        Column("response", LargeBinary, nullable=True),
+        Column("created_at_ms", BigInteger, nullable=False),
+        Column("updated_at_ms", BigInteger, nullable=False),
+    )
+    op.create_index("requests_by_state", "requests", ["state", "lease_until_ms"])
+    op.create_table(
+        "ensemble", Column("id", Integer, primary_key=True), Column("generation", BigInteger, nullable=False)
+    )
+
+
+def refuse(table: str, *statements: str) -> None:
+    """Triggers that refuse UPDATE or DELETE on `table`, whoever asks. PostgreSQL's refuse TRUNCATE as well."""
+    from alembic import op  # noqa: PLC0415
+
+    if op.get_bind().dialect.name == "sqlite":
+        for statement in statements:
+            op.execute(
+                f"CREATE TRIGGER {table}_refuses_{statement.lower()} BEFORE {statement} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} refuses {statement}'); END"
+            )
+        return
+    op.execute(
+        f"CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{table} refuses %', TG_OP USING ERRCODE = 'restrict_violation'; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_refuses BEFORE {' OR '.join(statements)} ON {table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {table}_refuse()"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_refuses_truncate BEFORE TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from services.kernel.errors import InvalidArgument
 
@@ -36,9 +35,9 @@ def decode(token: str, parts: int) -> tuple[str, ...] | None:
         return None
     try:
         key = tuple(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().split("\n"))
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:  # not base64, not ASCII, or not UTF-8
         raise _invalid() from error
-    if len(key) != parts:
+    if len(key) != parts or encode(*key) != token:  # the decoder skips what is not base64
         raise _invalid()
     return key
 
@@ -46,11 +45,18 @@ def decode(token: str, parts: int) -> tuple[str, ...] | None:
 def decode_number(token: str) -> int | None:
     """As `decode`, for a key that is one number."""
     key = decode(token, 1)
-    if key is None:
-        return None
-    if not key[0].isascii() or not key[0].isdigit() or len(key[0]) > 18:
+    return None if key is None else number(key[0])
+
+
+def number(part: str) -> int:
+    """A part of a key that is a number.
+
+    Raises:
+        InvalidArgument: PAGE_TOKEN_INVALID.
+    """
+    if not part.isascii() or not part.isdigit() or len(part) > 18:
         raise _invalid()
-    return int(key[0])
+    return int(part)
 
 
 def _invalid() -> InvalidArgument:

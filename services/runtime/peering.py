@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import grpc
+
 from coordination.balancing import WeightedRandom
 from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
 from coordination.session import Session
-
 from services.kernel.clock import Deadline
 from services.kernel.errors import Unavailable
+from services.kernel.ids import dice
 from services.runtime import status
 from services.runtime.methods import is_idempotent
 from services.runtime.tokens import TokenFile
 
-_Response = TypeVar("_Response", covariant=True)
-
 #: Kept back at each hop, so that the answer of the next one still finds us waiting.
 _HOP_MARGIN_S = 0.03
 _MAX_CALL_S = 10.0
-
-
-class Method(Protocol[_Response]):
-    """A method of a generated stub."""
-
-    def __call__(self, request: Any, /, *, timeout: float, metadata: Any) -> Awaitable[_Response]: ...
 
 
 class Peers:
@@ -44,7 +36,10 @@ class Peers:
         """A channel to whoever provides `interface`; for a generated stub."""
         directory = await self._discovery.subscribe(interface)
         channel = DiscoveredChannel(
-            directory, picker=WeightedRandom(random.Random()), is_idempotent=is_idempotent, default_timeout_s=_MAX_CALL_S
+            directory,
+            picker=WeightedRandom(dice()),
+            is_idempotent=is_idempotent,
+            default_timeout_s=_MAX_CALL_S,
         )
         self._channels.append(channel)
         return channel
@@ -69,7 +64,8 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             if never_sent(error):
                 raise Unavailable(
-                    "PEER_UNAVAILABLE", f"a service this needs cannot be reached ({error.details()}); try again"
+                    "PEER_UNAVAILABLE",
+                    f"a service this needs cannot be reached ({error.details()}); try again",
                 ) from error
             raise status.from_rpc_error(error) from error
 

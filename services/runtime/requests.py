@@ -15,7 +15,7 @@ Every move is one conditional statement whose row count says whether it was made
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -37,10 +37,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import NotFound
+from services.kernel.errors import NotFound, RequestInProgress
 from services.kernel.guards import Guards
 from services.kernel.idempotency import (
+    Begun,
     Decision,
+    Lease,
     RequestKey,
     RequestRow,
     RequestState,
@@ -50,29 +52,6 @@ from services.kernel.idempotency import (
 
 #: How long a request id is remembered while nothing was done under it. DONE is remembered for ever.
 REQUEST_TTL_MS = 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The caller now executes this key.
-
-    Args:
-        attempt: Must be carried by `finish` and `give_back`.
-        first: Whether no execution of this key has begun before.
-    """
-
-    key: RequestKey
-    attempt: int
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Who executes, and until when others keep out. Times are Unix milliseconds."""
-
-    owner: str
-    now_ms: int
-    until_ms: int
 
 
 async def insert_if_absent(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> bool:
@@ -116,25 +95,38 @@ class Requests:
         self._table = table
         self._guards = guards
 
-    async def issue(self, tx: AsyncConnection, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str) -> None:
+    async def issue(
+        self, tx: AsyncConnection, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str
+    ) -> None:
         """Makes a key that can be used once; one that is there already stays as it is."""
         row = self._row(key, RequestState.ISSUED, "", 0, "", 0, expires_at_ms, now_ms) | {"order_id": order_id}
         await insert_if_absent(tx, self._table, row)
 
-    async def begin(self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    async def begin(
+        self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
+    ) -> Begun | StoredResponse:
         """Starts executing a request id, or says what it was answered with.
 
         Raises:
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
         """
         row = self._row(
-            key, RequestState.IN_PROGRESS, fingerprint, 1, lease.owner, lease.until_ms, lease.now_ms + REQUEST_TTL_MS, lease.now_ms
+            key,
+            RequestState.IN_PROGRESS,
+            fingerprint,
+            1,
+            lease.owner,
+            lease.until_ms,
+            lease.now_ms + REQUEST_TTL_MS,
+            lease.now_ms,
         )
         if await insert_if_absent(tx, self._table, row):
             return Begun(key, 1, first=True)
         return await self.consume(tx, key, fingerprint, lease)
 
-    async def consume(self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    async def consume(
+        self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
+    ) -> Begun | StoredResponse:
         """Starts executing a key that was issued, or says what it was answered with.
 
         Raises:
@@ -142,14 +134,10 @@ class Requests:
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
         """
         columns = self._table.c
-        free = or_(
-            and_(columns.state == RequestState.ISSUED, columns.expires_at_ms > lease.now_ms),
-            and_(
-                columns.state == RequestState.IN_PROGRESS,
-                columns.lease_until_ms <= lease.now_ms,
-                self._guards.recovery,
-            ),
-        )
+        free = and_(columns.state == RequestState.ISSUED, columns.expires_at_ms > lease.now_ms)
+        if self._guards.recovery:
+            abandoned = and_(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= lease.now_ms)
+            free = or_(free, abandoned)
         conditions = [free, columns.fingerprint.in_(("", fingerprint))] if self._guards.ticket else []
         attempt = await self._start(tx, key, lease, *conditions, fingerprint=fingerprint)
         if attempt is not None:
@@ -157,12 +145,14 @@ class Requests:
         row = await self.find(tx, key)
         if row is None:
             raise NotFound(
-                "TICKET_NOT_FOUND", f"there is no ticket {key.key} of yours; fetch one with IssueTicket", metadata={"key": key.key}
+                "TICKET_NOT_FOUND",
+                f"there is no ticket {key.key} of yours; fetch one with IssueTicket",
+                metadata={"key": key.key},
             )
         decision = decide(row, fingerprint, lease.now_ms, take_over=self._guards.recovery)
         if decision is Decision.REPLAY and row.response is not None:
             return row.response
-        raise AssertionError(f"{key} could be begun and was not")
+        raise RequestInProgress(key.key)  # its executor gave it back between our two statements
 
     async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
         """Carries on an execution whose lease has passed; None: somebody else did."""
@@ -177,18 +167,15 @@ class Requests:
         )
         return None if taken is None else Begun(key, taken, first=False)
 
-    async def finish(self, tx: AsyncConnection, key: RequestKey, attempt: int | None, response: StoredResponse, *, now_ms: int) -> bool:
-        """Stores the response for ever; says whether this execution still held the key.
+    async def finish(self, tx: AsyncConnection, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
+        """Stores the response for ever; says whether it was this call that ended the request.
 
-        Args:
-            attempt: None: whoever holds it, because a payment under a newer fence is being finished for them.
+        Which of two executions may end it is decided by the effect in the same transaction, not by the attempt: a
+        payment that one execution began may be brought to its end by another.
         """
         columns = self._table.c
-        conditions: list[ColumnElement[bool]] = []
-        if self._guards.ticket:
-            conditions.append(columns.state == RequestState.IN_PROGRESS)
-            if attempt is not None:
-                conditions.append(columns.attempt == attempt)
+        open_states = (RequestState.ISSUED, RequestState.IN_PROGRESS)
+        conditions = [columns.state.in_(open_states)] if self._guards.ticket else []
         done = await tx.execute(
             update(self._table)
             .where(self._is(key), *conditions)
@@ -196,13 +183,27 @@ class Requests:
         )
         return done.rowcount == 1
 
+    async def renew(self, tx: AsyncConnection, held: Sequence[Begun], *, until_ms: int) -> None:
+        """Keeps others out of keys that are being executed; an `until_ms` that has passed lets them in."""
+        columns = self._table.c
+        for begun in held:
+            await tx.execute(
+                update(self._table)
+                .where(
+                    self._is(begun.key),
+                    columns.state == RequestState.IN_PROGRESS,
+                    columns.attempt == begun.attempt,
+                )
+                .values(lease_until_ms=until_ms)
+            )
+
     async def give_back(self, tx: AsyncConnection, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
-        """Lets the same key run again, since nothing was done under it."""
+        """Lets the same key run again, since nothing was done under it: only its first execution can know that."""
         columns = self._table.c
         given = await tx.execute(
             update(self._table)
             .where(self._is(key), columns.state == RequestState.IN_PROGRESS, columns.attempt == attempt)
-            .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=now_ms)
+            .values(state=RequestState.ISSUED, attempt=0, owner="", lease_until_ms=0, updated_at_ms=now_ms)
         )
         return given.rowcount == 1
 
@@ -242,7 +243,12 @@ class Requests:
         return and_(columns.caller == key.caller, columns.method == key.method, columns.key == key.key)
 
     async def _start(
-        self, tx: AsyncConnection, key: RequestKey, lease: Lease, *conditions: ColumnElement[bool], **values: str
+        self,
+        tx: AsyncConnection,
+        key: RequestKey,
+        lease: Lease,
+        *conditions: ColumnElement[bool],
+        **values: str,
     ) -> int | None:
         columns = self._table.c
         started = await tx.execute(
@@ -258,7 +264,8 @@ class Requests:
             )
             .returning(columns.attempt)
         )
-        return started.scalar_one_or_none()
+        attempt: int | None = started.scalar_one_or_none()
+        return attempt
 
     @staticmethod
     def _row(

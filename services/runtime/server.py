@@ -23,16 +23,16 @@ from pathlib import Path
 import grpc
 import structlog
 import uvloop
-from coordination.registry import Registry
-from coordination.session import Session
-from coordination.url import ProviderURL
-from countinghouse.debug.v1 import failpoint_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from sqlalchemy import Table
 
+from coordination.registry import Registry
+from coordination.session import Session
+from coordination.url import ProviderURL
+from countinghouse.debug.v1 import failpoint_pb2_grpc
 from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError
 from services.kernel.guards import Guards
@@ -139,7 +139,11 @@ async def _serve(service: Service, settings: Settings) -> None:
 
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
-            Database(settings.database_url, pool=settings.database_pool, statement_timeout_s=settings.statement_timeout_s)
+            Database(
+                settings.database_url,
+                pool=settings.database_pool,
+                statement_timeout_s=settings.statement_timeout_s,
+            )
         )
         await bring_up_to_date(database, service.package, migrate=settings.migrate)
         session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance)
@@ -172,14 +176,7 @@ async def _serve(service: Service, settings: Settings) -> None:
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
         )
         parts.add(server)
-        health = HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        names = [service.interface, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
-        if settings.failpoints:
-            failpoint_pb2_grpc.add_FailpointServiceServicer_to_server(FailpointServicer(runtime.failpoints), server)
-            names.append(_FAILPOINT_SERVICE)
-        reflection.enable_server_reflection(names, server)
-
+        health = _add_standard_services(server, service, runtime)
         port = _listen(server, settings)
         await server.start()
         monitor = HealthMonitor(health, database, session, (service.interface,))
@@ -215,18 +212,31 @@ async def _serve(service: Service, settings: Settings) -> None:
             raise refused
 
 
+def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: Runtime) -> HealthServicer:
+    """Health, reflection, and where the settings allow it the failpoints."""
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = [service.interface, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    if runtime.failpoints.enabled:
+        failpoint_pb2_grpc.add_FailpointServiceServicer_to_server(FailpointServicer(runtime.failpoints), server)
+        names.append(_FAILPOINT_SERVICE)
+    reflection.enable_server_reflection(names, server)
+    return health
+
+
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     address = f"{settings.listen_host}:{settings.listen_port}"
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise CountinghouseError(
-            "PORT_BUSY", f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it"
+            "PORT_BUSY",
+            f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it",
         ) from error
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    """Sizes, and the pings of Dubbo clients: Java after 60 s of idle reading, dubbo-go after 10 s, with no call open."""
+    """Sizes, and room for the pings of idle Dubbo clients: Java's after 60 s, dubbo-go's after 10 s."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),

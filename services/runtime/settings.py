@@ -84,7 +84,9 @@ class Settings(BaseSettings):
     def _production_is_strict(self) -> Settings:
         guards = Guards.without(self.guards_off)
         if self.profile is Profile.PRODUCTION and guards.off:
-            raise ValueError(f"the production profile refuses guards_off={','.join(guards.off)}; unset COUNTINGHOUSE_GUARDS_OFF")
+            raise ValueError(
+                f"the production profile refuses guards_off={','.join(guards.off)}; unset COUNTINGHOUSE_GUARDS_OFF"
+            )
         if self.profile is Profile.PRODUCTION and self.failpoints:
             raise ValueError("the production profile refuses failpoints; unset COUNTINGHOUSE_FAILPOINTS")
         return self

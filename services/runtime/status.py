@@ -78,7 +78,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
     if status is not None:
         return from_status(status)
     return errors.OutcomeUnknown(
-        "OUTCOME_UNKNOWN", f"no answer: {error.code().name.lower().replace('_', ' ')}: {error.details() or 'no details'}"
+        "OUTCOME_UNKNOWN",
+        f"no answer: {error.code().name.lower().replace('_', ' ')}: {error.details() or 'no details'}",
     )
 
 
@@ -87,7 +88,9 @@ def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
-    found = {part.DESCRIPTOR.full_name for detail in status.details for part in (info, bad, retry) if detail.Unpack(part)}
+    found = {
+        part.DESCRIPTOR.full_name for detail in status.details for part in (info, bad, retry) if detail.Unpack(part)
+    }
     if info.domain != DOMAIN:
         return errors.OutcomeUnknown("OUTCOME_UNKNOWN", f"no answer: {status.message}")
     kind = _TYPES.get(code_of_status(status), errors.CountinghouseError)
@@ -103,7 +106,9 @@ def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
     return rebuilt
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def _packed(
+    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -52,7 +52,9 @@ class TokenSigner:
                 draft.unlink()
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(key, Ed25519PrivateKey):
-            raise CountinghouseError("SIGNING_KEY_INVALID", f"{path} is not an Ed25519 private key; remove it to have one made")
+            raise CountinghouseError(
+                "SIGNING_KEY_INVALID", f"{path} is not an Ed25519 private key; remove it to have one made"
+            )
         return cls(key, clock)
 
     def public_pem(self) -> bytes:
@@ -65,7 +67,13 @@ class TokenSigner:
         """A token for `principal` that is good for `ttl_s` seconds."""
         check_name(principal.name, "name")
         now_s = self._clock.now_ms() // 1000
-        claims = {"iss": _ISSUER, "sub": principal.name, "role": str(principal.role), "iat": now_s, "exp": now_s + ttl_s}
+        claims = {
+            "iss": _ISSUER,
+            "sub": principal.name,
+            "role": str(principal.role),
+            "iat": now_s,
+            "exp": now_s + ttl_s,
+        }
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
-
 from services.kernel.errors import InvalidArgument
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.ids import check_name
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 
-_ROLES: dict[Role, clerk_pb2.Role] = {
+_ROLES: dict[Role, clerk_pb2.Role.ValueType] = {
     Role.CUSTOMER: clerk_pb2.ROLE_CUSTOMER,
     Role.CASHIER: clerk_pb2.ROLE_CASHIER,
     Role.ACCOUNTANT: clerk_pb2.ROLE_ACCOUNTANT,
@@ -49,7 +48,9 @@ def fence_in(message: fence_pb2.Fence, *, required: bool) -> Fence:
         return NO_FENCE
     if fence.generation < 1 or fence.token < 1:
         raise InvalidArgument.of_field(
-            "FENCE_REQUIRED", "fence", "a fence is required: the generation and token of the order's lock, both 1 or more"
+            "FENCE_REQUIRED",
+            "fence",
+            "a fence is required: the generation and token of the order's lock, both 1 or more",
         )
     return fence
 

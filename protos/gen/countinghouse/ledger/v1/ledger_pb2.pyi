@@ -386,6 +386,7 @@ class PostRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     CLERK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     business_key: _builtins.str
     """What it stands for, 1 to 160 characters of `A-Z a-z 0-9 _ . : -`. Required."""
     currency_code: _builtins.str
@@ -396,6 +397,10 @@ class PostRequest(_message.Message):
     """The bill behind it; empty: none."""
     payment_id: _builtins.str
     """The payment behind it. Required."""
+    request_id: _builtins.str
+    """The attempt, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required. An attempt that was once refused for the state
+    of an account is refused for ever, so that a late duplicate cannot move money that was reported as declined.
+    """
     @_builtins.property
     def postings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Posting]:
         """Two to 100 legs, which sum to zero, each account at most once. Required."""
@@ -419,10 +424,11 @@ class PostRequest(_message.Message):
         payment_id: _builtins.str = ...,
         fence: _fence_pb2.Fence | None = ...,
         clerk: _clerk_pb2.Clerk | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "clerk", b"clerk", "currency_code", b"currency_code", "fence", b"fence", "memo", b"memo", "order_id", b"order_id", "payment_id", b"payment_id", "postings", b"postings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "clerk", b"clerk", "currency_code", b"currency_code", "fence", b"fence", "memo", b"memo", "order_id", b"order_id", "payment_id", b"payment_id", "postings", b"postings", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,12 +581,15 @@ class ReverseJournalRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     CLERK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     journal_id: _builtins.str
     """Which one. Required."""
     reason: _builtins.str
     """Why, 1 to 200 characters. Required."""
     payment_id: _builtins.str
     """The payment that is being reversed. Required; it must be the journal's own."""
+    request_id: _builtins.str
+    """The attempt, as in PostRequest. Required."""
     @_builtins.property
     def fence(self) -> _fence_pb2.Fence:
         """Fence of the order lock. Required when the journal has an order."""
@@ -597,10 +606,11 @@ class ReverseJournalRequest(_message.Message):
         payment_id: _builtins.str = ...,
         fence: _fence_pb2.Fence | None = ...,
         clerk: _clerk_pb2.Clerk | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence", "journal_id", b"journal_id", "payment_id", b"payment_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence", "journal_id", b"journal_id", "payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

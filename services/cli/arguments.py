@@ -1,0 +1,140 @@
+"""The options that commands share, and how a command gets its connection.
+
+A command that talks to the services is an async function whose first parameter is a `Client`; `calling` makes of it
+what typer wants: the same function without that parameter and with the shared options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from services.cli.connection import Connection, parse_principal
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from services.cli.client import Client
+
+_P = ParamSpec("_P")
+
+DEFAULT_DATA = Path(".countinghouse")
+DEFAULT_TIMEOUT_S = 10.0
+
+Data = Annotated[Path, typer.Option("--data", envvar="COUNTINGHOUSE_DATA", help="Directory of the stack's data.")]
+ZooKeeper = Annotated[
+    str,
+    typer.Option("--zookeeper", envvar="COUNTINGHOUSE_ZOOKEEPER", help="ZooKeeper, as host:port.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Token = Annotated[
+    str, typer.Option("--token", envvar="COUNTINGHOUSE_TOKEN", help="Call with this token.", show_default=False)
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for all of it, retries included.", min=0.1)]
+RequestId = Annotated[
+    str,
+    typer.Option("--request-id", help="Id of this operation; repeat it with the same one.", show_default=False),
+]
+Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
+Page = Annotated[str, typer.Option("--page", help="The next_page_token of the page before.", show_default=False)]
+Amount = Annotated[int, typer.Option("--amount", help="In minor units: 1250 is 12.50 CNY.", show_default=False)]
+Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code, like CNY.")]
+
+
+def calling(
+    role: Role,
+) -> Callable[[Callable[Concatenate[Client, _P], Awaitable[None]]], Callable[..., None]]:
+    """Makes a typer command of an async function that wants a `Client`.
+
+    Args:
+        role: As what one calls if nothing else is said.
+    """
+
+    def decorate(function: Callable[Concatenate[Client, _P], Awaitable[None]]) -> Callable[..., None]:
+        own = _parameters_after_client(function)
+        acting_as = Annotated[
+            str,
+            typer.Option("--as", help=f"Act as role:name. [default: {role}:<your user name>]", show_default=False),
+        ]
+        shared = [
+            _option("data", Data, DEFAULT_DATA),
+            _option("zookeeper", ZooKeeper, ""),
+            _option("acting_as", acting_as, ""),
+            _option("token", Token, ""),
+            _option("timeout", Timeout, DEFAULT_TIMEOUT_S),
+            _option("as_json", AsJson, False),
+        ]
+
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            given = {parameter.name: values.pop(parameter.name) for parameter in shared}
+            if given["acting_as"] and given["token"]:
+                raise typer.BadParameter("--as and --token both say who is calling; give one of them")
+            connection = Connection(
+                data=given["data"],
+                zookeeper=given["zookeeper"],
+                principal=parse_principal(given["acting_as"]) if given["acting_as"] else None,
+                default_role=role,
+                token=given["token"],
+                timeout_s=given["timeout"],
+                as_json=given["as_json"],
+            )
+            run(_talk(function, connection, values))
+
+        parameters = [*own, *shared]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a command's work. What libraries log is not for the terminal: errors reach it as one sentence."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    asyncio.run(work)
+
+
+def parse_pairs(values: list[str], example: str) -> dict[str, int]:
+    """Reads options like `payment=2`.
+
+    Raises:
+        typer.BadParameter: One is not like that.
+    """
+    pairs: dict[str, int] = {}
+    for value in values:
+        match = re.fullmatch(r"([a-z]+)=(\d{1,5})", value)
+        if match is None:
+            raise typer.BadParameter(f"{value!r} is not like {example}")
+        pairs[match[1]] = int(match[2])
+    return pairs
+
+
+async def _talk(function: Callable[..., Awaitable[None]], connection: Connection, values: dict[str, Any]) -> None:
+    from services.cli.client import Client  # noqa: PLC0415  gRPC and kazoo, which `--help` can do without
+
+    async with Client(connection) as client:
+        await function(client, **values)
+
+
+def _parameters_after_client(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """The parameters typer is to see. The first one's annotation is never evaluated: its type is not imported."""
+    first = next(iter(inspect.signature(function).parameters))
+    function.__annotations__.pop(first, None)
+    signature = inspect.signature(function, eval_str=True)
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
+        if name != first
+    ]
+
+
+def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,209 @@
+"""How a command reaches the services: found through ZooKeeper, as somebody, within one timeout.
+
+A request that changes something carries its key (request id or ticket) through every try, so that trying again is
+harmless: an answer that was lost is given again, marked as replayed. Tried again is what may yet come right, for as
+long as the timeout lasts; after that the error says under which key to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random  # noqa: TID251  only spreads calls over instances
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from google.protobuf.message import Message
+
+from coordination import errors as coordination_errors
+from coordination.balancing import WeightedRandom
+from coordination.channel import DiscoveredChannel, never_sent
+from coordination.discovery import Discovery
+from coordination.session import Session
+from countinghouse.ledger.v1 import ledger_pb2_grpc
+from countinghouse.order.v1 import order_pb2_grpc
+from countinghouse.payment.v1 import payment_pb2_grpc
+from services.cli.connection import Connection, user_name
+from services.cli.tokens import mint
+from services.devstack import state
+from services.devstack.state import INTERFACES
+from services.kernel.clock import Clock, Deadline, SystemClock
+from services.kernel.errors import Aborted, CountinghouseError, OutcomeUnknown, Unavailable
+from services.kernel.ids import IdSource, RandomIds
+from services.kernel.principal import Principal, Role
+from services.runtime import status
+from services.runtime.methods import is_idempotent
+
+_STUBS: Final[dict[str, Any]] = {
+    "order": order_pb2_grpc.OrderServiceStub,
+    "payment": payment_pb2_grpc.PaymentServiceStub,
+    "ledger": ledger_pb2_grpc.LedgerServiceStub,
+}
+#: A token made for one command need not outlive it by much.
+_TOKEN_MARGIN_S = 60
+#: Of the timeout: so that one lost reply leaves time to ask again.
+_TRY_FRACTION = 0.4
+_RETRY_PAUSE_MS = 200
+_SESSION_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and whether it is a stored one."""
+
+    message: Any
+    replayed: bool
+
+
+class Client:
+    """A connection to the services for the time of one command."""
+
+    def __init__(self, connection: Connection, clock: Clock | None = None, ids: IdSource | None = None) -> None:
+        self._connection = connection
+        self._clock = clock or SystemClock()
+        self._ids = ids or RandomIds()
+        self._deadline = Deadline.after(connection.timeout_s, self._clock)
+        self._resources = AsyncExitStack()
+        self._session: Session | None = None
+        self._stubs: dict[str, Any] = {}
+        self._role = connection.default_role
+        self._token = connection.token
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._resources.aclose()
+
+    @property
+    def as_json(self) -> bool:
+        """Whether JSON is wanted."""
+        return self._connection.as_json
+
+    @property
+    def remaining_s(self) -> float:
+        """What is left of the timeout."""
+        return self._deadline.remaining_s()
+
+    def act_as(self, role: Role) -> None:
+        """Makes `role` the one to call as, unless the user said otherwise."""
+        self._role = role
+
+    def new_id(self, given: str) -> str:
+        """The request id given, or a fresh one."""
+        return given or self._ids.new("req")
+
+    async def read(self, service: str, method: str, request: Message) -> Any:
+        """Asks for something; returns the response message.
+
+        Raises:
+            CountinghouseError: What the service answered, or that it did not.
+        """
+        return (await self._once(service, method, request, self._deadline)).message
+
+    async def change(self, service: str, method: str, request: Message, key: str) -> Reply:
+        """Changes something, trying again under the same key while that may help.
+
+        Args:
+            key: The request id or ticket in `request`.
+
+        Raises:
+            CountinghouseError: As `read`; names the key if asking again may help.
+        """
+        try_s = self._connection.timeout_s * _TRY_FRACTION
+        while True:
+            attempt = Deadline.after(min(try_s, self._deadline.remaining_s()), self._clock)
+            try:
+                return await self._once(service, method, request, attempt)
+            except CountinghouseError as error:
+                if not may_come_right(error):
+                    raise
+                pause_s = (error.retry_after_ms or _RETRY_PAUSE_MS) / 1000
+                if self._deadline.remaining_s() <= pause_s:
+                    raise to_be_asked_again(error, key) from error
+                await asyncio.sleep(pause_s)
+
+    async def session(self) -> Session:
+        """A connected ZooKeeper session.
+
+        Raises:
+            StackRefused: STACK_NOT_RUNNING.
+            Unavailable: ZOOKEEPER_UNAVAILABLE.
+        """
+        if self._session is not None:
+            return self._session
+        address = self._connection.zookeeper or state.require(self._connection.data).zookeeper
+        session = Session(address, timeout_s=_SESSION_TIMEOUT_S, name="cli")
+        try:
+            await session.start()
+            self._resources.push_async_callback(session.close)
+            await session.wait_connected(self._deadline.remaining_s())
+        except (ValueError, coordination_errors.Unavailable) as error:
+            raise Unavailable(
+                "ZOOKEEPER_UNAVAILABLE", f"no ZooKeeper answers at {address}; see whether it runs, and try again"
+            ) from error
+        self._session = session
+        return session
+
+    async def _once(self, service: str, method: str, request: Message, deadline: Deadline) -> Reply:
+        stub = await self._stub(service)
+        call = getattr(stub, method)(
+            request, timeout=deadline.remaining_s(), metadata=(("authorization", f"Bearer {self._bearer()}"),)
+        )
+        try:
+            message = await call
+        except grpc.aio.AioRpcError as error:
+            if never_sent(error):
+                raise Unavailable(
+                    "SERVICE_UNAVAILABLE", f"the {service} service cannot be reached ({error.details()}); try again"
+                ) from error
+            raise status.from_rpc_error(error) from error
+        trailers = await call.trailing_metadata() or ()
+        return Reply(message, any(pair == ("x-replayed", "true") for pair in trailers))
+
+    async def _stub(self, service: str) -> Any:
+        if service not in self._stubs:
+            discovery = Discovery(await self.session())
+            self._resources.push_async_callback(discovery.close)
+            directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
+            channel = DiscoveredChannel(
+                directory,
+                picker=WeightedRandom(random.Random()),  # noqa: S311
+                is_idempotent=is_idempotent,
+            )
+            self._resources.push_async_callback(channel.close)
+            self._stubs[service] = _STUBS[service](channel)
+        return self._stubs[service]
+
+    def _bearer(self) -> str:
+        if not self._token:
+            principal = self._connection.principal or Principal(user_name(), self._role)
+            ttl_s = int(self._connection.timeout_s) + _TOKEN_MARGIN_S
+            self._token = mint(self._connection.data, principal, ttl_s, self._clock)
+        return self._token
+
+
+def may_come_right(error: CountinghouseError) -> bool:
+    """Whether the same request under the same key may yet be answered."""
+    if isinstance(error, Aborted):
+        return error.retry_after_ms is not None
+    return isinstance(error, (Unavailable, OutcomeUnknown))
+
+
+def to_be_asked_again(error: CountinghouseError, key: str) -> CountinghouseError:
+    """`error`, with the key under which to ask again."""
+    named = type(error).__new__(type(error))
+    message = f"{error.message} — to ask again, not twice, use --request-id {key}"
+    CountinghouseError.__init__(
+        named,
+        error.reason,
+        message,
+        metadata={**error.metadata, "request_id": key},
+        retry_after_ms=error.retry_after_ms,
+        fields=error.fields,
+    )
+    return named

@@ -1,0 +1,53 @@
+"""Whom a command calls, and as whom. Imports nothing heavy: `countinghouse --help` passes here."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from services.kernel.principal import Principal, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Whom to call, as whom.
+
+    Args:
+        zookeeper: `host:port`; empty: that of the stack on `data`.
+        principal: Who acts; None: the user, as `default_role`.
+        token: To be sent as it is, instead of one made here.
+        timeout_s: For all that the command does.
+    """
+
+    data: Path
+    zookeeper: str
+    principal: Principal | None
+    default_role: Role
+    token: str
+    timeout_s: float
+    as_json: bool
+
+
+def parse_principal(text: str) -> Principal:
+    """Reads `role:name`.
+
+    Raises:
+        typer.BadParameter: It is not like that.
+    """
+    role, _, name = text.partition(":")
+    if role not in tuple(Role) or not name:
+        raise typer.BadParameter(f"{text!r} is not role:name, like cashier:li; the roles are {', '.join(Role)}")
+    return Principal(name, Role(role))
+
+
+def user_name() -> str:
+    """Who sits at the keyboard, as far as it can be a name of ours; else `local`."""
+    try:
+        name = re.sub(r"[^A-Za-z0-9_.:-]", "", getpass.getuser())[:64]
+    except (KeyError, OSError):
+        name = ""
+    return name or "local"

@@ -1,0 +1,230 @@
+"""`countinghouse doctor`: whether this machine and this data directory are fit, and what to do if not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import stat
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import services
+from services.cli import output
+from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
+from services.kernel.errors import CountinghouseError, InvalidArgument
+
+_PYTHON = (3, 11)
+_ZOOKEEPER_TIMEOUT_S = 5.0
+_SERVICES = ("order", "payment", "ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found.
+
+    Args:
+        detail: What is so; where it is not as it should be, also what to do.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def doctor(
+    data: Data = DEFAULT_DATA,
+    zookeeper: ZooKeeper = "",
+    new_generation: Annotated[
+        int | None,
+        typer.Option(
+            "--new-generation",
+            help="Raise ZooKeeper's generation to this: after an ensemble was lost and made anew.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Looks at Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits with 1 on a fault.
+
+    Example: countinghouse doctor --data .countinghouse
+    """
+    findings: list[Finding] = []
+    if new_generation:
+        run(_advance(data, zookeeper, new_generation, findings))
+    findings += [_python(), _java(), _zookeeper(zookeeper), *_data(data)]
+    findings += [_database(data, service) for service in _SERVICES]
+    run(_generation(data, zookeeper, findings))
+    if as_json:
+        output.print_json(
+            {"ok": all(finding.ok for finding in findings), "checks": [asdict(finding) for finding in findings]}
+        )
+    else:
+        output.print_table(
+            "doctor",
+            ("", "what", "found"),
+            [("ok" if finding.ok else "FAULT", finding.name, finding.detail) for finding in findings],
+        )
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _python() -> Finding:
+    wanted = ".".join(map(str, _PYTHON))
+    found = platform.python_version()
+    if sys.version_info[:2] < _PYTHON:
+        return Finding("python", False, f"{found}; install {wanted} or newer")
+    return Finding("python", True, found)
+
+
+def _java() -> Finding:
+    from services.devstack import zookeeper  # noqa: PLC0415  `--help` does without
+
+    java = zookeeper.find_java(os.environ)
+    return Finding("java", True, str(java) if java else "none; needed unless Docker or a running ZooKeeper is used")
+
+
+def _zookeeper(address: str) -> Finding:
+    from services.devstack import zookeeper  # noqa: PLC0415
+
+    if address:
+        return Finding("zookeeper", True, f"configured: {address}")
+    try:
+        return Finding("zookeeper", True, str(zookeeper.find(os.environ)))
+    except CountinghouseError as error:
+        return Finding("zookeeper", False, error.message)
+
+
+def _data(data: Path) -> list[Finding]:
+    from services.devstack import state  # noqa: PLC0415
+    from services.devstack.files import signing_key  # noqa: PLC0415
+
+    if not data.exists():
+        return [Finding("data", True, f"{data} does not exist yet; `countinghouse up` makes it")]
+    if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        return [Finding("data", False, f"{data} cannot be written; make it yours, or name another --data")]
+    findings = [Finding("data", True, f"{data}, {'a stack is running' if state.running(data) else 'no stack running'}")]
+    key = signing_key(data)
+    if key.exists():
+        mode = stat.S_IMODE(key.stat().st_mode)
+        findings.append(
+            Finding("signing key", True, f"{key}, mode {mode:04o}")
+            if not mode & 0o077
+            else Finding(
+                "signing key", False, f"others can read {key} (mode {mode:04o}): chmod 600, and remake it if they did"
+            )
+        )
+    return findings
+
+
+def _database(data: Path, service: str) -> Finding:
+    name = f"{service} database"
+    file = data / f"{service}.db"
+    if not file.exists():
+        return Finding(name, True, "none yet")
+    try:
+        revision = _read(file, "SELECT version_num FROM alembic_version")
+        problems = _read(file, "PRAGMA quick_check")
+    except sqlite3.Error as error:
+        return Finding(
+            name, False, f"{file} is damaged or not ours ({error}); put a backup in its place or move it away"
+        )
+    known = revisions(service)
+    if problems != "ok":
+        return Finding(name, False, f"{file} is damaged: {problems}; put a backup in its place")
+    if revision not in known:
+        return Finding(
+            name, False, f"{file} is at revision {revision}, which this version does not know; install the newer one"
+        )
+    newer = "" if revision == known[-1] else f", will be brought to {known[-1]} at the next start"
+    return Finding(name, True, f"{file}, sound, revision {revision}{newer}")
+
+
+def revisions(service: str) -> list[str]:
+    """The schema revisions that this version knows of a service, in order."""
+    folder = Path(str(services.__file__)).parent / service / "migrations" / "versions"
+    return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*.py"))
+
+
+def _read(file: Path, query: str) -> object:
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        row = connection.execute(query).fetchone()
+    finally:
+        connection.close()
+    return row[0] if row else None
+
+
+def _generations(data: Path) -> dict[str, int]:
+    """The generation that each database has seen."""
+    seen: dict[str, int] = {}
+    for service in _SERVICES:
+        file = data / f"{service}.db"
+        if file.exists():
+            try:
+                seen[service] = int(str(_read(file, "SELECT generation FROM ensemble") or 0))
+            except sqlite3.Error:
+                continue  # `_database` tells
+    return seen
+
+
+async def _generation(data: Path, address: str, findings: list[Finding]) -> None:
+    from coordination import generation  # noqa: PLC0415
+    from coordination.errors import CoordinationError  # noqa: PLC0415
+    from coordination.session import Session  # noqa: PLC0415
+    from services.devstack import state  # noqa: PLC0415
+
+    seen = _generations(data)
+    stack = state.read(data)
+    where = address or (stack.zookeeper if stack else "")
+    said = ", ".join(f"{service} {number}" for service, number in seen.items()) or "no database yet"
+    if not where:
+        findings.append(Finding("generation", True, f"{said}; ZooKeeper is not running"))
+        return
+    try:
+        async with Session(where, name="doctor") as session:
+            await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
+            found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S)
+    except (CoordinationError, ValueError) as error:
+        findings.append(Finding("generation", False, f"ZooKeeper at {where} does not answer: {error}"))
+        return
+    newest = max(seen.values(), default=0)
+    if (found or 0) < newest:
+        remedy = f"if the old ensemble is gone for good, run `countinghouse doctor --new-generation {newest + 1}`"
+        findings.append(Finding("generation", False, f"ZooKeeper is at {found or 'none'}, {said}; {remedy}"))
+    else:
+        findings.append(Finding("generation", True, f"ZooKeeper {found or 'none'}, {said}"))
+
+
+async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -> None:
+    """Raises the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
+    from services.devstack import state  # noqa: PLC0415
+    from services.devstack.supervisor import Stack, StackOptions  # noqa: PLC0415
+
+    newest = max(_generations(data).values(), default=0)
+    if to < newest:
+        raise InvalidArgument(
+            "GENERATION_TOO_LOW", f"the databases have seen generation {newest}; give {newest + 1} or more"
+        )
+    stack = state.read(data)
+    if address or stack:
+        where = address or (stack.zookeeper if stack else "")
+        findings.append(await _advanced(where, to))
+        return
+    async with Stack(StackOptions(data, services=())) as alone:
+        findings.append(await _advanced(alone.zookeeper, to))
+
+
+async def _advanced(address: str, to: int) -> Finding:
+    from coordination import generation  # noqa: PLC0415
+    from coordination.session import Session  # noqa: PLC0415
+
+    async with Session(address, name="doctor") as session:
+        await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
+        now = await generation.advance(session, to, timeout_s=_ZOOKEEPER_TIMEOUT_S)
+    return Finding("new generation", True, f"ZooKeeper at {address} is now at {now}; restart the services")

@@ -1,0 +1,207 @@
+"""`countinghouse ledger …`: the books."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.arguments import Currency, Limit, Page, RequestId, calling
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from services.cli.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="See the books, and open accounts.")
+
+
+class Kind(StrEnum):
+    """What an account is."""
+
+    ASSET = "asset"
+    LIABILITY = "liability"
+    EQUITY = "equity"
+    REVENUE = "revenue"
+    EXPENSE = "expense"
+
+
+@app.command("accounts")
+@calling(Role.AUDITOR)
+async def accounts(
+    client: Client,
+    prefix: Annotated[str, typer.Option("--prefix", help="Only ids that begin so.", show_default=False)] = "",
+    limit: Limit = 50,
+    page: Page = "",
+) -> None:
+    """Lists accounts with their balances.
+
+    Example: countinghouse ledger accounts --prefix wallet:mei
+    """
+    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
+
+    request = pb.ListAccountsRequest(page_size=limit, page_token=page, prefix=prefix)
+    response = output.as_dict(await client.read("ledger", "ListAccounts", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    columns = ("account", "kind", "currency", "balance", "overdraft", "version")
+    output.print_table("accounts", columns, [_account_row(account) for account in response["accounts"]])
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
+
+
+@app.command("open")
+@calling(Role.OPERATOR)
+async def open_account(
+    client: Client,
+    account_id: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name wanted, like wallet:mei:CNY.")],
+    currency: Currency,
+    kind: Annotated[Kind, typer.Option("--kind", help="What it is.")] = Kind.LIABILITY,
+    overdraft: Annotated[
+        int, typer.Option("--overdraft", help="How far below zero it may fall, in minor units.", min=0)
+    ] = 0,
+    request_id: RequestId = "",
+) -> None:
+    """Opens an account.
+
+    Example: countinghouse ledger open wallet:mei:CNY --currency CNY
+    """
+    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.OpenAccountRequest(
+        request_id=key,
+        account_id=account_id,
+        kind=pb.AccountKind.Value(f"ACCOUNT_KIND_{kind.name}"),
+        currency_code=currency,
+        overdraft_limit=overdraft,
+    )
+    reply = await client.change("ledger", "OpenAccount", request, key)
+    account = output.as_dict(reply.message.account)
+    if client.as_json:
+        output.print_json({"account": account, "replayed": reply.replayed, "request_id": key})
+        return
+    output.print_facts(
+        [
+            ("account", account["account_id"] + (" (replayed)" if reply.replayed else "")),
+            ("kind", output.short(account["kind"], "ACCOUNT_KIND_").lower()),
+            ("balance", f"{account['balance']} {account['currency_code']}"),
+            ("overdraft", str(account["overdraft_limit"])),
+        ]
+    )
+
+
+@app.command("journals")
+@calling(Role.AUDITOR)
+async def journals(
+    client: Client,
+    account: Annotated[str, typer.Option("--account", help="Only with a leg on it.", show_default=False)] = "",
+    order: Annotated[str, typer.Option("--order", help="Only of this bill.", show_default=False)] = "",
+    limit: Limit = 50,
+    page: Page = "",
+) -> None:
+    """Lists journals, newest first.
+
+    Example: countinghouse ledger journals --order ord_7d0q
+    """
+    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
+
+    request = pb.ListJournalsRequest(page_size=limit, page_token=page, account_id=account, order_id=order)
+    response = output.as_dict(await client.read("ledger", "ListJournals", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    output.print_table(
+        "journals",
+        ("seq", "journal", "business key", "postings", "by", "posted"),
+        [
+            (
+                str(journal["sequence"]),
+                journal["journal_id"],
+                journal["business_key"],
+                "  ".join(f"{leg['account_id']} {leg['amount']:+d}" for leg in journal["postings"]),
+                output.clerk(journal["posted_by"]),
+                output.moment(journal["posted_at_ms"]),
+            )
+            for journal in response["journals"]
+        ],
+    )
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
+
+
+@app.command("trial-balance")
+@calling(Role.AUDITOR)
+async def trial_balance(
+    client: Client,
+    currency: Annotated[str, typer.Option("--currency", help="Only this one.", show_default=False)] = "",
+) -> None:
+    """Sums the books from their postings. Exits with 1 if they do not balance.
+
+    Example: countinghouse ledger trial-balance --currency CNY
+    """
+    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
+
+    response = output.as_dict(
+        await client.read("ledger", "TrialBalance", pb.TrialBalanceRequest(currency_code=currency))
+    )
+    if client.as_json:
+        output.print_json(response)
+    else:
+        output.print_table(
+            "trial balance",
+            ("account", "kind", "currency", "debits", "credits", "balance"),
+            [
+                (
+                    row["account_id"],
+                    output.short(row["kind"], "ACCOUNT_KIND_").lower(),
+                    row["currency_code"],
+                    str(row["debits"]),
+                    str(row["credits"]),
+                    str(row["balance"]),
+                )
+                for row in response["rows"]
+            ],
+        )
+        differences = ", ".join(output.money(difference) for difference in response["differences"])
+        print("balanced" if response["balanced"] else f"NOT BALANCED: debits less credits are {differences}")
+    if not response["balanced"]:
+        raise typer.Exit(1)
+
+
+@app.command("verify")
+@calling(Role.AUDITOR)
+async def verify(
+    client: Client,
+    first: Annotated[int, typer.Option("--from", help="First sequence.", min=0, show_default=False)] = 0,
+    last: Annotated[int, typer.Option("--to", help="Last sequence.", min=0, show_default=False)] = 0,
+) -> None:
+    """Recomputes the journals' hash chain. Exits with 1 where it breaks.
+
+    Example: countinghouse ledger verify
+    """
+    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
+
+    request = pb.VerifyJournalRequest(from_sequence=first, to_sequence=last)
+    response = output.as_dict(await client.read("ledger", "VerifyJournal", request))
+    if client.as_json:
+        output.print_json(response)
+    elif response["intact"]:
+        print(f"{response['examined']} journals, all as they were written; head {response['head_hash']}")
+    else:
+        print(f"BROKEN at journal {response['first_broken_sequence']}: {response['problem']}")
+    if not response["intact"]:
+        raise typer.Exit(1)
+
+
+def _account_row(account: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        account["account_id"],
+        output.short(account["kind"], "ACCOUNT_KIND_").lower(),
+        account["currency_code"],
+        str(account["balance"]),
+        str(account["overdraft_limit"]),
+        str(account["version"]),
+    )

@@ -1,0 +1,171 @@
+"""`countinghouse order …`: the bills."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.arguments import Currency, Limit, Page, RequestId, calling
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from services.cli.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="Make, see and cancel bills.")
+
+_STATES = ("UNPAID", "PAYING", "PAID", "CANCELLED")
+OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="Which bill.")]
+
+
+@app.command("create")
+@calling(Role.CASHIER)
+async def create(
+    client: Client,
+    customer: Annotated[str, typer.Option("--customer", help="Whose bill it is.")],
+    currency: Currency,
+    amount: Annotated[
+        int,
+        typer.Option(
+            "--amount", help="In minor units: 1250 is 12.50 CNY. [default: sum of the lines]", show_default=False
+        ),
+    ] = 0,
+    line: Annotated[
+        list[str] | None,
+        typer.Option("--line", help="What was sold, as description:quantity:price.", show_default=False),
+    ] = None,
+    order_id: Annotated[str, typer.Option("--order-id", help="Name wanted.", show_default=False)] = "",
+    request_id: RequestId = "",
+) -> None:
+    """Makes a bill.
+
+    Example: countinghouse order create --customer mei --amount 1250 --currency CNY
+    """
+    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
+    from countinghouse.type.v1 import money_pb2  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.CreateOrderRequest(request_id=key, order_id=order_id, customer_id=customer)
+    for text in line or ():
+        description, quantity, price = _line(text)
+        unit_price = money_pb2.Money(minor_units=price, currency_code=currency)
+        request.lines.append(pb.OrderLine(description=description, quantity=quantity, unit_price=unit_price))
+    if amount or not line:
+        request.amount.minor_units = amount
+        request.amount.currency_code = currency
+    reply = await client.change("order", "CreateOrder", request, key)
+    _show(client, reply.message.order, {"replayed": reply.replayed, "request_id": key})
+
+
+@app.command("get")
+@calling(Role.AUDITOR)
+async def get(client: Client, order_id: OrderId) -> None:
+    """Shows one bill.
+
+    Example: countinghouse order get ord_7d0q
+    """
+    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
+
+    response = await client.read("order", "GetOrder", pb.GetOrderRequest(order_id=order_id))
+    _show(client, response.order, {})
+
+
+@app.command("list")
+@calling(Role.AUDITOR)
+async def list_orders(
+    client: Client,
+    state: Annotated[str, typer.Option("--state", help=f"Only these: {', '.join(_STATES)}.", show_default=False)] = "",
+    customer: Annotated[str, typer.Option("--customer", help="Only this one's.", show_default=False)] = "",
+    limit: Limit = 50,
+    page: Page = "",
+) -> None:
+    """Lists bills, newest first.
+
+    Example: countinghouse order list --state UNPAID
+    """
+    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
+
+    if state and state.upper() not in _STATES:
+        raise typer.BadParameter(f"--state {state!r} is not one of {', '.join(_STATES)}")
+    request = pb.ListOrdersRequest(
+        page_size=limit,
+        page_token=page,
+        state=pb.OrderState.Value(f"ORDER_STATE_{state.upper()}") if state else pb.ORDER_STATE_UNSPECIFIED,
+        customer_id=customer,
+    )
+    response = output.as_dict(await client.read("order", "ListOrders", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    output.print_table(
+        "orders",
+        ("order", "customer", "state", "amount", "round", "payment", "settled by", "created"),
+        [
+            (
+                order["order_id"],
+                order["customer_id"],
+                output.short(order["state"], "ORDER_STATE_"),
+                output.money(order["amount"]),
+                str(order["round"]),
+                order["payment_id"],
+                output.clerk(order["settled_by"]),
+                output.moment(order["created_at_ms"]),
+            )
+            for order in response["orders"]
+        ],
+    )
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
+
+
+@app.command("cancel")
+@calling(Role.CASHIER)
+async def cancel(
+    client: Client,
+    order_id: OrderId,
+    version: Annotated[int, typer.Option("--version", help="The version you saw; 0 for any.", min=0)] = 0,
+    request_id: RequestId = "",
+) -> None:
+    """Cancels an unpaid bill.
+
+    Example: countinghouse order cancel ord_7d0q
+    """
+    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.CancelOrderRequest(request_id=key, order_id=order_id, expected_version=version)
+    reply = await client.change("order", "CancelOrder", request, key)
+    _show(client, reply.message.order, {"replayed": reply.replayed, "request_id": key})
+
+
+def _line(text: str) -> tuple[str, int, int]:
+    match = re.fullmatch(r"(.+):(\d+):(\d+)", text)
+    if match is None:
+        raise typer.BadParameter(f"--line {text!r} is not description:quantity:price, like tea:2:300")
+    return match[1], int(match[2]), int(match[3])
+
+
+def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
+    order = output.as_dict(message)
+    if client.as_json:
+        output.print_json({"order": order, **about})
+        return
+    lines = "; ".join(
+        f"{line['quantity']} × {line['description']} at {output.money(line['unit_price'])}" for line in order["lines"]
+    )
+    output.print_facts(
+        [
+            ("order", order["order_id"] + (" (replayed)" if about.get("replayed") else "")),
+            ("customer", order["customer_id"]),
+            ("state", output.short(order["state"], "ORDER_STATE_")),
+            ("amount", output.money(order["amount"])),
+            ("lines", lines),
+            ("version, round", f"{order['version']}, {order['round']}"),
+            ("payment", order["payment_id"]),
+            ("settled by", output.clerk(order["settled_by"])),
+            ("settled at", output.moment(order["settled_at_ms"])),
+            ("created at", output.moment(order["created_at_ms"])),
+        ]
+    )

@@ -1,0 +1,98 @@
+"""What a command prints: tables on a terminal, plain lines elsewhere, one JSON document if asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+Row = Sequence[str]
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message as JSON has it: field names as in the proto, numbers as numbers, enums by name, nothing left out.
+
+    Unlike `MessageToDict`, which writes an int64 as a string; what reads this is no JavaScript.
+    """
+    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def print_json(document: object) -> None:
+    """Prints one document."""
+    print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Prints rows: in a frame on a terminal, aligned under their heads elsewhere."""
+    if sys.stdout.isatty():
+        _print_framed(title, columns, rows)
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for cells in (columns, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Prints one thing's properties, one a line; those without a value are left out."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        if value:
+            print(f"{name.ljust(width)}  {value}")
+
+
+def short(enum_name: str, prefix: str) -> str:
+    """An enum's name for people: ORDER_STATE_PAID is PAID."""
+    return enum_name.removeprefix(prefix)
+
+
+def money(amount: dict[str, Any] | None) -> str:
+    """Minor units and currency; empty if unset."""
+    return f"{amount['minor_units']} {amount['currency_code']}" if amount and amount["currency_code"] else ""
+
+
+def clerk(who: dict[str, Any] | None) -> str:
+    """A name and a role; empty if unset."""
+    return f"{who['name']} ({short(who['role'], 'ROLE_').lower()})" if who and who["name"] else ""
+
+
+def moment(unix_ms: int) -> str:
+    """A time for people, UTC; empty for 0."""
+    if not unix_ms:
+        return ""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+
+
+def _field(message: Message, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return [_value(part, field) for part in value]
+    if field.message_type is not None and not message.HasField(field.name):
+        return None
+    return _value(value, field)
+
+
+def _value(value: Any, field: Any) -> Any:
+    if field.message_type is not None:
+        return as_dict(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known else value
+    return value
+
+
+def _print_framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    from rich.console import Console  # noqa: PLC0415  only a terminal needs it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)

@@ -1,0 +1,240 @@
+"""`countinghouse ticket, pay, settle, reverse` and `payment …`: moving money, each time exactly once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.arguments import Limit, Page, RequestId, calling
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from services.cli.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="See payments.")
+
+_STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED")
+
+
+class From(StrEnum):
+    """Where money comes from."""
+
+    WALLET = "wallet"
+    DRAWER = "drawer"
+    BANK = "bank"
+
+
+Source = Annotated[
+    From, typer.Option("--source", help="The customer's wallet, the cash drawer (cashiers) or the bank (accountants).")
+]
+Memo = Annotated[str, typer.Option("--memo", help="A note for the journal.", show_default=False)]
+
+
+@calling(Role.CASHIER)
+async def ticket(
+    client: Client,
+    order: Annotated[str, typer.Option("--order", help="The bill it is for.", show_default=False)] = "",
+    ttl: Annotated[int, typer.Option("--ttl", help="Seconds it can be used.", min=1, max=86_400)] = 900,
+    request_id: RequestId = "",
+) -> None:
+    """Fetches a ticket: the permission to pay once.
+
+    Example: countinghouse ticket --ttl 60
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.IssueTicketRequest(request_id=key, order_id=order, ttl_s=ttl)
+    reply = await client.change("payment", "IssueTicket", request, key)
+    issued = output.as_dict(reply.message.ticket)
+    if client.as_json:
+        output.print_json({"ticket": issued, "replayed": reply.replayed, "request_id": key})
+        return
+    output.print_facts(
+        [
+            ("ticket", issued["ticket_id"] + (" (replayed)" if reply.replayed else "")),
+            ("state", output.short(issued["state"], "TICKET_STATE_")),
+            ("order", issued["order_id"]),
+            ("expires at", output.moment(issued["expires_at_ms"])),
+        ]
+    )
+
+
+@calling(Role.CASHIER)
+async def pay(
+    client: Client,
+    ticket_id: Annotated[str, typer.Argument(metavar="TICKET", help="From `countinghouse ticket`.")],
+    source: Source,
+    amount: Annotated[
+        int, typer.Option("--amount", help="In minor units; not for a ticket of a bill.", show_default=False)
+    ] = 0,
+    currency: Annotated[str, typer.Option("--currency", help="ISO 4217 code.", show_default=False)] = "",
+    payee: Annotated[
+        str, typer.Option("--payee", help="Account to credit; not for a ticket of a bill.", show_default=False)
+    ] = "",
+    customer: Annotated[
+        str, typer.Option("--customer", help="Whose wallet pays. [default: your own]", show_default=False)
+    ] = "",
+    memo: Memo = "",
+) -> None:
+    """Pays with a ticket, which is thereby used up. Repeating it pays once.
+
+    Example: countinghouse pay tkt_7d0q --source drawer --amount 5000 --currency CNY --payee wallet:mei:CNY
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    client.act_as(_role_for(source))
+    request = pb.PayRequest(
+        ticket_id=ticket_id,
+        source=_source(source),
+        payee_account_id=payee,
+        customer_id=customer,
+        memo=memo,
+    )
+    if amount or currency:
+        request.amount.minor_units = amount
+        request.amount.currency_code = currency
+    reply = await client.change("payment", "Pay", request, ticket_id)
+    _show(client, reply.message.payment, {"replayed": reply.replayed})
+
+
+@calling(Role.CASHIER)
+async def settle(
+    client: Client,
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which bill.")],
+    source: Source,
+    memo: Memo = "",
+    request_id: RequestId = "",
+) -> None:
+    """Settles a bill, under its lock. Repeating it settles once.
+
+    Example: countinghouse settle ord_7d0q --source drawer --as cashier:li
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    client.act_as(_role_for(source))
+    key = client.new_id(request_id)
+    request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo)
+    reply = await client.change("payment", "Settle", request, key)
+    _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
+
+
+@calling(Role.ACCOUNTANT)
+async def reverse(
+    client: Client,
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which payment.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; written into the journal.")],
+    request_id: RequestId = "",
+) -> None:
+    """Undoes a payment by an opposite journal; its bill can then be settled again.
+
+    Example: countinghouse reverse pay_7d0q --reason "wrong bill" --as accountant:wang
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason=reason)
+    reply = await client.change("payment", "Reverse", request, key)
+    _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
+
+
+@app.command("get")
+@calling(Role.AUDITOR)
+async def get(
+    client: Client,
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which payment.")],
+) -> None:
+    """Shows one payment.
+
+    Example: countinghouse payment get pay_7d0q
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    response = await client.read("payment", "GetPayment", pb.GetPaymentRequest(payment_id=payment_id))
+    _show(client, response.payment, {})
+
+
+@app.command("list")
+@calling(Role.AUDITOR)
+async def list_payments(
+    client: Client,
+    state: Annotated[str, typer.Option("--state", help=f"Only these: {', '.join(_STATES)}.", show_default=False)] = "",
+    order: Annotated[str, typer.Option("--order", help="Only of this bill.", show_default=False)] = "",
+    limit: Limit = 50,
+    page: Page = "",
+) -> None:
+    """Lists payments, newest first.
+
+    Example: countinghouse payment list --order ord_7d0q
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    if state and state.upper() not in _STATES:
+        raise typer.BadParameter(f"--state {state!r} is not one of {', '.join(_STATES)}")
+    request = pb.ListPaymentsRequest(
+        page_size=limit,
+        page_token=page,
+        state=pb.PaymentState.Value(f"PAYMENT_STATE_{state.upper()}") if state else pb.PAYMENT_STATE_UNSPECIFIED,
+        order_id=order,
+    )
+    response = output.as_dict(await client.read("payment", "ListPayments", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    output.print_table(
+        "payments",
+        ("payment", "order", "state", "source", "amount", "clerk", "created"),
+        [
+            (
+                payment["payment_id"],
+                payment["order_id"],
+                output.short(payment["state"], "PAYMENT_STATE_"),
+                output.short(payment["source"], "SOURCE_").lower(),
+                output.money(payment["amount"]),
+                output.clerk(payment["clerk"]),
+                output.moment(payment["created_at_ms"]),
+            )
+            for payment in response["payments"]
+        ],
+    )
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
+
+
+def _source(source: From) -> Any:
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    return pb.Source.Value(f"SOURCE_{source.name}")
+
+
+def _role_for(source: From) -> Role:
+    """Who may take money from there."""
+    return Role.ACCOUNTANT if source is From.BANK else Role.CASHIER
+
+
+def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
+    payment = output.as_dict(message)
+    if client.as_json:
+        output.print_json({"payment": payment, **about})
+        return
+    output.print_facts(
+        [
+            ("payment", payment["payment_id"] + (" (replayed)" if about.get("replayed") else "")),
+            ("order", payment["order_id"]),
+            ("state", output.short(payment["state"], "PAYMENT_STATE_")),
+            ("declined", payment["decline_reason"]),
+            ("amount", output.money(payment["amount"])),
+            ("from", payment["payer_account_id"]),
+            ("to", payment["payee_account_id"]),
+            ("clerk", output.clerk(payment["clerk"])),
+            ("journal", payment["journal_id"]),
+            ("reversed by", payment["reversal_journal_id"]),
+            ("memo", payment["memo"]),
+            ("settled at", output.moment(payment["settled_at_ms"])),
+        ]
+    )
+    if payment["state"] in ("PAYMENT_STATE_UNKNOWN", "PAYMENT_STATE_REVERSING"):
+        print(f"not known yet: ask `countinghouse payment get {payment['payment_id']}`")

@@ -1,0 +1,288 @@
+"""`countinghouse up, down, status`: the embedded stack."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, parse_pairs, run
+
+if TYPE_CHECKING:
+    from services.devstack.state import StackState
+    from services.devstack.supervisor import Stack, StackOptions
+
+_INTERRUPTED = 130
+_REFUSED = 2
+#: A stack drains for some seconds; what takes longer is ended by force.
+_DOWN_TIMEOUT_S = 30.0
+_KILL_TIMEOUT_S = 3.0
+
+
+def up(
+    data: Data = DEFAULT_DATA,
+    zookeeper: ZooKeeper = "",
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option("--replicas", help="Instances of a service, like payment=2; repeatable.", show_default=False),
+    ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--port", help="Port of a service, like payment=50051; repeatable. Else free ones.", show_default=False
+        ),
+    ] = None,
+    session_timeout: Annotated[
+        float, typer.Option("--session-timeout", help="Seconds a dead instance keeps its locks.", min=1, max=10)
+    ] = 4.0,
+    start_timeout: Annotated[
+        float, typer.Option("--start-timeout", help="Seconds to get ready in.", min=1, max=600)
+    ] = 60.0,
+    guards_off: Annotated[
+        str, typer.Option("--guards-off", help="Guards to switch off, for demonstrations.", show_default=False)
+    ] = "",
+    failpoints: Annotated[bool, typer.Option("--failpoints", help="Let faults be armed from outside.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
+    detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Starts ZooKeeper and the services, and shows where they are once all are ready. Ctrl-C stops them.
+
+    Example: countinghouse up --replicas payment=2
+    """
+    from services.devstack.supervisor import StackOptions  # noqa: PLC0415  `--help` does without
+    from services.kernel.errors import InvalidArgument  # noqa: PLC0415
+
+    try:
+        options = StackOptions(
+            data=data,
+            zookeeper=zookeeper,
+            replicas=parse_pairs(replicas or [], "payment=2"),
+            ports=parse_pairs(port or [], "payment=50051"),
+            guards_off=tuple(name.strip() for name in guards_off.split(",") if name.strip()),
+            failpoints=failpoints,
+            session_timeout_s=session_timeout,
+            start_timeout_s=start_timeout,
+            detachable=True,
+        )
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from error
+    if detach:
+        _start_detached(options, as_json=as_json)
+    else:
+        run(_run_in_foreground(options, as_json=as_json or detached, detached=detached))
+
+
+def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Stops the stack, and returns when nothing of it is left.
+
+    Example: countinghouse down
+    """
+    from services.devstack import state  # noqa: PLC0415
+
+    found = state.read(data)
+    if found is None:
+        _say_down(data, stopped=False, as_json=as_json)
+        return
+    if not found.detachable:
+        raise state.StackRefused(
+            "STACK_EMBEDDED", f"the stack on {data} belongs to process {found.supervisor}; stop that one instead"
+        )
+    with suppress(ProcessLookupError):
+        os.kill(found.supervisor, signal.SIGTERM)
+    run(_until_gone(data, found.supervisor))
+    _say_down(data, stopped=True, as_json=as_json)
+
+
+def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Shows every process of the stack and its health. Exits with 0 if all are SERVING, 1 if not, 2 without a stack.
+
+    Example: countinghouse status --json
+    """
+    from services.devstack import state  # noqa: PLC0415
+
+    try:
+        found = state.require(data)
+    except state.StackRefused:
+        if as_json:
+            output.print_json({"zookeeper": "", "services": []})
+        raise
+    document: dict[str, Any] = {}
+    run(_look(found, document))
+    if as_json:
+        output.print_json(document)
+    else:
+        _print_addresses(document)
+    if any(service["state"] != "SERVING" for service in document["services"]):
+        raise typer.Exit(1)
+
+
+async def _run_in_foreground(options: StackOptions, *, as_json: bool, detached: bool) -> None:
+    from services.devstack.supervisor import Stack  # noqa: PLC0415
+
+    clock = asyncio.get_running_loop().time
+    started_s = clock()
+    stop = asyncio.Event()
+    stack = Stack(options, tell=lambda sentence: print(sentence, file=sys.stderr, flush=True))
+
+    def asked_to_stop() -> None:
+        if stop.is_set():
+            stack.kill_all()  # asked twice: somebody is in a hurry
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop)
+    if options.guards_off:
+        guards = ", ".join(options.guards_off)
+        print(f"GUARDS ARE OFF ({guards}): bills may be settled twice", file=sys.stderr, flush=True)
+    try:
+        if not await _unless(stop, stack.start()):
+            raise typer.Exit(_INTERRUPTED)
+        _log_to(stack.data / "logs" / "stack.log")
+        document = _ready_document(stack)
+        if as_json:
+            output.print_json(document)
+        else:
+            print(f"ready in {clock() - started_s:.1f} s on {options.data}")
+            _print_addresses(document)
+            print("Ctrl-C or `countinghouse down` stops it")
+        sys.stdout.flush()
+        if detached:
+            _close_output()
+        await _unless(stop, stack.wait_until(lambda: False, None))
+    finally:
+        await stack.stop()
+
+
+async def _unless(stop: asyncio.Event, work: Any) -> bool:
+    """Does `work` to its end and returns True; or leaves it and returns False if `stop` comes first."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            return False
+        task.result()
+        return True
+    finally:
+        stopped.cancel()
+
+
+def _start_detached(options: StackOptions, *, as_json: bool) -> None:
+    """Runs `up` in a process of its own, and waits until that one says that it is ready."""
+    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    arguments = [
+        *(sys.executable, "-P", "-m", "services.cli.main", "up", "--detached", "--data", str(options.data.absolute())),
+        *(f"--replicas={name}={count}" for name, count in options.replicas.items()),
+        *(f"--port={name}={number}" for name, number in options.ports.items()),
+        f"--zookeeper={options.zookeeper}",
+        f"--session-timeout={options.session_timeout_s}",
+        f"--start-timeout={options.start_timeout_s}",
+        f"--guards-off={','.join(options.guards_off)}",
+        *(["--failpoints"] if options.failpoints else []),
+    ]
+    words = options.data / "up.log"
+    with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
+        supervisor = subprocess.Popen(  # noqa: S603  ourselves
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+    try:
+        answer = supervisor.stdout.read() if supervisor.stdout is not None else b""
+    except KeyboardInterrupt:
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.wait()
+        raise
+    if not answer:
+        code = supervisor.wait()
+        print(words.read_text().strip() or "the stack did not start", file=sys.stderr)
+        raise typer.Exit(code or 1)
+    document = json.loads(answer)
+    if as_json:
+        output.print_json(document)
+    else:
+        _print_addresses(document)
+        print(f"running on {options.data}; `countinghouse down` stops it")
+
+
+def _close_output() -> None:
+    """Lets whoever reads our output know that this was all."""
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
+async def _until_gone(data: Path, supervisor: int) -> None:
+    from services.devstack import state  # noqa: PLC0415
+
+    if await state.wait_gone(data, _DOWN_TIMEOUT_S):
+        return
+    with suppress(ProcessLookupError):
+        os.kill(supervisor, signal.SIGKILL)  # the kernel takes its processes along
+    if not await state.wait_gone(data, _KILL_TIMEOUT_S):
+        raise state.StackRefused("STACK_STUCK", f"process {supervisor} does not end; see what it waits for")
+
+
+def _say_down(data: Path, *, stopped: bool, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"stopped": stopped})
+    else:
+        print(f"stopped the stack on {data}" if stopped else f"no stack is running on {data}")
+
+
+async def _look(found: StackState, document: dict[str, Any]) -> None:
+    from services.devstack.readiness import health  # noqa: PLC0415
+
+    alive = [instance for instance in found.instances if instance.pid and instance.address]
+    answers = await asyncio.gather(*(health(instance.address) for instance in alive))
+    states = {instance.name: answer for instance, answer in zip(alive, answers, strict=True)}
+    document.update(_document(found.zookeeper, found.instances, states))
+
+
+def _ready_document(stack: Stack) -> dict[str, Any]:
+    return _document(stack.zookeeper, stack.instances, {})
+
+
+def _document(zookeeper: str, instances: Any, states: dict[str, str]) -> dict[str, Any]:
+    return {
+        "zookeeper": zookeeper,
+        "services": [
+            {
+                "name": instance.name,
+                "interface": instance.interface,
+                "address": instance.address,
+                "pid": instance.pid,
+                "state": states.get(instance.name, str(instance.state)),
+            }
+            for instance in instances
+        ],
+    }
+
+
+def _print_addresses(document: dict[str, Any]) -> None:
+    output.print_table(
+        "stack",
+        ("name", "interface", "address", "pid", "state"),
+        [
+            *(
+                (part["name"], part["interface"], part["address"], str(part["pid"]), part["state"])
+                for part in document["services"]
+            ),
+            ("zookeeper", "", document["zookeeper"], "", ""),
+        ],
+    )
+
+
+def _log_to(file: Path) -> None:
+    """What libraries say in the supervisor goes where the services' words are."""
+    logging.basicConfig(filename=file, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)

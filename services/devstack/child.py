@@ -1,0 +1,162 @@
+"""One process of ours, from its first instruction to the moment the kernel has forgotten it.
+
+    spawn() ──▶ running ──ends──▶ reaped (returncode known, `wait` returns)
+                 │    ▲
+          SIGSTOP│    │SIGCONT        a stopped process is not a dead one: nothing here takes it for that
+                 ▼    │
+                stopped
+
+Invariants
+1. Between the fork and our knowing of it nothing can intervene: `spawn` never waits, so a cancelled task
+   leaves no child.
+2. Every child is reaped, by a thread that waits for it alone.
+3. Each has a session of its own, so a Ctrl-C at the terminal reaches the supervisor and not them.
+4. On Linux the kernel kills a child whose supervisor is gone, however it went. Elsewhere only an orderly end
+   takes them along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+#: A log file this large is put aside at the next start; the one put aside before is dropped.
+_MAX_LOG_BYTES = 10 << 20
+_LAST_WORDS_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run.
+
+    Args:
+        environment: The whole of it; nothing is inherited.
+        log: Where standard output and standard error go, appended.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    log: Path
+
+
+class Child:
+    """A running process, or what is known of one that has ended. Made by `spawn`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, log_start: int) -> None:
+        self._process = process
+        self._log = log
+        self._log_start = log_start
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._reap, name=f"reap-{process.pid}", daemon=True).start()
+
+    @classmethod
+    def spawn(cls, command: Command) -> Child:
+        """Starts the process. Call it on the thread that outlives the child: the kernel ties them together.
+
+        Raises:
+            OSError: The program cannot be run.
+        """
+        _put_aside(command.log)
+        with command.log.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603  our own argument lists
+                command.arguments,
+                env=dict(command.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o077,
+                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  two system calls, no lock
+            )
+            return cls(process, command.log, log.tell())
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, or minus the signal that ended it; None while it lives."""
+        return self._process.returncode
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._ended.is_set()
+
+    async def wait(self) -> int:
+        """Waits until it is gone; returns its exit code, or minus the signal that ended it."""
+        await self._ended.wait()
+        return self._process.wait()  # reaped already: this only reads what the other thread was told
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal; one that is gone hears nothing."""
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def stop(self, grace_s: float) -> None:
+        """Asks it to end, and after `grace_s` seconds ends it. Returns when it is gone."""
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)  # a stopped process would not hear the first
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.wait()
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.wait()
+
+    def last_words(self, prefix: str = "") -> str:
+        """The last line it wrote, if possible one that begins with `prefix`; empty if it wrote none."""
+        try:
+            with self._log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - _LAST_WORDS_BYTES))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        chosen = [line for line in lines if line.startswith(prefix)] or lines
+        return chosen[-1].strip() if chosen else ""
+
+    def _reap(self) -> None:
+        self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+
+def _put_aside(log: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > _MAX_LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+
+
+if sys.platform == "linux":
+    _libc = ctypes.CDLL(None, use_errno=True)
+
+    def _die_with(supervisor: int) -> Callable[[], None] | None:
+        """What the child does before it becomes its program: ask to be killed when `supervisor` goes."""
+
+        def ask() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            if os.getppid() != supervisor:  # gone between the fork and the request
+                os._exit(1)
+
+        return ask
+
+else:
+
+    def _die_with(_supervisor: int) -> Callable[[], None] | None:
+        """Only Linux offers this."""
+        return None

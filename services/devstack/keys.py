@@ -1,0 +1,62 @@
+"""The keys of an embedded stack, made on its first start.
+
+<data>/keys/signing.key            private, mode 0600: whoever reads it can be anybody
+<data>/keys/verify.pem             public; what the services check tokens with
+<data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from services.devstack.files import signing_key, write_whole
+from services.kernel.clock import Clock
+from services.kernel.principal import Principal, Role
+from services.runtime.tokens import TokenSigner
+
+#: A stolen token is of use for this long at most.
+SERVICE_TOKEN_TTL_S = 12 * 3600
+#: By the wall clock, since a machine that slept has aged its tokens too.
+_LOOK_S = 20.0
+
+
+class Keys:
+    """The keys under one data directory.
+
+    Args:
+        data: The stack's data directory.
+    """
+
+    def __init__(self, data: Path, clock: Clock) -> None:
+        self._folder = data / "keys"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._clock = clock
+        self.signer = TokenSigner.from_file(signing_key(data), clock)
+        self.verify_file = self._folder / "verify.pem"
+        write_whole(self.verify_file, self.signer.public_pem(), mode=0o644)
+        self._issued_ms: dict[str, int] = {}
+
+    def service_token(self, service: str) -> Path:
+        """The file with a fresh token of `<service>-service`; kept fresh by `keep_fresh` from now on."""
+        path = self._folder / f"{service}.token"
+        token = self.signer.sign(Principal(f"{service}-service", Role.SERVICE), SERVICE_TOKEN_TTL_S)
+        write_whole(path, token.encode(), mode=0o600)
+        self._issued_ms[service] = self._clock.now_ms()
+        return path
+
+    def renew(self) -> list[str]:
+        """Writes anew every token that has lived half its life; returns whose."""
+        half_ms = SERVICE_TOKEN_TTL_S * 1000 // 2
+        old = [
+            name for name, issued_ms in self._issued_ms.items() if self._clock.now_ms() - issued_ms >= half_ms
+        ]
+        for service in old:
+            self.service_token(service)
+        return old
+
+    async def keep_fresh(self) -> None:
+        """Renews tokens in time; never ends by itself."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.renew()

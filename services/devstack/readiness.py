@@ -1,0 +1,76 @@
+"""When an instance is ready: grpc.health says SERVING at the very address under which ZooKeeper knows it.
+
+Both are asked, since either alone has been wrong elsewhere: a server may answer before it can be found, and a
+registration may outlive its server by a session timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coordination.discovery import Discovery
+from coordination.session import Session
+
+#: Not a state of grpc.health: nobody answered in time.
+UNREACHABLE: Final = "UNREACHABLE"
+SERVING: Final = "SERVING"
+_RETRY_S = 0.05
+_CHECK_TIMEOUT_S = 1.0
+
+
+async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S) -> str:
+    """What grpc.health says at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]  # its stubs lack it
+                health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=False
+            )
+        except grpc.aio.AioRpcError:
+            return UNREACHABLE
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+class Readiness:
+    """Finds the instances of one stack through its ZooKeeper.
+
+    Args:
+        zookeeper: `host:port`; need not answer yet.
+    """
+
+    def __init__(self, zookeeper: str, session_timeout_s: float) -> None:
+        self._session = Session(zookeeper, timeout_s=session_timeout_s, name="stack")
+        self._discovery = Discovery(self._session)
+
+    async def start(self) -> None:
+        """Begins to look."""
+        await self._session.start()
+
+    async def wait_serving(self, interface: str, pid: int) -> str:
+        """Waits until process `pid` is registered and SERVING; returns its address."""
+        directory = await self._discovery.subscribe(interface, timeout_s=0)
+        news = asyncio.Event()
+        unsubscribe = directory.subscribe(news.set)
+        try:
+            while True:
+                news.clear()
+                for endpoint in directory.endpoints:
+                    if endpoint.url.parameters.get("pid") == str(pid):
+                        await _until_serving(endpoint.address)
+                        return endpoint.address
+                await news.wait()
+        finally:
+            unsubscribe()
+
+    async def close(self) -> None:
+        """Stops looking."""
+        await self._discovery.close()
+        await self._session.close()
+
+
+async def _until_serving(address: str) -> None:
+    while await health(address) != SERVING:  # noqa: ASYNC110  another process; its Watch may not be up either
+        await asyncio.sleep(_RETRY_S)

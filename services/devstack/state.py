@@ -1,0 +1,201 @@
+"""What one data directory says of its stack, for the commands that did not start it.
+
+    <data>/stack.lock     locked (flock) for as long as a supervisor lives, however it dies
+    <data>/stack.json     who and where, written anew at every change, mode 0600
+
+The lock is the truth and the file a description: a file without a lock is of a stack that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from services.devstack.files import write_whole
+from services.kernel.errors import CountinghouseError
+
+#: The services and what they provide, in the order in which they are stopped.
+INTERFACES = {
+    "payment": "countinghouse.payment.v1.PaymentService",
+    "order": "countinghouse.order.v1.OrderService",
+    "ledger": "countinghouse.ledger.v1.LedgerService",
+}
+
+#: Somebody who only looks holds the lock for a moment; a supervisor that meets them tries again.
+_LOCK_ATTEMPTS = 10
+_LOCK_PAUSE_S = 0.02
+_GONE_POLL_S = 0.05
+
+
+class StackRefused(CountinghouseError):
+    """The stack cannot be had as things are; the message says what to do. The command line exits with 2."""
+
+
+class InstanceState(StrEnum):
+    """Where an instance stands, as its supervisor sees it.
+
+    STARTING ──▶ SERVING ──ends──▶ RESTARTING ──▶ STARTING …
+        └──exit code 2──▶ REFUSED           any ──stop──▶ STOPPED
+    """
+
+    #: Its process runs; it is not SERVING and registered yet.
+    STARTING = "STARTING"
+    #: It was seen SERVING and registered, and its process has not ended since.
+    SERVING = "SERVING"
+    #: Its process ended; the next begins after a pause, or when restarts are allowed again.
+    RESTARTING = "RESTARTING"
+    #: Its process said that it will not start as things are.
+    REFUSED = "REFUSED"
+    #: Stopped with its stack.
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One process of a service, at one moment.
+
+    Args:
+        name: `payment-1`; also what it calls itself in the registry and in locks.
+        interface: The proto service it provides.
+        pid: 0 while it has no process.
+        address: `host:port` as it registered; empty before.
+        restarts: How often it was started again.
+    """
+
+    name: str
+    service: str
+    interface: str
+    pid: int
+    address: str
+    state: InstanceState
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StackState:
+    """A stack at one moment.
+
+    Args:
+        supervisor: Process id of who started it.
+        detachable: Whether the supervisor is `countinghouse up`, which SIGTERM stops in good order.
+        zookeeper: `host:port`.
+        zookeeper_pid: 0 if it is not the stack's own.
+    """
+
+    supervisor: int
+    detachable: bool
+    zookeeper: str
+    zookeeper_pid: int
+    instances: tuple[Instance, ...]
+    failpoints: bool = False
+    guards_off: tuple[str, ...] = ()
+
+    def write(self, data: Path) -> None:
+        """Puts it down for the other commands."""
+        write_whole(data / "stack.json", json.dumps(asdict(self), indent=1).encode(), mode=0o600)
+
+
+class StackLock:
+    """The right to be the supervisor of a data directory."""
+
+    def __init__(self, data: Path) -> None:
+        self._path = data / "stack.lock"
+        self._descriptor = -1
+
+    def take(self) -> None:
+        """Becomes the supervisor.
+
+        Raises:
+            StackRefused: STACK_RUNNING: there is one already.
+        """
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        for _ in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE_S)
+            else:
+                self._descriptor = descriptor
+                return
+        os.close(descriptor)
+        raise StackRefused(
+            "STACK_RUNNING",
+            f"a stack is running on {self._path.parent} already; use it, stop it with `countinghouse down`, "
+            "or name another --data",
+        )
+
+    def give_up(self) -> None:
+        """Stops being the supervisor. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def running(data: Path) -> bool:
+    """Whether a supervisor lives."""
+    try:
+        descriptor = os.open(data / "stack.lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def read(data: Path) -> StackState | None:
+    """The stack that runs on `data`; None: none does."""
+    if not running(data):
+        return None
+    try:
+        stored: dict[str, Any] = json.loads((data / "stack.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    instances = tuple(
+        Instance(**{**part, "state": InstanceState(part["state"])}) for part in stored.pop("instances")
+    )
+    guards_off = tuple(stored.pop("guards_off"))
+    return StackState(instances=instances, guards_off=guards_off, **stored)
+
+
+def require(data: Path) -> StackState:
+    """As `read`.
+
+    Raises:
+        StackRefused: STACK_NOT_RUNNING.
+    """
+    found = read(data)
+    if found is None:
+        raise StackRefused(
+            "STACK_NOT_RUNNING",
+            f"no stack is running on {data}; start one with `countinghouse up`, or name its --data",
+        )
+    return found
+
+
+def forget(data: Path) -> None:
+    """Removes the description of a stack that has stopped."""
+    with contextlib.suppress(FileNotFoundError):
+        (data / "stack.json").unlink()
+
+
+async def wait_gone(data: Path, timeout_s: float) -> bool:
+    """Waits until no supervisor lives; False if not within `timeout_s` seconds."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while running(data):  # noqa: ASYNC110  the kernel tells nobody when a lock is given up
+                await asyncio.sleep(_GONE_POLL_S)
+    except TimeoutError:
+        return False
+    return True

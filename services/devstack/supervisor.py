@@ -1,0 +1,590 @@
+"""The stack: a ZooKeeper and the services' processes, started as one, kept alive, stopped as one.
+
+    start():  lock ▸ keys ▸ spawn ZooKeeper and every instance at once ▸ all SERVING and registered ▸ ready
+    stop():   payment ▸ order, ledger ▸ ZooKeeper ▸ unlock
+
+    one instance:   STARTING ──▶ SERVING ──ends──▶ RESTARTING ──▶ STARTING …        exit code 2: REFUSED
+
+Invariants
+1. One supervisor to a data directory (`state.StackLock`); the lock is given up when no process is left.
+2. Whatever ends `start`, an error or a cancellation, nothing of it stays behind.
+3. A process that ends is started again, after a pause that grows while it never gets as far as SERVING; never
+   after exit code 2, which is a refusal: `refused` then has its last line.
+4. ZooKeeper keeps its port over restarts, so that its clients find it again.
+5. A stopped (SIGSTOP) process is left alone: only ending is ending.
+
+Which function makes each move
+    _Runner._spawn   → STARTING         _Runner._watch   STARTING → SERVING
+    _Runner.run      → RESTARTING, REFUSED               _Runner.stop   → STOPPED
+
+The services need not wait for ZooKeeper and are started beside it: they tolerate its absence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from services.devstack import state, zookeeper
+from services.devstack.child import Child, Command
+from services.devstack.keys import Keys
+from services.devstack.state import INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
+from services.kernel.clock import Clock, SystemClock
+from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.guards import Guards
+from services.kernel.principal import Principal, Role
+
+if TYPE_CHECKING:
+    from services.devstack.readiness import Readiness
+
+ZOOKEEPER = "zookeeper"
+
+_REFUSED = 2
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
+#: So many crashes before anything served: it will not come right by itself.
+_START_CRASHES = 3
+#: A service drains for `drain_s` at most (settings, 5 s), and unregisters before.
+_SERVICE_GRACE_S = 8.0
+_ZOOKEEPER_GRACE_S = 3.0
+_ZOOKEEPER_POLL_S = 0.03
+_MAX_REPLICAS = 16
+
+
+class StackFailed(CountinghouseError):
+    """The stack did not get ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to start.
+
+    Args:
+        data: Directory of everything the stack keeps; made if missing.
+        zookeeper: `host:port` of one to use; empty: one of our own.
+        services: Which services.
+        replicas: Instances of a service; 1 unless named.
+        ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
+        guards_off: Guards to switch off, for demonstrations.
+        failpoints: Whether faults may be brought about from outside.
+        session_timeout_s: How long a dead instance's locks and registrations last; 1 to 10 s.
+        settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
+        start_timeout_s: How long getting ready may take.
+        detachable: Whether SIGTERM to this process stops the stack in good order.
+
+    Raises:
+        InvalidArgument: SERVICE_UNKNOWN, GUARD_UNKNOWN or OUT_OF_RANGE.
+    """
+
+    data: Path
+    zookeeper: str = ""
+    services: tuple[str, ...] = tuple(INTERFACES)
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    ports: Mapping[str, int] = field(default_factory=dict)
+    guards_off: tuple[str, ...] = ()
+    failpoints: bool = False
+    session_timeout_s: float = 4.0
+    settings: Mapping[str, object] = field(default_factory=dict)
+    start_timeout_s: float = 60.0
+    detachable: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (*self.services, *self.replicas, *self.ports):
+            if name not in INTERFACES:
+                raise InvalidArgument(
+                    "SERVICE_UNKNOWN", f"there is no service {name!r}; there are {', '.join(INTERFACES)}"
+                )
+        for name, count in self.replicas.items():
+            if not 1 <= count <= _MAX_REPLICAS:
+                raise InvalidArgument(
+                    "OUT_OF_RANGE", f"{name} can have 1 to {_MAX_REPLICAS} instances, not {count}"
+                )
+        for name, port in self.ports.items():
+            if not 1 <= port <= 65_536 - self.replicas.get(name, 1):
+                raise InvalidArgument(
+                    "OUT_OF_RANGE", f"{port} is not a port for {name}; ports are 1 to 65535"
+                )
+        Guards.without(self.guards_off)
+
+
+class Stack:
+    """A stack of this process. `async with Stack(options) as stack:` starts and stops it.
+
+    Start it on a thread that lives as long as the stack: the kernel kills the processes when that one ends.
+
+    Args:
+        environment: Of the processes, besides their settings.
+        tell: Told in a sentence when a process ends, starts again or waits.
+    """
+
+    def __init__(
+        self,
+        options: StackOptions,
+        *,
+        clock: Clock | None = None,
+        environment: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda _sentence: None,
+    ) -> None:
+        self.options = options
+        self.data = options.data.absolute()
+        self._clock = clock or SystemClock()
+        self._environment = dict(os.environ if environment is None else environment)
+        self._tell = tell
+        self._lock: StackLock | None = None
+        self._keys: Keys | None = None
+        self._zookeeper: _Runner | None = None
+        self._runners: dict[str, _Runner] = {}
+        self._address = options.zookeeper
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing: list[Callable[[], Awaitable[None]]] = []  # after the services, the last first
+        self._stopping: asyncio.Task[None] | None = None
+        self._ready = False
+        self._failure: CountinghouseError | None = None
+        self._looking: asyncio.Future[Readiness] = asyncio.get_running_loop().create_future()
+        self._news = asyncio.Event()
+        self._restarts = asyncio.Event()
+        self._restarts.set()
+
+    # ---- life --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts everything; returns when every instance is SERVING and registered.
+
+        Raises:
+            StackRefused: STACK_RUNNING: another supervisor has the data directory.
+            ZooKeeperMissing: There is none to start.
+            StackRefused: PROCESS_REFUSED: a process will not start as things are; its own last line.
+            StackFailed: Not ready in time, or crashing again and again.
+        """
+        try:
+            await self._start()
+            async with asyncio.timeout(self.options.start_timeout_s):
+                await self.wait_until(self._all_serving, None)
+            self._ready = True
+        except TimeoutError:
+            late = self._late()
+            await self.stop()
+            raise StackFailed(
+                "STACK_NOT_READY", f"not ready within {self.options.start_timeout_s:g} s: {late}"
+            ) from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stops everything; returns when no process is left. Idempotent, and not undone by a cancellation."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    def kill_all(self) -> None:
+        """Ends every process at once, for who cannot wait for `stop`."""
+        for runner in self._all():
+            if runner.child is not None:
+                runner.child.signal(signal.SIGKILL)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # ---- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def zookeeper(self) -> str:
+        """`host:port`."""
+        return self._address
+
+    @property
+    def zookeeper_pid(self) -> int:
+        """Process of the stack's own ZooKeeper; 0 if it has none."""
+        return self._zookeeper.pid if self._zookeeper else 0
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The services' processes as they are now."""
+        return tuple(runner.instance() for runner in self._runners.values())
+
+    def instance(self, name: str) -> Instance:
+        """One of them, like `payment-1`."""
+        return self._runner(name).instance()
+
+    @property
+    def refused(self) -> CountinghouseError | None:
+        """Why the stack cannot go on, once it cannot."""
+        return self._failure
+
+    def token(self, name: str, role: Role, ttl_s: int = 3600) -> str:
+        """A token under which `name` acts as `role`."""
+        if self._keys is None:
+            raise CountinghouseError("STACK_NOT_STARTED", "the stack was not started")
+        return self._keys.signer.sign(Principal(name, role), ttl_s)
+
+    # ---- what one can do to it ---------------------------------------------------------------------------
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to an instance, or to `zookeeper`."""
+        self._runner(name).signal(number)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a process that ends is started again. Those that ended meanwhile start when it is set."""
+        return self._restarts.is_set()
+
+    @restarts.setter
+    def restarts(self, allowed: bool) -> None:
+        if allowed:
+            self._restarts.set()
+        else:
+            self._restarts.clear()
+
+    async def wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> None:
+        """Waits until `condition()`, which is asked at every change of an instance.
+
+        Raises:
+            TimeoutError: Not within `timeout_s` seconds; None waits for ever.
+            StackRefused, StackFailed: The stack cannot go on.
+        """
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                if self._failure is not None:
+                    raise self._failure
+                await self._news.wait()
+
+    async def wait_serving(self, *names: str, timeout_s: float = 15.0) -> None:
+        """Waits until these instances (none: all) are SERVING; raises as `wait_until`."""
+        chosen = names or tuple(self._runners)
+        await self.wait_until(
+            lambda: all(self.instance(name).state is InstanceState.SERVING for name in chosen), timeout_s
+        )
+
+    async def wait_state(self, name: str, wanted: InstanceState, timeout_s: float = 15.0) -> None:
+        """Waits until an instance is in a state; raises as `wait_until`."""
+        await self.wait_until(lambda: self.instance(name).state is wanted, timeout_s)
+
+    # ---- inside ------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if "?" in str(self.data) or "#" in str(self.data):
+            raise InvalidArgument(
+                "DATA_UNUSABLE", f"a database URL cannot name {self.data}; choose a directory without ? and #"
+            )
+        try:
+            for folder in (self.data, self.data / "logs", self.data / "cache"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = StackLock(self.data)
+            lock.take()
+        except OSError as error:
+            raise StackRefused(
+                "DATA_UNUSABLE", f"{self.data} cannot be used: {error.strerror}; name another --data"
+            ) from error
+        self._lock = lock
+        self.changed()
+        keys = self._keys = Keys(self.data, self._clock)
+        zookeeper_up = asyncio.Event()
+        if self.options.zookeeper:
+            zookeeper_up.set()
+        else:
+            await self._add_zookeeper(zookeeper_up)
+        for service in self.options.services:
+            token = keys.service_token(service)
+            for number in range(1, self.options.replicas.get(service, 1) + 1):
+                self._add_instance(service, number, keys.verify_file, token)
+        for runner in self._all():
+            self._tasks.append(asyncio.create_task(runner.run()))
+        self._tasks.append(asyncio.create_task(keys.keep_fresh()))
+        await asyncio.sleep(0)  # every process has been spawned: import what follows while they import theirs
+        await self._look_out(zookeeper_up)
+
+    async def _add_zookeeper(self, up: asyncio.Event) -> None:
+        installation = zookeeper.find(self._environment)
+        directory = self.data / "zookeeper"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        remembered = directory / "port"
+        reservation = zookeeper.PortReservation(_number_in(remembered))
+        remembered.write_text(str(reservation.port))
+        self._address = f"{zookeeper.HOST}:{reservation.port}"
+        if isinstance(installation, zookeeper.DockerInstallation):
+            reservation.close()  # Docker's own proxy may not share it
+            await zookeeper.remove_container(installation, directory)
+
+        async def ready(_runner: _Runner, _child: Child) -> str:
+            while not await zookeeper.serves(self._address):  # noqa: ASYNC110  another process
+                await asyncio.sleep(_ZOOKEEPER_POLL_S)
+            up.set()
+            return self._address
+
+        async def close() -> None:
+            if self._zookeeper is not None:
+                await self._zookeeper.stop()
+            reservation.close()
+            await zookeeper.remove_container(installation, directory)
+
+        command = zookeeper.command(installation, directory, reservation.port, self._environment)
+        self._zookeeper = _Runner(
+            self,
+            ZOOKEEPER,
+            service=ZOOKEEPER,
+            interface="",
+            command=command,
+            ready=ready,
+            grace_s=_ZOOKEEPER_GRACE_S,
+        )
+        self._closing.append(close)
+
+    def _add_instance(self, service: str, number: int, verify_key: Path, token: Path) -> None:
+        name = f"{service}-{number}"
+        first = self.options.ports.get(service, 0)
+        settings = {
+            **self.options.settings,
+            "instance": name,
+            "listen_port": first + number - 1 if first else 0,
+            "zookeeper": self._address,
+            "session_timeout_s": self.options.session_timeout_s,
+            "database_url": f"sqlite+aiosqlite:///{self.data / service}.db",
+            "verify_key_file": verify_key,
+            "token_file": token,
+            "discovery_cache": self.data / "cache" / name,
+            "guards_off": ",".join(self.options.guards_off),
+            "failpoints": self.options.failpoints,
+        }
+        environment = {
+            **self._environment,
+            "MALLOC_ARENA_MAX": "2",
+            "GRPC_VERBOSITY": "NONE",
+            **{f"COUNTINGHOUSE_{key.upper()}": str(value) for key, value in settings.items()},
+        }
+        arguments = (sys.executable, "-P", "-m", f"services.{service}.main")
+        command = Command(arguments, environment, self.data / "logs" / f"{name}.log")
+        self._runners[name] = _Runner(
+            self,
+            name,
+            service=service,
+            interface=INTERFACES[service],
+            command=command,
+            ready=self._serving_address,
+            grace_s=_SERVICE_GRACE_S,
+        )
+
+    async def _look_out(self, zookeeper_up: asyncio.Event) -> None:
+        """Begins to look for the instances, once there is a ZooKeeper to look in."""
+        from services.devstack.readiness import Readiness  # noqa: PLC0415  gRPC and kazoo: 0.2 s the children can use
+
+        readiness = Readiness(self._address, self.options.session_timeout_s)
+        self._closing.append(readiness.close)
+
+        async def begin() -> None:
+            await zookeeper_up.wait()
+            await readiness.start()
+            self._looking.set_result(readiness)
+
+        self._tasks.append(asyncio.create_task(begin()))
+
+    async def _serving_address(self, runner: _Runner, child: Child) -> str:
+        readiness = await asyncio.shield(self._looking)
+        return await readiness.wait_serving(runner.interface, child.pid)
+
+    async def _stop(self) -> None:
+        try:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for group in ({"payment"}, set(INTERFACES) - {"payment"}):
+                await asyncio.gather(
+                    *(runner.stop() for runner in self._runners.values() if runner.service in group)
+                )
+            for close in reversed(self._closing):
+                await close()
+        finally:
+            self.kill_all()
+            if self._lock is not None:
+                state.forget(self.data)
+                self._lock.give_up()
+
+    def _all(self) -> list[_Runner]:
+        return [*([self._zookeeper] if self._zookeeper else []), *self._runners.values()]
+
+    def _runner(self, name: str) -> _Runner:
+        if name == ZOOKEEPER and self._zookeeper is not None:
+            return self._zookeeper
+        if name not in self._runners:
+            raise InvalidArgument(
+                "INSTANCE_UNKNOWN", f"there is no instance {name!r}; there are {', '.join(self._runners)}"
+            )
+        return self._runners[name]
+
+    def _all_serving(self) -> bool:
+        return all(runner.state is InstanceState.SERVING for runner in self._all())
+
+    def _late(self) -> str:
+        parts = [
+            f"{runner.name} is {runner.state}, last words: {runner.last_words()!r}; see {runner.command.log}"
+            for runner in self._all()
+            if runner.state is not InstanceState.SERVING
+        ]
+        if self.options.zookeeper and not self._looking.done():
+            parts.insert(0, f"ZooKeeper at {self.options.zookeeper} does not answer")
+        return "; ".join(parts)
+
+    def changed(self) -> None:
+        """An instance has changed."""
+        if self._lock is not None and self._stopping is None:
+            StackState(
+                supervisor=os.getpid(),
+                detachable=self.options.detachable,
+                zookeeper=self._address,
+                zookeeper_pid=self.zookeeper_pid,
+                instances=self.instances,
+                failpoints=self.options.failpoints,
+                guards_off=self.options.guards_off,
+            ).write(self.data)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def tell(self, sentence: str) -> None:
+        """Tells whoever watches."""
+        self._tell(sentence)
+
+    def fail(self, error: CountinghouseError) -> None:
+        """The stack cannot go on."""
+        self._failure = self._failure or error
+
+    @property
+    def ready(self) -> bool:
+        """Whether every instance has been SERVING once."""
+        return self._ready
+
+    async def restarts_allowed(self) -> None:
+        """Waits until `restarts`."""
+        await self._restarts.wait()
+
+
+class _Runner:
+    """One process that should be running: an instance, or ZooKeeper."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        name: str,
+        *,
+        service: str,
+        interface: str,
+        command: Command,
+        ready: Callable[[_Runner, Child], Awaitable[str]],
+        grace_s: float,
+    ) -> None:
+        self.name = name
+        self.service = service
+        self.interface = interface
+        self.command = command
+        self.child: Child | None = None
+        self.state = InstanceState.STARTING
+        self.address = ""
+        self.restarts = 0
+        self._stack = stack
+        self._ready = ready
+        self._grace_s = grace_s
+        self._crashes = 0  # since it last served
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid if self.child is not None and not self.child.ended else 0
+
+    def instance(self) -> Instance:
+        return Instance(
+            self.name, self.service, self.interface, self.pid, self.address, self.state, self.restarts
+        )
+
+    def last_words(self) -> str:
+        return self.child.last_words(f"{self.service}: ") if self.child is not None else ""
+
+    async def run(self) -> None:
+        """Keeps the process running, until it refuses or the task is cancelled."""
+        while True:
+            child = self._spawn()
+            if child is None:
+                return
+            watch = asyncio.create_task(self._watch(child))
+            try:
+                code = await child.wait()
+            finally:
+                watch.cancel()
+            if code == _REFUSED:
+                self._give_up(
+                    StackRefused("PROCESS_REFUSED", self.last_words() or f"{self.name} refused to start")
+                )
+                return
+            self._crashes += 1
+            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            if not self._stack.ready and self._crashes >= _START_CRASHES:
+                words = f": {self.last_words()}" if self.last_words() else ""
+                self._give_up(
+                    StackFailed(
+                        "PROCESS_CRASHES", f"{self.name} ends with {how}{words}; see {self.command.log}"
+                    )
+                )
+                return
+            self._become(InstanceState.RESTARTING)
+            self._stack.tell(f"{self.name} (pid {child.pid}) ended with {how}; starting it again")
+            await asyncio.sleep(min(_FIRST_PAUSE_S * 2 ** (self._crashes - 1), _MAX_PAUSE_S))
+            await self._stack.restarts_allowed()
+            self.restarts += 1
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.child is None or self.child.ended:
+            return
+        if number == signal.SIGKILL:
+            self._become(InstanceState.RESTARTING)  # nobody may take it for serving from here on
+        self.child.signal(number)
+
+    async def stop(self) -> None:
+        if self.child is not None:
+            await self.child.stop(self._grace_s)
+        self._become(InstanceState.STOPPED)
+
+    def _spawn(self) -> Child | None:
+        try:
+            self.child = Child.spawn(self.command)
+        except OSError as error:
+            self._give_up(
+                StackFailed(
+                    "PROCESS_NOT_RUN", f"{self.name} cannot be run: {error.strerror}: {error.filename}"
+                )
+            )
+            return None
+        self._become(InstanceState.STARTING)
+        return self.child
+
+    async def _watch(self, child: Child) -> None:
+        address = await self._ready(self, child)
+        if not child.ended and self.state is InstanceState.STARTING:
+            if self._stack.ready:
+                self._stack.tell(f"{self.name} (pid {child.pid}) is back at {address}")
+            self.address = address
+            self._crashes = 0
+            self._become(InstanceState.SERVING)
+
+    def _give_up(self, error: CountinghouseError) -> None:
+        self._stack.fail(error)
+        self._become(InstanceState.REFUSED)
+
+    def _become(self, new: InstanceState) -> None:
+        self.state = new
+        self._stack.changed()
+
+
+def _number_in(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0

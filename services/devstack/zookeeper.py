@@ -1,0 +1,315 @@
+"""A ZooKeeper server for the embedded stack: where this machine has one, how it is started, when it is ready.
+
+Looked for in this order
+1. COUNTINGHOUSE_ZOOKEEPER_CLASSPATH, a Java class path, with Java
+2. Debian's package: /usr/share/java/zookeeper.jar, whose manifest names the rest, with Java
+3. the same jars in the user's cache, where deploy/setup-zookeeper.sh puts them without root, with Java
+4. the jars beside a zkServer.sh on PATH, with Java
+5. the Docker image zookeeper:3.9, if a Docker daemon answers
+
+It listens on 127.0.0.1 only. Memory: 55 MB resident with these flags on OpenJDK 17. fsync stays on: a lock's
+token is a zxid, and zxids that fell after a power cut would make new holders look stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.devstack.child import Command
+from services.devstack.state import StackRefused
+
+HOST = "127.0.0.1"
+#: Sessions last 2 to 20 ticks: 1 to 10 s.
+TICK_MS = 500
+DOCKER_IMAGE = "zookeeper:3.9"
+
+_DEBIAN_JAR = Path("usr/share/java/zookeeper.jar")
+_NEEDED = ("zookeeper.jar", "zookeeper-jute.jar", "slf4j-api.jar")
+#: Debian's class path names no logger; this one needs no configuration file.
+_LOGGER = "slf4j-simple.jar"
+_MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+_DOCKER_TIMEOUT_S = 3.0
+_PROBE_TIMEOUT_S = 1.0
+_FOUR_LETTERS = "srvr,mntr,ruok,cons,wchs,dump"
+
+_CONFIGURATION = """\
+tickTime={tick_ms}
+initLimit=10
+syncLimit=5
+dataDir={data}
+clientPort={port}
+clientPortAddress={host}
+maxClientCnxns=0
+4lw.commands.whitelist={four_letters}
+admin.enableServer=false
+preAllocSize=4096
+snapCount=20000
+autopurge.snapRetainCount=3
+autopurge.purgeInterval=1
+"""
+
+_LOGBACK = """\
+<configuration>
+  <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%d %level %logger{0} %msg%n</pattern></encoder>
+  </appender>
+  <root level="WARN"><appender-ref ref="out"/></root>
+</configuration>
+"""
+
+_JAVA_FLAGS = (
+    "-Xms16m",
+    "-Xmx64m",
+    "-Xss256k",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Xshare:auto",
+    "-Djava.net.preferIPv4Stack=true",
+    "-Dzookeeper.admin.enableServer=false",
+    "-Dzookeeper.jmx.log4j.disable=true",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+)
+
+
+class ZooKeeperMissing(StackRefused):
+    """This machine has nothing from which a ZooKeeper could be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class JavaInstallation:
+    """Jars, and the Java to run them."""
+
+    java: Path
+    class_path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.class_path[0]} with {self.java}"
+
+
+@dataclass(frozen=True, slots=True)
+class DockerInstallation:
+    """A Docker daemon that answers."""
+
+    docker: Path
+
+    def __str__(self) -> str:
+        return f"Docker image {DOCKER_IMAGE}"
+
+
+Installation = JavaInstallation | DockerInstallation
+
+
+def find(environment: Mapping[str, str], root: Path = Path("/")) -> Installation:
+    """Returns what a ZooKeeper can be started from, the first of the module's list.
+
+    Args:
+        root: Where Debian's package is installed.
+
+    Raises:
+        ZooKeeperMissing: ZOOKEEPER_MISSING, saying what to install.
+    """
+    java = find_java(environment)
+    class_path = find_class_path(environment, root)
+    if java is not None and class_path:
+        return JavaInstallation(java, class_path)
+    docker = _which("docker", environment)
+    if docker is not None and _docker_answers(docker):
+        return DockerInstallation(docker)
+    if java is not None:
+        what = "Java is here, and no ZooKeeper"
+        remedy = "`apt install zookeeper`, run `make setup`"
+    elif class_path:
+        what = "ZooKeeper's jars are here, and no Java"
+        remedy = "install a Java runtime (`apt install default-jre-headless`)"
+    else:
+        what = "there is neither Java with ZooKeeper nor a Docker daemon here"
+        remedy = "`apt install zookeeper default-jre-headless`, run `make setup`"
+    raise ZooKeeperMissing(
+        "ZOOKEEPER_MISSING",
+        f"no ZooKeeper can be started: {what}; {remedy}, start Docker, or name one by --zookeeper host:port",
+    )
+
+
+def find_java(environment: Mapping[str, str]) -> Path | None:
+    """The java on PATH, else JAVA_HOME's."""
+    if found := _which("java", environment):
+        return found
+    home = environment.get("JAVA_HOME", "")
+    candidate = Path(home, "bin", "java")
+    return candidate if home and os.access(candidate, os.X_OK) else None
+
+
+def find_class_path(environment: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ...]:
+    """ZooKeeper's class path on this machine; empty if there is none."""
+    if configured := environment.get("COUNTINGHOUSE_ZOOKEEPER_CLASSPATH", ""):
+        return tuple(configured.split(os.pathsep))
+    return _debian_class_path(root) or _debian_class_path(cache(environment)) or _beside_script(environment)
+
+
+def cache(environment: Mapping[str, str]) -> Path:
+    """Where deploy/setup-zookeeper.sh unpacks Debian's packages if it is not root."""
+    base = environment.get("XDG_CACHE_HOME") or str(
+        Path(environment.get("HOME") or "~").expanduser() / ".cache"
+    )
+    return Path(base, "countinghouse", "zookeeper")
+
+
+def command(
+    installation: Installation, directory: Path, port: int, environment: Mapping[str, str]
+) -> Command:
+    """How to start a server that keeps its data under `directory` and listens on `port`."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = directory.parent / "logs" / "zookeeper.log"
+    match installation:
+        case JavaInstallation(java, class_path):
+            configuration = directory / "zoo.cfg"
+            configuration.write_text(
+                _CONFIGURATION.format(
+                    tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
+                )
+            )
+            logback = directory / "logback.xml"
+            logback.write_text(_LOGBACK)
+            arguments: tuple[str, ...] = (
+                str(java),
+                *_JAVA_FLAGS,
+                f"-Dlogback.configurationFile={logback}",
+                "-cp",
+                os.pathsep.join(class_path),
+                _MAIN,
+                str(configuration),
+            )
+            return Command(arguments, {**environment, "MALLOC_ARENA_MAX": "1"}, log)
+        case DockerInstallation(docker):
+            for part in ("data", "datalog"):
+                (directory / part).mkdir(exist_ok=True)
+            settings = {
+                "ZOO_TICK_TIME": str(TICK_MS),
+                "ZOO_MAX_CLIENT_CNXNS": "0",
+                "ZOO_4LW_COMMANDS_WHITELIST": _FOUR_LETTERS,
+                "ZOO_ADMINSERVER_ENABLED": "false",
+                "ZOO_AUTOPURGE_PURGEINTERVAL": "1",
+                "JVMFLAGS": "-Xmx64m -XX:+UseSerialGC",
+            }
+            arguments = (
+                str(docker),
+                "run",
+                "--rm",
+                f"--name={container_name(directory)}",
+                f"--publish={HOST}:{port}:2181",
+                f"--user={os.getuid()}:{os.getgid()}",
+                f"--volume={(directory / 'data').resolve()}:/data",
+                f"--volume={(directory / 'datalog').resolve()}:/datalog",
+                *(f"--env={name}={value}" for name, value in settings.items()),
+                DOCKER_IMAGE,
+            )
+            return Command(arguments, dict(environment), log)
+
+
+def container_name(directory: Path) -> str:
+    """The container's name: the same for the same data, so that one left behind is found again."""
+    return f"countinghouse-{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]}"
+
+
+async def remove_container(installation: Installation, directory: Path) -> None:
+    """Removes a container whose `docker run` was killed; Docker does not notice that by itself."""
+    if isinstance(installation, DockerInstallation):
+        arguments = [str(installation.docker), "rm", "--force", container_name(directory)]
+        await asyncio.to_thread(subprocess.run, arguments, capture_output=True, check=False)
+
+
+async def serves(address: str) -> bool:
+    """Whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`; only `srvr` tells."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(b"srvr")
+                return b"Mode:" in await reader.read()
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError, ValueError):
+        return False
+
+
+class PortReservation:
+    """A port that stays ours while its server starts, dies and starts again.
+
+    A socket that is bound and does not listen keeps others from being given the port, while a server that
+    sets SO_REUSEADDR, as Java's do, can still listen on it.
+    """
+
+    def __init__(self, wanted: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((HOST, wanted))
+        except OSError:
+            self._socket.bind((HOST, 0))
+        self.port = int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Gives the port up. Idempotent."""
+        self._socket.close()
+
+
+def _which(name: str, environment: Mapping[str, str]) -> Path | None:
+    found = shutil.which(name, path=environment.get("PATH", ""))
+    return Path(found) if found else None
+
+
+def _docker_answers(docker: Path) -> bool:
+    try:
+        answer = subprocess.run([docker, "info"], capture_output=True, check=False, timeout=_DOCKER_TIMEOUT_S)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0
+
+
+def _debian_class_path(root: Path) -> tuple[str, ...]:
+    """Debian's jars under `root`. The manifest names absolute paths, right only where root is `/`."""
+    jar = root / _DEBIAN_JAR
+    folder = jar.parent
+    if not all((folder / name).exists() for name in _NEEDED):
+        return ()
+    jars = [jar, *(root / entry.lstrip("/") for entry in _manifest_class_path(jar)), folder / _LOGGER]
+    return tuple(str(path) for path in jars if path.exists())
+
+
+def _manifest_class_path(jar: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(jar) as archive:
+            manifest = archive.read("META-INF/MANIFEST.MF").decode()
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return []
+    unfolded = manifest.replace("\r\n", "\n").replace("\n ", "")  # lines are folded at 72 bytes
+    for line in unfolded.splitlines():
+        name, _, value = line.partition(":")
+        if name == "Class-Path":
+            return value.split()
+    return []
+
+
+def _beside_script(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The jars of Apache's own archive, whose bin/ is on PATH."""
+    script = _which("zkServer.sh", environment)
+    if script is None:
+        return ()
+    home = script.resolve().parent.parent
+    jars = sorted({*home.glob("lib/*.jar"), *home.glob("*.jar")})
+    return tuple(map(str, jars)) if any(path.name.startswith("zookeeper") for path in jars) else ()

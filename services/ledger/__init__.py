@@ -1,0 +1,1 @@
+"""The ledger: accounts, and balanced journals that are never changed."""

@@ -1,0 +1,45 @@
+"""The ledger service: puts its parts together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from countinghouse.ledger.v1 import ledger_pb2_grpc
+from services.ledger.operations import LedgerOperations
+from services.ledger.servicer import LedgerServicer, MessageEncoding
+from services.ledger.store import SqlLedgerStore, ensemble
+from services.runtime.server import Parts, Runtime, Service, run
+
+
+async def build(runtime: Runtime) -> Parts:
+    """The parts of one instance, its house accounts open."""
+    store = SqlLedgerStore(runtime.database, runtime.guards)
+    await store.prepare()
+    operations = LedgerOperations(
+        store=store,
+        clock=runtime.clock,
+        ids=runtime.ids,
+        failpoints=runtime.failpoints,
+        encoding=MessageEncoding(),
+    )
+    await operations.open_house_accounts(runtime.settings.currencies)
+    servicer = LedgerServicer(operations)
+    return Parts(add=lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server))
+
+
+SERVICE = Service(
+    name="ledger",
+    interface="countinghouse.ledger.v1.LedgerService",
+    package=Path(__file__).parent,
+    ensemble=ensemble,
+    build=build,
+)
+
+
+def main() -> None:
+    """Runs the service until it is told to stop."""
+    run(SERVICE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,597 @@
+"""The books: accounts, journals, and the chain that seals them. No I/O.
+
+A journal has one state: it stands. What can happen to an entry that is asked for:
+
+                      ┌── its fence is smaller than the order's ─────────▶ STALE_FENCE             (nothing is kept)
+                      ├── its key stands with this payload ──────────────▶ replay
+    entry ────────────┼── its key stands with another payload ───────────▶ IDEMPOTENCY_KEY_MISMATCH, for ever
+                      ├── its key and payload were refused before ───────▶ the same refusal, for ever
+                      ├── what it undoes is undone ──────────────────────▶ ALREADY_REVERSED, for ever
+                      ├── an account is missing, foreign or short ───────▶ refused, and the refusal is kept
+                      └── otherwise ─────────────────────────────────────▶ JOURNAL, next in the chain
+
+| move | function |
+|---|---|
+| raise the order's fence, or refuse a stale one | the store, before it reads anything |
+| all others | `Books.write` |
+
+Invariants
+1. The legs of a journal sum to zero, are in one currency, name each account once, and are never 0.   JournalDraft.check
+2. A balance is what its postings sum to, on the side on which the account grows.                     Books.write
+3. No balance falls below -overdraft_limit or passes MAX_BALANCE, after any journal.                  Account.posted
+4. Sequences count from 1 without a gap; each journal's hash covers its content and the hash before.  Books.write
+5. A business key stands for one journal, and a journal is undone at most once.                       Books.write
+6. What was definitively refused never happens later, though a copy of the request may still be on
+   its way: the refusal is kept beside the journals.  Not so for a reversal: only the balance of the
+   moment stood in its way, and the payment waits until it can be done.                               Books.write
+
+The hash: SHA-256 over the UTF-8 bytes of
+
+    <previous hash, 64 hexadecimal digits> LF <content>
+
+in lower-case hexadecimal, where <content> is JSON without blanks, keys in alphabetical order, characters outside
+ASCII as they are, of the object
+
+    {"business_key": …, "clerk": [name, role], "currency": …, "format": 1, "journal_id": …,
+     "legs": [[account, amount], …], "memo": …, "order_id": …, "payment_id": …, "posted_at_ms": …, "reversal_of": …, "sequence": …}
+
+with legs in the order in which they were asked for, and "" for what is not there. `Journal.content` writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from services.kernel import idempotency
+from services.kernel.errors import (
+    AlreadyExists,
+    CountinghouseError,
+    FailedPrecondition,
+    InvalidArgument,
+    KeyMismatch,
+    NotFound,
+)
+from services.kernel.fence import Fence
+from services.kernel.money import MAX_BALANCE, MAX_MINOR_UNITS
+from services.kernel.principal import Principal
+
+MIN_LEGS, MAX_LEGS = 2, 100
+#: Hash before the first journal.
+NO_HASH = "0" * 64
+#: No chain gets this long.
+MAX_SEQUENCE = 2**62
+#: Business keys that begin with this are made by reversals only.
+REVERSAL_PREFIX = "reverse:"
+#: Enough digits for any currency code; see `check_account_terms`.
+_CURRENCY_LENGTH = 3
+
+
+class AccountKind(StrEnum):
+    """What an account is."""
+
+    ASSET = "ASSET"
+    LIABILITY = "LIABILITY"
+    EQUITY = "EQUITY"
+    REVENUE = "REVENUE"
+    EXPENSE = "EXPENSE"
+
+    @property
+    def sign(self) -> int:
+        """What a debit of 1 does to the balance: 1 where debits make it grow, -1 where credits do."""
+        return 1 if self in (AccountKind.ASSET, AccountKind.EXPENSE) else -1
+
+
+#: What accounts named `<first part>:…:<currency>` are.
+_NAMED_KINDS = {
+    "wallet": AccountKind.LIABILITY,
+    "drawer": AccountKind.ASSET,
+    "bank": AccountKind.ASSET,
+    "sales": AccountKind.REVENUE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A ledger account. Amounts are minor units.
+
+    Args:
+        overdraft_limit: How far the balance may fall below zero, 0 to MAX_MINOR_UNITS.
+        balance: On the side on which the account grows.
+        version: 1, and one more with every posting.
+        created_at_ms: Unix milliseconds.
+    """
+
+    account_id: str
+    kind: AccountKind
+    currency: str
+    overdraft_limit: int = 0
+    balance: int = 0
+    version: int = 1
+    created_at_ms: int = 0
+
+    def same_terms(self, other: Account) -> bool:
+        """Whether opening the one is opening the other."""
+        return (self.kind, self.currency, self.overdraft_limit) == (other.kind, other.currency, other.overdraft_limit)
+
+    def as_opened(self) -> Account:
+        """The account before its first posting."""
+        return replace(self, balance=0, version=1)
+
+    def posted(self, amount: int) -> Account:
+        """The account after one leg: a debit of `amount`, or a credit if it is negative.
+
+        Raises:
+            FailedPrecondition: INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
+        """
+        balance = self.balance + amount * self.kind.sign
+        if balance < -self.overdraft_limit:
+            short_by = -self.overdraft_limit - balance
+            raise FailedPrecondition(
+                "INSUFFICIENT_FUNDS",
+                f"{self.account_id} is short by {short_by} {self.currency}; put money in or pay from elsewhere",
+                metadata={
+                    "account_id": self.account_id,
+                    "balance": str(self.balance),
+                    "overdraft_limit": str(self.overdraft_limit),
+                    "short_by": str(short_by),
+                },
+            )
+        if balance > MAX_BALANCE:
+            raise FailedPrecondition(
+                "BALANCE_OUT_OF_RANGE",
+                f"{self.account_id} would hold more than {MAX_BALANCE} {self.currency}; use another account",
+                metadata={"account_id": self.account_id, "balance": str(self.balance)},
+            )
+        return replace(self, balance=balance, version=self.version + 1)
+
+
+def check_account_terms(account: Account) -> Account:
+    """Returns `account` if it may be opened.
+
+    A name like `wallet:<customer>:<currency>` promises a kind and a currency, by which payments find it: a wallet that
+    grew by debits would give money away.
+
+    Raises:
+        InvalidArgument: OVERDRAFT_OUT_OF_RANGE or ACCOUNT_TERMS_MISMATCH.
+    """
+    if not 0 <= account.overdraft_limit <= MAX_MINOR_UNITS:
+        raise InvalidArgument.of_field(
+            "OVERDRAFT_OUT_OF_RANGE",
+            "overdraft_limit",
+            f"overdraft_limit is 0 to {MAX_MINOR_UNITS} minor units, not {account.overdraft_limit}",
+        )
+    first, *_, last = account.account_id.split(":")
+    kind = _NAMED_KINDS.get(first)
+    named_currency = len(last) == _CURRENCY_LENGTH and last.isalpha() and last.isupper() and ":" in account.account_id
+    if kind is None or not named_currency:
+        return account
+    if account.kind is not kind:
+        raise InvalidArgument.of_field(
+            "ACCOUNT_TERMS_MISMATCH",
+            "kind",
+            f"{account.account_id} must be {kind}, not {account.kind}; or name it otherwise",
+        )
+    if account.currency != last:
+        raise InvalidArgument.of_field(
+            "ACCOUNT_TERMS_MISMATCH",
+            "currency_code",
+            f"{account.account_id} must be in {last}, not {account.currency}; or name it otherwise",
+        )
+    return account
+
+
+def account_exists(standing: Account) -> AlreadyExists:
+    """The refusal of other terms for an account that is there."""
+    return AlreadyExists(
+        "ACCOUNT_EXISTS",
+        f"{standing.account_id} is open as {standing.kind} in {standing.currency} with an overdraft limit of "
+        f"{standing.overdraft_limit}; open another name for other terms",
+        metadata={"account_id": standing.account_id},
+    )
+
+
+def account_not_found(account_id: str) -> NotFound:
+    """The answer for an account that is not there, or not there for the caller."""
+    return NotFound(
+        "ACCOUNT_NOT_FOUND", f"there is no account {account_id}; open it first", metadata={"account_id": account_id}
+    )
+
+
+def house_accounts(currencies: Iterable[str], now_ms: int) -> tuple[Account, ...]:
+    """The accounts the house keeps in each currency: the drawer, the bank and the sales."""
+    return tuple(
+        Account(f"{name}:{currency}", _NAMED_KINDS[name], currency, created_at_ms=now_ms)
+        for currency in currencies
+        for name in ("drawer", "bank", "sales")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One posting: a debit of `amount` minor units, or a credit if it is negative."""
+
+    account_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalDraft:
+    """What a journal is to say, before it has a place in the chain.
+
+    Args:
+        business_key: What it stands for.
+        legs: 2 to 100, which sum to zero.
+        currency: Of all legs.
+        memo: A note; of a reversal, the reason.
+        order_id: The bill behind it; empty: none.
+        payment_id: The payment behind it.
+        clerk: On whose behalf. Not part of the payload: who finishes a payment does not make it another one.
+        reversal_of: The journal it undoes; empty: none.
+    """
+
+    business_key: str
+    legs: tuple[Leg, ...]
+    currency: str
+    memo: str
+    order_id: str
+    payment_id: str
+    clerk: Principal
+    reversal_of: str = ""
+
+    def check(self) -> JournalDraft:
+        """Returns itself if its legs are those of a journal. Not done on reading, so that an altered one can be shown.
+
+        Raises:
+            InvalidArgument: LEGS_OUT_OF_RANGE, AMOUNT_OUT_OF_RANGE, ACCOUNT_REPEATED or UNBALANCED.
+        """
+        if not MIN_LEGS <= len(self.legs) <= MAX_LEGS:
+            raise InvalidArgument.of_field(
+                "LEGS_OUT_OF_RANGE",
+                "postings",
+                f"a journal has {MIN_LEGS} to {MAX_LEGS} postings, not {len(self.legs)}",
+            )
+        seen: set[str] = set()
+        for place, leg in enumerate(self.legs):
+            if leg.amount == 0 or abs(leg.amount) > MAX_MINOR_UNITS:
+                raise InvalidArgument.of_field(
+                    "AMOUNT_OUT_OF_RANGE",
+                    f"postings[{place}].amount",
+                    f"a posting is 1 to {MAX_MINOR_UNITS} minor units, debit or credit, not {leg.amount}",
+                )
+            if leg.account_id in seen:
+                raise InvalidArgument.of_field(
+                    "ACCOUNT_REPEATED",
+                    f"postings[{place}].account_id",
+                    f"{leg.account_id} is named twice; send one posting with the sum",
+                )
+            seen.add(leg.account_id)
+        total = sum(leg.amount for leg in self.legs)
+        if total != 0:
+            raise InvalidArgument.of_field(
+                "UNBALANCED", "postings", f"the postings sum to {total}, not 0; debits are positive, credits negative"
+            )
+        return self
+
+    @property
+    def payload(self) -> str:
+        """Fingerprint of what makes this journal this one and no other: all but the clerk.
+
+        A reversal's reason does not count either: a journal can be undone only once, for whatever reason.
+        """
+        memo = "" if self.reversal_of else self.memo
+        legs = [[leg.account_id, leg.amount] for leg in self.legs]
+        parts = [self.business_key, legs, self.currency, memo, self.order_id, self.payment_id, self.reversal_of]
+        return idempotency.fingerprint(json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal that is asked for.
+
+    Args:
+        journal_id: The id it gets if it is written.
+        posted_at_ms: Unix milliseconds.
+        fence: Of the order's lock; unused without an order.
+    """
+
+    draft: JournalDraft
+    journal_id: str
+    posted_at_ms: int
+    fence: Fence
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """One entry of the books, as it stands for ever.
+
+    Args:
+        sequence: Its place in the chain, from 1.
+        previous_hash: Hash of the journal before; NO_HASH for the first.
+        hash: As the header of this module says.
+    """
+
+    draft: JournalDraft
+    journal_id: str
+    posted_at_ms: int
+    sequence: int
+    previous_hash: str
+    hash: str
+
+    @classmethod
+    def seal(cls, entry: Entry, after: Head) -> Journal:
+        """The journal that `entry` becomes as the next one `after` the head."""
+        unsealed = cls(entry.draft.check(), entry.journal_id, entry.posted_at_ms, after.sequence + 1, after.hash, "")
+        return replace(unsealed, hash=unsealed.recomputed_hash())
+
+    def content(self) -> bytes:
+        """What is hashed, but for the hash before; the header of this module says how it is written."""
+        draft = self.draft
+        return json.dumps(
+            {
+                "business_key": draft.business_key,
+                "clerk": [draft.clerk.name, str(draft.clerk.role)],
+                "currency": draft.currency,
+                "format": 1,
+                "journal_id": self.journal_id,
+                "legs": [[leg.account_id, leg.amount] for leg in draft.legs],
+                "memo": draft.memo,
+                "order_id": draft.order_id,
+                "payment_id": draft.payment_id,
+                "posted_at_ms": self.posted_at_ms,
+                "reversal_of": draft.reversal_of,
+                "sequence": self.sequence,
+            },
+            ensure_ascii=False,
+            sort_keys=True,
+            separators=(",", ":"),
+        ).encode()
+
+    def recomputed_hash(self) -> str:
+        """What `hash` must be."""
+        return hashlib.sha256(self.previous_hash.encode() + b"\n" + self.content()).hexdigest()
+
+    def reversal(self, *, reason: str, clerk: Principal) -> JournalDraft:
+        """The draft that undoes this journal.
+
+        Raises:
+            FailedPrecondition: NOT_REVERSIBLE: it is itself a reversal.
+        """
+        if self.draft.reversal_of:
+            raise FailedPrecondition(
+                "NOT_REVERSIBLE",
+                f"{self.journal_id} is the reversal of {self.draft.reversal_of}; post a new journal instead",
+                metadata={"journal_id": self.journal_id},
+            )
+        return JournalDraft(
+            business_key=REVERSAL_PREFIX + self.journal_id,
+            legs=tuple(Leg(leg.account_id, -leg.amount) for leg in self.draft.legs),
+            currency=self.draft.currency,
+            memo=reason,
+            order_id=self.draft.order_id,
+            payment_id=self.draft.payment_id,
+            clerk=clerk,
+            reversal_of=self.journal_id,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """What a caller who came second is told."""
+        return {
+            "journal_id": self.journal_id,
+            "payment_id": self.draft.payment_id,
+            "clerk": self.draft.clerk.name,
+            "role": str(self.draft.clerk.role),
+            "posted_at_ms": str(self.posted_at_ms),
+            "guard": "unique",
+        }
+
+
+def journal_not_found(name: str) -> NotFound:
+    """The answer for a journal that is not there."""
+    return NotFound("JOURNAL_NOT_FOUND", f"there is no journal {name}; see ListJournals", metadata={"journal": name})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of the chain: the last journal's sequence and hash."""
+
+    sequence: int = 0
+    hash: str = NO_HASH
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A journal that stands.
+
+    Args:
+        replayed: It stood already.
+    """
+
+    journal: Journal
+    replayed: bool
+
+
+#: What comes of an entry: the journal, or why there is none.
+Outcome = Posted | CountinghouseError
+#: Key and payload of something that was refused.
+RefusalKey = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Books:
+    """As much of the ledger as some entries concern, while it is locked; and what they change in it.
+
+    Args:
+        head: The end of the chain.
+        accounts: Those the entries name, by id; a missing one is not open.
+        standing: Journals with the entries' business keys, by key.
+        undone: Journals that undo what the entries are to undo, by `reversal_of`.
+        refusals: Kept refusals of the entries' keys and payloads.
+        unique: Whether the guard `unique` is on; without it every entry is written.
+    """
+
+    head: Head
+    accounts: dict[str, Account]
+    standing: dict[str, Journal]
+    undone: dict[str, Journal]
+    refusals: dict[RefusalKey, CountinghouseError]
+    unique: bool = True
+    #: What is new, in order.
+    written: list[Journal] = field(default_factory=list)
+    refused: dict[RefusalKey, Entry] = field(default_factory=dict)
+
+    def write(self, entry: Entry) -> Outcome:
+        """Does what the header says with one entry, and remembers it for the entries after it."""
+        try:
+            standing = self._standing(entry.draft)
+            if standing is not None:
+                return Posted(standing, replayed=True)
+        except CountinghouseError as error:
+            return error
+        try:
+            changed = self._post(entry.draft)
+        except CountinghouseError as error:
+            if self.unique and not entry.draft.reversal_of:
+                key = (entry.draft.business_key, entry.draft.payload)
+                self.refusals[key] = error
+                self.refused[key] = entry
+            return error
+        self.accounts.update(changed)
+        journal = Journal.seal(entry, self.head)
+        self.head = Head(journal.sequence, journal.hash)
+        self.standing[entry.draft.business_key] = journal
+        if entry.draft.reversal_of:
+            self.undone[entry.draft.reversal_of] = journal
+        self.written.append(journal)
+        return Posted(journal, replayed=False)
+
+    def _standing(self, draft: JournalDraft) -> Journal | None:
+        """The journal that `draft` repeats, if it does; raises if its key or what it undoes is taken by another."""
+        if not self.unique:
+            return None
+        standing = self.standing.get(draft.business_key)
+        if standing is not None and standing.draft.payload == draft.payload:
+            return standing
+        undone = self.undone.get(draft.reversal_of) if draft.reversal_of else None
+        if undone is not None:
+            raise FailedPrecondition(
+                "ALREADY_REVERSED",
+                f"{draft.reversal_of} was reversed by {undone.draft.clerk.name} with {undone.journal_id}; "
+                "nothing is left to undo",
+                metadata=undone.facts(),
+            )
+        if standing is not None:
+            mismatch = KeyMismatch(draft.business_key)
+            mismatch.metadata.update(standing.facts())
+            raise mismatch
+        refusal = self.refusals.get((draft.business_key, draft.payload))
+        if refusal is not None:
+            raise refusal
+        return None
+
+    def _post(self, draft: JournalDraft) -> Mapping[str, Account]:
+        """The accounts of `draft` after it, all or none.
+
+        Raises:
+            NotFound: ACCOUNT_NOT_FOUND.
+            InvalidArgument: CURRENCY_MISMATCH.
+            FailedPrecondition: As `Account.posted`.
+        """
+        changed: dict[str, Account] = {}
+        for leg in draft.legs:
+            account = self.accounts.get(leg.account_id)
+            if account is None:
+                raise account_not_found(leg.account_id)
+            if account.currency != draft.currency:
+                raise InvalidArgument(
+                    "CURRENCY_MISMATCH",
+                    f"{account.account_id} is kept in {account.currency}; use an account in {draft.currency}",
+                    metadata={"account_id": account.account_id, "currency": account.currency},
+                    fields=(("currency_code", f"not the currency of {account.account_id}"),),
+                )
+            changed[leg.account_id] = account.posted(leg.amount)
+        return changed
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One account in the trial balance; minor units.
+
+    Args:
+        debits: Sum of its debits.
+        credits: Sum of its credits, as a positive number.
+    """
+
+    account: Account
+    debits: int
+    credits: int
+
+    @property
+    def right(self) -> bool:
+        """Whether the stored balance is what the sums say."""
+        return self.account.balance == (self.debits - self.credits) * self.account.kind.sign
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A row of the chain as it was found.
+
+    Args:
+        journal: None: whoever altered the row left something that cannot be read as a journal.
+    """
+
+    sequence: int
+    journal: Journal | None
+
+
+@dataclass(slots=True)
+class ChainCheck:
+    """Walks the chain forward and stops at the first link that is not as it was written.
+
+    Args:
+        expected: What stands before the first link to look at.
+    """
+
+    expected: Head
+    examined: int = 0
+    last_hash: str = NO_HASH
+    broken_at: int = 0
+    problem: str = ""
+
+    def look(self, link: Link) -> bool:
+        """Looks at the next link; says whether to go on."""
+        place = self.expected.sequence + 1
+        journal = link.journal
+        if link.sequence != place:
+            return self.fail(place, f"journal {place} is missing")
+        self.examined += 1
+        if journal is None:
+            return self.fail(place, "it cannot be read as a journal: it was altered")
+        self.last_hash = journal.hash
+        if journal.previous_hash != self.expected.hash:
+            return self.fail(place, "its previous_hash is not the hash of the journal before it")
+        if journal.recomputed_hash() != journal.hash:
+            return self.fail(place, "its content does not have its hash: it was altered")
+        try:
+            journal.draft.check()
+        except InvalidArgument as error:
+            return self.fail(place, error.message)
+        self.expected = Head(place, journal.hash)
+        return True
+
+    def end(self, head: Head) -> None:
+        """Compares the last link with the head of the chain, once all of it was looked at."""
+        if self.broken_at:
+            return
+        if self.expected.sequence < head.sequence:
+            self.fail(self.expected.sequence + 1, f"journal {self.expected.sequence + 1} is missing")
+        elif self.expected.hash != head.hash:
+            self.fail(head.sequence, "it is not the journal that the head of the chain names")
+
+    def fail(self, sequence: int, problem: str) -> bool:
+        """Notes where the chain breaks."""
+        self.broken_at, self.problem = sequence, problem
+        return False

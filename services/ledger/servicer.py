@@ -1,0 +1,209 @@
+"""LedgerService on the wire: messages to the words of `model.py` and back; refuses malformed fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc import aio
+
+from countinghouse.ledger.v1 import ledger_pb2 as pb
+from countinghouse.ledger.v1 import ledger_pb2_grpc
+from countinghouse.type.v1 import money_pb2
+from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.idempotency import fingerprint
+from services.kernel.ids import check_account, check_business_key, check_name, check_text
+from services.kernel.money import check_currency
+from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow
+from services.ledger.operations import JournalFilter, LedgerOperations
+from services.runtime import pages, status
+from services.runtime.context import current_call
+from services.runtime.interceptors import reply
+from services.runtime.translate import clerk_in, clerk_out, fence_in
+
+_Context = aio.ServicerContext[Any, Any]
+
+_KINDS: dict[AccountKind, pb.AccountKind.ValueType] = {
+    AccountKind.ASSET: pb.ACCOUNT_KIND_ASSET,
+    AccountKind.LIABILITY: pb.ACCOUNT_KIND_LIABILITY,
+    AccountKind.EQUITY: pb.ACCOUNT_KIND_EQUITY,
+    AccountKind.REVENUE: pb.ACCOUNT_KIND_REVENUE,
+    AccountKind.EXPENSE: pb.ACCOUNT_KIND_EXPENSE,
+}
+_KINDS_BY_NUMBER: dict[int, AccountKind] = {int(number): kind for kind, number in _KINDS.items()}
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
+    """See the proto for what each method promises."""
+
+    def __init__(self, operations: LedgerOperations) -> None:
+        self._operations = operations
+
+    async def OpenAccount(self, request: pb.OpenAccountRequest, _context: _Context) -> Any:
+        call = current_call()
+        answer = await self._operations.open_account(
+            call,
+            check_name(request.request_id, "request_id"),
+            _fingerprint(request),
+            account_id=check_account(request.account_id, "account_id"),
+            kind=_kind_in(request.kind),
+            currency=check_currency(request.currency_code),
+            overdraft_limit=request.overdraft_limit,
+        )
+        return reply(call, answer.stored, replayed=answer.replayed)
+
+    async def GetAccount(self, request: pb.GetAccountRequest, _context: _Context) -> pb.GetAccountResponse:
+        account = await self._operations.account(current_call(), check_account(request.account_id, "account_id"))
+        return pb.GetAccountResponse(account=account_out(account))
+
+    async def ListAccounts(self, request: pb.ListAccountsRequest, _context: _Context) -> pb.ListAccountsResponse:
+        after = pages.decode(request.page_token, 1)
+        page = await self._operations.accounts(
+            prefix=check_account(request.prefix, "prefix") if request.prefix else "",
+            after="" if after is None else check_account(after[0], "page_token"),
+            limit=pages.page_size(request.page_size),
+        )
+        return pb.ListAccountsResponse(
+            accounts=map(account_out, page.accounts),
+            next_page_token=pages.encode(page.next_after) if page.next_after else "",
+        )
+
+    async def Post(self, request: pb.PostRequest, _context: _Context) -> pb.PostResponse:
+        draft = JournalDraft(
+            business_key=check_business_key(request.business_key, "business_key"),
+            legs=tuple(
+                Leg(check_account(posting.account_id, f"postings[{place}].account_id"), posting.amount)
+                for place, posting in enumerate(request.postings)
+            ),
+            currency=check_currency(request.currency_code),
+            memo=check_text(request.memo, "memo"),
+            order_id=check_name(request.order_id, "order_id") if request.order_id else "",
+            payment_id=check_name(request.payment_id, "payment_id"),
+            clerk=clerk_in(request.clerk),
+        )
+        fence = fence_in(request.fence, required=bool(draft.order_id))
+        return pb.PostResponse(journal=journal_out(await self._operations.post(current_call(), draft, fence)))
+
+    async def GetJournal(self, request: pb.GetJournalRequest, _context: _Context) -> pb.GetJournalResponse:
+        if bool(request.journal_id) == bool(request.business_key):
+            raise InvalidArgument.of_field(
+                "FIELD_REQUIRED", "journal_id", "send either journal_id or business_key, and not both"
+            )
+        journal = await self._operations.journal(
+            journal_id=check_name(request.journal_id, "journal_id") if request.journal_id else "",
+            business_key=check_business_key(request.business_key, "business_key") if request.business_key else "",
+        )
+        return pb.GetJournalResponse(journal=journal_out(journal))
+
+    async def ListJournals(self, request: pb.ListJournalsRequest, _context: _Context) -> pb.ListJournalsResponse:
+        which = JournalFilter(
+            account_id=check_account(request.account_id, "account_id") if request.account_id else "",
+            order_id=check_name(request.order_id, "order_id") if request.order_id else "",
+        )
+        page = await self._operations.journals(
+            which, before=pages.decode_number(request.page_token), limit=pages.page_size(request.page_size)
+        )
+        return pb.ListJournalsResponse(
+            journals=map(journal_out, page.journals),
+            next_page_token="" if page.next_before is None else pages.encode(page.next_before),
+        )
+
+    async def ReverseJournal(self, request: pb.ReverseJournalRequest, _context: _Context) -> pb.ReverseJournalResponse:
+        journal = await self._operations.reverse(
+            current_call(),
+            check_name(request.journal_id, "journal_id"),
+            reason=check_text(request.reason, "reason", required=True),
+            payment_id=check_name(request.payment_id, "payment_id"),
+            fence=fence_in(request.fence, required=False),
+            clerk=clerk_in(request.clerk),
+        )
+        return pb.ReverseJournalResponse(journal=journal_out(journal))
+
+    async def TrialBalance(self, request: pb.TrialBalanceRequest, _context: _Context) -> pb.TrialBalanceResponse:
+        code = request.currency_code
+        trial = await self._operations.trial_balance(check_currency(code) if code else "")
+        return pb.TrialBalanceResponse(
+            rows=map(_row_out, trial.rows),
+            differences=[
+                money_pb2.Money(minor_units=amount, currency_code=currency) for currency, amount in trial.differences
+            ],
+            balanced=trial.balanced,
+        )
+
+    async def VerifyJournal(self, request: pb.VerifyJournalRequest, _context: _Context) -> pb.VerifyJournalResponse:
+        verdict = await self._operations.verify(request.from_sequence, request.to_sequence)
+        return pb.VerifyJournalResponse(
+            examined=verdict.examined,
+            intact=not verdict.broken_at,
+            first_broken_sequence=verdict.broken_at,
+            problem=verdict.problem,
+            head_hash=verdict.head_hash,
+        )
+
+
+class MessageEncoding:
+    """`operations.Encoding` as serialized protobuf."""
+
+    def opened(self, account: Account) -> bytes:
+        return pb.OpenAccountResponse(account=account_out(account)).SerializeToString(deterministic=True)
+
+    def refused(self, error: CountinghouseError) -> bytes:
+        return bytes(status.to_status(error).SerializeToString(deterministic=True))
+
+
+def account_out(account: Account) -> pb.Account:
+    """An account as a message."""
+    return pb.Account(
+        account_id=account.account_id,
+        kind=_KINDS[account.kind],
+        currency_code=account.currency,
+        overdraft_limit=account.overdraft_limit,
+        balance=account.balance,
+        version=account.version,
+        created_at_ms=account.created_at_ms,
+    )
+
+
+def journal_out(journal: Journal) -> pb.Journal:
+    """A journal as a message."""
+    draft = journal.draft
+    return pb.Journal(
+        journal_id=journal.journal_id,
+        business_key=draft.business_key,
+        postings=[pb.Posting(account_id=leg.account_id, amount=leg.amount) for leg in draft.legs],
+        currency_code=draft.currency,
+        memo=draft.memo,
+        order_id=draft.order_id,
+        payment_id=draft.payment_id,
+        reversal_of=draft.reversal_of,
+        sequence=journal.sequence,
+        previous_hash=journal.previous_hash,
+        hash=journal.hash,
+        posted_at_ms=journal.posted_at_ms,
+        posted_by=clerk_out(draft.clerk),
+    )
+
+
+def _row_out(row: TrialRow) -> pb.TrialBalanceRow:
+    return pb.TrialBalanceRow(
+        account_id=row.account.account_id,
+        kind=_KINDS[row.account.kind],
+        currency_code=row.account.currency,
+        debits=row.debits,
+        credits=row.credits,
+        balance=row.account.balance,
+    )
+
+
+def _kind_in(number: int) -> AccountKind:
+    if number not in _KINDS_BY_NUMBER:
+        raise InvalidArgument.of_field(
+            "FIELD_REQUIRED", "kind", "kind is required: ASSET, LIABILITY, EQUITY, REVENUE or EXPENSE"
+        )
+    return _KINDS_BY_NUMBER[number]
+
+
+def _fingerprint(request: pb.OpenAccountRequest) -> str:
+    payload = pb.OpenAccountRequest()
+    payload.CopyFrom(request)
+    payload.ClearField("request_id")
+    return fingerprint(payload.SerializeToString(deterministic=True))

@@ -1,0 +1,623 @@
+"""The books in a database; the only file that knows their tables.
+
+How entries are written, in one transaction (guard in brackets):
+
+    1. raise the fences of their orders: one conditional upsert, before anything is read            [fence]
+    2. lock the head of the chain: from here on nobody else writes journals
+    3. read what stands, was undone or was refused under their keys                                [unique]
+    4. lock their accounts, in sorted order
+    5. decide: `model.Books.write`, one entry after the other
+    6. write: balances, the head, journals, postings, refusals; each one statement however many entries there are
+
+The chain makes writers take turns in any case, so its head is the one lock, and step 5 decides on what cannot change
+under it. Hence an entry is refused before anything of it is written: no savepoint is needed, and the raised fence and
+the kept refusal are committed with the rest.
+
+Invariants of the tables, beyond those of the model
+1. (generation, token) of an order's fence never falls.
+2. journals, postings and refusals only grow; an account is never removed, and never changes its id, kind, currency
+   or date (triggers).
+3. A balance within its limits is also a CHECK: whatever is written past `Books` is refused by the statement.
+4. With the guard `unique` on, business_key and reversal_of have unique indexes; `prepare` sees to it at start. With it
+   off they are dropped, and every entry is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    VARCHAR,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    bindparam,
+    case,
+    func,
+    insert,
+    inspect,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.kernel.errors import (
+    CountinghouseError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    StaleFence,
+)
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import Begun, Lease, StoredResponse
+from services.kernel.money import MAX_BALANCE
+from services.kernel.principal import Principal, Role
+from services.ledger.model import (
+    Account,
+    AccountKind,
+    Books,
+    Entry,
+    Head,
+    Journal,
+    JournalDraft,
+    Leg,
+    Link,
+    Outcome,
+    TrialRow,
+    account_exists,
+)
+from services.ledger.operations import (
+    AccountPage,
+    Answer,
+    Encoding,
+    JournalFilter,
+    JournalPage,
+    LedgerStore,
+    Opening,
+)
+from services.runtime.database import Database, DatabaseRefused, ensemble_table
+from services.runtime.requests import Requests, insert_if_absent, request_table
+
+#: Account ids are compared byte by byte, on PostgreSQL too, whatever the locale: pages and prefixes rely on it.
+_ACCOUNT_ID = String(100).with_variant(VARCHAR(100, collation="C"), "postgresql")
+#: Sorts after every character an id may have.
+_LAST_CHARACTER = "\x7f"
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account_id", _ACCOUNT_ID, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("currency_code", String(3), nullable=False),
+    Column("overdraft_limit", BigInteger, nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint(f"balance >= -overdraft_limit AND balance <= {MAX_BALANCE}", name="accounts_within_limits"),
+    CheckConstraint("overdraft_limit >= 0", name="accounts_limit_is_not_negative"),
+)
+
+#: reversal_of is null, and not empty, where nothing is undone, so that its unique index leaves those rows alone.
+journals = Table(
+    "journals",
+    metadata,
+    Column("journal_id", String(64), primary_key=True),
+    Column("sequence", BigInteger, nullable=False, unique=True),
+    Column("business_key", String(160), nullable=False),
+    Column("currency_code", String(3), nullable=False),
+    Column("memo", String(200), nullable=False),
+    Column("order_id", String(64), nullable=False),
+    Column("payment_id", String(64), nullable=False),
+    Column("reversal_of", String(64), nullable=True),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("posted_at_ms", BigInteger, nullable=False),
+    Column("clerk_name", String(64), nullable=False),
+    Column("clerk_role", String(16), nullable=False),
+    CheckConstraint("sequence >= 1", name="journals_count_from_one"),
+)
+Index("journals_by_order", journals.c.order_id, journals.c.sequence)
+
+#: The guard `unique`.
+unique_indexes = (
+    Index("journals_by_business_key", journals.c.business_key, unique=True),
+    Index("journals_by_reversal_of", journals.c.reversal_of, unique=True),
+)
+
+#: `leg` counts from 0 in the order in which the legs were asked for.
+postings = Table(
+    "postings",
+    metadata,
+    Column("journal_id", String(64), ForeignKey("journals.journal_id"), primary_key=True),
+    Column("leg", Integer, primary_key=True),
+    Column("account_id", _ACCOUNT_ID, ForeignKey("accounts.account_id"), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    CheckConstraint("amount <> 0", name="postings_are_not_zero"),
+)
+Index("postings_by_account", postings.c.account_id, postings.c.journal_id)
+
+#: What was definitively refused: `error` is JSON of the error's kind, reason, message, metadata and fields.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("business_key", String(160), primary_key=True),
+    Column("payload", String(64), primary_key=True),
+    Column("order_id", String(64), nullable=False),
+    Column("payment_id", String(64), nullable=False),
+    Column("error", Text, nullable=False),
+    Column("refused_at_ms", BigInteger, nullable=False),
+)
+
+order_fences = Table(
+    "order_fences",
+    metadata,
+    Column("order_id", String(64), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("token", BigInteger, nullable=False),
+)
+
+#: One row, with id 1: the last journal's sequence and hash, and the lock of those who write the next.
+chain_head = Table(
+    "chain_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+requests = request_table(metadata)
+ensemble = ensemble_table(metadata)
+
+#: The errors that `Books.write` keeps, by name.
+_KEPT_ERRORS: dict[str, type[CountinghouseError]] = {
+    kind.__name__: kind for kind in (FailedPrecondition, InvalidArgument, NotFound)
+}
+
+_LOCK_HEAD = select(chain_head.c.sequence, chain_head.c.hash).with_for_update()
+_MOVE_HEAD = (
+    update(chain_head)
+    .where(chain_head.c.sequence == bindparam("before"))
+    .values(sequence=bindparam("after"), hash=bindparam("sealed"))
+)
+_LOCK_ACCOUNTS = (
+    select(accounts)
+    .where(accounts.c.account_id.in_(bindparam("ids", expanding=True)))
+    .order_by(accounts.c.account_id)
+    .with_for_update()
+)
+_MOVE_BALANCE = (
+    update(accounts)
+    .where(accounts.c.account_id == bindparam("id"))
+    .values(balance=accounts.c.balance + bindparam("change"), version=accounts.c.version + bindparam("postings"))
+)
+_BY_KEY = select(journals).where(journals.c.business_key.in_(bindparam("keys", expanding=True)))
+_BY_KEY_OR_REVERSAL = select(journals).where(
+    or_(
+        journals.c.business_key.in_(bindparam("keys", expanding=True)),
+        journals.c.reversal_of.in_(bindparam("undone", expanding=True)),
+    )
+)
+_REFUSED = select(refusals.c.business_key, refusals.c.payload, refusals.c.error).where(
+    refusals.c.business_key.in_(bindparam("keys", expanding=True))
+)
+_LEGS = (
+    select(postings.c.journal_id, postings.c.account_id, postings.c.amount)
+    .where(postings.c.journal_id.in_(bindparam("ids", expanding=True)))
+    .order_by(postings.c.journal_id, postings.c.leg)
+)
+_INSERT_JOURNALS = insert(journals)
+_INSERT_POSTINGS = insert(postings)
+_INSERT_REFUSALS = insert(refusals)
+
+
+class SqlLedgerStore(LedgerStore):
+    """`operations.LedgerStore` on SQLite or PostgreSQL."""
+
+    def __init__(self, database: Database, guards: Guards) -> None:
+        self._database = database
+        self._guards = guards
+        self._requests = Requests(requests, guards)
+        upsert = (sqlite if database.is_sqlite else postgresql).insert(order_fences)
+        seen = tuple_(order_fences.c.generation, order_fences.c.token)
+        self._raise_fence = upsert.on_conflict_do_update(
+            index_elements=["order_id"],
+            set_={"generation": upsert.excluded.generation, "token": upsert.excluded.token},
+            where=seen <= tuple_(upsert.excluded.generation, upsert.excluded.token),
+        ).returning(order_fences.c.order_id)
+
+    async def prepare(self) -> None:
+        """Makes the unique indexes agree with the guard `unique`. Called once, before the first call is served.
+
+        Raises:
+            DatabaseRefused: DATABASE_DUPLICATES: the guard is on, and what was written without it stands twice.
+        """
+
+        async def look(tx: AsyncConnection) -> set[str | None]:
+            found = await tx.run_sync(lambda sync: inspect(sync).get_indexes(journals.name))
+            return {index["name"] for index in found}
+
+        async def change(tx: AsyncConnection) -> None:
+            await tx.execute(_LOCK_HEAD)  # instances that start together take turns
+            for index in unique_indexes:
+                await tx.run_sync(index.create if self._guards.unique else index.drop, checkfirst=True)
+
+        present = await self._database.read(look)
+        if all((index.name in present) == self._guards.unique for index in unique_indexes):
+            return
+        try:
+            await self._database.run(change)
+        except IntegrityError as error:
+            raise DatabaseRefused(
+                "DATABASE_DUPLICATES",
+                f"{self._database.name} has journals that stand twice, written while the guard unique was off; "
+                "put a backup in its place, or go on without that guard",
+            ) from error
+
+    async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
+        async def step(tx: AsyncConnection) -> list[Outcome]:
+            stale = await self._raise_fences(tx, entries)
+            live = [entry for place, entry in enumerate(entries) if place not in stale]
+            if not live:
+                return [stale[place] for place in range(len(entries))]
+            books = await self._lock(tx, [entry.draft for entry in live])
+            before = dict(books.accounts)
+            outcomes = [stale[place] if place in stale else books.write(entry) for place, entry in enumerate(entries)]
+            await self._write(tx, books, before)
+            return outcomes
+
+        return await self._database.run(step)
+
+    async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
+        wanted = opening.account
+        now_ms = wanted.created_at_ms
+
+        async def step(tx: AsyncConnection) -> Answer:
+            lease = Lease(owner="", now_ms=now_ms, until_ms=now_ms)
+            begun = await self._requests.begin(tx, opening.key, opening.fingerprint, lease)
+            if not isinstance(begun, Begun):
+                return Answer(begun, replayed=True)
+            standing = await _open(tx, wanted)
+            if standing.same_terms(wanted):
+                stored = StoredResponse(ok=True, body=encoding.opened(standing.as_opened()))
+            else:
+                stored = StoredResponse(ok=False, body=encoding.refused(account_exists(standing)))
+            await self._requests.finish(tx, opening.key, stored, now_ms=now_ms)
+            return Answer(stored, replayed=False)
+
+        return await self._database.run(step)
+
+    async def open_missing(self, accounts_wanted: Sequence[Account]) -> None:
+        async def look(tx: AsyncConnection) -> dict[str, Account]:
+            ids = [account.account_id for account in accounts_wanted]
+            found = await tx.execute(select(accounts).where(accounts.c.account_id.in_(ids)))
+            return {row.account_id: _to_account(row) for row in found}
+
+        async def step(tx: AsyncConnection) -> list[Account]:
+            return [await _open(tx, account) for account in accounts_wanted]
+
+        present = await self._database.read(look)
+        if len(present) < len(accounts_wanted):
+            present = {account.account_id: account for account in await self._database.run(step)}
+        for account in accounts_wanted:
+            if not present[account.account_id].same_terms(account):
+                raise account_exists(present[account.account_id])
+
+    async def account(self, account_id: str) -> Account | None:
+        async def step(tx: AsyncConnection) -> Account | None:
+            return await _find_account(tx, account_id)
+
+        return await self._database.read(step)
+
+    async def accounts(self, *, prefix: str, after: str, limit: int) -> AccountPage:
+        query = select(accounts).where(accounts.c.account_id > after).order_by(accounts.c.account_id).limit(limit + 1)
+        if prefix:
+            query = query.where(accounts.c.account_id >= prefix, accounts.c.account_id < prefix + _LAST_CHARACTER)
+
+        async def step(tx: AsyncConnection) -> AccountPage:
+            found = [_to_account(row) for row in await tx.execute(query)]
+            page = tuple(found[:limit])
+            return AccountPage(page, page[-1].account_id if len(found) > limit else "")
+
+        return await self._database.read(step)
+
+    async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal | None:
+        query = select(journals).order_by(journals.c.sequence).limit(1)
+        if journal_id:
+            query = query.where(journals.c.journal_id == journal_id)
+        if business_key:
+            query = query.where(journals.c.business_key == business_key)
+
+        async def step(tx: AsyncConnection) -> Journal | None:
+            return next(iter(await _find_journals(tx, query)), None)
+
+        return await self._database.read(step)
+
+    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> JournalPage:
+        query = select(journals).order_by(journals.c.sequence.desc()).limit(limit + 1)
+        if before is not None:
+            query = query.where(journals.c.sequence < before)
+        if which.order_id:
+            query = query.where(journals.c.order_id == which.order_id)
+        if which.account_id:
+            legs = select(postings.c.journal_id).where(postings.c.account_id == which.account_id)
+            query = query.where(journals.c.journal_id.in_(legs))
+
+        async def step(tx: AsyncConnection) -> JournalPage:
+            found = await _find_journals(tx, query)
+            page = tuple(found[:limit])
+            return JournalPage(page, page[-1].sequence if len(found) > limit else None)
+
+        return await self._database.read(step)
+
+    async def head(self) -> Head:
+        async def step(tx: AsyncConnection) -> Head:
+            row = (await tx.execute(select(chain_head.c.sequence, chain_head.c.hash))).one()
+            return Head(row.sequence, row.hash)
+
+        return await self._database.read(step)
+
+    async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
+        query = (
+            select(journals)
+            .where(journals.c.sequence >= first, journals.c.sequence <= last)
+            .order_by(journals.c.sequence)
+            .limit(limit)
+        )
+
+        async def step(tx: AsyncConnection) -> list[Link]:
+            rows = (await tx.execute(query)).all()
+            legs = await _find_legs(tx, rows)
+            return [_to_link(row, legs.get(row.journal_id, ())) for row in rows]
+
+        return await self._database.read(step)
+
+    async def trial(self, currency: str) -> list[TrialRow]:
+        amount = postings.c.amount
+        sums = (
+            select(
+                postings.c.account_id,
+                func.sum(case((amount > 0, amount), else_=0)).label("debits"),
+                func.sum(case((amount < 0, -amount), else_=0)).label("credits"),
+            )
+            .group_by(postings.c.account_id)
+            .subquery()
+        )
+        query = (
+            select(
+                accounts,
+                func.coalesce(sums.c.debits, 0).label("debits"),
+                func.coalesce(sums.c.credits, 0).label("credits"),
+            )
+            .outerjoin_from(accounts, sums, accounts.c.account_id == sums.c.account_id)
+            .order_by(accounts.c.account_id)
+        )
+        if currency:
+            query = query.where(accounts.c.currency_code == currency)
+
+        async def step(tx: AsyncConnection) -> list[TrialRow]:
+            return [TrialRow(_to_account(row), int(row.debits), int(row.credits)) for row in await tx.execute(query)]
+
+        return await self._database.read(step)
+
+    async def _raise_fences(self, tx: AsyncConnection, entries: Sequence[Entry]) -> dict[int, StaleFence]:
+        """Raises the fence of each entry's order; returns the entries, by place, whose fence is behind.
+
+        Orders are raised in sorted order and before the head is locked, so that no two steps wait in a circle.
+        """
+        newest: dict[str, Fence] = {}
+        for entry in entries:
+            order_id = entry.draft.order_id
+            if order_id and self._guards.fence:
+                newest[order_id] = max(newest.get(order_id, entry.fence), entry.fence)
+        if not newest:
+            return {}
+        rows = [
+            {"order_id": order_id, "generation": fence.generation, "token": fence.token}
+            for order_id, fence in sorted(newest.items())
+        ]
+        raised = await tx.execute(self._raise_fence, rows if len(rows) > 1 else rows[0])
+        behind = newest.keys() - set(raised.scalars())
+        if behind:
+            for row in await tx.execute(select(order_fences).where(order_fences.c.order_id.in_(behind))):
+                newest[row.order_id] = Fence(row.generation, row.token)
+        return {
+            place: StaleFence(f"order {entry.draft.order_id}", entry.fence, newest[entry.draft.order_id])
+            for place, entry in enumerate(entries)
+            if entry.draft.order_id in newest and entry.fence < newest[entry.draft.order_id]
+        }
+
+    async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft]) -> Books:
+        """Locks the end of the chain and the accounts, and reads all that decides on `drafts`."""
+        head = (await tx.execute(_LOCK_HEAD)).one()
+        books = Books(Head(head.sequence, head.hash), {}, {}, {}, {}, unique=self._guards.unique)
+        if self._guards.unique:
+            keys = [draft.business_key for draft in drafts]
+            undone = [draft.reversal_of for draft in drafts if draft.reversal_of]
+            for journal in await (
+                _find_journals(tx, _BY_KEY_OR_REVERSAL, keys=keys, undone=undone)
+                if undone
+                else _find_journals(tx, _BY_KEY, keys=keys)
+            ):
+                books.standing[journal.draft.business_key] = journal
+                if journal.draft.reversal_of:
+                    books.undone[journal.draft.reversal_of] = journal
+            for row in await tx.execute(_REFUSED, {"keys": keys}):
+                books.refusals[row.business_key, row.payload] = _to_error(row.error)
+        ids = sorted({leg.account_id for draft in drafts for leg in draft.legs})
+        for row in await tx.execute(_LOCK_ACCOUNTS, {"ids": ids}):
+            books.accounts[row.account_id] = _to_account(row)
+        return books
+
+    async def _write(self, tx: AsyncConnection, books: Books, before: dict[str, Account]) -> None:
+        """Writes what `books` has changed since `before`."""
+        if books.refused:
+            await tx.execute(
+                _INSERT_REFUSALS,
+                [_refusal_row(key, entry, books.refusals[key]) for key, entry in books.refused.items()],
+            )
+        if not books.written:
+            return
+        await tx.execute(
+            _MOVE_BALANCE,
+            [
+                {
+                    "id": id_,
+                    "change": after.balance - before[id_].balance,
+                    "postings": after.version - before[id_].version,
+                }
+                for id_, after in sorted(books.accounts.items())
+                if after.version != before[id_].version
+            ],
+        )
+        moved = await tx.execute(
+            _MOVE_HEAD,
+            {"before": books.written[0].sequence - 1, "after": books.head.sequence, "sealed": books.head.hash},
+        )
+        if moved.rowcount != 1:
+            raise AssertionError("the head of the chain moved while it was locked")
+        await tx.execute(_INSERT_JOURNALS, [_journal_row(journal) for journal in books.written])
+        await tx.execute(_INSERT_POSTINGS, [row for journal in books.written for row in _posting_rows(journal)])
+
+
+async def _open(tx: AsyncConnection, wanted: Account) -> Account:
+    """Opens an account unless its id is taken; returns the one that is then open."""
+    row = {
+        "account_id": wanted.account_id,
+        "kind": wanted.kind,
+        "currency_code": wanted.currency,
+        "overdraft_limit": wanted.overdraft_limit,
+        "balance": wanted.balance,
+        "version": wanted.version,
+        "created_at_ms": wanted.created_at_ms,
+    }
+    if await insert_if_absent(tx, accounts, row):
+        return wanted
+    standing = await _find_account(tx, wanted.account_id)
+    if standing is None:
+        raise AssertionError(f"{wanted.account_id} is neither free nor open")
+    return standing
+
+
+async def _find_account(tx: AsyncConnection, account_id: str) -> Account | None:
+    row = (await tx.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
+    return None if row is None else _to_account(row)
+
+
+async def _find_journals(tx: AsyncConnection, query: Select[Any], **parameters: Sequence[str]) -> list[Journal]:
+    """The journals of a query, in its order, each with its legs."""
+    rows = (await tx.execute(query, parameters)).all()
+    legs = await _find_legs(tx, rows)
+    return [_to_journal(row, legs.get(row.journal_id, ())) for row in rows]
+
+
+async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str, tuple[Leg, ...]]:
+    """The legs of some journals, by journal id, in order."""
+    ids = [row.journal_id for row in rows]
+    legs: dict[str, tuple[Leg, ...]] = {}
+    if ids:
+        for row in await tx.execute(_LEGS, {"ids": ids}):
+            legs[row.journal_id] = (*legs.get(row.journal_id, ()), Leg(row.account_id, row.amount))
+    return legs
+
+
+def _to_account(row: Row[Any]) -> Account:
+    return Account(
+        row.account_id,
+        AccountKind(row.kind),
+        row.currency_code,
+        row.overdraft_limit,
+        row.balance,
+        row.version,
+        row.created_at_ms,
+    )
+
+
+def _to_journal(row: Row[Any], legs: tuple[Leg, ...]) -> Journal:
+    draft = JournalDraft(
+        business_key=row.business_key,
+        legs=legs,
+        currency=row.currency_code,
+        memo=row.memo,
+        order_id=row.order_id,
+        payment_id=row.payment_id,
+        clerk=Principal(row.clerk_name, Role(row.clerk_role)),
+        reversal_of=row.reversal_of or "",
+    )
+    return Journal(draft, row.journal_id, row.posted_at_ms, row.sequence, row.previous_hash, row.hash)
+
+
+def _to_link(row: Row[Any], legs: tuple[Leg, ...]) -> Link:
+    try:
+        return Link(row.sequence, _to_journal(row, legs))
+    except ValueError:  # a role that is none
+        return Link(row.sequence, None)
+
+
+def _to_error(text: str) -> CountinghouseError:
+    kept = json.loads(text)
+    kind = _KEPT_ERRORS[kept["kind"]]
+    fields = tuple((field, problem) for field, problem in kept["fields"])
+    return kind(kept["reason"], kept["message"], metadata=kept["metadata"], fields=fields)
+
+
+def _refusal_row(key: tuple[str, str], entry: Entry, error: CountinghouseError) -> dict[str, Any]:
+    kept = {
+        "kind": type(error).__name__,
+        "reason": error.reason,
+        "message": error.message,
+        "metadata": error.metadata,
+        "fields": error.fields,
+    }
+    business_key, payload = key
+    return {
+        "business_key": business_key,
+        "payload": payload,
+        "order_id": entry.draft.order_id,
+        "payment_id": entry.draft.payment_id,
+        "error": json.dumps(kept, ensure_ascii=False),
+        "refused_at_ms": entry.posted_at_ms,
+    }
+
+
+def _journal_row(journal: Journal) -> dict[str, Any]:
+    draft = journal.draft
+    return {
+        "journal_id": journal.journal_id,
+        "sequence": journal.sequence,
+        "business_key": draft.business_key,
+        "currency_code": draft.currency,
+        "memo": draft.memo,
+        "order_id": draft.order_id,
+        "payment_id": draft.payment_id,
+        "reversal_of": draft.reversal_of or None,
+        "previous_hash": journal.previous_hash,
+        "hash": journal.hash,
+        "posted_at_ms": journal.posted_at_ms,
+        "clerk_name": draft.clerk.name,
+        "clerk_role": draft.clerk.role,
+    }
+
+
+def _posting_rows(journal: Journal) -> list[dict[str, Any]]:
+    return [
+        {"journal_id": journal.journal_id, "leg": place, "account_id": leg.account_id, "amount": leg.amount}
+        for place, leg in enumerate(journal.draft.legs)
+    ]

@@ -1,0 +1,1 @@
+"""The bills: what customers owe, and which payment settled each."""

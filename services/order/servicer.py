@@ -1,0 +1,206 @@
+"""OrderService on the wire: messages to the words of `model.py` and back; refuses malformed fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from grpc import aio
+
+from countinghouse.order.v1 import order_pb2 as pb
+from countinghouse.order.v1 import order_pb2_grpc
+from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.idempotency import fingerprint
+from services.kernel.ids import check_name
+from services.kernel.money import Money
+from services.order.model import Order, OrderLine, OrderState
+from services.order.operations import Draft, Filter, OrderOperations
+from services.runtime import pages, status
+from services.runtime.context import current_call
+from services.runtime.interceptors import reply
+from services.runtime.translate import clerk_in, clerk_out, fence_in, money_in, money_out
+
+_Context = aio.ServicerContext[Any, Any]
+_T = TypeVar("_T")
+
+_STATES: dict[OrderState, pb.OrderState.ValueType] = {
+    OrderState.UNPAID: pb.ORDER_STATE_UNPAID,
+    OrderState.PAYING: pb.ORDER_STATE_PAYING,
+    OrderState.PAID: pb.ORDER_STATE_PAID,
+    OrderState.CANCELLED: pb.ORDER_STATE_CANCELLED,
+}
+_STATES_BY_NUMBER: dict[int, OrderState | None] = {
+    int(pb.ORDER_STATE_UNSPECIFIED): None,
+    **{int(number): state for state, number in _STATES.items()},
+}
+
+
+class OrderServicer(order_pb2_grpc.OrderServiceServicer):
+    """See the proto for what each method promises."""
+
+    def __init__(self, operations: OrderOperations) -> None:
+        self._operations = operations
+
+    async def CreateOrder(self, request: pb.CreateOrderRequest, _context: _Context) -> pb.CreateOrderResponse:
+        draft = Draft(
+            order_id=check_name(request.order_id, "order_id") if request.order_id else "",
+            customer_id=check_name(request.customer_id, "customer_id"),
+            amount=money_in(request.amount) if request.HasField("amount") else None,
+            lines=tuple(_line_in(index, line) for index, line in enumerate(request.lines)),
+        )
+        request_id = check_name(request.request_id, "request_id")
+        call = current_call()
+        answer = await self._operations.create(call, request_id, _fingerprint(request), draft)
+        response: pb.CreateOrderResponse = reply(call, answer.stored, replayed=answer.replayed)
+        return response
+
+    async def GetOrder(self, request: pb.GetOrderRequest, _context: _Context) -> pb.GetOrderResponse:
+        order = await self._operations.get(current_call(), check_name(request.order_id, "order_id"))
+        return pb.GetOrderResponse(order=order_out(order))
+
+    async def ListOrders(self, request: pb.ListOrdersRequest, _context: _Context) -> pb.ListOrdersResponse:
+        which = Filter(
+            customer_id=check_name(request.customer_id, "customer_id") if request.customer_id else None,
+            state=_state_in(request.state),
+        )
+        page = await self._operations.page(
+            current_call(),
+            which,
+            limit=pages.page_size(request.page_size),
+            after=pages.decode_number(request.page_token),
+        )
+        return pb.ListOrdersResponse(
+            orders=map(order_out, page.orders),
+            next_page_token="" if page.next_after is None else pages.encode(page.next_after),
+        )
+
+    async def CancelOrder(self, request: pb.CancelOrderRequest, _context: _Context) -> pb.CancelOrderResponse:
+        request_id = check_name(request.request_id, "request_id")
+        order_id = check_name(request.order_id, "order_id")
+        expected = request.expected_version
+        if expected < 0:
+            raise InvalidArgument.of_field(
+                "VERSION_OUT_OF_RANGE",
+                "expected_version",
+                "expected_version is the version you saw, or 0 for any",
+            )
+        call = current_call()
+        answer = await self._operations.cancel(call, request_id, _fingerprint(request), order_id, expected)
+        response: pb.CancelOrderResponse = reply(call, answer.stored, replayed=answer.replayed)
+        return response
+
+    async def ClaimOrder(self, request: pb.ClaimOrderRequest, _context: _Context) -> pb.ClaimOrderResponse:
+        order_id, payment_id = _ids_in(request)
+        order = await self._operations.claim(
+            current_call(),
+            order_id,
+            payment_id,
+            fence_in(request.fence, required=True),
+            clerk_in(request.clerk),
+        )
+        return pb.ClaimOrderResponse(order=order_out(order))
+
+    async def CompleteOrder(self, request: pb.CompleteOrderRequest, _context: _Context) -> pb.CompleteOrderResponse:
+        order_id, payment_id = _ids_in(request)
+        if request.settled_at_ms < 1:
+            raise InvalidArgument.of_field(
+                "FIELD_REQUIRED", "settled_at_ms", "settled_at_ms is required: Unix time in milliseconds"
+            )
+        order = await self._operations.complete(
+            current_call(),
+            order_id,
+            payment_id,
+            fence_in(request.fence, required=True),
+            settled_by=_of("settled_by", lambda: clerk_in(request.settled_by), instead_of="clerk"),
+            settled_at_ms=request.settled_at_ms,
+        )
+        return pb.CompleteOrderResponse(order=order_out(order))
+
+    async def ReleaseOrder(self, request: pb.ReleaseOrderRequest, _context: _Context) -> pb.ReleaseOrderResponse:
+        order_id, payment_id = _ids_in(request)
+        order = await self._operations.release(
+            current_call(), order_id, payment_id, fence_in(request.fence, required=True)
+        )
+        return pb.ReleaseOrderResponse(order=order_out(order))
+
+    async def ReopenOrder(self, request: pb.ReopenOrderRequest, _context: _Context) -> pb.ReopenOrderResponse:
+        order_id, payment_id = _ids_in(request)
+        order = await self._operations.reopen(
+            current_call(), order_id, payment_id, fence_in(request.fence, required=True)
+        )
+        return pb.ReopenOrderResponse(order=order_out(order))
+
+
+class MessageEncoding:
+    """Answers as serialized messages, as they are stored and sent."""
+
+    def created(self, order: Order) -> bytes:
+        return pb.CreateOrderResponse(order=order_out(order)).SerializeToString(deterministic=True)
+
+    def cancelled(self, order: Order) -> bytes:
+        return pb.CancelOrderResponse(order=order_out(order)).SerializeToString(deterministic=True)
+
+    def refused(self, error: CountinghouseError) -> bytes:
+        return bytes(status.to_status(error).SerializeToString(deterministic=True))
+
+
+def order_out(order: Order) -> pb.Order:
+    """The bill as a message."""
+    return pb.Order(
+        order_id=order.order_id,
+        customer_id=order.customer_id,
+        state=_STATES[order.state],
+        amount=money_out(order.amount),
+        lines=[
+            pb.OrderLine(description=line.description, quantity=line.quantity, unit_price=money_out(line.unit_price))
+            for line in order.lines
+        ],
+        version=order.version,
+        round=order.round,
+        payment_id=order.payment_id,
+        settled_by=None if order.settled_by is None else clerk_out(order.settled_by),
+        settled_at_ms=order.settled_at_ms,
+        created_at_ms=order.created_at_ms,
+        updated_at_ms=order.updated_at_ms,
+    )
+
+
+def _fingerprint(request: pb.CreateOrderRequest | pb.CancelOrderRequest) -> str:
+    """Of everything but the key itself."""
+    payload = type(request)()
+    payload.MergeFrom(request)  # type: ignore[arg-type]
+    payload.request_id = ""
+    return fingerprint(payload.SerializeToString(deterministic=True))
+
+
+def _ids_in(
+    request: pb.ClaimOrderRequest | pb.CompleteOrderRequest | pb.ReleaseOrderRequest | pb.ReopenOrderRequest,
+) -> tuple[str, str]:
+    return check_name(request.order_id, "order_id"), check_name(request.payment_id, "payment_id")
+
+
+def _state_in(number: int) -> OrderState | None:
+    if number not in _STATES_BY_NUMBER:
+        raise InvalidArgument.of_field(
+            "STATE_UNKNOWN", "state", f"there is no order state {number}; leave it out for all"
+        )
+    return _STATES_BY_NUMBER[number]
+
+
+def _line_in(index: int, line: pb.OrderLine) -> OrderLine:
+    def price() -> Money:
+        return money_in(line.unit_price)
+
+    unit_price = _of(f"lines[{index}].unit_price", price, instead_of="amount")
+    return _of(f"lines[{index}]", lambda: OrderLine(line.description, line.quantity, unit_price))
+
+
+def _of(place: str, make: Callable[[], _T], *, instead_of: str = "") -> _T:
+    """What `make` makes; a field it finds at fault is named by where it stands in our request."""
+    try:
+        return make()
+    except InvalidArgument as error:
+        error.fields = tuple(
+            (f"{place}.{field.removeprefix(instead_of).lstrip('.')}", problem) for field, problem in error.fields
+        )
+        raise

@@ -1,0 +1,103 @@
+"""The order's lock, as operations hold it: with the fence it gives, and with errors in the service's own words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from coordination.errors import LockLost, LockTimeout, Unavailable
+from coordination.lock import Holder, OrderLease, OrderLocks
+from services.kernel import errors
+from services.kernel.clock import Clock
+from services.kernel.fence import Fence
+from services.kernel.principal import Principal
+from services.runtime.ensemble import Ensemble
+
+
+class Hold:
+    """A held lock."""
+
+    def __init__(self, lease: OrderLease, fence: Fence) -> None:
+        self._lease = lease
+        self.fence = fence
+
+    def ensure(self) -> None:
+        """Lets the next side effect begin.
+
+        This is no more than good manners towards the next holder: between this line and the effect the process may
+        be paused. What makes the effect safe is the fence inside it.
+
+        Raises:
+            Aborted: ORDER_LOCK_LOST.
+        """
+        try:
+            self._lease.ensure()
+        except LockLost as lost:
+            raise errors.Aborted(
+                "ORDER_LOCK_LOST",
+                f"the lock of {self._lease.order_id} may be somebody else's by now; ask again with the same id",
+                metadata={"order_id": self._lease.order_id, "guard": "lock"},
+                retry_after_ms=50,
+            ) from lost
+
+
+class CoordinatedLocks:
+    """Order locks in ZooKeeper.
+
+    Args:
+        instance: This process's name, for those who wait behind it.
+        wait_turn: False, with the guard `lock` off: take a place and its fence, and go on at once.
+    """
+
+    def __init__(self, locks: OrderLocks, ensemble: Ensemble, clock: Clock, *, instance: str, wait_turn: bool) -> None:
+        self._locks = locks
+        self._ensemble = ensemble
+        self._clock = clock
+        self._instance = instance
+        self._wait_turn = wait_turn
+
+    @asynccontextmanager
+    async def hold(self, order_id: str, clerk: Principal, payment_id: str, wait_s: float) -> AsyncIterator[Hold]:
+        """Holds the order's lock; waits for it at most `wait_s` seconds. Releasing it delays nobody's reply.
+
+        Raises:
+            Aborted: ORDER_LOCKED, with the holder and how long was waited.
+            Unavailable: ZOOKEEPER_UNAVAILABLE.
+        """
+        generation = self._ensemble.generation
+        holder = Holder(clerk.name, clerk.role, self._instance, payment_id, self._clock.now_ms())
+        take = self._locks.acquire if self._wait_turn else self._locks.enter
+        try:
+            lease = await take(order_id, holder, timeout_s=wait_s)
+        except LockTimeout as timeout:
+            raise _locked(timeout) from timeout
+        except Unavailable as away:
+            raise errors.Unavailable(
+                "ZOOKEEPER_UNAVAILABLE",
+                f"ZooKeeper cannot be reached, so {order_id} cannot be locked; nothing was done, try again",
+                retry_after_ms=int(away.retry_after_s * 1000),
+            ) from away
+        try:
+            yield Hold(lease, Fence(generation, lease.token))
+        finally:
+            lease.release()
+
+
+def _locked(timeout: LockTimeout) -> errors.Aborted:
+    holder = timeout.holder
+    who = f"{holder.clerk} ({holder.role})" if holder else "somebody else"
+    waited_ms = round(timeout.waited_s * 1000)
+    return errors.Aborted(
+        "ORDER_LOCKED",
+        f"{timeout.order_id} is being settled by {who}; waited {waited_ms} ms, ask again with the same id",
+        metadata={
+            "order_id": timeout.order_id,
+            "holder": holder.clerk if holder else "",
+            "holder_role": holder.role if holder else "",
+            "holder_instance": holder.instance if holder else "",
+            "holder_payment_id": holder.payment if holder else "",
+            "waited_ms": str(waited_ms),
+            "guard": "lock",
+        },
+        retry_after_ms=200,
+    )

@@ -1,0 +1,70 @@
+"""The payment service, put together. `python -m services.payment.main [migrate]`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coordination.lock import OrderLocks
+from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
+from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
+from services.payment.locks import CoordinatedLocks
+from services.payment.operations import Limits, PaymentOperations
+from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, LedgerPeer, OrderPeer
+from services.payment.servicer import PaymentResponses, PaymentServicer
+from services.payment.store import ENSEMBLE, PaymentStore
+from services.payment.worker import LeaseRenewer, RecoveryWorker
+from services.runtime.server import Parts, Runtime, Service, run
+
+
+async def build(runtime: Runtime) -> Parts:
+    """Constructor injection, all of it."""
+    settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
+    store = PaymentStore(runtime.database, guards)
+    await store.prepare()
+    locks = OrderLocks(runtime.session)
+    operations = PaymentOperations(
+        store=store,
+        orders=OrderPeer(OrderServiceStub(await peers.channel(ORDER_INTERFACE)), peers),
+        ledger=LedgerPeer(LedgerServiceStub(await peers.channel(LEDGER_INTERFACE)), peers),
+        locks=CoordinatedLocks(
+            locks, runtime.ensemble, runtime.clock, instance=settings.instance, wait_turn=guards.lock
+        ),
+        responses=PaymentResponses(),
+        failpoints=runtime.failpoints,
+        clock=runtime.clock,
+        ids=runtime.ids,
+        guards=guards,
+        limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s),
+        instance=settings.instance,
+    )
+    workers = [LeaseRenewer(operations, settings.lease_s).run]
+    if guards.recovery:
+        workers.append(RecoveryWorker(operations, settings.recovery_interval_s).run)
+
+    async def close() -> None:
+        await locks.drained(timeout_s=1.0)
+
+    return Parts(
+        add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
+        workers=workers,
+        close=close,
+    )
+
+
+SERVICE = Service(
+    name="payment",
+    interface="countinghouse.payment.v1.PaymentService",
+    package=Path(__file__).parent,
+    ensemble=ENSEMBLE,
+    build=build,
+)
+
+
+def main() -> None:
+    """Runs the service."""
+    run(SERVICE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""What a payment is and how it may change. No I/O.
+
+                        ┌────────────── decline ──────────────┐
+                        │                                     ▼
+    accept ──▶ CREATED ─┴─ submit ─▶ SUBMITTED ── decline ─▶ DECLINED
+                                      │  │                    ▲
+                               record │  └─ lose_sight ─▶ UNKNOWN
+                                      ▼                    │  (record, decline)
+                                  SUCCEEDED ◀──────────────┘
+                                      │  ▲
+                        begin_reversal│  │refuse_reversal
+                                      ▼  │
+                                  REVERSING ── record_reversal ─▶ REVERSED
+
+Invariants
+1. SUBMITTED is committed before the ledger is asked, so money that moved has a payment that says it may have.
+2. At most one payment of an order is SUBMITTED, UNKNOWN, SUCCEEDED or REVERSING (a unique index; `ACTIVE`).
+3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN.
+4. A payment that has a request has it IN_PROGRESS until it is SUCCEEDED, DECLINED or REVERSED, and DONE in the same
+   transaction that makes it so.
+5. Each change raises `version` by one and writes one event; the fence of a payment never falls.
+
+The moves are functions of `store.py`, called by `operations.py`; each is one conditional UPDATE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.kernel.errors import AlreadyExists, InvalidArgument, PermissionDenied
+from services.kernel.fence import Fence
+from services.kernel.idempotency import Begun, RequestKey
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+
+
+class PaymentState(StrEnum):
+    """Where a payment stands."""
+
+    CREATED = "CREATED"
+    SUBMITTED = "SUBMITTED"
+    SUCCEEDED = "SUCCEEDED"
+    DECLINED = "DECLINED"
+    UNKNOWN = "UNKNOWN"
+    REVERSING = "REVERSING"
+    REVERSED = "REVERSED"
+
+
+#: The machine as a table: from → to. CREATED → DECLINED: refused before anything was sent, for instance because
+#: another clerk had settled the bill. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
+MOVES: dict[PaymentState, frozenset[PaymentState]] = {
+    PaymentState.CREATED: frozenset({PaymentState.SUBMITTED, PaymentState.DECLINED}),
+    PaymentState.SUBMITTED: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.UNKNOWN}),
+    PaymentState.UNKNOWN: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED}),
+    PaymentState.SUCCEEDED: frozenset({PaymentState.REVERSING}),
+    PaymentState.REVERSING: frozenset({PaymentState.REVERSED, PaymentState.SUCCEEDED}),
+    PaymentState.DECLINED: frozenset(),
+    PaymentState.REVERSED: frozenset(),
+}
+
+#: The states of which an order has at most one payment.
+ACTIVE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.SUCCEEDED, PaymentState.REVERSING)
+
+
+def sources_of(target: PaymentState) -> tuple[PaymentState, ...]:
+    """The states from which `target` can be reached in one move."""
+    return tuple(state for state, targets in MOVES.items() if target in targets)
+
+
+class Source(StrEnum):
+    """Where the money comes from."""
+
+    WALLET = "WALLET"
+    DRAWER = "DRAWER"
+    BANK = "BANK"
+
+
+#: Who may use which source. Cash goes through the cashier, transfers through the accountant.
+MAY_USE: dict[Source, frozenset[Role]] = {
+    Source.WALLET: frozenset({Role.CUSTOMER, Role.CASHIER, Role.ACCOUNTANT}),
+    Source.DRAWER: frozenset({Role.CASHIER}),
+    Source.BANK: frozenset({Role.ACCOUNTANT}),
+}
+
+
+def check_source(source: Source, principal: Principal) -> None:
+    """Raises PermissionDenied: SOURCE_NOT_ALLOWED."""
+    if principal.role not in MAY_USE[source]:
+        roles = ", ".join(sorted(MAY_USE[source]))
+        raise PermissionDenied(
+            "SOURCE_NOT_ALLOWED", f"a {principal.role} may not use the {source.lower()}; it is for: {roles}"
+        )
+
+
+def payer_account(source: Source, customer_id: str, currency: str) -> str:
+    """The ledger account that is debited."""
+    match source:
+        case Source.WALLET:
+            return f"wallet:{customer_id}:{currency}"
+        case Source.DRAWER:
+            return f"drawer:{currency}"
+        case Source.BANK:
+            return f"bank:{currency}"
+
+
+def sales_account(currency: str) -> str:
+    """The ledger account that is credited when a bill is settled."""
+    return f"sales:{currency}"
+
+
+def check_payee(payee_account_id: str, payer_account_id: str) -> None:
+    """Refuses to credit what is not somebody's to receive.
+
+    Raises:
+        InvalidArgument: PAYEE_INVALID.
+    """
+    if payee_account_id == payer_account_id or payee_account_id.partition(":")[0] in ("drawer", "bank"):
+        raise InvalidArgument.of_field(
+            "PAYEE_INVALID",
+            "payee_account_id",
+            f"{payee_account_id} cannot receive this payment; name a wallet, a merchant or sales",
+        )
+
+
+class Purpose(StrEnum):
+    """What the order service still has to be told; one outbox row each."""
+
+    COMPLETE = "COMPLETE"
+    RELEASE = "RELEASE"
+    REOPEN = "REOPEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """Who wants a payment undone, under which request, and why."""
+
+    key: RequestKey
+    clerk: Principal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment as stored. Times are Unix milliseconds.
+
+    The amount, customer and accounts of a bill's payment are set when it is submitted.
+    """
+
+    payment_id: str
+    key: RequestKey
+    order_id: str
+    round: int
+    state: PaymentState
+    source: Source
+    customer_id: str
+    amount: Money | None
+    payer_account_id: str
+    payee_account_id: str
+    clerk: Principal
+    memo: str
+    journal_id: str
+    reversal: Reversal | None
+    reversal_journal_id: str
+    decline_reason: str
+    fence: Fence
+    version: int
+    created_at_ms: int
+    updated_at_ms: int
+    settled_at_ms: int
+
+    @property
+    def business_key(self) -> str:
+        """What its journal stands for: one round of a bill, or this one direct payment."""
+        return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
+
+    @property
+    def ticket_id(self) -> str:
+        """The ticket it was paid with; empty for Settle."""
+        return self.key.key if self.key.method == PAY else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that now runs, and its payment."""
+
+    begun: Begun
+    payment: Payment
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another payment of the same order is active: the unique index refused."""
+
+    payment: Payment
+
+
+#: Methods as they stand in the request table.
+ISSUE_TICKET, PAY, SETTLE, REVERSE = "IssueTicket", "Pay", "Settle", "Reverse"
+
+
+class BillState(StrEnum):
+    """Where a bill stands, as the order service says."""
+
+    UNPAID = "UNPAID"
+    PAYING = "PAYING"
+    PAID = "PAID"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """An order as this service sees it."""
+
+    order_id: str
+    customer_id: str
+    state: BillState
+    amount: Money
+    round: int
+    payment_id: str
+    settled_by: Principal | None
+    settled_at_ms: int
+
+    def is_being_paid_by(self, payment: Payment) -> bool:
+        """Whether this payment owns the claim."""
+        return self.state is BillState.PAYING and self.payment_id == payment.payment_id
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a payment that is about to be submitted will move."""
+
+    round: int
+    customer_id: str
+    amount: Money
+    payer_account_id: str
+    payee_account_id: str
+
+
+def charge_for(bill: Bill, payment: Payment) -> Charge:
+    """What settles this bill from the payment's source."""
+    currency = bill.amount.currency
+    payer = payer_account(payment.source, bill.customer_id, currency)
+    return Charge(bill.round, bill.customer_id, bill.amount, payer, sales_account(currency))
+
+
+def already_paid(
+    order_id: str, *, payment_id: str, clerk: Principal | None, settled_at_ms: int, now_ms: int, guard: str
+) -> AlreadyExists:
+    """The refusal a clerk gets for a bill that somebody else has settled; `guard` found it out."""
+    who = clerk.name if clerk else "somebody else"
+    ago = f", {max(0, now_ms - settled_at_ms)} ms ago" if settled_at_ms else ""
+    return AlreadyExists(
+        "ORDER_ALREADY_PAID",
+        f"{order_id} was already settled by {who}{ago}",
+        metadata={
+            "order_id": order_id,
+            "payment_id": payment_id,
+            "clerk": clerk.name if clerk else "",
+            "role": str(clerk.role) if clerk else "",
+            "settled_at_ms": str(settled_at_ms),
+            "guard": guard,
+        },
+    )

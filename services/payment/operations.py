@@ -1,0 +1,696 @@
+"""The use cases: issue a ticket, pay with it, settle a bill, reverse a payment, and finish what others left.
+
+One bill, from the call to the reply; each line is a commit or a call, and the name on the right its failpoint:
+
+    accept            request row IN_PROGRESS, payment CREATED              accepted
+    hold              the order's lock, and with it the fence               locked
+    claim             order UNPAID → PAYING                                 claimed
+    submit            payment SUBMITTED, before money moves                 submitted
+    post              journal `settle:<order>:<round>`                      posted
+    record            payment SUCCEEDED, response, outbox: one commit       recorded
+    complete          order PAID                                            completed
+    (lock released in the background)                                       released
+
+Rules
+1. Every step can be repeated: `_carry_on` brings a payment to its end from whatever state it is found in. The caller's
+   own attempt, the next clerk who finds the bill half settled, and the worker all go through it.
+2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
+3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
+   From the claim on, a payment is brought to its end, by whomever.
+4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
+   told so with OK, and the worker asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from services.kernel.clock import Clock, Deadline
+from services.kernel.errors import (
+    CountinghouseError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
+from services.kernel.fence import NO_FENCE
+from services.kernel.guards import Guards
+from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.ids import IdSource
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.payment.model import (
+    ISSUE_TICKET,
+    PAY,
+    REVERSE,
+    SETTLE,
+    Bill,
+    BillState,
+    Charge,
+    Payment,
+    PaymentState,
+    Purpose,
+    Reversal,
+    Rival,
+    Source,
+    already_paid,
+    charge_for,
+    check_payee,
+    check_source,
+    payer_account,
+)
+from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders, Responses, Store
+from services.runtime.context import Call
+
+#: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
+_AFTER_LOCK_S = 0.5
+#: How long the worker gives one payment.
+_RECOVERY_S = 10.0
+#: The outbox is left to the call that filled it for this long.
+_DELIVERY_GRACE_MS = 1_000
+#: How many half settled payments one clerk finishes before their own. More than one means that something is odd.
+_MAX_ADOPTIONS = 3
+_BATCH = 50
+
+#: What a ledger says when it will never post this: no money moved.
+_REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
+#: Outcomes that leave open whether something happened, or was never sent after the payment was submitted.
+_NO_ANSWER = (OutcomeUnknown, Unavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The waits of operations, in seconds; see `runtime/settings.py`."""
+
+    lock_wait_s: float
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call is answered with, and whether that was stored before."""
+
+    response: StoredResponse
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PayCommand:
+    """A direct payment, or one for the order that the ticket names."""
+
+    ticket_id: str
+    source: Source
+    amount: Money | None
+    payee_account_id: str
+    customer_id: str
+    memo: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleCommand:
+    """A clerk presses Settle."""
+
+    request_id: str
+    order_id: str
+    source: Source
+    memo: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseCommand:
+    """An accountant undoes a payment."""
+
+    request_id: str
+    payment_id: str
+    reason: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One execution: for whom, until when, and under which request.
+
+    Args:
+        call: Whose reply a failpoint may lose; None: nobody waits.
+    """
+
+    deadline: Deadline
+    call: Call | None
+    begun: Begun | None
+
+
+class PaymentOperations:
+    """The use cases of the payment service.
+
+    Args:
+        instance: Name of this process; owner of the requests it executes.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        orders: Orders,
+        ledger: Ledger,
+        locks: Locks,
+        responses: Responses,
+        failpoints: Failpoints,
+        clock: Clock,
+        ids: IdSource,
+        guards: Guards,
+        limits: Limits,
+        instance: str,
+    ) -> None:
+        self._store = store
+        self._orders = orders
+        self._ledger = ledger
+        self._locks = locks
+        self._responses = responses
+        self._failpoints = failpoints
+        self._clock = clock
+        self._ids = ids
+        self._guards = guards
+        self._limits = limits
+        self._instance = instance
+        self._executing: dict[RequestKey, Begun] = {}
+
+    # Method 1: a ticket, then a payment
+
+    async def issue_ticket(self, call: Call, request_id: str, order_id: str, ttl_s: int, fingerprint: str) -> Answer:
+        """Issues a single-use ticket; asked again with the same request id, the same one."""
+        caller, lease = call.principal.name, self._lease()
+        ticket = RequestKey(caller, PAY, self._ids.new("tkt"))
+        expires_at_ms = lease.now_ms + ttl_s * 1000
+        answer = self._responses.ticket(ticket.key, order_id, expires_at_ms)
+        request = RequestKey(caller, ISSUE_TICKET, request_id)
+        stored = await self._store.issue(
+            request, fingerprint, ticket, lease=lease, expires_at_ms=expires_at_ms, order_id=order_id, answer=answer
+        )
+        return Answer(answer) if stored is None else Answer(stored, replayed=True)
+
+    async def pay(self, call: Call, command: PayCommand) -> Answer:
+        """Pays with a ticket.
+
+        Raises:
+            NotFound: TICKET_NOT_FOUND. InvalidArgument, PermissionDenied: the payment could never be made.
+            CountinghouseError: As `settle`.
+        """
+        check_source(command.source, call.principal)
+        key = RequestKey(call.principal.name, PAY, command.ticket_id)
+        order_id = await self._store.ticket_order(key)
+        draft = self._draft(call.principal, key, order_id, command.source, command.memo)
+        if order_id:
+            if command.amount is not None or command.payee_account_id:
+                raise InvalidArgument.of_field(
+                    "TICKET_NAMES_ORDER", "amount", f"the ticket pays {order_id}; leave amount and payee_account_id out"
+                )
+            return await self._accept(call, draft, command.fingerprint)
+        return await self._accept(call, _direct(draft, call.principal, command), command.fingerprint)
+
+    # Method 2: an order, under its lock
+
+    async def settle(self, call: Call, command: SettleCommand) -> Answer:
+        """Settles a bill.
+
+        Raises:
+            AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the bill is cancelled.
+            Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
+            Unavailable: Nothing was done.
+        """
+        check_source(command.source, call.principal)
+        key = RequestKey(call.principal.name, SETTLE, command.request_id)
+        draft = self._draft(call.principal, key, command.order_id, command.source, command.memo)
+        return await self._accept(call, draft, command.fingerprint)
+
+    async def _accept(self, call: Call, draft: Payment, fingerprint: str) -> Answer:
+        if draft.order_id and call.principal.role is Role.CUSTOMER:
+            await self._check_own_bill(call, draft)
+        accepted = await self._store.accept(draft, fingerprint, self._lease())
+        if isinstance(accepted, StoredResponse):
+            return Answer(accepted, replayed=True)
+        work = _Work(call.deadline, call, accepted.begun)
+        async with self._execution(accepted.begun):
+            await self._pass("accepted", work, accepted.payment)
+            return await self._execute(work, accepted.payment)
+
+    async def _check_own_bill(self, call: Call, draft: Payment) -> None:
+        bill = await self._orders.get(draft.order_id, call.deadline)
+        if bill.customer_id != call.principal.name:
+            raise NotFound("ORDER_NOT_FOUND", f"there is no order {draft.order_id} of yours")
+
+    # Reversal
+
+    async def reverse(self, call: Call, command: ReverseCommand) -> Answer:
+        """Undoes a SUCCEEDED payment.
+
+        Raises:
+            NotFound: PAYMENT_NOT_FOUND. FailedPrecondition: ILLEGAL_STATE, or the ledger refused.
+            CountinghouseError: As `settle`.
+        """
+        payment = await self._store.get(command.payment_id)
+        key = RequestKey(call.principal.name, REVERSE, command.request_id)
+        begun = await self._store.begin_request(key, command.fingerprint, self._lease())
+        if isinstance(begun, StoredResponse):
+            return Answer(begun, replayed=True)
+        work = _Work(call.deadline, call, begun)
+        reversal = Reversal(key, call.principal, command.reason)
+        async with self._execution(begun):
+            await self._pass("accepted", work, payment)
+            async with self._held(work, payment, call.principal) as hold:
+                return await self._reverse(work, hold, payment, reversal)
+
+    async def _reverse(self, work: _Work, hold: Hold | None, payment: Payment, reversal: Reversal) -> Answer:
+        fence = hold.fence if hold else NO_FENCE
+        try:
+            await self._tell_order(work, hold, payment)  # the bill must be PAID before it can be reopened
+            payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
+        except CountinghouseError:
+            await self._give_back(work)
+            raise
+        if payment.reversal is None or payment.reversal.key != reversal.key:
+            if payment.state is PaymentState.REVERSING and self._guards.recovery:
+                payment = await self._carry_on(work, hold, payment)
+            return await self._refuse_request(reversal.key, _not_reversible(payment))
+        return await self._conclude(work, hold, payment)
+
+    # Reading
+
+    async def get(self, call: Call, payment_id: str) -> Payment:
+        """Raises NotFound: PAYMENT_NOT_FOUND, also for a customer's look at somebody else's."""
+        payment = await self._store.get(payment_id)
+        principal = call.principal
+        if principal.role is Role.CUSTOMER and principal.name not in (payment.customer_id, payment.clerk.name):
+            raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
+        return payment
+
+    async def page(
+        self, call: Call, *, limit: int, after: tuple[int, str] | None, state: PaymentState | None, order_id: str
+    ) -> list[Payment]:
+        """Payments, newest first; a customer's own only."""
+        seen_by = call.principal.name if call.principal.role is Role.CUSTOMER else ""
+        return await self._store.page(limit=limit, after=after, state=state, order_id=order_id, seen_by=seen_by)
+
+    # What was left between two commits
+
+    async def recover(self) -> int:
+        """Finishes what no living execution is working on; how many were looked at."""
+        now_ms = self._now()
+        await self._store.expire(now_ms=now_ms)
+        rows = await self._store.overdue(now_ms=now_ms, limit=_BATCH)
+        for row in rows:
+            await self._recover_request(row)
+        payment_ids = await self._store.undelivered(before_ms=now_ms - _DELIVERY_GRACE_MS, limit=_BATCH)
+        for payment_id in payment_ids:
+            await self._recover_word(payment_id)
+        return len(rows) + len(payment_ids)
+
+    async def renew_leases(self) -> None:
+        """Keeps others away from what this process is executing. A process that is paused does not get here."""
+        if self._executing:
+            until_ms = self._now() + int(self._limits.lease_s * 1000)
+            await self._store.renew(list(self._executing.values()), until_ms=until_ms)
+
+    async def _recover_request(self, row: RequestRow) -> None:
+        begun = await self._store.take_over(row, self._lease())
+        if begun is None:
+            return
+        payment = await self._store.of_request(row.key)
+        if payment is None:  # a reversal that had not begun: nothing was done
+            await self._store.give_back(begun, now_ms=self._now())
+            return
+        work = _Work(Deadline.after(_RECOVERY_S, self._clock), None, begun)
+        async with self._execution(begun):
+            try:
+                await self._execute(work, payment)
+            except CountinghouseError:
+                await self._let_others(work)
+                raise
+
+    async def _recover_word(self, payment_id: str) -> None:
+        payment = await self._store.get(payment_id)
+        work = _Work(Deadline.after(_RECOVERY_S, self._clock), None, None)
+        async with self._held(work, payment, payment.clerk) as hold:
+            await self._tell_order(work, hold, payment)
+
+    # The steps
+
+    async def _execute(self, work: _Work, payment: Payment) -> Answer:
+        """Brings the payment of a request to its end, under the lock if it has an order."""
+        if not payment.order_id:
+            return await self._conclude(work, None, await self._submit_direct(payment))
+        async with self._held(work, payment, payment.clerk) as hold:
+            answer = await self._settle(work, hold, payment) if hold else await self._conclude(work, None, payment)
+        await self._pass("released", work, payment)
+        return answer
+
+    async def _settle(self, work: _Work, hold: Hold, payment: Payment) -> Answer:
+        """Claims the bill for this payment, finishing other people's half settled ones first."""
+        for _ in range(_MAX_ADOPTIONS + 1):
+            if payment.state is not PaymentState.CREATED:
+                return await self._conclude(work, hold, payment)
+            try:
+                bill = await self._orders.claim(payment, hold.fence, work.deadline)
+            except OutcomeUnknown:
+                await self._let_others(work)
+                return self._pending(payment)
+            except CountinghouseError:
+                await self._give_back(work)  # refused or never sent: nothing was done
+                raise
+            await self._pass("claimed", work, payment)
+            if bill.is_being_paid_by(payment) or not self._guards.state:
+                return await self._charge(work, hold, payment, bill)
+            if bill.state is not BillState.PAYING:
+                return await self._refuse(work, hold, payment, self._why_not(bill))
+            await self._adopt(work, hold, bill)
+        await self._give_back(work)
+        raise Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
+
+    async def _adopt(self, work: _Work, hold: Hold, bill: Bill) -> None:
+        """Finishes the payment that a dead or paused process left on this bill, whose lock we hold."""
+        if not self._guards.recovery:
+            await self._give_back(work)
+            raise Unavailable("ORDER_HALF_SETTLED", f"{bill.order_id} is half settled and recovery is switched off")
+        try:
+            other = await self._store.get(bill.payment_id)
+            await self._carry_on(replace(work, begun=None), hold, other, bill)
+        except CountinghouseError:
+            await self._give_back(work)
+            raise
+
+    async def _charge(self, work: _Work, hold: Hold, payment: Payment, bill: Bill) -> Answer:
+        """The claim is ours: submit, then conclude."""
+        submitted = await self._submit(hold, payment, bill)
+        if isinstance(submitted, Payment):
+            return await self._conclude(work, hold, submitted)
+        rival = await self._carry_on(replace(work, begun=None), hold, submitted.payment)
+        refusal = already_paid(
+            payment.order_id,
+            payment_id=rival.payment_id,
+            clerk=rival.clerk,
+            settled_at_ms=rival.settled_at_ms,
+            now_ms=self._now(),
+            guard="unique",
+        )
+        return await self._refuse(work, hold, payment, refusal, release=bill.is_being_paid_by(payment))
+
+    async def _submit(self, hold: Hold, payment: Payment, bill: Bill) -> Payment | Rival:
+        return await self._store.submit(payment.payment_id, charge_for(bill, payment), hold.fence, now_ms=self._now())
+
+    async def _submit_direct(self, payment: Payment) -> Payment:
+        if payment.state is not PaymentState.CREATED or payment.amount is None:
+            return payment
+        charge = Charge(0, payment.customer_id, payment.amount, payment.payer_account_id, payment.payee_account_id)
+        submitted = await self._store.submit(payment.payment_id, charge, NO_FENCE, now_ms=self._now())
+        return submitted.payment if isinstance(submitted, Rival) else submitted
+
+    async def _conclude(self, work: _Work, hold: Hold | None, payment: Payment) -> Answer:
+        """Brings a payment that is past its claim to its end, and answers its request."""
+        try:
+            ended = await self._carry_on(work, hold, payment)
+        except _NO_ANSWER:
+            await self._let_others(work)
+            return self._pending(await self._store.get(payment.payment_id))
+        except CountinghouseError:
+            await self._let_others(work)
+            raise
+        return await self._answer(ended.key if work.begun is None else work.begun.key)
+
+    async def _carry_on(self, work: _Work, hold: Hold | None, payment: Payment, bill: Bill | None = None) -> Payment:
+        """From whatever state a payment is in to its end; every step can be repeated.
+
+        Args:
+            bill: For a payment that claimed its bill and was not submitted.
+        """
+        if payment.state is PaymentState.CREATED and bill is not None and hold is not None:
+            submitted = await self._submit(hold, payment, bill)
+            if isinstance(submitted, Rival):
+                return payment
+            payment = submitted
+        if payment.state in (PaymentState.SUBMITTED, PaymentState.UNKNOWN):
+            payment = await self._post(work, hold, payment)
+        if payment.state is PaymentState.REVERSING:
+            payment = await self._post_reversal(work, hold, payment)
+        await self._tell_order(work, hold, payment)
+        return payment
+
+    async def _post(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
+        """Asks the ledger for the journal of a submitted payment, and records what it said."""
+        fence = hold.fence if hold else NO_FENCE
+        if payment.amount is None:
+            raise AssertionError(f"{payment.payment_id} was submitted without an amount")
+        if hold is not None:
+            hold.ensure()
+        # The worst moment to be paused: the lock has been looked at, and the money has not moved yet.
+        await self._pass("submitted", work, payment)
+        try:
+            journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
+        except OutcomeUnknown:
+            if payment.state is PaymentState.SUBMITTED:
+                await self._store.lose_sight(payment.payment_id, fence, now_ms=self._now())
+            raise
+        except _REFUSALS as refusal:
+            return await self._decline(hold, payment, self._ledger_said(payment, refusal), release=True)
+        await self._pass("posted", work, payment)
+        payment = await self._store.record(payment.payment_id, fence, journal_id, self._encode, now_ms=self._now())
+        await self._pass("recorded", work, payment)
+        return payment
+
+    async def _post_reversal(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
+        """Asks the ledger for the opposite journal, and records what it said."""
+        fence = hold.fence if hold else NO_FENCE
+        reversal = payment.reversal
+        if reversal is None:
+            raise AssertionError(f"{payment.payment_id} is being reversed by nobody")
+        if hold is not None:
+            hold.ensure()
+        await self._pass("submitted", work, payment)
+        try:
+            journal_id = await self._ledger.reverse(payment, reversal, fence, work.deadline)
+        except _REFUSALS as refusal:
+            answer = self._responses.refusal(refusal)
+            await self._store.refuse_reversal(payment, fence, answer, now_ms=self._now())
+            return await self._store.get(payment.payment_id)
+        await self._pass("posted", work, payment)
+        payment = await self._store.record_reversal(
+            payment.payment_id, fence, journal_id, self._encode_reversal, now_ms=self._now()
+        )
+        await self._pass("recorded", work, payment)
+        return payment
+
+    async def _tell_order(self, work: _Work, hold: Hold | None, payment: Payment) -> None:
+        """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox."""
+        if hold is None:
+            return
+        for purpose in await self._store.owes(payment.payment_id):
+            tell = {
+                Purpose.COMPLETE: self._orders.complete,
+                Purpose.RELEASE: self._orders.release,
+                Purpose.REOPEN: self._orders.reopen,
+            }[purpose]
+            try:
+                await tell(payment, hold.fence, work.deadline)
+            except CountinghouseError:
+                return  # the money is recorded, so the caller's answer stands; the worker tells the order service later
+            await self._pass("completed", work, payment)
+            await self._store.delivered(payment.payment_id, purpose, now_ms=self._now())
+
+    # Refusing
+
+    def _why_not(self, bill: Bill) -> CountinghouseError:
+        """Why a bill that is not ours to charge is refused."""
+        if bill.state is BillState.PAID:
+            return already_paid(
+                bill.order_id,
+                payment_id=bill.payment_id,
+                clerk=bill.settled_by,
+                settled_at_ms=bill.settled_at_ms,
+                now_ms=self._now(),
+                guard="state",
+            )
+        return FailedPrecondition(
+            "ORDER_NOT_PAYABLE",
+            f"{bill.order_id} is {bill.state}; only an UNPAID order can be settled",
+            metadata={"order_id": bill.order_id, "state": bill.state, "guard": "state"},
+        )
+
+    def _ledger_said(self, payment: Payment, refusal: CountinghouseError) -> CountinghouseError:
+        """The ledger's refusal in this service's words."""
+        if refusal.reason == "IDEMPOTENCY_KEY_MISMATCH" and payment.order_id:
+            told = refusal.metadata
+            return already_paid(
+                payment.order_id,
+                payment_id=told.get("payment_id", ""),
+                clerk=None,
+                settled_at_ms=int(told.get("posted_at_ms", "0")),
+                now_ms=self._now(),
+                guard="unique",
+            )
+        return FailedPrecondition(refusal.reason, f"declined: {refusal.message}", metadata=refusal.metadata)
+
+    async def _refuse_request(self, key: RequestKey, refusal: CountinghouseError) -> Answer:
+        """Stores a definitive refusal of a request that changes no payment."""
+        await self._store.refuse_request(key, self._responses.refusal(refusal), now_ms=self._now())
+        return await self._answer(key)
+
+    async def _refuse(
+        self, work: _Work, hold: Hold, payment: Payment, refusal: CountinghouseError, *, release: bool = False
+    ) -> Answer:
+        """Ends a payment that was not submitted, and answers its request."""
+        declined = await self._decline(hold, payment, refusal, release=release)
+        await self._tell_order(work, hold, declined)
+        return await self._answer(payment.key)
+
+    async def _decline(
+        self, hold: Hold | None, payment: Payment, refusal: CountinghouseError, *, release: bool
+    ) -> Payment:
+        stored = self._responses.refusal(refusal)
+        return await self._store.decline(
+            payment.payment_id,
+            hold.fence if hold else NO_FENCE,
+            refusal.reason,
+            lambda _payment: stored,
+            release=release,
+            now_ms=self._now(),
+        )
+
+    # Small parts
+
+    async def _answer(self, key: RequestKey) -> Answer:
+        """The response as it is stored, by whichever execution that was."""
+        return Answer(await self._store.response_to(key))
+
+    def _pending(self, payment: Payment) -> Answer:
+        """The outcome is not known yet: the caller is told where the payment stands, and nothing is stored."""
+        return Answer(self._encode(payment))
+
+    def _encode(self, payment: Payment) -> StoredResponse:
+        return self._responses.payment(payment.key.method, payment)
+
+    def _encode_reversal(self, payment: Payment) -> StoredResponse:
+        return self._responses.payment(REVERSE, payment)
+
+    def _draft(self, clerk: Principal, key: RequestKey, order_id: str, source: Source, memo: str) -> Payment:
+        now_ms = self._now()
+        return Payment(
+            payment_id=self._ids.new("pay"),
+            key=key,
+            order_id=order_id,
+            round=0,
+            state=PaymentState.CREATED,
+            source=source,
+            customer_id="",
+            amount=None,
+            payer_account_id="",
+            payee_account_id="",
+            clerk=clerk,
+            memo=memo,
+            journal_id="",
+            reversal=None,
+            reversal_journal_id="",
+            decline_reason="",
+            fence=NO_FENCE,
+            version=1,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            settled_at_ms=0,
+        )
+
+    @asynccontextmanager
+    async def _held(self, work: _Work, payment: Payment, clerk: Principal) -> AsyncIterator[Hold | None]:
+        """Holds the lock of the payment's order; a payment without one needs none."""
+        if not payment.order_id:
+            yield None
+            return
+        wait_s = min(self._limits.lock_wait_s, work.deadline.remaining_s() - _AFTER_LOCK_S)
+        try:
+            if wait_s <= 0:
+                raise Unavailable(
+                    "DEADLINE_TOO_SHORT", "too little was left of the deadline for the lock; allow more time"
+                )
+            holding = self._locks.hold(payment.order_id, clerk, payment.payment_id, wait_s)
+            hold = await holding.__aenter__()
+        except CountinghouseError:
+            await self._give_back(work)
+            raise
+        try:
+            await self._pass("locked", work, payment)
+            yield hold
+        finally:
+            await holding.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def _execution(self, begun: Begun) -> AsyncIterator[None]:
+        """While inside, the lease of this request is renewed."""
+        self._executing[begun.key] = begun
+        try:
+            yield
+        finally:
+            self._executing.pop(begun.key, None)
+
+    async def _give_back(self, work: _Work) -> None:
+        """Nothing was done, so the request may run again; unless an earlier execution may have done something."""
+        if work.begun is None:
+            return
+        if work.begun.first:
+            await self._store.give_back(work.begun, now_ms=self._now())
+        else:
+            await self._let_others(work)
+
+    async def _let_others(self, work: _Work) -> None:
+        """This execution is over and its payment is not: whoever comes next may carry on at once."""
+        if work.begun is not None:
+            self._executing.pop(work.begun.key, None)
+            await self._store.renew([work.begun], until_ms=self._now())
+
+    async def _pass(self, name: str, work: _Work, payment: Payment) -> None:
+        await self._failpoints.hit(name, work.call, payment.order_id, payment.payment_id)
+
+    def _lease(self) -> Lease:
+        now_ms = self._now()
+        return Lease(self._instance, now_ms, now_ms + int(self._limits.lease_s * 1000))
+
+    def _now(self) -> int:
+        return self._clock.now_ms()
+
+
+def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Payment:
+    """The payment of a ticket that names no order.
+
+    Raises:
+        InvalidArgument: FIELD_REQUIRED or PAYEE_INVALID.
+        PermissionDenied: NOT_YOUR_WALLET.
+    """
+    if command.amount is None:
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "amount", "amount is required: the ticket names no order")
+    if not command.payee_account_id:
+        raise InvalidArgument.of_field(
+            "FIELD_REQUIRED", "payee_account_id", "payee_account_id is required: the ticket names no order"
+        )
+    customer_id = command.customer_id or (principal.name if principal.role is Role.CUSTOMER else "")
+    if principal.role is Role.CUSTOMER and customer_id != principal.name:
+        raise PermissionDenied("NOT_YOUR_WALLET", "a customer pays from their own wallet only; leave customer_id out")
+    if command.source is Source.WALLET and not customer_id:
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "customer_id", "customer_id is required: whose wallet pays?")
+    payer = payer_account(command.source, customer_id, command.amount.currency)
+    check_payee(command.payee_account_id, payer)
+    return replace(
+        draft,
+        customer_id=customer_id,
+        amount=command.amount,
+        payer_account_id=payer,
+        payee_account_id=command.payee_account_id,
+    )
+
+
+def _not_reversible(payment: Payment) -> FailedPrecondition:
+    return FailedPrecondition(
+        "ILLEGAL_STATE",
+        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed",
+        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
+    )

@@ -1,0 +1,131 @@
+"""What the operations need from outside. Adapters: `store.py`, `peers.py`, `locks.py`, `servicer.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from services.kernel.clock import Deadline
+from services.kernel.errors import CountinghouseError
+from services.kernel.fence import Fence
+from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.money import Money
+from services.kernel.principal import Principal
+from services.payment.model import (
+    Accepted,
+    Bill,
+    Charge,
+    Payment,
+    PaymentState,
+    Purpose,
+    Reversal,
+    Rival,
+)
+from services.runtime.context import Call
+
+#: Makes the response to a request from the payment as it is about to be committed.
+Encode = Callable[[Payment], StoredResponse]
+
+
+class Hold(Protocol):
+    """A held order lock."""
+
+    fence: Fence
+
+    def ensure(self) -> None: ...
+
+
+class Locks(Protocol):
+    """Order locks; see `locks.py`."""
+
+    def hold(
+        self, order_id: str, clerk: Principal, payment_id: str, wait_s: float
+    ) -> AbstractAsyncContextManager[Hold]: ...
+
+
+class Orders(Protocol):
+    """The order service; see `peers.py`."""
+
+    async def get(self, order_id: str, deadline: Deadline) -> Bill: ...
+    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Bill: ...
+    async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None: ...
+    async def release(self, payment: Payment, fence: Fence, deadline: Deadline) -> None: ...
+    async def reopen(self, payment: Payment, fence: Fence, deadline: Deadline) -> None: ...
+
+
+class Ledger(Protocol):
+    """The ledger; see `peers.py`."""
+
+    async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str: ...
+    async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str: ...
+
+
+class Responses(Protocol):
+    """How answers look on the wire; see `servicer.py`."""
+
+    def ticket(self, ticket_id: str, order_id: str, expires_at_ms: int) -> StoredResponse: ...
+    def payment(self, method: str, payment: Payment) -> StoredResponse: ...
+    def refusal(self, error: CountinghouseError) -> StoredResponse: ...
+
+
+class Failpoints(Protocol):
+    """Named moments; see `runtime/failpoints.py`."""
+
+    async def hit(self, name: str, call: Call | None, *subjects: str) -> None: ...
+
+
+class Store(Protocol):
+    """The payment database: each method is one transaction. See `store.py` for what each guarantees and raises."""
+
+    async def issue(
+        self,
+        request: RequestKey,
+        fingerprint: str,
+        ticket: RequestKey,
+        *,
+        lease: Lease,
+        expires_at_ms: int,
+        order_id: str,
+        answer: StoredResponse,
+    ) -> StoredResponse | None: ...
+    async def ticket_order(self, ticket: RequestKey) -> str: ...
+    async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse: ...
+    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse: ...
+    async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None: ...
+    async def response_to(self, key: RequestKey) -> StoredResponse: ...
+    async def give_back(self, begun: Begun, *, now_ms: int) -> None: ...
+    async def renew(self, held: Sequence[Begun], *, until_ms: int) -> None: ...
+
+    async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival: ...
+    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int) -> Payment: ...
+    async def record(
+        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+    ) -> Payment: ...
+    async def decline(
+        self, payment_id: str, fence: Fence, reason: str, encode: Encode, *, release: bool, now_ms: int
+    ) -> Payment: ...
+    async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment: ...
+    async def record_reversal(
+        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+    ) -> Payment: ...
+    async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None: ...
+    async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None: ...
+
+    async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]: ...
+    async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None: ...
+    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]: ...
+    async def owes(self, payment_id: str) -> tuple[Purpose, ...]: ...
+    async def expire(self, *, now_ms: int) -> int: ...
+
+    async def get(self, payment_id: str) -> Payment: ...
+    async def of_request(self, key: RequestKey) -> Payment | None: ...
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: tuple[int, str] | None,
+        state: PaymentState | None,
+        order_id: str,
+        seen_by: str,
+    ) -> list[Payment]: ...

@@ -1,0 +1,194 @@
+"""PaymentService on the wire: proto in, proto out. Checks form, translates, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from google.protobuf.message import Message
+from grpc import aio
+
+from countinghouse.payment.v1 import payment_pb2 as pb
+from countinghouse.payment.v1 import payment_pb2_grpc
+from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.idempotency import StoredResponse, fingerprint
+from services.kernel.ids import check_account, check_name, check_text
+from services.payment.model import PAY, REVERSE, SETTLE, Payment, PaymentState, Source
+from services.payment.operations import Answer, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
+from services.runtime import pages, status, translate
+from services.runtime.context import Call, current_call
+from services.runtime.interceptors import reply
+
+_Context = aio.ServicerContext[Any, Any]
+
+_DEFAULT_TTL_S, _MAX_TTL_S = 900, 86_400
+
+_SOURCES: dict[Source, pb.Source.ValueType] = {
+    Source.WALLET: pb.SOURCE_WALLET,
+    Source.DRAWER: pb.SOURCE_DRAWER,
+    Source.BANK: pb.SOURCE_BANK,
+}
+_SOURCE_BY_NUMBER: dict[int, Source] = {int(number): source for source, number in _SOURCES.items()}
+_STATES: dict[PaymentState, pb.PaymentState.ValueType] = {
+    PaymentState.CREATED: pb.PAYMENT_STATE_CREATED,
+    PaymentState.SUBMITTED: pb.PAYMENT_STATE_SUBMITTED,
+    PaymentState.SUCCEEDED: pb.PAYMENT_STATE_SUCCEEDED,
+    PaymentState.DECLINED: pb.PAYMENT_STATE_DECLINED,
+    PaymentState.UNKNOWN: pb.PAYMENT_STATE_UNKNOWN,
+    PaymentState.REVERSING: pb.PAYMENT_STATE_REVERSING,
+    PaymentState.REVERSED: pb.PAYMENT_STATE_REVERSED,
+}
+_STATE_BY_NUMBER: dict[int, PaymentState] = {int(number): state for state, number in _STATES.items()}
+
+
+class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
+    """See `payment.proto`. Mutating methods answer with the stored bytes of their response."""
+
+    def __init__(self, operations: PaymentOperations) -> None:
+        self._operations = operations
+
+    async def IssueTicket(self, request: pb.IssueTicketRequest, _context: _Context) -> Any:
+        call = current_call()
+        request_id = check_name(request.request_id, "request_id")
+        if request.order_id:
+            check_name(request.order_id, "order_id")
+        if not 0 <= request.ttl_s <= _MAX_TTL_S:
+            raise InvalidArgument.of_field(
+                "TTL_OUT_OF_RANGE", "ttl_s", f"ttl_s is 1 to {_MAX_TTL_S}, or 0 for {_DEFAULT_TTL_S}"
+            )
+        payload = _payload(request, "request_id")
+        answer = await self._operations.issue_ticket(
+            call, request_id, request.order_id, request.ttl_s or _DEFAULT_TTL_S, payload
+        )
+        return _reply(call, answer)
+
+    async def Pay(self, request: pb.PayRequest, _context: _Context) -> Any:
+        call = current_call()
+        command = PayCommand(
+            ticket_id=check_name(request.ticket_id, "ticket_id"),
+            source=_source(request.source),
+            amount=translate.money_in(request.amount) if request.HasField("amount") else None,
+            payee_account_id=check_account(request.payee_account_id, "payee_account_id")
+            if request.payee_account_id
+            else "",
+            customer_id=request.customer_id and check_name(request.customer_id, "customer_id"),
+            memo=check_text(request.memo, "memo"),
+            fingerprint=_payload(request, "ticket_id"),
+        )
+        return _reply(call, await self._operations.pay(call, command))
+
+    async def Settle(self, request: pb.SettleRequest, _context: _Context) -> Any:
+        call = current_call()
+        command = SettleCommand(
+            request_id=check_name(request.request_id, "request_id"),
+            order_id=check_name(request.order_id, "order_id"),
+            source=_source(request.source),
+            memo=check_text(request.memo, "memo"),
+            fingerprint=_payload(request, "request_id"),
+        )
+        return _reply(call, await self._operations.settle(call, command))
+
+    async def Reverse(self, request: pb.ReverseRequest, _context: _Context) -> Any:
+        call = current_call()
+        command = ReverseCommand(
+            request_id=check_name(request.request_id, "request_id"),
+            payment_id=check_name(request.payment_id, "payment_id"),
+            reason=check_text(request.reason, "reason", required=True),
+            fingerprint=_payload(request, "request_id"),
+        )
+        return _reply(call, await self._operations.reverse(call, command))
+
+    async def GetPayment(self, request: pb.GetPaymentRequest, _context: _Context) -> pb.GetPaymentResponse:
+        payment = await self._operations.get(current_call(), check_name(request.payment_id, "payment_id"))
+        return pb.GetPaymentResponse(payment=_payment_out(payment))
+
+    async def ListPayments(self, request: pb.ListPaymentsRequest, _context: _Context) -> pb.ListPaymentsResponse:
+        limit = pages.page_size(request.page_size)
+        if request.order_id:
+            check_name(request.order_id, "order_id")
+        payments = await self._operations.page(
+            current_call(),
+            limit=limit,
+            after=_after(request.page_token),
+            state=_STATE_BY_NUMBER.get(request.state),
+            order_id=request.order_id,
+        )
+        last = payments[-1] if len(payments) == limit else None
+        return pb.ListPaymentsResponse(
+            payments=map(_payment_out, payments),
+            next_page_token=pages.encode(last.created_at_ms, last.payment_id) if last else "",
+        )
+
+
+class PaymentResponses:
+    """How answers look on the wire, for those who store them."""
+
+    _MESSAGES: ClassVar[dict[str, Callable[[pb.Payment], Message]]] = {
+        PAY: lambda payment: pb.PayResponse(payment=payment),
+        SETTLE: lambda payment: pb.SettleResponse(payment=payment),
+        REVERSE: lambda payment: pb.ReverseResponse(payment=payment),
+    }
+
+    def ticket(self, ticket_id: str, order_id: str, expires_at_ms: int) -> StoredResponse:
+        """The answer to IssueTicket."""
+        ticket = pb.Ticket(
+            ticket_id=ticket_id, state=pb.TICKET_STATE_ISSUED, order_id=order_id, expires_at_ms=expires_at_ms
+        )
+        return StoredResponse(True, pb.IssueTicketResponse(ticket=ticket).SerializeToString())
+
+    def payment(self, method: str, payment: Payment) -> StoredResponse:
+        """The answer to Pay, Settle or Reverse."""
+        return StoredResponse(True, self._MESSAGES[method](_payment_out(payment)).SerializeToString())
+
+    def refusal(self, error: CountinghouseError) -> StoredResponse:
+        """A definitive refusal."""
+        return StoredResponse(False, status.to_status(error).SerializeToString(deterministic=True))
+
+
+def _reply(call: Call, answer: Answer) -> Any:
+    return reply(call, answer.response, replayed=answer.replayed)
+
+
+def _payload(request: Message, key_field: str) -> str:
+    """The fingerprint of a request without its key."""
+    copy = type(request)()
+    copy.CopyFrom(request)
+    copy.ClearField(key_field)
+    return fingerprint(copy.SerializeToString(deterministic=True))
+
+
+def _source(number: int) -> Source:
+    if number not in _SOURCE_BY_NUMBER:
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "source", "source is required: WALLET, DRAWER or BANK")
+    return _SOURCE_BY_NUMBER[number]
+
+
+def _after(page_token: str) -> tuple[int, str] | None:
+    key = pages.decode(page_token, 2)
+    if key is None:
+        return None
+    created_at_ms, payment_id = key
+    return pages.number(created_at_ms), payment_id
+
+
+def _payment_out(payment: Payment) -> pb.Payment:
+    return pb.Payment(
+        payment_id=payment.payment_id,
+        order_id=payment.order_id,
+        round=payment.round,
+        state=_STATES[payment.state],
+        source=_SOURCES[payment.source],
+        amount=translate.money_out(payment.amount) if payment.amount else None,
+        payer_account_id=payment.payer_account_id,
+        payee_account_id=payment.payee_account_id,
+        clerk=translate.clerk_out(payment.clerk),
+        journal_id=payment.journal_id,
+        reversal_journal_id=payment.reversal_journal_id,
+        decline_reason=payment.decline_reason,
+        memo=payment.memo,
+        ticket_id=payment.ticket_id,
+        version=payment.version,
+        created_at_ms=payment.created_at_ms,
+        updated_at_ms=payment.updated_at_ms,
+        settled_at_ms=payment.settled_at_ms,
+    )

@@ -1,0 +1,718 @@
+"""The payment service's tables, and each step on them as one transaction. The only file here that knows SQL.
+
+A step that changes a payment does it by one conditional UPDATE on (id, state, fence) and writes the event in the same
+transaction. Where no row matches, the step finds out why: the fence is stale (refused), or the payment is already there
+(answered as it stands, with the fence raised). The response to a request is stored in the transaction of the effect.
+
+With the guard `fence` off, fences are kept but not compared; with `unique` off, the index is dropped by `prepare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    and_,
+    case,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.kernel.errors import NotFound, RequestInProgress, StaleFence
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.payment.model import (
+    ACTIVE,
+    PAY,
+    REVERSE,
+    Accepted,
+    Charge,
+    Payment,
+    PaymentState,
+    Purpose,
+    Reversal,
+    Rival,
+    Source,
+    sources_of,
+)
+from services.payment.ports import Encode
+from services.runtime.database import Database, ensemble_table
+from services.runtime.requests import Requests, insert_if_absent, request_table
+
+METADATA = MetaData()
+ENSEMBLE = ensemble_table(METADATA)
+REQUESTS = request_table(METADATA)
+
+PAYMENTS = Table(
+    "payments",
+    METADATA,
+    Column("payment_id", String(64), primary_key=True),
+    Column("request_caller", String(64), nullable=False),
+    Column("request_method", String(32), nullable=False),
+    Column("request_key", String(64), nullable=False),
+    Column("order_id", String(64), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("customer_id", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("payer_account_id", String(100), nullable=False),
+    Column("payee_account_id", String(100), nullable=False),
+    Column("clerk_name", String(64), nullable=False),
+    Column("clerk_role", String(16), nullable=False),
+    Column("memo", String(200), nullable=False),
+    Column("journal_id", String(64), nullable=False),
+    Column("reversal_caller", String(64), nullable=False),
+    Column("reversal_role", String(16), nullable=False),
+    Column("reversal_key", String(64), nullable=False),
+    Column("reversal_reason", String(200), nullable=False),
+    Column("reversal_journal_id", String(64), nullable=False),
+    Column("decline_reason", String(64), nullable=False),
+    Column("fence_generation", BigInteger, nullable=False),
+    Column("fence_token", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("settled_at_ms", BigInteger, nullable=False),
+)
+Index("payments_by_age", PAYMENTS.c.created_at_ms, PAYMENTS.c.payment_id)
+Index("payments_by_order", PAYMENTS.c.order_id)
+Index("payments_by_request", PAYMENTS.c.request_caller, PAYMENTS.c.request_method, PAYMENTS.c.request_key)
+Index("payments_by_reversal", PAYMENTS.c.reversal_caller, PAYMENTS.c.reversal_key)
+_IS_ACTIVE = and_(PAYMENTS.c.order_id != "", PAYMENTS.c.state.in_([str(state) for state in ACTIVE]))
+ONE_ACTIVE_PER_ORDER = Index(
+    "payments_one_active_per_order",
+    PAYMENTS.c.order_id,
+    unique=True,
+    sqlite_where=_IS_ACTIVE,
+    postgresql_where=_IS_ACTIVE,
+)
+
+#: Every state a payment has been in; append-only.
+EVENTS = Table(
+    "payment_events",
+    METADATA,
+    Column("payment_id", String(64), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("fence_generation", BigInteger, nullable=False),
+    Column("fence_token", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+#: What the order service has yet to be told, and what it has been told.
+OUTBOX = Table(
+    "outbox",
+    METADATA,
+    Column("payment_id", String(64), primary_key=True),
+    Column("purpose", String(16), primary_key=True),
+    Column("order_id", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("delivered_at_ms", BigInteger, nullable=True),
+)
+Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
+
+
+class PaymentStore:
+    """The payment database.
+
+    Args:
+        guards: Which guards are on.
+    """
+
+    def __init__(self, database: Database, guards: Guards) -> None:
+        self._database = database
+        self._guards = guards
+        self._requests = Requests(REQUESTS, guards)
+
+    async def prepare(self) -> None:
+        """Makes the unique index stand, or, with the guard off, fall."""
+
+        async def step(tx: AsyncConnection) -> None:
+            if self._guards.unique:
+                await tx.run_sync(ONE_ACTIVE_PER_ORDER.create, checkfirst=True)
+            else:
+                await tx.run_sync(ONE_ACTIVE_PER_ORDER.drop, checkfirst=True)
+
+        await self._database.run(step)
+
+    # Tickets and requests
+
+    async def issue(
+        self,
+        request: RequestKey,
+        fingerprint: str,
+        ticket: RequestKey,
+        *,
+        lease: Lease,
+        expires_at_ms: int,
+        order_id: str,
+        answer: StoredResponse,
+    ) -> StoredResponse | None:
+        """Makes a ticket and stores the answer to the request for it; returns the stored answer of an earlier one."""
+
+        async def step(tx: AsyncConnection) -> StoredResponse | None:
+            begun = await self._requests.begin(tx, request, fingerprint, lease)
+            if isinstance(begun, StoredResponse):
+                return begun
+            await self._requests.issue(tx, ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
+            await self._requests.finish(tx, request, answer, now_ms=lease.now_ms)
+            return None
+
+        return await self._database.run(step)
+
+    async def ticket_order(self, ticket: RequestKey) -> str:
+        """The order that a ticket names; empty: none.
+
+        Raises:
+            NotFound: TICKET_NOT_FOUND.
+        """
+
+        async def step(tx: AsyncConnection) -> str | None:
+            return await self._requests.order_of(tx, ticket)
+
+        order_id = await self._database.read(step)
+        if order_id is None:
+            raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {ticket.key} of yours; fetch one with IssueTicket")
+        return order_id
+
+    async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
+        """Starts the request of a payment and writes the payment; an earlier execution's payment is carried on.
+
+        Raises:
+            KeyMismatch, RequestInProgress, NotFound, FailedPrecondition: As `Requests.consume`.
+        """
+
+        async def step(tx: AsyncConnection) -> Accepted | StoredResponse:
+            start = self._requests.consume if draft.key.method == PAY else self._requests.begin
+            begun = await start(tx, draft.key, fingerprint, lease)
+            if isinstance(begun, StoredResponse):
+                return begun
+            if self._guards.ticket:
+                earlier = await self._find(tx, *self._has_key(draft.key))
+                if earlier is not None:
+                    return Accepted(begun, earlier)
+            await tx.execute(insert(PAYMENTS).values(_to_row(draft)))
+            await self._write_event(tx, draft)
+            return Accepted(begun, draft)
+
+        return await self._database.run(step)
+
+    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        """Starts a request that makes no payment of its own: a reversal."""
+
+        async def step(tx: AsyncConnection) -> Begun | StoredResponse:
+            return await self._requests.begin(tx, key, fingerprint, lease)
+
+        return await self._database.run(step)
+
+    async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
+        """Stores a definitive refusal of a request that has no payment to change."""
+
+        async def step(tx: AsyncConnection) -> None:
+            await self._requests.finish(tx, key, answer, now_ms=now_ms)
+
+        await self._database.run(step)
+
+    async def response_to(self, key: RequestKey) -> StoredResponse:
+        """What a finished request was answered with.
+
+        Raises:
+            RequestInProgress: It is not finished.
+        """
+
+        async def step(tx: AsyncConnection) -> RequestRow | None:
+            return await self._requests.find(tx, key)
+
+        row = await self._database.read(step)
+        if row is None or row.response is None:
+            raise RequestInProgress(key.key)
+        return row.response
+
+    async def give_back(self, begun: Begun, *, now_ms: int) -> None:
+        """Lets the same request run again, since nothing was done under it."""
+
+        async def step(tx: AsyncConnection) -> None:
+            await self._requests.give_back(tx, begun.key, begun.attempt, now_ms=now_ms)
+
+        await self._database.run(step)
+
+    async def renew(self, held: Sequence[Begun], *, until_ms: int) -> None:
+        """Moves the end of the leases of running executions; a moment in the past lets others carry on at once."""
+
+        async def step(tx: AsyncConnection) -> None:
+            await self._requests.renew(tx, held, until_ms=until_ms)
+
+        await self._database.run(step)
+
+    # The payment's moves
+
+    async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival:
+        """CREATED → SUBMITTED, before the ledger is asked.
+
+        Raises:
+            StaleFence: The order has been locked by somebody else since.
+        """
+
+        async def step(tx: AsyncConnection) -> Payment:
+            return await self._move(
+                tx,
+                payment_id,
+                PaymentState.SUBMITTED,
+                fence,
+                now_ms,
+                round=charge.round,
+                customer_id=charge.customer_id,
+                amount_minor=charge.amount.minor_units,
+                currency=charge.amount.currency,
+                payer_account_id=charge.payer_account_id,
+                payee_account_id=charge.payee_account_id,
+            )
+
+        try:
+            return await self._database.run(step)
+        except IntegrityError:
+            rival = await self._active_beside(payment_id)
+            if rival is None:
+                raise
+            return Rival(rival)
+
+    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int) -> Payment:
+        """SUBMITTED → UNKNOWN: the ledger was asked and nobody told us the outcome."""
+
+        async def step(tx: AsyncConnection) -> Payment:
+            return await self._move(tx, payment_id, PaymentState.UNKNOWN, fence, now_ms)
+
+        return await self._database.run(step)
+
+    async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
+        """SUBMITTED or UNKNOWN → SUCCEEDED, with the stored response and the word to the order service."""
+
+        async def step(tx: AsyncConnection) -> Payment:
+            payment = await self._move(
+                tx,
+                payment_id,
+                PaymentState.SUCCEEDED,
+                fence,
+                now_ms,
+                only_from=(PaymentState.SUBMITTED, PaymentState.UNKNOWN),
+                journal_id=journal_id,
+                settled_at_ms=now_ms,
+            )
+            await self._end(tx, payment, payment.key, Purpose.COMPLETE, encode, now_ms)
+            return payment
+
+        return await self._database.run(step)
+
+    async def decline(
+        self, payment_id: str, fence: Fence, reason: str, encode: Encode, *, release: bool, now_ms: int
+    ) -> Payment:
+        """To DECLINED, with the stored refusal.
+
+        Args:
+            release: Whether the order service has to be told that the bill is free again.
+        """
+
+        async def step(tx: AsyncConnection) -> Payment:
+            payment = await self._move(tx, payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
+            await self._end(tx, payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
+            return payment
+
+        return await self._database.run(step)
+
+    async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
+        """SUCCEEDED → REVERSING for this request; otherwise the payment as it stands."""
+
+        async def step(tx: AsyncConnection) -> Payment:
+            return await self._move(
+                tx,
+                payment_id,
+                PaymentState.REVERSING,
+                fence,
+                now_ms,
+                reversal_caller=reversal.key.caller,
+                reversal_role=reversal.clerk.role,
+                reversal_key=reversal.key.key,
+                reversal_reason=reversal.reason,
+            )
+
+        return await self._database.run(step)
+
+    async def record_reversal(
+        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+    ) -> Payment:
+        """REVERSING → REVERSED, with the stored response and the word to the order service."""
+
+        async def step(tx: AsyncConnection) -> Payment:
+            payment = await self._move(
+                tx, payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id
+            )
+            if payment.reversal is not None:
+                await self._end(tx, payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
+            return payment
+
+        return await self._database.run(step)
+
+    async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None:
+        """REVERSING → SUCCEEDED: the ledger definitively refused. The next reversal is another request's."""
+
+        async def step(tx: AsyncConnection) -> None:
+            moved = await self._move(
+                tx,
+                payment.payment_id,
+                PaymentState.SUCCEEDED,
+                fence,
+                now_ms,
+                only_from=(PaymentState.REVERSING,),
+            )
+            if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
+                await self._requests.finish(tx, payment.reversal.key, answer, now_ms=now_ms)
+
+        await self._database.run(step)
+
+    async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None:
+        """Notes that the order service has been told."""
+
+        async def step(tx: AsyncConnection) -> None:
+            columns = OUTBOX.c
+            await tx.execute(
+                update(OUTBOX)
+                .where(
+                    columns.payment_id == payment_id,
+                    columns.purpose == purpose,
+                    columns.delivered_at_ms.is_(None),
+                )
+                .values(delivered_at_ms=now_ms)
+            )
+
+        await self._database.run(step)
+
+    # What was left between two commits
+
+    async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
+        """Executions whose lease has passed."""
+
+        async def step(tx: AsyncConnection) -> list[RequestRow]:
+            return await self._requests.overdue(tx, now_ms=now_ms, limit=limit)
+
+        return await self._database.read(step)
+
+    async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
+        """Carries on an execution; None: somebody else does."""
+
+        async def step(tx: AsyncConnection) -> Begun | None:
+            return await self._requests.take_over(tx, row.key, row.attempt, lease)
+
+        return await self._database.run(step)
+
+    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
+        """Payments of which the order service has not been told since `before_ms`, by id."""
+
+        async def step(tx: AsyncConnection) -> list[str]:
+            columns = OUTBOX.c
+            rows = await tx.execute(
+                select(columns.payment_id)
+                .where(columns.delivered_at_ms.is_(None), columns.created_at_ms <= before_ms)
+                .order_by(columns.created_at_ms)
+                .limit(limit)
+            )
+            return list(rows.scalars())
+
+        return await self._database.read(step)
+
+    async def owes(self, payment_id: str) -> tuple[Purpose, ...]:
+        """What the order service has yet to be told of a payment, in the order in which it came about."""
+
+        async def step(tx: AsyncConnection) -> tuple[Purpose, ...]:
+            columns = OUTBOX.c
+            rows = await tx.execute(
+                select(columns.purpose)
+                .where(columns.payment_id == payment_id, columns.delivered_at_ms.is_(None))
+                .order_by(columns.created_at_ms)
+            )
+            return tuple(Purpose(row) for row in rows.scalars())
+
+        return await self._database.read(step)
+
+    async def expire(self, *, now_ms: int) -> int:
+        """Ends tickets and requests whose time passed before they were used, and the payments begun under them."""
+
+        async def step(tx: AsyncConnection) -> int:
+            keys = await self._requests.expire(tx, now_ms=now_ms)
+            for key in keys:
+                payment = await self._find(tx, *self._has_key(key), PAYMENTS.c.state == PaymentState.CREATED)
+                if payment is not None:
+                    reason = "TICKET_EXPIRED"
+                    ended = await self._move(
+                        tx, payment.payment_id, PaymentState.DECLINED, payment.fence, now_ms, decline_reason=reason
+                    )
+                    await self._tell(tx, ended, Purpose.RELEASE, now_ms)  # harmless if the bill was never claimed
+            return len(keys)
+
+        return await self._database.run(step)
+
+    # Reading
+
+    async def get(self, payment_id: str) -> Payment:
+        """Raises NotFound: PAYMENT_NOT_FOUND."""
+
+        async def step(tx: AsyncConnection) -> Payment | None:
+            return await self._find(tx, PAYMENTS.c.payment_id == payment_id)
+
+        payment = await self._database.read(step)
+        if payment is None:
+            raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
+        return payment
+
+    async def of_request(self, key: RequestKey) -> Payment | None:
+        """The payment that a request made, or that it reverses."""
+
+        async def step(tx: AsyncConnection) -> Payment | None:
+            return await self._find(tx, *self._has_key(key)) or await self._find(
+                tx, PAYMENTS.c.reversal_caller == key.caller, PAYMENTS.c.reversal_key == key.key
+            )
+
+        return await self._database.read(step)
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: tuple[int, str] | None,
+        state: PaymentState | None,
+        order_id: str,
+        seen_by: str,
+    ) -> list[Payment]:
+        """Payments, newest first.
+
+        Args:
+            after: (created_at_ms, payment_id) of the last one before.
+            seen_by: Only payments made by or for this person; empty: all.
+        """
+
+        async def step(tx: AsyncConnection) -> list[Payment]:
+            columns = PAYMENTS.c
+            query = select(PAYMENTS).order_by(columns.created_at_ms.desc(), columns.payment_id.desc()).limit(limit)
+            if after is not None:
+                query = query.where(
+                    tuple_(columns.created_at_ms, columns.payment_id) < tuple_(literal(after[0]), literal(after[1]))
+                )
+            if state is not None:
+                query = query.where(columns.state == state)
+            if order_id:
+                query = query.where(columns.order_id == order_id)
+            if seen_by:
+                query = query.where((columns.customer_id == seen_by) | (columns.clerk_name == seen_by))
+            return [_to_payment(row) for row in await tx.execute(query)]
+
+        return await self._database.read(step)
+
+    # Parts of steps
+
+    async def _move(
+        self,
+        tx: AsyncConnection,
+        payment_id: str,
+        target: PaymentState,
+        fence: Fence,
+        now_ms: int,
+        *,
+        only_from: tuple[PaymentState, ...] = (),
+        **values: object,
+    ) -> Payment:
+        """The conditional UPDATE behind every move. A payment that cannot make it is returned as it stands.
+
+        A payment that is SUCCEEDED is made so by `record`, or again by `refuse_reversal`: `only_from` keeps them apart.
+        """
+        columns = PAYMENTS.c
+        allowed = only_from or sources_of(target)
+        moved = await tx.execute(
+            update(PAYMENTS)
+            .where(columns.payment_id == payment_id, columns.state.in_(allowed), *self._not_behind(fence))
+            .values(
+                state=target,
+                version=columns.version + 1,
+                updated_at_ms=now_ms,
+                **self._raised(fence),
+                **values,
+            )
+            .returning(*columns)
+        )
+        row = moved.one_or_none()
+        if row is not None:
+            payment = _to_payment(row)
+            await self._write_event(tx, payment)
+            return payment
+        seen = await tx.execute(
+            update(PAYMENTS)
+            .where(columns.payment_id == payment_id, *self._not_behind(fence))
+            .values(**self._raised(fence))
+            .returning(*columns)
+        )
+        row = seen.one_or_none()
+        if row is not None:
+            return _to_payment(row)
+        payment_now = await self._find(tx, columns.payment_id == payment_id)
+        if payment_now is None:
+            raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id}")
+        raise StaleFence(payment_now.order_id, fence, payment_now.fence)
+
+    def _not_behind(self, fence: Fence) -> list[ColumnElement[bool]]:
+        if not self._guards.fence:
+            return []
+        columns = PAYMENTS.c
+        carried = tuple_(literal(fence.generation), literal(fence.token))
+        return [tuple_(columns.fence_generation, columns.fence_token) <= carried]
+
+    def _raised(self, fence: Fence) -> dict[str, Any]:
+        if self._guards.fence:
+            return {"fence_generation": fence.generation, "fence_token": fence.token}
+        columns = PAYMENTS.c
+        carried = tuple_(literal(fence.generation), literal(fence.token))
+        newer = tuple_(columns.fence_generation, columns.fence_token) < carried
+        return {
+            "fence_generation": case((newer, fence.generation), else_=columns.fence_generation),
+            "fence_token": case((newer, fence.token), else_=columns.fence_token),
+        }
+
+    async def _end(
+        self,
+        tx: AsyncConnection,
+        payment: Payment,
+        key: RequestKey,
+        purpose: Purpose | None,
+        encode: Encode,
+        now_ms: int,
+    ) -> None:
+        """Stores the response and the word to the order service, if this transaction is the one that ended it."""
+        ended = await self._requests.finish(tx, key, encode(payment), now_ms=now_ms)
+        if ended and purpose is not None:
+            await self._tell(tx, payment, purpose, now_ms)
+
+    async def _tell(self, tx: AsyncConnection, payment: Payment, purpose: Purpose, now_ms: int) -> None:
+        """Puts a word for the order service into the outbox."""
+        if payment.order_id:
+            word = {
+                "payment_id": payment.payment_id,
+                "purpose": purpose,
+                "order_id": payment.order_id,
+                "created_at_ms": now_ms,
+            }
+            await insert_if_absent(tx, OUTBOX, word)
+
+    async def _write_event(self, tx: AsyncConnection, payment: Payment) -> None:
+        await tx.execute(
+            insert(EVENTS).values(
+                payment_id=payment.payment_id,
+                version=payment.version,
+                state=payment.state,
+                fence_generation=payment.fence.generation,
+                fence_token=payment.fence.token,
+                at_ms=payment.updated_at_ms,
+            )
+        )
+
+    async def _active_beside(self, payment_id: str) -> Payment | None:
+        async def step(tx: AsyncConnection) -> Payment | None:
+            order = select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == payment_id).scalar_subquery()
+            return await self._find(tx, PAYMENTS.c.order_id == order, _IS_ACTIVE)
+
+        return await self._database.read(step)
+
+    @staticmethod
+    def _has_key(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
+        columns = PAYMENTS.c
+        return (
+            columns.request_caller == key.caller,
+            columns.request_method == key.method,
+            columns.request_key == key.key,
+        )
+
+    @staticmethod
+    async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
+        row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
+        return None if row is None else _to_payment(row)
+
+
+def _to_row(payment: Payment) -> dict[str, Any]:
+    reversal = payment.reversal
+    return {
+        "payment_id": payment.payment_id,
+        "request_caller": payment.key.caller,
+        "request_method": payment.key.method,
+        "request_key": payment.key.key,
+        "order_id": payment.order_id,
+        "round": payment.round,
+        "state": payment.state,
+        "source": payment.source,
+        "customer_id": payment.customer_id,
+        "amount_minor": payment.amount.minor_units if payment.amount else 0,
+        "currency": payment.amount.currency if payment.amount else "",
+        "payer_account_id": payment.payer_account_id,
+        "payee_account_id": payment.payee_account_id,
+        "clerk_name": payment.clerk.name,
+        "clerk_role": payment.clerk.role,
+        "memo": payment.memo,
+        "journal_id": payment.journal_id,
+        "reversal_caller": reversal.key.caller if reversal else "",
+        "reversal_role": reversal.clerk.role if reversal else "",
+        "reversal_key": reversal.key.key if reversal else "",
+        "reversal_reason": reversal.reason if reversal else "",
+        "reversal_journal_id": payment.reversal_journal_id,
+        "decline_reason": payment.decline_reason,
+        "fence_generation": payment.fence.generation,
+        "fence_token": payment.fence.token,
+        "version": payment.version,
+        "created_at_ms": payment.created_at_ms,
+        "updated_at_ms": payment.updated_at_ms,
+        "settled_at_ms": payment.settled_at_ms,
+    }
+
+
+def _to_payment(row: Row[Any]) -> Payment:
+    reversal = None
+    if row.reversal_key:
+        clerk = Principal(row.reversal_caller, Role(row.reversal_role))
+        reversal = Reversal(RequestKey(row.reversal_caller, REVERSE, row.reversal_key), clerk, row.reversal_reason)
+    return Payment(
+        payment_id=row.payment_id,
+        key=RequestKey(row.request_caller, row.request_method, row.request_key),
+        order_id=row.order_id,
+        round=row.round,
+        state=PaymentState(row.state),
+        source=Source(row.source),
+        customer_id=row.customer_id,
+        amount=Money(row.amount_minor, row.currency) if row.amount_minor else None,
+        payer_account_id=row.payer_account_id,
+        payee_account_id=row.payee_account_id,
+        clerk=Principal(row.clerk_name, Role(row.clerk_role)),
+        memo=row.memo,
+        journal_id=row.journal_id,
+        reversal=reversal,
+        reversal_journal_id=row.reversal_journal_id,
+        decline_reason=row.decline_reason,
+        fence=Fence(row.fence_generation, row.fence_token),
+        version=row.version,
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        settled_at_ms=row.settled_at_ms,
+    )

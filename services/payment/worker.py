@@ -1,0 +1,57 @@
+"""What goes on without a caller: leases are renewed, and what dead processes left between two commits is finished.
+
+Every instance runs both. Two workers that see the same payment are kept apart by the conditional take-over; should
+one of them be paused in the middle, by the order's lock and its fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from services.kernel.errors import CountinghouseError
+from services.payment.operations import PaymentOperations
+
+log = structlog.get_logger()
+
+
+class RecoveryWorker:
+    """Finishes payments that no living execution is working on.
+
+    Args:
+        interval_s: How often it looks.
+    """
+
+    def __init__(self, operations: PaymentOperations, interval_s: float) -> None:
+        self._operations = operations
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Looks again and again; ends only when cancelled. A payment that cannot be finished yet is tried again."""
+        while True:
+            try:
+                found = await self._operations.recover()
+                if found:
+                    log.info("recovered", looked_at=found)
+            except CountinghouseError as error:
+                log.info("recovery waits", reason=error.reason, why=error.message)
+            await asyncio.sleep(self._interval_s)
+
+
+class LeaseRenewer:
+    """Keeps others away from what this process is executing.
+
+    Args:
+        lease_s: The length of a lease; renewed three times in its length.
+    """
+
+    def __init__(self, operations: PaymentOperations, lease_s: float) -> None:
+        self._operations = operations
+        self._interval_s = lease_s / 3
+
+    async def run(self) -> None:
+        """Renews again and again; ends only when cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._operations.renew_leases()

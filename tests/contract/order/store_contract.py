@@ -1,0 +1,463 @@
+"""What every order store does. Each adapter, the fake included, runs this suite as a subclass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import pytest
+
+from services.kernel.errors import (
+    CountinghouseError,
+    FailedPrecondition,
+    KeyMismatch,
+    NotFound,
+    StaleFence,
+    StaleVersion,
+)
+from services.kernel.fence import NO_FENCE, Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import RequestKey
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.order.model import Change, Order, OrderLine, OrderState
+from services.order.operations import Answer, Filter, OrderStore, Outcome, Request
+from services.order.servicer import MessageEncoding
+from tests.fakes.order_store import Event
+
+LI = Principal("li", Role.CASHIER)
+WANG = Principal("wang", Role.ACCOUNTANT)
+ENCODING = MessageEncoding()
+FENCE = Fence(1, 100)
+NEWER = Fence(1, 101)
+
+
+class Subject(Protocol):
+    """A store under test, and a look at what it keeps behind its port."""
+
+    @property
+    def store(self) -> OrderStore: ...
+
+    async def history(self, order_id: str) -> list[Event]:
+        """The events of one bill, by version."""
+        ...
+
+    async def fence(self, order_id: str) -> Fence:
+        """The newest fence one bill has seen."""
+        ...
+
+
+Make = Callable[..., Awaitable[Subject]]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A bill that has been created in a store."""
+
+    subject: Subject
+    order: Order
+
+    async def claim(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+        return (await self.subject.store.claim([self.change(payment_id, fence)]))[0]
+
+    async def complete(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+        return (await self.subject.store.complete([self.change(payment_id, fence)]))[0]
+
+    async def release(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+        return (await self.subject.store.release([self.change(payment_id, fence)]))[0]
+
+    async def reopen(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+        return (await self.subject.store.reopen([self.change(payment_id, fence)]))[0]
+
+    async def cancel(self, key: str, *, customer_id: str | None = None, expected_version: int = 0) -> Answer:
+        return await self.subject.store.cancel(
+            request("CancelOrder", key),
+            self.order.order_id,
+            ENCODING,
+            customer_id=customer_id,
+            expected_version=expected_version,
+        )
+
+    async def now(self) -> Order:
+        order = await self.subject.store.get(self.order.order_id)
+        assert order is not None
+        return order
+
+    def change(self, payment_id: str, fence: Fence) -> Change:
+        return Change(self.order.order_id, payment_id, fence, WANG, at_ms=3_000, settled_at_ms=2_500)
+
+
+def request(method: str, key: str, *, fingerprint: str = "f", caller: Principal = LI) -> Request:
+    return Request(RequestKey(caller.name, method, key), fingerprint, caller, at_ms=2_000)
+
+
+def bill(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> Order:
+    return Order(
+        order_id,
+        customer_id,
+        Money(300, "CNY"),
+        tuple(OrderLine(f"tea {number}", 3, Money(100 // max(lines, 1), "CNY")) for number in range(lines)),
+        created_at_ms=2_000,
+        updated_at_ms=2_000,
+    )
+
+
+async def created(subject: Subject, order: Order | None = None) -> Made:
+    order = order or bill()
+    answer = await subject.store.create(request("CreateOrder", order.order_id), order, ENCODING)
+    assert answer.stored.ok
+    return Made(subject, order)
+
+
+class OrderStoreContract:
+    """Subclasses bring a fixture `make`: an async callable that takes guards and gives a Subject on an empty store."""
+
+    async def test_a_bill_is_kept_as_it_was_made(self, make: Make) -> None:
+        """UNPAID, version 1, round 1, lines in their order; the first event is its making."""
+        subject = await make()
+        made = await created(subject, bill(lines=3))
+        assert await made.now() == made.order
+        assert await subject.history("o1") == [
+            Event("o1", 1, None, OrderState.UNPAID, 1, "", NO_FENCE, LI, 2_000),
+        ]
+
+    async def test_a_bill_nobody_made_is_none(self, make: Make) -> None:
+        """get says so without raising."""
+        assert await (await make()).store.get("o9") is None
+
+    async def test_a_creation_repeated_is_answered_as_before(self, make: Make) -> None:
+        """Byte for byte, also when the bill has moved on since; nothing is made twice."""
+        subject = await make()
+        first = await subject.store.create(request("CreateOrder", "r1"), bill(lines=2), ENCODING)
+        await Made(subject, bill()).claim()
+        again = await subject.store.create(request("CreateOrder", "r1"), bill("other"), ENCODING)
+        assert (first.replayed, again.replayed) == (False, True)
+        assert first.stored == again.stored
+        assert await subject.store.get("other") is None
+
+    async def test_a_request_id_is_not_taken_for_something_else(self, make: Make) -> None:
+        """The same id with another payload is refused, and has no effect."""
+        subject = await make()
+        await subject.store.create(request("CreateOrder", "r1"), bill(), ENCODING)
+        with pytest.raises(KeyMismatch):
+            await subject.store.create(request("CreateOrder", "r1", fingerprint="g"), bill("o2"), ENCODING)
+        assert await subject.store.get("o2") is None
+
+    async def test_request_ids_of_two_callers_or_methods_never_meet(self, make: Make) -> None:
+        """A key belongs to (caller, method, key)."""
+        subject = await make()
+        made = await created(subject)
+        other = await subject.store.create(request("CreateOrder", "o1", caller=WANG), bill("o2"), ENCODING)
+        cancelled = await made.cancel("o1")
+        assert (other.replayed, cancelled.replayed) == (False, False)
+
+    async def test_a_taken_order_id_is_a_stored_refusal(self, make: Make) -> None:
+        """ORDER_EXISTS is definitive: it is replayed to the same request id, and the bill stays as it was."""
+        subject = await make()
+        made = await created(subject)
+        answers = [
+            await subject.store.create(request("CreateOrder", "r2"), bill(customer_id="other"), ENCODING)
+            for _ in range(2)
+        ]
+        assert [answer.replayed for answer in answers] == [False, True]
+        assert not answers[0].stored.ok
+        assert answers[0].stored == answers[1].stored
+        assert await made.now() == made.order
+        assert len(await subject.history("o1")) == 1
+
+    async def test_ten_creations_at_once_make_one_bill(self, make: Make) -> None:
+        """The same request id ten times: one effect, ten equal answers."""
+        subject = await make()
+        answers = await asyncio.gather(
+            *(subject.store.create(request("CreateOrder", "r1"), bill(f"o{n}"), ENCODING) for n in range(10))
+        )
+        assert sum(not answer.replayed for answer in answers) == 1
+        assert len({answer.stored.body for answer in answers}) == 1
+        assert len((await subject.store.page(Filter(), limit=20, after=None)).orders) == 1
+
+    async def test_a_bill_is_cancelled_once(self, make: Make) -> None:
+        """The repeat of the request id is replayed; another request id meets ILLEGAL_STATE, which is stored too."""
+        subject = await make()
+        made = await created(subject)
+        first, again = await made.cancel("c1"), await made.cancel("c1")
+        assert (first.stored.ok, first.replayed, again.replayed) == (True, False, True)
+        assert first.stored == again.stored
+        assert (await made.now()).state is OrderState.CANCELLED
+        late = [await made.cancel("c2"), await made.cancel("c2")]
+        assert [(answer.stored.ok, answer.replayed) for answer in late] == [(False, False), (False, True)]
+        assert late[0].stored == late[1].stored
+        assert [event.to_state for event in await subject.history("o1")] == [OrderState.UNPAID, OrderState.CANCELLED]
+
+    async def test_another_version_is_refused_and_not_stored(self, make: Make) -> None:
+        """STALE_VERSION passes: the same request id works once the bill is at that version."""
+        made = await created(await make())
+        with pytest.raises(StaleVersion):
+            await made.cancel("c1", expected_version=3)
+        await made.claim()
+        await made.release()
+        assert (await made.cancel("c1", expected_version=3)).stored.ok
+
+    async def test_a_missing_bill_is_refused_and_not_stored(self, make: Make) -> None:
+        """ORDER_NOT_FOUND passes: the bill may be made yet."""
+        subject = await make()
+        with pytest.raises(NotFound):
+            await Made(subject, bill()).cancel("c1")
+        made = await created(subject)
+        assert (await made.cancel("c1")).stored.ok
+
+    async def test_another_customers_bill_is_not_there(self, make: Make) -> None:
+        """Not to be cancelled, and not even a stored answer about it is shown."""
+        made = await created(await make())
+        with pytest.raises(NotFound):
+            await made.cancel("c1", customer_id="other")
+        assert (await made.cancel("c1", customer_id="mei")).stored.ok
+        with pytest.raises(NotFound):
+            await made.cancel("c1", customer_id="other")
+
+    async def test_a_bill_goes_through_two_rounds(self, make: Make) -> None:
+        """Claim, decline, claim, complete, reopen, claim: every step in the history, with fence and actor."""
+        subject = await make()
+        made = await created(subject, bill(lines=2))
+        steps = [
+            await made.claim("p1"),
+            await made.release("p1"),
+            await made.claim("p2", NEWER),
+            await made.complete("p2", NEWER),
+            await made.reopen("p2", NEWER),
+            await made.claim("p3", NEWER),
+        ]
+        expected = [
+            ("PAYING", "p1", 1),
+            ("UNPAID", "", 1),
+            ("PAYING", "p2", 1),
+            ("PAID", "p2", 1),
+            ("UNPAID", "", 2),
+            ("PAYING", "p3", 2),
+        ]
+        assert [(step.state, step.payment_id, step.round) for step in map(_order, steps)] == expected
+        assert [_order(step).version for step in steps] == [2, 3, 4, 5, 6, 7]
+        paid = _order(steps[3])
+        assert (paid.settled_by, paid.settled_at_ms, paid.updated_at_ms, paid.lines) == (
+            WANG,
+            2_500,
+            3_000,
+            made.order.lines,
+        )
+        assert await made.now() == steps[-1]
+        events = (await subject.history("o1"))[1:]
+        assert [event.payment_id for event in events] == ["p1", "p1", "p2", "p2", "p2", "p3"]
+        assert [event.fence for event in events] == [FENCE, FENCE, NEWER, NEWER, NEWER, NEWER]
+        assert {(event.actor, event.at_ms) for event in events} == {(WANG, 3_000)}
+
+    async def test_repeats_change_nothing(self, make: Make) -> None:
+        """Each of the four moves asked for again by the same payment is answered with the bill as it stands."""
+        subject = await make()
+        made = await created(subject)
+        for move in (made.claim, made.complete, made.reopen, made.claim, made.release):
+            first = await move()
+            assert await move() == first
+        assert [event.version for event in await subject.history("o1")] == [1, 2, 3, 4, 5, 6]
+
+    async def test_a_late_repeat_is_answered_with_the_bill_as_it_stands(self, make: Make) -> None:
+        """A claim repeated after its completion, a release after another's claim: no error, no change."""
+        made = await created(await make())
+        await made.claim("p1")
+        paid = await made.complete("p1")
+        assert await made.claim("p1") == paid
+        assert await made.claim("p2") == paid
+        assert await made.release("p1") == paid
+        assert await made.reopen("p2") == paid
+
+    async def test_a_cancelled_bill_is_not_claimed(self, make: Make) -> None:
+        """The claim is answered with the bill as it stands."""
+        made = await created(await make())
+        await made.cancel("c1")
+        assert _order(await made.claim()).state is OrderState.CANCELLED
+
+    async def test_a_completion_without_a_claim_is_refused(self, make: Make) -> None:
+        """ILLEGAL_STATE by the guard `state`; the bill stays with its own payment."""
+        made = await created(await make())
+        refusals = [await made.complete("p2")]
+        claimed = await made.claim("p1")
+        refusals.append(await made.complete("p2"))
+        for refusal in refusals:
+            assert isinstance(refusal, FailedPrecondition)
+            assert (refusal.reason, refusal.metadata["guard"]) == ("ILLEGAL_STATE", "state")
+        assert await made.now() == claimed
+
+    async def test_ten_claims_at_once_grant_one(self, make: Make) -> None:
+        """Ten payments under one fence: all are told of the same one."""
+        subject = await make()
+        made = await created(subject)
+        outcomes = await asyncio.gather(*(made.claim(f"p{n}") for n in range(10)))
+        holders = {_order(outcome).payment_id for outcome in outcomes}
+        assert len(holders) == 1
+        assert len(await subject.history("o1")) == 2
+
+    async def test_claims_and_a_cancellation_at_once_end_in_one_of_both(self, make: Make) -> None:
+        """Whichever came first; never a claimed bill that is cancelled."""
+        subject = await make()
+        made = await created(subject)
+        *claims, cancelled = await asyncio.gather(*(made.claim(f"p{n}") for n in range(5)), made.cancel("c1"))
+        states = {_order(claim).state for claim in claims if not isinstance(claim, Answer)}
+        assert isinstance(cancelled, Answer)
+        assert states == ({OrderState.CANCELLED} if cancelled.stored.ok else {OrderState.PAYING})
+        assert len(await subject.history("o1")) == 2
+
+    async def test_a_fence_that_is_behind_is_refused(self, make: Make) -> None:
+        """By every move, before anything else; generation before token; and nothing changes."""
+        subject = await make()
+        made = await created(subject)
+        claimed = await made.claim("p1", Fence(2, 50))
+        for move in (made.claim, made.complete, made.release, made.reopen):
+            for behind in (Fence(2, 49), Fence(1, 2**62)):
+                refusal = await move("p1", behind)
+                assert isinstance(refusal, StaleFence)
+                assert refusal.metadata == {
+                    "subject": "order o1",
+                    "carried": str(behind),
+                    "seen": "2.32",
+                    "guard": "fence",
+                }
+        assert await made.now() == claimed
+        assert await subject.fence("o1") == Fence(2, 50)
+
+    async def test_a_fence_is_raised_even_if_nothing_else_is_done(self, make: Make) -> None:
+        """By a claim that is not granted and by a completion that is refused: their lock is newer all the same."""
+        subject = await make()
+        made = await created(subject)
+        await made.claim("p1", FENCE)
+        await made.claim("p2", NEWER)
+        assert await subject.fence("o1") == NEWER
+        assert isinstance(await made.complete("p2", Fence(3, 1)), FailedPrecondition)
+        assert await subject.fence("o1") == Fence(3, 1)
+        assert isinstance(await made.complete("p1", NEWER), StaleFence)
+
+    async def test_tokens_need_all_64_bits(self, make: Make) -> None:
+        """A czxid carries ZooKeeper's epoch in its upper half."""
+        subject = await make()
+        made = await created(subject)
+        large = Fence(1, 2**63 - 1)
+        assert _order(await made.claim("p1", large)).payment_id == "p1"
+        assert await subject.fence("o1") == large
+        assert isinstance(await made.complete("p1", Fence(1, 2**63 - 2)), StaleFence)
+
+    async def test_moves_of_a_missing_bill_are_not_found(self, make: Make) -> None:
+        """ORDER_NOT_FOUND, not STALE_FENCE."""
+        made = Made(await make(), bill())
+        for move in (made.claim, made.complete, made.release, made.reopen):
+            refusal = await move()
+            assert isinstance(refusal, NotFound)
+            assert (refusal.reason, refusal.metadata) == ("ORDER_NOT_FOUND", {"order_id": "o1"})
+
+    async def test_a_list_is_answered_item_by_item(self, make: Make) -> None:
+        """In the order asked for; one refused item does not hinder the others; repeats within a list are seen."""
+        subject = await make()
+        for order_id in ("o1", "o2", "o3"):
+            await created(subject, bill(order_id, lines=1))
+        asked = [("o3", "p1"), ("o9", "p1"), ("o1", "p1"), ("o3", "p2"), ("o1", "p1")]
+        outcomes = await subject.store.claim([Change(o, p, FENCE, LI, at_ms=3_000) for o, p in asked])
+        assert isinstance(outcomes[1], NotFound)
+        granted = [
+            (_order(outcome).order_id, _order(outcome).payment_id) for outcome in outcomes if outcome != outcomes[1]
+        ]
+        assert granted == [("o3", "p1"), ("o1", "p1"), ("o3", "p1"), ("o1", "p1")]
+        assert [_order(outcome).version for outcome in outcomes if outcome != outcomes[1]] == [2, 2, 2, 2]
+        untouched = await subject.store.get("o2")
+        assert untouched is not None
+        assert untouched.version == 1
+        assert await subject.store.claim([]) == []
+
+    async def test_two_lists_in_opposite_order_both_end(self, make: Make) -> None:
+        """No circle of waiting; each bill goes to one of the two payments."""
+        subject = await make()
+        names = [f"o{number:02}" for number in range(12)]
+        for name in names:
+            await created(subject, bill(name))
+        there, back = await asyncio.gather(
+            subject.store.claim([Change(name, "p1", FENCE, LI, at_ms=3_000) for name in names]),
+            subject.store.claim([Change(name, "p2", FENCE, LI, at_ms=3_000) for name in reversed(names)]),
+        )
+        assert [_order(outcome).payment_id for outcome in there] == [
+            _order(outcome).payment_id for outcome in back[::-1]
+        ]
+
+    async def test_bills_are_paged_newest_first(self, make: Make) -> None:
+        """Every bill once, lines included; a bill made meanwhile does not shift the pages after it."""
+        subject = await make()
+        for number in range(5):
+            await created(subject, bill(f"o{number}", lines=number % 2))
+        first = await subject.store.page(Filter(), limit=2, after=None)
+        await created(subject, bill("o5"))
+        second = await subject.store.page(Filter(), limit=2, after=first.next_after)
+        third = await subject.store.page(Filter(), limit=2, after=second.next_after)
+        found = [order for page in (first, second, third) for order in page.orders]
+        assert [order.order_id for order in found] == ["o4", "o3", "o2", "o1", "o0"]
+        assert [len(order.lines) for order in found] == [0, 1, 0, 1, 0]
+        assert third.next_after is None
+
+    async def test_a_page_that_ends_exactly_has_no_next(self, make: Make) -> None:
+        """Nobody is sent for an empty page."""
+        subject = await make()
+        for number in range(2):
+            await created(subject, bill(f"o{number}"))
+        assert (await subject.store.page(Filter(), limit=2, after=None)).next_after is None
+
+    async def test_bills_are_filtered(self, make: Make) -> None:
+        """By customer, by state, by both."""
+        subject = await make()
+        for number, customer in enumerate(("mei", "mei", "tom", "tom")):
+            made = await created(subject, bill(f"o{number}", customer))
+            if number % 2:
+                await made.claim()
+
+        async def found(which: Filter) -> list[str]:
+            return [order.order_id for order in (await subject.store.page(which, limit=9, after=None)).orders]
+
+        assert await found(Filter(customer_id="mei")) == ["o1", "o0"]
+        assert await found(Filter(state=OrderState.PAYING)) == ["o3", "o1"]
+        assert await found(Filter(customer_id="tom", state=OrderState.UNPAID)) == ["o2"]
+        assert await found(Filter(customer_id="nobody")) == []
+
+    async def test_without_the_fence_guard_a_stale_holder_gets_through(self, make: Make) -> None:
+        """What the guard stops; the newest fence is remembered all the same."""
+        subject = await make(Guards.without(["fence"]))
+        made = await created(subject)
+        await made.claim("p1", NEWER)
+        assert _order(await made.complete("p1", FENCE)).state is OrderState.PAID
+        assert await subject.fence("o1") == NEWER
+
+    async def test_without_the_state_guard_the_last_one_wins(self, make: Make) -> None:
+        """A paid bill is claimed and paid again, in the same round: what the guard stops."""
+        subject = await make(Guards.without(["state"]))
+        made = await created(subject)
+        await made.claim("p1")
+        await made.complete("p1")
+        again = _order(await made.claim("p2"))
+        assert (again.state, again.payment_id, again.round, again.settled_by) == (OrderState.PAYING, "p2", 1, None)
+        assert _order(await made.complete("p2")).payment_id == "p2"
+        assert _order(await made.complete("p3")).payment_id == "p3"
+        assert _order(await made.reopen("p9")).round == 2
+        assert [event.version for event in await subject.history("o1")] == [1, 2, 3, 4, 5, 6, 7]
+
+    async def test_without_the_ticket_guard_a_repeat_makes_another_bill(self, make: Make) -> None:
+        """What the guard stops."""
+        subject = await make(Guards.without(["ticket"]))
+        answers = [
+            await subject.store.create(request("CreateOrder", "r1"), bill(name), ENCODING) for name in ("o1", "o2")
+        ]
+        assert [answer.replayed for answer in answers] == [False, False]
+        assert len((await subject.store.page(Filter(), limit=9, after=None)).orders) == 2
+
+    async def test_amounts_keep_all_their_digits(self, make: Make) -> None:
+        """The largest payable amount comes back as it went in."""
+        made = await created(await make(), replace(bill(), amount=Money(10**15, "CNY")))
+        assert (await made.now()).amount == Money(10**15, "CNY")
+
+
+def _order(outcome: Outcome) -> Order:
+    if isinstance(outcome, CountinghouseError):
+        raise outcome
+    return outcome

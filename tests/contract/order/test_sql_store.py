@@ -1,0 +1,155 @@
+"""The order store on SQLite and PostgreSQL: the suite, and what only a database can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import services.order
+from services.kernel.errors import CountinghouseError, StaleFence
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.principal import Principal, Role
+from services.order.model import OrderState
+from services.order.operations import Filter
+from services.order.store import SqlOrderStore, metadata, order_events, orders
+from services.runtime.database import Database
+from tests.contract.order.store_contract import ENCODING, Made, Make, OrderStoreContract, bill, created, request
+from tests.fakes.order_store import Event
+
+PACKAGE = Path(services.order.__file__).parent
+FreshDatabase = Callable[[Path], Awaitable[Database]]
+
+
+@dataclass(frozen=True, slots=True)
+class InDatabase:
+    """The real store as a subject."""
+
+    store: SqlOrderStore
+    database: Database
+
+    async def history(self, order_id: str) -> list[Event]:
+        columns = order_events.c
+
+        async def step(tx: AsyncConnection) -> list[Event]:
+            rows = await tx.execute(select(order_events).where(columns.order_id == order_id).order_by(columns.version))
+            return [
+                Event(
+                    order_id=row.order_id,
+                    version=row.version,
+                    from_state=OrderState(row.from_state) if row.from_state else None,
+                    to_state=OrderState(row.to_state),
+                    round=row.round,
+                    payment_id=row.payment_id,
+                    fence=Fence(row.fence_generation, row.fence_token),
+                    actor=Principal(row.actor_name, Role(row.actor_role)),
+                    at_ms=row.at_ms,
+                )
+                for row in rows
+            ]
+
+        return await self.database.read(step)
+
+    async def fence(self, order_id: str) -> Fence:
+        async def step(tx: AsyncConnection) -> Fence:
+            columns = orders.c
+            row = await tx.execute(
+                select(columns.fence_generation, columns.fence_token).where(columns.order_id == order_id)
+            )
+            return Fence(*row.one())
+
+        return await self.database.read(step)
+
+
+@pytest.fixture
+def make(fresh_database: FreshDatabase) -> Make:
+    """Stores on empty, migrated databases."""
+
+    async def make(guards: Guards | None = None) -> InDatabase:
+        database = await fresh_database(PACKAGE)
+        return InDatabase(SqlOrderStore(database, guards or Guards()), database)
+
+    return make
+
+
+class TestSqlOrderStore(OrderStoreContract):
+    """The suite on the databases."""
+
+
+async def test_migrations_make_the_tables_the_store_knows(fresh_database: FreshDatabase) -> None:
+    """Alembic finds no difference between a migrated database and store.py."""
+    database = await fresh_database(PACKAGE)
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async def step(tx: AsyncConnection) -> list[object]:
+        return await tx.run_sync(differences)
+
+    assert await database.run(step) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE order_events SET at_ms = 0",
+        "DELETE FROM order_events",
+        "UPDATE order_lines SET quantity = 9",
+        "DELETE FROM order_lines",
+        "DELETE FROM orders",
+    ],
+)
+async def test_what_must_not_change_is_protected(fresh_database: FreshDatabase, statement: str) -> None:
+    """By the database itself, whoever asks it."""
+    database = await fresh_database(PACKAGE)
+    subject = InDatabase(SqlOrderStore(database, Guards()), database)
+    made = await created(subject, bill(lines=2))
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text(statement))
+
+    with pytest.raises(DBAPIError, match="refuses"):
+        await database.run(step)
+    assert await made.now() == made.order
+    assert len(await subject.history("o1")) == 1
+
+
+async def test_two_instances_share_a_database(fresh_database: FreshDatabase) -> None:
+    """Claims and creations of two processes' stores at once: one claim granted, one bill made, nobody fails."""
+    database = await fresh_database(PACKAGE)
+    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+        subjects = [InDatabase(SqlOrderStore(each, Guards()), each) for each in (database, other)]
+        made = await created(subjects[0])
+        claims = await asyncio.gather(*(Made(subjects[n % 2], made.order).claim(f"p{n}") for n in range(20)))
+        assert not any(isinstance(claim, CountinghouseError) for claim in claims)
+        assert len({claim.payment_id for claim in claims if not isinstance(claim, CountinghouseError)}) == 1
+        answers = await asyncio.gather(
+            *(
+                subjects[n % 2].store.create(request("CreateOrder", "same"), bill(f"new{n}"), ENCODING)
+                for n in range(20)
+            )
+        )
+        assert len({answer.stored.body for answer in answers}) == 1
+        assert sum(not answer.replayed for answer in answers) == 1
+        assert len((await subjects[1].store.page(Filter(), limit=50, after=None)).orders) == 2
+
+
+async def test_rising_fences_at_once_leave_the_highest(fresh_database: FreshDatabase) -> None:
+    """Twenty holders write at once: the row ends at the highest fence, and each was told the truth about its own."""
+    database = await fresh_database(PACKAGE)
+    subject = InDatabase(SqlOrderStore(database, Guards()), database)
+    made = await created(subject)
+    fences = [Fence(1, token) for token in (7, 3, 20, 11, 5, 19, 2, 13, 17, 1)]
+    outcomes = await asyncio.gather(*(made.claim("p1", fence) for fence in fences))
+    assert await subject.fence("o1") == Fence(1, 20)
+    assert not isinstance(outcomes[2], StaleFence)
+    assert len(await subject.history("o1")) == 2

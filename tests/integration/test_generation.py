@@ -1,0 +1,65 @@
+"""The ensemble's generation: made once, never lowered, and a rebuilt ensemble is refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coordination import generation
+from coordination.errors import CoordinationError, GenerationBehind, Unavailable
+from coordination.session import Session
+from tests.integration.zookeeper import ZooKeeper, connected
+
+
+@pytest.fixture(autouse=True)
+async def no_generation(session: Session) -> None:
+    """Each test begins on an ensemble without one."""
+    if await session.exists(generation.PATH) is not None:
+        await session.delete(generation.PATH)
+
+
+async def test_first_start(session: Session, zookeeper: ZooKeeper) -> None:
+    """Several first starts at once agree on generation 1."""
+    assert await generation.read(session) is None
+    async with connected(zookeeper) as other:
+        found = await asyncio.gather(*(generation.ensure(each, 0, 5.0) for each in (session, other, session)))
+    assert found == [1, 1, 1]
+    assert await generation.read(session) == 1
+    assert await generation.ensure(session, 1) == 1
+
+
+async def test_rebuilt_ensemble_is_refused(session: Session) -> None:
+    """No generation, or a lower one than the database's, raises and changes nothing."""
+    with pytest.raises(GenerationBehind) as caught:
+        await generation.ensure(session, 1)
+    assert (caught.value.ensemble, caught.value.database) == (None, 1)
+    assert await generation.read(session) is None
+    await generation.ensure(session, 0)
+    with pytest.raises(GenerationBehind) as caught:
+        await generation.ensure(session, 2)
+    assert (caught.value.ensemble, caught.value.database) == (1, 2)
+
+
+async def test_advance_never_lowers(session: Session) -> None:
+    """The repair command raises it, races included, and never lowers it."""
+    assert await generation.advance(session, 3) == 3
+    assert await generation.advance(session, 2) == 3
+    assert sorted(await asyncio.gather(*(generation.advance(session, to) for to in (4, 5, 6))))[-1] == 6
+    assert await generation.read(session) == 6
+    assert await generation.ensure(session, 5) == 6
+
+
+async def test_what_is_no_number_is_said(session: Session) -> None:
+    """A node somebody wrote by hand is an error that names it, not a generation."""
+    await session.ensure_path("/countinghouse")
+    await session.create(generation.PATH, b"two")
+    with pytest.raises(CoordinationError, match="/countinghouse/generation"):
+        await generation.read(session)
+
+
+async def test_away(session: Session, zookeeper: ZooKeeper) -> None:
+    """With ZooKeeper frozen it is Unavailable, in time; nothing is guessed."""
+    zookeeper.pause()
+    with pytest.raises(Unavailable):
+        await generation.ensure(session, 0, timeout_s=0.2)

@@ -1,0 +1,161 @@
+"""A registered provider stays registered, whatever becomes of sessions and of ZooKeeper."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coordination.errors import BadProviderURL
+from coordination.registry import Registry
+from coordination.session import Session, SessionState
+from coordination.url import ProviderURL
+from tests.integration.provider import provider_url
+from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
+
+INTERFACE = "test.registry.v1.Service"
+
+
+def node(url: ProviderURL) -> str:
+    return f"/dubbo/{url.interface}/providers/{url.node_name()}"
+
+
+@pytest.fixture
+async def registry(session: Session) -> AsyncIterator[Registry]:
+    """A registry that takes its registrations out at the end."""
+    registry = Registry(session)
+    yield registry
+    await registry.close()
+
+
+async def until_owned_by_present(session: Session, path: str) -> None:
+    """Wait until `path` is an ephemeral node of the session's present id."""
+
+    async def so() -> bool:
+        stat = await session.exists(path, timeout_s=10.0)
+        return stat is not None and stat.ephemeralOwner == session.session_id
+
+    await until(so)
+
+
+async def test_register_and_unregister(session: Session, registry: Registry) -> None:
+    """The node is ephemeral, named as Dubbo names it, among Dubbo's four directories; and goes again."""
+    url = provider_url(1, INTERFACE)
+    assert not registry.registered(url)
+    assert await registry.register(url)
+    assert registry.registered(url)
+    assert sorted(await session.get_children(f"/dubbo/{INTERFACE}")) == [
+        "configurators",
+        "consumers",
+        "providers",
+        "routers",
+    ]
+    names = await session.get_children(f"/dubbo/{INTERFACE}/providers")
+    assert [ProviderURL.parse(name) for name in names] == [url]
+    stat = await session.exists(node(url))
+    assert stat is not None
+    assert stat.ephemeralOwner == session.session_id
+    assert await registry.register(url)  # again: no harm
+    assert await registry.unregister(url)
+    assert not registry.registered(url)
+    assert await session.get_children(f"/dubbo/{INTERFACE}/providers") == []
+    assert await registry.unregister(url)  # again: no harm
+    assert await registry.register(url)
+
+
+async def test_ls(session: Session, registry: Registry) -> None:
+    """Interfaces are listed with providers, consumers and what cannot be read."""
+    interface = "test.ls.v1.Service"
+    consumer = ProviderURL.consumer(interface, "10.0.0.9", application="tests", timestamp_ms=1)
+    await registry.register(provider_url(2, interface))
+    await registry.register_consumer(consumer)
+    await session.create(f"/dubbo/{interface}/providers/nonsense", ephemeral=True)
+    await session.ensure_path("/dubbo/metadata/x")
+    listings = {listing.interface: listing for listing in await registry.ls()}
+    assert listings[interface].providers == (provider_url(2, interface),)
+    assert listings[interface].consumers == (consumer,)
+    assert listings[interface].malformed == ("nonsense",)
+    assert "metadata" not in listings
+
+
+async def test_registered_again_under_a_new_session(session: Session, registry: Registry) -> None:
+    """After expiry the node is made again, by the new session."""
+    url = provider_url(3, INTERFACE)
+    await registry.register(url)
+    await expire(session)
+    await until_owned_by_present(session, node(url))
+    assert await registry.wait_registered(url, 5)
+
+
+async def test_node_of_an_earlier_session_is_replaced(zookeeper: ZooKeeper, registry: Registry) -> None:
+    """A node left by a process before us would vanish with its session: it is deleted and made anew."""
+    url = provider_url(4, INTERFACE)
+    async with connected(zookeeper) as earlier:
+        await earlier.ensure_path(f"/dubbo/{INTERFACE}/providers")
+        await earlier.create(node(url), ephemeral=True)
+        assert await registry.register(url)
+        await until_owned_by_present(registry._session, node(url))
+    assert await registry._session.exists(node(url)) is not None
+
+
+async def test_deleted_by_somebody_it_comes_back(session: Session, registry: Registry) -> None:
+    """A node that vanished is made again while it is wanted."""
+    url = provider_url(5, INTERFACE)
+    await registry.register(url)
+    await session.delete(node(url))
+    await until_owned_by_present(session, node(url))
+
+
+async def test_same_session_only_reads_again(session: Session, registry: Registry) -> None:
+    """After a mere reconnection the node is the one made before."""
+    url = provider_url(6, INTERFACE)
+    await registry.register(url)
+    before = await session.exists(node(url))
+    states: list[SessionState] = []
+    session.subscribe(lambda change: states.append(change.state))
+    assert session._connection is not None
+    session._connection._socket.shutdown(2)
+    await until(lambda: SessionState.CONNECTED in states)
+    assert await registry.wait_registered(url, 5)
+    after = await session.exists(node(url))
+    assert before is not None
+    assert after is not None
+    assert after.czxid == before.czxid
+
+
+async def test_registered_while_zookeeper_is_away(zookeeper: ZooKeeper) -> None:
+    """register() says that it is not done yet, and does it when ZooKeeper comes; restarts need no help."""
+    zookeeper.stop()
+    async with Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
+        registry, url = Registry(session), provider_url(7, INTERFACE)
+        assert not await registry.register(url, timeout_s=0.1)
+        assert not registry.registered(url)
+        assert not await registry.wait_registered(url, 0.1)
+        await asyncio.to_thread(zookeeper.start)
+        assert await registry.wait_registered(url, 10)
+        await until_owned_by_present(session, node(url))
+        zookeeper.stop()
+        await asyncio.to_thread(zookeeper.start)
+        await until_owned_by_present(session, node(url))
+        await registry.close()
+
+
+async def test_unregister_with_zookeeper_frozen(zookeeper: ZooKeeper, registry: Registry) -> None:
+    """unregister() keeps its time, says that it is not done, and does it later."""
+    url = provider_url(8, INTERFACE)
+    await registry.register(url)
+    zookeeper.pause()
+    assert not await registry.unregister(url, timeout_s=0.2)
+    zookeeper.resume()
+
+    async def gone() -> bool:
+        return await registry._session.exists(node(url)) is None
+
+    await until(gone)
+
+
+async def test_must_name_its_interface(registry: Registry) -> None:
+    """A URL without an interface is refused before anything is written."""
+    with pytest.raises(BadProviderURL):
+        await registry.register(ProviderURL("tri", "h", 1))

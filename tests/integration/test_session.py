@@ -1,0 +1,274 @@
+"""The session keeps its deadlines, says truly what may be assumed, and comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+
+import pytest
+from kazoo.exceptions import NodeExistsError, NoNodeError
+
+from coordination.deadline import Deadline
+from coordination.errors import Unavailable, WrongProcess
+from coordination.session import Session, SessionChange, SessionState
+from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
+
+SLACK_S = 0.25
+
+
+async def next_change(session: Session, *states: SessionState, timeout_s: float = 15.0) -> SessionChange:
+    """Wait for the session to enter one of `states`."""
+    entered: asyncio.Future[SessionChange] = asyncio.get_running_loop().create_future()
+
+    def note(change: SessionChange) -> None:
+        if change.state in states and not entered.done():
+            entered.set_result(change)
+
+    unsubscribe = session.subscribe(note)
+    try:
+        return await asyncio.wait_for(entered, timeout_s)
+    finally:
+        unsubscribe()
+
+
+async def test_requests(session: Session) -> None:
+    """Nodes are created, read, written, listed and deleted; ZooKeeper's refusals are kazoo's exceptions."""
+    path, made = await session.create("/requests", b"one")
+    assert path == "/requests"
+    assert made.ephemeralOwner == 0
+    with pytest.raises(NodeExistsError):
+        await session.create("/requests")
+    assert (await session.set("/requests", b"two", version=0)).version == 1
+    assert (await session.get("/requests"))[0] == b"two"
+    await session.ensure_path("/requests/a/b/c/d/e")
+    assert await session.get_children("/requests/a/b/c/d") == ["e"]
+    assert await session.exists("/requests/none") is None
+    with pytest.raises(NoNodeError):
+        await session.delete("/requests/none")
+    assert await session.create_all(["/requests/x", "/requests/y"])
+    assert not await session.create_all(["/requests/z", "/requests/y"])
+    assert sorted(await session.get_children("/requests")) == ["a", "x", "y"]
+    with pytest.raises(NoNodeError):
+        await session.create_all(["/requests/nowhere/z"])
+
+
+async def test_watch_fires_once_and_can_be_forgotten(session: Session) -> None:
+    """A watch is called on the loop at the next news; a forgotten one is not, and leaves nothing here."""
+    await session.create("/watched")
+    news, forgotten = asyncio.Event(), asyncio.Event()
+    await session.get("/watched", watch=news.set)
+    await session.get("/watched", watch=forgotten.set)
+    session.unwatch("/watched", forgotten.set)
+    await session.set("/watched", b"1")
+    await asyncio.wait_for(news.wait(), 5)
+    assert not forgotten.is_set()
+    assert session._watches == {}
+    with pytest.raises(NoNodeError):
+        await session.get("/watched/none", watch=news.set)
+    assert session._watches == {}
+
+
+async def test_starts_without_zookeeper() -> None:
+    """With nobody at the address start() succeeds, and wait_connected() fails within its time."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    async with Session(f"127.0.0.1:{port}", timeout_s=SESSION_TIMEOUT_S) as session:
+        began = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            await session.wait_connected(0.3)
+        assert time.monotonic() - began < 0.3 + SLACK_S
+        assert caught.value.retry_after_s > 0
+        assert session.state is SessionState.CONNECTING
+        assert session.session_id is None
+        assert session.believed_until() == float("-inf")
+        with pytest.raises(Unavailable) as caught:
+            await session.get("/", timeout_s=0.1)
+        assert not caught.value.maybe_done
+
+
+async def test_another_kind_of_server_is_not_the_end(zookeeper: ZooKeeper) -> None:
+    """A server that is no ZooKeeper ends kazoo's thread for good; the session builds another client."""
+    greetings = 0
+
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greetings
+        greetings += 1
+        writer.write(b"\x00\x00\x00\x02hi")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with Session(f"127.0.0.1:{port}", timeout_s=SESSION_TIMEOUT_S) as session:
+        with pytest.raises(Unavailable):
+            await session.wait_connected(2.5)
+        assert greetings >= 2
+    server.close()
+    await server.wait_closed()
+
+
+async def test_frozen_before_connecting(zookeeper: ZooKeeper) -> None:
+    """A ZooKeeper that accepts connections and answers nothing delays neither wait_connected() nor close()."""
+    zookeeper.pause()
+    session = Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S)
+    await session.start()
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        await session.wait_connected(0.3)
+    assert time.monotonic() - began < 0.3 + SLACK_S
+    began = time.monotonic()
+    await session.close(timeout_s=0.5)
+    assert time.monotonic() - began < 0.5 + SLACK_S
+    assert session.state is SessionState.CLOSED
+
+
+async def test_frozen_while_connected(zookeeper: ZooKeeper) -> None:
+    """Every request and close() keep their time; what was sent is reported as maybe done."""
+    async with connected(zookeeper) as session:
+        zookeeper.pause()
+        began = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            await session.create("/frozen", timeout_s=0.2)
+        assert time.monotonic() - began < 0.2 + SLACK_S
+        assert caught.value.maybe_done
+        began = time.monotonic()
+        await session.close(timeout_s=0.3)
+        assert time.monotonic() - began < 0.3 + SLACK_S
+
+
+async def test_frozen_is_noticed_under_load(session: Session, zookeeper: ZooKeeper) -> None:
+    """Requests that keep coming do not hide a silent server: the connection is given up within the timeout.
+
+    (kazoo looks for an overdue ping only when nothing else happens.)
+    """
+    suspended = asyncio.create_task(next_change(session, SessionState.SUSPENDED, timeout_s=2 * SESSION_TIMEOUT_S))
+    await asyncio.sleep(0)
+    zookeeper.pause()
+    while not suspended.done():
+        with pytest.raises(Unavailable):
+            await session.exists("/", timeout_s=0.02)
+    await suspended
+
+
+async def test_many_requests_to_a_frozen_server_do_not_block_the_loop(session: Session, zookeeper: ZooKeeper) -> None:
+    """However many requests pile up, the event loop goes on: their number in kazoo's hands is bounded."""
+    zookeeper.pause()
+    requests = [asyncio.create_task(session.exists("/", timeout_s=0.5)) for _ in range(2000)]
+    slowest = 0.0
+    while not all(request.done() for request in requests):
+        began = time.monotonic()
+        await asyncio.sleep(0.01)
+        slowest = max(slowest, time.monotonic() - began)
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(result, Unavailable) for result in results)
+    assert slowest < 0.5
+    zookeeper.resume()
+    await session.wait_connected(10)
+    await session.exists("/", timeout_s=10)
+
+
+async def test_belief_follows_acknowledgements(session: Session, zookeeper: ZooKeeper) -> None:
+    """While ZooKeeper answers, belief moves on by pings alone; when it is silent, belief lapses in time."""
+    first = session.believed_until()
+    assert time.monotonic() < first <= time.monotonic() + SESSION_TIMEOUT_S
+    assert session.session_id is not None
+    await until(lambda: session.believed_until() > first)
+    assert time.monotonic() < first
+    zookeeper.pause()
+    silent_since = time.monotonic()
+    present = session.session_id
+    await until(lambda: not session.believes_in(present))
+    assert time.monotonic() <= silent_since + SESSION_TIMEOUT_S
+    assert session.believed_until() <= silent_since + SESSION_TIMEOUT_S
+
+
+async def test_same_session_reconnected(session: Session) -> None:
+    """A dropped connection: SUSPENDED, then CONNECTED with the same session, every watch told to look again."""
+    before, changes, looked_again = session.session_id, list[SessionChange](), asyncio.Event()
+    session.subscribe(changes.append)
+    await session.exists("/nothing", watch=looked_again.set)
+    assert session._connection is not None
+    again = asyncio.create_task(next_change(session, SessionState.CONNECTED))
+    await asyncio.sleep(0)
+    session._connection._socket.shutdown(socket.SHUT_RDWR)
+    await again
+    assert looked_again.is_set()
+    assert session.session_id == before
+    assert changes == [
+        SessionChange(SessionState.SUSPENDED, before),
+        SessionChange(SessionState.CONNECTED, before, new_session=False),
+    ]
+
+
+async def test_expired_session(session: Session) -> None:
+    """A session that ZooKeeper ended: LOST, then CONNECTED with another."""
+    before, changes = session.session_id, list[SessionChange]()
+    session.subscribe(changes.append)
+    again = asyncio.create_task(next_change(session, SessionState.CONNECTED))
+    await asyncio.sleep(0)
+    await expire(session)
+    change = await again
+    assert change.new_session
+    assert change.session_id not in (None, before)
+    assert [change.state for change in changes][-2:] == [SessionState.LOST, SessionState.CONNECTED]
+
+
+async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
+    """Stopped and started again on the same port, ZooKeeper is found again without anybody's help."""
+    async with connected(zookeeper) as session:
+        suspended = asyncio.create_task(next_change(session, SessionState.SUSPENDED))
+        await asyncio.sleep(0)
+        zookeeper.stop()
+        await suspended
+        await asyncio.to_thread(zookeeper.start)
+        await session.wait_connected(10)
+        await session.exists("/", timeout_s=5)
+
+
+async def test_late_replies_are_somebodys(session: Session, zookeeper: ZooKeeper) -> None:
+    """The future of a request outlives its deadline, so that what it did late can be undone."""
+    zookeeper.pause()
+    (reply,) = await session.send(
+        lambda client: client.create_async("/late", include_data=True), deadline=Deadline.after(1)
+    )
+    with pytest.raises(Unavailable):
+        await session.receive(reply, Deadline.after(0.1))
+    zookeeper.resume()
+    path, _ = await asyncio.wait_for(reply, 10)
+    assert path == "/late"
+
+
+async def test_closed_session_refuses_at_once(zookeeper: ZooKeeper) -> None:
+    """After close() nothing waits: requests fail at once, ephemeral nodes are gone."""
+    async with connected(zookeeper) as other:
+        async with connected(zookeeper) as session:
+            await session.create("/mine", ephemeral=True)
+            assert await other.exists("/mine") is not None
+        assert await other.exists("/mine") is None
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        await session.get("/", timeout_s=5)
+    assert time.monotonic() - began < SLACK_S
+    await session.close()
+
+
+async def test_forked_child_is_told(session: Session) -> None:
+    """In a forked child, whose threads are gone, the session raises instead of hanging."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        verdict = b"no error"
+        try:
+            session._check_process()
+        except WrongProcess:
+            verdict = b"told"
+        finally:
+            os.write(tell, verdict)
+            os._exit(0)
+    assert os.read(told, 100) == b"told"  # it ends right after writing
+    os.waitpid(child, 0)  # noqa: ASYNC222
+    os.close(told)
+    os.close(tell)
+    await session.exists("/")

@@ -1,0 +1,19 @@
+"""What a session may believe of itself, from the packets acknowledged."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.connection import MARGIN_FRACTION, Belief
+
+
+@given(st.floats(1, 60), st.lists(st.floats(0, 1000), min_size=1))
+def test_belief_never_exceeds_what_was_acknowledged(timeout_s: float, sent_at: list[float]) -> None:
+    """Belief ends a margin before (latest acknowledged send time + timeout), in whatever order replies come."""
+    belief = Belief(1, timeout_s, float("-inf"))
+    for moment in sent_at:
+        renewed = belief.renewed(moment)
+        assert renewed.until >= belief.until
+        belief = renewed
+    assert belief.until == max(sent_at) + timeout_s * (1 - MARGIN_FRACTION)

@@ -1,0 +1,58 @@
+"""Lock nodes: their names, their order, and what they say of their holder."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.lock import Holder, NodeName, _line, ahead_by
+
+order_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
+nonces = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+sequences = st.integers(-(2**31), 2**31 - 1)
+
+
+@given(order_ids, nonces, sequences)
+def test_names_are_taken_apart_from_the_right(order_id: str, nonce: str, sequence: int) -> None:
+    """Whatever hyphens and digits an order id holds, the three parts come back; also after the counter wrapped."""
+    assert NodeName.parse(f"{order_id}-{nonce}-{sequence:010d}") == NodeName(order_id, nonce, sequence)
+
+
+@pytest.mark.parametrize("name", ["", "a", "a-0123456789abcdef", "a-XYZ-0000000001", "-0123456789abcdef-0000000001"])
+def test_other_nodes_are_not_locks(name: str) -> None:
+    """What is not a lock's name is nobody's place."""
+    assert NodeName.parse(name) is None
+    assert _line([name], "a") == []
+
+
+@given(sequences, st.integers(0, 2**31 - 1))
+def test_order_survives_the_wrap(start: int, steps: int) -> None:
+    """A node made `steps` later stands `steps` behind, wherever the signed 32-bit counter wraps between them."""
+    later = (start + steps + 2**31) % 2**32 - 2**31
+    assert ahead_by(start, later) == steps
+    assert ahead_by(later, start) == -steps
+
+
+def test_line_over_the_wrap() -> None:
+    """The line of one order is sorted across 2147483647 -> -2147483648, and holds no other order's nodes."""
+
+    def name(order_id: str, sequence: int) -> str:
+        return f"{order_id}-{'0' * 16}-{sequence:010d}"
+
+    line = [2**31 - 2, 2**31 - 1, -(2**31), -(2**31) + 1]
+    names = [name("o-1", sequence) for sequence in line]
+    assert _line([*reversed(names), name("o", 0), name("o-1-2", 5)], "o-1") == names
+
+
+def test_holders_survive_being_written() -> None:
+    """A holder comes back from its node's data."""
+    holder = Holder("阿丽", "cashier", "payment-1", "pay-1", 1_700_000_000_000)
+    assert Holder.from_json(holder.to_json()) == holder
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"[1]", b"\xff", b'{"clerk":7,"since_ms":"soon"}'])
+def test_unreadable_holders_are_shown_as_such(data: bytes) -> None:
+    """Data nobody can read hides nobody from the queue."""
+    assert Holder.from_json(data).role == "?"
+    assert Holder.from_json(data).since_ms == 0

@@ -1,0 +1,161 @@
+"""Provider URLs: what we write, what others write, and what nobody can read."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.errors import BadProviderURL
+from coordination.url import ProviderURL
+
+INTERFACE = "countinghouse.payment.v1.PaymentService"
+OURS = ProviderURL.provider(
+    INTERFACE,
+    "10.0.0.5",
+    50051,
+    application="countinghouse-payment",
+    methods=("Pay", "Settle"),
+    release="0.1.0",
+    timestamp_ms=1700000000000,
+)
+
+hosts = st.one_of(
+    st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z0-9]{1,10}){0,3}", fullmatch=True),
+    st.ip_addresses().map(str),
+)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+paths = st.from_regex(r"([A-Za-z_][A-Za-z0-9_]*\.){0,3}[A-Za-z_]+", fullmatch=True)
+urls = st.builds(
+    ProviderURL,
+    st.sampled_from(["tri", "grpc", "dubbo"]),
+    hosts,
+    st.integers(1, 65535),
+    st.one_of(st.just(""), paths),
+    st.dictionaries(texts.filter(bool), texts, max_size=6),
+)
+
+
+@given(urls)
+def test_what_we_write_we_read(url: ProviderURL) -> None:
+    """Any URL comes back from its node name, and the name is one path segment with upper-case escapes."""
+    name = url.node_name()
+    assert ProviderURL.parse(name) == url
+    assert ProviderURL.parse(str(url)) == url
+    assert set(name) <= set(string.ascii_letters + string.digits + "%-._~")
+    assert all(escape.isupper() or escape.isdigit() for escape in re.findall(r"%(..)", name))
+
+
+@given(st.text())
+def test_anything_else_is_one_error(text: str) -> None:
+    """Whatever stands in the registry, reading it gives a URL or BadProviderURL."""
+    with contextlib.suppress(BadProviderURL):
+        ProviderURL.parse(text)
+
+
+def test_our_own_name() -> None:
+    """The exact bytes: Dubbo's Java consumers read this name."""
+    assert OURS.node_name() == (
+        "tri%3A%2F%2F10.0.0.5%3A50051%2Fcountinghouse.payment.v1.PaymentService"
+        "%3Finterface%3Dcountinghouse.payment.v1.PaymentService%26side%3Dprovider"
+        "%26application%3Dcountinghouse-payment%26methods%3DPay%2CSettle%26dubbo%3D2.0.2"
+        "%26release%3D0.1.0%26timestamp%3D1700000000000%26weight%3D100"
+    )
+    assert OURS.address == "10.0.0.5:50051"
+    assert OURS.interface == INTERFACE
+    assert OURS.weight == 100
+    assert OURS.timestamp_ms == 1700000000000
+
+
+def test_java() -> None:
+    """A name as Java's URLEncoder writes it, with group, version and parameters we do not know."""
+    url = ProviderURL.parse(
+        "tri%3A%2F%2F192.168.1.7%3A50052%2Forg.example.Greeter%3Fapplication%3Ddemo%26deprecated%3Dfalse"
+        "%26dubbo%3D2.0.2%26dynamic%3Dtrue%26generic%3Dfalse%26group%3Dg1%26interface%3Dorg.example.Greeter"
+        "%26methods%3DsayHello%2CsayHelloAsync%26owner%3Dtwo+words%26service-name-mapping%3Dtrue"
+        "%26side%3Dprovider%26timestamp%3D1690000000000%26version%3D1.0.0"
+    )
+    assert (url.protocol, url.address, url.interface) == ("tri", "192.168.1.7:50052", "org.example.Greeter")
+    assert (url.group, url.version) == ("g1", "1.0.0")
+    assert url.parameters["methods"] == "sayHello,sayHelloAsync"
+    assert url.parameters["owner"] == "two words"
+    assert url.parameters["service-name-mapping"] == "true"
+
+
+def test_dubbo_go() -> None:
+    """dubbo-go encodes values, and then the whole once more."""
+    url = ProviderURL.parse(
+        "tri%3A%2F%2F10.1.1.1%3A20000%2Forg.example.Greeter%3Finterface%3Dorg.example.Greeter"
+        "%26methods%3DSayHello%252CSayBye%26serialization%3Dprotobuf"
+    )
+    assert url.parameters["methods"] == "SayHello,SayBye"
+
+
+def test_python_apache_dubbo() -> None:
+    """apache-dubbo for Python writes ``service`` and no path."""
+    url = ProviderURL.parse("tri%3A%2F%2F127.0.0.1%3A50051%3Fservice%3Dorg.example.Greeter")
+    assert (url.interface, url.path, url.address) == ("org.example.Greeter", "", "127.0.0.1:50051")
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "interface"),
+    [
+        ("tri://[2001:db8::1]:50051/a.B?interface=a.B", "[2001:db8::1]:50051", "a.B"),
+        ("tri://2001:db8::1:50051/a.B", "[2001:db8::1]:50051", "a.B"),
+        ("tri://user:secret@h:1/a.B", "h:1", "a.B"),
+        ("tri://h:1/a.B?", "h:1", "a.B"),
+        ("tri://h:1/?interface=a.B&&x", "h:1", "a.B"),
+        ("tri://h:1", "h:1", ""),
+        ("tri%3a%2f%2fh%3a1%2fa.B", "h:1", "a.B"),
+    ],
+)
+def test_tolerance(text: str, address: str, interface: str) -> None:
+    """IPv6 with and without brackets, user names, empty parts, lower-case escapes."""
+    url = ProviderURL.parse(text)
+    assert (url.address, url.interface) == (address, interface)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "nonsense", "tri://", "tri:h:1", "://h:1/a.B", "tri://:1/a.B", "tri://host/a.B"),
+        *("tri://host:0/a.B", "tri://host:99999/a.B", "tri://host:http/a.B", "tri://h:1 2/a.B", "tri://h:१/a.B"),
+    ],
+)
+def test_unreadable(text: str) -> None:
+    """No protocol, host or port that can be: BadProviderURL."""
+    with pytest.raises(BadProviderURL):
+        ProviderURL.parse(text)
+
+
+@pytest.mark.parametrize(("weight", "read"), [("7", 7), ("0", 0), ("-3", 0), ("heavy", 100), ("", 100)])
+def test_weight_is_tolerant(weight: str, read: int) -> None:
+    """A malformed weight is the default; a negative one is none."""
+    assert ProviderURL("tri", "h", 1, "a.B", {"weight": weight}).weight == read
+
+
+def test_consumers_need_no_port() -> None:
+    """A consumer's URL has an address without a port, and comes back from its name."""
+    url = ProviderURL.consumer(INTERFACE, "10.0.0.9", application="web", timestamp_ms=5)
+    assert str(url).startswith(f"consumer://10.0.0.9/{INTERFACE}?interface={INTERFACE}&side=consumer")
+    assert ProviderURL.parse(url.node_name()) == url
+
+
+def test_values_that_are_the_notation_are_escaped() -> None:
+    """A value with separators in it survives; ordinary values are written as they are."""
+    url = ProviderURL("tri", "h", 1, "a.B", {"note": "a&b=c?d#e%f+g", "methods": "A,B", "list": "x:y/z"})
+    assert str(url) == "tri://h:1/a.B?note=a%26b%3Dc%3Fd%23e%25f%2Bg&methods=A,B&list=x:y/z"
+    assert ProviderURL.parse(url.node_name()) == url
+
+
+def test_urls_are_values() -> None:
+    """Equal URLs are equal and hash alike, and nobody can change one."""
+    again = ProviderURL.parse(OURS.node_name())
+    assert again == OURS
+    assert len({again, OURS}) == 1
+    with pytest.raises(TypeError):
+        OURS.parameters["weight"] = "1"  # type: ignore[index]

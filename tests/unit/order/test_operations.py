@@ -1,0 +1,210 @@
+"""Who may do what with whose bill, and which failpoints are passed on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.kernel.clock import Deadline, ManualClock
+from services.kernel.errors import (
+    CountinghouseError,
+    FailedPrecondition,
+    InvalidArgument,
+    KeyMismatch,
+    NotFound,
+    PermissionDenied,
+    StaleFence,
+)
+from services.kernel.fence import Fence
+from services.kernel.ids import SeededIds
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.order.model import Order, OrderLine, OrderState
+from services.order.operations import Draft, Filter, OrderOperations
+from services.order.servicer import MessageEncoding
+from services.runtime.context import Call
+from tests.fakes.order_store import FakeOrderStore
+
+MEI = Principal("mei", Role.CUSTOMER)
+TOM = Principal("tom", Role.CUSTOMER)
+LI = Principal("li", Role.CASHIER)
+PAYMENT = Principal("payment", Role.SERVICE)
+FENCE = Fence(1, 1)
+
+
+@dataclass
+class Passages:
+    """Failpoints that write down who passes, and how many events there were by then."""
+
+    store: FakeOrderStore
+    passed: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
+
+    async def hit(self, name: str, call: Call | None, *subjects: str) -> None:
+        assert call is not None
+        self.passed.append((name, subjects, len(self.store.events)))
+
+
+class House:
+    """Operations on a fake store."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(5_000)
+        self.store = FakeOrderStore()
+        self.failpoints = Passages(self.store)
+        self.operations = OrderOperations(self.store, self.clock, SeededIds(1), self.failpoints, MessageEncoding())
+
+    def call(self, principal: Principal) -> Call:
+        return Call("/x/y", principal, Deadline.after(1, self.clock))
+
+    async def create(
+        self, principal: Principal, key: str = "r1", *, order_id: str = "o1", customer: str = "mei"
+    ) -> bool:
+        draft = Draft(order_id, customer, Money(100, "CNY"), ())
+        return (await self.operations.create(self.call(principal), key, "f", draft)).stored.ok
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.mark.parametrize("clerk", [MEI, LI, Principal("wang", Role.ACCOUNTANT)])
+async def test_clerks_make_bills_for_anybody_and_customers_for_themselves(house: House, clerk: Principal) -> None:
+    """The customer in the request is the one whose bill it is; the caller is in the history."""
+    assert await house.create(clerk)
+    assert (await house.operations.get(house.call(LI), "o1")).customer_id == "mei"
+    assert house.store.events[0].actor == clerk
+
+
+async def test_a_customer_cannot_make_a_bill_for_another(house: House) -> None:
+    """NOT_YOUR_ORDER, and nothing is made."""
+    with pytest.raises(PermissionDenied) as refusal:
+        await house.create(TOM)
+    assert refusal.value.reason == "NOT_YOUR_ORDER"
+    assert not house.store.events
+
+
+async def test_a_bill_without_a_name_gets_one(house: House) -> None:
+    """From the id source, with the prefix `ord`; and it is dated by the clock."""
+    await house.create(MEI, order_id="")
+    (order,) = (await house.operations.page(house.call(MEI), Filter(), limit=9, after=None)).orders
+    assert order.order_id == SeededIds(1).new("ord")
+    assert (order.created_at_ms, order.updated_at_ms) == (5_000, 5_000)
+
+
+async def test_a_bill_that_does_not_add_up_is_not_remembered(house: House) -> None:
+    """A malformed request stores nothing: the same request id may be sent again, mended."""
+    lines = (OrderLine("tea", 1, Money(99, "CNY")),)
+    with pytest.raises(InvalidArgument):
+        await house.operations.create(house.call(MEI), "r1", "f", Draft("o1", "mei", Money(100, "CNY"), lines))
+    assert await house.create(MEI)
+
+
+async def test_a_request_id_belongs_to_its_caller(house: House) -> None:
+    """Two customers' equal request ids never meet; one customer's second payload does."""
+    assert await house.create(MEI)
+    assert await house.create(TOM, order_id="o2", customer="tom")
+    with pytest.raises(KeyMismatch):
+        await house.operations.create(house.call(MEI), "r1", "other", Draft("o3", "mei", Money(1, "CNY"), ()))
+
+
+async def test_another_customers_bill_is_not_there(house: House) -> None:
+    """Reading and cancelling say ORDER_NOT_FOUND, just as for a bill that nobody made."""
+    await house.create(MEI)
+    refusals: list[CountinghouseError] = []
+    for order_id in ("o1", "o9"):
+        with pytest.raises(NotFound) as read:
+            await house.operations.get(house.call(TOM), order_id)
+        with pytest.raises(NotFound) as cancelled:
+            await house.operations.cancel(house.call(TOM), "c1", "f", order_id, 0)
+        refusals += [read.value, cancelled.value]
+    assert {refusal.reason for refusal in refusals} == {"ORDER_NOT_FOUND"}
+    assert {refusal.message.replace("o9", "o1") for refusal in refusals} == {refusals[0].message}
+    assert (await house.operations.get(house.call(MEI), "o1")).state is OrderState.UNPAID
+
+
+async def test_customers_list_their_own_and_staff_everybodys(house: House) -> None:
+    """A customer who asks for another's bills gets none; who asks for all gets their own."""
+    await house.create(MEI)
+    await house.create(LI, "r2", order_id="o2", customer="tom")
+
+    async def listed(principal: Principal, which: Filter) -> list[str]:
+        page = await house.operations.page(house.call(principal), which, limit=9, after=None)
+        return [order.order_id for order in page.orders]
+
+    assert await listed(MEI, Filter()) == ["o1"]
+    assert await listed(MEI, Filter(customer_id="mei")) == ["o1"]
+    assert await listed(MEI, Filter(customer_id="tom")) == []
+    assert await listed(MEI, Filter(state=OrderState.PAID)) == []
+    for role in (Role.CASHIER, Role.AUDITOR, Role.SERVICE):
+        assert await listed(Principal("x", role), Filter()) == ["o2", "o1"]
+        assert await listed(Principal("x", role), Filter(customer_id="tom")) == ["o2"]
+
+
+async def test_a_customer_cancels_their_own_bill(house: House) -> None:
+    """And is told of it again when they repeat the request."""
+    await house.create(MEI)
+    first = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1)
+    again = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert first.stored == again.stored
+
+
+async def test_a_settlement_and_its_reversal(house: House) -> None:
+    """Clerk of the claim and of the completion come from the request, of the others from the service's token."""
+    await house.create(MEI)
+    operations, call = house.operations, house.call(PAYMENT)
+    house.clock.advance(1_000)
+    claimed = await operations.claim(call, "o1", "p1", FENCE, LI)
+    paid = await operations.complete(call, "o1", "p1", FENCE, settled_by=LI, settled_at_ms=5_900)
+    again = await operations.reopen(call, "o1", "p1", FENCE)
+    assert [order.state for order in (claimed, paid, again)] == [OrderState.PAYING, OrderState.PAID, OrderState.UNPAID]
+    assert (paid.settled_by, paid.settled_at_ms, paid.updated_at_ms) == (LI, 5_900, 6_000)
+    await operations.claim(call, "o1", "p2", FENCE, LI)
+    assert (await operations.release(call, "o1", "p2", FENCE)).state is OrderState.UNPAID
+    assert [event.actor for event in house.store.events] == [MEI, LI, LI, PAYMENT, LI, PAYMENT]
+
+
+async def test_refusals_of_the_store_are_raised(house: House) -> None:
+    """One item's refusal becomes the call's."""
+    await house.create(MEI)
+    operations, call = house.operations, house.call(PAYMENT)
+    with pytest.raises(NotFound):
+        await operations.claim(call, "o9", "p1", FENCE, LI)
+    with pytest.raises(FailedPrecondition):
+        await operations.complete(call, "o1", "p1", Fence(1, 5), settled_by=LI, settled_at_ms=1)
+    with pytest.raises(StaleFence):
+        await operations.release(call, "o1", "p1", FENCE)
+
+
+async def test_failpoints_are_passed_in_order(house: House) -> None:
+    """`accepted` before anything was written, `claimed` and `completed` after; with the order and the payment."""
+    await house.create(MEI)
+    operations, call = house.operations, house.call(PAYMENT)
+    await operations.claim(call, "o1", "p1", FENCE, LI)
+    await operations.complete(call, "o1", "p1", FENCE, settled_by=LI, settled_at_ms=1)
+    await operations.reopen(call, "o1", "p1", FENCE)
+    await operations.release(call, "o1", "p1", FENCE)
+    await operations.cancel(house.call(MEI), "c1", "f", "o1", 0)
+    of_both = ("o1", "p1")
+    assert house.failpoints.passed == [
+        ("accepted", ("o1",), 0),
+        ("accepted", of_both, 1),
+        ("claimed", of_both, 2),
+        ("accepted", of_both, 2),
+        ("completed", of_both, 3),
+        ("accepted", of_both, 3),
+        ("accepted", of_both, 4),
+        ("accepted", ("o1",), 4),
+    ]
+
+
+async def test_reads_pass_no_failpoint(house: House) -> None:
+    """Only what changes something can be interrupted."""
+    await house.create(MEI)
+    house.failpoints.passed.clear()
+    order = await house.operations.get(house.call(MEI), "o1")
+    assert isinstance(order, Order)
+    await house.operations.page(house.call(MEI), Filter(), limit=1, after=None)
+    assert house.failpoints.passed == []

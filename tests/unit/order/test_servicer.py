@@ -1,0 +1,273 @@
+"""OrderService on the wire: which fields are taken, which are refused, and what an answer looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from countinghouse.order.v1 import order_pb2 as pb
+from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
+from services.kernel.clock import Deadline, ManualClock
+from services.kernel.errors import InvalidArgument
+from services.kernel.ids import SeededIds
+from services.kernel.principal import Principal, Role
+from services.order.operations import OrderOperations
+from services.order.servicer import MessageEncoding, OrderServicer
+from services.runtime import status
+from services.runtime.context import Call, current_call, serving
+from services.runtime.failpoints import Failpoints
+from services.runtime.interceptors import ReplayedRefusal
+from tests.fakes.order_store import FakeOrderStore
+
+LI = Principal("li", Role.CASHIER)
+FENCE = fence_pb2.Fence(generation=1, token=7)
+CLERK = clerk_pb2.Clerk(name="li", role=clerk_pb2.ROLE_CASHIER)
+CNY_100 = money_pb2.Money(minor_units=100, currency_code="CNY")
+CONTEXT: Any = None  # the servicer needs nothing of grpc's
+
+
+@pytest.fixture
+def servicer() -> OrderServicer:
+    """On a fake store, in the middle of a cashier's call."""
+    clock = ManualClock()
+    operations = OrderOperations(FakeOrderStore(), clock, SeededIds(1), Failpoints(enabled=False), MessageEncoding())
+    serving(Call("/x/y", LI, Deadline.after(1, clock)))
+    return OrderServicer(operations)
+
+
+def creation(**fields: Any) -> pb.CreateOrderRequest:
+    asked: dict[str, Any] = {"request_id": "r1", "order_id": "o1", "customer_id": "mei", "amount": CNY_100}
+    return pb.CreateOrderRequest(**(asked | fields))
+
+
+def sent(answer: object) -> bytes:
+    """What goes on the wire: a stored answer is bytes already."""
+    assert isinstance(answer, bytes)
+    return answer
+
+
+async def created(servicer: OrderServicer, **fields: Any) -> pb.Order:
+    return pb.CreateOrderResponse.FromString(sent(await servicer.CreateOrder(creation(**fields), CONTEXT))).order
+
+
+async def test_a_new_bill(servicer: OrderServicer) -> None:
+    """Every field of the message is filled as the proto says."""
+    line = pb.OrderLine(description="tea", quantity=2, unit_price=money_pb2.Money(minor_units=50, currency_code="CNY"))
+    now_ms = ManualClock().now_ms()
+    expected = pb.Order(
+        order_id="o1",
+        customer_id="mei",
+        state=pb.ORDER_STATE_UNPAID,
+        amount=CNY_100,
+        lines=[line],
+        version=1,
+        round=1,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+    )
+    assert await created(servicer, lines=[line]) == expected
+    assert (await servicer.GetOrder(pb.GetOrderRequest(order_id="o1"), CONTEXT)).order == expected
+
+
+async def test_the_amount_may_be_left_to_the_lines(servicer: OrderServicer) -> None:
+    """Left out is not the same as zero."""
+    order = await created(
+        servicer, amount=None, lines=[pb.OrderLine(description="tea", quantity=3, unit_price=CNY_100)]
+    )
+    assert order.amount.minor_units == 300
+
+
+async def test_a_repeat_is_replayed_and_marked(servicer: OrderServicer) -> None:
+    """The same bytes; the call remembers that they were stored."""
+    first = await servicer.CreateOrder(creation(), CONTEXT)
+    assert not current_call().replayed
+    assert await servicer.CreateOrder(creation(), CONTEXT) == first
+    assert current_call().replayed
+
+
+async def test_a_refusal_is_sent_as_it_was_stored(servicer: OrderServicer) -> None:
+    """The first time and ever after: the same status, only the mark differs."""
+    await created(servicer)
+    statuses = []
+    for replayed in (False, True):
+        with pytest.raises(ReplayedRefusal) as refusal:
+            await servicer.CreateOrder(creation(request_id="r2"), CONTEXT)
+        assert current_call().replayed is replayed
+        statuses.append(refusal.value.status.SerializeToString(deterministic=True))
+    assert statuses[0] == statuses[1]
+    assert status.from_status(refusal.value.status).reason == "ORDER_EXISTS"
+
+
+async def test_the_fingerprint_covers_everything_but_the_request_id(servicer: OrderServicer) -> None:
+    """Any other field makes it another payload; so does asking for a name instead of leaving it out."""
+    await created(servicer)
+    for other in (
+        {"customer_id": "tom"},
+        {"amount": money_pb2.Money(minor_units=101, currency_code="CNY")},
+        {"order_id": ""},
+        {"lines": [pb.OrderLine(description="tea", quantity=1, unit_price=CNY_100)]},
+    ):
+        with pytest.raises(InvalidArgument) as refusal:
+            await servicer.CreateOrder(creation(**other), CONTEXT)
+        assert refusal.value.reason == "IDEMPOTENCY_KEY_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "field"),
+    [
+        ({"request_id": ""}, "FIELD_REQUIRED", "request_id"),
+        ({"request_id": "a b"}, "FIELD_MALFORMED", "request_id"),
+        ({"request_id": "x" * 65}, "FIELD_MALFORMED", "request_id"),
+        ({"order_id": "ö"}, "FIELD_MALFORMED", "order_id"),
+        ({"customer_id": ""}, "FIELD_REQUIRED", "customer_id"),
+        ({"amount": None}, "AMOUNT_REQUIRED", "amount"),
+        ({"amount": money_pb2.Money(currency_code="CNY")}, "AMOUNT_OUT_OF_RANGE", "amount.minor_units"),
+        (
+            {"amount": money_pb2.Money(minor_units=-5, currency_code="CNY")},
+            "AMOUNT_OUT_OF_RANGE",
+            "amount.minor_units",
+        ),
+        (
+            {"amount": money_pb2.Money(minor_units=10**15 + 1, currency_code="CNY")},
+            "AMOUNT_OUT_OF_RANGE",
+            "amount.minor_units",
+        ),
+        (
+            {"amount": money_pb2.Money(minor_units=5, currency_code="yuan")},
+            "CURRENCY_INVALID",
+            "amount.currency_code",
+        ),
+        (
+            {"lines": [pb.OrderLine(quantity=1, unit_price=CNY_100)]},
+            "FIELD_REQUIRED",
+            "lines[0].description",
+        ),
+        (
+            {"lines": [pb.OrderLine(description="tea", quantity=1, unit_price=CNY_100), pb.OrderLine(description="x")]},
+            "CURRENCY_INVALID",
+            "lines[1].unit_price.currency_code",
+        ),
+        (
+            {"lines": [pb.OrderLine(description="tea", unit_price=CNY_100)]},
+            "QUANTITY_OUT_OF_RANGE",
+            "lines[0].quantity",
+        ),
+        (
+            {"lines": [pb.OrderLine(description="tea", quantity=2, unit_price=CNY_100)]},
+            "AMOUNT_MISMATCH",
+            "amount",
+        ),
+    ],
+)
+async def test_malformed_bills_are_refused(
+    servicer: OrderServicer, fields: dict[str, Any], reason: str, field: str
+) -> None:
+    """With the reason, and the field by its place in the request."""
+    with pytest.raises(InvalidArgument) as refusal:
+        await servicer.CreateOrder(creation(**fields), CONTEXT)
+    assert (refusal.value.reason, refusal.value.fields[0][0]) == (reason, field)
+
+
+async def test_pages_follow_each_other(servicer: OrderServicer) -> None:
+    """The token of one page begins the next; the last has none."""
+    for number in range(3):
+        await created(servicer, request_id=f"r{number}", order_id=f"o{number}")
+    first = await servicer.ListOrders(pb.ListOrdersRequest(page_size=2), CONTEXT)
+    second = await servicer.ListOrders(pb.ListOrdersRequest(page_size=2, page_token=first.next_page_token), CONTEXT)
+    assert [order.order_id for order in (*first.orders, *second.orders)] == ["o2", "o1", "o0"]
+    assert second.next_page_token == ""
+
+
+async def test_bills_are_filtered_by_state(servicer: OrderServicer) -> None:
+    """Unspecified is any."""
+    await created(servicer)
+    for state, count in ((pb.ORDER_STATE_UNSPECIFIED, 1), (pb.ORDER_STATE_UNPAID, 1), (pb.ORDER_STATE_PAID, 0)):
+        assert len((await servicer.ListOrders(pb.ListOrdersRequest(state=state), CONTEXT)).orders) == count
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (pb.ListOrdersRequest(page_size=-1), "PAGE_SIZE_OUT_OF_RANGE"),
+        (pb.ListOrdersRequest(page_size=1_001), "PAGE_SIZE_OUT_OF_RANGE"),
+        (pb.ListOrdersRequest(page_token="?"), "PAGE_TOKEN_INVALID"),
+        (pb.ListOrdersRequest(state=99), "STATE_UNKNOWN"),  # type: ignore[arg-type]
+        (pb.ListOrdersRequest(customer_id="a b"), "FIELD_MALFORMED"),
+    ],
+)
+async def test_malformed_lists_are_refused(
+    servicer: OrderServicer, request_: pb.ListOrdersRequest, reason: str
+) -> None:
+    """With the reason."""
+    with pytest.raises(InvalidArgument) as refusal:
+        await servicer.ListOrders(request_, CONTEXT)
+    assert refusal.value.reason == reason
+
+
+async def test_a_bill_is_settled_and_reopened(servicer: OrderServicer) -> None:
+    """The four calls of a payment, as the payment service makes them."""
+    await created(servicer)
+    asked: dict[str, Any] = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
+    claimed = (await servicer.ClaimOrder(pb.ClaimOrderRequest(clerk=CLERK, **asked), CONTEXT)).order
+    assert (claimed.state, claimed.payment_id) == (pb.ORDER_STATE_PAYING, "p1")
+    completion = pb.CompleteOrderRequest(settled_by=CLERK, settled_at_ms=123, **asked)
+    paid = (await servicer.CompleteOrder(completion, CONTEXT)).order
+    assert (paid.state, paid.settled_by, paid.settled_at_ms) == (pb.ORDER_STATE_PAID, CLERK, 123)
+    again = (await servicer.ReopenOrder(pb.ReopenOrderRequest(**asked), CONTEXT)).order
+    assert (again.state, again.round, again.HasField("settled_by")) == (pb.ORDER_STATE_UNPAID, 2, False)
+    await servicer.ClaimOrder(pb.ClaimOrderRequest(clerk=CLERK, **asked), CONTEXT)
+    freed = (await servicer.ReleaseOrder(pb.ReleaseOrderRequest(**asked), CONTEXT)).order
+    assert (freed.state, freed.round, freed.version) == (pb.ORDER_STATE_UNPAID, 2, 6)
+
+
+async def test_a_bill_is_cancelled(servicer: OrderServicer) -> None:
+    """At the version the caller saw."""
+    await created(servicer)
+    answer = await servicer.CancelOrder(
+        pb.CancelOrderRequest(request_id="c1", order_id="o1", expected_version=1), CONTEXT
+    )
+    assert pb.CancelOrderResponse.FromString(sent(answer)).order.state == pb.ORDER_STATE_CANCELLED
+    with pytest.raises(InvalidArgument):
+        await servicer.CancelOrder(pb.CancelOrderRequest(request_id="c2", order_id="o1", expected_version=-1), CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "field"),
+    [
+        ("order_id", "order_id"),
+        ("payment_id", "payment_id"),
+        ("fence", "fence"),
+        ("settled_by", "settled_by.name"),
+        ("settled_at_ms", "settled_at_ms"),
+    ],
+)
+async def test_a_payment_says_everything(servicer: OrderServicer, left_out: str, field: str) -> None:
+    """What the proto calls required is refused when it is missing, by its name."""
+    await created(servicer)
+    asked: dict[str, Any] = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
+    methods: list[tuple[Callable[[Any, Any], Awaitable[object]], Any]] = [
+        (
+            servicer.CompleteOrder,
+            pb.CompleteOrderRequest(**{**asked, "settled_by": CLERK, "settled_at_ms": 1}),
+        )
+    ]
+    if left_out in asked:
+        methods += [
+            (servicer.ClaimOrder, pb.ClaimOrderRequest(clerk=CLERK, **asked)),
+            (servicer.ReleaseOrder, pb.ReleaseOrderRequest(**asked)),
+            (servicer.ReopenOrder, pb.ReopenOrderRequest(**asked)),
+        ]
+    for method, request in methods:
+        request.ClearField(left_out)
+        with pytest.raises(InvalidArgument) as refusal:
+            await method(request, CONTEXT)
+        assert refusal.value.fields[0][0] == field
+
+
+async def test_a_claim_names_a_clerk_with_a_role(servicer: OrderServicer) -> None:
+    """The name alone is not enough."""
+    request = pb.ClaimOrderRequest(order_id="o1", payment_id="p1", fence=FENCE, clerk=clerk_pb2.Clerk(name="li"))
+    with pytest.raises(InvalidArgument, match="role"):
+        await servicer.ClaimOrder(request, CONTEXT)
