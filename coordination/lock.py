@@ -361,8 +361,8 @@ class OrderLocks:
                 (watched,) = await self._session.send(
                     operations.get(predecessor, self._session.on_news), deadline=attempt.deadline
                 )
-                await self._note_holder(attempt, line[0])
                 if await self._is_there(attempt, watched):
+                    await self._note_holder(attempt, line[0])
                     await _wait_for(gone, last_look)
             except Unavailable:
                 if attempt.deadline.expired():

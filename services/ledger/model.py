@@ -3,9 +3,9 @@
 A journal has one state: it stands. What can happen to an entry that is asked for:
 
                       ┌── its fence is smaller than the order's ─────────▶ STALE_FENCE             (nothing is kept)
-                      ├── its key stands with this payload ──────────────▶ replay
-    entry ────────────┼── its key stands with another payload ───────────▶ IDEMPOTENCY_KEY_MISMATCH, for ever
-                      ├── its key and payload were refused before ───────▶ the same refusal, for ever
+                      ├── this attempt was refused before ───────────────▶ the same refusal, for ever
+    entry ────────────┼── its key stands with this payload ──────────────▶ replay
+                      ├── its key stands with another payload ───────────▶ IDEMPOTENCY_KEY_MISMATCH, for ever
                       ├── what it undoes is undone ──────────────────────▶ ALREADY_REVERSED, for ever
                       ├── an account is missing, foreign or short ───────▶ refused, and the refusal is kept
                       └── otherwise ─────────────────────────────────────▶ JOURNAL, next in the chain
@@ -21,9 +21,9 @@ Invariants
 3. No balance falls below -overdraft_limit or passes MAX_BALANCE, after any journal.                  Account.posted
 4. Sequences count from 1 without a gap; each journal's hash covers its content and the hash before.  Books.write
 5. A business key stands for one journal, and a journal is undone at most once.                       Books.write
-6. What was definitively refused never happens later, though a copy of the request may still be on
-   its way: the refusal is kept beside the journals.  Not so for a reversal: only the balance of the
-   moment stood in its way, and the payment waits until it can be done.                               Books.write
+6. An attempt that was refused is refused for ever: the refusal is kept beside the journals, because a
+   copy of the request may still be on its way while its payment is reported as declined. Another
+   attempt at the same business key is decided anew.                                                  Books.write
 
 The hash: SHA-256 over the UTF-8 bytes of
 
@@ -33,7 +33,8 @@ in lower-case hexadecimal, where <content> is JSON without blanks, keys in alpha
 ASCII as they are, of the object
 
     {"business_key": …, "clerk": [name, role], "currency": …, "format": 1, "journal_id": …,
-     "legs": [[account, amount], …], "memo": …, "order_id": …, "payment_id": …, "posted_at_ms": …, "reversal_of": …, "sequence": …}
+     "legs": [[account, amount], …], "memo": …, "order_id": …, "payment_id": …, "posted_at_ms": …,
+     "reversal_of": …, "sequence": …}
 
 with legs in the order in which they were asked for, and "" for what is not there. `Journal.content` writes it.
 """
@@ -210,6 +211,10 @@ def house_accounts(currencies: Iterable[str], now_ms: int) -> tuple[Account, ...
     )
 
 
+#: Business key and attempt of something that was refused.
+RefusalKey = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One posting: a debit of `amount` minor units, or a credit if it is negative."""
@@ -293,15 +298,22 @@ class Entry:
     """A journal that is asked for.
 
     Args:
+        attempt: The caller's id of this attempt; repeats of it carry the same one.
         journal_id: The id it gets if it is written.
         posted_at_ms: Unix milliseconds.
         fence: Of the order's lock; unused without an order.
     """
 
     draft: JournalDraft
+    attempt: str
     journal_id: str
     posted_at_ms: int
     fence: Fence
+
+    @property
+    def refusal_key(self) -> RefusalKey:
+        """Under which a refusal is kept."""
+        return (self.draft.business_key, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,8 +428,6 @@ class Posted:
 
 #: What comes of an entry: the journal, or why there is none.
 Outcome = Posted | CountinghouseError
-#: Key and payload of something that was refused.
-RefusalKey = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -429,7 +439,7 @@ class Books:
         accounts: Those the entries name, by id; a missing one is not open.
         standing: Journals with the entries' business keys, by key.
         undone: Journals that undo what the entries are to undo, by `reversal_of`.
-        refusals: Kept refusals of the entries' keys and payloads.
+        refusals: Kept refusals of the entries' keys.
         unique: Whether the guard `unique` is on; without it every entry is written.
     """
 
@@ -446,7 +456,7 @@ class Books:
     def write(self, entry: Entry) -> Outcome:
         """Does what the header says with one entry, and remembers it for the entries after it."""
         try:
-            standing = self._standing(entry.draft)
+            standing = self._standing(entry)
             if standing is not None:
                 return Posted(standing, replayed=True)
         except CountinghouseError as error:
@@ -454,10 +464,9 @@ class Books:
         try:
             changed = self._post(entry.draft)
         except CountinghouseError as error:
-            if self.unique and not entry.draft.reversal_of:
-                key = (entry.draft.business_key, entry.draft.payload)
-                self.refusals[key] = error
-                self.refused[key] = entry
+            if self.unique:
+                self.refusals[entry.refusal_key] = error
+                self.refused[entry.refusal_key] = entry
             return error
         self.accounts.update(changed)
         journal = Journal.seal(entry, self.head)
@@ -468,10 +477,20 @@ class Books:
         self.written.append(journal)
         return Posted(journal, replayed=False)
 
-    def _standing(self, draft: JournalDraft) -> Journal | None:
-        """The journal that `draft` repeats, if it does; raises if its key or what it undoes is taken by another."""
+    def _standing(self, entry: Entry) -> Journal | None:
+        """The journal that `entry` repeats, if it does.
+
+        Raises:
+            KeyMismatch: Its key stands for another.
+            FailedPrecondition: ALREADY_REVERSED: what it is to undo is undone by another.
+            CountinghouseError: What this attempt was refused with.
+        """
         if not self.unique:
             return None
+        draft = entry.draft
+        refusal = self.refusals.get(entry.refusal_key)
+        if refusal is not None:
+            raise refusal
         standing = self.standing.get(draft.business_key)
         if standing is not None and standing.draft.payload == draft.payload:
             return standing
@@ -487,9 +506,6 @@ class Books:
             mismatch = KeyMismatch(draft.business_key)
             mismatch.metadata.update(standing.facts())
             raise mismatch
-        refusal = self.refusals.get((draft.business_key, draft.payload))
-        if refusal is not None:
-            raise refusal
         return None
 
     def _post(self, draft: JournalDraft) -> Mapping[str, Account]:

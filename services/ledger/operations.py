@@ -278,8 +278,11 @@ class LedgerOperations:
         """Lists accounts by id."""
         return await self._store.accounts(prefix=prefix, after=after, limit=limit)
 
-    async def post(self, call: Call, draft: JournalDraft, fence: Fence) -> Journal:
+    async def post(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal:
         """Writes a journal, or answers with the one that stands under its business key.
+
+        Args:
+            attempt: The caller's id of this attempt. One that was refused for its accounts is refused for ever.
 
         Raises:
             InvalidArgument: BUSINESS_KEY_RESERVED; as `JournalDraft.check`; CURRENCY_MISMATCH.
@@ -294,18 +297,28 @@ class LedgerOperations:
                 "business_key",
                 f"business keys that begin with {REVERSAL_PREFIX} are made by ReverseJournal; call that",
             )
-        return await self._write(call, draft.check(), fence)
+        return await self._write(call, attempt, draft.check(), fence)
 
     async def reverse(
-        self, call: Call, journal_id: str, *, reason: str, payment_id: str, fence: Fence, clerk: Principal
+        self,
+        call: Call,
+        attempt: str,
+        *,
+        journal_id: str,
+        reason: str,
+        payment_id: str,
+        fence: Fence,
+        clerk: Principal,
     ) -> Journal:
         """Writes the opposite of a journal, or answers with the one that stands.
+
+        Args:
+            attempt: As in `post`.
 
         Raises:
             NotFound: JOURNAL_NOT_FOUND.
             InvalidArgument: PAYMENT_MISMATCH, or FENCE_REQUIRED where the journal has an order.
-            FailedPrecondition: NOT_REVERSIBLE, ALREADY_REVERSED; INSUFFICIENT_FUNDS, which is not kept: the same
-                reversal may be asked for again.
+            FailedPrecondition: NOT_REVERSIBLE, ALREADY_REVERSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
             StaleFence: Somebody else has locked the order since.
         """
         journal = await self.journal(journal_id=journal_id)
@@ -319,7 +332,7 @@ class LedgerOperations:
             raise InvalidArgument.of_field(
                 "FENCE_REQUIRED", "fence", f"{journal_id} has an order; send the fence of that order's lock"
             )
-        return await self._write(call, journal.reversal(reason=reason, clerk=clerk), fence)
+        return await self._write(call, attempt, journal.reversal(reason=reason, clerk=clerk), fence)
 
     async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal:
         """Reads one journal, by id or by business key.
@@ -394,8 +407,8 @@ class LedgerOperations:
         if not check.broken_at and beyond and (await self._store.head()).sequence < beyond[0].sequence:
             check.fail(beyond[0].sequence, "it lies beyond the head of the chain")
 
-    async def _write(self, call: Call, draft: JournalDraft, fence: Fence) -> Journal:
-        entry = Entry(draft, self._ids.new("jnl"), self._clock.now_ms(), fence)
+    async def _write(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal:
+        entry = Entry(draft, attempt, self._ids.new("jnl"), self._clock.now_ms(), fence)
         await self._failpoints.hit("accepted", call, draft.order_id, draft.payment_id)
         [outcome] = await self._store.post([entry])
         if isinstance(outcome, CountinghouseError):

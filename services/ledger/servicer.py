@@ -81,7 +81,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             clerk=clerk_in(request.clerk),
         )
         fence = fence_in(request.fence, required=bool(draft.order_id))
-        return pb.PostResponse(journal=journal_out(await self._operations.post(current_call(), draft, fence)))
+        attempt = check_name(request.request_id, "request_id")
+        journal = await self._operations.post(current_call(), attempt, draft, fence)
+        return pb.PostResponse(journal=journal_out(journal))
 
     async def GetJournal(self, request: pb.GetJournalRequest, _context: _Context) -> pb.GetJournalResponse:
         if bool(request.journal_id) == bool(request.business_key):
@@ -110,7 +112,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def ReverseJournal(self, request: pb.ReverseJournalRequest, _context: _Context) -> pb.ReverseJournalResponse:
         journal = await self._operations.reverse(
             current_call(),
-            check_name(request.journal_id, "journal_id"),
+            check_name(request.request_id, "request_id"),
+            journal_id=check_name(request.journal_id, "journal_id"),
             reason=check_text(request.reason, "reason", required=True),
             payment_id=check_name(request.payment_id, "payment_id"),
             fence=fence_in(request.fence, required=False),

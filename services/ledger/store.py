@@ -159,7 +159,7 @@ refusals = Table(
     "refusals",
     metadata,
     Column("business_key", String(160), primary_key=True),
-    Column("payload", String(64), primary_key=True),
+    Column("attempt", String(64), primary_key=True),
     Column("order_id", String(64), nullable=False),
     Column("payment_id", String(64), nullable=False),
     Column("error", Text, nullable=False),
@@ -215,7 +215,7 @@ _BY_KEY_OR_REVERSAL = select(journals).where(
         journals.c.reversal_of.in_(bindparam("undone", expanding=True)),
     )
 )
-_REFUSED = select(refusals.c.business_key, refusals.c.payload, refusals.c.error).where(
+_REFUSED = select(refusals.c.business_key, refusals.c.attempt, refusals.c.error).where(
     refusals.c.business_key.in_(bindparam("keys", expanding=True))
 )
 _LEGS = (
@@ -460,7 +460,7 @@ class SqlLedgerStore(LedgerStore):
                 if journal.draft.reversal_of:
                     books.undone[journal.draft.reversal_of] = journal
             for row in await tx.execute(_REFUSED, {"keys": keys}):
-                books.refusals[row.business_key, row.payload] = _to_error(row.error)
+                books.refusals[row.business_key, row.attempt] = _to_error(row.error)
         ids = sorted({leg.account_id for draft in drafts for leg in draft.legs})
         for row in await tx.execute(_LOCK_ACCOUNTS, {"ids": ids}):
             books.accounts[row.account_id] = _to_account(row)
@@ -471,7 +471,7 @@ class SqlLedgerStore(LedgerStore):
         if books.refused:
             await tx.execute(
                 _INSERT_REFUSALS,
-                [_refusal_row(key, entry, books.refusals[key]) for key, entry in books.refused.items()],
+                [_refusal_row(entry, books.refusals[key]) for key, entry in books.refused.items()],
             )
         if not books.written:
             return
@@ -538,7 +538,7 @@ async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str,
     return legs
 
 
-def _to_account(row: Row[Any]) -> Account:
+def _to_account(row: Row[*tuple[Any, ...]]) -> Account:
     return Account(
         row.account_id,
         AccountKind(row.kind),
@@ -578,7 +578,7 @@ def _to_error(text: str) -> CountinghouseError:
     return kind(kept["reason"], kept["message"], metadata=kept["metadata"], fields=fields)
 
 
-def _refusal_row(key: tuple[str, str], entry: Entry, error: CountinghouseError) -> dict[str, Any]:
+def _refusal_row(entry: Entry, error: CountinghouseError) -> dict[str, Any]:
     kept = {
         "kind": type(error).__name__,
         "reason": error.reason,
@@ -586,10 +586,9 @@ def _refusal_row(key: tuple[str, str], entry: Entry, error: CountinghouseError) 
         "metadata": error.metadata,
         "fields": error.fields,
     }
-    business_key, payload = key
     return {
-        "business_key": business_key,
-        "payload": payload,
+        "business_key": entry.draft.business_key,
+        "attempt": entry.attempt,
         "order_id": entry.draft.order_id,
         "payment_id": entry.draft.payment_id,
         "error": json.dumps(kept, ensure_ascii=False),

@@ -607,7 +607,8 @@ class PaymentOperations:
         if not payment.order_id:
             yield None
             return
-        wait_s = min(self._limits.lock_wait_s, work.deadline.remaining_s() - _AFTER_LOCK_S)
+        remaining_s = work.deadline.remaining_s()
+        wait_s = min(self._limits.lock_wait_s, remaining_s - min(_AFTER_LOCK_S, remaining_s / 2))
         try:
             if wait_s <= 0:
                 raise Unavailable(

@@ -38,6 +38,7 @@ class ReplayedRefusal(Exception):
 
     def __init__(self, stored: bytes) -> None:
         super().__init__("replayed refusal")
+        self.stored = stored
         self.status = status_pb2.Status.FromString(stored)
 
 
@@ -101,17 +102,19 @@ class CallInterceptor(aio.ServerInterceptor):
             return response
         except ReplayedRefusal as refusal:
             code, reason = status.code_of_status(refusal.status), "replayed"
-            await _abort(context, refusal.status, replayed=bool(call and call.replayed))
+            await _abort(context, refusal.status, refusal.stored, replayed=bool(call and call.replayed))
         except CountinghouseError as error:
             code, reason = status.code_of(error), error.reason
-            await _abort(context, status.to_status(error))
+            answer = status.to_status(error)
+            await _abort(context, answer, answer.SerializeToString())
         except (asyncio.CancelledError, aio.AbortError):
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log.exception("unexpected", method=method, caller=caller)
-            await _abort(context, status.internal())
+            answer = status.internal()
+            await _abort(context, answer, answer.SerializeToString())
         finally:
             log.info(
                 "call",
@@ -178,9 +181,10 @@ def _serialize(response: Any) -> bytes:
 
 
 async def _abort(
-    context: aio.ServicerContext[Any, Any], answer: status_pb2.Status, *, replayed: bool = False
+    context: aio.ServicerContext[Any, Any], answer: status_pb2.Status, details: bytes, *, replayed: bool = False
 ) -> NoReturn:
-    trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, answer.SerializeToString()),)
+    """Answers with a status; `details` are its bytes, which go on the wire as they are."""
+    trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, details),)
     if replayed:
         trailers += (("x-replayed", "true"),)
     await context.abort(status.code_of_status(answer), answer.message, trailers)

@@ -43,7 +43,7 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
     if current is not None and current not in known:
         raise DatabaseRefused(
             "DATABASE_NEWER",
-            f"{database.name} is at revision {current}, unknown to this {package.name} service; install the newer version",
+            f"{database.name} is at revision {current}, which this version does not know; install the newer version",
         )
     if current is None and tables:
         raise DatabaseRefused(

@@ -6,9 +6,12 @@ Signing and verifying use different keys, so that a service can check a cashier'
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -19,6 +22,8 @@ from services.kernel.principal import Principal, Role
 
 _ISSUER = "countinghouse"
 _ALGORITHM = "EdDSA"
+#: What reading a key that is none raises: rubbish, one with a password, one of an unknown kind.
+_NO_KEY = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class TokenSigner:
@@ -38,8 +43,7 @@ class TokenSigner:
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            draft = path.with_name(f"{path.name}.{os.getpid()}")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
             with os.fdopen(descriptor, "wb") as file:
                 file.write(pem)
                 file.flush()
@@ -49,8 +53,10 @@ class TokenSigner:
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+                os.unlink(draft)
+        key = None
+        with suppress(*_NO_KEY):
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(key, Ed25519PrivateKey):
             raise CountinghouseError(
                 "SIGNING_KEY_INVALID", f"{path} is not an Ed25519 private key; remove it to have one made"
@@ -81,7 +87,9 @@ class TokenVerifier:
     """Reads tokens."""
 
     def __init__(self, public_pem: bytes, clock: Clock) -> None:
-        key = serialization.load_pem_public_key(public_pem)
+        key = None
+        with suppress(*_NO_KEY):
+            key = serialization.load_pem_public_key(public_pem)
         if not isinstance(key, Ed25519PublicKey):
             raise CountinghouseError("VERIFY_KEY_INVALID", "the verification key is not an Ed25519 public key")
         self._key = key

@@ -24,9 +24,8 @@ async def main(hosts: str, interface: str) -> None:
         return request
 
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(interface, {"Charge": grpc.unary_unary_rpc_method_handler(echo)}),)
-    )
+    methods = dict.fromkeys(("Look", "Charge"), grpc.unary_unary_rpc_method_handler(echo))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(interface, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with Session(hosts, timeout_s=4.0) as session:

@@ -27,7 +27,7 @@ async def started(tmp_path: Path, script: str) -> Child:
     """A child that has said its first word."""
     child = Child.spawn(command(tmp_path, script))
     async with asyncio.timeout(10):
-        while not child.last_words() and not child.ended:
+        while not child.last_words() and not child.ended:  # noqa: ASYNC110  another process writes them
             await asyncio.sleep(0.01)
     return child
 
@@ -120,8 +120,9 @@ def test_it_dies_with_its_supervisor_even_if_that_was_killed(tmp_path: Path) -> 
                 import asyncio, os, signal, sys
                 from pathlib import Path
                 from services.devstack.child import Child, Command
+                SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
                 async def main():
-                    child = Child.spawn(Command((sys.executable, "-c", "import time; time.sleep(60)"), {{}}, Path({str(tmp_path / "log")!r})))
+                    child = Child.spawn(Command(SLEEP, {{}}, Path({str(tmp_path / "log")!r})))
                     child.signal(signal.SIGSTOP)
                     print(child.pid, flush=True)
                     await child.wait()

@@ -47,7 +47,7 @@ def test_a_description_without_a_supervisor_is_of_no_stack(tmp_path: Path) -> No
 def test_a_second_supervisor_is_refused(tmp_path: Path) -> None:
     lock = StackLock(tmp_path)
     lock.take()
-    with pytest.raises(StackRefused, match="is running on .* already"):
+    with pytest.raises(StackRefused, match=r"is running on .* already"):
         StackLock(tmp_path).take()
     lock.give_up()
     lock.give_up()

@@ -32,7 +32,8 @@ def debian(root: Path) -> Path:
     with zipfile.ZipFile(jars / "zookeeper.jar", "w") as archive:
         archive.writestr(
             "META-INF/MANIFEST.MF",
-            "Manifest-Version: 1.0\r\nClass-Path: /usr/share/java/netty-com\r\n mon.jar /usr/share/java/slf4j-api.jar /usr/share\r\n"
+            "Manifest-Version: 1.0\r\n"
+            "Class-Path: /usr/share/java/netty-com\r\n mon.jar /usr/share/java/slf4j-api.jar /usr/share\r\n"
             " /java/absent.jar\r\n\r\n",
         )
     return jars
@@ -174,7 +175,8 @@ def test_a_wanted_port_that_is_taken_is_replaced() -> None:
 
 @pytest.mark.parametrize(("answer", "serves"), [(b"Mode: standalone\n", True), (b"not running\n", False), (b"", False)])
 async def test_only_srvr_with_a_mode_counts_as_serving(answer: bytes, serves: bool) -> None:
-    async def reply(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(4) == b"srvr"
         writer.write(answer)
         writer.close()
 

@@ -16,7 +16,11 @@ from services.kernel.ids import (
     check_text,
 )
 
-LIMITS: list[tuple[Callable[[str, str], str], int]] = [(check_name, 64), (check_account, 100), (check_business_key, 160)]
+LIMITS: list[tuple[Callable[[str, str], str], int]] = [
+    (check_name, 64),
+    (check_account, 100),
+    (check_business_key, 160),
+]
 
 
 @pytest.mark.parametrize(("check", "limit"), LIMITS)

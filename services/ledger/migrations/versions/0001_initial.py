@@ -18,7 +18,7 @@ _MAX_BALANCE = 2**61
 _ADDED_TO = {
     "journals": "journal_id = NEW.journal_id OR sequence = NEW.sequence",
     "postings": "journal_id = NEW.journal_id AND leg = NEW.leg",
-    "refusals": "business_key = NEW.business_key AND payload = NEW.payload",
+    "refusals": "business_key = NEW.business_key AND attempt = NEW.attempt",
 }
 #: What of an account never changes.
 _ACCOUNT_IDENTITY = ("account_id", "kind", "currency_code", "created_at_ms")
@@ -69,7 +69,7 @@ def upgrade() -> None:
     op.create_table(
         "refusals",
         sa.Column("business_key", sa.String(160), primary_key=True),
-        sa.Column("payload", sa.String(64), primary_key=True),
+        sa.Column("attempt", sa.String(64), primary_key=True),
         sa.Column("order_id", sa.String(64), nullable=False),
         sa.Column("payment_id", sa.String(64), nullable=False),
         sa.Column("error", sa.Text, nullable=False),

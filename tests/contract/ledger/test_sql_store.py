@@ -1,0 +1,384 @@
+"""The ledger store on SQLite and PostgreSQL: the suite, and what only a database can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import services.ledger
+from services.kernel.clock import ManualClock
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.ids import SeededIds
+from services.ledger.model import NO_HASH, Account, AccountKind, Leg, Posted, house_accounts
+from services.ledger.operations import LedgerOperations, Verdict
+from services.ledger.store import SqlLedgerStore, metadata, order_fences
+from services.runtime.database import Database, DatabaseRefused
+from services.runtime.failpoints import Failpoints
+from services.runtime.migrations import bring_up_to_date
+from tests.contract.conftest import FreshDatabase
+from tests.contract.ledger.store_contract import (
+    ENCODING,
+    NOW_MS,
+    WALLET,
+    LedgerStoreContract,
+    Make,
+    balance,
+    draft,
+    entry,
+    post,
+    posted,
+    top_up,
+)
+
+PACKAGE = Path(services.ledger.__file__).parent
+TABLES = ("journals", "postings", "refusals", "accounts")
+
+
+@pytest.fixture
+def make(fresh_database: FreshDatabase) -> Make:
+    """Stores on empty, migrated databases."""
+
+    async def make(guards: Guards) -> SqlLedgerStore:
+        store = SqlLedgerStore(await fresh_database(PACKAGE), guards)
+        await store.prepare()
+        return store
+
+    return make
+
+
+class TestSqlLedgerStore(LedgerStoreContract):
+    """The suite on the databases."""
+
+
+@pytest.fixture
+async def store(database: Database) -> SqlLedgerStore:
+    """A store with the house accounts open."""
+    store = SqlLedgerStore(database, Guards())
+    await store.prepare()
+    await store.open_missing(house_accounts(("CNY",), NOW_MS))
+    return store
+
+
+def operations(store: SqlLedgerStore) -> LedgerOperations:
+    return LedgerOperations(store, ManualClock(), SeededIds(1), Failpoints(enabled=False), ENCODING)
+
+
+async def execute(database: Database, *statements: str) -> None:
+    """Does behind the store's back what it is told."""
+
+    async def step(tx: AsyncConnection) -> None:
+        for statement in statements:
+            await tx.execute(text(statement))
+
+    await database.run(step)
+
+
+async def disarm(database: Database) -> None:
+    """Drops the triggers, as somebody would who wants to cook the books."""
+    if not database.is_sqlite:
+        await execute(database, *(f"ALTER TABLE {table} DISABLE TRIGGER USER" for table in TABLES))
+        return
+
+    async def names(tx: AsyncConnection) -> list[str]:
+        return list((await tx.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))).scalars())
+
+    await execute(database, *(f"DROP TRIGGER {name}" for name in await database.read(names)))
+
+
+# The schema
+
+
+async def test_migrations_make_the_tables_the_store_knows(database: Database) -> None:
+    """Alembic finds no difference between a migrated database and store.py."""
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async def step(tx: AsyncConnection) -> list[object]:
+        return await tx.run_sync(differences)
+
+    assert await database.run(step) == []
+
+
+async def test_migrating_again_changes_nothing(database: Database, store: SqlLedgerStore) -> None:
+    """A restart finds its books as they were."""
+    await posted(store, draft())
+    await bring_up_to_date(database, PACKAGE, migrate=True)
+    assert (await store.head()).sequence == 1
+
+
+async def test_a_newer_database_is_refused(database: Database) -> None:
+    """By name, whether or not it may be migrated."""
+    await execute(database, "UPDATE alembic_version SET version_num = '0999'")
+    for migrate in (True, False):
+        with pytest.raises(DatabaseRefused, match="0999") as refusal:
+            await bring_up_to_date(database, PACKAGE, migrate=migrate)
+        assert refusal.value.reason == "DATABASE_NEWER"
+        assert database.name in refusal.value.message
+
+
+async def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
+    """By name: it is left as it is for whoever can mend it."""
+    file = tmp_path / "ledger.db"
+    rubbish = b"this is not a database\n" * 400
+    file.write_bytes(rubbish)
+    async with Database(f"sqlite+aiosqlite:///{file}") as database:
+        with pytest.raises(DatabaseRefused) as refusal:
+            await bring_up_to_date(database, PACKAGE, migrate=True)
+    assert refusal.value.reason == "DATABASE_CORRUPT"
+    assert str(file) in refusal.value.message
+    assert file.read_bytes() == rubbish
+
+
+# What must not change
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE journals SET memo = 'another'",
+        "UPDATE journals SET hash = hash",
+        "DELETE FROM journals",
+        "UPDATE postings SET amount = amount * 2",
+        "DELETE FROM postings",
+        "UPDATE refusals SET error = '{}'",
+        "DELETE FROM refusals",
+        "UPDATE accounts SET kind = 'ASSET'",
+        "UPDATE accounts SET currency_code = 'USD'",
+        "UPDATE accounts SET account_id = 'drawer:XXX' WHERE account_id = 'bank:CNY'",
+        "UPDATE accounts SET created_at_ms = 0",
+        "DELETE FROM accounts WHERE account_id = 'bank:CNY'",
+    ],
+)
+async def test_what_must_not_change_is_protected(database: Database, store: SqlLedgerStore, statement: str) -> None:
+    """By the database itself, whoever asks it."""
+    await posted(store, draft())
+    await post(store, draft(2, payer="wallet:nobody:CNY"))
+    before = await operations(store).verify(0, 0)
+    with pytest.raises(DBAPIError, match="never changed"):
+        await execute(database, statement)
+    assert await operations(store).verify(0, 0) == before
+
+
+async def test_a_row_is_not_replaced_either(database: Database, store: SqlLedgerStore) -> None:
+    """SQLite's INSERT OR REPLACE deletes without asking the delete trigger; PostgreSQL's TRUNCATE likewise."""
+    journal = await posted(store, draft())
+    statement = (
+        f"INSERT OR REPLACE INTO postings VALUES ('{journal.journal_id}', 0, 'drawer:CNY', 99)"
+        if database.is_sqlite
+        else "TRUNCATE postings"
+    )
+    with pytest.raises(DBAPIError, match="never changed"):
+        await execute(database, statement)
+
+
+async def test_a_limit_holds_whoever_writes(database: Database, store: SqlLedgerStore) -> None:
+    """The statement itself is refused that would break it."""
+    with pytest.raises(IntegrityError, match="accounts_within_limits"):
+        await execute(database, "UPDATE accounts SET balance = -1 WHERE account_id = 'drawer:CNY'")
+
+
+# Tampering
+
+
+async def cooked(database: Database, store: SqlLedgerStore, *statements: str) -> Verdict:
+    """What a walk along five journals finds after `statements`."""
+    for number in range(1, 6):
+        await posted(store, draft(number))
+    assert await operations(store).verify(0, 0) == Verdict(5, 0, "", (await store.head()).hash)
+    await disarm(database)
+    await execute(database, *statements)
+    return await operations(store).verify(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("statement", "broken_at", "problem"),
+    [
+        ("UPDATE journals SET memo = 'nothing' WHERE sequence = 3", 3, "altered"),
+        ("UPDATE journals SET payment_id = 'p9' WHERE sequence = 4", 4, "altered"),
+        ("UPDATE journals SET clerk_name = 'wang' WHERE sequence = 1", 1, "altered"),
+        ("UPDATE journals SET clerk_role = 'emperor' WHERE sequence = 2", 2, "cannot be read"),
+        ("UPDATE journals SET posted_at_ms = 0 WHERE sequence = 5", 5, "altered"),
+        (f"UPDATE journals SET previous_hash = '{NO_HASH}' WHERE sequence = 2", 2, "previous_hash"),
+        (f"UPDATE journals SET hash = '{NO_HASH}' WHERE sequence = 3", 3, "altered"),
+        ("UPDATE postings SET amount = amount * 2 WHERE journal_id LIKE 'jnl_settle_o3%'", 3, "altered"),
+        (
+            "UPDATE postings SET account_id = 'bank:CNY' WHERE journal_id LIKE 'jnl_settle_o2%' AND leg = 0",
+            2,
+            "altered",
+        ),
+        ("DELETE FROM postings WHERE journal_id LIKE 'jnl_settle_o4%'", 4, "altered"),
+        ("UPDATE chain_head SET sequence = 6", 6, "missing"),
+        ("UPDATE chain_head SET sequence = 4", 4, "head of the chain names"),
+        (f"UPDATE chain_head SET hash = '{NO_HASH}'", 5, "head of the chain names"),
+    ],
+)
+async def test_verify_finds_what_was_altered(
+    database: Database, store: SqlLedgerStore, statement: str, broken_at: int, problem: str
+) -> None:
+    """By its sequence, although the triggers were dropped first."""
+    verdict = await cooked(database, store, statement)
+    assert verdict.broken_at == broken_at
+    assert problem in verdict.problem
+
+
+@pytest.mark.parametrize("gone", [1, 3, 5])
+async def test_verify_finds_a_journal_that_is_gone(database: Database, store: SqlLedgerStore, gone: int) -> None:
+    """At the beginning, in the middle and at the end of the chain."""
+    verdict = await cooked(
+        database,
+        store,
+        f"DELETE FROM postings WHERE journal_id LIKE 'jnl_settle_o{gone}_%'",
+        f"DELETE FROM journals WHERE sequence = {gone}",
+    )
+    assert verdict.broken_at == gone
+    assert "missing" in verdict.problem
+
+
+async def test_verify_finds_a_chain_that_goes_on_beyond_its_head(database: Database, store: SqlLedgerStore) -> None:
+    """The head was set back, hash and all, to hide the last journal."""
+    for number in range(1, 4):
+        await posted(store, draft(number))
+    [link] = await store.links(first=2, last=2, limit=1)
+    assert link.journal is not None
+    await execute(database, f"UPDATE chain_head SET sequence = 2, hash = '{link.journal.hash}'")
+    verdict = await operations(store).verify(0, 0)
+    assert (verdict.broken_at, verdict.examined) == (3, 2)
+    assert "beyond" in verdict.problem
+
+
+async def test_verify_finds_an_unbalanced_journal_though_its_hash_is_right(
+    database: Database, store: SqlLedgerStore
+) -> None:
+    """Whoever can drop triggers can also compute hashes."""
+    journal = await posted(store, draft())
+    legs = (Leg("drawer:CNY", 11), Leg("sales:CNY", -10))
+    forged = replace(journal, draft=replace(journal.draft, legs=legs))
+    await disarm(database)
+    await execute(
+        database,
+        "UPDATE postings SET amount = 11 WHERE leg = 0",
+        f"UPDATE journals SET hash = '{forged.recomputed_hash()}'",
+        f"UPDATE chain_head SET hash = '{forged.recomputed_hash()}'",
+    )
+    verdict = await operations(store).verify(0, 0)
+    assert (verdict.broken_at, verdict.problem) == (
+        1,
+        "the postings sum to 1, not 0; debits are positive, credits negative",
+    )
+
+
+async def test_the_trial_balance_finds_what_was_altered(database: Database, store: SqlLedgerStore) -> None:
+    """A stored balance that its postings do not explain, and postings that do not sum to zero."""
+    await posted(store, draft())
+    assert (await operations(store).trial_balance("")).balanced
+    await execute(database, "UPDATE accounts SET balance = 11 WHERE account_id = 'drawer:CNY'")
+    cooked_balance = await operations(store).trial_balance("")
+    assert (cooked_balance.balanced, cooked_balance.differences) == (False, (("CNY", 0),))
+    await disarm(database)
+    await execute(database, "UPDATE postings SET amount = 11 WHERE leg = 0")
+    cooked_posting = await operations(store).trial_balance("")
+    assert (cooked_posting.balanced, cooked_posting.differences) == (False, (("CNY", 1),))
+
+
+# More than one instance
+
+
+async def test_two_instances_share_a_database(database: Database, store: SqlLedgerStore) -> None:
+    """Posts of two processes' stores at once: the affordable succeed, each key once, one unbroken chain."""
+    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+        stores = [store, SqlLedgerStore(other, Guards())]
+        await posted(store, draft(0, 70, payer="bank:CNY", payee="drawer:CNY", order_id="", key="pay:0"))
+        bills = [draft(number, 10) for number in range(1, 21)]
+        outcomes = await asyncio.gather(*(post(stores[n % 2], bill) for bill in bills for n in range(2)))
+        assert sum(isinstance(outcome, Posted) and not outcome.replayed for outcome in outcomes) == 20
+        assert sum(isinstance(outcome, Posted) and outcome.replayed for outcome in outcomes) == 20
+    verdict = await operations(store).verify(0, 0)
+    assert (verdict.examined, verdict.problem) == (21, "")
+    assert (await operations(store).trial_balance("")).balanced
+
+
+async def test_rising_fences_at_once_leave_the_highest(database: Database, store: SqlLedgerStore) -> None:
+    """Ten holders write at once: the row ends at the highest fence, and the highest was not refused."""
+    tokens = (7, 3, 20, 11, 5, 19, 2, 13, 17, 1)
+    outcomes = await asyncio.gather(*(post(store, draft(), fence=token) for token in tokens))
+    assert isinstance(outcomes[2], Posted)
+
+    async def step(tx: AsyncConnection) -> Fence:
+        row = (await tx.execute(select(order_fences))).one()
+        return Fence(row.generation, row.token)
+
+    assert await database.read(step) == Fence(1, 20)
+
+
+async def test_lists_at_once_do_not_wait_in_a_circle(store: SqlLedgerStore) -> None:
+    """Lists of the same orders, in opposite order, many at a time."""
+    bills = [entry(draft(number)) for number in range(1, 21)]
+    lists = [bills if n % 2 else bills[::-1] for n in range(10)]
+    outcomes = await asyncio.gather(*(store.post(each) for each in lists))
+    assert all(isinstance(outcome, Posted) for each in outcomes for outcome in each)
+    assert (await store.head()).sequence == 20
+
+
+# The guard `unique`
+
+
+async def index_names(database: Database) -> set[str | None]:
+    async def step(tx: AsyncConnection) -> set[str | None]:
+        found = await tx.run_sync(lambda sync: inspect(sync).get_indexes("journals"))
+        return {index["name"] for index in found if index["unique"]}
+
+    return await database.read(step)
+
+
+async def test_the_guard_makes_and_drops_its_indexes(database: Database) -> None:
+    """At start, by its setting; two instances that start at once do it once."""
+    unique = {"journals_by_business_key", "journals_by_reversal_of"}
+    for off in (["unique"], [], ["unique"], []):
+        stores = [SqlLedgerStore(database, Guards.without(off)) for _ in range(3)]
+        await asyncio.gather(*(store.prepare() for store in stores))
+        assert (await index_names(database) & unique) == (set() if off else unique)
+
+
+async def test_the_index_stands_behind_the_lookup(database: Database, store: SqlLedgerStore) -> None:
+    """A second journal under a key is refused by the database, whoever writes it."""
+    journal = await posted(store, draft())
+    with pytest.raises(IntegrityError):
+        await execute(
+            database,
+            f"INSERT INTO journals SELECT 'jnl_2', 2, '{journal.draft.business_key}', currency_code, memo, order_id, "
+            "payment_id, reversal_of, previous_hash, hash, posted_at_ms, clerk_name, clerk_role FROM journals",
+        )
+
+
+async def test_what_was_written_without_the_guard_is_refused_with_it(database: Database) -> None:
+    """A round that was settled twice is not passed over in silence."""
+    careless = SqlLedgerStore(database, Guards.without(["unique"]))
+    await careless.prepare()
+    await careless.open_missing(house_accounts(("CNY",), NOW_MS))
+    await posted(careless, draft())
+    await posted(careless, draft(payment_id="p2"))
+    with pytest.raises(DatabaseRefused) as refusal:
+        await SqlLedgerStore(database, Guards()).prepare()
+    assert refusal.value.reason == "DATABASE_DUPLICATES"
+    assert await balance(careless, "drawer:CNY") == 20
+
+
+async def test_a_kept_refusal_outlives_the_process(database: Database, store: SqlLedgerStore) -> None:
+    """Another instance, later, refuses the late duplicate too."""
+    what = draft(payer=WALLET)
+    assert not isinstance(await post(store, what), Posted)
+    later = SqlLedgerStore(database, Guards())
+    await later.open_missing([Account(WALLET, AccountKind.LIABILITY, "CNY")])
+    await top_up(later, 50)
+    assert not isinstance(await post(later, what), Posted)
+    assert isinstance(await post(later, what, attempt="new"), Posted)

@@ -1,0 +1,159 @@
+"""A step is whole, a snapshot stands still, and a database that cannot be used says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import services.order
+from services.kernel.errors import Unavailable
+from services.order.store import ensemble
+from services.runtime.database import Database, DatabaseRefused, read_generation, write_generation
+from services.runtime.migrations import bring_up_to_date
+
+PACKAGE = Path(services.order.__file__).parent
+FreshDatabase = Callable[[Path], Awaitable[Database]]
+
+
+@pytest.fixture
+async def migrated(fresh_database: FreshDatabase) -> Database:
+    return await fresh_database(PACKAGE)
+
+
+@pytest.fixture
+async def empty(database_url: str) -> AsyncIterator[Database]:
+    """Without a single table."""
+    async with Database(database_url) as database:
+        yield database
+
+
+async def say(database: Database, statement: str) -> None:
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text(statement))
+
+    await database.run(step)
+
+
+async def count(database: Database) -> int:
+    async def step(tx: AsyncConnection) -> int:
+        return int((await tx.execute(text("SELECT count(*) FROM ensemble"))).scalar_one())
+
+    return await database.read(step)
+
+
+async def test_a_step_that_raises_did_nothing(migrated: Database) -> None:
+    """All of it is rolled back, and the error is the step's own."""
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 1)"))
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        await migrated.run(step)
+    assert await count(migrated) == 0
+
+
+async def test_a_reading_step_sees_one_moment(migrated: Database) -> None:
+    """Whatever is committed while it runs."""
+    await say(migrated, "INSERT INTO ensemble (id, generation) VALUES (1, 1)")
+
+    async def step(tx: AsyncConnection) -> tuple[int, int]:
+        first = (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
+        await say(migrated, "UPDATE ensemble SET generation = 2")
+        return first, (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
+
+    assert await migrated.read(step) == (1, 1)
+
+
+async def test_increments_at_once_are_all_counted(migrated: Database) -> None:
+    """Read and written in one step by two instances: steps that lose are run again as a whole."""
+    await say(migrated, "INSERT INTO ensemble (id, generation) VALUES (1, 0)")
+
+    async def step(tx: AsyncConnection) -> None:
+        if tx.dialect.name == "postgresql":
+            await tx.execute(text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
+        seen = (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
+        await tx.execute(text("UPDATE ensemble SET generation = :next"), {"next": seen + 1})
+
+    async with Database(migrated.engine.url.render_as_string(hide_password=False)) as other:
+        await asyncio.gather(*((migrated, other)[number % 2].run(step) for number in range(6)))
+    assert await read_generation(migrated, ensemble) == 6
+
+
+async def test_a_mistake_of_ours_is_not_called_unavailable(migrated: Database) -> None:
+    """Trying it again would not help."""
+    with pytest.raises(DBAPIError):
+        await say(migrated, "SELECT nonsense FROM nowhere")
+
+
+async def test_the_generation_never_falls(migrated: Database) -> None:
+    """0 before it was ever written."""
+    assert await read_generation(migrated, ensemble) == 0
+    for generation, expected in ((2, 2), (1, 2), (3, 3)):
+        await write_generation(migrated, ensemble, generation)
+        assert await read_generation(migrated, ensemble) == expected
+
+
+async def test_a_database_that_is_away_is_unavailable() -> None:
+    """Within its timeout, with the advice to try again."""
+    async with Database("postgresql+asyncpg://nobody@127.0.0.1:1/none", statement_timeout_s=2.0) as database:
+        for attempt in (database.ping(), say(database, "SELECT 1")):
+            with pytest.raises(Unavailable) as refusal:
+                await attempt
+            assert refusal.value.reason == "DATABASE_UNAVAILABLE"
+
+
+async def test_instances_that_start_at_once_migrate_once(database_url: str) -> None:
+    """All of them find the newest schema afterwards."""
+    databases = [Database(database_url) for _ in range(3)]
+    try:
+        await asyncio.gather(*(bring_up_to_date(database, PACKAGE, migrate=True) for database in databases))
+        assert await count(databases[0]) == 0
+    finally:
+        for database in databases:
+            await database.close()
+
+
+async def test_a_migrated_database_is_left_alone(migrated: Database) -> None:
+    """Also where migrating is not allowed."""
+    await bring_up_to_date(migrated, PACKAGE, migrate=False)
+
+
+async def test_a_newer_database_is_refused(migrated: Database) -> None:
+    """It says which revision, and what to install."""
+    await say(migrated, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(DatabaseRefused, match="9999") as refusal:
+        await bring_up_to_date(migrated, PACKAGE, migrate=True)
+    assert refusal.value.reason == "DATABASE_NEWER"
+
+
+async def test_a_database_that_is_behind_is_refused_where_nothing_may_be_changed(empty: Database) -> None:
+    """It says the command that mends it."""
+    with pytest.raises(DatabaseRefused, match=r"services\.order\.main migrate") as refusal:
+        await bring_up_to_date(empty, PACKAGE, migrate=False)
+    assert refusal.value.reason == "DATABASE_BEHIND"
+
+
+async def test_somebody_elses_database_is_refused(empty: Database) -> None:
+    """Its tables are not touched."""
+    await say(empty, "CREATE TABLE theirs (id INTEGER)")
+    with pytest.raises(DatabaseRefused) as refusal:
+        await bring_up_to_date(empty, PACKAGE, migrate=True)
+    assert refusal.value.reason == "DATABASE_FOREIGN"
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """It is named, and left as it was."""
+    path = tmp_path / "orders.db"
+    path.write_bytes(b"this is a letter, not a database" * 200)
+    async with Database(f"sqlite+aiosqlite:///{path}") as database:
+        with pytest.raises(DatabaseRefused, match=r"orders\.db") as refusal:
+            await bring_up_to_date(database, PACKAGE, migrate=True)
+    assert refusal.value.reason == "DATABASE_CORRUPT"
+    assert path.read_bytes().startswith(b"this is a letter")

@@ -1,0 +1,517 @@
+"""Bad input, through the real stubs of a running stack: each case has its code and its reason, and no effect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from countinghouse.ledger.v1 import ledger_pb2
+from countinghouse.order.v1 import order_pb2
+from countinghouse.payment.v1 import payment_pb2
+from services.devstack.supervisor import Stack
+from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.ids import RandomIds
+from services.kernel.principal import Principal, Role
+from services.runtime.tokens import TokenSigner
+from tests.e2e.desk import Desk, money, new_id, refusal
+
+LONG = "x" * 65
+MALFORMED = ("", LONG, "a b", "a/b", "梅", "a\n", "a'; DROP TABLE orders; --")
+AMOUNTS = (0, -1, -(2**63), 10**15 + 1, 2**63 - 1)
+CURRENCIES = ("", "cny", "CN", "CNYY", "C1Y", "¥")
+
+
+def create(**changes: Any) -> order_pb2.CreateOrderRequest:
+    fields: dict[str, Any] = {"request_id": new_id(), "customer_id": "mei", "amount": money(100)}
+    return order_pb2.CreateOrderRequest(**(fields | changes))
+
+
+def settle(**changes: Any) -> payment_pb2.SettleRequest:
+    fields: dict[str, Any] = {"request_id": new_id(), "order_id": "o", "source": payment_pb2.SOURCE_DRAWER}
+    return payment_pb2.SettleRequest(**(fields | changes))
+
+
+def pay(ticket_id: str, **changes: Any) -> payment_pb2.PayRequest:
+    fields: dict[str, Any] = {
+        "ticket_id": ticket_id,
+        "source": payment_pb2.SOURCE_DRAWER,
+        "amount": money(100),
+        "payee_account_id": "sales:CNY",
+    }
+    return payment_pb2.PayRequest(**(fields | changes))
+
+
+def open_account(**changes: Any) -> ledger_pb2.OpenAccountRequest:
+    fields: dict[str, Any] = {
+        "request_id": new_id(),
+        "account_id": new_id("merchant"),
+        "kind": ledger_pb2.ACCOUNT_KIND_LIABILITY,
+        "currency_code": "CNY",
+    }
+    return ledger_pb2.OpenAccountRequest(**(fields | changes))
+
+
+async def assert_refused(call: Any, code: str, reason: str, field: str = "") -> Any:
+    found_code, error = await refusal(call)
+    assert (found_code, error.reason) == (code, reason), error.message
+    if field:
+        assert field in [name for name, _ in error.fields]
+    assert error.message
+    assert "Traceback" not in error.message
+    return error
+
+
+class TestUnknown:
+    """What is not there is NOT_FOUND, and says what."""
+
+    async def test_order(self, cashier: Desk) -> None:
+        await assert_refused(
+            cashier.ask(cashier.order.GetOrder, order_pb2.GetOrderRequest(order_id="nope")),
+            "NOT_FOUND",
+            "ORDER_NOT_FOUND",
+        )
+        await assert_refused(
+            cashier.ask(cashier.order.CancelOrder, order_pb2.CancelOrderRequest(request_id=new_id(), order_id="nope")),
+            "NOT_FOUND",
+            "ORDER_NOT_FOUND",
+        )
+        await assert_refused(cashier.settle("nope"), "NOT_FOUND", "ORDER_NOT_FOUND")
+
+    async def test_payment(self, cashier: Desk, accountant: Desk) -> None:
+        await assert_refused(
+            cashier.ask(cashier.payment.GetPayment, payment_pb2.GetPaymentRequest(payment_id="nope")),
+            "NOT_FOUND",
+            "PAYMENT_NOT_FOUND",
+        )
+        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="nope", reason="why not")
+        await assert_refused(accountant.ask(accountant.payment.Reverse, request), "NOT_FOUND", "PAYMENT_NOT_FOUND")
+
+    async def test_ticket(self, cashier: Desk) -> None:
+        await assert_refused(cashier.ask(cashier.payment.Pay, pay("nope")), "NOT_FOUND", "TICKET_NOT_FOUND")
+
+    async def test_somebody_elses_ticket(self, cashier: Desk, accountant: Desk) -> None:
+        ticket = await cashier.ticket()
+        request = pay(ticket, source=payment_pb2.SOURCE_BANK)
+        await assert_refused(accountant.ask(accountant.payment.Pay, request), "NOT_FOUND", "TICKET_NOT_FOUND")
+
+    async def test_account(self, cashier: Desk) -> None:
+        await assert_refused(
+            cashier.ask(cashier.ledger.GetAccount, ledger_pb2.GetAccountRequest(account_id="nope")),
+            "NOT_FOUND",
+            "ACCOUNT_NOT_FOUND",
+        )
+        ticket = await cashier.ticket()
+        await assert_refused(
+            cashier.ask(cashier.payment.Pay, pay(ticket, payee_account_id="nope")),
+            "FAILED_PRECONDITION",
+            "ACCOUNT_NOT_FOUND",
+        )
+
+    async def test_journal(self, cashier: Desk) -> None:
+        await assert_refused(
+            cashier.ask(cashier.ledger.GetJournal, ledger_pb2.GetJournalRequest(journal_id="nope")),
+            "NOT_FOUND",
+            "JOURNAL_NOT_FOUND",
+        )
+
+    async def test_failpoint(self, operator: Desk) -> None:
+        from countinghouse.debug.v1 import failpoint_pb2 as debug
+
+        points = operator.failpoints_at("payment-1")
+        request = debug.ArmFailpointRequest(name="nope", action=debug.FAILPOINT_ACTION_DELAY)
+        await assert_refused(operator.ask(points.ArmFailpoint, request), "INVALID_ARGUMENT", "FAILPOINT_UNKNOWN")
+
+
+class TestMalformed:
+    """Ids and texts keep to the limits of the proto comments; the field at fault is named."""
+
+    @pytest.mark.parametrize("value", MALFORMED)
+    @pytest.mark.parametrize(
+        ("field", "build"),
+        [
+            ("request_id", lambda value: ("order", "CreateOrder", create(request_id=value))),
+            ("customer_id", lambda value: ("order", "CreateOrder", create(customer_id=value))),
+            ("order_id", lambda value: ("order", "GetOrder", order_pb2.GetOrderRequest(order_id=value))),
+            ("request_id", lambda value: ("payment", "Settle", settle(request_id=value))),
+            ("order_id", lambda value: ("payment", "Settle", settle(order_id=value))),
+            ("ticket_id", lambda value: ("payment", "Pay", pay(value))),
+            (
+                "request_id",
+                lambda value: ("payment", "IssueTicket", payment_pb2.IssueTicketRequest(request_id=value)),
+            ),
+            (
+                "payment_id",
+                lambda value: ("payment", "GetPayment", payment_pb2.GetPaymentRequest(payment_id=value)),
+            ),
+        ],
+    )
+    async def test_ids(
+        self, cashier: Desk, value: str, field: str, build: Callable[[str], tuple[str, str, Any]]
+    ) -> None:
+        service, method, request = build(value)
+        call = cashier.ask(getattr(getattr(cashier, service), method), request)
+        reason = "FIELD_MALFORMED" if value else "FIELD_REQUIRED"
+        await assert_refused(call, "INVALID_ARGUMENT", reason, field)
+
+    @pytest.mark.parametrize("value", ["", "x" * 101, "a b", "wallet/mei"])
+    async def test_account_ids(self, operator: Desk, value: str) -> None:
+        reason = "FIELD_MALFORMED" if value else "FIELD_REQUIRED"
+        await assert_refused(
+            operator.ask(operator.ledger.OpenAccount, open_account(account_id=value)),
+            "INVALID_ARGUMENT",
+            reason,
+            "account_id",
+        )
+
+    @pytest.mark.parametrize(("memo", "reason"), [("x" * 201, "FIELD_TOO_LONG"), ("a\x00b", "FIELD_MALFORMED")])
+    async def test_memos(self, cashier: Desk, memo: str, reason: str) -> None:
+        await assert_refused(cashier.ask(cashier.payment.Settle, settle(memo=memo)), "INVALID_ARGUMENT", reason, "memo")
+
+    async def test_a_memo_of_200_characters_is_taken(self, cashier: Desk) -> None:
+        order_id = await cashier.bill()
+        response = await cashier.ask(cashier.payment.Settle, settle(order_id=order_id, memo="梅" * 200))
+        assert response.payment.memo == "梅" * 200
+
+    async def test_a_reversal_needs_a_reason(self, accountant: Desk) -> None:
+        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="p")
+        await assert_refused(
+            accountant.ask(accountant.payment.Reverse, request), "INVALID_ARGUMENT", "FIELD_REQUIRED", "reason"
+        )
+
+    async def test_lines(self, cashier: Desk) -> None:
+        line = order_pb2.OrderLine(description="tea", quantity=1, unit_price=money(1))
+        for lines in (
+            [line] * 101,
+            [order_pb2.OrderLine(description="", quantity=1, unit_price=money(1))],
+            [order_pb2.OrderLine(description="x" * 201, quantity=1, unit_price=money(1))],
+            [order_pb2.OrderLine(description="tea", quantity=0, unit_price=money(1))],
+            [order_pb2.OrderLine(description="tea", quantity=1_000_001, unit_price=money(1))],
+            [line, order_pb2.OrderLine(description="tea", quantity=1, unit_price=money(1, "EUR"))],
+        ):
+            request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", lines=lines)
+            code, _ = await refusal(cashier.ask(cashier.order.CreateOrder, request))
+            assert code == "INVALID_ARGUMENT"
+
+    async def test_an_amount_must_be_the_sum_of_its_lines(self, cashier: Desk) -> None:
+        line = order_pb2.OrderLine(description="tea", quantity=2, unit_price=money(300))
+        await assert_refused(
+            cashier.ask(cashier.order.CreateOrder, create(amount=money(601), lines=[line])),
+            "INVALID_ARGUMENT",
+            "AMOUNT_MISMATCH",
+        )
+
+    async def test_a_bill_without_amount_or_lines(self, cashier: Desk) -> None:
+        request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei")
+        await assert_refused(cashier.ask(cashier.order.CreateOrder, request), "INVALID_ARGUMENT", "AMOUNT_REQUIRED")
+
+    @pytest.mark.parametrize("source", [0, 99])
+    async def test_a_source_must_be_said(self, cashier: Desk, source: Any) -> None:
+        await assert_refused(
+            cashier.ask(cashier.payment.Settle, settle(source=source)),
+            "INVALID_ARGUMENT",
+            "FIELD_REQUIRED",
+            "source",
+        )
+
+    @pytest.mark.parametrize("ttl_s", [-1, 86_401, 2**31 - 1])
+    async def test_a_ticket_lives_a_day_at_most(self, cashier: Desk, ttl_s: int) -> None:
+        request = payment_pb2.IssueTicketRequest(request_id=new_id(), ttl_s=ttl_s)
+        await assert_refused(
+            cashier.ask(cashier.payment.IssueTicket, request), "INVALID_ARGUMENT", "TTL_OUT_OF_RANGE", "ttl_s"
+        )
+
+    @pytest.mark.parametrize("size", [-1, 1001])
+    @pytest.mark.parametrize("token", ["not one of ours", "AAAA", "////"])
+    async def test_pages(self, cashier: Desk, size: int, token: str) -> None:
+        for stub, method, kind in (
+            (cashier.order, "ListOrders", order_pb2.ListOrdersRequest),
+            (cashier.payment, "ListPayments", payment_pb2.ListPaymentsRequest),
+            (cashier.ledger, "ListAccounts", ledger_pb2.ListAccountsRequest),
+            (cashier.ledger, "ListJournals", ledger_pb2.ListJournalsRequest),
+        ):
+            await assert_refused(
+                cashier.ask(getattr(stub, method), kind(page_size=size)),
+                "INVALID_ARGUMENT",
+                "PAGE_SIZE_OUT_OF_RANGE",
+            )
+            code, _ = await refusal(cashier.ask(getattr(stub, method), kind(page_token=token)))
+            assert code == "INVALID_ARGUMENT"
+
+    async def test_a_message_too_large_is_not_read(self, cashier: Desk) -> None:
+        request = settle(memo="x" * (2 << 20))
+        code, _ = await refusal(cashier.ask(cashier.payment.Settle, request))
+        assert code == "RESOURCE_EXHAUSTED"
+
+
+class TestAmounts:
+    """Zero, negative and overflowing amounts, and currencies that are none or another's."""
+
+    @pytest.mark.parametrize("amount", AMOUNTS)
+    async def test_of_a_bill(self, cashier: Desk, amount: int) -> None:
+        await assert_refused(
+            cashier.ask(cashier.order.CreateOrder, create(amount=money(amount))),
+            "INVALID_ARGUMENT",
+            "AMOUNT_OUT_OF_RANGE",
+            "amount.minor_units",
+        )
+
+    @pytest.mark.parametrize("amount", AMOUNTS)
+    async def test_of_a_direct_payment(self, cashier: Desk, amount: int) -> None:
+        ticket = await cashier.ticket()
+        await assert_refused(
+            cashier.ask(cashier.payment.Pay, pay(ticket, amount=money(amount))),
+            "INVALID_ARGUMENT",
+            "AMOUNT_OUT_OF_RANGE",
+        )
+        assert (await cashier.ask(cashier.payment.Pay, pay(ticket))).payment.state == (
+            payment_pb2.PAYMENT_STATE_SUCCEEDED
+        ), "the ticket was used up by a request that could never work"
+
+    async def test_lines_that_overflow(self, cashier: Desk) -> None:
+        line = order_pb2.OrderLine(description="gold", quantity=1_000_000, unit_price=money(10**15))
+        request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", lines=[line])
+        await assert_refused(cashier.ask(cashier.order.CreateOrder, request), "INVALID_ARGUMENT", "AMOUNT_OUT_OF_RANGE")
+
+    @pytest.mark.parametrize("currency", CURRENCIES)
+    async def test_currencies_that_are_none(self, cashier: Desk, operator: Desk, currency: str) -> None:
+        await assert_refused(
+            cashier.ask(cashier.order.CreateOrder, create(amount=money(1, currency))),
+            "INVALID_ARGUMENT",
+            "CURRENCY_INVALID",
+        )
+        await assert_refused(
+            operator.ask(operator.ledger.OpenAccount, open_account(currency_code=currency)),
+            "INVALID_ARGUMENT",
+            "CURRENCY_INVALID",
+        )
+
+    async def test_a_payee_of_another_currency(self, cashier: Desk) -> None:
+        ticket = await cashier.ticket()
+        await assert_refused(
+            cashier.ask(cashier.payment.Pay, pay(ticket, payee_account_id="sales:EUR")),
+            "FAILED_PRECONDITION",
+            "CURRENCY_MISMATCH",
+        )
+
+    async def test_a_bill_in_a_currency_without_books(self, cashier: Desk) -> None:
+        order_id = await cashier.bill(currency="XAU")
+        await assert_refused(cashier.settle(order_id), "FAILED_PRECONDITION", "ACCOUNT_NOT_FOUND")
+        assert await cashier.order_state(order_id) == "UNPAID"
+
+    @pytest.mark.parametrize("limit", [-1, 10**15 + 1])
+    async def test_overdrafts(self, operator: Desk, limit: int) -> None:
+        await assert_refused(
+            operator.ask(operator.ledger.OpenAccount, open_account(overdraft_limit=limit)),
+            "INVALID_ARGUMENT",
+            "OVERDRAFT_OUT_OF_RANGE",
+        )
+
+
+class TestWho:
+    """Nobody acts without a good token, and nobody beyond their role."""
+
+    async def test_no_token(self, stack: Stack) -> None:
+        async with Desk(stack, "") as nobody:
+            await assert_refused(nobody.settle("o"), "UNAUTHENTICATED", "TOKEN_REQUIRED")
+
+    @pytest.mark.parametrize(
+        "token", ["nonsense", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJsaSIsInJvbGUiOiJjYXNoaWVyIn0."]
+    )
+    async def test_a_token_that_is_none(self, stack: Stack, token: str) -> None:
+        async with Desk(stack, token) as somebody:
+            await assert_refused(somebody.settle("o"), "UNAUTHENTICATED", "TOKEN_INVALID")
+
+    async def test_an_expired_token(self, stack: Stack) -> None:
+        clock = ManualClock(SystemClock().now_ms() - 3_600_000)
+        signer = TokenSigner.from_file(stack.data / "keys" / "signing.key", clock)
+        async with Desk(stack, signer.sign(Principal("li", Role.CASHIER), 60)) as late:
+            await assert_refused(late.settle("o"), "UNAUTHENTICATED", "TOKEN_EXPIRED")
+
+    async def test_a_token_of_another_stack(self, stack: Stack, tmp_path: Any) -> None:
+        signer = TokenSigner.from_file(tmp_path / "signing.key", SystemClock())
+        async with Desk(stack, signer.sign(Principal("li", Role.CASHIER), 60)) as stranger:
+            await assert_refused(stranger.settle("o"), "UNAUTHENTICATED", "TOKEN_INVALID")
+
+    @pytest.mark.parametrize("role", [Role.AUDITOR, Role.OPERATOR, Role.SERVICE])
+    async def test_who_may_not_settle(self, stack: Stack, role: Role) -> None:
+        async with Desk.of(stack, "x", role) as somebody:
+            await assert_refused(somebody.settle("o"), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
+
+    async def test_only_accountants_reverse(self, cashier: Desk) -> None:
+        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="p", reason="r")
+        await assert_refused(cashier.ask(cashier.payment.Reverse, request), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
+
+    async def test_only_services_write_journals_and_move_bills(self, accountant: Desk) -> None:
+        await assert_refused(
+            accountant.ask(accountant.ledger.Post, ledger_pb2.PostRequest()), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED"
+        )
+        await assert_refused(
+            accountant.ask(accountant.order.CompleteOrder, order_pb2.CompleteOrderRequest()),
+            "PERMISSION_DENIED",
+            "ROLE_NOT_ALLOWED",
+        )
+
+    async def test_only_operators_arm_failpoints(self, cashier: Desk) -> None:
+        from countinghouse.debug.v1 import failpoint_pb2 as debug
+
+        call = cashier.ask(cashier.failpoints_at("payment-1").ArmFailpoint, debug.ArmFailpointRequest(name="posted"))
+        await assert_refused(call, "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
+
+    async def test_the_bank_is_not_for_cashiers_nor_the_drawer_for_accountants(
+        self, cashier: Desk, accountant: Desk
+    ) -> None:
+        order_id = await cashier.bill()
+        await assert_refused(
+            cashier.settle(order_id, payment_pb2.SOURCE_BANK), "PERMISSION_DENIED", "SOURCE_NOT_ALLOWED"
+        )
+        await assert_refused(
+            accountant.settle(order_id, payment_pb2.SOURCE_DRAWER), "PERMISSION_DENIED", "SOURCE_NOT_ALLOWED"
+        )
+        assert await cashier.order_state(order_id) == "UNPAID"
+
+    async def test_a_customer_sees_and_pays_only_what_is_theirs(self, cashier: Desk, customer: Desk) -> None:
+        order_id = await cashier.bill(customer="somebody-else")
+        await assert_refused(
+            customer.ask(customer.order.GetOrder, order_pb2.GetOrderRequest(order_id=order_id)),
+            "NOT_FOUND",
+            "ORDER_NOT_FOUND",
+        )
+        await assert_refused(customer.settle(order_id, payment_pb2.SOURCE_WALLET), "NOT_FOUND", "ORDER_NOT_FOUND")
+        assert await cashier.order_state(order_id) == "UNPAID"
+
+    async def test_a_customer_pays_from_no_other_wallet(self, customer: Desk) -> None:
+        ticket = await customer.ticket()
+        request = pay(ticket, source=payment_pb2.SOURCE_WALLET, customer_id="somebody-else")
+        await assert_refused(customer.ask(customer.payment.Pay, request), "PERMISSION_DENIED", "NOT_YOUR_WALLET")
+
+
+class TestState:
+    """What was possible once and is not any more, or not with what is there."""
+
+    async def test_a_cancelled_bill_is_not_settled(self, cashier: Desk) -> None:
+        order_id = await cashier.bill()
+        await cashier.ask(
+            cashier.order.CancelOrder, order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id)
+        )
+        await assert_refused(cashier.settle(order_id), "FAILED_PRECONDITION", "ORDER_NOT_PAYABLE")
+        await assert_refused(
+            cashier.ask(
+                cashier.order.CancelOrder, order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id)
+            ),
+            "FAILED_PRECONDITION",
+            "ILLEGAL_STATE",
+        )
+        assert await cashier.journals(order_id) == []
+
+    async def test_a_paid_bill_is_not_settled_again_and_the_loser_learns_by_whom(
+        self, cashier: Desk, accountant: Desk
+    ) -> None:
+        order_id = await cashier.bill()
+        payment = await cashier.settle(order_id)
+        error = await assert_refused(
+            accountant.settle(order_id, payment_pb2.SOURCE_BANK), "ALREADY_EXISTS", "ORDER_ALREADY_PAID"
+        )
+        assert error.metadata["payment_id"] == payment.payment_id
+        assert error.metadata["clerk"] == "li"
+        assert int(error.metadata["settled_at_ms"]) == payment.settled_at_ms
+        assert len(await cashier.journals(order_id)) == 1
+
+    async def test_a_paid_bill_is_not_cancelled(self, cashier: Desk) -> None:
+        order_id = await cashier.bill()
+        await cashier.settle(order_id)
+        request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id)
+        await assert_refused(cashier.ask(cashier.order.CancelOrder, request), "FAILED_PRECONDITION", "ILLEGAL_STATE")
+
+    async def test_a_version_that_has_passed(self, cashier: Desk) -> None:
+        order_id = await cashier.bill()
+        request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, expected_version=7)
+        await assert_refused(cashier.ask(cashier.order.CancelOrder, request), "ABORTED", "STALE_VERSION")
+
+    async def test_a_wallet_with_too_little(self, cashier: Desk, operator: Desk) -> None:
+        buyer = new_id("buyer")
+        await operator.ask(operator.ledger.OpenAccount, open_account(account_id=f"wallet:{buyer}:CNY"))
+        order_id = await cashier.bill(customer=buyer)
+        await assert_refused(
+            cashier.settle(order_id, payment_pb2.SOURCE_WALLET), "FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"
+        )
+        assert await cashier.order_state(order_id) == "UNPAID"
+        assert (await cashier.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+
+    async def test_a_refusal_is_replayed_as_it_was(self, cashier: Desk, operator: Desk) -> None:
+        """Also when the wallet has been filled since: the request id stands for the answer it got."""
+        buyer = new_id("buyer")
+        await operator.ask(operator.ledger.OpenAccount, open_account(account_id=f"wallet:{buyer}:CNY"))
+        order_id = await cashier.bill(customer=buyer)
+        request_id = new_id()
+        first = await refusal(cashier.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
+        again = await refusal(cashier.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
+        assert (first[0], first[1].reason, first[1].message) == (again[0], again[1].reason, again[1].message)
+
+    async def test_an_expired_ticket(self, cashier: Desk) -> None:
+        ticket = await cashier.ticket(ttl_s=1)
+        await asyncio.sleep(1.1)
+        await assert_refused(cashier.ask(cashier.payment.Pay, pay(ticket)), "FAILED_PRECONDITION", "TICKET_EXPIRED")
+
+    async def test_a_payment_is_reversed_once(self, cashier: Desk, accountant: Desk) -> None:
+        order_id = await cashier.bill()
+        payment = await cashier.settle(order_id)
+        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment.payment_id, reason="wrong bill")
+        await accountant.ask(accountant.payment.Reverse, request)
+        again = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment.payment_id, reason="again")
+        await assert_refused(accountant.ask(accountant.payment.Reverse, again), "FAILED_PRECONDITION", "ILLEGAL_STATE")
+        assert len(await cashier.journals(order_id)) == 2
+
+    async def test_a_taken_name(self, cashier: Desk) -> None:
+        order_id = await cashier.bill()
+        await assert_refused(
+            cashier.ask(cashier.order.CreateOrder, create(order_id=order_id)), "ALREADY_EXISTS", "ORDER_EXISTS"
+        )
+
+    async def test_an_account_with_other_terms(self, operator: Desk) -> None:
+        request = open_account()
+        await operator.ask(operator.ledger.OpenAccount, request)
+        other = open_account(account_id=request.account_id, currency_code="EUR")
+        await assert_refused(operator.ask(operator.ledger.OpenAccount, other), "ALREADY_EXISTS", "ACCOUNT_EXISTS")
+
+
+class TestSameKey:
+    """A key stands for one payload; another under it is refused, the same is answered as before."""
+
+    async def test_of_an_order(self, cashier: Desk) -> None:
+        request = create()
+        first = await cashier.ask(cashier.order.CreateOrder, request)
+        again, trailers = await cashier.ask_with_trailers(cashier.order.CreateOrder, request)
+        assert again.SerializeToString() == first.SerializeToString()
+        assert trailers["x-replayed"] == "true"
+        other = create(request_id=request.request_id, amount=money(101))
+        await assert_refused(
+            cashier.ask(cashier.order.CreateOrder, other), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH"
+        )
+
+    async def test_of_a_settle(self, cashier: Desk) -> None:
+        request = settle(order_id=await cashier.bill())
+        first = await cashier.ask(cashier.payment.Settle, request)
+        other_instance = cashier.payment_at("payment-2")
+        again, trailers = await cashier.ask_with_trailers(other_instance.Settle, request)
+        assert again.SerializeToString() == first.SerializeToString()
+        assert trailers["x-replayed"] == "true"
+        other = settle(request_id=request.request_id, order_id=await cashier.bill())
+        await assert_refused(cashier.ask(other_instance.Settle, other), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH")
+
+    async def test_of_a_ticket(self, cashier: Desk) -> None:
+        request = pay(await cashier.ticket())
+        first = await cashier.ask(cashier.payment.Pay, request)
+        again, trailers = await cashier.ask_with_trailers(cashier.payment_at("payment-2").Pay, request)
+        assert again.SerializeToString() == first.SerializeToString()
+        assert trailers["x-replayed"] == "true"
+        other = pay(request.ticket_id, amount=money(101))
+        await assert_refused(cashier.ask(cashier.payment.Pay, other), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH")
+
+    async def test_of_two_people_are_two_keys(self, cashier: Desk, accountant: Desk) -> None:
+        request_id = RandomIds().new("req")
+        first = await cashier.ask(cashier.order.CreateOrder, create(request_id=request_id))
+        second = await accountant.ask(accountant.order.CreateOrder, create(request_id=request_id, amount=money(7)))
+        assert first.order.order_id != second.order.order_id

@@ -1,0 +1,149 @@
+"""The books in memory: a ledger store for tests that need no database. Passes the suite of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from services.kernel.errors import CountinghouseError, KeyMismatch, StaleFence
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import RequestKey, StoredResponse
+from services.ledger.model import (
+    Account,
+    Books,
+    Entry,
+    Head,
+    Journal,
+    Link,
+    Outcome,
+    RefusalKey,
+    TrialRow,
+    account_exists,
+)
+from services.ledger.operations import (
+    AccountPage,
+    Answer,
+    Encoding,
+    JournalFilter,
+    JournalPage,
+    LedgerStore,
+    Opening,
+)
+
+
+class FakeLedgerStore(LedgerStore):
+    """Keeps everything in plain fields, which a test may look at and tamper with.
+
+    Every method gives way once before it does its step, so that concurrent callers really interleave.
+    """
+
+    def __init__(self, guards: Guards) -> None:
+        self._guards = guards
+        self.open: dict[str, Account] = {}
+        self.chain: list[Journal] = []
+        self.fences: dict[str, Fence] = {}
+        self.refusals: dict[RefusalKey, CountinghouseError] = {}
+        self.answers: dict[RequestKey, tuple[str, StoredResponse]] = {}
+
+    async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
+        await asyncio.sleep(0)
+        for entry in entries:
+            order_id = entry.draft.order_id
+            if order_id and self._guards.fence:
+                self.fences[order_id] = max(self.fences.get(order_id, entry.fence), entry.fence)
+        books = Books(
+            self._head(),
+            dict(self.open),
+            {journal.draft.business_key: journal for journal in self.chain},
+            {journal.draft.reversal_of: journal for journal in self.chain if journal.draft.reversal_of},
+            dict(self.refusals),
+            unique=self._guards.unique,
+        )
+        outcomes = [self._stale(entry) or books.write(entry) for entry in entries]
+        self.open = books.accounts
+        self.refusals = books.refusals
+        self.chain += books.written
+        return outcomes
+
+    async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
+        await asyncio.sleep(0)
+        if opening.key in self.answers and self._guards.ticket:
+            fingerprint, stored = self.answers[opening.key]
+            if fingerprint != opening.fingerprint:
+                raise KeyMismatch(opening.key.key)
+            return Answer(stored, replayed=True)
+        standing = self.open.setdefault(opening.account.account_id, opening.account)
+        if standing.same_terms(opening.account):
+            stored = StoredResponse(True, encoding.opened(standing.as_opened()))
+        else:
+            stored = StoredResponse(False, encoding.refused(account_exists(standing)))
+        self.answers[opening.key] = (opening.fingerprint, stored)
+        return Answer(stored, replayed=False)
+
+    async def open_missing(self, accounts_wanted: Sequence[Account]) -> None:
+        await asyncio.sleep(0)
+        for account in accounts_wanted:
+            standing = self.open.setdefault(account.account_id, account)
+            if not standing.same_terms(account):
+                raise account_exists(standing)
+
+    async def account(self, account_id: str) -> Account | None:
+        return self.open.get(account_id)
+
+    async def accounts(self, *, prefix: str, after: str, limit: int) -> AccountPage:
+        found = [self.open[id_] for id_ in sorted(self.open) if id_.startswith(prefix) and id_ > after]
+        page = tuple(found[:limit])
+        return AccountPage(page, page[-1].account_id if len(found) > limit else "")
+
+    async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal | None:
+        return next(
+            (
+                journal
+                for journal in self.chain
+                if journal_id in ("", journal.journal_id) and business_key in ("", journal.draft.business_key)
+            ),
+            None,
+        )
+
+    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> JournalPage:
+        found = [
+            journal
+            for journal in reversed(self.chain)
+            if (before is None or journal.sequence < before)
+            and which.order_id in ("", journal.draft.order_id)
+            and (not which.account_id or which.account_id in {leg.account_id for leg in journal.draft.legs})
+        ]
+        page = tuple(found[:limit])
+        return JournalPage(page, page[-1].sequence if len(found) > limit else None)
+
+    async def head(self) -> Head:
+        return self._head()
+
+    async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
+        found = [journal for journal in self.chain if first <= journal.sequence <= last]
+        return [Link(journal.sequence, journal) for journal in found[:limit]]
+
+    async def trial(self, currency: str) -> list[TrialRow]:
+        amounts: dict[str, list[int]] = {id_: [] for id_ in self.open}
+        for journal in self.chain:
+            for leg in journal.draft.legs:
+                amounts[leg.account_id].append(leg.amount)
+        return [
+            TrialRow(
+                account,
+                debits=sum(amount for amount in amounts[id_] if amount > 0),
+                credits=-sum(amount for amount in amounts[id_] if amount < 0),
+            )
+            for id_, account in sorted(self.open.items())
+            if currency in ("", account.currency)
+        ]
+
+    def _head(self) -> Head:
+        return Head(self.chain[-1].sequence, self.chain[-1].hash) if self.chain else Head()
+
+    def _stale(self, entry: Entry) -> StaleFence | None:
+        seen = self.fences.get(entry.draft.order_id)
+        if seen is None or entry.fence >= seen:
+            return None
+        return StaleFence(f"order {entry.draft.order_id}", entry.fence, seen)

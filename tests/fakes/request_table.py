@@ -1,0 +1,106 @@
+"""The table of tickets and requests in memory: the rules of `kernel/idempotency.py` on a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.kernel.errors import NotFound
+from services.kernel.idempotency import (
+    Begun,
+    Decision,
+    Lease,
+    RequestKey,
+    RequestRow,
+    RequestState,
+    StoredResponse,
+    decide,
+)
+
+_TTL_MS = 24 * 3600 * 1000
+
+
+class FakeRequestTable:
+    """What `runtime.requests.Requests` does, all guards on; each move is whole by itself."""
+
+    def __init__(self) -> None:
+        self.rows: dict[RequestKey, RequestRow] = {}
+        self._order_ids: dict[RequestKey, str] = {}
+
+    def issue(self, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str) -> None:
+        if key not in self.rows:
+            self.rows[key] = RequestRow(key, RequestState.ISSUED, "", 0, 0, expires_at_ms, None)
+            self._order_ids[key] = order_id
+
+    def begin(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        if key in self.rows:
+            return self.consume(key, fingerprint, lease)
+        self._order_ids[key] = ""
+        self.rows[key] = RequestRow(
+            key, RequestState.IN_PROGRESS, fingerprint, 1, lease.until_ms, lease.now_ms + _TTL_MS, None
+        )
+        return Begun(key, 1, first=True)
+
+    def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        row = self.rows.get(key)
+        if row is None:
+            raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {key.key}", metadata={"key": key.key})
+        if decide(row, fingerprint, lease.now_ms) is Decision.REPLAY:
+            assert row.response is not None
+            return row.response
+        return self._started(replace(row, fingerprint=fingerprint), lease)
+
+    def take_over(self, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
+        row = self._held(key, attempt)
+        if row is None or row.lease_until_ms > lease.now_ms:
+            return None
+        return replace(self._started(row, lease), first=False)
+
+    def finish(self, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
+        row = self.rows.get(key)
+        if row is None or row.state not in {RequestState.ISSUED, RequestState.IN_PROGRESS}:
+            return False
+        self.rows[key] = replace(row, state=RequestState.DONE, response=response)
+        return True
+
+    def renew(self, held: Sequence[Begun], *, until_ms: int) -> None:
+        for begun in held:
+            row = self._held(begun.key, begun.attempt)
+            if row is not None:
+                self.rows[begun.key] = replace(row, lease_until_ms=until_ms)
+
+    def give_back(self, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
+        row = self._held(key, attempt)
+        if row is None:
+            return False
+        self.rows[key] = replace(row, state=RequestState.ISSUED, attempt=0, lease_until_ms=0)
+        return True
+
+    def expire(self, *, now_ms: int) -> list[RequestKey]:
+        ended = [row for row in self.rows.values() if row.state is RequestState.ISSUED and row.expires_at_ms <= now_ms]
+        for row in ended:
+            self.rows[row.key] = replace(row, state=RequestState.EXPIRED)
+        return [row.key for row in ended]
+
+    def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
+        rows = [
+            row for row in self.rows.values() if row.state is RequestState.IN_PROGRESS and row.lease_until_ms <= now_ms
+        ]
+        return sorted(rows, key=lambda row: row.lease_until_ms)[:limit]
+
+    def find(self, key: RequestKey) -> RequestRow | None:
+        return self.rows.get(key)
+
+    def order_of(self, key: RequestKey) -> str | None:
+        return self._order_ids.get(key)
+
+    def _held(self, key: RequestKey, attempt: int) -> RequestRow | None:
+        row = self.rows.get(key)
+        return row if row and (row.state, row.attempt) == (RequestState.IN_PROGRESS, attempt) else None
+
+    def _started(self, row: RequestRow, lease: Lease) -> Begun:
+        attempt = row.attempt + 1
+        self.rows[row.key] = replace(
+            row, state=RequestState.IN_PROGRESS, attempt=attempt, lease_until_ms=lease.until_ms
+        )
+        return Begun(row.key, attempt, first=attempt == 1)

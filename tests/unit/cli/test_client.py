@@ -1,0 +1,136 @@
+"""Asking again under the same key, within one timeout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.cli.client import Client, Reply, may_come_right
+from services.cli.connection import Connection
+from services.devstack.state import StackRefused
+from services.kernel.clock import Deadline
+from services.kernel.errors import (
+    Aborted,
+    AlreadyExists,
+    CountinghouseError,
+    FailedPrecondition,
+    InvalidArgument,
+    OutcomeUnknown,
+    RequestInProgress,
+    StaleVersion,
+    Unauthenticated,
+    Unavailable,
+)
+from services.kernel.principal import Role
+
+LOST = OutcomeUnknown("OUTCOME_UNKNOWN", "no answer")
+AWAY = Unavailable("SERVICE_UNAVAILABLE", "away", retry_after_ms=1)
+
+
+class ScriptedClient(Client):
+    """Gives the scripted answers, one a try; the last again and again."""
+
+    def __init__(self, answers: Sequence[Reply | CountinghouseError], data: Path, timeout_s: float = 5.0) -> None:
+        super().__init__(
+            Connection(
+                data=data,
+                zookeeper="",
+                principal=None,
+                default_role=Role.CASHIER,
+                token="",
+                timeout_s=timeout_s,
+                as_json=False,
+            )
+        )
+        self._answers = list(answers)
+        self.sent: list[Message] = []
+
+    async def _once(self, service: str, method: str, request: Message, deadline: Deadline) -> Reply:
+        self.sent.append(request)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, CountinghouseError):
+            raise answer
+        return answer
+
+
+DONE = Reply(pb.SettleResponse(), replayed=True)
+REQUEST = pb.SettleRequest(request_id="req_1", order_id="o1")
+
+
+async def settle(client: Client) -> Reply:
+    return await client.change("payment", "Settle", REQUEST, "req_1")
+
+
+@pytest.mark.parametrize("first", [LOST, AWAY, RequestInProgress("req_1", retry_after_ms=1)])
+async def test_what_may_come_right_is_asked_again_with_the_same_request(
+    tmp_path: Path, first: CountinghouseError
+) -> None:
+    client = ScriptedClient([first, DONE], tmp_path)
+    assert await settle(client) == DONE
+    assert client.sent == [REQUEST, REQUEST]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AlreadyExists("ORDER_ALREADY_PAID", "paid"),
+        FailedPrecondition("ILLEGAL_STATE", "no"),
+        InvalidArgument("FIELD_REQUIRED", "no"),
+        StaleVersion("o1", 1, 2),
+    ],
+)
+async def test_what_is_decided_is_not_asked_again(tmp_path: Path, error: CountinghouseError) -> None:
+    client = ScriptedClient([error], tmp_path)
+    with pytest.raises(type(error)) as refusal:
+        await settle(client)
+    assert refusal.value is error
+    assert len(client.sent) == 1
+
+
+async def test_when_the_time_is_up_the_error_names_the_key(tmp_path: Path) -> None:
+    client = ScriptedClient([LOST], tmp_path, timeout_s=0.5)
+    with pytest.raises(OutcomeUnknown, match="--request-id req_1") as refusal:
+        await settle(client)
+    assert refusal.value.metadata["request_id"] == "req_1"
+    assert len(client.sent) > 1
+
+
+def test_aborted_without_a_waiting_time_is_final() -> None:
+    assert not may_come_right(Aborted("STALE_VERSION", "read it again"))
+    assert may_come_right(Aborted("ORDER_LOCKED", "held", retry_after_ms=5))
+
+
+async def test_without_a_stack_there_is_nobody_to_call(tmp_path: Path) -> None:
+    async with connected(tmp_path) as client:
+        with pytest.raises(StackRefused, match="countinghouse up"):
+            await client.read("order", "GetOrder", REQUEST)
+
+
+async def test_a_zookeeper_that_does_not_answer_is_said_within_the_timeout(tmp_path: Path) -> None:
+    async with connected(tmp_path, zookeeper="127.0.0.1:1") as client:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+            await client.read("order", "GetOrder", REQUEST)
+
+
+async def test_without_a_key_or_token_nobody_acts(tmp_path: Path) -> None:
+    async with connected(tmp_path) as client:
+        with pytest.raises(Unauthenticated, match="--token"):
+            client._bearer()
+
+
+def connected(data: Path, **changes: Any) -> Client:
+    settings: dict[str, Any] = {
+        "data": data,
+        "zookeeper": "",
+        "principal": None,
+        "default_role": Role.AUDITOR,
+        "token": "",
+        "timeout_s": 0.5,
+        "as_json": False,
+    }
+    return Client(Connection(**(settings | changes)))

@@ -1,0 +1,165 @@
+"""The commands as a whole: their help, their speed, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from services.cli import main
+from services.cli.arguments import parse_pairs
+from services.cli.connection import parse_principal, user_name
+from services.kernel.clock import SystemClock
+from services.kernel.principal import Principal, Role
+from services.runtime.tokens import TokenSigner, TokenVerifier
+
+#: They are given their own arguments when they are imported.
+PASSED_ON = {"demo", "check"}
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("COUNTINGHOUSE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=settings | environment | {"NO_COLOR": "1", "COLUMNS": "200"},
+    )
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command, with the words that call it."""
+    group = group or typer.main.get_command(main.app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_of_the_issue_is_there() -> None:
+    found = {" ".join(words) for words, _ in commands()}
+    assert found == {
+        *("up", "down", "status", "doctor", "token", "demo", "check", "registry", "locks"),
+        *("order create", "order get", "order list", "order cancel"),
+        *("ticket", "pay", "settle", "reverse", "payment get", "payment list"),
+        *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
+    }
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in commands()])
+def test_every_command_says_what_it_does_gives_an_example_and_has_json(words: tuple[str, ...], command: Any) -> None:
+    assert command.help
+    if words[0] in PASSED_ON:
+        return
+    assert f"Example: countinghouse {' '.join(words)}" in command.help
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--json", "--data"} <= options
+    assert all(parameter.help for parameter in command.params if not parameter.hidden)
+
+
+def test_help_does_not_wait_for_what_only_commands_need() -> None:
+    """gRPC, SQLAlchemy and kazoo together take longer to import than the help takes to print."""
+    program = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from services.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'grpc', 'kazoo', 'sqlalchemy', 'pydantic', 'jwt', 'google', 'asyncpg', 'alembic'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("status",), 2, "no stack is running"),
+        (("order", "get", "o1"), 2, "countinghouse up"),
+        (("token", "--role", "cashier"), 1, "no signing key"),
+        (("token", "--role", "king"), 2, "king"),
+        (("settle", "o1"), 2, "--source"),
+        (("settle", "o1", "--source", "drawer", "--as", "li"), 2, "role:name"),
+        (("settle", "o1", "--source", "drawer", "--as", "cashier:li", "--token", "x"), 2, "give one of them"),
+        (("order", "list", "--state", "LOST"), 2, "UNPAID"),
+        (("order", "create", "--customer", "mei", "--currency", "CNY", "--line", "tea"), 2, "tea:2:300"),
+        (("payment", "list", "--state", "LOST"), 2, "SUCCEEDED"),
+        (("up", "--replicas", "payment"), 2, "payment=2"),
+        (("up", "--replicas", "gate=2"), 2, "gate"),
+        (("up", "--guards-off", "luck"), 2, "luck"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+)
+def test_a_refusal_is_said_on_standard_error_and_in_the_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = run(*arguments, COUNTINGHOUSE_DATA=str(tmp_path))
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_status_without_a_stack_is_still_json(tmp_path: Path) -> None:
+    done = run("status", "--json", "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert json.loads(done.stdout) == {"zookeeper": "", "services": []}
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_is_json_too_if_json_was_asked_for(tmp_path: Path) -> None:
+    done = run("token", "--role", "cashier", "--json", "--data", str(tmp_path))
+    assert json.loads(done.stdout)["error"]["reason"] == "SIGNING_KEY_MISSING"
+    assert done.returncode == 1
+
+
+def test_down_without_a_stack_has_nothing_to_do(tmp_path: Path) -> None:
+    done = run("down", "--json", "--data", str(tmp_path))
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"stopped": False})
+
+
+def test_no_java_and_no_docker_says_what_to_install(tmp_path: Path) -> None:
+    done = run("up", "--data", str(tmp_path), PATH="/nowhere", HOME=str(tmp_path), JAVA_HOME="")
+    assert done.returncode == 2
+    assert "apt install" in done.stderr
+    assert "Docker" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_token_is_what_the_services_take(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    signer = TokenSigner.from_file(tmp_path / "keys" / "signing.key", SystemClock())
+    done = run("token", "--role", "cashier", "--name", "li", "--data", str(tmp_path))
+    verifier = TokenVerifier(signer.public_pem(), SystemClock())
+    assert verifier.verify(done.stdout.strip()) == Principal("li", Role.CASHIER)
+
+
+def test_who_acts_is_read_as_role_and_name() -> None:
+    assert parse_principal("accountant:wang") == Principal("wang", Role.ACCOUNTANT)
+    for wrong in ("", "li", "king:li", "cashier:"):
+        with pytest.raises(typer.BadParameter):
+            parse_principal(wrong)
+
+
+def test_the_user_has_a_name_that_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "DOMAIN\\mei li")
+    assert user_name() == "DOMAINmeili"
+    monkeypatch.setattr("getpass.getuser", lambda: "梅")
+    assert user_name() == "local"
+
+
+def test_pairs_are_read() -> None:
+    assert parse_pairs(["payment=2", "order=1"], "payment=2") == {"payment": 2, "order": 1}
+    for wrong in ("payment", "payment=", "payment=x", "=2", "payment=123456"):
+        with pytest.raises(typer.BadParameter):
+            parse_pairs([wrong], "payment=2")

@@ -1,0 +1,91 @@
+"""What the doctor finds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli.doctor import revisions
+from services.cli.main import app
+
+
+def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(app, ["doctor", "--json", "--data", str(data), *arguments])
+    checks = json.loads(result.stdout)["checks"]
+    return result.exit_code, {check["name"]: check for check in checks}
+
+
+def database(data: Path, service: str, revision: str, generation: int = 1) -> Path:
+    file = data / f"{service}.db"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    connection.execute("CREATE TABLE ensemble (id INTEGER, generation INTEGER)")
+    connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    connection.execute("INSERT INTO ensemble VALUES (1, ?)", (generation,))
+    connection.commit()
+    connection.close()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own ZooKeeper is not what these tests are about."""
+    monkeypatch.setattr("services.devstack.zookeeper.find", lambda _environment: "found")
+
+
+def test_a_fresh_directory_is_fit(tmp_path: Path) -> None:
+    code, checks = examine(tmp_path / "new")
+    assert code == 0
+    assert all(check["ok"] for check in checks.values())
+
+
+def test_a_sound_database_is_known_by_its_revision(tmp_path: Path) -> None:
+    database(tmp_path, "order", revisions("order")[-1], generation=3)
+    code, checks = examine(tmp_path)
+    assert code == 0
+    assert revisions("order")[-1] in checks["order database"]["detail"]
+    assert "order 3" in checks["generation"]["detail"]
+
+
+def test_a_damaged_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "order.db").write_bytes(b"not a database at all, but long enough to be read as a header" * 20)
+    code, checks = examine(tmp_path)
+    assert code == 1
+    assert not checks["order database"]["ok"]
+    assert "order.db" in checks["order database"]["detail"]
+
+
+def test_a_newer_database_is_named(tmp_path: Path) -> None:
+    database(tmp_path, "ledger", "9999")
+    code, checks = examine(tmp_path)
+    assert code == 1
+    assert "9999" in checks["ledger database"]["detail"]
+
+
+def test_a_key_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    key = tmp_path / "keys" / "signing.key"
+    key.write_text("")
+    key.chmod(0o644)
+    code, checks = examine(tmp_path)
+    assert code == 1
+    assert "chmod 600" in checks["signing key"]["detail"]
+
+
+def test_a_zookeeper_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.cli.doctor._ZOOKEEPER_TIMEOUT_S", 0.2)
+    code, checks = examine(tmp_path, "--zookeeper", "127.0.0.1:1")
+    assert code == 1
+    assert not checks["generation"]["ok"]
+
+
+def test_a_generation_behind_the_databases_is_not_set(tmp_path: Path) -> None:
+    database(tmp_path, "order", "0001", generation=5)
+    result = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--new-generation", "5"])
+    assert result.exit_code == 1
+    assert "give 6 or more" in str(result.exception)

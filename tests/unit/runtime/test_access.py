@@ -1,0 +1,92 @@
+"""The table of who may call what."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+
+from countinghouse.debug.v1 import failpoint_pb2
+from countinghouse.ledger.v1 import ledger_pb2
+from countinghouse.order.v1 import order_pb2
+from countinghouse.payment.v1 import payment_pb2
+from services.kernel.errors import PermissionDenied
+from services.kernel.principal import Principal, Role
+from services.runtime import access, methods
+
+FILES: list[FileDescriptor] = [
+    order_pb2.DESCRIPTOR,
+    payment_pb2.DESCRIPTOR,
+    ledger_pb2.DESCRIPTOR,
+    failpoint_pb2.DESCRIPTOR,
+]
+METHODS: dict[str, MethodDescriptor] = {
+    f"/{service.full_name}/{method.name}": method
+    for file in FILES
+    for service in file.services_by_name.values()
+    for method in service.methods
+}
+
+
+def test_the_table_has_every_method_of_the_protos_and_no_other() -> None:
+    """A method that is added to a proto is closed until somebody says who may call it."""
+    assert set(access.MAY_CALL) == set(METHODS)
+
+
+def test_every_method_says_whether_it_may_be_repeated() -> None:
+    """Clients retry by it; everything here may be."""
+    unknown = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
+    assert [name for name, method in METHODS.items() if method.GetOptions().idempotency_level == unknown] == []
+    assert all(methods.is_idempotent(name) for name in METHODS)
+
+
+def test_reads_are_marked_as_reads() -> None:
+    """What begins with Get, List, Trial or Verify changes nothing, and everything else does."""
+    for name in METHODS:
+        assert methods.is_read(name) == name.rpartition("/")[2].startswith(("Get", "List", "Trial", "Verify"))
+
+
+def test_every_mutation_of_a_person_has_a_key() -> None:
+    """A request id or a ticket; services' calls have the payment's id or a business key."""
+    keys = {"request_id", "ticket_id", "payment_id", "business_key"}
+    mutations = [name for name in METHODS if not methods.is_read(name) and "FailpointService" not in name]
+    assert [name for name in mutations if not keys & set(METHODS[name].input_type.fields_by_name)] == []
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_nobody_gets_in_who_is_not_in_the_table(method: str) -> None:
+    """Each role on each method; the refusal says who may."""
+    for role in Role:
+        if role in access.MAY_CALL[method]:
+            access.check(method, Principal("x", role))
+            continue
+        with pytest.raises(PermissionDenied) as refusal:
+            access.check(method, Principal("x", role))
+        assert refusal.value.reason == "ROLE_NOT_ALLOWED"
+        assert refusal.value.metadata == {"role": role}
+        assert all(allowed in refusal.value.message for allowed in access.MAY_CALL[method])
+
+
+def test_auditors_change_nothing() -> None:
+    """They read everything."""
+    for name in METHODS:
+        if "FailpointService" not in name:
+            assert (Role.AUDITOR in access.MAY_CALL[name]) == methods.is_read(name)
+
+
+def test_an_unknown_method_is_nobodys() -> None:
+    """Also of a service's."""
+    with pytest.raises(PermissionDenied, match="nobody"):
+        access.check("/countinghouse.order.v1.OrderService/DropAll", Principal("x", Role.SERVICE))
+
+
+def test_methods_that_are_not_ours_are_not_repeatable() -> None:
+    """What is not known is not sent twice."""
+    assert not methods.is_idempotent("/other.v1.Service/Do")
+    assert not methods.is_read("/other.v1.Service/Do")
+
+
+def test_the_registry_lists_methods_in_order() -> None:
+    """As the proto has them."""
+    names = methods.method_names("countinghouse.order.v1.OrderService")
+    assert names[:3] == ("CreateOrder", "GetOrder", "ListOrders")

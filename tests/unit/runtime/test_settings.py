@@ -1,0 +1,79 @@
+"""Settings: from the environment, within bounds, and strict in production."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from pydantic import ValidationError
+
+from services.kernel.errors import InvalidArgument
+from services.runtime.settings import Profile, Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("COUNTINGHOUSE_"):
+            monkeypatch.delenv(name)
+
+
+def test_everything_has_a_default() -> None:
+    """All guards on, no failpoints, loopback."""
+    settings = Settings()
+    assert settings.guards.off == ()
+    assert not settings.failpoints
+    assert (settings.listen_host, settings.profile) == ("127.0.0.1", Profile.DEVELOPMENT)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment, with or without spaces."""
+    monkeypatch.setenv("COUNTINGHOUSE_CURRENCIES", "CNY, JPY,")
+    monkeypatch.setenv("COUNTINGHOUSE_GUARDS_OFF", "fence,lock")
+    settings = Settings()
+    assert settings.currencies == ("CNY", "JPY")
+    assert settings.guards.off == ("lock", "fence")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("COUNTINGHOUSE_GUARDS_OFF", "fence"), ("COUNTINGHOUSE_FAILPOINTS", "true")]
+)
+def test_production_refuses_to_be_played_with(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """The message names the variable to unset; elsewhere the same setting is taken."""
+    monkeypatch.setenv(name, value)
+    assert Settings().profile is Profile.DEVELOPMENT
+    monkeypatch.setenv("COUNTINGHOUSE_PROFILE", "production")
+    with pytest.raises(ValidationError, match=f"production profile refuses.*unset {name}"):
+        Settings()
+
+
+def test_production_is_taken_when_it_is_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All guards on and no failpoints."""
+    monkeypatch.setenv("COUNTINGHOUSE_PROFILE", "production")
+    assert Settings().profile is Profile.PRODUCTION
+
+
+def test_a_guard_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At start, not when it would be needed."""
+    monkeypatch.setenv("COUNTINGHOUSE_GUARDS_OFF", "fense")
+    with pytest.raises(InvalidArgument, match="fense"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LISTEN_PORT", "65536"),
+        ("LISTEN_PORT", "x"),
+        ("SESSION_TIMEOUT_S", "0"),
+        ("DATABASE_POOL", "0"),
+        ("LEASE_S", "-1"),
+        ("MAX_MESSAGE_BYTES", "1"),
+        ("PROFILE", "staging"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Every wait and size has a bound."""
+    monkeypatch.setenv(f"COUNTINGHOUSE_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
