@@ -126,7 +126,7 @@ class Stage:
         process = psutil.Process(self.stack.instance(instance).pid)
         try:
             async with asyncio.timeout(within_s):
-                while process.status() != psutil.STATUS_STOPPED:  # no event tells a process that is not its parent
+                while process.status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110  no event tells of it
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise NotBroughtAbout(f"{instance} did not freeze") from None

@@ -263,7 +263,10 @@ class PaymentOperations:
         async with self._execution(begun):
             await self._pass("accepted", work, payment)
             async with self._held(work, payment, call.principal) as hold:
-                return await self._reverse(work, hold, payment, reversal)
+                payment = await self._store.get(payment.payment_id)
+                answer = await self._reverse(work, hold, payment, reversal)
+            await self._pass("released", work, payment)
+            return answer
 
     async def _reverse(self, work: _Work, hold: Hold | None, payment: Payment, reversal: Reversal) -> Answer:
         fence = hold.fence if hold else NO_FENCE
@@ -336,7 +339,7 @@ class PaymentOperations:
         payment = await self._store.get(payment_id)
         work = _Work(Deadline.after(_RECOVERY_S, self._clock), None, None)
         async with self._held(work, payment, payment.clerk) as hold:
-            await self._tell_order(work, hold, payment)
+            await self._tell_order(work, hold, await self._store.get(payment_id))
 
     # The steps
 
@@ -345,6 +348,8 @@ class PaymentOperations:
         if not payment.order_id:
             return await self._conclude(work, None, await self._submit_direct(payment))
         async with self._held(work, payment, payment.clerk) as hold:
+            if work.begun is None or not work.begun.first:
+                payment = await self._store.get(payment.payment_id)  # others may have carried it on while we waited
             answer = await self._settle(work, hold, payment) if hold else await self._conclude(work, None, payment)
         await self._pass("released", work, payment)
         return answer

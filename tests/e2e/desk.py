@@ -30,6 +30,7 @@ from services.runtime import status
 
 _IDS = RandomIds()
 TIMEOUT_S = 5.0
+_COMMAND_TIMEOUT_S = 60.0
 
 
 def new_id(prefix: str = "req") -> str:
@@ -159,12 +160,10 @@ async def refusal(call: Awaitable[Any]) -> tuple[str, CountinghouseError]:
     raise AssertionError(f"this should have been refused, and was answered: {answer}")
 
 
-async def command_line(
-    *arguments: str, timeout_s: float = 60.0, **environment: str
-) -> subprocess.CompletedProcess[str]:
+async def command_line(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `countinghouse` with these arguments."""
     process = await start_command_line(*arguments, **environment)
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(_COMMAND_TIMEOUT_S):
         output, errors = await process.communicate()
     code = process.returncode
     assert code is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import grpc
 
@@ -24,7 +25,7 @@ async def main(hosts: str, interface: str) -> None:
         return request
 
     server = grpc.aio.server()
-    methods = dict.fromkeys(("Look", "Charge"), grpc.unary_unary_rpc_method_handler(echo))
+    methods: dict[str, Any] = dict.fromkeys(("Look", "Charge"), grpc.unary_unary_rpc_method_handler(echo))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(interface, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -43,6 +43,7 @@ LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
 ENCODING = MessageEncoding()
 WALLET = "wallet:mei:CNY"
+FENCE = Fence(1, 100)
 NOW_MS = 1_700_000_000_000
 
 Make = Callable[[Guards], Awaitable[LedgerStore]]
@@ -71,13 +72,11 @@ def draft(
     )
 
 
-def entry(
-    what: JournalDraft, *, attempt: str | None = None, fence: Fence = Fence(1, 100), journal_id: str | None = None
-) -> Entry:
+def entry(what: JournalDraft, *, attempt: str | None = None, fence: Fence = FENCE) -> Entry:
     """The entry that writes `what`; ids are made of its payment."""
     attempt = attempt or what.payment_id
     name = f"jnl_{what.business_key}_{attempt}".replace(":", "_")[:64]
-    return Entry(what, attempt, journal_id or name, NOW_MS, fence if what.order_id else NO_FENCE)
+    return Entry(what, attempt, name, NOW_MS, fence if what.order_id else NO_FENCE)
 
 
 async def post(store: LedgerStore, what: JournalDraft, *, attempt: str | None = None, fence: int = 100) -> Outcome:
@@ -466,8 +465,8 @@ class LedgerStoreContract:
         """Another payload under it is refused, and opens nothing."""
         store = await make(Guards())
         await store.open_account(opening(Account("merchant:a", AccountKind.LIABILITY, "CNY")), ENCODING)
+        other = Account("merchant:b", AccountKind.LIABILITY, "CNY")
         with pytest.raises(KeyMismatch):
-            other = Account("merchant:b", AccountKind.LIABILITY, "CNY")
             await store.open_account(opening(other, fingerprint="f2"), ENCODING)
         assert await store.account("merchant:b") is None
 

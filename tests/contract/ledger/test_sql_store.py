@@ -72,12 +72,13 @@ def operations(store: SqlLedgerStore) -> LedgerOperations:
     return LedgerOperations(store, ManualClock(), SeededIds(1), Failpoints(enabled=False), ENCODING)
 
 
-async def execute(database: Database, *statements: str) -> None:
-    """Does behind the store's back what it is told."""
+async def execute(database: Database, *statements: str, **values: str | int) -> None:
+    """Does behind the store's back what it is told; `:name` in a statement stands for a value."""
 
     async def step(tx: AsyncConnection) -> None:
         for statement in statements:
-            await tx.execute(text(statement))
+            named = {name: value for name, value in values.items() if f":{name}" in statement}
+            await tx.execute(text(statement), named)
 
     await database.run(step)
 
@@ -173,12 +174,12 @@ async def test_a_row_is_not_replaced_either(database: Database, store: SqlLedger
     """SQLite's INSERT OR REPLACE deletes without asking the delete trigger; PostgreSQL's TRUNCATE likewise."""
     journal = await posted(store, draft())
     statement = (
-        f"INSERT OR REPLACE INTO postings VALUES ('{journal.journal_id}', 0, 'drawer:CNY', 99)"
+        "INSERT OR REPLACE INTO postings VALUES (:journal, 0, 'drawer:CNY', 99)"
         if database.is_sqlite
         else "TRUNCATE postings"
     )
     with pytest.raises(DBAPIError, match="never changed"):
-        await execute(database, statement)
+        await execute(database, statement, journal=journal.journal_id)
 
 
 async def test_a_limit_holds_whoever_writes(database: Database, store: SqlLedgerStore) -> None:
@@ -190,13 +191,13 @@ async def test_a_limit_holds_whoever_writes(database: Database, store: SqlLedger
 # Tampering
 
 
-async def cooked(database: Database, store: SqlLedgerStore, *statements: str) -> Verdict:
+async def cooked(database: Database, store: SqlLedgerStore, *statements: str, **values: str | int) -> Verdict:
     """What a walk along five journals finds after `statements`."""
     for number in range(1, 6):
         await posted(store, draft(number))
     assert await operations(store).verify(0, 0) == Verdict(5, 0, "", (await store.head()).hash)
     await disarm(database)
-    await execute(database, *statements)
+    await execute(database, *statements, **values)
     return await operations(store).verify(0, 0)
 
 
@@ -208,8 +209,8 @@ async def cooked(database: Database, store: SqlLedgerStore, *statements: str) ->
         ("UPDATE journals SET clerk_name = 'wang' WHERE sequence = 1", 1, "altered"),
         ("UPDATE journals SET clerk_role = 'emperor' WHERE sequence = 2", 2, "cannot be read"),
         ("UPDATE journals SET posted_at_ms = 0 WHERE sequence = 5", 5, "altered"),
-        (f"UPDATE journals SET previous_hash = '{NO_HASH}' WHERE sequence = 2", 2, "previous_hash"),
-        (f"UPDATE journals SET hash = '{NO_HASH}' WHERE sequence = 3", 3, "altered"),
+        ("UPDATE journals SET previous_hash = :none WHERE sequence = 2", 2, "previous_hash"),
+        ("UPDATE journals SET hash = :none WHERE sequence = 3", 3, "altered"),
         ("UPDATE postings SET amount = amount * 2 WHERE journal_id LIKE 'jnl_settle_o3%'", 3, "altered"),
         (
             "UPDATE postings SET account_id = 'bank:CNY' WHERE journal_id LIKE 'jnl_settle_o2%' AND leg = 0",
@@ -219,14 +220,14 @@ async def cooked(database: Database, store: SqlLedgerStore, *statements: str) ->
         ("DELETE FROM postings WHERE journal_id LIKE 'jnl_settle_o4%'", 4, "altered"),
         ("UPDATE chain_head SET sequence = 6", 6, "missing"),
         ("UPDATE chain_head SET sequence = 4", 4, "head of the chain names"),
-        (f"UPDATE chain_head SET hash = '{NO_HASH}'", 5, "head of the chain names"),
+        ("UPDATE chain_head SET hash = :none", 5, "head of the chain names"),
     ],
 )
 async def test_verify_finds_what_was_altered(
     database: Database, store: SqlLedgerStore, statement: str, broken_at: int, problem: str
 ) -> None:
     """By its sequence, although the triggers were dropped first."""
-    verdict = await cooked(database, store, statement)
+    verdict = await cooked(database, store, statement, none=NO_HASH)
     assert verdict.broken_at == broken_at
     assert problem in verdict.problem
 
@@ -237,8 +238,10 @@ async def test_verify_finds_a_journal_that_is_gone(database: Database, store: Sq
     verdict = await cooked(
         database,
         store,
-        f"DELETE FROM postings WHERE journal_id LIKE 'jnl_settle_o{gone}_%'",
-        f"DELETE FROM journals WHERE sequence = {gone}",
+        "DELETE FROM postings WHERE journal_id LIKE :like",
+        "DELETE FROM journals WHERE sequence = :gone",
+        like=f"jnl_settle_o{gone}_%",
+        gone=gone,
     )
     assert verdict.broken_at == gone
     assert "missing" in verdict.problem
@@ -250,7 +253,7 @@ async def test_verify_finds_a_chain_that_goes_on_beyond_its_head(database: Datab
         await posted(store, draft(number))
     [link] = await store.links(first=2, last=2, limit=1)
     assert link.journal is not None
-    await execute(database, f"UPDATE chain_head SET sequence = 2, hash = '{link.journal.hash}'")
+    await execute(database, "UPDATE chain_head SET sequence = 2, hash = :hash", hash=link.journal.hash)
     verdict = await operations(store).verify(0, 0)
     assert (verdict.broken_at, verdict.examined) == (3, 2)
     assert "beyond" in verdict.problem
@@ -267,8 +270,9 @@ async def test_verify_finds_an_unbalanced_journal_though_its_hash_is_right(
     await execute(
         database,
         "UPDATE postings SET amount = 11 WHERE leg = 0",
-        f"UPDATE journals SET hash = '{forged.recomputed_hash()}'",
-        f"UPDATE chain_head SET hash = '{forged.recomputed_hash()}'",
+        "UPDATE journals SET hash = :hash",
+        "UPDATE chain_head SET hash = :hash",
+        hash=forged.recomputed_hash(),
     )
     verdict = await operations(store).verify(0, 0)
     assert (verdict.broken_at, verdict.problem) == (
@@ -294,16 +298,15 @@ async def test_the_trial_balance_finds_what_was_altered(database: Database, stor
 
 
 async def test_two_instances_share_a_database(database: Database, store: SqlLedgerStore) -> None:
-    """Posts of two processes' stores at once: the affordable succeed, each key once, one unbroken chain."""
+    """Posts of two processes' stores at once: each key once, twenty replays, one unbroken chain."""
     async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
         stores = [store, SqlLedgerStore(other, Guards())]
-        await posted(store, draft(0, 70, payer="bank:CNY", payee="drawer:CNY", order_id="", key="pay:0"))
         bills = [draft(number, 10) for number in range(1, 21)]
         outcomes = await asyncio.gather(*(post(stores[n % 2], bill) for bill in bills for n in range(2)))
         assert sum(isinstance(outcome, Posted) and not outcome.replayed for outcome in outcomes) == 20
         assert sum(isinstance(outcome, Posted) and outcome.replayed for outcome in outcomes) == 20
     verdict = await operations(store).verify(0, 0)
-    assert (verdict.examined, verdict.problem) == (21, "")
+    assert (verdict.examined, verdict.problem) == (20, "")
     assert (await operations(store).trial_balance("")).balanced
 
 
@@ -351,12 +354,12 @@ async def test_the_guard_makes_and_drops_its_indexes(database: Database) -> None
 
 async def test_the_index_stands_behind_the_lookup(database: Database, store: SqlLedgerStore) -> None:
     """A second journal under a key is refused by the database, whoever writes it."""
-    journal = await posted(store, draft())
-    with pytest.raises(IntegrityError):
+    await posted(store, draft())
+    with pytest.raises(IntegrityError, match="business_key"):
         await execute(
             database,
-            f"INSERT INTO journals SELECT 'jnl_2', 2, '{journal.draft.business_key}', currency_code, memo, order_id, "
-            "payment_id, reversal_of, previous_hash, hash, posted_at_ms, clerk_name, clerk_role FROM journals",
+            "INSERT INTO journals SELECT 'jnl_2', 2, business_key, currency_code, memo, order_id, payment_id, "
+            "reversal_of, previous_hash, hash, posted_at_ms, clerk_name, clerk_role FROM journals",
         )
 
 

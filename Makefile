@@ -1,0 +1,52 @@
+# The whole development loop. `make demo` and `make test` set up everything themselves.
+# They need Python 3.11 or newer, make, and PyPI and Debian packages (ZooKeeper, Java).
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.set-up
+
+.PHONY: help setup demo test check gen up bench lock clean
+
+help:  ## Says what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
+	@deploy/setup-zookeeper.sh
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "Setting up .venv (about half a minute the first time) …"
+	@deploy/setup-python.sh "$(PYTHON)"
+	@touch $@
+
+demo: setup  ## Plays the demo: six acts in which things go wrong, and the proof that every bill was settled once
+	@$(BIN)/countinghouse demo $(ARGS)
+
+test: setup  ## Runs all tests
+	@$(BIN)/pytest $(ARGS)
+
+check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint protos
+	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh --check
+	$(BIN)/deptry .
+	$(BIN)/codespell .
+
+gen: setup  ## Writes protos/gen anew
+	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
+
+up: setup  ## Starts the embedded stack and stays until Ctrl-C
+	@$(BIN)/countinghouse up $(ARGS)
+
+bench: setup  ## Measures: a settle, and the order lock against kazoo's
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+lock: setup  ## Resolves pyproject.toml into requirements.lock, with hashes and without any index
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
+	  --no-header --no-annotate -o requirements.lock
+
+clean:  ## Removes what set-up made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,278 @@
+"""The command line against a running stack."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from countinghouse.debug.v1 import failpoint_pb2 as debug
+from services.devstack.supervisor import Stack
+from services.kernel.principal import Role
+from tests.e2e.conftest import FreshStack
+from tests.e2e.desk import Desk, command_line, document, new_id
+
+
+class Terminal:
+    """Commands against one stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._data = str(stack.data)
+
+    async def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs one; returns what it printed."""
+        return await command_line(*arguments, **environment, COUNTINGHOUSE_DATA=self._data)
+
+    async def json(self, *arguments: str) -> Any:
+        """Runs one with --json; returns the document."""
+        return document(await self.run(*arguments, "--json"))
+
+    async def bill(self, amount: int = 1250) -> str:
+        """Makes a bill; returns its id."""
+        made = await self.json(
+            "order", "create", "--customer", "mei", "--amount", str(amount), "--currency", "CNY", "--as", "cashier:li"
+        )
+        return str(made["order"]["order_id"])
+
+
+@pytest.fixture
+def terminal(stack: Stack) -> Terminal:
+    """A terminal at the stack of the run."""
+    return Terminal(stack)
+
+
+async def test_a_bill_from_its_making_to_its_reversal(terminal: Terminal) -> None:
+    """Each step is seen by the others: orders, payments, journals and the balance."""
+    made = await terminal.json(
+        *("order", "create", "--customer", "mei", "--currency", "CNY", "--as", "cashier:li"),
+        *("--line", "green tea: hot:2:300", "--line", "cake:1:650"),
+    )
+    order_id = made["order"]["order_id"]
+    assert made["order"]["amount"] == {"minor_units": 1250, "currency_code": "CNY"}
+    assert made["order"]["lines"][0]["description"] == "green tea: hot"
+    assert made["replayed"] is False
+
+    settled = await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--memo", "table 4")
+    payment = settled["payment"]
+    assert payment["state"] == "PAYMENT_STATE_SUCCEEDED"
+    assert payment["clerk"] == {"name": "li", "role": "ROLE_CASHIER"}
+    assert (await terminal.json("payment", "get", payment["payment_id"]))["payment"] == payment
+    listed = await terminal.json("payment", "list", "--order", order_id)
+    assert [each["payment_id"] for each in listed["payments"]] == [payment["payment_id"]]
+
+    order = (await terminal.json("order", "get", order_id))["order"]
+    assert order["state"] == "ORDER_STATE_PAID"
+    assert order["settled_by"]["name"] == "li"
+
+    reversed_ = await terminal.json(
+        "reverse", payment["payment_id"], "--reason", "wrong bill", "--as", "accountant:wang"
+    )
+    assert reversed_["payment"]["state"] == "PAYMENT_STATE_REVERSED"
+    journals = (await terminal.json("ledger", "journals", "--order", order_id))["journals"]
+    assert [journal["memo"] for journal in journals] == ["wrong bill", "table 4"]
+    assert sum(leg["amount"] for journal in journals for leg in journal["postings"]) == 0
+    again = await terminal.json("settle", order_id, "--source", "bank", "--as", "accountant:wang")
+    assert again["payment"]["round"] == 2
+
+
+async def test_a_ticket_pays_once(terminal: Terminal) -> None:
+    wallet = f"wallet:{new_id('buyer')}:CNY"
+    assert (await terminal.json("ledger", "open", wallet, "--currency", "CNY"))["account"]["balance"] == 0
+    ticket = (await terminal.json("ticket", "--ttl", "60", "--as", "cashier:li"))["ticket"]["ticket_id"]
+    pay = ("pay", ticket, "--source", "drawer", "--amount", "5000", "--currency", "CNY", "--payee", wallet)
+    first = await terminal.json(*pay, "--as", "cashier:li")
+    again = await terminal.json(*pay, "--as", "cashier:li")
+    assert (first["replayed"], again["replayed"]) == (False, True)
+    assert again["payment"] == first["payment"]
+    (account,) = (await terminal.json("ledger", "accounts", "--prefix", wallet))["accounts"]
+    assert account["balance"] == 5000
+    said = await terminal.run(*pay, "--as", "cashier:li")
+    assert "(replayed)" in said.stdout
+
+
+async def test_a_request_id_makes_a_repeat_a_replay(terminal: Terminal) -> None:
+    order_id, request_id = await terminal.bill(), new_id()
+    settle = ("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", request_id)
+    first = await terminal.json(*settle)
+    again = await terminal.json(*settle)
+    assert again["payment"] == first["payment"]
+    assert (first["replayed"], again["replayed"]) == (False, True)
+    assert first["request_id"] == request_id
+
+
+async def test_the_loser_is_told_by_whom_and_when(terminal: Terminal) -> None:
+    order_id = await terminal.bill()
+    await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li")
+    done = await terminal.run("settle", order_id, "--source", "bank", "--as", "accountant:wang")
+    assert done.returncode == 1
+    assert "already settled by li" in done.stderr
+    assert done.stderr.count("\n") == 1
+    as_json = await terminal.run("settle", order_id, "--source", "bank", "--as", "accountant:wang", "--json")
+    assert json.loads(as_json.stdout)["error"]["reason"] == "ORDER_ALREADY_PAID"
+
+
+async def test_two_terminals_at_once_settle_once(terminal: Terminal) -> None:
+    order_id = await terminal.bill()
+    cashier, accountant = await asyncio.gather(
+        terminal.run("settle", order_id, "--source", "drawer", "--as", "cashier:li"),
+        terminal.run("settle", order_id, "--source", "bank", "--as", "accountant:wang"),
+    )
+    assert sorted((cashier.returncode, accountant.returncode)) == [0, 1]
+    assert len((await terminal.json("ledger", "journals", "--order", order_id))["journals"]) == 1
+
+
+async def test_a_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack) -> None:
+    """The reply is dropped after the commit, on whichever instance is asked; the command gets the stored one."""
+    order_id = await terminal.bill()
+    async with Desk.of(stack, "ops", Role.OPERATOR) as operator:
+        for instance in ("payment-1", "payment-2"):
+            arm = debug.ArmFailpointRequest(name="recorded", action=debug.FAILPOINT_ACTION_DROP_REPLY, subject=order_id)
+            await operator.ask(operator.failpoints_at(instance).ArmFailpoint, arm)
+    done = await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--timeout", "6")
+    assert done["replayed"] is True
+    assert done["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    assert len((await terminal.json("ledger", "journals", "--order", order_id))["journals"]) == 1
+
+
+async def test_when_nobody_answers_in_time_the_request_id_is_named(fresh_stack: FreshStack) -> None:
+    """And with it the same operation is asked for again, not done twice."""
+    async with fresh_stack() as running:
+        terminal = Terminal(running)
+        order_id = await terminal.bill()
+        running.restarts = False
+        running.kill("payment-1")
+        started_s = time.monotonic()
+        done = await terminal.run(
+            *("settle", order_id, "--source", "drawer", "--as", "cashier:li"),
+            *("--timeout", "2", "--request-id", "req_mine"),
+        )
+        assert time.monotonic() - started_s < 5
+        assert done.returncode == 1
+        assert "--request-id req_mine" in done.stderr
+        running.restarts = True
+        await running.wait_serving()
+        settled = await terminal.json(
+            *("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", "req_mine")
+        )
+        assert settled["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+
+
+async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack: Stack) -> None:
+    order_id = await terminal.bill()
+    async with (
+        Desk.of(stack, "ops", Role.OPERATOR) as operator,
+        Desk.of(stack, "li", Role.CASHIER) as li,
+        Desk.of(stack, "ming", Role.CASHIER) as ming,
+    ):
+        arm = debug.ArmFailpointRequest(
+            name="locked", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=2_500, subject=order_id
+        )
+        await operator.ask(operator.failpoints_at("payment-1").ArmFailpoint, arm)
+        holding = asyncio.ensure_future(li.settle(order_id, instance="payment-1"))
+        await asyncio.sleep(0.3)
+        waiting = asyncio.ensure_future(ming.settle(order_id, instance="payment-2"))
+        await asyncio.sleep(0.3)
+        queues = (await terminal.json("locks"))["queues"]
+        (queue,) = [each["queue"] for each in queues if each["order_id"] == order_id]
+        assert [(place["position"], place["clerk"], place["instance"]) for place in queue] == [
+            (0, "li", "payment-1"),
+            (1, "ming", "payment-2"),
+        ]
+        said = await terminal.run("locks")
+        assert "holds" in said.stdout
+        await holding
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert "nobody" in (await terminal.run("locks")).stdout
+
+
+async def test_the_books_balance_and_are_as_they_were_written(terminal: Terminal) -> None:
+    await terminal.json("settle", await terminal.bill(), "--source", "drawer", "--as", "cashier:li")
+    balance = await terminal.json("ledger", "trial-balance", "--currency", "CNY")
+    assert balance["balanced"] is True
+    assert sum(row["debits"] - row["credits"] for row in balance["rows"]) == 0
+    assert "balanced" in (await terminal.run("ledger", "trial-balance")).stdout
+    verified = await terminal.json("ledger", "verify")
+    assert verified["intact"] is True
+    assert verified["examined"] >= 1
+
+
+async def test_lists_go_on_page_by_page(terminal: Terminal) -> None:
+    mine = {await terminal.bill() for _ in range(3)}
+    seen: list[str] = []
+    page: tuple[str, ...] = ()
+    while not mine <= set(seen):
+        answer = await terminal.json("order", "list", "--limit", "2", *page)
+        seen += [order["order_id"] for order in answer["orders"]]
+        assert answer["next_page_token"]
+        page = ("--page", answer["next_page_token"])
+    assert len(seen) == len(set(seen))
+    unpaid = await terminal.json("order", "list", "--state", "unpaid", "--customer", "mei")
+    assert all(order["state"] == "ORDER_STATE_UNPAID" for order in unpaid["orders"])
+    assert "more: --page" in (await terminal.run("order", "list", "--limit", "1")).stdout
+
+
+async def test_a_bill_is_cancelled(terminal: Terminal) -> None:
+    order_id = await terminal.bill()
+    cancelled = await terminal.json("order", "cancel", order_id, "--version", "1")
+    assert cancelled["order"]["state"] == "ORDER_STATE_CANCELLED"
+    assert "CANCELLED" in (await terminal.run("order", "get", order_id)).stdout
+
+
+async def test_the_registry_lists_every_instance(terminal: Terminal, stack: Stack) -> None:
+    interfaces = (await terminal.json("registry"))["interfaces"]
+    addresses = {provider["address"] for interface in interfaces for provider in interface["providers"]}
+    assert {instance.address for instance in stack.instances} <= addresses
+    assert "payment-2" in (await terminal.run("registry")).stdout
+
+
+async def test_a_token_given_by_hand_says_who_calls(terminal: Terminal) -> None:
+    token = (await terminal.run("token", "--role", "cashier", "--name", "ming")).stdout.strip()
+    order_id = await terminal.bill()
+    done = await terminal.run("settle", order_id, "--source", "drawer", "--json", COUNTINGHOUSE_TOKEN=token)
+    assert document(done)["payment"]["clerk"]["name"] == "ming"
+
+
+async def test_a_stack_is_reached_without_its_directory(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
+    """With ZooKeeper's address and a token one needs nothing else, as from another machine."""
+    token = (await terminal.run("token", "--role", "auditor", "--name", "zhao")).stdout.strip()
+    order_id = await terminal.bill()
+    done = await command_line(
+        *("order", "get", order_id, "--json", "--data", str(tmp_path)),
+        *("--zookeeper", stack.zookeeper, "--token", token),
+    )
+    assert document(done)["order"]["order_id"] == order_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("order", "get", "nope"), "nope"),
+        (("order", "create", "--customer", "mei", "--amount", "0", "--currency", "CNY"), "1 to"),
+        (("order", "create", "--customer", "mei", "--amount", "5", "--currency", "yuan"), "ISO 4217"),
+        (("payment", "get", "nope"), "nope"),
+        (("settle", "nope", "--source", "drawer"), "nope"),
+        (("settle", "nope", "--source", "drawer", "--as", "auditor:zhao"), "may not call Settle"),
+        (("settle", "nope", "--source", "drawer", "--token", "nonsense"), "countinghouse token"),
+        (("pay", "nope", "--source", "drawer"), "nope"),
+        (("order", "list", "--page", "nonsense"), "page_token"),
+    ],
+)
+async def test_an_error_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], says: str) -> None:
+    done = await terminal.run(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+async def test_the_doctor_finds_a_running_stack_fit(terminal: Terminal) -> None:
+    done = await terminal.run("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert "ZooKeeper 1" in checks["generation"]["detail"]
+    assert {"order database", "payment database", "ledger database"} <= set(checks)

@@ -1,0 +1,449 @@
+"""The embedded stack as a whole: it starts, is kept alive, is stopped, and never leaves anything behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import stat
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from coordination.registry import Registry
+from coordination.session import Session
+from countinghouse.payment.v1 import payment_pb2
+from services.devstack import state, zookeeper
+from services.devstack.child import Child
+from services.devstack.readiness import health
+from services.devstack.state import INTERFACES, InstanceState, StackRefused
+from services.devstack.supervisor import Stack
+from services.devstack.zookeeper import PortReservation
+from services.kernel.principal import Role
+from tests.e2e.conftest import FreshStack, options
+from tests.e2e.desk import Desk, command_line, document, new_id, processes_of, refusal, start_command_line
+
+READY_S = 30.0
+
+
+async def gone(data: Path, timeout_s: float = 10.0) -> None:
+    """Waits until no process names this data directory."""
+    deadline_s = time.monotonic() + timeout_s
+    while left := processes_of(data):
+        assert time.monotonic() < deadline_s, [psutil.Process(pid).cmdline() for pid in left]
+        await asyncio.sleep(0.05)
+
+
+async def until_health(address: str, wanted: str, timeout_s: float = 15.0) -> None:
+    """Waits until grpc.health says `wanted`."""
+    async with asyncio.timeout(timeout_s):
+        while await health(address) != wanted:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.1)
+
+
+async def settled_once_available(desk: Desk, order_id: str, timeout_s: float = 15.0) -> payment_pb2.Payment:
+    """Settles a bill as soon as that is possible; until then the only answer allowed is UNAVAILABLE."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            try:
+                return await desk.settle(order_id)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def up(data: Path, *arguments: str) -> AsyncIterator[dict[str, Any]]:
+    """A stack left running by `countinghouse up --detach`, stopped in the end."""
+    started = await command_line("up", "--detach", "--json", "--data", str(data), *arguments)
+    assert started.returncode == 0, started.stderr
+    try:
+        yield json.loads(started.stdout)
+    finally:
+        await command_line("down", "--data", str(data))
+
+
+class TestReady:
+    """Ready means SERVING and registered, for everybody."""
+
+    async def test_every_instance_is_serving_and_registered_under_its_own_process(self, stack: Stack) -> None:
+        assert [instance.name for instance in stack.instances] == ["payment-1", "payment-2", "order-1", "ledger-1"]
+        async with Session(stack.zookeeper, name="test") as session:
+            listings = {listing.interface: listing for listing in await Registry(session).ls()}
+        for instance in stack.instances:
+            assert instance.state is InstanceState.SERVING
+            assert await health(instance.address) == "SERVING"
+            (url,) = [url for url in listings[instance.interface].providers if url.address == instance.address]
+            assert url.parameters["pid"] == str(instance.pid)
+            assert url.parameters["instance"] == instance.name
+
+    async def test_health_and_reflection_answer_on_every_service(self, stack: Stack) -> None:
+        for instance in stack.instances:
+            async with grpc.aio.insecure_channel(instance.address) as channel:
+                checking = health_pb2_grpc.HealthStub(channel)
+                request = health_pb2.HealthCheckRequest(service=instance.interface)
+                answer = await checking.Check(request, timeout=5)  # type: ignore[attr-defined]
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]  # stubs of grpc
+                questions = [
+                    reflection_pb2.ServerReflectionRequest(list_services=""),
+                    reflection_pb2.ServerReflectionRequest(file_containing_symbol=instance.interface),
+                ]
+                replies = [reply async for reply in stub.ServerReflectionInfo(iter(questions), timeout=5)]
+                names = {service.name for service in replies[0].list_services_response.service}
+                assert {instance.interface, "grpc.health.v1.Health"} <= names
+                assert replies[1].file_descriptor_response.file_descriptor_proto
+
+    async def test_what_it_keeps_is_for_its_owner_only(self, stack: Stack) -> None:
+        for path in stack.data.rglob("*"):
+            if path.is_dir() or path.name == "verify.pem":
+                continue
+            assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+    async def test_it_is_small(self, stack: Stack) -> None:
+        """ZooKeeper and one instance of each service, resident: 450 MB."""
+        pids = [stack.zookeeper_pid, *(stack.instance(f"{name}-1").pid for name in INTERFACES)]
+        megabytes = sum(psutil.Process(pid).memory_info().rss for pid in pids) >> 20
+        assert megabytes < 450
+
+
+class TestKeptAlive:
+    """What crashes is started again; what is frozen is not taken for dead."""
+
+    @pytest.mark.parametrize("name", ["payment-2", "order-1", "ledger-1"])
+    async def test_a_killed_instance_comes_back(self, stack: Stack, name: str) -> None:
+        before = stack.instance(name)
+        stack.kill(name)
+        assert stack.instance(name).state is not InstanceState.SERVING
+        await stack.wait_serving(name)
+        after = stack.instance(name)
+        assert after.pid != before.pid
+        assert after.restarts == before.restarts + 1
+        assert await health(after.address) == "SERVING"
+        async with Desk.of(stack, "li", Role.CASHIER) as desk:
+            order_id = await desk.bill()
+            assert (await desk.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+
+    async def test_a_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
+        address, pid = stack.zookeeper, stack.zookeeper_pid
+        stack.kill("zookeeper")
+        await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 10)
+        async with Desk.of(stack, "li", Role.CASHIER, timeout_s=10) as desk:
+            order_id = await desk.bill()
+            payment = await settled_once_available(desk, order_id)
+        assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert stack.zookeeper == address
+
+    async def test_a_frozen_instance_is_left_alone(self, stack: Stack) -> None:
+        before = stack.instance("payment-2")
+        stack.kill("payment-2", signal.SIGSTOP)
+        try:
+            assert await health(before.address, 0.3) == "UNREACHABLE"
+            assert stack.instance("payment-2") == before
+        finally:
+            stack.kill("payment-2", signal.SIGCONT)
+        assert await health(before.address, 5) == "SERVING"
+        assert stack.instance("payment-2").pid == before.pid
+
+    async def test_restarts_can_be_held_back(self, stack: Stack) -> None:
+        before = stack.instance("payment-2")
+        stack.restarts = False
+        try:
+            stack.kill("payment-2")
+            await stack.wait_until(lambda: stack.instance("payment-2").pid == 0, 5)
+            with pytest.raises(TimeoutError):
+                await stack.wait_serving("payment-2", timeout_s=1.0)
+        finally:
+            stack.restarts = True
+        await stack.wait_serving("payment-2")
+        assert stack.instance("payment-2").pid != before.pid
+
+    async def test_the_description_follows(self, stack: Stack) -> None:
+        stack.kill("payment-2")
+        await stack.wait_serving("payment-2")
+        found = state.require(stack.data)
+        assert found.instances == stack.instances
+        assert not found.detachable
+
+
+class TestWithoutZooKeeper:
+    """Services start in any order, and wait for what is missing."""
+
+    async def test_zookeeper_may_come_later(self, fresh_stack: FreshStack, tmp_path: Path) -> None:
+        """`up --zookeeper` with nobody there yet: the services wait, and are ready when it has come."""
+        reservation = PortReservation()
+        address = f"{zookeeper.HOST}:{reservation.port}"
+
+        async def come_later() -> Child:
+            await asyncio.sleep(2.5)
+            (tmp_path / "logs").mkdir()
+            return Child.spawn(
+                zookeeper.command(
+                    zookeeper.find(os.environ), tmp_path / "zookeeper", reservation.port, dict(os.environ)
+                )
+            )
+
+        coming = asyncio.ensure_future(come_later())
+        try:
+            started_s = time.monotonic()
+            async with fresh_stack(zookeeper=address) as running:
+                assert time.monotonic() - started_s > 2.5
+                assert running.zookeeper_pid == 0
+                assert all(instance.restarts == 0 for instance in running.instances)
+        finally:
+            await (await coming).stop(3)
+            reservation.close()
+
+    async def test_a_zookeeper_that_never_comes_is_named(self, tmp_path: Path) -> None:
+        done = await command_line(
+            "up", "--data", str(tmp_path / "data"), "--zookeeper", "127.0.0.1:1", "--start-timeout", "3"
+        )
+        assert done.returncode == 1
+        assert "127.0.0.1:1 does not answer" in done.stderr
+        assert processes_of(tmp_path / "data") == []
+
+    async def test_lost_later_a_call_is_told_within_its_deadline_and_it_comes_back_by_itself(
+        self, fresh_stack: FreshStack
+    ) -> None:
+        async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
+            order_id = await desk.bill()
+            running.restarts = False
+            running.kill("zookeeper")
+            started_s = time.monotonic()
+            code, error = await refusal(desk.settle(order_id, timeout_s=2.0))
+            assert time.monotonic() - started_s < 2.2
+            assert (code, error.reason) == ("UNAVAILABLE", "ZOOKEEPER_UNAVAILABLE")
+            assert await desk.order_state(order_id) == "UNPAID"
+            await until_health(running.instance("payment-1").address, "NOT_SERVING")
+            running.restarts = True
+            await until_health(running.instance("payment-1").address, "SERVING")
+            assert (await desk.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+
+
+class TestRefusals:
+    """What cannot be started says so in one sentence, exit code 2, and leaves nothing running."""
+
+    async def test_a_second_supervisor_on_the_same_data(self, stack: Stack) -> None:
+        with pytest.raises(StackRefused, match="is running on"):
+            await Stack(options(stack.data)).start()
+        done = await command_line("up", "--data", str(stack.data))
+        assert done.returncode == 2
+        assert "is running on" in done.stderr
+        assert state.require(stack.data).instances == stack.instances
+
+    async def test_down_does_not_end_a_stack_that_belongs_to_another_program(self, stack: Stack) -> None:
+        done = await command_line("down", "--data", str(stack.data))
+        assert done.returncode == 2
+        assert str(os.getpid()) in done.stderr
+
+    async def test_a_busy_port_is_named(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            port = busy.getsockname()[1]
+            done = await command_line("up", "--data", str(tmp_path / "data"), "--port", f"order={port}")
+        assert done.returncode == 2
+        assert str(port) in done.stderr
+        assert processes_of(tmp_path / "data") == []
+
+    async def test_explicit_ports_are_taken_in_turn(self, fresh_stack: FreshStack) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        async with fresh_stack(ports={"payment": port}, replicas={"payment": 2}) as running:
+            assert running.instance("payment-1").address == f"127.0.0.1:{port}"
+            assert running.instance("payment-2").address == f"127.0.0.1:{port + 1}"
+
+    @pytest.mark.parametrize("service", sorted(INTERFACES))
+    async def test_a_damaged_database_is_named(self, tmp_path: Path, service: str) -> None:
+        data = tmp_path / "data"
+        data.mkdir()
+        (data / f"{service}.db").write_bytes(b"this has never been a database" * 200)
+        done = await command_line("up", "--data", str(data))
+        assert done.returncode == 2
+        assert f"{service}.db" in done.stderr
+        assert processes_of(data) == []
+
+    @pytest.mark.parametrize("service", sorted(INTERFACES))
+    async def test_a_newer_database_is_named(self, tmp_path: Path, service: str) -> None:
+        data = tmp_path / "data"
+        data.mkdir()
+        with contextlib.closing(sqlite3.connect(data / f"{service}.db")) as database:
+            database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            database.execute("INSERT INTO alembic_version VALUES ('9999')")
+            database.commit()
+        done = await command_line("up", "--data", str(data))
+        assert done.returncode == 2
+        assert f"{service}.db" in done.stderr
+        assert "9999" in done.stderr
+
+    async def test_guards_off_in_production_is_refused(self, tmp_path: Path) -> None:
+        done = await command_line(
+            "up", "--data", str(tmp_path / "data"), "--guards-off", "lock", COUNTINGHOUSE_PROFILE="production"
+        )
+        assert done.returncode == 2
+        assert "production" in done.stderr
+
+    async def test_a_rebuilt_ensemble_is_refused_and_the_doctor_mends_it(self, fresh_stack: FreshStack) -> None:
+        async with fresh_stack() as running:
+            data = running.data
+        (data / "zookeeper" / "data").rename(data / "zookeeper" / "lost")
+        refused = await command_line("up", "--data", str(data))
+        assert refused.returncode == 2
+        assert "countinghouse doctor --new-generation 2" in refused.stderr
+        mended = await command_line("doctor", "--data", str(data), "--new-generation", "2")
+        assert mended.returncode == 0, mended.stdout
+        async with fresh_stack(data=data) as again, Desk.of(again, "li", Role.CASHIER) as desk:
+            payment = await desk.settle(await desk.bill())
+            assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+
+
+class TestStopped:
+    """Nothing is left running, whenever and however it ends, and nothing is lost."""
+
+    async def test_up_down_and_up_again_keep_the_data(self, tmp_path: Path) -> None:
+        data = tmp_path / "data"
+        async with up(data):
+            made = await command_line(
+                *("order", "create", "--customer", "mei", "--amount", "5", "--currency", "CNY", "--json"),
+                *("--data", str(data)),
+            )
+            order_id = document(made)["order"]["order_id"]
+            first = state.require(data)
+        assert state.read(data) is None
+        assert processes_of(data) == []
+        async with up(data):
+            assert state.require(data).zookeeper == first.zookeeper
+            read = await command_line("order", "get", order_id, "--json", "--data", str(data))
+            assert document(read)["order"]["state"] == "ORDER_STATE_UNPAID"
+
+    async def test_down_returns_when_all_is_gone(self, tmp_path: Path) -> None:
+        async with up(tmp_path / "data"):
+            pids = processes_of(tmp_path / "data")
+            assert len(pids) >= 5
+            done = await command_line("down", "--data", str(tmp_path / "data"))
+            assert done.returncode == 0
+            assert processes_of(tmp_path / "data") == []
+
+    async def test_foreground_ends_with_ctrl_c(self, tmp_path: Path) -> None:
+        process = await start_command_line("up", "--json", "--data", str(tmp_path / "data"))
+        assert process.stdout is not None
+        async with asyncio.timeout(READY_S):
+            first = await process.stdout.readuntil(b"\n}\n")
+        assert len(json.loads(first)["services"]) == 3
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            await process.communicate()
+        assert process.returncode == 0
+        assert processes_of(tmp_path / "data") == []
+
+    @pytest.mark.parametrize("after_s", [0.1, 0.3, 0.6, 1.0, 1.5])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    async def test_ctrl_c_during_the_start_leaves_nothing(
+        self, tmp_path: Path, after_s: float, number: signal.Signals
+    ) -> None:
+        process = await start_command_line("up", "--data", str(tmp_path / "data"))
+        await asyncio.sleep(after_s)
+        process.send_signal(number)
+        async with asyncio.timeout(20):
+            _, errors = await process.communicate()
+        assert process.returncode in (0, 130, -number), errors.decode()
+        assert b"Traceback" not in errors
+        assert processes_of(tmp_path / "data") == []
+
+    async def test_a_killed_supervisor_takes_its_processes_along(self, tmp_path: Path) -> None:
+        """SIGKILL leaves no time to clean up; the next `up` finds a free directory."""
+        data = tmp_path / "data"
+        process = await start_command_line("up", "--json", "--data", str(data))
+        assert process.stdout is not None
+        async with asyncio.timeout(READY_S):
+            await process.stdout.readuntil(b"\n}\n")
+        found = state.require(data)
+        os.kill(found.instances[0].pid, signal.SIGSTOP)
+        process.kill()
+        await process.communicate()
+        await gone(data)
+        async with up(data):
+            assert state.require(data).supervisor != found.supervisor
+
+    async def test_a_frozen_process_does_not_hold_up_the_end(self, fresh_stack: FreshStack) -> None:
+        async with fresh_stack() as running:
+            running.kill("ledger-1", signal.SIGSTOP)
+            data = running.data
+            started_s = time.monotonic()
+        assert time.monotonic() - started_s < 12
+        assert processes_of(data) == []
+
+    async def test_two_stacks_run_beside_each_other(self, stack: Stack, fresh_stack: FreshStack) -> None:
+        async with fresh_stack() as other:
+            assert other.zookeeper != stack.zookeeper
+            async with Desk.of(other, "li", Role.CASHIER) as there, Desk.of(stack, "li", Role.CASHIER) as here:
+                order_id = new_id("ord")
+                assert (await there.bill()) != (await here.bill())
+                code, error = await refusal(here.settle(order_id))
+                assert (code, error.reason) == ("NOT_FOUND", "ORDER_NOT_FOUND")
+        await stack.wait_serving()
+
+
+class TestDetached:
+    """`up --detach`, and what the other commands see of it."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        return tmp_path / "data"
+
+    async def test_it_returns_when_ready_and_within_its_time(self, data: Path) -> None:
+        started_s = time.monotonic()
+        async with up(data, "--replicas", "payment=2"):
+            assert time.monotonic() - started_s < 8
+            done = await command_line("status", "--json", "--data", str(data))
+            assert done.returncode == 0
+            found = document(done)
+            assert set(found) == {"zookeeper", "services"}
+            assert await zookeeper.serves(found["zookeeper"])
+            assert [part["name"] for part in found["services"]] == ["payment-1", "payment-2", "order-1", "ledger-1"]
+            for part in found["services"]:
+                assert set(part) == {"name", "interface", "address", "pid", "state"}
+                assert part["state"] == "SERVING"
+                assert psutil.pid_exists(part["pid"])
+                assert await health(part["address"]) == "SERVING"
+
+            os.kill(found["services"][0]["pid"], signal.SIGSTOP)
+            frozen = await command_line("status", "--json", "--data", str(data))
+            assert frozen.returncode == 1
+            assert document(frozen)["services"][0]["state"] == "UNREACHABLE"
+            os.kill(found["services"][0]["pid"], signal.SIGCONT)
+
+    async def test_what_refuses_is_said_as_in_the_foreground(self, data: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            port = busy.getsockname()[1]
+            done = await command_line("up", "--detach", "--data", str(data), "--port", f"ledger={port}")
+        assert done.returncode == 2
+        assert str(port) in done.stderr
+        assert processes_of(data) == []
+
+    async def test_one_that_refuses_later_ends_the_stack(self, data: Path) -> None:
+        """A restart that meets a newer database is not tried again and again; the stack ends and says why."""
+        process = await start_command_line("up", "--json", "--data", str(data))
+        assert process.stdout is not None
+        async with asyncio.timeout(READY_S):
+            await process.stdout.readuntil(b"\n}\n")
+        with contextlib.closing(sqlite3.connect(data / "order.db")) as database:
+            database.execute("UPDATE alembic_version SET version_num = '9999'")
+            database.commit()
+        (order,) = [instance for instance in state.require(data).instances if instance.service == "order"]
+        os.kill(order.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            _, errors = await process.communicate()
+        assert process.returncode == 2
+        assert b"9999" in errors
+        assert processes_of(data) == []
