@@ -157,7 +157,7 @@ class OrderLocks:
         self._background: set[asyncio.Task[None]] = set()
 
     async def prepare(self, timeout_s: float) -> None:
-        """Make the shard directories that are missing, some 20 ms for all of them. Idempotent.
+        """Make the missing shard directories: some 0.2 s for all of them, 10 ms if none is missing. Idempotent.
 
         Several processes may do it at once. Without it `acquire` makes each shard when it is first needed.
 

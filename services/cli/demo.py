@@ -103,7 +103,7 @@ class _Teller(_Silent):
             from services.demo.lanes import draw  # noqa: PLC0415
 
             for line in draw(act.lanes):
-                print(f"    {line}")
+                print(f"    {_coloured(line)}")
         sys.stdout.flush()
 
     def end(self, outcome: Outcome) -> None:
@@ -121,6 +121,15 @@ class _Teller(_Silent):
             for violation in check.violations:
                 print(f"  broken: {check.name}: {violation}")
         print(f"\nverdict: {outcome.verdict} ({outcome.seconds:.1f} s, seed {outcome.seed})")
+
+
+def _coloured(line: str) -> str:
+    """Green for what was done, cyan for what was replayed, red for what was refused."""
+    for mark, colour in (("✔", 32), ("↺", 36), ("✘", 31)):
+        before, found, after = line.partition(mark)
+        if found:
+            return f"{before}\x1b[{colour}m{found}{after}\x1b[0m"
+    return line
 
 
 def _word(ok: bool | None) -> str:

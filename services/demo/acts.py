@@ -57,10 +57,11 @@ async def double_click(stage: Stage) -> tuple[bool, str, list[Lane]]:
     answers = {(answer.body, answer.error is None) for answer in seen}
     replays = sum(answer.replayed for answer in seen)
     ok = len(charges) == 1 and len(answers) == 1 and all(answer.error is None for answer in seen)
-    detail = f"{_CLICKS} Pays, one ticket: {_count(len(charges), 'charge')}, {_count(len(answers), 'different answer')}"
+    equal = f"{_CLICKS} equal answers" if len(answers) == 1 else _count(len(answers), "different answer")
+    detail = f"{_CLICKS} Pays, one ticket: {_count(len(charges), 'charge')}, {equal}"
     if ok:
         detail += f"; caught by ticket: {replays} got the stored answer"
-    lanes = [Lane.of_answer(f"click {number + 1}", answer) for number, answer in enumerate(seen)]
+    lanes = [Lane.of_answer(f"click {number}", "pay", answer) for number, answer in enumerate(seen, start=1)]
     return ok, detail, lanes
 
 
@@ -141,7 +142,8 @@ async def killed_mid_payment(stage: Stage) -> tuple[bool, str, list[Lane]]:
     else:
         detail = f"killed before recording it: {_count(charges, 'charge')}, payment {'/'.join(left)}"
     await stage.stack.wait_serving(CASHIERS)
-    return ok, detail, await lanes_of(stage, order_id, (died, other))
+    lanes = await lanes_of(stage, order_id, (died, other))
+    return ok, detail, [Lane.of_answer(CASHIERS, "work", died, "kill -9"), *lanes]
 
 
 async def frozen_holder(stage: Stage) -> tuple[bool, str, list[Lane]]:
@@ -174,7 +176,8 @@ async def frozen_holder(stage: Stage) -> tuple[bool, str, list[Lane]]:
         if other.error is not None:
             caught[_guard_of(other)] += 1
         detail += f"; caught by {_guards(caught)}"
-    return ok, detail, await lanes_of(stage, order_id, (woken, other))
+    lanes = await lanes_of(stage, order_id, (woken, other))
+    return ok, detail, [Lane.of_answer(CASHIERS, "frozen", woken, f"woken, and {_what_it_met(woken)}"), *lanes]
 
 
 async def reversal(stage: Stage) -> tuple[bool, str, list[Lane]]:

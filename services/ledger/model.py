@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -67,8 +68,6 @@ NO_HASH = "0" * 64
 MAX_SEQUENCE = 2**62
 #: Business keys that begin with this are made by reversals only.
 REVERSAL_PREFIX = "reverse:"
-#: Enough digits for any currency code; see `check_account_terms`.
-_CURRENCY_LENGTH = 3
 
 
 class AccountKind(StrEnum):
@@ -86,13 +85,14 @@ class AccountKind(StrEnum):
         return 1 if self in (AccountKind.ASSET, AccountKind.EXPENSE) else -1
 
 
-#: What accounts named `<first part>:…:<currency>` are.
+#: What accounts whose names begin so and end with a currency are.
 _NAMED_KINDS = {
     "wallet": AccountKind.LIABILITY,
     "drawer": AccountKind.ASSET,
     "bank": AccountKind.ASSET,
     "sales": AccountKind.REVENUE,
 }
+_NAMED = re.compile(rf"(?P<what>{'|'.join(_NAMED_KINDS)}):(?:.+:)?(?P<currency>[A-Z]{{3}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +165,21 @@ def check_account_terms(account: Account) -> Account:
             "overdraft_limit",
             f"overdraft_limit is 0 to {MAX_MINOR_UNITS} minor units, not {account.overdraft_limit}",
         )
-    first, *_, last = account.account_id.split(":")
-    kind = _NAMED_KINDS.get(first)
-    named_currency = len(last) == _CURRENCY_LENGTH and last.isalpha() and last.isupper() and ":" in account.account_id
-    if kind is None or not named_currency:
+    named = _NAMED.fullmatch(account.account_id)
+    if named is None:
         return account
+    kind, currency = _NAMED_KINDS[named["what"]], named["currency"]
     if account.kind is not kind:
         raise InvalidArgument.of_field(
             "ACCOUNT_TERMS_MISMATCH",
             "kind",
             f"{account.account_id} must be {kind}, not {account.kind}; or name it otherwise",
         )
-    if account.currency != last:
+    if account.currency != currency:
         raise InvalidArgument.of_field(
             "ACCOUNT_TERMS_MISMATCH",
             "currency_code",
-            f"{account.account_id} must be in {last}, not {account.currency}; or name it otherwise",
+            f"{account.account_id} must be in {currency}, not {account.currency}; or name it otherwise",
         )
     return account
 

@@ -181,6 +181,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         await server.start()
         monitor = HealthMonitor(health, database, session, (service.interface,))
         registry = Registry(session)
+        stack.push_async_callback(registry.close)
         url = _provider_url(service, settings, port, clock)
         log.info("listening", address=f"{settings.listen_host}:{port}", pid=os.getpid())
 
