@@ -1,20 +1,26 @@
 """What the three databases hold, read whole: the checker's evidence.
 
-Each database is read on one snapshot of its own. The three are not one snapshot, so the checker reads when nothing
-is being settled, or counts what is still under way as such (`Books.unfinished`).
+Each database is read on one snapshot of its own, and three snapshots are not one: between them a bill may be settled.
+So `settled_books` reads until nothing is under way and two readings say the same. Every change leaves a trace that
+stays (a version, a journal, a row), so two equal readings mean that nothing changed between the end of the first and
+the beginning of the second: that moment is the one snapshot.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.runtime.database import Database
+from services.kernel.clock import Clock
+from services.runtime.database import Database, DatabaseRefused
 
 #: One row, as a table has it.
 Record = Mapping[str, Any]
@@ -37,6 +43,9 @@ _TABLES: dict[str, dict[str, str]] = {
         "order_fences": "SELECT * FROM order_fences ORDER BY order_id",
     },
 }
+
+SERVICES = tuple(_TABLES)
+_LOOK_S = 0.1
 
 #: States in which a payment has not come to its end.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
@@ -75,6 +84,44 @@ class Books:
         ]
 
 
+    def as_moved(self) -> Books:
+        """The books without what changes while nothing moves: who works on a request, and until when."""
+        kept = ("caller", "method", "key", "response")
+        return replace(self, requests=tuple({name: row[name] for name in kept} for row in self.requests))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The books, and whether they are those of one moment.
+
+    Args:
+        at_rest: Whether nothing changed between this reading and the one before.
+    """
+
+    books: Books
+    at_rest: bool
+
+
+async def settled_books(urls: Mapping[str, str], within_s: float, clock: Clock) -> Reading:
+    """Reads until nothing is under way and nothing changes any more, for `within_s` seconds at most.
+
+    Args:
+        urls: As `read_books`.
+
+    Raises:
+        As `read_books`.
+    """
+    until_s = clock.monotonic_s() + within_s
+    before = await read_books(urls)
+    while True:
+        books = await read_books(urls)
+        at_rest = books.as_moved() == before.as_moved()
+        if (at_rest and not books.unfinished()) or clock.monotonic_s() >= until_s:
+            return Reading(books, at_rest)
+        before = books
+        await asyncio.sleep(_LOOK_S)
+
+
 async def read_books(urls: Mapping[str, str]) -> Books:
     """Reads everything.
 
@@ -82,18 +129,33 @@ async def read_books(urls: Mapping[str, str]) -> Books:
         urls: SQLAlchemy URLs of the databases of `order`, `payment` and `ledger`.
 
     Raises:
+        DatabaseRefused: DATABASE_MISSING, DATABASE_FOREIGN: no such file, or not the database of that service.
         Unavailable, DatabaseRefused: As `Database.read`.
     """
-    parts = await asyncio.gather(*(_read(urls[service], queries) for service, queries in _TABLES.items()))
+    for service, url in urls.items():
+        _check_present(service, url)
+    parts = await asyncio.gather(*(_read(service, urls[service]) for service in SERVICES))
     return Books(**{table: rows for part in parts for table, rows in part.items()})
 
 
-async def _read(url: str, queries: Mapping[str, str]) -> dict[str, tuple[Record, ...]]:
+def _check_present(service: str, url: str) -> None:
+    """Who only reads must not make the file that is missing, as SQLite would."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise DatabaseRefused("DATABASE_MISSING", f"there is no {service} database {parsed.database}")
+
+
+async def _read(service: str, url: str) -> dict[str, tuple[Record, ...]]:
     async def step(connection: AsyncConnection) -> dict[str, tuple[Record, ...]]:
         return {
             table: tuple(dict(row) for row in (await connection.execute(text(query))).mappings())
-            for table, query in queries.items()
+            for table, query in _TABLES[service].items()
         }
 
     async with Database(url, pool=1) as database:
-        return await database.read(step)
+        try:
+            return await database.read(step)
+        except DBAPIError as error:
+            raise DatabaseRefused(
+                "DATABASE_FOREIGN", f"{database.name} is not the database of the {service} service: {error.orig}"
+            ) from error

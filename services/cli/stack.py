@@ -225,11 +225,11 @@ def _close_output() -> None:
 async def _until_gone(data: Path, supervisor: int) -> None:
     from services.devstack import state  # noqa: PLC0415
 
-    if await state.wait_gone(data, _DOWN_TIMEOUT_S):
+    if await state.wait_gone(data, supervisor, _DOWN_TIMEOUT_S):
         return
     with suppress(ProcessLookupError):
         os.kill(supervisor, signal.SIGKILL)  # the kernel takes its processes along
-    if not await state.wait_gone(data, _KILL_TIMEOUT_S):
+    if not await state.wait_gone(data, supervisor, _KILL_TIMEOUT_S):
         raise state.StackRefused("STACK_STUCK", f"process {supervisor} does not end; see what it waits for")
 
 

@@ -18,8 +18,9 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import Books, read_books
+from services.checker.books import SERVICES, Books, read_books, settled_books
 from services.demo.people import Person, Seen, Telephone
+from services.devstack.files import database_url
 from services.devstack.supervisor import Stack, StackOptions
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError
@@ -148,28 +149,21 @@ class Stage:
 
     async def books(self) -> Books:
         """What the three databases hold now."""
-        return await read_books(database_urls(self.stack.data))
+        return await read_books(self._databases)
 
     async def quiet_books(self, within_s: float) -> Books:
         """The books once nothing is under way any more, or at the latest after `within_s` seconds."""
-        clock = self.telephone.clock
-        until_s = clock.monotonic_s() + within_s
-        books = await self.books()
-        while books.unfinished() and clock.monotonic_s() < until_s:
-            await asyncio.sleep(0.1)
-            books = await self.books()
-        return books
+        return (await settled_books(self._databases, within_s, self.telephone.clock)).books
+
+    @property
+    def _databases(self) -> dict[str, str]:
+        return {service: database_url(self.stack.data, service) for service in SERVICES}
 
 
 def settle_request(person: Person, order_id: str, key: str) -> payment_pb2.SettleRequest:
     """A clerk settles from the source that is theirs."""
     source = payment_pb2.SOURCE_DRAWER if person.role is Role.CASHIER else payment_pb2.SOURCE_BANK
     return payment_pb2.SettleRequest(request_id=key, order_id=order_id, source=source)
-
-
-def database_urls(data: Path) -> dict[str, str]:
-    """The embedded stack's databases."""
-    return {name: f"sqlite+aiosqlite:///{data / f'{name}.db'}" for name in ("order", "payment", "ledger")}
 
 
 @asynccontextmanager

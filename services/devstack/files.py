@@ -11,6 +11,11 @@ def signing_key(data: Path) -> Path:
     return data / "keys" / "signing.key"
 
 
+def database_url(data: Path, service: str) -> str:
+    """SQLAlchemy's URL of the database that the instances of a service share."""
+    return f"sqlite+aiosqlite:///{data.absolute() / service}.db"
+
+
 def write_whole(path: Path, content: bytes, *, mode: int) -> None:
     """Replaces a file: readers see the old or the new one, never a part."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -48,9 +48,7 @@ class Keys:
     def renew(self) -> list[str]:
         """Writes anew every token that has lived half its life; returns whose."""
         half_ms = SERVICE_TOKEN_TTL_S * 1000 // 2
-        old = [
-            name for name, issued_ms in self._issued_ms.items() if self._clock.now_ms() - issued_ms >= half_ms
-        ]
+        old = [name for name, issued_ms in self._issued_ms.items() if self._clock.now_ms() - issued_ms >= half_ms]
         for service in old:
             self.service_token(service)
         return old

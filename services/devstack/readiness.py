@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.discovery import Discovery
-from coordination.session import Session
+from coordination.session import Session, SessionState
 
 #: Not a state of grpc.health: nobody answered in time.
 UNREACHABLE: Final = "UNREACHABLE"
@@ -48,6 +48,11 @@ class Readiness:
     async def start(self) -> None:
         """Begins to look."""
         await self._session.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether ZooKeeper answers."""
+        return self._session.state is SessionState.CONNECTED
 
     async def wait_serving(self, interface: str, pid: int) -> str:
         """Waits until process `pid` is registered and SERVING; returns its address."""

@@ -162,9 +162,7 @@ def read(data: Path) -> StackState | None:
         stored: dict[str, Any] = json.loads((data / "stack.json").read_bytes())
     except FileNotFoundError:
         return None
-    instances = tuple(
-        Instance(**{**part, "state": InstanceState(part["state"])}) for part in stored.pop("instances")
-    )
+    instances = tuple(Instance(**{**part, "state": InstanceState(part["state"])}) for part in stored.pop("instances"))
     guards_off = tuple(stored.pop("guards_off"))
     return StackState(instances=instances, guards_off=guards_off, **stored)
 
@@ -190,11 +188,21 @@ def forget(data: Path) -> None:
         (data / "stack.json").unlink()
 
 
-async def wait_gone(data: Path, timeout_s: float) -> bool:
-    """Waits until no supervisor lives; False if not within `timeout_s` seconds."""
+def _alive(pid: int) -> bool:
+    """Whether a process is more than an entry nobody has read yet."""
+    import psutil  # noqa: PLC0415  `status` does without
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def wait_gone(data: Path, supervisor: int, timeout_s: float) -> bool:
+    """Waits until the supervisor has given up the lock and ended; False if not within `timeout_s` seconds."""
     try:
         async with asyncio.timeout(timeout_s):
-            while running(data):  # noqa: ASYNC110  the kernel tells nobody when a lock is given up
+            while running(data) or _alive(supervisor):  # noqa: ASYNC110  no event of ours
                 await asyncio.sleep(_GONE_POLL_S)
     except TimeoutError:
         return False

@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Self
 
 from services.devstack import state, zookeeper
 from services.devstack.child import Child, Command
+from services.devstack.files import database_url
+from services.devstack.files import write_whole
 from services.devstack.keys import Keys
 from services.devstack.state import INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
 from services.kernel.clock import Clock, SystemClock
@@ -102,14 +104,10 @@ class StackOptions:
                 )
         for name, count in self.replicas.items():
             if not 1 <= count <= _MAX_REPLICAS:
-                raise InvalidArgument(
-                    "OUT_OF_RANGE", f"{name} can have 1 to {_MAX_REPLICAS} instances, not {count}"
-                )
+                raise InvalidArgument("OUT_OF_RANGE", f"{name} can have 1 to {_MAX_REPLICAS} instances, not {count}")
         for name, port in self.ports.items():
             if not 1 <= port <= 65_536 - self.replicas.get(name, 1):
-                raise InvalidArgument(
-                    "OUT_OF_RANGE", f"{port} is not a port for {name}; ports are 1 to 65535"
-                )
+                raise InvalidArgument("OUT_OF_RANGE", f"{port} is not a port for {name}; ports are 1 to 65535")
         Guards.without(self.guards_off)
 
 
@@ -312,7 +310,7 @@ class Stack:
         directory.mkdir(mode=0o700, exist_ok=True)
         remembered = directory / "port"
         reservation = zookeeper.PortReservation(_number_in(remembered))
-        remembered.write_text(str(reservation.port))
+        write_whole(remembered, str(reservation.port).encode(), mode=0o600)
         self._address = f"{zookeeper.HOST}:{reservation.port}"
         if isinstance(installation, zookeeper.DockerInstallation):
             reservation.close()  # Docker's own proxy may not share it
@@ -351,7 +349,7 @@ class Stack:
             "listen_port": first + number - 1 if first else 0,
             "zookeeper": self._address,
             "session_timeout_s": self.options.session_timeout_s,
-            "database_url": f"sqlite+aiosqlite:///{self.data / service}.db",
+            "database_url": database_url(self.data, service),
             "verify_key_file": verify_key,
             "token_file": token,
             "discovery_cache": self.data / "cache" / name,
@@ -399,10 +397,10 @@ class Stack:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            for group in ({"payment"}, set(INTERFACES) - {"payment"}):
-                await asyncio.gather(
-                    *(runner.stop() for runner in self._runners.values() if runner.service in group)
-                )
+            # A payment being finished still needs the others; what has never served has none to finish.
+            groups = ({"payment"}, set(INTERFACES) - {"payment"}) if self._ready else (set(INTERFACES),)
+            for group in groups:
+                await asyncio.gather(*(runner.stop() for runner in self._runners.values() if runner.service in group))
             for close in reversed(self._closing):
                 await close()
         finally:
@@ -427,14 +425,10 @@ class Stack:
         return all(runner.state is InstanceState.SERVING for runner in self._all())
 
     def _late(self) -> str:
-        parts = [
-            f"{runner.name} is {runner.state}, last words: {runner.last_words()!r}; see {runner.command.log}"
-            for runner in self._all()
-            if runner.state is not InstanceState.SERVING
-        ]
-        if self.options.zookeeper and not self._looking.done():
-            parts.insert(0, f"ZooKeeper at {self.options.zookeeper} does not answer")
-        return "; ".join(parts)
+        if not (self._looking.done() and self._looking.result().connected):
+            return f"ZooKeeper at {self._address} does not answer; see whether it runs there"
+        late = [runner for runner in self._all() if runner.state is not InstanceState.SERVING]
+        return "; ".join(f"{runner.name} is {runner.state}, see {runner.command.log}" for runner in late)
 
     def changed(self) -> None:
         """An instance has changed."""
@@ -501,9 +495,7 @@ class _Runner:
         return self.child.pid if self.child is not None and not self.child.ended else 0
 
     def instance(self) -> Instance:
-        return Instance(
-            self.name, self.service, self.interface, self.pid, self.address, self.state, self.restarts
-        )
+        return Instance(self.name, self.service, self.interface, self.pid, self.address, self.state, self.restarts)
 
     def last_words(self) -> str:
         return self.child.last_words(f"{self.service}: ") if self.child is not None else ""
@@ -520,18 +512,14 @@ class _Runner:
             finally:
                 watch.cancel()
             if code == _REFUSED:
-                self._give_up(
-                    StackRefused("PROCESS_REFUSED", self.last_words() or f"{self.name} refused to start")
-                )
+                self._give_up(StackRefused("PROCESS_REFUSED", self.last_words() or f"{self.name} refused to start"))
                 return
             self._crashes += 1
             how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
             if not self._stack.ready and self._crashes >= _START_CRASHES:
                 words = f": {self.last_words()}" if self.last_words() else ""
                 self._give_up(
-                    StackFailed(
-                        "PROCESS_CRASHES", f"{self.name} ends with {how}{words}; see {self.command.log}"
-                    )
+                    StackFailed("PROCESS_CRASHES", f"{self.name} ends with {how}{words}; see {self.command.log}")
                 )
                 return
             self._become(InstanceState.RESTARTING)
@@ -557,9 +545,7 @@ class _Runner:
             self.child = Child.spawn(self.command)
         except OSError as error:
             self._give_up(
-                StackFailed(
-                    "PROCESS_NOT_RUN", f"{self.name} cannot be run: {error.strerror}: {error.filename}"
-                )
+                StackFailed("PROCESS_NOT_RUN", f"{self.name} cannot be run: {error.strerror}: {error.filename}")
             )
             return None
         self._become(InstanceState.STARTING)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.devstack.child import Command
+from services.devstack.files import write_whole
 from services.devstack.state import StackRefused
 
 HOST = "127.0.0.1"
@@ -160,28 +161,23 @@ def find_class_path(environment: Mapping[str, str], root: Path = Path("/")) -> t
 
 def cache(environment: Mapping[str, str]) -> Path:
     """Where deploy/setup-zookeeper.sh unpacks Debian's packages if it is not root."""
-    base = environment.get("XDG_CACHE_HOME") or str(
-        Path(environment.get("HOME") or "~").expanduser() / ".cache"
-    )
+    base = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME") or "~").expanduser() / ".cache")
     return Path(base, "countinghouse", "zookeeper")
 
 
-def command(
-    installation: Installation, directory: Path, port: int, environment: Mapping[str, str]
-) -> Command:
+def command(installation: Installation, directory: Path, port: int, environment: Mapping[str, str]) -> Command:
     """How to start a server that keeps its data under `directory` and listens on `port`."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = directory.parent / "logs" / "zookeeper.log"
     match installation:
         case JavaInstallation(java, class_path):
             configuration = directory / "zoo.cfg"
-            configuration.write_text(
-                _CONFIGURATION.format(
-                    tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
-                )
+            text = _CONFIGURATION.format(
+                tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
             )
+            write_whole(configuration, text.encode(), mode=0o600)
             logback = directory / "logback.xml"
-            logback.write_text(_LOGBACK)
+            write_whole(logback, _LOGBACK.encode(), mode=0o600)
             arguments: tuple[str, ...] = (
                 str(java),
                 *_JAVA_FLAGS,

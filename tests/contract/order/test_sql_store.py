@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -153,3 +154,21 @@ async def test_rising_fences_at_once_leave_the_highest(fresh_database: FreshData
     assert await subject.fence("o1") == Fence(1, 20)
     assert not isinstance(outcomes[2], StaleFence)
     assert len(await subject.history("o1")) == 2
+
+
+async def test_rows_of_a_list_are_locked_in_one_order(fresh_database: FreshDatabase) -> None:
+    """By order id, however they were asked for: so two lists never wait for each other in a circle."""
+    database = await fresh_database(PACKAGE)
+    subject = InDatabase(SqlOrderStore(database, Guards()), database)
+    names = ["o3", "o1", "o2"]
+    bills = [await created(subject, bill(name)) for name in names]
+    locked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        if statement.startswith("UPDATE orders SET fence_generation"):
+            locked.extend(value for value in parameters if value in names)
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    outcomes = await subject.store.claim([made.change("p1", Fence(1, 1)) for made in bills])
+    assert locked == sorted(names)
+    assert [outcome.order_id for outcome in outcomes if not isinstance(outcome, CountinghouseError)] == names

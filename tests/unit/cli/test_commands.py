@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from services.cli import main
 from services.cli.arguments import parse_pairs
+from services.cli.commands import app
 from services.cli.connection import parse_principal, user_name
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
@@ -38,7 +38,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command, with the words that call it."""
-    group = group or typer.main.get_command(main.app)
+    group = group or typer.main.get_command(app)
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from services.cli.commands import app
 from services.cli.doctor import revisions
-from services.cli.main import app
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:

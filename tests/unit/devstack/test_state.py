@@ -11,6 +11,9 @@ import pytest
 from services.devstack import state
 from services.devstack.state import Instance, InstanceState, StackLock, StackRefused, StackState
 
+#: No process has this id.
+ENDED = 2**22 + 1
+
 STATE = StackState(
     supervisor=1,
     detachable=True,
@@ -63,9 +66,17 @@ def test_a_directory_that_is_not_there_has_no_stack(tmp_path: Path) -> None:
 async def test_waiting_for_the_end_ends_with_the_lock(tmp_path: Path) -> None:
     lock = StackLock(tmp_path)
     lock.take()
-    assert not await state.wait_gone(tmp_path, 0.1)
+    assert not await state.wait_gone(tmp_path, ENDED, 0.1)
     asyncio.get_running_loop().call_later(0.1, lock.give_up)
-    assert await state.wait_gone(tmp_path, 5)
+    assert await state.wait_gone(tmp_path, ENDED, 5)
+
+
+async def test_waiting_for_the_end_waits_for_the_process_too(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    assert not await state.wait_gone(tmp_path, process.pid, 0.1)
+    process.kill()
+    assert await state.wait_gone(tmp_path, process.pid, 5)
+    await process.wait()
 
 
 def test_forgetting_is_idempotent(tmp_path: Path) -> None:

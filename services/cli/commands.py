@@ -1,0 +1,64 @@
+"""All commands, put together.
+
+Each module keeps what it needs heavily inside its commands: `countinghouse --help` must not wait for gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+from services.cli import ledger, orders, payments
+from services.cli.doctor import doctor
+from services.cli.locks import locks
+from services.cli.registry import registry
+from services.cli.stack import down, status, up
+from services.cli.tokens import token
+
+PROGRAM = "countinghouse"
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="A payment back office where a bill is settled exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_STACK, _MONEY, _LOOK = "The stack", "Bills and money", "Looking closer"
+
+app.command(rich_help_panel=_STACK)(up)
+app.command(rich_help_panel=_STACK)(status)
+app.command(rich_help_panel=_STACK)(down)
+app.command(rich_help_panel=_STACK)(doctor)
+app.command(rich_help_panel=_STACK)(token)
+app.add_typer(orders.app, name="order", rich_help_panel=_MONEY)
+app.command(rich_help_panel=_MONEY)(payments.ticket)
+app.command(rich_help_panel=_MONEY)(payments.pay)
+app.command(rich_help_panel=_MONEY)(payments.settle)
+app.command(rich_help_panel=_MONEY)(payments.reverse)
+app.add_typer(payments.app, name="payment", rich_help_panel=_MONEY)
+app.add_typer(ledger.app, name="ledger", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(registry)
+app.command(rich_help_panel=_LOOK)(locks)
+
+#: For commands that read their own arguments once they are imported.
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(rich_help_panel=_LOOK, context_settings=_PASSED_ON, add_help_option=False)
+def check(context: typer.Context) -> None:
+    """Reads the databases and proves that every bill was settled exactly once."""
+    _pass_on("services.cli.check", "check", context.args)
+
+
+@app.command(rich_help_panel=_STACK, context_settings=_PASSED_ON, add_help_option=False)
+def demo(context: typer.Context) -> None:
+    """Settles bills on a stack of its own while things go wrong, and checks the result."""
+    _pass_on("services.cli.demo", "demo", context.args)
+
+
+def _pass_on(module: str, name: str, arguments: list[str]) -> None:
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command(name)(getattr(importlib.import_module(module), name))
+    command(args=arguments, prog_name=f"{PROGRAM} {name}")
