@@ -83,7 +83,6 @@ class Books:
             ),
         ]
 
-
     def as_moved(self) -> Books:
         """The books without what changes while nothing moves: who works on a request, and until when."""
         kept = ("caller", "method", "key", "response")

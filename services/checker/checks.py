@@ -35,6 +35,7 @@ _PAYMENT_MOVES = {
     ("REVERSING", "REVERSED"),
     ("REVERSING", "SUCCEEDED"),
 }
+_MOVE_MONEY = ("Pay", "Settle", "Reverse")
 _GROWS_BY_DEBITS = ("ASSET", "EXPENSE")
 #: Violations told of one check; the rest is counted.
 _MAX_TOLD = 20
@@ -224,7 +225,10 @@ def _paid_means_charged(evidence: _Evidence) -> tuple[int, Violations]:
             owed = (order["amount_minor_units"], order["currency_code"])
             for journal in standing:
                 if (evidence.amount(journal), journal["currency_code"]) != owed:
-                    yield f"order {order_id} of {owed[0]} {owed[1]} was settled by {evidence.amount(journal)}"
+                    moved = f"{evidence.amount(journal)} {journal['currency_code']}"
+                    yield f"order {order_id} of {owed[0]} {owed[1]} was settled by {moved}"
+        for order_id in by_order.keys() - {str(order["order_id"]) for order in evidence.books.orders}:
+            yield f"journals of order {order_id} stand without it"
 
     return len(evidence.books.orders), violations()
 
@@ -238,12 +242,19 @@ def _payments_match_journals(evidence: _Evidence) -> tuple[int, Violations]:
             standing = evidence.standing(journals)
             state = payment["state"]
             if state == "SUCCEEDED":
+                owed = (payment["amount_minor"], payment["currency"])
                 if [row["journal_id"] for row in standing] != [payment["journal_id"]]:
                     yield f"payment {payment_id} names {payment['journal_id']}; what stands: {_names(standing)}"
-                elif evidence.amount(standing[0]) != payment["amount_minor"]:
-                    yield f"payment {payment_id} of {payment['amount_minor']} moved {evidence.amount(standing[0])}"
+                elif (moved := (evidence.amount(standing[0]), standing[0]["currency_code"])) != owed:
+                    yield f"payment {payment_id} of {owed[0]} {owed[1]} moved {moved[0]} {moved[1]}"
             elif state not in UNFINISHED and standing:
                 yield f"payment {payment_id} is {state}, and journal {_names(standing)} stands"
+            elif state == "REVERSED" and payment["reversal_journal_id"] not in [
+                row["journal_id"] for row in journals if row["reversal_of"] == payment["journal_id"]
+            ]:
+                yield f"payment {payment_id} is REVERSED, and no journal undoes {payment['journal_id']}"
+            elif state == "DECLINED" and journals:
+                yield f"payment {payment_id} is DECLINED, and {_names(journals)} moved money"
         for payment_id in evidence.journals_of_payment.keys() - evidence.payments.keys():
             yield f"journals of payment {payment_id} stand without it"
 
@@ -267,22 +278,30 @@ def _one_charge_per_key(evidence: _Evidence) -> tuple[int, Violations]:
 
 def _answers_true(evidence: _Evidence) -> tuple[int, Violations]:
     """Every acknowledged success is in the ledger; every definitive refusal had no effect."""
-    requests = [row for row in evidence.books.requests if row["state"] == "DONE" and row["method"] in ("Pay", "Settle")]
-    by_key = {
-        (row["request_caller"], row["request_method"], row["request_key"]): row for row in evidence.books.payments
-    }
+    requests = [row for row in evidence.books.requests if row["state"] == "DONE" and row["method"] in _MOVE_MONEY]
+    by_key: dict[tuple[str, str, str], Record] = {}
+    for row in evidence.books.payments:
+        by_key[str(row["request_caller"]), str(row["request_method"]), str(row["request_key"])] = row
+        by_key[str(row["reversal_caller"]), "Reverse", str(row["reversal_key"])] = row
 
     def violations() -> Violations:
         for row in requests:
-            payment = by_key.get((row["caller"], row["method"], row["key"]))
+            what = f"{row['method']} {row['key']} of {row['caller']}"
+            reversing = row["method"] == "Reverse"
+            payment = by_key.get((str(row["caller"]), str(row["method"]), str(row["key"])))
             if payment is None:
-                yield f"{row['method']} {row['key']} of {row['caller']} was answered and has no payment"
+                if row["response_ok"] or not reversing:  # a reversal that is refused leaves no name on the payment
+                    yield f"{what} was answered and has no payment"
                 continue
-            journals = evidence.journals_of_payment.get(str(payment["payment_id"]), [])
+            journals = [
+                journal
+                for journal in evidence.journals_of_payment.get(str(payment["payment_id"]), [])
+                if bool(journal["reversal_of"]) == reversing
+            ]
             if row["response_ok"] and not journals:
-                yield f"{row['method']} {row['key']} was acknowledged, and no journal moved its money"
+                yield f"{what} was acknowledged, and no journal moved its money"
             if not row["response_ok"] and journals:
-                yield f"{row['method']} {row['key']} was refused, and {_names(journals)} moved money"
+                yield f"{what} was refused, and {_names(journals)} moved money"
 
     return len(requests), violations()
 

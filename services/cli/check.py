@@ -77,13 +77,20 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
     """Where the databases are: as named, the others in `data`. A URL may hold a password, so none is repeated."""
-    from services.checker.books import SERVICES  # noqa: PLC0415  `--help` does without
+    from sqlalchemy.engine import make_url  # noqa: PLC0415  `--help` does without
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    from services.checker.books import SERVICES  # noqa: PLC0415
     from services.devstack.files import database_url  # noqa: PLC0415
 
     urls = {service: database_url(data, service) for service in SERVICES}
     for part in named:
         service, _, url = part.partition("=")
-        if service not in urls or url.partition("://")[0] not in _SCHEMES:
+        try:
+            scheme = make_url(url).drivername
+        except (ArgumentError, ValueError):
+            scheme = ""
+        if service not in urls or scheme not in _SCHEMES:
             raise typer.BadParameter(
                 f"not like order={_SCHEMES[1]}://user@host/name; services are {', '.join(SERVICES)}, "
                 f"schemes are {', '.join(_SCHEMES)}",

@@ -80,8 +80,12 @@ async def lanes_of(stage: Stage, order_id: str, seen: tuple[Seen, Seen]) -> list
 
 
 def _clerk_lane(books: Books, payment: Record, label: str, seen: tuple[Seen, Seen]) -> Lane:
-    """What became of one clerk's press: the answer is the one that began nearest to the payment's acceptance."""
-    answer = min(seen, key=lambda one: abs(one.began_ms - int(payment["created_at_ms"])))
+    """What became of one clerk's press.
+
+    Its answer is the one that says what became of the payment; of several the one that began nearest to its acceptance.
+    """
+    agreeing = [one for one in seen if (one.error is not None) == (payment["state"] == "DECLINED")]
+    answer = min(agreeing or seen, key=lambda one: abs(one.began_ms - int(payment["created_at_ms"])))
     began_ms = min(answer.began_ms, int(payment["created_at_ms"]))
     moments = {
         str(row["state"]): int(row["at_ms"]) - began_ms

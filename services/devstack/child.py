@@ -68,7 +68,8 @@ class Child:
             OSError: The program cannot be run.
         """
         _put_aside(command.log)
-        with command.log.open("ab") as log:
+        with os.fdopen(os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+            log_start = log.seek(0, os.SEEK_END)
             process = subprocess.Popen(  # noqa: S603  our own argument lists
                 command.arguments,
                 env=dict(command.environment),
@@ -79,7 +80,7 @@ class Child:
                 umask=0o077,
                 preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  two system calls, no lock
             )
-            return cls(process, command.log, log.tell())
+            return cls(process, command.log, log_start)
 
     @property
     def pid(self) -> int:

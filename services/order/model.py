@@ -19,8 +19,6 @@ Invariants
 Each of `claim`, `complete`, `release`, `reopen` and `cancel` takes a bill and gives it as it stands afterwards:
 the very same object when nothing is to be changed. A move asked for again by the payment that has made it
 already changes nothing. A store makes the move by one conditional update of the version and state seen here.
-
-With the guard `state` off (`guarded=False`) the functions obey whoever comes last; for demonstrations only.
 """
 
 from __future__ import annotations
@@ -163,14 +161,14 @@ def total(amount: Money | None, lines: Sequence[OrderLine]) -> Money:
     return owed
 
 
-def claim(order: Order, change: Change, *, guarded: bool = True) -> Order:
+def claim(order: Order, change: Change) -> Order:
     """UNPAID → PAYING for the asking payment; any other bill as it stands."""
-    if _is_with(order, OrderState.PAYING, change) or (guarded and OrderState.PAYING not in MOVES[order.state]):
+    if _is_with(order, OrderState.PAYING, change) or OrderState.PAYING not in MOVES[order.state]:
         return order
     return _moved(order, OrderState.PAYING, change, payment_id=change.payment_id)
 
 
-def complete(order: Order, change: Change, *, guarded: bool = True) -> Order:
+def complete(order: Order, change: Change) -> Order:
     """PAYING → PAID by the claiming payment.
 
     Raises:
@@ -178,22 +176,22 @@ def complete(order: Order, change: Change, *, guarded: bool = True) -> Order:
     """
     if _is_with(order, OrderState.PAID, change):
         return order
-    if guarded and not _is_with(order, OrderState.PAYING, change):
+    if not _is_with(order, OrderState.PAYING, change):
         raise illegal_state(order, f"cannot be completed by payment {change.payment_id}, which has no claim on it")
     paid = _moved(order, OrderState.PAID, change, payment_id=change.payment_id)
     return replace(paid, settled_by=change.actor, settled_at_ms=change.settled_at_ms)
 
 
-def release(order: Order, change: Change, *, guarded: bool = True) -> Order:
+def release(order: Order, change: Change) -> Order:
     """PAYING → UNPAID by the claiming payment, which was declined; any other bill as it stands."""
-    if order.state is OrderState.UNPAID or (guarded and not _is_with(order, OrderState.PAYING, change)):
+    if not _is_with(order, OrderState.PAYING, change):
         return order
     return _moved(order, OrderState.UNPAID, change)
 
 
-def reopen(order: Order, change: Change, *, guarded: bool = True) -> Order:
+def reopen(order: Order, change: Change) -> Order:
     """PAID → UNPAID in the next round, for the paying payment was reversed; any other bill as it stands."""
-    if order.state is OrderState.UNPAID or (guarded and not _is_with(order, OrderState.PAID, change)):
+    if not _is_with(order, OrderState.PAID, change):
         return order
     return replace(_moved(order, OrderState.UNPAID, change), round=order.round + 1)
 

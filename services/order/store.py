@@ -19,7 +19,7 @@ Invariants of the tables, beyond those of the model
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -124,10 +124,8 @@ requests = request_table(metadata)
 ensemble = ensemble_table(metadata)
 
 
-class _Decide(Protocol):
-    """One of the moves of `model.py` that a payment asks for."""
-
-    def __call__(self, order: Order, change: Change, *, guarded: bool) -> Order: ...
+#: One of the moves of `model.py` that a payment asks for.
+_Decide = Callable[[Order, Change], Order]
 
 
 class SqlOrderStore:
@@ -135,7 +133,6 @@ class SqlOrderStore:
 
     def __init__(self, database: Database, guards: Guards) -> None:
         self._database = database
-        self._guards = guards
         self._requests = Requests(requests, guards)
         self._raise_fence = _raise_fence(guarded=guards.fence)
 
@@ -272,7 +269,7 @@ class SqlOrderStore:
         if row is None:
             raise await _why_not_raised(tx, change)
         (before,) = await _orders_of(tx, [row])
-        after = decide(before, change, guarded=self._guards.state)
+        after = decide(before, change)
         if after is not before:
             await _write(tx, before, after)
             events.append(_event(before, after, change.actor, change.at_ms, change))

@@ -73,8 +73,10 @@ class CallInterceptor(aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(_OURS) or handler.unary_unary is None:
+        if handler is None or not method.startswith(_OURS):
             return handler
+        if handler.unary_unary is None:
+            raise RuntimeError(f"{method} is a stream, which this door cannot check yet; teach it before serving one")
         serve: Behaviour = handler.unary_unary
 
         async def behave(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:

@@ -13,7 +13,7 @@ from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
 from coordination.session import Session
 from services.kernel.clock import Deadline
-from services.kernel.errors import Unavailable
+from services.kernel.errors import PermissionDenied, Unauthenticated, Unavailable
 from services.kernel.ids import dice
 from services.runtime import status
 from services.runtime.methods import is_idempotent
@@ -48,7 +48,7 @@ class Peers:
         """Calls a stub's method.
 
         Raises:
-            Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT.
+            Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT, or PEER_REFUSED_US.
             OutcomeUnknown: It was sent, and no answer came.
             CountinghouseError: What the peer answered.
         """
@@ -67,7 +67,10 @@ class Peers:
                     "PEER_UNAVAILABLE",
                     f"a service this needs cannot be reached ({error.details()}); try again",
                 ) from error
-            raise status.from_rpc_error(error) from error
+            answer = status.from_rpc_error(error)
+            if isinstance(answer, (Unauthenticated, PermissionDenied)):
+                raise Unavailable("PEER_REFUSED_US", f"this service was turned away: {answer.message}") from error
+            raise answer from error
 
     async def close(self) -> None:
         """Closes every channel."""

@@ -165,7 +165,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         )
         parts = await service.build(runtime)
         interceptor = CallInterceptor(
-            TokenVerifier(settings.verify_key_file.read_bytes(), clock),
+            _verifier(settings, clock),
             clock,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
@@ -211,6 +211,16 @@ async def _serve(service: Service, settings: Settings) -> None:
         log.info("stopped")
         if refused is not None:
             raise refused
+
+
+def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
+    try:
+        return TokenVerifier(settings.verify_key_file.read_bytes(), clock)
+    except OSError as error:
+        raise CountinghouseError(
+            "VERIFY_KEY_MISSING",
+            f"{settings.verify_key_file} cannot be read ({error.strerror}); COUNTINGHOUSE_VERIFY_KEY_FILE names the key",
+        ) from error
 
 
 def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: Runtime) -> HealthServicer:

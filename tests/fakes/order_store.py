@@ -127,7 +127,7 @@ class FakeOrderStore(OrderStore):
             return StaleFence(f"order {change.order_id}", change.fence, seen)
         self.fences[change.order_id] = max(seen, change.fence)
         try:
-            after = decide_move(before, change, guarded=self._guards.state)
+            after = decide_move(before, change)
         except CountinghouseError as refusal:
             return refusal
         if after is not before:

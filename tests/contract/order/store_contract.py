@@ -432,19 +432,6 @@ class OrderStoreContract:
         assert _order(await made.complete("p1", FENCE)).state is OrderState.PAID
         assert await subject.fence("o1") == NEWER
 
-    async def test_without_the_state_guard_the_last_one_wins(self, make: Make) -> None:
-        """A paid bill is claimed and paid again, in the same round: what the guard stops."""
-        subject = await make(Guards.without(["state"]))
-        made = await created(subject)
-        await made.claim("p1")
-        await made.complete("p1")
-        again = _order(await made.claim("p2"))
-        assert (again.state, again.payment_id, again.round, again.settled_by) == (OrderState.PAYING, "p2", 1, None)
-        assert _order(await made.complete("p2")).payment_id == "p2"
-        assert _order(await made.complete("p3")).payment_id == "p3"
-        assert _order(await made.reopen("p9")).round == 2
-        assert [event.version for event in await subject.history("o1")] == [1, 2, 3, 4, 5, 6, 7]
-
     async def test_without_the_ticket_guard_a_repeat_makes_another_bill(self, make: Make) -> None:
         """What the guard stops."""
         subject = await make(Guards.without(["ticket"]))

@@ -124,7 +124,7 @@ def test_only_an_unpaid_bill_is_cancelled(order: Order) -> None:
 
 @pytest.mark.parametrize(("order", "name"), list(itertools.product(ANY_BILL, MOVES_BY_NAME)))
 def test_every_move_is_in_the_table(order: Order, name: str) -> None:
-    """With the guard on, no function makes a move that MOVES does not have, nor skips a version."""
+    """No function makes a move that MOVES does not have, nor skips a version."""
     try:
         after = MOVES_BY_NAME[name](order, change())
     except FailedPrecondition:
@@ -132,18 +132,6 @@ def test_every_move_is_in_the_table(order: Order, name: str) -> None:
     if after is not order:
         assert after.state in MOVES[order.state]
         assert after.version == order.version + 1
-
-
-@pytest.mark.parametrize("order", ANY_BILL, ids=lambda order: f"{order.state}-{order.payment_id}")
-def test_with_the_guard_off_whoever_comes_last_wins(order: Order) -> None:
-    """A claim takes a paid bill away, a stranger completes, releases and reopens it: what the guard is there for."""
-    claimed = model.claim(order, change(), guarded=False)
-    assert (claimed.state, claimed.payment_id, claimed.settled_by) == (OrderState.PAYING, "p1", None)
-    paid = model.complete(order, change(), guarded=False)
-    assert (paid.state, paid.payment_id) == (OrderState.PAID, "p1")
-    assert model.release(order, change(), guarded=False).state is OrderState.UNPAID
-    again = model.reopen(order, change(), guarded=False)
-    assert again.round == (1 if order.state is OrderState.UNPAID else 2)
 
 
 def test_lines_add_up() -> None:

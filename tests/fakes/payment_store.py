@@ -1,0 +1,382 @@
+"""The payment service's store in memory: what `PaymentStore` promises, without a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from services.kernel.errors import NotFound, RequestInProgress, StaleFence
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import (
+    Begun,
+    Lease,
+    RequestKey,
+    RequestRow,
+    RequestState,
+    StoredResponse,
+)
+from services.payment.model import (
+    ACTIVE,
+    PAY,
+    REVERSE,
+    Accepted,
+    Charge,
+    Payment,
+    PaymentState,
+    Purpose,
+    Reversal,
+    Rival,
+    sources_of,
+)
+from services.payment.ports import Encode, Store
+from tests.fakes.request_table import FakeRequestTable
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of a payment's history, as `payment_events` has it."""
+
+    payment_id: str
+    version: int
+    state: PaymentState
+    fence: Fence
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One row of the outbox."""
+
+    payment_id: str
+    purpose: Purpose
+    order_id: str
+    created_at_ms: int
+    delivered_at_ms: int | None
+
+
+class GuardedRequestTable(FakeRequestTable):
+    """The fake table with the guards `ticket` and `recovery` on a switch."""
+
+    def __init__(self, guards: Guards) -> None:
+        super().__init__()
+        self._guards = guards
+
+    def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        row = self.rows.get(key)
+        if row is not None and not self._guards.ticket:
+            return self._started(replace(row, fingerprint=fingerprint), lease)
+        if row is not None and not self._guards.recovery and row.state is RequestState.IN_PROGRESS:
+            raise RequestInProgress(key.key)
+        return super().consume(key, fingerprint, lease)
+
+    def finish(self, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
+        row = self.rows.get(key)
+        if row is not None and not self._guards.ticket:
+            self.rows[key] = replace(row, state=RequestState.DONE, response=response)
+            return True
+        return super().finish(key, response, now_ms=now_ms)
+
+
+class FakePaymentStore(Store):
+    """Never waits, so each step is whole by itself; one that raises is undone.
+
+    Args:
+        guards: As for the real store.
+    """
+
+    def __init__(self, guards: Guards | None = None) -> None:
+        self._guards = guards or Guards()
+        self.requests = GuardedRequestTable(self._guards)
+        self.payments: dict[str, Payment] = {}
+        self.events: list[Event] = []
+        self.outbox: dict[tuple[str, Purpose], Word] = {}
+
+    # Tickets and requests
+
+    async def issue(
+        self,
+        request: RequestKey,
+        fingerprint: str,
+        ticket: RequestKey,
+        *,
+        lease: Lease,
+        expires_at_ms: int,
+        order_id: str,
+        answer: StoredResponse,
+    ) -> StoredResponse | None:
+        with self._transaction():
+            begun = self.requests.begin(request, fingerprint, lease)
+            if isinstance(begun, StoredResponse):
+                return begun
+            self.requests.issue(ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
+            self.requests.finish(request, answer, now_ms=lease.now_ms)
+            return None
+
+    async def ticket_order(self, ticket: RequestKey) -> str:
+        order_id = self.requests.order_of(ticket)
+        if order_id is None:
+            raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {ticket.key} of yours")
+        return order_id
+
+    async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
+        with self._transaction():
+            start = self.requests.consume if draft.key.method == PAY else self.requests.begin
+            begun = start(draft.key, fingerprint, lease)
+            if isinstance(begun, StoredResponse):
+                return begun
+            earlier = self._of_key(draft.key)
+            if earlier is not None and self._guards.ticket:
+                return Accepted(begun, earlier)
+            self._put(draft)
+            return Accepted(begun, draft)
+
+    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+        return self.requests.begin(key, fingerprint, lease)
+
+    async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
+        self.requests.finish(key, answer, now_ms=now_ms)
+
+    async def response_to(self, key: RequestKey) -> StoredResponse:
+        row = self.requests.find(key)
+        if row is None or row.response is None:
+            raise RequestInProgress(key.key)
+        return row.response
+
+    async def give_back(self, begun: Begun, *, now_ms: int) -> None:
+        self.requests.give_back(begun.key, begun.attempt, now_ms=now_ms)
+
+    async def renew(self, held: Sequence[Begun], *, until_ms: int) -> None:
+        self.requests.renew(held, until_ms=until_ms)
+
+    # The payment's moves
+
+    async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival:
+        payment = self._known(payment_id)
+        rival = next(
+            (
+                other
+                for other in self.payments.values()
+                if payment.order_id and other.order_id == payment.order_id and other.state in ACTIVE
+            ),
+            None,
+        )
+        moves = payment.state is PaymentState.CREATED and (fence >= payment.fence or not self._guards.fence)
+        if moves and rival is not None and self._guards.unique:
+            return Rival(rival)
+        with self._transaction():
+            return self._move(
+                payment_id,
+                PaymentState.SUBMITTED,
+                fence,
+                now_ms,
+                round=charge.round,
+                customer_id=charge.customer_id,
+                amount=charge.amount,
+                payer_account_id=charge.payer_account_id,
+                payee_account_id=charge.payee_account_id,
+            )
+
+    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int) -> Payment:
+        with self._transaction():
+            return self._move(payment_id, PaymentState.UNKNOWN, fence, now_ms)
+
+    async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
+        with self._transaction():
+            payment = self._move(
+                payment_id,
+                PaymentState.SUCCEEDED,
+                fence,
+                now_ms,
+                only_from=(PaymentState.SUBMITTED, PaymentState.UNKNOWN),
+                journal_id=journal_id,
+                settled_at_ms=now_ms,
+            )
+            self._end(payment, payment.key, Purpose.COMPLETE, encode, now_ms)
+            return payment
+
+    async def decline(
+        self, payment_id: str, fence: Fence, reason: str, encode: Encode, *, release: bool, now_ms: int
+    ) -> Payment:
+        with self._transaction():
+            payment = self._move(payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
+            self._end(payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
+            return payment
+
+    async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
+        with self._transaction():
+            known = self._known(payment_id)
+            if known.reversal is not None and known.reversal.key == reversal.key:
+                return self._seen(known, fence)
+            return self._move(payment_id, PaymentState.REVERSING, fence, now_ms, reversal=reversal)
+
+    async def record_reversal(
+        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+    ) -> Payment:
+        with self._transaction():
+            payment = self._move(
+                payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id
+            )
+            if payment.reversal is not None:
+                self._end(payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
+            return payment
+
+    async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None:
+        with self._transaction():
+            known = self._known(payment.payment_id)
+            if known.version == payment.version:
+                moved = self._move(
+                    payment.payment_id, PaymentState.SUCCEEDED, fence, now_ms, only_from=(PaymentState.REVERSING,)
+                )
+            else:
+                moved = self._seen(known, fence)
+            if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
+                self.requests.finish(payment.reversal.key, answer, now_ms=now_ms)
+
+    async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None:
+        word = self.outbox.get((payment_id, purpose))
+        if word is not None and word.delivered_at_ms is None:
+            self.outbox[payment_id, purpose] = replace(word, delivered_at_ms=now_ms)
+
+    # What was left between two commits
+
+    async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
+        return self.requests.overdue(now_ms=now_ms, limit=limit)
+
+    async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
+        return self.requests.take_over(row.key, row.attempt, lease)
+
+    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
+        words = [
+            word for word in self.outbox.values() if word.delivered_at_ms is None and word.created_at_ms <= before_ms
+        ]
+        return [word.payment_id for word in sorted(words, key=lambda word: word.created_at_ms)][:limit]
+
+    async def owes(self, payment_id: str) -> tuple[Purpose, ...]:
+        return tuple(
+            purpose
+            for purpose in (Purpose.COMPLETE, Purpose.RELEASE, Purpose.REOPEN)
+            if (payment_id, purpose) in self.outbox and self.outbox[payment_id, purpose].delivered_at_ms is None
+        )
+
+    async def expire(self, *, now_ms: int) -> int:
+        with self._transaction():
+            keys = self.requests.expire(now_ms=now_ms)
+            for key in keys:
+                payment = self._of_key(key)
+                if payment is not None and payment.state is PaymentState.CREATED:
+                    ended = self._move(
+                        payment.payment_id,
+                        PaymentState.DECLINED,
+                        payment.fence,
+                        now_ms,
+                        decline_reason="TICKET_EXPIRED",
+                    )
+                    self._tell(ended, Purpose.RELEASE, now_ms)
+            return len(keys)
+
+    # Reading
+
+    async def get(self, payment_id: str) -> Payment:
+        return self._known(payment_id)
+
+    async def of_request(self, key: RequestKey) -> Payment | None:
+        return self._of_key(key) or next(
+            (
+                payment
+                for payment in self.payments.values()
+                if payment.reversal is not None and payment.reversal.key == replace(key, method=REVERSE)
+            ),
+            None,
+        )
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: tuple[int, str] | None,
+        state: PaymentState | None,
+        order_id: str,
+        seen_by: str,
+    ) -> list[Payment]:
+        found = [
+            payment
+            for payment in self.payments.values()
+            if (after is None or (payment.created_at_ms, payment.payment_id) < after)
+            and state in {None, payment.state}
+            and order_id in {"", payment.order_id}
+            and seen_by in {"", payment.customer_id, payment.clerk.name}
+        ]
+        found.sort(key=lambda payment: (payment.created_at_ms, payment.payment_id), reverse=True)
+        return found[:limit]
+
+    # Parts of steps
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        saved = dict(self.payments), list(self.events), dict(self.outbox), dict(self.requests.rows)
+        try:
+            yield
+        except BaseException:
+            self.payments, self.events, self.outbox, self.requests.rows = saved
+            raise
+
+    def _move(
+        self,
+        payment_id: str,
+        target: PaymentState,
+        fence: Fence,
+        now_ms: int,
+        *,
+        only_from: tuple[PaymentState, ...] = (),
+        **values: object,
+    ) -> Payment:
+        payment = self._known(payment_id)
+        if payment.state not in (only_from or sources_of(target)):
+            return self._seen(payment, fence)
+        moved = replace(
+            payment,
+            state=target,
+            version=payment.version + 1,
+            updated_at_ms=now_ms,
+            fence=self._raised(payment, fence),
+            **values,  # type: ignore[arg-type]  # the fields of Payment
+        )
+        self._put(moved)
+        return moved
+
+    def _seen(self, payment: Payment, fence: Fence) -> Payment:
+        """The payment as it stands, with its fence raised."""
+        seen = self.payments[payment.payment_id] = replace(payment, fence=self._raised(payment, fence))
+        return seen
+
+    def _raised(self, payment: Payment, fence: Fence) -> Fence:
+        if fence < payment.fence and self._guards.fence:
+            raise StaleFence(payment.order_id, fence, payment.fence)
+        return max(fence, payment.fence)
+
+    def _end(
+        self, payment: Payment, key: RequestKey, purpose: Purpose | None, encode: Encode, now_ms: int
+    ) -> None:
+        if self.requests.finish(key, encode(payment), now_ms=now_ms) and purpose is not None:
+            self._tell(payment, purpose, now_ms)
+
+    def _tell(self, payment: Payment, purpose: Purpose, now_ms: int) -> None:
+        if payment.order_id:
+            word = Word(payment.payment_id, purpose, payment.order_id, now_ms, None)
+            self.outbox.setdefault((payment.payment_id, purpose), word)
+
+    def _put(self, payment: Payment) -> None:
+        self.payments[payment.payment_id] = payment
+        self.events.append(
+            Event(payment.payment_id, payment.version, payment.state, payment.fence, payment.updated_at_ms)
+        )
+
+    def _known(self, payment_id: str) -> Payment:
+        if payment_id not in self.payments:
+            raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
+        return self.payments[payment_id]
+
+    def _of_key(self, key: RequestKey) -> Payment | None:
+        return next((payment for payment in self.payments.values() if payment.key == key), None)
