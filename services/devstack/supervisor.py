@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING, Self
 
 from services.devstack import state, zookeeper
 from services.devstack.child import Child, Command
-from services.devstack.files import database_url
-from services.devstack.files import write_whole
+from services.devstack.files import database_url, write_whole
 from services.devstack.keys import Keys
 from services.devstack.state import INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
 from services.kernel.clock import Clock, SystemClock

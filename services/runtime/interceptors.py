@@ -33,11 +33,11 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 log = structlog.get_logger()
 
 
-class ReplayedRefusal(Exception):
-    """A stored refusal is to be sent again as it was."""
+class StoredRefusal(Exception):
+    """A refusal is to be sent as it is stored."""
 
     def __init__(self, stored: bytes) -> None:
-        super().__init__("replayed refusal")
+        super().__init__("stored refusal")
         self.stored = stored
         self.status = status_pb2.Status.FromString(stored)
 
@@ -46,11 +46,11 @@ def reply(call: Call, stored: StoredResponse, *, replayed: bool) -> Any:
     """The stored response as what a servicer returns: its bytes, which go on the wire as they are.
 
     Raises:
-        ReplayedRefusal: The stored response is a refusal.
+        StoredRefusal: The stored response is a refusal.
     """
     call.replayed = replayed
     if not stored.ok:
-        raise ReplayedRefusal(stored.body)
+        raise StoredRefusal(stored.body)
     return stored.body
 
 
@@ -102,8 +102,8 @@ class CallInterceptor(aio.ServerInterceptor):
             if call.replayed:
                 context.set_trailing_metadata((("x-replayed", "true"),))
             return response
-        except ReplayedRefusal as refusal:
-            code, reason = status.code_of_status(refusal.status), "replayed"
+        except StoredRefusal as refusal:
+            code, reason = status.code_of_status(refusal.status), status.from_status(refusal.status).reason
             await _abort(context, refusal.status, refusal.stored, replayed=bool(call and call.replayed))
         except CountinghouseError as error:
             code, reason = status.code_of(error), error.reason
@@ -163,7 +163,7 @@ class CallInterceptor(aio.ServerInterceptor):
 
 def _log_unexpected(call: Call, task: asyncio.Task[Any]) -> None:
     error = None if task.cancelled() else task.exception()
-    if error is not None and not isinstance(error, (CountinghouseError, ReplayedRefusal)):
+    if error is not None and not isinstance(error, (CountinghouseError, StoredRefusal)):
         log.error("unexpected", method=call.method, caller=str(call.principal), exc_info=error)
 
 

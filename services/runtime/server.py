@@ -219,7 +219,7 @@ def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
     except OSError as error:
         raise CountinghouseError(
             "VERIFY_KEY_MISSING",
-            f"{settings.verify_key_file} cannot be read ({error.strerror}); COUNTINGHOUSE_VERIFY_KEY_FILE names the key",
+            f"{settings.verify_key_file} cannot be read: {error.strerror}; COUNTINGHOUSE_VERIFY_KEY_FILE names the key",
         ) from error
 
 

@@ -19,7 +19,7 @@ from services.ledger.servicer import LedgerServicer, MessageEncoding
 from services.runtime import status
 from services.runtime.context import Call, serving
 from services.runtime.failpoints import Failpoints
-from services.runtime.interceptors import ReplayedRefusal
+from services.runtime.interceptors import StoredRefusal
 from tests.fakes.ledger_store import FakeLedgerStore
 
 NO_CONTEXT: Any = None
@@ -215,7 +215,7 @@ async def test_an_opening_is_replayed_byte_for_byte(door: Door) -> None:
     stored = []
     for replayed in (False, True):
         call = door.enter()
-        with pytest.raises(ReplayedRefusal) as refusal:
+        with pytest.raises(StoredRefusal) as refusal:
             await door.ask(open_account(request_id="r2", overdraft_limit=8))
         assert call.replayed is replayed
         stored.append(refusal.value.status)

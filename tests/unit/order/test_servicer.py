@@ -18,7 +18,7 @@ from services.order.servicer import MessageEncoding, OrderServicer
 from services.runtime import status
 from services.runtime.context import Call, current_call, serving
 from services.runtime.failpoints import Failpoints
-from services.runtime.interceptors import ReplayedRefusal
+from services.runtime.interceptors import StoredRefusal
 from tests.fakes.order_store import FakeOrderStore
 
 LI = Principal("li", Role.CASHIER)
@@ -92,7 +92,7 @@ async def test_a_refusal_is_sent_as_it_was_stored(servicer: OrderServicer) -> No
     await created(servicer)
     statuses = []
     for replayed in (False, True):
-        with pytest.raises(ReplayedRefusal) as refusal:
+        with pytest.raises(StoredRefusal) as refusal:
             await servicer.CreateOrder(creation(request_id="r2"), CONTEXT)
         assert current_call().replayed is replayed
         statuses.append(refusal.value.status.SerializeToString(deterministic=True))

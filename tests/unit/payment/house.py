@@ -1,0 +1,235 @@
+"""A counting house in memory: any number of payment processes over one store, one order service, one ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.kernel.clock import Deadline, ManualClock
+from services.kernel.guards import Guards
+from services.kernel.idempotency import RequestKey, RequestState, StoredResponse
+from services.kernel.ids import SeededIds
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.ledger.model import Account, AccountKind, Journal, house_accounts
+from services.order.model import Order, OrderState
+from services.order.operations import Request
+from services.order.servicer import MessageEncoding
+from services.payment.model import REVERSE, SETTLE, Payment, PaymentState, Source
+from services.payment.operations import (
+    Answer,
+    Limits,
+    PayCommand,
+    PaymentOperations,
+    ReverseCommand,
+    SettleCommand,
+)
+from services.payment.servicer import PaymentResponses
+from services.runtime.context import Call
+from tests.fakes.ledger_store import FakeLedgerStore
+from tests.fakes.order_store import FakeOrderStore
+from tests.fakes.payment_ports import FakeFailpoints, FakeLedger, FakeLockService, FakeOrders, Process
+from tests.fakes.payment_store import FakePaymentStore
+
+LI = Principal("li", Role.CASHIER)
+WANG = Principal("wang", Role.ACCOUNTANT)
+MEI = Principal("mei", Role.CUSTOMER)
+AMOUNT = 300
+WALLET, MERCHANT, DRAWER = "wallet:mei:CNY", "wallet:merchant:CNY", "drawer:CNY"
+LEASE_S = 5.0
+LEASE_MS = int(LEASE_S * 1000)
+LIMITS = Limits(lock_wait_s=5, lease_s=LEASE_S)
+
+
+@dataclass
+class Instance:
+    """One payment process."""
+
+    name: str
+    operations: PaymentOperations
+    process: Process
+    failpoints: FakeFailpoints
+
+
+class House:
+    """Everything there is.
+
+    Args:
+        guards: Of the payment service; the others have theirs on.
+        peer_guards: Of the order service and the ledger.
+    """
+
+    def __init__(self, guards: Guards | None = None, peer_guards: Guards | None = None) -> None:
+        self.guards = guards or Guards()
+        self.clock = ManualClock()
+        self.ids = SeededIds(1)
+        self.store = FakePaymentStore(self.guards)
+        self.orders = FakeOrderStore(peer_guards)
+        self.ledger = FakeLedgerStore(peer_guards or Guards())
+        self.locks = FakeLockService()
+        self.ledger.open = {account.account_id: account for account in house_accounts(["CNY"], 0)}
+        for name in (WALLET, MERCHANT):
+            self.ledger.open[name] = Account(name, AccountKind.LIABILITY, "CNY", balance=1000)
+        self._instances = 0
+
+    def instance(self, *, dies_at: int | None = None, after: bool = False) -> Instance:
+        """Starts another payment process; see `Process`."""
+        self._instances += 1
+        name = f"payment-{self._instances}"
+        process = Process(dies_at=dies_at, after=after)
+        failpoints = FakeFailpoints()
+        operations = PaymentOperations(
+            store=process.wired(self.store),
+            orders=process.wired(FakeOrders(self.orders, self.clock)),
+            ledger=process.wired(FakeLedger(self.ledger, self.clock, self.ids)),
+            locks=process.locks(self.locks.of(name)),
+            responses=PaymentResponses(),
+            failpoints=failpoints,
+            clock=self.clock,
+            ids=self.ids,
+            guards=self.guards,
+            limits=LIMITS,
+            instance=name,
+        )
+        return Instance(name, operations, process, failpoints)
+
+    def call(self, principal: Principal, seconds: float = 60) -> Call:
+        return Call("/x/y", principal, Deadline.after(seconds, self.clock))
+
+    async def bill(self, order_id: str = "o1") -> str:
+        """Makes a bill of mei's."""
+        order = Order(order_id, "mei", Money(AMOUNT, "CNY"), (), 1, 1)
+        request = Request(RequestKey("li", "CreateOrder", order_id), "f", LI, self.clock.now_ms())
+        await self.orders.create(request, order, MessageEncoding())
+        return order_id
+
+    async def settle(
+        self,
+        instance: Instance,
+        key: str = "s1",
+        order_id: str = "o1",
+        *,
+        clerk: Principal = LI,
+        source: Source = Source.DRAWER,
+        seconds: float = 60,
+        fingerprint: str = "f",
+    ) -> Answer:
+        """A clerk presses Settle."""
+        command = SettleCommand(key, order_id, source, "", fingerprint)
+        return await instance.operations.settle(self.call(clerk, seconds), command)
+
+    async def ticket(self, instance: Instance, order_id: str = "", *, ttl_s: int = 900, clerk: Principal = LI) -> str:
+        """Fetches a ticket; its id."""
+        answer = await instance.operations.issue_ticket(self.call(clerk), self.ids.new("req"), order_id, ttl_s, "f")
+        return pb.IssueTicketResponse.FromString(answer.response.body).ticket.ticket_id
+
+    async def pay(
+        self,
+        instance: Instance,
+        ticket_id: str,
+        *,
+        clerk: Principal = LI,
+        source: Source = Source.WALLET,
+        amount: int = AMOUNT,
+        payee: str = MERCHANT,
+        customer: str = "mei",
+    ) -> Answer:
+        """Pays with a ticket that names no order."""
+        command = PayCommand(ticket_id, source, Money(amount, "CNY"), payee, customer, "", "f")
+        return await instance.operations.pay(self.call(clerk), command)
+
+    async def pay_bill(self, instance: Instance, ticket_id: str, *, clerk: Principal = LI) -> Answer:
+        """Pays with a ticket that names an order."""
+        command = PayCommand(ticket_id, Source.DRAWER, None, "", "", "", "f")
+        return await instance.operations.pay(self.call(clerk), command)
+
+    async def reverse(
+        self, instance: Instance, payment_id: str, key: str = "v1", *, clerk: Principal = WANG
+    ) -> Answer:
+        """An accountant undoes a payment."""
+        command = ReverseCommand(key, payment_id, "wrong bill", "f")
+        return await instance.operations.reverse(self.call(clerk), command)
+
+    def lapse(self, *dead: Instance) -> None:
+        """Time passes: leases run out, and the sessions of the dead end."""
+        self.clock.advance(LEASE_MS + 1)
+        for instance in dead:
+            self.locks.expire(instance.name)
+
+    async def recovered(self, by: Instance, passes: int = 8) -> None:
+        """The worker of `by` looks again and again until it finds nothing more to do."""
+        for _ in range(passes):
+            self.lapse()
+            if await by.operations.recover() == 0:
+                return
+        raise AssertionError("the worker does not come to an end")
+
+    # Looking
+
+    def order(self, order_id: str = "o1") -> Order:
+        order = self.orders._orders[order_id]
+        return replace(order)
+
+    def state(self, key: str, method: str = SETTLE, caller: Principal = LI) -> RequestState:
+        """Where a request stands."""
+        return self.store.requests.rows[RequestKey(caller.name, method, key)].state
+
+    def stored(self, key: str, method: str = SETTLE, caller: Principal = LI) -> StoredResponse | None:
+        """What a request is to be answered with for ever."""
+        return self.store.requests.rows[RequestKey(caller.name, method, key)].response
+
+    def of(self, key: str) -> Payment:
+        """The one payment of a request id or ticket."""
+        (payment,) = [payment for payment in self.store.payments.values() if payment.key.key == key]
+        return payment
+
+    def journals(self, order_id: str = "o1") -> list[Journal]:
+        """The journals of a bill that are not reversals."""
+        return [
+            journal
+            for journal in self.ledger.chain
+            if journal.draft.order_id == order_id and not journal.draft.reversal_of
+        ]
+
+    def check(self) -> None:
+        """What the checker would say: raises if anything was done twice, left half done, or not as answered."""
+        undone = [journal.draft.reversal_of for journal in self.ledger.chain if journal.draft.reversal_of]
+        assert len(undone) == len(set(undone))
+        standing = {
+            journal.draft.payment_id: journal.journal_id
+            for journal in self.ledger.chain
+            if not journal.draft.reversal_of and journal.journal_id not in undone
+        }
+        assert len(standing) == len(self.ledger.chain) - 2 * len(undone)
+        assert all(sum(leg.amount for leg in journal.draft.legs) == 0 for journal in self.ledger.chain)
+        for payment in self.store.payments.values():
+            succeeded = payment.state is PaymentState.SUCCEEDED
+            assert standing.get(payment.payment_id) == (payment.journal_id if succeeded else None)
+            assert payment.state not in {PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.REVERSING}
+            history = [event for event in self.store.events if event.payment_id == payment.payment_id]
+            assert [event.version for event in history] == list(range(1, payment.version + 1))
+            assert [event.fence for event in history] == sorted(event.fence for event in history)
+        for order in self.orders._orders.values():
+            paying = [
+                payment.payment_id
+                for payment in self.store.payments.values()
+                if payment.order_id == order.order_id and payment.state is PaymentState.SUCCEEDED
+            ]
+            assert order.state in {OrderState.PAID, OrderState.UNPAID, OrderState.CANCELLED}
+            assert paying == ([order.payment_id] if order.state is OrderState.PAID else [])
+        for key, row in self.store.requests.rows.items():
+            assert row.state is not RequestState.IN_PROGRESS, key
+            assert (row.state is RequestState.DONE) is (row.response is not None), key
+        assert all(word.delivered_at_ms is not None for word in self.store.outbox.values())
+        assert not self.locks.held
+
+
+def payment_in(answer: Answer | StoredResponse) -> pb.Payment:
+    """The payment in an answer that says OK."""
+    response = answer.response if isinstance(answer, Answer) else answer
+    assert response.ok
+    return pb.SettleResponse.FromString(response.body).payment
+
+
+def reversal_key(key: str = "v1") -> RequestKey:
+    return RequestKey(WANG.name, REVERSE, key)
