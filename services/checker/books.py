@@ -133,8 +133,14 @@ async def read_books(urls: Mapping[str, str]) -> Books:
     """
     for service, url in urls.items():
         _check_present(service, url)
-    parts = await asyncio.gather(*(_read(service, urls[service]) for service in SERVICES))
-    return Books(**{table: rows for part in parts for table, rows in part.items()})
+    # To the end of all of them, so that none is left open behind a refusal.
+    parts = await asyncio.gather(*(_read(service, urls[service]) for service in SERVICES), return_exceptions=True)
+    tables: dict[str, tuple[Record, ...]] = {}
+    for part in parts:
+        if isinstance(part, BaseException):
+            raise part
+        tables |= part
+    return Books(**tables)
 
 
 def _check_present(service: str, url: str) -> None:

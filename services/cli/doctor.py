@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sqlite3
 import stat
 import sys
@@ -57,7 +58,7 @@ def doctor(
     findings: list[Finding] = []
     if new_generation:
         run(_advance(data, zookeeper, new_generation, findings))
-    findings += [_python(), _java(), _zookeeper(zookeeper), *_data(data)]
+    findings += [_python(), _java(), _zookeeper(zookeeper), _ports(), *_data(data)]
     findings += [_database(data, service) for service in _SERVICES]
     run(_generation(data, zookeeper, findings))
     if as_json:
@@ -98,6 +99,14 @@ def _zookeeper(address: str) -> Finding:
         return Finding("zookeeper", True, str(zookeeper.find(os.environ)))
     except CountinghouseError as error:
         return Finding("zookeeper", False, error.message)
+
+
+def _ports() -> Finding:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return Finding("ports", True, f"free ones can be had, such as {server.getsockname()[1]}")
+    except OSError as error:
+        return Finding("ports", False, f"no port of 127.0.0.1 can be listened on: {error.strerror}")
 
 
 def _data(data: Path) -> list[Finding]:

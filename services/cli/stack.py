@@ -198,6 +198,8 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
         supervisor = subprocess.Popen(  # noqa: S603  ourselves
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
         )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # however one gives up waiting, it is the same
     try:
         answer = supervisor.stdout.read() if supervisor.stdout is not None else b""
     except KeyboardInterrupt:

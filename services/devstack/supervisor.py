@@ -547,6 +547,7 @@ class _Runner:
                 StackFailed("PROCESS_NOT_RUN", f"{self.name} cannot be run: {error.strerror}: {error.filename}")
             )
             return None
+        self.address = ""
         self._become(InstanceState.STARTING)
         return self.child
 

@@ -13,7 +13,7 @@ from services.payment.operations import Limits, PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, LedgerPeer, OrderPeer
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import ENSEMBLE, PaymentStore
-from services.payment.worker import LeaseRenewer, RecoveryWorker
+from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.server import Parts, Runtime, Service, run
 
 
@@ -38,7 +38,7 @@ async def build(runtime: Runtime) -> Parts:
         limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s),
         instance=settings.instance,
     )
-    workers = [LeaseRenewer(operations, settings.lease_s).run]
+    workers = [LockPreparer(runtime.session, locks).run, LeaseRenewer(operations, settings.lease_s).run]
     if guards.recovery:
         workers.append(RecoveryWorker(operations, settings.recovery_interval_s).run)
 

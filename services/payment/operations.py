@@ -76,6 +76,11 @@ _DELIVERY_GRACE_MS = 1_000
 _MAX_ADOPTIONS = 3
 _BATCH = 50
 
+#: What the order service is told of a payment that has just come to this state.
+_WORDS = {
+    PaymentState.SUCCEEDED: Purpose.COMPLETE,
+    PaymentState.DECLINED: Purpose.RELEASE,
+}
 #: What a ledger says when it will never post this: no money moved.
 _REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
 #: Outcomes that leave open whether something happened, or was never sent after the payment was submitted.
@@ -437,11 +442,14 @@ class PaymentOperations:
             if isinstance(submitted, Rival):
                 return payment
             payment = submitted
+        word: Purpose | None = None
         if payment.state in (PaymentState.SUBMITTED, PaymentState.UNKNOWN):
             payment = await self._post(work, hold, payment)
+            word = _WORDS.get(payment.state)
         if payment.state is PaymentState.REVERSING:
             payment = await self._post_reversal(work, hold, payment)
-        await self._tell_order(work, hold, payment)
+            word = Purpose.REOPEN if payment.state is PaymentState.REVERSED else None
+        await self._tell_order(work, hold, payment, word)
         return payment
 
     async def _post(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
@@ -488,11 +496,15 @@ class PaymentOperations:
         await self._pass("recorded", work, payment)
         return payment
 
-    async def _tell_order(self, work: _Work, hold: Hold | None, payment: Payment) -> None:
-        """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox."""
+    async def _tell_order(self, work: _Work, hold: Hold | None, payment: Payment, word: Purpose | None = None) -> None:
+        """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox.
+
+        Args:
+            word: What was put there a moment ago; None: whatever is there.
+        """
         if hold is None:
             return
-        for purpose in await self._store.owes(payment.payment_id):
+        for purpose in (word,) if word else await self._store.owes(payment.payment_id):
             tell = {
                 Purpose.COMPLETE: self._orders.complete,
                 Purpose.RELEASE: self._orders.release,

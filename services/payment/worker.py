@@ -1,6 +1,6 @@
 """What goes on without a caller: leases are renewed, and what dead processes left between two commits is finished.
 
-Every instance runs both. Two workers that see the same payment are kept apart by the conditional take-over; should
+Every instance runs all of it. Two workers that see the same payment are kept apart by the conditional take-over; should
 one of them be paused in the middle, by the order's lock and its fence.
 """
 
@@ -10,10 +10,28 @@ import asyncio
 
 import structlog
 
+from coordination.lock import OrderLocks
+from coordination.session import Session
 from services.kernel.errors import CountinghouseError
 from services.payment.operations import PaymentOperations
 
+_PREPARE_S = 10.0
+
 log = structlog.get_logger()
+
+
+class LockPreparer:
+    """Makes the directories of the order locks once ZooKeeper is there, so that no clerk waits for one to be made."""
+
+    def __init__(self, session: Session, locks: OrderLocks) -> None:
+        self._session = session
+        self._locks = locks
+
+    async def run(self) -> None:
+        """Prepares, then rests; ends only when cancelled."""
+        await self._session.wait_connected(None)
+        await self._locks.prepare(_PREPARE_S)
+        await asyncio.Event().wait()
 
 
 class RecoveryWorker:

@@ -362,6 +362,25 @@ class TestStopped:
         assert b"Traceback" not in errors
         assert processes_of(tmp_path / "data") == []
 
+    async def test_ctrl_c_while_waiting_for_a_detached_stack_leaves_nothing(self, tmp_path: Path) -> None:
+        process = await start_command_line("up", "--detach", "--data", str(tmp_path / "data"))
+        await asyncio.sleep(0.9)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            await process.communicate()
+        assert process.returncode == 130
+        assert processes_of(tmp_path / "data") == []
+
+    async def test_a_start_that_is_cancelled_leaves_nothing(self, tmp_path: Path) -> None:
+        starting = Stack(options(tmp_path / "data"))
+        task = asyncio.ensure_future(starting.start())
+        await starting.wait_until(lambda: starting.zookeeper_pid != 0, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert processes_of(tmp_path / "data") == []
+        assert state.read(tmp_path / "data") is None
+
     async def test_a_killed_supervisor_takes_its_processes_along(self, tmp_path: Path) -> None:
         """SIGKILL leaves no time to clean up; the next `up` finds a free directory."""
         data = tmp_path / "data"

@@ -21,7 +21,6 @@ from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
 from services.order.model import Change, Order
 from services.order.operations import Outcome, OrderStore, not_found
 from services.payment.model import Bill, BillState, Payment, Reversal
-from services.payment.peers import reversal_attempt
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
 from services.runtime.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
@@ -111,7 +110,7 @@ class FakeLedger(Ledger):
         if journal is None:
             raise journal_not_found(payment.journal_id)
         draft = journal.reversal(reason=reversal.reason, clerk=reversal.clerk)
-        return await self._write(draft, reversal_attempt(reversal), fence)
+        return await self._write(draft, reversal.key.key, fence)
 
     async def _write(self, draft: JournalDraft, attempt: str, fence: Fence) -> str:
         entry = Entry(draft, attempt, self._ids.new("jnl"), self._clock.now_ms(), fence)

@@ -193,7 +193,8 @@ class FakePaymentStore(Store):
                 journal_id=journal_id,
                 settled_at_ms=now_ms,
             )
-            self._end(payment, payment.key, Purpose.COMPLETE, encode, now_ms)
+            if payment.state is PaymentState.SUCCEEDED:
+                self._end(payment, payment.key, Purpose.COMPLETE, encode, now_ms)
             return payment
 
     async def decline(
@@ -201,7 +202,8 @@ class FakePaymentStore(Store):
     ) -> Payment:
         with self._transaction():
             payment = self._move(payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
-            self._end(payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
+            if payment.state is PaymentState.DECLINED:
+                self._end(payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
             return payment
 
     async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
@@ -218,7 +220,7 @@ class FakePaymentStore(Store):
             payment = self._move(
                 payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id
             )
-            if payment.reversal is not None:
+            if payment.state is PaymentState.REVERSED and payment.reversal is not None:
                 self._end(payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
             return payment
 

@@ -1,0 +1,133 @@
+"""Reading the three databases: when they are those of one moment, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, table, text
+
+import services
+from services.checker import books as module
+from services.checker.books import SERVICES, Books, read_books, settled_books
+from services.kernel.clock import ManualClock, SystemClock
+from services.runtime.database import Database, DatabaseRefused
+from services.runtime.migrations import bring_up_to_date
+from tests.unit.checker.scribe import Scribe, legal
+
+Urls = Mapping[str, str]
+
+
+@pytest.fixture
+async def urls(tmp_path: Path) -> Urls:
+    """Three empty databases, as the services make them."""
+    found = {service: f"sqlite+aiosqlite:///{tmp_path / service}.db" for service in SERVICES}
+    for service, url in found.items():
+        async with Database(url) as database:
+            await bring_up_to_date(database, Path(str(services.__file__)).parent / service, migrate=True)
+    return found
+
+
+async def test_the_tables_are_those_that_the_services_make(urls: Urls) -> None:
+    """The checker knows them by name only; here the names are held against the migrations."""
+    books = await read_books(urls)
+    assert books.payments == books.orders == books.journals == ()
+
+
+async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
+    """The scribe's rows, on which every check is tested, have no column that a real row has not."""
+    scribe = legal()
+    tables = {
+        "order": ("orders", "order_events"),
+        "payment": ("payments", "payment_events", "requests", "outbox"),
+        "ledger": ("accounts", "journals", "postings"),
+    }
+    for service, names in tables.items():
+        async with Database(urls[service]) as database, database.engine.connect() as connection:
+            for name in names:
+                real = (await connection.execute(select(text("*")).select_from(table(name)))).keys()
+                assert set(getattr(scribe, name)[0]) <= set(real), name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_missing_file_is_named_and_not_made(urls: Urls, service: str, tmp_path: Path) -> None:
+    """SQLite would make it, and the checker would find that nothing is wrong in it."""
+    elsewhere = tmp_path / "elsewhere" / "x.db"
+    with pytest.raises(DatabaseRefused, match=f"no {service} database") as refused:
+        await read_books({**urls, service: f"sqlite+aiosqlite:///{elsewhere}"})
+    assert refused.value.reason == "DATABASE_MISSING"
+    assert not elsewhere.parent.exists()
+
+
+async def test_another_services_database_is_refused(urls: Urls) -> None:
+    """With the service that it is not of."""
+    with pytest.raises(DatabaseRefused, match="not the database of the order service") as refused:
+        await read_books({**urls, "order": urls["ledger"]})
+    assert refused.value.reason == "DATABASE_FOREIGN"
+
+
+class TestOneMoment:
+    """Two readings that agree, with nothing under way, are one snapshot of three databases."""
+
+    @pytest.fixture
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Books]], list[Books]]:
+        """What is read, one after the other; the last one for ever."""
+
+        def prepare(books: list[Books]) -> list[Books]:
+            seen: list[Books] = []
+
+            async def read(_urls: Urls) -> Books:
+                seen.append(books[min(len(seen), len(books) - 1)])
+                return seen[-1]
+
+            monkeypatch.setattr(module, "read_books", read)
+            monkeypatch.setattr(module, "_LOOK_S", 0.001)
+            return seen
+
+        return prepare
+
+    async def test_quiet_books_are_read_twice(self, reads: Callable[[list[Books]], list[Books]]) -> None:
+        seen = reads([legal().books()])
+        reading = await settled_books({}, 10, SystemClock())
+        assert reading.at_rest
+        assert len(seen) == 2
+
+    async def test_what_changes_is_read_until_it_does_not(self, reads: Callable[[list[Books]], list[Books]]) -> None:
+        """A bill that is settled between two readings is never half of one and half of the other."""
+        before, after = Scribe(), Scribe()
+        for scribe in (before, after):
+            scribe.bill("b")
+        after.settle("b")
+        torn = replace(before.books(), journals=after.books().journals, postings=after.books().postings)
+        seen = reads([before.books(), torn, after.books()])
+        reading = await settled_books({}, 10, SystemClock())
+        assert reading.at_rest
+        assert reading.books == after.books()
+        assert len(seen) == 4
+
+    async def test_what_is_under_way_is_waited_for(self, reads: Callable[[list[Books]], list[Books]]) -> None:
+        """Also if it stands still for a while: a lease has to pass before others carry on."""
+        left, done = legal(), legal()
+        left.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
+        reads([left.books()] * 5 + [done.books()])
+        reading = await settled_books({}, 10, SystemClock())
+        assert reading.at_rest
+        assert reading.books.unfinished() == []
+
+    async def test_what_never_ends_is_returned_as_it_stands(self, reads: Callable[[list[Books]], list[Books]]) -> None:
+        """A payment that nobody finishes is at rest, however often somebody takes its lease anew."""
+        first, second = legal(), legal()
+        for scribe, lease_ms in ((first, 1), (second, 2)):
+            scribe.request_of("li", "Pay", "ticket-unused").update(state="IN_PROGRESS", lease_until_ms=lease_ms)
+        reads([first.books(), second.books()])
+        reading = await settled_books({}, 0, ManualClock())
+        assert reading.at_rest
+        assert reading.books.unfinished() == ["Pay ticket-unused of li is IN_PROGRESS"]
+
+    async def test_what_never_stands_still_is_told(self, reads: Callable[[list[Books]], list[Books]]) -> None:
+        before, after = Scribe(), Scribe()
+        after.bill("b")
+        reads([before.books(), after.books()])
+        assert not (await settled_books({}, 0, ManualClock())).at_rest

@@ -1,0 +1,313 @@
+"""Payments of two bills, pulled at by any number of executions in any order: what holds after every single step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from services.kernel.errors import CountinghouseError, StaleFence
+from services.kernel.fence import NO_FENCE, Fence
+from services.kernel.idempotency import Begun, Lease, RequestKey, RequestState, StoredResponse
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.payment.model import (
+    ACTIVE,
+    MOVES,
+    PAY,
+    REVERSE,
+    SETTLE,
+    Accepted,
+    Charge,
+    Payment,
+    PaymentState,
+    Purpose,
+    Reversal,
+    Rival,
+)
+from tests.fakes.payment_store import Event, FakePaymentStore
+from tests.unit.payment.test_model import PAYMENT
+
+_T = TypeVar("_T")
+LI = Principal("li", Role.CASHIER)
+FENCES = st.builds(Fence, st.just(1), st.integers(1, 6))
+KEYS = st.sampled_from(["k1", "k2", "k3", "k4"])
+ORDERS = st.sampled_from(["o1", "o2", ""])
+CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
+_ENDED = {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSED}
+_NUMBER = iter(range(1, 10**9))
+
+
+def now(step: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a step that never waits; no event loop is needed for it."""
+    try:
+        step.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("the fake waited")
+
+
+def said(word: str) -> Callable[[Payment], StoredResponse]:
+    """A response that no other step would give."""
+    body = f"{word} {next(_NUMBER)}".encode()
+    return lambda _payment: StoredResponse(True, body)
+
+
+class Payments(RuleBasedStateMachine):
+    """Every move of the store, under fences and leases that come in any order."""
+
+    payments = Bundle("payments")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = FakePaymentStore()
+        self.now_ms = 1_000
+        self.begun: list[Begun] = []
+        self.fences: dict[str, Fence] = {}
+        self.responses: dict[RequestKey, StoredResponse] = {}
+
+    @rule(target=payments, key=KEYS, order_id=ORDERS, method=st.sampled_from([SETTLE, PAY]))
+    def accept(self, key: str, order_id: str, method: str) -> str:
+        request = RequestKey("li", method, key)
+        if method == PAY:
+            self.store.requests.issue(request, now_ms=self.now_ms, expires_at_ms=self.now_ms + 200, order_id=order_id)
+        draft = _draft(f"p{next(_NUMBER)}", request, order_id)
+        before = self.store.requests.find(request)
+        try:
+            accepted = now(self.store.accept(draft, order_id, self.lease()))
+        except CountinghouseError:
+            return self.some_payment(request)
+        if isinstance(accepted, StoredResponse):
+            assert before is not None
+            assert before.state is RequestState.DONE
+            assert accepted == before.response
+            return self.some_payment(request)
+        assert isinstance(accepted, Accepted)
+        self.begun.append(accepted.begun)
+        assert accepted.payment.key == request
+        return accepted.payment.payment_id
+
+    @rule(payment_id=payments, fence=FENCES)
+    def submit(self, payment_id: str, fence: Fence) -> None:
+        self.move(payment_id, fence, lambda f: self.store.submit(payment_id, CHARGE, f, now_ms=self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES)
+    def lose_sight(self, payment_id: str, fence: Fence) -> None:
+        self.move(payment_id, fence, lambda f: self.store.lose_sight(payment_id, f, now_ms=self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES)
+    def record(self, payment_id: str, fence: Fence) -> None:
+        self.move(payment_id, fence, lambda f: self.store.record(payment_id, f, "j", said("ok"), now_ms=self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES, release=st.booleans())
+    def decline(self, payment_id: str, fence: Fence, release: bool) -> None:
+        self.move(
+            payment_id,
+            fence,
+            lambda f: self.store.decline(payment_id, f, "WHY", said("no"), release=release, now_ms=self.now_ms),
+        )
+
+    @rule(payment_id=payments, fence=FENCES, key=KEYS)
+    def begin_reversal(self, payment_id: str, fence: Fence, key: str) -> None:
+        reversal = Reversal(RequestKey("li", REVERSE, key), LI, "why")
+        try:
+            begun = now(self.store.begin_request(reversal.key, payment_id, self.lease()))
+        except CountinghouseError:
+            return
+        if isinstance(begun, StoredResponse):
+            return
+        self.begun.append(begun)
+        self.move(
+            payment_id, fence, lambda f: self.store.begin_reversal(payment_id, f, reversal, now_ms=self.now_ms)
+        )
+        if self.payment(payment_id).reversal != reversal:
+            now(self.store.refuse_request(reversal.key, said("not so")(PAYMENT), now_ms=self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES)
+    def record_reversal(self, payment_id: str, fence: Fence) -> None:
+        self.move(
+            payment_id,
+            fence,
+            lambda f: self.store.record_reversal(payment_id, f, "r", said("undone"), now_ms=self.now_ms),
+        )
+
+    @rule(payment_id=payments, fence=FENCES)
+    def refuse_reversal(self, payment_id: str, fence: Fence) -> None:
+        payment = self.payment(payment_id)
+        answer = said("not undone")(payment)
+        self.move(payment_id, fence, lambda f: self.store.refuse_reversal(payment, f, answer, now_ms=self.now_ms))
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """As operations do: only what was not begun, by a first execution."""
+        begun = self.some_execution(data)
+        if begun is None or not begun.first:
+            return
+        payment = now(self.store.of_request(begun.key))
+        if payment is None or payment.state is PaymentState.CREATED:
+            now(self.store.give_back(begun, now_ms=self.now_ms))
+
+    @rule(data=st.data(), milliseconds=st.integers(-50, 100))
+    def renew(self, data: st.DataObject, milliseconds: int) -> None:
+        begun = self.some_execution(data)
+        if begun is not None:
+            now(self.store.renew([begun], until_ms=self.now_ms + milliseconds))
+
+    @rule()
+    def take_over(self) -> None:
+        for row in now(self.store.overdue(now_ms=self.now_ms, limit=2)):
+            assert row.lease_until_ms <= self.now_ms
+            begun = now(self.store.take_over(row, self.lease()))
+            assert begun is not None
+            assert now(self.store.take_over(row, self.lease())) is None
+            assert not begun.first
+            self.begun.append(begun)
+
+    @rule()
+    def expire(self) -> None:
+        now(self.store.expire(now_ms=self.now_ms))
+
+    @rule(payment_id=payments)
+    def deliver(self, payment_id: str) -> None:
+        for purpose in now(self.store.owes(payment_id)):
+            now(self.store.delivered(payment_id, purpose, now_ms=self.now_ms))
+
+    @rule(milliseconds=st.integers(1, 120))
+    def wait(self, milliseconds: int) -> None:
+        self.now_ms += milliseconds
+
+    @invariant()
+    def one_active_payment_to_an_order(self) -> None:
+        active = Counter(
+            payment.order_id
+            for payment in self.store.payments.values()
+            if payment.order_id and payment.state in ACTIVE
+        )
+        assert all(count == 1 for count in active.values()), active
+
+    @invariant()
+    def versions_have_no_gap_and_moves_are_legal(self) -> None:
+        for payment_id, events in self.histories().items():
+            assert [event.version for event in events] == list(range(1, len(events) + 1))
+            assert events[0].state is PaymentState.CREATED
+            assert all(later.state in MOVES[earlier.state] for earlier, later in pairwise(events))
+            payment = self.payment(payment_id)
+            assert (payment.version, payment.state) == (events[-1].version, events[-1].state)
+
+    @invariant()
+    def fences_never_fall(self) -> None:
+        for payment in self.store.payments.values():
+            assert payment.fence >= self.fences.get(payment.payment_id, NO_FENCE)
+            self.fences[payment.payment_id] = payment.fence
+        for events in self.histories().values():
+            assert [event.fence for event in events] == sorted(event.fence for event in events)
+
+    @invariant()
+    def a_request_is_done_exactly_when_its_payment_has_ended(self) -> None:
+        for payment in self.store.payments.values():
+            state = self.store.requests.rows[payment.key].state
+            begun_once = payment.state is not PaymentState.CREATED
+            if payment.decline_reason == "TICKET_EXPIRED":
+                assert state is RequestState.EXPIRED
+            elif payment.state in {PaymentState.SUBMITTED, PaymentState.UNKNOWN}:
+                assert state in {RequestState.IN_PROGRESS, RequestState.ISSUED}
+            else:
+                assert (state is RequestState.DONE) is begun_once
+            if payment.reversal is not None:
+                ended = self.store.requests.rows[payment.reversal.key].state is RequestState.DONE
+                assert ended is (payment.state in _ENDED)
+
+    @invariant()
+    def responses_never_change(self) -> None:
+        for key, row in self.store.requests.rows.items():
+            assert (row.response is None) is (row.state is not RequestState.DONE)
+            if key in self.responses:
+                assert row.response == self.responses[key]
+            elif row.response is not None:
+                self.responses[key] = row.response
+
+    @invariant()
+    def the_order_service_hears_of_every_end(self) -> None:
+        """COMPLETE for what succeeded, REOPEN for what was undone; never both COMPLETE and RELEASE."""
+        for payment in self.store.payments.values():
+            words = {purpose for payment_id, purpose in self.store.outbox if payment_id == payment.payment_id}
+            succeeded = bool(payment.settled_at_ms)
+            if not payment.order_id:
+                assert not words
+                continue
+            assert (Purpose.COMPLETE in words) is succeeded
+            assert (Purpose.REOPEN in words) is (payment.state is PaymentState.REVERSED)
+            assert not (succeeded and Purpose.RELEASE in words)
+
+    def move(self, payment_id: str, fence: Fence, step: Callable[[Fence], Coroutine[Any, Any, object]]) -> None:
+        """One step: refused exactly if its fence is behind, and then without effect."""
+        before = self.payment(payment_id)
+        fence = fence if before.order_id else NO_FENCE
+        events = len(self.store.events)
+        try:
+            outcome = now(step(fence))
+        except StaleFence:
+            assert fence < before.fence
+            assert self.payment(payment_id) == before
+            assert len(self.store.events) == events
+            return
+        if isinstance(outcome, Rival):
+            assert outcome.payment.payment_id != payment_id
+            return
+        assert fence >= before.fence
+
+    def some_execution(self, data: st.DataObject) -> Begun | None:
+        return data.draw(st.sampled_from(self.begun)) if self.begun else None
+
+    def some_payment(self, key: RequestKey) -> str:
+        payment = now(self.store.of_request(key))
+        assert payment is not None
+        return payment.payment_id
+
+    def payment(self, payment_id: str) -> Payment:
+        return now(self.store.get(payment_id))  # type: ignore[arg-type]  # a coroutine
+
+    def lease(self) -> Lease:
+        return Lease("test", self.now_ms, self.now_ms + 50)
+
+    def histories(self) -> dict[str, list[Event]]:
+        histories: dict[str, list[Event]] = {}
+        for event in self.store.events:
+            histories.setdefault(event.payment_id, []).append(event)
+        return histories
+
+
+def _draft(payment_id: str, key: RequestKey, order_id: str) -> Payment:
+    return Payment(
+        payment_id=payment_id,
+        key=key,
+        order_id=order_id,
+        round=0,
+        state=PaymentState.CREATED,
+        source=PAYMENT.source,
+        customer_id="",
+        amount=None,
+        payer_account_id="",
+        payee_account_id="",
+        clerk=LI,
+        memo="",
+        journal_id="",
+        reversal=None,
+        reversal_journal_id="",
+        decline_reason="",
+        fence=NO_FENCE,
+        version=1,
+        created_at_ms=1,
+        updated_at_ms=1,
+        settled_at_ms=0,
+    )
+
+
+TestPayments = Payments.TestCase
+TestPayments.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,0 +1,170 @@
+"""What a payment is, who may pay from where, and who may be paid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from services.kernel.errors import InvalidArgument, PermissionDenied
+from services.kernel.fence import NO_FENCE
+from services.kernel.idempotency import RequestKey
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.payment.model import (
+    ACTIVE,
+    MOVES,
+    PAY,
+    SETTLE,
+    Bill,
+    BillState,
+    Payment,
+    PaymentState,
+    Source,
+    already_paid,
+    charge_for,
+    check_payee,
+    check_source,
+    payer_account,
+    sources_of,
+)
+
+LI = Principal("li", Role.CASHIER)
+PAYMENT = Payment(
+    payment_id="p1",
+    key=RequestKey("li", SETTLE, "s1"),
+    order_id="o1",
+    round=2,
+    state=PaymentState.CREATED,
+    source=Source.WALLET,
+    customer_id="",
+    amount=None,
+    payer_account_id="",
+    payee_account_id="",
+    clerk=LI,
+    memo="",
+    journal_id="",
+    reversal=None,
+    reversal_journal_id="",
+    decline_reason="",
+    fence=NO_FENCE,
+    version=1,
+    created_at_ms=1,
+    updated_at_ms=1,
+    settled_at_ms=0,
+)
+BILL = Bill("o1", "mei", BillState.UNPAID, Money(300, "CNY"), 2, "", None, 0)
+
+
+class TestMoves:
+    """The machine."""
+
+    def test_every_state_has_its_row(self) -> None:
+        assert set(MOVES) == set(PaymentState)
+
+    @pytest.mark.parametrize("end", [PaymentState.DECLINED, PaymentState.REVERSED])
+    def test_the_ends_are_ends(self, end: PaymentState) -> None:
+        assert not MOVES[end]
+
+    def test_money_may_only_move_from_a_committed_submission(self) -> None:
+        """Invariant 1: nothing but SUBMITTED, and UNKNOWN after it, becomes SUCCEEDED for the first time."""
+        assert set(sources_of(PaymentState.SUCCEEDED)) - {PaymentState.REVERSING} == {
+            PaymentState.SUBMITTED,
+            PaymentState.UNKNOWN,
+        }
+
+    def test_what_may_have_moved_money_is_active(self) -> None:
+        """Invariant 2: every state but those in which certainly no money is away."""
+        assert set(PaymentState) - set(ACTIVE) == {
+            PaymentState.CREATED,
+            PaymentState.DECLINED,
+            PaymentState.REVERSED,
+        }
+
+    @pytest.mark.parametrize("target", PaymentState)
+    def test_sources_are_the_table_read_backwards(self, target: PaymentState) -> None:
+        assert set(sources_of(target)) == {state for state in PaymentState if target in MOVES[state]}
+
+
+ALLOWED = {
+    (Source.WALLET, Role.CUSTOMER),
+    (Source.WALLET, Role.CASHIER),
+    (Source.WALLET, Role.ACCOUNTANT),
+    (Source.DRAWER, Role.CASHIER),
+    (Source.BANK, Role.ACCOUNTANT),
+}
+
+
+@pytest.mark.parametrize(("source", "role"), list(product(Source, Role)))
+def test_each_role_has_its_sources(source: Source, role: Role) -> None:
+    """Cash goes through the cashier, transfers through the accountant; nobody else touches either."""
+    principal = Principal("somebody", role)
+    if (source, role) in ALLOWED:
+        check_source(source, principal)
+        return
+    with pytest.raises(PermissionDenied) as refusal:
+        check_source(source, principal)
+    assert refusal.value.reason == "SOURCE_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    ("source", "account"),
+    [(Source.WALLET, "wallet:mei:CNY"), (Source.DRAWER, "drawer:CNY"), (Source.BANK, "bank:CNY")],
+)
+def test_each_source_has_its_account(source: Source, account: str) -> None:
+    """Of the customer, or of the house; in the bill's currency."""
+    assert payer_account(source, "mei", "CNY") == account
+    charge = charge_for(BILL, replace(PAYMENT, source=source))
+    assert (charge.payer_account_id, charge.payee_account_id) == (account, "sales:CNY")
+    assert (charge.round, charge.customer_id, charge.amount) == (2, "mei", BILL.amount)
+
+
+@pytest.mark.parametrize("payee", ["drawer:CNY", "bank:CNY", "drawer", "wallet:mei:CNY"])
+def test_nobody_pays_into_the_till_or_to_themselves(payee: str) -> None:
+    """What has to be receivable is a wallet, a merchant or sales."""
+    with pytest.raises(InvalidArgument) as refusal:
+        check_payee(payee, "wallet:mei:CNY")
+    assert refusal.value.reason == "PAYEE_INVALID"
+    assert refusal.value.fields[0][0] == "payee_account_id"
+
+
+@pytest.mark.parametrize("payee", ["wallet:merchant:CNY", "sales:CNY", "drawers:CNY"])
+def test_others_can_be_paid(payee: str) -> None:
+    check_payee(payee, "wallet:mei:CNY")
+
+
+def test_a_journal_stands_for_one_round_or_one_payment() -> None:
+    """The key under which the ledger refuses a second one."""
+    assert PAYMENT.business_key == "settle:o1:2"
+    assert replace(PAYMENT, order_id="", round=0).business_key == "pay:p1"
+
+
+def test_only_a_payment_by_ticket_has_one() -> None:
+    assert PAYMENT.ticket_id == ""
+    assert replace(PAYMENT, key=RequestKey("li", PAY, "t1")).ticket_id == "t1"
+
+
+def test_a_claim_is_of_one_payment() -> None:
+    """PAYING by another, or PAID by this one, is no claim of this one."""
+    claimed = replace(BILL, state=BillState.PAYING, payment_id="p1")
+    assert claimed.is_being_paid_by(PAYMENT)
+    assert not replace(claimed, payment_id="p2").is_being_paid_by(PAYMENT)
+    assert not replace(claimed, state=BillState.PAID).is_being_paid_by(PAYMENT)
+
+
+def test_the_loser_is_told_by_whom_and_when() -> None:
+    """In words and in metadata; a clock that is behind makes no negative time."""
+    error = already_paid("o1", payment_id="p1", clerk=LI, settled_at_ms=1_000, now_ms=1_041, guard="state")
+    assert error.message == "o1 was already settled by li, 41 ms ago"
+    assert error.metadata == {
+        "order_id": "o1",
+        "payment_id": "p1",
+        "clerk": "li",
+        "role": "cashier",
+        "settled_at_ms": "1000",
+        "guard": "state",
+    }
+    behind = already_paid("o1", payment_id="p1", clerk=LI, settled_at_ms=1_000, now_ms=900, guard="state")
+    assert behind.message.endswith(", 0 ms ago")
+    assert "ago" not in already_paid("o1", payment_id="", clerk=None, settled_at_ms=0, now_ms=9, guard="x").message
