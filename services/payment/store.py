@@ -26,6 +26,7 @@ from sqlalchemy import (
     case,
     insert,
     literal,
+    not_,
     select,
     tuple_,
     update,
@@ -132,6 +133,10 @@ OUTBOX = Table(
 Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
 
 
+_INSERT_PAYMENT = insert(PAYMENTS)
+_INSERT_EVENT = insert(EVENTS)
+
+
 class PaymentStore:
     """The payment database.
 
@@ -211,7 +216,7 @@ class PaymentStore:
                 earlier = await self._find(tx, *self._has_key(draft.key))
                 if earlier is not None:
                     return Accepted(begun, earlier)
-            await tx.execute(insert(PAYMENTS).values(_to_row(draft)))
+            await tx.execute(_INSERT_PAYMENT, _to_row(draft))
             await self._write_event(tx, draft)
             return Accepted(begun, draft)
 
@@ -318,7 +323,8 @@ class PaymentStore:
                 journal_id=journal_id,
                 settled_at_ms=now_ms,
             )
-            await self._end(tx, payment, payment.key, Purpose.COMPLETE, encode, now_ms)
+            if payment.state is PaymentState.SUCCEEDED:
+                await self._end(tx, payment, payment.key, Purpose.COMPLETE, encode, now_ms)
             return payment
 
         return await self._database.run(step)
@@ -334,13 +340,19 @@ class PaymentStore:
 
         async def step(tx: AsyncConnection) -> Payment:
             payment = await self._move(tx, payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
-            await self._end(tx, payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
+            if payment.state is PaymentState.DECLINED:
+                await self._end(tx, payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
             return payment
 
         return await self._database.run(step)
 
     async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
-        """SUCCEEDED → REVERSING for this request; otherwise the payment as it stands."""
+        """SUCCEEDED → REVERSING for this request; otherwise the payment as it stands.
+
+        A request whose reversal the ledger refused has been answered: it begins no other.
+        """
+        columns = PAYMENTS.c
+        begun_before = and_(columns.reversal_caller == reversal.key.caller, columns.reversal_key == reversal.key.key)
 
         async def step(tx: AsyncConnection) -> Payment:
             return await self._move(
@@ -349,6 +361,7 @@ class PaymentStore:
                 PaymentState.REVERSING,
                 fence,
                 now_ms,
+                only_if=not_(begun_before),
                 reversal_caller=reversal.key.caller,
                 reversal_role=reversal.clerk.role,
                 reversal_key=reversal.key.key,
@@ -366,14 +379,18 @@ class PaymentStore:
             payment = await self._move(
                 tx, payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id
             )
-            if payment.reversal is not None:
+            if payment.state is PaymentState.REVERSED and payment.reversal is not None:
                 await self._end(tx, payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
             return payment
 
         return await self._database.run(step)
 
     async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None:
-        """REVERSING → SUCCEEDED: the ledger definitively refused. The next reversal is another request's."""
+        """REVERSING → SUCCEEDED: the ledger definitively refused. The next reversal is another request's.
+
+        Args:
+            payment: As it was when the ledger was asked; a later reversal is not touched.
+        """
 
         async def step(tx: AsyncConnection) -> None:
             moved = await self._move(
@@ -383,6 +400,7 @@ class PaymentStore:
                 fence,
                 now_ms,
                 only_from=(PaymentState.REVERSING,),
+                only_if=PAYMENTS.c.version == payment.version,
             )
             if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
                 await self._requests.finish(tx, payment.reversal.key, answer, now_ms=now_ms)
@@ -440,14 +458,17 @@ class PaymentStore:
         return await self._database.read(step)
 
     async def owes(self, payment_id: str) -> tuple[Purpose, ...]:
-        """What the order service has yet to be told of a payment, in the order in which it came about."""
+        """What the order service has yet to be told of a payment, in the order in which it came about.
+
+        That is the order of their names, COMPLETE or RELEASE before REOPEN; the wall clock may have gone back between.
+        """
 
         async def step(tx: AsyncConnection) -> tuple[Purpose, ...]:
             columns = OUTBOX.c
             rows = await tx.execute(
                 select(columns.purpose)
                 .where(columns.payment_id == payment_id, columns.delivered_at_ms.is_(None))
-                .order_by(columns.created_at_ms)
+                .order_by(columns.purpose)
             )
             return tuple(Purpose(row) for row in rows.scalars())
 
@@ -537,6 +558,7 @@ class PaymentStore:
         now_ms: int,
         *,
         only_from: tuple[PaymentState, ...] = (),
+        only_if: ColumnElement[bool] | None = None,
         **values: object,
     ) -> Payment:
         """The conditional UPDATE behind every move. A payment that cannot make it is returned as it stands.
@@ -544,10 +566,12 @@ class PaymentStore:
         A payment that is SUCCEEDED is made so by `record`, or again by `refuse_reversal`: `only_from` keeps them apart.
         """
         columns = PAYMENTS.c
-        allowed = only_from or sources_of(target)
+        conditions = [columns.state.in_(only_from or sources_of(target)), *self._not_behind(fence)]
+        if only_if is not None:
+            conditions.append(only_if)
         moved = await tx.execute(
             update(PAYMENTS)
-            .where(columns.payment_id == payment_id, columns.state.in_(allowed), *self._not_behind(fence))
+            .where(columns.payment_id == payment_id, *conditions)
             .values(
                 state=target,
                 version=columns.version + 1,
@@ -620,16 +644,15 @@ class PaymentStore:
             await insert_if_absent(tx, OUTBOX, word)
 
     async def _write_event(self, tx: AsyncConnection, payment: Payment) -> None:
-        await tx.execute(
-            insert(EVENTS).values(
-                payment_id=payment.payment_id,
-                version=payment.version,
-                state=payment.state,
-                fence_generation=payment.fence.generation,
-                fence_token=payment.fence.token,
-                at_ms=payment.updated_at_ms,
-            )
-        )
+        event = {
+            "payment_id": payment.payment_id,
+            "version": payment.version,
+            "state": payment.state,
+            "fence_generation": payment.fence.generation,
+            "fence_token": payment.fence.token,
+            "at_ms": payment.updated_at_ms,
+        }
+        await tx.execute(_INSERT_EVENT, event)
 
     async def _active_beside(self, payment_id: str) -> Payment | None:
         async def step(tx: AsyncConnection) -> Payment | None:

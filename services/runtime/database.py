@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.kernel.errors import CountinghouseError, Unavailable
+from services.runtime import sqlite
 
 _T = TypeVar("_T")
 Step = Callable[[AsyncConnection], Awaitable[_T]]
@@ -64,6 +65,8 @@ class Database:
                 "idle_in_transaction_session_timeout": milliseconds,
             }
             arguments = {"server_settings": settings, "timeout": statement_timeout_s}
+        else:
+            arguments = {"async_creator_fn": sqlite.connect}
         self.engine = create_async_engine(
             parsed, pool_size=pool, max_overflow=0, pool_timeout=statement_timeout_s, connect_args=arguments
         )

@@ -16,6 +16,7 @@ Every move is one conditional statement whose row count says whether it was made
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -30,12 +31,14 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    bindparam,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import Insert
 
 from services.kernel.errors import NotFound, RequestInProgress
 from services.kernel.guards import Guards
@@ -56,8 +59,15 @@ REQUEST_TTL_MS = 24 * 3600 * 1000
 
 async def insert_if_absent(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> bool:
     """Inserts a row unless one of its unique keys is taken; says whether it did. Waits for a rival's commit first."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return (await connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())).rowcount == 1
+    return (await connection.execute(_insert_or_not(table, connection.dialect.name), values)).rowcount == 1
+
+
+@cache
+def _insert_or_not(table: Table, dialect: str) -> Insert:
+    """One statement object per table: SQLAlchemy looks its compiled form up by it."""
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement: Insert = insert(table).on_conflict_do_nothing()
+    return statement
 
 
 def request_table(metadata: MetaData) -> Table:
@@ -94,6 +104,24 @@ class Requests:
     def __init__(self, table: Table, guards: Guards) -> None:
         self._table = table
         self._guards = guards
+        columns = table.c
+        is_key = and_(
+            columns.caller == bindparam("of_caller"),
+            columns.method == bindparam("of_method"),
+            columns.key == bindparam("of_key"),
+        )
+        open_states = (RequestState.ISSUED, RequestState.IN_PROGRESS)
+        self._find = select(table).where(is_key)
+        self._finish = (
+            update(table)
+            .where(is_key, *([columns.state.in_(open_states)] if guards.ticket else []))
+            .values(
+                state=RequestState.DONE,
+                response_ok=bindparam("ok"),
+                response=bindparam("body"),
+                updated_at_ms=bindparam("now_ms"),
+            )
+        )
 
     async def issue(
         self, tx: AsyncConnection, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str
@@ -173,15 +201,8 @@ class Requests:
         Which of two executions may end it is decided by the effect in the same transaction, not by the attempt: a
         payment that one execution began may be brought to its end by another.
         """
-        columns = self._table.c
-        open_states = (RequestState.ISSUED, RequestState.IN_PROGRESS)
-        conditions = [columns.state.in_(open_states)] if self._guards.ticket else []
-        done = await tx.execute(
-            update(self._table)
-            .where(self._is(key), *conditions)
-            .values(state=RequestState.DONE, response_ok=response.ok, response=response.body, updated_at_ms=now_ms)
-        )
-        return done.rowcount == 1
+        said = {"ok": response.ok, "body": response.body, "now_ms": now_ms}
+        return (await tx.execute(self._finish, _named(key) | said)).rowcount == 1
 
     async def renew(self, tx: AsyncConnection, held: Sequence[Begun], *, until_ms: int) -> None:
         """Keeps others out of keys that are being executed; an `until_ms` that has passed lets them in."""
@@ -231,7 +252,7 @@ class Requests:
 
     async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
         """The row of a key."""
-        row = (await tx.execute(select(self._table).where(self._is(key)))).one_or_none()
+        row = (await tx.execute(self._find, _named(key))).one_or_none()
         return None if row is None else _to_row(row)
 
     async def order_of(self, tx: AsyncConnection, key: RequestKey) -> str | None:
@@ -292,6 +313,10 @@ class Requests:
             "created_at_ms": now_ms,
             "updated_at_ms": now_ms,
         }
+
+
+def _named(key: RequestKey) -> dict[str, Any]:
+    return {"of_caller": key.caller, "of_method": key.method, "of_key": key.key}
 
 
 def _to_row(row: Row[Any]) -> RequestRow:

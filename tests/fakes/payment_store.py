@@ -217,9 +217,7 @@ class FakePaymentStore(Store):
         self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
     ) -> Payment:
         with self._transaction():
-            payment = self._move(
-                payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id
-            )
+            payment = self._move(payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id)
             if payment.state is PaymentState.REVERSED and payment.reversal is not None:
                 self._end(payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
             return payment
@@ -358,9 +356,7 @@ class FakePaymentStore(Store):
             raise StaleFence(payment.order_id, fence, payment.fence)
         return max(fence, payment.fence)
 
-    def _end(
-        self, payment: Payment, key: RequestKey, purpose: Purpose | None, encode: Encode, now_ms: int
-    ) -> None:
+    def _end(self, payment: Payment, key: RequestKey, purpose: Purpose | None, encode: Encode, now_ms: int) -> None:
         if self.requests.finish(key, encode(payment), now_ms=now_ms) and purpose is not None:
             self._tell(payment, purpose, now_ms)
 

@@ -143,9 +143,7 @@ class House:
         command = PayCommand(ticket_id, Source.DRAWER, None, "", "", "", "f")
         return await instance.operations.pay(self.call(clerk), command)
 
-    async def reverse(
-        self, instance: Instance, payment_id: str, key: str = "v1", *, clerk: Principal = WANG
-    ) -> Answer:
+    async def reverse(self, instance: Instance, payment_id: str, key: str = "v1", *, clerk: Principal = WANG) -> Answer:
         """An accountant undoes a payment."""
         command = ReverseCommand(key, payment_id, "wrong bill", "f")
         return await instance.operations.reverse(self.call(clerk), command)

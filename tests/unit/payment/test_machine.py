@@ -123,9 +123,7 @@ class Payments(RuleBasedStateMachine):
         if isinstance(begun, StoredResponse):
             return
         self.begun.append(begun)
-        self.move(
-            payment_id, fence, lambda f: self.store.begin_reversal(payment_id, f, reversal, now_ms=self.now_ms)
-        )
+        self.move(payment_id, fence, lambda f: self.store.begin_reversal(payment_id, f, reversal, now_ms=self.now_ms))
         if self.payment(payment_id).reversal != reversal:
             now(self.store.refuse_request(reversal.key, said("not so")(PAYMENT), now_ms=self.now_ms))
 
@@ -185,9 +183,7 @@ class Payments(RuleBasedStateMachine):
     @invariant()
     def one_active_payment_to_an_order(self) -> None:
         active = Counter(
-            payment.order_id
-            for payment in self.store.payments.values()
-            if payment.order_id and payment.state in ACTIVE
+            payment.order_id for payment in self.store.payments.values() if payment.order_id and payment.state in ACTIVE
         )
         assert all(count == 1 for count in active.values()), active
 

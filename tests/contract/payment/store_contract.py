@@ -1,0 +1,796 @@
+"""What every payment store does. Each adapter, the fake included, runs this suite as a subclass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import pytest
+
+from services.kernel.errors import (
+    CountinghouseError,
+    FailedPrecondition,
+    KeyMismatch,
+    NotFound,
+    RequestInProgress,
+    StaleFence,
+)
+from services.kernel.fence import NO_FENCE, Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import Begun, Lease, RequestKey, RequestState, StoredResponse
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.payment.model import (
+    PAY,
+    REVERSE,
+    SETTLE,
+    Accepted,
+    Charge,
+    Payment,
+    PaymentState,
+    Purpose,
+    Reversal,
+    Rival,
+    Source,
+)
+from services.payment.ports import Store
+from services.payment.servicer import PaymentResponses
+from tests.fakes.payment_store import Event, Word
+
+LI = Principal("li", Role.CASHIER)
+WANG = Principal("wang", Role.ACCOUNTANT)
+FENCE, NEWER = Fence(1, 100), Fence(1, 101)
+CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
+REFUSED = StoredResponse(False, b"refused")
+RESPONSES = PaymentResponses()
+T0 = 10_000
+DAY_MS = 24 * 3600 * 1000
+
+
+class Subject(Protocol):
+    """A store under test, and a look at what it keeps behind its port."""
+
+    @property
+    def store(self) -> Store: ...
+
+    async def history(self, payment_id: str) -> list[Event]:
+        """The events of one payment, by version."""
+        ...
+
+    async def words(self) -> list[Word]:
+        """The whole outbox, by payment and purpose."""
+        ...
+
+    async def request(self, key: RequestKey) -> tuple[RequestState, int]:
+        """State and attempt of a request."""
+        ...
+
+
+Make = Callable[..., Awaitable[Subject]]
+
+
+def lease(now_ms: int = T0, *, length_ms: int = 5_000, owner: str = "payment-1") -> Lease:
+    return Lease(owner, now_ms, now_ms + length_ms)
+
+
+def settle_key(key: str = "s1", caller: Principal = LI) -> RequestKey:
+    return RequestKey(caller.name, SETTLE, key)
+
+
+def reversal_of(key: str = "v1") -> Reversal:
+    return Reversal(RequestKey(WANG.name, REVERSE, key), WANG, "wrong bill")
+
+
+def draft(
+    payment_id: str = "p1", key: RequestKey | None = None, order_id: str = "o1", *, created_at_ms: int = T0
+) -> Payment:
+    return Payment(
+        payment_id=payment_id,
+        key=key or settle_key(),
+        order_id=order_id,
+        round=0,
+        state=PaymentState.CREATED,
+        source=Source.DRAWER,
+        customer_id="",
+        amount=None,
+        payer_account_id="",
+        payee_account_id="",
+        clerk=LI,
+        memo="two teas",
+        journal_id="",
+        reversal=None,
+        reversal_journal_id="",
+        decline_reason="",
+        fence=NO_FENCE,
+        version=1,
+        created_at_ms=created_at_ms,
+        updated_at_ms=created_at_ms,
+        settled_at_ms=0,
+    )
+
+
+def encode(payment: Payment) -> StoredResponse:
+    return RESPONSES.payment(payment.key.method, payment)
+
+
+def encode_reversal(payment: Payment) -> StoredResponse:
+    return RESPONSES.payment(REVERSE, payment)
+
+
+def begun_in(accepted: Accepted | StoredResponse) -> Begun:
+    assert isinstance(accepted, Accepted)
+    return accepted.begun
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A payment in a store, and its moves."""
+
+    subject: Subject
+    payment_id: str = "p1"
+
+    async def submit(self, fence: Fence = FENCE, *, now_ms: int = T0 + 1) -> Payment | Rival:
+        return await self.subject.store.submit(self.payment_id, CHARGE, fence, now_ms=now_ms)
+
+    async def lose_sight(self, fence: Fence = FENCE, *, now_ms: int = T0 + 2) -> Payment:
+        return await self.subject.store.lose_sight(self.payment_id, fence, now_ms=now_ms)
+
+    async def record(self, fence: Fence = FENCE, *, now_ms: int = T0 + 3) -> Payment:
+        return await self.subject.store.record(self.payment_id, fence, "j1", encode, now_ms=now_ms)
+
+    async def decline(self, fence: Fence = FENCE, *, release: bool = True, now_ms: int = T0 + 3) -> Payment:
+        return await self.subject.store.decline(
+            self.payment_id, fence, "WHY", lambda _payment: REFUSED, release=release, now_ms=now_ms
+        )
+
+    async def begin_reversal(self, key: str = "v1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
+        store = self.subject.store
+        await store.begin_request(reversal_of(key).key, "f", lease(now_ms))
+        return await store.begin_reversal(self.payment_id, fence, reversal_of(key), now_ms=now_ms)
+
+    async def record_reversal(self, fence: Fence = FENCE, *, now_ms: int = T0 + 5) -> Payment:
+        return await self.subject.store.record_reversal(self.payment_id, fence, "j2", encode_reversal, now_ms=now_ms)
+
+    async def refuse_reversal(self, payment: Payment, fence: Fence = FENCE, *, now_ms: int = T0 + 5) -> None:
+        await self.subject.store.refuse_reversal(payment, fence, REFUSED, now_ms=now_ms)
+
+    async def now(self) -> Payment:
+        return await self.subject.store.get(self.payment_id)
+
+    async def states(self) -> list[PaymentState]:
+        return [event.state for event in await self.subject.history(self.payment_id)]
+
+
+async def accepted(subject: Subject, payment: Payment | None = None) -> Made:
+    payment = payment or draft()
+    assert isinstance(await subject.store.accept(payment, "f", lease()), Accepted)
+    return Made(subject, payment.payment_id)
+
+
+async def succeeded(subject: Subject, payment: Payment | None = None) -> Made:
+    made = await accepted(subject, payment)
+    await made.submit()
+    await made.record()
+    return made
+
+
+async def issued(subject: Subject, key: str = "t1", *, ttl_ms: int = 1_000, order_id: str = "") -> RequestKey:
+    """A ticket of li's."""
+    ticket = RequestKey("li", PAY, key)
+    answer = RESPONSES.ticket(key, order_id, T0 + ttl_ms)
+    stored = await subject.store.issue(
+        RequestKey("li", "IssueTicket", f"ask-{key}"),
+        "f",
+        ticket,
+        lease=lease(),
+        expires_at_ms=T0 + ttl_ms,
+        order_id=order_id,
+        answer=answer,
+    )
+    assert stored is None
+    return ticket
+
+
+def refused(outcomes: Sequence[object], kind: type[CountinghouseError]) -> int:
+    """How many of these are of a kind of refusal; fails if one is an error of another kind."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert all(isinstance(error, kind) for error in errors), errors
+    return len(errors)
+
+
+class PaymentStoreContract:
+    """Subclasses bring a fixture `make`: an async callable that takes guards and gives a Subject on an empty store."""
+
+    # Tickets and requests
+
+    async def test_a_payment_is_kept_as_it_was_drafted(self, make: Make) -> None:
+        """CREATED, version 1, with its first event; nothing for the order service yet."""
+        subject = await make()
+        made = await accepted(subject)
+        assert await made.now() == draft()
+        assert await subject.history("p1") == [Event("p1", 1, PaymentState.CREATED, NO_FENCE, T0)]
+        assert await subject.words() == []
+        assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 1)
+
+    async def test_one_ticket_and_ten_payments_at_once(self, make: Make) -> None:
+        """One is begun; the others are told that it is being worked on, and left no payment behind."""
+        subject = await make()
+        ticket = await issued(subject)
+        outcomes = await asyncio.gather(
+            *(subject.store.accept(draft(f"p{n}", ticket, ""), "f", lease()) for n in range(10)),
+            return_exceptions=True,
+        )
+        assert refused(outcomes, RequestInProgress) == 9
+        (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
+        assert winner.begun == Begun(ticket, 1, first=True)
+        assert await everything(subject) == [winner.payment]
+
+    async def test_one_request_id_and_ten_settles_at_once(self, make: Make) -> None:
+        """The same for a request id, whose row the first of them makes."""
+        subject = await make()
+        outcomes = await asyncio.gather(
+            *(subject.store.accept(draft(f"p{n}"), "f", lease()) for n in range(10)), return_exceptions=True
+        )
+        assert refused(outcomes, RequestInProgress) == 9
+        assert len(await everything(subject)) == 1
+
+    async def test_a_ticket_is_issued_once_for_a_request(self, make: Make) -> None:
+        """Asked again, the same answer; the second ticket was never made."""
+        subject = await make()
+        await issued(subject, "t1")
+        again = await subject.store.issue(
+            RequestKey("li", "IssueTicket", "ask-t1"),
+            "f",
+            RequestKey("li", PAY, "t2"),
+            lease=lease(),
+            expires_at_ms=T0 + 1_000,
+            order_id="",
+            answer=RESPONSES.ticket("t2", "", 0),
+        )
+        assert again == RESPONSES.ticket("t1", "", T0 + 1_000)
+        with pytest.raises(NotFound):
+            await subject.store.ticket_order(RequestKey("li", PAY, "t2"))
+
+    async def test_a_ticket_says_which_order_it_is_for(self, make: Make) -> None:
+        """None, or the one it was issued for; another caller's ticket is not there."""
+        subject = await make()
+        assert await subject.store.ticket_order(await issued(subject, "t1")) == ""
+        assert await subject.store.ticket_order(await issued(subject, "t2", order_id="o1")) == "o1"
+        with pytest.raises(NotFound) as refusal:
+            await subject.store.ticket_order(RequestKey("wang", PAY, "t1"))
+        assert refusal.value.reason == "TICKET_NOT_FOUND"
+
+    async def test_a_ticket_that_was_never_issued_pays_nothing(self, make: Make) -> None:
+        """TICKET_NOT_FOUND, and no payment."""
+        subject = await make()
+        with pytest.raises(NotFound):
+            await subject.store.accept(draft("p1", RequestKey("li", PAY, "t9"), ""), "f", lease())
+        assert await everything(subject) == []
+
+    @pytest.mark.parametrize("state", [RequestState.IN_PROGRESS, RequestState.DONE])
+    async def test_a_key_is_not_taken_for_something_else(self, make: Make, state: RequestState) -> None:
+        """The same id with another payload is refused while it runs and for ever after."""
+        subject = await make()
+        made = await accepted(subject)
+        if state is RequestState.DONE:
+            await made.submit()
+            await made.record()
+        with pytest.raises(KeyMismatch):
+            await subject.store.accept(draft("p2"), "another", lease())
+        assert await everything(subject) == [await made.now()]
+
+    async def test_a_finished_request_is_replayed(self, make: Make) -> None:
+        """Byte for byte what was stored with the effect, however the payment has moved on since."""
+        subject = await make()
+        made = await succeeded(subject)
+        first = await subject.store.response_to(settle_key())
+        assert first == encode(await made.now())
+        await made.begin_reversal()
+        await made.record_reversal()
+        for _ in range(2):
+            assert await subject.store.accept(draft("p2"), "f", lease(T0 + DAY_MS * 400)) == first
+        assert await subject.store.response_to(settle_key()) == first
+        assert len(await everything(subject)) == 1
+
+    async def test_a_refusal_is_replayed(self, make: Make) -> None:
+        """A definitive one is an answer like any other."""
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit()
+        await made.decline()
+        assert await subject.store.accept(draft("p2"), "f", lease()) == REFUSED
+
+    async def test_what_is_not_finished_has_no_response(self, make: Make) -> None:
+        """response_to tells the caller to ask again."""
+        subject = await make()
+        await accepted(subject)
+        for key in (settle_key(), settle_key("unheard-of")):
+            with pytest.raises(RequestInProgress):
+                await subject.store.response_to(key)
+
+    async def test_what_was_given_back_runs_again(self, make: Make) -> None:
+        """As if for the first time, and with the same payment."""
+        subject = await make()
+        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
+        await subject.store.give_back(begun, now_ms=T0)
+        assert await subject.request(settle_key()) == (RequestState.ISSUED, 0)
+        again = await subject.store.accept(draft("p2"), "f", lease())
+        assert isinstance(again, Accepted)
+        assert again.begun == Begun(settle_key(), 1, first=True)
+        assert again.payment == draft("p1")
+
+    async def test_only_its_own_execution_gives_a_request_back(self, make: Make) -> None:
+        """Not one that was overtaken, and not once it is done."""
+        subject = await make()
+        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
+        later = begun_in(await subject.store.accept(draft(), "f", lease(T0 + 5_000)))
+        assert later == Begun(settle_key(), 2, first=False)
+        await subject.store.give_back(begun, now_ms=T0)
+        assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 2)
+        await Made(subject).submit()
+        await Made(subject).record()
+        await subject.store.give_back(later, now_ms=T0)
+        assert (await subject.request(settle_key()))[0] is RequestState.DONE
+
+    async def test_a_lease_keeps_others_out_until_it_has_passed(self, make: Make) -> None:
+        """Then whoever asks carries on the same payment, and is told that others may have begun something."""
+        subject = await make()
+        await accepted(subject)
+        with pytest.raises(RequestInProgress):
+            await subject.store.accept(draft("p2"), "f", lease(T0 + 4_999))
+        carried_on = await subject.store.accept(draft("p2"), "f", lease(T0 + 5_000))
+        assert carried_on == Accepted(Begun(settle_key(), 2, first=False), draft("p1"))
+
+    async def test_a_lease_is_renewed_by_its_own_execution(self, make: Make) -> None:
+        """An overtaken one renews nothing; a moment that has passed lets others in."""
+        subject = await make()
+        first = begun_in(await subject.store.accept(draft(), "f", lease()))
+        await subject.store.renew([first], until_ms=T0 + 9_000)
+        assert await subject.store.overdue(now_ms=T0 + 8_999, limit=9) == []
+        second = begun_in(await subject.store.accept(draft(), "f", lease(T0 + 9_000)))
+        await subject.store.renew([first], until_ms=T0 + 90_000)
+        (row,) = await subject.store.overdue(now_ms=T0 + 14_000, limit=9)
+        assert (row.key, row.attempt) == (settle_key(), 2)
+        await subject.store.renew([second], until_ms=T0 + 20_000)
+        assert await subject.store.overdue(now_ms=T0 + 14_000, limit=9) == []
+        await subject.store.renew([second], until_ms=T0)
+        assert len(await subject.store.overdue(now_ms=T0, limit=9)) == 1
+
+    async def test_many_leases_are_renewed_at_once(self, make: Make) -> None:
+        subject = await make()
+        held = [
+            begun_in(await subject.store.accept(draft(f"p{n}", settle_key(f"s{n}"), f"o{n}"), "f", lease()))
+            for n in range(3)
+        ]
+        await subject.store.renew(held[:2], until_ms=T0 + 60_000)
+        assert [row.key for row in await subject.store.overdue(now_ms=T0 + 5_000, limit=9)] == [settle_key("s2")]
+
+    async def test_overdue_executions_come_longest_first(self, make: Make) -> None:
+        """And no more of them than asked for."""
+        subject = await make()
+        for n, length_ms in enumerate((300, 100, 200)):
+            await subject.store.accept(draft(f"p{n}", settle_key(f"s{n}"), f"o{n}"), "f", lease(length_ms=length_ms))
+        rows = await subject.store.overdue(now_ms=T0 + 300, limit=2)
+        assert [row.key.key for row in rows] == ["s1", "s2"]
+
+    async def test_an_overdue_execution_is_taken_over_once(self, make: Make) -> None:
+        """Ten workers see it; one carries it on."""
+        subject = await make()
+        await accepted(subject)
+        (row,) = await subject.store.overdue(now_ms=T0 + 5_000, limit=9)
+        taken = await asyncio.gather(*(subject.store.take_over(row, lease(T0 + 5_000)) for _ in range(10)))
+        assert [begun for begun in taken if begun is not None] == [Begun(settle_key(), 2, first=False)]
+        assert await subject.store.take_over(row, lease(T0 + 90_000)) is None
+
+    async def test_a_renewed_execution_is_not_taken_over(self, make: Make) -> None:
+        """Its executor came back to life between the worker's look and its grasp."""
+        subject = await make()
+        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
+        (row,) = await subject.store.overdue(now_ms=T0 + 5_000, limit=9)
+        await subject.store.renew([begun], until_ms=T0 + 10_000)
+        assert await subject.store.take_over(row, lease(T0 + 5_000)) is None
+
+    async def test_a_refused_request_is_answered_for_ever(self, make: Make) -> None:
+        """A reversal that never touched a payment."""
+        subject = await make()
+        key = reversal_of().key
+        assert await subject.store.begin_request(key, "f", lease()) == Begun(key, 1, first=True)
+        await subject.store.refuse_request(key, REFUSED, now_ms=T0)
+        assert await subject.store.begin_request(key, "f", lease()) == REFUSED
+
+    # The payment's moves
+
+    async def test_a_payment_comes_to_its_end(self, make: Make) -> None:
+        """Each move one version and one event; response and word to the order service with the last."""
+        subject = await make()
+        made = await accepted(subject)
+        submitted = await made.submit()
+        assert isinstance(submitted, Payment)
+        assert submitted == replace(
+            draft(),
+            state=PaymentState.SUBMITTED,
+            round=1,
+            customer_id="mei",
+            amount=CHARGE.amount,
+            payer_account_id="drawer:CNY",
+            payee_account_id="sales:CNY",
+            fence=FENCE,
+            version=2,
+            updated_at_ms=T0 + 1,
+        )
+        await made.lose_sight()
+        recorded = await made.record()
+        assert (recorded.state, recorded.journal_id, recorded.settled_at_ms) == (PaymentState.SUCCEEDED, "j1", T0 + 3)
+        assert await subject.history("p1") == [
+            Event("p1", 1, PaymentState.CREATED, NO_FENCE, T0),
+            Event("p1", 2, PaymentState.SUBMITTED, FENCE, T0 + 1),
+            Event("p1", 3, PaymentState.UNKNOWN, FENCE, T0 + 2),
+            Event("p1", 4, PaymentState.SUCCEEDED, FENCE, T0 + 3),
+        ]
+        assert await made.now() == recorded
+        assert await subject.store.response_to(settle_key()) == encode(recorded)
+        assert await subject.words() == [Word("p1", Purpose.COMPLETE, "o1", T0 + 3, None)]
+
+    async def test_every_move_can_be_repeated(self, make: Make) -> None:
+        """It answers with the payment as it stands, and changes nothing."""
+        subject = await make()
+        made = await succeeded(subject)
+        stands = await made.now()
+        assert await made.submit() == stands
+        assert await made.lose_sight() == stands
+        assert await made.record(now_ms=T0 + 99) == stands
+        assert await made.decline() == stands
+        assert len(await subject.history("p1")) == 3
+        assert await subject.store.response_to(settle_key()) == encode(stands)
+        assert len(await subject.words()) == 1
+
+    async def test_a_move_out_of_turn_changes_and_answers_nothing(self, make: Make) -> None:
+        """What was never submitted cannot succeed, nor be undone; its request stays open."""
+        subject = await make()
+        made = await accepted(subject)
+        for step in (made.lose_sight, made.record, made.begin_reversal, made.record_reversal):
+            assert (await step()).state is PaymentState.CREATED
+        assert await made.states() == [PaymentState.CREATED]
+        assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
+        assert await subject.words() == []
+
+    async def test_an_unknown_payment_is_not_found(self, make: Make) -> None:
+        subject = await make()
+        made = Made(subject, "p9")
+        for step in (made.now, made.submit, made.lose_sight, made.record, made.decline, made.record_reversal):
+            with pytest.raises(NotFound) as refusal:
+                await step()
+            assert refusal.value.reason == "PAYMENT_NOT_FOUND"
+
+    async def test_ten_payments_of_one_order_submitted_at_once(self, make: Make) -> None:
+        """One becomes active; the others are told which."""
+        subject = await make()
+        made = [await accepted(subject, draft(f"p{n}", settle_key(f"s{n}"))) for n in range(10)]
+        outcomes = await asyncio.gather(*(payment.submit() for payment in made))
+        (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Payment)]
+        rivals = [outcome.payment.payment_id for outcome in outcomes if isinstance(outcome, Rival)]
+        assert rivals == [winner.payment_id] * 9
+        submitted = [payment for payment in await everything(subject) if payment.state is PaymentState.SUBMITTED]
+        assert [payment.payment_id for payment in submitted] == [winner.payment_id]
+
+    @pytest.mark.parametrize("state", ["SUBMITTED", "UNKNOWN", "SUCCEEDED", "REVERSING"])
+    async def test_an_active_payment_keeps_others_out(self, make: Make, state: str) -> None:
+        """In each state in which money may be away; and the loser has not changed."""
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit()
+        if state == "UNKNOWN":
+            await made.lose_sight()
+        elif state != "SUBMITTED":
+            await made.record()
+        if state == "REVERSING":
+            await made.begin_reversal()
+        other = await accepted(subject, draft("p2", settle_key("s2")))
+        rival = await other.submit(NEWER)
+        assert isinstance(rival, Rival)
+        assert (rival.payment.payment_id, rival.payment.state) == ("p1", state)
+        assert await other.states() == [PaymentState.CREATED]
+
+    @pytest.mark.parametrize("ended", ["DECLINED", "REVERSED"])
+    async def test_an_ended_payment_makes_room(self, make: Make, ended: str) -> None:
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit()
+        if ended == "DECLINED":
+            await made.decline()
+        else:
+            await made.record()
+            await made.begin_reversal()
+            await made.record_reversal()
+        assert (await made.now()).state == ended
+        other = await accepted(subject, draft("p2", settle_key("s2")))
+        assert isinstance(await other.submit(NEWER), Payment)
+
+    async def test_direct_payments_know_no_rivals(self, make: Make) -> None:
+        """Payments without an order do not share one."""
+        subject = await make()
+        for n in range(3):
+            made = await accepted(subject, draft(f"p{n}", settle_key(f"s{n}"), ""))
+            assert isinstance(await made.submit(NO_FENCE), Payment)
+
+    async def test_a_stale_fence_is_refused(self, make: Make) -> None:
+        """By every move, and without effect; an equal one is the same holder asking again."""
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit(NEWER)
+        before = await made.now()
+        for step in (made.submit, made.lose_sight, made.record, made.decline, made.record_reversal):
+            with pytest.raises(StaleFence) as refusal:
+                await step(FENCE)
+            assert refusal.value.metadata["guard"] == "fence"
+        assert await made.now() == before
+        assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
+        assert (await made.record(NEWER)).state is PaymentState.SUCCEEDED
+
+    async def test_a_generation_counts_more_than_a_token(self, make: Make) -> None:
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit(Fence(2, 1))
+        with pytest.raises(StaleFence):
+            await made.record(Fence(1, 10**9))
+        assert (await made.record(Fence(2, 1))).fence == Fence(2, 1)
+
+    async def test_a_move_that_changes_nothing_raises_the_fence(self, make: Make) -> None:
+        """Who looked under a newer lock shuts the older one out."""
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit()
+        assert (await made.submit(NEWER)).fence == NEWER  # type: ignore[union-attr]  # there is no rival
+        with pytest.raises(StaleFence):
+            await made.record(FENCE)
+        assert len(await made.states()) == 2
+
+    async def test_the_response_is_stored_with_the_effect_or_not_at_all(self, make: Make) -> None:
+        """What cannot be written down has not happened."""
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit()
+        before = await made.now()
+
+        def fail(_payment: Payment) -> StoredResponse:
+            raise ZeroDivisionError
+
+        for step in (
+            lambda: subject.store.record("p1", FENCE, "j1", fail, now_ms=T0),
+            lambda: subject.store.decline("p1", FENCE, "WHY", fail, release=True, now_ms=T0),
+        ):
+            with pytest.raises(ZeroDivisionError):
+                await step()
+        assert await made.now() == before
+        assert len(await subject.history("p1")) == 2
+        assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 1)
+        assert await subject.words() == []
+
+    @pytest.mark.parametrize("release", [True, False])
+    async def test_a_decline_tells_the_order_service_if_it_has_to(self, make: Make, release: bool) -> None:
+        subject = await make()
+        made = await accepted(subject)
+        declined = await made.decline(release=release)
+        assert (declined.state, declined.decline_reason) == (PaymentState.DECLINED, "WHY")
+        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE] * release
+        assert await subject.store.response_to(settle_key()) == REFUSED
+
+    # Reversal
+
+    async def test_a_payment_is_undone(self, make: Make) -> None:
+        """For one request, whose response is stored with it."""
+        subject = await make()
+        made = await succeeded(subject)
+        reversing = await made.begin_reversal()
+        assert (reversing.state, reversing.reversal) == (PaymentState.REVERSING, reversal_of())
+        assert (await subject.store.of_request(reversal_of().key)) == reversing
+        reversed_ = await made.record_reversal()
+        assert (reversed_.state, reversed_.reversal_journal_id) == (PaymentState.REVERSED, "j2")
+        assert await subject.store.response_to(reversal_of().key) == encode_reversal(reversed_)
+        assert [word.purpose for word in await subject.words()] == [Purpose.COMPLETE, Purpose.REOPEN]
+
+    async def test_ten_reversals_at_once(self, make: Make) -> None:
+        """One begins; the others get the payment with the winner's name on it."""
+        subject = await make()
+        made = await succeeded(subject)
+        outcomes = await asyncio.gather(*(made.begin_reversal(f"v{n}") for n in range(10)))
+        assert len({payment.reversal.key.key for payment in outcomes if payment.reversal}) == 1
+        assert (await made.states()).count(PaymentState.REVERSING) == 1
+
+    async def test_a_refused_reversal_leaves_the_payment_as_it_was(self, make: Make) -> None:
+        """The refusal is stored; the next request may try again."""
+        subject = await make()
+        made = await succeeded(subject)
+        await made.refuse_reversal(await made.begin_reversal("v1"))
+        assert (await made.now()).state is PaymentState.SUCCEEDED
+        assert await subject.store.response_to(reversal_of("v1").key) == REFUSED
+        assert (await made.begin_reversal("v2")).reversal == reversal_of("v2")
+        assert (await made.record_reversal()).state is PaymentState.REVERSED
+
+    async def test_a_refused_reversal_is_not_begun_again(self, make: Make) -> None:
+        """Not by an execution that slept through its own refusal: its request has been answered."""
+        subject = await make()
+        made = await succeeded(subject)
+        await made.refuse_reversal(await made.begin_reversal("v1"))
+        again = await subject.store.begin_reversal("p1", FENCE, reversal_of("v1"), now_ms=T0 + 9)
+        assert again.state is PaymentState.SUCCEEDED
+        assert (await made.states()).count(PaymentState.REVERSING) == 1
+
+    async def test_a_late_refusal_does_not_end_the_next_reversal(self, make: Make) -> None:
+        """A direct payment has no fence that would tell the two apart."""
+        subject = await make()
+        made = await succeeded(subject, draft(order_id=""))
+        first = await made.begin_reversal("v1")
+        await made.refuse_reversal(first)
+        await made.begin_reversal("v2")
+        await made.refuse_reversal(first)
+        now = await made.now()
+        assert (now.state, now.reversal) == (PaymentState.REVERSING, reversal_of("v2"))
+        assert (await subject.request(reversal_of("v2").key))[0] is RequestState.IN_PROGRESS
+
+    # Words to the order service
+
+    async def test_a_word_is_owed_until_it_is_delivered(self, make: Make) -> None:
+        """Delivered once: a second time changes nothing."""
+        subject = await make()
+        made = await succeeded(subject)
+        assert await subject.store.owes("p1") == (Purpose.COMPLETE,)
+        assert await subject.store.undelivered(before_ms=T0 + 2, limit=9) == []
+        assert await subject.store.undelivered(before_ms=T0 + 3, limit=9) == ["p1"]
+        for now_ms in (T0 + 10, T0 + 20):
+            await subject.store.delivered("p1", Purpose.COMPLETE, now_ms=now_ms)
+        assert await subject.store.owes("p1") == ()
+        assert await subject.store.undelivered(before_ms=T0 + DAY_MS, limit=9) == []
+        assert await subject.words() == [Word("p1", Purpose.COMPLETE, "o1", T0 + 3, T0 + 10)]
+        assert await made.record() == await made.now()
+        assert await subject.store.owes("p1") == ()
+
+    async def test_words_are_owed_in_the_order_of_the_payment(self, make: Make) -> None:
+        """Also when the wall clock went back between them: a bill has to be PAID before it is reopened."""
+        subject = await make()
+        made = await succeeded(subject)
+        await made.begin_reversal()
+        await made.record_reversal(now_ms=T0 - 5_000)
+        assert await subject.store.owes("p1") == (Purpose.COMPLETE, Purpose.REOPEN)
+
+    async def test_undelivered_words_come_oldest_first(self, make: Make) -> None:
+        """And no more of them than asked for."""
+        subject = await make()
+        for n, now_ms in enumerate((T0 + 30, T0 + 10, T0 + 20)):
+            made = await accepted(subject, draft(f"p{n}", settle_key(f"s{n}"), f"o{n}"))
+            await made.submit()
+            await made.record(now_ms=now_ms)
+        assert await subject.store.undelivered(before_ms=T0 + 99, limit=2) == ["p1", "p2"]
+
+    async def test_a_direct_payment_owes_no_word(self, make: Make) -> None:
+        subject = await make()
+        made = await succeeded(subject, draft(order_id=""))
+        await made.begin_reversal()
+        await made.record_reversal()
+        assert await subject.words() == []
+
+    # Expiry
+
+    async def test_an_unused_ticket_expires(self, make: Make) -> None:
+        """At its time and not before; then it is refused, never run."""
+        subject = await make()
+        ticket = await issued(subject, ttl_ms=1_000)
+        assert await subject.store.expire(now_ms=T0 + 999) == 0
+        assert await subject.store.expire(now_ms=T0 + 1_000) == 1
+        assert (await subject.request(ticket))[0] is RequestState.EXPIRED
+        with pytest.raises(FailedPrecondition) as refusal:
+            await subject.store.accept(draft("p1", ticket, ""), "f", lease())
+        assert refusal.value.reason == "TICKET_EXPIRED"
+        assert await everything(subject) == []
+
+    async def test_a_ticket_past_its_time_is_refused_before_anybody_swept(self, make: Make) -> None:
+        subject = await make()
+        ticket = await issued(subject, ttl_ms=1_000)
+        with pytest.raises(FailedPrecondition):
+            await subject.store.accept(draft("p1", ticket, ""), "f", lease(T0 + 1_000))
+
+    async def test_what_runs_does_not_expire(self, make: Make) -> None:
+        """An execution once begun is brought to its end."""
+        subject = await make()
+        ticket = await issued(subject, ttl_ms=1_000)
+        await accepted(subject, draft("p1", ticket, ""))
+        assert await subject.store.expire(now_ms=T0 + DAY_MS * 9) == 0
+
+    async def test_a_payment_given_back_and_never_run_again_ends_with_its_request(self, make: Make) -> None:
+        """DECLINED, and the order service is told to free a bill it may have claimed."""
+        subject = await make()
+        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
+        await subject.store.give_back(begun, now_ms=T0)
+        assert await subject.store.expire(now_ms=T0 + DAY_MS) == 1
+        payment = await subject.store.get("p1")
+        assert (payment.state, payment.decline_reason, payment.version) == (
+            PaymentState.DECLINED,
+            "TICKET_EXPIRED",
+            2,
+        )
+        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert await subject.store.expire(now_ms=T0 + DAY_MS) == 0
+
+    # Reading
+
+    async def test_a_request_knows_its_payment(self, make: Make) -> None:
+        """The one it made or the one it undoes; None before it did either."""
+        subject = await make()
+        made = await succeeded(subject)
+        assert await subject.store.of_request(settle_key()) == await made.now()
+        assert await subject.store.of_request(settle_key("s9")) is None
+        assert await subject.store.of_request(reversal_of().key) is None
+
+    async def test_pages_are_newest_first_and_miss_nothing(self, make: Make) -> None:
+        """Page after page of two, with payments of the same millisecond on both sides of a border."""
+        subject = await make()
+        times = (T0, T0 + 1, T0 + 1, T0 + 1, T0 + 2)
+        for n, created_at_ms in enumerate(times):
+            payment = draft(f"p{n}", settle_key(f"s{n}"), f"o{n}", created_at_ms=created_at_ms)
+            await accepted(subject, payment)
+        pages, after = [], None
+        while page := await subject.store.page(limit=2, after=after, state=None, order_id="", seen_by=""):
+            pages.append([payment.payment_id for payment in page])
+            after = (page[-1].created_at_ms, page[-1].payment_id)
+        assert pages == [["p4", "p3"], ["p2", "p1"], ["p0"]]
+
+    async def test_pages_show_what_is_asked_for(self, make: Make) -> None:
+        """By state, by order, and for a customer only what they pay or made."""
+        subject = await make()
+        made = await accepted(subject, draft("p1", settle_key("s1"), "o1"))
+        await made.submit()
+        await accepted(subject, draft("p2", settle_key("s2"), "o2"))
+        await accepted(subject, replace(draft("p3", settle_key("s3"), "o1"), clerk=WANG))
+
+        async def ids(**which: object) -> list[str]:
+            asked: dict[str, object] = {"state": None, "order_id": "", "seen_by": ""}
+            page = await subject.store.page(limit=9, after=None, **(asked | which))  # type: ignore[arg-type]
+            return sorted(payment.payment_id for payment in page)
+
+        assert await ids(state=PaymentState.CREATED) == ["p2", "p3"]
+        assert await ids(order_id="o1") == ["p1", "p3"]
+        assert await ids(seen_by="mei") == ["p1"]
+        assert await ids(seen_by="wang") == ["p3"]
+        assert await ids(state=PaymentState.CREATED, order_id="o1", seen_by="li") == []
+
+    # Guards
+
+    async def test_without_the_ticket_every_call_pays(self, make: Make) -> None:
+        """What the guard stops: the same ticket makes one payment after another."""
+        subject = await make(Guards.without(["ticket"]))
+        ticket = await issued(subject)
+        for n in range(3):
+            outcome = await subject.store.accept(draft(f"p{n}", ticket, ""), "f", lease())
+            assert isinstance(outcome, Accepted)
+            await Made(subject, f"p{n}").submit(NO_FENCE)
+            await Made(subject, f"p{n}").record(NO_FENCE)
+        assert [payment.state for payment in await everything(subject)] == [PaymentState.SUCCEEDED] * 3
+
+    async def test_without_the_fence_a_stale_holder_writes(self, make: Make) -> None:
+        """What the guard stops; the fence that is kept does not fall even so."""
+        subject = await make(Guards.without(["fence"]))
+        made = await accepted(subject)
+        await made.submit(NEWER)
+        recorded = await made.record(FENCE)
+        assert (recorded.state, recorded.fence) == (PaymentState.SUCCEEDED, NEWER)
+
+    async def test_without_the_unique_index_two_payments_are_active(self, make: Make) -> None:
+        """What the guard stops."""
+        subject = await make(Guards.without(["unique"]))
+        for n in range(2):
+            made = await accepted(subject, draft(f"p{n}", settle_key(f"s{n}")))
+            assert isinstance(await made.submit(), Payment)
+
+    async def test_without_recovery_a_dead_execution_keeps_its_request(self, make: Make) -> None:
+        """What the guard does: nobody carries it on."""
+        subject = await make(Guards.without(["recovery"]))
+        await accepted(subject)
+        with pytest.raises(RequestInProgress):
+            await subject.store.accept(draft("p2"), "f", lease(T0 + DAY_MS))
+
+
+async def everything(subject: Subject) -> list[Payment]:
+    """All payments."""
+    return await subject.store.page(limit=99, after=None, state=None, order_id="", seen_by="")

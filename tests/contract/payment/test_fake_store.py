@@ -1,0 +1,40 @@
+"""The fake passes what the databases pass, so tests that use it say something about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from services.kernel.guards import Guards
+from services.kernel.idempotency import RequestKey, RequestState
+from tests.contract.payment.store_contract import Make, PaymentStoreContract
+from tests.fakes.payment_store import Event, FakePaymentStore, Word
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """The fake as a subject."""
+
+    store: FakePaymentStore
+
+    async def history(self, payment_id: str) -> list[Event]:
+        return [event for event in self.store.events if event.payment_id == payment_id]
+
+    async def words(self) -> list[Word]:
+        return sorted(self.store.outbox.values(), key=lambda word: (word.payment_id, word.purpose))
+
+    async def request(self, key: RequestKey) -> tuple[RequestState, int]:
+        row = self.store.requests.rows[key]
+        return row.state, row.attempt
+
+
+class TestFakePaymentStore(PaymentStoreContract):
+    """The suite on the fake."""
+
+    @pytest.fixture
+    def make(self) -> Make:
+        async def make(guards: Guards | None = None) -> InMemory:
+            return InMemory(FakePaymentStore(guards))
+
+        return make

@@ -1,0 +1,208 @@
+"""The payment store on SQLite and PostgreSQL: the suite, and what only a database can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.kernel.errors import RequestInProgress
+from services.kernel.fence import Fence
+from services.kernel.guards import Guards
+from services.kernel.idempotency import RequestKey, RequestState
+from services.payment.model import Accepted, Payment, PaymentState, Purpose, Rival
+from services.payment.store import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS, PaymentStore
+from services.runtime.database import Database
+from tests.contract.payment.store_contract import (
+    LI,
+    Made,
+    Make,
+    PaymentStoreContract,
+    accepted,
+    draft,
+    issued,
+    lease,
+    refused,
+    settle_key,
+    succeeded,
+)
+from tests.fakes.payment_store import Event, Word
+
+FreshDatabase = Callable[[Path], Awaitable[Database]]
+
+
+@dataclass(frozen=True, slots=True)
+class InDatabase:
+    """The real store as a subject."""
+
+    store: PaymentStore
+    database: Database
+
+    async def history(self, payment_id: str) -> list[Event]:
+        columns = EVENTS.c
+
+        async def step(tx: AsyncConnection) -> list[Event]:
+            rows = await tx.execute(select(EVENTS).where(columns.payment_id == payment_id).order_by(columns.version))
+            return [
+                Event(
+                    row.payment_id,
+                    row.version,
+                    PaymentState(row.state),
+                    Fence(row.fence_generation, row.fence_token),
+                    row.at_ms,
+                )
+                for row in rows
+            ]
+
+        return await self.database.read(step)
+
+    async def words(self) -> list[Word]:
+        columns = OUTBOX.c
+
+        async def step(tx: AsyncConnection) -> list[Word]:
+            rows = await tx.execute(select(OUTBOX).order_by(columns.payment_id, columns.purpose))
+            return [
+                Word(row.payment_id, Purpose(row.purpose), row.order_id, row.created_at_ms, row.delivered_at_ms)
+                for row in rows
+            ]
+
+        return await self.database.read(step)
+
+    async def request(self, key: RequestKey) -> tuple[RequestState, int]:
+        columns = REQUESTS.c
+
+        async def step(tx: AsyncConnection) -> tuple[RequestState, int]:
+            found = await tx.execute(
+                select(columns.state, columns.attempt).where(
+                    columns.caller == key.caller, columns.method == key.method, columns.key == key.key
+                )
+            )
+            row = found.one()
+            return RequestState(row.state), row.attempt
+
+        return await self.database.read(step)
+
+
+async def in_database(database: Database, guards: Guards | None = None) -> InDatabase:
+    store = PaymentStore(database, guards or Guards())
+    await store.prepare()
+    return InDatabase(store, database)
+
+
+@pytest.fixture
+def make(fresh_database: FreshDatabase, service_package: Path) -> Make:
+    """Stores on empty, migrated databases."""
+
+    async def make(guards: Guards | None = None) -> InDatabase:
+        return await in_database(await fresh_database(service_package), guards)
+
+    return make
+
+
+class TestSqlPaymentStore(PaymentStoreContract):
+    """The suite on the databases."""
+
+
+async def test_migrations_make_the_tables_the_store_knows(database: Database) -> None:
+    """Alembic finds no difference between a migrated database and store.py."""
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+    async def step(tx: AsyncConnection) -> list[object]:
+        return await tx.run_sync(differences)
+
+    assert await database.run(step) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE payment_events SET at_ms = 0",
+        "DELETE FROM payment_events",
+        "DELETE FROM payments",
+    ],
+)
+async def test_what_must_not_change_is_protected(database: Database, statement: str) -> None:
+    """By the database itself, whoever asks it."""
+    subject = await in_database(database)
+    made = await succeeded(subject)
+    before = await made.now()
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text(statement))
+
+    with pytest.raises(DBAPIError, match="refuses"):
+        await database.run(step)
+    assert await made.now() == before
+    assert [event.version for event in await subject.history("p1")] == [1, 2, 3]
+
+
+async def test_the_index_of_the_guard_unique_falls_and_stands_again(database: Database) -> None:
+    """With the guard off it is dropped at start, and with it on it is made again: each as often as one likes."""
+
+    def names(connection: Connection) -> set[str | None]:
+        return {str(index["name"]) for index in inspect(connection).get_indexes("payments")}
+
+    async def step(tx: AsyncConnection) -> set[str | None]:
+        return await tx.run_sync(names)
+
+    for guards, stands in (
+        (Guards(), True),
+        (Guards.without(["unique"]), False),
+        (Guards.without(["unique"]), False),
+        (Guards(), True),
+        (Guards(), True),
+    ):
+        await in_database(database, guards)
+        assert (str(ONE_ACTIVE_PER_ORDER.name) in await database.run(step)) is stands
+    subject = await in_database(database)
+    await (await accepted(subject)).submit()
+    assert isinstance(await (await accepted(subject, draft("p2", settle_key("s2")))).submit(), Rival)
+
+
+async def test_two_instances_share_a_database(database: Database) -> None:
+    """One ticket and one order, at two processes' stores at once: one payment is begun, one is active, nobody fails."""
+    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+        subjects = [await in_database(each) for each in (database, other)]
+        ticket = await issued(subjects[0])
+        outcomes = await asyncio.gather(
+            *(subjects[n % 2].store.accept(draft(f"t{n}", ticket, ""), "f", lease()) for n in range(20)),
+            return_exceptions=True,
+        )
+        assert refused(outcomes, RequestInProgress) == 19
+        assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == 1
+        for n in range(20):
+            await accepted(subjects[0], draft(f"p{n}", settle_key(f"s{n}")))
+        submitted = await asyncio.gather(*(Made(subjects[n % 2], f"p{n}").submit() for n in range(20)))
+        assert sum(isinstance(outcome, Payment) for outcome in submitted) == 1
+        assert len({_winner(outcome) for outcome in submitted}) == 1
+
+
+async def test_rising_fences_at_once_leave_the_highest(database: Database) -> None:
+    """Ten holders write at once: the row ends at the highest fence, whoever came last, with one event a version."""
+    subject = await in_database(database)
+    made = await accepted(subject)
+    tokens = (7, 3, 20, 11, 5, 19, 2, 13, 17, 1)
+    outcomes = await asyncio.gather(*(made.submit(Fence(1, token)) for token in tokens), return_exceptions=True)
+    assert isinstance(outcomes[2], Payment)
+    assert (await made.now()).fence == Fence(1, 20)
+    assert [event.version for event in await subject.history("p1")] == [1, 2]
+
+
+async def test_the_clerk_is_kept_with_the_role(database: Database) -> None:
+    """`settled_by` is what the token said, both halves of it."""
+    made = await succeeded(await in_database(database))
+    assert (await made.now()).clerk == LI
+
+
+def _winner(outcome: Payment | Rival) -> str:
+    return (outcome.payment if isinstance(outcome, Rival) else outcome).payment_id

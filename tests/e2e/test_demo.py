@@ -1,0 +1,303 @@
+"""The demonstration as a newcomer runs it, and that it can fail: each guard off shows what it stops.
+
+The runs are stacks of their own and mostly wait for sessions to end, so two of them go on at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from services.devstack import state
+from services.devstack.state import InstanceState
+from services.devstack.supervisor import Stack
+from services.kernel.guards import NAMES
+from tests.e2e.desk import Desk, command_line, document, processes_of, start_command_line
+
+Run = tuple[str, ...]
+Performed = Callable[[Run], Awaitable[subprocess.CompletedProcess[str]]]
+
+_CLICK, _TWO, _LOST, _KILLED = "double click", "two clerks, one bill", "lost reply", "killed mid-payment"
+_FROZEN, _REVERSAL = "frozen holder", "reversal"
+_AT_ONCE = 2
+
+WHOLE: Run = ()
+#: Guards off, the act they stand against, and the invariant that breaks without them.
+ABLATIONS = [
+    ("ticket", _CLICK, "one charge per key"),
+    ("lock,fence,state,unique", _TWO, "settled at most once"),
+    ("fence,state,unique", _FROZEN, "settled at most once"),
+    ("recovery", _KILLED, "nothing left over"),
+]
+#: Each of these alone can be spared in both acts.
+SPARED = ("lock", "fence", "state", "unique")
+
+
+def without(guards: str, *acts: str) -> Run:
+    """A run of some acts with guards off."""
+    return ("--without", guards, *(word for act in acts for word in ("--act", act)))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the whole run keeps its data."""
+    return tmp_path_factory.mktemp("demo") / "kept"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def performed(
+    request: pytest.FixtureRequest, kept: Path, _zookeeper_can_be_started: None
+) -> AsyncIterator[Performed]:
+    """Waits for a run; those that the chosen tests of this module ask for begin at once, in the tests' order."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def perform(run: Run) -> subprocess.CompletedProcess[str]:
+        async with turn:
+            return await command_line("demo", "--json", *run, *(("--keep", str(kept)) if run == WHOLE else ()))
+
+    calls = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
+    wanted = dict.fromkeys(call.params["run"] for call in calls if call and "run" in call.params)
+    tasks = {run: asyncio.create_task(perform(run)) for run in wanted}
+    yield lambda run: tasks[run]
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+@pytest.mark.parametrize("run", [pytest.param(WHOLE, id="whole")])
+class TestWhole:
+    """All acts, all guards."""
+
+    async def test_the_verdict_is_ok(self, performed: Performed, run: Run) -> None:
+        """Every bill was settled exactly once, whatever went wrong."""
+        done = await performed(run)
+        found = document(done)
+        assert found["verdict"] == "ok", found
+        assert done.returncode == 0
+        assert done.stderr == ""
+
+    async def test_the_document_is_as_promised(self, performed: Performed, run: Run) -> None:
+        """For scripts; `violations` is empty where nothing is wrong."""
+        found = document(await performed(run))
+        assert set(found) == {"verdict", "acts", "checks", "seconds", "seed"}
+        assert [act["name"] for act in found["acts"]] == [_CLICK, _TWO, _LOST, _KILLED, _FROZEN, _REVERSAL]
+        for act in found["acts"]:
+            assert set(act) == {"name", "ok", "detail"}
+            assert act["ok"] is True
+            assert act["detail"]
+        for check in found["checks"]:
+            assert set(check) - {"violations"} == {"name", "ok", "examined"}
+            assert check["ok"] is True
+            assert check["examined"] > 0, check
+        assert found["seconds"] > 0
+        assert isinstance(found["seed"], int)
+
+    async def test_each_act_says_which_guard_caught_it(self, performed: Performed, run: Run) -> None:
+        """Who reads the table of guards finds each of them at work."""
+        details = {act["name"]: act["detail"] for act in document(await performed(run))["acts"]}
+        assert "10 Pays, one ticket: 1 charge" in details[_CLICK]
+        assert caught(details[_CLICK]) == {"ticket"}
+        assert "the other 20 were told by whom and when" in details[_TWO]
+        assert caught(details[_TWO]) <= set(NAMES)
+        assert "replayed: yes" in details[_LOST]
+        assert caught(details[_KILLED]) == {"recovery"}
+        assert "STALE_FENCE" in details[_FROZEN]
+        assert "fence" in caught(details[_FROZEN])
+        assert "settled again in round 2" in details[_REVERSAL]
+
+    async def test_what_is_kept_can_be_checked_again(self, performed: Performed, run: Run, kept: Path) -> None:
+        """`countinghouse check` on a stack that has stopped; the answers of clients are known to the demo only."""
+        played = document(await performed(run))
+        assert processes_of(kept) == []
+        assert sorted(path.name for path in (kept / "logs").glob("payment-*.log")) == ["payment-1.log", "payment-2.log"]
+        done = await command_line("check", "--json", "--data", str(kept))
+        assert done.returncode == 0, done.stderr
+        found = document(done)
+        assert set(found) == {"verdict", "checks"}
+        assert found["verdict"] == "ok"
+        told = [check for check in played["checks"] if check["name"] != "replays identical"]
+        assert [check for check in found["checks"] if check["name"] != "replays identical"] == told
+
+    async def test_a_forged_row_is_found(self, performed: Performed, run: Run, kept: Path, tmp_path: Path) -> None:
+        """Behind the services' backs somebody marks a bill UNPAID, to have it settled again."""
+        await performed(run)
+        forged = tmp_path / "order.db"
+        with closing(sqlite3.connect(kept / "order.db")) as real, closing(sqlite3.connect(forged)) as copy:
+            real.backup(copy)
+            copy.execute(
+                "UPDATE orders SET state = 'UNPAID', payment_id = '', settled_at_ms = 0 WHERE seq ="
+                " (SELECT min(seq) FROM orders)"
+            )
+            copy.commit()
+        arguments = ("--data", str(kept), "--database", f"order=sqlite+aiosqlite:///{forged}")
+        done = await command_line("check", *arguments)
+        assert done.returncode == 1, done.stderr
+        assert "verdict: violated" in done.stdout
+        assert "broken: paid means charged: order bill-" in done.stdout
+        found = document(await command_line("check", "--json", *arguments))
+        broken = {check["name"]: check["violations"] for check in found["checks"] if not check["ok"]}
+        assert set(broken) == {"paid means charged", "moves are legal"}
+        assert all(broken.values())
+
+
+@pytest.mark.parametrize(
+    ("run", "act", "invariant"),
+    [
+        pytest.param(without(guards, act), act, broken, id=f"{act} without {guards}")
+        for guards, act, broken in ABLATIONS
+    ],
+)
+async def test_without_what_stands_against_it_an_act_goes_wrong(
+    performed: Performed, run: Run, act: str, invariant: str
+) -> None:
+    """The demonstration can fail: exit code 1, and the broken invariant is named."""
+    done = await performed(run)
+    found = document(done)
+    assert (done.returncode, found["verdict"]) == (1, "violated"), found
+    assert [(played["name"], played["ok"]) for played in found["acts"]] == [(act, False)]
+    assert not caught(found["acts"][0]["detail"])
+    broken = {check["name"]: check["violations"] for check in found["checks"] if not check["ok"]}
+    assert invariant in broken
+    assert all(broken.values())
+
+
+@pytest.mark.parametrize(
+    ("run", "guard"), [pytest.param(without(guard, _TWO, _FROZEN), guard, id=guard) for guard in SPARED]
+)
+async def test_any_one_of_several_guards_can_be_spared(performed: Performed, run: Run, guard: str) -> None:
+    """Another catches what it would have caught, and the act says which."""
+    done = await performed(run)
+    found = document(done)
+    assert (done.returncode, found["verdict"]) == (0, "ok"), found
+    for act in found["acts"]:
+        assert act["ok"] is True
+        assert caught(act["detail"])
+        assert caught(act["detail"]) <= set(NAMES) - {guard}, act
+
+
+class TestInterrupted:
+    """Ctrl-C at any moment: exit code 130, nothing said, nothing left running, nothing left behind."""
+
+    @pytest.mark.parametrize("after_s", [0.3, 1.0])
+    async def test_while_the_stack_starts(
+        self, tmp_path: Path, after_s: float, _zookeeper_can_be_started: None
+    ) -> None:
+        await self._interrupt(tmp_path, asyncio.sleep(after_s))
+
+    async def test_while_an_act_is_played(self, tmp_path: Path, _zookeeper_can_be_started: None) -> None:
+        await self._interrupt(tmp_path, _until(lambda: _all_serving(tmp_path)), "--act", _TWO)
+
+    async def test_while_a_holder_is_frozen(self, tmp_path: Path, _zookeeper_can_be_started: None) -> None:
+        """A stopped process hears nothing; it is ended all the same."""
+        await self._interrupt(tmp_path, _until(lambda: _somebody_stopped(tmp_path)), "--act", _FROZEN)
+
+    async def _interrupt(self, folder: Path, moment: Awaitable[None], *arguments: str) -> None:
+        process = await start_command_line("demo", *arguments, TMPDIR=str(folder))
+        try:
+            await moment
+            process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                _, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode == 130, errors.decode()
+        assert b"Traceback" not in errors
+        assert processes_of(folder) == []
+        assert list(folder.iterdir()) == []
+
+
+class TestAskedWrongly:
+    """What cannot be played is said in one sentence, before anything is started."""
+
+    async def test_an_unknown_act(self) -> None:
+        done = await command_line("demo", "--act", "tap dance", COLUMNS="200")
+        assert done.returncode == 2
+        assert "tap dance" in done.stderr
+        assert _KILLED in done.stderr
+
+    async def test_an_unknown_guard(self) -> None:
+        done = await command_line("demo", "--without", "lock,umbrella", COLUMNS="200")
+        assert done.returncode != 0
+        assert "umbrella" in done.stderr
+        assert ", ".join(NAMES) in done.stderr
+
+
+class TestCheck:
+    """`countinghouse check` by itself."""
+
+    async def test_a_running_stack(self, stack: Stack, cashier: Desk) -> None:
+        """After all that other tests did to it, it is as right as after one bill."""
+        await cashier.settle(await cashier.bill())
+        done = await command_line("check", "--data", str(stack.data))
+        assert done.returncode == 0, done.stdout
+        assert "verdict: ok" in done.stdout
+        assert re.search(r"^settled at most once +[1-9]\d* +ok$", done.stdout, re.MULTILINE)
+
+    async def test_missing_databases_are_named_and_not_made(self, tmp_path: Path) -> None:
+        done = await command_line("check", "--data", str(tmp_path / "nowhere"))
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert f"{tmp_path / 'nowhere'}/order.db" in done.stderr
+        assert "--data" in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "database", ["order", "stock=sqlite+aiosqlite:///x.db", "order=mysql://clerk:secret@host/db", "order=:secret"]
+    )
+    async def test_a_malformed_database_is_refused_without_repeating_its_password(self, database: str) -> None:
+        done = await command_line("check", "--database", database, COLUMNS="200")
+        assert done.returncode == 2
+        assert "--database" in done.stderr
+        assert "secret" not in done.stderr
+
+    async def test_a_damaged_database_is_no_verdict(self, tmp_path: Path) -> None:
+        """Exit code 1 would say that a bill was settled twice."""
+        for service in ("order", "payment", "ledger"):
+            (tmp_path / f"{service}.db").write_bytes(b"this has never been a database" * 200)
+        done = await command_line("check", "--data", str(tmp_path))
+        assert done.returncode == 2
+        assert "order.db" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def caught(detail: str) -> set[str]:
+    """The guards that an act names."""
+    _, found, guards = detail.partition("caught by ")
+    return set(re.findall(r"[a-z]+", guards.partition(":")[0])) if found else set()
+
+
+async def _until(condition: Callable[[], Any], within_s: float = 30.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110  another process, of which no event tells
+            await asyncio.sleep(0.02)
+
+
+def _all_serving(folder: Path) -> bool:
+    stacks = [state.read(data) for data in folder.glob("countinghouse-demo-*")]
+    return any(
+        stack is not None and {instance.state for instance in stack.instances} == {InstanceState.SERVING}
+        for stack in stacks
+    )
+
+
+def _somebody_stopped(folder: Path) -> bool:
+    for pid in processes_of(folder):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                return True
+        except psutil.NoSuchProcess:
+            continue
+    return False
