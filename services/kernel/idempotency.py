@@ -70,6 +70,19 @@ class StoredResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call is answered with.
+
+    Args:
+        response: As it is stored; sent as it is.
+        replayed: It had been stored by an earlier call.
+    """
+
+    response: StoredResponse
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRow:
     """A ticket or request as stored. Times are Unix milliseconds."""
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.fence import Fence
-from services.kernel.idempotency import RequestKey, StoredResponse
+from services.kernel.idempotency import Answer, RequestKey
 from services.kernel.ids import IdSource
 from services.kernel.principal import Principal, Role
 from services.ledger.model import (
@@ -55,19 +55,6 @@ class Opening:
     key: RequestKey
     fingerprint: str
     account: Account
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a request is answered with.
-
-    Args:
-        stored: As it was stored; sent as it is.
-        replayed: It had been stored by an earlier call.
-    """
-
-    stored: StoredResponse
-    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)

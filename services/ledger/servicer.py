@@ -10,7 +10,6 @@ from countinghouse.ledger.v1 import ledger_pb2 as pb
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.type.v1 import money_pb2
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.idempotency import fingerprint
 from services.kernel.ids import check_account, check_business_key, check_name, check_text
 from services.kernel.money import check_currency
 from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow
@@ -18,7 +17,7 @@ from services.ledger.operations import JournalFilter, LedgerOperations
 from services.runtime import pages, status
 from services.runtime.context import current_call
 from services.runtime.interceptors import reply
-from services.runtime.translate import clerk_in, clerk_out, fence_in
+from services.runtime.translate import clerk_in, clerk_out, fence_in, fingerprint_without
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -43,13 +42,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         answer = await self._operations.open_account(
             call,
             check_name(request.request_id, "request_id"),
-            _fingerprint(request),
+            fingerprint_without(request, "request_id"),
             account_id=check_account(request.account_id, "account_id"),
             kind=_kind_in(request.kind),
             currency=check_currency(request.currency_code),
             overdraft_limit=request.overdraft_limit,
         )
-        return reply(call, answer.stored, replayed=answer.replayed)
+        return reply(call, answer)
 
     async def GetAccount(self, request: pb.GetAccountRequest, _context: _Context) -> pb.GetAccountResponse:
         account = await self._operations.account(current_call(), check_account(request.account_id, "account_id"))
@@ -203,10 +202,3 @@ def _kind_in(number: int) -> AccountKind:
             "FIELD_REQUIRED", "kind", "kind is required: ASSET, LIABILITY, EQUITY, REVENUE or EXPENSE"
         )
     return _KINDS_BY_NUMBER[number]
-
-
-def _fingerprint(request: pb.OpenAccountRequest) -> str:
-    payload = pb.OpenAccountRequest()
-    payload.CopyFrom(request)
-    payload.ClearField("request_id")
-    return fingerprint(payload.SerializeToString(deterministic=True))

@@ -65,7 +65,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Begun, Lease, StoredResponse
+from services.kernel.idempotency import Answer, Begun, Lease, StoredResponse
 from services.kernel.money import MAX_BALANCE
 from services.kernel.principal import Principal, Role
 from services.ledger.model import (
@@ -84,7 +84,6 @@ from services.ledger.model import (
 )
 from services.ledger.operations import (
     AccountPage,
-    Answer,
     Encoding,
     JournalFilter,
     JournalPage,

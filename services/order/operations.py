@@ -16,7 +16,7 @@ from typing import Protocol
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, NotFound, PermissionDenied
 from services.kernel.fence import Fence
-from services.kernel.idempotency import RequestKey, StoredResponse
+from services.kernel.idempotency import Answer, RequestKey
 from services.kernel.ids import IdSource
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -41,19 +41,6 @@ class Request:
     fingerprint: str
     actor: Principal
     at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a request is answered with.
-
-    Args:
-        stored: As it was stored; sent as it is.
-        replayed: It had been stored by an earlier call.
-    """
-
-    stored: StoredResponse
-    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from grpc import aio
 from countinghouse.order.v1 import order_pb2 as pb
 from countinghouse.order.v1 import order_pb2_grpc
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.idempotency import fingerprint
 from services.kernel.ids import check_name
 from services.kernel.money import Money
 from services.order.model import Order, OrderLine, OrderState
@@ -18,7 +17,7 @@ from services.order.operations import Draft, Filter, OrderOperations
 from services.runtime import pages, status
 from services.runtime.context import current_call
 from services.runtime.interceptors import reply
-from services.runtime.translate import clerk_in, clerk_out, fence_in, money_in, money_out
+from services.runtime.translate import clerk_in, clerk_out, fence_in, fingerprint_without, money_in, money_out
 
 _Context = aio.ServicerContext[Any, Any]
 _T = TypeVar("_T")
@@ -50,8 +49,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         )
         request_id = check_name(request.request_id, "request_id")
         call = current_call()
-        answer = await self._operations.create(call, request_id, _fingerprint(request), draft)
-        response: pb.CreateOrderResponse = reply(call, answer.stored, replayed=answer.replayed)
+        answer = await self._operations.create(call, request_id, fingerprint_without(request, "request_id"), draft)
+        response: pb.CreateOrderResponse = reply(call, answer)
         return response
 
     async def GetOrder(self, request: pb.GetOrderRequest, _context: _Context) -> pb.GetOrderResponse:
@@ -85,8 +84,10 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 "expected_version is the version you saw, or 0 for any",
             )
         call = current_call()
-        answer = await self._operations.cancel(call, request_id, _fingerprint(request), order_id, expected)
-        response: pb.CancelOrderResponse = reply(call, answer.stored, replayed=answer.replayed)
+        answer = await self._operations.cancel(
+            call, request_id, fingerprint_without(request, "request_id"), order_id, expected
+        )
+        response: pb.CancelOrderResponse = reply(call, answer)
         return response
 
     async def ClaimOrder(self, request: pb.ClaimOrderRequest, _context: _Context) -> pb.ClaimOrderResponse:
@@ -163,14 +164,6 @@ def order_out(order: Order) -> pb.Order:
         created_at_ms=order.created_at_ms,
         updated_at_ms=order.updated_at_ms,
     )
-
-
-def _fingerprint(request: pb.CreateOrderRequest | pb.CancelOrderRequest) -> str:
-    """Of everything but the key itself."""
-    payload = type(request)()
-    payload.MergeFrom(request)  # type: ignore[arg-type]
-    payload.request_id = ""
-    return fingerprint(payload.SerializeToString(deterministic=True))
 
 
 def _ids_in(

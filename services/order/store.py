@@ -51,12 +51,12 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Lease, StoredResponse
+from services.kernel.idempotency import Answer, Lease, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
 from services.order.model import Change, Order, OrderLine, OrderState
-from services.order.operations import Answer, Encoding, Filter, Outcome, Page, Request, not_found
+from services.order.operations import Encoding, Filter, Outcome, Page, Request, not_found
 from services.runtime.database import Database, ensemble_table
 from services.runtime.requests import Requests, insert_if_absent, request_table
 

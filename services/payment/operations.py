@@ -39,7 +39,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.idempotency import Answer, Begun, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.ids import IdSource
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -93,14 +93,6 @@ class Limits:
 
     lock_wait_s: float
     lease_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a call is answered with, and whether that was stored before."""
-
-    response: StoredResponse
-    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,11 +326,7 @@ class PaymentOperations:
             return
         work = _Work(Deadline.after(_RECOVERY_S, self._clock), None, begun)
         async with self._execution(begun):
-            try:
-                await self._execute(work, payment)
-            except CountinghouseError:
-                await self._let_others(work)
-                raise
+            await self._execute(work, payment)
 
     async def _recover_word(self, payment_id: str) -> None:
         payment = await self._store.get(payment_id)
@@ -353,8 +341,9 @@ class PaymentOperations:
         if not payment.order_id:
             return await self._conclude(work, None, await self._submit_direct(payment))
         async with self._held(work, payment, payment.clerk) as hold:
-            if work.begun is None or not work.begun.first:
-                payment = await self._store.get(payment.payment_id)  # others may have carried it on while we waited
+            # We may have been paused long enough for others to carry it on. What is read under the lock stays so, or
+            # our fence is stale.
+            payment = await self._store.get(payment.payment_id)
             answer = await self._settle(work, hold, payment) if hold else await self._conclude(work, None, payment)
         await self._pass("released", work, payment)
         return answer
@@ -367,7 +356,7 @@ class PaymentOperations:
             try:
                 bill = await self._orders.claim(payment, hold.fence, work.deadline)
             except OutcomeUnknown:
-                await self._let_others(work)
+                await self._let_others(work.begun)
                 return self._pending(payment)
             except CountinghouseError:
                 await self._give_back(work)  # refused or never sent: nothing was done
@@ -424,11 +413,8 @@ class PaymentOperations:
         try:
             ended = await self._carry_on(work, hold, payment)
         except _NO_ANSWER:
-            await self._let_others(work)
+            await self._let_others(work.begun)
             return self._pending(await self._store.get(payment.payment_id))
-        except CountinghouseError:
-            await self._let_others(work)
-            raise
         return await self._answer(ended.key if work.begun is None else work.begun.key)
 
     async def _carry_on(self, work: _Work, hold: Hold | None, payment: Payment, bill: Bill | None = None) -> Payment:
@@ -644,27 +630,32 @@ class PaymentOperations:
 
     @asynccontextmanager
     async def _execution(self, begun: Begun) -> AsyncIterator[None]:
-        """While inside, the lease of this request is renewed."""
+        """While inside, the lease of this request is renewed; after an error others may carry on at once."""
         self._executing[begun.key] = begun
         try:
             yield
+        except CountinghouseError:
+            await self._let_others(begun)
+            raise
         finally:
-            self._executing.pop(begun.key, None)
+            self._is_over(begun)
 
     async def _give_back(self, work: _Work) -> None:
         """Nothing was done, so the request may run again; unless an earlier execution may have done something."""
-        if work.begun is None:
-            return
-        if work.begun.first:
+        if work.begun is not None and work.begun.first and self._is_over(work.begun):
             await self._store.give_back(work.begun, now_ms=self._now())
-        else:
-            await self._let_others(work)
 
-    async def _let_others(self, work: _Work) -> None:
+    async def _let_others(self, begun: Begun | None) -> None:
         """This execution is over and its payment is not: whoever comes next may carry on at once."""
-        if work.begun is not None:
-            self._executing.pop(work.begun.key, None)
-            await self._store.renew([work.begun], until_ms=self._now())
+        if begun is not None and self._is_over(begun):
+            await self._store.renew([begun], until_ms=self._now())
+
+    def _is_over(self, begun: Begun) -> bool:
+        """Ends the renewing of an execution's lease; False: it had been ended. The key may be another's by now."""
+        ours = self._executing.get(begun.key) is begun
+        if ours:
+            del self._executing[begun.key]
+        return ours
 
     async def _pass(self, name: str, work: _Work, payment: Payment) -> None:
         await self._failpoints.hit(name, work.call, payment.order_id, payment.payment_id)

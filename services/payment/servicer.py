@@ -11,12 +11,12 @@ from grpc import aio
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.idempotency import StoredResponse, fingerprint
+from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_text
 from services.payment.model import PAY, REVERSE, SETTLE, Payment, PaymentState, Source
-from services.payment.operations import Answer, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
+from services.payment.operations import PayCommand, PaymentOperations, ReverseCommand, SettleCommand
 from services.runtime import pages, status, translate
-from services.runtime.context import Call, current_call
+from services.runtime.context import current_call
 from services.runtime.interceptors import reply
 
 _Context = aio.ServicerContext[Any, Any]
@@ -56,11 +56,11 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             raise InvalidArgument.of_field(
                 "TTL_OUT_OF_RANGE", "ttl_s", f"ttl_s is 1 to {_MAX_TTL_S}, or 0 for {_DEFAULT_TTL_S}"
             )
-        payload = _payload(request, "request_id")
+        payload = translate.fingerprint_without(request, "request_id")
         answer = await self._operations.issue_ticket(
             call, request_id, request.order_id, request.ttl_s or _DEFAULT_TTL_S, payload
         )
-        return _reply(call, answer)
+        return reply(call, answer)
 
     async def Pay(self, request: pb.PayRequest, _context: _Context) -> Any:
         call = current_call()
@@ -73,9 +73,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             else "",
             customer_id=request.customer_id and check_name(request.customer_id, "customer_id"),
             memo=check_text(request.memo, "memo"),
-            fingerprint=_payload(request, "ticket_id"),
+            fingerprint=translate.fingerprint_without(request, "ticket_id"),
         )
-        return _reply(call, await self._operations.pay(call, command))
+        return reply(call, await self._operations.pay(call, command))
 
     async def Settle(self, request: pb.SettleRequest, _context: _Context) -> Any:
         call = current_call()
@@ -84,9 +84,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             order_id=check_name(request.order_id, "order_id"),
             source=_source(request.source),
             memo=check_text(request.memo, "memo"),
-            fingerprint=_payload(request, "request_id"),
+            fingerprint=translate.fingerprint_without(request, "request_id"),
         )
-        return _reply(call, await self._operations.settle(call, command))
+        return reply(call, await self._operations.settle(call, command))
 
     async def Reverse(self, request: pb.ReverseRequest, _context: _Context) -> Any:
         call = current_call()
@@ -94,9 +94,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             request_id=check_name(request.request_id, "request_id"),
             payment_id=check_name(request.payment_id, "payment_id"),
             reason=check_text(request.reason, "reason", required=True),
-            fingerprint=_payload(request, "request_id"),
+            fingerprint=translate.fingerprint_without(request, "request_id"),
         )
-        return _reply(call, await self._operations.reverse(call, command))
+        return reply(call, await self._operations.reverse(call, command))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, _context: _Context) -> pb.GetPaymentResponse:
         payment = await self._operations.get(current_call(), check_name(request.payment_id, "payment_id"))
@@ -143,18 +143,6 @@ class PaymentResponses:
     def refusal(self, error: CountinghouseError) -> StoredResponse:
         """A definitive refusal."""
         return StoredResponse(False, status.to_status(error).SerializeToString(deterministic=True))
-
-
-def _reply(call: Call, answer: Answer) -> Any:
-    return reply(call, answer.response, replayed=answer.replayed)
-
-
-def _payload(request: Message, key_field: str) -> str:
-    """The fingerprint of a request without its key."""
-    copy = type(request)()
-    copy.CopyFrom(request)
-    copy.ClearField(key_field)
-    return fingerprint(copy.SerializeToString(deterministic=True))
 
 
 def _source(number: int) -> Source:

@@ -20,7 +20,7 @@ from grpc import aio
 
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import CountinghouseError, Unauthenticated
-from services.kernel.idempotency import StoredResponse
+from services.kernel.idempotency import Answer
 from services.runtime import access, methods, status
 from services.runtime.context import Call, serving
 from services.runtime.tokens import TokenVerifier
@@ -42,16 +42,16 @@ class StoredRefusal(Exception):
         self.status = status_pb2.Status.FromString(stored)
 
 
-def reply(call: Call, stored: StoredResponse, *, replayed: bool) -> Any:
-    """The stored response as what a servicer returns: its bytes, which go on the wire as they are.
+def reply(call: Call, answer: Answer) -> Any:
+    """A stored response as what a servicer returns: its bytes, which go on the wire as they are.
 
     Raises:
         StoredRefusal: The stored response is a refusal.
     """
-    call.replayed = replayed
-    if not stored.ok:
-        raise StoredRefusal(stored.body)
-    return stored.body
+    call.replayed = answer.replayed
+    if not answer.response.ok:
+        raise StoredRefusal(answer.response.body)
+    return answer.response.body
 
 
 class CallInterceptor(aio.ServerInterceptor):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
+
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
 from services.kernel.errors import InvalidArgument
 from services.kernel.fence import NO_FENCE, Fence
+from services.kernel.idempotency import fingerprint
 from services.kernel.ids import check_name
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -27,6 +30,14 @@ def money_in(message: money_pb2.Money) -> Money:
 
 def money_out(money: Money) -> money_pb2.Money:
     return money_pb2.Money(minor_units=money.minor_units, currency_code=money.currency)
+
+
+def fingerprint_without(request: Message, key_field: str) -> str:
+    """The fingerprint of a request but for its key: what tells a repeat from another operation under the same key."""
+    payload = type(request)()
+    payload.CopyFrom(request)
+    payload.ClearField(key_field)
+    return fingerprint(payload.SerializeToString(deterministic=True))
 
 
 def clerk_in(message: clerk_pb2.Clerk) -> Principal:

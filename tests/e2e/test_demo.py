@@ -186,19 +186,18 @@ async def test_any_one_of_several_guards_can_be_spared(performed: Performed, run
         assert caught(act["detail"]) <= set(NAMES) - {guard}, act
 
 
+@pytest.mark.usefixtures("_zookeeper_can_be_started")
 class TestInterrupted:
     """Ctrl-C at any moment: exit code 130, nothing said, nothing left running, nothing left behind."""
 
     @pytest.mark.parametrize("after_s", [0.3, 1.0])
-    async def test_while_the_stack_starts(
-        self, tmp_path: Path, after_s: float, _zookeeper_can_be_started: None
-    ) -> None:
+    async def test_while_the_stack_starts(self, tmp_path: Path, after_s: float) -> None:
         await self._interrupt(tmp_path, asyncio.sleep(after_s))
 
-    async def test_while_an_act_is_played(self, tmp_path: Path, _zookeeper_can_be_started: None) -> None:
+    async def test_while_an_act_is_played(self, tmp_path: Path) -> None:
         await self._interrupt(tmp_path, _until(lambda: _all_serving(tmp_path)), "--act", _TWO)
 
-    async def test_while_a_holder_is_frozen(self, tmp_path: Path, _zookeeper_can_be_started: None) -> None:
+    async def test_while_a_holder_is_frozen(self, tmp_path: Path) -> None:
         """A stopped process hears nothing; it is ended all the same."""
         await self._interrupt(tmp_path, _until(lambda: _somebody_stopped(tmp_path)), "--act", _FROZEN)
 
@@ -215,7 +214,7 @@ class TestInterrupted:
         assert process.returncode == 130, errors.decode()
         assert b"Traceback" not in errors
         assert processes_of(folder) == []
-        assert list(folder.iterdir()) == []
+        assert _left_in(folder) == []
 
 
 class TestAskedWrongly:
@@ -252,7 +251,7 @@ class TestCheck:
         assert len(done.stderr.splitlines()) == 1
         assert f"{tmp_path / 'nowhere'}/order.db" in done.stderr
         assert "--data" in done.stderr
-        assert list(tmp_path.iterdir()) == []
+        assert _left_in(tmp_path) == []
 
     @pytest.mark.parametrize(
         "database", ["order", "stock=sqlite+aiosqlite:///x.db", "order=mysql://clerk:secret@host/db", "order=:secret"]
@@ -277,6 +276,10 @@ def caught(detail: str) -> set[str]:
     """The guards that an act names."""
     _, found, guards = detail.partition("caught by ")
     return set(re.findall(r"[a-z]+", guards.partition(":")[0])) if found else set()
+
+
+def _left_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 async def _until(condition: Callable[[], Any], within_s: float = 30.0) -> None:

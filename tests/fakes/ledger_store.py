@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from services.kernel.errors import CountinghouseError, KeyMismatch, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import RequestKey, StoredResponse
+from services.kernel.idempotency import Answer, RequestKey, StoredResponse
 from services.ledger.model import (
     Account,
     Books,
@@ -23,7 +23,6 @@ from services.ledger.model import (
 )
 from services.ledger.operations import (
     AccountPage,
-    Answer,
     Encoding,
     JournalFilter,
     JournalPage,

@@ -9,6 +9,7 @@ from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrec
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import (
+    Answer,
     Decision,
     RequestKey,
     RequestRow,
@@ -19,7 +20,7 @@ from services.kernel.idempotency import (
 from services.kernel.principal import Principal
 from services.order import model
 from services.order.model import Change, Order, OrderState
-from services.order.operations import Answer, Encoding, Filter, OrderStore, Outcome, Page, Request, not_found
+from services.order.operations import Encoding, Filter, OrderStore, Outcome, Page, Request, not_found
 
 
 @dataclass(frozen=True, slots=True)

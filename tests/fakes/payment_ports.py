@@ -19,7 +19,7 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal
 from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
 from services.order.model import Change, Order
-from services.order.operations import Outcome, OrderStore, not_found
+from services.order.operations import OrderStore, Outcome, not_found
 from services.payment.model import Bill, BillState, Payment, Reversal
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
 from services.runtime.context import Call

@@ -433,8 +433,8 @@ class LedgerStoreContract:
         await top_up(store, 5)
         again = await store.open_account(opening(replace(wallet, created_at_ms=NOW_MS + 9)), ENCODING)
         assert (first.replayed, again.replayed) == (False, True)
-        assert first.stored == again.stored
-        assert first.stored.ok
+        assert first.response == again.response
+        assert first.response.ok
         assert await store.account(WALLET) == replace(wallet, balance=5, version=2)
 
     async def test_an_opening_on_the_same_terms_answers_as_before(self, make: Make) -> None:
@@ -445,7 +445,7 @@ class LedgerStoreContract:
         await store.open_missing(house_accounts(("CNY",), NOW_MS))
         await top_up(store, 5)
         second = await store.open_account(opening(replace(wallet, created_at_ms=NOW_MS + 9), "r2"), ENCODING)
-        assert second.stored == first.stored
+        assert second.response == first.response
         assert not second.replayed
 
     async def test_an_opening_on_other_terms_is_refused(self, make: Make) -> None:
@@ -456,9 +456,9 @@ class LedgerStoreContract:
         other = replace(wallet, overdraft_limit=7)
         refusal = await store.open_account(opening(other, "r2", "f2"), ENCODING)
         again = await store.open_account(opening(other, "r2", "f2"), ENCODING)
-        assert not refusal.stored.ok
-        assert b"ACCOUNT_EXISTS" in refusal.stored.body
-        assert (again.stored, again.replayed) == (refusal.stored, True)
+        assert not refusal.response.ok
+        assert b"ACCOUNT_EXISTS" in refusal.response.body
+        assert (again.response, again.replayed) == (refusal.response, True)
         assert await store.account(WALLET) == wallet
 
     async def test_a_request_id_is_good_for_one_opening(self, make: Make) -> None:
@@ -477,7 +477,7 @@ class LedgerStoreContract:
         answers = await asyncio.gather(
             *(store.open_account(opening(account, f"r{n}"), ENCODING) for n, account in enumerate(accounts))
         )
-        assert len({answer.stored.body for answer in answers}) == 1
+        assert len({answer.response.body for answer in answers}) == 1
 
     async def test_the_house_accounts_are_opened_once(self, make: Make) -> None:
         """A restart changes nothing; a new currency adds its three; other terms are refused."""

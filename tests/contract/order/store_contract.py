@@ -19,11 +19,11 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import RequestKey
+from services.kernel.idempotency import Answer, RequestKey
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Change, Order, OrderLine, OrderState
-from services.order.operations import Answer, Filter, OrderStore, Outcome, Request
+from services.order.operations import Filter, OrderStore, Outcome, Request
 from services.order.servicer import MessageEncoding
 from tests.fakes.order_store import Event
 
@@ -107,7 +107,7 @@ def bill(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> O
 async def created(subject: Subject, order: Order | None = None) -> Made:
     order = order or bill()
     answer = await subject.store.create(request("CreateOrder", order.order_id), order, ENCODING)
-    assert answer.stored.ok
+    assert answer.response.ok
     return Made(subject, order)
 
 
@@ -134,7 +134,7 @@ class OrderStoreContract:
         await Made(subject, bill()).claim()
         again = await subject.store.create(request("CreateOrder", "r1"), bill("other"), ENCODING)
         assert (first.replayed, again.replayed) == (False, True)
-        assert first.stored == again.stored
+        assert first.response == again.response
         assert await subject.store.get("other") is None
 
     async def test_a_request_id_is_not_taken_for_something_else(self, make: Make) -> None:
@@ -162,8 +162,8 @@ class OrderStoreContract:
             for _ in range(2)
         ]
         assert [answer.replayed for answer in answers] == [False, True]
-        assert not answers[0].stored.ok
-        assert answers[0].stored == answers[1].stored
+        assert not answers[0].response.ok
+        assert answers[0].response == answers[1].response
         assert await made.now() == made.order
         assert len(await subject.history("o1")) == 1
 
@@ -174,7 +174,7 @@ class OrderStoreContract:
             *(subject.store.create(request("CreateOrder", "r1"), bill(f"o{n}"), ENCODING) for n in range(10))
         )
         assert sum(not answer.replayed for answer in answers) == 1
-        assert len({answer.stored.body for answer in answers}) == 1
+        assert len({answer.response.body for answer in answers}) == 1
         assert len((await subject.store.page(Filter(), limit=20, after=None)).orders) == 1
 
     async def test_a_bill_is_cancelled_once(self, make: Make) -> None:
@@ -182,12 +182,12 @@ class OrderStoreContract:
         subject = await make()
         made = await created(subject)
         first, again = await made.cancel("c1"), await made.cancel("c1")
-        assert (first.stored.ok, first.replayed, again.replayed) == (True, False, True)
-        assert first.stored == again.stored
+        assert (first.response.ok, first.replayed, again.replayed) == (True, False, True)
+        assert first.response == again.response
         assert (await made.now()).state is OrderState.CANCELLED
         late = [await made.cancel("c2"), await made.cancel("c2")]
-        assert [(answer.stored.ok, answer.replayed) for answer in late] == [(False, False), (False, True)]
-        assert late[0].stored == late[1].stored
+        assert [(answer.response.ok, answer.replayed) for answer in late] == [(False, False), (False, True)]
+        assert late[0].response == late[1].response
         assert [event.to_state for event in await subject.history("o1")] == [OrderState.UNPAID, OrderState.CANCELLED]
 
     async def test_another_version_is_refused_and_not_stored(self, make: Make) -> None:
@@ -197,7 +197,7 @@ class OrderStoreContract:
             await made.cancel("c1", expected_version=3)
         await made.claim()
         await made.release()
-        assert (await made.cancel("c1", expected_version=3)).stored.ok
+        assert (await made.cancel("c1", expected_version=3)).response.ok
 
     async def test_a_missing_bill_is_refused_and_not_stored(self, make: Make) -> None:
         """ORDER_NOT_FOUND passes: the bill may be made yet."""
@@ -205,14 +205,14 @@ class OrderStoreContract:
         with pytest.raises(NotFound):
             await Made(subject, bill()).cancel("c1")
         made = await created(subject)
-        assert (await made.cancel("c1")).stored.ok
+        assert (await made.cancel("c1")).response.ok
 
     async def test_another_customers_bill_is_not_there(self, make: Make) -> None:
         """Not to be cancelled, and not even a stored answer about it is shown."""
         made = await created(await make())
         with pytest.raises(NotFound):
             await made.cancel("c1", customer_id="other")
-        assert (await made.cancel("c1", customer_id="mei")).stored.ok
+        assert (await made.cancel("c1", customer_id="mei")).response.ok
         with pytest.raises(NotFound):
             await made.cancel("c1", customer_id="other")
 
@@ -305,7 +305,7 @@ class OrderStoreContract:
             asyncio.gather(*(made.cancel(f"c-{made.order.order_id}") for made in reversed(bills))),
         )
         for made, claim, answer in zip(bills, claims, reversed(cancelled), strict=True):
-            expected = OrderState.CANCELLED if answer.stored.ok else OrderState.PAYING
+            expected = OrderState.CANCELLED if answer.response.ok else OrderState.PAYING
             assert (await made.now()).state is _order(claim).state is expected
             assert len(await subject.history(made.order.order_id)) == 2
 

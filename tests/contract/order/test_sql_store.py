@@ -139,7 +139,7 @@ async def test_two_instances_share_a_database(fresh_database: FreshDatabase) -> 
                 for n in range(20)
             )
         )
-        assert len({answer.stored.body for answer in answers}) == 1
+        assert len({answer.response.body for answer in answers}) == 1
         assert sum(not answer.replayed for answer in answers) == 1
         assert len((await subjects[1].store.page(Filter(), limit=50, after=None)).orders) == 2
 

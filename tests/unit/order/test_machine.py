@@ -70,7 +70,7 @@ class Bills(RuleBasedStateMachine):
                 self.request("CancelOrder"), order_id, MessageEncoding(), customer_id=None, expected_version=0
             )
         )
-        assert answer.stored.ok is (before.state is OrderState.UNPAID)
+        assert answer.response.ok is (before.state is OrderState.UNPAID)
 
     @rule(order_id=orders, payment_id=PAYMENTS, fence=FENCES)
     def claim(self, order_id: str, payment_id: str, fence: Fence) -> None:

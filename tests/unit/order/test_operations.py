@@ -61,7 +61,7 @@ class House:
         self, principal: Principal, key: str = "r1", *, order_id: str = "o1", customer: str = "mei"
     ) -> bool:
         draft = Draft(order_id, customer, Money(100, "CNY"), ())
-        return (await self.operations.create(self.call(principal), key, "f", draft)).stored.ok
+        return (await self.operations.create(self.call(principal), key, "f", draft)).response.ok
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ async def test_a_customer_cancels_their_own_bill(house: House) -> None:
     first = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1)
     again = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1)
     assert (first.replayed, again.replayed) == (False, True)
-    assert first.stored == again.stored
+    assert first.response == again.response
 
 
 async def test_a_settlement_and_its_reversal(house: House) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.guards import Guards
-from services.kernel.idempotency import RequestKey, RequestState, StoredResponse
+from services.kernel.idempotency import Answer, RequestKey, RequestState, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -17,7 +17,6 @@ from services.order.operations import Request
 from services.order.servicer import MessageEncoding
 from services.payment.model import REVERSE, SETTLE, Payment, PaymentState, Source
 from services.payment.operations import (
-    Answer,
     Limits,
     PayCommand,
     PaymentOperations,
@@ -147,6 +146,23 @@ class House:
         """An accountant undoes a payment."""
         command = ReverseCommand(key, payment_id, "wrong bill", "f")
         return await instance.operations.reverse(self.call(clerk), command)
+
+    async def cancel(self, order_id: str = "o1") -> None:
+        """The bill is cancelled."""
+        request = Request(RequestKey("li", "CancelOrder", order_id), "f", LI, self.clock.now_ms())
+        await self.orders.cancel(request, order_id, MessageEncoding(), customer_id=None, expected_version=0)
+
+    def fund(self, account_id: str, balance: int) -> None:
+        """Lets an account hold so much and no more."""
+        self.ledger.open[account_id] = replace(self.ledger.open[account_id], balance=balance)
+
+    def forget_settled(self, order_id: str = "o1") -> None:
+        """The order service and the store lose their memory of a bill's settlement; the ledger does not."""
+        order = self.orders._orders[order_id]
+        self.orders._orders[order_id] = replace(order, state=OrderState.UNPAID, payment_id="", settled_by=None)
+        for payment in list(self.store.payments.values()):
+            if payment.order_id == order_id:
+                self.store.payments[payment.payment_id] = replace(payment, state=PaymentState.REVERSED)
 
     def lapse(self, *dead: Instance) -> None:
         """Time passes: leases run out, and the sessions of the dead end."""

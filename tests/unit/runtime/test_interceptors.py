@@ -27,7 +27,7 @@ from services.kernel.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from services.kernel.idempotency import StoredResponse
+from services.kernel.idempotency import Answer, StoredResponse
 from services.kernel.principal import Principal, Role
 from services.runtime import status
 from services.runtime.context import Call, current_call
@@ -248,7 +248,7 @@ async def test_a_stored_response_goes_out_as_it_is(server: Server, client: Clien
     body = pb.CreateOrderResponse(order=pb.Order(order_id="o1")).SerializeToString() + b"\xfa\x3f\x01x"
 
     async def stored(_request: Any, _context: Any) -> Any:
-        return reply(current_call(), StoredResponse(True, body), replayed=replayed)
+        return reply(current_call(), Answer(StoredResponse(True, body), replayed))
 
     server.behaviour = stored
     response = await client.create()
@@ -263,7 +263,7 @@ async def test_a_stored_refusal_is_repeated(server: Server, client: Client, repl
     body = status.to_status(error).SerializeToString()
 
     async def stored(_request: Any, _context: Any) -> Any:
-        return reply(current_call(), StoredResponse(False, body), replayed=replayed)
+        return reply(current_call(), Answer(StoredResponse(False, body), replayed))
 
     server.behaviour = stored
     with pytest.raises(FailedPrecondition) as refusal:

@@ -1,0 +1,174 @@
+"""The lanes: drawn line by line, and what of a bill's history they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.demo.lanes import Lane, draw, lanes_of
+from services.demo.people import Seen
+from services.kernel.errors import AlreadyExists, CountinghouseError, StaleFence
+from services.kernel.fence import Fence
+from tests.unit.checker.scribe import Row, Scribe
+
+
+def seen(began_ms: int, ended_ms: int, error: CountinghouseError | None = None, *, replayed: bool = False) -> Seen:
+    return Seen(b"", error, replayed, began_ms, ended_ms)
+
+
+@pytest.mark.parametrize(
+    ("lane", "line"),
+    [
+        (
+            Lane("cashier li", ((0, "lock"), (10, "pay"), (18, "post")), 24, "✔", "settled in 24 ms"),
+            "cashier li      ──lock━━━━━━pay━━━━━post━━✔ settled in 24 ms",
+        ),
+        (
+            Lane("accountant wu", ((0, "lock"), (1, "wait")), 24, "✘", "already settled by li, 41 ms ago"),
+            "accountant wu   ──lock━━wait┄┄┄┄┄┄┄┄┄┄┄┄┄┄✘ already settled by li, 41 ms ago",
+        ),
+        (
+            Lane("payment-1", ((0, "frozen"),), 20, "✘", "woken, and was refused with STALE_FENCE"),
+            "payment-1       ──frozen┄┄┄┄┄┄┄┄┄┄┄┄┄┄✘ woken, and was refused with STALE_FENCE",
+        ),
+        (
+            Lane("order", ((6, "paying"), (20, "paid")), 20, "✔", ""),
+            "order           ────────paying━━━━━━━━paid━━✔",
+        ),
+        (Lane("ledger", ((0, "post"),), 0, "✔", ""), "ledger          ──post━━✔"),
+        (Lane("nobody", (), 5, "✘", "was not there"), "nobody          ───────✘ was not there"),
+    ],
+)
+def test_a_lane_is_drawn_to_scale(lane: Lane, line: str) -> None:
+    """One column is one millisecond here. A word begins at its moment; waiting is dotted."""
+    assert lane.draw(1.0) == line
+
+
+def test_words_keep_apart_however_close_their_moments() -> None:
+    """A lane grows rather than becoming unreadable."""
+    lane = Lane("order", ((0, "paying"), (0, "paid"), (1, "unpaid")), 1, "✔", "")
+    assert lane.draw(1.0) == "order           ──paying━━paid━━unpaid━━✔"
+
+
+def test_lanes_share_one_scale() -> None:
+    """What took twice as long is twice as long, and the longest fits the screen."""
+    short, long = (Lane("x", ((0, "pay"),), length_ms, "✔", "") for length_ms in (500, 1000))
+    first, second = draw([short, long])
+    assert first == "x               ──pay━━━━━━━━━━━━━━━━━━━✔"
+    assert second == "x               ──pay" + "━" * 41 + "✔"
+    assert draw([]) == []
+
+
+def test_a_few_milliseconds_are_not_stretched_over_the_screen() -> None:
+    assert draw([Lane("x", ((0, "pay"),), 2, "✔", "")]) == ["x               ──pay━━━━━✔"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark", "end"),
+    [
+        (seen(0, 5), "✔", "done"),
+        (seen(0, 5, replayed=True), "↺", "the stored answer"),
+        (seen(0, 5, AlreadyExists("R", "o1 was already settled by li")), "✘", "o1 was already settled by li"),
+    ],
+)
+def test_a_lane_of_an_answer_says_how_it_went(answer: Seen, mark: str, end: str) -> None:
+    lane = Lane.of_answer("click 1", "pay", answer)
+    assert (lane.mark, lane.end, lane.length_ms) == (mark, end, 5)
+    assert Lane.of_answer("click 1", "pay", answer, "kill -9").end == "kill -9"
+
+
+@dataclass
+class Bill:
+    """A bill two clerks contest, and the stage on which they do."""
+
+    scribe: Scribe
+    began_ms: int
+
+    async def lanes(self, first: Seen, second: Seen) -> list[Lane]:
+        books = self.scribe.books()
+
+        async def read() -> Any:
+            return books
+
+        stage: Any = SimpleNamespace(
+            books=read,
+            cashier=SimpleNamespace(name="li", role="cashier"),
+            accountant=SimpleNamespace(name="wu", role="accountant"),
+        )
+        return await lanes_of(stage, "o1", (first, second))
+
+
+@pytest.fixture
+def bill() -> Bill:
+    scribe = Scribe()
+    scribe.bill("o1")
+    for account in scribe.accounts:
+        account["overdraft_limit"] = 10_000
+    return Bill(scribe, scribe.now_ms())
+
+
+
+
+def accepted_at(bill: Bill) -> None:
+    """Payments are accepted when their history begins."""
+    for row in bill.scribe.payments:
+        history = bill.scribe.of(bill.scribe.payment_events, row)
+        row["created_at_ms"] = history[0]["at_ms"]
+
+
+async def test_winner_loser_and_services_each_have_a_lane(bill: Bill) -> None:
+    """The scribe's clock goes on by 10 ms a step."""
+    winner = bill.scribe.settle("o1")
+    loser = bill.scribe.decline("o1", key="late")
+    accepted_at(bill)
+    began_ms = winner["created_at_ms"]
+    told = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li, 41 ms ago")
+    lanes = await bill.lanes(seen(began_ms, began_ms + 60), seen(began_ms, began_ms + 90, told))
+    assert [(lane.label, lane.mark, lane.end) for lane in lanes] == [
+        ("cashier li", "✔", "settled in 40 ms"),
+        ("accountant wu", "✘", "already settled by li, 41 ms ago"),
+        ("order", "✔", ""),
+        ("ledger", "✔", ""),
+    ]
+    assert lanes[0].steps == ((0, "lock"), (20, "pay"), (30, "post"))
+    assert [word for _, word in lanes[1].steps] == ["lock", "wait"]
+    assert [word for _, word in lanes[2].steps] == ["paying", "paid"]
+    assert loser["state"] == "DECLINED"
+
+
+async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(bill: Bill) -> None:
+    """The loser's lane ends with what the loser was told, in whichever order the two are given."""
+    bill.scribe.settle("o1")
+    bill.scribe.decline("o1", key="late")
+    accepted_at(bill)
+    moment_ms = bill.scribe.payments[0]["created_at_ms"]
+    bill.scribe.payments[1]["created_at_ms"] = moment_ms
+    told = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li, 41 ms ago")
+    good, bad = seen(moment_ms, moment_ms + 60), seen(moment_ms, moment_ms + 60, told)
+    for pair in ((good, bad), (bad, good)):
+        ends = {lane.label: lane.end for lane in await bill.lanes(*pair)}
+        assert ends["accountant wu"] == "already settled by li, 41 ms ago"
+
+
+async def test_a_payment_finished_by_another_is_still_its_clerks(bill: Bill) -> None:
+    """The frozen holder's own answer was a refusal; its payment succeeded, and that is what the lane says."""
+    winner = bill.scribe.settle("o1")
+    accepted_at(bill)
+    began_ms = winner["created_at_ms"]
+    stale = StaleFence("order o1", Fence(1, 1), Fence(1, 2))
+    lanes = await bill.lanes(seen(began_ms, began_ms + 900, stale), seen(began_ms + 50, began_ms + 90, stale))
+    assert (lanes[0].label, lanes[0].mark, lanes[0].end) == ("cashier li", "✔", "settled in 40 ms")
+
+
+async def test_a_reversed_payment_says_so_and_the_ledger_undoes(bill: Bill) -> None:
+    bill.scribe.reverse(bill.scribe.settle("o1"))
+    bill.scribe.settle("o1", clerk="wu", source="bank")
+    accepted_at(bill)
+    began_ms = bill.scribe.payments[0]["created_at_ms"]
+    lanes = await bill.lanes(seen(began_ms, began_ms + 60), seen(began_ms + 100, began_ms + 160))
+    assert [lane.end for lane in lanes[:2]] == ["settled in 40 ms, reversed later", "settled in 40 ms"]
+    assert [word for _, word in lanes[2].steps] == ["paying", "paid", "unpaid", "paying", "paid"]
+    assert [word for _, word in lanes[3].steps] == ["post", "undo", "post"]
