@@ -30,7 +30,7 @@ from services.cli.tokens import mint
 from services.devstack import state
 from services.devstack.state import INTERFACES
 from services.kernel.clock import Clock, Deadline, SystemClock
-from services.kernel.errors import Aborted, CountinghouseError, OutcomeUnknown, Unavailable
+from services.kernel.errors import CountinghouseError, Unavailable, may_come_right
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime import status
@@ -185,13 +185,6 @@ class Client:
             ttl_s = int(self._connection.timeout_s) + _TOKEN_MARGIN_S
             self._token = mint(self._connection.data, principal, ttl_s, self._clock)
         return self._token
-
-
-def may_come_right(error: CountinghouseError) -> bool:
-    """Whether the same request under the same key may yet be answered."""
-    if isinstance(error, Aborted):
-        return error.retry_after_ms is not None
-    return isinstance(error, (Unavailable, OutcomeUnknown))
 
 
 def to_be_asked_again(error: CountinghouseError, key: str) -> CountinghouseError:

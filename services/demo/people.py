@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from services.checker.checks import Answered
 from services.kernel.clock import Clock
-from services.kernel.errors import Aborted, CountinghouseError, OutcomeUnknown, Unavailable
+from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.principal import Role
 from services.runtime import status
 
@@ -44,14 +44,7 @@ class Seen:
     @property
     def open(self) -> bool:
         """Whether the same request may yet be answered."""
-        return may_come_right(self.error)
-
-
-def may_come_right(error: CountinghouseError | None) -> bool:
-    """Whether it makes sense to ask again under the same key."""
-    return isinstance(error, (Unavailable, OutcomeUnknown)) or (
-        isinstance(error, Aborted) and error.retry_after_ms is not None
-    )
+        return self.error is not None and may_come_right(self.error)
 
 
 class Telephone:

@@ -154,3 +154,10 @@ class Unavailable(CountinghouseError):
 
 class OutcomeUnknown(CountinghouseError):
     """Asked, and not answered: it may have happened or may yet happen."""
+
+
+def may_come_right(error: CountinghouseError) -> bool:
+    """Whether the same request under the same key may yet be answered otherwise."""
+    if isinstance(error, Aborted):
+        return error.retry_after_ms is not None
+    return isinstance(error, (Unavailable, OutcomeUnknown))

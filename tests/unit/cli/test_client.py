@@ -10,11 +10,11 @@ import pytest
 from google.protobuf.message import Message
 
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.cli.client import Client, Reply, may_come_right
+from services.cli.client import Client, Reply
 from services.cli.connection import Connection
 from services.devstack.state import StackRefused
 from services.kernel.clock import Deadline
-from services.kernel.errors import (
+from services.kernel.errors import (, may_come_right
     Aborted,
     AlreadyExists,
     CountinghouseError,
