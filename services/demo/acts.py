@@ -223,7 +223,7 @@ async def play(name: str, stage: Stage) -> ActResult:
     except NotBroughtAbout as why:
         return ActResult(name, None, f"could not be brought about: {why}")
     except (CountinghouseError, TimeoutError) as error:
-        return ActResult(name, None, f"broke off: {error or type(error).__name__}")
+        return ActResult(name, None, f"broke off: {str(error) or type(error).__name__}")
     return ActResult(name, ok, detail, tuple(lanes))
 
 

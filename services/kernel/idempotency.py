@@ -23,7 +23,7 @@ Invariants
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.kernel.errors import FailedPrecondition, KeyMismatch, RequestInProgress
@@ -102,11 +102,13 @@ class Begun:
     Args:
         attempt: Must be carried by `give_back` and `renew`.
         first: Whether no other execution can have done anything under this key.
+        fresh: Whether the key was not known before.
     """
 
     key: RequestKey
     attempt: int
     first: bool
+    fresh: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

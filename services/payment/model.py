@@ -30,7 +30,7 @@ from enum import StrEnum
 
 from services.kernel.errors import AlreadyExists, InvalidArgument, PermissionDenied
 from services.kernel.fence import Fence
-from services.kernel.idempotency import Begun, RequestKey
+from services.kernel.idempotency import Begun, RequestKey, fingerprint
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 
@@ -139,6 +139,11 @@ class Reversal:
     clerk: Principal
     reason: str
 
+    @property
+    def attempt(self) -> str:
+        """Under which the ledger remembers a refusal; two callers' equal request ids do not meet there either."""
+        return fingerprint(f"{self.key.caller}/{self.key.key}".encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Payment:
@@ -173,6 +178,10 @@ class Payment:
     def business_key(self) -> str:
         """What its journal stands for: one round of a bill, or this one direct payment."""
         return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
+
+    def is_undone_for(self, reversal: Reversal) -> bool:
+        """Whether its latest reversal, however far it came, is this request's."""
+        return self.reversal is not None and self.reversal.key == reversal.key
 
     @property
     def ticket_id(self) -> str:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import (
@@ -270,12 +271,15 @@ class PaymentOperations:
         try:
             await self._tell_order(work, hold, payment)  # the bill must be PAID before it can be reopened
             payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
+            undoing = payment.state is PaymentState.REVERSING
+            if undoing and not payment.is_undone_for(reversal) and self._guards.recovery:
+                # Somebody died undoing it. Should the ledger refuse theirs, it is ours to undo.
+                await self._carry_on(replace(work, begun=None), hold, payment)
+                payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
         except CountinghouseError:
             await self._give_back(work)
             raise
-        if payment.reversal is None or payment.reversal.key != reversal.key:
-            if payment.state is PaymentState.REVERSING and self._guards.recovery:
-                payment = await self._carry_on(work, hold, payment)
+        if not payment.is_undone_for(reversal):
             return await self._refuse_request(reversal.key, _not_reversible(payment))
         return await self._conclude(work, hold, payment)
 
@@ -299,15 +303,26 @@ class PaymentOperations:
     # What was left between two commits
 
     async def recover(self) -> int:
-        """Finishes what no living execution is working on; how many were looked at."""
+        """Finishes what no living execution is working on; how many were looked at.
+
+        Raises:
+            CountinghouseError: Why the first of those that could not be finished now could not; the others were tried.
+        """
         now_ms = self._now()
         await self._store.expire(now_ms=now_ms)
         rows = await self._store.overdue(now_ms=now_ms, limit=_BATCH)
-        for row in rows:
-            await self._recover_request(row)
         payment_ids = await self._store.undelivered(before_ms=now_ms - _DELIVERY_GRACE_MS, limit=_BATCH)
-        for payment_id in payment_ids:
-            await self._recover_word(payment_id)
+        failure: CountinghouseError | None = None
+        for finish in (
+            *(partial(self._recover_request, row) for row in rows),
+            *(partial(self._recover_word, payment_id) for payment_id in payment_ids),
+        ):
+            try:
+                await finish()
+            except CountinghouseError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return len(rows) + len(payment_ids)
 
     async def renew_leases(self) -> None:
@@ -357,7 +372,7 @@ class PaymentOperations:
                 bill = await self._orders.claim(payment, hold.fence, work.deadline)
             except OutcomeUnknown:
                 await self._let_others(work.begun)
-                return self._pending(payment)
+                return self._pending(work, payment)
             except CountinghouseError:
                 await self._give_back(work)  # refused or never sent: nothing was done
                 raise
@@ -414,7 +429,7 @@ class PaymentOperations:
             ended = await self._carry_on(work, hold, payment)
         except _NO_ANSWER:
             await self._let_others(work.begun)
-            return self._pending(await self._store.get(payment.payment_id))
+            return self._pending(work, await self._store.get(payment.payment_id))
         return await self._answer(ended.key if work.begun is None else work.begun.key)
 
     async def _carry_on(self, work: _Work, hold: Hold | None, payment: Payment, bill: Bill | None = None) -> Payment:
@@ -434,7 +449,7 @@ class PaymentOperations:
             word = _WORDS.get(payment.state)
         if payment.state is PaymentState.REVERSING:
             payment = await self._post_reversal(work, hold, payment)
-            word = Purpose.REOPEN if payment.state is PaymentState.REVERSED else None
+            word = None  # the order service may not even have heard yet that it was paid; that comes first
         await self._tell_order(work, hold, payment, word)
         return payment
 
@@ -568,9 +583,10 @@ class PaymentOperations:
         """The response as it is stored, by whichever execution that was."""
         return Answer(await self._store.response_to(key))
 
-    def _pending(self, payment: Payment) -> Answer:
+    def _pending(self, work: _Work, payment: Payment) -> Answer:
         """The outcome is not known yet: the caller is told where the payment stands, and nothing is stored."""
-        return Answer(self._encode(payment))
+        key = work.begun.key if work.begun else payment.key
+        return Answer(self._responses.payment(key.method, payment))
 
     def _encode(self, payment: Payment) -> StoredResponse:
         return self._responses.payment(payment.key.method, payment)

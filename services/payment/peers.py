@@ -100,7 +100,7 @@ class LedgerPeer:
     async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str:
         """Moves the money back; the opposite journal's id."""
         request = ledger.ReverseJournalRequest(
-            request_id=reversal.key.key,
+            request_id=reversal.attempt,
             journal_id=payment.journal_id,
             reason=reversal.reason,
             payment_id=payment.payment_id,

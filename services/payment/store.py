@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    bindparam,
     case,
     insert,
     literal,
@@ -33,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import Update
 
 from services.kernel.errors import NotFound, RequestInProgress, StaleFence
 from services.kernel.fence import Fence
@@ -148,6 +150,8 @@ class PaymentStore:
         self._database = database
         self._guards = guards
         self._requests = Requests(REQUESTS, guards)
+        self._raise_fence = _raise_fence(guarded=guards.fence)
+        self._moves: dict[tuple[object, ...], Update] = {}
 
     async def prepare(self) -> None:
         """Makes the unique index stand, or, with the guard off, fall."""
@@ -212,7 +216,7 @@ class PaymentStore:
             begun = await start(tx, draft.key, fingerprint, lease)
             if isinstance(begun, StoredResponse):
                 return begun
-            if self._guards.ticket:
+            if self._guards.ticket and not begun.fresh:
                 earlier = await self._find(tx, *self._has_key(draft.key))
                 if earlier is not None:
                     return Accepted(begun, earlier)
@@ -565,58 +569,35 @@ class PaymentStore:
 
         A payment that is SUCCEEDED is made so by `record`, or again by `refuse_reversal`: `only_from` keeps them apart.
         """
-        columns = PAYMENTS.c
-        conditions = [columns.state.in_(only_from or sources_of(target)), *self._not_behind(fence)]
+        carried = {"of_payment": payment_id, "generation": fence.generation, "token": fence.token}
+        statement = self._move_to(target, only_from or sources_of(target), tuple(values))
         if only_if is not None:
-            conditions.append(only_if)
-        moved = await tx.execute(
-            update(PAYMENTS)
-            .where(columns.payment_id == payment_id, *conditions)
-            .values(
-                state=target,
-                version=columns.version + 1,
-                updated_at_ms=now_ms,
-                **self._raised(fence),
-                **values,
-            )
-            .returning(*columns)
-        )
-        row = moved.one_or_none()
+            statement = statement.where(only_if)
+        changes = {f"new_{name}": value for name, value in values.items()}
+        row = (await tx.execute(statement, carried | changes | {"now_ms": now_ms})).one_or_none()
         if row is not None:
             payment = _to_payment(row)
             await self._write_event(tx, payment)
             return payment
-        seen = await tx.execute(
-            update(PAYMENTS)
-            .where(columns.payment_id == payment_id, *self._not_behind(fence))
-            .values(**self._raised(fence))
-            .returning(*columns)
-        )
-        row = seen.one_or_none()
+        row = (await tx.execute(self._raise_fence, carried)).one_or_none()
         if row is not None:
             return _to_payment(row)
-        payment_now = await self._find(tx, columns.payment_id == payment_id)
+        payment_now = await self._find(tx, PAYMENTS.c.payment_id == payment_id)
         if payment_now is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id}")
         raise StaleFence(payment_now.order_id, fence, payment_now.fence)
 
-    def _not_behind(self, fence: Fence) -> list[ColumnElement[bool]]:
-        if not self._guards.fence:
-            return []
-        columns = PAYMENTS.c
-        carried = tuple_(literal(fence.generation), literal(fence.token))
-        return [tuple_(columns.fence_generation, columns.fence_token) <= carried]
-
-    def _raised(self, fence: Fence) -> dict[str, Any]:
-        if self._guards.fence:
-            return {"fence_generation": fence.generation, "fence_token": fence.token}
-        columns = PAYMENTS.c
-        carried = tuple_(literal(fence.generation), literal(fence.token))
-        newer = tuple_(columns.fence_generation, columns.fence_token) < carried
-        return {
-            "fence_generation": case((newer, fence.generation), else_=columns.fence_generation),
-            "fence_token": case((newer, fence.token), else_=columns.fence_token),
-        }
+    def _move_to(self, target: PaymentState, sources: tuple[PaymentState, ...], names: tuple[str, ...]) -> Update:
+        """The statement of a move that also changes the columns `names`; made once."""
+        kind = (target, sources, names)
+        if kind not in self._moves:
+            columns = PAYMENTS.c
+            self._moves[kind] = (
+                self._raise_fence.where(columns.state.in_(sources))
+                .values(state=target, version=columns.version + 1, updated_at_ms=bindparam("now_ms"))
+                .values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in names})
+            )
+        return self._moves[kind]
 
     async def _end(
         self,
@@ -674,6 +655,24 @@ class PaymentStore:
     async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
         row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
         return None if row is None else _to_payment(row)
+
+
+def _raise_fence(*, guarded: bool) -> Update:
+    """The statement that raises a payment's fence and gives its row; no row if the fence is behind.
+
+    Args:
+        guarded: Otherwise one that is behind is let through, and the larger one stays.
+    """
+    columns = PAYMENTS.c
+    generation, token = bindparam("generation", type_=BigInteger), bindparam("token", type_=BigInteger)
+    seen, carried = tuple_(columns.fence_generation, columns.fence_token), tuple_(generation, token)
+    raised = update(PAYMENTS).where(columns.payment_id == bindparam("of_payment")).returning(*columns)
+    if guarded:
+        return raised.where(seen <= carried).values(fence_generation=generation, fence_token=token)
+    return raised.values(
+        fence_generation=case((seen < carried, generation), else_=columns.fence_generation),
+        fence_token=case((seen < carried, token), else_=columns.fence_token),
+    )
 
 
 def _to_row(payment: Payment) -> dict[str, Any]:

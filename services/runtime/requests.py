@@ -149,7 +149,7 @@ class Requests:
             lease.now_ms,
         )
         if await insert_if_absent(tx, self._table, row):
-            return Begun(key, 1, first=True)
+            return Begun(key, 1, first=True, fresh=True)
         return await self.consume(tx, key, fingerprint, lease)
 
     async def consume(

@@ -12,6 +12,7 @@ Exit codes: 0 stopped when told; 2 refused to start (one line on standard error 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -191,6 +192,8 @@ async def _serve(service: Service, settings: Settings) -> None:
             asyncio.create_task(monitor.watch()),
             *(asyncio.create_task(_forever(worker)) for worker in parts.workers),
         ]
+        gc.collect()
+        gc.freeze()  # what was imported stays; looking through it again and again costs a tenth of every call
         await _first(stop, registering)
         log.info("stopping")
         with suppress(TimeoutError, CountinghouseError):

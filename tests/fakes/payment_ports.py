@@ -110,7 +110,7 @@ class FakeLedger(Ledger):
         if journal is None:
             raise journal_not_found(payment.journal_id)
         draft = journal.reversal(reason=reversal.reason, clerk=reversal.clerk)
-        return await self._write(draft, reversal.key.key, fence)
+        return await self._write(draft, reversal.attempt, fence)
 
     async def _write(self, draft: JournalDraft, attempt: str, fence: Fence) -> str:
         entry = Entry(draft, attempt, self._ids.new("jnl"), self._clock.now_ms(), fence)

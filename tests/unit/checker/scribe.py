@@ -124,6 +124,7 @@ class Scribe:
         }
         self.payments.append(row)
         self.move_payment(row, "CREATED", 0)
+        row["created_at_ms"] = self._now_ms
         return row
 
     def charge(

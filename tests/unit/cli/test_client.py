@@ -14,7 +14,7 @@ from services.cli.client import Client, Reply
 from services.cli.connection import Connection
 from services.devstack.state import StackRefused
 from services.kernel.clock import Deadline
-from services.kernel.errors import (, may_come_right
+from services.kernel.errors import (
     Aborted,
     AlreadyExists,
     CountinghouseError,
@@ -25,6 +25,7 @@ from services.kernel.errors import (, may_come_right
     StaleVersion,
     Unauthenticated,
     Unavailable,
+    may_come_right,
 )
 from services.kernel.principal import Role
 

@@ -109,11 +109,12 @@ class House:
         order_id: str = "o1",
         *,
         clerk: Principal = LI,
-        source: Source = Source.DRAWER,
+        source: Source | None = None,
         seconds: float = 60,
         fingerprint: str = "f",
     ) -> Answer:
-        """A clerk presses Settle."""
+        """A clerk presses Settle; the money comes from the source that is theirs unless another is named."""
+        source = source or (Source.DRAWER if clerk.role is Role.CASHIER else Source.BANK)
         command = SettleCommand(key, order_id, source, "", fingerprint)
         return await instance.operations.settle(self.call(clerk, seconds), command)
 

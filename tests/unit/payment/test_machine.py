@@ -267,7 +267,7 @@ class Payments(RuleBasedStateMachine):
         return payment.payment_id
 
     def payment(self, payment_id: str) -> Payment:
-        return now(self.store.get(payment_id))  # type: ignore[arg-type]  # a coroutine
+        return now(self.store.get(payment_id))
 
     def lease(self) -> Lease:
         return Lease("test", self.now_ms, self.now_ms + 50)

@@ -10,17 +10,20 @@ import pytest
 from services.kernel.errors import InvalidArgument, PermissionDenied
 from services.kernel.fence import NO_FENCE
 from services.kernel.idempotency import RequestKey
+from services.kernel.ids import check_name
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import (
     ACTIVE,
     MOVES,
     PAY,
+    REVERSE,
     SETTLE,
     Bill,
     BillState,
     Payment,
     PaymentState,
+    Reversal,
     Source,
     already_paid,
     charge_for,
@@ -143,6 +146,25 @@ def test_a_journal_stands_for_one_round_or_one_payment() -> None:
 def test_only_a_payment_by_ticket_has_one() -> None:
     assert PAYMENT.ticket_id == ""
     assert replace(PAYMENT, key=RequestKey("li", PAY, "t1")).ticket_id == "t1"
+
+
+def test_a_reversal_has_an_attempt_of_its_own_at_the_ledger() -> None:
+    """A legal request id, the same for a repeat; two callers' equal request ids do not meet."""
+    wang, zhao = [
+        Reversal(RequestKey(name, REVERSE, "r" * 64), Principal(name, Role.ACCOUNTANT), "why")
+        for name in ("wang" * 16, "zhao" * 16)
+    ]
+    assert check_name(wang.attempt, "request_id") == replace(wang, reason="other words").attempt
+    assert wang.attempt != zhao.attempt
+
+
+def test_a_payment_is_undone_for_one_request() -> None:
+    """Whoever asks under the same key is the same, in whatever role."""
+    wang = Reversal(RequestKey("wang", REVERSE, "v1"), Principal("wang", Role.ACCOUNTANT), "why")
+    undone = replace(PAYMENT, reversal=wang)
+    assert undone.is_undone_for(replace(wang, clerk=Principal("wang", Role.OPERATOR)))
+    assert not undone.is_undone_for(replace(wang, key=RequestKey("wang", REVERSE, "v2")))
+    assert not PAYMENT.is_undone_for(wang)
 
 
 def test_a_claim_is_of_one_payment() -> None:

@@ -109,9 +109,7 @@ class TestWell:
     async def test_ten_clicks_settle_once(self, house: House) -> None:
         """The same request id ten times at two instances: one effect, and every answer is the stored one in the end."""
         instances = [house.instance(), house.instance()]
-        outcomes = await asyncio.gather(
-            *(house.settle(instances[n % 2]) for n in range(10)), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(*(house.settle(instances[n % 2]) for n in range(10)), return_exceptions=True)
         assert all(isinstance(outcome, RequestInProgress) for outcome in outcomes if isinstance(outcome, BaseException))
         answers = [await house.settle(instances[n % 2]) for n in range(10)]
         assert {answer.response.body for answer in answers} == {house.stored("s1").body}  # type: ignore[union-attr]
@@ -152,7 +150,7 @@ class TestRefused:
         one = house.instance()
         settled = payment_in(await house.settle(one))
         house.clock.advance(41)
-        answer = await house.settle(one, "s2", clerk=WANG, source=Source.BANK)
+        answer = await house.settle(one, "s2", clerk=WANG)
         assert not answer.response.ok
         refusal = refusal_in(answer.response.body)
         assert refusal.reason == "ORDER_ALREADY_PAID"
@@ -162,7 +160,7 @@ class TestRefused:
         assert refusal.metadata["settled_at_ms"] == str(settled.settled_at_ms)
         assert house.of("s2").state is PaymentState.DECLINED
         house.clock.advance(60_000)
-        again = await house.settle(house.instance(), "s2", clerk=WANG, source=Source.BANK)
+        again = await house.settle(house.instance(), "s2", clerk=WANG)
         assert (again.response, again.replayed) == (answer.response, True)
         assert len(house.journals()) == 1
         house.check()
@@ -409,7 +407,7 @@ class TestAdopted:
         """The bill is paid by the dead clerk's payment; the living one is told so; the dead one's retry is answered."""
         await half_settled(house, step, after=after)
         assert house.of("dead").state is left
-        answer = await house.settle(house.instance(), "s2", clerk=WANG, source=Source.BANK)
+        answer = await house.settle(house.instance(), "s2", clerk=WANG)
         refusal = refusal_in(answer.response.body)
         assert (refusal.reason, refusal.metadata["clerk"]) == ("ORDER_ALREADY_PAID", "li")
         assert house.order().payment_id == house.of("dead").payment_id
@@ -478,7 +476,7 @@ class TestOvertaken:
 
         async def meanwhile() -> None:
             house.lapse(frozen)
-            answer = await house.settle(house.instance(), "s2", clerk=WANG, source=Source.BANK)
+            answer = await house.settle(house.instance(), "s2", clerk=WANG)
             assert reason_in(answer.response.body) == "ORDER_ALREADY_PAID"
 
         frozen.failpoints.at[at] = meanwhile

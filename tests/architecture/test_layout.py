@@ -1,0 +1,108 @@
+"""The house rules of files: who may import whom, what modules are called, which rooms a service has."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.code import PACKAGES, ROOT, SERVICES, modules, tracked_files
+
+_ROOMS = ("model.py", "operations.py", "store.py", "servicer.py", "main.py", "README.md", "migrations/versions")
+_NO_NOUNS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
+_MAX_LINES = 750
+#: Folders that exist on one machine only. A path in a comment is as wrong as one in code.
+_MACHINE_PATH = re.compile(r"(?<![\w.>}/-])/(?:home|root|Users|work|workspace)/[\w.-]")
+_MAY_NAME_MACHINE_PATHS = {Path("tests/architecture/test_layout.py")}
+
+
+def test_everybody_imports_only_whom_they_may() -> None:
+    """The contracts of pyproject.toml."""
+    program = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", done.stdout)
+
+
+def test_a_module_is_about_one_noun() -> None:
+    """`utils` is about none."""
+    named = [path for path in modules(*PACKAGES, "tests", "protos") if {*path.parts, path.stem} & _NO_NOUNS]
+    assert named == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("room", _ROOMS)
+def test_every_service_has_the_same_rooms(service: str, room: str) -> None:
+    """Who knows one of them knows all."""
+    assert (ROOT / "services" / service / room).exists()
+
+
+def test_a_module_fits_a_head() -> None:
+    """What is longer is about more than one thing."""
+    long = {str(path): _lines(path) for path in modules(*PACKAGES) if _lines(path) > _MAX_LINES}
+    assert long == {}
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    files = tracked_files()
+    if not files:
+        pytest.skip("this is no clone: which files are kept is not known")
+    told = []
+    for path in files:
+        if path in _MAY_NAME_MACHINE_PATHS:
+            continue
+        try:
+            text = (ROOT / path).read_text()
+        except UnicodeDecodeError:
+            continue
+        told += [f"{path}:{text.count(chr(10), 0, found.start()) + 1}" for found in _MACHINE_PATH.finditer(text)]
+    assert told == []
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[str]:
+    """What requirements.lock pins, one entry each."""
+    text = (ROOT / "requirements.lock").read_text()
+    return [entry for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()) if entry]
+
+
+class TestLock:
+    """requirements.lock: the same bytes for everybody, from whichever index they have."""
+
+    def test_it_names_no_index_and_no_address(self, entries: list[str]) -> None:
+        """An index line would send everybody to the one of whoever wrote it."""
+        wrong = [entry for entry in entries if entry.startswith("-") or "://" in entry or " @ " in entry]
+        assert wrong == []
+
+    def test_every_entry_is_pinned_and_has_its_hashes(self, entries: list[str]) -> None:
+        wrong = [
+            entry.split()[0]
+            for entry in entries
+            if not entry.startswith("#")
+            and not re.fullmatch(r"[\w.\[\],-]+==[^\s;]+( ;[^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry)
+        ]
+        assert wrong == []
+        assert len(entries) > 50
+
+    def test_everything_that_is_asked_for_is_in_it(self, entries: list[str]) -> None:
+        """What pyproject.toml names and the lock does not would be installed unpinned, or not at all."""
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+        locked = {_distribution(entry) for entry in entries}
+        assert {_distribution(name) for name in asked} - locked == set()
+
+
+def _distribution(requirement: str) -> str:
+    """Its name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
+
+
+def _lines(path: Path) -> int:
+    return len((ROOT / path).read_text().splitlines())

@@ -1,0 +1,96 @@
+"""README's own script, run as a stranger would: outside the repository, with nothing of ours but the stubs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from countinghouse.payment.v1 import payment_pb2
+from services.devstack.supervisor import Stack
+from services.kernel.principal import Role
+from tests.e2e.desk import Desk
+
+_ROOT = Path(__file__).parents[2]
+_STUBS = _ROOT / "protos" / "gen"
+_MAX_LINES = 20
+#: All that a stranger has installed: grpcio and kazoo, and what these need themselves.
+_INSTALLED = ("grpcio", "typing_extensions", "protobuf", "kazoo")
+_TIMEOUT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def script() -> str:
+    """The fenced block after the marker."""
+    readme = (_ROOT / "README.md").read_text()
+    found = re.search(r"^<!-- script: pay\.py -->\n+```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert found, "README.md has no Python block after <!-- script: pay.py -->"
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of modules in which those of `_INSTALLED` are, and no others."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in _INSTALLED:
+        for file in distribution(name).files or ():
+            if ".." not in file.parts and file.suffix != ".pyc":
+                link = folder / file
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(Path(str(file.locate())))
+    return folder
+
+
+async def run(bare: Path, folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Runs a Python that sees only `bare` and the stubs: -S leaves out everything installed beside it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-S", *arguments),
+        cwd=folder,
+        env={"PYTHONPATH": f"{bare}{os.pathsep}{_STUBS}", "PATH": os.environ["PATH"], **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(_TIMEOUT_S):
+        output, errors = await process.communicate()
+    return process.returncode or 0, output.decode(), errors.decode()
+
+
+def test_it_is_short_and_takes_nothing_of_ours_but_the_stubs(script: str) -> None:
+    assert len(script.strip().splitlines()) <= _MAX_LINES
+    assert not re.search(r"^\s*(from|import)\b.*\b(services|coordination)\b", script, re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", ["services", "coordination", "sqlalchemy"])
+async def test_nothing_else_is_there_to_be_imported(bare: Path, tmp_path: Path, package: str) -> None:
+    """Otherwise the next test would prove nothing."""
+    code, _, errors = await run(bare, tmp_path, "-c", f"import {package}")
+    assert code == 1
+    assert f"No module named '{package}'" in errors
+
+
+async def test_it_finds_the_service_and_pays(
+    script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: Desk
+) -> None:
+    """It exits with 0, and the payment whose id it prints has SUCCEEDED."""
+    (tmp_path / "pay.py").write_text(script)
+    code, output, errors = await run(
+        bare,
+        tmp_path,
+        "pay.py",
+        COUNTINGHOUSE_ZOOKEEPER=stack.zookeeper,
+        COUNTINGHOUSE_TOKEN=stack.token("li", Role.CASHIER),
+    )
+    assert (code, errors) == (0, "")
+    printed = re.search(r"\bpay_\w+", output)
+    assert printed, output
+    request = payment_pb2.GetPaymentRequest(payment_id=printed[0])
+    payment = (await cashier.ask(cashier.payment.GetPayment, request)).payment
+    assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert payment.clerk.name == "li"
+    assert payment.ticket_id

@@ -1,0 +1,152 @@
+"""`countinghouse demo` as a command: what it hands on, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.checker.checks import Check
+from services.cli.demo import demo
+from services.demo.acts import ActResult
+from services.demo.programme import Outcome, Verdict
+from services.kernel.errors import InvalidArgument
+from services.kernel.guards import NAMES
+from tests.unit.checker.scribe import legal
+
+
+class House:
+    """Where `perform` would play; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.verdict = Verdict.OK
+        self.acts: tuple[ActResult, ...] = (ActResult("double click", True, "1 charge"),)
+        self.checks: tuple[Check, ...] = (Check("balances true", 4),)
+        self.data = Path()
+        self.guards_off: tuple[str, ...] = ()
+        self.seed = -1
+        self.only: tuple[str, ...] = ()
+
+    async def perform(self, data: Path, guards_off: tuple[str, ...], seed: int, **more: Any) -> Outcome:
+        self.data, self.guards_off, self.seed, self.only = data, guards_off, seed, more["only"]
+        _fill(data)
+        more["on_ready"](1.5)
+        for act in self.acts:
+            more["on_act"](act)
+        return Outcome(self.verdict, self.acts, self.checks, 12.34, seed, legal().books())
+
+
+def _fill(data: Path) -> None:
+    data.mkdir(exist_ok=True)
+    (data / "order.db").write_bytes(b"")
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    found = House()
+    monkeypatch.setattr("services.demo.programme.perform", found.perform)
+    return found
+
+
+def play(**options: Any) -> int:
+    """Runs the command; its exit code."""
+    defaults: dict[str, Any] = {"without": None, "act": None, "seed": None, "as_json": False, "keep": None}
+    with pytest.raises(SystemExit) as ended:
+        demo(**(defaults | options))
+    return int(str(ended.value.code))
+
+
+@pytest.mark.parametrize(
+    ("without", "off"),
+    [
+        (None, ()),
+        (["lock"], ("lock",)),
+        (["unique,lock"], ("lock", "unique")),
+        (["lock, fence", "state"], ("lock", "fence", "state")),
+        (["lock,", "lock"], ("lock",)),
+        ([",".join(NAMES)], NAMES),
+    ],
+)
+def test_guards_are_named_once_or_in_lists(house: House, without: list[str] | None, off: tuple[str, ...]) -> None:
+    """In whichever order, they are told in the order in which a payment meets them."""
+    play(without=without)
+    assert house.guards_off == off
+
+
+def test_an_unknown_guard_is_refused_with_those_there_are(house: House) -> None:
+    with pytest.raises(InvalidArgument, match="umbrella") as refused:
+        demo(without=["lock,umbrella"], act=None, seed=None, as_json=False, keep=None)
+    assert ", ".join(NAMES) in refused.value.message
+    assert house.seed == -1
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.OK, 0), (Verdict.VIOLATED, 1), (Verdict.UNKNOWN, 2)])
+def test_the_exit_code_is_the_verdict(house: House, verdict: Verdict, code: int) -> None:
+    """An act that could not be brought about ends with 2: nothing is proved."""
+    house.verdict = verdict
+    assert play(as_json=True) == code
+
+
+def test_the_document(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the issue has it, with the violations of each check; an act that proved nothing is null."""
+    house.verdict = Verdict.VIOLATED
+    house.acts = (ActResult("lost reply", None, "the reply was not lost"), ActResult("reversal", True, "fine"))
+    house.checks = (Check("balances true", 4, ("drawer:CNY says 1",)), Check("moves are legal", 26))
+    play(as_json=True, seed=7)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert json.loads(printed.out) == {
+        "verdict": "violated",
+        "acts": [
+            {"name": "lost reply", "ok": None, "detail": "the reply was not lost"},
+            {"name": "reversal", "ok": True, "detail": "fine"},
+        ],
+        "checks": [
+            {"name": "balances true", "ok": False, "examined": 4, "violations": ["drawer:CNY says 1"]},
+            {"name": "moves are legal", "ok": True, "examined": 26, "violations": []},
+        ],
+        "seconds": 12.34,
+        "seed": 7,
+    }
+
+
+def test_plain_lines_elsewhere_than_on_a_terminal(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    house.verdict = Verdict.VIOLATED
+    house.acts = (ActResult("double click", False, "2 charges"),)
+    house.checks = (Check("balances true", 4, ("drawer:CNY says 1",)),)
+    play(without=["ticket"], seed=7)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("without ticket (seed 7) …")
+    assert lines[1] == "Ready after 1.5 s."
+    assert "violated: double click: 2 charges" in lines
+    assert "  broken: balances true: drawer:CNY says 1" in lines
+    assert any(line.split() == ["drawer:CNY", "asset", "2750", "500", "2250"] for line in lines), lines
+    assert lines[-1] == "verdict: violated (12.3 s, seed 7)"
+
+
+def test_what_is_not_kept_is_removed(house: House) -> None:
+    play()
+    assert not house.data.exists()
+
+
+def test_what_is_to_be_kept_stays(house: House, tmp_path: Path) -> None:
+    play(keep=tmp_path / "kept")
+    assert house.data == tmp_path / "kept"
+    assert (tmp_path / "kept" / "order.db").exists()
+
+
+def test_seeds_differ_unless_one_is_given(house: House) -> None:
+    seeds = set()
+    for _ in range(5):
+        play()
+        seeds.add(house.seed)
+    assert len(seeds) > 1
+    play(seed=0)
+    assert house.seed == 0
+
+
+def test_only_the_acts_named_are_played(house: House) -> None:
+    play(act=["reversal", "double click"])
+    assert house.only == ("reversal", "double click")

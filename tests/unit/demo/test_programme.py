@@ -1,0 +1,156 @@
+"""The evening as a whole: which acts are played, and how the verdict is given. On a stage of paper."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.demo import acts, programme
+from services.demo.acts import ActResult
+from services.demo.lanes import Lane
+from services.demo.programme import Outcome, Verdict, perform
+from services.demo.stage import NotBroughtAbout
+from services.kernel.errors import Unavailable
+from tests.unit.checker.scribe import legal
+
+Part = tuple[bool, str, list[Lane]]
+Perform = Callable[..., Any]
+
+
+async def went_well(_stage: Any) -> Part:
+    return True, "as it should", []
+
+
+async def went_wrong(_stage: Any) -> Part:
+    return False, "2 charges", []
+
+
+async def not_brought_about(_stage: Any) -> Part:
+    raise NotBroughtAbout("the holder did not stay frozen")
+
+
+async def broke_off(_stage: Any) -> Part:
+    raise Unavailable("ZOOKEEPER_UNAVAILABLE", "ZooKeeper does not answer; try again")
+
+
+async def took_too_long(_stage: Any) -> Part:
+    raise TimeoutError
+
+
+class PaperStage:
+    """No process, no database: books as they are given."""
+
+    def __init__(self) -> None:
+        self.scribe = legal()
+        self.waited_s: list[float] = []
+        self.taken_down = False
+        self.asked: tuple[Any, ...] = ()
+        self.telephone = SimpleNamespace(answers=self.scribe.answers)
+
+    async def quiet_books(self, within_s: float) -> Any:
+        self.waited_s.append(within_s)
+        return self.scribe.books()
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> PaperStage:
+    """The stage that `perform` sets."""
+    paper = PaperStage()
+
+    @asynccontextmanager
+    async def set_stage(*asked: Any) -> AsyncIterator[PaperStage]:
+        paper.asked = asked
+        try:
+            yield paper
+        finally:
+            paper.taken_down = True
+
+    monkeypatch.setattr(programme, "set_stage", set_stage)
+    return paper
+
+
+@pytest.fixture
+def playing(stage: PaperStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Perform:
+    """Plays acts given by name."""
+
+    async def run(only: tuple[str, ...] = (), **parts: Any) -> Outcome:
+        for module in (acts, programme):
+            monkeypatch.setattr(module, "ACTS", parts)
+        told: list[ActResult] = []
+        outcome = await perform(tmp_path, ("lock",), 7, on_ready=lambda _seconds: None, on_act=told.append, only=only)
+        assert tuple(told) == outcome.acts
+        return outcome
+
+    return run
+
+
+async def test_all_well_is_ok(playing: Perform, stage: PaperStage) -> None:
+    """The books are read once nothing is under way, while the stack still runs."""
+    outcome = await playing(one=went_well, two=went_well)
+    assert outcome.verdict is Verdict.OK
+    assert [act.name for act in outcome.acts] == ["one", "two"]
+    assert all(check.ok for check in outcome.checks)
+    assert outcome.seed == 7
+    assert stage.waited_s == [programme._RECOVERY_BOUND_S]
+    assert stage.asked[1:] == (("lock",), 7)
+    assert stage.taken_down
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [
+        ((went_well, went_wrong), Verdict.VIOLATED),
+        ((went_well, not_brought_about), Verdict.UNKNOWN),
+        ((not_brought_about, went_wrong), Verdict.VIOLATED),
+        ((went_well, broke_off), Verdict.UNKNOWN),
+        ((went_well, took_too_long), Verdict.UNKNOWN),
+    ],
+)
+async def test_the_worst_act_decides(playing: Perform, parts: tuple[Any, ...], verdict: Verdict) -> None:
+    """An act that proved nothing is not ok; one that went wrong is worse."""
+    outcome = await playing(**{str(number): part for number, part in enumerate(parts)})
+    assert outcome.verdict is verdict
+
+
+@pytest.mark.parametrize("part", [went_well, not_brought_about])
+async def test_a_broken_invariant_decides_whatever_the_acts_say(playing: Perform, stage: PaperStage, part: Any) -> None:
+    """The acts look at their own bill; the checker looks at all of them."""
+    stage.scribe.accounts[0]["balance"] += 1
+    outcome = await playing(one=part)
+    assert outcome.verdict is Verdict.VIOLATED
+    assert [check.name for check in outcome.checks if not check.ok] == ["balances true"]
+
+
+async def test_an_act_that_could_not_be_brought_about_says_why(playing: Perform) -> None:
+    outcome = await playing(one=not_brought_about, two=broke_off, three=took_too_long)
+    assert [(act.ok, act.detail) for act in outcome.acts] == [
+        (None, "could not be brought about: the holder did not stay frozen"),
+        (None, "broke off: ZooKeeper does not answer; try again"),
+        (None, "broke off: TimeoutError"),
+    ]
+
+
+async def test_only_the_acts_asked_for_are_played_in_their_order(playing: Perform) -> None:
+    outcome = await playing(("two", "one"), one=went_well, two=went_well, three=went_wrong)
+    assert [act.name for act in outcome.acts] == ["two", "one"]
+    assert outcome.verdict is Verdict.OK
+
+
+async def test_what_nobody_expected_still_takes_the_stage_down(playing: Perform, stage: PaperStage) -> None:
+    async def fell_over(_stage: Any) -> Part:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await playing(one=fell_over)
+    assert stage.taken_down
+
+
+def test_the_acts_are_those_of_the_programme() -> None:
+    assert list(acts.ACTS) == [
+        *("double click", "two clerks, one bill", "lost reply", "killed mid-payment", "frozen holder", "reversal")
+    ]
