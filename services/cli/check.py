@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _VIOLATED = 1
 #: Drivers that the services themselves use.
-_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
+_SCHEMES = ("sqlite", "postgresql+asyncpg")
 
 
 def check(

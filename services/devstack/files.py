@@ -13,7 +13,7 @@ def signing_key(data: Path) -> Path:
 
 def database_url(data: Path, service: str) -> str:
     """SQLAlchemy's URL of the database that the instances of a service share."""
-    return f"sqlite+aiosqlite:///{data.absolute() / service}.db"
+    return f"sqlite:///{data.absolute() / service}.db"
 
 
 def write_whole(path: Path, content: bytes, *, mode: int) -> None:

@@ -3,10 +3,8 @@
 Guarantees
 1. A step runs in one transaction: committed when it returns, rolled back when it raises.
 2. A step that lost against another transaction (serialization failure, deadlock, busy database) is run again as a
-   whole, a bounded number of times. So a step touches nothing but its connection.
+   whole, a bounded number of times. So a step touches nothing but its connection, and awaits nothing else.
 3. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
-4. On SQLite a writing step begins with BEGIN IMMEDIATE, so it never finds out halfway that it may not write; the
-   writers of this process take turns, so only other processes are met with busy_timeout.
 
 No network call is made inside a step.
 """
@@ -15,25 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, event, insert, select, update
+from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, Table, insert, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import CountinghouseError, Unavailable
-from services.runtime import sqlite
+from services.runtime.postgresql import PostgresqlBackend
+from services.runtime.sqlite import SqliteBackend
 
 _T = TypeVar("_T")
-Step = Callable[[AsyncConnection], Awaitable[_T]]
+Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
 
 _ATTEMPTS = 6
-_BUSY_TIMEOUT_MS = 5_000
 #: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
 _RETRY_SQLSTATES = {"40001", "40P01", "55P03"}
 
@@ -46,34 +42,19 @@ class Database:
     """The database of one service.
 
     Args:
-        url: `sqlite+aiosqlite:///file` or `postgresql+asyncpg://…`.
+        url: `sqlite:///file` or `postgresql+asyncpg://…`.
         pool: How many connections at most.
         statement_timeout_s: PostgreSQL: how long one statement may take.
     """
 
     def __init__(self, url: str, *, pool: int = 8, statement_timeout_s: float = 5.0) -> None:
         parsed = make_url(url)
+        self.url = url
         self.name = parsed.render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        if self.is_sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        arguments: dict[str, Any] = {}
-        if not self.is_sqlite:
-            milliseconds = str(int(statement_timeout_s * 1000))
-            settings = {
-                "statement_timeout": milliseconds,
-                "idle_in_transaction_session_timeout": milliseconds,
-            }
-            arguments = {"server_settings": settings, "timeout": statement_timeout_s}
-        else:
-            arguments = {"async_creator_fn": sqlite.connect}
-        self.engine = create_async_engine(
-            parsed, pool_size=pool, max_overflow=0, pool_timeout=statement_timeout_s, connect_args=arguments
+        self._backend = (
+            SqliteBackend(parsed, pool) if self.is_sqlite else PostgresqlBackend(parsed, pool, statement_timeout_s)
         )
-        self._writer = asyncio.Lock()
-        if self.is_sqlite:
-            event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
-            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,11 +72,7 @@ class Database:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                async with AsyncExitStack() as stack:
-                    if self.is_sqlite:
-                        await stack.enter_async_context(self._writer)
-                    connection = await stack.enter_async_context(self.engine.begin())
-                    return await step(connection)
+                return await self._backend.write(step)
             except DBAPIError as error:
                 if not _is_passing(error) or attempt == _ATTEMPTS - 1:
                     raise self._translated(error) from error
@@ -107,16 +84,16 @@ class Database:
     async def read(self, step: Step[_T]) -> _T:
         """Runs a step that only reads, on one snapshot."""
         try:
-            async with self.engine.connect() as connection:
-                await connection.execution_options(countinghouse_read=True)
-                if not self.is_sqlite:
-                    await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                async with connection.begin():
-                    return await step(connection)
+            return await self._backend.read(step)
         except DBAPIError as error:
             raise self._translated(error) from error
         except (OSError, TimeoutError) as error:
             raise self._away(error) from error
+
+    @property
+    def sync_engine(self) -> Engine:
+        """SQLAlchemy's engine, for listening to its events."""
+        return self._backend.sync_engine
 
     async def ping(self) -> None:
         """Raises Unavailable if the database does not answer."""
@@ -128,7 +105,7 @@ class Database:
 
     async def close(self) -> None:
         """Gives the connections back."""
-        await self.engine.dispose()
+        await self._backend.close()
 
     def _translated(self, error: DBAPIError) -> Exception:
         if error.connection_invalidated or _is_passing(error):
@@ -160,24 +137,6 @@ def _is_passing(error: DBAPIError) -> bool:
     if isinstance(original, sqlite3.OperationalError):
         return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return getattr(original, "sqlstate", None) in _RETRY_SQLSTATES
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
-    cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout={_BUSY_TIMEOUT_MS}",
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Any) -> None:
-    reading = connection.get_execution_options().get("countinghouse_read", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def ensemble_table(metadata: MetaData) -> Table:

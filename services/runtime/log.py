@@ -33,6 +33,6 @@ def configure(service: str, instance: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for chatty in ("kazoo", "alembic", "aiosqlite", "sqlalchemy"):
+    for chatty in ("kazoo", "alembic", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service, instance=instance)

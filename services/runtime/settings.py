@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     #: Where the last provider lists are kept for a cold start without ZooKeeper; empty: nowhere.
     discovery_cache: Path | None = None
 
-    #: SQLAlchemy URL: sqlite+aiosqlite:///file or postgresql+asyncpg://…
+    #: SQLAlchemy URL: sqlite:///file or postgresql+asyncpg://…
     database_url: str = ""
     #: Bring the database's schema up to date at start; off where a job of its own does that.
     migrate: bool = True

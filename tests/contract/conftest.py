@@ -148,7 +148,7 @@ async def new_database_url(
     async def make() -> str:
         name = f"countinghouse_test_{os.getpid()}_{next(_NUMBERS)}"
         if server is None:
-            return f"sqlite+aiosqlite:///{tmp_path / name}.db"
+            return f"sqlite:///{tmp_path / name}.db"
         made.append(name)
         return await server.create(name)
 

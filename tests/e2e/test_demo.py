@@ -140,7 +140,7 @@ class TestWhole:
                 " (SELECT min(seq) FROM orders)"
             )
             copy.commit()
-        arguments = ("--data", str(kept), "--database", f"order=sqlite+aiosqlite:///{forged}")
+        arguments = ("--data", str(kept), "--database", f"order=sqlite:///{forged}")
         done = await command_line("check", *arguments)
         assert done.returncode == 1, done.stderr
         assert "verdict: violated" in done.stdout
@@ -254,7 +254,7 @@ class TestCheck:
         assert _left_in(tmp_path) == []
 
     @pytest.mark.parametrize(
-        "database", ["order", "stock=sqlite+aiosqlite:///x.db", "order=mysql://clerk:secret@host/db", "order=:secret"]
+        "database", ["order", "stock=sqlite:///x.db", "order=mysql://clerk:secret@host/db", "order=:secret"]
     )
     async def test_a_malformed_database_is_refused_without_repeating_its_password(self, database: str) -> None:
         done = await command_line("check", "--database", database, COLUMNS="200")

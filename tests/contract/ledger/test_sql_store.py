@@ -132,7 +132,7 @@ async def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     rubbish = b"this is not a database\n" * 400
     file.write_bytes(rubbish)
-    async with Database(f"sqlite+aiosqlite:///{file}") as database:
+    async with Database(f"sqlite:///{file}") as database:
         with pytest.raises(DatabaseRefused) as refusal:
             await bring_up_to_date(database, PACKAGE, migrate=True)
     assert refusal.value.reason == "DATABASE_CORRUPT"
@@ -299,7 +299,7 @@ async def test_the_trial_balance_finds_what_was_altered(database: Database, stor
 
 async def test_two_instances_share_a_database(database: Database, store: SqlLedgerStore) -> None:
     """Posts of two processes' stores at once: each key once, twenty replays, one unbroken chain."""
-    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+    async with Database(database.url) as other:
         stores = [store, SqlLedgerStore(other, Guards())]
         bills = [draft(number, 10) for number in range(1, 21)]
         outcomes = await asyncio.gather(*(post(stores[n % 2], bill) for bill in bills for n in range(2)))

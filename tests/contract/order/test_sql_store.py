@@ -127,7 +127,7 @@ async def test_what_must_not_change_is_protected(fresh_database: FreshDatabase, 
 async def test_two_instances_share_a_database(fresh_database: FreshDatabase) -> None:
     """Claims and creations of two processes' stores at once: one claim granted, one bill made, nobody fails."""
     database = await fresh_database(PACKAGE)
-    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+    async with Database(database.url) as other:
         subjects = [InDatabase(SqlOrderStore(each, Guards()), each) for each in (database, other)]
         made = await created(subjects[0])
         claims = await asyncio.gather(*(Made(subjects[n % 2], made.order).claim(f"p{n}") for n in range(20)))
@@ -168,7 +168,7 @@ async def test_rows_of_a_list_are_locked_in_one_order(fresh_database: FreshDatab
         if statement.startswith("UPDATE orders SET fence_generation"):
             locked.extend(value for value in parameters if value in names)
 
-    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    event.listen(database.sync_engine, "before_cursor_execute", note)
     outcomes = await subject.store.claim([made.change("p1", Fence(1, 1)) for made in bills])
     assert locked == sorted(names)
     assert [outcome.order_id for outcome in outcomes if not isinstance(outcome, CountinghouseError)] == names

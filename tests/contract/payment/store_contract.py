@@ -589,6 +589,14 @@ class PaymentStoreContract:
         assert await subject.store.response_to(reversal_of().key) == encode_reversal(reversed_)
         assert [word.purpose for word in await subject.words()] == [Purpose.COMPLETE, Purpose.REOPEN]
 
+    async def test_a_late_record_does_not_end_a_reversal(self, make: Make) -> None:
+        """Both moves lead to SUCCEEDED; only a refusal leads there from REVERSING."""
+        subject = await make()
+        made = await succeeded(subject)
+        reversing = await made.begin_reversal()
+        assert await made.record() == reversing
+        assert (await subject.request(reversal_of().key))[0] is RequestState.IN_PROGRESS
+
     async def test_ten_reversals_at_once(self, make: Make) -> None:
         """One begins; the others get the payment with the winner's name on it."""
         subject = await make()

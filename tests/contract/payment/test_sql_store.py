@@ -171,7 +171,7 @@ async def test_the_index_of_the_guard_unique_falls_and_stands_again(database: Da
 
 async def test_two_instances_share_a_database(database: Database) -> None:
     """One ticket and one order, at two processes' stores at once: one payment is begun, one is active, nobody fails."""
-    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+    async with Database(database.url) as other:
         subjects = [await in_database(each) for each in (database, other)]
         ticket = await issued(subjects[0])
         outcomes = await asyncio.gather(

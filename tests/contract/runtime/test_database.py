@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -65,10 +67,29 @@ async def test_a_reading_step_sees_one_moment(migrated: Database) -> None:
 
     async def step(tx: AsyncConnection) -> tuple[int, int]:
         first = (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
-        await say(migrated, "UPDATE ensemble SET generation = 2")
+        if migrated.is_sqlite:  # a step waits for nothing but its connection, so another one is used at once
+            with sqlite3.connect(make_url(migrated.url).database or "") as other:
+                other.execute("UPDATE ensemble SET generation = 2")
+        else:
+            await say(migrated, "UPDATE ensemble SET generation = 2")
         return first, (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
 
     assert await migrated.read(step) == (1, 1)
+    assert await read_generation(migrated, ensemble) == 2
+
+
+async def test_a_step_that_waits_for_something_else_is_refused_and_undone(migrated: Database) -> None:
+    """On SQLite, where it would hold the file; PostgreSQL ends it by its timeouts."""
+    if not migrated.is_sqlite:
+        return
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 1)"))
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="something other than its connection"):
+        await migrated.run(step)
+    assert await count(migrated) == 0
 
 
 async def test_increments_at_once_are_all_counted(migrated: Database) -> None:
@@ -81,7 +102,7 @@ async def test_increments_at_once_are_all_counted(migrated: Database) -> None:
         seen = (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
         await tx.execute(text("UPDATE ensemble SET generation = :next"), {"next": seen + 1})
 
-    async with Database(migrated.engine.url.render_as_string(hide_password=False)) as other:
+    async with Database(migrated.url) as other:
         await asyncio.gather(*((migrated, other)[number % 2].run(step) for number in range(6)))
     assert await read_generation(migrated, ensemble) == 6
 
@@ -152,7 +173,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """It is named, and left as it was."""
     path = tmp_path / "orders.db"
     path.write_bytes(b"this is a letter, not a database" * 200)
-    async with Database(f"sqlite+aiosqlite:///{path}") as database:
+    async with Database(f"sqlite:///{path}") as database:
         with pytest.raises(DatabaseRefused, match=r"orders\.db") as refusal:
             await bring_up_to_date(database, PACKAGE, migrate=True)
     assert refusal.value.reason == "DATABASE_CORRUPT"

@@ -268,7 +268,7 @@ async def test_an_effect_and_its_answer_are_stored_together(database: Database) 
 
 async def test_two_instances_begin_one_request_once(database: Database) -> None:
     """Two processes' connections to the same database."""
-    async with Database(database.engine.url.render_as_string(hide_password=False)) as other:
+    async with Database(database.url) as other:
         each = [OneMoveEach(instance, Requests(table, Guards())) for instance in (database, other)]
         found = await asyncio.gather(
             *(each[number % 2].begin(KEY, "f", lease()) for number in range(20)), return_exceptions=True

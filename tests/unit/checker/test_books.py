@@ -23,7 +23,7 @@ Urls = Mapping[str, str]
 @pytest.fixture
 async def urls(tmp_path: Path) -> Urls:
     """Three empty databases, as the services make them."""
-    found = {service: f"sqlite+aiosqlite:///{tmp_path / service}.db" for service in SERVICES}
+    found = {service: f"sqlite:///{tmp_path / service}.db" for service in SERVICES}
     for service, url in found.items():
         async with Database(url) as database:
             await bring_up_to_date(database, Path(str(services.__file__)).parent / service, migrate=True)
@@ -45,9 +45,10 @@ async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
         "ledger": ("accounts", "journals", "postings"),
     }
     for service, names in tables.items():
-        async with Database(urls[service]) as database, database.engine.connect() as connection:
+        async with Database(urls[service]) as database:
             for name in names:
-                real = (await connection.execute(select(text("*")).select_from(table(name)))).keys()
+                with database.sync_engine.connect() as connection:
+                    real = connection.execute(select(text("*")).select_from(table(name))).keys()
                 assert set(getattr(scribe, name)[0]) <= set(real), name
 
 
@@ -56,7 +57,7 @@ async def test_a_missing_file_is_named_and_not_made(urls: Urls, service: str, tm
     """SQLite would make it, and the checker would find that nothing is wrong in it."""
     elsewhere = tmp_path / "elsewhere" / "x.db"
     with pytest.raises(DatabaseRefused, match=f"no {service} database") as refused:
-        await read_books({**urls, service: f"sqlite+aiosqlite:///{elsewhere}"})
+        await read_books({**urls, service: f"sqlite:///{elsewhere}"})
     assert refused.value.reason == "DATABASE_MISSING"
     assert not elsewhere.parent.exists()
 

@@ -157,10 +157,14 @@ class House:
         """Lets an account hold so much and no more."""
         self.ledger.open[account_id] = replace(self.ledger.open[account_id], balance=balance)
 
-    def forget_settled(self, order_id: str = "o1") -> None:
-        """The order service and the store lose their memory of a bill's settlement; the ledger does not."""
+    def forget_order(self, order_id: str = "o1") -> None:
+        """The order service loses its memory of a bill's settlement."""
         order = self.orders._orders[order_id]
         self.orders._orders[order_id] = replace(order, state=OrderState.UNPAID, payment_id="", settled_by=None)
+
+    def forget_settled(self, order_id: str = "o1") -> None:
+        """The order service and the store lose it; the ledger does not."""
+        self.forget_order(order_id)
         for payment in list(self.store.payments.values()):
             if payment.order_id == order_id:
                 self.store.payments[payment.payment_id] = replace(payment, state=PaymentState.REVERSED)

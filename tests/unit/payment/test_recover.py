@@ -61,12 +61,14 @@ async def test_many_left_at_every_step(house: House) -> None:
 
 
 async def test_two_workers_at_once(house: House) -> None:
-    """Both see the same payments; each is finished once and nobody fails."""
+    """Both see the same payments; each is taken over by one of them, and nobody fails."""
     for n in range(5):
         await left(house, await house.bill(f"b{n}"), "post")
     house.lapse()
     house.locks.patience_s = 5
-    await asyncio.gather(*(house.instance().operations.recover() for _ in range(2)))
+    workers = [house.instance() for _ in range(2)]
+    assert await asyncio.gather(*(worker.operations.recover() for worker in workers)) == [5, 5]
+    assert sum(worker.process.calls["hold"] for worker in workers) == 5
     assert all(len(house.journals(f"b{n}")) == 1 for n in range(5))
     await house.recovered(by=house.instance())
     house.check()

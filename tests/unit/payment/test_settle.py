@@ -222,6 +222,19 @@ class TestRefused:
         assert len(house.journals()) == 1
 
 
+    async def test_a_bill_of_which_the_order_service_knows_nothing(self, house: House) -> None:
+        """It was restored from a backup; the one active payment refuses, and the new claim on the bill is released."""
+        one = house.instance()
+        settled = payment_in(await house.settle(one))
+        house.forget_order()
+        answer = await house.settle(one, "s2")
+        refusal = refusal_in(answer.response.body)
+        assert (refusal.reason, refusal.metadata["guard"]) == ("ORDER_ALREADY_PAID", "unique")
+        assert refusal.metadata["payment_id"] == settled.payment_id
+        assert house.order().state is OrderState.UNPAID
+        assert len(house.journals()) == 1
+
+
 class TestGivenBack:
     """Nothing was done, so the same request id may run again."""
 

@@ -1,0 +1,61 @@
+"""Settling on a running stack, as a client sees it: one bill after the other, and many clerks at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from services.devstack.supervisor import Stack
+from services.kernel.principal import Role
+from tests.bench.figures import Figure, median_ms, p95_ms
+from tests.e2e.desk import Desk
+
+_WARM_UP = 20
+_SEQUENTIAL = 200
+_CLERKS = 16
+_PIPELINED = 640
+_TIMEOUT_S = 20.0
+
+
+async def measure(stack: Stack) -> list[Figure]:
+    """Settles some hundred bills."""
+    async with Desk.of(stack, "li", Role.CASHIER, timeout_s=_TIMEOUT_S) as desk:
+        await _one_by_one(desk, await _bills(desk, _WARM_UP))
+        lasted_s = await _one_by_one(desk, await _bills(desk, _SEQUENTIAL))
+        per_s = await _at_once(desk, await _bills(desk, _PIPELINED))
+    return [
+        Figure(
+            "settle_median_ms", f"settle, sequential, {_SEQUENTIAL} bills: median", median_ms(lasted_s), "ms", "≤ 25"
+        ),
+        Figure("settle_p95_ms", f"settle, sequential, {_SEQUENTIAL} bills: p95", p95_ms(lasted_s), "ms"),
+        Figure("settle_16_clerks_per_s", f"settle, {_CLERKS} clerks, {_PIPELINED} bills", per_s, "bills/s"),
+    ]
+
+
+async def _bills(desk: Desk, count: int) -> list[str]:
+    return [await desk.bill() for _ in range(count)]
+
+
+async def _one_by_one(desk: Desk, bills: Iterable[str]) -> list[float]:
+    lasted_s = []
+    for order_id in bills:
+        began_s = time.perf_counter()
+        await desk.settle(order_id)
+        lasted_s.append(time.perf_counter() - began_s)
+    return lasted_s
+
+
+async def _at_once(desk: Desk, bills: list[str]) -> float:
+    """Bills a second, when each clerk takes the next bill as soon as theirs is settled."""
+    pile = iter(bills)
+
+    async def clerk() -> None:
+        for order_id in pile:
+            await desk.settle(order_id)
+
+    began_s = time.perf_counter()
+    async with asyncio.TaskGroup() as counter:
+        for _ in range(_CLERKS):
+            counter.create_task(clerk())
+    return len(bills) / (time.perf_counter() - began_s)
