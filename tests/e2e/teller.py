@@ -1,0 +1,125 @@
+"""A teller's window onto a running stack: faults are armed here, people insist until they are answered, and in the end
+the books are read and checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from google.protobuf.message import Message
+
+from countinghouse.debug.v1 import failpoint_pb2
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.checker.books import Books
+from services.checker.checks import Answered, run_checks
+from services.demo.people import Person, Seen, Telephone
+from services.demo.stage import Stage
+from services.devstack.supervisor import Stack
+from services.kernel.clock import SystemClock
+from services.kernel.guards import Guards
+from services.kernel.principal import Role
+from tests.e2e.desk import new_id
+
+#: What is left between two commits has to be finished in this time, on a machine that others use too.
+QUIET_S = 15.0
+#: How long somebody asks on under one key.
+PATIENCE_S = 25.0
+_PAUSE_S = 0.1
+_PENDING = (pb.PAYMENT_STATE_CREATED, pb.PAYMENT_STATE_SUBMITTED, pb.PAYMENT_STATE_UNKNOWN, pb.PAYMENT_STATE_REVERSING)
+
+
+class Teller(Stage):
+    """The stage of the demonstration, for tests."""
+
+    async def until_answered(self, person: Person, instance: str, method: str, request: Message, key: str) -> Seen:
+        """Asks again and again under the same key, until the answer is definitive and the payment not pending."""
+        clock = self.telephone.clock
+        until_s = clock.monotonic_s() + PATIENCE_S
+        while True:
+            seen = await person.ask(self.address(instance), method, request, timeout_s=8.0)
+            if not seen.open and not (seen.error is None and payment_in(seen).state in _PENDING):
+                self.telephone.answers.append(Answered(key, seen.error is None, seen.body))
+                return seen
+            assert clock.monotonic_s() < until_s, f"{method} {key} was never answered: {seen.error}"
+            await asyncio.sleep((seen.error.retry_after_ms or 0) / 1000 if seen.error else _PAUSE_S)
+
+    async def settle_at(self, person: Person, instance: str, order_id: str, key: str = "") -> Seen:
+        """Presses Settle until there is an answer for good."""
+        key = key or new_id("settle")
+        return await self.until_answered(person, instance, "Settle", settle_request(person, order_id, key), key)
+
+    async def disarm(self, instance: str, point: str) -> None:
+        """Takes a failpoint away again."""
+        await self.arm(instance, point, failpoint_pb2.FAILPOINT_ACTION_UNSPECIFIED, "")
+
+    async def failpoint(self, instance: str, point: str) -> failpoint_pb2.Failpoint | None:
+        """How often an instance has passed a failpoint, and how often that did something; None: nobody answers."""
+        request = failpoint_pb2.ListFailpointsRequest()
+        seen = await self.telephone.call(
+            self.address(instance),
+            "/countinghouse.debug.v1.FailpointService/ListFailpoints",
+            request,
+            self.operator.token,
+            2.0,
+        )
+        if seen.error is not None:
+            return None
+        listed = failpoint_pb2.ListFailpointsResponse.FromString(seen.body)
+        return next(found for found in listed.failpoints if found.name == point)
+
+    async def checked_books(self) -> Books:
+        """The books, once nothing is under way any more; fails if that takes too long or a check finds something."""
+        books = await self.quiet_books(within_s=QUIET_S)
+        assert books.unfinished() == []
+        broken = [check for check in run_checks(books, self.telephone.answers) if not check.ok]
+        assert broken == []
+        return books
+
+
+def settle_request(person: Person, order_id: str, key: str) -> pb.SettleRequest:
+    """A clerk settles from the source that is theirs."""
+    source = pb.SOURCE_DRAWER if person.role is Role.CASHIER else pb.SOURCE_BANK
+    return pb.SettleRequest(request_id=key, order_id=order_id, source=source)
+
+
+def payment_in(seen: Seen) -> pb.Payment:
+    """The payment in an answer that says OK: PayResponse, SettleResponse and ReverseResponse have it in one place."""
+    assert seen.error is None, seen.error
+    return pb.SettleResponse.FromString(seen.body).payment
+
+
+def charges(books: Books, order_id: str) -> list[str]:
+    """The payments that charged a bill, reversals not counted."""
+    return [str(row["payment_id"]) for row in books.journals if row["order_id"] == order_id and not row["reversal_of"]]
+
+
+def states(books: Books, payment_ids: Iterable[str]) -> list[str]:
+    """Where payments stand."""
+    found = {str(row["payment_id"]): str(row["state"]) for row in books.payments}
+    return [found[payment_id] for payment_id in payment_ids]
+
+
+@asynccontextmanager
+async def teller_at(stack: Stack) -> AsyncIterator[Teller]:
+    """Opens the window of a running stack."""
+    telephone = Telephone(SystemClock())
+
+    def person(name: str, role: Role) -> Person:
+        return Person(name, role, stack.token(name, role), telephone)
+
+    try:
+        yield Teller(
+            stack=stack,
+            telephone=telephone,
+            dice=random.Random(7),
+            guards=Guards(),
+            cashier=person("li", Role.CASHIER),
+            accountant=person("wang", Role.ACCOUNTANT),
+            customer=person("mei", Role.CUSTOMER),
+            operator=person("ops", Role.OPERATOR),
+        )
+    finally:
+        await telephone.close()
