@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import output
+from services.cli.check import document, print_checks
+from services.devstack.state import StackRefused
+from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards
 from services.kernel.ids import dice
 
@@ -42,11 +45,16 @@ def demo(
     from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
     from services.demo.programme import perform  # noqa: PLC0415
 
-    guards_off = Guards.without(name for part in without or () for name in part.split(",")).off
+    try:
+        guards_off = Guards.without(name for part in without or () for name in part.split(",")).off
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint="--without") from error
     for name in act or ():
         if name not in ACTS:
             raise typer.BadParameter(f"there is no act {name!r}; there are: {'; '.join(ACTS)}", param_hint="--act")
     chosen_seed = dice().randrange(10**6) if seed is None else seed
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty; name a new directory", param_hint="--keep")
     data = keep or Path(tempfile.mkdtemp(prefix="countinghouse-demo-"))
     say = _Silent() if as_json else _Teller()
     say.begin(guards_off, chosen_seed)
@@ -54,14 +62,22 @@ def demo(
         outcome = asyncio.run(
             perform(data, guards_off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ()))
         )
-    finally:
-        if keep is None:
-            shutil.rmtree(data, ignore_errors=True)
+    except CountinghouseError as error:  # the stack did not come up: nothing is proved, and the logs say why
+        raise StackRefused(error.reason, error.message) from error
+    except BaseException:
+        _remove(data, unless=keep)
+        raise
+    _remove(data, unless=keep)
     if as_json:
         output.print_json(_document(outcome))
     else:
         say.end(outcome)
     raise SystemExit(_EXIT[outcome.verdict])
+
+
+def _remove(data: Path, unless: Path | None) -> None:
+    if unless is None:
+        shutil.rmtree(data, ignore_errors=True)
 
 
 class _Silent:
@@ -112,14 +128,7 @@ class _Teller(_Silent):
             "Trial balance", ("account", "kind", "debits", "credits", "balance"), _trial_balance(outcome)
         )
         print()
-        output.print_table(
-            "Checks",
-            ("check", "examined", "result"),
-            [(check.name, str(check.examined), "ok" if check.ok else "VIOLATED") for check in outcome.checks],
-        )
-        for check in outcome.checks:
-            for violation in check.violations:
-                print(f"  broken: {check.name}: {violation}")
+        print_checks(outcome.checks)
         print(f"\nverdict: {outcome.verdict} ({outcome.seconds:.1f} s, seed {outcome.seed})")
 
 
@@ -153,10 +162,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     return {
         "verdict": outcome.verdict,
         "acts": [{"name": act.name, "ok": act.ok, "detail": act.detail} for act in outcome.acts],
-        "checks": [
-            {"name": check.name, "ok": check.ok, "examined": check.examined, "violations": list(check.violations)}
-            for check in outcome.checks
-        ],
+        "checks": document(outcome.checks),
         "seconds": outcome.seconds,
         "seed": outcome.seed,
     }

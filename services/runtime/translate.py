@@ -29,6 +29,7 @@ def money_in(message: money_pb2.Money) -> Money:
 
 
 def money_out(money: Money) -> money_pb2.Money:
+    """The amount as a message."""
     return money_pb2.Money(minor_units=money.minor_units, currency_code=money.currency)
 
 
@@ -49,6 +50,7 @@ def clerk_in(message: clerk_pb2.Clerk) -> Principal:
 
 
 def clerk_out(principal: Principal) -> clerk_pb2.Clerk:
+    """Somebody as a message."""
     return clerk_pb2.Clerk(name=principal.name, role=_ROLES[principal.role])
 
 
@@ -67,4 +69,5 @@ def fence_in(message: fence_pb2.Fence, *, required: bool) -> Fence:
 
 
 def fence_out(fence: Fence) -> fence_pb2.Fence:
+    """The fence as a message."""
     return fence_pb2.Fence(generation=fence.generation, token=fence.token)

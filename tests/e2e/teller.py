@@ -28,6 +28,7 @@ QUIET_S = 15.0
 #: How long somebody asks on under one key.
 PATIENCE_S = 25.0
 _PAUSE_S = 0.1
+_LOOK_S = 0.02
 _PENDING = (pb.PAYMENT_STATE_CREATED, pb.PAYMENT_STATE_SUBMITTED, pb.PAYMENT_STATE_UNKNOWN, pb.PAYMENT_STATE_REVERSING)
 
 
@@ -69,6 +70,18 @@ class Teller(Stage):
             return None
         listed = failpoint_pb2.ListFailpointsResponse.FromString(seen.body)
         return next(found for found in listed.failpoints if found.name == point)
+
+    async def until_passed(self, instance: str, point: str, times: int) -> None:
+        """Waits until an instance has passed a failpoint so often."""
+        async with asyncio.timeout(QUIET_S):
+            while (found := await self.failpoint(instance, point)) is None or found.passed < times:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_S)
+
+    async def until_closed(self, instance: str) -> None:
+        """Waits until an instance takes no new calls."""
+        async with asyncio.timeout(QUIET_S):
+            while await self.failpoint(instance, "accepted") is not None:  # noqa: ASYNC110  another process
+                await asyncio.sleep(_LOOK_S)
 
     async def checked_books(self) -> Books:
         """The books, once nothing is under way any more; fails if that takes too long or a check finds something."""

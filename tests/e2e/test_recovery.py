@@ -1,0 +1,249 @@
+"""Holders that freeze, die, are stopped or lose ZooKeeper: what others do meanwhile, and what is left in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from kazoo.exceptions import NoNodeError
+
+from coordination.lock import Holder, OrderLocks
+from coordination.session import Session
+from countinghouse.debug.v1 import failpoint_pb2
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.checker.checks import Answered
+from services.demo.people import Person, Seen
+from services.devstack.state import InstanceState
+from services.devstack.supervisor import Stack
+from services.kernel.clock import SystemClock
+from services.kernel.errors import Aborted, AlreadyExists, Unavailable
+from tests.e2e.conftest import SETTINGS, options
+from tests.e2e.desk import new_id
+from tests.e2e.teller import Teller, charges, payment_in, settle_request, states, teller_at
+
+ONE, TWO = "payment-1", "payment-2"
+BILLS = 1_000
+AT_ONCE = 24
+_LOCKS = "/countinghouse/locks"
+#: Releasing a lock delays nobody's reply; so long may the last one take.
+_RELEASED_S = 10.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def alone(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+    """A stack whose workers and leases are too slow for these tests: what is finished, a clerk has finished."""
+    slow = {"lease_s": 300, "recovery_interval_s": 300, "drain_s": 5}
+    data = tmp_path_factory.mktemp("alone") / "data"
+    async with Stack(options(data, replicas={"payment": 2}, settings=slow)) as stack, teller_at(stack) as teller:
+        yield teller
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def busy(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+    """A stack under load, with its workers at work."""
+    data = tmp_path_factory.mktemp("busy") / "data"
+    settings = SETTINGS | {"drain_s": 6}
+    async with Stack(options(data, replicas={"payment": 2}, settings=settings)) as stack, teller_at(stack) as teller:
+        yield teller
+
+
+async def press(teller: Teller, person: Person, instance: str, order_id: str, key: str, *, timeout_s: float) -> Seen:
+    """Presses Settle once."""
+    request = settle_request(person, order_id, key)
+    return await person.ask(teller.address(instance), "Settle", request, timeout_s=timeout_s)
+
+
+class TestClerks:
+    """What one clerk does with a bill that another has left behind."""
+
+    async def test_the_frozen_holder(self, alone: Teller) -> None:
+        """Frozen past its session, about to move money: the other clerk's bill is settled; the woken one's fence is
+        stale, its retry gets the stored answer, and there is one journal.
+        """
+        order_id, key = await alone.bill(), new_id("settle")
+        await alone.arm(ONE, "submitted", failpoint_pb2.FAILPOINT_ACTION_STOP, order_id)
+        frozen = asyncio.create_task(press(alone, alone.cashier, ONE, order_id, key, timeout_s=30))
+        try:
+            await alone.wait_frozen(ONE)
+            other = await alone.settle_at(alone.accountant, TWO, order_id)
+            assert isinstance(other.error, AlreadyExists)
+            assert other.error.metadata["clerk"] == alone.cashier.name
+            assert not frozen.done()
+        finally:
+            alone.thaw(ONE)
+        woken = await frozen
+        assert isinstance(woken.error, Aborted)
+        assert (woken.error.reason, woken.error.metadata["guard"]) == ("STALE_FENCE", "fence")
+        again = await alone.settle_at(alone.cashier, TWO, order_id, key)
+        assert again.replayed
+        books = await alone.checked_books()
+        assert charges(books, order_id) == [payment_in(again).payment_id] == [other.error.metadata["payment_id"]]
+
+    @pytest.mark.parametrize("point", ["claimed", "submitted", "posted", "recorded"])
+    async def test_the_accountant_finds_a_half_settled_bill(self, alone: Teller, point: str) -> None:
+        """They finish the dead cashier's payment; their own is declined, and moved nothing."""
+        await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
+        order_id, key = await alone.bill(), new_id("settle")
+        pid = alone.stack.instance(ONE).pid
+        await alone.arm(ONE, point, failpoint_pb2.FAILPOINT_ACTION_KILL, order_id)
+        died = await press(alone, alone.cashier, ONE, order_id, key, timeout_s=8)
+        assert died.open
+        await alone.wait_died(ONE, pid)
+        (left,) = [str(row["payment_id"]) for row in (await alone.books()).payments if row["order_id"] == order_id]
+        found = await alone.settle_at(alone.accountant, TWO, order_id)
+        assert isinstance(found.error, AlreadyExists)
+        assert (found.error.metadata["payment_id"], found.error.metadata["clerk"]) == (left, alone.cashier.name)
+        books = await alone.checked_books()
+        assert charges(books, order_id) == [left]
+        assert states(books, [left]) == ["SUCCEEDED"]
+        again = await alone.settle_at(alone.cashier, TWO, order_id, key)
+        assert again.replayed
+        assert payment_in(again).payment_id == left
+
+    async def test_a_lost_reply(self, alone: Teller) -> None:
+        """The retry, at the other instance, gets the stored bytes, marked; and so does every one after it."""
+        await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
+        order_id, key = await alone.bill(), new_id("settle")
+        await alone.arm(ONE, "recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, order_id)
+        lost = await press(alone, alone.cashier, ONE, order_id, key, timeout_s=1.0)
+        assert lost.open
+        again = [await alone.settle_at(alone.cashier, instance, order_id, key) for instance in (TWO, ONE, TWO)]
+        assert all(seen.replayed for seen in again)
+        assert len({seen.body for seen in again}) == 1
+        books = await alone.checked_books()
+        assert charges(books, order_id) == [payment_in(again[0]).payment_id]
+
+
+class TestLoad:
+    """Many bills at once, while instances and ZooKeeper come and go."""
+
+    @pytest.mark.timeout(240)
+    async def test_a_thousand_bills_leave_no_node_behind(
+        self, busy: Teller, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Cashier and accountant at two instances; the books are right, and ZooKeeper holds nothing of any order."""
+        clock = SystemClock()
+        counter = asyncio.Semaphore(AT_ONCE)
+
+        async def made() -> str:
+            async with counter:
+                return await busy.bill(100)
+
+        async def settled(number: int, order_id: str) -> Seen:
+            async with counter:
+                clerk = (busy.cashier, busy.accountant)[number % 2]
+                return await busy.settle_at(clerk, (ONE, TWO)[number // 2 % 2], order_id)
+
+        order_ids = await asyncio.gather(*(made() for _ in range(BILLS)))
+        began_s = clock.monotonic_s()
+        answers = await asyncio.gather(*(settled(number, order_id) for number, order_id in enumerate(order_ids)))
+        took_s = clock.monotonic_s() - began_s
+        with capsys.disabled():
+            print(f"\n{BILLS} bills settled by {AT_ONCE} at once in {took_s:.1f} s: {BILLS / took_s:.0f} a second")  # noqa: T201  a measurement, not a check
+        assert {payment_in(seen).state for seen in answers} == {pb.PAYMENT_STATE_SUCCEEDED}
+        books = await busy.checked_books()
+        assert len(books.journals) == len({row["order_id"] for row in books.journals}) == BILLS
+        async with Session(busy.stack.zookeeper, name="test") as session:
+            await until_no_lock(session)
+            named = [path async for path in paths(session, "/") if any(order_id in path for order_id in order_ids)]
+        assert named == []
+
+    async def test_a_stopped_instance_finishes_what_it_has_begun(self, busy: Teller) -> None:
+        """SIGTERM while twenty settles stand in line for their locks: no new calls are taken, and none of these fails."""
+        before = await busy.failpoint(ONE, "accepted")
+        assert before is not None
+        bills = [(await busy.bill(), new_id("settle")) for _ in range(20)]
+        pid = busy.stack.instance(ONE).pid
+        async with Session(busy.stack.zookeeper, name="test") as session:
+            locks = OrderLocks(session)
+            me = Holder("test", "operator", "test", "", SystemClock().now_ms())
+            leases = [await locks.acquire(order_id, me, timeout_s=5) for order_id, _ in bills]
+            running = [
+                asyncio.create_task(press(busy, busy.cashier, ONE, order_id, key, timeout_s=10))
+                for order_id, key in bills
+            ]
+            await busy.until_passed(ONE, "accepted", before.passed + len(bills))
+            busy.stack.kill(ONE, signal.SIGTERM)
+            await busy.until_closed(ONE)
+            assert not any(task.done() for task in running)
+            for lease in leases:
+                await lease.aclose()
+        seen = await asyncio.gather(*running)
+        assert [answer.error for answer in seen] == [None] * len(bills)
+        assert {payment_in(answer).state for answer in seen} == {pb.PAYMENT_STATE_SUCCEEDED}
+        await busy.wait_died(ONE, pid, within_s=15)
+        await busy.stack.wait_serving(ONE, timeout_s=30)
+        for (order_id, key), answer in zip(bills, seen, strict=True):
+            busy.telephone.answers.append(Answered(key, True, answer.body))
+            again = await busy.settle_at(busy.cashier, ONE, order_id, key)
+            assert (again.body, again.replayed) == (answer.body, True)
+        await busy.checked_books()
+
+    async def test_zookeeper_is_killed_and_comes_back(self, busy: Teller) -> None:
+        """While it is away every settle is answered UNAVAILABLE within its deadline; then all goes on unaided."""
+        await busy.stack.wait_serving(ONE, TWO, timeout_s=30)
+        bills = [(await busy.bill(), new_id("settle")) for _ in range(60)]
+        under_way = bills[:20]
+        pid = busy.stack.zookeeper_pid
+        clock = SystemClock()
+        load = [
+            asyncio.create_task(busy.settle_at(busy.cashier, (ONE, TWO)[number % 2], order_id, key))
+            for number, (order_id, key) in enumerate(under_way)
+        ]
+        await asyncio.wait(load, return_when=asyncio.FIRST_COMPLETED)
+        busy.stack.restarts = False
+        try:
+            busy.stack.kill("zookeeper")
+            await busy.stack.wait_until(lambda: busy.stack.zookeeper_pid != pid, 10)
+            for timeout_s in (2.0, 1.0):
+                away = bills[20:40] if timeout_s == 2.0 else bills[40:]
+                began_s = clock.monotonic_s()
+                seen = await asyncio.gather(
+                    *(
+                        press(busy, busy.cashier, (ONE, TWO)[number % 2], order_id, key, timeout_s=timeout_s)
+                        for number, (order_id, key) in enumerate(away)
+                    )
+                )
+                assert clock.monotonic_s() - began_s < timeout_s + 0.2
+                assert {type(answer.error) for answer in seen} == {Unavailable}
+                assert {answer.error.reason for answer in seen if answer.error} == {"ZOOKEEPER_UNAVAILABLE"}
+            for instance in (ONE, TWO):
+                assert busy.stack.instance(instance).state is InstanceState.SERVING
+        finally:
+            busy.stack.restarts = True
+        later = await asyncio.gather(
+            *(busy.settle_at(busy.cashier, (ONE, TWO)[number % 2], *bill) for number, bill in enumerate(bills[20:]))
+        )
+        earlier = await asyncio.gather(*load)
+        assert {payment_in(answer).state for answer in (*earlier, *later)} == {pb.PAYMENT_STATE_SUCCEEDED}
+        books = await busy.checked_books()
+        assert all(len(charges(books, order_id)) == 1 for order_id, _ in bills)
+
+
+async def paths(session: Session, root: str) -> AsyncIterator[str]:
+    """Every node below `root`, the service's own housekeeping nodes included."""
+    waiting = [root]
+    while waiting:
+        batch, waiting = waiting[:64], waiting[64:]
+        for path, children in zip(
+            batch, await asyncio.gather(*(_children(session, path) for path in batch)), strict=True
+        ):
+            yield path
+            waiting += [f"{path.rstrip('/')}/{name}" for name in children]
+
+
+async def _children(session: Session, path: str) -> list[str]:
+    try:
+        return await session.get_children(path, timeout_s=10)
+    except NoNodeError:
+        return []  # it has gone since its parent was listed
+
+
+async def until_no_lock(session: Session) -> None:
+    """Waits until every shard of the lock directory is empty."""
+    async with asyncio.timeout(_RELEASED_S):
+        while [path async for path in paths(session, _LOCKS) if path.count("/") > _LOCKS.count("/") + 1]:  # noqa: ASYNC110  the nodes go one by one
+            await asyncio.sleep(0.1)
