@@ -152,7 +152,7 @@ class TestLoad:
         assert named == []
 
     async def test_a_stopped_instance_finishes_what_it_has_begun(self, busy: Teller) -> None:
-        """SIGTERM while twenty settles stand in line for their locks: no new calls are taken, and none of these fails."""
+        """SIGTERM while twenty settles stand in line for their locks: new calls are refused, none of these fails."""
         before = await busy.failpoint(ONE, "accepted")
         assert before is not None
         bills = [(await busy.bill(), new_id("settle")) for _ in range(20)]

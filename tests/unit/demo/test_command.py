@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from services.checker.checks import Check
 from services.cli.demo import demo
 from services.demo.acts import ActResult
 from services.demo.programme import Outcome, Verdict
-from services.kernel.errors import InvalidArgument
 from services.kernel.guards import NAMES
 from tests.unit.checker.scribe import legal
 
@@ -76,7 +76,7 @@ def test_guards_are_named_once_or_in_lists(house: House, without: list[str] | No
 
 
 def test_an_unknown_guard_is_refused_with_those_there_are(house: House) -> None:
-    with pytest.raises(InvalidArgument, match="umbrella") as refused:
+    with pytest.raises(typer.BadParameter, match="umbrella") as refused:
         demo(without=["lock,umbrella"], act=None, seed=None, as_json=False, keep=None)
     assert ", ".join(NAMES) in refused.value.message
     assert house.seed == -1
