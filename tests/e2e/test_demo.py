@@ -228,7 +228,7 @@ class TestAskedWrongly:
 
     async def test_an_unknown_guard(self) -> None:
         done = await command_line("demo", "--without", "lock,umbrella", COLUMNS="200")
-        assert done.returncode != 0
+        assert done.returncode == 2
         assert "umbrella" in done.stderr
         assert ", ".join(NAMES) in done.stderr
 
