@@ -221,7 +221,6 @@ class TestRefused:
         assert refusal.metadata["payment_id"] == settled.payment_id
         assert len(house.journals()) == 1
 
-
     async def test_a_bill_of_which_the_order_service_knows_nothing(self, house: House) -> None:
         """It was restored from a backup; the one active payment refuses, and the new claim on the bill is released."""
         one = house.instance()
