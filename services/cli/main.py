@@ -21,6 +21,7 @@ _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
 def main() -> None:
     """The program."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own words are not for the terminal
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # see services/devstack
     try:
         _run()
     except KeyboardInterrupt:

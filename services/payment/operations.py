@@ -23,10 +23,11 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import (
@@ -76,6 +77,7 @@ _DELIVERY_GRACE_MS = 1_000
 #: How many half settled payments one clerk finishes before their own. More than one means that something is odd.
 _MAX_ADOPTIONS = 3
 _BATCH = 50
+_RECOVERIES_AT_ONCE = 8
 
 #: What the order service is told of a payment that has just come to this state.
 _WORDS = {
@@ -312,18 +314,24 @@ class PaymentOperations:
         await self._store.expire(now_ms=now_ms)
         rows = await self._store.overdue(now_ms=now_ms, limit=_BATCH)
         payment_ids = await self._store.undelivered(before_ms=now_ms - _DELIVERY_GRACE_MS, limit=_BATCH)
-        failure: CountinghouseError | None = None
-        for finish in (
-            *(partial(self._recover_request, row) for row in rows),
-            *(partial(self._recover_word, payment_id) for payment_id in payment_ids),
-        ):
-            try:
-                await finish()
-            except CountinghouseError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return len(rows) + len(payment_ids)
+        turn = asyncio.Semaphore(_RECOVERIES_AT_ONCE)  # one that waits for a lock must not hold up all others
+
+        async def in_turn(finish: Coroutine[Any, Any, None]) -> CountinghouseError | None:
+            async with turn:
+                try:
+                    await finish
+                except CountinghouseError as error:
+                    return error
+                return None
+
+        failures = await asyncio.gather(
+            *(in_turn(self._recover_request(row)) for row in rows),
+            *(in_turn(self._recover_word(payment_id)) for payment_id in payment_ids),
+        )
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return len(failures)
 
     async def renew_leases(self) -> None:
         """Keeps others away from what this process is executing. A process that is paused does not get here."""
@@ -393,6 +401,11 @@ class PaymentOperations:
         try:
             other = await self._store.get(bill.payment_id)
             await self._carry_on(replace(work, begun=None), hold, other, bill)
+        except OutcomeUnknown as unknown:
+            await self._give_back(work)
+            raise Unavailable(
+                "ORDER_HALF_SETTLED", f"{bill.order_id} is half settled, and there is {unknown}; try again"
+            ) from unknown
         except CountinghouseError:
             await self._give_back(work)
             raise

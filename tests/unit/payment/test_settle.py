@@ -457,7 +457,7 @@ class TestAdopted:
         await half_settled(house, "submit", after=True)
         two = house.instance()
         two.process.fails("post", SILENCE)
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(Unavailable):
             await house.settle(two, "s2")
         assert house.state("s2") is RequestState.ISSUED
         await house.recovered(by=house.instance())
