@@ -89,7 +89,7 @@ def check_source(source: Source, principal: Principal) -> None:
     if principal.role not in MAY_USE[source]:
         roles = ", ".join(sorted(MAY_USE[source]))
         raise PermissionDenied(
-            "SOURCE_NOT_ALLOWED", f"a {principal.role} may not use the {source.lower()}; it is for: {roles}"
+            "SOURCE_NOT_ALLOWED", f"role {principal.role} may not use the {source.lower()}; it is for: {roles}"
         )
 
 

@@ -56,6 +56,6 @@ def check(method: str, principal: Principal) -> None:
         roles = ", ".join(sorted(allowed)) or "nobody"
         raise PermissionDenied(
             "ROLE_NOT_ALLOWED",
-            f"a {principal.role} may not call {name}; it is for: {roles}",
+            f"role {principal.role} may not call {name}; it is for: {roles}",
             metadata={"role": principal.role},
         )

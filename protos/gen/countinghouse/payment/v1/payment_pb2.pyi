@@ -364,7 +364,7 @@ class PayResponse(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """SUCCEEDED, or UNKNOWN: then ask GetPayment."""
+        """SUCCEEDED; in any other state the outcome is not known yet: ask GetPayment."""
 
     def __init__(
         self,
@@ -422,7 +422,7 @@ class SettleResponse(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """SUCCEEDED, or UNKNOWN: then ask GetPayment."""
+        """SUCCEEDED; in any other state the outcome is not known yet: ask GetPayment."""
 
     def __init__(
         self,
