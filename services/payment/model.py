@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.kernel.errors import AlreadyExists, InvalidArgument, PermissionDenied
-from services.kernel.fence import Fence
+from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Begun, RequestKey, fingerprint
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -173,6 +173,35 @@ class Payment:
     created_at_ms: int
     updated_at_ms: int
     settled_at_ms: int
+
+    @classmethod
+    def created(
+        cls, payment_id: str, key: RequestKey, order_id: str, source: Source, clerk: Principal, memo: str, at_ms: int
+    ) -> Payment:
+        """One that was accepted a moment ago: nothing has been sent, and of a bill nothing is known yet."""
+        return cls(
+            payment_id=payment_id,
+            key=key,
+            order_id=order_id,
+            round=0,
+            state=PaymentState.CREATED,
+            source=source,
+            customer_id="",
+            amount=None,
+            payer_account_id="",
+            payee_account_id="",
+            clerk=clerk,
+            memo=memo,
+            journal_id="",
+            reversal=None,
+            reversal_journal_id="",
+            decline_reason="",
+            fence=NO_FENCE,
+            version=1,
+            created_at_ms=at_ms,
+            updated_at_ms=at_ms,
+            settled_at_ms=0,
+        )
 
     @property
     def business_key(self) -> str:

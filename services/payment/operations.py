@@ -608,30 +608,7 @@ class PaymentOperations:
         return self._responses.payment(REVERSE, payment)
 
     def _draft(self, clerk: Principal, key: RequestKey, order_id: str, source: Source, memo: str) -> Payment:
-        now_ms = self._now()
-        return Payment(
-            payment_id=self._ids.new("pay"),
-            key=key,
-            order_id=order_id,
-            round=0,
-            state=PaymentState.CREATED,
-            source=source,
-            customer_id="",
-            amount=None,
-            payer_account_id="",
-            payee_account_id="",
-            clerk=clerk,
-            memo=memo,
-            journal_id="",
-            reversal=None,
-            reversal_journal_id="",
-            decline_reason="",
-            fence=NO_FENCE,
-            version=1,
-            created_at_ms=now_ms,
-            updated_at_ms=now_ms,
-            settled_at_ms=0,
-        )
+        return Payment.created(self._ids.new("pay"), key, order_id, source, clerk, memo, self._now())
 
     @asynccontextmanager
     async def _held(self, work: _Work, payment: Payment, clerk: Principal) -> AsyncIterator[Hold | None]:

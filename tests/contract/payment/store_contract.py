@@ -86,29 +86,7 @@ def reversal_of(key: str = "v1") -> Reversal:
 def draft(
     payment_id: str = "p1", key: RequestKey | None = None, order_id: str = "o1", *, created_at_ms: int = T0
 ) -> Payment:
-    return Payment(
-        payment_id=payment_id,
-        key=key or settle_key(),
-        order_id=order_id,
-        round=0,
-        state=PaymentState.CREATED,
-        source=Source.DRAWER,
-        customer_id="",
-        amount=None,
-        payer_account_id="",
-        payee_account_id="",
-        clerk=LI,
-        memo="two teas",
-        journal_id="",
-        reversal=None,
-        reversal_journal_id="",
-        decline_reason="",
-        fence=NO_FENCE,
-        version=1,
-        created_at_ms=created_at_ms,
-        updated_at_ms=created_at_ms,
-        settled_at_ms=0,
-    )
+    return Payment.created(payment_id, key or settle_key(), order_id, Source.DRAWER, LI, "two teas", created_at_ms)
 
 
 def encode(payment: Payment) -> StoredResponse:

@@ -280,29 +280,7 @@ class Payments(RuleBasedStateMachine):
 
 
 def _draft(payment_id: str, key: RequestKey, order_id: str) -> Payment:
-    return Payment(
-        payment_id=payment_id,
-        key=key,
-        order_id=order_id,
-        round=0,
-        state=PaymentState.CREATED,
-        source=PAYMENT.source,
-        customer_id="",
-        amount=None,
-        payer_account_id="",
-        payee_account_id="",
-        clerk=LI,
-        memo="",
-        journal_id="",
-        reversal=None,
-        reversal_journal_id="",
-        decline_reason="",
-        fence=NO_FENCE,
-        version=1,
-        created_at_ms=1,
-        updated_at_ms=1,
-        settled_at_ms=0,
-    )
+    return Payment.created(payment_id, key, order_id, PAYMENT.source, LI, "", 1)
 
 
 TestPayments = Payments.TestCase

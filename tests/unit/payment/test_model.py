@@ -8,7 +8,6 @@ from itertools import product
 import pytest
 
 from services.kernel.errors import InvalidArgument, PermissionDenied
-from services.kernel.fence import NO_FENCE
 from services.kernel.idempotency import RequestKey
 from services.kernel.ids import check_name
 from services.kernel.money import Money
@@ -34,29 +33,7 @@ from services.payment.model import (
 )
 
 LI = Principal("li", Role.CASHIER)
-PAYMENT = Payment(
-    payment_id="p1",
-    key=RequestKey("li", SETTLE, "s1"),
-    order_id="o1",
-    round=2,
-    state=PaymentState.CREATED,
-    source=Source.WALLET,
-    customer_id="",
-    amount=None,
-    payer_account_id="",
-    payee_account_id="",
-    clerk=LI,
-    memo="",
-    journal_id="",
-    reversal=None,
-    reversal_journal_id="",
-    decline_reason="",
-    fence=NO_FENCE,
-    version=1,
-    created_at_ms=1,
-    updated_at_ms=1,
-    settled_at_ms=0,
-)
+PAYMENT = replace(Payment.created("p1", RequestKey("li", SETTLE, "s1"), "o1", Source.WALLET, LI, "", 1), round=2)
 BILL = Bill("o1", "mei", BillState.UNPAID, Money(300, "CNY"), 2, "", None, 0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from services.runtime.migrations import create_shared_tables
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -88,29 +90,7 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(64), nullable=False),
     )
     op.bulk_insert(head, [{"id": 1, "sequence": 0, "hash": "0" * 64}])
-    op.create_table(
-        "requests",
-        sa.Column("caller", sa.String(64), primary_key=True),
-        sa.Column("method", sa.String(32), primary_key=True),
-        sa.Column("key", sa.String(64), primary_key=True),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("fingerprint", sa.String(64), nullable=False),
-        sa.Column("attempt", sa.BigInteger, nullable=False),
-        sa.Column("owner", sa.String(64), nullable=False),
-        sa.Column("lease_until_ms", sa.BigInteger, nullable=False),
-        sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
-        sa.Column("order_id", sa.String(64), nullable=False),
-        sa.Column("response_ok", sa.Boolean, nullable=True),
-        sa.Column("response", sa.LargeBinary, nullable=True),
-        sa.Column("created_at_ms", sa.BigInteger, nullable=False),
-        sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
-    )
-    op.create_index("requests_by_state", "requests", ["state", "lease_until_ms"])
-    op.create_table(
-        "ensemble",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("generation", sa.BigInteger, nullable=False),
-    )
+    create_shared_tables()
     if op.get_bind().dialect.name == "sqlite":
         _protect_on_sqlite()
     else:
