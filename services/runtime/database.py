@@ -70,25 +70,11 @@ class Database:
         Raises:
             Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; nothing was done.
         """
-        for attempt in range(_ATTEMPTS):
-            try:
-                return await self._backend.write(step)
-            except DBAPIError as error:
-                if not _is_passing(error) or attempt == _ATTEMPTS - 1:
-                    raise self._translated(error) from error
-                await asyncio.sleep(0.005 * 2**attempt)
-            except (OSError, TimeoutError) as error:
-                raise self._away(error) from error
-        raise AssertionError("unreachable")
+        return await self._attempt(lambda: self._backend.write(step))
 
     async def read(self, step: Step[_T]) -> _T:
         """Runs a step that only reads, on one snapshot."""
-        try:
-            return await self._backend.read(step)
-        except DBAPIError as error:
-            raise self._translated(error) from error
-        except (OSError, TimeoutError) as error:
-            raise self._away(error) from error
+        return await self._attempt(lambda: self._backend.read(step))
 
     @property
     def sync_engine(self) -> Engine:
@@ -106,6 +92,19 @@ class Database:
     async def close(self) -> None:
         """Gives the connections back."""
         await self._backend.close()
+
+    async def _attempt(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Tries a step again that lost against another; also one whose connection found the file being set up."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await work()
+            except DBAPIError as error:
+                if not _is_passing(error) or attempt == _ATTEMPTS - 1:
+                    raise self._translated(error) from error
+                await asyncio.sleep(0.005 * 2**attempt)
+            except (OSError, TimeoutError) as error:
+                raise self._away(error) from error
+        raise AssertionError("unreachable")
 
     def _translated(self, error: DBAPIError) -> Exception:
         if error.connection_invalidated or _is_passing(error):
