@@ -85,6 +85,15 @@ class Directory:
 
         return unsubscribe
 
+    def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
+        """Return the endpoints that may serve a call.
+
+        Args:
+            method: the bare name of the method called.
+            tag: the call's tag (metadata ``dubbo.tag``); empty if it has none.
+        """
+        return self.endpoints
+
     async def wait_any(self, timeout_s: float | None) -> tuple[Endpoint, ...]:
         """Return the endpoints as soon as there is one.
 

@@ -24,8 +24,16 @@ class Endpoint:
 
     @property
     def weight(self) -> int:
-        """Share of the traffic, 0 or more."""
+        """Share of the traffic once it is warm, 0 or more."""
         return self.url.weight
+
+    def weight_at(self, now_ms: int) -> int:
+        """Return the share of the traffic at a moment (Unix milliseconds): less while it warms up."""
+        return self.weight
+
+    def timeout_s(self, method: str) -> float | None:
+        """Return the seconds a call of `method` (its bare name) may take at most, if anybody has said so."""
+        return None
 
 
 def endpoints_from(node_names: Iterable[str]) -> tuple[Endpoint, ...]:
