@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test check gen up bench lock clean
+.PHONY: help setup demo test soak check gen up bench lock clean
 
 help:  ## Says what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ demo: setup  ## Plays the demo: six acts in which things go wrong, and the proof
 
 test: setup  ## Runs all tests
 	@$(BIN)/pytest $(ARGS)
+
+soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
+	@$(BIN)/pytest -m soak $(ARGS)
 
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
 	$(BIN)/ruff format --check .
