@@ -29,6 +29,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "order": {
         "orders": "SELECT * FROM orders ORDER BY order_id",
         "order_events": "SELECT * FROM order_events ORDER BY order_id, version",
+        "order_requests": "SELECT * FROM requests ORDER BY caller, method, key",
     },
     "payment": {
         "payments": "SELECT * FROM payments ORDER BY payment_id",
@@ -41,11 +42,16 @@ _TABLES: dict[str, dict[str, str]] = {
         "journals": "SELECT * FROM journals ORDER BY sequence, journal_id",
         "postings": "SELECT * FROM postings ORDER BY journal_id, leg",
         "order_fences": "SELECT * FROM order_fences ORDER BY order_id",
+        "refusals": "SELECT * FROM refusals ORDER BY business_key, attempt",
+        "chain_head": "SELECT * FROM chain_head",
+        "ledger_requests": "SELECT * FROM requests ORDER BY caller, method, key",
     },
 }
 
 SERVICES = tuple(_TABLES)
 _LOOK_S = 0.1
+#: How long one table may take to be read.
+_STATEMENT_TIMEOUT_S = 60.0
 
 #: States in which a payment has not come to its end.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
@@ -53,7 +59,11 @@ UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """All rows of all three services."""
+    """All rows of all three services.
+
+    Args:
+        requests: Of the payment service; the others' are `order_requests` and `ledger_requests`.
+    """
 
     orders: tuple[Record, ...]
     order_events: tuple[Record, ...]
@@ -65,6 +75,10 @@ class Books:
     journals: tuple[Record, ...]
     postings: tuple[Record, ...]
     order_fences: tuple[Record, ...]
+    refusals: tuple[Record, ...] = ()
+    chain_head: tuple[Record, ...] = ()
+    order_requests: tuple[Record, ...] = ()
+    ledger_requests: tuple[Record, ...] = ()
 
     def unfinished(self) -> list[str]:
         """What is still under way, each in a few words."""
@@ -95,10 +109,12 @@ class Reading:
 
     Args:
         at_rest: Whether nothing changed between this reading and the one before.
+        at_ms: When this reading was done, in Unix milliseconds.
     """
 
     books: Books
     at_rest: bool
+    at_ms: int = 0
 
 
 async def settled_books(urls: Mapping[str, str], within_s: float, clock: Clock) -> Reading:
@@ -116,7 +132,7 @@ async def settled_books(urls: Mapping[str, str], within_s: float, clock: Clock) 
         books = await read_books(urls)
         at_rest = books.as_moved() == before.as_moved()
         if (at_rest and not books.unfinished()) or clock.monotonic_s() >= until_s:
-            return Reading(books, at_rest)
+            return Reading(books, at_rest, clock.now_ms())
         before = books
         await asyncio.sleep(_LOOK_S)
 
@@ -157,7 +173,7 @@ async def _read(service: str, url: str) -> dict[str, tuple[Record, ...]]:
             for table, query in _TABLES[service].items()
         }
 
-    async with Database(url, pool=1) as database:
+    async with Database(url, pool=1, statement_timeout_s=_STATEMENT_TIMEOUT_S) as database:
         try:
             return await database.read(step)
         except DBAPIError as error:
