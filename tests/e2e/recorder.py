@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -36,6 +37,8 @@ class Recorder:
         self._history = history
         #: Every payment that somebody was told of.
         self.payments: list[str] = []
+        self._asked = 0
+        self._again = asyncio.Condition()
 
     async def ask(
         self,
@@ -60,7 +63,16 @@ class Recorder:
         self._history.complete(invoked, answer)
         if answer.payment_id and answer.payment_id not in self.payments:
             self.payments.append(answer.payment_id)
+        async with self._again:
+            self._asked += 1
+            self._again.notify_all()
         return seen
+
+    async def until_asked(self, times: int) -> None:
+        """Waits until so many more calls have come to their end."""
+        until = self._asked + times
+        async with self._again:
+            await self._again.wait_for(lambda: self._asked >= until)
 
 
 def arguments_of(person: Person, request: Any, order_id: str = "") -> Arguments:
