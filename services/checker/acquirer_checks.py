@@ -17,7 +17,8 @@ _MOVES = {
     ("", "TOMBSTONE"),
     ("CHARGED", "REFUNDED"),
 }
-_DECISIONS = ("CHARGED", "DECLINED", "REFUNDED", "TOMBSTONE")
+#: What a decision moves to us.
+_SIGNS = {"CHARGED": 1, "REFUNDED": -1, "DECLINED": 0, "TOMBSTONE": 0}
 
 Violations = Iterator[str]
 #: Currency and minor units that are with us.
@@ -42,21 +43,17 @@ def charged_once_per_key(evidence: Evidence) -> Found:
         return Found(0, skipped=_NO_LOG)
     decided: defaultdict[str, list[AcquirerRecord]] = defaultdict(list)
     for record in evidence.acquirer:
-        if record.decision in _DECISIONS:
+        if record.decision in _SIGNS:
             decided[record.key].append(record)
 
     def violations() -> Violations:
         for key, records in decided.items():
-            standing = ""
-            charged = records[0]
-            for record in records:
+            for before, record in zip([None, *records], records, strict=False):
+                standing = before.decision if before else ""
                 if (standing, record.decision) not in _MOVES:
                     yield f"the acquirer's key {key} was {standing or 'unseen'}, and then {record.decision}"
-                standing = record.decision
-                if record.decision == "CHARGED":
-                    charged = record
-                elif record.decision == "REFUNDED" and _money(record) != _money(charged):
-                    moved = f"{_shown(_money(charged))} in and {_shown(_money(record))} out"
+                elif before and _money(before) != _money(record):
+                    moved = f"{_shown(_money(before))} in and {_shown(_money(record))} out"
                     yield f"the acquirer's key {key} moved {moved}"
 
     return Found(len(decided), violations())
@@ -71,13 +68,13 @@ def acquirer_agrees_with_ledger(evidence: Evidence) -> Found:
         return Found(0, skipped=_NO_LOG)
     taken: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for record in evidence.acquirer:
-        sign = {"CHARGED": 1, "REFUNDED": -1}.get(record.decision, 0)
-        if sign:
+        if record.decision in _SIGNS:
             sums = taken[record.payment_id]
-            sums[record.currency] = sums.get(record.currency, 0) + sign * record.amount_minor
+            moved = _SIGNS[record.decision] * record.amount_minor
+            sums[record.currency] = sums.get(record.currency, 0) + moved
     for payment_id, payment in evidence.payments.items():
-        if str(payment.get("payer_account_id", "")).startswith("acquirer:"):
-            taken[payment_id].setdefault(str(payment["currency"]), 0)
+        if str(payment["payer_account_id"]).startswith("acquirer:"):
+            taken.setdefault(payment_id, {})
 
     def violations() -> Violations:
         for payment_id, sums in taken.items():

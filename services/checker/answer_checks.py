@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from services.checker.books import Record
-from services.checker.evidence import Evidence, Key, is_refused_for_ever, names
+from services.checker.evidence import Evidence, Key, is_refused_for_ever, names, title
 from services.checker.history import Operation, Outcome
 from services.checker.settlement_checks import money_moved
 from services.checker.verdict import Found
@@ -20,23 +22,21 @@ Violations = Iterator[str]
 
 def replays_identical(evidence: Evidence) -> Found:
     """All definitive answers to one key are the same bytes, on the wire and in the table."""
-    stored: defaultdict[str, set[str]] = defaultdict(set)
+    stored: defaultdict[str, set[str | None]] = defaultdict(set)
     for (_, _, key), digest in evidence.stored.items():
         stored[key].add(digest)
 
     def violations() -> Violations:
-        seen: defaultdict[Key, set[tuple[bool, str, tuple[str | int, ...]]]] = defaultdict(set)
-        titles: dict[Key, str] = {}
+        seen: defaultdict[str, set[tuple[bool, str, tuple[str | int, ...]]]] = defaultdict(set)
         for told in evidence.told:
-            key = (told.caller, told.method, told.key)
-            seen[key].add((told.ok, told.sha256, told.words))
-            titles[key] = told.name
-            known = stored[told.key] if not told.method else {evidence.stored.get(key, "")}
+            name = told.key if told.whose is None else title(told.whose)
+            seen[name].add((told.ok, told.sha256, told.words))
+            known = stored[told.key] if told.whose is None else {evidence.stored.get(told.whose)}
             if told.sha256 and told.sha256 not in known:
-                yield f"{told.name} was answered with something that is not stored"
-        for key, different in seen.items():
+                yield f"{name} was answered with something that is not stored"
+        for name, different in seen.items():
             if len(different) > 1:
-                yield f"{titles[key]} got {len(different)} different answers"
+                yield f"{name} got {len(different)} different answers"
 
     return Found(len(evidence.told), violations())
 
@@ -47,8 +47,8 @@ def mismatches_refused(evidence: Evidence) -> Found:
         return Found(0, skipped=_NOT_RECORDED)
 
     def violations() -> Violations:
-        for (caller, method, key), attempts in evidence.operations_of_key.items():
-            what = f"{method} {key} of {caller}"
+        for key, attempts in evidence.operations_of_key.items():
+            what = title(key)
             payloads = {attempt.arguments for attempt in attempts}
             run = {attempt.arguments for attempt in attempts if _was_run(attempt)}
             if len(run) > 1:
@@ -82,7 +82,7 @@ def acknowledged_kept(evidence: Evidence) -> Found:
             row = evidence.requests.get(key)
             if row is None or row["state"] != "DONE" or not row["response_ok"]:
                 found = row["state"] if row else "nowhere"
-                yield f"{_title(key)} was acknowledged, and is {'refused' if found == 'DONE' else found}"
+                yield f"{title(key)} was acknowledged, and is {'refused' if found == 'DONE' else found}"
             else:
                 yield from _missing(evidence, key, attempt)
 
@@ -91,7 +91,7 @@ def acknowledged_kept(evidence: Evidence) -> Found:
 
 def _missing(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
     """What the books lack of something that was acknowledged."""
-    asked, answer, what = attempt.arguments, attempt.answer, _title(key)
+    asked, answer, what = attempt.arguments, attempt.answer, title(key)
     order = evidence.orders.get(asked.order_id or answer.order_id)
     match attempt.kind:
         case "CreateOrder":
@@ -117,7 +117,7 @@ def _missing(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
 
 
 def _unpaid(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
-    answer, what = attempt.answer, _title(key)
+    answer, what = attempt.answer, title(key)
     payments = evidence.payments_of_key.get(key, [])
     named = [row for row in payments if row["payment_id"] == answer.payment_id]
     journals = money_moved(evidence, named, reversing=False)
@@ -149,10 +149,10 @@ def refused_without_effect(evidence: Evidence) -> Found:
             row = evidence.requests.get(key)
             reasons = ", ".join(sorted({attempt.answer.reason for attempt in attempts if attempt.answer.reason}))
             if row is not None and row["state"] == "DONE" and row["response_ok"]:
-                yield f"{_title(key)} was refused ({reasons}), and is stored as done"
+                yield f"{title(key)} was refused ({reasons}), and is stored as done"
             moved = money_moved(evidence, evidence.payments_of_key.get(key, []), reversing=key[1] == "Reverse")
             if moved:
-                yield f"{_title(key)} was refused ({reasons}), and {names(moved)} moved money"
+                yield f"{title(key)} was refused ({reasons}), and {names(moved)} moved money"
 
     return Found(len(refused), violations())
 
@@ -175,7 +175,7 @@ def reads_were_written(evidence: Evidence) -> Found:
                     yield f"{_seen(read, order_id)}, and {_trail(row, 'to_state')}"
                 elif answer.payment_id and answer.payment_id != row["payment_id"]:
                     yield f"{_seen(read, order_id)} by {answer.payment_id}, and it was {row['payment_id'] or 'nobody'}"
-            elif read.kind in ("GetPayment", "Reverse", *_SETTLES):
+            else:
                 payment_id = answer.payment_id or read.arguments.payment_id
                 row = payments.get((payment_id, answer.version))
                 if row is None or row["state"] != answer.state:
@@ -209,26 +209,20 @@ def reads_go_forward(evidence: Evidence) -> Found:
 
 
 def _backwards(name: str, reads: Sequence[Operation]) -> Violations:
-    answered = sorted(reads, key=lambda read: read.answered_ns or 0)
-    newest, place = 0, 0
-    for read in sorted(reads, key=lambda read: read.invoked_ns):
-        while place < len(answered) and (answered[place].answered_ns or 0) < read.invoked_ns:
-            newest = max(newest, answered[place].answer.version)
-            place += 1
-        if read.answer.version < newest:
-            yield f"{_seen(read, name)} after somebody had seen version {newest}"
+    told = sorted((read.answered_ns, read.answer.version) for read in reads if read.answered_ns is not None)
+    newest = list(accumulate((version for _, version in told), max))
+    for read in reads:
+        before = bisect_left(told, (read.invoked_ns,))
+        if before and read.answer.version < newest[before - 1]:
+            yield f"{_seen(read, name)} after somebody had seen version {newest[before - 1]}"
 
 
 def _unknown(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
     """What is wrong with an answer that named a payment and not how it ended."""
     payments = evidence.payments_of_key.get(key, [])
     if key[1] in _SETTLES and attempt.answer.payment_id not in {row["payment_id"] for row in payments}:
-        yield f"{_title(key)} is under way as {attempt.answer.payment_id}, and is {names(payments, 'payment_id')}"
+        yield f"{title(key)} is under way as {attempt.answer.payment_id}, and is {names(payments, 'payment_id')}"
 
 
 def _owed(order: Record) -> str:
     return f"{order['amount_minor_units']} {order['currency_code']}"
-
-
-def _title(key: Key) -> str:
-    return f"{key[1]} {key[2]} of {key[0]}"

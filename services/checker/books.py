@@ -114,7 +114,7 @@ class Reading:
 
     books: Books
     at_rest: bool
-    at_ms: int = 0
+    at_ms: int
 
 
 async def settled_books(urls: Mapping[str, str], within_s: float, clock: Clock) -> Reading:

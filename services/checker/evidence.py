@@ -39,22 +39,16 @@ class Told:
     """One definitive answer, from wherever we know of it.
 
     Args:
-        caller: Empty, like `method`: not known.
+        whose: None: whose key it is, and of which method, is not known.
         sha256: Of the answer's bytes; empty: not known.
         words: What the answer says, as far as it is known.
     """
 
-    caller: str
-    method: str
     key: str
+    whose: Key | None
     ok: bool
     sha256: str
     words: tuple[str | int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.method} {self.key} of {self.caller}" if self.method else self.key
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,10 @@ class Evidence:
     """
 
     books: Books
-    answers: tuple[Answered, ...] = ()
-    history: History | None = None
-    acquirer: AcquirerLog | None = None
-    now_ms: int = 0
+    answers: tuple[Answered, ...]
+    history: History | None
+    acquirer: AcquirerLog | None
+    now_ms: int
 
     @cached_property
     def legs(self) -> Mapping[str, list[Record]]:
@@ -84,9 +78,9 @@ class Evidence:
         return {str(row["journal_id"]): row for row in self.books.journals}
 
     @cached_property
-    def reversed(self) -> frozenset[str]:
-        """The journals that another undoes."""
-        return frozenset(str(row["reversal_of"]) for row in self.books.journals if row["reversal_of"])
+    def reversed(self) -> frozenset[str | None]:
+        """The journals that another undoes; None is of no account."""
+        return frozenset(row["reversal_of"] for row in self.books.journals)
 
     @cached_property
     def orders(self) -> Mapping[str, Record]:
@@ -100,8 +94,8 @@ class Evidence:
 
     @cached_property
     def payments_of_order(self) -> Mapping[str, list[Record]]:
-        """The payments of each order."""
-        return grouped((row for row in self.books.payments if row["order_id"]), "order_id")
+        """The payments of each order; under the empty name those of none."""
+        return grouped(self.books.payments, "order_id")
 
     @cached_property
     def payments_of_key(self) -> Mapping[Key, list[Record]]:
@@ -109,8 +103,7 @@ class Evidence:
         found: defaultdict[Key, list[Record]] = defaultdict(list)
         for row in self.books.payments:
             found[str(row["request_caller"]), str(row["request_method"]), str(row["request_key"])].append(row)
-            if row["reversal_key"]:
-                found[str(row["reversal_caller"]), "Reverse", str(row["reversal_key"])].append(row)
+            found[str(row["reversal_caller"]), "Reverse", str(row["reversal_key"])].append(row)
         return dict(found)
 
     @cached_property
@@ -141,13 +134,13 @@ class Evidence:
     @cached_property
     def told(self) -> tuple[Told, ...]:
         """Every definitive answer that somebody got under a key that is remembered."""
-        told = [Told("", "", answer.key, answer.ok, hashlib.sha256(answer.body).hexdigest()) for answer in self.answers]
-        for operation in self.history.operations if self.history else ():
-            ok = operation.outcome is Outcome.OK
-            if operation.kind in REMEMBERED and (ok or is_refused_for_ever(operation)):
-                answer = operation.answer
-                words = (answer.reason, answer.state, answer.payment_id, answer.version)
-                told.append(Told(*key_of(operation), ok, answer.sha256, words))
+        told = [Told(each.key, None, each.ok, hashlib.sha256(each.body).hexdigest()) for each in self.answers]
+        for key, attempts in self.operations_of_key.items():
+            for attempt in attempts:
+                ok, answer = attempt.outcome is Outcome.OK, attempt.answer
+                if ok or is_refused_for_ever(attempt):
+                    words = (answer.reason, answer.state, answer.payment_id, answer.version)
+                    told.append(Told(key[2], key, ok, answer.sha256, words))
         return tuple(told)
 
     @cached_property
@@ -165,12 +158,17 @@ class Evidence:
 
     def amount(self, journal: Record) -> int:
         """What a journal moves, in minor units."""
-        return sum(int(leg["amount"]) for leg in self.legs.get(str(journal["journal_id"]), ()) if leg["amount"] > 0)
+        return sum(max(0, int(leg["amount"])) for leg in self.legs.get(str(journal["journal_id"]), ()))
 
 
 def key_of(operation: Operation) -> Key:
     """Under which the services remember a call."""
     return operation.arguments.clerk, operation.kind, operation.arguments.key
+
+
+def title(key: Key) -> str:
+    """A request, for people."""
+    return f"{key[1]} {key[2]} of {key[0]}"
 
 
 def is_refused_for_ever(operation: Operation) -> bool:

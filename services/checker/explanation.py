@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from services.checker.history import Nemesis, Operation, Outcome, Phase
 from services.checker.linearizability import Budget, Deed, Undecided, has_order, known_by
@@ -33,8 +34,7 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
         needed = _needed(order.deeds, end_ns, start, budget)
     except Undecided:
         needed = [number for number, deed in enumerate(order.deeds) if _is_known(deed, end_ns)]
-    needed.sort(key=lambda number: order.deeds[number].invoked_ns)
-    begin_ns = order.deeds[needed[0]].invoked_ns
+    begin_ns = min(order.deeds[number].invoked_ns for number in needed)
     lines = [f"order {order.order_id}: these calls cannot be put in one order:"]
     lines += _calls(order, needed, (begin_ns, end_ns), _MAX_NEEDED)
     unknown = [
@@ -61,14 +61,14 @@ def _complete_at_ns(deeds: Sequence[Deed], start: State, budget: Budget) -> int:
 
 
 def _needed(deeds: Sequence[Deed], end_ns: int, start: State, budget: Budget) -> list[int]:
-    """The deeds that contradict each other; of those that changed something it is needed that they were done."""
+    """The deeds that contradict each other."""
     kept = {number: deed for number, deed in enumerate(deeds) if _is_known(deed, end_ns)}
     unknown = [deed for deed in known_by(deeds, end_ns) if deed.answered_ns is None]
     for number in sorted(kept, key=lambda number: deeds[number].invoked_ns):
         others = {other: deed for other, deed in kept.items() if other != number}
-        perhaps = [] if only_looks(deeds[number].moves) else [replace(deeds[number], answered_ns=None)]
-        if not has_order([*others.values(), *unknown, *perhaps], start, budget):
-            kept, unknown = others, [*unknown, *perhaps]
+        perhaps = replace(deeds[number], answered_ns=None)
+        if not has_order([*others.values(), *unknown, perhaps], start, budget):
+            kept, unknown = others, [*unknown, perhaps]
     return list(kept)
 
 
@@ -105,11 +105,10 @@ def _said(call: Operation) -> str:
 
 
 def _last_look(deed: Deed) -> str:
-    look = deed.moves[0]
-    if not isinstance(look, ReadOrder) or look.row is None:
-        return "  in the end: the books"
+    look = cast(ReadOrder, deed.moves[0])
+    state = look.row.name if look.row else "something that no order is"
     by = f", by {look.payment_id}" if look.payment_id else ""
-    return f"  in the end: the books say {look.row.name}{by}, round {look.round}, version {look.version}"
+    return f"  in the end: the books say {state}{by}, round {look.round}, version {look.version}"
 
 
 def _moment(at_ns: int, begin_ns: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.checker.books import UNFINISHED, Record
-from services.checker.evidence import Evidence, names
+from services.checker.evidence import Evidence, names, title
 from services.checker.verdict import Found
 
 _MOVE_MONEY = ("Pay", "Settle", "Reverse")
@@ -102,10 +102,10 @@ def one_charge_per_key(evidence: Evidence) -> Found:
     keys = {key: rows for key, rows in evidence.payments_of_key.items() if key[1] != "Reverse"}
 
     def violations() -> Violations:
-        for (caller, method, key), payments in keys.items():
+        for key, payments in keys.items():
             charged = [row for row in payments if evidence.journals_of_payment.get(str(row["payment_id"]))]
             if len(charged) > 1:
-                yield f"{method} {key} of {caller} charged {len(charged)} times: {names(charged, 'payment_id')}"
+                yield f"{title(key)} charged {len(charged)} times: {names(charged, 'payment_id')}"
 
     return Found(len(keys), violations())
 
@@ -116,9 +116,9 @@ def answers_true(evidence: Evidence) -> Found:
 
     def violations() -> Violations:
         for row in requests:
-            what = f"{row['method']} {row['key']} of {row['caller']}"
-            reversing = row["method"] == "Reverse"
-            payments = evidence.payments_of_key.get((str(row["caller"]), str(row["method"]), str(row["key"])))
+            key = (str(row["caller"]), str(row["method"]), str(row["key"]))
+            what, reversing = title(key), row["method"] == "Reverse"
+            payments = evidence.payments_of_key.get(key)
             if payments is None:
                 if row["response_ok"] or not reversing:  # a reversal that is refused leaves no name on the payment
                     yield f"{what} was answered and has no payment"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from services.checker.books import Record
-from services.checker.evidence import Evidence, grouped
+from services.checker.evidence import Evidence, grouped, title
 from services.checker.verdict import Found
 
 _ORDER_MOVES = {
@@ -139,11 +139,9 @@ def requests_whole(evidence: Evidence) -> Found:
     """No request is DONE without a response, none has one before."""
 
     def violations() -> Violations:
-        for (caller, method, key), row in evidence.requests.items():
+        for key, row in evidence.requests.items():
             if (row["state"] == "DONE") != (row["response"] is not None):
-                yield f"{method} {key} of {caller} is {row['state']} " + (
-                    "with a response" if row["response"] is not None else "without a response"
-                )
+                yield f"{title(key)} is {row['state']} {'without' if row['response'] is None else 'with'} a response"
 
     return Found(len(evidence.requests), violations())
 
@@ -154,10 +152,10 @@ def leases_kept(evidence: Evidence) -> Found:
         return Found(0, skipped="the time of reading was not given")
 
     def violations() -> Violations:
-        for (caller, method, key), row in evidence.requests.items():
+        for key, row in evidence.requests.items():
             over_ms = evidence.now_ms - int(row["lease_until_ms"])
             if row["state"] == "IN_PROGRESS" and over_ms > _GRACE_MS:
-                yield f"{method} {key} of {caller} is IN_PROGRESS, {over_ms / 1000:.1f} s past its lease"
+                yield f"{title(key)} is IN_PROGRESS, {over_ms / 1000:.1f} s past its lease"
 
     return Found(len(evidence.requests), violations())
 

@@ -5,6 +5,7 @@ A module of tests makes its `Cases`, decorates with them what spoils or changes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -86,7 +87,8 @@ class Cases:
         found = self.examine(scribe)
         told = [violation for check in found.values() for violation in check.violations]
         assert {name for name, check in found.items() if not check.ok} == case.broken, told
-        assert any(case.words in violation for violation in told), told
+        words = re.compile(rf"(^|\W){re.escape(case.words)}($|\W)")
+        assert any(words.search(violation) for violation in told), told
 
     def passes(self, case: Lawful) -> None:
         """Asserts that nothing is said of it."""

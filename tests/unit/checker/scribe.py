@@ -400,7 +400,7 @@ class Scribe:
 
     def answer(self, caller: str, method: str, key: str, *, ok: bool = True) -> bytes:
         """A request is DONE, and its caller has heard; the response."""
-        body = f"{method} {key} {ok}".encode()
+        body = f"{method} {key} of {caller}: {ok}".encode()
         self.request_of(caller, method, key).update(state="DONE", response_ok=ok, response=body)
         self.answers.append(Answered(key, ok, body))
         return body

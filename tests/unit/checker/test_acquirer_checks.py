@@ -105,6 +105,24 @@ def a_difference_that_is_listed(scribe: Scribe) -> None:
     scribe.at_acquirer(payment(scribe, "too-late"), "CHARGED", amount=1250)
 
 
+@CASES.illegal("key pay_06:2 was DECLINED, and then CHARGED", "charged once per key", "acquirer agrees with ledger")
+def a_declined_key_that_is_charged(scribe: Scribe) -> None:
+    for decision in ("DECLINED", "CHARGED"):
+        scribe.at_acquirer(payment(scribe, _CARDED), decision, attempt=2)
+
+
+@CASES.illegal("the acquirer was asked for pay_99, which is no payment", "acquirer agrees with ledger")
+def a_key_closed_for_nobody(scribe: Scribe) -> None:
+    """No money moved, and yet nobody can have asked for it."""
+    scribe.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, "TOMBSTONE")
+
+
+@CASES.illegal("the acquirer took 320 CNY, 7 USD for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+def a_charge_in_two_currencies(scribe: Scribe) -> None:
+    scribe.at_acquirer(payment(scribe, _CARDED), "CHARGED", attempt=2, amount=7)
+    scribe.charges[-1] = replace(scribe.charges[-1], currency="USD")
+
+
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
 def test_an_illegal_history_is_named(case: Illegal) -> None:
     """By the checks it breaks, in words, and by no other."""

@@ -30,6 +30,27 @@ def test_every_entry_is_read(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "decisions"),
+    [
+        ("charge", {"RECEIVED", "CHARGED", "DECLINED", "REPEATED", "REFUSED"}),
+        ("reverse", {"RECEIVED", "REFUNDED", "TOMBSTONE", "REPEATED", "REFUSED"}),
+        ("query", {"RECEIVED", "REPEATED"}),
+    ],
+)
+def test_each_kind_has_its_decisions(tmp_path: Path, kind: str, decisions: set[str]) -> None:
+    """And no others."""
+    path = tmp_path / "log.jsonl"
+    accepted = set()
+    for decision in ("RECEIVED", "CHARGED", "DECLINED", "REFUNDED", "TOMBSTONE", "REPEATED", "REFUSED"):
+        path.write_text(json.dumps(_CHARGED | {"kind": kind, "decision": decision}))
+        try:
+            accepted |= {entry.decision for entry in read_acquirer_log(path)}
+        except MalformedLog:
+            continue
+    assert accepted == decisions
+
+
 def test_a_key_says_whose_payment_it_is() -> None:
     """Payment ids may have a colon in them; attempts have none."""
     assert AcquirerRecord(1, "pay:1:2", "charge", 1, "CNY", "CHARGED").payment_id == "pay:1"

@@ -10,10 +10,11 @@ from services.checker.checks import run_checks
 from services.checker.history import NO_ANSWER, Answer, Arguments, Operation, Outcome
 from services.checker.verdict import Check
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
-from tests.unit.checker.scribe import Scribe
+from tests.unit.checker.scribe import Scribe, digest
 
 CASES = Cases(by_all)
 _LOCKED = Answer("ABORTED", "ORDER_LOCKED")
+_REFUSED = ("refused without effect", "orders linearizable")
 
 
 def retold(call: Operation, answer: Answer, outcome: Outcome) -> None:
@@ -389,6 +390,101 @@ def a_free_bill_that_names_nobody(scribe: Scribe) -> None:
     """The trail says which payment made it free."""
     scribe.reverse(payment(scribe, "settle-plain-1"))
     scribe.look("plain")
+
+
+@CASES.illegal("Settle settle-plain-1 of li was answered with something that is not stored", "replays identical")
+def the_answer_to_another_clerks_request(scribe: Scribe) -> None:
+    """Its key has the same letters, and it is not theirs."""
+    scribe.bill("second")
+    scribe.settle("second", clerk="wu", key="settle-plain-1", source="bank")
+    theirs = scribe.calls[-1].answer
+    mine = scribe.call_of("settle-plain-1")
+    mine.answer = replace(mine.answer, sha256=theirs.sha256)
+    scribe.seal()
+
+
+@CASES.lawful("acknowledged is kept")
+def a_payment_under_way_that_was_declined(scribe: Scribe) -> None:
+    """Nobody knew yet how it would end, and it ended with a refusal."""
+    retold(scribe.call_of("too-late"), Answer(state="UNKNOWN", payment_id="pay_02"), Outcome.INFO)
+
+
+@CASES.lawful("acknowledged is kept", "reads were written")
+def an_order_named_by_the_service(scribe: Scribe) -> None:
+    """Whoever makes it need not choose a name."""
+    call = scribe.call_of("make-open")
+    call.arguments = replace(call.arguments, order_id="")
+
+
+@CASES.lawful("reads were written")
+def a_read_that_tells_little(scribe: Scribe) -> None:
+    call = scribe.look("plain")
+    call.answer = Answer(state="PAID", version=3)
+
+
+@CASES.illegal("Settle tried of li was refused (ORDER_LOCKED, REQUEST_IN_PROGRESS), and jnl_06 moved money", *_REFUSED)
+def refused_in_two_ways_and_done(scribe: Scribe) -> None:
+    scribe.settle("open", key="tried")
+    retold(scribe.calls[-1], _LOCKED, Outcome.FAIL)
+    again(scribe, "tried", Answer("ABORTED", "REQUEST_IN_PROGRESS"))
+    scribe.seal()
+
+
+@CASES.illegal("Settle tried of li was refused (INSUFFICIENT_FUNDS), and jnl_06 moved money", *_REFUSED)
+def unanswered_at_first_then_declined_and_done(scribe: Scribe) -> None:
+    scribe.settle("open", key="tried")
+    sha256 = scribe.calls[-1].answer.sha256
+    retold(scribe.calls[-1], NO_ANSWER, Outcome.INFO)
+    again(scribe, "tried", Answer("FAILED_PRECONDITION", "INSUFFICIENT_FUNDS", sha256=sha256))
+    scribe.seal()
+
+
+@CASES.illegal("OpenAccount open-wu of ops was acknowledged, and is nowhere", "acknowledged is kept")
+def an_acknowledged_account_that_is_gone(scribe: Scribe) -> None:
+    scribe.call("OpenAccount", Arguments(key="open-wu", clerk="ops"), Answer(), scribe.now_ms())
+
+
+@CASES.illegal("saw open as UNPAID at version 2, and it never had that version", "reads were written")
+def a_bill_made_at_a_version_that_never_was(scribe: Scribe) -> None:
+    call = scribe.call_of("make-open")
+    call.answer = replace(call.answer, version=2)
+
+
+@CASES.illegal(
+    "saw stopped as CANCELLED at version 3, and it never had that version", "reads were written", "orders linearizable"
+)
+def a_bill_cancelled_at_a_version_that_never_was(scribe: Scribe) -> None:
+    scribe.bill("stopped")
+    scribe.request("li", "CancelOrder", "stop", rows=scribe.order_requests)
+    scribe.move_order("stopped", "CANCELLED", 0)
+    body = scribe.answer("li", "CancelOrder", "stop")
+    answer = replace(scribe.seen_order(scribe.order("stopped")), version=3, sha256=digest(body))
+    scribe.call("CancelOrder", Arguments(order_id="stopped", key="stop", clerk="li"), answer, scribe.now_ms())
+
+
+@CASES.illegal(
+    "saw open as UNPAID at version 1 by pay_01, and it was nobody", "reads were written", "orders linearizable"
+)
+def a_free_bill_that_names_somebody(scribe: Scribe) -> None:
+    call = scribe.look("open")
+    call.answer = replace(call.answer, payment_id="pay_01")
+
+
+@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
+def a_payment_going_backwards_while_somebody_still_waits(scribe: Scribe) -> None:
+    """The first to ask is the last to be answered."""
+    first, *others = (scribe.look_at_payment(payment(scribe, "ticket-1")) for _ in range(3))
+    first.answered_ns = scribe.now_ms() * 1_000_000
+    others[1].answer = replace(others[1].answer, state="SUBMITTED", version=2)
+
+
+@CASES.lawful("reads go forward")
+def an_older_payment_seen_in_the_same_nanosecond(scribe: Scribe) -> None:
+    """The clock is no finer, so they overlap."""
+    newer, older = (scribe.look_at_payment(payment(scribe, "ticket-1")) for _ in range(2))
+    assert newer.answered_ns is not None
+    older.invoked_ns = newer.answered_ns
+    older.answer = replace(older.answer, state="SUBMITTED", version=2)
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, table, text
@@ -15,7 +17,8 @@ from services.checker.books import SERVICES, Books, read_books, settled_books
 from services.kernel.clock import ManualClock, SystemClock
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.migrations import bring_up_to_date
-from tests.unit.checker.scribe import Scribe, legal
+from tests.unit.checker import archive
+from tests.unit.checker.scribe import Scribe, legal, with_cards
 
 Urls = Mapping[str, str]
 
@@ -52,6 +55,29 @@ async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
                 assert set(getattr(scribe, name)[0]) <= set(real), name
 
 
+async def test_every_row_of_every_table_is_read(urls: Urls) -> None:
+    """As it was written, with all its columns; journals and events in their order."""
+    scribe = with_cards()
+    scribe.refusals.append(
+        {
+            "business_key": "settle:plain:1",
+            "attempt": "pay_99",
+            "order_id": "plain",
+            "payment_id": "pay_99",
+            "error": "{}",
+            "refused_at_ms": 1,
+        }
+    )
+    await archive.write(urls, scribe)
+    books, written = await read_books(urls), scribe.books()
+    for part in fields(Books):
+        rows = getattr(written, part.name)
+        read = [{name: row[name] for name in rows[0]} for row in getattr(books, part.name)]
+        assert sorted(read, key=repr) == sorted(rows, key=repr), part.name
+        assert rows, part.name
+    assert [row["sequence"] for row in books.journals] == list(range(1, len(scribe.journals) + 1))
+
+
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_missing_file_is_named_and_not_made(urls: Urls, service: str, tmp_path: Path) -> None:
     """SQLite would make it, and the checker would find that nothing is wrong in it."""
@@ -67,6 +93,24 @@ async def test_another_services_database_is_refused(urls: Urls) -> None:
     with pytest.raises(DatabaseRefused, match="not the database of the order service") as refused:
         await read_books({**urls, "order": urls["ledger"]})
     assert refused.value.reason == "DATABASE_FOREIGN"
+
+
+async def test_no_database_is_left_open_behind_a_refusal(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told that one cannot be read may remove the others."""
+    ended: list[str] = []
+    read = module._read
+
+    async def slowly(service: str, url: str) -> dict[str, tuple[Mapping[str, Any], ...]]:
+        if service == "ledger":
+            await asyncio.sleep(0.05)
+        found = await read(service, url)
+        ended.append(service)
+        return found
+
+    monkeypatch.setattr(module, "_read", slowly)
+    with pytest.raises(DatabaseRefused):
+        await read_books({**urls, "order": urls["payment"]})
+    assert ended == ["payment", "ledger"]
 
 
 class TestOneMoment:
@@ -107,6 +151,22 @@ class TestOneMoment:
         assert reading.at_rest
         assert reading.books == after.books()
         assert len(seen) == 4
+
+    async def test_between_two_looks_others_have_their_turn(
+        self, reads: Callable[[list[Books]], list[Books]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+
+        async def pause(seconds: float) -> None:
+            pauses.append(seconds)
+
+        before, after = Scribe(), Scribe()
+        after.bill("b")
+        reads([before.books(), after.books()])
+        monkeypatch.setattr("services.checker.books.asyncio.sleep", pause)
+        reading = await settled_books({}, 10, SystemClock())
+        assert (pauses, reading.at_rest) == ([module._LOOK_S], True)
+        assert abs(reading.at_ms - SystemClock().now_ms()) < 10_000
 
     async def test_what_is_under_way_is_waited_for(self, reads: Callable[[list[Books]], list[Books]]) -> None:
         """Also if it stands still for a while: a lease has to pass before others carry on."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.checker.checks import run_checks
+from services.checker.checks import Options, run_checks
 from services.checker.verdict import Verdict, verdict_of
+from services.kernel.clock import SystemClock
 from tests.unit.checker import (
     test_acquirer_checks,
     test_answer_checks,
@@ -85,6 +86,7 @@ def test_what_nobody_asked_for_is_named_and_is_ok() -> None:
     """A check without its evidence is not passed over in silence, and does not spoil the verdict."""
     checks = run_checks(legal().books())
     assert {check.name: check.skipped for check in checks if check.skipped} == _ASKED_FOR
+    assert {check.examined for check in checks if check.skipped} == {0}
     assert verdict_of(checks) is Verdict.OK
 
 
@@ -93,6 +95,10 @@ def test_every_check_has_a_history_that_breaks_it_and_one_that_nearly_does(name:
     """A check that can never fail proves nothing, nor does one that fails for what is lawful."""
     assert any(name in case.broken for cases in _ALL_CASES for case in cases.illegal_ones)
     assert any(name in case.near for cases in _ALL_CASES for case in cases.lawful_ones)
+
+
+def test_an_order_may_take_ten_seconds_unless_something_else_is_said() -> None:
+    assert Options(SystemClock()).order_limit_s == 10.0
 
 
 def test_many_violations_are_counted_and_not_all_told() -> None:

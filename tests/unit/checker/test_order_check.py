@@ -20,6 +20,7 @@ from tests.unit.checker.timeline import Timeline
 
 CASES = Cases(by_all)
 _NAME = "orders linearizable"
+_PAID_BY_NOBODY = ("paid means charged", "outbox delivered once")
 
 
 # What the books say in the end belongs to it
@@ -30,6 +31,18 @@ def a_bill_cancelled_by_a_caller_who_was_refused(scribe: Scribe) -> None:
     scribe.move_order("open", "CANCELLED", 0)
     asked = Arguments(order_id="open", key="stop", clerk="li", expected_version=4)
     scribe.call("CancelOrder", asked, Answer("ABORTED", "STALE_VERSION", version=1), scribe.now_ms())
+
+
+@CASES.illegal("in the end: the books say PAID, by pay_99, round 1, version 3", _NAME, *_PAID_BY_NOBODY)
+def a_bill_paid_by_nobody_who_called(scribe: Scribe) -> None:
+    fence = scribe.fence()
+    scribe.move_order("open", "PAYING", fence, "pay_99")
+    scribe.move_order("open", "PAID", fence, "pay_99")
+
+
+@CASES.illegal("in the end: the books say something that no order is, round 1, version 1", _NAME, "moves are legal")
+def a_bill_in_no_state(scribe: Scribe) -> None:
+    scribe.order("open")["state"] = "SETTLED"
 
 
 @CASES.lawful(_NAME)
@@ -161,6 +174,7 @@ class TestTelling:
         timeline.settle("s2", 4 * ms, 9 * ms, paid="pay_2", clerk="wu")
         timeline.look(10 * ms, 11 * ms, "PAID", "pay_1")
         timeline.settle("s3", 12 * ms, 13 * ms, paid="pay_3")
+        timeline.settle("s1", 14 * ms, 15 * ms, paid="pay_1", round_=1)
         assert self.told(timeline) == [
             "order o: these calls cannot be put in one order:",
             "  +0.000000 s to +0.003000 s  p3: Settle s1 by li → ok: SUCCEEDED, by pay_1, round 1",
@@ -172,7 +186,9 @@ class TestTelling:
         timeline.settle("s1", 1, None)
         timeline.settle("s0", 2, 3, answer=Answer("UNAVAILABLE", ""), clerk="wu")
         timeline.look(4, 5, "PAID", "p1", version=3)
-        timeline.look(6, 7, "PAYING", "p1", version=2)
+        timeline.look(6, 6, "PAYING", "p1", version=2)
+        timeline.settle("s2", 6, None)
+        timeline.settle("s3", 7, None)
         timeline.look_at_payment(8, 9, "p1", "SUCCEEDED")
         assert self.told(timeline) == [
             "order o: these calls cannot be put in one order:",
@@ -181,6 +197,17 @@ class TestTelling:
             "whether or not any of these was done, of which nobody had heard by then:",
             "  -0.000000 s to the end  p2: Settle s1 by li → unknown: no answer",
             "  -0.000000 s to -0.000000 s  p3: Settle s0 by wu → unknown: UNAVAILABLE",
+            "  +0.000000 s to the end  p6: Settle s2 by li → unknown: no answer",
+        ]
+
+    def test_a_payment_that_went_backwards(self) -> None:
+        """Whose it is stands before the arrow."""
+        timeline = Timeline()
+        timeline.settle("s1", 1, 2, paid="p1")
+        timeline.look_at_payment(3, 4, "p1", "SUBMITTED")
+        assert [line.partition(": ")[2] for line in self.told(timeline)[1:]] == [
+            "Settle s1 by li → ok: SUCCEEDED, by p1",
+            "GetPayment p1 → ok: SUBMITTED",
         ]
 
     def test_what_else_went_wrong_meanwhile(self) -> None:
@@ -190,7 +217,8 @@ class TestTelling:
         told = self.told(
             timeline,
             Nemesis("kill", Phase.PLANNED, 1_500_000_000, "payment-1"),
-            Nemesis("kill", Phase.BEGUN, 500_000_000, "payment-2"),
+            Nemesis("kill", Phase.BEGUN, 999_999_999, "payment-2"),
+            Nemesis("freeze", Phase.BEGUN, 1_000_000_000, "payment-2"),
             Nemesis("kill", Phase.BEGUN, 1_500_000_000, "payment-1"),
             Nemesis("kill", Phase.ENDED, 5_000_000_000, "payment-1"),
             Nemesis("kill", Phase.BEGUN, 5_000_000_001, "payment-2"),
@@ -198,6 +226,7 @@ class TestTelling:
         assert told[1:] == [
             "  +0.000000 s to +1.000000 s  p2: Settle s1 by li → ok: SUCCEEDED, by p1",
             "  +3.000000 s to +4.000000 s  p3: GetOrder → ok: UNPAID",
+            "  +0.000000 s  freeze payment-2 begun",
             "  +0.500000 s  kill payment-1 begun",
             "  +4.000000 s  kill payment-1 ended",
         ]
@@ -224,13 +253,24 @@ class TestTelling:
         assert told[-1] == "  … and 15 more"
         assert len(told) == 1 + 13 + 1 + 6
 
+    def test_a_dozen_calls_are_told_in_full(self) -> None:
+        timeline = Timeline()
+        for number in range(5):
+            timeline.settle(f"u{number}", 1, None)
+        for place in range(11):
+            timeline.settle("s1", 2 + place, 3 + place, paid="p1")
+        timeline.look(40, 41, "UNPAID")
+        told = self.told(timeline)
+        assert len(told) == 1 + 12 + 1 + 5
+        assert not any("more" in line for line in told)
+
     def test_what_could_not_be_left_out_in_time_is_told(self) -> None:
         """The budget is spent: every call that was answered is told."""
         timeline = Timeline()
         timeline.settle("s1", 1, 2, paid="p1")
         timeline.look(3, 4, "PAID", "p1")
         timeline.look(5, 6, "UNPAID")
-        timeline.settle("s2", 7, None)
+        timeline.settle("s2", 5, None)
         (order,) = order_calls(timeline.history())
         told = explain(order, (), Budget(ManualClock(), until_s=0, spent=255)).splitlines()
         assert [line.partition(": ")[2] for line in told[1:]] == [
@@ -238,6 +278,8 @@ class TestTelling:
             "Settle s1 by li → ok: SUCCEEDED, by p1",
             "GetOrder → ok: PAID, by p1",
             "GetOrder → ok: UNPAID",
+            "",
+            "Settle s2 by li → unknown: no answer",
         ]
 
 
@@ -256,7 +298,7 @@ def test_progress_is_told() -> None:
         (_NAME, 128, 130),
         (_NAME, 130, 130),
     ]
-    assert [words[0] for words in told if not words[2]] == [check.name for check in checks]
+    assert [words for words in told if not words[2]] == [(check.name, 0, 0) for check in checks]
 
 
 def test_a_reversal_whose_order_nobody_knows_may_have_been_of_any() -> None:

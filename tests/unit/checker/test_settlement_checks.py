@@ -315,6 +315,12 @@ def a_ticket_given_back(scribe: Scribe) -> None:
     scribe.accept("", "Pay", "ticket-unused", "li")
 
 
+@CASES.lawful("paid means charged", "payments match journals")
+def a_bill_of_the_smallest_amount(scribe: Scribe) -> None:
+    scribe.bill("cent", 1)
+    scribe.settle("cent")
+
+
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
 def test_an_illegal_history_is_named(case: Illegal) -> None:
     """By the checks it breaks, in words, and by no other."""

@@ -1,0 +1,141 @@
+"""The ways in which a module is broken, and how a mutant is tried."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.equivalent import read_equivalent
+from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.trial import ROOT, Fate, sources, tests_for, try_all
+
+
+def changes(source: str) -> list[str]:
+    """What is changed, in words."""
+    return [f"{mutant.where}: {mutant.what}" for mutant in mutants_of("m.py", source)]
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("a == b", ["a == b → a != b", "a == b → left out"]),
+        ("c = a < b", ["a < b → a >= b", "a < b → a <= b"]),
+        ("c = a in b", ["a in b → a not in b"]),
+        ("c = a is not b", ["a is not b → a is b"]),
+        (
+            "c = a < b < d",
+            ["a < b < d → a >= b < d", "a < b < d → a <= b < d", "a < b < d → a < b >= d", "a < b < d → a < b <= d"],
+        ),
+        ("c = a and b", ["a and b → a or b"]),
+        ("c = not a", ["not a → a"]),
+        ("c = a + b", ["a + b → a - b"]),
+        ("c = 3", ["3 → 4"]),
+        ("c = True", ["True → False"]),
+        ("c = 'PAID'", ["'PAID' → 'PAIDx'"]),
+        ("c = row['order_id']", []),
+        ("c = f'told {a} times'", []),
+        ("c = f'told {a or b}'", ["a or b → a and b"]),
+        ("c: int = a", []),
+        ("c = a if b else d", ["a if b else d → a", "a if b else d → d"]),
+        ("if a:\n    c = b", ["if a → True", "if a → False"]),
+        ("while True:\n    break", ["True → False", "break → left out"]),
+        ("c = [a for a in b if d]", ["if d → True"]),
+        ("c = {a, b}", ["a in a table → left out", "b in a table → left out"]),
+        ("c = {a: b}", ["a in a table → left out"]),
+        ("f(a)", ["f(a) → left out"]),
+        ("c += a", ["c += a → left out"]),
+        ("'''About it.'''\nc = a", []),
+    ],
+)
+def test_a_module_is_broken_in_one_place(source: str, wanted: list[str]) -> None:
+    assert changes(source) == [f"module: {what}" for what in wanted]
+
+
+def test_tables_are_those_of_the_module_only() -> None:
+    """A tuple in a function is looked at as what it holds."""
+    assert changes("def f():\n    '''About it.'''\n    return a, b") == []
+
+
+def test_a_change_is_known_by_where_it_is() -> None:
+    """And by its number, if there are several that say the same; not by its line."""
+    source = "class A:\n    def f(self):\n        yield a\n        yield a\n"
+    assert changes(source) == ["A.f: yield a → left out", "A.f: yield a → left out (no. 2)"]
+
+
+def test_the_rest_of_the_module_stays_as_it_is() -> None:
+    """Also after the last change: each begins from the whole one."""
+    sources = [mutant.source for mutant in mutants_of("m.py", "a = 1\nb = 2\nif c:\n    d = e\n")]
+    assert sources == [
+        "a = 2\nb = 2\nif c:\n    d = e",
+        "a = 1\nb = 3\nif c:\n    d = e",
+        "a = 1\nb = 2\nif True:\n    d = e",
+        "a = 1\nb = 2\nif False:\n    d = e",
+    ]
+
+
+def test_a_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is broken is noticed, and one that is not survives; the module here stays whole."""
+    monkeypatch.chdir(ROOT)
+    source = sources()["verdict.py"]
+    broken = Mutant("verdict.py", "module", "broken", source.replace("not self.violations", "self.violations"))
+    whole = Mutant("verdict.py", "module", "whole", source)
+    assert {trial.mutant.what: trial.fate for trial in try_all([broken, whole], 2)} == {
+        "broken": Fate.NOTICED,
+        "whole": Fate.SURVIVED,
+    }
+
+
+def test_a_mutant_that_cannot_be_imported_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (trial,) = try_all([Mutant("verdict.py", "module", "torn", "def (")], 1)
+    assert trial.fate is Fate.NOTICED
+
+
+def test_the_tests_of_a_module_are_run_first() -> None:
+    """And every test of the checker is run."""
+    own, others = tests_for("history.py")
+    assert [os.path.basename(path) for path in own] == ["test_history.py"]
+    assert {Path(path).name for path in others} >= {"test_evening.py", "test_check.py", "test_linearizability.py"}
+    assert all(tests_for(module)[0] for module in sources())
+
+
+class TestEquivalent:
+    """The list of changes that make no difference."""
+
+    def test_every_name_has_the_reason_above_it(self, tmp_path: Path) -> None:
+        file = tmp_path / "equivalent.txt"
+        file.write_text(
+            "It is the same,\nas one sees.\n  a.py: f: x → y\n  a.py: f: y → z\n\nSo is this.\n  b.py: g: x → y\n"
+        )
+        assert read_equivalent(file) == {
+            "a.py: f: x → y": "It is the same, as one sees.",
+            "a.py: f: y → z": "It is the same, as one sees.",
+            "b.py: g: x → y": "So is this.",
+        }
+
+    @pytest.mark.parametrize("text", ["  a.py: f: x → y\n", "Why.\n  a\n  a\n", "Why.\n\n  a\n"])
+    def test_a_name_without_a_reason_is_refused(self, tmp_path: Path, text: str) -> None:
+        file = tmp_path / "equivalent.txt"
+        file.write_text(text)
+        with pytest.raises(ValueError, match="without a reason, or twice"):
+            read_equivalent(file)
+
+    def test_each_is_a_change_that_can_be_made(self) -> None:
+        """What is no longer there needs no excuse."""
+        names = {mutant.name for module, source in sources().items() for mutant in mutants_of(module, source)}
+        assert read_equivalent().keys() - names == set()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * 3600)
+def test_every_change_is_noticed() -> None:
+    """But for those that make no difference."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutation"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

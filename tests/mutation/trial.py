@@ -1,0 +1,155 @@
+"""Tries mutants: each in a process of its own, in which the broken module is imported instead of the real one.
+
+    parent: imports what tests need, but nothing of ours ──fork──▶ child: mutant in place, tests until the first fails
+
+So nothing is written anywhere, several are tried at once, and a test session costs no start of Python. The tests of the
+module itself are run first, for they are the most likely to notice; then all others.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+
+import alembic.command  # noqa: F401  imported once, before the forks; like all that knows nothing of the checker
+import hypothesis
+import pytest
+import typer.testing  # noqa: F401
+
+import services.devstack.state
+import services.ledger.model
+import services.runtime.database  # noqa: F401
+from tests.mutation.mutants import Mutant
+
+ROOT = Path(__file__).parents[2]
+_PACKAGE = "services.checker"
+_TESTS = ("tests/unit/checker", "tests/unit/cli/test_check.py")
+#: Of modules that have no file of tests by their name.
+_OWN_TESTS = {
+    "checks.py": ("test_checks.py",),
+    "evidence.py": ("test_settlement_checks.py", "test_answer_checks.py"),
+    "explanation.py": ("test_order_check.py",),
+    "order_calls.py": ("test_linearizability.py", "test_order_check.py"),
+    "order_model.py": ("test_linearizability.py",),
+}
+#: How long one session may take; one that hangs has noticed.
+_PATIENCE_S = 120.0
+
+
+class Fate(StrEnum):
+    """What became of a mutant. `hung`: its tests did not come to an end, which is noticed as well."""
+
+    NOTICED = "noticed"
+    HUNG = "hung"
+    SURVIVED = "survived"
+    #: No test could be run, with or without it: that proves nothing.
+    UNTRIED = "untried"
+
+
+_FATES = {0: Fate.SURVIVED, 1: Fate.NOTICED, 2: Fate.NOTICED}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One mutant and what became of it."""
+
+    mutant: Mutant
+    fate: Fate
+    seconds: float
+
+
+def sources() -> dict[str, str]:
+    """The modules of the checker, by file name."""
+    return {path.name: path.read_text() for path in sorted((ROOT / "services" / "checker").glob("[!_]*.py"))}
+
+
+def tests_for(module: str) -> tuple[list[str], list[str]]:
+    """The files of tests: those of this module, and all others."""
+    files = [path for place in _TESTS for path in _files(ROOT / place)]
+    names = _OWN_TESTS.get(module, (f"test_{module}",))
+    own = [str(path) for path in files if path.name in names]
+    return own, [str(path) for path in files if str(path) not in own]
+
+
+def try_all(mutants: Iterable[Mutant], at_once: int) -> Iterator[Trial]:
+    """Tries mutants, so many at once, in the order in which they come to an end."""
+    hypothesis.settings.register_profile("mutation", derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutation")
+    waiting = iter(mutants)
+    running: dict[int, tuple[Mutant, int, float]] = {}
+    while True:
+        while len(running) < at_once and (mutant := next(waiting, None)) is not None:
+            pid, descriptor = _start(mutant)
+            running[descriptor] = (mutant, pid, time.monotonic())
+        if not running:
+            return
+        ended, _, _ = select.select(list(running), [], [], 1.0)
+        late = [found for found, (_, _, began_s) in running.items() if time.monotonic() - began_s > _PATIENCE_S]
+        for descriptor in {*ended, *late}:
+            mutant, pid, began_s = running.pop(descriptor)
+            yield Trial(mutant, _end(pid, descriptor, hung=descriptor not in ended), time.monotonic() - began_s)
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.glob("test_*.py"))
+
+
+def _start(mutant: Mutant) -> tuple[int, int]:
+    """Forks; the descriptor can be read once the child is gone."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    code = 3
+    try:
+        os.setsid()
+        silence = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(silence, descriptor)
+        sys.meta_path.insert(0, _InPlace(mutant))
+        for tests in tests_for(mutant.module):
+            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests])) if tests else code
+            if code:
+                break
+    finally:
+        os._exit(code)
+
+
+def _end(pid: int, descriptor: int, *, hung: bool) -> Fate:
+    os.close(descriptor)
+    if hung:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return Fate.HUNG if hung else _FATES.get(os.waitstatus_to_exitcode(status), Fate.UNTRIED)
+
+
+class _InPlace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the broken module where the real one would be."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._name = f"{_PACKAGE}.{mutant.module.removesuffix('.py')}"
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        return importlib.util.spec_from_loader(fullname, self) if fullname == self._name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See `importlib.abc.Loader`."""
+        exec(compile(self._mutant.source, self._mutant.name, "exec"), module.__dict__)  # noqa: S102
