@@ -88,7 +88,7 @@ def a_card_that_declined_first(scribe: Scribe) -> None:
 @CASES.lawful("charged once per key", "acquirer agrees with ledger")
 def a_key_closed_before_it_was_charged(scribe: Scribe) -> None:
     """Nobody knew the outcome, so it was reversed by its key; the payment was declined."""
-    scribe.at_acquirer(payment(scribe, "too-late"), "TOMBSTONE")
+    scribe.at_acquirer(payment(scribe, "too-late"), "TOMBSTONE", amount=1250)
 
 
 @CASES.lawful("charged once per key", "acquirer agrees with ledger")

@@ -156,6 +156,11 @@ def a_payment_under_way_by_another_name(scribe: Scribe) -> None:
     retold(scribe.call_of("settle-plain-1"), Answer(state="UNKNOWN", payment_id="pay_02"), Outcome.INFO)
 
 
+@CASES.illegal("Pay ticket-1 of li is under way as pay_01, and is pay_05", "acknowledged is kept")
+def a_direct_payment_under_way_by_another_name(scribe: Scribe) -> None:
+    retold(scribe.call_of("ticket-1"), Answer(state="UNKNOWN", payment_id="pay_01"), Outcome.INFO)
+
+
 @CASES.lawful("acknowledged is kept")
 def a_payment_under_way_and_a_reversal(scribe: Scribe) -> None:
     """Of which nobody knew yet how they would end."""

@@ -121,6 +121,12 @@ def a_lost_journal(scribe: Scribe) -> None:
     scribe.seal()
 
 
+@CASES.illegal("payment pay_05 names jnl_05; what stands: none", "payments match journals", "answers are true")
+def a_lost_journal_of_a_direct_payment(scribe: Scribe) -> None:
+    scribe.remove_journal("jnl_05")
+    scribe.seal()
+
+
 @CASES.illegal("payment pay_01 of 1251 CNY moved 1250 CNY", "payments match journals")
 def a_payment_of_another_amount(scribe: Scribe) -> None:
     payment(scribe, "settle-plain-1")["amount_minor"] += 1
