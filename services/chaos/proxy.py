@@ -32,7 +32,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from services.kernel.errors import InvalidArgument
 
@@ -240,9 +240,9 @@ class _Connection:
         """Passes bytes both ways until both ends have closed, or it is ended."""
         tasks = [asyncio.create_task(pipe.run()) for pipe in self._pipes]
         over = asyncio.create_task(self._over.wait())
-        both = asyncio.gather(*tasks, return_exceptions=True)
+        both: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
         try:
-            await asyncio.wait({both, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([both, over], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (*tasks, over):
                 task.cancel()
