@@ -29,8 +29,8 @@ from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
 from services.chaos.calls import Caller, Heard, Person
 from services.chaos.plan import Strike
-from services.chaos.world import NotBroughtAbout, World
 from services.chaos.workload import CURRENCY
+from services.chaos.world import NotBroughtAbout, World
 from services.checker.history import Arguments, HistoryWriter, Outcome, Phase
 from services.kernel.clock import Clock
 
@@ -449,7 +449,7 @@ async def _until(condition: Callable[[], Awaitable[bool]], otherwise: str) -> No
     """
     try:
         async with asyncio.timeout(_STRIKE_WITHIN_S):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110  another process
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError:
         raise NotBroughtAbout(otherwise) from None
