@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from services.chaos.plan import Kind
+from services.checker.acquirer_log import AcquirerLog
 from services.kernel.principal import Role
 
 
@@ -39,6 +40,10 @@ class World(Protocol):
     @property
     def instances(self) -> tuple[str, ...]:
         """The services' processes, like `payment-1`, and `acquirer-1`."""
+        ...
+
+    async def acquirer_log(self) -> AcquirerLog | None:
+        """The bank's own log, oldest first; None: there is no bank."""
         ...
 
     def kinds(self) -> tuple[Kind, ...]:
