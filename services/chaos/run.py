@@ -88,14 +88,16 @@ class Result:
 
 
 async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Callable[[str], None]) -> Result:
-    """Runs it; the history and the report are in `folder` afterwards, which must not hold any yet.
+    """Runs it.
+
+    Args:
+        folder: Where the history and the report go; it is there, and holds none yet.
 
     Raises:
         InvalidArgument: PLAN_TOO_SHORT.
     """
     kinds = [kind for kind in world.kinds() if kind.name in course.faults]
     plan = make_plan(kinds, course.seed, course.length_s) if kinds else ()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "history.jsonl"
     facts = {"world": world.name, "faults": ", ".join(course.faults), "length_s": course.length_s}
     with HistoryWriter(path, clock, seed=course.seed, facts=facts) as history:
