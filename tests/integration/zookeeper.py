@@ -21,7 +21,7 @@ from coordination.session import Session
 
 DEBIAN_CLASSPATH = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar"
 CONFIGURATION = """\
-tickTime=500
+tickTime={tick_ms}
 dataDir={data}
 clientPort={port}
 clientPortAddress=127.0.0.1
@@ -29,6 +29,7 @@ maxClientCnxns=0
 4lw.commands.whitelist=srvr,mntr,ruok
 admin.enableServer=false
 """
+TICK_S = 0.5
 SESSION_TIMEOUT_S = 2.0
 """Short, so that expiry can be waited for; ZooKeeper allows 2 to 20 ticks, here 1 to 10 s."""
 MEMBERS = 3
@@ -46,7 +47,7 @@ class ZooKeeper:
         self._port = port or _free_ports(1)[0]
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        configuration = CONFIGURATION.format(data=directory / "data", port=self._port)
+        configuration = CONFIGURATION.format(tick_ms=round(TICK_S * 1000), data=directory / "data", port=self._port)
         (directory / "zoo.cfg").write_text(configuration + membership)
 
     @property
