@@ -103,6 +103,7 @@ class Lease:
         Raises:
             WrongProcess: this is a forked child.
         """
+        self._leases.session.check_process()
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def end(lost: bool) -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import json
+import os
 import time
-from collections.abc import Awaitable
+import tracemalloc
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -151,6 +157,40 @@ async def test_first_come_first_served(zookeeper: ZooKeeper, session: Session) -
         for locks in everybody:
             assert await locks.drained(5)
         assert await nodes_left(session) == []
+
+
+async def test_fifty_waiters_are_served_in_order_of_arrival_and_woken_one_at_a_time(
+    locks: OrderLocks, session: Session, zookeeper: ZooKeeper
+) -> None:
+    """Fifty clerks of five sessions wait for one order: they are served as they came, and each hand-over costs one
+    watch event on the wire, in all."""
+    holder = await locks.acquire("o-50", CASHIER, timeout_s=5)
+    served: list[int] = []
+
+    async def settle(clerks: OrderLocks, number: int) -> None:
+        async with await clerks.acquire("o-50", ACCOUNTANT, timeout_s=60):
+            served.append(number)
+
+    async with relayed(zookeeper.hosts) as relay, AsyncExitStack() as sessions:
+        everybody = [
+            OrderLocks(await sessions.enter_async_context(Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S)))
+            for _ in range(5)
+        ]
+        waiting: list[asyncio.Task[None]] = []
+        for number in range(50):
+            waiting.append(asyncio.create_task(settle(everybody[number % 5], number)))
+            await queued(locks, "o-50", number + 2)
+        await until(lambda: sum(len(clerks._session._watches) for clerks in everybody) == 50)
+        assert relay.events() == 0
+        assert served == []
+        holder.release()
+        await asyncio.gather(*waiting)
+        for clerks in everybody:
+            assert await clerks.drained(5)
+        assert served == list(range(50))
+        assert relay.events() == 50
+    assert await nodes_left(session) == []
+    assert zookeeper.metric("zk_watch_count") == 0
 
 
 async def test_deadline_covers_changing_predecessors(locks: OrderLocks) -> None:
@@ -346,17 +386,40 @@ async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: OrderL
     assert await nodes_left(session) == []
 
 
-async def test_nothing_left_after_a_thousand_orders(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
-    """A thousand new orders leave no node, no watch and no bookkeeping."""
-    nodes_before = zookeeper.metric("zk_znode_count")
+async def settle_new_bills(locks: OrderLocks, numbers: range) -> None:
+    """Lock and release orders never seen before, twenty at a time."""
+    pile = iter(numbers)
 
-    async def clerk(number: int) -> None:
-        for turn in range(50):
-            async with await locks.acquire(f"bill-{number}-{turn}", CASHIER, timeout_s=10) as lease:
+    async def clerk() -> None:
+        for number in pile:
+            async with await locks.acquire(f"bill-{number}", CASHIER, timeout_s=10) as lease:
                 lease.ensure()
 
-    await asyncio.gather(*(clerk(number) for number in range(20)))
+    await asyncio.gather(*(clerk() for _ in range(20)))
     assert await locks.drained(10)
+
+
+@pytest.mark.parametrize(
+    "bills",
+    [3_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+)
+async def test_orders_leave_nothing_behind(
+    session: Session, locks: OrderLocks, zookeeper: ZooKeeper, bills: int
+) -> None:
+    """However many new orders are locked and released, no node, watch or bookkeeping stays, and the memory in use after
+    all of them is that after a tenth of them, give or take 64 kB (which is less than one byte an order in the end)."""
+    nodes_before = zookeeper.metric("zk_znode_count")
+    tracemalloc.start()
+    try:
+        await settle_new_bills(locks, range(bills // 10))
+        gc.collect()
+        early, _ = tracemalloc.get_traced_memory()
+        await settle_new_bills(locks, range(bills // 10, bills))
+        gc.collect()
+        late, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert late - early < 65_536
     assert await nodes_left(session) == []
     assert zookeeper.metric("zk_znode_count") == nodes_before
     assert zookeeper.metric("zk_ephemerals_count") == 0
@@ -444,6 +507,60 @@ async def test_enter_excludes_nobody(locks: OrderLocks) -> None:
     first.release()
     second.release()
     assert await locks.drained(5)
+
+
+async def test_a_forked_child_is_told_at_once(locks: OrderLocks) -> None:
+    """In a forked child, whose threads are gone, every call says so instead of hanging or writing on the parent's
+    connection; and the parent's locks are as they were."""
+    lease = await locks.acquire("o-17", CASHIER, timeout_s=5)
+    batch = await locks.acquire_all(["o-18", "o-19"], CASHIER, timeout_s=5)
+    calls: dict[str, Callable[[], Any]] = {
+        "prepare": lambda: locks.prepare(5),
+        "acquire": lambda: locks.acquire("o-20", CASHIER, timeout_s=5),
+        "acquire_all": lambda: locks.acquire_all(["o-20", "o-21"], CASHIER, timeout_s=5),
+        "enter": lambda: locks.enter("o-20", CASHIER, timeout_s=5),
+        "queue": lambda: locks.queue("o-17"),
+        "queues": locks.queues,
+        "drained": lambda: locks.drained(5),
+    }
+    for name, held in {"lease": lease, "batch": batch, "order of a batch": batch["o-18"]}.items():
+        calls |= {
+            f"{name}.ensure": held.ensure,
+            f"{name}.lost": held.lost,
+            f"{name}.on_lost": partial(held.on_lost, lambda: None),
+            f"{name}.aclose": held.aclose,
+            f"{name}.release": held.release,
+        }
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            verdicts = {name: verdict(call) for name, call in calls.items()}
+            verdicts["valid"] = str(lease.valid() or batch.valid())
+            os.write(tell, json.dumps(verdicts).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    answer = await asyncio.wait_for(asyncio.to_thread(os.read, told, 65_536), 10)
+    os.waitpid(child, 0)  # noqa: ASYNC222 (it ends right after writing)
+    os.close(told)
+    assert json.loads(answer) == dict.fromkeys(calls, "WrongProcess") | {"valid": "False"}
+    for held in (lease, batch):
+        held.ensure()
+        held.release()
+    assert await locks.drained(5)
+    assert await locks.queues() == {}
+
+
+def verdict(call: Callable[[], Any]) -> str:
+    """Make a call, and the first step of it if it is a coroutine's; return the error's name."""
+    try:
+        made = call()
+        if isinstance(made, Coroutine):
+            made.send(None)
+    except Exception as error:
+        return type(error).__name__
+    return "no error"
 
 
 @pytest.mark.parametrize("order_id", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.queue import Holder, NodeName, ahead_by, line_of
+from coordination.queue import Holder, NodeName, ahead_by, line_of, made_by
 
 order_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
 nonces = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
@@ -43,6 +43,22 @@ def test_line_over_the_wrap() -> None:
     line = [2**31 - 2, 2**31 - 1, -(2**31), -(2**31) + 1]
     names = [name("o-1", sequence) for sequence in line]
     assert line_of("o-1", [*reversed(names), name("o", 0), name("o-1-2", 5)]) == names
+
+
+@given(st.lists(order_ids, min_size=1, max_size=20, unique=True), nonces, sequences)
+def test_the_nodes_of_a_batch_are_found_by_their_nonce(orders: list[str], nonce: str, first: int) -> None:
+    """Among all other nodes of their shards, whatever their names contain, and across the wrap."""
+    other = "0123456789abcdef" if nonce != "0123456789abcdef" else "f" * 16
+    listings: dict[str, list[str]] = {"/a": [], "/b": []}
+    for number, order_id in enumerate(orders):
+        sequence = (first + number + 2**31) % 2**32 - 2**31
+        shard = listings["/a" if number % 2 else "/b"]
+        shard += [f"{order_id}-{nonce}-{sequence:010d}", f"{order_id[-40:]}-{nonce}-{other}-0000000001", "nonsense"]
+    found = made_by(nonce, listings)
+    assert sorted(found) == sorted(orders)
+    for order_id, path in found.items():
+        assert path.startswith(("/a/", "/b/"))
+        assert NodeName.parse(path[3:]).order_id == order_id  # type: ignore[union-attr]
 
 
 def test_holders_survive_being_written() -> None:
