@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -30,6 +31,8 @@ from services.runtime import status
 
 #: What one client does; its number among all of them tells them apart.
 Work = Callable[[int], Awaitable[None]]
+#: How often the witness looks, and the gap by which it sees that it was not let.
+_LOOK_S, _STARVED_S = 0.01, 0.05
 #: Works under way at once. Where so many wait, the load no longer is what it says, and that is an error of the test.
 _MOST_AT_ONCE = 2_000
 
@@ -79,6 +82,7 @@ class Load:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self._zero_s = time.monotonic()
+        self._witness = _Witness()
 
     def now_s(self) -> float:
         """Seconds since the load was made."""
@@ -110,12 +114,16 @@ class Load:
             Overrun: Works pile up.
             Exception: What a work raised that is no answer of a call.
         """
-        async with asyncio.TaskGroup() as group:
-            clock = group.create_task(self._begin(work, rate_per_s, group))
-            try:
-                yield
-            finally:
-                clock.cancel()
+        self._witness.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                clock = group.create_task(self._begin(work, rate_per_s, group))
+                try:
+                    yield
+                finally:
+                    clock.cancel()
+        finally:
+            self._witness.stop()
 
     async def _begin(self, work: Work, rate_per_s: float, group: asyncio.TaskGroup) -> None:
         running: set[asyncio.Task[None]] = set()
@@ -128,6 +136,11 @@ class Load:
             running.add(task)
             task.add_done_callback(running.discard)
             number += 1
+
+    def starved_s(self, outcome: Outcome) -> float:
+        """For how long, while this call lasted, the machine let nobody here run: what no system could have mended."""
+        from_s, until_s = self._zero_s + outcome.began_s, self._zero_s + outcome.began_s + outcome.took_s
+        return sum(max(0.0, min(until_s, end_s) - max(from_s, start_s)) for start_s, end_s in self._witness.gaps)
 
     def among(self, *kinds: str, since_s: float = 0.0, until_s: float = float("inf")) -> list[Outcome]:
         """The calls of these kinds (none: all) that began between two moments of `now_s`."""
@@ -149,6 +162,33 @@ class Load:
             for kind in sorted({outcome.kind for outcome in self.outcomes})
             if (outcomes := self.among(kind)) and (took := sorted(outcome.took_s for outcome in outcomes))
         )
+
+
+class _Witness:
+    """A thread that does nothing but look at the clock. When it comes late, the machine was busy with something else.
+
+    It is no task of the event loop: a loop that is blocked by what is tested is no excuse.
+    """
+
+    def __init__(self) -> None:
+        self.gaps: list[tuple[float, float]] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="witness", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        seen_s = time.monotonic()
+        while not self._stopped.wait(_LOOK_S):
+            now_s = time.monotonic()
+            if now_s - seen_s > _STARVED_S:
+                self.gaps.append((seen_s, now_s))
+            seen_s = now_s
 
 
 def told(outcomes: Iterable[Outcome]) -> str:

@@ -12,7 +12,6 @@ import pytest
 from coordination.registry import Registry
 from coordination.session import Session
 from services.devstack.supervisor import Stack
-from services.kernel.principal import Role
 from tests.e2e.conftest import SETTINGS, FreshStack
 from tests.e2e.desk import Desk, command_line, document, new_id, refusal
 
@@ -107,7 +106,7 @@ async def test_an_instance_nobody_knows_is_said_to_be_unknown(stack: Stack) -> N
 
 @pytest.mark.parametrize(
     ("settings", "advertised"),
-    [({"metrics_port": -1}, ""), ({"metrics_host": "0.0.0.0", "advertise_host": "localhost"}, "localhost:")],
+    [({"metrics_port": -1}, ""), ({"metrics_host": "0.0.0.0", "advertise_host": "localhost"}, "localhost:")],  # noqa: S104
     ids=["off", "for others"],
 )
 async def test_where_they_are_served_is_a_setting(
