@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     #: Address written into the registry; empty: listen_host.
     advertise_host: str = ""
 
+    #: Where the metrics are read, over HTTP; port 0 takes a free one, which the registry tells, and -1 is off.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=-1, le=65_535)
+
     zookeeper: str = "127.0.0.1:2181"
     #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
