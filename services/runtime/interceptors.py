@@ -204,6 +204,8 @@ async def _abort(
 ) -> NoReturn:
     """Answers with a status; `details` are its bytes, which go on the wire as they are."""
     trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, details),)
+    if reason := status.reason_in(answer):
+        trailers += ((status.REASON_KEY, reason),)
     if replayed:
         trailers += (("x-replayed", "true"),)
     await context.abort(status.code_of_status(answer), answer.message, trailers)

@@ -213,6 +213,7 @@ async def test_what_nobody_expected_is_told_to_the_log_and_not_to_the_caller(ser
         await client.begin()
     assert answer.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in repr(answer.value)
+    assert "x-reason" not in dict(answer.value.trailing_metadata() or ())
     (entry,) = [entry for entry in logs if entry["event"] == "unexpected"]
     assert (entry["caller"], entry["log_level"]) == ("li (cashier)", "error")
 
@@ -234,6 +235,7 @@ async def test_a_typed_error_arrives_with_its_details(server: Server, client: Cl
         arrived = refusal.value
         assert (arrived.reason, arrived.message, arrived.metadata) == (error.reason, error.message, error.metadata)
         assert (arrived.retry_after_ms, arrived.fields) == (error.retry_after_ms, error.fields)
+        assert client.trailers["x-reason"] == error.reason, "Java Dubbo keeps no details"
 
 
 async def test_each_call_is_logged_once(server: Server, client: Client) -> None:
@@ -317,6 +319,7 @@ async def test_a_stored_refusal_is_repeated(server: Server, client: Client, repl
     with pytest.raises(FailedPrecondition) as refusal:
         await client.create()
     assert (refusal.value.reason, refusal.value.metadata) == ("TICKET_EXPIRED", {"key": "t1"})
+    assert client.trailers["x-reason"] == "TICKET_EXPIRED"
     assert (
         status_pb2.Status.FromString(client.trailers[status.DETAILS_KEY])
         .details[0]
