@@ -12,7 +12,7 @@ from services.payment.locks import CoordinatedLocks
 from services.payment.operations import Limits, PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, LedgerPeer, OrderPeer
 from services.payment.servicer import PaymentResponses, PaymentServicer
-from services.payment.store import ENSEMBLE, PaymentStore
+from services.payment.store import ENSEMBLE, EVENTS, PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.server import Parts, Runtime, Service, run
 
@@ -57,6 +57,7 @@ SERVICE = Service(
     interface="countinghouse.payment.v1.PaymentService",
     package=Path(__file__).parent,
     ensemble=ENSEMBLE,
+    append_only=(EVENTS,),
     build=build,
 )
 
