@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordination.balancing import WeightedRandom
 from coordination.channel import DiscoveredChannel
 from coordination.discovery import Directory, DirectoryState, Discovery
 from coordination.session import Session
@@ -22,7 +21,7 @@ from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.devstack.state import INTERFACES
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
-from services.runtime.methods import is_idempotent
+from services.runtime.methods import idempotency
 from tests.e2e.desk import money, new_id
 from tests.e2e.load import Load
 
@@ -144,9 +143,7 @@ async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> Asy
         channels: dict[str, DiscoveredChannel] = {}
         for service, interface in INTERFACES.items():
             directory = await discovery.subscribe(interface, timeout_s=10)
-            channels[service] = DiscoveredChannel(
-                directory, picker=WeightedRandom(random.Random(7)), is_idempotent=is_idempotent
-            )
+            channels[service] = DiscoveredChannel(directory, idempotency=idempotency, rng=random.Random(7))
             resources.push_async_callback(channels[service].close)
         clients = Clients(
             load,
