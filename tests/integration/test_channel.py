@@ -129,7 +129,7 @@ class Stub:
 
 def directory_of(*ports: int) -> Directory:
     """Return a directory that names these ports, without ZooKeeper."""
-    directory = Directory(INTERFACE)
+    directory = Directory(INTERFACE, limbo_s=0)
     directory._read([provider_url(port, INTERFACE).node_name() for port in ports])
     return directory
 
