@@ -49,7 +49,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_of_the_issue_is_there() -> None:
     found = {" ".join(words) for words, _ in commands()}
     assert found == {
-        *("up", "down", "status", "doctor", "token", "demo", "check", "registry", "locks"),
+        *("up", "down", "status", "doctor", "token", "demo", "check", "registry", "locks", "metrics"),
         *("order create", "order get", "order list", "order cancel"),
         *("ticket", "pay", "settle", "reverse", "payment get", "payment list"),
         *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
