@@ -16,6 +16,8 @@ from kazoo.exceptions import EXCEPTIONS, RolledBackError, RuntimeInconsistency
 from kazoo.protocol import serialization as wire
 from kazoo.security import OPEN_ACL_UNSAFE
 
+CREATED, DELETED, CHANGED, CHILDREN_CHANGED = 1, 2, 3, 4  # what a watch event says of its node
+
 _EPHEMERAL, _SEQUENCE = 1, 2  # flags of a create
 _FAILED = -1  # the type of a transaction's part that was not done
 _ADD_WATCH, _REMOVE_WATCHES = 106, 18  # ZooKeeper 3.6 has them, kazoo does not
