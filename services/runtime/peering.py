@@ -10,7 +10,7 @@ import grpc
 
 from coordination.balancing import WeightedRandom
 from coordination.channel import DiscoveredChannel, never_sent
-from coordination.discovery import Discovery
+from coordination.discovery import Consumer, Discovery
 from coordination.session import Session
 from services.kernel.clock import Deadline
 from services.kernel.errors import PermissionDenied, Unauthenticated, Unavailable
@@ -27,8 +27,8 @@ _MAX_CALL_S = 10.0
 class Peers:
     """The other services, as this one sees them."""
 
-    def __init__(self, session: Session, token: TokenFile, *, cache: Path | None) -> None:
-        self._discovery = Discovery(session, cache_dir=cache)
+    def __init__(self, session: Session, token: TokenFile, *, cache: Path | None, consumer: Consumer) -> None:
+        self._discovery = Discovery(session, cache_dir=cache, consumer=consumer)
         self._token = token
         self._channels: list[DiscoveredChannel] = []
 

@@ -30,6 +30,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from sqlalchemy import Table
 
+from coordination.discovery import Consumer
 from coordination.registry import Registry
 from coordination.session import Session
 from coordination.url import ProviderURL
@@ -150,9 +151,14 @@ async def _serve(service: Service, settings: Settings) -> None:
         session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance)
         await session.start()
         stack.push_async_callback(session.close)
-        peers = Peers(session, TokenFile(settings.token_file), cache=settings.discovery_cache)
-        stack.push_async_callback(peers.close)
         clock = SystemClock()
+        peers = Peers(
+            session,
+            TokenFile(settings.token_file),
+            cache=settings.discovery_cache,
+            consumer=_consumer(service, settings, clock),
+        )
+        stack.push_async_callback(peers.close)
         runtime = Runtime(
             settings=settings,
             guards=settings.guards,
@@ -261,6 +267,16 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
+def _application(service: Service) -> str:
+    """The name under which Dubbo's rules know this service, as a provider and as a consumer."""
+    return f"countinghouse-{service.name}"
+
+
+def _consumer(service: Service, settings: Settings, clock: Clock) -> Consumer:
+    host = settings.advertise_host or settings.listen_host
+    return Consumer(_application(service), host, timestamp_ms=clock.now_ms(), instance=settings.instance)
+
+
 def _provider_url(service: Service, settings: Settings, port: int, clock: Clock) -> ProviderURL:
     return ProviderURL(
         protocol="tri",
@@ -270,12 +286,13 @@ def _provider_url(service: Service, settings: Settings, port: int, clock: Clock)
         parameters={
             "interface": service.interface,
             "side": "provider",
-            "application": f"countinghouse-{service.name}",
+            "application": _application(service),
             "methods": ",".join(method_names(service.interface)),
             "dubbo": "2.0.2",
             "release": "countinghouse",
             "timestamp": str(clock.now_ms()),
             "weight": "100",
+            "warmup": str(round(settings.warmup_s * 1000)),
             "instance": settings.instance,
             "pid": str(os.getpid()),
         },
