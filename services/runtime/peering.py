@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from coordination.channel import DiscoveredChannel, maybe_sent_before, never_sent
-from coordination.discovery import Discovery
+from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import Deadline
@@ -30,8 +30,10 @@ _SAYS_NOTHING_OF_OTHERS = (Aborted, Unavailable, Unauthenticated, PermissionDeni
 class Peers:
     """The other services, as this one sees them."""
 
-    def __init__(self, session: Session, token: TokenFile, *, cache: Path | None, metrics: Metrics) -> None:
-        self._discovery = Discovery(session, cache_dir=cache)
+    def __init__(
+        self, session: Session, token: TokenFile, *, consumer: Consumer, cache: Path | None, metrics: Metrics
+    ) -> None:
+        self._discovery = Discovery(session, cache_dir=cache, consumer=consumer, metrics=metrics)
         self._metrics = metrics
         self._token = token
         self._channels: list[DiscoveredChannel] = []
