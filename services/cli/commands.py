@@ -9,10 +9,9 @@ import importlib
 
 import typer
 
-from services.cli import ledger, orders, payments
+from services.cli import ledger, orders, payments, registry
 from services.cli.doctor import doctor
 from services.cli.locks import locks
-from services.cli.registry import registry
 from services.cli.stack import down, status, up
 from services.cli.tokens import token
 
@@ -39,7 +38,7 @@ app.command(rich_help_panel=_MONEY)(payments.settle)
 app.command(rich_help_panel=_MONEY)(payments.reverse)
 app.add_typer(payments.app, name="payment", rich_help_panel=_MONEY)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_LOOK)
-app.command(rich_help_panel=_LOOK)(registry)
+app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(locks)
 
 #: For commands that read their own arguments once they are imported.
