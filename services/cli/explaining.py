@@ -6,7 +6,7 @@ registered ──rules──▶ candidates ──reachable?──▶ ──picke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from services.cli.arguments import calling
 from services.devstack.state import INTERFACES
 from services.kernel.clock import SystemClock
 from services.kernel.errors import InvalidArgument
+from services.kernel.ids import dice
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -35,34 +36,12 @@ class Choice:
     """What a picker says of candidates.
 
     Args:
-        chosen: Address of the one it would take; empty if that is left to chance.
+        chosen: Address of the one it takes.
         reasons: By address, why that one, or why not.
     """
 
     chosen: str
     reasons: Mapping[str, str]
-
-
-Explain = Callable[["Sequence[Endpoint]", str], Choice]
-"""Given candidates that can be reached and the order's id, says whom it would take."""
-
-
-def _by_weight(endpoints: Sequence[Endpoint], key: str) -> Choice:
-    """Each by its share; with one of them there is nothing left to chance."""
-    del key
-    now_ms = SystemClock().now_ms()
-    weights = {endpoint.address: endpoint.weight_at(now_ms) for endpoint in endpoints}
-    if not any(weights.values()):
-        weights = dict.fromkeys(weights, 1)
-    total = sum(weights.values())
-    (chosen, *others) = sorted((address for address, weight in weights.items() if weight), key=str) or [""]
-    return Choice(
-        "" if others else chosen,
-        {address: f"gets {weight / total:.0%} of the calls" for address, weight in weights.items()},
-    )
-
-
-PICKERS: Mapping[str, Explain] = {"random": _by_weight}
 
 
 @calling(Role.AUDITOR)
@@ -74,16 +53,25 @@ async def explain(
         str, typer.Option("--method", help="Which method. [default: Settle, GetOrder, Post]", show_default=False)
     ] = "",
     tag: Annotated[str, typer.Option("--tag", help="The call's tag.", show_default=False)] = "",
-    picker: Annotated[str, typer.Option("--picker", help="How one of several is chosen.")] = "random",
+    picker: Annotated[
+        str,
+        typer.Option(
+            "--picker", envvar="COUNTINGHOUSE_PICKER", help="How one of several is chosen, as the services do."
+        ),
+    ] = "p2c",
 ) -> None:
     """Says which instance would get a call about a bill, and why each other one would not.
 
+    Only consistenthash goes by the bill; the others draw anew for each call, so that what is shown is one of many, made
+    by a caller that has no call under way yet.
+
     Example: countinghouse registry explain o1 --service payment --method Settle
     """
-    from coordination.discovery import Consumer, Discovery  # noqa: PLC0415  `--help` does without
+    from coordination.balancing import PickerName  # noqa: PLC0415  `--help` does without
+    from coordination.discovery import Consumer, Discovery  # noqa: PLC0415
 
     interface = _one_of("service", service, INTERFACES)
-    explained_by = _one_of("picker", picker, PICKERS)
+    _one_of("picker", picker, {name.value: name for name in PickerName})
     method = method or _METHODS[service]
     discovery = Discovery(await client.session(), consumer=Consumer(_APPLICATION))
     try:
@@ -93,7 +81,7 @@ async def explain(
         await discovery.close()
     health = await _health({verdict.address for verdict in verdicts if not verdict.why_not}, client.remaining_s)
     reachable = [verdict.endpoint for verdict in verdicts if verdict.endpoint and _is_reachable(verdict, health)]
-    choice = explained_by(reachable, order_id) if reachable else Choice("", {})
+    choice = _choice(picker, reachable, order_id) if reachable else Choice("", {})
     lines = [_line(verdict, health, choice) for verdict in verdicts]
     if client.as_json:
         call = {"order_id": order_id, "interface": interface, "method": method, "tag": tag, "picker": picker}
@@ -117,6 +105,17 @@ async def explain(
             for line in lines
         ],
     )
+
+
+def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice:
+    from coordination.balancing import Candidate, Standing, by_name  # noqa: PLC0415
+    from coordination.load import Load  # noqa: PLC0415
+
+    now_ms = SystemClock().now_ms()
+    candidates = [Candidate(endpoint, endpoint.weight_at(now_ms), Load()) for endpoint in reachable]
+    verdicts = by_name(picker, dice()).explain(candidates, order_id)
+    chosen = next(verdict.address for verdict in verdicts if verdict.standing is Standing.CHOSEN)
+    return Choice(chosen, {verdict.address: f"{verdict.standing}: {verdict.why}" for verdict in verdicts})
 
 
 async def _health(addresses: set[str], left_s: float) -> dict[str, str]:
