@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 
 from coordination.channel import DiscoveredChannel, maybe_sent_before, never_sent
-from coordination.discovery import Discovery
+from coordination.discovery import Consumer, Discovery
+from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import Deadline
 from services.kernel.errors import Aborted, OutcomeUnknown, PermissionDenied, Unauthenticated, Unavailable
@@ -29,8 +30,11 @@ _SAYS_NOTHING_OF_OTHERS = (Aborted, Unavailable, Unauthenticated, PermissionDeni
 class Peers:
     """The other services, as this one sees them."""
 
-    def __init__(self, session: Session, token: TokenFile, *, cache: Path | None) -> None:
-        self._discovery = Discovery(session, cache_dir=cache)
+    def __init__(
+        self, session: Session, token: TokenFile, *, consumer: Consumer, cache: Path | None, metrics: Metrics
+    ) -> None:
+        self._discovery = Discovery(session, cache_dir=cache, consumer=consumer, metrics=metrics)
+        self._metrics = metrics
         self._token = token
         self._channels: list[DiscoveredChannel] = []
 
@@ -42,6 +46,7 @@ class Peers:
             idempotency=idempotency,
             rng=dice(),
             default_timeout_s=_MAX_CALL_S,
+            metrics=self._metrics,
         )
         self._channels.append(channel)
         return channel

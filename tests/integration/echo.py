@@ -187,7 +187,7 @@ class InTurn:
 
 def directory_of(*ports: int, **parameters: str) -> Directory:
     """Return a directory that names these ports, without ZooKeeper."""
-    directory = Directory(INTERFACE)
+    directory = Directory(INTERFACE, limbo_s=0)
     directory._read([provider_url(port, INTERFACE, **parameters).node_name() for port in ports])
     return directory
 
