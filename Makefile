@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak check gen up bench lock clean
+.PHONY: help setup demo test soak check gen up bench bench-lock lock clean
 
 help:  ## Says what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ up: setup  ## Starts the embedded stack and stays until Ctrl-C
 
 bench: setup  ## Measures: a settle, and the order lock against kazoo's
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper and on an ensemble of three
+	@$(BIN)/python -m tests.bench.locking $(ARGS)
 
 lock: setup  ## Resolves pyproject.toml into requirements.lock, with hashes and without any index
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \

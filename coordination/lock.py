@@ -238,7 +238,7 @@ class OrderLocks:
                 self._removal.delete(taken.nodes)
                 raise
             if first:
-                waited_s = time.monotonic() - attempt.started if attempt.waited_for else 0.0
+                waited_s = time.monotonic() - attempt.started if attempt.in_line else 0.0
                 return self._leases.grant(tuple(attempt.shards), taken.nodes, taken.token, waited_s, attempt.waited_for)
             # The session was lost while waiting, and the places with it: take others.
 

@@ -26,7 +26,7 @@ _FAILED = -1  # of a part that was not done
 _EPHEMERAL, _SEQUENCE = 1, 2  # flags of a create
 _PERSISTENT_RECURSIVE, _ANY_WATCH = 1, 3  # kinds of watches
 _END_OF_PARTS = wire.multiheader_struct.pack(-1, True, -1)
-_OPEN_TO_ALL = wire.Create("", b"", OPEN_ACL_UNSAFE, 0).serialize()[8:-4]  # an ACL, serialized
+_OPEN_TO_ALL = bytes(wire.Create("", b"", OPEN_ACL_UNSAFE, 0).serialize()[8:-4])  # an ACL, serialized
 
 
 @dataclass(frozen=True, slots=True)
