@@ -22,7 +22,7 @@ async def build(runtime: Runtime) -> Parts:
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
     store = PaymentStore(runtime.database, guards)
     await store.prepare()
-    locks = OrderLocks(runtime.session)
+    locks = OrderLocks(runtime.session, metrics=runtime.metrics)
     operations = PaymentOperations(
         store=store,
         orders=OrderPeer(OrderServiceStub(await peers.channel(ORDER_INTERFACE)), peers),
@@ -38,16 +38,17 @@ async def build(runtime: Runtime) -> Parts:
         limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s),
         instance=settings.instance,
     )
-    workers = [LockPreparer(runtime.session, locks).run, LeaseRenewer(operations, settings.lease_s).run]
+    workers = [LockPreparer(runtime.session, locks).run]
     if guards.recovery:
         workers.append(RecoveryWorker(operations, settings.recovery_interval_s).run)
 
     async def close() -> None:
-        await locks.drained(timeout_s=1.0)
+        await locks.drained(timeout_s=0.5)
 
     return Parts(
         add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
         workers=workers,
+        keepers=[LeaseRenewer(operations, settings.lease_s).run],
         close=close,
     )
 
