@@ -167,6 +167,7 @@ class Session:
         self._news: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from kazoo's threads
         self._told = False  # the loop is about to hear the news
         self._watches: dict[str, set[Watch]] = {}
+        self._followers: list[tuple[str, Callable[[int, str], object]]] = []
         self._subscribers: list[Callable[[SessionChange], None]] = []
 
     # ---- life ----------------------------------------------------------------------------------------
@@ -426,6 +427,21 @@ class Session:
             if not watches:
                 del self._watches[path]
 
+    def follow(self, root: str, told: Callable[[int, str], object]) -> Callable[[], None]:
+        """Have `told` called with every event on a node at or under `root`, its kind (`operations.CREATED` …) and
+        path; returns what ends that.
+
+        The events are those of `operations.add_watch`, which has to be asked for after every CONNECTED.
+        """
+        follower = (root, told)
+        self._followers.append(follower)
+
+        def unfollow() -> None:
+            if follower in self._followers:
+                self._followers.remove(follower)
+
+        return unfollow
+
     # ---- inside --------------------------------------------------------------------------------------
 
     async def _ask(self, operation: Operation, timeout_s: float) -> Any:
@@ -573,8 +589,12 @@ class Session:
         finally:
             self._wake()  # if one of them failed
 
-    def _on_event(self, client: KazooClient, _kind: int, path: str) -> None:
-        self._fire(client.unchroot(path))
+    def _on_event(self, client: KazooClient, kind: int, path: str) -> None:
+        path = client.unchroot(path)
+        self._fire(path)
+        for root, told in list(self._followers):
+            if path == root or path.startswith(root + "/"):
+                told(kind, path)
 
     def _connected(self, client: KazooClient, session_id: int) -> None:
         if client is not self._client or self._state is SessionState.CLOSED:

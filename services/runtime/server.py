@@ -38,6 +38,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from sqlalchemy import Table
 
+from coordination.discovery import Consumer
 from coordination.metrics import Metrics
 from coordination.registry import Registry
 from coordination.session import Session
@@ -215,7 +216,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         port = _listen(server, settings)
         await server.start()
         monitor = HealthMonitor(health, runtime.database, runtime.session, (service.interface,))
-        registry = Registry(runtime.session)
+        registry = Registry(runtime.session, metrics=runtime.metrics)
         stack.push_async_callback(registry.close, _REGISTRY_CLOSE_S)
         url = _provider_url(service, settings, port, page, runtime.clock)
         log.info("listening", address=f"{settings.listen_host}:{port}", metrics=page, pid=os.getpid())
@@ -260,7 +261,14 @@ async def _runtime(
     session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance, metrics=metrics)
     await session.start()
     stack.push_async_callback(session.close, _SESSION_CLOSE_S)
-    peers = Peers(session, TokenFile(settings.token_file), cache=settings.discovery_cache, metrics=metrics)
+    peers = Peers(
+        session,
+        TokenFile(settings.token_file),
+        consumer=_consumer(service, settings, clock),
+        picker=settings.picker,
+        cache=settings.discovery_cache,
+        metrics=metrics,
+    )
     stack.push_async_callback(peers.close)
     return Runtime(
         settings=settings,
@@ -343,6 +351,16 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
+def _application(service: Service) -> str:
+    """The name under which Dubbo's rules know this service, as a provider and as a consumer."""
+    return f"countinghouse-{service.name}"
+
+
+def _consumer(service: Service, settings: Settings, clock: Clock) -> Consumer:
+    host = _advertised_host(settings)
+    return Consumer(_application(service), host, timestamp_ms=clock.now_ms(), instance=settings.instance)
+
+
 def _open_page(settings: Settings, collected: CollectorRegistry, stack: AsyncExitStack) -> str:
     """Serves the metrics until `stack` is left; the page's address for others, empty if it is off."""
     if settings.metrics_port < 0:
@@ -360,12 +378,13 @@ def _provider_url(service: Service, settings: Settings, port: int, page: str, cl
         service.interface,
         _advertised_host(settings),
         settings.advertise_port or port,
-        application=f"countinghouse-{service.name}",
+        application=_application(service),
         methods=method_names(service.interface),
         release="countinghouse",
         timestamp_ms=clock.now_ms(),
         instance=settings.instance,
         pid=str(os.getpid()),
+        warmup=str(round(settings.warmup_s * 1000)),
         **({"metrics": page} if page else {}),  # type: ignore[arg-type]  # mypy takes it for a weight
     )
 

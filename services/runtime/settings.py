@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from coordination.balancing import PickerName
 from services.kernel.guards import Guards
 
 
@@ -45,6 +46,10 @@ class Settings(BaseSettings):
     zookeeper: str = "127.0.0.1:2181"
     #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
+    #: How long a new instance's share of the calls grows until it is whole; 0: whole at once. (Dubbo's default is 600.)
+    warmup_s: float = Field(default=0, ge=0, le=3600)
+    #: How one of several instances of another service is chosen; `countinghouse registry explain` tells.
+    picker: PickerName = PickerName.POWER_OF_TWO_CHOICES
     #: Where the last provider lists are kept for a cold start without ZooKeeper; empty: nowhere.
     discovery_cache: Path | None = None
 

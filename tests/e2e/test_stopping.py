@@ -20,6 +20,7 @@ from services.kernel.errors import Aborted
 from tests.e2e.clients import clients_of
 from tests.e2e.conftest import SETTINGS, FreshStack, options
 from tests.e2e.desk import new_id
+from tests.e2e.endings import Endings
 from tests.e2e.load import Load
 from tests.e2e.teller import Teller, payment_in, settle_request, teller_at
 
@@ -31,28 +32,25 @@ MARGIN_S = 3.0
 
 @dataclass(slots=True)
 class House:
-    """A running stack, and what its supervisor has said."""
+    """A running stack, and how its processes ended."""
 
     teller: Teller
-    said: list[str] = field(default_factory=list)
+    endings: Endings = field(default_factory=Endings)
 
     @property
     def stack(self) -> Stack:
         return self.teller.stack
 
     async def told_to_stop(self, instance: str) -> float:
-        """SIGTERM; the seconds until the process is gone. Fails unless it said that it had stopped when told."""
+        """SIGTERM; the seconds until the process is gone. Fails unless its exit code is 0."""
         pid, told_s = self.stack.instance(instance).pid, time.monotonic()
         self.stack.kill(instance, signal.SIGTERM)
         return await self.gone(instance, pid, told_s)
 
     async def gone(self, instance: str, pid: int, told_s: float) -> float:
         """Waits until a process that was told to stop at `told_s` has ended with exit code 0; how long that took."""
-        await self.stack.wait_until(lambda: self.stack.instance(instance).pid != pid, DRAIN_S + 10)
-        took_s = time.monotonic() - told_s
-        ended = [words for words in self.said if f"(pid {pid}) ended" in words]
-        assert ended == [f"{instance} (pid {pid}) ended with exit code 0; starting it again"]
-        return took_s
+        assert await self.endings.of(self.stack, instance, pid, DRAIN_S + 10) == "exit code 0"
+        return time.monotonic() - told_s
 
     async def held_up(self, point: str, delay_ms: int) -> tuple[str, str, asyncio.Task[Seen]]:
         """A settle under way at the first payment instance, waiting at a failpoint: its bill, its key, its answer."""
@@ -84,14 +82,14 @@ class House:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[House]:
     """A stack with two payment instances."""
-    said: list[str] = []
+    endings = Endings()
     data: Path = tmp_path_factory.mktemp("stopping") / "data"
     settings = SETTINGS | {"drain_s": DRAIN_S, "lease_s": LEASE_S}
     async with (
-        Stack(options(data, replicas={"payment": 2}, settings=settings), tell=said.append) as stack,
+        Stack(options(data, replicas={"payment": 2}, settings=settings), tell=endings.hear) as stack,
         teller_at(stack) as teller,
     ):
-        yield House(teller, said)
+        yield House(teller, endings)
 
 
 async def test_a_running_call_is_finished_and_the_process_waits_no_longer(house: House) -> None:
