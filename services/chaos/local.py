@@ -27,9 +27,10 @@ from services.chaos.plan import Kind
 from services.chaos.proxy import HOST, Proxy, Stream, Toxic
 from services.chaos.world import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
+from services.checker.books import SERVICES
 from services.devstack.databases import POSTGRESQL
 from services.devstack.ensemble import ZooKeeperEnsemble
-from services.devstack.files import books_of
+from services.devstack.files import database_url
 from services.devstack.supervisor import Stack, StackOptions
 from services.devstack.zookeeper import PortReservation
 from services.kernel.clock import Clock
@@ -139,7 +140,7 @@ class LocalWorld:
     @property
     def databases(self) -> Mapping[str, str]:
         """See `World`."""
-        return books_of(self._options.data)
+        return {service: database_url(self._options.data, service) for service in SERVICES}
 
     @property
     def instances(self) -> tuple[str, ...]:

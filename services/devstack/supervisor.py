@@ -83,6 +83,8 @@ class StackOptions:
         failpoints: Whether faults may be brought about from outside.
         session_timeout_s: How long a dead instance's locks and registrations last; 1 to 10 s.
         settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
+        settings_of: Settings of single instances by their names; they prevail over all others.
+        environment_of: Further environment variables of single instances.
         start_timeout_s: How long getting ready may take.
         detachable: Whether SIGTERM to this process stops the stack in good order.
 
@@ -100,6 +102,8 @@ class StackOptions:
     failpoints: bool = False
     session_timeout_s: float = 4.0
     settings: Mapping[str, object] = field(default_factory=dict)
+    settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     start_timeout_s: float = 60.0
     detachable: bool = False
 
@@ -283,6 +287,10 @@ class Stack:
         """Waits until an instance is in a state; raises as `wait_until`."""
         await self.wait_until(lambda: self.instance(name).state is wanted, timeout_s)
 
+    async def wait_server(self, name: str, timeout_s: float = 30.0) -> None:
+        """Waits until the stack's own `zookeeper` or `postgresql` serves; raises as `wait_until`."""
+        await self.wait_until(lambda: self._runner(name).state is InstanceState.SERVING, timeout_s)
+
     # ---- inside ------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
@@ -434,12 +442,14 @@ class Stack:
             "discovery_cache": self.data / "cache" / name,
             "guards_off": ",".join(self.options.guards_off),
             "failpoints": self.options.failpoints,
+            **self.options.settings_of.get(name, {}),
         }
         environment = {
             **self._environment,
             "MALLOC_ARENA_MAX": "2",
             "GRPC_VERBOSITY": "NONE",
             **{f"COUNTINGHOUSE_{key.upper()}": str(value) for key, value in settings.items()},
+            **self.options.environment_of.get(name, {}),
         }
         arguments = (sys.executable, "-P", "-m", f"services.{service}.main")
         command = Command(arguments, environment, self.data / "logs" / f"{name}.log")
