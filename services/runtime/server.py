@@ -57,6 +57,17 @@ _UNREGISTER_PAUSE_S = 0.3
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class Whereabouts:
+    """Where this process is called.
+
+    Args:
+        address: `host:port`; empty until it listens.
+    """
+
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What a service is built from."""
@@ -70,6 +81,7 @@ class Runtime:
     ensemble: Ensemble
     peers: Peers
     failpoints: Failpoints
+    whereabouts: Whereabouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ async def _serve(service: Service, settings: Settings) -> None:
             ensemble=Ensemble(session, database, service.ensemble),
             peers=peers,
             failpoints=Failpoints(enabled=settings.failpoints),
+            whereabouts=Whereabouts(),
         )
         parts = await service.build(runtime)
         interceptor = CallInterceptor(
@@ -178,7 +191,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         )
         parts.add(server)
         health = _add_standard_services(server, service, runtime)
-        port = _listen(server, settings)
+        port = _listen(server, settings, runtime.whereabouts)
         await server.start()
         monitor = HealthMonitor(health, database, session, (service.interface,))
         registry = Registry(session)
@@ -238,15 +251,17 @@ def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: R
     return health
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(server: grpc.aio.Server, settings: Settings, whereabouts: Whereabouts) -> int:
     address = f"{settings.listen_host}:{settings.listen_port}"
     try:
-        return server.add_insecure_port(address)
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise CountinghouseError(
             "PORT_BUSY",
             f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it",
         ) from error
+    whereabouts.address = f"{settings.advertise_host or settings.listen_host}:{port}"
+    return port
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

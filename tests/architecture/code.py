@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("coordination", "services")
-SERVICES = ("order", "payment", "ledger")
+SERVICES = ("order", "payment", "ledger", "acquirer")
 
 
 def modules(*packages: str) -> list[Path]:
