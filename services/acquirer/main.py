@@ -3,7 +3,8 @@
 It stands outside the house: no registry, no locks, no ensemble. It shares with the services the door (tokens,
 deadlines, errors) and the database's connection, and nothing of their life.
 
-Exit codes: 0 stopped when told; 2 refused to start (one line on standard error says why and what to do).
+Exit codes: 0 stopped when told; 1 what it needs is away: start it again; 2 refused to start. For 1 and 2 one line on
+standard error says why and what to do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -22,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
+from sqlalchemy import Table
 
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import (
     add_AcquirerServiceServicer_to_server,
@@ -32,40 +35,66 @@ from services.acquirer.faults import Faults
 from services.acquirer.operations import AcquirerOperations
 from services.acquirer.peers import Merchants
 from services.acquirer.servicer import AcquirerServicer, FaultServicer
-from services.acquirer.store import SqlChargeStore
+from services.acquirer.store import LOG, SqlChargeStore
 from services.kernel.clock import SystemClock
-from services.kernel.errors import CountinghouseError
+from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime import log as logs
 from services.runtime.database import Database
 from services.runtime.failpoints import Failpoints, FailpointServicer
 from services.runtime.interceptors import CallInterceptor
 from services.runtime.migrations import bring_up_to_date
+from services.runtime.roles import grant
 from services.runtime.settings import Settings
 from services.runtime.tokens import TokenFile, TokenVerifier
 
-NAME = "acquirer"
-INTERFACE = "countinghouse.acquirer.v1.AcquirerService"
-_PACKAGE = Path(__file__).parent
 _DEBUGGING = ("countinghouse.acquirer.v1.FaultService", "countinghouse.debug.v1.FailpointService")
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A program that is no service of the house, and has a database like one.
+
+    Args:
+        package: Folder of the program, where its migrations are.
+        append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`runtime/roles.py`).
+    """
+
+    name: str
+    interface: str
+    package: Path
+    append_only: tuple[Table, ...]
+
+
+SERVICE = Outside(
+    name="acquirer",
+    interface="countinghouse.acquirer.v1.AcquirerService",
+    package=Path(__file__).parent,
+    append_only=(LOG,),
+)
 
 
 def main() -> None:
     """The whole program."""
     try:
         settings = Settings()
-        logs.configure(NAME, settings.instance)
+        logs.configure(SERVICE.name, settings.instance)
         uvloop.run(_migrate(settings) if sys.argv[1:] == ["migrate"] else _serve(settings))
     except ValidationError as error:
-        _refuse("; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()))
+        _end("; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()), 2)
+    except Unavailable as error:
+        _end(error.message, 1)
     except CountinghouseError as error:
-        _refuse(error.message)
+        _end(error.message, 2)
 
 
 async def _migrate(settings: Settings) -> None:
     async with Database(settings.database_url) as database:
-        await bring_up_to_date(database, _PACKAGE, migrate=True)
+        await bring_up_to_date(database, SERVICE.package, migrate=True)
+        if not database.is_sqlite:
+            append_only = [table.name for table in SERVICE.append_only]
+            await grant(database, append_only, user=settings.service_role, checker=settings.checker_role)
 
 
 async def _serve(settings: Settings) -> None:
@@ -77,7 +106,7 @@ async def _serve(settings: Settings) -> None:
     async with Database(
         settings.database_url, pool=settings.database_pool, statement_timeout_s=settings.statement_timeout_s
     ) as database:
-        await bring_up_to_date(database, _PACKAGE, migrate=settings.migrate)
+        await bring_up_to_date(database, SERVICE.package, migrate=settings.migrate)
         merchants = Merchants(TokenFile(settings.token_file).token)
         interceptor = CallInterceptor(
             verifier, clock, default_deadline_s=settings.default_deadline_s, max_deadline_s=settings.max_deadline_s
@@ -111,7 +140,7 @@ def _add_services(
     add_AcquirerServiceServicer_to_server(AcquirerServicer(operations), server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = [INTERFACE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    names = [SERVICE.interface, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
     if settings.failpoints:
         add_FaultServiceServicer_to_server(FaultServicer(faults), server)
         add_FailpointServiceServicer_to_server(FailpointServicer(failpoints), server)
@@ -142,13 +171,13 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
 
 async def _tell(health: HealthServicer, *, serving: bool) -> None:
     states = health_pb2.HealthCheckResponse
-    for name in ("", INTERFACE):
+    for name in ("", SERVICE.interface):
         await health.set(name, states.SERVING if serving else states.NOT_SERVING)
 
 
-def _refuse(message: str) -> None:
-    print(f"{NAME}: {message}", file=sys.stderr)  # noqa: T201  the last word of a program
-    raise SystemExit(2)
+def _end(message: str, code: int) -> None:
+    print(f"{SERVICE.name}: {message}", file=sys.stderr)  # noqa: T201  the last word of a program
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

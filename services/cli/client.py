@@ -8,7 +8,6 @@ long as the timeout lasts; after that the error says under which key to ask agai
 from __future__ import annotations
 
 import asyncio
-import random  # noqa: TID251  only spreads calls over instances
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +17,6 @@ import grpc
 from google.protobuf.message import Message
 
 from coordination import errors as coordination_errors
-from coordination.balancing import WeightedRandom
 from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
 from coordination.session import Session
@@ -34,7 +32,7 @@ from services.kernel.errors import CountinghouseError, Unavailable, may_come_rig
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime import status
-from services.runtime.methods import is_idempotent
+from services.runtime.methods import idempotency
 
 _STUBS: Final[dict[str, Any]] = {
     "order": order_pb2_grpc.OrderServiceStub,
@@ -172,8 +170,7 @@ class Client:
             directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
             channel = DiscoveredChannel(
                 directory,
-                picker=WeightedRandom(random.Random()),  # noqa: S311
-                is_idempotent=is_idempotent,
+                idempotency=idempotency,
             )
             self._resources.push_async_callback(channel.close)
             self._stubs[service] = _STUBS[service](channel)

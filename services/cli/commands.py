@@ -9,10 +9,9 @@ import importlib
 
 import typer
 
-from services.cli import ledger, orders, payments
+from services.cli import ledger, locks, orders, payments, registry
 from services.cli.doctor import doctor
-from services.cli.locks import locks
-from services.cli.registry import registry
+from services.cli.metrics import metrics
 from services.cli.stack import down, status, up
 from services.cli.tokens import token
 
@@ -39,8 +38,9 @@ app.command(rich_help_panel=_MONEY)(payments.settle)
 app.command(rich_help_panel=_MONEY)(payments.reverse)
 app.add_typer(payments.app, name="payment", rich_help_panel=_MONEY)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_LOOK)
-app.command(rich_help_panel=_LOOK)(registry)
-app.command(rich_help_panel=_LOOK)(locks)
+app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
+app.add_typer(locks.app, name="locks", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(metrics)
 
 #: For commands that read their own arguments once they are imported.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

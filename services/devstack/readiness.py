@@ -62,7 +62,7 @@ class Readiness:
         try:
             while True:
                 news.clear()
-                for endpoint in directory.endpoints:
+                for endpoint in directory.registered:  # also one that a rule disables is ready
                     if endpoint.url.parameters.get("pid") == str(pid):
                         await _until_serving(endpoint.address)
                         return endpoint.address

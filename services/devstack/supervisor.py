@@ -51,8 +51,8 @@ _REFUSED = 2
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 #: So many crashes before anything served: it will not come right by itself.
 _START_CRASHES = 3
-#: A service drains for `drain_s` at most (settings, 5 s), and unregisters before.
-_SERVICE_GRACE_S = 8.0
+#: A service drains for `drain_s` at most (`runtime/settings.py`), and takes up to three seconds besides.
+_DRAIN_S, _SERVICE_MARGIN_S = 5.0, 4.0
 _ZOOKEEPER_GRACE_S = 3.0
 _ZOOKEEPER_POLL_S = 0.03
 _MAX_REPLICAS = 16
@@ -370,7 +370,7 @@ class Stack:
             interface=INTERFACES[service],
             command=command,
             ready=self._serving_address,
-            grace_s=_SERVICE_GRACE_S,
+            grace_s=float(str(self.options.settings.get("drain_s", _DRAIN_S))) + _SERVICE_MARGIN_S,
         )
 
     async def _look_out(self, zookeeper_up: asyncio.Event) -> None:

@@ -14,7 +14,7 @@ from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer
 from services.payment.locks import CoordinatedLocks
 from services.payment.operations import Limits, PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
-from services.payment.schema import ENSEMBLE
+from services.payment.schema import ENSEMBLE, EVENTS
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
@@ -30,7 +30,7 @@ async def build(runtime: Runtime) -> Parts:
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
     store = PaymentStore(runtime.database, guards)
     await store.prepare()
-    locks = OrderLocks(runtime.session)
+    locks = OrderLocks(runtime.session, metrics=runtime.metrics)
     outside = _channel_to(settings.acquirer_address)
     operations = PaymentOperations(
         store=store,
@@ -53,18 +53,19 @@ async def build(runtime: Runtime) -> Parts:
         limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s, acquirer_asks=settings.acquirer_asks),
         instance=settings.instance,
     )
-    workers = [LockPreparer(runtime.session, locks).run, LeaseRenewer(operations, settings.lease_s).run]
+    workers = [LockPreparer(runtime.session, locks).run]
     if guards.recovery:
         workers.append(RecoveryWorker(operations, settings.recovery_interval_s).run)
 
     async def close() -> None:
-        await locks.drained(timeout_s=1.0)
+        await locks.drained(timeout_s=0.5)
         if outside is not None:
             await outside.close()
 
     return Parts(
         add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
         workers=workers,
+        keepers=[LeaseRenewer(operations, settings.lease_s).run],
         close=close,
     )
 
@@ -80,6 +81,7 @@ SERVICE = Service(
     interface="countinghouse.payment.v1.PaymentService",
     package=Path(__file__).parent,
     ensemble=ENSEMBLE,
+    append_only=(EVENTS,),
     build=build,
 )
 

@@ -15,6 +15,8 @@ from services.kernel import errors
 DOMAIN = "countinghouse"
 #: Where gRPC carries a serialized google.rpc.Status.
 DETAILS_KEY = "grpc-status-details-bin"
+#: The reason once more, for clients that keep no details: Java Dubbo parses them and drops all but the message.
+REASON_KEY = "x-reason"
 
 _CODES: dict[type[errors.CountinghouseError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -81,6 +83,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
         "OUTCOME_UNKNOWN",
         f"no answer: {error.code().name.lower().replace('_', ' ')}: {error.details() or 'no details'}",
     )
+
+
+def reason_in(status: status_pb2.Status) -> str:
+    """The reason in a google.rpc.Status; empty if it has none."""
+    info = error_details_pb2.ErrorInfo()
+    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
 
 
 def from_status(status: status_pb2.Status) -> errors.CountinghouseError:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("coordination", "services")
-SERVICES = ("order", "payment", "ledger", "acquirer")
+SERVICES = ("order", "payment", "ledger")
+#: The bank outside: no service of the house, and with the same rooms.
+ACQUIRER = "acquirer"
 
 
 def modules(*packages: str) -> list[Path]:

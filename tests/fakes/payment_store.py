@@ -72,7 +72,7 @@ class GuardedRequestTable(FakeRequestTable):
     def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
         row = self.rows.get(key)
         if row is not None and not self._guards.ticket:
-            return self._started(replace(row, fingerprint=fingerprint), lease)
+            return self._started(replace(row, fingerprint=fingerprint), lease, first=row.state is RequestState.ISSUED)
         if row is not None and not self._guards.recovery and row.state is RequestState.IN_PROGRESS:
             raise RequestInProgress(key.key)
         return super().consume(key, fingerprint, lease)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kazoo.exceptions import NodeExistsError, NoNodeError
 
+from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
 from coordination.session import Session, SessionChange, SessionState
@@ -162,14 +163,14 @@ async def test_frozen_is_noticed_under_load(session: Session, zookeeper: ZooKeep
 async def test_many_requests_do_not_block_the_loop(session: Session) -> None:
     """With kazoo's thread stuck (a full send buffer) the loop goes on, however many requests pile up."""
     connection: Any = session._connection
-    submit, stuck, went_on = connection._submit, threading.Event(), threading.Event()
+    write, stuck, went_on = connection._write, threading.Event(), threading.Event()
 
-    def hang(*request: Any) -> None:
+    def hang(*packet: Any) -> None:
         stuck.wait(10)
         went_on.set()
-        submit(*request)
+        write(*packet)
 
-    connection._submit = hang
+    connection._write = hang
     requests = [asyncio.create_task(session.exists("/", timeout_s=0.5)) for _ in range(1000)]
     results = await asyncio.gather(*requests, return_exceptions=True)
     assert all(isinstance(result, Unavailable) for result in results)
@@ -181,12 +182,12 @@ async def test_many_requests_do_not_block_the_loop(session: Session) -> None:
 async def test_request_that_got_lost_inside_ends_with_the_connection(session: Session) -> None:
     """A request kazoo never answers fails when the connection drops, and its place is free again."""
 
-    class Silent:
-        def rawlink(self, callback: object) -> None: ...
-
-    (reply,) = await session.send(lambda _: Silent(), deadline=Deadline.after(1))
-    assert session._connection is not None
-    session._connection._socket.shutdown(socket.SHUT_RDWR)
+    connection: Any = session._connection
+    connection.hand_over = lambda requests: None
+    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    await asyncio.sleep(0)
+    del connection.hand_over
+    connection._socket.shutdown(socket.SHUT_RDWR)
     with pytest.raises(Unavailable) as caught:
         await session.receive(reply, Deadline.after(10))
     assert caught.value.maybe_done
@@ -255,9 +256,7 @@ async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
 async def test_late_replies_are_somebodys(session: Session, zookeeper: ZooKeeper) -> None:
     """The future of a request outlives its deadline, so that what it did late can be undone."""
     zookeeper.pause()
-    (reply,) = await session.send(
-        lambda client: client.create_async("/late", include_data=True), deadline=Deadline.after(1)
-    )
+    (reply,) = await session.send(operations.create("/late", b""), deadline=Deadline.after(1))
     with pytest.raises(Unavailable):
         await session.receive(reply, Deadline.after(0.1))
     zookeeper.resume()
@@ -286,7 +285,7 @@ async def test_forked_child_is_told(session: Session) -> None:
     if child == 0:
         verdict = b"no error"
         try:
-            session._check_process()
+            session.check_process()
         except WrongProcess:
             verdict = b"told"
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,11 @@ from services.acquirer.operations import ChargeStore
 from services.acquirer.store import METADATA, SqlChargeStore
 from services.runtime.database import Database
 from tests.contract.acquirer.store_contract import ChargeStoreContract, Make, asked, charge, words
+from tests.contract.conftest import FreshDatabase
 
 
 @pytest.fixture
-def make(fresh_database: Callable[[Path], Awaitable[Database]], service_package: Path) -> Make:
+def make(fresh_database: FreshDatabase, service_package: Path) -> Make:
     """Stores on empty, migrated databases."""
 
     async def make() -> ChargeStore:
@@ -48,7 +48,7 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
 @pytest.mark.parametrize(
     "statement", ["UPDATE log SET word = 'RECEIVED'", "DELETE FROM log", "DELETE FROM charges WHERE key = 'k1'"]
 )
-async def test_what_must_not_change_is_protected(database: Database, statement: str) -> None:
+async def test_what_must_not_change_is_protected(database: Database, owner: Database, statement: str) -> None:
     """By the database itself, whoever asks it."""
     store = SqlChargeStore(database)
     decided = await charge(store)
@@ -57,7 +57,7 @@ async def test_what_must_not_change_is_protected(database: Database, statement: 
         await tx.execute(text(statement))
 
     with pytest.raises(DBAPIError, match="refuses"):
-        await database.run(step)
+        await owner.run(step)
     assert await store.find("k1") == decided
     assert await words(store) == ["CHARGED"]
 

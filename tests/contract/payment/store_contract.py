@@ -317,10 +317,10 @@ class PaymentStoreContract:
         subject = await make()
         begun = begun_in(await subject.store.accept(draft(), "f", lease()))
         await subject.store.give_back(begun, now_ms=T0)
-        assert await subject.request(settle_key()) == (RequestState.ISSUED, 0)
+        assert await subject.request(settle_key()) == (RequestState.ISSUED, 1)
         again = await subject.store.accept(draft("p2"), "f", lease())
         assert isinstance(again, Accepted)
-        assert again.begun == Begun(settle_key(), 1, first=True)
+        assert again.begun == Begun(settle_key(), 2, first=True)
         assert again.payment == draft("p1")
 
     async def test_only_its_own_execution_gives_a_request_back(self, make: Make) -> None:

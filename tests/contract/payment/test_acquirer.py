@@ -65,8 +65,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("acquirer")
     url = f"sqlite:///{folder / 'acquirer.db'}"
     if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_server")
-        url = asyncio.run(server.create(f"countinghouse_acquirer_{os.getpid()}"))
+        url = asyncio.run(request.getfixturevalue("postgres_server").create())
     signer = TokenSigner.from_file(folder / "signing.key", SystemClock())
     (folder / "verify.pem").write_bytes(signer.public_pem())
     token = signer.sign(Principal("payment-service", Role.SERVICE), 3600)

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
+from coordination.policies import Idempotency
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.ledger.v1 import ledger_pb2
@@ -41,7 +42,7 @@ def test_every_method_says_whether_it_may_be_repeated() -> None:
     """Clients retry by it; everything here may be."""
     unknown = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
     assert [name for name, method in METHODS.items() if method.GetOptions().idempotency_level == unknown] == []
-    assert all(methods.is_idempotent(name) for name in METHODS)
+    assert all(methods.idempotency(name) is not Idempotency.UNKNOWN for name in METHODS)
 
 
 def test_reads_are_marked_as_reads() -> None:
@@ -92,7 +93,7 @@ def test_an_unknown_method_is_nobodys() -> None:
 
 def test_methods_that_are_not_ours_are_not_repeatable() -> None:
     """What is not known is not sent twice."""
-    assert not methods.is_idempotent("/other.v1.Service/Do")
+    assert methods.idempotency("/other.v1.Service/Do") is Idempotency.UNKNOWN
     assert not methods.is_read("/other.v1.Service/Do")
 
 
