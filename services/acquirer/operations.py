@@ -14,7 +14,7 @@ from typing import Protocol
 
 from services.acquirer import model
 from services.acquirer.faults import Faults
-from services.acquirer.model import Charge, Payload, charge_not_found
+from services.acquirer.model import Charge, ChargeState, Payload, charge_not_found
 from services.kernel.clock import Clock
 from services.runtime.context import Call
 
@@ -46,6 +46,11 @@ class Entry:
     number: int
     request: Request
     word: str
+
+
+def moved_by(request: Request, word: str, decided: Charge) -> Payload | None:
+    """What the entry of a decision shows as its payload: of a refund, which names only its key, what it moved."""
+    return decided.payload if word == ChargeState.REFUNDED else request.payload
 
 
 #: Says how a key stands after a request, from how it stood; see `model.py`.

@@ -10,13 +10,23 @@ Invariants of the tables, beyond those of the model
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.acquirer.model import Charge, ChargeState, Payload
-from services.acquirer.operations import RECEIVED, REFUSED, REPEATED, ChargeStore, Decide, Entry, Request
+from services.acquirer.operations import (
+    RECEIVED,
+    REFUSED,
+    REPEATED,
+    ChargeStore,
+    Decide,
+    Entry,
+    Request,
+    moved_by,
+)
 from services.kernel.errors import KeyMismatch
 from services.kernel.money import Money
 from services.runtime.database import Database
@@ -90,7 +100,7 @@ class SqlChargeStore(ChargeStore):
                 await _write_entry(tx, number, request, REFUSED)
                 return mismatch
             word = REPEATED if decided is standing else decided.state
-            await _write_entry(tx, number, request, word)
+            await _write_entry(tx, number, replace(request, payload=moved_by(request, word, decided)), word)
             if standing is None:
                 await tx.execute(_INSERT_CHARGE, _charge_row(decided, number))
             elif decided is not standing:

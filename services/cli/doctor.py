@@ -22,6 +22,8 @@ from services.kernel.errors import CountinghouseError, InvalidArgument
 _PYTHON = (3, 11)
 _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
+#: It has a database as well, and knows nothing of ZooKeeper's generation.
+_ACQUIRER = "acquirer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def doctor(
     if new_generation:
         run(_advance(data, zookeeper, new_generation, findings))
     findings += [_python(), _java(), _zookeeper(zookeeper), _ports(), *_data(data)]
-    findings += [_database(data, service) for service in _SERVICES]
+    findings += [_database(data, service) for service in (*_SERVICES, _ACQUIRER)]
     run(_generation(data, zookeeper, findings))
     if as_json:
         output.print_json(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.acquirer.model import Charge
-from services.acquirer.operations import RECEIVED, REFUSED, REPEATED, ChargeStore, Decide, Entry, Request
+from services.acquirer.operations import (
+    RECEIVED,
+    REFUSED,
+    REPEATED,
+    ChargeStore,
+    Decide,
+    Entry,
+    Request,
+    moved_by,
+)
 from services.kernel.errors import KeyMismatch
 
 
@@ -26,7 +35,8 @@ class FakeChargeStore(ChargeStore):
         except KeyMismatch:
             self._write(request, REFUSED)
             raise
-        number = self._write(request, REPEATED if decided is standing else decided.state)
+        word = REPEATED if decided is standing else decided.state
+        number = self._write(replace(request, payload=moved_by(request, word, decided)), word)
         self.charges[request.key] = replace(decided, number=decided.number or number)
         return self.charges[request.key]
 

@@ -79,6 +79,8 @@ class ChargeStoreContract:
         assert (back.payload, back.number, back.decided_at_ms) == (first.payload, first.number, first.decided_at_ms)
         assert await reverse(store, at_ms=T0 + 99) == back
         assert await words(store) == ["CHARGED", "REFUNDED", REPEATED]
+        entries = await store.log(after=0, limit=9, key="")
+        assert [entry.request.payload for entry in entries] == [PAYLOAD, PAYLOAD, None], "a refund says what it moved"
 
     async def test_a_tombstone_refuses_a_late_charge(self, make: Make) -> None:
         """It has no payload, so any payload is answered with it."""

@@ -423,7 +423,7 @@ class LogEntry(_message.Message):
     """What the merchant said it is for; empty where the request said nothing."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """How much was asked for; unset where the request named none."""
+        """How much was asked for, or refunded; unset where the request named none and nothing was."""
 
     def __init__(
         self,
