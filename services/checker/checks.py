@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from services.checker.books import UNFINISHED, Books, Record
+from services.checker.cards import cards_agree
 
 _ORDER_MOVES = {
     ("UNPAID", "PAYING"),
@@ -31,6 +32,7 @@ _PAYMENT_MOVES = {
     ("SUBMITTED", "UNKNOWN"),
     ("UNKNOWN", "SUCCEEDED"),
     ("UNKNOWN", "DECLINED"),
+    ("UNKNOWN", "REVERSING"),
     ("SUCCEEDED", "REVERSING"),
     ("REVERSING", "REVERSED"),
     ("REVERSING", "SUCCEEDED"),
@@ -249,9 +251,12 @@ def _payments_match_journals(evidence: _Evidence) -> tuple[int, Violations]:
                     yield f"payment {payment_id} of {owed[0]} {owed[1]} moved {moved[0]} {moved[1]}"
             elif state not in UNFINISHED and standing:
                 yield f"payment {payment_id} is {state}, and journal {_names(standing)} stands"
-            elif state == "REVERSED" and payment["reversal_journal_id"] not in [
-                row["journal_id"] for row in journals if row["reversal_of"] == payment["journal_id"]
-            ]:
+            elif (
+                state == "REVERSED"
+                and payment["journal_id"]
+                and payment["reversal_journal_id"]
+                not in [row["journal_id"] for row in journals if row["reversal_of"] == payment["journal_id"]]
+            ):
                 yield f"payment {payment_id} is REVERSED, and no journal undoes {payment['journal_id']}"
             elif state == "DECLINED" and journals:
                 yield f"payment {payment_id} is DECLINED, and {_names(journals)} moved money"
@@ -298,7 +303,8 @@ def _answers_true(evidence: _Evidence) -> tuple[int, Violations]:
                 for journal in evidence.journals_of_payment.get(str(payment["payment_id"]), [])
                 if bool(journal["reversal_of"]) == reversing
             ]
-            if row["response_ok"] and not journals:
+            never_charged = reversing and not payment["journal_id"]  # a card payment that was undone unseen
+            if row["response_ok"] and not journals and not never_charged:
                 yield f"{what} was acknowledged, and no journal moved its money"
             if not row["response_ok"] and journals:
                 yield f"{what} was refused, and {_names(journals)} moved money"
@@ -429,6 +435,7 @@ _CHECKS: dict[str, _Test] = {
     "paid means charged": _paid_means_charged,
     "payments match journals": _payments_match_journals,
     "one charge per key": _one_charge_per_key,
+    "cards agree": lambda evidence: cards_agree(evidence.books),
     "answers are true": _answers_true,
     "replays identical": _replays_identical,
     "fences never fall": _fences_never_fall,

@@ -22,6 +22,8 @@ from services.kernel.errors import CountinghouseError, InvalidArgument, Unavaila
 _PYTHON = (3, 11)
 _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
+#: It has a database as well, and knows nothing of ZooKeeper's generation.
+_ACQUIRER = "acquirer"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         found = state.require(data)
     except state.StackRefused:
         if as_json:
-            output.print_json({"zookeeper": "", "services": []})
+            output.print_json({"zookeeper": "", "acquirer": "", "services": []})
         raise
     document: dict[str, Any] = {}
     run(_look(found, document))
@@ -255,16 +255,17 @@ async def _look(found: StackState, document: dict[str, Any]) -> None:
     alive = [instance for instance in found.instances if instance.pid and instance.address]
     answers = await asyncio.gather(*(health(instance.address) for instance in alive))
     states = {instance.name: answer for instance, answer in zip(alive, answers, strict=True)}
-    document.update(_document(found.zookeeper, found.instances, states))
+    document.update(_document(found.zookeeper, found.acquirer, found.instances, states))
 
 
 def _ready_document(stack: Stack) -> dict[str, Any]:
-    return _document(stack.zookeeper, stack.instances, {})
+    return _document(stack.zookeeper, stack.acquirer, stack.instances, {})
 
 
-def _document(zookeeper: str, instances: Any, states: dict[str, str]) -> dict[str, Any]:
+def _document(zookeeper: str, acquirer: str, instances: Any, states: dict[str, str]) -> dict[str, Any]:
     return {
         "zookeeper": zookeeper,
+        "acquirer": acquirer,
         "services": [
             {
                 "name": instance.name,
@@ -287,6 +288,7 @@ def _print_addresses(document: dict[str, Any]) -> None:
                 (part["name"], part["interface"], part["address"], str(part["pid"]), part["state"])
                 for part in document["services"]
             ),
+            *(("acquirer", "", document["acquirer"], "", "") for _ in range(bool(document["acquirer"]))),
             ("zookeeper", "", document["zookeeper"], "", ""),
         ],
     )

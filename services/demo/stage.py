@@ -18,7 +18,7 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import SERVICES, Books, read_books, settled_books
+from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
 from services.demo.people import Person, Seen, Telephone
 from services.devstack.files import database_url
 from services.devstack.supervisor import Stack, StackOptions
@@ -157,7 +157,7 @@ class Stage:
 
     @property
     def _databases(self) -> dict[str, str]:
-        return {service: database_url(self.stack.data, service) for service in SERVICES}
+        return {service: database_url(self.stack.data, service) for service in (*SERVICES, ACQUIRER)}
 
 
 def settle_request(person: Person, order_id: str, key: str) -> payment_pb2.SettleRequest:

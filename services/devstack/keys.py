@@ -2,7 +2,8 @@
 
 <data>/keys/signing.key            private, mode 0600: whoever reads it can be anybody
 <data>/keys/verify.pem             public; what the services check tokens with
-<data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires
+<data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires; and that of
+                                   the acquirer, who is somebody outside and may do next to nothing
 <data>/keys/<role>.pgpass          the password of a role on a PostgreSQL server, mode 0600, in the form of ~/.pgpass
 """
 
@@ -12,6 +13,7 @@ import asyncio
 from pathlib import Path
 
 from services.devstack.files import signing_key, write_whole
+from services.devstack.state import ACQUIRER
 from services.kernel.clock import Clock
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
@@ -41,9 +43,11 @@ class Keys:
         self._issued_ms: dict[str, int] = {}
 
     def service_token(self, service: str) -> Path:
-        """The file with a fresh token of `<service>-service`; kept fresh by `keep_fresh` from now on."""
+        """The file with a fresh token of `<service>-service`, or of the acquirer; kept fresh by `keep_fresh`."""
         path = self._folder / f"{service}.token"
-        token = self.signer.sign(Principal(f"{service}-service", Role.SERVICE), SERVICE_TOKEN_TTL_S)
+        outside = service == ACQUIRER
+        principal = Principal(service, Role.ACQUIRER) if outside else Principal(f"{service}-service", Role.SERVICE)
+        token = self.signer.sign(principal, SERVICE_TOKEN_TTL_S)
         write_whole(path, token.encode(), mode=0o600)
         self._issued_ms[service] = self._clock.now_ms()
         return path

@@ -1,7 +1,7 @@
 """The stack: a ZooKeeper and the services' processes, started as one, kept alive, stopped as one.
 
-    start():  lock ▸ keys ▸ spawn ZooKeeper ▸ databases ▸ spawn every instance ▸ all SERVING and registered ▸ ready
-    stop():   payment ▸ order, ledger ▸ PostgreSQL ▸ ZooKeeper ▸ unlock
+    start():  lock ▸ keys ▸ spawn ZooKeeper ▸ databases ▸ spawn acquirer and every instance ▸ all SERVING ▸ ready
+    stop():   payment ▸ order, ledger ▸ acquirer ▸ PostgreSQL ▸ ZooKeeper ▸ unlock
 
     one instance:   STARTING ──▶ SERVING ──ends──▶ RESTARTING ──▶ STARTING …        exit code 2: REFUSED
 
@@ -10,7 +10,7 @@ Invariants
 2. Whatever ends `start`, an error or a cancellation, nothing of it stays behind.
 3. A process that ends is started again, after a pause that grows while it never gets as far as SERVING; never
    after exit code 2, which is a refusal: `refused` then has its last line.
-4. ZooKeeper and PostgreSQL keep their ports over restarts, so that their clients find them again.
+4. ZooKeeper, PostgreSQL and the acquirer keep their ports over restarts, so that their clients find them again.
 5. A stopped (SIGSTOP) process is left alone: only ending is ending.
 
 Which function makes each move
@@ -38,7 +38,15 @@ from services.devstack.child import Child, Command
 from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
 from services.devstack.files import write_whole
 from services.devstack.keys import Keys
-from services.devstack.state import INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
+from services.devstack.state import (
+    ACQUIRER,
+    INTERFACES,
+    Instance,
+    InstanceState,
+    StackLock,
+    StackRefused,
+    StackState,
+)
 from services.devstack.zookeeper import PortReservation
 from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
@@ -51,6 +59,8 @@ if TYPE_CHECKING:
     from services.devstack.readiness import Readiness
 
 ZOOKEEPER = "zookeeper"
+#: The one process of the outside bank; there is one wherever there are payments.
+ACQUIRER_INSTANCE = f"{ACQUIRER}-1"
 
 _REFUSED = 2
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
@@ -151,7 +161,8 @@ class Stack:
         self._tell = tell
         self._lock: StackLock | None = None
         self._keys: Keys | None = None
-        self._servers: dict[str, _Runner] = {}  # ZooKeeper and PostgreSQL, as far as they are our own
+        self._servers: dict[str, _Runner] = {}  # ZooKeeper, PostgreSQL and the acquirer, as far as they are our own
+        self._acquirer_address = ""
         self._runners: dict[str, _Runner] = {}
         self._address = options.zookeeper
         self._tasks: list[asyncio.Task[None]] = []
@@ -230,8 +241,13 @@ class Stack:
         """The services' processes as they are now."""
         return tuple(runner.instance() for runner in self._runners.values())
 
+    @property
+    def acquirer(self) -> str:
+        """`host:port` of the outside bank; empty: there is none."""
+        return self._acquirer_address
+
     def instance(self, name: str) -> Instance:
-        """One of them, like `payment-1`."""
+        """One of them, like `payment-1`; or the acquirer's, `acquirer-1`."""
         return self._runner(name).instance()
 
     @property
@@ -278,7 +294,7 @@ class Stack:
 
     async def wait_serving(self, *names: str, timeout_s: float = 15.0) -> None:
         """Waits until these instances (none: all) are SERVING; raises as `wait_until`."""
-        chosen = names or tuple(self._runners)
+        chosen = names or tuple(runner.name for runner in self._all() if runner is not self._zookeeper)
         await self.wait_until(
             lambda: all(self.instance(name).state is InstanceState.SERVING for name in chosen), timeout_s
         )
@@ -317,6 +333,9 @@ class Stack:
             await self._add_zookeeper(zookeeper_up)
             self._run(self._servers[ZOOKEEPER])
         found = await self._open_databases(keys)
+        if "payment" in self.options.services:
+            self._add_acquirer(keys)
+            self._run(self._servers[ACQUIRER_INSTANCE])
         for service in self.options.services:
             token = keys.service_token(service)
             for number in range(1, self.options.replicas.get(service, 1) + 1):
@@ -425,23 +444,56 @@ class Stack:
         )
         self._closing.append(close)
 
+    def _add_acquirer(self, keys: Keys) -> None:
+        directory = self.data / ACQUIRER
+        directory.mkdir(mode=0o700, exist_ok=True)
+        reservation = self._reserved_port(directory)
+        self._acquirer_address = f"{zookeeper.HOST}:{reservation.port}"
+
+        async def ready(_runner: _Runner, _child: Child) -> str:
+            from services.devstack.readiness import until_serving  # noqa: PLC0415  as in `_look_out`
+
+            await until_serving(self._acquirer_address)
+            return self._acquirer_address
+
+        async def close() -> None:
+            await runner.stop()
+            reservation.close()
+
+        own: dict[str, object] = {
+            "listen_port": reservation.port,
+            "database_url": f"sqlite:///{self.data / ACQUIRER}.db",
+        }
+        command = self._command(ACQUIRER_INSTANCE, ACQUIRER, keys.verify_file, keys.service_token(ACQUIRER), own)
+        runner = self._servers[ACQUIRER_INSTANCE] = self._program(ACQUIRER_INSTANCE, ACQUIRER, "", command, ready)
+        self._closing.append(close)
+
     def _add_instance(
         self, service: str, number: int, database: Mapping[str, object], verify_key: Path, token: Path
     ) -> None:
         name = f"{service}-{number}"
         first = self.options.ports.get(service, 0)
-        settings = {
-            **self.options.settings,
+        own: dict[str, object] = {
             **database,
-            "instance": name,
             "listen_port": first + number - 1 if first else 0,
             "zookeeper": self._address,
             "session_timeout_s": self.options.session_timeout_s,
-            "verify_key_file": verify_key,
-            "token_file": token,
             "discovery_cache": self.data / "cache" / name,
             "guards_off": ",".join(self.options.guards_off),
+            "acquirer_address": self._acquirer_address,
+        }
+        command = self._command(name, service, verify_key, token, own)
+        self._runners[name] = self._program(name, service, INTERFACES[service], command, self._serving_address)
+
+    def _command(self, name: str, service: str, verify_key: Path, token: Path, own: Mapping[str, object]) -> Command:
+        """How a program of ours is run, with its own settings and those of all."""
+        settings = {
+            **self.options.settings,
+            "instance": name,
+            "verify_key_file": verify_key,
+            "token_file": token,
             "failpoints": self.options.failpoints,
+            **own,
             **self.options.settings_of.get(name, {}),
         }
         environment = {
@@ -452,16 +504,18 @@ class Stack:
             **self.options.environment_of.get(name, {}),
         }
         arguments = (sys.executable, "-P", "-m", f"services.{service}.main")
-        command = Command(arguments, environment, self.data / "logs" / f"{name}.log")
-        self._runners[name] = _Runner(
-            self,
-            name,
-            service=service,
-            interface=INTERFACES[service],
-            command=command,
-            ready=self._serving_address,
-            grace_s=float(str(self.options.settings.get("drain_s", _DRAIN_S))) + _SERVICE_MARGIN_S,
-        )
+        return Command(arguments, environment, self.data / "logs" / f"{name}.log")
+
+    def _program(
+        self,
+        name: str,
+        service: str,
+        interface: str,
+        command: Command,
+        ready: Callable[[_Runner, Child], Awaitable[str]],
+    ) -> _Runner:
+        grace_s = float(str(self.options.settings.get("drain_s", _DRAIN_S))) + _SERVICE_MARGIN_S
+        return _Runner(self, name, service=service, interface=interface, command=command, ready=ready, grace_s=grace_s)
 
     async def _look_out(self, zookeeper_up: asyncio.Event) -> None:
         """Begins to look for the instances, once there is a ZooKeeper to look in."""
@@ -529,6 +583,7 @@ class Stack:
                 detachable=self.options.detachable,
                 zookeeper=self._address,
                 zookeeper_pid=self.zookeeper_pid,
+                acquirer=self._acquirer_address,
                 instances=self.instances,
                 failpoints=self.options.failpoints,
                 guards_off=self.options.guards_off,

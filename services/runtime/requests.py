@@ -246,12 +246,14 @@ class Requests:
         )
         return [RequestKey(row.caller, row.method, row.key) for row in ended]
 
-    async def overdue(self, tx: AsyncConnection, *, now_ms: int, limit: int) -> list[RequestRow]:
-        """Executions whose lease has passed, the longest first."""
+    async def overdue(
+        self, tx: AsyncConnection, *conditions: ColumnElement[bool], now_ms: int, limit: int
+    ) -> list[RequestRow]:
+        """Executions whose lease has passed, the longest first; only those that meet `conditions` as well."""
         columns = self._table.c
         rows = await tx.execute(
             select(self._table)
-            .where(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= now_ms)
+            .where(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= now_ms, *conditions)
             .order_by(columns.lease_until_ms)
             .limit(limit)
         )

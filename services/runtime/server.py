@@ -79,6 +79,17 @@ _MIGRATE_WAIT_S = 60.0
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class Whereabouts:
+    """Where this process is called.
+
+    Args:
+        address: `host:port`; empty until it listens.
+    """
+
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What a service is built from."""
@@ -92,6 +103,7 @@ class Runtime:
     ensemble: Ensemble
     peers: Peers
     failpoints: Failpoints
+    whereabouts: Whereabouts
     metrics: Metrics
 
 
@@ -213,7 +225,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         )
         parts.add(server)
         health = _add_standard_services(server, service, runtime)
-        port = _listen(server, settings)
+        port = _listen(server, settings, runtime.whereabouts)
         await server.start()
         monitor = HealthMonitor(health, runtime.database, runtime.session, (service.interface,))
         registry = Registry(runtime.session, metrics=runtime.metrics)
@@ -280,6 +292,7 @@ async def _runtime(
         ensemble=Ensemble(session, database, service.ensemble),
         peers=peers,
         failpoints=Failpoints(enabled=settings.failpoints),
+        whereabouts=Whereabouts(),
         metrics=metrics,
     )
 
@@ -328,15 +341,17 @@ def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: R
     return health
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(server: grpc.aio.Server, settings: Settings, whereabouts: Whereabouts) -> int:
     address = f"{settings.listen_host}:{settings.listen_port}"
     try:
-        return server.add_insecure_port(address)
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise CountinghouseError(
             "PORT_BUSY",
             f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it",
         ) from error
+    whereabouts.address = f"{_advertised_host(settings)}:{settings.advertise_port or port}"
+    return port
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

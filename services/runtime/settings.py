@@ -78,12 +78,19 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=5.0, gt=0)
     #: How often the worker looks for payments left between two commits.
     recovery_interval_s: float = Field(default=0.5, gt=0)
+    #: Where the acquirer is, as host:port; empty: no cards are taken.
+    acquirer_address: str = ""
+    #: How long a charge waits for the acquirer's answer, if the call's deadline allows; then its outcome is UNKNOWN.
+    acquirer_timeout_s: float = Field(default=3.0, gt=0)
+    #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 60 s,
+    #: so that 8 times are two minutes.
+    acquirer_asks: int = Field(default=8, ge=1, le=1_000)
     #: How long a stopping server lets running calls finish.
     drain_s: float = Field(default=5.0, ge=0)
     max_concurrent_calls: int = Field(default=512, ge=1)
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
 
-    #: Currencies for which the ledger keeps the house accounts drawer, bank and sales.
+    #: Currencies for which the ledger keeps the house accounts drawer, bank, acquirer and sales.
     currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "USD")
     #: Guards that are off. For demonstrations only.
     guards_off: Annotated[tuple[str, ...], NoDecode] = ()

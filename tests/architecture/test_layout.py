@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.code import PACKAGES, ROOT, SERVICES, modules, tracked_files
+from tests.architecture.code import ACQUIRER, PACKAGES, ROOT, SERVICES, modules, tracked_files
 
 _ROOMS = ("model.py", "operations.py", "store.py", "servicer.py", "main.py", "README.md", "migrations/versions")
 _NO_NOUNS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
@@ -35,7 +35,7 @@ def test_a_module_is_about_one_noun() -> None:
     assert named == []
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, ACQUIRER])
 @pytest.mark.parametrize("room", _ROOMS)
 def test_every_service_has_the_same_rooms(service: str, room: str) -> None:
     """Who knows one of them knows all."""

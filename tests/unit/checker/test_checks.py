@@ -52,6 +52,7 @@ def test_a_lawful_evening_passes_and_everything_was_examined() -> None:
         "paid means charged": 3,
         "payments match journals": 5,
         "one charge per key": 5,
+        "cards agree": 0,
         "answers are true": 6,
         "replays identical": 7,
         "fences never fall": 26,
@@ -476,8 +477,8 @@ def test_an_illegal_history_is_named(spoil: Spoil, words: str, broken: set[str])
 
 
 def test_every_check_has_a_history_that_breaks_it() -> None:
-    """A check that can never fail proves nothing."""
-    assert {name for _, _, broken in _ILLEGAL for name in broken} == set(checked(legal()))
+    """A check that can never fail proves nothing. Those of cards are in `test_cards.py`."""
+    assert {name for _, _, broken in _ILLEGAL for name in broken} == set(checked(legal())) - {"cards agree"}
 
 
 # Lawful, though it looks odd

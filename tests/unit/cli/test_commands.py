@@ -53,7 +53,8 @@ def test_every_command_of_the_issue_is_there() -> None:
         *("registry ls", "registry watch", "registry explain"),
         *("registry offline", "registry online", "registry weight"),
         *("order create", "order get", "order list", "order cancel"),
-        *("ticket", "pay", "settle", "reverse", "payment get", "payment list"),
+        *("ticket", "pay", "settle", "reverse", "payment get", "payment list", "payment attention"),
+        *("acquirer log", "acquirer faults"),
         *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
     }
 
@@ -120,7 +121,7 @@ def test_a_refusal_is_said_on_standard_error_and_in_the_exit_code(
 def test_status_without_a_stack_is_still_json(tmp_path: Path) -> None:
     done = run("status", "--json", "--data", str(tmp_path))
     assert done.returncode == 2
-    assert json.loads(done.stdout) == {"zookeeper": "", "services": []}
+    assert json.loads(done.stdout) == {"zookeeper": "", "acquirer": "", "services": []}
     assert done.stderr.count("\n") == 1
 
 
