@@ -6,10 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak check gen up bench interop bench-call bench-lock lock clean
-
-help:  ## Says what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+.PHONY: help setup demo test soak check gen up bench interop bench-call bench-lock help: ## Says what each target does @grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' expand -t 12 test-postgresql test-compose compose-up compose-down 18 lock clean
 
 setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
 	@deploy/setup-zookeeper.sh
@@ -28,6 +25,13 @@ test: setup  ## Runs all tests
 soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
 	@$(BIN)/pytest -m soak $(ARGS)
 
+test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpoint among them, on PostgreSQL
+	@deploy/setup-postgresql.sh
+	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
+
+test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
+	@$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)
+
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,6 +48,12 @@ gen: setup  ## Writes protos/gen anew
 up: setup  ## Starts the embedded stack and stays until Ctrl-C
 	@$(BIN)/countinghouse up $(ARGS)
 
+compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; returns when all is healthy
+	docker compose -f deploy/docker-compose.yml up -d --wait --build $(ARGS)
+
+compose-down:  ## Stops the deployment; its books and keys stay, unless ARGS=--volumes
+	docker compose -f deploy/docker-compose.yml down $(ARGS)
+
 bench: setup  ## Measures: a settle, and the order lock against kazoo's
 	@$(BIN)/python -m tests.bench $(ARGS)
 
@@ -59,6 +69,8 @@ bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper 
 lock: setup  ## Resolves the requirements into their locks, with hashes and without any index
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml -c requirements.lock --generate-hashes --universal --python-version 3.11 \
+	  --no-header --no-annotate -o requirements-runtime.lock
 	$(BIN)/uv pip compile -q tests/interop/pypi/requirements.in --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o tests/interop/pypi/requirements.lock
 

@@ -6,6 +6,11 @@ Each module keeps what it needs heavily inside its commands: `countinghouse --he
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
@@ -24,6 +29,40 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class Where(StrEnum):
+    """Where the stack runs that the commands talk to."""
+
+    LOCAL = "local"
+    COMPOSE = "compose"
+
+
+#: They start and stop embedded stacks; a deployment is docker compose's.
+_LOCAL_ONLY = ("up", "down", "demo")
+
+
+@app.callback()
+def choose(
+    context: typer.Context,
+    stack: Annotated[
+        Where, typer.Option("--stack", envvar="COUNTINGHOUSE_STACK", help="local: by --data; compose: Docker's.")
+    ] = Where.LOCAL,
+) -> None:
+    if stack is Where.LOCAL or "--help" in sys.argv:
+        return
+    from services.cli.deployment import open_deployment  # noqa: PLC0415  a local stack does without
+
+    if context.invoked_subcommand in _LOCAL_ONLY:
+        raise typer.BadParameter(
+            f"{context.invoked_subcommand} is for embedded stacks; docker compose starts and stops a deployment",
+            param_hint="--stack",
+        )
+    resources = ExitStack()
+    context.call_on_close(resources.close)
+    os.environ.update(open_deployment(os.environ, resources))
+
+
 _STACK, _MONEY, _LOOK = "The stack", "Bills and money", "Looking closer"
 
 app.command(rich_help_panel=_STACK)(up)

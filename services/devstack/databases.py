@@ -26,11 +26,10 @@ from services.devstack.keys import Keys
 from services.devstack.postgresql import SUPERUSER
 from services.devstack.state import StackRefused
 from services.kernel.errors import InvalidArgument
+from services.runtime.logins import Roles
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
-
-    from services.runtime.roles import Roles
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 HOUSE = "countinghouse"
@@ -130,8 +129,6 @@ class ServerDatabases:
             raise StackRefused("PROCESS_REFUSED", words)
 
     def _roles(self, service: str) -> Roles:
-        from services.runtime.roles import Roles  # noqa: PLC0415
-
         return Roles(self._house, service)
 
     def _url(self, roles: Roles, role: str) -> str:

@@ -17,13 +17,13 @@ from services.devstack.state import ACQUIRER
 from services.kernel.clock import Clock
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
-from services.runtime.passfile import passfile_line, passwords_in
+from services.runtime.logins import passfile_line, passwords_in
 from services.runtime.tokens import TokenSigner
 
 #: A stolen token is of use for this long at most.
 SERVICE_TOKEN_TTL_S = 12 * 3600
 #: By the wall clock, since a machine that slept has aged its tokens too.
-_LOOK_S = 20.0
+LOOK_S = 20.0
 
 
 class Keys:
@@ -42,9 +42,13 @@ class Keys:
         write_whole(self.verify_file, self.signer.public_pem(), mode=0o644)
         self._issued_ms: dict[str, int] = {}
 
+    def token_file(self, service: str) -> Path:
+        """Where the token of `<service>-service` is, once there is one."""
+        return self._folder / f"{service}.token"
+
     def service_token(self, service: str) -> Path:
         """The file with a fresh token of `<service>-service`, or of the acquirer; kept fresh by `keep_fresh`."""
-        path = self._folder / f"{service}.token"
+        path = self.token_file(service)
         outside = service == ACQUIRER
         principal = Principal(service, Role.ACQUIRER) if outside else Principal(f"{service}-service", Role.SERVICE)
         token = self.signer.sign(principal, SERVICE_TOKEN_TTL_S)
@@ -74,5 +78,5 @@ class Keys:
     async def keep_fresh(self) -> None:
         """Renews tokens in time; never ends by itself."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
             self.renew()

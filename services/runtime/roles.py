@@ -23,7 +23,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL, inspect, make_url, text
@@ -31,40 +30,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.runtime.database import Database
+from services.runtime.logins import Roles, passwords_in
 from services.runtime.migrations import ADVISORY_LOCK
-from services.runtime.passfile import passwords_in
 
 #: What the tables of Alembic and their like are to the service: something to look at.
 _LOOKED_AT = ("alembic_version",)
 _CONNECT_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """The names of one service's roles, and of its database."""
-
-    house: str
-    service: str
-
-    @property
-    def database(self) -> str:
-        """The service's database."""
-        return f"{self.house}_{self.service}"
-
-    @property
-    def user(self) -> str:
-        """Under which the service works."""
-        return f"{self.house}_{self.service}"
-
-    @property
-    def owner(self) -> str:
-        """Under which its schema is changed."""
-        return f"{self.house}_{self.service}_owner"
-
-    @property
-    def checker(self) -> str:
-        """Who reads the databases of all services of the house."""
-        return f"{self.house}_checker"
 
 
 async def prepare(server: URL, house: str, services: Iterable[str], passwords: Mapping[str, str]) -> None:

@@ -64,15 +64,32 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
     assert told == []
 
 
+def pinned(lock: str) -> list[str]:
+    """What a lock file pins, one entry each."""
+    text = (ROOT / lock).read_text()
+    return [entry for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()) if entry]
+
+
 @pytest.fixture(scope="module")
 def entries() -> list[str]:
-    """What requirements.lock pins, one entry each."""
-    text = (ROOT / "requirements.lock").read_text()
-    return [entry for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()) if entry]
+    """What requirements.lock pins."""
+    return pinned("requirements.lock")
 
 
 class TestLock:
     """requirements.lock: the same bytes for everybody, from whichever index they have."""
+
+    def test_what_runs_in_the_image_is_what_was_tested(self, entries: list[str]) -> None:
+        """requirements-runtime.lock is the part of it without which nothing runs: the same versions and hashes."""
+        runtime = pinned("requirements-runtime.lock")
+        same = {" ".join(entry.split()) for entry in entries}
+        assert [entry for entry in runtime if " ".join(entry.split()) not in same] == []
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        missing = {_distribution(name) for name in project["dependencies"]} - {_distribution(name) for name in runtime}
+        assert missing == set()
+        assert not {"pytest", "mypy", "ruff", "grpcio-tools"} & {_distribution(name) for name in runtime}
 
     def test_it_names_no_index_and_no_address(self, entries: list[str]) -> None:
         """An index line would send everybody to the one of whoever wrote it."""

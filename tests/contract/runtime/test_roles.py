@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.runtime.database import Database, DatabaseRefused
-from services.runtime.passfile import passfile_line, passwords_in
-from services.runtime.roles import Roles, grant, prepare
+from services.runtime.logins import Roles, passfile_line, passwords_in
+from services.runtime.roles import grant, prepare
 from services.runtime.server import Service
 from tests.architecture.code import SERVICES
 from tests.postgresql import PostgresServer
