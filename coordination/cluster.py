@@ -215,8 +215,8 @@ class Cluster:
         self._count(link, code.name)
 
     def repeated(self, why: str) -> None:
-        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost, slow or is
-        forked."""
+        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost,
+        refused ("not now"), slow or is forked."""
         self._metrics.retries.labels(self.directory.interface, why).inc()
 
     def call_ended(self, code: grpc.StatusCode, took_s: float) -> None:
