@@ -227,8 +227,8 @@ class Cluster:
         self._count(link, code.name)
 
     def repeated(self, why: str) -> None:
-        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost, slow or is
-        forked."""
+        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost,
+        refused ("not now"), slow or is forked."""
         self._metrics.retries.labels(self.directory.interface, why).inc()
 
     def call_ended(self, code: grpc.StatusCode, took_s: float) -> None:
@@ -264,18 +264,20 @@ class Cluster:
     # ---- explaining ----------------------------------------------------------------------------------
 
     def explain(self, invocation: Invocation) -> list[Verdict]:
-        """Return the verdict on every endpoint of the directory, as a call made now would meet it. Nothing is
-        sent, connected or counted."""
-        candidates = self._candidates(self.directory.candidates(invocation.method.bare_name, invocation.tag))
+        """Return the verdict on every registered provider, as a call made now would meet it. Nothing is sent,
+        connected or counted."""
+        method, tag = invocation.method.bare_name, invocation.tag
+        candidates = self._candidates(self.directory.candidates(method, tag))
         usable = self._usable(candidates)
         picked = self.picker.explain(usable, invocation.key) if usable else []
         verdicts = {verdict.address: verdict for verdict in picked}
         for candidate in candidates:
             verdicts[candidate.address] = self._verdict(candidate, verdicts.get(candidate.address))
         return [
-            verdicts.get(endpoint.address)
-            or Verdict(endpoint.address, Standing.RULED_OUT, "a rule or the call's tag keeps this call from it")
-            for endpoint in self.directory.endpoints
+            Verdict(known.address or known.registration.name, Standing.RULED_OUT, known.why_not)
+            if known.why_not
+            else verdicts[known.address]
+            for known in self.directory.verdicts(method, tag)
         ]
 
     def _verdict(self, candidate: Candidate, picked: Verdict | None) -> Verdict:
