@@ -16,9 +16,9 @@ from typing import Final
 
 import grpc
 
-from coordination.balancing import WeightedRandom
 from coordination.channel import DiscoveredChannel
 from coordination.discovery import Directory, DirectoryState, Discovery
+from coordination.policies import Idempotency
 from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
 from services.kernel.ids import dice
@@ -95,9 +95,7 @@ async def _registered(directory: Directory, address: str, program: Program) -> N
 
 
 async def _call(directory: Directory, refuses: str) -> str:
-    async with DiscoveredChannel(
-        directory, picker=WeightedRandom(dice()), is_idempotent=lambda _method: False
-    ) as channel:
+    async with DiscoveredChannel(directory, idempotency=lambda _method: Idempotency.UNKNOWN, rng=dice()) as channel:
         convert = channel.unary_unary(
             f"/{EXCHANGE}/Convert",
             request_serializer=money_pb2.Money.SerializeToString,
