@@ -198,12 +198,17 @@ class Cluster:
     def failed(self, link: Link, code: grpc.StatusCode, why: str) -> None:
         """An attempt failed by the fault of its endpoint, as far as one can tell."""
         self._count(link, code.name)
-        self._hold_against(link, why)
+        if self.closed or not self.outliers.failed(link.address, why, time.monotonic()):
+            return
+        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.address, why)
+        self._metrics.ejections.labels(self.directory.interface, link.address).inc()
+        self._ejected.inc()
+        self._probing[link.address] = asyncio.get_running_loop().create_task(self._bring_back(link))
 
     def unreachable(self, link: Link) -> None:
-        """An endpoint could not be connected to, or not for long enough to send anything."""
+        """An endpoint could not be connected to, or not for long enough to send anything. That is not held against
+        it: gRPC says by itself that it is down, until it has connected again."""
         self._count(link, "NEVER_SENT")
-        self._hold_against(link, "it cannot be connected to")
 
     def given_up(self, link: Link, code: grpc.StatusCode) -> None:
         """An attempt ended by no fault of its endpoint."""
@@ -227,14 +232,6 @@ class Cluster:
             counter = self._metrics.attempts.labels(self.directory.interface, link.address, code)
             self._counters[link.address, code] = counter
         counter.inc()
-
-    def _hold_against(self, link: Link, why: str) -> None:
-        if self.closed or not self.outliers.failed(link.address, why, time.monotonic()):
-            return
-        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.address, why)
-        self._metrics.ejections.labels(self.directory.interface, link.address).inc()
-        self._ejected.inc()
-        self._probing[link.address] = asyncio.get_running_loop().create_task(self._bring_back(link))
 
     async def _bring_back(self, link: Link) -> None:
         """Ask an endpoint that is out how it is, at ever longer intervals, until it may come back."""

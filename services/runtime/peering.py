@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from coordination.balancing import PickerName, by_name
 from coordination.channel import DiscoveredChannel, maybe_sent_before, never_sent
 from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
@@ -31,10 +32,18 @@ class Peers:
     """The other services, as this one sees them."""
 
     def __init__(
-        self, session: Session, token: TokenFile, *, consumer: Consumer, cache: Path | None, metrics: Metrics
+        self,
+        session: Session,
+        token: TokenFile,
+        *,
+        consumer: Consumer,
+        picker: PickerName,
+        cache: Path | None,
+        metrics: Metrics,
     ) -> None:
         self._discovery = Discovery(session, cache_dir=cache, consumer=consumer, metrics=metrics)
         self._metrics = metrics
+        self._picker = picker
         self._token = token
         self._channels: list[DiscoveredChannel] = []
 
@@ -44,6 +53,7 @@ class Peers:
         channel = DiscoveredChannel(
             directory,
             idempotency=idempotency,
+            picker=by_name(self._picker, dice()),
             rng=dice(),
             default_timeout_s=_MAX_CALL_S,
             metrics=self._metrics,

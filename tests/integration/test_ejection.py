@@ -174,16 +174,18 @@ async def test_calls_cut_short_and_deadlines_of_ours_count() -> None:
         assert servers.standing(0) is Standing.EJECTED
 
 
-async def test_an_endpoint_that_cannot_be_connected_to_is_out_as_well() -> None:
-    """So that calls do not wait for one that accepts connections and never speaks."""
-    echo = Echo()
-    async with echo.serving() as port:
-        dead = dead_port()
-        async with channel_to(directory_of(dead, port), dead, port) as channel:
-            for _ in range(4):
-                assert await Stub(channel).charge(b"hi", timeout=2.0) == b"hi"
-            verdicts = {verdict.address: verdict for verdict in channel.explain(f"/{INTERFACE}/Put", b"")}
-            assert verdicts[f"127.0.0.1:{dead}"].standing in (Standing.EJECTED, Standing.UNREACHABLE)
+async def test_half_are_kept_out_besides_those_that_cannot_be_reached() -> None:
+    """Two of four refuse connections; the one of the others that fails is out all the same."""
+    failing, healthy, dead = Echo(), Echo(), [dead_port(), dead_port()]
+    failing.before_answer, failing.healthy = unavailable, False
+    async with (
+        failing.serving() as one,
+        healthy.serving() as other,
+        channel_to(directory_of(*dead, one, other), *dead, one, other) as channel,
+    ):
+        for _ in range(5):
+            assert await asyncio.gather(*(Stub(channel).put(b"hi", timeout=5.0) for _ in range(4))) == [b"hi"] * 4
+        assert (failing.carried_out, healthy.carried_out) == (4, 20)
 
 
 async def test_never_more_than_half(quick: None) -> None:
@@ -213,7 +215,9 @@ async def test_when_all_fail_all_are_used(quick: None) -> None:
             await servers.stub.put(b"hi", timeout=5.0)
         assert [echo.carried_out - had for echo, had in zip(servers.echoes, before, strict=True)] == [1, 1, 1]
         servers.echoes[0].before_answer = None
+        before = [echo.carried_out for echo in servers.echoes]
         assert await servers.stub.put(b"hi", timeout=5.0) == b"hi"
+        assert [echo.carried_out - had for echo, had in zip(servers.echoes, before, strict=True)] == [1, 0, 0]
         assert servers.out() == 2
 
 

@@ -195,6 +195,31 @@ async def test_request_that_got_lost_inside_ends_with_the_connection(session: Se
     assert session._in_flight == set()
 
 
+async def test_lost_request_is_told_together_with_the_loss(session: Session, zookeeper: ZooKeeper) -> None:
+    """Whoever learns that their request was lost finds the session SUSPENDED: kazoo fails requests first and tells of
+    the dropped connection a moment later, in which the next request would be sent into the void."""
+    client: Any = session._client
+    fail_requests = client._notify_pending
+
+    def preempted(state: str) -> None:
+        fail_requests(state)
+        time.sleep(0.1)
+
+    client._notify_pending = preempted
+    zookeeper.pause()
+    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    states: list[SessionState] = []
+    reply.add_done_callback(lambda _: states.append(session.state))
+    await asyncio.sleep(0.05)
+    client._connection._socket.shutdown(socket.SHUT_RDWR)
+    await until(reply.done)
+    await asyncio.sleep(0)
+    zookeeper.resume()
+    assert states == [SessionState.SUSPENDED]
+    await session.wait_connected(10)
+    await session.exists("/")
+
+
 async def test_belief_follows_acknowledgements(session: Session, zookeeper: ZooKeeper) -> None:
     """While ZooKeeper answers, belief moves on by pings alone; when it is silent, belief lapses in time."""
     first = session.believed_until()

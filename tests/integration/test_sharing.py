@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 
 from coordination.balancing import PickerName, Standing, by_name
@@ -171,7 +172,7 @@ async def test_explaining_covers_every_endpoint(monkeypatch: pytest.MonkeyPatch)
             while not links[dead].down():
                 await links[dead].channel.wait_for_state_change(links[dead].channel.get_state())
             for _ in range(2):
-                channel._cluster._hold_against(links[ejected], "UNAVAILABLE: gone")
+                channel._cluster.failed(links[ejected], grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: gone")
             verdicts = channel.explain(f"/{INTERFACE}/Put", b"hi", metadata=(("dubbo.tag", "blue"),))
             found = {int(verdict.address.rpartition(":")[2]): verdict for verdict in verdicts}
             assert {port: verdict.standing for port, verdict in found.items()} == {
