@@ -251,15 +251,23 @@ class Cluster:
         while self.outliers[address].out:
             await asyncio.sleep(self.outliers[address].until_s - time.monotonic())
             if self.outliers.due(address, time.monotonic()):
-                healthy = await link.healthy(Deadline.after(PROBE_TIMEOUT_S))
-                self.outliers.probed(address, time.monotonic(), answered=healthy)
+                self.outliers.probed(address, time.monotonic(), answered=await self._healthy(link))
         log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, address)
         del self._probing[address]
         self._ejected.dec()
 
+    async def _healthy(self, link: Link) -> bool:
+        try:
+            return await link.healthy(Deadline.after(PROBE_TIMEOUT_S))
+        except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
+            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.address)
+            return False
+
     def _stop_probing(self, address: str) -> None:
-        self._probing.pop(address).cancel()
-        self._ejected.dec()
+        task = self._probing.pop(address, None)
+        if task is not None:  # None: the channel is closed
+            task.cancel()
+            self._ejected.dec()
 
     # ---- explaining ----------------------------------------------------------------------------------
 
