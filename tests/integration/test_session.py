@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kazoo.exceptions import NodeExistsError, NoNodeError
 from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
+from coordination.metrics import Metrics
 from coordination.session import SLOTS, Session, SessionChange, SessionState
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 
@@ -312,6 +314,21 @@ async def test_expired_session(session: Session) -> None:
     assert change.new_session
     assert change.session_id not in (None, before)
     assert [change.state for change in changes][-2:] == [SessionState.LOST, SessionState.CONNECTED]
+
+
+async def test_changes_of_state_are_counted(zookeeper: ZooKeeper) -> None:
+    """Each state entered counts once."""
+    metrics, entered = Metrics(), Counter[SessionState]()
+    async with Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S, metrics=metrics) as session:
+        session.subscribe(lambda change: entered.update([change.state]))
+        await session.wait_connected(10)
+        again = asyncio.create_task(next_change(session, SessionState.CONNECTED))
+        await asyncio.sleep(0)
+        await expire(session)
+        await again
+    assert entered[SessionState.LOST] == entered[SessionState.CLOSED] == 1
+    for state in SessionState:
+        assert metrics.session_changes.labels(state.value)._value.get() == entered[state]
 
 
 async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
