@@ -259,6 +259,11 @@ def _parse_one_of(rule: RuleDocument | None) -> tuple[StringMatch, ...] | None:
 
 
 def rule_url(name: str, protocols: tuple[str, ...]) -> ProviderURL:
+    """Read the name of a 2.6-style rule's node.
+
+    Raises:
+        BadRule: it is no URL, or of another protocol.
+    """
     try:
         url = ProviderURL.parse(name)
     except BadProviderURL as error:

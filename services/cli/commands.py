@@ -9,10 +9,9 @@ import importlib
 
 import typer
 
-from services.cli import ledger, locks, orders, payments
+from services.cli import ledger, locks, orders, payments, registry
 from services.cli.doctor import doctor
 from services.cli.metrics import metrics
-from services.cli.registry import registry
 from services.cli.stack import down, status, up
 from services.cli.tokens import token
 
@@ -39,7 +38,7 @@ app.command(rich_help_panel=_MONEY)(payments.settle)
 app.command(rich_help_panel=_MONEY)(payments.reverse)
 app.add_typer(payments.app, name="payment", rich_help_panel=_MONEY)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_LOOK)
-app.command(rich_help_panel=_LOOK)(registry)
+app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
 app.add_typer(locks.app, name="locks", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(metrics)
 

@@ -265,6 +265,7 @@ async def _runtime(
         session,
         TokenFile(settings.token_file),
         consumer=_consumer(service, settings, clock),
+        picker=settings.picker,
         cache=settings.discovery_cache,
         metrics=metrics,
     )

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from coordination.balancing import PickerName
 from services.kernel.guards import Guards
 
 
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
     #: How long a new instance's share of the calls grows until it is whole; 0: whole at once. (Dubbo's default is 600.)
     warmup_s: float = Field(default=0, ge=0, le=3600)
+    #: How one of several instances of another service is chosen; `countinghouse registry explain` tells.
+    picker: PickerName = PickerName.POWER_OF_TWO_CHOICES
     #: Where the last provider lists are kept for a cold start without ZooKeeper; empty: nowhere.
     discovery_cache: Path | None = None
 

@@ -16,7 +16,7 @@ from kazoo.exceptions import NodeExistsError, NoNodeError
 from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
-from coordination.session import Session, SessionChange, SessionState
+from coordination.session import SLOTS, Session, SessionChange, SessionState
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 
 SLACK_S = 0.25
@@ -192,6 +192,79 @@ async def test_request_that_got_lost_inside_ends_with_the_connection(session: Se
         await session.receive(reply, Deadline.after(10))
     assert caught.value.maybe_done
     await session.wait_connected(10)
+    assert session._in_flight == set()
+
+
+async def test_lost_request_is_told_together_with_the_loss(session: Session, zookeeper: ZooKeeper) -> None:
+    """Whoever learns that their request was lost finds the session SUSPENDED: kazoo fails requests first and tells of
+    the dropped connection a moment later, in which the next request would be sent into the void."""
+    client: Any = session._client
+    fail_requests = client._notify_pending
+
+    def preempted(state: str) -> None:
+        fail_requests(state)
+        time.sleep(0.1)
+
+    client._notify_pending = preempted
+    zookeeper.pause()
+    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    states: list[SessionState] = []
+    reply.add_done_callback(lambda _: states.append(session.state))
+    await asyncio.sleep(0.05)
+    client._connection._socket.shutdown(socket.SHUT_RDWR)
+    await until(reply.done)
+    await asyncio.sleep(0)
+    zookeeper.resume()
+    assert states == [SessionState.SUSPENDED]
+    await session.wait_connected(10)
+    await session.exists("/")
+
+
+async def test_request_given_up_is_not_sent_later(session: Session) -> None:
+    """A request that was failed with one connection, before it was sent, is not sent on the next: whoever was told of
+    the loss may have looked in vain for what it would make."""
+    client: Any = session._client
+    fail_requests, failed, go_on = client._notify_pending, threading.Event(), threading.Event()
+
+    def preempted(state: str) -> None:
+        fail_requests(state)
+        failed.set()
+        go_on.wait(10)
+
+    client._notify_pending = preempted
+    client._connection._socket.shutdown(socket.SHUT_RDWR)
+    await until(failed.is_set)
+    (reply,) = await session.send(operations.create("/too-late", b""), deadline=Deadline.after(1))
+    await asyncio.sleep(0)
+    assert [request.type for request, _ in client._queue] == [15]
+    go_on.set()
+    with pytest.raises(Unavailable):
+        await session.receive(reply, Deadline.after(5))
+    client._notify_pending = fail_requests
+    await session.wait_connected(10)
+    assert await session.exists("/too-late") is None
+    assert session._in_flight == set()
+    assert session._slots._value == SLOTS
+
+
+async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
+    """With kazoo's thread stuck any number of `post` returns at once, each in a turn of the loop of its own."""
+    connection: Any = session._connection
+    write, stuck, went_on = connection._write, threading.Event(), threading.Event()
+
+    def hang(*packet: Any) -> None:
+        stuck.wait(10)
+        went_on.set()
+        write(*packet)
+
+    connection._write = hang
+    replies = []
+    for _ in range(1000):
+        replies.append(session.post(operations.exists("/")))
+        await asyncio.sleep(0)
+    assert not went_on.is_set()
+    stuck.set()
+    await asyncio.wait([reply for reply in replies if reply is not None], timeout=10)
     assert session._in_flight == set()
 
 

@@ -49,7 +49,9 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_of_the_issue_is_there() -> None:
     found = {" ".join(words) for words, _ in commands()}
     assert found == {
-        *("up", "down", "status", "doctor", "token", "demo", "check", "registry", "locks", "locks watch", "metrics"),
+        *("up", "down", "status", "doctor", "token", "demo", "check", "locks", "locks watch", "metrics"),
+        *("registry ls", "registry watch", "registry explain"),
+        *("registry offline", "registry online", "registry weight"),
         *("order create", "order get", "order list", "order cancel"),
         *("ticket", "pay", "settle", "reverse", "payment get", "payment list"),
         *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
@@ -94,6 +96,10 @@ def test_help_does_not_wait_for_what_only_commands_need() -> None:
         (("order", "list", "--state", "LOST"), 2, "UNPAID"),
         (("order", "create", "--customer", "mei", "--currency", "CNY", "--line", "tea"), 2, "tea:2:300"),
         (("payment", "list", "--state", "LOST"), 2, "SUCCEEDED"),
+        (("registry",), 2, "countinghouse up"),
+        (("registry", "--nonsense"), 2, "--nonsense"),
+        (("registry", "weight", "payment-1", "-1"), 2, "-1"),
+        (("registry", "nonsense"), 2, "nonsense"),
         (("up", "--replicas", "payment"), 2, "payment=2"),
         (("up", "--replicas", "gate=2"), 2, "gate"),
         (("up", "--guards-off", "luck"), 2, "luck"),

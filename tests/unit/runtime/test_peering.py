@@ -10,6 +10,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from coordination.attempts import NeverSent, SentBefore
+from coordination.balancing import PickerName
 from coordination.discovery import ANYBODY
 from coordination.metrics import Metrics
 from coordination.session import Session
@@ -46,7 +47,14 @@ async def asked(tmp_path: Path, error: AioRpcError) -> CountinghouseError:
     """Return what `Peers.call` raises when the stub raises `error`."""
     token = tmp_path / "token"
     token.write_text("x")
-    peers = Peers(cast(Session, None), TokenFile(token), consumer=ANYBODY, cache=None, metrics=Metrics())
+    peers = Peers(
+        cast(Session, None),
+        TokenFile(token),
+        consumer=ANYBODY,
+        picker=PickerName.POWER_OF_TWO_CHOICES,
+        cache=None,
+        metrics=Metrics(),
+    )
 
     async def method(_request: Any, **_: Any) -> Any:
         raise error
