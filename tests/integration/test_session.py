@@ -78,8 +78,9 @@ async def test_paths_lie_under_the_chroot(zookeeper: ZooKeeper, session: Session
         path, _ = await inside.create("/this/node-", sequence=True)
         assert path == "/this/node-0000000000"
         deadline = Deadline.after(5)
-        made = await inside.ask(operations.transaction([operations.Create("/this/other")]), deadline)
-        assert made == ["/this/other"]
+        parts = [operations.Create("/this/other"), operations.Create("/below"), operations.Create("/below/below")]
+        assert await inside.ask(operations.transaction(parts), deadline) == [part.path for part in parts]
+        assert (await inside.create("/below/too"))[0] == "/below/too"
         listings = await inside.ask(operations.get_children_of(["/", "/this", "/none"]), deadline)
         assert operations.names_of(["/", "/this", "/none"], listings)["/none"] == []
         assert sorted(listings[1]) == ["node-0000000000", "other"]
