@@ -60,6 +60,36 @@ async def test_requests(session: Session) -> None:
         await session.create_all(["/requests/nowhere/z"])
 
 
+async def test_request_that_cannot_be_written_takes_no_place(session: Session) -> None:
+    """A path that is no text fails its own call, and costs nobody a place among the requests."""
+    for _ in range(SLOTS + 1):
+        with pytest.raises(UnicodeEncodeError):
+            await session.exists("/\udcff", timeout_s=1)
+    assert session._slots._value == SLOTS
+    assert session._in_flight == set()
+
+
+async def test_paths_lie_under_the_chroot(zookeeper: ZooKeeper, session: Session) -> None:
+    """With a chroot in the hosts every request, reply and event speaks of paths below it."""
+    await session.ensure_path("/below/this")
+    async with Session(f"{zookeeper.hosts}/below", timeout_s=SESSION_TIMEOUT_S) as inside:
+        await inside.wait_connected(10)
+        assert await inside.get_children("/") == ["this"]
+        path, _ = await inside.create("/this/node-", sequence=True)
+        assert path == "/this/node-0000000000"
+        deadline = Deadline.after(5)
+        parts = [operations.Create("/this/other"), operations.Create("/below"), operations.Create("/below/below")]
+        assert await inside.ask(operations.transaction(parts), deadline) == [part.path for part in parts]
+        assert (await inside.create("/below/too"))[0] == "/below/too"
+        listings = await inside.ask(operations.get_children_of(["/", "/this", "/none"]), deadline)
+        assert operations.names_of(["/", "/this", "/none"], listings)["/none"] == []
+        assert sorted(listings[1]) == ["node-0000000000", "other"]
+        news = asyncio.Event()
+        await inside.get("/this/other", watch=news.set)
+        await session.set("/below/this/other", b"new")
+        await asyncio.wait_for(news.wait(), 5)
+
+
 async def test_watch_fires_once_and_can_be_forgotten(session: Session) -> None:
     """A watch is called on the loop at the next news; a forgotten one is not, and leaves nothing here."""
     await session.create("/watched")
