@@ -23,6 +23,7 @@ from services.kernel.errors import Unavailable
 from services.runtime import status
 from tests.e2e.clients import Clients, clients_of
 from tests.e2e.conftest import SESSION_TIMEOUT_S, options
+from tests.e2e.counts import pages, samples
 from tests.e2e.load import Load, Outcome, told
 from tests.e2e.teller import Teller, teller_at
 
@@ -138,7 +139,7 @@ async def test_zookeeper_away_under_load(
             start_zookeeper(stack, how)
             back_s = await until_settling_works(clients)
             await until_registered(stack)
-            await until_live(clients)
+            await until_live(stack, clients)
             recovered_s = load.now_s()
             await asyncio.sleep(1.0)
         with capsys.disabled():
@@ -197,11 +198,22 @@ async def until_registered(stack: Stack) -> None:
             await asyncio.sleep(0.1)
 
 
-async def until_live(clients: Clients) -> None:
-    """Waits until the clients' lists are ZooKeeper's own again."""
+async def until_live(stack: Stack, clients: Clients) -> None:
+    """Waits until the lists of clients and services are ZooKeeper's own again, and the services have registered all
+    that they want to.
+    """
+    for directory in clients.directories:
+        assert await directory.wait_live(_BACK_S)
     async with asyncio.timeout(_BACK_S):
-        for directory in clients.directories:
-            assert await directory.wait_live(_BACK_S)
+        for page in (await pages(stack)).values():
+            while not settled_in(await samples(page)):  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.1)
+
+
+def settled_in(counted: dict[str, dict[tuple[str, ...], float]]) -> bool:
+    """Whether a service says that its lists are live and that it is registered."""
+    registrations, live = counted["coordination_registrations"], counted.get("coordination_directory_live", {})
+    return registrations[("yes",)] >= 1 and not registrations.get(("no",)) and all(live.values())
 
 
 def check_calls(load: Load, from_s: float, until_s: float, recovered_s: float) -> None:
