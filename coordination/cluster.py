@@ -31,7 +31,7 @@ from prometheus_client import Counter, Histogram
 from coordination.attempts import NeverSent
 from coordination.balancing import Candidate, Picker, Standing, Verdict
 from coordination.deadline import Deadline
-from coordination.discovery import Directory
+from coordination.discovery import Directory, DirectoryState
 from coordination.endpoint import Endpoint
 from coordination.errors import NoProviders
 from coordination.invocation import Invocation
@@ -130,6 +130,9 @@ class Cluster:
                 await asyncio.sleep(ROUND_PAUSE_S)
                 tried.clear()
                 continue
+            if not usable and await self._successor(deadline):
+                tried.clear()  # nothing was sent to any of them, or it may be sent again
+                continue
             if not usable:
                 addresses = ", ".join(sorted(tried))
                 raise NeverSent(f"no provider of {self.directory.interface} can be reached (tried {addresses})")
@@ -139,6 +142,17 @@ class Cluster:
                 return link, len(usable) - 1
             self.unreachable(link)
         raise NeverSent("the channel is closed")
+
+    async def _successor(self, deadline: Deadline) -> bool:
+        """Wait for somebody to register where the only ones there were have gone and may be restarting.
+
+        Returns False at once if the list is not emptying, and else if nobody comes for as long as a call waits for a
+        provider.
+        """
+        return self.directory.state is DirectoryState.EMPTYING and await self.directory._wait_until(
+            lambda: self.directory.state is not DirectoryState.EMPTYING and bool(self.directory.endpoints),
+            _patience_s(deadline),
+        )
 
     def everyone(self, invocation: Invocation) -> list[Link]:
         """Return links to all endpoints that may serve a call, connected or not, out or not."""
@@ -153,10 +167,8 @@ class Cluster:
         if candidates:
             return candidates
         if not self.directory.endpoints:
-            left_s = invocation.deadline.remaining_s()
-            patience_s = WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
             try:
-                await self.directory.wait_any(patience_s)
+                await self.directory.wait_any(_patience_s(invocation.deadline))
             except NoProviders as error:
                 raise NeverSent(str(error)) from error
             candidates = self.directory.candidates(method, tag)
@@ -311,6 +323,12 @@ class Cluster:
         link = self.links.pop(address, None)
         if link is not None:
             await link.channel.close(CLOSE_GRACE_S)
+
+
+def _patience_s(deadline: Deadline) -> float:
+    """Return for how many seconds a call waits for somebody to register: some time is left to make it."""
+    left_s = deadline.remaining_s()
+    return WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
 
 
 def _slice(deadline: Deadline, candidates: int) -> Deadline:
