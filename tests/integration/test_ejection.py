@@ -196,6 +196,9 @@ async def test_half_are_kept_out_besides_those_that_cannot_be_reached() -> None:
         for _ in range(5):
             assert await asyncio.gather(*(Stub(channel).put(b"hi", timeout=5.0) for _ in range(4))) == [b"hi"] * 4
         assert (failing.carried_out, healthy.carried_out) == (4, 20)
+        standings = {verdict.address: verdict.standing for verdict in channel.explain(f"/{INTERFACE}/Put", b"")}
+        assert {standings[f"127.0.0.1:{port}"] for port in dead} == {Standing.UNREACHABLE}
+        assert standings[f"127.0.0.1:{one}"] is Standing.EJECTED
 
 
 async def test_never_more_than_half(quick: None) -> None:
