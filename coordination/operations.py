@@ -145,7 +145,7 @@ def get_children_of(paths: Sequence[str]) -> Operation:
     def request(chroot: str) -> Request:
         head = wire.multiheader_struct.pack(_GET_CHILDREN, False, -1)
         payload = b"".join(head + _path(chroot, path) + _flag(False) for path in paths)
-        return Request(_READ_MANY, payload + _END_OF_PARTS, partial(_read_results, chroot))
+        return Request(_READ_MANY, payload + _END_OF_PARTS, _read_results)
 
     return request
 
@@ -188,7 +188,7 @@ def transaction(parts: Sequence[Part]) -> Operation:
 
     def request(chroot: str) -> Request:
         payload = b"".join(wire.multiheader_struct.pack(part.type, False, -1) + part.payload(chroot) for part in parts)
-        return Request(_TRANSACTION, payload + _END_OF_PARTS, partial(_read_results, chroot))
+        return Request(_TRANSACTION, payload + _END_OF_PARTS, _read_results)
 
     return request
 
@@ -238,7 +238,7 @@ def _read_created(chroot: str, reply: bytes, offset: int) -> tuple[str, Any]:
     return path[len(chroot) :], stat
 
 
-def _read_results(chroot: str, reply: bytes, offset: int) -> list[Any]:
+def _read_results(reply: bytes, offset: int) -> list[Any]:
     """Read what the parts of a transaction, or of a request for many things, were answered."""
     results: list[Any] = []
     while True:
@@ -248,7 +248,7 @@ def _read_results(chroot: str, reply: bytes, offset: int) -> list[Any]:
             return results
         if kind == _CREATE:
             path, offset = wire.read_string(reply, offset)
-            results.append(path[len(chroot) :])
+            results.append(path)  # kazoo takes the chroot off
         elif kind == _DELETE:
             results.append(True)
         elif kind == _SET:

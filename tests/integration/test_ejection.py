@@ -14,6 +14,7 @@ import pytest
 from grpc.aio import AioRpcError
 from prometheus_client import CollectorRegistry
 
+from coordination.attempts import DETAILS_KEY
 from coordination.balancing import Standing
 from coordination.channel import DiscoveredChannel
 from coordination.metrics import Metrics
@@ -89,7 +90,8 @@ async def test_after_two_failures_it_gets_nothing() -> None:
 
 
 async def test_answers_are_no_failures() -> None:
-    """A server may refuse as often as it likes, in whatever words."""
+    """A server may refuse as often as it likes, with any code; with UNAVAILABLE if it says so in its own words, for
+    what it cannot do now (without ZooKeeper, say) may be little of what it does."""
     async with three() as servers:
         for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):
 
@@ -101,6 +103,14 @@ async def test_answers_are_no_failures() -> None:
                 with pytest.raises(AioRpcError):
                     await servers.stub.put(b"hi", timeout=5.0)
         assert servers.echoes[0].carried_out == 12
+
+        async def not_now(context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now", ((DETAILS_KEY, b"no ZooKeeper"),))
+
+        servers.echoes[0].before_answer = not_now
+        for _ in range(4):
+            assert await servers.stub.put(b"hi", timeout=5.0) == b"hi"
+        assert servers.echoes[0].carried_out == 16
         assert servers.standing(0) is not Standing.EJECTED
 
 
@@ -186,6 +196,9 @@ async def test_half_are_kept_out_besides_those_that_cannot_be_reached() -> None:
         for _ in range(5):
             assert await asyncio.gather(*(Stub(channel).put(b"hi", timeout=5.0) for _ in range(4))) == [b"hi"] * 4
         assert (failing.carried_out, healthy.carried_out) == (4, 20)
+        standings = {verdict.address: verdict.standing for verdict in channel.explain(f"/{INTERFACE}/Put", b"")}
+        assert {standings[f"127.0.0.1:{port}"] for port in dead} == {Standing.UNREACHABLE}
+        assert standings[f"127.0.0.1:{one}"] is Standing.EJECTED
 
 
 async def test_never_more_than_half(quick: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError, Metadata
 
-from coordination.attempts import NEVER_CONNECTED, NeverSent, Slow
+from coordination.attempts import DETAILS_KEY, NEVER_CONNECTED, NeverSent, Slow
 from coordination.deadline import Deadline
 from coordination.link import Link
 from coordination.policies import Failover, Idempotency
@@ -24,12 +25,15 @@ def ended(code: grpc.StatusCode, details: str = "") -> AioRpcError:
 class Scripted:
     """A call whose attempts come to what they are told to; there are three endpoints."""
 
-    def __init__(self, idempotency: Idempotency, outcomes: list[AioRpcError | str], deadline: Deadline) -> None:
+    def __init__(
+        self, idempotency: Idempotency, outcomes: list[AioRpcError | str], deadline: Deadline, takes_s: float = 0.0
+    ) -> None:
         self.method = "/a.B/C"
         self.idempotency = idempotency
         self.deadline = deadline
         self.shares: list[int] = []  # among how many the deadline was shared, of each attempt
         self._outcomes = outcomes
+        self._takes_s = takes_s
 
     async def connect(self) -> Any:
         if len(self.shares) == 3:
@@ -38,6 +42,7 @@ class Scripted:
 
     async def send(self, link: Link, *, attempts: int = 1, forked: bool = False) -> Any:
         self.shares.append(attempts)
+        await asyncio.sleep(self._takes_s)
         outcome = self._outcomes.pop(0)
         if isinstance(outcome, AioRpcError):
             raise outcome
@@ -54,11 +59,11 @@ class Scripted:
 
 
 async def attempts(
-    idempotency: Idempotency, outcome: AioRpcError, deadline: Deadline | None = None
+    idempotency: Idempotency, outcome: AioRpcError, deadline: Deadline | None = None, takes_s: float = 0.0
 ) -> tuple[int, list[int]]:
     """Return how many attempts are made when the first comes to `outcome` and a second would succeed, and how the
     deadline was shared among them."""
-    calling = Scripted(idempotency, [outcome, "OK"], deadline or Deadline.after(None))
+    calling = Scripted(idempotency, [outcome, "OK"], deadline or Deadline.after(None), takes_s)
     with contextlib.suppress(type(outcome)):
         assert await Failover().run(calling) == "OK"
     return len(calling.shares), calling.shares
@@ -101,3 +106,15 @@ async def test_only_reads_share_their_deadline() -> None:
         with pytest.raises(AioRpcError):
             await Failover().run(calling)
         assert calling.shares == shares
+
+
+async def test_an_answer_in_hand_is_kept_when_time_is_short() -> None:
+    """A server that says UNAVAILABLE in its own words did nothing. Another is asked while there is as much time left as
+    the first took; after that the answer is worth more than an attempt that would run into the deadline."""
+    refused = AioRpcError(
+        grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata((DETAILS_KEY, b"nothing was done")), details="not now"
+    )
+    for timeout_s, times in ((0.5, 2), (0.15, 1)):
+        assert (await attempts(WRITE, refused, Deadline.after(timeout_s), takes_s=0.1))[0] == times
+    lost = ended(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    assert (await attempts(WRITE, lost, Deadline.after(0.15), takes_s=0.1))[0] == 2
