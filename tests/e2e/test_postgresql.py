@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import stat
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack import postgresql
+from services.devstack.child import Child, Command
 from services.devstack.files import database_url
 from services.devstack.state import InstanceState, StackRefused
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from services.runtime.database import Database, DatabaseRefused
+from tests.contract.runtime.wire import wire_to
 from tests.e2e.conftest import options
 from tests.e2e.desk import Desk, command_line, document, processes_of
 from tests.e2e.teller import Teller, charges, payment_in, teller_at
@@ -158,3 +162,52 @@ async def test_root_is_told_where_its_other_self_cannot_go(tmp_path: Path) -> No
     assert "refuses to run as root" in done.stderr
     assert "may not pass through" in done.stderr
     assert processes_of(tmp_path / "data") == []
+
+
+async def test_a_service_waits_for_its_database(teller: Teller, tmp_path: Path) -> None:
+    """It starts before its database, listens once that is there, and ends at once when told to while it waits."""
+    data = teller.stack.data
+    service = make_url(database_url(data, "order")).set(
+        username="countinghouse_order", query={"passfile": str(data / "keys" / "countinghouse_order.pgpass")}
+    )
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    settings = {
+        "COUNTINGHOUSE_DATABASE_URL": service.set(port=port).render_as_string(),
+        "COUNTINGHOUSE_ZOOKEEPER": teller.stack.zookeeper,
+        "COUNTINGHOUSE_MIGRATE": "false",
+        "COUNTINGHOUSE_VERIFY_KEY_FILE": str(data / "keys" / "verify.pem"),
+    }
+    command = (sys.executable, "-P", "-m", "services.order.main")
+    first = Child.spawn(Command(command, {**os.environ, **settings}, tmp_path / "first.log"))
+    await until(lambda: "waiting for the database" in (tmp_path / "first.log").read_text())
+    await first.stop(3)
+    assert first.returncode == 0
+    second = Child.spawn(Command(command, {**os.environ, **settings}, tmp_path / "second.log"))
+    await until(lambda: "waiting for the database" in (tmp_path / "second.log").read_text())
+    try:
+        async with wire_to(service.render_as_string(), port):
+            await until(lambda: "listening" in (tmp_path / "second.log").read_text())
+    finally:
+        await second.stop(8)
+    assert second.returncode == 0
+
+
+async def test_a_migration_says_which_database_refuses_it(teller: Teller, tmp_path: Path) -> None:
+    """Exit code 2, one line, no password: the service's own role cannot migrate."""
+    data = teller.stack.data
+    url = make_url(database_url(data, "order")).set(username="countinghouse_order", password="guessed", query={})
+    log = tmp_path / "migrate.log"
+    command = (sys.executable, "-P", "-m", "services.order.main", "migrate")
+    settings = {"COUNTINGHOUSE_DATABASE_URL": url.render_as_string(hide_password=False)}
+    child = Child.spawn(Command(command, {**os.environ, **settings}, log))
+    assert await child.wait() == 2
+    assert "password authentication failed" in child.last_words("order: ")
+    assert "guessed" not in log.read_text()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Waits for what another process writes."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.05)

@@ -96,10 +96,10 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire_to(url: str) -> AsyncIterator[Wire]:
+async def wire_to(url: str, port: int = 0) -> AsyncIterator[Wire]:
     """A wire to a server for as long as the context lasts."""
     wire = Wire(url)
-    server = await asyncio.start_server(wire.accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(wire.accept, "127.0.0.1", port)
     wire.port = server.sockets[0].getsockname()[1]
     try:
         yield wire
