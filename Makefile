@@ -16,7 +16,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@deploy/setup-python.sh "$(PYTHON)"
 	@touch $@
 
-demo: setup  ## Plays the demo: six acts in which things go wrong, and the proof that every bill was settled once
+demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every bill was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
 test: setup  ## Runs all tests

@@ -17,6 +17,7 @@ import typer
 from services.cli import acquirer, ledger, locks, orders, payments, registry
 from services.cli.doctor import doctor
 from services.cli.metrics import metrics
+from services.cli.reconcile import reconcile
 from services.cli.stack import down, status, up
 from services.cli.tokens import token
 
@@ -81,6 +82,7 @@ app.add_typer(acquirer.app, name="acquirer", rich_help_panel=_LOOK)
 app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
 app.add_typer(locks.app, name="locks", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(metrics)
+app.command(rich_help_panel=_LOOK)(reconcile)
 
 #: For commands that read their own arguments once they are imported.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -38,7 +38,7 @@ def demo(
 ) -> None:
     """Settles bills on a stack of its own while things go wrong, and checks the result.
 
-    Guards: ticket, lock, fence, state, unique, recovery. Exit code 0: ok, 1: violated, 2: unknown.
+    Guards: ticket, lock, fence, state, unique, recovery, acquirer-key. Exit code 0: ok, 1: violated, 2: unknown.
 
     Example: countinghouse demo --without lock,fence,state,unique
     """
@@ -104,7 +104,7 @@ class _Teller(_Silent):
 
     def begin(self, guards_off: tuple[str, ...], seed: int) -> None:
         off = f" without {', '.join(guards_off)}" if guards_off else ""
-        print(f"Starting ZooKeeper, order, ledger and two payment instances{off} (seed {seed}) …", flush=True)
+        print(f"Starting ZooKeeper, order, ledger, a bank and two payment instances{off} (seed {seed}) …", flush=True)
 
     def ready(self, seconds: float) -> None:
         print(f"Ready after {seconds:.1f} s.", flush=True)

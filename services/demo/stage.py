@@ -30,6 +30,8 @@ from services.kernel.principal import Role
 #: Short, so that the acts in which somebody dies or freezes need not wait long for the end of a session.
 SESSION_TIMEOUT_S = 2.0
 LEASE_S = 2.0
+#: How long the outside bank may take before its silence counts as one.
+ACQUIRER_TIMEOUT_S = 1.0
 CURRENCY = "CNY"
 #: Where the cashier and the accountant sit.
 CASHIERS, ACCOUNTANTS = "payment-1", "payment-2"
@@ -175,7 +177,12 @@ async def set_stage(data: Path, guards_off: tuple[str, ...], seed: int) -> Async
         guards_off=guards_off,
         failpoints=True,
         session_timeout_s=SESSION_TIMEOUT_S,
-        settings={"lease_s": LEASE_S, "recovery_interval_s": 0.3, "currencies": CURRENCY},
+        settings={
+            "lease_s": LEASE_S,
+            "recovery_interval_s": 0.3,
+            "currencies": CURRENCY,
+            "acquirer_timeout_s": ACQUIRER_TIMEOUT_S,
+        },
     )
     clock = SystemClock()
     async with Stack(options, clock=clock) as stack:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import grpc
 
+from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from countinghouse.debug.v1 import failpoint_pb2_grpc
 from countinghouse.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2, order_pb2_grpc
@@ -89,6 +90,16 @@ class Desk:
         """Stub of one payment instance."""
         return payment_pb2_grpc.PaymentServiceStub(self._channel(instance))
 
+    @property
+    def acquirer(self) -> Any:
+        """Stub of the outside bank."""
+        return acquirer_pb2_grpc.AcquirerServiceStub(self._channel("acquirer-1"))
+
+    @property
+    def faults(self) -> Any:
+        """Stub of what is to go wrong with it."""
+        return acquirer_pb2_grpc.FaultServiceStub(self._channel("acquirer-1"))
+
     def failpoints_at(self, instance: str) -> Any:
         """Stub of one instance's failpoints."""
         return failpoint_pb2_grpc.FailpointServiceStub(self._channel(instance))
@@ -122,10 +133,13 @@ class Desk:
         *,
         request_id: str = "",
         instance: str = "payment-1",
+        card: str = "",
         timeout_s: float | None = None,
     ) -> payment_pb2.Payment:
         """Settles a bill."""
-        request = payment_pb2.SettleRequest(request_id=request_id or new_id(), order_id=order_id, source=source)
+        request = payment_pb2.SettleRequest(
+            request_id=request_id or new_id(), order_id=order_id, source=source, card=card
+        )
         response = await self.ask(self.payment_at(instance).Settle, request, timeout_s=timeout_s)
         payment: payment_pb2.Payment = response.payment
         return payment

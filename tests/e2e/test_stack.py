@@ -148,6 +148,18 @@ class TestKeptAlive:
         assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert stack.zookeeper == address
 
+    async def test_a_killed_acquirer_comes_back_on_its_port(self, stack: Stack) -> None:
+        """It is outside the house, in no registry: its clients know its address."""
+        address, pid = stack.acquirer, stack.instance("acquirer-1").pid
+        assert stack.instance("acquirer-1").interface == ""
+        stack.kill("acquirer-1")
+        await stack.wait_until(lambda: stack.instance("acquirer-1").pid not in (0, pid), 10)
+        await stack.wait_serving("acquirer-1")
+        assert stack.instance("acquirer-1").address == stack.acquirer == address
+        async with Desk.of(stack, "li", Role.CASHIER) as desk:
+            payment = await desk.settle(await desk.bill(), payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10)
+        assert payment.state in (payment_pb2.PAYMENT_STATE_SUCCEEDED, payment_pb2.PAYMENT_STATE_UNKNOWN)
+
     async def test_a_frozen_instance_is_left_alone(self, stack: Stack) -> None:
         before = stack.instance("payment-2")
         stack.kill("payment-2", signal.SIGSTOP)
@@ -433,7 +445,8 @@ class TestDetached:
             done = await command_line("status", "--json", "--data", str(data))
             assert done.returncode == 0
             found = document(done)
-            assert set(found) == {"zookeeper", "services"}
+            assert set(found) == {"zookeeper", "acquirer", "services"}
+            assert await health(found["acquirer"]) == "SERVING"
             assert await zookeeper.serves(found["zookeeper"])
             assert [part["name"] for part in found["services"]] == ["payment-1", "payment-2", "order-1", "ledger-1"]
             for part in found["services"]:
