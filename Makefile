@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak check gen up bench interop bench-call bench-lock help: ## Says what each target does @grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' expand -t 12 test-postgresql test-compose compose-up compose-down 18 lock clean
+.PHONY: help setup demo test soak check gen up bench interop bench-call bench-lock help: ## Says what each target does @grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' expand -t 12 test-postgresql test-compose compose-up compose-down 18 bench-check mutate-checker 16 lock clean
 
 setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
 	@deploy/setup-zookeeper.sh
@@ -65,6 +65,12 @@ bench-call: setup  ## Measures: calls through a discovered channel against grpc.
 
 bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper and on an ensemble of three
 	@$(BIN)/python -m tests.bench.locking $(ARGS)
+
+bench-check: setup  ## Measures the checker on 100,000 calls at 5,000 bills
+	@$(BIN)/python -m tests.bench.checking $(ARGS)
+
+mutate-checker: setup  ## Breaks the checker in every small way there is, and says which its tests do not notice
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: setup  ## Resolves the requirements into their locks, with hashes and without any index
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \

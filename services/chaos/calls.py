@@ -124,7 +124,7 @@ class Caller:
         service, response, field = _KINDS[kind]
         method = f"/{INTERFACES[service]}/{kind}"
         invoked = self._history.invoke(process, kind, arguments)
-        call = self._channel(service, address).unary_unary(method, request_serializer=_serialize)(
+        call: Any = self._channel(service, address).unary_unary(method, request_serializer=_serialize)(
             request, timeout=timeout_s, metadata=(("authorization", f"Bearer {person.token}"),)
         )
         try:

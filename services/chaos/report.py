@@ -7,7 +7,7 @@ seed. What a reader wants first comes first: the verdict, why, and the command t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -105,7 +105,7 @@ def contended(operations: Sequence[Operation]) -> bool:
     return False
 
 
-_WHYS = {
+_WHYS: Mapping[str, Callable[[str, Sequence[Operation]], bool]] = {
     "struck": lambda order_id, _operations: order_id.startswith("bait-"),
     "contended": lambda _order_id, operations: contended(operations),
     "reversed": lambda _order_id, operations: any(

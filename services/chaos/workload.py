@@ -42,6 +42,10 @@ _SOURCES: Final[Mapping[Role, tuple[str, ...]]] = {
 }
 
 
+#: How often somebody does something, beside what else they do, and what.
+Deed = tuple[float, Callable[[], Awaitable[object]]]
+
+
 @dataclass(slots=True)
 class Bill:
     """A bill on the counter."""
@@ -90,7 +94,7 @@ class Worker:
         self._number = 0
         self._remembered: deque[Asked] = deque(maxlen=8)
 
-    async def run(self, deeds: Sequence[tuple[float, Callable[[], Awaitable[object]]]]) -> None:
+    async def run(self, deeds: Sequence[Deed]) -> None:
         """Does one deed after the other, each with its weight, until the day is over."""
         weights, doings = zip(*deeds, strict=True)
         while not await self._rest():
@@ -299,7 +303,7 @@ _MAY_COME_RIGHT: Final = frozenset(
 
 def hire(
     people: Mapping[str, Person], caller: Caller, counter: Counter, *, seed: int, rate_per_s: float
-) -> list[tuple[Worker, Sequence[tuple[float, Callable[[], Awaitable[object]]]]]]:
+) -> list[tuple[Worker, list[Deed]]]:
     """Everybody, with what they do and how often.
 
     Args:
@@ -310,7 +314,7 @@ def hire(
     for name, person in people.items():
         worker = Worker(name, person, caller, counter, seed=seed, rate_per_s=rate_per_s / len(people))
         if name.startswith("clerk"):
-            deeds = [
+            deeds: list[Deed] = [
                 (3.0, worker.make_bill),
                 (5.0, worker.settle),
                 (1.5, worker.press_twice),

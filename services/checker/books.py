@@ -29,6 +29,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "order": {
         "orders": "SELECT * FROM orders ORDER BY order_id",
         "order_events": "SELECT * FROM order_events ORDER BY order_id, version",
+        "order_requests": "SELECT * FROM requests ORDER BY caller, method, key",
     },
     "payment": {
         "payments": "SELECT * FROM payments ORDER BY payment_id",
@@ -41,6 +42,9 @@ _TABLES: dict[str, dict[str, str]] = {
         "journals": "SELECT * FROM journals ORDER BY sequence, journal_id",
         "postings": "SELECT * FROM postings ORDER BY journal_id, leg",
         "order_fences": "SELECT * FROM order_fences ORDER BY order_id",
+        "refusals": "SELECT * FROM refusals ORDER BY business_key, attempt",
+        "chain_head": "SELECT * FROM chain_head",
+        "ledger_requests": "SELECT * FROM requests ORDER BY caller, method, key",
     },
 }
 
@@ -50,6 +54,8 @@ SERVICES = tuple(_TABLES)
 ACQUIRER = "acquirer"
 _TABLES[ACQUIRER] = {"charges": "SELECT * FROM charges ORDER BY number"}
 _LOOK_S = 0.1
+#: How long one table may take to be read.
+_STATEMENT_TIMEOUT_S = 60.0
 
 #: States in which a payment has not come to its end.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
@@ -61,6 +67,7 @@ class Books:
 
     Args:
         charges: The keys of the acquirer; None: it was not read.
+        requests: Of the payment service; the others' are `order_requests` and `ledger_requests`.
     """
 
     orders: tuple[Record, ...]
@@ -74,6 +81,10 @@ class Books:
     postings: tuple[Record, ...]
     order_fences: tuple[Record, ...]
     charges: tuple[Record, ...] | None = None
+    refusals: tuple[Record, ...] = ()
+    chain_head: tuple[Record, ...] = ()
+    order_requests: tuple[Record, ...] = ()
+    ledger_requests: tuple[Record, ...] = ()
 
     def unfinished(self) -> list[str]:
         """What is still under way, each in a few words."""
@@ -104,10 +115,12 @@ class Reading:
 
     Args:
         at_rest: Whether nothing changed between this reading and the one before.
+        at_ms: When this reading was done, in Unix milliseconds.
     """
 
     books: Books
     at_rest: bool
+    at_ms: int = 0
 
 
 async def settled_books(urls: Mapping[str, str], within_s: float, clock: Clock) -> Reading:
@@ -125,7 +138,7 @@ async def settled_books(urls: Mapping[str, str], within_s: float, clock: Clock) 
         books = await read_books(urls)
         at_rest = books.as_moved() == before.as_moved()
         if (at_rest and not books.unfinished()) or clock.monotonic_s() >= until_s:
-            return Reading(books, at_rest)
+            return Reading(books, at_rest, clock.now_ms())
         before = books
         await asyncio.sleep(_LOOK_S)
 
@@ -167,7 +180,7 @@ async def _read(service: str, url: str) -> dict[str, tuple[Record, ...]]:
             for table, query in _TABLES[service].items()
         }
 
-    async with Database(url, pool=1) as database:
+    async with Database(url, pool=1, statement_timeout_s=_STATEMENT_TIMEOUT_S) as database:
         try:
             return await database.read(step)
         except DBAPIError as error:

@@ -1,10 +1,11 @@
-"""`countinghouse check`: reads the three databases and proves that every bill was settled exactly once.
+"""`countinghouse check`: what the databases, the callers and the acquirer say, held against each other.
 
 It asks no service, so it works on a stack that runs, has stopped or has died. See `services/checker`.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,12 @@ from services.cli.arguments import DEFAULT_DATA, AsJson, Data, run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.checker.checks import Check
+    from services.checker.acquirer_log import AcquirerLog
+    from services.checker.books import Reading
+    from services.checker.history import History
+    from services.checker.verdict import Check
 
-_VIOLATED = 1
+_EXIT = {"ok": 0, "violated": 1, "unknown": 2}
 #: Drivers that the services themselves use.
 _SCHEMES = ("sqlite", "postgresql+asyncpg")
 
@@ -34,25 +38,60 @@ def check(
             show_default=False,
         ),
     ] = None,
+    databases: Annotated[
+        Path | None,
+        typer.Option(
+            "--databases",
+            metavar="FILE",
+            help="As --database, one a line: a password is not for the list of processes.",
+            show_default=False,
+        ),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", metavar="FILE", help="What callers recorded, as JSON lines.", show_default=False),
+    ] = None,
+    acquirer_log: Annotated[
+        Path | None,
+        typer.Option("--acquirer-log", metavar="FILE", help="The acquirer's log, as JSON lines.", show_default=False),
+    ] = None,
     settle_s: Annotated[
         float, typer.Option("--settle-s", help="Seconds to wait until nothing is under way.", min=0, max=3600)
     ] = 10.0,
+    order_limit_s: Annotated[
+        float, typer.Option("--order-limit-s", help="Seconds for one order's calls; then: unknown.", min=0.1, max=3600)
+    ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Reads the databases and proves that every bill was settled exactly once. Exit code 0: ok, 1: violated, 2: unread.
+    """Proves that every bill was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
 
-    Example: countinghouse check --data .countinghouse
+    Example: countinghouse check --data .countinghouse --history history.jsonl
     """
-    checks: list[Check] = []
-    run(_examine(_urls(data, database or []), settle_s, checks))
-    verdict = "ok" if all(each.ok for each in checks) else "violated"
+    from services.checker.checks import Options, run_checks  # noqa: PLC0415  `--help` does without
+    from services.checker.verdict import verdict_of  # noqa: PLC0415
+    from services.kernel.clock import SystemClock  # noqa: PLC0415
+
+    told = _Progress()
+    calls, entries = _files(history, acquirer_log)
+    readings: list[Reading] = []
+    told.step("reading the books", 0, 0)
+    run(_read(_urls(data, [*_lines(databases), *(database or [])]), settle_s, readings))
+    checks = run_checks(
+        readings[0].books,
+        history=calls,
+        acquirer=entries,
+        now_ms=readings[0].at_ms,
+        options=Options(SystemClock(), order_limit_s, told.step),
+    )
+    told.end()
+    verdict = verdict_of(checks)
     if as_json:
-        output.print_json({"verdict": verdict, "checks": document(checks)})
+        output.print_json({"verdict": verdict, "checks": _document(checks)})
     else:
         print_checks(checks)
         print(f"\nverdict: {verdict}")
-    if verdict != "ok":
-        raise typer.Exit(_VIOLATED)
+    if _EXIT[verdict]:
+        raise typer.Exit(_EXIT[verdict])
 
 
 def document(checks: Sequence[Check]) -> list[dict[str, Any]]:
@@ -63,16 +102,72 @@ def document(checks: Sequence[Check]) -> list[dict[str, Any]]:
     ]
 
 
+def _document(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Also what could not be decided, and what was not examined."""
+    return [
+        {**shown, "verdict": each.verdict, "undecided": list(each.undecided), "not_examined": each.skipped}
+        for shown, each in zip(document(checks), checks, strict=True)
+    ]
+
+
 def print_checks(checks: Sequence[Check]) -> None:
-    """Prints a table of them, and below it every violation."""
+    """Prints a table of them, and below it everything that is wrong or undecided."""
     output.print_table(
-        "Checks",
-        ("check", "examined", "result"),
-        [(each.name, str(each.examined), "ok" if each.ok else "VIOLATED") for each in checks],
+        "Checks", ("check", "examined", "result"), [(each.name, str(each.examined), _result(each)) for each in checks]
     )
     for each in checks:
-        for violation in each.violations:
-            print(f"  broken: {each.name}: {violation}")
+        for word, sentences in (("broken", each.violations), ("unknown", each.undecided)):
+            for sentence in sentences:
+                print(f"  {word}: {each.name}: " + sentence.replace("\n", "\n    "))
+
+
+def _result(check: Check) -> str:
+    if check.skipped:
+        return f"not examined: {check.skipped}"
+    return {"ok": "ok", "violated": "VIOLATED", "unknown": "UNKNOWN"}[check.verdict]
+
+
+class _Progress:
+    """Says on standard error how far it is, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def step(self, name: str, done: int, of: int) -> None:
+        """A check begins, or has looked at so many."""
+        if self._shown:
+            print(f"\r\x1b[K{name}{f' {done} of {of}' if of else ''} …", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """There is nothing to wait for any more."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _files(history: Path | None, acquirer_log: Path | None) -> tuple[History | None, AcquirerLog | None]:
+    from services.checker.acquirer_log import read_acquirer_log  # noqa: PLC0415
+    from services.checker.history import read_history  # noqa: PLC0415
+    from services.devstack.state import StackRefused  # noqa: PLC0415
+
+    try:
+        calls = read_history(history) if history else None
+        entries = read_acquirer_log(acquirer_log) if acquirer_log else None
+    except OSError as error:
+        raise StackRefused("FILE_UNREADABLE", f"{error.filename} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise StackRefused("FILE_MALFORMED", f"{error}; record it anew, or give the file that was meant") from error
+    return calls, entries
+
+
+def _lines(file: Path | None) -> list[str]:
+    """The databases that a file names; blank lines and those that begin with # say nothing."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="--databases") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
@@ -102,9 +197,8 @@ def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
     return urls
 
 
-async def _examine(urls: dict[str, str], settle_s: float, checks: list[Check]) -> None:
+async def _read(urls: dict[str, str], settle_s: float, readings: list[Reading]) -> None:
     from services.checker.books import settled_books  # noqa: PLC0415  SQLAlchemy, which `--help` can do without
-    from services.checker.checks import run_checks  # noqa: PLC0415
     from services.devstack.state import StackRefused  # noqa: PLC0415
     from services.kernel.clock import SystemClock  # noqa: PLC0415
     from services.kernel.errors import Unavailable  # noqa: PLC0415
@@ -121,4 +215,4 @@ async def _examine(urls: dict[str, str], settle_s: float, checks: list[Check]) -
             f"bills are still being settled after {settle_s:g} s, and three databases cannot be read at one moment; "
             "check again when it is quiet, or allow more by --settle-s",
         )
-    checks += run_checks(reading.books)
+    readings.append(reading)

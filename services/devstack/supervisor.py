@@ -294,7 +294,7 @@ class Stack:
 
     async def wait_serving(self, *names: str, timeout_s: float = 15.0) -> None:
         """Waits until these instances (none: all) are SERVING; raises as `wait_until`."""
-        chosen = names or tuple(runner.name for runner in self._all() if runner is not self._zookeeper)
+        chosen = names or tuple(runner.name for runner in self._all() if runner.name not in (ZOOKEEPER, POSTGRESQL))
         await self.wait_until(
             lambda: all(self.instance(name).state is InstanceState.SERVING for name in chosen), timeout_s
         )

@@ -43,6 +43,6 @@ def test_a_seed_repeats_its_plan() -> None:
 
 def test_too_short_a_run_is_refused() -> None:
     """A run that has no room for one of its faults is refused, and says how much room it needs."""
-    with pytest.raises(InvalidArgument, match="allow . s") as caught:
+    with pytest.raises(InvalidArgument, match=r"allow \d s") as caught:
         make_plan(KINDS, 7, 3.0)
     assert caught.value.reason == "PLAN_TOO_SHORT"

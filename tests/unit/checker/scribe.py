@@ -1,21 +1,28 @@
-"""A scribe who writes the rows of all three services by hand, lawfully; tests then spoil what they are about.
+"""A scribe who writes by hand, lawfully, what all witnesses know; tests then spoil what they are about.
 
-Hashes are made by the ledger's own model, so that the checker's second writing of the rule is held against the first.
+The rows of all three services, the calls as their callers recorded them, the acquirer's own log. Hashes are made by the
+ledger's own model, so that the checker's second writing of the rule is held against the first.
+Rows have every column that the services' tables have, so that they can be put into real databases (`archive.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from services.checker.acquirer_log import AcquirerLog, AcquirerRecord
 from services.checker.books import Books
-from services.checker.checks import Answered
+from services.checker.evidence import Answered
+from services.checker.history import Answer, Arguments, History, Operation, Outcome, outcome_of
 from services.kernel.principal import Principal, Role
 from services.ledger.model import NO_HASH, AccountKind, Journal, JournalDraft, Leg
 
 Row = dict[str, Any]
 CURRENCY = "CNY"
-_ROLES = {"drawer": "cashier", "bank": "accountant", "wallet": "cashier"}
+LEASE_MS = 5_000
+_HELD = ("PAYING", "PAID")
 
 
 @dataclass
@@ -31,7 +38,19 @@ class Scribe:
     accounts: list[Row] = field(default_factory=list)
     journals: list[Row] = field(default_factory=list)
     postings: list[Row] = field(default_factory=list)
+    order_fences: list[Row] = field(default_factory=list)
+    refusals: list[Row] = field(default_factory=list)
+    chain_head: list[Row] = field(default_factory=list)
+    order_requests: list[Row] = field(default_factory=list)
+    ledger_requests: list[Row] = field(default_factory=list)
     answers: list[Answered] = field(default_factory=list)
+    calls: list[Operation] = field(default_factory=list)
+    charges: list[AcquirerRecord] = field(default_factory=list)
+    _orders: dict[str, Row] = field(default_factory=dict)
+    _payments: dict[str, Row] = field(default_factory=dict)
+    _requests: dict[tuple[str, str, str], Row] = field(default_factory=dict)
+    _legs: defaultdict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    _fences: dict[str, Row] = field(default_factory=dict)
     _now_ms: int = 1_700_000_000_000
     _token: int = 100
 
@@ -44,65 +63,199 @@ class Scribe:
 
     def account(self, account_id: str, kind: str, *, currency: str = CURRENCY, overdraft: int = 0) -> Row:
         """Opens an account."""
-        row = {"account_id": account_id, "kind": kind, "currency_code": currency, "overdraft_limit": overdraft}
-        self.accounts.append(row | {"balance": 0})
+        row: Row = {"account_id": account_id, "kind": kind, "currency_code": currency, "overdraft_limit": overdraft}
+        self.accounts.append(row | {"balance": 0, "version": 1, "created_at_ms": self._now_ms})
         return self.accounts[-1]
 
-    def bill(self, order_id: str, amount: int = 1250) -> Row:
+    def wallet(self, customer: str, *, overdraft: int = 0) -> str:
+        """Opens a wallet, by request; its account id."""
+        account_id = f"wallet:{customer}:{CURRENCY}"
+        self.account(account_id, "LIABILITY", overdraft=overdraft)
+        self.request("ops", "OpenAccount", f"open-{customer}", rows=self.ledger_requests)
+        self.answer("ops", "OpenAccount", f"open-{customer}")
+        return account_id
+
+    def bill(self, order_id: str, amount: int = 1250, *, clerk: str = "li") -> Row:
         """Makes a bill."""
-        row: Row = {"order_id": order_id, "state": "UNPAID", "amount_minor_units": amount, "currency_code": CURRENCY}
-        self.orders.append(row | {"version": 0, "round": 1, "payment_id": ""})
+        began_ms, key = self.now_ms(), f"make-{order_id}"
+        row, body = self.open_bill(order_id, amount, key=key, clerk=clerk)
+        asked = Arguments(order_id=order_id, key=key, clerk=clerk, amount_minor=amount, currency=CURRENCY)
+        self.call("CreateOrder", asked, replace(self.seen_order(row), sha256=digest(body)), began_ms)
+        return row
+
+    def open_bill(self, order_id: str, amount: int, *, key: str, clerk: str) -> tuple[Row, bytes]:
+        """Makes a bill, and does not say that somebody heard of it; the row, and what was answered."""
+        self.request(clerk, "CreateOrder", key, rows=self.order_requests)
+        row: Row = {
+            "seq": len(self.orders) + 1,
+            "order_id": order_id,
+            "customer_id": "mei",
+            "state": "UNPAID",
+            "amount_minor_units": amount,
+            "currency_code": CURRENCY,
+            "line_count": 0,
+            "version": 0,
+            "round": 1,
+            "payment_id": "",
+            "settled_by_name": "",
+            "settled_by_role": "",
+            "settled_at_ms": 0,
+            "fence_generation": 0,
+            "fence_token": 0,
+            "created_at_ms": self._now_ms,
+            "updated_at_ms": self._now_ms,
+        }
+        self.orders.append(row)
+        self._orders[order_id] = row
         self.move_order(order_id, "UNPAID", 0)
-        return self.orders[-1]
+        return row, self.answer(clerk, "CreateOrder", key)
 
     def settle(self, order_id: str, *, clerk: str = "li", key: str = "", source: str = "drawer") -> Row:
         """Settles a bill, from the press to the reply; the payment."""
-        order, fence = self.order(order_id), self.fence()
+        order, fence, began_ms = self.order(order_id), self.fence(), self._now_ms
         payment = self.accept(order_id, "Settle", key or f"settle-{order_id}-{order['round']}", clerk)
         self.move_order(order_id, "PAYING", fence, payment["payment_id"])
         self.charge(payment, fence, source, f"settle:{order_id}:{order['round']}", order["amount_minor_units"])
-        self.answer(payment["request_caller"], "Settle", payment["request_key"])
+        body = self.answer(clerk, "Settle", payment["request_key"])
+        answer = self.seen_payment(payment, body)
         self.move_order(order_id, "PAID", fence, payment["payment_id"])
         self.deliver(payment, "COMPLETE")
+        asked = Arguments(order_id=order_id, key=payment["request_key"], clerk=clerk, source=source.upper())
+        self.call("Settle", asked, answer, began_ms)
         return payment
 
     def decline(self, order_id: str, *, clerk: str = "wu", key: str) -> Row:
         """Somebody comes too late; their payment."""
+        began_ms = self._now_ms
         payment = self.accept(order_id, "Settle", key, clerk)
         self.move_payment(payment, "DECLINED", self.fence())
-        payment["decline_reason"] = "ORDER_ALREADY_PAID"
-        self.answer(clerk, "Settle", key, ok=False)
+        payment["decline_reason"] = reason = "ORDER_ALREADY_PAID"
+        body = self.answer(clerk, "Settle", key, ok=False)
+        settled = self.order(order_id)
+        told = {"payment_id": settled["payment_id"], "clerk": settled["settled_by_name"], "sha256": digest(body)}
+        asked = Arguments(order_id=order_id, key=key, clerk=clerk, source="BANK")
+        self.call("Settle", asked, Answer("ALREADY_EXISTS", reason, **told), began_ms)
         return payment
 
     def reverse(self, payment: Row, *, clerk: str = "wu") -> Row:
         """Undoes a payment, and opens its bill's next round; the opposite journal."""
-        fence, key = self.fence(), f"reverse-{payment['payment_id']}"
+        fence, key, began_ms = self.fence(), f"reverse-{payment['payment_id']}", self._now_ms
         self.request(clerk, "Reverse", key)
-        payment.update(reversal_caller=clerk, reversal_key=key)
+        payment.update(reversal_caller=clerk, reversal_role="accountant", reversal_key=key)
         self.move_payment(payment, "REVERSING", fence)
-        journal = self.undo(payment)
+        journal = self.undo(payment, fence)
         payment["reversal_journal_id"] = journal["journal_id"]
         self.move_payment(payment, "REVERSED", fence)
-        self.answer(clerk, "Reverse", key)
+        answer = self.seen_payment(payment, self.answer(clerk, "Reverse", key))
         if payment["order_id"]:
-            order = self.order(payment["order_id"])
-            order["round"] += 1
-            self.move_order(payment["order_id"], "UNPAID", fence)
+            self.move_order(payment["order_id"], "UNPAID", fence, payment["payment_id"])
             self.deliver(payment, "REOPEN")
+        asked = Arguments(payment_id=payment["payment_id"], key=key, clerk=clerk)
+        self.call("Reverse", asked, answer, began_ms)
         return journal
 
     def pay(self, ticket: str, amount: int, *, payee: str = f"sales:{CURRENCY}", payer: str = "drawer") -> Row:
         """A direct payment with a ticket; the payment."""
+        began_ms = self._now_ms
         payment = self.accept("", "Pay", ticket, "li")
         self.charge(payment, 0, payer, f"pay:{payment['payment_id']}", amount, payee)
-        self.answer("li", "Pay", ticket)
+        body = self.answer("li", "Pay", ticket)
+        asked = Arguments(key=ticket, clerk="li", amount_minor=amount, currency=CURRENCY, payee_account_id=payee)
+        self.call("Pay", asked, self.seen_payment(payment, body), began_ms)
         return payment
+
+    def ticket(self, ask: str, ticket: str, *, clerk: str = "li") -> None:
+        """Issues a ticket."""
+        began_ms = self._now_ms
+        self.request(clerk, "IssueTicket", ask)
+        body = self.answer(clerk, "IssueTicket", ask)
+        self.request(clerk, "Pay", ticket, state="ISSUED")
+        asked = Arguments(key=ask, clerk=clerk)
+        self.call("IssueTicket", asked, Answer(ticket=ticket, state="ISSUED", sha256=digest(body)), began_ms)
+
+    # What callers record, and the acquirer
+
+    def call(
+        self,
+        kind: str,
+        arguments: Arguments,
+        answer: Answer,
+        began_ms: int,
+        *,
+        outcome: Outcome | None = None,
+        ended_ms: int = 0,
+    ) -> Operation:
+        """A call as its caller recorded it; it ends now, if nothing else is said."""
+        operation = Operation(
+            op=len(self.calls) + 1,
+            process=f"{arguments.clerk or 'somebody'}-1",
+            kind=kind,
+            arguments=arguments,
+            invoked_ns=began_ms * 1_000_000,
+            outcome=outcome or outcome_of(kind, answer),
+            answer=answer,
+            answered_ns=(ended_ms or self.now_ms()) * 1_000_000,
+        )
+        self.calls.append(operation)
+        return operation
+
+    def look(self, order_id: str) -> Operation:
+        """Somebody reads an order."""
+        began_ms = self.now_ms()
+        return self.call("GetOrder", Arguments(order_id=order_id), self.seen_order(self.order(order_id)), began_ms)
+
+    def look_at_payment(self, payment: Row) -> Operation:
+        """Somebody reads a payment."""
+        began_ms = self.now_ms()
+        return self.call(
+            "GetPayment", Arguments(payment_id=payment["payment_id"]), self.seen_payment(payment), began_ms
+        )
+
+    def call_of(self, key: str) -> Operation:
+        """The first call under a request id or ticket."""
+        return next(call for call in self.calls if call.arguments.key == key)
+
+    def seen_order(self, order: Row) -> Answer:
+        """An order as a caller is told of it."""
+        return Answer(
+            state=order["state"],
+            order_id=order["order_id"],
+            payment_id=order["payment_id"],
+            round=order["round"],
+            version=order["version"],
+            amount_minor=order["amount_minor_units"],
+            currency=order["currency_code"],
+            clerk=order["settled_by_name"],
+        )
+
+    def seen_payment(self, payment: Row, body: bytes = b"") -> Answer:
+        """A payment as a caller is told of it."""
+        return Answer(
+            state=payment["state"],
+            order_id=payment["order_id"],
+            payment_id=payment["payment_id"],
+            round=payment["round"],
+            version=payment["version"],
+            amount_minor=payment["amount_minor"],
+            currency=payment["currency"],
+            clerk=payment["clerk_name"],
+            sha256=digest(body),
+        )
+
+    def at_acquirer(self, payment: Row, decision: str, *, attempt: int = 1, amount: int | None = None) -> None:
+        """The acquirer receives a request about a payment, and decides."""
+        kind = "charge" if decision in ("CHARGED", "DECLINED") else "reverse"
+        minor = payment["amount_minor"] if amount is None else amount
+        for word in ("RECEIVED", decision):
+            place = len(self.charges) + 1
+            key = f"{payment['payment_id']}:{attempt}"
+            self.charges.append(AcquirerRecord(place, key, kind, minor, CURRENCY, word))
 
     # The steps of it
 
     def accept(self, order_id: str, method: str, key: str, clerk: str) -> Row:
         """A request begins to run, and its payment is CREATED."""
-        if not any((row["caller"], row["method"], row["key"]) == (clerk, method, key) for row in self.requests):
+        if (clerk, method, key) not in self._requests:
             self.request(clerk, method, key)
         row: Row = {
             "payment_id": f"pay_{len(self.payments) + 1:02d}",
@@ -112,17 +265,31 @@ class Scribe:
             "order_id": order_id,
             "round": 0,
             "state": "CREATED",
+            "source": "DRAWER",
+            "customer_id": "mei",
             "amount_minor": 0,
             "currency": "",
+            "payer_account_id": "",
+            "payee_account_id": "",
             "clerk_name": clerk,
+            "clerk_role": "cashier",
+            "memo": "",
             "journal_id": "",
             "reversal_caller": "",
+            "reversal_role": "",
             "reversal_key": "",
+            "reversal_reason": "",
             "reversal_journal_id": "",
             "decline_reason": "",
+            "fence_generation": 0,
+            "fence_token": 0,
             "version": 0,
+            "created_at_ms": 0,
+            "updated_at_ms": 0,
+            "settled_at_ms": 0,
         }
         self.payments.append(row)
+        self._payments[row["payment_id"]] = row
         self.move_payment(row, "CREATED", 0)
         row["created_at_ms"] = self._now_ms
         return row
@@ -131,25 +298,38 @@ class Scribe:
         self, payment: Row, fence: int, source: str, business_key: str, amount: int, payee: str = f"sales:{CURRENCY}"
     ) -> Row:
         """A claimed payment is submitted, posted and recorded; the journal."""
-        payer = source if ":" in source else f"{source}:{CURRENCY}"
-        payment.update(amount_minor=amount, currency=CURRENCY)
-        self.move_payment(payment, "SUBMITTED", fence)
-        legs = [(payer, amount), (payee, -amount)]
-        journal = self.journal(business_key, legs, order_id=payment["order_id"], payment_id=payment["payment_id"])
-        payment["journal_id"] = journal["journal_id"]
+        self.submit(payment, fence, source, amount, payee)
+        journal = self.post(payment, fence, business_key)
         self.move_payment(payment, "SUCCEEDED", fence)
         return journal
 
-    def undo(self, payment: Row) -> Row:
+    def submit(self, payment: Row, fence: int, source: str, amount: int, payee: str = f"sales:{CURRENCY}") -> None:
+        """It is committed that money may move."""
+        payer = source if ":" in source else f"{source}:{CURRENCY}"
+        payment.update(amount_minor=amount, currency=CURRENCY, payer_account_id=payer, payee_account_id=payee)
+        payment["round"] = self._orders[payment["order_id"]]["round"] if payment["order_id"] else 0
+        self.move_payment(payment, "SUBMITTED", fence)
+
+    def post(self, payment: Row, fence: int, business_key: str) -> Row:
+        """Money moves; the payment learns of it. The journal."""
+        amount = payment["amount_minor"]
+        legs = [(payment["payer_account_id"], amount), (payment["payee_account_id"], -amount)]
+        names = {"order_id": payment["order_id"], "payment_id": payment["payment_id"]}
+        journal = self.journal(business_key, legs, fence=fence, **names)
+        payment["journal_id"] = journal["journal_id"]
+        return journal
+
+    def undo(self, payment: Row, fence: int = 0) -> Row:
         """The opposite of a payment's journal."""
         undone = payment["journal_id"]
-        legs = [(leg["account_id"], -leg["amount"]) for leg in self.legs(undone)]
+        legs = [(leg["account_id"], -leg["amount"]) for leg in self._legs[undone]]
         return self.journal(
             f"reverse:{undone}",
             legs,
             order_id=payment["order_id"],
             payment_id=payment["payment_id"],
             reversal_of=undone,
+            fence=fence,
         )
 
     def journal(
@@ -160,8 +340,9 @@ class Scribe:
         order_id: str = "",
         payment_id: str = "",
         reversal_of: str | None = None,
+        fence: int = 0,
     ) -> Row:
-        """A journal, not sealed yet."""
+        """A journal, not sealed yet; the ledger has then seen the fence."""
         journal_id = f"jnl_{len(self.journals) + 1:02d}"
         row: Row = {
             "journal_id": journal_id,
@@ -181,67 +362,114 @@ class Scribe:
         self.journals.append(row)
         for leg, (account_id, amount) in enumerate(legs):
             self.postings.append({"journal_id": journal_id, "leg": leg, "account_id": account_id, "amount": amount})
+            self._legs[journal_id].append(self.postings[-1])
+        if fence:
+            self.see_fence(order_id, fence)
         return row
 
-    def request(self, caller: str, method: str, key: str, state: str = "IN_PROGRESS") -> Row:
-        """A ticket or request."""
-        row: Row = {"caller": caller, "method": method, "key": key, "state": state}
-        self.requests.append(row | {"response_ok": None, "response": None, "lease_until_ms": self.now_ms()})
-        return self.requests[-1]
+    def see_fence(self, order_id: str, fence: int) -> None:
+        """The ledger has been asked about an order under this fence."""
+        if order_id not in self._fences:
+            self._fences[order_id] = {"order_id": order_id, "generation": 1, "token": fence}
+            self.order_fences.append(self._fences[order_id])
+        self._fences[order_id]["token"] = fence
 
-    def answer(self, caller: str, method: str, key: str, *, ok: bool = True) -> None:
-        """A request is DONE, and its caller has heard."""
+    def request(
+        self, caller: str, method: str, key: str, state: str = "IN_PROGRESS", rows: list[Row] | None = None
+    ) -> Row:
+        """A ticket or request, of the payment service unless other rows are named."""
+        row: Row = {
+            "caller": caller,
+            "method": method,
+            "key": key,
+            "state": state,
+            "fingerprint": "f" * 64,
+            "attempt": 1,
+            "owner": "payment-1",
+            "lease_until_ms": self.now_ms() + LEASE_MS,
+            "expires_at_ms": self._now_ms + 86_400_000,
+            "order_id": "",
+            "response_ok": None,
+            "response": None,
+            "created_at_ms": self._now_ms,
+            "updated_at_ms": self._now_ms,
+        }
+        (self.requests if rows is None else rows).append(row)
+        self._requests[caller, method, key] = row
+        return row
+
+    def answer(self, caller: str, method: str, key: str, *, ok: bool = True) -> bytes:
+        """A request is DONE, and its caller has heard; the response."""
         body = f"{method} {key} {ok}".encode()
         self.request_of(caller, method, key).update(state="DONE", response_ok=ok, response=body)
         self.answers.append(Answered(key, ok, body))
+        return body
 
-    def deliver(self, payment: Row, purpose: str) -> Row:
-        """The order service has been told."""
+    def deliver(self, payment: Row, purpose: str, *, delivered: bool = True) -> Row:
+        """The order service has been told, or is to be."""
         row: Row = {"payment_id": payment["payment_id"], "order_id": payment["order_id"], "purpose": purpose}
-        self.outbox.append(row | {"created_at_ms": self.now_ms(), "delivered_at_ms": self.now_ms()})
+        row |= {"created_at_ms": self.now_ms(), "delivered_at_ms": self.now_ms() if delivered else None}
+        self.outbox.append(row)
         return self.outbox[-1]
 
     def move_order(self, order_id: str, state: str, token: int, payment_id: str = "") -> None:
-        """A bill changes its state."""
+        """A bill changes its state; the payment that moves it holds it while it is PAYING or PAID."""
         order = self.order(order_id)
         before = order["state"] if order["version"] else ""
-        order.update(state=state, version=order["version"] + 1, payment_id=payment_id)
+        if (before, state) == ("PAID", "UNPAID"):
+            order["round"] += 1
+        held_by = payment_id if state in _HELD else ""
+        order.update(state=state, version=order["version"] + 1, payment_id=held_by, settled_by_name="", settled_at_ms=0)
+        if state == "PAID":
+            payment = self._payments.get(payment_id, {"clerk_name": "li"})
+            order.update(settled_by_name=payment["clerk_name"], settled_by_role="cashier", settled_at_ms=self._now_ms)
+        if token:
+            order.update(fence_generation=1, fence_token=token)
         self.order_events.append(
             {
                 "order_id": order_id,
                 "version": order["version"],
                 "from_state": before,
                 "to_state": state,
+                "round": order["round"],
                 "payment_id": payment_id,
                 "fence_generation": 1 if token else 0,
                 "fence_token": token,
+                "actor_name": "li",
+                "actor_role": "cashier",
                 "at_ms": self.now_ms(),
             }
         )
 
     def move_payment(self, payment: Row, state: str, token: int) -> None:
         """A payment changes its state."""
-        payment.update(state=state, version=payment["version"] + 1)
+        generation = 1 if token else 0
+        payment.update(state=state, version=payment["version"] + 1, fence_generation=generation, fence_token=token)
+        payment["updated_at_ms"] = self.now_ms()
         self.payment_events.append(
             {
                 "payment_id": payment["payment_id"],
                 "version": payment["version"],
                 "state": state,
-                "fence_generation": 1 if token else 0,
+                "fence_generation": generation,
                 "fence_token": token,
-                "at_ms": self.now_ms(),
+                "at_ms": self._now_ms,
             }
         )
 
     # Looking things up, and taking them away
 
+    def has_order(self, order_id: str) -> bool:
+        """Whether a bill has been made."""
+        return order_id in self._orders
+
     def order(self, order_id: str) -> Row:
         """One bill."""
-        return next(row for row in self.orders if row["order_id"] == order_id)
+        return self._orders[order_id]
 
     def request_of(self, caller: str, method: str, key: str) -> Row:
         """One request."""
-        return next(row for row in self.requests if (row["caller"], row["method"], row["key"]) == (caller, method, key))
+        return self._requests[caller, method, key]
 
     def of(self, rows: list[Row], payment: Row) -> list[Row]:
         """The rows that name a payment."""
@@ -258,6 +486,11 @@ class Scribe:
         for place, row in enumerate(self.journals, start=1):
             row["sequence"] = place
 
+    def remove_payment(self, payment: Row) -> None:
+        """Takes a payment and its history out."""
+        self.payment_events = [row for row in self.payment_events if row["payment_id"] != payment["payment_id"]]
+        self.payments.remove(payment)
+
     def fence(self) -> int:
         """The token of the next holder of a lock."""
         self._token += 2
@@ -271,24 +504,32 @@ class Scribe:
     # The ledger's seal
 
     def seal(self) -> None:
-        """Writes hashes and balances as the ledger would have for the journals as they are now."""
+        """Writes hashes, head, balances and versions as the ledger would have for the journals as they are now."""
+        legs: defaultdict[str, list[Row]] = defaultdict(list)
+        for leg in self.postings:
+            legs[leg["journal_id"]].append(leg)
         previous = NO_HASH
         for row in self.journals:
             row["previous_hash"] = previous
-            row["hash"] = previous = self.hash_of(row)
-        signs = {row["account_id"]: AccountKind(row["kind"]).sign for row in self.accounts}
+            row["hash"] = previous = self.hash_of(row, legs[row["journal_id"]])
+        self.chain_head = [{"id": 1, "sequence": len(self.journals), "hash": previous}]
+        accounts = {row["account_id"]: row for row in self.accounts}
         for account in self.accounts:
-            name = account["account_id"]
-            standing = {row["journal_id"] for row in self.journals}
-            account["balance"] = signs[name] * sum(
-                leg["amount"] for leg in self.postings if leg["account_id"] == name and leg["journal_id"] in standing
-            )
+            account.update(balance=0, version=1)
+        for row in self.journals:
+            for leg in legs[row["journal_id"]]:
+                account = accounts.get(leg["account_id"], {"balance": 0, "version": 0, "kind": "ASSET"})
+                account["balance"] += AccountKind(account["kind"]).sign * leg["amount"]
+                account["version"] += 1
 
-    def hash_of(self, row: Row) -> str:
+    def hash_of(self, row: Row, legs: list[Row] | None = None) -> str:
         """A journal's hash, as the ledger computes it from the row as it is now."""
         draft = JournalDraft(
             business_key=row["business_key"],
-            legs=tuple(Leg(leg["account_id"], leg["amount"]) for leg in self.legs(row["journal_id"])),
+            legs=tuple(
+                Leg(leg["account_id"], leg["amount"])
+                for leg in (self.legs(row["journal_id"]) if legs is None else legs)
+            ),
             currency=row["currency_code"],
             memo=row["memo"],
             order_id=row["order_id"],
@@ -311,12 +552,29 @@ class Scribe:
             accounts=tuple(self.accounts),
             journals=tuple(self.journals),
             postings=tuple(self.postings),
-            order_fences=(),
+            order_fences=tuple(self.order_fences),
+            refusals=tuple(self.refusals),
+            chain_head=tuple(self.chain_head),
+            order_requests=tuple(self.order_requests),
+            ledger_requests=tuple(self.ledger_requests),
         )
+
+    def history(self) -> History:
+        """What the callers recorded."""
+        return History(tuple(sorted(self.calls, key=lambda call: (call.invoked_ns, call.op))))
+
+    def acquirer_log(self) -> AcquirerLog:
+        """What the acquirer logged."""
+        return tuple(self.charges)
+
+
+def digest(body: bytes) -> str:
+    """As a recorder writes it; of nothing, nothing."""
+    return hashlib.sha256(body).hexdigest() if body else ""
 
 
 def legal() -> Scribe:
-    """An evening without a fault: a bill that was contested, one that was reversed and settled again, a top-up."""
+    """An evening without a fault: a contested bill, one that was reversed and settled again, a top-up."""
     scribe = Scribe()
     scribe.bill("plain")
     scribe.settle("plain")
@@ -325,10 +583,27 @@ def legal() -> Scribe:
     scribe.reverse(scribe.settle("reversed"))
     scribe.settle("reversed", clerk="wu", source="bank")
     scribe.bill("open", 70)
-    scribe.account("wallet:mei:CNY", "LIABILITY", overdraft=300)
-    scribe.request("li", "IssueTicket", "ask-1")
-    scribe.answer("li", "IssueTicket", "ask-1")
+    scribe.wallet("mei", overdraft=300)
+    scribe.ticket("ask-1", "ticket-1")
     scribe.pay("ticket-1", 1_000, payee="wallet:mei:CNY")
-    scribe.request("li", "Pay", "ticket-unused", state="ISSUED")
+    scribe.ticket("ask-2", "ticket-unused")
+    for order_id in ("plain", "reversed", "open"):
+        scribe.look(order_id)
+    scribe.seal()
+    return scribe
+
+
+def with_cards() -> Scribe:
+    """The same evening, with a bill that was paid by card, and one whose card payment was reversed and paid anew."""
+    scribe = legal()
+    scribe.account("acquirer:CNY", "ASSET")
+    scribe.bill("carded", 320)
+    scribe.at_acquirer(scribe.settle("carded", source="acquirer"), "CHARGED")
+    scribe.bill("returned", 480)
+    first = scribe.settle("returned", source="acquirer")
+    scribe.at_acquirer(first, "CHARGED")
+    scribe.reverse(first)
+    scribe.at_acquirer(first, "REFUNDED")
+    scribe.settle("returned")
     scribe.seal()
     return scribe

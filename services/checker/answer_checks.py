@@ -1,0 +1,234 @@
+"""What must be true of what callers were told: it is in the books, to the byte, and stays so."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from services.checker.books import Record
+from services.checker.evidence import Evidence, Key, is_refused_for_ever, names
+from services.checker.history import Operation, Outcome
+from services.checker.settlement_checks import money_moved
+from services.checker.verdict import Found
+
+_NOT_RECORDED = "no history was given"
+_MISMATCH = "IDEMPOTENCY_KEY_MISMATCH"
+_SETTLES = ("Settle", "Pay")
+
+Violations = Iterator[str]
+
+
+def replays_identical(evidence: Evidence) -> Found:
+    """All definitive answers to one key are the same bytes, on the wire and in the table."""
+    stored: defaultdict[str, set[str]] = defaultdict(set)
+    for (_, _, key), digest in evidence.stored.items():
+        stored[key].add(digest)
+
+    def violations() -> Violations:
+        seen: defaultdict[Key, set[tuple[bool, str, tuple[str | int, ...]]]] = defaultdict(set)
+        titles: dict[Key, str] = {}
+        for told in evidence.told:
+            key = (told.caller, told.method, told.key)
+            seen[key].add((told.ok, told.sha256, told.words))
+            titles[key] = told.name
+            known = stored[told.key] if not told.method else {evidence.stored.get(key, "")}
+            if told.sha256 and told.sha256 not in known:
+                yield f"{told.name} was answered with something that is not stored"
+        for key, different in seen.items():
+            if len(different) > 1:
+                yield f"{titles[key]} got {len(different)} different answers"
+
+    return Found(len(evidence.told), violations())
+
+
+def mismatches_refused(evidence: Evidence) -> Found:
+    """Under one key one payload is run; another is refused, and so is nothing else."""
+    if evidence.history is None:
+        return Found(0, skipped=_NOT_RECORDED)
+
+    def violations() -> Violations:
+        for (caller, method, key), attempts in evidence.operations_of_key.items():
+            what = f"{method} {key} of {caller}"
+            payloads = {attempt.arguments for attempt in attempts}
+            run = {attempt.arguments for attempt in attempts if _was_run(attempt)}
+            if len(run) > 1:
+                yield f"{what} was run with {len(run)} different payloads"
+            if len(payloads) == 1 and any(attempt.answer.reason == _MISMATCH for attempt in attempts):
+                yield f"{what} was refused as a mismatch, and was only ever sent with one payload"
+
+    return Found(len(evidence.operations_of_key), violations())
+
+
+def _was_run(attempt: Operation) -> bool:
+    return attempt.outcome is Outcome.OK or is_refused_for_ever(attempt)
+
+
+def acknowledged_kept(evidence: Evidence) -> Found:
+    """Every success that a caller was told of is in the books, and so is every payment that was under way."""
+    if evidence.history is None:
+        return Found(0, skipped=_NOT_RECORDED)
+    told = [
+        (key, attempt)
+        for key, attempts in evidence.operations_of_key.items()
+        for attempt in attempts
+        if attempt.answer.code == "OK"
+    ]
+
+    def violations() -> Violations:
+        for key, attempt in told:
+            if attempt.outcome is not Outcome.OK:
+                yield from _unknown(evidence, key, attempt)
+                continue
+            row = evidence.requests.get(key)
+            if row is None or row["state"] != "DONE" or not row["response_ok"]:
+                found = row["state"] if row else "nowhere"
+                yield f"{_title(key)} was acknowledged, and is {'refused' if found == 'DONE' else found}"
+            else:
+                yield from _missing(evidence, key, attempt)
+
+    return Found(len(told), violations())
+
+
+def _missing(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
+    """What the books lack of something that was acknowledged."""
+    asked, answer, what = attempt.arguments, attempt.answer, _title(key)
+    order = evidence.orders.get(asked.order_id or answer.order_id)
+    match attempt.kind:
+        case "CreateOrder":
+            if order is None:
+                yield f"{what} was acknowledged, and there is no order {asked.order_id or answer.order_id}"
+            elif asked.amount_minor and (order["amount_minor_units"], order["currency_code"]) != (
+                asked.amount_minor,
+                asked.currency,
+            ):
+                yield f"{what} was for {asked.amount_minor} {asked.currency}, and its order is for {_owed(order)}"
+        case "CancelOrder":
+            if order is None or order["state"] != "CANCELLED":
+                yield f"{what} was acknowledged, and its order is {order['state'] if order else 'nowhere'}"
+        case "Settle" | "Pay":
+            yield from _unpaid(evidence, key, attempt)
+        case "Reverse":
+            payment = evidence.payments.get(asked.payment_id)
+            if payment is None or payment["state"] != "REVERSED":
+                yield f"{what} was acknowledged, and its payment is {payment['state'] if payment else 'nowhere'}"
+        case "IssueTicket":
+            if answer.ticket and (key[0], "Pay", answer.ticket) not in evidence.requests:
+                yield f"{what} was acknowledged, and there is no ticket {answer.ticket}"
+
+
+def _unpaid(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
+    answer, what = attempt.answer, _title(key)
+    payments = evidence.payments_of_key.get(key, [])
+    named = [row for row in payments if row["payment_id"] == answer.payment_id]
+    journals = money_moved(evidence, named, reversing=False)
+    if not named:
+        yield f"{what} was acknowledged with {answer.payment_id}, and its payment is {names(payments, 'payment_id')}"
+    elif not journals:
+        yield f"{what} was acknowledged with {answer.payment_id}, and no journal moved its money"
+    elif answer.amount_minor and evidence.amount(journals[0]) != answer.amount_minor:
+        yield f"{what} was acknowledged over {answer.amount_minor}, and {evidence.amount(journals[0])} moved"
+
+
+def refused_without_effect(evidence: Evidence) -> Found:
+    """What every caller was told had not happened has not happened.
+
+    Refusals that are given before a request is run say nothing of other attempts at it, so they count only where there
+    was no other; and not if the recording broke off, for there may have been one.
+    """
+    if evidence.history is None:
+        return Found(0, skipped=_NOT_RECORDED)
+    refused = {
+        key: attempts
+        for key, attempts in evidence.operations_of_key.items()
+        if any(is_refused_for_ever(attempt) for attempt in attempts)
+        or (evidence.history.whole and all(attempt.outcome is Outcome.FAIL for attempt in attempts))
+    }
+
+    def violations() -> Violations:
+        for key, attempts in refused.items():
+            row = evidence.requests.get(key)
+            reasons = ", ".join(sorted({attempt.answer.reason for attempt in attempts if attempt.answer.reason}))
+            if row is not None and row["state"] == "DONE" and row["response_ok"]:
+                yield f"{_title(key)} was refused ({reasons}), and is stored as done"
+            moved = money_moved(evidence, evidence.payments_of_key.get(key, []), reversing=key[1] == "Reverse")
+            if moved:
+                yield f"{_title(key)} was refused ({reasons}), and {names(moved)} moved money"
+
+    return Found(len(refused), violations())
+
+
+def reads_were_written(evidence: Evidence) -> Found:
+    """Whatever version of an order or payment a caller saw is in its trail, and says the same there."""
+    if evidence.history is None:
+        return Found(0, skipped=_NOT_RECORDED)
+    orders = {(str(row["order_id"]), int(row["version"])): row for row in evidence.books.order_events}
+    payments = {(str(row["payment_id"]), int(row["version"])): row for row in evidence.books.payment_events}
+    seen = [read for read in evidence.history.operations if read.outcome is Outcome.OK and read.answer.version]
+
+    def violations() -> Violations:
+        for read in seen:
+            answer = read.answer
+            if read.kind in ("GetOrder", "CreateOrder", "CancelOrder"):
+                order_id = read.arguments.order_id or answer.order_id
+                row = orders.get((order_id, answer.version))
+                if row is None or row["to_state"] != answer.state or answer.round not in (0, row["round"]):
+                    yield f"{_seen(read, order_id)}, and {_trail(row, 'to_state')}"
+                elif answer.payment_id and answer.payment_id != row["payment_id"]:
+                    yield f"{_seen(read, order_id)} by {answer.payment_id}, and it was {row['payment_id'] or 'nobody'}"
+            elif read.kind in ("GetPayment", "Reverse", *_SETTLES):
+                payment_id = answer.payment_id or read.arguments.payment_id
+                row = payments.get((payment_id, answer.version))
+                if row is None or row["state"] != answer.state:
+                    yield f"{_seen(read, payment_id)}, and {_trail(row, 'state')}"
+
+    return Found(len(seen), violations())
+
+
+def _seen(read: Operation, name: str) -> str:
+    return f"{read.process} saw {name} as {read.answer.state} at version {read.answer.version}"
+
+
+def _trail(row: Record | None, state: str) -> str:
+    return f"it was {row[state]}" if row is not None else "it never had that version"
+
+
+def reads_go_forward(evidence: Evidence) -> Found:
+    """Nobody sees an older version of an order or payment than one that was seen before they asked."""
+    if evidence.history is None:
+        return Found(0, skipped=_NOT_RECORDED)
+    reads: defaultdict[tuple[str, str], list[Operation]] = defaultdict(list)
+    for read in evidence.history.operations:
+        if read.outcome is Outcome.OK and read.answer.version and read.kind in ("GetOrder", "GetPayment"):
+            reads[read.kind, read.arguments.order_id or read.arguments.payment_id].append(read)
+
+    def violations() -> Violations:
+        for (_, name), group in reads.items():
+            yield from _backwards(name, group)
+
+    return Found(sum(map(len, reads.values())), violations())
+
+
+def _backwards(name: str, reads: Sequence[Operation]) -> Violations:
+    answered = sorted(reads, key=lambda read: read.answered_ns or 0)
+    newest, place = 0, 0
+    for read in sorted(reads, key=lambda read: read.invoked_ns):
+        while place < len(answered) and (answered[place].answered_ns or 0) < read.invoked_ns:
+            newest = max(newest, answered[place].answer.version)
+            place += 1
+        if read.answer.version < newest:
+            yield f"{_seen(read, name)} after somebody had seen version {newest}"
+
+
+def _unknown(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
+    """What is wrong with an answer that named a payment and not how it ended."""
+    payments = evidence.payments_of_key.get(key, [])
+    if key[1] in _SETTLES and attempt.answer.payment_id not in {row["payment_id"] for row in payments}:
+        yield f"{_title(key)} is under way as {attempt.answer.payment_id}, and is {names(payments, 'payment_id')}"
+
+
+def _owed(order: Record) -> str:
+    return f"{order['amount_minor_units']} {order['currency_code']}"
+
+
+def _title(key: Key) -> str:
+    return f"{key[1]} {key[2]} of {key[0]}"

@@ -1,0 +1,191 @@
+"""What the checks look at: the books, what callers were told, the acquirer's log; with lookups that they share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from services.checker.acquirer_log import AcquirerLog
+from services.checker.books import Books, Record
+from services.checker.history import History, Operation, Outcome, is_stored
+
+#: Whose key, for which method.
+Key = tuple[str, str, str]
+
+#: What the services remember under a request id or ticket, and answer again to the byte.
+REMEMBERED = ("CreateOrder", "CancelOrder", "IssueTicket", "Pay", "Settle", "Reverse", "OpenAccount")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One definitive answer a client got, for comparing it with what is stored.
+
+    Args:
+        key: Request id or ticket.
+        ok: Whether the call succeeded.
+        body: The response as received, or the google.rpc.Status of a refusal.
+    """
+
+    key: str
+    ok: bool
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One definitive answer, from wherever we know of it.
+
+    Args:
+        caller: Empty, like `method`: not known.
+        sha256: Of the answer's bytes; empty: not known.
+        words: What the answer says, as far as it is known.
+    """
+
+    caller: str
+    method: str
+    key: str
+    ok: bool
+    sha256: str
+    words: tuple[str | int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.method} {self.key} of {self.caller}" if self.method else self.key
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything there is to look at.
+
+    Args:
+        history: None: nobody recorded one.
+        acquirer: None: nobody gave its log.
+        now_ms: When the books were read, in Unix milliseconds; 0: not known.
+    """
+
+    books: Books
+    answers: tuple[Answered, ...] = ()
+    history: History | None = None
+    acquirer: AcquirerLog | None = None
+    now_ms: int = 0
+
+    @cached_property
+    def legs(self) -> Mapping[str, list[Record]]:
+        """The postings of each journal."""
+        return grouped(self.books.postings, "journal_id")
+
+    @cached_property
+    def journals(self) -> Mapping[str, Record]:
+        """Each journal by its id."""
+        return {str(row["journal_id"]): row for row in self.books.journals}
+
+    @cached_property
+    def reversed(self) -> frozenset[str]:
+        """The journals that another undoes."""
+        return frozenset(str(row["reversal_of"]) for row in self.books.journals if row["reversal_of"])
+
+    @cached_property
+    def orders(self) -> Mapping[str, Record]:
+        """Each order by its id."""
+        return {str(row["order_id"]): row for row in self.books.orders}
+
+    @cached_property
+    def payments(self) -> Mapping[str, Record]:
+        """Each payment by its id."""
+        return {str(row["payment_id"]): row for row in self.books.payments}
+
+    @cached_property
+    def payments_of_order(self) -> Mapping[str, list[Record]]:
+        """The payments of each order."""
+        return grouped((row for row in self.books.payments if row["order_id"]), "order_id")
+
+    @cached_property
+    def payments_of_key(self) -> Mapping[Key, list[Record]]:
+        """The payments that each Settle or Pay made, or each Reverse undoes or undid."""
+        found: defaultdict[Key, list[Record]] = defaultdict(list)
+        for row in self.books.payments:
+            found[str(row["request_caller"]), str(row["request_method"]), str(row["request_key"])].append(row)
+            if row["reversal_key"]:
+                found[str(row["reversal_caller"]), "Reverse", str(row["reversal_key"])].append(row)
+        return dict(found)
+
+    @cached_property
+    def journals_of_order(self) -> Mapping[str, list[Record]]:
+        """The journals of each order."""
+        return grouped((row for row in self.books.journals if row["order_id"]), "order_id")
+
+    @cached_property
+    def journals_of_payment(self) -> Mapping[str, list[Record]]:
+        """The journals of each payment."""
+        return grouped(self.books.journals, "payment_id")
+
+    @cached_property
+    def requests(self) -> Mapping[Key, Record]:
+        """The requests of all services. Each method is of one service, so no two meet."""
+        rows = (*self.books.requests, *self.books.order_requests, *self.books.ledger_requests)
+        return {(str(row["caller"]), str(row["method"]), str(row["key"])): row for row in rows}
+
+    @cached_property
+    def stored(self) -> Mapping[Key, str]:
+        """The digest of each stored response."""
+        return {
+            key: hashlib.sha256(bytes(row["response"])).hexdigest()
+            for key, row in self.requests.items()
+            if row["response"] is not None
+        }
+
+    @cached_property
+    def told(self) -> tuple[Told, ...]:
+        """Every definitive answer that somebody got under a key that is remembered."""
+        told = [Told("", "", answer.key, answer.ok, hashlib.sha256(answer.body).hexdigest()) for answer in self.answers]
+        for operation in self.history.operations if self.history else ():
+            ok = operation.outcome is Outcome.OK
+            if operation.kind in REMEMBERED and (ok or is_refused_for_ever(operation)):
+                answer = operation.answer
+                words = (answer.reason, answer.state, answer.payment_id, answer.version)
+                told.append(Told(*key_of(operation), ok, answer.sha256, words))
+        return tuple(told)
+
+    @cached_property
+    def operations_of_key(self) -> Mapping[Key, list[Operation]]:
+        """The recorded attempts at each remembered request."""
+        found: defaultdict[Key, list[Operation]] = defaultdict(list)
+        for operation in self.history.operations if self.history else ():
+            if operation.kind in REMEMBERED:
+                found[key_of(operation)].append(operation)
+        return dict(found)
+
+    def standing(self, journals: Iterable[Record]) -> list[Record]:
+        """Those that are neither reversals nor reversed."""
+        return [row for row in journals if not row["reversal_of"] and row["journal_id"] not in self.reversed]
+
+    def amount(self, journal: Record) -> int:
+        """What a journal moves, in minor units."""
+        return sum(int(leg["amount"]) for leg in self.legs.get(str(journal["journal_id"]), ()) if leg["amount"] > 0)
+
+
+def key_of(operation: Operation) -> Key:
+    """Under which the services remember a call."""
+    return operation.arguments.clerk, operation.kind, operation.arguments.key
+
+
+def is_refused_for_ever(operation: Operation) -> bool:
+    """Whether its caller got the one answer that its request will ever have, and that was a refusal."""
+    return operation.outcome is Outcome.FAIL and is_stored(operation.answer)
+
+
+def grouped(rows: Iterable[Record], field_name: str) -> dict[str, list[Record]]:
+    """Rows by one of their columns, in the order in which they came."""
+    groups: defaultdict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        groups[str(row[field_name])].append(row)
+    return dict(groups)
+
+
+def names(rows: Iterable[Record], field_name: str = "journal_id") -> str:
+    """Some rows by one of their columns, for people."""
+    return ", ".join(str(row[field_name]) for row in rows) or "none"

@@ -1,0 +1,422 @@
+"""The history of a run: every call as its caller saw it, and the faults beside them; JSON, one event a line.
+
+    callers, nemesis ──▶ HistoryWriter ──▶ history.jsonl ──▶ read_history ──▶ checks
+
+| line | when | with |
+|---|---|---|
+| `run` | first | `format`, `seed`, `facts` of the run |
+| `invoke` | just before a call is sent | `op`, `process`, `kind`, `arguments` |
+| `ok` | it happened, and the caller was told | `op`, `process`, `kind`, `answer` |
+| `fail` | it was refused: it had no effect, and never will have | the same |
+| `info` | nobody knows: a lost reply, or a failure that may have come after the effect | the same |
+| `nemesis` | a fault is planned, begins or ends | `fault`, `phase`, `target`, `facts` |
+| `end` | last | `events`: how many lines came before |
+
+Each has `at_ns`, nanoseconds of one monotonic clock: that of the machine that records. An invocation without a
+completion is an `info` whose caller never heard. What is not told is left out; what is not in these tables is refused.
+
+Invariants of a history that is read
+1. Every operation has one invocation and at most one completion, which is not earlier.
+2. `whole` is false if the recording broke off. What was kept is then still the beginning of the whole history, for
+   lines are written in the order in which things happened, so what holds for the whole holds for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from services.kernel.clock import Clock
+
+FORMAT = 1
+_BUFFER_BYTES = 1 << 16
+_T = TypeVar("_T", bound="Arguments | Answer")
+
+
+class MalformedHistory(ValueError):
+    """A line that no recorder of ours has written; the message names it by its number."""
+
+
+class Outcome(StrEnum):
+    """What a caller knows of what they asked for."""
+
+    OK = "ok"
+    FAIL = "fail"
+    INFO = "info"
+
+
+class Phase(StrEnum):
+    """Where a fault stands."""
+
+    PLANNED = "planned"
+    BEGUN = "begun"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a caller asked for. Two calls under one key with other arguments are two payloads.
+
+    Args:
+        key: Request id, or the ticket a Pay is made with; empty for what only reads.
+        clerk: Who calls, by the name in their token; keys belong to them.
+        role: In lower case, like `cashier`.
+        expected_version: Of CancelOrder; 0: any.
+    """
+
+    order_id: str = ""
+    payment_id: str = ""
+    key: str = ""
+    clerk: str = ""
+    role: str = ""
+    source: str = ""
+    amount_minor: int = 0
+    currency: str = ""
+    payee_account_id: str = ""
+    expected_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller was told; of a refusal also what its metadata say.
+
+    Args:
+        code: Name of the gRPC status code.
+        reason: Of our ErrorInfo; empty: the answer was not one of ours.
+        state: Of the order or payment, without its prefix: PAID, SUCCEEDED.
+        clerk: Who settled it.
+        sha256: Hexadecimal digest of the response's bytes, or of the google.rpc.Status of a refusal.
+    """
+
+    code: str = "OK"
+    reason: str = ""
+    state: str = ""
+    order_id: str = ""
+    payment_id: str = ""
+    round: int = 0
+    version: int = 0
+    amount_minor: int = 0
+    currency: str = ""
+    clerk: str = ""
+    ticket: str = ""
+    replayed: bool = False
+    sha256: str = ""
+
+
+#: The answer of a call that has none.
+NO_ANSWER = Answer(code="")
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call.
+
+    Args:
+        op: Its number in the history.
+        process: Which client made it.
+        kind: The method's name, like Settle.
+        answered_ns: None: no answer came while it was recorded.
+    """
+
+    op: int
+    process: str
+    kind: str
+    arguments: Arguments
+    invoked_ns: int
+    outcome: Outcome = Outcome.INFO
+    answer: Answer = NO_ANSWER
+    answered_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Nemesis:
+    """One moment of a fault.
+
+    Args:
+        fault: What happens, like `kill`.
+        target: To whom, like `payment-1`; empty: to all.
+    """
+
+    fault: str
+    phase: Phase
+    at_ns: int
+    target: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A recorded run.
+
+    Args:
+        operations: In the order of their invocations.
+        whole: Whether the recorder closed it; otherwise something may be missing at the end.
+    """
+
+    operations: tuple[Operation, ...]
+    nemesis: tuple[Nemesis, ...] = ()
+    seed: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = True
+
+
+# What an answer says of the effect
+
+#: Refusals of ours that had no effect and that the same request will meet for ever, or that never let it begin.
+_DEFINITIVE_CODES = frozenset(
+    {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "FAILED_PRECONDITION", "UNAUTHENTICATED"}
+)
+#: Passing refusals that are given before anything is done. A stale fence is none of them: it comes after the claim.
+_BEFORE_ANYTHING = frozenset({"REQUEST_IN_PROGRESS", "ORDER_LOCKED", "STALE_VERSION"})
+#: In which state a payment has come to its end; in any other, OK means that the outcome is not known yet.
+_ENDED_STATES = {"Settle": "SUCCEEDED", "Pay": "SUCCEEDED", "Reverse": "REVERSED"}
+
+
+def outcome_of(kind: str, answer: Answer) -> Outcome:
+    """What the caller of `kind` knows by this answer. UNAVAILABLE is no failure: it may come after the effect."""
+    if answer.code == "OK":
+        return Outcome.OK if _ENDED_STATES.get(kind, answer.state) == answer.state else Outcome.INFO
+    before_anything = answer.code == "ABORTED" and answer.reason in _BEFORE_ANYTHING
+    if before_anything or (answer.reason and answer.code in _DEFINITIVE_CODES):
+        return Outcome.FAIL
+    return Outcome.INFO
+
+
+def is_stored(answer: Answer) -> bool:
+    """Whether this refusal is the answer to its request for ever. Others are given before the request is run."""
+    return answer.code in ("ALREADY_EXISTS", "FAILED_PRECONDITION") and answer.reason != "TICKET_EXPIRED"
+
+
+# Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """A call whose answer is awaited."""
+
+    op: int
+    process: str
+    kind: str
+
+
+class HistoryWriter:
+    """Writes a new history. Not for several threads at once.
+
+    Lines are kept in memory and written some dozens of KiB at a time, so that nobody waits for the disk call by call.
+    A recorder that is killed loses the end of its history and nothing of its beginning.
+
+    Args:
+        path: A file that is not there yet: times of two runs do not compare.
+
+    Raises:
+        FileExistsError: It is there.
+    """
+
+    def __init__(self, path: Path, clock: Clock, *, seed: int = 0, facts: Mapping[str, Any] | None = None) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._clock = clock
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._events = 0
+        self._ops = 0
+        self._write("run", {"format": FORMAT, "seed": seed, "facts": dict(facts or {})})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def invoke(self, process: str, kind: str, arguments: Arguments) -> Invoked:
+        """Notes that a call is about to be sent."""
+        self._ops += 1
+        self._write("invoke", {"op": self._ops, "process": process, "kind": kind, "arguments": _told(arguments)})
+        return Invoked(self._ops, process, kind)
+
+    def complete(self, invoked: Invoked, answer: Answer, outcome: Outcome | None = None) -> Outcome:
+        """Notes an answer, and what its caller knows by it.
+
+        Args:
+            answer: NO_ANSWER, or one with the transport's code, if none of ours came.
+            outcome: As `outcome_of` says, if not given.
+        """
+        known = outcome or outcome_of(invoked.kind, answer)
+        told = {"op": invoked.op, "process": invoked.process, "kind": invoked.kind, "answer": _told(answer)}
+        self._write(known, told)
+        return known
+
+    def nemesis(self, fault: str, phase: Phase, target: str = "", **facts: Any) -> None:
+        """Notes that a fault is planned, begins or ends."""
+        self._write("nemesis", {"fault": fault, "phase": phase, "target": target, "facts": facts})
+
+    def flush(self) -> None:
+        """Hands everything to the operating system."""
+        if self._lines:
+            self._file.write(b"".join(self._lines))
+            self._lines.clear()
+            self._waiting_bytes = 0
+
+    def close(self) -> None:
+        """Ends the history."""
+        if not self._file.closed:
+            self._write("end", {"events": self._events})
+            self.flush()
+            self._file.close()
+
+    def _write(self, type_: str, event: dict[str, Any]) -> None:
+        at_ns = round(self._clock.monotonic_s() * 1e9)
+        line = json.dumps({"type": type_, "at_ns": at_ns, **event}, ensure_ascii=False, separators=(",", ":"))
+        self._lines.append(line.encode() + b"\n")
+        self._events += 1
+        self._waiting_bytes += len(self._lines[-1])
+        if self._waiting_bytes >= _BUFFER_BYTES:
+            self.flush()
+
+
+def _told(message: Arguments | Answer) -> dict[str, Any]:
+    """What differs from the defaults."""
+    parts = ((part.name, getattr(message, part.name), part.default) for part in fields(message))
+    return {name: value for name, value, default in parts if value != default}
+
+
+# Reading
+
+
+def read_history(path: Path) -> History:
+    """Reads a history; a last line that was cut off is left out.
+
+    Raises:
+        OSError: The file cannot be read.
+        MalformedHistory: A line is not as this module says.
+    """
+    reading = _Reading()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                reading.take(_event(line))
+            except MalformedHistory as error:
+                raise MalformedHistory(f"{path}, line {number}: {error}") from None
+            except ValueError as error:
+                if line.endswith(b"\n"):
+                    raise MalformedHistory(f"{path}, line {number}: no JSON: {error}") from None
+    return reading.history()
+
+
+class _Reading:
+    """What has been read so far."""
+
+    def __init__(self) -> None:
+        self._operations: dict[int, Operation] = {}
+        self._nemesis: list[Nemesis] = []
+        self._run: dict[str, Any] | None = None
+        self._events = 0
+        self._ended = False
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Takes one line."""
+        if self._ended:
+            raise MalformedHistory("it comes after the end")
+        type_ = event.pop("type", None)
+        if (type_ == "run") != (self._run is None):
+            raise MalformedHistory("a history begins with its one `run`")
+        at_ns = _of(event, "at_ns", int)
+        match type_:
+            case "run":
+                self._begin(event)
+            case "invoke":
+                self._invoke(event, at_ns)
+            case "ok" | "fail" | "info":
+                self._complete(event, at_ns, Outcome(type_))
+            case "nemesis":
+                self._nemesis.append(_nemesis(event, at_ns))
+            case "end":
+                self._end(event)
+            case _:
+                raise MalformedHistory(f"its type is {type_!r}")
+        if event:
+            raise MalformedHistory(f"{type_} has no {', '.join(event)}")
+        self._events += 1
+
+    def history(self) -> History:
+        """All that was read."""
+        if self._run is None:
+            raise MalformedHistory("the file is empty")
+        operations = sorted(self._operations.values(), key=lambda operation: (operation.invoked_ns, operation.op))
+        run = self._run
+        return History(tuple(operations), tuple(self._nemesis), run["seed"], run["facts"], self._ended)
+
+    def _begin(self, event: dict[str, Any]) -> None:
+        if (format_ := _of(event, "format", int)) != FORMAT:
+            raise MalformedHistory(f"its format is {format_}, and only {FORMAT} is known")
+        self._run = {"seed": _of(event, "seed", int), "facts": _of(event, "facts", dict)}
+
+    def _end(self, event: dict[str, Any]) -> None:
+        if (events := _of(event, "events", int)) != self._events:
+            raise MalformedHistory(f"{events} events should have come before, and {self._events} did")
+        self._ended = True
+
+    def _invoke(self, event: dict[str, Any], at_ns: int) -> None:
+        op, process, kind = _of(event, "op", int), _of(event, "process", str), _of(event, "kind", str)
+        if op in self._operations:
+            raise MalformedHistory(f"operation {op} is invoked twice")
+        arguments = _message(Arguments, _of(event, "arguments", dict))
+        self._operations[op] = Operation(op, process, kind, arguments, at_ns)
+
+    def _complete(self, event: dict[str, Any], at_ns: int, outcome: Outcome) -> None:
+        op, process, kind = _of(event, "op", int), _of(event, "process", str), _of(event, "kind", str)
+        operation = self._operations.get(op)
+        if operation is None:
+            raise MalformedHistory(f"operation {op} is answered and was not invoked")
+        if (process, kind) != (operation.process, operation.kind):
+            raise MalformedHistory(f"operation {op} is {operation.kind} of {operation.process}")
+        if operation.answered_ns is not None:
+            raise MalformedHistory(f"operation {op} is answered twice")
+        if at_ns < operation.invoked_ns:
+            raise MalformedHistory(f"operation {op} is answered before it was invoked")
+        operation.outcome, operation.answered_ns = outcome, at_ns
+        operation.answer = _message(Answer, _of(event, "answer", dict))
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    event = json.loads(line)
+    if not isinstance(event, dict):
+        raise MalformedHistory("no JSON object")
+    return event
+
+
+def _nemesis(event: dict[str, Any], at_ns: int) -> Nemesis:
+    fault, phase = _of(event, "fault", str), _of(event, "phase", str)
+    if phase not in list(Phase):
+        raise MalformedHistory(f"its phase is {phase!r}")
+    return Nemesis(fault, Phase(phase), at_ns, _of(event, "target", str), _of(event, "facts", dict))
+
+
+def _of(event: dict[str, Any], name: str, kind: type) -> Any:
+    """Takes a field out of an event."""
+    value = event.pop(name, None)
+    if type(value) is not kind:
+        raise MalformedHistory(f"{name} is no {kind.__name__}: {value!r}")
+    return value
+
+
+def _defaults(kind: type[Arguments | Answer]) -> Iterator[tuple[str, type]]:
+    for part in fields(kind):
+        yield part.name, type(part.default)
+
+
+_KINDS: dict[type, dict[str, type]] = {kind: dict(_defaults(kind)) for kind in (Arguments, Answer)}
+
+
+def _message(kind: type[_T], told: dict[str, Any]) -> _T:
+    kinds = _KINDS[kind]
+    for name, value in told.items():
+        if type(value) is not kinds.get(name):
+            raise MalformedHistory(f"{kind.__name__.lower()} have no {name} like {value!r}")
+    return kind(**told)

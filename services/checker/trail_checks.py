@@ -1,0 +1,203 @@
+"""What must be true of the trail that every change leaves: fences, versions, moves, requests, the outbox.
+
+It repeats what the services promise from the outside: the tables of legal moves are written here once more, on purpose,
+so that a mistake in theirs is found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+
+from services.checker.books import Record
+from services.checker.evidence import Evidence, grouped
+from services.checker.verdict import Found
+
+_ORDER_MOVES = {
+    ("UNPAID", "PAYING"),
+    ("PAYING", "PAID"),
+    ("UNPAID", "CANCELLED"),
+    ("PAYING", "UNPAID"),
+    ("PAID", "UNPAID"),
+}
+_PAYMENT_MOVES = {
+    ("CREATED", "SUBMITTED"),
+    ("CREATED", "DECLINED"),
+    ("SUBMITTED", "SUCCEEDED"),
+    ("SUBMITTED", "DECLINED"),
+    ("SUBMITTED", "UNKNOWN"),
+    ("UNKNOWN", "SUCCEEDED"),
+    ("UNKNOWN", "DECLINED"),
+    ("UNKNOWN", "REVERSING"),
+    ("SUCCEEDED", "REVERSING"),
+    ("REVERSING", "REVERSED"),
+    ("REVERSING", "SUCCEEDED"),
+}
+_HELD = ("PAYING", "PAID")
+#: Within which a worker that lives takes over.
+_GRACE_MS = 2_000
+#: What the order service is told, and the move that it makes of it.
+_WORDS = {"COMPLETE": ("PAYING", "PAID"), "RELEASE": ("PAYING", "UNPAID"), "REOPEN": ("PAID", "UNPAID")}
+#: What it must have been told of a payment that has a journal and stands so.
+_OWED_WORDS = {
+    "SUCCEEDED": ("COMPLETE",),
+    "REVERSING": ("COMPLETE",),
+    "REVERSED": ("COMPLETE", "REOPEN"),
+}
+
+Violations = Iterator[str]
+
+
+def fences_never_fall(evidence: Evidence) -> Found:
+    """Of an order and of a payment, from each event to the next and to the row; the ledger has seen what charged."""
+    books = evidence.books
+
+    def violations() -> Violations:
+        yield from _falls((row for row in books.order_events if _fence(row) != (0, 0)), evidence.orders, "order_id")
+        yield from _falls(books.payment_events, evidence.payments, "payment_id")
+        yield from _unseen_by_the_ledger(evidence)
+
+    return Found(len(books.order_events) + len(books.payment_events), violations())
+
+
+def _falls(events: Iterable[Record], rows: Mapping[str, Record], subject: str) -> Violations:
+    for name, steps in grouped(events, subject).items():
+        for before, after in pairwise(steps):
+            if _fence(after) < _fence(before):
+                yield f"{name}: fence fell from {_fence(before)} to {_fence(after)} at version {after['version']}"
+        last = steps[-1]
+        if name in rows and _fence(rows[name]) < _fence(last):
+            yield f"{name}: fence fell from {_fence(last)} to {_fence(rows[name])} since version {last['version']}"
+
+
+def _unseen_by_the_ledger(evidence: Evidence) -> Violations:
+    """Under whichever fence money was recorded, the ledger was asked under it. Switched off, it keeps none."""
+    seen = {str(row["order_id"]): (int(row["generation"]), int(row["token"])) for row in evidence.books.order_fences}
+    for row in evidence.books.payment_events:
+        name = str(row["payment_id"])
+        payment = evidence.payments.get(name)
+        if payment is None or row["state"] not in ("SUCCEEDED", "REVERSED") or name not in evidence.journals_of_payment:
+            continue
+        last = seen.get(str(payment["order_id"]))
+        if last is not None and last < _fence(row):
+            yield f"{name} is {row['state']} under fence {_fence(row)}, and the ledger has seen {last}"
+
+
+def moves_legal(evidence: Evidence) -> Found:
+    """Versions have no gap, each state follows lawfully from the one before, and only who holds a bill moves it."""
+    books = evidence.books
+
+    def violations() -> Violations:
+        order_steps = grouped(books.order_events, "order_id")
+        for name, row in evidence.orders.items():
+            steps = order_steps.get(name, [])
+            yield from _moves("order", name, row, steps, ("to_state", "UNPAID", _ORDER_MOVES))
+            yield from _holders(name, row, steps)
+        payment_steps = grouped(books.payment_events, "payment_id")
+        for name, row in evidence.payments.items():
+            yield from _moves("payment", name, row, payment_steps.get(name, []), ("state", "CREATED", _PAYMENT_MOVES))
+
+    return Found(len(books.order_events) + len(books.payment_events), violations())
+
+
+def _moves(
+    noun: str, name: str, row: Record, steps: list[Record], rule: tuple[str, str, set[tuple[str, str]]]
+) -> Violations:
+    state, first, moves = rule
+    if [step["version"] for step in steps] != list(range(1, int(row["version"]) + 1)):
+        yield f"{noun} {name} is at version {row['version']}, and its history has {len(steps)} steps"
+        return
+    if steps[0][state] != first or steps[-1][state] != row["state"]:
+        yield f"{noun} {name} is {row['state']}, and its history goes from {steps[0][state]} to {steps[-1][state]}"
+    for before, after in pairwise(steps):
+        if (before[state], after[state]) not in moves:
+            yield f"{noun} {name} went from {before[state]} to {after[state]}"
+
+
+def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
+    """A bill is held by the payment that claimed it until it is UNPAID again; a round ends when it was PAID before."""
+    holder, round_ = "", 1
+    for before, after in pairwise(steps):
+        if (before["to_state"], after["to_state"]) == ("PAID", "UNPAID"):
+            round_ += 1
+        if after["from_state"] != before["to_state"] or after["round"] != round_:
+            yield f"order {name} says {after['from_state']} and round {after['round']} at version {after['version']}"
+        if before["to_state"] in _HELD and after["payment_id"] != holder:
+            mover = after["payment_id"] or "nobody"
+            yield f"order {name} was held by {holder}, and {mover} made it {after['to_state']}"
+        if before["to_state"] not in _HELD:
+            holder = str(after["payment_id"])
+    held_by = holder if row["state"] in _HELD else ""
+    if row["payment_id"] != held_by or row["round"] != round_:
+        yield f"order {name} names {row['payment_id'] or 'no payment'} in round {row['round']}, not {held_by or 'none'}"
+    if (row["state"] == "PAID") != bool(row["settled_by_name"]):
+        yield f"order {name} is {row['state']}, settled by {row['settled_by_name'] or 'nobody'}"
+
+
+def requests_whole(evidence: Evidence) -> Found:
+    """No request is DONE without a response, none has one before."""
+
+    def violations() -> Violations:
+        for (caller, method, key), row in evidence.requests.items():
+            if (row["state"] == "DONE") != (row["response"] is not None):
+                yield f"{method} {key} of {caller} is {row['state']} " + (
+                    "with a response" if row["response"] is not None else "without a response"
+                )
+
+    return Found(len(evidence.requests), violations())
+
+
+def leases_kept(evidence: Evidence) -> Found:
+    """No request is IN_PROGRESS past its lease: somebody should have taken it over."""
+    if not evidence.now_ms:
+        return Found(0, skipped="the time of reading was not given")
+
+    def violations() -> Violations:
+        for (caller, method, key), row in evidence.requests.items():
+            over_ms = evidence.now_ms - int(row["lease_until_ms"])
+            if row["state"] == "IN_PROGRESS" and over_ms > _GRACE_MS:
+                yield f"{method} {key} of {caller} is IN_PROGRESS, {over_ms / 1000:.1f} s past its lease"
+
+    return Found(len(evidence.requests), violations())
+
+
+def outbox_delivered_once(evidence: Evidence) -> Found:
+    """What the order service is told of a payment it makes one move of, and it moves for nothing else."""
+    words = {(str(row["payment_id"]), str(row["purpose"])) for row in evidence.books.outbox}
+    moves: Counter[tuple[str, str]] = Counter()
+    named = {move: word for word, move in _WORDS.items()}
+    for row in evidence.books.order_events:
+        word = named.get((str(row["from_state"]), str(row["to_state"])))
+        if word:
+            moves[str(row["payment_id"]), word] += 1
+
+    def violations() -> Violations:
+        for row in evidence.books.outbox:
+            payment_id, word = str(row["payment_id"]), str(row["purpose"])
+            made = moves[payment_id, word]
+            if made > 1:
+                yield f"the word to {word} {row['order_id']} for {payment_id} was obeyed {made} times"
+            if not made and row["delivered_at_ms"] is not None and word != "RELEASE":  # of a bill never claimed
+                yield f"the word to {word} {row['order_id']} for {payment_id} was delivered, and not obeyed"
+        for payment_id, word in moves.keys() - words:
+            yield f"nobody said to {word} an order for {payment_id}, and it was done"
+        for payment_id, payment in evidence.payments.items():
+            if payment["order_id"] and payment["journal_id"]:
+                owed = _OWED_WORDS.get(payment["state"], ())
+                for word in owed:
+                    if (payment_id, word) not in words:
+                        yield f"payment {payment_id} is {payment['state']}, and nobody was to {word} its order"
+
+    return Found(len(evidence.books.outbox), violations())
+
+
+def nothing_left_over(evidence: Evidence) -> Found:
+    """Nothing is under way any more; whoever reads the books waits for the recovery first."""
+    books = evidence.books
+    looked_at = (books.payments, books.orders, books.requests, books.outbox)
+    return Found(sum(map(len, looked_at)), books.unfinished())
+
+
+def _fence(row: Record) -> tuple[int, int]:
+    return int(row["fence_generation"]), int(row["fence_token"])

@@ -1,0 +1,119 @@
+"""Illegal histories, each with the checks it breaks, and lawful near-misses, each with those it nearly breaks.
+
+A module of tests makes its `Cases`, decorates with them what spoils or changes a lawful evening, and runs them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.checker.checks import run_checks
+from services.checker.verdict import Check, Verdict
+from tests.unit.checker.scribe import Row, Scribe, legal
+
+Change = Callable[[Scribe], None]
+
+
+@dataclass(frozen=True)
+class Illegal:
+    """Something is wrong.
+
+    Args:
+        words: Said by one of the checks that find it.
+        broken: Those checks; no other finds anything.
+    """
+
+    spoil: Change
+    words: str
+    broken: frozenset[str]
+
+    def __str__(self) -> str:
+        return self.spoil.__name__.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Lawful:
+    """It looks odd, and is not.
+
+    Args:
+        near: The checks that would find it, were it a little worse.
+    """
+
+    change: Change
+    near: frozenset[str]
+
+    def __str__(self) -> str:
+        return self.change.__name__.replace("_", " ")
+
+
+@dataclass
+class Cases:
+    """The cases of one module.
+
+    Args:
+        examine: The checks' results for an evening.
+        evening: A lawful one to begin with.
+    """
+
+    examine: Callable[[Scribe], dict[str, Check]]
+    evening: Callable[[], Scribe] = legal
+    illegal_ones: list[Illegal] = field(default_factory=list)
+    lawful_ones: list[Lawful] = field(default_factory=list)
+
+    def illegal(self, words: str, *broken: str) -> Callable[[Change], Change]:
+        """A history that breaks these checks and no others; one of them says `words`."""
+
+        def add(spoil: Change) -> Change:
+            self.illegal_ones.append(Illegal(spoil, words, frozenset(broken)))
+            return spoil
+
+        return add
+
+    def lawful(self, *near: str) -> Callable[[Change], Change]:
+        """A history that nearly breaks these checks."""
+
+        def add(change: Change) -> Change:
+            self.lawful_ones.append(Lawful(change, frozenset(near)))
+            return change
+
+        return add
+
+    def is_named(self, case: Illegal) -> None:
+        """Asserts that the checks it breaks say so, in words, and no others."""
+        scribe = self.evening()
+        case.spoil(scribe)
+        found = self.examine(scribe)
+        told = [violation for check in found.values() for violation in check.violations]
+        assert {name for name, check in found.items() if not check.ok} == case.broken, told
+        assert any(case.words in violation for violation in told), told
+
+    def passes(self, case: Lawful) -> None:
+        """Asserts that nothing is said of it."""
+        scribe = self.evening()
+        case.change(scribe)
+        scribe.seal()
+        said = {
+            name: (check.violations, check.undecided)
+            for name, check in self.examine(scribe).items()
+            if check.verdict is not Verdict.OK
+        }
+        assert said == {}, said
+
+
+def by_books(scribe: Scribe) -> dict[str, Check]:
+    """What the checks find in the books, and in the answers that people remember."""
+    return {check.name: check for check in run_checks(scribe.books(), scribe.answers, now_ms=scribe.now_ms())}
+
+
+def by_all(scribe: Scribe) -> dict[str, Check]:
+    """What the checks find with all witnesses."""
+    checks = run_checks(
+        scribe.books(), history=scribe.history(), acquirer=scribe.acquirer_log(), now_ms=scribe.now_ms()
+    )
+    return {check.name: check for check in checks}
+
+
+def payment(scribe: Scribe, key: str) -> Row:
+    """The payment of a request or ticket."""
+    return next(row for row in scribe.payments if row["request_key"] == key)

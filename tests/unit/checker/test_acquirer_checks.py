@@ -1,0 +1,116 @@
+"""The checks of the acquirer's own log, and of it and the ledger together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
+from tests.unit.checker.scribe import Scribe, with_cards
+
+CASES = Cases(by_all, evening=with_cards)
+_CARDED = "settle-carded-1"
+
+
+def card(scribe: Scribe) -> str:
+    """The payment that was made by card and stands."""
+    return str(payment(scribe, _CARDED)["payment_id"])
+
+
+@CASES.illegal("entry 3 of the acquirer's log has sequence 4", "acquirer log whole")
+def an_entry_that_is_missing(scribe: Scribe) -> None:
+    del scribe.charges[2]
+
+
+@CASES.illegal("key pay_06:1 was CHARGED, and then CHARGED", "charged once per key", "acquirer agrees with ledger")
+def a_key_charged_twice(scribe: Scribe) -> None:
+    scribe.at_acquirer(payment(scribe, _CARDED), "CHARGED")
+
+
+@CASES.illegal("key pay_07:1 was REFUNDED, and then REFUNDED", "charged once per key", "acquirer agrees with ledger")
+def a_key_refunded_twice(scribe: Scribe) -> None:
+    scribe.at_acquirer(payment(scribe, "settle-returned-1"), "REFUNDED")
+
+
+@CASES.illegal("key pay_06:2 was TOMBSTONE, and then CHARGED", "charged once per key", "acquirer agrees with ledger")
+def a_late_charge_under_a_closed_key(scribe: Scribe) -> None:
+    for decision in ("TOMBSTONE", "CHARGED"):
+        scribe.at_acquirer(payment(scribe, _CARDED), decision, attempt=2)
+
+
+@CASES.illegal("key pay_06:2 was unseen, and then REFUNDED", "charged once per key", "acquirer agrees with ledger")
+def a_refund_of_nothing(scribe: Scribe) -> None:
+    scribe.at_acquirer(payment(scribe, _CARDED), "REFUNDED", attempt=2)
+
+
+@CASES.illegal("key pay_07:1 moved 480 CNY in and 479 CNY out", "charged once per key", "acquirer agrees with ledger")
+def a_refund_of_a_part(scribe: Scribe) -> None:
+    scribe.charges[-1] = replace(scribe.charges[-1], amount_minor=479)
+
+
+@CASES.illegal("the acquirer took 640 CNY for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+def a_double_charge(scribe: Scribe) -> None:
+    """A retry after a failure made a new key, and the old one had been charged."""
+    scribe.at_acquirer(payment(scribe, _CARDED), "CHARGED", attempt=2)
+
+
+@CASES.illegal("the acquirer took nothing for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+def a_card_that_was_never_charged(scribe: Scribe) -> None:
+    del scribe.charges[:2]
+    scribe.charges = [replace(record, sequence=record.sequence - 2) for record in scribe.charges]
+
+
+@CASES.illegal("the acquirer took 320 USD for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+def a_charge_in_another_currency(scribe: Scribe) -> None:
+    scribe.charges[1] = replace(scribe.charges[1], currency="USD")
+
+
+@CASES.illegal("the acquirer was asked for pay_99, which is no payment", "acquirer agrees with ledger")
+def a_charge_for_nobody(scribe: Scribe) -> None:
+    scribe.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, "CHARGED")
+
+
+@CASES.illegal("the acquirer took 1250 CNY for pay_02; in the ledger: nothing", "acquirer agrees with ledger")
+def a_declined_payment_that_was_charged(scribe: Scribe) -> None:
+    scribe.at_acquirer(payment(scribe, "too-late"), "CHARGED", amount=1250)
+
+
+@CASES.lawful("charged once per key", "acquirer agrees with ledger", "acquirer log whole")
+def a_card_that_declined_first(scribe: Scribe) -> None:
+    """A new attempt has a new key, for the first was definitively declined."""
+    scribe.bill("twice", 90)
+    made = scribe.settle("twice", source="acquirer")
+    scribe.at_acquirer(made, "DECLINED")
+    scribe.at_acquirer(made, "CHARGED", attempt=2)
+
+
+@CASES.lawful("charged once per key", "acquirer agrees with ledger")
+def a_key_closed_before_it_was_charged(scribe: Scribe) -> None:
+    """Nobody knew the outcome, so it was reversed by its key; the payment was declined."""
+    scribe.at_acquirer(payment(scribe, "too-late"), "TOMBSTONE")
+
+
+@CASES.lawful("charged once per key", "acquirer agrees with ledger")
+def a_charge_asked_for_again(scribe: Scribe) -> None:
+    """The reply was lost; asked again, the acquirer answers as it stands."""
+    for decision in ("RECEIVED", "REPEATED"):
+        scribe.charges.append(replace(scribe.charges[1], sequence=len(scribe.charges) + 1, decision=decision))
+
+
+@CASES.lawful("acquirer agrees with ledger")
+def a_difference_that_is_listed(scribe: Scribe) -> None:
+    """People have it before them."""
+    payment(scribe, "too-late")["attention"] = "ACQUIRER_SILENT"
+    scribe.at_acquirer(payment(scribe, "too-late"), "CHARGED", amount=1250)
+
+
+@pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
+def test_an_illegal_history_is_named(case: Illegal) -> None:
+    """By the checks it breaks, in words, and by no other."""
+    CASES.is_named(case)
+
+
+@pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
+def test_a_lawful_oddity_passes(case: Lawful) -> None:
+    CASES.passes(case)

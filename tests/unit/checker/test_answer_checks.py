@@ -1,0 +1,412 @@
+"""The checks of what callers were told, held against the books."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.checker.checks import run_checks
+from services.checker.history import NO_ANSWER, Answer, Arguments, Operation, Outcome
+from services.checker.verdict import Check
+from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
+from tests.unit.checker.scribe import Scribe
+
+CASES = Cases(by_all)
+_LOCKED = Answer("ABORTED", "ORDER_LOCKED")
+
+
+def retold(call: Operation, answer: Answer, outcome: Outcome) -> None:
+    """Its caller was told something else."""
+    call.answer, call.outcome = answer, outcome
+
+
+def again(scribe: Scribe, key: str, answer: Answer | None = None, **arguments: object) -> Operation:
+    """The same request is sent again."""
+    first = scribe.call_of(key)
+    asked = replace(first.arguments, **arguments)  # type: ignore[arg-type]
+    return scribe.call(first.kind, asked, answer or replace(first.answer, replayed=True), scribe.now_ms())
+
+
+# Acknowledged
+
+
+@CASES.illegal("Settle lost of li was acknowledged, and is nowhere", "acknowledged is kept", "orders linearizable")
+def a_forgotten_acknowledgement(scribe: Scribe) -> None:
+    """Somebody heard that the bill is settled, and nobody knows of it."""
+    answer = Answer(state="SUCCEEDED", order_id="open", payment_id="pay_99", round=1)
+    scribe.call("Settle", Arguments(order_id="open", key="lost", clerk="li"), answer, scribe.now_ms())
+
+
+@CASES.illegal("Settle too-late of wu was acknowledged, and is refused", "acknowledged is kept", "orders linearizable")
+def an_acknowledgement_of_what_was_refused(scribe: Scribe) -> None:
+    call = scribe.call_of("too-late")
+    retold(call, replace(call.answer, code="OK", reason="", state="SUCCEEDED", payment_id="pay_02"), Outcome.OK)
+
+
+@CASES.illegal(
+    "Settle settle-plain-1 of li was acknowledged, and is IN_PROGRESS", "acknowledged is kept", "nothing left over"
+)
+def an_acknowledgement_of_what_still_runs(scribe: Scribe) -> None:
+    row = scribe.request_of("li", "Settle", "settle-plain-1")
+    row.update(state="IN_PROGRESS", response=None)
+    call = scribe.call_of("settle-plain-1")
+    call.answer = replace(call.answer, sha256="")
+
+
+@CASES.illegal("was acknowledged with pay_03, and its payment is pay_01", "acknowledged is kept", "orders linearizable")
+def an_acknowledgement_with_anothers_payment(scribe: Scribe) -> None:
+    call = scribe.call_of("settle-plain-1")
+    call.answer = replace(call.answer, payment_id="pay_03", version=0)
+
+
+@CASES.illegal("was acknowledged over 1249, and 1250 moved", "acknowledged is kept", "orders linearizable")
+def an_acknowledgement_over_another_amount(scribe: Scribe) -> None:
+    call = scribe.call_of("settle-plain-1")
+    call.answer = replace(call.answer, amount_minor=1249)
+
+
+@CASES.illegal(
+    "Pay ticket-1 of li was acknowledged with pay_05, and no journal moved its money",
+    *("acknowledged is kept", "payments match journals", "answers are true"),
+)
+def an_acknowledgement_without_a_journal(scribe: Scribe) -> None:
+    scribe.remove_journal("jnl_05")
+    scribe.seal()
+
+
+@CASES.illegal(
+    "Reverse undo of wu was acknowledged, and its payment is SUCCEEDED", "acknowledged is kept", "answers are true"
+)
+def an_acknowledged_reversal_that_was_not_made(scribe: Scribe) -> None:
+    scribe.request("wu", "Reverse", "undo")
+    scribe.answer("wu", "Reverse", "undo")
+    asked = Arguments(payment_id="pay_05", key="undo", clerk="wu")
+    scribe.call("Reverse", asked, Answer(state="REVERSED", payment_id="pay_05"), scribe.now_ms())
+
+
+@CASES.illegal(
+    "Reverse undo of wu was acknowledged, and its payment is nowhere", "acknowledged is kept", "answers are true"
+)
+def an_acknowledged_reversal_of_nothing(scribe: Scribe) -> None:
+    scribe.request("wu", "Reverse", "undo")
+    scribe.answer("wu", "Reverse", "undo")
+    asked = Arguments(payment_id="pay_99", key="undo", clerk="wu")
+    scribe.call("Reverse", asked, Answer(state="REVERSED", payment_id="pay_99"), scribe.now_ms())
+
+
+@CASES.illegal(
+    "CancelOrder stop of li was acknowledged, and its order is UNPAID", "acknowledged is kept", "orders linearizable"
+)
+def an_acknowledged_cancellation_that_was_not_made(scribe: Scribe) -> None:
+    scribe.request("li", "CancelOrder", "stop", rows=scribe.order_requests)
+    scribe.answer("li", "CancelOrder", "stop")
+    asked = Arguments(order_id="open", key="stop", clerk="li")
+    scribe.call("CancelOrder", asked, Answer(state="CANCELLED", order_id="open"), scribe.now_ms())
+
+
+@CASES.illegal("CancelOrder stop of li was acknowledged, and its order is nowhere", "acknowledged is kept")
+def an_acknowledged_cancellation_of_nothing(scribe: Scribe) -> None:
+    scribe.request("li", "CancelOrder", "stop", rows=scribe.order_requests)
+    scribe.answer("li", "CancelOrder", "stop")
+    asked = Arguments(order_id="gone", key="stop", clerk="li")
+    scribe.call("CancelOrder", asked, Answer(state="CANCELLED", order_id="gone"), scribe.now_ms())
+
+
+@CASES.illegal(
+    "CreateOrder make-2 of li was acknowledged, and there is no order gone",
+    "acknowledged is kept",
+    "orders linearizable",
+)
+def an_acknowledged_order_that_is_gone(scribe: Scribe) -> None:
+    scribe.request("li", "CreateOrder", "make-2", rows=scribe.order_requests)
+    scribe.answer("li", "CreateOrder", "make-2")
+    asked = Arguments(key="make-2", clerk="li", amount_minor=5, currency="CNY")
+    scribe.call("CreateOrder", asked, Answer(state="UNPAID", order_id="gone"), scribe.now_ms())
+
+
+@CASES.illegal(
+    "make-open of li was for 71 CNY, and its order is for 70 CNY", "acknowledged is kept", "orders linearizable"
+)
+def an_order_of_another_amount_than_was_asked(scribe: Scribe) -> None:
+    call = scribe.call_of("make-open")
+    call.arguments = replace(call.arguments, amount_minor=71)
+
+
+@CASES.illegal(
+    "make-open of li was for 70 USD, and its order is for 70 CNY", "acknowledged is kept", "orders linearizable"
+)
+def an_order_in_another_currency_than_was_asked(scribe: Scribe) -> None:
+    call = scribe.call_of("make-open")
+    call.arguments = replace(call.arguments, currency="USD")
+
+
+@CASES.illegal("IssueTicket ask-1 of li was acknowledged, and there is no ticket ticket-9", "acknowledged is kept")
+def an_acknowledged_ticket_that_is_gone(scribe: Scribe) -> None:
+    call = scribe.call_of("ask-1")
+    call.answer = replace(call.answer, ticket="ticket-9")
+
+
+@CASES.illegal(
+    "Settle settle-plain-1 of li is under way as pay_02, and is pay_01",
+    *("acknowledged is kept", "orders linearizable"),
+)
+def a_payment_under_way_by_another_name(scribe: Scribe) -> None:
+    retold(scribe.call_of("settle-plain-1"), Answer(state="UNKNOWN", payment_id="pay_02"), Outcome.INFO)
+
+
+@CASES.lawful("acknowledged is kept")
+def a_payment_under_way_and_a_reversal(scribe: Scribe) -> None:
+    """Of which nobody knew yet how they would end."""
+    retold(scribe.call_of("settle-plain-1"), Answer(state="UNKNOWN", payment_id="pay_01"), Outcome.INFO)
+    retold(scribe.call_of("reverse-pay_03"), Answer(state="REVERSING", payment_id="pay_03"), Outcome.INFO)
+
+
+@CASES.lawful("acknowledged is kept")
+def an_acknowledged_payment_that_was_reversed_since(scribe: Scribe) -> None:
+    scribe.reverse(payment(scribe, "settle-plain-1"))
+
+
+@CASES.lawful("acknowledged is kept")
+def an_acknowledgement_that_tells_little(scribe: Scribe) -> None:
+    """A recorder need not note everything."""
+    call = scribe.call_of("settle-plain-1")
+    call.answer = Answer(state="SUCCEEDED", payment_id="pay_01")
+    made = scribe.call_of("make-open")
+    made.arguments = replace(made.arguments, amount_minor=0, currency="")
+    asked = scribe.call_of("ask-1")
+    asked.answer = Answer(state="ISSUED")
+
+
+@CASES.lawful("acknowledged is kept", "refused without effect")
+def an_unknown_outcome_that_took_effect_late(scribe: Scribe) -> None:
+    """Nobody was told; the worker finished it after the last call."""
+    retold(scribe.call_of("settle-plain-1"), NO_ANSWER, Outcome.INFO)
+
+
+# Refused
+
+
+@CASES.illegal(
+    "Settle settle-plain-1 of li was refused (ORDER_LOCKED), and jnl_01 moved money",
+    *("refused without effect", "orders linearizable"),
+)
+def refused_but_done(scribe: Scribe) -> None:
+    """The clerk was told that somebody else has it; it was charged all the same."""
+    retold(scribe.call_of("settle-plain-1"), _LOCKED, Outcome.FAIL)
+
+
+@CASES.illegal(
+    "Settle settle-plain-1 of li was refused (INSUFFICIENT_FUNDS), and is stored as done",
+    *("refused without effect", "orders linearizable"),
+)
+def declined_but_done(scribe: Scribe) -> None:
+    call = scribe.call_of("settle-plain-1")
+    declined = Answer("FAILED_PRECONDITION", "INSUFFICIENT_FUNDS", sha256=call.answer.sha256)
+    retold(call, declined, Outcome.FAIL)
+
+
+@CASES.illegal(
+    "Settle too-late of wu was refused (ORDER_ALREADY_PAID), and jnl_06 moved money",
+    *("refused without effect", "answers are true", "payments match journals"),
+)
+def refused_and_posted_all_the_same(scribe: Scribe) -> None:
+    """A copy of the request arrived late at the ledger."""
+    legs = [("bank:CNY", 5), ("sales:CNY", -5)]
+    scribe.journal("pay:late", legs, payment_id="pay_02")
+    scribe.seal()
+
+
+@CASES.illegal(
+    "Reverse reverse-pay_03 of wu was refused (ILLEGAL_STATE), and jnl_03 moved money",
+    *("refused without effect", "orders linearizable"),
+)
+def a_reversal_refused_but_done(scribe: Scribe) -> None:
+    call = scribe.call_of("reverse-pay_03")
+    refused = Answer("FAILED_PRECONDITION", "ILLEGAL_STATE", state="REVERSED", sha256=call.answer.sha256)
+    retold(call, refused, Outcome.FAIL)
+
+
+@CASES.lawful("refused without effect")
+def refused_at_first_and_done_at_last(scribe: Scribe) -> None:
+    """The same request was sent again when the bill was free."""
+    call = scribe.call_of("settle-plain-1")
+    scribe.call(
+        "Settle", call.arguments, _LOCKED, call.invoked_ns // 1_000_000 - 1, ended_ms=call.invoked_ns // 1_000_000
+    )
+
+
+@CASES.lawful("refused without effect")
+def refused_and_never_asked_again(scribe: Scribe) -> None:
+    asked = Arguments(order_id="open", key="gave-up", clerk="li")
+    scribe.accept("open", "Settle", "gave-up", "li")
+    scribe.request_of("li", "Settle", "gave-up")["state"] = "ISSUED"
+    scribe.call("Settle", asked, _LOCKED, scribe.now_ms())
+
+
+@CASES.lawful("refused without effect")
+def a_stale_fence_and_a_payment_that_others_finished(scribe: Scribe) -> None:
+    """A holder that froze is refused, and what it began is done: that is no failure, its caller does not know."""
+    retold(scribe.call_of("settle-plain-1"), Answer("ABORTED", "STALE_FENCE"), Outcome.INFO)
+
+
+# Replays and mismatches
+
+
+@CASES.illegal("Settle settle-plain-1 of li got 2 different answers", "replays identical")
+def a_replay_that_is_not_identical(scribe: Scribe) -> None:
+    """Another response than the first, by one byte."""
+    answer = again(scribe, "settle-plain-1")
+    answer.answer = replace(answer.answer, sha256="f" * 64)
+
+
+@CASES.illegal("Settle settle-plain-1 of li got 2 different answers", "replays identical", "reads were written")
+def a_replay_that_says_something_else(scribe: Scribe) -> None:
+    """Also if nobody noted its bytes."""
+    answer = again(scribe, "settle-plain-1")
+    scribe.call_of("settle-plain-1").answer = replace(answer.answer, sha256="")
+    answer.answer = replace(answer.answer, sha256="", version=4)
+
+
+@CASES.illegal("make-open of li was answered with something that is not stored", "replays identical")
+def a_bill_made_by_another_answer_than_is_stored(scribe: Scribe) -> None:
+    call = scribe.call_of("make-open")
+    call.answer = replace(call.answer, sha256="f" * 64)
+
+
+@CASES.illegal("Settle settle-plain-1 of li was run with 2 different payloads", "mismatches refused")
+def another_payload_under_the_same_key(scribe: Scribe) -> None:
+    """It got the first one's answer, as if it had been meant."""
+    again(scribe, "settle-plain-1", source="BANK")
+
+
+@CASES.illegal("was refused as a mismatch, and was only ever sent with one payload", "mismatches refused")
+def the_same_payload_refused_as_another(scribe: Scribe) -> None:
+    again(scribe, "settle-plain-1", Answer("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH"))
+
+
+@CASES.lawful("mismatches refused")
+def another_payload_that_is_refused(scribe: Scribe) -> None:
+    again(scribe, "settle-plain-1", Answer("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH"), source="BANK")
+
+
+@CASES.lawful("mismatches refused")
+def another_payload_whose_outcome_nobody_knows(scribe: Scribe) -> None:
+    again(scribe, "settle-plain-1", NO_ANSWER, source="BANK")
+
+
+@CASES.lawful("replays identical", "mismatches refused")
+def a_replay(scribe: Scribe) -> None:
+    again(scribe, "settle-plain-1")
+    again(scribe, "too-late")
+
+
+@CASES.lawful("replays identical")
+def a_ticket_that_expired_and_was_refused(scribe: Scribe) -> None:
+    """That is the state of the ticket, and no stored answer."""
+    scribe.request_of("li", "Pay", "ticket-unused")["state"] = "EXPIRED"
+    asked = Arguments(key="ticket-unused", clerk="li", amount_minor=5, currency="CNY")
+    refused = Answer("FAILED_PRECONDITION", "TICKET_EXPIRED", sha256="e" * 64)
+    scribe.call("Pay", asked, refused, scribe.now_ms())
+
+
+# Reads
+
+
+@CASES.illegal(
+    "saw plain as PAID at version 9, and it never had that version", "reads were written", "orders linearizable"
+)
+def a_phantom_reply(scribe: Scribe) -> None:
+    call = scribe.look("plain")
+    call.answer = replace(call.answer, version=9)
+
+
+@CASES.illegal("saw plain as UNPAID at version 3, and it was PAID", "reads were written", "orders linearizable")
+def a_read_of_another_state(scribe: Scribe) -> None:
+    call = scribe.look("plain")
+    call.answer = replace(call.answer, state="UNPAID")
+
+
+@CASES.illegal(
+    "saw plain as PAID at version 3 by pay_02, and it was pay_01", "reads were written", "orders linearizable"
+)
+def a_read_of_another_payment(scribe: Scribe) -> None:
+    call = scribe.look("plain")
+    call.answer = replace(call.answer, payment_id="pay_02")
+
+
+@CASES.illegal("saw plain as PAID at version 3, and it was PAID", "reads were written", "orders linearizable")
+def a_read_of_another_round(scribe: Scribe) -> None:
+    call = scribe.look("plain")
+    call.answer = replace(call.answer, round=2)
+
+
+@CASES.illegal("saw pay_05 as DECLINED at version 3, and it was SUCCEEDED", "reads were written")
+def a_read_of_another_payments_state(scribe: Scribe) -> None:
+    call = scribe.look_at_payment(payment(scribe, "ticket-1"))
+    call.answer = replace(call.answer, state="DECLINED")
+
+
+@CASES.illegal("li-1 saw pay_05 as SUCCEEDED at version 4, and it never had that version", "reads were written")
+def an_acknowledgement_at_a_version_that_never_was(scribe: Scribe) -> None:
+    call = scribe.call_of("ticket-1")
+    call.answer = replace(call.answer, version=4)
+
+
+@CASES.illegal(
+    "saw plain as PAYING at version 2 after somebody had seen version 3",
+    *("reads go forward", "orders linearizable"),
+)
+def a_read_going_backwards(scribe: Scribe) -> None:
+    scribe.look("plain")
+    scribe.order_events[1]["to_state"] = "PAYING"
+    call = scribe.look("plain")
+    call.answer = replace(call.answer, state="PAYING", version=2, clerk="")
+
+
+@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
+def a_payment_going_backwards(scribe: Scribe) -> None:
+    scribe.look_at_payment(payment(scribe, "ticket-1"))
+    call = scribe.look_at_payment(payment(scribe, "ticket-1"))
+    call.answer = replace(call.answer, state="SUBMITTED", version=2)
+
+
+@CASES.lawful("reads go forward", "reads were written", "orders linearizable")
+def two_reads_that_overlap(scribe: Scribe) -> None:
+    """The one that was asked first is answered last; either may have been looked at first."""
+    settled = scribe.call_of("settle-plain-1")
+    middle_ms = (settled.invoked_ns + (settled.answered_ns or 0)) // 2_000_000
+    newer = scribe.look("plain")
+    newer.invoked_ns = settled.invoked_ns
+    older = scribe.look("plain")
+    older.answer = replace(newer.answer, state="PAYING", version=2, clerk="")
+    older.invoked_ns, older.answered_ns = settled.invoked_ns, middle_ms * 1_000_000
+    newer.answered_ns = settled.answered_ns
+
+
+@CASES.lawful("reads were written")
+def a_free_bill_that_names_nobody(scribe: Scribe) -> None:
+    """The trail says which payment made it free."""
+    scribe.reverse(payment(scribe, "settle-plain-1"))
+    scribe.look("plain")
+
+
+@pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
+def test_an_illegal_history_is_named(case: Illegal) -> None:
+    """By the checks it breaks, in words, and by no other."""
+    CASES.is_named(case)
+
+
+@pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
+def test_a_lawful_oddity_passes(case: Lawful) -> None:
+    CASES.passes(case)
+
+
+def test_a_recording_that_broke_off_accuses_nobody_of_what_may_have_come_after() -> None:
+    """Refused when it was last heard of; it may have been sent again."""
+    scribe = CASES.evening()
+    refused_but_done(scribe)
+    history = replace(scribe.history(), whole=False)
+    found: dict[str, Check] = {check.name: check for check in run_checks(scribe.books(), history=history)}
+    assert found["refused without effect"].ok
+    assert found["refused without effect"].examined == 1

@@ -1,0 +1,196 @@
+"""The checks of the ledger by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.checker.cases import Cases, Illegal, Lawful, by_books, payment
+from tests.unit.checker.scribe import Scribe
+
+CASES = Cases(by_books)
+
+
+# Postings and journals
+
+
+@CASES.illegal("journal jnl_01 is out of balance by -1 CNY", "postings balance")
+def an_unbalanced_journal(scribe: Scribe) -> None:
+    scribe.legs("jnl_01")[1]["amount"] -= 1
+    scribe.seal()
+
+
+@CASES.illegal("journal jnl_01 has 1 legs", "postings balance")
+def a_journal_of_one_leg(scribe: Scribe) -> None:
+    scribe.postings.remove(scribe.legs("jnl_01")[1])
+    scribe.seal()
+
+
+@CASES.illegal("has a leg in USD", "postings balance")
+def a_leg_in_another_currency(scribe: Scribe) -> None:
+    scribe.account("sales:USD", "REVENUE", currency="USD")
+    scribe.legs("jnl_01")[1]["account_id"] = "sales:USD"
+    scribe.seal()
+
+
+@CASES.illegal("postings of journal jnl_lost stand without it", "postings balance")
+def postings_without_a_journal(scribe: Scribe) -> None:
+    for leg in scribe.legs("jnl_01"):
+        scribe.postings.append(leg | {"journal_id": "jnl_lost"})
+
+
+@CASES.illegal("has a leg on nowhere, which does not exist", "balances true", "postings balance")
+def a_leg_on_no_account(scribe: Scribe) -> None:
+    scribe.legs("jnl_01")[1]["account_id"] = "nowhere"
+    scribe.seal()
+
+
+@CASES.illegal("journal jnl_02 is not as it was written", "journals unaltered")
+def an_altered_note(scribe: Scribe) -> None:
+    scribe.journals[1]["memo"] = "table 5"
+
+
+@CASES.illegal("journal jnl_01 is not as it was written", "journals unaltered")
+def an_altered_name(scribe: Scribe) -> None:
+    scribe.journals[0]["clerk_name"] = "wu"
+
+
+@CASES.illegal(
+    "journal jnl_01 is not as it was written",
+    *("journals unaltered", "paid means charged", "payments match journals", "balances true"),
+)
+def an_altered_amount(scribe: Scribe) -> None:
+    debit, credit = scribe.legs("jnl_01")
+    debit["amount"] += 100
+    credit["amount"] -= 100
+
+
+@CASES.illegal("journal jnl_03 does not follow the one before", "journals unaltered")
+def a_chain_forged_from_the_middle_on(scribe: Scribe) -> None:
+    """Whoever alters a journal and its hash would have to write every later one anew."""
+    scribe.journals[1]["memo"] = "table 5"
+    scribe.journals[1]["hash"] = scribe.hash_of(scribe.journals[1])
+
+
+@CASES.illegal("journal jnl_05 has sequence 6, and is number 5", "journals unaltered")
+def a_gap_in_the_sequence(scribe: Scribe) -> None:
+    scribe.journals[4]["sequence"] = 6
+    scribe.seal()
+
+
+@CASES.illegal("the chain ends with journal 5, and its head is 6", "journals unaltered")
+def a_chain_that_lost_its_end(scribe: Scribe) -> None:
+    """Who takes the last journal away breaks no link; the head knows of it."""
+    scribe.chain_head[0]["sequence"] = 6
+
+
+@CASES.illegal("the chain ends with journal 5, and its head is 5", "journals unaltered")
+def a_chain_whose_end_was_replaced(scribe: Scribe) -> None:
+    scribe.chain_head[0]["hash"] = "f" * 64
+
+
+@CASES.illegal("settle:plain:1 stands for 2 journals", "business keys unique")
+def a_key_that_stands_for_two(scribe: Scribe) -> None:
+    scribe.journals[4]["business_key"] = "settle:plain:1"
+    scribe.seal()
+
+
+@CASES.illegal("journal jnl_06 does not undo the whole of jnl_05", "reversed at most once")
+def a_reversal_into_another_account(scribe: Scribe) -> None:
+    """All of the amount goes back, and not to where it came from."""
+    scribe.accounts[1]["overdraft_limit"] = 1_000
+    scribe.legs(scribe.reverse(payment(scribe, "ticket-1"))["journal_id"])[0]["account_id"] = "bank:CNY"
+    scribe.seal()
+
+
+@CASES.illegal("settle:plain:1 was refused to payment pay_01, and jnl_01 moved money", "refusals kept")
+def a_refused_attempt_that_was_posted(scribe: Scribe) -> None:
+    """Its payment may have been reported as declined."""
+    scribe.refusals.append({"business_key": "settle:plain:1", "attempt": "pay_01"})
+
+
+# Balances
+
+
+@CASES.illegal("drawer:CNY says 2251, and its postings sum to 2250", "balances true")
+def a_wrong_balance(scribe: Scribe) -> None:
+    scribe.accounts[0]["balance"] += 1
+
+
+@CASES.illegal("drawer:CNY is at version 6, and has 4 postings", "balances true")
+def a_balance_that_was_written_past_the_ledger(scribe: Scribe) -> None:
+    scribe.accounts[0]["version"] += 1
+
+
+@CASES.illegal(f"wallet:mei:CNY rose to {2**61 + 1} with journal 6", "balances true")
+def more_than_an_account_can_hold(scribe: Scribe) -> None:
+    scribe.pay("ticket-2", 2**61 - 999, payee="wallet:mei:CNY", payer="bank")
+    scribe.seal()
+
+
+@CASES.illegal("wallet:mei:CNY fell to -301 with journal 6", "balances true")
+def an_overdraft_by_one(scribe: Scribe) -> None:
+    scribe.pay("ticket-2", 1_301, payer="wallet:mei:CNY")
+    scribe.seal()
+
+
+@CASES.illegal("wallet:mei:CNY fell to -301 with journal 6", "balances true")
+def a_limit_broken_for_a_moment(scribe: Scribe) -> None:
+    """In the end there is enough again; after that journal there was not."""
+    scribe.pay("ticket-2", 1_301, payer="wallet:mei:CNY")
+    scribe.pay("ticket-3", 9_000, payee="wallet:mei:CNY")
+    scribe.seal()
+
+
+# Lawful
+
+
+@CASES.lawful("balances true")
+def an_overdraft_of_exactly_the_limit(scribe: Scribe) -> None:
+    scribe.pay("ticket-2", 1_300, payer="wallet:mei:CNY")
+
+
+@CASES.lawful("journals unaltered")
+def a_note_in_many_scripts(scribe: Scribe) -> None:
+    """What is hashed is written as it is, whatever it is written in."""
+    scribe.journals[1]["memo"] = 'naïve "茶" \\ 🍵 \n\t'
+
+
+@CASES.lawful("postings balance")
+def a_journal_of_three_legs(scribe: Scribe) -> None:
+    """A bill that is paid half in cash and half by transfer."""
+    credit = scribe.legs("jnl_05")[1]
+    scribe.account("wallet:wu:CNY", "LIABILITY")
+    credit["amount"] += 400
+    scribe.postings.append(credit | {"leg": 2, "account_id": "wallet:wu:CNY", "amount": -400})
+
+
+@CASES.lawful("reversed at most once", "business keys unique")
+def two_journals_reversed_once_each(scribe: Scribe) -> None:
+    scribe.pay("ticket-2", 500, payee="wallet:mei:CNY")
+    for ticket in ("ticket-1", "ticket-2"):
+        scribe.reverse(payment(scribe, ticket))
+
+
+@CASES.lawful("balances true")
+def as_much_as_an_account_can_hold(scribe: Scribe) -> None:
+    scribe.pay("ticket-2", 2**61 - 1_000, payee="wallet:mei:CNY", payer="bank")
+
+
+@CASES.lawful("refusals kept")
+def a_refused_attempt_beside_one_that_was_not(scribe: Scribe) -> None:
+    """Another payment may be posted under a key that was refused to the first; and the first under another key."""
+    scribe.refusals += [
+        {"business_key": "settle:plain:1", "attempt": "pay_99"},
+        {"business_key": "settle:plain:2", "attempt": "pay_01"},
+    ]
+
+
+@pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
+def test_an_illegal_history_is_named(case: Illegal) -> None:
+    """By the checks it breaks, in words, and by no other."""
+    CASES.is_named(case)
+
+
+@pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
+def test_a_lawful_oddity_passes(case: Lawful) -> None:
+    CASES.passes(case)

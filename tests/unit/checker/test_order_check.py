@@ -1,0 +1,277 @@
+"""Each order's calls held against a single-threaded order: with the books, within a time, told so that one sees why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.checker.checks import Options, run_checks
+from services.checker.explanation import explain
+from services.checker.history import NO_ANSWER, Answer, Arguments, Nemesis, Outcome, Phase
+from services.checker.linearizability import Budget
+from services.checker.order_calls import order_calls
+from services.checker.order_check import orders_linearizable
+from services.checker.verdict import Check, Verdict
+from services.kernel.clock import ManualClock, SystemClock
+from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
+from tests.unit.checker.scribe import Scribe, digest, legal
+from tests.unit.checker.timeline import Timeline
+
+CASES = Cases(by_all)
+_NAME = "orders linearizable"
+
+
+# What the books say in the end belongs to it
+
+
+@CASES.illegal("in the end: the books say CANCELLED, round 1, version 2", _NAME)
+def a_bill_cancelled_by_a_caller_who_was_refused(scribe: Scribe) -> None:
+    scribe.move_order("open", "CANCELLED", 0)
+    asked = Arguments(order_id="open", key="stop", clerk="li", expected_version=4)
+    scribe.call("CancelOrder", asked, Answer("ABORTED", "STALE_VERSION", version=1), scribe.now_ms())
+
+
+@CASES.lawful(_NAME)
+def a_bill_that_nobody_was_told_is_settled(scribe: Scribe) -> None:
+    """The reply was lost; in the end it is paid."""
+    scribe.settle("open")
+    scribe.calls[-1].answer, scribe.calls[-1].outcome = NO_ANSWER, Outcome.INFO
+
+
+@CASES.lawful(_NAME)
+def a_bill_cancelled_by_a_caller_who_was_not_answered(scribe: Scribe) -> None:
+    scribe.move_order("open", "CANCELLED", 0)
+    scribe.call("CancelOrder", Arguments(order_id="open", key="stop", clerk="li"), NO_ANSWER, scribe.now_ms())
+
+
+@CASES.lawful(_NAME)
+def a_ticket_that_pays_a_bill(scribe: Scribe) -> None:
+    """The call does not say which; the ticket does."""
+    scribe.settle("open")
+    ticket = scribe.call_of("ask-2")
+    ticket.arguments = replace(ticket.arguments, order_id="open")
+    paid = scribe.calls[-1]
+    made = scribe.payments[-1]
+    scribe.requests.remove(scribe.request_of("li", "Settle", made["request_key"]))
+    made.update(request_method="Pay", request_key="ticket-unused")
+    body = scribe.answer("li", "Pay", "ticket-unused")
+    paid.kind, paid.arguments = "Pay", Arguments(key="ticket-unused", clerk="li")
+    paid.answer = replace(paid.answer, order_id="", sha256=digest(body))
+    scribe.answers.pop()
+
+
+@pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
+def test_an_illegal_history_is_named(case: Illegal) -> None:
+    """By the checks it breaks, in words, and by no other."""
+    CASES.is_named(case)
+
+
+@pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
+def test_a_lawful_oddity_passes(case: Lawful) -> None:
+    CASES.passes(case)
+
+
+class TestUndecided:
+    """What the history does not tell is not guessed."""
+
+    def linearizable(self, scribe: Scribe, *, whole: bool = True) -> Check:
+        history = replace(scribe.history(), whole=whole)
+        return {check.name: check for check in run_checks(scribe.books(), history=history)}[_NAME]
+
+    def test_an_order_made_before_the_history_began(self) -> None:
+        scribe = legal()
+        scribe.calls.remove(scribe.call_of("make-plain"))
+        found = self.linearizable(scribe)
+        assert found.undecided == ("order plain: it was made before the history begins",)
+        assert found.verdict is Verdict.UNKNOWN
+
+    def test_an_order_settled_by_somebody_who_is_not_in_the_history(self) -> None:
+        scribe = legal()
+        scribe.calls.remove(scribe.call_of("settle-reversed-2"))
+        assert self.linearizable(scribe).undecided == (
+            "order reversed: Settle settle-reversed-2 of wu is not in the history",
+        )
+
+    def test_a_reversal_by_somebody_who_is_not_in_the_history(self) -> None:
+        scribe = legal()
+        scribe.calls.remove(scribe.call_of("reverse-pay_03"))
+        assert self.linearizable(scribe).undecided == (
+            "order reversed: Reverse reverse-pay_03 of wu is not in the history",
+        )
+
+    def test_an_order_cancelled_by_somebody_who_is_not_in_the_history(self) -> None:
+        scribe = legal()
+        scribe.move_order("open", "CANCELLED", 0)
+        assert self.linearizable(scribe).undecided == ("order open: who cancelled it is not in the history",)
+
+    def test_a_recording_that_broke_off(self) -> None:
+        """What it tells is examined; what the books say in the end is not, for more may have happened."""
+        scribe = legal()
+        scribe.settle("open")
+        scribe.calls = [call for call in scribe.calls if call.arguments.key != "settle-open-1"]
+        found = self.linearizable(scribe, whole=False)
+        assert found.undecided == ("the recording broke off; what came after it is not known",)
+        assert found.violations == ()
+        scribe.calls[-1].answer = replace(scribe.calls[-1].answer, state="PAID")
+        assert self.linearizable(scribe, whole=False).verdict is Verdict.VIOLATED
+
+    def test_an_order_that_takes_too_long(self) -> None:
+        """It is neither right nor wrong, and that is said."""
+
+        class Hurried(ManualClock):
+            def monotonic_s(self) -> float:
+                self.advance(1_000)
+                return super().monotonic_s()
+
+        timeline = Timeline()
+        for number in range(40):
+            timeline.settle(f"s{number}", 1, None, clerk=f"clerk-{number}")
+        timeline.look(2, 3, "UNPAID", version=21)
+        timeline.look(4, 5, "PAID", "p1")
+        found = orders_linearizable(timeline.history(), None, Hurried(), limit_s=1, on_progress=lambda _done, _of: None)
+        assert list(found.violations) == []
+        assert list(found.undecided) == ["order o: no order of its calls was found or ruled out in 1 s"]
+
+    def test_unheard_requests_that_are_alike_are_tried_in_one_order_only(self) -> None:
+        """Forty clicks of one clerk, none of them answered: 40 possibilities and not 2^40."""
+        timeline = Timeline()
+        for number in range(40):
+            timeline.settle(f"s{number}", 1 + number, None)
+        timeline.look(50, 51, "UNPAID", version=21)
+        timeline.look(52, 53, "PAID", "p1")
+        timeline.look(54, 55, "PAID", "p1", version=23)
+        assert timeline.is_lawful()
+
+
+class TestTelling:
+    """A violation is told by the calls that contradict each other, and no others."""
+
+    def told(self, timeline: Timeline, *nemesis: Nemesis) -> list[str]:
+        history = replace(timeline.history(), nemesis=nemesis)
+        found = orders_linearizable(history, None, SystemClock(), limit_s=5, on_progress=lambda _done, _of: None)
+        (violation,) = found.violations
+        return violation.splitlines()
+
+    def test_two_who_settled_it(self) -> None:
+        ms = 1_000_000
+        timeline = Timeline()
+        timeline.look(1 * ms, 2 * ms, "UNPAID")
+        timeline.settle("s1", 3 * ms, 6 * ms, paid="pay_1", round_=1)
+        timeline.settle("s2", 4 * ms, 9 * ms, paid="pay_2", clerk="wu")
+        timeline.look(10 * ms, 11 * ms, "PAID", "pay_1")
+        timeline.settle("s3", 12 * ms, 13 * ms, paid="pay_3")
+        assert self.told(timeline) == [
+            "order o: these calls cannot be put in one order:",
+            "  +0.000000 s to +0.003000 s  p3: Settle s1 by li → ok: SUCCEEDED, by pay_1, round 1",
+            "  +0.001000 s to +0.006000 s  p4: Settle s2 by wu → ok: SUCCEEDED, by pay_2",
+        ]
+
+    def test_a_read_going_backwards_with_what_may_have_happened(self) -> None:
+        timeline = Timeline()
+        timeline.settle("s1", 1, None)
+        timeline.settle("s0", 2, 3, answer=Answer("UNAVAILABLE", ""), clerk="wu")
+        timeline.look(4, 5, "PAID", "p1", version=3)
+        timeline.look(6, 7, "PAYING", "p1", version=2)
+        timeline.look_at_payment(8, 9, "p1", "SUCCEEDED")
+        assert self.told(timeline) == [
+            "order o: these calls cannot be put in one order:",
+            "  +0.000000 s to +0.000000 s  p4: GetOrder → ok: PAID, by p1, version 3",
+            "  +0.000000 s to +0.000000 s  p5: GetOrder → ok: PAYING, by p1, version 2",
+            "whether or not any of these was done, of which nobody had heard by then:",
+            "  -0.000000 s to the end  p2: Settle s1 by li → unknown: no answer",
+            "  -0.000000 s to -0.000000 s  p3: Settle s0 by wu → unknown: UNAVAILABLE",
+        ]
+
+    def test_what_else_went_wrong_meanwhile(self) -> None:
+        timeline = Timeline()
+        timeline.settle("s1", 1_000_000_000, 2_000_000_000, paid="p1")
+        timeline.look(4_000_000_000, 5_000_000_000, "UNPAID")
+        told = self.told(
+            timeline,
+            Nemesis("kill", Phase.PLANNED, 1_500_000_000, "payment-1"),
+            Nemesis("kill", Phase.BEGUN, 500_000_000, "payment-2"),
+            Nemesis("kill", Phase.BEGUN, 1_500_000_000, "payment-1"),
+            Nemesis("kill", Phase.ENDED, 5_000_000_000, "payment-1"),
+            Nemesis("kill", Phase.BEGUN, 5_000_000_001, "payment-2"),
+        )
+        assert told[1:] == [
+            "  +0.000000 s to +1.000000 s  p2: Settle s1 by li → ok: SUCCEEDED, by p1",
+            "  +3.000000 s to +4.000000 s  p3: GetOrder → ok: UNPAID",
+            "  +0.500000 s  kill payment-1 begun",
+            "  +4.000000 s  kill payment-1 ended",
+        ]
+
+    def test_what_the_order_was_needed_for(self) -> None:
+        """It was made, and is gone."""
+        timeline = Timeline()
+        timeline.absent(1, 2)
+        assert [line.partition(": ")[2] for line in self.told(timeline)[1:]] == [
+            "CreateOrder m by li → ok: UNPAID",
+            "GetOrder → fail: ORDER_NOT_FOUND",
+        ]
+
+    def test_a_long_story_is_cut_short(self) -> None:
+        """A dozen calls; the rest is counted."""
+        timeline = Timeline()
+        for number in range(20):
+            timeline.settle(f"u{number}", 1, None)
+        for place in range(30):
+            timeline.settle("s1", 2 + place, 3 + place, paid="p1")
+        timeline.look(40, 41, "UNPAID")
+        told = self.told(timeline)
+        assert told[13] == "  … and 19 more"
+        assert told[-1] == "  … and 15 more"
+        assert len(told) == 1 + 13 + 1 + 6
+
+    def test_what_could_not_be_left_out_in_time_is_told(self) -> None:
+        """The budget is spent: every call that was answered is told."""
+        timeline = Timeline()
+        timeline.settle("s1", 1, 2, paid="p1")
+        timeline.look(3, 4, "PAID", "p1")
+        timeline.look(5, 6, "UNPAID")
+        timeline.settle("s2", 7, None)
+        (order,) = order_calls(timeline.history())
+        told = explain(order, (), Budget(ManualClock(), until_s=0, spent=255)).splitlines()
+        assert [line.partition(": ")[2] for line in told[1:]] == [
+            "CreateOrder m by li → ok: UNPAID",
+            "Settle s1 by li → ok: SUCCEEDED, by p1",
+            "GetOrder → ok: PAID, by p1",
+            "GetOrder → ok: UNPAID",
+        ]
+
+
+def test_progress_is_told() -> None:
+    """Of the first order, now and then, and of the last."""
+    scribe = Scribe()
+    for number in range(130):
+        scribe.bill(f"bill-{number}")
+    scribe.seal()
+    told: list[tuple[str, int, int]] = []
+    options = Options(SystemClock(), on_progress=lambda *words: told.append(words))
+    checks = run_checks(scribe.books(), history=scribe.history(), options=options)
+    assert [words for words in told if words[2]] == [
+        (_NAME, 0, 130),
+        (_NAME, 64, 130),
+        (_NAME, 128, 130),
+        (_NAME, 130, 130),
+    ]
+    assert [words[0] for words in told if not words[2]] == [check.name for check in checks]
+
+
+def test_a_reversal_whose_order_nobody_knows_may_have_been_of_any() -> None:
+    """By the calls alone it cannot be told which; that is no violation."""
+    timeline = Timeline()
+    timeline.settle("s1", 1, 2, answer=NO_ANSWER)
+    reversal = timeline.reverse("r1", 3, 4, "p1", Answer(state="REVERSED", payment_id="p1"))
+    reversal.arguments = replace(reversal.arguments, order_id="")
+    timeline.look(5, 6, "UNPAID", round=2)
+    assert timeline.is_lawful()
+
+
+def test_a_reversal_of_a_direct_payment_concerns_no_order() -> None:
+    """The books know that it is none of theirs."""
+    scribe = legal()
+    scribe.reverse(payment(scribe, "ticket-1"))
+    scribe.look("open").answer = replace(scribe.look("open").answer, round=2)
+    assert not by_all(scribe)[_NAME].ok

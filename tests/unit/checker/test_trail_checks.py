@@ -1,0 +1,305 @@
+"""The checks of the trail that changes leave."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.checker.cases import Cases, Illegal, Lawful, by_books, payment
+from tests.unit.checker.scribe import Scribe
+
+CASES = Cases(by_books)
+
+
+# Fences, versions, moves
+
+
+@CASES.illegal("plain: fence fell from (1, 102) to (1, 101) at version 3", "fences never fall")
+def an_order_written_under_a_stale_fence(scribe: Scribe) -> None:
+    scribe.order_events[2]["fence_token"] = 101
+
+
+@CASES.illegal("pay_01: fence fell from (1, 102) to (1, 101) at version 3", "fences never fall")
+def a_payment_written_under_a_stale_fence(scribe: Scribe) -> None:
+    scribe.of(scribe.payment_events, payment(scribe, "settle-plain-1"))[2]["fence_token"] = 101
+
+
+@CASES.illegal("plain: fence fell from (2, 1) to (1, 102) at version 3", "fences never fall")
+def a_fence_of_an_ensemble_that_was_lost(scribe: Scribe) -> None:
+    """A higher token of an older generation is the smaller fence."""
+    scribe.order_events[1].update(fence_generation=2, fence_token=1)
+
+
+@CASES.illegal("plain: fence fell from (1, 102) to (1, 101) since version 3", "fences never fall")
+def an_order_whose_fence_was_lowered(scribe: Scribe) -> None:
+    scribe.order("plain")["fence_token"] = 101
+
+
+@CASES.illegal("pay_01: fence fell from (1, 102) to (1, 101) since version 3", "fences never fall")
+def a_payment_whose_fence_was_lowered(scribe: Scribe) -> None:
+    payment(scribe, "settle-plain-1")["fence_token"] = 101
+
+
+@CASES.illegal("pay_01 is SUCCEEDED under fence (1, 102), and the ledger has seen (1, 101)", "fences never fall")
+def a_ledger_that_was_asked_under_another_fence(scribe: Scribe) -> None:
+    scribe.order_fences[0]["token"] = 101
+
+
+@CASES.illegal("pay_03 is REVERSED under fence (1, 108), and the ledger has seen (1, 107)", "fences never fall")
+def a_ledger_that_was_asked_to_reverse_under_another_fence(scribe: Scribe) -> None:
+    scribe.order_fences[1]["token"] = 107
+    last = payment(scribe, "settle-reversed-2")
+    for row in (last, *scribe.of(scribe.payment_events, last)):
+        row["fence_token"] = min(row["fence_token"], 107)
+
+
+@CASES.illegal("order plain is at version 3, and its history has 2 steps", "moves are legal")
+def a_gap_in_an_orders_history(scribe: Scribe) -> None:
+    del scribe.order_events[1]
+
+
+@CASES.illegal("payment pay_01 is at version 4, and its history has 3 steps", "moves are legal")
+def a_payment_changed_without_a_trace(scribe: Scribe) -> None:
+    payment(scribe, "settle-plain-1")["version"] += 1
+
+
+@CASES.illegal("order plain went from UNPAID to PAID", "moves are legal")
+def an_order_paid_without_a_claim(scribe: Scribe) -> None:
+    del scribe.order_events[1]
+    scribe.order_events[1]["version"] = 2
+    scribe.order("plain")["version"] = 2
+
+
+@CASES.illegal("payment pay_05 went from CREATED to SUCCEEDED", "moves are legal")
+def a_payment_that_was_never_submitted(scribe: Scribe) -> None:
+    direct = payment(scribe, "ticket-1")
+    submitted, succeeded = scribe.of(scribe.payment_events, direct)[1:]
+    scribe.payment_events.remove(submitted)
+    succeeded["version"] = direct["version"] = 2
+
+
+@CASES.illegal("payment pay_02 went from DECLINED to SUBMITTED", "moves are legal")
+def a_declined_payment_that_rises_again(scribe: Scribe) -> None:
+    declined = payment(scribe, "too-late")
+    scribe.move_payment(declined, "SUBMITTED", scribe.fence())
+    scribe.move_payment(declined, "DECLINED", scribe.fence())
+
+
+@CASES.illegal("order open is CANCELLED, and its history goes from UNPAID to UNPAID", "moves are legal")
+def a_state_that_its_history_does_not_know(scribe: Scribe) -> None:
+    scribe.order("open")["state"] = "CANCELLED"
+
+
+@CASES.illegal("payment pay_01 is SUCCEEDED, and its history goes from SUBMITTED to SUCCEEDED", "moves are legal")
+def a_payment_that_began_in_the_middle(scribe: Scribe) -> None:
+    made = payment(scribe, "settle-plain-1")
+    created, *later = scribe.of(scribe.payment_events, made)
+    scribe.payment_events.remove(created)
+    for version, row in enumerate(later, start=1):
+        row["version"] = made["version"] = version
+
+
+@CASES.illegal("order plain was held by pay_01, and pay_02 made it PAID", "moves are legal", "outbox delivered once")
+def a_bill_completed_by_somebody_elses_payment(scribe: Scribe) -> None:
+    scribe.order_events[2]["payment_id"] = "pay_02"
+
+
+@CASES.illegal("order plain says PAYING and round 2 at version 3", "moves are legal")
+def a_round_that_nobody_opened(scribe: Scribe) -> None:
+    scribe.order_events[2]["round"] = 2
+
+
+@CASES.illegal("order plain says PAID and round 1 at version 2", "moves are legal")
+def a_move_from_where_the_bill_was_not(scribe: Scribe) -> None:
+    scribe.order_events[1]["from_state"] = "PAID"
+
+
+@CASES.illegal("order reversed names pay_04 in round 3, not pay_04", "moves are legal")
+def a_row_in_another_round_than_its_history(scribe: Scribe) -> None:
+    scribe.order("reversed")["round"] = 3
+
+
+@CASES.illegal("order open names pay_01 in round 1, not none", "moves are legal")
+def an_unpaid_bill_that_names_a_payment(scribe: Scribe) -> None:
+    scribe.order("open")["payment_id"] = "pay_01"
+
+
+@CASES.illegal("order plain is PAID, settled by nobody", "moves are legal")
+def a_bill_paid_and_settled_by_nobody(scribe: Scribe) -> None:
+    scribe.order("plain")["settled_by_name"] = ""
+
+
+@CASES.illegal("order open is UNPAID, settled by li", "moves are legal")
+def a_bill_settled_and_not_paid(scribe: Scribe) -> None:
+    scribe.order("open")["settled_by_name"] = "li"
+
+
+# The outbox
+
+
+@CASES.illegal("the word to COMPLETE plain for pay_01 was obeyed 2 times", "outbox delivered once", "moves are legal")
+def a_word_obeyed_twice(scribe: Scribe) -> None:
+    scribe.order_events.append(scribe.order_events[2] | {"version": 4})
+    scribe.order("plain")["version"] = 4
+
+
+@CASES.illegal("the word to COMPLETE plain for pay_02 was delivered, and not obeyed", "outbox delivered once")
+def a_word_delivered_and_not_obeyed(scribe: Scribe) -> None:
+    scribe.deliver(payment(scribe, "too-late"), "COMPLETE")
+
+
+@CASES.illegal("nobody said to COMPLETE an order for pay_01, and it was done", "outbox delivered once")
+def a_bill_completed_though_nobody_said_so(scribe: Scribe) -> None:
+    scribe.outbox.pop(0)
+
+
+@CASES.illegal("payment pay_03 is REVERSED, and nobody was to REOPEN its order", "outbox delivered once")
+def a_reversal_of_which_the_order_is_not_told(scribe: Scribe) -> None:
+    scribe.outbox = [row for row in scribe.outbox if row["purpose"] != "REOPEN"]
+
+
+# Requests, and what is left over
+
+
+@CASES.illegal("Pay ticket-unused of li is IN_PROGRESS, 2.1 s past its lease", "leases are kept", "nothing left over")
+def a_lease_that_passed_long_ago(scribe: Scribe) -> None:
+    ticket = scribe.request_of("li", "Pay", "ticket-unused")
+    ticket.update(state="IN_PROGRESS", lease_until_ms=scribe.now_ms() - 2_050)
+
+
+@CASES.illegal("Pay ticket-unused of li is IN_PROGRESS", "nothing left over")
+def a_lease_that_has_just_passed(scribe: Scribe) -> None:
+    """Whoever takes over may be about to."""
+    ticket = scribe.request_of("li", "Pay", "ticket-unused")
+    ticket.update(state="IN_PROGRESS", lease_until_ms=scribe.now_ms() - 1_900)
+
+
+@CASES.illegal("CreateOrder make-plain of li is DONE without a response", "requests are whole")
+def a_bill_made_without_a_response(scribe: Scribe) -> None:
+    scribe.order_requests[0]["response"] = None
+    scribe.answers = [answer for answer in scribe.answers if answer.key != "make-plain"]
+
+
+@CASES.illegal("OpenAccount open-mei of ops is IN_PROGRESS with a response", "requests are whole")
+def an_account_opened_and_not_done(scribe: Scribe) -> None:
+    scribe.ledger_requests[0]["state"] = "IN_PROGRESS"
+
+
+@CASES.illegal("IssueTicket ask-1 of li is DONE without a response", "requests are whole")
+def a_finished_request_without_a_response(scribe: Scribe) -> None:
+    scribe.request_of("li", "IssueTicket", "ask-1")["response"] = None
+    scribe.answers = [answer for answer in scribe.answers if answer.key != "ask-1"]
+
+
+@CASES.illegal("Pay ticket-unused of li is ISSUED with a response", "requests are whole")
+def an_open_ticket_with_a_response(scribe: Scribe) -> None:
+    scribe.request_of("li", "Pay", "ticket-unused")["response"] = b"?"
+
+
+@CASES.illegal("payment pay_06 is SUBMITTED", "nothing left over")
+def a_payment_left_submitted(scribe: Scribe) -> None:
+    left = scribe.accept("", "Pay", "ticket-2", "li")
+    scribe.request_of("li", "Pay", "ticket-2")["state"] = "ISSUED"
+    scribe.move_payment(left, "SUBMITTED", 0)
+
+
+@CASES.illegal("payment pay_06 is UNKNOWN", "nothing left over")
+def a_payment_left_unknown(scribe: Scribe) -> None:
+    a_payment_left_submitted(scribe)
+    scribe.move_payment(payment(scribe, "ticket-2"), "UNKNOWN", 0)
+
+
+@CASES.illegal("payment pay_05 is REVERSING", "nothing left over")
+def a_payment_left_reversing(scribe: Scribe) -> None:
+    scribe.move_payment(payment(scribe, "ticket-1"), "REVERSING", 0)
+
+
+@CASES.illegal("order open is PAYING", "nothing left over")
+def a_bill_left_half_settled(scribe: Scribe) -> None:
+    scribe.move_order("open", "PAYING", scribe.fence(), "pay_99")
+
+
+@CASES.illegal("Pay ticket-unused of li is IN_PROGRESS", "nothing left over")
+def a_request_left_running(scribe: Scribe) -> None:
+    scribe.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
+
+
+@CASES.illegal("the order service has not been told to COMPLETE plain", "nothing left over")
+def an_undelivered_word(scribe: Scribe) -> None:
+    scribe.outbox[0]["delivered_at_ms"] = None
+
+
+# Lawful
+
+
+@CASES.lawful("fences never fall", "moves are legal")
+def a_payment_finished_by_another_clerk(scribe: Scribe) -> None:
+    """Its holder died after the claim: the fence grows in the middle of its history, and so does the order's."""
+    left = scribe.accept("open", "Settle", "settle-open-1", "li")
+    first, second = scribe.fence(), scribe.fence()
+    scribe.move_order("open", "PAYING", first, left["payment_id"])
+    left.update(amount_minor=70, currency="CNY")
+    scribe.move_payment(left, "SUBMITTED", first)
+    scribe.move_payment(left, "UNKNOWN", first)
+    legs = [("drawer:CNY", 70), ("sales:CNY", -70)]
+    journal = scribe.journal("settle:open:1", legs, order_id="open", payment_id=left["payment_id"])
+    left["journal_id"] = journal["journal_id"]
+    scribe.move_payment(left, "SUCCEEDED", second)
+    scribe.answer("li", "Settle", "settle-open-1")
+    scribe.move_order("open", "PAID", second, left["payment_id"])
+    scribe.deliver(left, "COMPLETE")
+
+
+@CASES.lawful("moves are legal")
+def a_cancelled_bill(scribe: Scribe) -> None:
+    scribe.move_order("open", "CANCELLED", 0)
+
+
+@CASES.lawful("requests are whole")
+def an_expired_ticket(scribe: Scribe) -> None:
+    scribe.request_of("li", "Pay", "ticket-unused")["state"] = "EXPIRED"
+
+
+@CASES.lawful("fences never fall")
+def a_ledger_that_keeps_no_fences(scribe: Scribe) -> None:
+    """Its guard was switched off."""
+    scribe.order_fences.clear()
+
+
+@CASES.lawful("fences never fall")
+def a_ledger_that_was_asked_by_a_later_holder(scribe: Scribe) -> None:
+    scribe.see_fence("plain", scribe.fence())
+
+
+@CASES.lawful("nothing left over", "requests are whole")
+def a_request_given_back(scribe: Scribe) -> None:
+    """Its bill was locked: the request is open again, and its payment has done nothing."""
+    scribe.accept("plain", "Settle", "gave-up", "wu")
+    scribe.request_of("wu", "Settle", "gave-up")["state"] = "ISSUED"
+
+
+@CASES.lawful("leases are kept")
+def a_lease_of_a_request_that_is_done(scribe: Scribe) -> None:
+    scribe.request_of("li", "Settle", "settle-plain-1")["lease_until_ms"] = 1
+
+
+@CASES.lawful("outbox delivered once")
+def a_word_about_a_bill_that_was_never_claimed(scribe: Scribe) -> None:
+    """The bill is released for safety's sake, and is free already."""
+    scribe.deliver(payment(scribe, "too-late"), "RELEASE")
+
+
+@CASES.lawful("outbox delivered once")
+def a_reversed_payment_of_no_bill(scribe: Scribe) -> None:
+    """There is nobody to be told."""
+    scribe.reverse(payment(scribe, "ticket-1"))
+
+
+@pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
+def test_an_illegal_history_is_named(case: Illegal) -> None:
+    """By the checks it breaks, in words, and by no other."""
+    CASES.is_named(case)
+
+
+@pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
+def test_a_lawful_oddity_passes(case: Lawful) -> None:
+    CASES.passes(case)

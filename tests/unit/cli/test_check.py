@@ -1,0 +1,188 @@
+"""`countinghouse check`: what it reads, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from services.cli import check as module
+from services.cli.commands import app
+from tests.unit.checker.archive import archive, log, record
+from tests.unit.checker.scribe import Scribe, with_cards
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def scribe() -> Scribe:
+    """A lawful evening, not written down yet."""
+    return with_cards()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs the command on the data directory."""
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["check", "--data", str(tmp_path), "--settle-s", "0", *arguments])
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[[Scribe], list[str]]:
+    """Writes down what callers and acquirer know; the options that name it."""
+
+    def write(scribe: Scribe) -> list[str]:
+        record(tmp_path / "history.jsonl", scribe.history().operations)
+        log(tmp_path / "log.jsonl", scribe.acquirer_log())
+        return ["--history", str(tmp_path / "history.jsonl"), "--acquirer-log", str(tmp_path / "log.jsonl")]
+
+    return write
+
+
+def archived(data: Path, scribe: Scribe) -> dict[str, str]:
+    """Puts the books into databases; their URLs."""
+    return asyncio.run(archive(data, scribe))
+
+
+def checks_of(result: Result) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+
+
+def test_a_lawful_evening_is_ok(tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]) -> None:
+    """With all three witnesses every check is examined."""
+    archived(tmp_path, scribe)
+    result = run(*files(scribe), "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["verdict"] == "ok"
+    found = checks_of(result)
+    assert [name for name, check in found.items() if check["not_examined"] or check["verdict"] != "ok"] == []
+    assert found["orders linearizable"] == {
+        "name": "orders linearizable",
+        "ok": True,
+        "verdict": "ok",
+        "examined": 5,
+        "violations": [],
+        "undecided": [],
+        "not_examined": "",
+    }
+    assert found["acquirer agrees with ledger"]["examined"] == 2
+
+
+def test_what_nobody_gave_is_named(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    """The databases alone may be ok; what was not examined stands beside it."""
+    archived(tmp_path, scribe)
+    result = run()
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "verdict: ok"
+    table = {line[:27].strip(): line[27:].split(maxsplit=1)[1] for line in lines if line and "verdict" not in line}
+    assert table["orders linearizable"] == "not examined: no history was given"
+    assert table["charged once per key"] == "not examined: no acquirer's log was given"
+    assert table["balances true"] == "ok"
+
+
+def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    scribe.accounts[0]["balance"] += 1
+    archived(tmp_path, scribe)
+    result = run()
+    assert result.exit_code == 1
+    assert "  broken: balances true: drawer:CNY says 2731, and its postings sum to 2730" in result.stdout.splitlines()
+    assert any(line.startswith("balances true") and line.endswith("VIOLATED") for line in result.stdout.splitlines())
+    assert result.stdout.splitlines()[-1] == "verdict: violated"
+
+
+def test_what_is_not_decided_is_told_and_ends_with_2(
+    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+) -> None:
+    """It is not silently ok."""
+    scribe.calls.remove(scribe.call_of("make-open"))
+    archived(tmp_path, scribe)
+    result = run(*files(scribe))
+    assert result.exit_code == 2
+    told = "  unknown: orders linearizable: order open: it was made before the history begins"
+    assert told in result.stdout.splitlines()
+    assert any(line.endswith("UNKNOWN") for line in result.stdout.splitlines())
+    assert result.stdout.splitlines()[-1] == "verdict: unknown"
+
+
+def test_the_lines_of_a_violation_stand_below_each_other(
+    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+) -> None:
+    archived(tmp_path, scribe)
+    scribe.settle("open")
+    result = run(*files(scribe))
+    lines = result.stdout.splitlines()
+    place = lines.index("  broken: orders linearizable: order open: these calls cannot be put in one order:")
+    assert lines[place + 1].startswith("      +0.000000 s to +")
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "words"),
+    [
+        ("--history", None, "cannot be read: No such file or directory"),
+        ("--acquirer-log", None, "cannot be read: No such file or directory"),
+        ("--history", "{}\n", "line 1: a history begins with its one `run`; record it anew"),
+        ("--acquirer-log", "{}\n", "line 1: an entry has sequence"),
+    ],
+)
+def test_a_file_that_is_none_ends_with_2(
+    run: Run, tmp_path: Path, option: str, content: str | None, words: str
+) -> None:
+    """Before any database is looked at."""
+    file = tmp_path / "file.jsonl"
+    if content is not None:
+        file.write_text(content)
+    result = run(option, str(file))
+    assert result.exception is not None
+    assert words in str(result.exception)
+    assert type(result.exception).__name__ == "StackRefused"
+
+
+def test_databases_may_be_named_in_a_file(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    """One a line; an option of its own is stronger."""
+    urls = archived(tmp_path / "elsewhere", scribe)
+    listed = tmp_path / "databases"
+    lines = ["# the evening of the 7th", "", *(f" {service}={url}" for service, url in urls.items())]
+    listed.write_text("\n".join([*lines, "ledger=sqlite:///nowhere.db"]))
+    result = run("--databases", str(listed), "--database", f"ledger={urls['ledger']}", "--json")
+    assert result.exit_code == 0
+    assert checks_of(result)["balances true"]["examined"] == 5
+
+
+@pytest.mark.parametrize("line", ["bank=sqlite:///x.db", "order=mysql://me:secret@x", "=sqlite:///x.db"])
+def test_a_line_that_names_no_database_is_a_usage_error(tmp_path: Path, run: Run, line: str) -> None:
+    """And is not repeated: it may hold a password."""
+    listed = tmp_path / "databases"
+    listed.write_text(line)
+    result = run("--databases", str(listed))
+    assert result.exit_code == 2
+    assert line not in result.output
+
+
+def test_a_file_of_databases_that_is_not_there_is_a_usage_error(tmp_path: Path, run: Run) -> None:
+    assert run("--databases", str(tmp_path / "nowhere")).exit_code == 2
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    """And goes away when there is nothing to wait for any more."""
+    shown = StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", shown)
+    progress = module._Progress()
+    progress.step("balances true", 0, 0)
+    progress.step("orders linearizable", 64, 130)
+    progress.end()
+    wanted = "\r\x1b[Kbalances true …\r\x1b[Korders linearizable 64 of 130 …\r\x1b[K"
+    assert shown.getvalue() == (wanted if is_terminal else "")
