@@ -117,7 +117,7 @@ class TestUndoneUnseen:
         payment.update(reversal_caller="wu", reversal_key="v1")
         scribe.answer("wu", "Reverse", "v1")
         scribe.answer("li", "Settle", "s1", ok=False)
-        scribe.move_order("card", "UNPAID", 2)
+        scribe.move_order("card", "UNPAID", 2, payment["payment_id"])
         scribe.deliver(payment, "RELEASE")
         return scribe, payment
 
