@@ -27,6 +27,7 @@ from services.chaos.plan import Kind
 from services.chaos.proxy import HOST, Proxy, Stream, Toxic
 from services.chaos.world import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
+from services.checker.books import ACQUIRER as BANK
 from services.checker.books import SERVICES
 from services.devstack.databases import POSTGRESQL
 from services.devstack.ensemble import ZooKeeperEnsemble
@@ -107,6 +108,7 @@ class LocalWorld:
             )
             self._stack = Stack(options, clock=self._clock, environment=self._options.environment)
             await self._resources.enter_async_context(self._stack)
+            self._lines[ACQUIRER][0].upstream = self._stack.acquirer
         except BaseException:
             await self._resources.aclose()
             raise
@@ -140,12 +142,12 @@ class LocalWorld:
     @property
     def databases(self) -> Mapping[str, str]:
         """See `World`."""
-        return {service: database_url(self._options.data, service) for service in SERVICES}
+        return {service: database_url(self._options.data, service) for service in (*SERVICES, BANK)}
 
     @property
     def instances(self) -> tuple[str, ...]:
         """See `World`."""
-        return tuple(instance.name for instance in self._running.instances)
+        return (*(instance.name for instance in self._running.instances), ACQUIRER)
 
     def kinds(self) -> tuple[Kind, ...]:
         """See `World`."""
@@ -312,14 +314,18 @@ class LocalWorld:
             raise NotBroughtAbout(f"{instance} does not end") from None
 
     async def _in_front_of(self, name: str) -> dict[str, object]:
-        """Puts a proxy in front of an instance, and three between it and ZooKeeper; returns what it has to be told."""
+        """Puts a proxy in front of an instance, and three between it and ZooKeeper; returns what it has to be told.
+
+        The bank is not in ZooKeeper, and chooses its port itself: its proxy learns it once it has started.
+        """
+        if name == ACQUIRER:
+            self._lines[name] = (await self._resources.enter_async_context(Proxy(name, f"{HOST}:1")),)
+            return {}
         reservation = PortReservation()
         self._resources.callback(reservation.close)
         proxy = Proxy(name, f"{HOST}:{reservation.port}")
         self._lines[name] = (await self._resources.enter_async_context(proxy),)
         told: dict[str, object] = {"listen_port": reservation.port, "advertise_port": proxy.port}
-        if name == ACQUIRER:
-            return told
         towards = [
             await self._resources.enter_async_context(Proxy(f"{name}/{server}", self._ensemble.address(server)))
             for server in self._ensemble.servers
