@@ -298,8 +298,8 @@ class Payment:
 
     @property
     def attention(self) -> str:
-        """Why people have to look at it; empty: nobody has to."""
-        return self.silence.attention if self.state in UNANSWERED else ""
+        """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""
+        return self.silence.attention
 
     def is_undone_for(self, reversal: Reversal) -> bool:
         """Whether its latest reversal, however far it came, is this request's."""

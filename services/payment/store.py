@@ -555,7 +555,7 @@ class PaymentStore:
             if which.order_id:
                 query = query.where(columns.order_id == which.order_id)
             if which.needs_attention:
-                query = query.where(columns.attention != "", columns.state.in_(UNANSWERED))
+                query = query.where(columns.attention != "")
             if seen_by:
                 query = query.where((columns.customer_id == seen_by) | (columns.clerk_name == seen_by))
             return [to_payment(row) for row in await tx.execute(query)]
@@ -595,6 +595,8 @@ class PaymentStore:
 
         A payment that is SUCCEEDED is made so by `record`, or again by `refuse_reversal`: `only_from` keeps them apart.
         """
+        if target not in UNANSWERED:
+            values["attention"] = ""
         carried = {"of_payment": payment_id, "generation": fence.generation, "token": fence.token}
         statement = self._move_to(target, only_from or sources_of(target), tuple(values))
         if only_if is not None:

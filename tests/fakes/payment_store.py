@@ -383,6 +383,8 @@ class FakePaymentStore(Store):
         **values: object,
     ) -> Payment:
         payment = self._known(payment_id)
+        if target not in UNANSWERED:
+            values["silence"] = replace(payment.silence, attention="")
         if payment.state not in (only_from or sources_of(target)):
             return self._seen(payment, fence)
         moved = replace(

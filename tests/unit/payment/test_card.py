@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -19,7 +18,6 @@ from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import (
     AMOUNT,
     CARD,
-    LI,
     MAX_ASKS,
     MEI,
     MERCHANT,
@@ -570,13 +568,3 @@ class TestReverseUnseen:
         assert house.of("s1").state is PaymentState.REVERSED
         await house.recovered(by=house.instance())
         house.check()
-
-
-def test_a_payment_that_has_ended_needs_nobody() -> None:
-    """Its last silence is history."""
-    from tests.unit.payment.test_model import PAYMENT
-
-    silent = replace(PAYMENT, silence=replace(PAYMENT.silence, attention="ACQUIRER_SILENT"))
-    wanting = {state for state in PaymentState if replace(silent, state=state).attention}
-    assert wanting == {PaymentState.UNKNOWN, PaymentState.REVERSING}
-    assert LI.name == PAYMENT.clerk.name

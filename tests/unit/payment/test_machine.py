@@ -23,6 +23,7 @@ from services.payment.model import (
     PAY,
     REVERSE,
     SETTLE,
+    UNANSWERED,
     Accepted,
     Charge,
     Payment,
@@ -106,7 +107,7 @@ class Payments(RuleBasedStateMachine):
 
     @rule(payment_id=payments, fence=FENCES, pause_ms=st.integers(0, 100))
     def lose_sight(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
-        silence = Silence(1, self.now_ms + pause_ms)
+        silence = Silence(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
         self.move(
             payment_id, fence, lambda f: self.store.lose_sight(payment_id, f, now_ms=self.now_ms, silence=silence)
         )
@@ -274,6 +275,7 @@ class Payments(RuleBasedStateMachine):
             assert bool(payment.acquirer_key) is (begun and by_card)
             if payment.acquirer_key:
                 assert payment.acquirer_key == self.keys.setdefault(payment.payment_id, payment.acquirer_key)
+            assert payment.state in UNANSWERED or not payment.attention
             if not by_card:
                 assert (payment.state, payment.journal_id == "") != (PaymentState.REVERSING, True)
 
