@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import acquirer, ledger, locks, orders, payments, registry
+from services.cli import acquirer, chaos, ledger, locks, orders, payments, registry
 from services.cli.doctor import doctor
 from services.cli.metrics import metrics
 from services.cli.reconcile import reconcile
@@ -40,7 +40,7 @@ class Where(StrEnum):
 
 
 #: They start and stop embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo")
+_LOCAL_ONLY = ("up", "down", "demo", "chaos")
 
 
 @app.callback()
@@ -83,6 +83,7 @@ app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
 app.add_typer(locks.app, name="locks", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(metrics)
 app.command(rich_help_panel=_LOOK)(reconcile)
+app.add_typer(chaos.app, name="chaos", rich_help_panel=_STACK)
 
 #: For commands that read their own arguments once they are imported.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
