@@ -6,10 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak check gen up bench interop lock clean
+.PHONY: help setup demo test soak check gen up bench interop bench-call bench-lock lock clean
 
 help:  ## Says what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
 	@deploy/setup-zookeeper.sh
@@ -49,6 +49,12 @@ bench: setup  ## Measures: a settle, and the order lock against kazoo's
 
 interop: setup  ## Lets real Dubbo in Java, Go, Python and JavaScript call our services and be called, through ZooKeeper
 	@$(BIN)/python -m tests.interop $(ARGS)
+
+bench-call: setup  ## Measures: calls through a discovered channel against grpc.aio's own
+	@$(BIN)/python -m tests.bench.calling $(ARGS)
+
+bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper and on an ensemble of three
+	@$(BIN)/python -m tests.bench.locking $(ARGS)
 
 lock: setup  ## Resolves the requirements into their locks, with hashes and without any index
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \

@@ -113,7 +113,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         return self._cluster.directory
 
     def explain(self, method: str, request: Any, metadata: Any = None) -> list[Verdict]:
-        """Return what becomes of each endpoint of the directory when a call like this is made now.
+        """Return what becomes of each registered provider when a call like this is made now.
 
         Nothing is sent. An endpoint never connected to counts as reachable.
 

@@ -31,7 +31,7 @@ from prometheus_client import Counter, Histogram
 from coordination.attempts import NeverSent
 from coordination.balancing import Candidate, Picker, Standing, Verdict
 from coordination.deadline import Deadline
-from coordination.discovery import Directory
+from coordination.discovery import Directory, DirectoryState
 from coordination.endpoint import Endpoint
 from coordination.errors import NoProviders
 from coordination.invocation import Invocation
@@ -130,6 +130,9 @@ class Cluster:
                 await asyncio.sleep(ROUND_PAUSE_S)
                 tried.clear()
                 continue
+            if not usable and await self._successor(deadline):
+                tried.clear()  # nothing was sent to any of them, or it may be sent again
+                continue
             if not usable:
                 addresses = ", ".join(sorted(tried))
                 raise NeverSent(f"no provider of {self.directory.interface} can be reached (tried {addresses})")
@@ -139,6 +142,17 @@ class Cluster:
                 return link, len(usable) - 1
             self.unreachable(link)
         raise NeverSent("the channel is closed")
+
+    async def _successor(self, deadline: Deadline) -> bool:
+        """Wait for somebody to register where the only ones there were have gone and may be restarting.
+
+        Returns False at once if the list is not emptying, and else if nobody comes for as long as a call waits for a
+        provider.
+        """
+        return self.directory.state is DirectoryState.EMPTYING and await self.directory._wait_until(
+            lambda: self.directory.state is not DirectoryState.EMPTYING and bool(self.directory.endpoints),
+            _patience_s(deadline),
+        )
 
     def everyone(self, invocation: Invocation) -> list[Link]:
         """Return links to all endpoints that may serve a call, connected or not, out or not."""
@@ -153,10 +167,8 @@ class Cluster:
         if candidates:
             return candidates
         if not self.directory.endpoints:
-            left_s = invocation.deadline.remaining_s()
-            patience_s = WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
             try:
-                await self.directory.wait_any(patience_s)
+                await self.directory.wait_any(_patience_s(invocation.deadline))
             except NoProviders as error:
                 raise NeverSent(str(error)) from error
             candidates = self.directory.candidates(method, tag)
@@ -198,20 +210,25 @@ class Cluster:
     def failed(self, link: Link, code: grpc.StatusCode, why: str) -> None:
         """An attempt failed by the fault of its endpoint, as far as one can tell."""
         self._count(link, code.name)
-        self._hold_against(link, why)
+        if self.closed or not self.outliers.failed(link.address, why, time.monotonic()):
+            return
+        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.address, why)
+        self._metrics.ejections.labels(self.directory.interface, link.address).inc()
+        self._ejected.inc()
+        self._probing[link.address] = asyncio.get_running_loop().create_task(self._bring_back(link))
 
     def unreachable(self, link: Link) -> None:
-        """An endpoint could not be connected to, or not for long enough to send anything."""
+        """An endpoint could not be connected to, or not for long enough to send anything. That is not held against
+        it: gRPC says by itself that it is down, until it has connected again."""
         self._count(link, "NEVER_SENT")
-        self._hold_against(link, "it cannot be connected to")
 
     def given_up(self, link: Link, code: grpc.StatusCode) -> None:
         """An attempt ended by no fault of its endpoint."""
         self._count(link, code.name)
 
     def repeated(self, why: str) -> None:
-        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost, slow or is
-        forked."""
+        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost,
+        refused ("not now"), slow or is forked."""
         self._metrics.retries.labels(self.directory.interface, why).inc()
 
     def call_ended(self, code: grpc.StatusCode, took_s: float) -> None:
@@ -228,45 +245,47 @@ class Cluster:
             self._counters[link.address, code] = counter
         counter.inc()
 
-    def _hold_against(self, link: Link, why: str) -> None:
-        if self.closed or not self.outliers.failed(link.address, why, time.monotonic()):
-            return
-        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.address, why)
-        self._metrics.ejections.labels(self.directory.interface, link.address).inc()
-        self._ejected.inc()
-        self._probing[link.address] = asyncio.get_running_loop().create_task(self._bring_back(link))
-
     async def _bring_back(self, link: Link) -> None:
         """Ask an endpoint that is out how it is, at ever longer intervals, until it may come back."""
         address = link.address
         while self.outliers[address].out:
             await asyncio.sleep(self.outliers[address].until_s - time.monotonic())
             if self.outliers.due(address, time.monotonic()):
-                healthy = await link.healthy(Deadline.after(PROBE_TIMEOUT_S))
-                self.outliers.probed(address, time.monotonic(), answered=healthy)
+                self.outliers.probed(address, time.monotonic(), answered=await self._healthy(link))
         log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, address)
         del self._probing[address]
         self._ejected.dec()
 
+    async def _healthy(self, link: Link) -> bool:
+        try:
+            return await link.healthy(Deadline.after(PROBE_TIMEOUT_S))
+        except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
+            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.address)
+            return False
+
     def _stop_probing(self, address: str) -> None:
-        self._probing.pop(address).cancel()
-        self._ejected.dec()
+        task = self._probing.pop(address, None)
+        if task is not None:  # None: the channel is closed
+            task.cancel()
+            self._ejected.dec()
 
     # ---- explaining ----------------------------------------------------------------------------------
 
     def explain(self, invocation: Invocation) -> list[Verdict]:
-        """Return the verdict on every endpoint of the directory, as a call made now would meet it. Nothing is
-        sent, connected or counted."""
-        candidates = self._candidates(self.directory.candidates(invocation.method.bare_name, invocation.tag))
+        """Return the verdict on every registered provider, as a call made now would meet it. Nothing is sent,
+        connected or counted."""
+        method, tag = invocation.method.bare_name, invocation.tag
+        candidates = self._candidates(self.directory.candidates(method, tag))
         usable = self._usable(candidates)
         picked = self.picker.explain(usable, invocation.key) if usable else []
         verdicts = {verdict.address: verdict for verdict in picked}
         for candidate in candidates:
             verdicts[candidate.address] = self._verdict(candidate, verdicts.get(candidate.address))
         return [
-            verdicts.get(endpoint.address)
-            or Verdict(endpoint.address, Standing.RULED_OUT, "a rule or the call's tag keeps this call from it")
-            for endpoint in self.directory.endpoints
+            Verdict(known.address or known.registration.name, Standing.RULED_OUT, known.why_not)
+            if known.why_not
+            else verdicts[known.address]
+            for known in self.directory.verdicts(method, tag)
         ]
 
     def _verdict(self, candidate: Candidate, picked: Verdict | None) -> Verdict:
@@ -304,6 +323,12 @@ class Cluster:
         link = self.links.pop(address, None)
         if link is not None:
             await link.channel.close(CLOSE_GRACE_S)
+
+
+def _patience_s(deadline: Deadline) -> float:
+    """Return for how many seconds a call waits for somebody to register: some time is left to make it."""
+    left_s = deadline.remaining_s()
+    return WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
 
 
 def _slice(deadline: Deadline, candidates: int) -> Deadline:

@@ -186,8 +186,11 @@ class Execution:
             self._cluster.unreachable(link)
             return
         self._sent_in_vain(error)
-        if code in LOST:
-            self._why_again = "lost"
+        self._why_again = "refused" if answered(error) else "lost"
+        if code in LOST and answered(error):
+            link.load.ended(now_s, took_s, failed=True)  # dearer, but not to be taken out: it may serve other calls
+            self._cluster.given_up(link, code)
+        elif code in LOST:
             link.load.ended(now_s, took_s, failed=True)
             self._cluster.failed(link, code, f"{code.name}: {error.details()}")
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED and self.deadline.expired():

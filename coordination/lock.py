@@ -4,8 +4,8 @@
                  (one round trip)           ▲                  (coordination.removal)
                       └─not first─▶ waiting ┘ watches its predecessor only; looks again when that goes
 
-    acquire_all() is the same for many orders: one transaction creates all their nodes, their shards are
-    listed with it in the same round trip, and then it waits in one queue after the other.
+    acquire_all() is the same for many orders: one transaction creates all their nodes, one request lists all
+    their shards in the same round trip, and then it waits in one queue after the other.
 
 Invariants
 1. Of an order's living nodes the one with the lowest sequence number holds. Numbers are signed 32-bit
@@ -52,7 +52,7 @@ from coordination.lease import BatchLease, Leases, OrderLease
 from coordination.metrics import Metrics
 from coordination.queue import Holder, NodeName, Place, check_order_id, line_of, made_by, shard_name, shard_of
 from coordination.removal import Nodes, Removal, list_surely
-from coordination.session import AWAY, MAX_BATCH, Reply, Session, SessionState
+from coordination.session import AWAY, Reply, Session, SessionState
 
 __all__ = ["BatchLease", "Holder", "OrderLease", "OrderLocks", "Place"]
 
@@ -185,10 +185,10 @@ class OrderLocks:
         except NoNodeError:
             return {}
         paths = [f"{self._root}/{shard}" for shard in shards]
-        listings = await self._session.ask_all([operations.get_children(path) for path in paths], deadline)
+        reply = await self._session.ask(operations.get_children_of(paths), deadline) if paths else []
         queues: dict[str, list[Place]] = {}
-        for path, names in zip(paths, listings, strict=True):
-            for order_id in sorted({node.order_id for name in names or () if (node := NodeName.parse(name))}):
+        for path, names in operations.names_of(paths, reply).items():
+            for order_id in sorted({node.order_id for name in names if (node := NodeName.parse(name))}):
                 if places := await self._places(path, line_of(order_id, names), deadline):
                     queues[order_id] = places
         return queues
@@ -238,22 +238,20 @@ class OrderLocks:
                 self._removal.delete(taken.nodes)
                 raise
             if first:
-                waited_s = time.monotonic() - attempt.started if attempt.waited_for else 0.0
+                waited_s = time.monotonic() - attempt.started if attempt.in_line else 0.0
                 return self._leases.grant(tuple(attempt.shards), taken.nodes, taken.token, waited_s, attempt.waited_for)
             # The session was lost while waiting, and the places with it: take others.
 
     async def _join(self, attempt: _Attempt) -> tuple[_Taken, _Listings]:
         """Create our nodes and list their shards, in one round trip; returns both."""
         deadline, shards = attempt.deadline, attempt.distinct_shards()
-        listings = [operations.get_children(shard) for shard in shards]
         while True:
             nonce = f"{self._nonces.getrandbits(64):016x}"
-            made, *replies = await self._session.send(
-                self._creation(attempt, nonce), *listings[: MAX_BATCH - 1], deadline=deadline
+            made, listing = await self._session.send(
+                self._creation(attempt, nonce), operations.get_children_of(shards), deadline=deadline
             )
             session_id = self._session.session_id or 0  # of `made`, if it is answered: a loss would have failed it
             try:
-                replies += await self._session.send_all(listings[MAX_BATCH - 1 :], deadline)
                 taken = _taken(await self._session.receive(made, deadline), session_id)
             except NoNodeError:  # not prepared
                 await self._make(shards, deadline)
@@ -267,10 +265,7 @@ class OrderLocks:
                 made.add_done_callback(partial(self._clear_up, shards, nonce, session_id))
                 raise
             try:
-                return taken, {
-                    shard: await self._listed(shard, reply, deadline)
-                    for shard, reply in zip(shards, replies, strict=True)
-                }
+                return taken, await self._listed(shards, listing, deadline)
             except BaseException:
                 self._removal.delete(taken.nodes)
                 raise
@@ -407,13 +402,14 @@ class OrderLocks:
             return []
         return names
 
-    async def _listed(self, shard: str, listing: Reply, deadline: Deadline) -> list[str]:
+    async def _listed(self, shards: Sequence[str], listing: Reply, deadline: Deadline) -> _Listings:
         """Return what a listing that was sent says; if its reply was lost, list again."""
         try:
-            names: list[str] = await self._session.receive(listing, deadline)
+            reply = await self._session.receive(listing, deadline)
         except Unavailable:
-            return await self._list(shard, deadline)
-        return names
+            again = operations.get_children_of(shards)
+            reply = await self._trying(lambda: self._session.ask(again, deadline), deadline)
+        return operations.names_of(shards, reply)
 
     async def _trying(self, read: Callable[[], Awaitable[_T]], deadline: Deadline) -> _T:
         """Read again when the connection drops, until the deadline."""

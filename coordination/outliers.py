@@ -10,10 +10,11 @@
         └───────────────────────────────────── ON PROBATION ────────────────────────┘
                                                        one failure
 
-A failure is an attempt that ended UNAVAILABLE or CANCELLED, one that was cut because it took more than its share
-of the deadline, one that ran into the call's own deadline, and an endpoint that could not be connected to. What
-a server answers is no failure, whatever it answers. Who asks the endpoint how it is, so that no user's call is
-sacrificed, is the channel.
+A failure is an attempt that ended UNAVAILABLE or CANCELLED without a word of the server's own, one that was cut
+because it took more than its share of the deadline, or one that ran into the call's own deadline. What a server
+answers is no failure, whatever it answers: one that has lost its database says so, and may still serve other calls.
+An endpoint that cannot be connected to gets no calls anyway, and is not counted here. The endpoint is asked how it
+is by the channel (see `cluster`), so that no user's call is sacrificed.
 
 Invariants
 1. Of a call's candidates never more than half are kept from it (rounded down), and so never the last one; those

@@ -14,7 +14,9 @@ Invariants
    after DEADLINE_EXCEEDED. (Dubbo's default failover repeats timed-out calls, payments too.)
 2. A request that changes something is outstanding at one endpoint at a time, unless it is broadcast: a second one
    would meet the first still in progress. An endpoint that falls silent is noticed by its pings (see `link`).
-3. Only a read is given up while it is outstanding: each attempt has a fair share of the deadline, and when it has
+3. "Not now" in a server's own words is not given up for an attempt that has less time than this one took, and
+   would likely end without any answer.
+4. Only a read is given up while it is outstanding: each attempt has a fair share of the deadline, and when it has
    passed and somebody else stands ready the attempt is cancelled.
 
 Which function makes each move
@@ -26,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,7 +36,7 @@ from typing import Any, Protocol
 import grpc
 from grpc.aio import AioRpcError
 
-from coordination.attempts import NeverSent, Slow, never_sent
+from coordination.attempts import NeverSent, Slow, answered, never_sent
 from coordination.deadline import Deadline
 from coordination.link import Link
 
@@ -150,13 +153,14 @@ class Failover:
         while True:
             link = await calling.connect()
             attempts = min(left, 1 + calling.others()) if read and left > 1 else 1
+            began_s = time.monotonic()
             try:
                 return await calling.send(link, attempts=attempts)
             except AioRpcError as error:
                 if never_sent(error):
                     continue
                 left -= 1
-                if left == 0 or not _repeatable(error, calling):
+                if left == 0 or not _repeatable(error, calling, time.monotonic() - began_s):
                     raise
 
 
@@ -290,9 +294,11 @@ class Broadcast:
         return await calling.send(link, forked=True)
 
 
-def _repeatable(error: AioRpcError, calling: Calling) -> bool:
+def _repeatable(error: AioRpcError, calling: Calling, took_s: float) -> bool:
     """Tell whether an attempt that may have been carried out may be followed by another."""
     if calling.deadline.expired() or calling.idempotency is Idempotency.UNKNOWN:
+        return False
+    if answered(error) and took_s > calling.deadline.at - time.monotonic():
         return False
     return isinstance(error, Slow) or error.code() in LOST
 

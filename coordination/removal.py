@@ -166,6 +166,11 @@ async def list_surely(session: Session, shards: Sequence[str], deadline: Deadlin
     Raises:
         Unavailable: ZooKeeper is away, or did not answer by the deadline.
     """
-    asked = [operations.sync(shards[0]), *(operations.get_children(shard) for shard in shards)]
-    _, *listings = await session.ask_all(asked, deadline)
-    return {shard: names or [] for shard, names in zip(shards, listings, strict=True)}
+    synced, listing = await session.send(
+        operations.sync(shards[0]), operations.get_children_of(shards), deadline=deadline
+    )
+    await session.receive(synced, deadline)
+    try:
+        return operations.names_of(shards, await session.receive(listing, deadline))
+    except NoNodeError:  # there is but one, and it is not there
+        return {shards[0]: []}

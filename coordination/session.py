@@ -372,8 +372,9 @@ class Session:
         self.check_process()
         if not 1 <= len(batch) <= MAX_BATCH:
             raise ValueError(f"send takes 1 to {MAX_BATCH} requests, not {len(batch)}")
+        requests = self._requests(batch)
         await self._take_slot(deadline)
-        return self._hand_over(batch, _Slot(self._slots, len(batch)))
+        return self._hand_over(requests, _Slot(self._slots, len(batch)))
 
     def post(self, operation: Operation) -> Reply | None:
         """Hand over one request that undoes something, without waiting for a place; None if not CONNECTED.
@@ -381,7 +382,9 @@ class Session:
         The future is as those of `send`.
         """
         self.check_process()
-        return self._hand_over((operation,), None)[0] if self._state is SessionState.CONNECTED else None
+        if self._state is not SessionState.CONNECTED:
+            return None
+        return self._hand_over(self._requests([operation]), None)[0]
 
     async def receive(self, reply: Reply, deadline: Deadline) -> Any:
         """Wait for one reply of `send`.
@@ -491,12 +494,15 @@ class Session:
                 return
             self._slots.release()
 
-    def _hand_over(self, batch: Iterable[Operation], slot: _Slot | None) -> tuple[Reply, ...]:
+    def _requests(self, batch: Iterable[Operation]) -> list[Request]:
+        chroot = self._client.chroot if self._client is not None else ""
+        return [operation(chroot) for operation in batch]
+
+    def _hand_over(self, requests: list[Request], slot: _Slot | None) -> tuple[Reply, ...]:
         if not self._outbox:
             self._loop.call_soon(self._flush)
-        answers = [_Answer(self, slot) for _ in batch]
-        chroot = self._client.chroot if self._client is not None else ""
-        self._outbox += [(operation(chroot), answer) for operation, answer in zip(batch, answers, strict=True)]
+        answers = [_Answer(self, slot) for _ in requests]
+        self._outbox += zip(requests, answers, strict=True)
         self._in_flight.update(answers)
         return tuple(answer.reply for answer in answers)
 

@@ -182,8 +182,8 @@ class QueueWatch:
         except NoNodeError:  # nobody has ever locked an order
             return []
         paths = [f"{self._root}/{shard}" for shard in shards]
-        listings = await self._session.ask_all([operations.get_children(path) for path in paths], _soon())
-        return [f"{path}/{name}" for path, names in zip(paths, listings, strict=True) for name in names or ()]
+        reply = await self._session.ask(operations.get_children_of(paths), _soon()) if paths else []
+        return [f"{path}/{name}" for path, names in operations.names_of(paths, reply).items() for name in names]
 
     async def _read(self, paths: list[str]) -> dict[str, _Node]:
         """Read the lock nodes among the paths, as far as they are still there; returns them by path."""

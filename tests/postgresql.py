@@ -46,7 +46,6 @@ class PostgresServer:
 
     url: URL
     house: str = field(default_factory=lambda: f"test{os.getpid()}")
-    _made: list[str] = field(default_factory=list)
     _templates: dict[str, Roles] = field(default_factory=dict)
 
     async def create(self) -> str:
@@ -66,15 +65,17 @@ class PostgresServer:
         """Removes a database, whoever is still connected to it."""
         name = make_url(url).database or ""
         await self._say(f'DROP DATABASE "{name}" WITH (FORCE)')
-        self._made.remove(name)
+
+    def of_house(self, name: str) -> str:
+        """The URL by which a stack of a test keeps its data here, under names of its own."""
+        return self._with_password(self.url.set(database=f"{self.house}_{name}"))
 
     async def clear(self) -> None:
-        """Removes what was made here and is left."""
-        for name in (*self._made, *(roles.database for roles in self._templates.values())):
+        """Removes what is left of all that was made here."""
+        for name in await self._named("SELECT datname FROM pg_database WHERE datname LIKE :like"):
             await self._say(f'DROP DATABASE "{name}" WITH (FORCE)')
-        every = [(roles.owner, roles.user, roles.checker) for roles in self._templates.values()]
-        for role in dict.fromkeys(itertools.chain.from_iterable(every)):
-            await self._say(f'DROP ROLE "{role}"')
+        for name in await self._named("SELECT rolname FROM pg_roles WHERE rolname LIKE :like"):
+            await self._say(f'DROP ROLE "{name}"')
 
     async def _template(self, package: Path) -> Roles:
         """A database as `migrate` leaves it in a deployment, for others to be copied from."""
@@ -94,7 +95,6 @@ class PostgresServer:
     async def _database(self, options: str) -> URL:
         name = f"{self.house}_{next(_NUMBERS)}"
         await self._say(f'CREATE DATABASE "{name}" {options}')
-        self._made.append(name)
         return self.url.set(database=name)
 
     async def _say(self, statement: str) -> None:
@@ -102,6 +102,14 @@ class PostgresServer:
         try:
             async with engine.connect() as connection:
                 await connection.execute(text(statement))
+        finally:
+            await engine.dispose()
+
+    async def _named(self, query: str) -> list[str]:
+        engine = create_async_engine(self.url)
+        try:
+            async with engine.connect() as connection:
+                return list((await connection.execute(text(query), {"like": f"{self.house}\\_%"})).scalars())
         finally:
             await engine.dispose()
 

@@ -33,6 +33,14 @@ ZooKeeper = Annotated[
     str,
     typer.Option("--zookeeper", envvar="COUNTINGHOUSE_ZOOKEEPER", help="ZooKeeper, as host:port.", show_default=False),
 ]
+Database = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="COUNTINGHOUSE_DATABASE",
+        help="sqlite; postgresql, a server of the stack's own; or postgresql://superuser@host/house.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Token = Annotated[
     str, typer.Option("--token", envvar="COUNTINGHOUSE_TOKEN", help="Call with this token.", show_default=False)

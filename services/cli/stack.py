@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import output
-from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, parse_pairs, run
+from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, parse_pairs, run
 
 if TYPE_CHECKING:
     from services.devstack.state import StackState
@@ -32,6 +32,7 @@ _KILL_TIMEOUT_S = 3.0
 def up(
     data: Data = DEFAULT_DATA,
     zookeeper: ZooKeeper = "",
+    database: Database = "sqlite",
     replicas: Annotated[
         list[str] | None,
         typer.Option("--replicas", help="Instances of a service, like payment=2; repeatable.", show_default=False),
@@ -67,6 +68,7 @@ def up(
         options = StackOptions(
             data=data,
             zookeeper=zookeeper,
+            database=database,
             replicas=parse_pairs(replicas or [], "payment=2"),
             ports=parse_pairs(port or [], "payment=50051"),
             guards_off=tuple(name.strip() for name in guards_off.split(",") if name.strip()),
@@ -196,7 +198,12 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     words = options.data / "up.log"
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
         supervisor = subprocess.Popen(  # noqa: S603  ourselves
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            arguments,
+            env={**os.environ, "COUNTINGHOUSE_DATABASE": options.database},  # a URL may hold a password
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # however one gives up waiting, it is the same

@@ -4,6 +4,7 @@
 <data>/keys/verify.pem             public; what the services check tokens with
 <data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires; and that of
                                    the acquirer, who is somebody outside and may do next to nothing
+<data>/keys/<role>.pgpass          the password of a role on a PostgreSQL server, mode 0600, in the form of ~/.pgpass
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 from services.devstack.files import signing_key, write_whole
 from services.devstack.state import ACQUIRER
 from services.kernel.clock import Clock
+from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
+from services.runtime.passfile import passfile_line, passwords_in
 from services.runtime.tokens import TokenSigner
 
 #: A stolen token is of use for this long at most.
@@ -48,6 +51,17 @@ class Keys:
         write_whole(path, token.encode(), mode=0o600)
         self._issued_ms[service] = self._clock.now_ms()
         return path
+
+    def passfile(self, role: str) -> Path:
+        """The file with the password of a role on a PostgreSQL server; the password is made when first asked for."""
+        path = self._folder / f"{role}.pgpass"
+        if not path.exists():
+            write_whole(path, passfile_line(role, RandomIds().new("pw")).encode(), mode=0o600)
+        return path
+
+    def password(self, role: str) -> str:
+        """The password of a role; see `passfile`."""
+        return passwords_in(self.passfile(role).read_text())[role]
 
     def renew(self) -> list[str]:
         """Writes anew every token that has lived half its life; returns whose."""

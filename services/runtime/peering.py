@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 
 from coordination.balancing import PickerName, by_name
-from coordination.channel import DiscoveredChannel, maybe_sent_before, never_sent
+from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import Deadline
-from services.kernel.errors import Aborted, OutcomeUnknown, PermissionDenied, Unauthenticated, Unavailable
+from services.kernel.errors import PermissionDenied, Unauthenticated, Unavailable
 from services.kernel.ids import dice
 from services.runtime import status
 from services.runtime.methods import idempotency
@@ -23,9 +23,6 @@ from services.runtime.tokens import TokenFile
 #: Kept back at each hop, so that the answer of the next one still finds us waiting.
 _HOP_MARGIN_S = 0.03
 _MAX_CALL_S = 10.0
-#: Answers that say "nothing was done" of the attempt they answer, and of no other. A definitive refusal holds for all:
-#: it would have met the earlier attempt, too, or is what that one led to.
-_SAYS_NOTHING_OF_OTHERS = (Aborted, Unavailable, Unauthenticated, PermissionDenied)
 
 
 class Peers:
@@ -86,10 +83,6 @@ class Peers:
                     f"a service this needs cannot be reached ({error.details()}); try again",
                 ) from error
             answer = status.from_rpc_error(error)
-            if maybe_sent_before(error) and isinstance(answer, _SAYS_NOTHING_OF_OTHERS):
-                raise OutcomeUnknown(
-                    "OUTCOME_UNKNOWN", f"asked before without an answer, and then: {answer.message}"
-                ) from error
             if isinstance(answer, (Unauthenticated, PermissionDenied)):
                 raise Unavailable("PEER_REFUSED_US", f"this service was turned away: {answer.message}") from error
             raise answer from error

@@ -106,3 +106,18 @@ def _distribution(requirement: str) -> str:
 
 def _lines(path: Path) -> int:
     return len((ROOT / path).read_text().splitlines())
+
+
+def test_every_proof_that_coordination_names_is_there() -> None:
+    """The table of faults names tests that exist; a "…" stands for a part of a name."""
+    words = (ROOT / "coordination" / "README.md").read_text(encoding="utf-8")
+    for path in set(re.findall(r"`((?:e2e/|unit/…/|tests/unit/coordination/)?test_\w+\.py)", words)):
+        name = path.rpartition("/")[2]
+        assert list((ROOT / "tests").rglob(name)), f"coordination/README.md names {path}, which is not there"
+    defined = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"(?:def|class) (test_\w+|Test\w+)", file.read_text(encoding="utf-8"))
+    }
+    named = set(re.findall(r"[`:](test_\w+|Test\w+)(?:\[[^\]]*\])?`", words))
+    assert named - defined == set()

@@ -152,7 +152,7 @@ class Contest:
         for warm in _blocks():
             await ours.of(_OURS_PER_BLOCK, self._many_clerks, counts=warm)
             await theirs.of(_KAZOOS_PER_BLOCK, lambda count: asyncio.to_thread(self._many_threads, count), counts=warm)
-        what = f"lock and release from one client, {_IN_FLIGHT} in flight (kazoo: {_THREADS} threads)"
+        what = f"lock and release, one client, {_IN_FLIGHT} in flight (kazoo: {_THREADS} threads)"
         return Comparison("pipelined_per_s", what, "/s", ours.per_s, theirs.per_s, at_least=2)
 
     async def _many_clerks(self, count: int) -> None:
@@ -181,7 +181,7 @@ class Contest:
         for warm in _blocks():
             await together.of(_BATCH * _BATCHES_PER_BLOCK, self._together, counts=warm)
             await singly.of(_BATCH, self._singly, counts=warm)
-        what = f"lock and release in batches of {_BATCH} (against ours, one at a time)"
+        what = f"lock and release, batches of {_BATCH} (against ours singly)"
         return Comparison("batch_per_s", what, "/s", together.per_s, singly.per_s, against="singly", at_least=10)
 
     async def _together(self, count: int) -> None:
@@ -243,7 +243,7 @@ async def measure_everywhere(folder: Path) -> dict[str, list[Comparison]]:
     """On one server, and on a follower of three; both started in `folder`."""
     results = {}
     alone, three = ZooKeeper(_made(folder / "alone")), Ensemble(_made(folder / "three"))
-    for name, servers in (("alone", alone), ("ensemble of three", three)):
+    for name, servers in (("alone", alone), ("three", three)):
         servers.start()
         try:
             async with contest(_follower(servers)) as both:
@@ -268,17 +268,14 @@ def main() -> None:
             }
         )
         return
-    for name, comparisons in results.items():
-        output.print_table(
-            f"The order lock, ZooKeeper {name}",
-            ("what", "ours", "kazoo", "ratio", "target", "met?"),
-            [_row(comparison) for comparison in comparisons],
-        )
+    rows = [_row(name, comparison) for name, comparisons in results.items() for comparison in comparisons]
+    output.print_table("The order lock", ("ZooKeeper", "what", "ours", "kazoo", "ratio", "target", "met?"), rows)
 
 
-def _row(comparison: Comparison) -> tuple[str, ...]:
+def _row(name: str, comparison: Comparison) -> tuple[str, ...]:
     theirs = _shown(comparison.theirs, comparison.unit)
     return (
+        name,
         comparison.what,
         _shown(comparison.ours, comparison.unit),
         theirs if comparison.against == "kazoo" else f"({comparison.against} {theirs})",

@@ -28,6 +28,7 @@ from services.kernel.errors import CountinghouseError
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Role
 from services.runtime import status
+from tests.e2e import databases
 
 _IDS = RandomIds()
 TIMEOUT_S = 5.0
@@ -187,6 +188,8 @@ async def command_line(*arguments: str, **environment: str) -> subprocess.Comple
 async def start_command_line(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
     """Starts `countinghouse` with these arguments, apart from the terminal of the tests."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("COUNTINGHOUSE_")}
+    if "--data" in arguments:
+        settings["COUNTINGHOUSE_DATABASE"] = databases.of(Path(arguments[arguments.index("--data") + 1]))
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "services.cli.main", *arguments),

@@ -14,6 +14,7 @@ bill and settling it; each *call* in it goes through `Load.ask`. A work ends wit
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import threading
 import time
@@ -114,28 +115,41 @@ class Load:
             Overrun: Works pile up.
             Exception: What a work raised that is no answer of a call.
         """
-        self._witness.start()
-        try:
-            async with asyncio.TaskGroup() as group:
-                clock = group.create_task(self._begin(work, rate_per_s, group))
-                try:
-                    yield
-                finally:
-                    clock.cancel()
-        finally:
-            self._witness.stop()
-
-    async def _begin(self, work: Work, rate_per_s: float, group: asyncio.TaskGroup) -> None:
         running: set[asyncio.Task[None]] = set()
-        first_s, number = time.monotonic(), 0
-        while True:
+        broken: list[BaseException] = []
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                broken.append(error)
+
+        self._witness.start()
+        clock = asyncio.create_task(self._begin(work, rate_per_s, running, ended))
+        clock.add_done_callback(ended)
+        try:
+            yield
+        finally:
+            clock.cancel()
+            await asyncio.gather(clock, *running, return_exceptions=True)
+            self._witness.stop()
+        if broken:
+            raise broken[0]
+
+    async def _begin(
+        self,
+        work: Work,
+        rate_per_s: float,
+        running: set[asyncio.Task[None]],
+        ended: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        first_s = time.monotonic()
+        for number in itertools.count():
             await asyncio.sleep(max(0.0, first_s + number / rate_per_s - time.monotonic()))
             if len(running) >= _MOST_AT_ONCE:
                 raise Overrun(f"{len(running)} works wait for an answer")
-            task = group.create_task(_to_its_end(work, number))
+            task = asyncio.create_task(_to_its_end(work, number))
             running.add(task)
-            task.add_done_callback(running.discard)
-            number += 1
+            task.add_done_callback(ended)
 
     def starved_s(self, outcome: Outcome) -> float:
         """For how long, while this call lasted, the machine let nobody here run: what no system could have mended."""

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from coordination.registry import Registry
-from coordination.session import Session
 from services.devstack.supervisor import Stack
 from tests.e2e.conftest import SETTINGS, FreshStack
+from tests.e2e.counts import pages
 from tests.e2e.desk import Desk, command_line, document, new_id, refusal
 
 Samples = dict[str, float]
@@ -25,17 +24,6 @@ async def samples_of(stack: Stack, instance: str) -> Samples:
     assert found["instance"] == instance
     samples: Samples = found["samples"]
     return samples
-
-
-async def addresses(stack: Stack) -> dict[str, str]:
-    """The metrics' addresses as the registry has them; empty for an instance that serves none."""
-    async with Session(stack.zookeeper, name="test") as session:
-        listings = await Registry(session).ls()
-    return {
-        url.parameters["instance"]: url.parameters.get("metrics", "")
-        for listing in listings
-        for url in listing.providers
-    }
 
 
 def calls(method: str, code: str = "OK") -> str:
@@ -90,7 +78,7 @@ async def test_the_command_prints_what_prometheus_reads(stack: Stack) -> None:
     assert "# TYPE process_open_fds gauge" in done.stdout
     listed = document(await command_line("metrics", "--json", "--data", str(stack.data)))
     found = {part["instance"]: part["metrics"] for part in listed["instances"]}
-    assert found == await addresses(stack)
+    assert found == await pages(stack)
     assert found.keys() == {instance.name for instance in stack.instances}
     assert all(address.startswith("127.0.0.1:") for address in found.values())
     table = await command_line("metrics", "--data", str(stack.data))
@@ -114,7 +102,7 @@ async def test_where_they_are_served_is_a_setting(
 ) -> None:
     """Off, they are not told of; on all addresses, they are told under the one that others use."""
     async with fresh_stack(services=("order",), settings=SETTINGS | settings) as running:
-        found = (await addresses(running))["order-1"]
+        found = (await pages(running))["order-1"]
         assert found.startswith(advertised)
         done = await command_line("metrics", "order-1", "--data", str(running.data))
         if advertised:
@@ -126,7 +114,7 @@ async def test_where_they_are_served_is_a_setting(
 
 async def test_a_busy_port_is_named(fresh_stack: FreshStack, stack: Stack) -> None:
     """With the setting that chooses another, and exit code 2."""
-    port = int((await addresses(stack))["order-1"].rpartition(":")[2])
+    port = int((await pages(stack))["order-1"].rpartition(":")[2])
     with pytest.raises(Exception, match=f"{port}.*COUNTINGHOUSE_METRICS_PORT"):
         async with fresh_stack(services=("order",), settings=SETTINGS | {"metrics_port": port}):
             pass

@@ -14,12 +14,16 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from coordination.channel import maybe_sent_before
 from coordination.registry import Registry
 from coordination.session import Session
 from services.devstack.state import INTERFACES
 from services.devstack.supervisor import ZOOKEEPER, Stack
+from services.kernel.errors import Unavailable
+from services.runtime import status
 from tests.e2e.clients import Clients, clients_of
 from tests.e2e.conftest import SESSION_TIMEOUT_S, options
+from tests.e2e.counts import pages, samples
 from tests.e2e.load import Load, Outcome, told
 from tests.e2e.teller import Teller, teller_at
 
@@ -53,7 +57,13 @@ async def teller(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_sta
 
 @dataclass(slots=True)
 class Day:
-    """What the clients do, one after the other, and which bills and payments were refused to them."""
+    """What the clients do, one after the other.
+
+    Args:
+        settled: Payments to be reversed.
+        refused: Bills and payments of which a call was answered that nothing was done.
+        done: Those of which a call succeeded, or may have.
+    """
 
     clients: Clients
     settled: list[str]
@@ -92,11 +102,14 @@ class Day:
                 await self.noted(payment_id, clients.reverse(payment_id))
 
     async def noted(self, subject: str, call: Awaitable[object]) -> None:
-        """Makes a call that needs a lock, and notes of what it was about whether it was done."""
+        """Makes a call that needs a lock, and notes whether what it was about was done, or surely was not."""
         try:
             await call
-        except grpc.aio.AioRpcError:
-            self.refused.add(subject)
+        except grpc.aio.AioRpcError as error:
+            if isinstance(status.from_rpc_error(error), Unavailable) and not maybe_sent_before(error):
+                self.refused.add(subject)
+            else:
+                self.done.add(subject)
             raise
         self.done.add(subject)
 
@@ -126,7 +139,7 @@ async def test_zookeeper_away_under_load(
             start_zookeeper(stack, how)
             back_s = await until_settling_works(clients)
             await until_registered(stack)
-            await until_live(clients)
+            await until_live(stack, clients)
             recovered_s = load.now_s()
             await asyncio.sleep(1.0)
         with capsys.disabled():
@@ -159,13 +172,14 @@ def start_zookeeper(stack: Stack, how: signal.Signals) -> None:
 
 async def until_settling_works(clients: Clients) -> float:
     """Settles a bill as soon as that can be done; when that was."""
-    order_id = await clients.bill()
-    async with asyncio.timeout(_BACK_S):
-        while True:
-            try:
-                await clients.settle(order_id)
-            except grpc.aio.AioRpcError:
-                continue  # each takes its time: until its deadline is near
+    order_id, until_s = await clients.bill(), clients.load.now_s() + _BACK_S
+    while True:
+        try:
+            await clients.settle(order_id)  # one that is refused takes until its deadline is near
+        except grpc.aio.AioRpcError as error:
+            if clients.load.now_s() > until_s:
+                pytest.fail(f"settling does not come back: {error.details()}")
+        else:
             return clients.load.now_s()
 
 
@@ -184,11 +198,22 @@ async def until_registered(stack: Stack) -> None:
             await asyncio.sleep(0.1)
 
 
-async def until_live(clients: Clients) -> None:
-    """Waits until the clients' lists are ZooKeeper's own again."""
+async def until_live(stack: Stack, clients: Clients) -> None:
+    """Waits until the lists of clients and services are ZooKeeper's own again, and the services have registered all
+    that they want to.
+    """
+    for directory in clients.directories:
+        assert await directory.wait_live(_BACK_S)
     async with asyncio.timeout(_BACK_S):
-        for directory in clients.directories:
-            assert await directory.wait_live(_BACK_S)
+        for page in (await pages(stack)).values():
+            while not settled_in(await samples(page)):  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.1)
+
+
+def settled_in(counted: dict[str, dict[tuple[str, ...], float]]) -> bool:
+    """Whether a service says that its lists are live and that it is registered."""
+    registrations, live = counted["coordination_registrations"], counted.get("coordination_directory_live", {})
+    return registrations[("yes",)] >= 1 and not registrations.get(("no",)) and all(live.values())
 
 
 def check_calls(load: Load, from_s: float, until_s: float, recovered_s: float) -> None:
@@ -199,11 +224,18 @@ def check_calls(load: Load, from_s: float, until_s: float, recovered_s: float) -
     needing_a_lock = [outcome for outcome in load.among(since_s=from_s, until_s=until_s) if needs_lock(outcome)]
     away = [outcome for outcome in needing_a_lock if outcome.began_s + outcome.took_s < until_s]
     wrong = [outcome for outcome in away if not refused_for_now(outcome)]
-    assert [outcome for outcome in wrong if load.starved_s(outcome) < _LATE_S] == [], told(wrong)
-    assert len(wrong) < len(away) / 10, "this machine is too busy to tell"
+    assert [outcome for outcome in wrong if not excused(load, outcome)] == [], told(wrong)
+    assert len(wrong) < len(away) / 5, f"this machine is too busy to tell:\n{load.summary()}"
     assert {outcome.kind for outcome in away} == {"Settle", "Pay", "Reverse"}
     later = [outcome for outcome in load.among(since_s=recovered_s) if not outcome.ok]
     assert later == [], told(later)
+
+
+def excused(load: Load, outcome: Outcome) -> bool:
+    """Whether the machine was so busy during a call that even one which waits for nothing took long."""
+    from_s, until_s = outcome.began_s, outcome.began_s + outcome.took_s
+    beside = [other for other in load.among(*_NO_LOCK, until_s=until_s) if other.began_s + other.took_s > from_s]
+    return max(load.starved_s(outcome), *(other.took_s for other in beside)) > _LATE_S
 
 
 def needs_lock(outcome: Outcome) -> bool:

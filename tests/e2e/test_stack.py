@@ -31,10 +31,12 @@ from services.devstack.state import INTERFACES, InstanceState, StackRefused
 from services.devstack.supervisor import Stack
 from services.devstack.zookeeper import PortReservation
 from services.kernel.principal import Role
+from tests.e2e import databases
 from tests.e2e.conftest import FreshStack, options
 from tests.e2e.desk import Desk, command_line, document, new_id, processes_of, refusal, start_command_line
 
 READY_S = 30.0
+on_files = pytest.mark.skipif(databases.on_postgresql(), reason="spoils a file; see test_postgresql.py")
 
 
 async def gone(data: Path, timeout_s: float = 10.0) -> None:
@@ -275,6 +277,7 @@ class TestRefusals:
             assert running.instance("payment-1").address == f"127.0.0.1:{port}"
             assert running.instance("payment-2").address == f"127.0.0.1:{port + 1}"
 
+    @on_files
     @pytest.mark.parametrize("service", ["payment"])
     async def test_a_damaged_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
@@ -285,6 +288,7 @@ class TestRefusals:
         assert f"{service}.db" in done.stderr
         assert processes_of(data) == []
 
+    @on_files
     @pytest.mark.parametrize("service", ["order", "ledger"])
     async def test_a_newer_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
@@ -465,6 +469,7 @@ class TestDetached:
         assert str(port) in done.stderr
         assert processes_of(data) == []
 
+    @on_files
     async def test_one_that_refuses_later_ends_the_stack(self, data: Path) -> None:
         """A restart that meets a newer database is not tried again and again; the stack ends and says why."""
         process = await start_command_line("up", "--json", "--data", str(data))

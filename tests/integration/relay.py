@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-CREATE, DELETE, GET_DATA, GET_CHILDREN, PING, MULTI, CREATE2, CLOSE = 1, 2, 4, 8, 11, 14, 15, -11
+CREATE, DELETE, GET_DATA, GET_CHILDREN, PING, MULTI, CREATE2, MULTI_READ = 1, 2, 4, 8, 11, 14, 15, 22
 _EVENT, _PING = -1, -2  # xids
 
 

@@ -14,6 +14,7 @@ import pytest
 from grpc.aio import AioRpcError
 from prometheus_client import CollectorRegistry
 
+from coordination.attempts import DETAILS_KEY
 from coordination.balancing import Standing
 from coordination.channel import DiscoveredChannel
 from coordination.metrics import Metrics
@@ -89,7 +90,8 @@ async def test_after_two_failures_it_gets_nothing() -> None:
 
 
 async def test_answers_are_no_failures() -> None:
-    """A server may refuse as often as it likes, in whatever words."""
+    """A server may refuse as often as it likes, with any code; with UNAVAILABLE if it says so in its own words, for
+    what it cannot do now (without ZooKeeper, say) may be little of what it does."""
     async with three() as servers:
         for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):
 
@@ -101,6 +103,14 @@ async def test_answers_are_no_failures() -> None:
                 with pytest.raises(AioRpcError):
                     await servers.stub.put(b"hi", timeout=5.0)
         assert servers.echoes[0].carried_out == 12
+
+        async def not_now(context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now", ((DETAILS_KEY, b"no ZooKeeper"),))
+
+        servers.echoes[0].before_answer = not_now
+        for _ in range(4):
+            assert await servers.stub.put(b"hi", timeout=5.0) == b"hi"
+        assert servers.echoes[0].carried_out == 16
         assert servers.standing(0) is not Standing.EJECTED
 
 
@@ -174,16 +184,21 @@ async def test_calls_cut_short_and_deadlines_of_ours_count() -> None:
         assert servers.standing(0) is Standing.EJECTED
 
 
-async def test_an_endpoint_that_cannot_be_connected_to_is_out_as_well() -> None:
-    """So that calls do not wait for one that accepts connections and never speaks."""
-    echo = Echo()
-    async with echo.serving() as port:
-        dead = dead_port()
-        async with channel_to(directory_of(dead, port), dead, port) as channel:
-            for _ in range(4):
-                assert await Stub(channel).charge(b"hi", timeout=2.0) == b"hi"
-            verdicts = {verdict.address: verdict for verdict in channel.explain(f"/{INTERFACE}/Put", b"")}
-            assert verdicts[f"127.0.0.1:{dead}"].standing in (Standing.EJECTED, Standing.UNREACHABLE)
+async def test_half_are_kept_out_besides_those_that_cannot_be_reached() -> None:
+    """Two of four refuse connections; the one of the others that fails is out all the same."""
+    failing, healthy, dead = Echo(), Echo(), [dead_port(), dead_port()]
+    failing.before_answer, failing.healthy = unavailable, False
+    async with (
+        failing.serving() as one,
+        healthy.serving() as other,
+        channel_to(directory_of(*dead, one, other), *dead, one, other) as channel,
+    ):
+        for _ in range(5):
+            assert await asyncio.gather(*(Stub(channel).put(b"hi", timeout=5.0) for _ in range(4))) == [b"hi"] * 4
+        assert (failing.carried_out, healthy.carried_out) == (4, 20)
+        standings = {verdict.address: verdict.standing for verdict in channel.explain(f"/{INTERFACE}/Put", b"")}
+        assert {standings[f"127.0.0.1:{port}"] for port in dead} == {Standing.UNREACHABLE}
+        assert standings[f"127.0.0.1:{one}"] is Standing.EJECTED
 
 
 async def test_never_more_than_half(quick: None) -> None:
@@ -213,7 +228,9 @@ async def test_when_all_fail_all_are_used(quick: None) -> None:
             await servers.stub.put(b"hi", timeout=5.0)
         assert [echo.carried_out - had for echo, had in zip(servers.echoes, before, strict=True)] == [1, 1, 1]
         servers.echoes[0].before_answer = None
+        before = [echo.carried_out for echo in servers.echoes]
         assert await servers.stub.put(b"hi", timeout=5.0) == b"hi"
+        assert [echo.carried_out - had for echo, had in zip(servers.echoes, before, strict=True)] == [1, 0, 0]
         assert servers.out() == 2
 
 

@@ -186,18 +186,18 @@ async def test_a_read_is_not_given_up_for_nobody() -> None:
 
 
 async def test_a_write_is_not_sent_twice_before_its_connection_is_proved_dead() -> None:
-    """A write on an endpoint that has fallen silent stays outstanding there alone for a second at least; then its
-    pings prove the connection dead, and it is repeated elsewhere within the same deadline."""
+    """A write on an endpoint that has fallen silent stays outstanding there alone, also when half of its deadline has
+    passed; then pings prove the connection dead, and it is repeated elsewhere within the same deadline."""
     async with a_pair() as pair:
         pair.fall_silent()
         began = time.monotonic()
-        writing = asyncio.ensure_future(pair.stub.put(b"hi", timeout=8.0))
-        await asyncio.sleep(0.9)
+        writing = asyncio.ensure_future(pair.stub.put(b"hi", timeout=3.0))
+        await asyncio.sleep(1.7)
         assert (pair.first.carried_out, pair.second.carried_out) == (1, 0)
         assert await writing == b"hi"
-        assert 1.0 <= time.monotonic() - began < NOTICED_S
+        assert time.monotonic() - began < NOTICED_S
         assert pair.second.carried_out == 1
-        assert pair.second.seen["left_s"] < 7.0
+        assert pair.second.seen["left_s"] < 1.3
 
 
 async def test_a_frozen_process_is_noticed_also_in_a_long_call() -> None:

@@ -14,7 +14,7 @@ from coordination.errors import LockLost, LockTimeout
 from coordination.lock import MAX_ORDERS, Holder, OrderLocks
 from coordination.session import Session
 from tests.integration.queueing import ACCOUNTANT, CASHIER, nodes_left, queued
-from tests.integration.relay import DELETE, GET_CHILDREN, MULTI, relayed
+from tests.integration.relay import DELETE, MULTI, MULTI_READ, relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, until
 
 
@@ -33,21 +33,20 @@ def bills(count: int, name: str = "b") -> list[str]:
 
 @pytest.mark.parametrize("count", [2, 50, MAX_ORDERS])
 async def test_a_free_batch_is_one_round_trip(locks: OrderLocks, zookeeper: ZooKeeper, count: int) -> None:
-    """On the wire: one transaction and one list for each shard, all of them sent before any is answered; and one
-    transaction to release them."""
+    """On the wire: one transaction and one list of all shards, both sent before either is answered; and one transaction
+    to release them."""
     orders = bills(count)
-    shards = {locks._shard_of(order_id) for order_id in orders}
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = OrderLocks(session)
         relay.hold()
         acquiring = asyncio.create_task(clerks.acquire_all(orders, CASHIER, timeout_s=5))
-        await until(lambda: len(relay.requests()) == 1 + len(shards))
+        await until(lambda: len(relay.requests()) == 2)
         assert relay.replies() == []
         assert max(len(frame.body) for frame in relay.frames) < 0xFFFFF
         relay.let_go()
         batch = await acquiring
-        assert relay.requests() == [MULTI] + [GET_CHILDREN] * len(shards)
+        assert relay.requests() == [MULTI, MULTI_READ]
         assert batch.valid()
         assert list(batch.orders) == orders
         assert batch.waited_s == 0.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordination.errors import LockLost
+from coordination.errors import LockLost, LockTimeout, Unavailable
 from coordination.lease import Lease
 from coordination.lock import OrderLocks
 from coordination.metrics import Metrics
@@ -199,6 +199,36 @@ async def test_nothing_is_kept_running_for_those_who_do_not_ask(session: Session
     for lease in leases:
         lease.release()
     assert await locks.drained(5)
+
+
+def count_of(metrics: Metrics, outcome: str) -> float | None:
+    """Return how many calls of acquire had this outcome; None: none so far."""
+    (family,) = metrics.lock_acquire_seconds.collect()
+    counts = [s.value for s in family.samples if s.name.endswith("_count") and s.labels["outcome"] == outcome]
+    return counts[0] if counts else None
+
+
+async def test_calls_are_counted_by_their_outcome(locks: OrderLocks, metrics: Metrics, zookeeper: ZooKeeper) -> None:
+    """Who stands in line is counted while they do, and how long each call took by what came of it."""
+    holder = await locks.acquire("o-11", CASHIER, timeout_s=5)
+    cancelled = asyncio.create_task(locks.acquire("o-11", CASHIER, timeout_s=5))
+    in_time = asyncio.create_task(locks.acquire_all(["o-12", "o-11"], CASHIER, timeout_s=5))
+    await until(lambda: metrics.locks_waiting._value.get() == 2)
+    with pytest.raises(LockTimeout):
+        await locks.acquire("o-11", CASHIER, timeout_s=0.1)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    assert metrics.locks_waiting._value.get() == 1
+    holder.release()
+    (await in_time).release()
+    zookeeper.pause()
+    with pytest.raises(Unavailable):
+        await locks.acquire("o-13", CASHIER, timeout_s=0.1)
+    zookeeper.resume()
+    assert metrics.locks_waiting._value.get() == 0
+    outcomes = ("held", "timeout", "cancelled", "unavailable")
+    assert [count_of(metrics, outcome) for outcome in outcomes] == [2, 1, 1, 1]
+    assert await locks.drained(10)
 
 
 async def test_a_loss_nobody_asked_for_is_counted_at_release(

@@ -164,8 +164,10 @@ async def test_busy_queues_are_followed_to_the_end(locks: OrderLocks, zookeeper:
 
 
 async def start_watching(zookeeper: ZooKeeper, *options: str, **streams: Any) -> asyncio.subprocess.Process:
+    """Start the command as a user would: what it prints is buffered unless it sees to it."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.cli.main", "locks", "watch", "--zookeeper", zookeeper.hosts, *options),
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"COLUMNS": "120"},
         **streams,
     )
 
@@ -222,14 +224,7 @@ async def test_the_command_draws_a_table_on_a_terminal(locks: OrderLocks, zookee
             seen.extend(os.read(ours, 65536))
         return text in seen
 
-    process = await start_watching(
-        zookeeper,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        env=os.environ | {"COLUMNS": "120"},
-    )
+    process = await start_watching(zookeeper, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     try:
         await until(lambda: shown(b"nobody is settling"), 20)
         holder = await locks.acquire("o-21", CASHIER, timeout_s=5)

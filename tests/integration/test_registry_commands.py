@@ -304,7 +304,7 @@ async def test_explain_says_why_for_everybody(terminal: Terminal, session: Sessi
             rule = f"{PAYMENT}::.condition-router (method=Settle & application=countinghouse-cli => port != 2)"
             assert {one["instance"]: one["why"] for one in explained["providers"]} == {
                 "": "cannot be read: not a URL: 'nonsense'",
-                "payment-1": "gets 100% of the calls",
+                "payment-1": "chosen: not called yet, 0 in flight",
                 "payment-2": f"routed away by {rule}",
                 "payment-3": f"disabled by {PAYMENT}::.configurators, configs 1",
                 "payment-4": "cannot be reached",
@@ -314,8 +314,8 @@ async def test_explain_says_why_for_everybody(terminal: Terminal, session: Sessi
             await overrides.change(Service(PAYMENT), "127.0.0.1:3", {"disabled": None})
 
 
-async def test_explain_shares_calls_out_by_weight(terminal: Terminal, session: Session) -> None:
-    """With several left to chance each has its share; one that serves but is not well says so."""
+async def test_explain_asks_the_picker(terminal: Terminal, session: Session) -> None:
+    """Of several, one is chosen and each other told why not; a bill's own instance is the same every time."""
     overrides, service = Overrides(session), Service(PAYMENT)
     async with (
         serving(SERVING) as well,
@@ -323,15 +323,23 @@ async def test_explain_shares_calls_out_by_weight(terminal: Terminal, session: S
         provided(session, provider(well, PAYMENT, "payment-1"), provider(ill, PAYMENT, "payment-2")),
     ):
         await overrides.change(service, f"127.0.0.1:{ill}", {"weight": 300})
-        explained = await terminal.json("explain", "o1", "--method", "Pay")
+        explained = await terminal.json("explain", "o1", "--method", "Pay", "--picker", "random")
         found = {one["instance"]: one for one in explained["providers"]}
-        assert explained["chosen"] == ""
-        assert (found["payment-1"]["why"], found["payment-1"]["health"]) == ("gets 25% of the calls", "SERVING")
-        assert found["payment-2"]["health"] == "NOT_SERVING"
-        rule = f"{PAYMENT}::.configurators, configs 1"
-        assert found["payment-2"]["why"] == f"gets 75% of the calls; weight by {rule}"
-        assert "25%" in (await terminal.run("explain", "o1")).stdout
+        chosen = next(one for one in explained["providers"] if one["chosen"])
+        other = next(one for one in explained["providers"] if not one["chosen"])
+        assert chosen["address"] == explained["chosen"]
+        assert chosen["why"].startswith("chosen: weight ")
+        assert other["why"].startswith("not drawn: weight ")
+        assert (found["payment-1"]["health"], found["payment-2"]["health"]) == ("SERVING", "NOT_SERVING")
+        assert found["payment-2"]["why"].endswith(f"weight 300 of 400; weight by {PAYMENT}::.configurators, configs 1")
+        await overrides.change(service, f"127.0.0.1:{ill}", {"weight": 0})
+        drained = await terminal.json("explain", "o1")
+        assert drained["chosen"] == f"127.0.0.1:{well}"
+        assert any(one["why"].startswith("weight 0: others have a weight") for one in drained["providers"])
         await overrides.change(service, f"127.0.0.1:{ill}", {"weight": None})
+        hashed = [await terminal.json("explain", "o1", "--picker", "consistenthash") for _ in range(2)]
+        assert hashed[0] == hashed[1]
+        assert any(one["why"] == "chosen: o1 belongs here" for one in hashed[0]["providers"])
 
 
 async def test_explain_says_what_there_is(terminal: Terminal) -> None:

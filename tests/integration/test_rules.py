@@ -358,3 +358,19 @@ async def test_a_new_application_among_the_providers_brings_its_rules(zookeeper:
         await house_.unsay(key="newcomers")
         await house_.soon(lambda: house_.weights() == {1: 100, 2: 100, 3: 100})
         await registry.close()
+
+
+async def test_a_strange_application_name_does_no_harm(zookeeper: ZooKeeper, session: Session) -> None:
+    """What a provider calls its application becomes part of the path of rules: whatever it is, providers are found."""
+    interface = "test.rules.strange"
+    async with house(zookeeper, session, interface) as house_:
+        registry = Registry(session)
+        names = ("a/b", "..", "a\x00b", "\N{PILE OF POO}", " ", "a" * 2000, "%2F")
+        for port, name in enumerate(names, 11):
+            await registry.register(provider_url(port, interface).with_parameters({"application": name}))
+        await house_.soon(lambda: len(house_.weights()) == 2 + len(names))
+        assert house_.directory.state is DirectoryState.LIVE
+        await house_.say(changing("weight: 7", who=""))
+        await house_.soon(lambda: set(house_.weights().values()) == {7})
+        await house_.unsay()
+        await registry.close()

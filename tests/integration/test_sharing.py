@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 
 from coordination.balancing import PickerName, Standing, by_name
 from coordination.channel import DiscoveredChannel
-from coordination.discovery import Directory
 from coordination.endpoint import Endpoint
 from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to, dead_port, directory_of
 from tests.integration.provider import provider_url
@@ -145,44 +145,40 @@ async def owners_of(channel: DiscoveredChannel, echoes: dict[int, Echo]) -> dict
     return owners
 
 
-async def test_explaining_covers_every_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each endpoint of the directory has a verdict: who is chosen, and why the others are not. Nothing is sent."""
+async def test_explaining_covers_every_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each registered provider has a verdict: who is chosen, and why the others are not. Nothing is sent."""
     async with serving(5) as echoes:
         ruled_out, drained, warming, ejected, chosen = echoes
         dead = dead_port()
-        names = [provider_url(port, INTERFACE).node_name() for port in (ruled_out, warming, ejected, chosen, dead)]
+        names = [provider_url(port, INTERFACE).node_name() for port in (warming, ejected, chosen, dead)]
+        names.append(provider_url(ruled_out, INTERFACE, disabled="true").node_name())
         names.append(provider_url(drained, INTERFACE, weight="0").node_name())
-        directory = Directory(INTERFACE)
+        names.append("nonsense")
+        directory = directory_of()
         directory._read(names)
-        monkeypatch.setattr(
-            Directory,
-            "candidates",
-            lambda self, _method, tag="": tuple(
-                endpoint for endpoint in self.endpoints if not (tag == "blue" and endpoint.url.port == ruled_out)
-            ),
-        )
         monkeypatch.setattr(Endpoint, "weight_at", lambda self, _: 1 if self.url.port == warming else self.weight)
         echoes[ejected].healthy = False
         async with channel_to(directory, picker=by_name("roundrobin", random.Random(7))) as channel:
             channel.get_state(try_to_connect=True)
             links = {link.endpoint.url.port: link for link in channel._cluster.links.values()}
-            for port in echoes:
+            for port in (drained, warming, ejected, chosen):
                 await links[port].channel.channel_ready()
             while not links[dead].down():
                 await links[dead].channel.wait_for_state_change(links[dead].channel.get_state())
             for _ in range(2):
-                channel._cluster._hold_against(links[ejected], "UNAVAILABLE: gone")
-            verdicts = channel.explain(f"/{INTERFACE}/Put", b"hi", metadata=(("dubbo.tag", "blue"),))
-            found = {int(verdict.address.rpartition(":")[2]): verdict for verdict in verdicts}
-            assert {port: verdict.standing for port, verdict in found.items()} == {
-                ruled_out: Standing.RULED_OUT,
-                drained: Standing.WEIGHT_ZERO,
-                warming: Standing.WARMING_UP,
-                ejected: Standing.EJECTED,
-                chosen: Standing.CHOSEN,
-                dead: Standing.UNREACHABLE,
+                channel._cluster.failed(links[ejected], grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: gone")
+            verdicts = {verdict.address: verdict for verdict in channel.explain(f"/{INTERFACE}/Put", b"hi")}
+            assert {address: verdict.standing for address, verdict in verdicts.items()} == {
+                f"127.0.0.1:{ruled_out}": Standing.RULED_OUT,
+                f"127.0.0.1:{drained}": Standing.WEIGHT_ZERO,
+                f"127.0.0.1:{warming}": Standing.WARMING_UP,
+                f"127.0.0.1:{ejected}": Standing.EJECTED,
+                f"127.0.0.1:{chosen}": Standing.CHOSEN,
+                f"127.0.0.1:{dead}": Standing.UNREACHABLE,
+                "nonsense": Standing.RULED_OUT,
             }
-            assert "weight 1 of 100" in found[warming].why
-            assert "UNAVAILABLE: gone" in found[ejected].why
-            assert all(verdict.why for verdict in verdicts)
+            assert "disabled" in verdicts[f"127.0.0.1:{ruled_out}"].why
+            assert "weight 1 of 100" in verdicts[f"127.0.0.1:{warming}"].why
+            assert "UNAVAILABLE: gone" in verdicts[f"127.0.0.1:{ejected}"].why
+            assert all(verdict.why for verdict in verdicts.values())
             assert sum(echo.carried_out for echo in echoes.values()) == 0

@@ -8,6 +8,7 @@ there is no such part. What a part needs and cannot have here makes it skipped, 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def main() -> None:
         parts = tally.chosen(PARTS, arguments.only)
     except KeyError as unknown:
         parser.error(f"there is no part {unknown}; there are {_names()}")
+    logging.getLogger("coordination").setLevel(logging.ERROR)  # providers are stopped on purpose
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     with tempfile.TemporaryDirectory(prefix="countinghouse-interop-") as folder:

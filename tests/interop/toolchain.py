@@ -33,7 +33,9 @@ SOURCES: Final = Path(__file__).parent
 _STILL_AT_IT_S = 10.0
 _ADDRESS = re.compile(r"\b[a-z]+://\S+")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_OF_A_TRACE = re.compile(r"at \S+\(|\.\.\. \d+ more")  # Java's
+_PREFIX = re.compile(r"^\[(ERROR|WARNING|INFO)\]\s*")  # Maven's
+#: A trace of Java's, and what Maven adds to every error.
+_SAYS_NOTHING = re.compile(r"at \S+\(|\.\.\. \d+ more|To see the full stack trace|For more information")
 _TELLING = re.compile(r"error|exception|panic|denied|refused|cannot|could not|failed", re.IGNORECASE)
 
 
@@ -172,10 +174,11 @@ class Workshop:
 
 def last_words(output: str, telling: re.Pattern[str] = _TELLING, limit: int = 240) -> str:
     """The line of an output that says most likely what went wrong, without colours and addresses."""
-    lines = [line.strip() for line in _COLOUR.sub("", output).splitlines()]
-    lines = [line for line in lines if line and not _OF_A_TRACE.match(line)]
+    plain = _ADDRESS.sub("…", _COLOUR.sub("", output))
+    lines = [_PREFIX.sub("", line.strip()) for line in plain.splitlines()]
+    lines = [line for line in lines if line and not _SAYS_NOTHING.match(line)]
     chosen = [line for line in lines if telling.search(line)] or lines
-    return _ADDRESS.sub("…", chosen[-1])[:limit] if chosen else "it said nothing"
+    return chosen[-1][:limit] if chosen else "it said nothing"
 
 
 def shown(path: Path) -> Path:

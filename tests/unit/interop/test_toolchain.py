@@ -106,6 +106,10 @@ async def test_a_build_that_failed_is_begun_again_by_the_next_run(tmp_path: Path
     ("output", "words"),
     [
         ("fine\n\x1b[31mERROR\x1b[0m it broke\n  at a.b.C.d(E.java:1)\n... 7 more\n", "ERROR it broke"),
+        (
+            "[ERROR] C.java:[4,1] cannot find\n[ERROR] symbol: x\n[ERROR] To see the full stack trace of the errors",
+            "C.java:[4,1] cannot find",
+        ),
         ("one\ntwo\n", "two"),
         ("", "it said nothing"),
     ],
