@@ -176,10 +176,10 @@ def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
     from services.checker.books import ACQUIRER, SERVICES  # noqa: PLC0415
-    from services.devstack.files import database_url  # noqa: PLC0415
+    from services.devstack.files import database_url, databases_elsewhere  # noqa: PLC0415
 
     urls = {service: database_url(data, service) for service in SERVICES}
-    if (data / f"{ACQUIRER}.db").exists():
+    if ACQUIRER in databases_elsewhere(data) or (data / f"{ACQUIRER}.db").exists():
         urls[ACQUIRER] = database_url(data, ACQUIRER)
     for part in named:
         service, _, url = part.partition("=")

@@ -137,7 +137,7 @@ async def _databases(data: Path, findings: list[Finding]) -> None:
     from services.devstack.files import databases_elsewhere  # noqa: PLC0415
 
     elsewhere = databases_elsewhere(data)
-    for service in _SERVICES:
+    for service in (*_SERVICES, _ACQUIRER):
         url = elsewhere.get(service)
         findings.append(_database(data, service) if url is None else await _database_elsewhere(data, service, url))
 

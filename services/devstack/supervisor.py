@@ -1,6 +1,6 @@
 """The stack: a ZooKeeper and the services' processes, started as one, kept alive, stopped as one.
 
-    start():  lock ▸ keys ▸ spawn ZooKeeper ▸ databases ▸ spawn acquirer and every instance ▸ all SERVING ▸ ready
+    start():  lock ▸ keys ▸ spawn ZooKeeper ▸ databases ▸ spawn acquirer and every instance ▸ all SERVING and registered
     stop():   payment ▸ order, ledger ▸ acquirer ▸ PostgreSQL ▸ ZooKeeper ▸ unlock
 
     one instance:   STARTING ──▶ SERVING ──ends──▶ RESTARTING ──▶ STARTING …        exit code 2: REFUSED
@@ -161,7 +161,7 @@ class Stack:
         self._tell = tell
         self._lock: StackLock | None = None
         self._keys: Keys | None = None
-        self._servers: dict[str, _Runner] = {}  # ZooKeeper, PostgreSQL and the acquirer, as far as they are our own
+        self._servers: dict[str, _Runner] = {}  # ZooKeeper and PostgreSQL, as far as they are our own; the acquirer
         self._acquirer_address = ""
         self._runners: dict[str, _Runner] = {}
         self._address = options.zookeeper
@@ -294,7 +294,8 @@ class Stack:
 
     async def wait_serving(self, *names: str, timeout_s: float = 15.0) -> None:
         """Waits until these instances (none: all) are SERVING; raises as `wait_until`."""
-        chosen = names or tuple(runner.name for runner in self._all() if runner.name not in (ZOOKEEPER, POSTGRESQL))
+        outside = (ACQUIRER_INSTANCE,) if ACQUIRER_INSTANCE in self._servers else ()
+        chosen = names or (*self._runners, *outside)
         await self.wait_until(
             lambda: all(self.instance(name).state is InstanceState.SERVING for name in chosen), timeout_s
         )
@@ -334,7 +335,7 @@ class Stack:
             self._run(self._servers[ZOOKEEPER])
         found = await self._open_databases(keys)
         if "payment" in self.options.services:
-            self._add_acquirer(keys)
+            self._add_acquirer(keys, found.settings(ACQUIRER))
             self._run(self._servers[ACQUIRER_INSTANCE])
         for service in self.options.services:
             token = keys.service_token(service)
@@ -360,7 +361,8 @@ class Stack:
             server, house = databases.server_and_house(choice)
         owned = not Guards.without(self.options.guards_off).unique
         opened = ServerDatabases(self.data, keys, server, house, owned=owned)
-        await opened.open(self.options.services, self._environment)
+        outside = (ACQUIRER,) if "payment" in self.options.services else ()
+        await opened.open((*self.options.services, *outside), self._environment)
         return opened
 
     async def _start_postgresql(self, keys: Keys) -> URL:
@@ -444,7 +446,7 @@ class Stack:
         )
         self._closing.append(close)
 
-    def _add_acquirer(self, keys: Keys) -> None:
+    def _add_acquirer(self, keys: Keys, database: Mapping[str, object]) -> None:
         directory = self.data / ACQUIRER
         directory.mkdir(mode=0o700, exist_ok=True)
         reservation = self._reserved_port(directory)
@@ -460,11 +462,8 @@ class Stack:
             await runner.stop()
             reservation.close()
 
-        own: dict[str, object] = {
-            "listen_port": reservation.port,
-            "database_url": f"sqlite:///{self.data / ACQUIRER}.db",
-        }
-        command = self._command(ACQUIRER_INSTANCE, ACQUIRER, keys.verify_file, keys.service_token(ACQUIRER), own)
+        own = {**database, "listen_port": reservation.port}
+        command = self._command(ACQUIRER_INSTANCE, ACQUIRER, own, keys.verify_file, keys.service_token(ACQUIRER))
         runner = self._servers[ACQUIRER_INSTANCE] = self._program(ACQUIRER_INSTANCE, ACQUIRER, "", command, ready)
         self._closing.append(close)
 
@@ -473,7 +472,7 @@ class Stack:
     ) -> None:
         name = f"{service}-{number}"
         first = self.options.ports.get(service, 0)
-        own: dict[str, object] = {
+        own = {
             **database,
             "listen_port": first + number - 1 if first else 0,
             "zookeeper": self._address,
@@ -482,18 +481,18 @@ class Stack:
             "guards_off": ",".join(self.options.guards_off),
             "acquirer_address": self._acquirer_address,
         }
-        command = self._command(name, service, verify_key, token, own)
+        command = self._command(name, service, own, verify_key, token)
         self._runners[name] = self._program(name, service, INTERFACES[service], command, self._serving_address)
 
-    def _command(self, name: str, service: str, verify_key: Path, token: Path, own: Mapping[str, object]) -> Command:
-        """How a program of ours is run, with its own settings and those of all."""
+    def _command(self, name: str, service: str, own: Mapping[str, object], verify_key: Path, token: Path) -> Command:
+        """How a program of ours is run: with the settings of all, and its own."""
         settings = {
             **self.options.settings,
+            **own,
             "instance": name,
             "verify_key_file": verify_key,
             "token_file": token,
             "failpoints": self.options.failpoints,
-            **own,
             **self.options.settings_of.get(name, {}),
         }
         environment = {

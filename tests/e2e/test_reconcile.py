@@ -16,9 +16,12 @@ from countinghouse.acquirer.v1 import acquirer_pb2 as bank
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
 from services.kernel.principal import Role
+from tests.e2e import databases
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import Desk, command_line, document, money, new_id
 from tests.e2e.teller import Teller, payment_in, teller_at
+
+pytestmark = pytest.mark.skipif(databases.on_postgresql(), reason="spoils files behind their owners' backs")
 
 AMOUNT = 1250
 #: Far enough for no worker to ask by itself during the test.
