@@ -199,6 +199,27 @@ async def test_an_instance_killed_in_the_middle_of_a_payment_is_made_good_by_ano
     assert (again.body, again.replayed) == (answer.body, True)
 
 
+async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: Deployment, teller: Teller) -> None:
+    """Two of three are a quorum, and a connection that broke is replaced: nobody has to help."""
+    mode = 'exec 3<>/dev/tcp/127.0.0.1/2181; echo srvr >&3; grep "Mode: leader" <&3'
+    leading = [
+        name
+        for name in ("zoo1", "zoo2", "zoo3")
+        if "leader" in compose(deployment.environment, "exec", "-T", name, "bash", "-c", f"{mode} || true")
+    ]
+    compose(deployment.environment, "kill", *leading)
+    first = await teller.bill()
+    await teller.settle_at(teller.cashier, VICTIM, first)
+    compose(deployment.environment, "restart", "--timeout", "0", "postgres")
+    second, key = new_id("bill"), new_id("settle")
+    made = ("order", "create", "--order-id", second, "--customer", "mei", "--amount", "900", "--currency", "CNY")
+    assert (await deployment.command(*made, "--timeout", "30")).returncode == 0
+    await teller.settle_at(teller.cashier, OTHER, second, key)
+    books = await teller.checked_books()
+    assert [len(charges(books, order_id)) for order_id in (first, second)] == [1, 1]
+    compose(deployment.environment, "up", "--detach", "--wait")
+
+
 async def test_nobody_holds_more_than_is_theirs(deployment: Deployment) -> None:
     """A service cannot read what owns its tables or signs tokens, nor write to its own disk, nor become root."""
     look = "cat /run/secrets/pgpass; find / -name signing.key 2>/dev/null; id -u; touch /x 2>&1; cat /proc/1/status"

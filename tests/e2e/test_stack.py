@@ -221,8 +221,9 @@ class TestWithoutZooKeeper:
             reservation.close()
 
     async def test_a_zookeeper_that_never_comes_is_named(self, tmp_path: Path) -> None:
+        start_s = "12" if databases.on_postgresql() else "3"  # its databases have to be made before it is looked for
         done = await command_line(
-            "up", "--data", str(tmp_path / "data"), "--zookeeper", "127.0.0.1:1", "--start-timeout", "3"
+            "up", "--data", str(tmp_path / "data"), "--zookeeper", "127.0.0.1:1", "--start-timeout", start_s
         )
         assert done.returncode == 1
         assert "127.0.0.1:1 does not answer" in done.stderr
