@@ -6,7 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak check gen up bench interop bench-call bench-lock help: ## Says what each target does @grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' expand -t 12 test-postgresql test-compose compose-up compose-down 18 bench-check mutate-checker 16 \ lock clean
+.PHONY: help setup demo test soak test-postgresql test-compose check gen up compose-up compose-down bench bench-call \
+  bench-lock bench-check interop mutate-checker lock clean
 
 setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
 	@deploy/setup-zookeeper.sh
