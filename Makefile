@@ -9,6 +9,9 @@ STAMP := .venv/.set-up
 .PHONY: help setup demo test soak test-postgresql test-compose check gen up compose-up compose-down bench bench-call \
   bench-lock bench-check interop mutate-checker lock clean
 
+help:  ## Says what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
 setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
 	@deploy/setup-zookeeper.sh
 
