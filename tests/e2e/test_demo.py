@@ -101,7 +101,7 @@ class TestWhole:
         for check in found["checks"]:
             assert set(check) - {"violations"} == {"name", "ok", "examined"}
             assert check["ok"] is True
-            assert check["examined"] > 0, check
+            assert check["examined"] > 0 or check["name"] == "refusals kept", check  # the ledger refuses nothing here
         assert found["seconds"] > 0
         assert isinstance(found["seed"], int)
 
