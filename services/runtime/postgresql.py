@@ -7,6 +7,7 @@ How long things may last, each bounded by `timeout_s` (settings: statement_timeo
     a statement, waiting for locks included  statement_timeout                     the server ends it
     a transaction nobody goes on with        idle_in_transaction_session_timeout   the server ends it
     a step as a whole, and its commit        _GRACE_S more                         ours: the server may be frozen
+    whatever else is said to the server      asyncpg's command_timeout, the same   ours
 
 A connection that broke before COMMIT was sent leaves nothing behind, so its step may run again. From the moment COMMIT
 has been sent until its answer is there, nobody here knows whether the step stands: `CommitUnanswered`.
@@ -61,7 +62,7 @@ class PostgresqlBackend:
             pool_size=pool,
             max_overflow=0,
             pool_timeout=timeout_s,
-            connect_args={"server_settings": settings, "timeout": timeout_s},
+            connect_args={"server_settings": settings, "timeout": timeout_s, "command_timeout": self._step_s},
         )
         self.sync_engine: Engine = self._engine.sync_engine
 
@@ -90,7 +91,7 @@ class PostgresqlBackend:
         """Runs a step on one snapshot."""
         async with self._connection() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            async with connection.begin(), asyncio.timeout(self._step_s):
+            async with asyncio.timeout(self._step_s), connection.begin():
                 return await step(connection)
 
     async def close(self) -> None:
