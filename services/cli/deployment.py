@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from services.devstack.files import remember_databases, signing_key
-from services.devstack.state import INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
+from services.devstack.state import ACQUIRER, INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
 from services.runtime.logins import Roles
 
 #: COMPOSE_PROJECT_NAME names another, for docker compose as well.
@@ -56,18 +56,21 @@ def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dic
     checker = Roles(HOUSE, "").checker
     _take_out(containers["operator"]["Id"], data, ["keys/signing.key", f"keys/{checker}.pgpass"])
     zookeeper = ",".join(address for name in _ZOOKEEPERS if (address := _published(containers.get(name))))
+    outside = [ACQUIRER] if ACQUIRER in containers else []
     if server := _published(containers.get("postgres")):
-        remember_databases(data, _databases(server, data / "keys" / f"{checker}.pgpass"))
+        passfile = data / "keys" / f"{checker}.pgpass"
+        remember_databases(data, _databases(server, [*INTERFACES, *outside], passfile))
     lock = StackLock(data)
     lock.take()
     resources.callback(lock.give_up)
     instances = tuple(_instance(name, each) for name, each in sorted(containers.items()) if _is_instance(name))
-    StackState(os.getpid(), False, zookeeper, 0, instances).write(data)
+    acquirer = _published(containers.get(ACQUIRER))
+    StackState(os.getpid(), False, zookeeper, 0, instances, acquirer=acquirer).write(data)
     return {"COUNTINGHOUSE_DATA": str(data), "COUNTINGHOUSE_ZOOKEEPER": zookeeper}
 
 
-def _databases(server: str, passfile: Path) -> dict[str, str]:
-    every = [Roles(HOUSE, service) for service in INTERFACES]
+def _databases(server: str, services: Sequence[str], passfile: Path) -> dict[str, str]:
+    every = [Roles(HOUSE, service) for service in services]
     return {
         roles.service: f"postgresql+asyncpg://{roles.checker}@{server}/{roles.database}?passfile={quote(str(passfile))}"
         for roles in every

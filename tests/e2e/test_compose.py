@@ -42,7 +42,7 @@ PROJECT = f"countinghouse-test-{os.getpid()}"
 HEALTHY_S = 120.0
 VICTIM, OTHER = "payment-1", "payment-2"
 #: What docker-compose.yml appends to COUNTINGHOUSE_PORTS.
-_ENDINGS = ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72")
+_ENDINGS = ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +133,13 @@ async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
     made = await deployment.json("order", "create", "--customer", "mei", "--amount", "1250", "--currency", "CNY")
     settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li")
     assert (await deployment.json(*settle))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    card = await deployment.json("order", "create", "--customer", "mei", "--amount", "990", "--currency", "CNY")
+    by_card = ("settle", card["order"]["order_id"], "--source", "card", "--card", "tok-mei", "--as", "cashier:li")
+    assert (await deployment.json(*by_card))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
     again = await deployment.command(*settle)
     assert "already settled by li" in again.stderr
     assert (await deployment.json("ledger", "trial-balance"))["balanced"]
-    for looking in (("registry",), ("locks",), ("doctor",)):
+    for looking in (("registry", "ls"), ("locks",), ("doctor",), ("acquirer", "log"), ("reconcile",)):
         assert (await deployment.command(*looking)).returncode == 0, looking
     assert (await deployment.json("check"))["verdict"] == "ok"
 

@@ -12,6 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
+from services.devstack.state import ACQUIRER
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.logins import Roles, passfile_line, passwords_in
 from services.runtime.roles import grant, prepare
@@ -31,7 +32,7 @@ class Seen:
     roles: Roles
 
 
-@pytest.fixture(params=SERVICES)
+@pytest.fixture(params=(*SERVICES, ACQUIRER))
 async def seen(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> AsyncIterator[Seen]:
     package = Path(services.__path__[0]) / request.param
     user, owner = await postgres_server.migrated(package)
@@ -98,11 +99,11 @@ async def test_what_is_added_to_is_not_changed_by_the_service(seen: Seen, statem
         "CREATE TABLE theirs (id INTEGER)",
         "CREATE TEMPORARY TABLE theirs (id INTEGER)",
         "CREATE SCHEMA theirs",
-        "ALTER TABLE requests ADD COLUMN theirs INTEGER",
-        "ALTER TABLE requests DISABLE TRIGGER USER",
-        "DROP TABLE requests",
-        "DROP INDEX requests_by_state",
-        "CREATE INDEX theirs ON requests (caller)",
+        "ALTER TABLE {table} ADD COLUMN theirs INTEGER",
+        "ALTER TABLE {table} DISABLE TRIGGER USER",
+        "DROP TABLE {table}",
+        "DROP INDEX {table}_pkey",
+        "CREATE INDEX theirs ON {table} ({column})",
         "CREATE FUNCTION theirs() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "UPDATE alembic_version SET version_num = '0000'",
         "SET ROLE {owner}",
@@ -110,9 +111,11 @@ async def test_what_is_added_to_is_not_changed_by_the_service(seen: Seen, statem
     ],
 )
 async def test_neither_the_service_nor_the_checker_changes_the_schema(seen: Seen, statement: str) -> None:
+    table = seen.service.append_only[0]
+    names = {"owner": seen.roles.owner, "table": table.name, "column": table.columns[0].name}
     for database in (seen.user, seen.checker):
         with pytest.raises(DatabaseRefused) as refusal:
-            await say(database, statement.format(owner=seen.roles.owner))
+            await say(database, statement.format(**names))
         assert refusal.value.reason == "DATABASE_FORBIDDEN"
 
 

@@ -44,6 +44,7 @@ RUNNING = [
     container("payment-2", "21862"),
     container("payment-1", "21861"),
     container("ledger-1"),
+    container("acquirer", "21881"),
 ]
 
 
@@ -99,6 +100,8 @@ def test_it_is_a_data_directory_for_the_time_of_one_command() -> None:
             ("payment-1", "payment", "127.0.0.1:21861", 4711, 2),
             ("payment-2", "payment", "127.0.0.1:21862", 4711, 2),
         ]
+        assert found.acquirer == "127.0.0.1:21881"
+        assert set(databases_elsewhere(data)) == {"order", "payment", "ledger", "acquirer"}
         url = databases_elsewhere(data)["ledger"]
         assert url.startswith(
             "postgresql+asyncpg://countinghouse_checker@127.0.0.1:21832/countinghouse_ledger?passfile="

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from services.devstack.state import INTERFACES
+from services.devstack.state import ACQUIRER, INTERFACES
 
 FOLDER = Path(__file__).parents[3] / "deploy"
 FILE = FOLDER / "docker-compose.yml"
 ZOOKEEPERS = ("zoo1", "zoo2", "zoo3")
-INSTANCES = tuple(f"{service}-{number}" for service in INTERFACES for number in (1, 2))
-MIGRATIONS = tuple(f"{service}-migrate" for service in INTERFACES)
+PROGRAMS = (*INTERFACES, ACQUIRER)
+INSTANCES = (*(f"{service}-{number}" for service in INTERFACES for number in (1, 2)), ACQUIRER)
+MIGRATIONS = tuple(f"{program}-migrate" for program in PROGRAMS)
 ONE_SHOT = ("roles", *MIGRATIONS)
 SECRETS = re.compile(r"^([\w-]+)-secrets:")
 
@@ -42,10 +43,10 @@ def secrets_of(name: str) -> Iterator[tuple[str, str]]:
 
 
 def service_of(name: str) -> str:
-    return name.rpartition("-")[0]
+    return name.partition("-")[0]
 
 
-def test_it_has_two_of_each_service_an_ensemble_of_three_and_the_jobs() -> None:
+def test_it_has_two_of_each_service_one_bank_an_ensemble_of_three_and_the_jobs() -> None:
     assert set(SERVICES) == {"operator", "postgres", *ZOOKEEPERS, *ONE_SHOT, *INSTANCES}
 
 
@@ -112,7 +113,7 @@ def test_only_the_operator_sees_the_signing_key_and_writes_secrets() -> None:
             assert volume.endswith(":ro") is (name != "operator")
             assert whose != "operator" or name == "operator"
     handed = {whose for whose, _ in secrets_of("operator")}
-    assert handed == {"operator", "roles", *INTERFACES, *(f"{service}-owner" for service in INTERFACES)}
+    assert handed == {"operator", "roles", *PROGRAMS, *(f"{program}-owner" for program in PROGRAMS)}
 
 
 @every
