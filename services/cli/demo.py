@@ -13,6 +13,7 @@ import typer
 
 from services.cli import output
 from services.cli.check import document, print_checks
+from services.cli.interruption import held_back
 from services.devstack.state import StackRefused
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards
@@ -42,8 +43,9 @@ def demo(
 
     Example: countinghouse demo --without lock,fence,state,unique
     """
-    from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
-    from services.demo.programme import perform  # noqa: PLC0415
+    with held_back():
+        from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
+        from services.demo.programme import perform  # noqa: PLC0415
 
     try:
         guards_off = Guards.without(name for part in without or () for name in part.split(",")).off
