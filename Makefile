@@ -6,10 +6,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak check gen up bench bench-check mutate-checker lock clean
+.PHONY: help setup demo test soak test-postgresql test-compose check gen up compose-up compose-down bench bench-call \
+  bench-lock bench-check interop lock clean
 
 help:  ## Says what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
 	@deploy/setup-zookeeper.sh
@@ -19,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@deploy/setup-python.sh "$(PYTHON)"
 	@touch $@
 
-demo: setup  ## Plays the demo: six acts in which things go wrong, and the proof that every bill was settled once
+demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every bill was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
 test: setup  ## Runs all tests
@@ -27,6 +28,13 @@ test: setup  ## Runs all tests
 
 soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
 	@$(BIN)/pytest -m soak $(ARGS)
+
+test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpoint among them, on PostgreSQL
+	@deploy/setup-postgresql.sh
+	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
+
+test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
+	@$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)
 
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
 	$(BIN)/ruff format --check .
@@ -44,18 +52,34 @@ gen: setup  ## Writes protos/gen anew
 up: setup  ## Starts the embedded stack and stays until Ctrl-C
 	@$(BIN)/countinghouse up $(ARGS)
 
+compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; returns when all is healthy
+	docker compose -f deploy/docker-compose.yml up -d --wait --build $(ARGS)
+
+compose-down:  ## Stops the deployment; its books and keys stay, unless ARGS=--volumes
+	docker compose -f deploy/docker-compose.yml down $(ARGS)
+
 bench: setup  ## Measures: a settle, and the order lock against kazoo's
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+interop: setup  ## Lets real Dubbo in Java, Go, Python and JavaScript call our services and be called, through ZooKeeper
+	@$(BIN)/python -m tests.interop $(ARGS)
+
+bench-call: setup  ## Measures: calls through a discovered channel against grpc.aio's own
+	@$(BIN)/python -m tests.bench.calling $(ARGS)
+
+bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper and on an ensemble of three
+	@$(BIN)/python -m tests.bench.locking $(ARGS)
 
 bench-check: setup  ## Measures the checker on 100,000 calls at 5,000 bills
 	@$(BIN)/python -m tests.bench.checking $(ARGS)
 
-mutate-checker: setup  ## Breaks the checker in every small way there is, and says which its tests do not notice
-	@$(BIN)/python -m tests.mutation $(ARGS)
-
-lock: setup  ## Resolves pyproject.toml into requirements.lock, with hashes and without any index
+lock: setup  ## Resolves the requirements into their locks, with hashes and without any index
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml -c requirements.lock --generate-hashes --universal --python-version 3.11 \
+	  --no-header --no-annotate -o requirements-runtime.lock
+	$(BIN)/uv pip compile -q tests/interop/pypi/requirements.in --generate-hashes --universal --python-version 3.11 \
+	  --no-header --no-annotate -o tests/interop/pypi/requirements.lock
 
 clean:  ## Removes what set-up made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .interop tests/interop/go/gen .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ Invariants
 
 Which function makes each move
     _invoke        handshake answered: a belief for the (old or new) session; refused: no belief
-    _submit        notes a packet's send time
+    _submit, _sending  note a packet's send time
     _read_header   a reply is here: the belief moves on to that packet's send time
     _send_request  drops a connection that takes requests and answers none
     abort          wakes the loop so that closing need not wait for a silent server
@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kazoo.exceptions import ConnectionDropped
-from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.serialization import Connect
+
+from coordination.wire import PipelinedConnection
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,23 @@ class Belief:
         return Belief(self.session_id, self.timeout_s, max(until, self.until))
 
 
-class AcknowledgedConnection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no types
-    """See the module's header."""
+class AcknowledgedConnection(PipelinedConnection):
+    """See the module's header.
 
-    def __init__(self, client: Any, retry_sleeper: Any, on_end: Callable[[], None]) -> None:
-        super().__init__(client, retry_sleeper, logger=log)
+    Args:
+        on_event, on_gulp: as `PipelinedConnection` has them.
+        on_end: called once, when the loop has ended.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        retry_sleeper: Any,
+        on_event: Callable[[int, str], None],
+        on_gulp: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(client, retry_sleeper, log, on_event, on_gulp)
         self.belief: Belief | None = None
         self._on_end = on_end
         self._aborted = False
@@ -101,6 +114,9 @@ class AcknowledgedConnection(ConnectionHandler):  # type: ignore[misc]  # kazoo 
         if xid:
             self._sent_at.setdefault(xid, time.monotonic())
         super()._submit(request, timeout, xid)
+
+    def _sending(self, xid: int) -> None:
+        self._sent_at[xid] = time.monotonic()
 
     def _read_header(self, timeout: float) -> Any:
         header, buffer, offset = super()._read_header(timeout)

@@ -7,6 +7,7 @@
     ├── LockLost            we may not hold the order any more; begin no side effect
     ├── NoProviders         nobody is registered for an interface
     ├── BadProviderURL      a provider's address cannot be read or written
+    ├── BadRule             a governance rule cannot be understood
     └── GenerationBehind    the ensemble is younger than the database: it was rebuilt
 
 ZooKeeper's own answers about a node (``NoNodeError``, ``NodeExistsError``, ``BadVersionError``) stay kazoo's
@@ -75,17 +76,28 @@ class LockLost(CoordinationError):
 
 
 class NoProviders(CoordinationError):
-    """Nobody provides an interface, as far as is known."""
+    """Nobody provides an interface, as far as is known.
 
-    def __init__(self, interface: str, *, away: bool = False) -> None:
+    Attributes:
+        away: True if ZooKeeper could not be asked and nothing was remembered.
+        disabled: how many are registered and disabled, by a rule or by their own URL.
+    """
+
+    def __init__(self, interface: str, *, away: bool = False, disabled: int = 0) -> None:
         why = " (ZooKeeper is away and nothing was remembered)" if away else ""
-        super().__init__(f"no provider of {interface} is registered{why}")
+        found = f"every provider of {interface} is disabled ({disabled})" if disabled else ""
+        super().__init__(found or f"no provider of {interface} is registered{why}")
         self.interface = interface
         self.away = away
+        self.disabled = disabled
 
 
 class BadProviderURL(CoordinationError, ValueError):
     """Not a provider's URL, or one that Dubbo's notation cannot carry."""
+
+
+class BadRule(CoordinationError, ValueError):
+    """A governance rule that is malformed, or asks for what is not supported; it says where, and what."""
 
 
 class GenerationBehind(CoordinationError):

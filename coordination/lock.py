@@ -1,26 +1,31 @@
 """The order lock: clerks queue for a bill in ZooKeeper, and each holder gets a token that grows.
 
-    /countinghouse/locks/<shard>/<order>-<nonce>-<sequence>       ephemeral, data: who (JSON)
-
     acquire():   create + list ──first──▶ held ──release()──▶ deleting ──▶ gone
-                 (one round trip)           ▲
+                 (one round trip)           ▲                  (coordination.removal)
                       └─not first─▶ waiting ┘ watches its predecessor only; looks again when that goes
+
+    acquire_all() is the same for many orders: one transaction creates all their nodes, one request lists all
+    their shards in the same round trip, and then it waits in one queue after the other.
 
 Invariants
 1. Of an order's living nodes the one with the lowest sequence number holds. Numbers are signed 32-bit
    counters that wrap, so they are compared by their wrapped difference.
 2. Tokens grow in holding order: a token is the node's czxid, and ZooKeeper gives numbers and zxids in
-   the same order. Tokens compare within one generation of the ensemble (`coordination.generation`).
-3. Whatever happens to a call (error, deadline, cancellation), its node ends: returned in a lease, or
-   deleted in the background, or gone with its session. A create whose reply was lost is found by its nonce.
-4. No call outlives its deadline, whoever leaves the queue meanwhile and whether or not ZooKeeper answers.
-5. A lease is valid only while its own session is connected and surely not expired. That is a local
-   promise; a process paused *after* asking is stopped by its fence, not by the lock.
+   the same order. All nodes of one batch share a czxid. Tokens compare within one generation of the ensemble
+   (`coordination.generation`).
+3. A batch takes its places in all its queues at one zxid, all or none. So of two that meet in several queues
+   the same one is ahead in each of them: waiting goes from greater zxids to smaller ones only, and no circle
+   can form. (Somebody who takes a second lock while holding a first one takes places at two zxids, and is not
+   covered: take them together.)
+4. Whatever happens to a call (error, deadline, cancellation), its nodes end: returned in a lease, or
+   deleted in the background, or gone with their session. A create whose reply was lost is found by its nonce.
+5. No call outlives its deadline, whoever leaves the queues meanwhile and whether or not ZooKeeper answers.
+6. In a forked child every call raises WrongProcess at once.
 
 Which function makes each move
-    _join         nothing -> in the queue            _find        reply lost -> in the queue, or unknown
-    _wait_turn    in the queue -> first              _discard     any -> deleting (background)
-    OrderLease.release  held -> deleting             _delete_for_good, _sweep   deleting -> gone
+    _join         nothing -> in the queues           _find        reply lost -> in the queues, or unknown
+    _wait_turn    in the queues -> first             Removal.delete  any -> deleting (background)
+    Lease.release  held -> deleting                  Removal         deleting -> gone
 
 What it does not do: a holder whose process was replaced keeps the order until its session expires;
 nobody's node is ever deleted by somebody else.
@@ -29,116 +34,38 @@ nobody's node is ever deleted by somebody else.
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import re
-import secrets
+import contextlib
+import random
 import time
-import zlib
-from collections.abc import Coroutine, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
-from kazoo.exceptions import NoNodeError
+from kazoo.exceptions import KazooException, NoNodeError
 from kazoo.protocol.states import ZnodeStat
 
 from coordination import operations
 from coordination.deadline import Deadline
-from coordination.errors import LockLost, LockTimeout, Unavailable
-from coordination.session import MAX_BATCH, Reply, Session, SessionState
+from coordination.errors import LockTimeout, Unavailable, WrongProcess
+from coordination.lease import BatchLease, Leases, OrderLease
+from coordination.metrics import Metrics
+from coordination.queue import Holder, NodeName, Place, check_order_id, line_of, made_by, shard_name, shard_of
+from coordination.removal import Nodes, Removal, list_surely
+from coordination.session import AWAY, Reply, Session, SessionState
 
-log = logging.getLogger(__name__)
+__all__ = ["BatchLease", "Holder", "OrderLease", "OrderLocks", "Place"]
+
+_T = TypeVar("_T")
 
 DEFAULT_ROOT = "/countinghouse/locks"
 DEFAULT_SHARDS = 1024
 SHARDS_PER_TRANSACTION = 128  # 128 creates are about 10 kB, well under ZooKeeper's 1 MB a request
+MAX_ORDERS = 500
+"""Orders in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms."""
+MAX_HOLDER_BYTES = 1500  # as it is written into each node: 500 of them stay under ZooKeeper's 1 MB a request
 
 LAST_LOOK_S = 0.05  # kept back from the deadline to learn who holds the order now (at most a tenth of it)
-DELETE_TIMEOUT_S = 2.0  # one attempt of a background delete; it is repeated until the node is gone
-DELETE_PAUSE_S = 0.2
-SWEEP_PAUSES_S = (0.0, 0.5, 2.0)
-"""When to look for a node whose create was never answered. ZooKeeper closes a session's old connection
-before it opens the new one, so the first look should settle it; the others are for a request that was
-already being read at that moment."""
-
-_ORDER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-# Java prints the number with %010d: ten characters, the sign included, so nine or ten digits after a sign.
-_NODE = re.compile(r"([A-Za-z0-9_.:-]{1,64})-([0-9a-f]{16})-(\d{10}|-\d{9,10})")
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who stands in a queue, as shown to the others.
-
-    Attributes:
-        clerk: the person's id.
-        role: cashier or accountant.
-        instance: the service process that acts for them.
-        payment: the payment they are settling.
-        since_ms: when they asked, Unix milliseconds by their own clock; for display only.
-    """
-
-    clerk: str
-    role: str
-    instance: str
-    payment: str
-    since_ms: int
-
-    def to_json(self) -> bytes:
-        """Return the node's data."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Holder:
-        """Read a node's data; what is missing or malformed reads as "?" (or 0), for it is only shown."""
-        try:
-            fields = json.loads(data)
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            fields = {}
-        since_ms = fields.get("since_ms")
-        return cls(
-            clerk=str(fields.get("clerk", "?")),
-            role=str(fields.get("role", "?")),
-            instance=str(fields.get("instance", "?")),
-            payment=str(fields.get("payment", "?")),
-            since_ms=since_ms if isinstance(since_ms, int) else 0,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One node of an order's queue: position 0 holds; token is its czxid."""
-
-    position: int
-    token: int
-    holder: Holder
-
-
-@dataclass(frozen=True, slots=True)
-class NodeName:
-    """A lock node's name, taken apart."""
-
-    order_id: str
-    nonce: str
-    sequence: int
-
-    @classmethod
-    def parse(cls, name: str) -> NodeName | None:
-        """Take a name apart from the right, since order ids may hold '-'; None if it is not a lock's."""
-        match = _NODE.fullmatch(name)
-        return cls(match[1], match[2], int(match[3])) if match else None
-
-
-def ahead_by(sequence: int, other: int) -> int:
-    """Return how far `sequence` stands ahead of `other` in the queue; negative if behind it.
-
-    ZooKeeper's counter is a signed 32-bit one that wraps, so 2147483647 stands one ahead of -2147483648.
-    """
-    return (other - sequence + 2**31) % 2**32 - 2**31
 
 
 class OrderLocks:
@@ -148,13 +75,24 @@ class OrderLocks:
         session: a started session; it may be away.
         root: directory of the shards.
         shards: how many directories the orders are spread over. Every process must use the same number.
+        metrics: counts what happens to locks.
     """
 
-    def __init__(self, session: Session, *, root: str = DEFAULT_ROOT, shards: int = DEFAULT_SHARDS) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        root: str = DEFAULT_ROOT,
+        shards: int = DEFAULT_SHARDS,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._session = session
         self._root = root
         self._shards = shards
-        self._background: set[asyncio.Task[None]] = set()
+        self._metrics = metrics or Metrics()
+        self._nonces = random.Random()  # a child that would repeat them is refused; the system's cost 15 µs each
+        self._removal = Removal(session, self._metrics)
+        self._leases = Leases(session, self._removal, self._metrics)
 
     async def prepare(self, timeout_s: float) -> None:
         """Make the missing shard directories: some 0.2 s for all of them, 10 ms if none is missing. Idempotent.
@@ -167,8 +105,8 @@ class OrderLocks:
         deadline = Deadline.after(timeout_s)
         await self._session.ensure_path(self._root, timeout_s=timeout_s)
         while True:
-            present = set(await self._ask(operations.get_children(self._root), deadline))
-            missing = [name for name in map(_shard_name, range(self._shards)) if name not in present]
+            present = set(await self._session.ask(operations.get_children(self._root), deadline))
+            missing = [name for name in map(shard_name, range(self._shards)) if name not in present]
             if not missing:
                 return
             for start in range(0, len(missing), SHARDS_PER_TRANSACTION):
@@ -187,7 +125,32 @@ class OrderLocks:
             Unavailable: ZooKeeper is away. Either error comes within `timeout_s` + 100 ms.
             ValueError: not an order id: 1–64 of A–Z a–z 0–9 _ . : -
         """
-        return await self._acquire(order_id, holder, timeout_s, wait=True)
+        (lease,) = await self._acquire((order_id,), holder, timeout_s, wait=True)
+        return lease
+
+    async def acquire_all(self, order_ids: Sequence[str], holder: Holder, *, timeout_s: float) -> BatchLease:
+        """Take the locks of many orders at once: all of them, or none.
+
+        The places in all queues are taken in one step, so that batches that overlap never block each other
+        for good; then each order's turn is waited for.
+
+        Args:
+            order_ids: 1 to `MAX_ORDERS` different ones, of any shards.
+
+        Returns:
+            One lease for all of them, which has the lease of each.
+
+        Raises:
+            LockTimeout: somebody else still held one of them: the first that was not had, and who held it.
+            Unavailable: ZooKeeper is away. Either error comes within `timeout_s` + 100 ms.
+            ValueError: not order ids, one of them twice, none, or too many.
+        """
+        if not 1 <= len(order_ids) <= MAX_ORDERS:
+            raise ValueError(f"a batch is 1 to {MAX_ORDERS} orders, not {len(order_ids)}")
+        if len(set(order_ids)) < len(order_ids):
+            twice = next(order_id for order_id in order_ids if order_ids.count(order_id) > 1)
+            raise ValueError(f"order {twice} is in the batch twice")
+        return self._leases.bind(await self._acquire(tuple(order_ids), holder, timeout_s, wait=True))
 
     async def enter(self, order_id: str, holder: Holder, *, timeout_s: float) -> OrderLease:
         """Take a place in line and its token, and go on WITHOUT waiting for one's turn.
@@ -196,7 +159,8 @@ class OrderLocks:
 
         Raises: as `acquire`, but never LockTimeout.
         """
-        return await self._acquire(order_id, holder, timeout_s, wait=False)
+        (lease,) = await self._acquire((order_id,), holder, timeout_s, wait=False)
+        return lease
 
     async def queue(self, order_id: str, *, timeout_s: float = 5.0) -> list[Place]:
         """Return an order's queue, the holder first; empty if nobody is there.
@@ -204,10 +168,10 @@ class OrderLocks:
         Raises:
             Unavailable: ZooKeeper is away.
         """
-        _check_order_id(order_id)
+        check_order_id(order_id)
         deadline = Deadline.after(timeout_s)
         shard = self._shard_of(order_id)
-        return await self._places(shard, _line(await self._list(shard, deadline), order_id), deadline)
+        return await self._places(shard, line_of(order_id, await self._list(shard, deadline)), deadline)
 
     async def queues(self, *, timeout_s: float = 5.0) -> dict[str, list[Place]]:
         """Return the queue of every order that has one, by order id. It reads all shards: for people.
@@ -217,377 +181,318 @@ class OrderLocks:
         """
         deadline = Deadline.after(timeout_s)
         try:
-            shards = sorted(await self._ask(operations.get_children(self._root), deadline))
+            shards = sorted(await self._session.ask(operations.get_children(self._root), deadline))
         except NoNodeError:
             return {}
         paths = [f"{self._root}/{shard}" for shard in shards]
-        listings = await self._ask_all([operations.get_children(path) for path in paths], deadline)
+        reply = await self._session.ask(operations.get_children_of(paths), deadline) if paths else []
         queues: dict[str, list[Place]] = {}
-        for path, names in zip(paths, listings, strict=True):
-            for order_id in sorted({node.order_id for name in names or () if (node := NodeName.parse(name))}):
-                if places := await self._places(path, _line(names, order_id), deadline):
+        for path, names in operations.names_of(paths, reply).items():
+            for order_id in sorted({node.order_id for name in names if (node := NodeName.parse(name))}):
+                if places := await self._places(path, line_of(order_id, names), deadline):
                     queues[order_id] = places
         return queues
 
     async def drained(self, timeout_s: float | None = None) -> bool:
         """Wait until every background delete is done; False if that took longer than `timeout_s` seconds."""
-        deadline = Deadline.after(timeout_s)
-        while self._background and not deadline.expired():
-            await asyncio.wait(set(self._background), timeout=deadline.remaining_s())
-        return not self._background
+        self._session.check_process()
+        return await self._removal.drained(Deadline.after(timeout_s))
 
-    # ---- taking a place ------------------------------------------------------------------------------
+    # ---- taking places -------------------------------------------------------------------------------
 
-    async def _acquire(self, order_id: str, holder: Holder, timeout_s: float, *, wait: bool) -> OrderLease:
-        _check_order_id(order_id)
-        started = time.monotonic()
-        attempt = _Attempt(order_id, self._shard_of(order_id), holder, started, Deadline.after(timeout_s))
+    async def _acquire(
+        self, order_ids: tuple[str, ...], holder: Holder, timeout_s: float, *, wait: bool
+    ) -> list[OrderLease]:
+        attempt = self._attempt(order_ids, holder, timeout_s)
+        outcome = "unavailable"
+        try:
+            leases = await self._take(attempt, wait=wait)
+            outcome = "held"
+            return leases
+        except LockTimeout:
+            outcome = "timeout"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._metrics.lock_acquire_seconds.labels(outcome).observe(time.monotonic() - attempt.started)
+            if attempt.in_line:
+                self._metrics.locks_waiting.dec()
+
+    def _attempt(self, order_ids: tuple[str, ...], holder: Holder, timeout_s: float) -> _Attempt:
+        for order_id in order_ids:
+            check_order_id(order_id)
+        data = holder.to_json()
+        if len(data) > MAX_HOLDER_BYTES:
+            raise ValueError(f"a holder is described in {MAX_HOLDER_BYTES} bytes at most, not {len(data)}")
+        shards = {order_id: self._shard_of(order_id) for order_id in order_ids}
+        return _Attempt(shards, data, time.monotonic(), Deadline.after(timeout_s))
+
+    async def _take(self, attempt: _Attempt, *, wait: bool) -> list[OrderLease]:
         while True:
-            place, names = await self._join(attempt)
+            taken, listings = await self._join(attempt)
             try:
-                first = not wait or await self._wait_turn(attempt, place, names)
+                first = not wait or await self._wait_turns(attempt, taken, listings)
             except BaseException:
-                self._discard(place.path, place.session_id)
+                self._removal.delete(taken.nodes)
                 raise
             if first:
-                waited_s = time.monotonic() - started if attempt.waited_for else 0.0
-                return OrderLease(self, order_id, place, waited_s, attempt.waited_for)
-            # The session was lost while waiting, and the place with it: take another.
+                waited_s = time.monotonic() - attempt.started if attempt.in_line else 0.0
+                return self._leases.grant(tuple(attempt.shards), taken.nodes, taken.token, waited_s, attempt.waited_for)
+            # The session was lost while waiting, and the places with it: take others.
 
-    async def _join(self, attempt: _Attempt) -> tuple[_Place, list[str]]:
-        """Create our node and list the shard, in one round trip; returns our place and the names listed."""
-        shard, deadline = attempt.shard, attempt.deadline
+    async def _join(self, attempt: _Attempt) -> tuple[_Taken, _Listings]:
+        """Create our nodes and list their shards, in one round trip; returns both."""
+        deadline, shards = attempt.deadline, attempt.distinct_shards()
         while True:
-            nonce = secrets.token_hex(8)
-            create, listing = await self._session.send(
-                operations.create(
-                    f"{shard}/{attempt.order_id}-{nonce}-",
-                    attempt.holder.to_json(),
-                    ephemeral=True,
-                    sequence=True,
-                ),
-                operations.get_children(shard),
-                deadline=deadline,
+            nonce = f"{self._nonces.getrandbits(64):016x}"
+            made, listing = await self._session.send(
+                self._creation(attempt, nonce), operations.get_children_of(shards), deadline=deadline
             )
+            session_id = self._session.session_id or 0  # of `made`, if it is answered: a loss would have failed it
             try:
-                path, stat = await self._session.receive(create, deadline)
+                taken = _taken(await self._session.receive(made, deadline), session_id)
             except NoNodeError:  # not prepared
-                await self._session.ensure_path(shard, timeout_s=_left(deadline))
+                await self._make(shards, deadline)
                 continue
             except Unavailable:
-                found = await self._find(attempt, nonce, create)
+                found = await self._find(attempt, nonce, made, session_id)
                 if found is not None:
                     return found
                 continue
             except BaseException:
-                create.add_done_callback(partial(self._clear_up, shard, nonce))
+                made.add_done_callback(partial(self._clear_up, shards, nonce, session_id))
                 raise
-            place = _Place(path, stat.czxid, stat.ephemeralOwner)
             try:
-                return place, await self._session.receive(listing, deadline)
+                return taken, await self._listed(shards, listing, deadline)
             except BaseException:
-                self._discard(place.path, place.session_id)
+                self._removal.delete(taken.nodes)
                 raise
 
-    async def _find(self, attempt: _Attempt, nonce: str, create: Reply) -> tuple[_Place, list[str]] | None:
-        """The create's reply was lost: look for the node by its nonce, in the time that is left.
+    def _creation(self, attempt: _Attempt, nonce: str) -> operations.Operation:
+        prefixes = [f"{shard}/{order_id}-{nonce}-" for order_id, shard in attempt.shards.items()]
+        if len(prefixes) == 1:
+            return operations.create(prefixes[0], attempt.data, ephemeral=True, sequence=True)
+        creates = [operations.Create(prefix, attempt.data, ephemeral=True, sequence=True) for prefix in prefixes]
+        # A transaction does not tell the czxid of what it made. It tells when it wrote something, and that is the same.
+        return operations.transaction([*creates, operations.Replace(self._root, b"")])
 
-        Returns the place, or None if there is no such node (yet: a sweep goes on looking).
+    async def _make(self, shards: Sequence[str], deadline: Deadline) -> None:
+        for shard in shards:
+            await self._session.ensure_path(shard, timeout_s=_left(deadline))
+
+    async def _find(
+        self, attempt: _Attempt, nonce: str, made: Reply, session_id: int
+    ) -> tuple[_Taken, _Listings] | None:
+        """The create's reply was lost: look for the nodes by their nonce, in the time that is left.
+
+        Returns the places, or None if there are no such nodes (yet: a sweep goes on looking).
         """
-        session, deadline, shard = self._session, attempt.deadline, attempt.shard
-        if not create.done():
-            create.add_done_callback(partial(self._clear_up, shard, nonce))
+        session, deadline, shards = self._session, attempt.deadline, attempt.distinct_shards()
+        if not made.done():
+            made.add_done_callback(partial(self._clear_up, shards, nonce, session_id))
             raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
-        found: tuple[_Place, list[str]] | None = None
+        found: tuple[_Taken, _Listings] | None = None
         try:
-            synced, listing = await session.send(
-                operations.sync(shard), operations.get_children(shard), deadline=deadline
-            )
-            await session.receive(synced, deadline)
-            names = await session.receive(listing, deadline)
-            mine = next((name for name in names if _has_nonce(name, nonce)), None)
-            stat = await self._ask(operations.exists(f"{shard}/{mine}"), deadline) if mine else None
+            listings = await self._trying(lambda: list_surely(session, shards, deadline), deadline)
+            paths = made_by(nonce, listings)
+            ours = tuple(paths[order_id] for order_id in attempt.shards if order_id in paths)
+            stat = await session.ask(operations.exists(ours[0]), deadline) if ours else None
             if stat is not None and stat.ephemeralOwner == session.session_id:
-                found = _Place(f"{shard}/{mine}", stat.czxid, stat.ephemeralOwner), names
+                found = _Taken(Nodes(ours, stat.ephemeralOwner), stat.czxid), listings
             return found
         finally:
             if found is None:
-                self._start(self._sweep(shard, nonce))
+                self._removal.sweep(shards, nonce)
 
-    def _clear_up(self, shard: str, nonce: str, create: Reply) -> None:
+    def _clear_up(self, shards: Sequence[str], nonce: str, session_id: int, made: Reply) -> None:
         """A create nobody waits for has ended: remove what it made."""
-        if create.cancelled():
-            return
-        if (error := create.exception()) is None:
-            path, stat = create.result()
-            self._discard(path, stat.ephemeralOwner)
-        elif not isinstance(error, NoNodeError):
-            self._start(self._sweep(shard, nonce))
+        error = made.exception()
+        if error is None:
+            with contextlib.suppress(KazooException):  # it was refused
+                self._removal.delete(_taken(made.result(), session_id).nodes)
+        elif isinstance(error, AWAY):
+            self._removal.sweep(shards, nonce)
 
     # ---- waiting -------------------------------------------------------------------------------------
 
-    async def _wait_turn(self, attempt: _Attempt, place: _Place, names: list[str]) -> bool:
-        """Wait until `place` is first of its order: True. False if the place is gone, or will go with a
+    async def _wait_turns(self, attempt: _Attempt, taken: _Taken, listings: _Listings) -> bool:
+        """Wait until we are first in every queue: True. False if the places are gone, or will go with a
         session of before.
+
+        One queue after the other: whoever is first somewhere stays so, and those not looked at move up meanwhile.
 
         Raises:
             LockTimeout, Unavailable: by the attempt's deadline.
         """
-        try:
-            return await self._stand_in_line(attempt, place, names)
-        except Unavailable:
-            if self._session.state is SessionState.CONNECTED and attempt.waited_for is not None:
-                # Too slow for the last look, but not away: we do stand in line, and were told behind whom.
-                raise attempt.timed_out() from None
-            raise
-
-    async def _stand_in_line(self, attempt: _Attempt, place: _Place, names: list[str]) -> bool:
-        last_look = attempt.last_look()
-        while True:
-            line = _line(names, attempt.order_id)
-            if place.name not in line or place.session_id != self._session.session_id:
-                return False
-            position = line.index(place.name)
-            if position == 0:
-                return True
-            if last_look.expired():
-                await self._note_holder(attempt, line[0])
-                raise attempt.timed_out()
-            gone = asyncio.Event()
-            predecessor = f"{attempt.shard}/{line[position - 1]}"
-            self._session.watch(predecessor, gone.set)
+        for (order_id, shard), path in zip(attempt.shards.items(), taken.nodes.paths, strict=True):
+            turn = _Turn(order_id, shard, path.rpartition("/")[2], taken.nodes.session_id)
             try:
-                # `get`, not `exists`: on a node that has just gone `exists` would leave a watch for ever.
-                (watched,) = await self._session.send(
-                    operations.get(predecessor, self._session.on_news), deadline=attempt.deadline
-                )
-                if await self._is_there(attempt, watched):
-                    await self._note_holder(attempt, line[0])
-                    await _wait_for(gone, last_look)
+                if not await self._stand_in_line(attempt, turn, listings[shard]):
+                    return False
             except Unavailable:
-                if attempt.deadline.expired():
-                    raise
-                # The connection dropped: the listing below waits for it to come back.
-            finally:
-                self._session.unwatch(predecessor, gone.set)
-            names = await self._list(attempt.shard, attempt.deadline)
-
-    async def _note_holder(self, attempt: _Attempt, name: str) -> None:
-        """Read whose node this is, for the error or the lease to tell."""
-        if attempt.holder_node == name:
-            return
-        try:
-            data, _ = await self._ask(operations.get(f"{attempt.shard}/{name}"), attempt.deadline)
-        except NoNodeError:
-            return  # it has just released
-        attempt.holder_node, attempt.waited_for = name, Holder.from_json(data)
-
-    async def _is_there(self, attempt: _Attempt, watched: Reply) -> bool:
-        try:
-            await self._session.receive(watched, attempt.deadline)
-        except NoNodeError:
-            return False
+                if self._session.state is SessionState.CONNECTED and order_id in attempt.waited_for:
+                    # Too slow for the last look, but not away: we do stand in line, and were told behind whom.
+                    raise attempt.timed_out(order_id) from None
+                raise
         return True
 
-    # ---- going away ----------------------------------------------------------------------------------
+    async def _stand_in_line(self, attempt: _Attempt, turn: _Turn, names: list[str]) -> bool:
+        last_look = attempt.last_look()
+        while True:
+            line = line_of(turn.order_id, names)
+            if turn.name not in line or turn.session_id != self._session.session_id:
+                return False
+            position = line.index(turn.name)
+            if position == 0:
+                return True
+            if not attempt.in_line:
+                attempt.in_line = True
+                self._metrics.locks_waiting.inc()
+            if last_look.expired():
+                await self._note_holder(attempt, turn, line[0])
+                raise attempt.timed_out(turn.order_id)
+            await self._watch(attempt, turn, line[position - 1], line[0], last_look)
+            names = await self._list(turn.shard, attempt.deadline)
 
-    def _discard(self, path: str, session_id: int) -> None:
-        """Delete a node of ours in the background."""
-        self._start(self._delete_for_good(path, session_id))
-
-    async def _delete_for_good(self, path: str, session_id: int) -> None:
-        """Delete until the node is gone, or its session is, which takes the node along."""
-        while self._session.session_id == session_id:
-            try:
-                await self._session.delete(path, timeout_s=DELETE_TIMEOUT_S)
-            except NoNodeError:
-                return
-            except Unavailable:
-                await asyncio.sleep(DELETE_PAUSE_S)
+    async def _watch(self, attempt: _Attempt, turn: _Turn, predecessor: str, holder: str, last_look: Deadline) -> None:
+        """Return when the predecessor may have gone, or when it is time for the last look."""
+        gone = asyncio.Event()
+        path = f"{turn.shard}/{predecessor}"
+        self._session.watch(path, gone.set)
+        try:
+            # `get`, not `exists`: on a node that has just gone `exists` would leave a watch for ever.
+            data, _ = await self._session.ask(operations.get(path, watch=True), attempt.deadline)
+            if predecessor == holder:
+                attempt.waited_for[turn.order_id] = Holder.from_json(data)
             else:
-                return
+                await self._note_holder(attempt, turn, holder)
+            await _wait_for(gone, last_look)
+        except NoNodeError:
+            return
+        except Unavailable:  # the connection dropped: the listing that follows waits for it to come back
+            if attempt.deadline.expired():
+                raise
+        finally:
+            self._session.unwatch(path, gone.set)
 
-    async def _sweep(self, shard: str, nonce: str) -> None:
-        """Find and delete the node of a create whose reply was lost, or become sure that there is none."""
-        session_id = self._session.session_id
-        for pause_s in SWEEP_PAUSES_S:
-            await asyncio.sleep(pause_s)
-            while self._session.session_id == session_id and session_id is not None:
-                try:
-                    names = await self._list(shard, Deadline.after(DELETE_TIMEOUT_S), sync=True)
-                except NoNodeError:
-                    return
-                except Unavailable:
-                    await asyncio.sleep(DELETE_PAUSE_S)
-                    continue
-                if mine := next((name for name in names if _has_nonce(name, nonce)), None):
-                    await self._delete_for_good(f"{shard}/{mine}", session_id)
-                    return
-                break
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a lock node could not be removed", exc_info=error)
+    async def _note_holder(self, attempt: _Attempt, turn: _Turn, name: str) -> None:
+        """Read whose node this is, for the error or the lease to tell."""
+        if turn.holder == name:
+            return
+        try:
+            data, _ = await self._session.ask(operations.get(f"{turn.shard}/{name}"), attempt.deadline)
+        except NoNodeError:
+            return  # it has just released
+        turn.holder = name
+        attempt.waited_for[turn.order_id] = Holder.from_json(data)
 
     # ---- reading -------------------------------------------------------------------------------------
 
     def _shard_of(self, order_id: str) -> str:
-        return f"{self._root}/{_shard_name(zlib.crc32(order_id.encode()) % self._shards)}"
+        return f"{self._root}/{shard_of(order_id, self._shards)}"
 
-    async def _list(self, shard: str, deadline: Deadline, *, sync: bool = False) -> list[str]:
-        if sync:
-            await self._ask(operations.sync(shard), deadline)
+    async def _list(self, shard: str, deadline: Deadline) -> list[str]:
         try:
-            names: list[str] = await self._ask(operations.get_children(shard), deadline)
+            names: list[str] = await self._trying(
+                lambda: self._session.ask(operations.get_children(shard), deadline), deadline
+            )
         except NoNodeError:
             return []
         return names
 
+    async def _listed(self, shards: Sequence[str], listing: Reply, deadline: Deadline) -> _Listings:
+        """Return what a listing that was sent says; if its reply was lost, list again."""
+        try:
+            reply = await self._session.receive(listing, deadline)
+        except Unavailable:
+            again = operations.get_children_of(shards)
+            reply = await self._trying(lambda: self._session.ask(again, deadline), deadline)
+        return operations.names_of(shards, reply)
+
+    async def _trying(self, read: Callable[[], Awaitable[_T]], deadline: Deadline) -> _T:
+        """Read again when the connection drops, until the deadline."""
+        while True:
+            try:
+                return await read()
+            except WrongProcess:
+                raise
+            except Unavailable:
+                if deadline.expired() or self._session.state is SessionState.CLOSED:
+                    raise
+
     async def _places(self, shard: str, line: list[str], deadline: Deadline) -> list[Place]:
-        found = await self._ask_all([operations.get(f"{shard}/{name}") for name in line], deadline)
+        found = await self._session.ask_all([operations.get(f"{shard}/{name}") for name in line], deadline)
         alive: list[tuple[bytes, ZnodeStat]] = [node for node in found if node is not None]
         return [Place(position, stat.czxid, Holder.from_json(data)) for position, (data, stat) in enumerate(alive)]
 
-    async def _ask(self, operation: operations.Operation, deadline: Deadline) -> Any:
-        (reply,) = await self._session.send(operation, deadline=deadline)
-        return await self._session.receive(reply, deadline)
 
-    async def _ask_all(self, requests: list[operations.Operation], deadline: Deadline) -> list[Any]:
-        """Ask many things, pipelined; None stands for a node that is not there."""
-        replies: list[Reply] = []
-        for start in range(0, len(requests), MAX_BATCH):
-            replies += await self._session.send(*requests[start : start + MAX_BATCH], deadline=deadline)
-        answers: list[Any] = []
-        for reply in replies:
-            try:
-                answers.append(await self._session.receive(reply, deadline))
-            except NoNodeError:
-                answers.append(None)
-        return answers
-
-
-class OrderLease:
-    """The right to act on one order, for as long as it is valid. Made by `OrderLocks.acquire`.
-
-    Attributes:
-        order_id: the order.
-        token: grows with every holder of the order; with the generation it is the fence.
-        waited_s: seconds spent in line; 0.0 if there was nobody.
-        waited_for: who held the order when last looked before our turn; None if nobody did.
-    """
-
-    def __init__(
-        self,
-        locks: OrderLocks,
-        order_id: str,
-        place: _Place,
-        waited_s: float,
-        waited_for: Holder | None,
-    ) -> None:
-        self.order_id = order_id
-        self.token = place.token
-        self.waited_s = waited_s
-        self.waited_for = waited_for
-        self._locks = locks
-        self._place = place
-        self._released = False
-
-    def valid(self) -> bool:
-        """Tell whether a side effect may begin now: not released, connected, session surely not expired."""
-        return not self._released and self._locks._session.believes_in(self._place.session_id)
-
-    def ensure(self) -> None:
-        """Do nothing if `valid()`.
-
-        Raises:
-            LockLost: it is not.
-        """
-        if not self.valid():
-            raise LockLost(self.order_id)
-
-    def release(self) -> None:
-        """Give the order up. Returns at once; the node is deleted in the background, tried again until it is
-        gone or its session has ended. Idempotent. Must be called on the event loop."""
-        if not self._released:
-            self._released = True
-            self._locks._discard(self._place.path, self._place.session_id)
-
-    async def aclose(self) -> None:
-        """Same as `release`, for ``contextlib.aclosing``."""
-        self.release()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return f"<OrderLease {self.order_id} token={self.token} valid={self.valid()}>"
+_Listings = Mapping[str, list[str]]
+"""The names in each shard, by its path."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A node of ours: its path, its czxid, and the session it lives and dies with."""
+class _Taken:
+    """Places of ours, one in each queue, and the zxid at which all were taken."""
 
-    path: str
+    nodes: Nodes
     token: int
-    session_id: int
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """One call of `acquire`, and what it has learned so far."""
+    """One call of `acquire` or `acquire_all`, and what it has learned so far.
 
-    order_id: str
-    shard: str
-    holder: Holder
+    Attributes:
+        shards: the path of each order's shard.
+        data: who asks, as it is written into the nodes.
+        in_line: it had to wait.
+        waited_for: who held which order when last looked.
+    """
+
+    shards: dict[str, str]
+    data: bytes
     started: float
     deadline: Deadline
-    holder_node: str = ""
-    waited_for: Holder | None = None
+    in_line: bool = False
+    waited_for: dict[str, Holder] = field(default_factory=dict)
 
-    def timed_out(self) -> LockTimeout:
-        return LockTimeout(self.order_id, self.waited_for, time.monotonic() - self.started)
+    def distinct_shards(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.shards.values()))
+
+    def timed_out(self, order_id: str) -> LockTimeout:
+        return LockTimeout(order_id, self.waited_for.get(order_id), time.monotonic() - self.started)
 
     def last_look(self) -> Deadline:
         """When to stop waiting: early enough to look once more who holds the order."""
         return Deadline(self.deadline.at - min(LAST_LOOK_S, (self.deadline.at - self.started) / 10))
 
 
-def _check_order_id(order_id: str) -> None:
-    if not _ORDER_ID.fullmatch(order_id):
-        raise ValueError(f"not an order id (1-64 of A-Z a-z 0-9 _ . : -): {order_id!r}")
+@dataclass(slots=True)
+class _Turn:
+    """Our place in one queue; `holder` is the node of whom we know that it is first."""
+
+    order_id: str
+    shard: str
+    name: str
+    session_id: int
+    holder: str = ""
 
 
-def _shard_name(number: int) -> str:
-    return f"{number:04d}"
+def _taken(made: Any, session_id: int) -> _Taken:
+    """Read the reply to `OrderLocks._creation`.
 
-
-def _line(names: Iterable[str], order_id: str) -> list[str]:
-    """Return the names of one order's nodes in queue order."""
-    nodes = [(name, node.sequence) for name in names if (node := NodeName.parse(name)) and node.order_id == order_id]
-    if not nodes:
-        return []
-    some = nodes[0][1]
-    return [name for name, _ in sorted(nodes, key=lambda node: ahead_by(some, node[1]))]
-
-
-def _has_nonce(name: str, nonce: str) -> bool:
-    node = NodeName.parse(name)
-    return node is not None and node.nonce == nonce
+    Raises:
+        NoNodeError: a shard is missing, so nothing was made.
+    """
+    if isinstance(made, tuple):
+        path, stat = made
+        return _Taken(Nodes((path,), stat.ephemeralOwner), stat.czxid)
+    if (refusal := operations.refusal(made)) is not None:
+        raise refusal
+    *paths, written = made
+    return _Taken(Nodes(tuple(paths), session_id), written.mzxid)
 
 
 def _left(deadline: Deadline) -> float:

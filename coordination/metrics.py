@@ -88,7 +88,7 @@ class Metrics:
         )
         self.retries = Counter(
             "coordination_retries",
-            "Attempts beyond the first of a call, by why: never_sent, lost, slow, forked.",
+            "Attempts beyond the first of a call, by why: never_sent, lost, refused, slow, forked.",
             ["interface", "why"],
             registry=registry,
         )

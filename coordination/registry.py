@@ -30,6 +30,8 @@ from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
 
 from coordination.deadline import Deadline
 from coordination.errors import BadProviderURL, Unavailable
+from coordination.following import RETRY_FIRST_S, RETRY_MAX_S
+from coordination.metrics import Metrics
 from coordination.session import Session, SessionState
 from coordination.url import ProviderURL
 
@@ -39,9 +41,6 @@ DEFAULT_ROOT = "/dubbo"
 CATEGORIES = ("providers", "consumers", "configurators", "routers")
 NOT_INTERFACES = frozenset({"config", "metadata", "mapping"})
 """Dubbo's other directories under the root: governance rules, metadata, application names."""
-
-RETRY_FIRST_S = 0.1
-RETRY_MAX_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,18 @@ class InterfaceListing:
 
 
 class Registry:
-    """Registers the URLs of one process, over one session."""
+    """Registers the URLs of one process, over one session.
 
-    def __init__(self, session: Session, root: str = DEFAULT_ROOT) -> None:
+    Args:
+        session: a started session; it may be away.
+        root: Dubbo's root.
+        metrics: what to count in; None: nothing anybody collects.
+    """
+
+    def __init__(self, session: Session, root: str = DEFAULT_ROOT, *, metrics: Metrics | None = None) -> None:
         self._session = session
         self._root = root
+        self._metrics = metrics or Metrics()
         self._registrations: dict[str, _Registration] = {}
 
     async def register(self, url: ProviderURL, *, timeout_s: float = 5.0) -> bool:
@@ -67,8 +73,7 @@ class Registry:
 
         Returns:
             True once it is registered; False if that is not so after `timeout_s` seconds, because ZooKeeper
-            is
-            away: it goes on being tried, and `wait_registered` waits for it.
+            is away: it goes on being tried, and `wait_registered` waits for it.
 
         Raises:
             BadProviderURL: it names no interface.
@@ -138,7 +143,7 @@ class Registry:
         if registration is None or not registration.wanted:
             if registration is not None:
                 registration.abandon()  # its delete, if sent, reaches ZooKeeper before our create
-            registration = _Registration(self._session, path, self._forget)
+            registration = _Registration(self._session, path, self._forget, self._metrics)
             self._registrations[path] = registration
         return await registration.settled(timeout_s)
 
@@ -159,10 +164,13 @@ class Registry:
 class _Registration:
     """One node that should (or should no longer) be there, and the task that sees to it."""
 
-    def __init__(self, session: Session, path: str, on_gone: Callable[[_Registration], None]) -> None:
+    def __init__(self, session: Session, path: str, on_gone: Callable[[_Registration], None], metrics: Metrics) -> None:
         self.path = path
         self.wanted = True
         self.established = False
+        self._gauge = metrics.registrations
+        self._counted = ""
+        self._count("no")
         self._session = session
         self._on_gone = on_gone
         self._made_in: int | None = None  # the session in which we made the node
@@ -174,6 +182,7 @@ class _Registration:
         """Have the node taken out."""
         if self.wanted:
             self.wanted = False
+            self._count("")
             self._settled.clear()
             self._news.set()
 
@@ -212,9 +221,11 @@ class _Registration:
                 break
             self._settled.set()
             self.established = True
+            self._count("yes")
             await self._news.wait()
             self.established = False
             self._settled.clear()
+            self._count("no" if self.wanted else "")
         if not self.wanted:
             self._settled.set()
         self._on_gone(self)
@@ -256,6 +267,14 @@ class _Registration:
             await self._session.delete(self.path)
         except NoNodeError:
             return
+
+    def _count(self, established: str) -> None:
+        """Be counted as established ("yes", "no") from now on; "" for not at all."""
+        if self._counted:
+            self._gauge.labels(self._counted).dec()
+        if established:
+            self._gauge.labels(established).inc()
+        self._counted = established
 
     async def _wait_for_news(self, timeout_s: float) -> None:
         try:

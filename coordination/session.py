@@ -15,15 +15,15 @@ Invariants
 1. No call blocks the event loop, and no call outlives its deadline by more than scheduling: a reply that
    comes too late finds a future nobody waits for. Who must act on late replies takes the future itself
    (`send`).
-2. kazoo's threads touch nothing here but `call_soon_threadsafe`; state, watches and replies change on the
-   loop only.
-3. Requests of one `send` reach ZooKeeper in order and in one piece: two of them cost one round trip.
+2. kazoo's threads touch nothing here but the row of news (`_to_loop`) and the loop's wake-up; state, watches
+   and replies change on the loop only, in the order in which they came.
+3. Requests of one `send` reach ZooKeeper in order and in one piece: two of them cost one round trip. What is
+   sent in one turn of the loop leaves in one piece, whoever sent it.
 4. A connection that drops fails every request in flight (its effect is then unknown:
-   `Unavailable.maybe_done`) and fires every watch. A watch callback means "look again", never "this has
-   happened".
-5. Requests are handed to kazoo only while CONNECTED, and at most SLOTS * MAX_BATCH at a time: kazoo wakes
-   its thread through a blocking socket pair of 278 bytes, one a request, and the loop must not hang on a
-   full one.
+   `Unavailable.maybe_done`) and fires every watch, in the same turn as the state changes. A watch callback
+   means "look again", never "this has happened".
+5. Requests are handed over only while CONNECTED, and at most SLOTS * MAX_BATCH of `send` at a time, so that a
+   deadline is kept by waiting here and not in a queue nobody can leave. `post` passes by: it is for undoing.
 6. The session is sought for ever, until close().
 
 Which function makes each move
@@ -42,7 +42,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -54,31 +55,32 @@ from kazoo.exceptions import (
     ConnectionClosedError,
     ConnectionLoss,
     NodeExistsError,
+    NoNodeError,
     OperationTimeoutError,
-    RolledBackError,
-    RuntimeInconsistency,
     SessionExpiredError,
     SessionMovedError,
 )
-from kazoo.protocol.states import KazooState, WatchedEvent, ZnodeStat
+from kazoo.protocol.states import KazooState, ZnodeStat
 from kazoo.retry import KazooRetry
 
 from coordination import operations
 from coordination.connection import AcknowledgedConnection
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
-from coordination.operations import Operation
+from coordination.metrics import Metrics
+from coordination.operations import Create, Operation, Request
+from coordination.wire import PollingHandler
 
 log = logging.getLogger(__name__)
 
 SLOTS = 64
-MAX_BATCH = 4
+MAX_BATCH = 64
 FIRST_RETRY_S = 0.05
 MAX_RETRY_S = 0.7  # kazoo adds up to 40 % jitter: about a second
 REBUILD_AFTER_S = 1.0
 DEFAULT_TIMEOUT_S = 5.0
 
-_AWAY = (
+AWAY = (
     AuthFailedError,
     ConnectionClosedError,
     ConnectionLoss,
@@ -86,6 +88,11 @@ _AWAY = (
     SessionExpiredError,
     SessionMovedError,
 )
+"""What a reply of `send` may fail with that says nothing about the node: the request may have been done."""
+
+_DROPPED = (AuthFailedError, ConnectionClosedError, ConnectionLoss, SessionExpiredError)
+"""What kazoo fails requests with when the connection goes, a moment before it says so. We fail them when it says so:
+whoever is told that a request was lost must not find the session CONNECTED, and send the next one into the void."""
 
 Reply = asyncio.Future[Any]
 Watch = Callable[[], object]
@@ -140,12 +147,14 @@ class Session:
         hosts: ``host:port,host:port`` with an optional chroot.
         timeout_s: session timeout to ask for, seconds; ZooKeeper bounds it to 2–20 of its ticks.
         name: shown in log lines.
+        metrics: counts the changes of state.
     """
 
-    def __init__(self, hosts: str, *, timeout_s: float = 4.0, name: str = "") -> None:
+    def __init__(self, hosts: str, *, timeout_s: float = 4.0, name: str = "", metrics: Metrics | None = None) -> None:
         self._hosts = hosts
         self._timeout_s = timeout_s
         self._name = name or "session"
+        self._metrics = metrics or Metrics()
         self._state = SessionState.CONNECTING
         self._session_id: int | None = None
         self._started_in_pid: int | None = None
@@ -153,8 +162,12 @@ class Session:
         self._connection: AcknowledgedConnection | None = None
         self._up = asyncio.Event()  # set while CONNECTED, and for good once CLOSED
         self._slots = asyncio.Semaphore(SLOTS)
-        self._in_flight: set[Reply] = set()
+        self._in_flight: set[_Answer] = set()
+        self._outbox: list[tuple[Request, _Answer]] = []
+        self._news: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from kazoo's threads
+        self._told = False  # the loop is about to hear the news
         self._watches: dict[str, set[Watch]] = {}
+        self._followers: list[tuple[str, Callable[[int, str], object]]] = []
         self._subscribers: list[Callable[[SessionChange], None]] = []
 
     # ---- life ----------------------------------------------------------------------------------------
@@ -240,6 +253,18 @@ class Session:
             and self._started_in_pid == os.getpid()
         )
 
+    def check_process(self) -> None:
+        """Do nothing in the process that started the session.
+
+        Raises:
+            WrongProcess: this is a child of it, forked since.
+            RuntimeError: nobody has started it.
+        """
+        if self._started_in_pid is None:
+            raise RuntimeError("the Session was not started")
+        if self._started_in_pid != os.getpid():
+            raise WrongProcess(self._started_in_pid, os.getpid())
+
     def subscribe(self, callback: Callable[[SessionChange], None]) -> Callable[[], None]:
         """Have `callback` called on the loop at every change of state from now on; returns what ends that."""
         self._subscribers.append(callback)
@@ -256,7 +281,7 @@ class Session:
         Raises:
             Unavailable: not within `timeout_s` (+ 100 ms at most), or the session is closed.
         """
-        self._check_process()
+        self.check_process()
         await self._wait_up(Deadline.after(timeout_s))
 
     # ---- requests ------------------------------------------------------------------------------------
@@ -314,18 +339,11 @@ class Session:
 
         For thousands of nodes call it with some 128 at a time: a request must stay under ZooKeeper's 1 MB.
         """
-        results = await self._ask(operations.create_all(paths), timeout_s)
-        # The other operations of a refused transaction report that they were rolled back; that is no cause.
-        causes = [
-            result
-            for result in results
-            if isinstance(result, Exception) and not isinstance(result, RolledBackError | RuntimeInconsistency)
-        ]
-        if any(isinstance(cause, NodeExistsError) for cause in causes):
-            return False
-        if causes:
-            raise causes[0]
-        return True
+        results = await self._ask(operations.transaction([Create(path) for path in paths]), timeout_s)
+        refusal = operations.refusal(results)
+        if refusal is None or isinstance(refusal, NodeExistsError):
+            return refusal is None
+        raise refusal
 
     async def ensure_path(self, path: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Create a persistent node and its missing parents; no matter who else does so at the same time."""
@@ -351,17 +369,22 @@ class Session:
         Raises:
             Unavailable: not connected by the deadline; nothing was sent.
         """
-        self._check_process()
+        self.check_process()
         if not 1 <= len(batch) <= MAX_BATCH:
             raise ValueError(f"send takes 1 to {MAX_BATCH} requests, not {len(batch)}")
+        requests = self._requests(batch)
         await self._take_slot(deadline)
-        replies: list[Reply] = []
-        try:
-            for operation in batch:
-                replies.append(self._hand_over(operation))
-        finally:
-            self._free_slot_after(replies)
-        return tuple(replies)
+        return self._hand_over(requests, _Slot(self._slots, len(batch)))
+
+    def post(self, operation: Operation) -> Reply | None:
+        """Hand over one request that undoes something, without waiting for a place; None if not CONNECTED.
+
+        The future is as those of `send`.
+        """
+        self.check_process()
+        if self._state is not SessionState.CONNECTED:
+            return None
+        return self._hand_over(self._requests([operation]), None)[0]
 
     async def receive(self, reply: Reply, deadline: Deadline) -> Any:
         """Wait for one reply of `send`.
@@ -370,17 +393,31 @@ class Session:
             Unavailable: the connection dropped, or no reply by the deadline; `maybe_done` is set.
             KazooException: ZooKeeper's answer about the node.
         """
-        if not reply.done():
-            await asyncio.wait({reply}, timeout=deadline.remaining_s())
-        if not reply.done():
+        if not reply.done() and not await _done_by(reply, deadline):
             raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
         try:
             return reply.result()
-        except _AWAY as error:
+        except AWAY as error:
             raise Unavailable(f"ZooKeeper is away: {_name_of(error)}", maybe_done=True) from error
 
+    async def ask(self, operation: Operation, deadline: Deadline) -> Any:
+        """Send one request and wait for its reply. Raises as `send` and `receive`."""
+        (reply,) = await self.send(operation, deadline=deadline)
+        return await self.receive(reply, deadline)
+
+    async def send_all(self, batch: Sequence[Operation], deadline: Deadline) -> list[Reply]:
+        """Send any number of requests, in order, without waiting for replies as long as there are places."""
+        replies: list[Reply] = []
+        for start in range(0, len(batch), MAX_BATCH):
+            replies += await self.send(*batch[start : start + MAX_BATCH], deadline=deadline)
+        return replies
+
+    async def ask_all(self, batch: Sequence[Operation], deadline: Deadline) -> list[Any]:
+        """Send any number of requests, and wait for their replies; None stands for a node that is not there."""
+        return [await self._if_there(reply, deadline) for reply in await self.send_all(batch, deadline)]
+
     def watch(self, path: str, watch: Watch) -> None:
-        """Have `watch` called at the next news of `path`, to be read with ``watch=session.on_news``."""
+        """Have `watch` called at the next news of `path`, to be read with ``watch=True``."""
         self._watches.setdefault(path, set()).add(watch)
 
     def unwatch(self, path: str, watch: Watch) -> None:
@@ -393,22 +430,31 @@ class Session:
             if not watches:
                 del self._watches[path]
 
-    def on_news(self, event: WatchedEvent) -> None:
-        """Take a watch event from kazoo's thread to the loop.
+    def follow(self, root: str, told: Callable[[int, str], object]) -> Callable[[], None]:
+        """Have `told` called with every event on a node at or under `root`, its kind (`operations.CREATED` …) and
+        path; returns what ends that.
 
-        It is the one function ever given to kazoo as a watch: kazoo keeps a *set* of callbacks for each
-        path, so thousands of waiters on a path cost it one entry, and each of them is forgotten here
-        without kazoo knowing.
+        The events are those of `operations.add_watch`, which has to be asked for after every CONNECTED.
         """
-        if event.path is not None:  # None: kazoo telling of a dropped connection, which _suspended does in order
-            self._to_loop(self._fire, event.path)
+        follower = (root, told)
+        self._followers.append(follower)
+
+        def unfollow() -> None:
+            if follower in self._followers:
+                self._followers.remove(follower)
+
+        return unfollow
 
     # ---- inside --------------------------------------------------------------------------------------
 
     async def _ask(self, operation: Operation, timeout_s: float) -> Any:
-        deadline = Deadline.after(timeout_s)
-        (reply,) = await self.send(operation, deadline=deadline)
-        return await self.receive(reply, deadline)
+        return await self.ask(operation, Deadline.after(timeout_s))
+
+    async def _if_there(self, reply: Reply, deadline: Deadline) -> Any:
+        try:
+            return await self.receive(reply, deadline)
+        except NoNodeError:
+            return None
 
     async def _watched(
         self, operation: Callable[..., Operation], path: str, watch: Watch | None, timeout_s: float
@@ -417,7 +463,7 @@ class Session:
             return await self._ask(operation(path), timeout_s)
         self.watch(path, watch)
         try:
-            return await self._ask(operation(path, watch=self.on_news), timeout_s)
+            return await self._ask(operation(path, watch=True), timeout_s)
         except BaseException:
             self.unwatch(path, watch)
             raise
@@ -434,6 +480,9 @@ class Session:
             raise Unavailable("the ZooKeeper session is closed")
 
     async def _take_slot(self, deadline: Deadline) -> None:
+        if self._state is SessionState.CONNECTED and not self._slots.locked():
+            await self._slots.acquire()  # does not wait
+            return
         while True:
             await self._wait_up(deadline)
             try:
@@ -445,37 +494,41 @@ class Session:
                 return
             self._slots.release()
 
-    def _free_slot_after(self, replies: Sequence[Reply]) -> None:
-        waiting = len(replies)
-        if not waiting:
-            self._slots.release()
+    def _requests(self, batch: Iterable[Operation]) -> list[Request]:
+        chroot = self._client.chroot if self._client is not None else ""
+        return [operation(chroot) for operation in batch]
 
-        def one_less(_: Reply) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if not waiting:
-                self._slots.release()
+    def _hand_over(self, requests: list[Request], slot: _Slot | None) -> tuple[Reply, ...]:
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        answers = [_Answer(self, slot) for _ in requests]
+        self._outbox += zip(requests, answers, strict=True)
+        self._in_flight.update(answers)
+        return tuple(answer.reply for answer in answers)
 
-        for reply in replies:
-            reply.add_done_callback(one_less)
+    def _flush(self) -> None:
+        """Hand over what this turn of the loop has to send."""
+        outbox, self._outbox = self._outbox, []
+        if self._connection is not None:
+            self._connection.hand_over(outbox)
 
-    def _hand_over(self, operation: Operation) -> Reply:
-        reply: Reply = self._loop.create_future()
-        result = operation(self._client)
-        self._in_flight.add(reply)
-        reply.add_done_callback(self._landed)
-        result.rawlink(lambda result: self._to_loop(_settle, reply, result))
-        return reply
-
-    def _landed(self, reply: Reply) -> None:
-        self._in_flight.discard(reply)
-        if not reply.cancelled():
-            reply.exception()  # a reply nobody waits for any more is no error
+    def _settle(self, answer: _Answer, value: Any, error: Exception | None = None) -> None:
+        if answer not in self._in_flight:  # the connection dropped meanwhile
+            return
+        self._in_flight.discard(answer)
+        if answer.slot is not None:
+            answer.slot.one_less()
+        if answer.reply.done():  # cancelled
+            return
+        if error is None:
+            answer.reply.set_result(value)
+        else:
+            answer.reply.set_exception(error)
+            answer.reply.exception()  # a reply nobody waits for any more is no error
 
     def _fail_in_flight(self) -> None:
-        for reply in list(self._in_flight):
-            if not reply.done():
-                reply.set_exception(ConnectionLoss())
+        for answer in list(self._in_flight):
+            self._settle(answer, None, ConnectionLoss())
 
     def _fire(self, path: str) -> None:
         for watch in self._watches.pop(path, set()):
@@ -485,23 +538,22 @@ class Session:
         for path in list(self._watches):
             self._fire(path)
 
-    def _check_process(self) -> None:
-        if self._started_in_pid is None:
-            raise RuntimeError("the Session was not started")
-        if self._started_in_pid != os.getpid():
-            raise WrongProcess(self._started_in_pid, os.getpid())
-
     # ---- kazoo's side --------------------------------------------------------------------------------
 
     def _build_client(self) -> None:
         client = KazooClient(
             hosts=self._hosts,
             timeout=self._timeout_s,
+            handler=PollingHandler(),
             connection_retry=KazooRetry(max_tries=-1, delay=FIRST_RETRY_S, max_delay=MAX_RETRY_S),
             logger=logging.getLogger("coordination.kazoo"),
         )
         connection = AcknowledgedConnection(
-            client, client._conn_retry.copy(), partial(self._to_loop, self._client_ended, client)
+            client,
+            client._conn_retry.copy(),
+            partial(self._note, self._on_event, client),
+            self._wake,
+            partial(self._to_loop, self._client_ended, client),
         )
         client._connection = connection
         client.add_listener(partial(self._kazoo_says, client))
@@ -517,11 +569,38 @@ class Session:
         else:
             self._to_loop(self._lost, client)
 
+    def _note(self, function: Callable[..., object], *args: Any) -> None:
+        """Put something in the row of news, to be done on the loop once it is told. Any thread."""
+        self._news.append((function, args))
+
     def _to_loop(self, function: Callable[..., object], *args: Any) -> None:
+        self._note(function, *args)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Tell the loop that there is news; once for all there is. Any thread."""
+        if self._news and not self._told:
+            self._told = True
+            try:
+                self._loop.call_soon_threadsafe(self._hear)
+            except RuntimeError:
+                log.debug("%s: news after the event loop was closed", self._name)
+
+    def _hear(self) -> None:
+        self._told = False
         try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            log.debug("%s: news after the event loop was closed", self._name)
+            while self._news:
+                function, args = self._news.popleft()
+                function(*args)
+        finally:
+            self._wake()  # if one of them failed
+
+    def _on_event(self, client: KazooClient, kind: int, path: str) -> None:
+        path = client.unchroot(path)
+        self._fire(path)
+        for root, told in list(self._followers):
+            if path == root or path.startswith(root + "/"):
+                told(kind, path)
 
     def _connected(self, client: KazooClient, session_id: int) -> None:
         if client is not self._client or self._state is SessionState.CLOSED:
@@ -552,6 +631,7 @@ class Session:
         was = self._state
         log.info("%s: %s -> %s (session %s)", self._name, was.value, state.value, _hex(self._session_id))
         self._state = state
+        self._metrics.session_changes.labels(state.value).inc()
         change = SessionChange(state, self._session_id, new_session)
         for callback in list(self._subscribers):
             try:
@@ -587,13 +667,61 @@ class Session:
         return stopped
 
 
-def _settle(reply: Reply, result: Any) -> None:
-    if reply.done():  # the connection dropped, or the request's deadline has long passed
-        return
-    if result.successful():
-        reply.set_result(result.value)
-    else:
-        reply.set_exception(result.exception)
+class _Slot:
+    """One place of `SLOTS`, given back when the last request of its batch has been answered."""
+
+    __slots__ = ("_left", "_slots")
+
+    def __init__(self, slots: asyncio.Semaphore, requests: int) -> None:
+        self._slots = slots
+        self._left = requests
+
+    def one_less(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._slots.release()
+
+
+class _Answer:
+    """The way of one reply, from kazoo's thread to the future somebody may wait for."""
+
+    __slots__ = ("_session", "reply", "slot")
+
+    def __init__(self, session: Session, slot: _Slot | None) -> None:
+        self._session = session
+        self.slot = slot
+        self.reply: Reply = session._loop.create_future()
+
+    def set(self, value: Any) -> None:
+        self._session._note(self._session._settle, self, value)
+
+    def set_exception(self, error: Exception) -> None:
+        if not isinstance(error, _DROPPED):
+            self._session._to_loop(self._session._settle, self, None, error)
+
+    def wanted(self) -> bool:
+        return not self.reply.done()
+
+
+async def _done_by(reply: Reply, deadline: Deadline) -> bool:
+    """Wait for a reply, which stays as it is if the deadline comes first or the waiting is cancelled."""
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    remaining_s = deadline.remaining_s()
+    timer = None if remaining_s is None else loop.call_later(remaining_s, wake)
+    reply.add_done_callback(wake)
+    try:
+        await woken
+    finally:
+        reply.remove_done_callback(wake)
+        if timer is not None:
+            timer.cancel()
+    return reply.done()
 
 
 def _name_of(error: Exception) -> str:

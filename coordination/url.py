@@ -1,5 +1,7 @@
 """A provider's URL, in the notation Dubbo's clients of every language read out of a node's name.
 
+The same notation names consumers and, in Dubbo 2.6, rules (``override://``, ``condition://``).
+
     tri://10.0.0.5:50051/pkg.Service?interface=pkg.Service&side=provider&…&weight=100
     └ protocol  └ address  └ path      └ parameters
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Self
 from urllib.parse import quote, unquote, unquote_plus
@@ -31,7 +33,16 @@ DUBBO_VERSION = "2.0.2"
 """The registry protocol's version, which every Dubbo release since 2.6 has written; not a release number."""
 
 DEFAULT_WEIGHT = 100
+DEFAULT_WARMUP_MS = 600_000
+"""Dubbo's: a provider that says nothing of ``warmup`` reaches its weight after ten minutes."""
+
 CONSUMER = "consumer"
+PORTLESS = frozenset({CONSUMER, "override", "absent", "route", "condition", "script", "tag"})
+"""Protocols whose URLs may have no port: consumers, and rules for every port."""
+
+_SECONDS = range(1_000_000_000, 100_000_000_000)
+"""Timestamps that can only be Unix seconds (2001 to 5138), which is what dubbo-go writes; Java writes milliseconds."""
+
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"[^\s/?#@&=\[\]%]+")
@@ -44,9 +55,9 @@ class ProviderURL:
     """One provider (or consumer) of an interface.
 
     Attributes:
-        protocol: "tri" for gRPC providers; "consumer" for consumers.
+        protocol: "tri" for gRPC providers; "consumer" for consumers; "override", "condition" … for rules.
         host: name or address; IPv6 without brackets.
-        port: 1–65535; 0, "none", for consumers only.
+        port: 1–65535; 0, "none", for the PORTLESS only.
         path: normally the interface's name; may be empty.
         parameters: everything after the "?", decoded, in the order written.
 
@@ -65,7 +76,7 @@ class ProviderURL:
             raise BadProviderURL(f"not a protocol: {self.protocol!r}")
         if not _HOST.fullmatch(self.host):
             raise BadProviderURL(f"not a host: {self.host!r}")
-        if not (0 if self.protocol == CONSUMER else 1) <= self.port <= 65535:
+        if not (0 if self.protocol in PORTLESS else 1) <= self.port <= 65535:
             raise BadProviderURL(f"not a port: {self.port!r}")
         if self.path.startswith("/") or self.path != self.path.strip():
             raise BadProviderURL(f"not a path: {self.path!r}")
@@ -137,12 +148,15 @@ class ProviderURL:
             raise BadProviderURL(f"not a URL: {text!r}")
         location, _, query = rest.partition("?")
         authority, _, path = location.partition("/")
-        host, port = _split_address(authority.rpartition("@")[2], text)
+        user, _, address = authority.rpartition("@")
+        host, port = _split_address(address, text)
         parameters: dict[str, str] = {}
         for pair in query.split("&"):
             key, _, value = pair.partition("=")
             if key:
                 parameters[unquote(key)] = unquote(value)
+        if user:
+            parameters.setdefault("application", unquote(user.partition(":")[0]))  # as Dubbo takes it
         return cls(protocol, host, port, unquote(path).strip().lstrip("/"), parameters)
 
     def node_name(self) -> str:
@@ -181,8 +195,40 @@ class ProviderURL:
 
     @property
     def timestamp_ms(self) -> int:
-        """When the provider started, Unix milliseconds; 0 if unknown."""
-        return max(0, self._number("timestamp", 0))
+        """When the provider started, Unix milliseconds; 0 if unknown. dubbo-go's seconds are understood."""
+        timestamp = max(0, self._number("timestamp", 0))
+        return timestamp * 1000 if timestamp in _SECONDS else timestamp
+
+    @property
+    def warmup_ms(self) -> int:
+        """Milliseconds after its start until it gets its whole weight; 0: at once. Dubbo's default if missing."""
+        return max(0, self._number("warmup", DEFAULT_WARMUP_MS))
+
+    @property
+    def disabled(self) -> bool:
+        """Whether it is not to be called: ``disabled``, or, where that is missing, not ``enabled``."""
+        if self.parameters.get("disabled"):
+            return self.parameters["disabled"].lower() == "true"
+        return (self.parameters.get("enabled") or "true").lower() != "true"
+
+    @property
+    def application(self) -> str:
+        """Who provides, or consumes; empty if that is not said."""
+        return self.parameters.get("application", "")
+
+    @property
+    def tag(self) -> str:
+        """The tag it belongs to (``dubbo.tag``); empty if none."""
+        return self.parameters.get("dubbo.tag", "")
+
+    def timeout_ms(self, method: str) -> int:
+        """Return how long a call of `method` may take, milliseconds: ``<method>.timeout``, else ``timeout``; 0 if
+        neither is said."""
+        return max(0, self._number(f"{method}.timeout", 0)) or max(0, self._number("timeout", 0))
+
+    def with_parameters(self, changed: Mapping[str, str]) -> ProviderURL:
+        """Return this URL with some parameters set."""
+        return replace(self, parameters={**self.parameters, **changed})
 
     def _number(self, name: str, default: int) -> int:
         try:

@@ -49,6 +49,10 @@ _TABLES: dict[str, dict[str, str]] = {
 }
 
 SERVICES = tuple(_TABLES)
+
+#: The bank outside, which is read as well where it can be.
+ACQUIRER = "acquirer"
+_TABLES[ACQUIRER] = {"charges": "SELECT * FROM charges ORDER BY number"}
 _LOOK_S = 0.1
 #: How long one table may take to be read.
 _STATEMENT_TIMEOUT_S = 60.0
@@ -62,6 +66,7 @@ class Books:
     """All rows of all three services.
 
     Args:
+        charges: The keys of the acquirer; None: it was not read.
         requests: Of the payment service; the others' are `order_requests` and `ledger_requests`.
     """
 
@@ -75,6 +80,7 @@ class Books:
     journals: tuple[Record, ...]
     postings: tuple[Record, ...]
     order_fences: tuple[Record, ...]
+    charges: tuple[Record, ...] | None = None
     refusals: tuple[Record, ...] = ()
     chain_head: tuple[Record, ...] = ()
     order_requests: tuple[Record, ...] = ()
@@ -141,7 +147,7 @@ async def read_books(urls: Mapping[str, str]) -> Books:
     """Reads everything.
 
     Args:
-        urls: SQLAlchemy URLs of the databases of `order`, `payment` and `ledger`.
+        urls: SQLAlchemy URLs of the databases of `order`, `payment` and `ledger`, and of `acquirer` where there is one.
 
     Raises:
         DatabaseRefused: DATABASE_MISSING, DATABASE_FOREIGN: no such file, or not the database of that service.
@@ -150,7 +156,8 @@ async def read_books(urls: Mapping[str, str]) -> Books:
     for service, url in urls.items():
         _check_present(service, url)
     # To the end of all of them, so that none is left open behind a refusal.
-    parts = await asyncio.gather(*(_read(service, urls[service]) for service in SERVICES), return_exceptions=True)
+    wanted = (*SERVICES, *({ACQUIRER} & urls.keys()))
+    parts = await asyncio.gather(*(_read(service, urls[service]) for service in wanted), return_exceptions=True)
     tables: dict[str, tuple[Record, ...]] = {}
     for part in parts:
         if isinstance(part, BaseException):

@@ -9,7 +9,7 @@ is no evidence, for nobody asked, is named and says so.
 | journals are unaltered | journals unaltered |
 | settle journals less reversals per order are 0 or 1 | settled, reversed at most once; business keys unique |
 | PAID ⇔ one SUCCEEDED payment ⇔ one settle journal, same amount | paid means charged, payments match journals |
-| acquirer = ledger = order, or listed | acquirer log whole, charged once per key, acquirer agrees with ledger |
+| acquirer = ledger = order | cards agree, acquirer log whole, charged once per key, acquirer agrees with ledger |
 | every acknowledged success is in the ledger | answers are true, acknowledged is kept |
 | every definitive refusal had no effect | answers are true, refused without effect, refusals kept |
 | replays are byte-identical, mismatches were refused | replays identical, mismatches refused, one charge per key |
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from services.checker import acquirer_checks, answer_checks, ledger_checks, settlement_checks, trail_checks
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import Books
+from services.checker.cards import cards_agree
 from services.checker.evidence import Answered, Evidence
 from services.checker.history import History
 from services.checker.order_check import orders_linearizable
@@ -119,6 +120,7 @@ _CHECKS: dict[str, Callable[[Evidence, Options], Found]] = {
     "acquirer log whole": _of(acquirer_checks.acquirer_log_whole),
     "charged once per key": _of(acquirer_checks.charged_once_per_key),
     "acquirer agrees with ledger": _of(acquirer_checks.acquirer_agrees_with_ledger),
+    "cards agree": _of(lambda evidence: Found(*cards_agree(evidence.books))),
     "answers are true": _of(settlement_checks.answers_true),
     "acknowledged is kept": _of(answer_checks.acknowledged_kept),
     "refused without effect": _of(answer_checks.refused_without_effect),

@@ -33,6 +33,14 @@ ZooKeeper = Annotated[
     str,
     typer.Option("--zookeeper", envvar="COUNTINGHOUSE_ZOOKEEPER", help="ZooKeeper, as host:port.", show_default=False),
 ]
+Database = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="COUNTINGHOUSE_DATABASE",
+        help="sqlite; postgresql, a server of the stack's own; or postgresql://superuser@host/house.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Token = Annotated[
     str, typer.Option("--token", envvar="COUNTINGHOUSE_TOKEN", help="Call with this token.", show_default=False)
@@ -49,12 +57,13 @@ Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code, like C
 
 
 def calling(
-    role: Role,
+    role: Role, *, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> Callable[[Callable[Concatenate[Client, _P], Awaitable[None]]], Callable[..., None]]:
     """Makes a typer command of an async function that wants a `Client`.
 
     Args:
         role: As what one calls if nothing else is said.
+        timeout_s: For all of it, if nothing else is said.
     """
 
     def decorate(function: Callable[Concatenate[Client, _P], Awaitable[None]]) -> Callable[..., None]:
@@ -68,7 +77,7 @@ def calling(
             _option("zookeeper", ZooKeeper, ""),
             _option("acting_as", acting_as, ""),
             _option("token", Token, ""),
-            _option("timeout", Timeout, DEFAULT_TIMEOUT_S),
+            _option("timeout", Timeout, timeout_s),
             _option("as_json", AsJson, False),
         ]
 

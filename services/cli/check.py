@@ -175,19 +175,21 @@ def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
     from sqlalchemy.engine import make_url  # noqa: PLC0415  `--help` does without
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
-    from services.checker.books import SERVICES  # noqa: PLC0415
-    from services.devstack.files import database_url  # noqa: PLC0415
+    from services.checker.books import ACQUIRER, SERVICES  # noqa: PLC0415
+    from services.devstack.files import database_url, databases_elsewhere  # noqa: PLC0415
 
     urls = {service: database_url(data, service) for service in SERVICES}
+    if ACQUIRER in databases_elsewhere(data) or (data / f"{ACQUIRER}.db").exists():
+        urls[ACQUIRER] = database_url(data, ACQUIRER)
     for part in named:
         service, _, url = part.partition("=")
         try:
             scheme = make_url(url).drivername
         except (ArgumentError, ValueError):
             scheme = ""
-        if service not in urls or scheme not in _SCHEMES:
+        if service not in (*SERVICES, ACQUIRER) or scheme not in _SCHEMES:
             raise typer.BadParameter(
-                f"not like order={_SCHEMES[1]}://user@host/name; services are {', '.join(SERVICES)}, "
+                f"not like order={_SCHEMES[1]}://user@host/name; services are {', '.join((*SERVICES, ACQUIRER))}, "
                 f"schemes are {', '.join(_SCHEMES)}",
                 param_hint="--database",
             )

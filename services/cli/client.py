@@ -8,7 +8,7 @@ long as the timeout lasts; after that the error says under which key to ask agai
 from __future__ import annotations
 
 import asyncio
-import random  # noqa: TID251  only spreads calls over instances
+import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,10 +18,10 @@ import grpc
 from google.protobuf.message import Message
 
 from coordination import errors as coordination_errors
-from coordination.balancing import WeightedRandom
 from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
 from coordination.session import Session
+from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
@@ -34,13 +34,18 @@ from services.kernel.errors import CountinghouseError, Unavailable, may_come_rig
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime import status
-from services.runtime.methods import is_idempotent
+from services.runtime.methods import idempotency
 
 _STUBS: Final[dict[str, Any]] = {
     "order": order_pb2_grpc.OrderServiceStub,
     "payment": payment_pb2_grpc.PaymentServiceStub,
     "ledger": ledger_pb2_grpc.LedgerServiceStub,
+    "acquirer": acquirer_pb2_grpc.AcquirerServiceStub,
+    "faults": acquirer_pb2_grpc.FaultServiceStub,
 }
+#: What is at the acquirer, which is found by its address.
+_OUTSIDE = ("acquirer", "faults")
+_ACQUIRER_VARIABLE = "COUNTINGHOUSE_ACQUIRER_ADDRESS"
 #: A token made for one command need not outlive it by much.
 _TOKEN_MARGIN_S = 60
 #: Of the timeout: so that one lost reply leaves time to ask again.
@@ -166,18 +171,32 @@ class Client:
         return Reply(message, any(pair == ("x-replayed", "true") for pair in trailers))
 
     async def _stub(self, service: str) -> Any:
+        if service in _OUTSIDE and service not in self._stubs:
+            channel = grpc.aio.insecure_channel(self._acquirer(), options=[("grpc.enable_http_proxy", 0)])
+            self._resources.push_async_callback(channel.close)
+            self._stubs[service] = _STUBS[service](channel)
         if service not in self._stubs:
             discovery = Discovery(await self.session())
             self._resources.push_async_callback(discovery.close)
             directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
-            channel = DiscoveredChannel(
+            discovered = DiscoveredChannel(
                 directory,
-                picker=WeightedRandom(random.Random()),  # noqa: S311
-                is_idempotent=is_idempotent,
+                idempotency=idempotency,
             )
-            self._resources.push_async_callback(channel.close)
-            self._stubs[service] = _STUBS[service](channel)
+            self._resources.push_async_callback(discovered.close)
+            self._stubs[service] = _STUBS[service](discovered)
         return self._stubs[service]
+
+    def _acquirer(self) -> str:
+        """Where the acquirer is: as the environment says, or the running stack.
+
+        Raises:
+            StackRefused: STACK_NOT_RUNNING or NO_ACQUIRER.
+        """
+        address = os.environ.get(_ACQUIRER_VARIABLE) or state.require(self._connection.data).acquirer
+        if not address:
+            raise state.StackRefused("NO_ACQUIRER", f"this stack has no acquirer; {_ACQUIRER_VARIABLE} names one")
+        return address
 
     def _bearer(self) -> str:
         if not self._token:

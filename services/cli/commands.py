@@ -6,13 +6,18 @@ Each module keeps what it needs heavily inside its commands: `countinghouse --he
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
-from services.cli import ledger, orders, payments
+from services.cli import acquirer, chaos, ledger, locks, orders, payments, registry
 from services.cli.doctor import doctor
-from services.cli.locks import locks
-from services.cli.registry import registry
+from services.cli.metrics import metrics
+from services.cli.reconcile import reconcile
 from services.cli.stack import down, status, up
 from services.cli.tokens import token
 
@@ -25,6 +30,40 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class Where(StrEnum):
+    """Where the stack runs that the commands talk to."""
+
+    LOCAL = "local"
+    COMPOSE = "compose"
+
+
+#: They start and stop embedded stacks; a deployment is docker compose's.
+_LOCAL_ONLY = ("up", "down", "demo", "chaos")
+
+
+@app.callback()
+def choose(
+    context: typer.Context,
+    stack: Annotated[
+        Where, typer.Option("--stack", envvar="COUNTINGHOUSE_STACK", help="local: by --data; compose: Docker's.")
+    ] = Where.LOCAL,
+) -> None:
+    if stack is Where.LOCAL or "--help" in sys.argv:
+        return
+    from services.cli.deployment import open_deployment  # noqa: PLC0415  a local stack does without
+
+    if context.invoked_subcommand in _LOCAL_ONLY:
+        raise typer.BadParameter(
+            f"{context.invoked_subcommand} is for embedded stacks; docker compose starts and stops a deployment",
+            param_hint="--stack",
+        )
+    resources = ExitStack()
+    context.call_on_close(resources.close)
+    os.environ.update(open_deployment(os.environ, resources))
+
+
 _STACK, _MONEY, _LOOK = "The stack", "Bills and money", "Looking closer"
 
 app.command(rich_help_panel=_STACK)(up)
@@ -39,8 +78,12 @@ app.command(rich_help_panel=_MONEY)(payments.settle)
 app.command(rich_help_panel=_MONEY)(payments.reverse)
 app.add_typer(payments.app, name="payment", rich_help_panel=_MONEY)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_LOOK)
-app.command(rich_help_panel=_LOOK)(registry)
-app.command(rich_help_panel=_LOOK)(locks)
+app.add_typer(acquirer.app, name="acquirer", rich_help_panel=_LOOK)
+app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
+app.add_typer(locks.app, name="locks", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(metrics)
+app.command(rich_help_panel=_LOOK)(reconcile)
+app.add_typer(chaos.app, name="chaos", rich_help_panel=_STACK)
 
 #: For commands that read their own arguments once they are imported.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -13,6 +13,7 @@ import typer
 
 from services.cli import output
 from services.cli.check import document, print_checks
+from services.cli.interruption import held_back
 from services.devstack.state import StackRefused
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards
@@ -38,12 +39,13 @@ def demo(
 ) -> None:
     """Settles bills on a stack of its own while things go wrong, and checks the result.
 
-    Guards: ticket, lock, fence, state, unique, recovery. Exit code 0: ok, 1: violated, 2: unknown.
+    Guards: ticket, lock, fence, state, unique, recovery, acquirer-key. Exit code 0: ok, 1: violated, 2: unknown.
 
     Example: countinghouse demo --without lock,fence,state,unique
     """
-    from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
-    from services.demo.programme import perform  # noqa: PLC0415
+    with held_back():
+        from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
+        from services.demo.programme import perform  # noqa: PLC0415
 
     try:
         guards_off = Guards.without(name for part in without or () for name in part.split(",")).off
@@ -104,7 +106,7 @@ class _Teller(_Silent):
 
     def begin(self, guards_off: tuple[str, ...], seed: int) -> None:
         off = f" without {', '.join(guards_off)}" if guards_off else ""
-        print(f"Starting ZooKeeper, order, ledger and two payment instances{off} (seed {seed}) …", flush=True)
+        print(f"Starting ZooKeeper, order, ledger, a bank and two payment instances{off} (seed {seed}) …", flush=True)
 
     def ready(self, seconds: float) -> None:
         print(f"Ready after {seconds:.1f} s.", flush=True)

@@ -17,11 +17,13 @@ import typer
 import services
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
-from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
 
 _PYTHON = (3, 11)
 _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
+#: It has a database as well, and knows nothing of ZooKeeper's generation.
+_ACQUIRER = "acquirer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def doctor(
     if new_generation:
         run(_advance(data, zookeeper, new_generation, findings))
     findings += [_python(), _java(), _zookeeper(zookeeper), _ports(), *_data(data)]
-    findings += [_database(data, service) for service in _SERVICES]
+    run(_databases(data, findings))
     run(_generation(data, zookeeper, findings))
     if as_json:
         output.print_json(
@@ -131,6 +133,15 @@ def _data(data: Path) -> list[Finding]:
     return findings
 
 
+async def _databases(data: Path, findings: list[Finding]) -> None:
+    from services.devstack.files import databases_elsewhere  # noqa: PLC0415
+
+    elsewhere = databases_elsewhere(data)
+    for service in (*_SERVICES, _ACQUIRER):
+        url = elsewhere.get(service)
+        findings.append(_database(data, service) if url is None else await _database_elsewhere(data, service, url))
+
+
 def _database(data: Path, service: str) -> Finding:
     name = f"{service} database"
     file = data / f"{service}.db"
@@ -143,15 +154,36 @@ def _database(data: Path, service: str) -> Finding:
         return Finding(
             name, False, f"{file} is damaged or not ours ({error}); put a backup in its place or move it away"
         )
-    known = revisions(service)
     if problems != "ok":
         return Finding(name, False, f"{file} is damaged: {problems}; put a backup in its place")
+    return _revision(service, f"{file}, sound,", revision)
+
+
+async def _database_elsewhere(data: Path, service: str, url: str) -> Finding:
+    from sqlalchemy import make_url  # noqa: PLC0415
+
+    from services.devstack import state  # noqa: PLC0415
+
+    where = str(make_url(url).set(query={}))
+    try:
+        revision = await _ask(url, "SELECT version_num FROM alembic_version")
+    except Unavailable as error:
+        if not state.running(data):
+            return Finding(f"{service} database", True, f"{where} does not answer, and no stack is running")
+        return Finding(f"{service} database", False, f"{where}: {error.message}")
+    except CountinghouseError as error:
+        return Finding(f"{service} database", False, error.message)
+    return _revision(service, where, revision)
+
+
+def _revision(service: str, where: str, revision: object) -> Finding:
+    name, known = f"{service} database", revisions(service)
     if revision not in known:
         return Finding(
-            name, False, f"{file} is at revision {revision}, which this version does not know; install the newer one"
+            name, False, f"{where} is at revision {revision}, which this version does not know; install the newer one"
         )
     newer = "" if revision == known[-1] else f", will be brought to {known[-1]} at the next start"
-    return Finding(name, True, f"{file}, sound, revision {revision}{newer}")
+    return Finding(name, True, f"{where} revision {revision}{newer}")
 
 
 def revisions(service: str) -> list[str]:
@@ -169,16 +201,36 @@ def _read(file: Path, query: str) -> object:
     return row[0] if row else None
 
 
-def _generations(data: Path) -> dict[str, int]:
+async def _ask(url: str, query: str) -> object:
+    """The first field of the first row, from a database that is no file here; raises as `Database.read`."""
+    from sqlalchemy import text  # noqa: PLC0415
+    from sqlalchemy.ext.asyncio import AsyncConnection  # noqa: PLC0415
+
+    from services.runtime.database import Database  # noqa: PLC0415
+
+    async def step(connection: AsyncConnection) -> object:
+        return (await connection.execute(text(query))).scalar_one_or_none()
+
+    async with Database(url, pool=1) as database:
+        return await database.read(step)
+
+
+async def _generations(data: Path) -> dict[str, int]:
     """The generation that each database has seen."""
+    from services.devstack.files import databases_elsewhere  # noqa: PLC0415
+
+    query = "SELECT generation FROM ensemble"
+    elsewhere = databases_elsewhere(data)
     seen: dict[str, int] = {}
     for service in _SERVICES:
         file = data / f"{service}.db"
-        if file.exists():
-            try:
-                seen[service] = int(str(_read(file, "SELECT generation FROM ensemble") or 0))
-            except sqlite3.Error:
-                continue  # `_database` tells
+        try:
+            if service in elsewhere:
+                seen[service] = int(str(await _ask(elsewhere[service], query) or 0))
+            elif file.exists():
+                seen[service] = int(str(_read(file, query) or 0))
+        except (sqlite3.Error, CountinghouseError):
+            continue  # `_databases` tells
     return seen
 
 
@@ -188,7 +240,7 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
     from coordination.session import Session  # noqa: PLC0415
     from services.devstack import state  # noqa: PLC0415
 
-    seen = _generations(data)
+    seen = await _generations(data)
     stack = state.read(data)
     where = address or (stack.zookeeper if stack else "")
     said = ", ".join(f"{service} {number}" for service, number in seen.items()) or "no database yet"
@@ -215,7 +267,7 @@ async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -
     from services.devstack import state  # noqa: PLC0415
     from services.devstack.supervisor import Stack, StackOptions  # noqa: PLC0415
 
-    newest = max(_generations(data).values(), default=0)
+    newest = max((await _generations(data)).values(), default=0)
     if to <= newest:  # the very tokens of that generation may be given out again
         raise InvalidArgument(
             "GENERATION_TOO_LOW", f"the databases have seen generation {newest}; give {newest + 1} or more"

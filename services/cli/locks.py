@@ -1,60 +1,135 @@
-"""`countinghouse locks`: who holds which bill, and who waits."""
+"""`countinghouse locks`: who holds which bill, and who waits; now, or live."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from services.cli import output
 from services.cli.arguments import calling
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
+    from coordination.queue import Place
+    from coordination.watching import QueueWatch
     from services.cli.client import Client
 
+    Queue = Sequence[Place]
 
+_TITLE = "locks"
+_COLUMNS = ("order", "", "clerk", "role", "instance", "payment", "since")
+_AWAY = "ZooKeeper is away; this goes on when it is back"
+_NOBODY = "nobody is settling a bill at this moment"
+#: The eye follows no more; what happens in between is shown together.
+_REDRAW_PAUSE_S = 0.1
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
 @calling(Role.AUDITOR)
-async def locks(client: Client) -> None:
+async def locks(client: Client, context: typer.Context) -> None:
     """Shows the queue of every bill that somebody is settling now.
 
     Example: countinghouse locks
     """
+    if context.invoked_subcommand is not None:
+        _refuse_options_before(context.invoked_subcommand, context)
+        return
     from coordination.lock import OrderLocks  # noqa: PLC0415  `--help` does without
 
     queues = await OrderLocks(await client.session()).queues(timeout_s=client.remaining_s)
     if client.as_json:
-        output.print_json(
-            {
-                "queues": [
-                    {
-                        "order_id": order_id,
-                        "queue": [
-                            {"position": place.position, "token": place.token, **asdict(place.holder)}
-                            for place in places
-                        ],
-                    }
-                    for order_id, places in queues.items()
-                ]
-            }
+        output.print_json({"queues": [_document(order_id, queue) for order_id, queue in queues.items()]})
+    elif queues:
+        output.print_table(_TITLE, _COLUMNS, _rows(queues))
+    else:
+        print(_NOBODY)
+
+
+@app.command("watch")
+@calling(Role.AUDITOR)
+async def watch(client: Client) -> None:
+    """Follows the queues until Ctrl-C: as a table on a terminal, elsewhere with a line for each change.
+
+    With --json each line is a JSON document: a bill and its queue after the change, empty when nobody is left. The
+    timeout is for connecting.
+
+    Example: countinghouse locks watch
+    """
+    from coordination.watching import QueueWatch  # noqa: PLC0415
+
+    async with QueueWatch(await client.session()) as queues:
+        if sys.stdout.isatty() and not client.as_json:
+            await _draw(queues)
+        else:
+            await _tell(queues, as_json=client.as_json)
+
+
+async def _draw(queues: QueueWatch) -> None:
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    with Live(auto_refresh=False) as screen:
+        async for _ in queues.changes():
+            shown = queues.queues()
+            table = output.framed(_TITLE, _COLUMNS, _rows(shown)) if shown else Text(_NOBODY)
+            screen.update(table if queues.live else Text(_AWAY), refresh=True)
+            await asyncio.sleep(_REDRAW_PAUSE_S)
+
+
+async def _tell(queues: QueueWatch, *, as_json: bool) -> None:
+    try:
+        async for changes in queues.changes():
+            for change in changes:
+                if as_json:
+                    output.print_json_line(_document(change.order_id, change.queue))
+                else:
+                    print(f"{change.order_id}: {_sentence(change.queue)}", flush=True)
+            if not queues.live:
+                print(_AWAY, file=sys.stderr, flush=True)
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_options_before(subcommand: str, context: typer.Context) -> None:
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"options of `locks {subcommand}` go behind it")
+
+
+def _document(order_id: str, queue: Queue) -> dict[str, Any]:
+    return {
+        "order_id": order_id,
+        "queue": [{"position": place.position, "token": place.token, **asdict(place.holder)} for place in queue],
+    }
+
+
+def _rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
+    return [
+        (
+            order_id,
+            "holds" if place.position == 0 else f"waits, {place.position} ahead",
+            place.holder.clerk,
+            place.holder.role,
+            place.holder.instance,
+            place.holder.payment,
+            output.moment(place.holder.since_ms),
         )
-        return
-    if not queues:
-        print("nobody is settling a bill at this moment")
-        return
-    output.print_table(
-        "locks",
-        ("order", "", "clerk", "role", "instance", "payment", "since"),
-        [
-            (
-                order_id,
-                "holds" if place.position == 0 else f"waits, {place.position} ahead",
-                place.holder.clerk,
-                place.holder.role,
-                place.holder.instance,
-                place.holder.payment,
-                output.moment(place.holder.since_ms),
-            )
-            for order_id, places in queues.items()
-            for place in places
-        ],
-    )
+        for order_id, queue in queues.items()
+        for place in queue
+    ]
+
+
+def _sentence(queue: Queue) -> str:
+    if not queue:
+        return "nobody"
+    names = [f"{place.holder.clerk} ({place.holder.role}, {place.holder.instance})" for place in queue]
+    return f"{names[0]} holds" + "".join(f"; {name} waits" for name in names[1:])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from rich.table import Table
 
 Row = Sequence[str]
 
@@ -27,6 +28,11 @@ def print_json(document: object) -> None:
     print(json.dumps(document, ensure_ascii=False, indent=2))
 
 
+def print_json_line(document: object) -> None:
+    """Prints one document of many, on a line of its own, at once."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Prints rows: in a frame on a terminal, aligned under their heads elsewhere."""
     if sys.stdout.isatty():
@@ -35,6 +41,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     for cells in (columns, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    """A table for a terminal."""
+    from rich.table import Table  # noqa: PLC0415  only a terminal needs it
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -87,12 +106,5 @@ def _value(value: Any, field: Any) -> Any:
 
 def _print_framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     from rich.console import Console  # noqa: PLC0415  only a terminal needs it
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
 
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    Console().print(framed(title, columns, rows))

@@ -25,10 +25,17 @@ class From(StrEnum):
     WALLET = "wallet"
     DRAWER = "drawer"
     BANK = "bank"
+    CARD = "card"
 
 
 Source = Annotated[
-    From, typer.Option("--source", help="The customer's wallet, the cash drawer (cashiers) or the bank (accountants).")
+    From,
+    typer.Option(
+        "--source", help="The customer's wallet, the cash drawer (cashiers), the bank (accountants) or a card."
+    ),
+]
+Card = Annotated[
+    str, typer.Option("--card", help="The card's token, like tok-mei; for --source card.", show_default=False)
 ]
 Memo = Annotated[str, typer.Option("--memo", help="A note for the journal.", show_default=False)]
 
@@ -78,6 +85,7 @@ async def pay(
     customer: Annotated[
         str, typer.Option("--customer", help="Whose wallet pays. [default: your own]", show_default=False)
     ] = "",
+    card: Card = "",
     memo: Memo = "",
 ) -> None:
     """Pays with a ticket, which is thereby used up. Repeating it pays once.
@@ -93,6 +101,7 @@ async def pay(
         payee_account_id=payee,
         customer_id=customer,
         memo=memo,
+        card=card,
     )
     if amount or currency:
         request.amount.minor_units = amount
@@ -106,6 +115,7 @@ async def settle(
     client: Client,
     order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which bill.")],
     source: Source,
+    card: Card = "",
     memo: Memo = "",
     request_id: RequestId = "",
 ) -> None:
@@ -117,7 +127,7 @@ async def settle(
 
     client.act_as(_role_for(source))
     key = client.new_id(request_id)
-    request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo)
+    request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo, card=card)
     reply = await client.change("payment", "Settle", request, key)
     _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
 
@@ -180,13 +190,32 @@ async def list_payments(
         state=pb.PaymentState.Value(f"PAYMENT_STATE_{state.upper()}") if state else pb.PAYMENT_STATE_UNSPECIFIED,
         order_id=order,
     )
+    await _print_page(client, request)
+
+
+@app.command("attention")
+@calling(Role.AUDITOR)
+async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
+    """Lists the payments that people have to look at: the acquirer has kept silent about them for too long.
+
+    They stay UNKNOWN or REVERSING, whatever the time. Settle the bill again (nothing is charged twice), or reverse the
+    payment: `countinghouse reverse PAYMENT --reason …`.
+
+    Example: countinghouse payment attention
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    await _print_page(client, pb.ListPaymentsRequest(page_size=limit, page_token=page, needs_attention=True))
+
+
+async def _print_page(client: Client, request: Any) -> None:
     response = output.as_dict(await client.read("payment", "ListPayments", request))
     if client.as_json:
         output.print_json(response)
         return
     output.print_table(
         "payments",
-        ("payment", "order", "state", "source", "amount", "clerk", "created"),
+        ("payment", "order", "state", "source", "amount", "clerk", "created", "attention"),
         [
             (
                 payment["payment_id"],
@@ -196,6 +225,7 @@ async def list_payments(
                 output.money(payment["amount"]),
                 output.clerk(payment["clerk"]),
                 output.moment(payment["created_at_ms"]),
+                payment["attention"],
             )
             for payment in response["payments"]
         ],
@@ -227,6 +257,9 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
             ("state", output.short(payment["state"], "PAYMENT_STATE_")),
             ("declined", payment["decline_reason"]),
             ("amount", output.money(payment["amount"])),
+            ("card", payment["card"]),
+            ("acquirer key", payment["acquirer_key"]),
+            ("attention", payment["attention"]),
             ("from", payment["payer_account_id"]),
             ("to", payment["payee_account_id"]),
             ("clerk", output.clerk(payment["clerk"])),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import output
-from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, parse_pairs, run
+from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, parse_pairs, run
 
 if TYPE_CHECKING:
     from services.devstack.state import StackState
@@ -32,6 +32,7 @@ _KILL_TIMEOUT_S = 3.0
 def up(
     data: Data = DEFAULT_DATA,
     zookeeper: ZooKeeper = "",
+    database: Database = "sqlite",
     replicas: Annotated[
         list[str] | None,
         typer.Option("--replicas", help="Instances of a service, like payment=2; repeatable.", show_default=False),
@@ -67,6 +68,7 @@ def up(
         options = StackOptions(
             data=data,
             zookeeper=zookeeper,
+            database=database,
             replicas=parse_pairs(replicas or [], "payment=2"),
             ports=parse_pairs(port or [], "payment=50051"),
             guards_off=tuple(name.strip() for name in guards_off.split(",") if name.strip()),
@@ -115,7 +117,7 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         found = state.require(data)
     except state.StackRefused:
         if as_json:
-            output.print_json({"zookeeper": "", "services": []})
+            output.print_json({"zookeeper": "", "acquirer": "", "services": []})
         raise
     document: dict[str, Any] = {}
     run(_look(found, document))
@@ -196,7 +198,12 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     words = options.data / "up.log"
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
         supervisor = subprocess.Popen(  # noqa: S603  ourselves
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            arguments,
+            env={**os.environ, "COUNTINGHOUSE_DATABASE": options.database},  # a URL may hold a password
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # however one gives up waiting, it is the same
@@ -248,16 +255,17 @@ async def _look(found: StackState, document: dict[str, Any]) -> None:
     alive = [instance for instance in found.instances if instance.pid and instance.address]
     answers = await asyncio.gather(*(health(instance.address) for instance in alive))
     states = {instance.name: answer for instance, answer in zip(alive, answers, strict=True)}
-    document.update(_document(found.zookeeper, found.instances, states))
+    document.update(_document(found.zookeeper, found.acquirer, found.instances, states))
 
 
 def _ready_document(stack: Stack) -> dict[str, Any]:
-    return _document(stack.zookeeper, stack.instances, {})
+    return _document(stack.zookeeper, stack.acquirer, stack.instances, {})
 
 
-def _document(zookeeper: str, instances: Any, states: dict[str, str]) -> dict[str, Any]:
+def _document(zookeeper: str, acquirer: str, instances: Any, states: dict[str, str]) -> dict[str, Any]:
     return {
         "zookeeper": zookeeper,
+        "acquirer": acquirer,
         "services": [
             {
                 "name": instance.name,
@@ -280,6 +288,7 @@ def _print_addresses(document: dict[str, Any]) -> None:
                 (part["name"], part["interface"], part["address"], str(part["pid"]), part["state"])
                 for part in document["services"]
             ),
+            *(("acquirer", "", document["acquirer"], "", "") for _ in range(bool(document["acquirer"]))),
             ("zookeeper", "", document["zookeeper"], "", ""),
         ],
     )

@@ -18,6 +18,7 @@ from services.checker.books import Books
 from services.demo.lanes import Lane, lanes_of
 from services.demo.people import Seen
 from services.demo.stage import ACCOUNTANTS, CASHIERS, CURRENCY, NotBroughtAbout, Stage, settle_request
+from services.devstack.supervisor import ACQUIRER_INSTANCE
 from services.kernel.errors import CountinghouseError
 
 _CLICKS = 10
@@ -205,6 +206,28 @@ async def reversal(stage: Stage) -> tuple[bool, str, list[Lane]]:
     return ok, detail, await lanes_of(stage, order_id, (first, again))
 
 
+async def silent_bank(stage: Stage) -> tuple[bool, str, list[Lane]]:
+    """The outside bank charges a card and does not answer; asked again under the same key, it has charged once."""
+    order_id, key = await stage.bill(), stage.new_id("settle")
+    card = f"tok-{order_id}"
+    await stage.arm(ACQUIRER_INSTANCE, "charged", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, card)
+    request = payment_pb2.SettleRequest(request_id=key, order_id=order_id, source=payment_pb2.SOURCE_CARD, card=card)
+    unheard = await stage.cashier.ask(stage.address(CASHIERS), "Settle", request)
+    told = payment_pb2.SettleResponse.FromString(b"" if unheard.error else unheard.body).payment
+    if told.state != payment_pb2.PAYMENT_STATE_UNKNOWN:
+        raise NotBroughtAbout(f"the bank's silence was not noticed: {unheard.error or told.state}")
+    books = await stage.quiet_books(within_s=_PATIENCE_S)
+    again = await stage.cashier.insist(stage.address(ACCOUNTANTS), "Settle", request, key, patience_s=_PATIENCE_S)
+    _all_answered([again])
+    at_bank = sum(row["reference"] == told.payment_id and row["state"] == "CHARGED" for row in books.charges or ())
+    charges = _charges(books, order_id)
+    ok = at_bank == charges == 1 and again.error is None
+    detail = f"charged, and no reply: UNKNOWN; asked again: {_count(at_bank, 'charge')} there, {charges} in the books"
+    if ok:
+        detail += "; caught by acquirer-key"
+    return ok, detail, await lanes_of(stage, order_id, (unheard, again))
+
+
 #: In the order in which they are played.
 ACTS: dict[str, Callable[[Stage], Awaitable[tuple[bool, str, list[Lane]]]]] = {
     "double click": double_click,
@@ -213,6 +236,7 @@ ACTS: dict[str, Callable[[Stage], Awaitable[tuple[bool, str, list[Lane]]]]] = {
     "killed mid-payment": killed_mid_payment,
     "frozen holder": frozen_holder,
     "reversal": reversal,
+    "the bank did not answer": silent_bank,
 }
 
 

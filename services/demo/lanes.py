@@ -106,7 +106,8 @@ def _clerk_lane(books: Books, payment: Record, label: str, seen: tuple[Seen, See
 
 
 def _service_lanes(books: Books, order_id: str, began_ms: int) -> list[Lane]:
-    """What the order service and the ledger wrote about this bill, since the press."""
+    """What the order service, the ledger and the acquirer wrote about this bill, since the press."""
+    payment_ids = {row["payment_id"] for row in books.payments if row["order_id"] == order_id}
     written = {
         "order": [
             (int(row["at_ms"]) - began_ms, str(row["to_state"]).lower())
@@ -117,6 +118,11 @@ def _service_lanes(books: Books, order_id: str, began_ms: int) -> list[Lane]:
             (int(row["posted_at_ms"]) - began_ms, "undo" if row["reversal_of"] else "post")
             for row in books.journals
             if row["order_id"] == order_id and row["posted_at_ms"] >= began_ms
+        ],
+        "acquirer": [
+            (int(row["decided_at_ms"]) - began_ms, "charge")
+            for row in books.charges or ()
+            if row["reference"] in payment_ids and row["decided_at_ms"] >= began_ms
         ],
     }
     return [Lane(label, tuple(steps), steps[-1][0], "✔", "") for label, steps in written.items() if steps]

@@ -63,7 +63,8 @@ async def perform(
             acts.append(act)
             on_act(act)
         books = await stage.quiet_books(within_s=_RECOVERY_BOUND_S)
-        checks = run_checks(books, stage.telephone.answers)
+        # Nobody keeps a history here: what would be examined in one is not spoken of.
+        checks = [check for check in run_checks(books, stage.telephone.answers) if not check.skipped]
     return Outcome(
         verdict=_verdict(acts, checks),
         acts=tuple(acts),

@@ -18,7 +18,7 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import SERVICES, Books, read_books, settled_books
+from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
 from services.demo.people import Person, Seen, Telephone
 from services.devstack.files import database_url
 from services.devstack.supervisor import Stack, StackOptions
@@ -30,6 +30,8 @@ from services.kernel.principal import Role
 #: Short, so that the acts in which somebody dies or freezes need not wait long for the end of a session.
 SESSION_TIMEOUT_S = 2.0
 LEASE_S = 2.0
+#: How long the outside bank may take before its silence counts as one.
+ACQUIRER_TIMEOUT_S = 1.0
 CURRENCY = "CNY"
 #: Where the cashier and the accountant sit.
 CASHIERS, ACCOUNTANTS = "payment-1", "payment-2"
@@ -157,7 +159,7 @@ class Stage:
 
     @property
     def _databases(self) -> dict[str, str]:
-        return {service: database_url(self.stack.data, service) for service in SERVICES}
+        return {service: database_url(self.stack.data, service) for service in (*SERVICES, ACQUIRER)}
 
 
 def settle_request(person: Person, order_id: str, key: str) -> payment_pb2.SettleRequest:
@@ -175,7 +177,12 @@ async def set_stage(data: Path, guards_off: tuple[str, ...], seed: int) -> Async
         guards_off=guards_off,
         failpoints=True,
         session_timeout_s=SESSION_TIMEOUT_S,
-        settings={"lease_s": LEASE_S, "recovery_interval_s": 0.3, "currencies": CURRENCY},
+        settings={
+            "lease_s": LEASE_S,
+            "recovery_interval_s": 0.3,
+            "currencies": CURRENCY,
+            "acquirer_timeout_s": ACQUIRER_TIMEOUT_S,
+        },
     )
     clock = SystemClock()
     async with Stack(options, clock=clock) as stack:

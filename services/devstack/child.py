@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 #: A log file this large is put aside at the next start; the one put aside before is dropped.
@@ -42,19 +44,24 @@ class Command:
     Args:
         environment: The whole of it; nothing is inherited.
         log: Where standard output and standard error go, appended.
+        user: As whom; None: as ourselves.
+        stop_signal: What tells it to end in good order.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     log: Path
+    user: str | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 class Child:
     """A running process, or what is known of one that has ended. Made by `spawn`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, log_start: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], command: Command, log_start: int) -> None:
         self._process = process
-        self._log = log
+        self._log = command.log
+        self._stop_signal = command.stop_signal
         self._log_start = log_start
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -79,8 +86,9 @@ class Child:
                 start_new_session=True,
                 umask=0o077,
                 preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  two system calls, no lock
+                **identity(command.user),
             )
-            return cls(process, command.log, log_start)
+            return cls(process, command, log_start)
 
     @property
     def pid(self) -> int:
@@ -110,7 +118,7 @@ class Child:
 
     async def stop(self, grace_s: float) -> None:
         """Asks it to end, and after `grace_s` seconds ends it. Returns when it is gone."""
-        self.signal(signal.SIGTERM)
+        self.signal(self._stop_signal)
         self.signal(signal.SIGCONT)  # a stopped process would not hear the first
         try:
             async with asyncio.timeout(grace_s):
@@ -135,6 +143,14 @@ class Child:
         self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._ended.set)
+
+
+def identity(user: str | None) -> dict[str, Any]:
+    """What makes a new process run as `user`, and with nobody else's groups; None: as ourselves."""
+    if user is None:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": ()}
 
 
 def _put_aside(log: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -12,8 +14,23 @@ def signing_key(data: Path) -> Path:
 
 
 def database_url(data: Path, service: str) -> str:
-    """SQLAlchemy's URL of the database that the instances of a service share."""
-    return f"sqlite:///{data.absolute() / service}.db"
+    """SQLAlchemy's URL under which the database of a service is read."""
+    elsewhere = databases_elsewhere(data)
+    return elsewhere[service] if service in elsewhere else f"sqlite:///{data.absolute() / service}.db"
+
+
+def databases_elsewhere(data: Path) -> dict[str, str]:
+    """The URLs of the databases that are not files of the data directory, by service."""
+    try:
+        urls: dict[str, str] = json.loads((data / "databases.json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    return urls
+
+
+def remember_databases(data: Path, urls: Mapping[str, str]) -> None:
+    """Puts down where the databases are: URLs that hold no password, for whoever reads the books."""
+    write_whole(data / "databases.json", json.dumps(dict(urls), indent=1).encode(), mode=0o600)
 
 
 def write_whole(path: Path, content: bytes, *, mode: int) -> None:

@@ -2,7 +2,9 @@
 
 <data>/keys/signing.key            private, mode 0600: whoever reads it can be anybody
 <data>/keys/verify.pem             public; what the services check tokens with
-<data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires
+<data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires; and that of
+                                   the acquirer, who is somebody outside and may do next to nothing
+<data>/keys/<role>.pgpass          the password of a role on a PostgreSQL server, mode 0600, in the form of ~/.pgpass
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ import asyncio
 from pathlib import Path
 
 from services.devstack.files import signing_key, write_whole
+from services.devstack.state import ACQUIRER
 from services.kernel.clock import Clock
+from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
+from services.runtime.logins import passfile_line, passwords_in
 from services.runtime.tokens import TokenSigner
 
 #: A stolen token is of use for this long at most.
 SERVICE_TOKEN_TTL_S = 12 * 3600
 #: By the wall clock, since a machine that slept has aged its tokens too.
-_LOOK_S = 20.0
+LOOK_S = 20.0
 
 
 class Keys:
@@ -37,13 +42,30 @@ class Keys:
         write_whole(self.verify_file, self.signer.public_pem(), mode=0o644)
         self._issued_ms: dict[str, int] = {}
 
+    def token_file(self, service: str) -> Path:
+        """Where the token of `<service>-service` is, once there is one."""
+        return self._folder / f"{service}.token"
+
     def service_token(self, service: str) -> Path:
-        """The file with a fresh token of `<service>-service`; kept fresh by `keep_fresh` from now on."""
-        path = self._folder / f"{service}.token"
-        token = self.signer.sign(Principal(f"{service}-service", Role.SERVICE), SERVICE_TOKEN_TTL_S)
+        """The file with a fresh token of `<service>-service`, or of the acquirer; kept fresh by `keep_fresh`."""
+        path = self.token_file(service)
+        outside = service == ACQUIRER
+        principal = Principal(service, Role.ACQUIRER) if outside else Principal(f"{service}-service", Role.SERVICE)
+        token = self.signer.sign(principal, SERVICE_TOKEN_TTL_S)
         write_whole(path, token.encode(), mode=0o600)
         self._issued_ms[service] = self._clock.now_ms()
         return path
+
+    def passfile(self, role: str) -> Path:
+        """The file with the password of a role on a PostgreSQL server; the password is made when first asked for."""
+        path = self._folder / f"{role}.pgpass"
+        if not path.exists():
+            write_whole(path, passfile_line(role, RandomIds().new("pw")).encode(), mode=0o600)
+        return path
+
+    def password(self, role: str) -> str:
+        """The password of a role; see `passfile`."""
+        return passwords_in(self.passfile(role).read_text())[role]
 
     def renew(self) -> list[str]:
         """Writes anew every token that has lived half its life; returns whose."""
@@ -56,5 +78,5 @@ class Keys:
     async def keep_fresh(self) -> None:
         """Renews tokens in time; never ends by itself."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
             self.renew()

@@ -62,9 +62,9 @@ class Readiness:
         try:
             while True:
                 news.clear()
-                for endpoint in directory.endpoints:
+                for endpoint in directory.registered:  # also one that a rule disables is ready
                     if endpoint.url.parameters.get("pid") == str(pid):
-                        await _until_serving(endpoint.address)
+                        await until_serving(endpoint.address)
                         return endpoint.address
                 await news.wait()
         finally:
@@ -76,6 +76,7 @@ class Readiness:
         await self._session.close()
 
 
-async def _until_serving(address: str) -> None:
+async def until_serving(address: str) -> None:
+    """Waits until grpc.health says SERVING at `address`."""
     while await health(address) != SERVING:  # noqa: ASYNC110  another process; its Watch may not be up either
         await asyncio.sleep(_RETRY_S)

@@ -29,6 +29,9 @@ INTERFACES = {
     "ledger": "countinghouse.ledger.v1.LedgerService",
 }
 
+#: The outside bank, which is no service of the house: not in the registry, and found by its address.
+ACQUIRER = "acquirer"
+
 #: Somebody who only looks holds the lock for a moment; a supervisor that meets them tries again.
 _LOCK_ATTEMPTS = 10
 _LOCK_PAUSE_S = 0.02
@@ -88,6 +91,7 @@ class StackState:
         detachable: Whether the supervisor is `countinghouse up`, which SIGTERM stops in good order.
         zookeeper: `host:port`.
         zookeeper_pid: 0 if it is not the stack's own.
+        acquirer: `host:port`; empty: there is none.
     """
 
     supervisor: int
@@ -95,6 +99,7 @@ class StackState:
     zookeeper: str
     zookeeper_pid: int
     instances: tuple[Instance, ...]
+    acquirer: str = ""
     failpoints: bool = False
     guards_off: tuple[str, ...] = ()
 

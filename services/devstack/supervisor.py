@@ -1,7 +1,7 @@
 """The stack: a ZooKeeper and the services' processes, started as one, kept alive, stopped as one.
 
-    start():  lock ▸ keys ▸ spawn ZooKeeper and every instance at once ▸ all SERVING and registered ▸ ready
-    stop():   payment ▸ order, ledger ▸ ZooKeeper ▸ unlock
+    start():  lock ▸ keys ▸ spawn ZooKeeper ▸ databases ▸ spawn acquirer and every instance ▸ all SERVING and registered
+    stop():   payment ▸ order, ledger ▸ acquirer ▸ PostgreSQL ▸ ZooKeeper ▸ unlock
 
     one instance:   STARTING ──▶ SERVING ──ends──▶ RESTARTING ──▶ STARTING …        exit code 2: REFUSED
 
@@ -10,14 +10,15 @@ Invariants
 2. Whatever ends `start`, an error or a cancellation, nothing of it stays behind.
 3. A process that ends is started again, after a pause that grows while it never gets as far as SERVING; never
    after exit code 2, which is a refusal: `refused` then has its last line.
-4. ZooKeeper keeps its port over restarts, so that its clients find it again.
+4. ZooKeeper, PostgreSQL and the acquirer keep their ports over restarts, so that their clients find them again.
 5. A stopped (SIGSTOP) process is left alone: only ending is ending.
 
 Which function makes each move
     _Runner._spawn   → STARTING         _Runner._watch   STARTING → SERVING
     _Runner.run      → RESTARTING, REFUSED               _Runner.stop   → STOPPED
 
-The services need not wait for ZooKeeper and are started beside it: they tolerate its absence.
+The services need not wait for ZooKeeper and are started beside it: they tolerate its absence. On PostgreSQL they wait
+until their schemas are up to date (`databases.py`); on files there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -32,28 +33,43 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from services.devstack import state, zookeeper
+from services.devstack import databases, postgresql, state, zookeeper
 from services.devstack.child import Child, Command
-from services.devstack.files import database_url, write_whole
+from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
+from services.devstack.files import write_whole
 from services.devstack.keys import Keys
-from services.devstack.state import INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
+from services.devstack.state import (
+    ACQUIRER,
+    INTERFACES,
+    Instance,
+    InstanceState,
+    StackLock,
+    StackRefused,
+    StackState,
+)
+from services.devstack.zookeeper import PortReservation
 from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards
 from services.kernel.principal import Principal, Role
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     from services.devstack.readiness import Readiness
 
 ZOOKEEPER = "zookeeper"
+#: The one process of the outside bank; there is one wherever there are payments.
+ACQUIRER_INSTANCE = f"{ACQUIRER}-1"
 
 _REFUSED = 2
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 #: So many crashes before anything served: it will not come right by itself.
 _START_CRASHES = 3
-#: A service drains for `drain_s` at most (settings, 5 s), and unregisters before.
-_SERVICE_GRACE_S = 8.0
+#: A service drains for `drain_s` at most (`runtime/settings.py`), and takes up to three seconds besides.
+_DRAIN_S, _SERVICE_MARGIN_S = 5.0, 4.0
 _ZOOKEEPER_GRACE_S = 3.0
+_POSTGRESQL_GRACE_S = 5.0
 _ZOOKEEPER_POLL_S = 0.03
 _MAX_REPLICAS = 16
 
@@ -69,6 +85,7 @@ class StackOptions:
     Args:
         data: Directory of everything the stack keeps; made if missing.
         zookeeper: `host:port` of one to use; empty: one of our own.
+        database: What the services keep their data in; see `databases.py`.
         services: Which services.
         replicas: Instances of a service; 1 unless named.
         ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
@@ -76,15 +93,18 @@ class StackOptions:
         failpoints: Whether faults may be brought about from outside.
         session_timeout_s: How long a dead instance's locks and registrations last; 1 to 10 s.
         settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
+        settings_of: Settings of single instances by their names; they prevail over all others.
+        environment_of: Further environment variables of single instances.
         start_timeout_s: How long getting ready may take.
         detachable: Whether SIGTERM to this process stops the stack in good order.
 
     Raises:
-        InvalidArgument: SERVICE_UNKNOWN, GUARD_UNKNOWN or OUT_OF_RANGE.
+        InvalidArgument: SERVICE_UNKNOWN, GUARD_UNKNOWN, DATABASE_UNKNOWN or OUT_OF_RANGE.
     """
 
     data: Path
     zookeeper: str = ""
+    database: str = field(default=SQLITE, repr=False)
     services: tuple[str, ...] = tuple(INTERFACES)
     replicas: Mapping[str, int] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
@@ -92,6 +112,8 @@ class StackOptions:
     failpoints: bool = False
     session_timeout_s: float = 4.0
     settings: Mapping[str, object] = field(default_factory=dict)
+    settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     start_timeout_s: float = 60.0
     detachable: bool = False
 
@@ -108,6 +130,7 @@ class StackOptions:
             if not 1 <= port <= 65_536 - self.replicas.get(name, 1):
                 raise InvalidArgument("OUT_OF_RANGE", f"{port} is not a port for {name}; ports are 1 to 65535")
         Guards.without(self.guards_off)
+        databases.check_choice(self.database)
 
 
 class Stack:
@@ -132,10 +155,14 @@ class Stack:
         self.data = options.data.absolute()
         self._clock = clock or SystemClock()
         self._environment = dict(os.environ if environment is None else environment)
+        self._environment.pop(
+            "COUNTINGHOUSE_DATABASE", None
+        )  # a superuser's password is none of the services' business
         self._tell = tell
         self._lock: StackLock | None = None
         self._keys: Keys | None = None
-        self._zookeeper: _Runner | None = None
+        self._servers: dict[str, _Runner] = {}  # ZooKeeper and PostgreSQL, as far as they are our own; the acquirer
+        self._acquirer_address = ""
         self._runners: dict[str, _Runner] = {}
         self._address = options.zookeeper
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,12 +183,14 @@ class Stack:
         Raises:
             StackRefused: STACK_RUNNING: another supervisor has the data directory.
             ZooKeeperMissing: There is none to start.
+            PostgresqlMissing: Likewise.
             StackRefused: PROCESS_REFUSED: a process will not start as things are; its own last line.
+            StackRefused: DATABASE_OTHER, DATABASE_REFUSED: as `databases.py`.
             StackFailed: Not ready in time, or crashing again and again.
         """
         try:
-            await self._start()
             async with asyncio.timeout(self.options.start_timeout_s):
+                await self._start()
                 await self.wait_until(self._all_serving, None)
             self._ready = True
         except TimeoutError:
@@ -205,15 +234,20 @@ class Stack:
     @property
     def zookeeper_pid(self) -> int:
         """Process of the stack's own ZooKeeper; 0 if it has none."""
-        return self._zookeeper.pid if self._zookeeper else 0
+        return self._servers[ZOOKEEPER].pid if ZOOKEEPER in self._servers else 0
 
     @property
     def instances(self) -> tuple[Instance, ...]:
         """The services' processes as they are now."""
         return tuple(runner.instance() for runner in self._runners.values())
 
+    @property
+    def acquirer(self) -> str:
+        """`host:port` of the outside bank; empty: there is none."""
+        return self._acquirer_address
+
     def instance(self, name: str) -> Instance:
-        """One of them, like `payment-1`."""
+        """One of them, like `payment-1`; or the acquirer's, `acquirer-1`."""
         return self._runner(name).instance()
 
     @property
@@ -230,7 +264,7 @@ class Stack:
     # ---- what one can do to it ---------------------------------------------------------------------------
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal to an instance, or to `zookeeper`."""
+        """Sends a signal to an instance, or to the stack's own `zookeeper` or `postgresql`."""
         self._runner(name).signal(number)
 
     @property
@@ -260,7 +294,8 @@ class Stack:
 
     async def wait_serving(self, *names: str, timeout_s: float = 15.0) -> None:
         """Waits until these instances (none: all) are SERVING; raises as `wait_until`."""
-        chosen = names or tuple(self._runners)
+        outside = (ACQUIRER_INSTANCE,) if ACQUIRER_INSTANCE in self._servers else ()
+        chosen = names or (*self._runners, *outside)
         await self.wait_until(
             lambda: all(self.instance(name).state is InstanceState.SERVING for name in chosen), timeout_s
         )
@@ -268,6 +303,10 @@ class Stack:
     async def wait_state(self, name: str, wanted: InstanceState, timeout_s: float = 15.0) -> None:
         """Waits until an instance is in a state; raises as `wait_until`."""
         await self.wait_until(lambda: self.instance(name).state is wanted, timeout_s)
+
+    async def wait_server(self, name: str, timeout_s: float = 30.0) -> None:
+        """Waits until the stack's own `zookeeper` or `postgresql` serves; raises as `wait_until`."""
+        await self.wait_until(lambda: self._runner(name).state is InstanceState.SERVING, timeout_s)
 
     # ---- inside ------------------------------------------------------------------------------------------
 
@@ -293,23 +332,91 @@ class Stack:
             zookeeper_up.set()
         else:
             await self._add_zookeeper(zookeeper_up)
+            self._run(self._servers[ZOOKEEPER])
+        found = await self._open_databases(keys)
+        if "payment" in self.options.services:
+            self._add_acquirer(keys, found.settings(ACQUIRER))
+            self._run(self._servers[ACQUIRER_INSTANCE])
         for service in self.options.services:
             token = keys.service_token(service)
             for number in range(1, self.options.replicas.get(service, 1) + 1):
-                self._add_instance(service, number, keys.verify_file, token)
-        for runner in self._all():
-            self._tasks.append(asyncio.create_task(runner.run()))
+                self._add_instance(service, number, found.settings(service), keys.verify_file, token)
+        for runner in self._runners.values():
+            self._run(runner)
         self._tasks.append(asyncio.create_task(keys.keep_fresh()))
         await asyncio.sleep(0)  # every process has been spawned: import what follows while they import theirs
         await self._look_out(zookeeper_up)
+
+    def _run(self, runner: _Runner) -> None:
+        self._tasks.append(asyncio.create_task(runner.run()))
+
+    async def _open_databases(self, keys: Keys) -> FileDatabases | ServerDatabases:
+        choice = self.options.database
+        databases.check_kind(self.data, choice, self.options.services)
+        if choice == SQLITE or not self.options.services:
+            return FileDatabases(self.data)
+        if choice == POSTGRESQL:
+            server, house = await self._start_postgresql(keys), databases.HOUSE
+        else:
+            server, house = databases.server_and_house(choice)
+        owned = not Guards.without(self.options.guards_off).unique
+        opened = ServerDatabases(self.data, keys, server, house, owned=owned)
+        outside = (ACQUIRER,) if "payment" in self.options.services else ()
+        await opened.open((*self.options.services, *outside), self._environment)
+        return opened
+
+    async def _start_postgresql(self, keys: Keys) -> URL:
+        """Starts a server of our own; returns its superuser's URL once it answers."""
+        from sqlalchemy import URL  # noqa: PLC0415  a stack on files does without
+
+        directory = self.data / "postgresql"
+        installation = postgresql.find(self._environment, version=postgresql.version_of(directory))
+        await postgresql.make(installation, directory, keys.password(postgresql.SUPERUSER))
+        reservation = self._reserved_port(directory)
+        server = URL.create(
+            "postgresql+asyncpg",
+            username=postgresql.SUPERUSER,
+            host=postgresql.HOST,
+            port=reservation.port,
+            database=postgresql.SUPERUSER,
+            query={"passfile": str(keys.passfile(postgresql.SUPERUSER))},
+        )
+
+        async def ready(_runner: _Runner, _child: Child) -> str:
+            await postgresql.until_answering(server)
+            return f"{server.host}:{server.port}"
+
+        async def close() -> None:
+            await runner.stop()
+            reservation.close()
+
+        command = postgresql.command(installation, directory, reservation.port, self._environment)
+        runner = self._servers[POSTGRESQL] = _Runner(
+            self,
+            POSTGRESQL,
+            service=POSTGRESQL,
+            interface="",
+            command=command,
+            ready=ready,
+            grace_s=_POSTGRESQL_GRACE_S,
+        )
+        self._closing.append(close)
+        self._run(runner)
+        await self.wait_until(lambda: runner.state is InstanceState.SERVING, None)
+        return server
+
+    def _reserved_port(self, directory: Path) -> PortReservation:
+        """The port that the server of `directory` had before, or a free one."""
+        remembered = directory / "port"
+        reservation = PortReservation(_number_in(remembered))
+        write_whole(remembered, str(reservation.port).encode(), mode=0o600)
+        return reservation
 
     async def _add_zookeeper(self, up: asyncio.Event) -> None:
         installation = zookeeper.find(self._environment)
         directory = self.data / "zookeeper"
         directory.mkdir(mode=0o700, exist_ok=True)
-        remembered = directory / "port"
-        reservation = zookeeper.PortReservation(_number_in(remembered))
-        write_whole(remembered, str(reservation.port).encode(), mode=0o600)
+        reservation = self._reserved_port(directory)
         self._address = f"{zookeeper.HOST}:{reservation.port}"
         if isinstance(installation, zookeeper.DockerInstallation):
             reservation.close()  # Docker's own proxy may not share it
@@ -322,13 +429,13 @@ class Stack:
             return self._address
 
         async def close() -> None:
-            if self._zookeeper is not None:
-                await self._zookeeper.stop()
+            if ZOOKEEPER in self._servers:
+                await self._servers[ZOOKEEPER].stop()
             reservation.close()
             await zookeeper.remove_container(installation, directory)
 
         command = zookeeper.command(installation, directory, reservation.port, self._environment)
-        self._zookeeper = _Runner(
+        self._servers[ZOOKEEPER] = _Runner(
             self,
             ZOOKEEPER,
             service=ZOOKEEPER,
@@ -339,39 +446,75 @@ class Stack:
         )
         self._closing.append(close)
 
-    def _add_instance(self, service: str, number: int, verify_key: Path, token: Path) -> None:
+    def _add_acquirer(self, keys: Keys, database: Mapping[str, object]) -> None:
+        directory = self.data / ACQUIRER
+        directory.mkdir(mode=0o700, exist_ok=True)
+        reservation = self._reserved_port(directory)
+        self._acquirer_address = f"{zookeeper.HOST}:{reservation.port}"
+
+        async def ready(_runner: _Runner, _child: Child) -> str:
+            from services.devstack.readiness import until_serving  # noqa: PLC0415  as in `_look_out`
+
+            await until_serving(self._acquirer_address)
+            return self._acquirer_address
+
+        async def close() -> None:
+            await runner.stop()
+            reservation.close()
+
+        own = {**database, "listen_port": reservation.port}
+        command = self._command(ACQUIRER_INSTANCE, ACQUIRER, own, keys.verify_file, keys.service_token(ACQUIRER))
+        runner = self._servers[ACQUIRER_INSTANCE] = self._program(ACQUIRER_INSTANCE, ACQUIRER, "", command, ready)
+        self._closing.append(close)
+
+    def _add_instance(
+        self, service: str, number: int, database: Mapping[str, object], verify_key: Path, token: Path
+    ) -> None:
         name = f"{service}-{number}"
         first = self.options.ports.get(service, 0)
-        settings = {
-            **self.options.settings,
-            "instance": name,
+        own = {
+            **database,
             "listen_port": first + number - 1 if first else 0,
             "zookeeper": self._address,
             "session_timeout_s": self.options.session_timeout_s,
-            "database_url": database_url(self.data, service),
-            "verify_key_file": verify_key,
-            "token_file": token,
             "discovery_cache": self.data / "cache" / name,
             "guards_off": ",".join(self.options.guards_off),
+            "acquirer_address": self._acquirer_address,
+        }
+        command = self._command(name, service, own, verify_key, token)
+        self._runners[name] = self._program(name, service, INTERFACES[service], command, self._serving_address)
+
+    def _command(self, name: str, service: str, own: Mapping[str, object], verify_key: Path, token: Path) -> Command:
+        """How a program of ours is run: with the settings of all, and its own."""
+        settings = {
+            **self.options.settings,
+            **own,
+            "instance": name,
+            "verify_key_file": verify_key,
+            "token_file": token,
             "failpoints": self.options.failpoints,
+            **self.options.settings_of.get(name, {}),
         }
         environment = {
             **self._environment,
             "MALLOC_ARENA_MAX": "2",
             "GRPC_VERBOSITY": "NONE",
             **{f"COUNTINGHOUSE_{key.upper()}": str(value) for key, value in settings.items()},
+            **self.options.environment_of.get(name, {}),
         }
         arguments = (sys.executable, "-P", "-m", f"services.{service}.main")
-        command = Command(arguments, environment, self.data / "logs" / f"{name}.log")
-        self._runners[name] = _Runner(
-            self,
-            name,
-            service=service,
-            interface=INTERFACES[service],
-            command=command,
-            ready=self._serving_address,
-            grace_s=_SERVICE_GRACE_S,
-        )
+        return Command(arguments, environment, self.data / "logs" / f"{name}.log")
+
+    def _program(
+        self,
+        name: str,
+        service: str,
+        interface: str,
+        command: Command,
+        ready: Callable[[_Runner, Child], Awaitable[str]],
+    ) -> _Runner:
+        grace_s = float(str(self.options.settings.get("drain_s", _DRAIN_S))) + _SERVICE_MARGIN_S
+        return _Runner(self, name, service=service, interface=interface, command=command, ready=ready, grace_s=grace_s)
 
     async def _look_out(self, zookeeper_up: asyncio.Event) -> None:
         """Begins to look for the instances, once there is a ZooKeeper to look in."""
@@ -409,11 +552,11 @@ class Stack:
                 self._lock.give_up()
 
     def _all(self) -> list[_Runner]:
-        return [*([self._zookeeper] if self._zookeeper else []), *self._runners.values()]
+        return [*self._servers.values(), *self._runners.values()]
 
     def _runner(self, name: str) -> _Runner:
-        if name == ZOOKEEPER and self._zookeeper is not None:
-            return self._zookeeper
+        if name in self._servers:
+            return self._servers[name]
         if name not in self._runners:
             raise InvalidArgument(
                 "INSTANCE_UNKNOWN", f"there is no instance {name!r}; there are {', '.join(self._runners)}"
@@ -424,6 +567,8 @@ class Stack:
         return all(runner.state is InstanceState.SERVING for runner in self._all())
 
     def _late(self) -> str:
+        if self.options.services and not self._runners:
+            return f"its databases are not open yet, see {self.data / 'logs'}"
         if not (self._looking.done() and self._looking.result().connected):
             return f"ZooKeeper at {self._address} does not answer; see whether it runs there"
         late = [runner for runner in self._all() if runner.state is not InstanceState.SERVING]
@@ -437,6 +582,7 @@ class Stack:
                 detachable=self.options.detachable,
                 zookeeper=self._address,
                 zookeeper_pid=self.zookeeper_pid,
+                acquirer=self._acquirer_address,
                 instances=self.instances,
                 failpoints=self.options.failpoints,
                 guards_off=self.options.guards_off,

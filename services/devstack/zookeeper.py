@@ -165,16 +165,44 @@ def cache(environment: Mapping[str, str]) -> Path:
     return Path(base, "countinghouse", "zookeeper")
 
 
-def command(installation: Installation, directory: Path, port: int, environment: Mapping[str, str]) -> Command:
-    """How to start a server that keeps its data under `directory` and listens on `port`."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One server's place in an ensemble.
+
+    Args:
+        number: Its id, from 1.
+        peers: Every member's `host:quorum port:election port`, in the order of their ids.
+    """
+
+    number: int
+    peers: tuple[str, ...]
+
+    @property
+    def lines(self) -> str:
+        """What its configuration says of the ensemble."""
+        return "".join(f"server.{number}={peer}\n" for number, peer in enumerate(self.peers, start=1))
+
+
+def command(
+    installation: Installation, directory: Path, port: int, environment: Mapping[str, str], member: Member | None = None
+) -> Command:
+    """How to start a server that keeps its data under `directory` and listens on `port`.
+
+    Args:
+        member: Its place in an ensemble, which only Java can make; None: it stands alone.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = directory.parent / "logs" / "zookeeper.log"
+    log = directory.parent / "logs" / f"{directory.name}.log"
     match installation:
         case JavaInstallation(java, class_path):
             configuration = directory / "zoo.cfg"
             text = _CONFIGURATION.format(
                 tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
             )
+            if member is not None:
+                text += member.lines
+                (directory / "data").mkdir(mode=0o700, exist_ok=True)
+                write_whole(directory / "data" / "myid", str(member.number).encode(), mode=0o600)
             write_whole(configuration, text.encode(), mode=0o600)
             logback = directory / "logback.xml"
             write_whole(logback, _LOGBACK.encode(), mode=0o600)
@@ -228,19 +256,25 @@ async def remove_container(installation: Installation, directory: Path) -> None:
 
 async def serves(address: str) -> bool:
     """Whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`; only `srvr` tells."""
+    return bool(await mode(address))
+
+
+async def mode(address: str) -> str:
+    """What the server at `address` is: `standalone`, `leader` or `follower`; empty if it does not serve."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, int(port))
             try:
                 writer.write(b"srvr")
-                return b"Mode:" in await reader.read()
+                answer = await reader.read()
+                return answer.partition(b"Mode: ")[2].partition(b"\n")[0].decode()
             finally:
                 writer.close()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
     except (OSError, TimeoutError, ValueError):
-        return False
+        return ""
 
 
 class PortReservation:

@@ -27,6 +27,8 @@ class Guards:
     unique: bool = True
     #: What a dead process left behind is finished by the others.
     recovery: bool = True
+    #: A card payment asks the outside bank under one key, however often it asks.
+    acquirer_key: bool = True
 
     @classmethod
     def without(cls, names: Iterable[str]) -> Guards:
@@ -39,13 +41,17 @@ class Guards:
         for name in off:
             if name not in NAMES:
                 raise InvalidArgument("GUARD_UNKNOWN", f"there is no guard {name!r}; the guards are {', '.join(NAMES)}")
-        return cls(**dict.fromkeys(off, False))
+        return cls(**{_field_of(name): False for name in off})
 
     @property
     def off(self) -> tuple[str, ...]:
         """The names of the guards that are off."""
-        return tuple(name for name in NAMES if not getattr(self, name))
+        return tuple(name for name in NAMES if not getattr(self, _field_of(name)))
 
 
 #: In the order in which a payment meets them.
-NAMES = tuple(field.name for field in fields(Guards))
+NAMES = tuple(field.name.replace("_", "-") for field in fields(Guards))
+
+
+def _field_of(name: str) -> str:
+    return name.replace("-", "_")

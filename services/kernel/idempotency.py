@@ -9,10 +9,12 @@
 
 Invariants
 1. A key belongs to (caller, method, key): two callers' keys never meet.
-2. Only one execution holds the key: each consume or take-over raises `attempt`. A response is stored in the transaction
-   of its effect, whose own conditional update decides which of two executions that is.
+2. Only one execution holds the key: each consume or take-over raises `attempt`, and nothing lowers it, so that one that
+   was paused never holds what another has begun since. A response is stored in the transaction of its effect, whose own
+   conditional update decides which of two executions that is.
 3. DONE is for ever, and its response is replayed byte for byte.
-4. A key is given back (IN_PROGRESS → ISSUED) only by its first execution, and only if nothing was done.
+4. A key is given back (IN_PROGRESS → ISSUED) only by the execution that holds it, and only if nothing was done.
+   Whoever starts an ISSUED key is therefore its first execution, whatever the attempt.
 5. EXPIRED is refused, never run. Only ISSUED expires: an execution once begun is brought to its end.
    A payment that was given back and is then finished by another clerk goes from ISSUED to DONE.
 6. A consumed key has a fingerprint; another payload under it is refused, in every state.

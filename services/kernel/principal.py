@@ -15,6 +15,7 @@ class Role(StrEnum):
     AUDITOR = "auditor"
     OPERATOR = "operator"
     SERVICE = "service"
+    ACQUIRER = "acquirer"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import LedgerServicer, MessageEncoding
-from services.ledger.store import SqlLedgerStore, ensemble
+from services.ledger.store import SqlLedgerStore, ensemble, journals, postings, refusals
 from services.runtime.server import Parts, Runtime, Service, run
 
 
@@ -32,6 +32,7 @@ SERVICE = Service(
     interface="countinghouse.ledger.v1.LedgerService",
     package=Path(__file__).parent,
     ensemble=ensemble,
+    append_only=(journals, postings, refusals),
     build=build,
 )
 

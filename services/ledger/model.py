@@ -90,6 +90,7 @@ _NAMED_KINDS = {
     "wallet": AccountKind.LIABILITY,
     "drawer": AccountKind.ASSET,
     "bank": AccountKind.ASSET,
+    "acquirer": AccountKind.ASSET,
     "sales": AccountKind.REVENUE,
 }
 _NAMED = re.compile(rf"(?P<what>{'|'.join(_NAMED_KINDS)}):(?:.+:)?(?P<currency>[A-Z]{{3}})")
@@ -202,11 +203,11 @@ def account_not_found(account_id: str) -> NotFound:
 
 
 def house_accounts(currencies: Iterable[str], now_ms: int) -> tuple[Account, ...]:
-    """The accounts the house keeps in each currency: the drawer, the bank and the sales."""
+    """The accounts the house keeps in each currency: the drawer, the bank, what the acquirer owes, and the sales."""
     return tuple(
         Account(f"{name}:{currency}", _NAMED_KINDS[name], currency, created_at_ms=now_ms)
         for currency in currencies
-        for name in ("drawer", "bank", "sales")
+        for name in ("drawer", "bank", "acquirer", "sales")
     )
 
 

@@ -216,7 +216,7 @@ class LedgerOperations:
         self._encoding = encoding
 
     async def open_house_accounts(self, currencies: Sequence[str]) -> None:
-        """Opens the drawer, the bank and the sales of each currency, unless they are open.
+        """Opens the house accounts of each currency, unless they are open.
 
         Raises:
             AlreadyExists: ACCOUNT_EXISTS: one is open on other terms.

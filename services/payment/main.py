@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
+
 from coordination.lock import OrderLocks
+from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
 from services.payment.locks import CoordinatedLocks
 from services.payment.operations import Limits, PaymentOperations
-from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, LedgerPeer, OrderPeer
+from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
+from services.payment.schema import ENSEMBLE, EVENTS
 from services.payment.servicer import PaymentResponses, PaymentServicer
-from services.payment.store import ENSEMBLE, PaymentStore
+from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.server import Parts, Runtime, Service, run
+from services.runtime.tokens import TokenFile
+
+#: An outside bank that has been away is tried again so often, at the least.
+_RECONNECT_MS = 1_000
 
 
 async def build(runtime: Runtime) -> Parts:
@@ -22,11 +30,18 @@ async def build(runtime: Runtime) -> Parts:
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
     store = PaymentStore(runtime.database, guards)
     await store.prepare()
-    locks = OrderLocks(runtime.session)
+    locks = OrderLocks(runtime.session, metrics=runtime.metrics)
+    outside = _channel_to(settings.acquirer_address)
     operations = PaymentOperations(
         store=store,
         orders=OrderPeer(OrderServiceStub(await peers.channel(ORDER_INTERFACE)), peers),
         ledger=LedgerPeer(LedgerServiceStub(await peers.channel(LEDGER_INTERFACE)), peers),
+        acquirer=AcquirerPeer(
+            AcquirerServiceStub(outside) if outside else None,
+            token=TokenFile(settings.token_file).token,
+            timeout_s=settings.acquirer_timeout_s,
+            own_address=lambda: runtime.whereabouts.address,
+        ),
         locks=CoordinatedLocks(
             locks, runtime.ensemble, runtime.clock, instance=settings.instance, wait_turn=guards.lock
         ),
@@ -35,21 +50,30 @@ async def build(runtime: Runtime) -> Parts:
         clock=runtime.clock,
         ids=runtime.ids,
         guards=guards,
-        limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s),
+        limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s, acquirer_asks=settings.acquirer_asks),
         instance=settings.instance,
     )
-    workers = [LockPreparer(runtime.session, locks).run, LeaseRenewer(operations, settings.lease_s).run]
+    workers = [LockPreparer(runtime.session, locks).run]
     if guards.recovery:
         workers.append(RecoveryWorker(operations, settings.recovery_interval_s).run)
 
     async def close() -> None:
-        await locks.drained(timeout_s=1.0)
+        await locks.drained(timeout_s=0.5)
+        if outside is not None:
+            await outside.close()
 
     return Parts(
         add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
         workers=workers,
+        keepers=[LeaseRenewer(operations, settings.lease_s).run],
         close=close,
     )
+
+
+def _channel_to(address: str) -> grpc.aio.Channel | None:
+    """A channel to the acquirer, which is found by its address and not in ZooKeeper."""
+    options = [("grpc.max_reconnect_backoff_ms", _RECONNECT_MS)]
+    return grpc.aio.insecure_channel(address, options=options) if address else None
 
 
 SERVICE = Service(
@@ -57,6 +81,7 @@ SERVICE = Service(
     interface="countinghouse.payment.v1.PaymentService",
     package=Path(__file__).parent,
     ensemble=ENSEMBLE,
+    append_only=(EVENTS,),
     build=build,
 )
 

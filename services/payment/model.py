@@ -4,21 +4,26 @@
                         │                                     ▼
     accept ──▶ CREATED ─┴─ submit ─▶ SUBMITTED ── decline ─▶ DECLINED
                                       │  │                    ▲
-                               record │  └─ lose_sight ─▶ UNKNOWN
+                               record │  └─ lose_sight ─▶ UNKNOWN ───┐
                                       ▼                    │  (record, decline)
-                                  SUCCEEDED ◀──────────────┘
-                                      │  ▲
-                        begin_reversal│  │refuse_reversal
-                                      ▼  │
-                                  REVERSING ── record_reversal ─▶ REVERSED
+                                  SUCCEEDED ◀──────────────┘         │
+                                      │  ▲                           │
+                        begin_reversal│  │refuse_reversal            │ begin_reversal, of a card
+                                      ▼  │                           │
+                                  REVERSING ◀────────────────────────┘
+                                      └──── record_reversal ─▶ REVERSED
 
 Invariants
-1. SUBMITTED is committed before the ledger is asked, so money that moved has a payment that says it may have.
+1. SUBMITTED is committed before the acquirer and the ledger are asked, so money that moved has a payment that says it
+   may have; and with it the key under which the acquirer is asked, which then never changes.
 2. At most one payment of an order is SUBMITTED, UNKNOWN, SUCCEEDED or REVERSING (a unique index; `ACTIVE`).
-3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN.
+3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN; what
+   nobody answers for too long is put before people (`attention`), and stays as it is.
 4. A payment that has a request has it IN_PROGRESS until it is SUCCEEDED, DECLINED or REVERSED, and DONE in the same
-   transaction that makes it so.
-5. Each change raises `version` by one and writes one event; the fence of a payment never falls.
+   transaction that makes it so. One that is REVERSING without a journal was UNKNOWN: both its requests are open.
+5. Each change raises `version` by one and writes one event; the fence of a payment never falls. How often the acquirer
+   kept silent is no change.
+6. REVERSED without a journal: nothing was charged, and the acquirer will never charge it.
 
 The moves are functions of `store.py`, called by `operations.py`; each is one conditional UPDATE.
 """
@@ -49,10 +54,11 @@ class PaymentState(StrEnum):
 
 #: The machine as a table: from → to. CREATED → DECLINED: refused before anything was sent, for instance because
 #: another clerk had settled the bill. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
+#: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of.
 MOVES: dict[PaymentState, frozenset[PaymentState]] = {
     PaymentState.CREATED: frozenset({PaymentState.SUBMITTED, PaymentState.DECLINED}),
     PaymentState.SUBMITTED: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.UNKNOWN}),
-    PaymentState.UNKNOWN: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED}),
+    PaymentState.UNKNOWN: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSING}),
     PaymentState.SUCCEEDED: frozenset({PaymentState.REVERSING}),
     PaymentState.REVERSING: frozenset({PaymentState.REVERSED, PaymentState.SUCCEEDED}),
     PaymentState.DECLINED: frozenset(),
@@ -61,6 +67,9 @@ MOVES: dict[PaymentState, frozenset[PaymentState]] = {
 
 #: The states of which an order has at most one payment.
 ACTIVE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.SUCCEEDED, PaymentState.REVERSING)
+
+#: The states in which somebody waits for the acquirer.
+UNANSWERED = (PaymentState.UNKNOWN, PaymentState.REVERSING)
 
 
 def sources_of(target: PaymentState) -> tuple[PaymentState, ...]:
@@ -74,13 +83,15 @@ class Source(StrEnum):
     WALLET = "WALLET"
     DRAWER = "DRAWER"
     BANK = "BANK"
+    CARD = "CARD"
 
 
-#: Who may use which source. Cash goes through the cashier, transfers through the accountant.
+#: Who may use which source. Cash goes through the cashier, transfers through the accountant; a card is anybody's.
 MAY_USE: dict[Source, frozenset[Role]] = {
     Source.WALLET: frozenset({Role.CUSTOMER, Role.CASHIER, Role.ACCOUNTANT}),
     Source.DRAWER: frozenset({Role.CASHIER}),
     Source.BANK: frozenset({Role.ACCOUNTANT}),
+    Source.CARD: frozenset({Role.CUSTOMER, Role.CASHIER, Role.ACCOUNTANT}),
 }
 
 
@@ -102,6 +113,8 @@ def payer_account(source: Source, customer_id: str, currency: str) -> str:
             return f"drawer:{currency}"
         case Source.BANK:
             return f"bank:{currency}"
+        case Source.CARD:
+            return f"acquirer:{currency}"
 
 
 def sales_account(currency: str) -> str:
@@ -115,7 +128,7 @@ def check_payee(payee_account_id: str, payer_account_id: str) -> None:
     Raises:
         InvalidArgument: PAYEE_INVALID.
     """
-    if payee_account_id == payer_account_id or payee_account_id.partition(":")[0] in ("drawer", "bank"):
+    if payee_account_id == payer_account_id or payee_account_id.partition(":")[0] in ("drawer", "bank", "acquirer"):
         raise InvalidArgument.of_field(
             "PAYEE_INVALID",
             "payee_account_id",
@@ -146,10 +159,72 @@ class Reversal:
 
 
 @dataclass(frozen=True, slots=True)
+class Undone:
+    """What a reversal left in the books.
+
+    Args:
+        journal_id: The journal of the payment; empty: it has none, for nothing was charged.
+        reversal_journal_id: Its opposite; empty with it.
+    """
+
+    journal_id: str = ""
+    reversal_journal_id: str = ""
+
+
+class KeyState(StrEnum):
+    """Where a key stands at the acquirer, as far as it says."""
+
+    #: It has not decided on it; a charge may be on its way.
+    UNSEEN = "UNSEEN"
+    CHARGED = "CHARGED"
+    DECLINED = "DECLINED"
+    REFUNDED = "REFUNDED"
+    #: Reversed before it was ever charged: it never will be.
+    TOMBSTONE = "TOMBSTONE"
+
+
+@dataclass(frozen=True, slots=True)
+class AcquirerSays:
+    """An answer of the acquirer.
+
+    Args:
+        reason: Why it was DECLINED, UPPER_SNAKE; empty otherwise.
+    """
+
+    state: KeyState
+    reason: str = ""
+
+    @property
+    def was_charged(self) -> bool:
+        """Whether money came in under the key, though it may have been given back."""
+        return self.state in (KeyState.CHARGED, KeyState.REFUNDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """The acquirer was asked and did not answer.
+
+    Args:
+        asks: How often that has happened to this payment so far.
+        ask_at_ms: When the worker asks again, Unix milliseconds.
+        attention: Why people have to look, UPPER_SNAKE; empty: not yet.
+    """
+
+    asks: int
+    ask_at_ms: int
+    attention: str = ""
+
+
+#: Nobody kept silent yet.
+NO_SILENCE = Silence(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Payment:
     """A payment as stored. Times are Unix milliseconds.
 
-    The amount, customer and accounts of a bill's payment are set when it is submitted.
+    The amount, customer and accounts of a bill's payment are set when it is submitted; with them, of a card's, which
+    attempt at its round it is, and its key at the acquirer.
     """
 
     payment_id: str
@@ -173,10 +248,22 @@ class Payment:
     created_at_ms: int
     updated_at_ms: int
     settled_at_ms: int
+    card: str = ""
+    attempt: int = 0
+    acquirer_key: str = ""
+    silence: Silence = NO_SILENCE
 
     @classmethod
     def created(
-        cls, payment_id: str, key: RequestKey, order_id: str, source: Source, clerk: Principal, memo: str, at_ms: int
+        cls,
+        payment_id: str,
+        key: RequestKey,
+        order_id: str,
+        source: Source,
+        clerk: Principal,
+        memo: str,
+        at_ms: int,
+        card: str = "",
     ) -> Payment:
         """One that was accepted a moment ago: nothing has been sent, and of a bill nothing is known yet."""
         return cls(
@@ -201,12 +288,18 @@ class Payment:
             created_at_ms=at_ms,
             updated_at_ms=at_ms,
             settled_at_ms=0,
+            card=card,
         )
 
     @property
     def business_key(self) -> str:
         """What its journal stands for: one round of a bill, or this one direct payment."""
         return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
+
+    @property
+    def attention(self) -> str:
+        """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""
+        return self.silence.attention
 
     def is_undone_for(self, reversal: Reversal) -> bool:
         """Whether its latest reversal, however far it came, is this request's."""
@@ -266,20 +359,31 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a payment that is about to be submitted will move."""
+    """What a payment that is about to be submitted will move.
+
+    Args:
+        by_card: The acquirer is to be asked, so the payment gets its attempt and its key.
+    """
 
     round: int
     customer_id: str
     amount: Money
     payer_account_id: str
     payee_account_id: str
+    by_card: bool = False
 
 
 def charge_for(bill: Bill, payment: Payment) -> Charge:
     """What settles this bill from the payment's source."""
     currency = bill.amount.currency
     payer = payer_account(payment.source, bill.customer_id, currency)
-    return Charge(bill.round, bill.customer_id, bill.amount, payer, sales_account(currency))
+    by_card = payment.source is Source.CARD
+    return Charge(bill.round, bill.customer_id, bill.amount, payer, sales_account(currency), by_card)
+
+
+def acquirer_key(payment_id: str, attempt: int) -> str:
+    """The key under which the acquirer is asked for an attempt, however often and by whomever."""
+    return f"{payment_id}:{attempt}"
 
 
 def already_paid(

@@ -6,10 +6,14 @@ One bill, from the call to the reply; each line is a commit or a call, and the n
     hold              the order's lock, and with it the fence               locked
     claim             order UNPAID → PAYING                                 claimed
     submit            payment SUBMITTED, before money moves                 submitted
+    charge            of a card: charged by the acquirer, under its key     charged
     post              journal `settle:<order>:<round>`                      posted
     record            payment SUCCEEDED, response, outbox: one commit       recorded
     complete          order PAID                                            completed
     (lock released in the background)                                       released
+
+Undoing it: the opposite journal (posted), and only then, of a card, the refund (refunded), then REVERSED (recorded).
+The ledger may refuse, the acquirer never does.
 
 Rules
 1. Every step can be repeated: `_carry_on` brings a payment to its end from whatever state it is found in. The caller's
@@ -19,6 +23,7 @@ Rules
    From the claim on, a payment is brought to its end, by whomever.
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
+5. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
 """
 
 from __future__ import annotations
@@ -36,15 +41,15 @@ from services.kernel.errors import (
     InvalidArgument,
     NotFound,
     OutcomeUnknown,
-    PermissionDenied,
     Unavailable,
 )
-from services.kernel.fence import NO_FENCE
+from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, Begun, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.ids import IdSource
-from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.payment.card import CardMoney
+from services.payment.commands import PayCommand, ReverseCommand, SettleCommand, direct
 from services.payment.model import (
     ISSUE_TICKET,
     PAY,
@@ -59,13 +64,12 @@ from services.payment.model import (
     Reversal,
     Rival,
     Source,
+    Undone,
     already_paid,
     charge_for,
-    check_payee,
     check_source,
-    payer_account,
 )
-from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders, Responses, Store
+from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Locks, Orders, Responses, Store
 from services.runtime.context import Call
 
 #: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
@@ -92,44 +96,11 @@ _NO_ANSWER = (OutcomeUnknown, Unavailable)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The waits of operations, in seconds; see `runtime/settings.py`."""
+    """The waits of operations, in seconds, and how often the acquirer is asked; see `runtime/settings.py`."""
 
     lock_wait_s: float
     lease_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class PayCommand:
-    """A direct payment, or one for the order that the ticket names."""
-
-    ticket_id: str
-    source: Source
-    amount: Money | None
-    payee_account_id: str
-    customer_id: str
-    memo: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class SettleCommand:
-    """A clerk presses Settle."""
-
-    request_id: str
-    order_id: str
-    source: Source
-    memo: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReverseCommand:
-    """An accountant undoes a payment."""
-
-    request_id: str
-    payment_id: str
-    reason: str
-    fingerprint: str
+    acquirer_asks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +129,7 @@ class PaymentOperations:
         store: Store,
         orders: Orders,
         ledger: Ledger,
+        acquirer: Acquirer,
         locks: Locks,
         responses: Responses,
         failpoints: Failpoints,
@@ -170,6 +142,7 @@ class PaymentOperations:
         self._store = store
         self._orders = orders
         self._ledger = ledger
+        self._cards = CardMoney(acquirer, store, clock, ids, guards, max_asks=limits.acquirer_asks)
         self._locks = locks
         self._responses = responses
         self._failpoints = failpoints
@@ -201,17 +174,17 @@ class PaymentOperations:
             NotFound: TICKET_NOT_FOUND. InvalidArgument, PermissionDenied: the payment could never be made.
             CountinghouseError: As `settle`.
         """
-        check_source(command.source, call.principal)
+        self._check_source(command.source, call.principal)
         key = RequestKey(call.principal.name, PAY, command.ticket_id)
         order_id = await self._store.ticket_order(key)
-        draft = self._draft(call.principal, key, order_id, command.source, command.memo)
+        draft = self._draft(call.principal, key, order_id, command)
         if order_id:
             if command.amount is not None or command.payee_account_id:
                 raise InvalidArgument.of_field(
                     "TICKET_NAMES_ORDER", "amount", f"the ticket pays {order_id}; leave amount and payee_account_id out"
                 )
             return await self._accept(call, draft, command.fingerprint)
-        return await self._accept(call, _direct(draft, call.principal, command), command.fingerprint)
+        return await self._accept(call, direct(draft, call.principal, command), command.fingerprint)
 
     # Method 2: an order, under its lock
 
@@ -223,10 +196,15 @@ class PaymentOperations:
             Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
             Unavailable: Nothing was done.
         """
-        check_source(command.source, call.principal)
+        self._check_source(command.source, call.principal)
         key = RequestKey(call.principal.name, SETTLE, command.request_id)
-        draft = self._draft(call.principal, key, command.order_id, command.source, command.memo)
+        draft = self._draft(call.principal, key, command.order_id, command)
         return await self._accept(call, draft, command.fingerprint)
+
+    def _check_source(self, source: Source, principal: Principal) -> None:
+        check_source(source, principal)
+        if source is Source.CARD:
+            self._cards.check_taken()
 
     async def _accept(self, call: Call, draft: Payment, fingerprint: str) -> Answer:
         if draft.order_id and call.principal.role is Role.CUSTOMER:
@@ -247,7 +225,7 @@ class PaymentOperations:
     # Reversal
 
     async def reverse(self, call: Call, command: ReverseCommand) -> Answer:
-        """Undoes a SUCCEEDED payment.
+        """Undoes a SUCCEEDED payment, or a card payment that is UNKNOWN, whatever became of it.
 
         Raises:
             NotFound: PAYMENT_NOT_FOUND. FailedPrecondition: ILLEGAL_STATE, or the ledger refused.
@@ -295,12 +273,14 @@ class PaymentOperations:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
 
-    async def page(
-        self, call: Call, *, limit: int, after: tuple[int, str] | None, state: PaymentState | None, order_id: str
-    ) -> list[Payment]:
+    async def page(self, call: Call, which: Filter, *, limit: int, after: tuple[int, str] | None) -> list[Payment]:
         """Payments, newest first; a customer's own only."""
         seen_by = call.principal.name if call.principal.role is Role.CUSTOMER else ""
-        return await self._store.page(limit=limit, after=after, state=state, order_id=order_id, seen_by=seen_by)
+        return await self._store.page(which, limit=limit, after=after, seen_by=seen_by)
+
+    async def notified(self, key: str) -> None:
+        """The acquirer has something to say about a key: whoever waits for that asks soon. Nothing is believed."""
+        await self._store.ask_now(key)
 
     # What was left between two commits
 
@@ -432,7 +412,14 @@ class PaymentOperations:
     async def _submit_direct(self, payment: Payment) -> Payment:
         if payment.state is not PaymentState.CREATED or payment.amount is None:
             return payment
-        charge = Charge(0, payment.customer_id, payment.amount, payment.payer_account_id, payment.payee_account_id)
+        charge = Charge(
+            0,
+            payment.customer_id,
+            payment.amount,
+            payment.payer_account_id,
+            payment.payee_account_id,
+            by_card=payment.source is Source.CARD,
+        )
         submitted = await self._store.submit(payment.payment_id, charge, NO_FENCE, now_ms=self._now())
         return submitted.payment if isinstance(submitted, Rival) else submitted
 
@@ -467,7 +454,7 @@ class PaymentOperations:
         return payment
 
     async def _post(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
-        """Asks the ledger for the journal of a submitted payment, and records what it said."""
+        """Asks the acquirer for a card's charge, and the ledger for the journal; records what they said."""
         fence = hold.fence if hold else NO_FENCE
         if payment.amount is None:
             raise AssertionError(f"{payment.payment_id} was submitted without an amount")
@@ -475,6 +462,12 @@ class PaymentOperations:
             hold.ensure()
         # The worst moment to be paused: the lock has been looked at, and the money has not moved yet.
         await self._pass("submitted", work, payment)
+        by_card = payment.source is Source.CARD
+        if by_card:
+            declined = await self._cards.charge(payment, fence, work.deadline, by_itself=work.call is None)
+            if declined is not None:
+                return await self._decline(hold, payment, declined, release=True)
+            await self._pass("charged", work, payment)
         try:
             journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
         except OutcomeUnknown:
@@ -482,6 +475,8 @@ class PaymentOperations:
                 await self._store.lose_sight(payment.payment_id, fence, now_ms=self._now())
             raise
         except _REFUSALS as refusal:
+            if by_card:
+                await self._cards.reverse(payment, fence, work.deadline)  # it will never be in the books
             return await self._decline(hold, payment, self._ledger_said(payment, refusal), release=True)
         await self._pass("posted", work, payment)
         payment = await self._store.record(payment.payment_id, fence, journal_id, self._encode, now_ms=self._now())
@@ -489,7 +484,7 @@ class PaymentOperations:
         return payment
 
     async def _post_reversal(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
-        """Asks the ledger for the opposite journal, and records what it said."""
+        """Undoes a payment's money, and records what that left in the books."""
         fence = hold.fence if hold else NO_FENCE
         reversal = payment.reversal
         if reversal is None:
@@ -497,18 +492,55 @@ class PaymentOperations:
         if hold is not None:
             hold.ensure()
         await self._pass("submitted", work, payment)
-        try:
-            journal_id = await self._ledger.reverse(payment, reversal, fence, work.deadline)
-        except _REFUSALS as refusal:
-            answer = self._responses.refusal(refusal)
-            await self._store.refuse_reversal(payment, fence, answer, now_ms=self._now())
+        undo = self._undo_card if payment.source is Source.CARD else self._undo_in_ledger
+        undone = await undo(work, fence, payment, reversal)
+        if undone is None:
             return await self._store.get(payment.payment_id)
-        await self._pass("posted", work, payment)
         payment = await self._store.record_reversal(
-            payment.payment_id, fence, journal_id, self._encode_reversal, now_ms=self._now()
+            payment, fence, undone, self._encode_reversal, self._encode_undone, now_ms=self._now()
         )
         await self._pass("recorded", work, payment)
         return payment
+
+    async def _undo_card(self, work: _Work, fence: Fence, payment: Payment, reversal: Reversal) -> Undone | None:
+        """The ledger first, which may refuse, then the acquirer; None: the ledger refused, and that is recorded.
+
+        Of a payment whose outcome nobody knew the acquirer says whether there is anything to undo in the ledger: nobody
+        posts what was not charged, and once its key is dead it never will be.
+        """
+        known = bool(payment.journal_id)
+        charged = known or (await self._cards.query(payment, fence, work.deadline)).was_charged
+        undone: Undone | None = Undone()
+        if charged:
+            undone = await self._undo_in_ledger(work, fence, payment, reversal)
+            if undone is None:
+                return None
+        said = await self._cards.reverse(payment, fence, work.deadline)
+        if said.was_charged and not charged:  # a charge arrived between the two questions
+            undone = await self._undo_in_ledger(work, fence, payment, reversal)
+        await self._pass("refunded", work, payment)
+        return undone
+
+    async def _undo_in_ledger(self, work: _Work, fence: Fence, payment: Payment, reversal: Reversal) -> Undone | None:
+        """Writes the opposite journal; None: the ledger refused, and that is recorded.
+
+        A card's payment that was UNKNOWN may have a journal or not: it is given one, under its own key, to be undone.
+        """
+        journal_id = payment.journal_id
+        if not journal_id and payment.amount is not None:
+            try:
+                journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
+            except _REFUSALS:
+                return Undone()  # it is not in the books, and never will be
+        try:
+            posted = replace(payment, journal_id=journal_id)
+            reversal_journal_id = await self._ledger.reverse(posted, reversal, fence, work.deadline)
+        except _REFUSALS as refusal:
+            answer = self._responses.refusal(refusal)
+            await self._store.refuse_reversal(payment, fence, journal_id, answer, self._encode, now_ms=self._now())
+            return None
+        await self._pass("posted", work, payment)
+        return Undone(journal_id, reversal_journal_id)
 
     async def _tell_order(self, work: _Work, hold: Hold | None, payment: Payment, word: Purpose | None = None) -> None:
         """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox.
@@ -607,8 +639,19 @@ class PaymentOperations:
     def _encode_reversal(self, payment: Payment) -> StoredResponse:
         return self._responses.payment(REVERSE, payment)
 
-    def _draft(self, clerk: Principal, key: RequestKey, order_id: str, source: Source, memo: str) -> Payment:
-        return Payment.created(self._ids.new("pay"), key, order_id, source, clerk, memo, self._now())
+    def _encode_undone(self, payment: Payment) -> StoredResponse:
+        """The answer to the request of a payment that was undone before its outcome was known."""
+        if payment.journal_id:
+            return self._encode(payment)
+        return self._responses.refusal(
+            FailedPrecondition(
+                "PAYMENT_REVERSED", f"{payment.payment_id} was reversed before it was charged; no money moved"
+            )
+        )
+
+    def _draft(self, clerk: Principal, key: RequestKey, order_id: str, asked: PayCommand | SettleCommand) -> Payment:
+        payment_id = self._ids.new("pay")
+        return Payment.created(payment_id, key, order_id, asked.source, clerk, asked.memo, self._now(), asked.card)
 
     @asynccontextmanager
     async def _held(self, work: _Work, payment: Payment, clerk: Principal) -> AsyncIterator[Hold | None]:
@@ -674,38 +717,9 @@ class PaymentOperations:
         return self._clock.now_ms()
 
 
-def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Payment:
-    """The payment of a ticket that names no order.
-
-    Raises:
-        InvalidArgument: FIELD_REQUIRED or PAYEE_INVALID.
-        PermissionDenied: NOT_YOUR_WALLET.
-    """
-    if command.amount is None:
-        raise InvalidArgument.of_field("FIELD_REQUIRED", "amount", "amount is required: the ticket names no order")
-    if not command.payee_account_id:
-        raise InvalidArgument.of_field(
-            "FIELD_REQUIRED", "payee_account_id", "payee_account_id is required: the ticket names no order"
-        )
-    customer_id = command.customer_id or (principal.name if principal.role is Role.CUSTOMER else "")
-    if principal.role is Role.CUSTOMER and customer_id != principal.name:
-        raise PermissionDenied("NOT_YOUR_WALLET", "a customer pays from their own wallet only; leave customer_id out")
-    if command.source is Source.WALLET and not customer_id:
-        raise InvalidArgument.of_field("FIELD_REQUIRED", "customer_id", "customer_id is required: whose wallet pays?")
-    payer = payer_account(command.source, customer_id, command.amount.currency)
-    check_payee(command.payee_account_id, payer)
-    return replace(
-        draft,
-        customer_id=customer_id,
-        amount=command.amount,
-        payer_account_id=payer,
-        payee_account_id=command.payee_account_id,
-    )
-
-
 def _not_reversible(payment: Payment) -> FailedPrecondition:
     return FailedPrecondition(
         "ILLEGAL_STATE",
-        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed",
+        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed, or an UNKNOWN one by card",
         metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
     )

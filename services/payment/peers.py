@@ -1,16 +1,24 @@
-"""The order service and the ledger, as the payment service sees them: through their stubs."""
+"""The order service, the ledger and the acquirer, as the payment service sees them: through their stubs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from countinghouse.acquirer.v1 import acquirer_pb2 as acquirer
+from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1 import ledger_pb2 as ledger
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1 import order_pb2 as order
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from services.kernel.clock import Deadline
+from services.kernel.errors import NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.money import Money
-from services.payment.model import Bill, BillState, Payment, Reversal
-from services.runtime import translate
+from services.payment.model import AcquirerSays, Bill, BillState, KeyState, Payment, Reversal
+from services.runtime import status, translate
 from services.runtime.peering import Peers
 
 ORDER_INTERFACE = "countinghouse.order.v1.OrderService"
@@ -22,6 +30,14 @@ _STATES = {
     order.ORDER_STATE_PAID: BillState.PAID,
     order.ORDER_STATE_CANCELLED: BillState.CANCELLED,
 }
+_KEY_STATES = {
+    acquirer.CHARGE_STATE_CHARGED: KeyState.CHARGED,
+    acquirer.CHARGE_STATE_DECLINED: KeyState.DECLINED,
+    acquirer.CHARGE_STATE_REFUNDED: KeyState.REFUNDED,
+    acquirer.CHARGE_STATE_TOMBSTONE: KeyState.TOMBSTONE,
+}
+#: Kept back from the deadline, so that silence can still be written down and told.
+_SILENCE_MARGIN_S = 0.25
 
 
 class OrderPeer:
@@ -108,6 +124,73 @@ class LedgerPeer:
             clerk=translate.clerk_out(reversal.clerk),
         )
         return str((await self._peers.call(self._stub.ReverseJournal, request, deadline)).journal.journal_id)
+
+
+class AcquirerPeer:
+    """The outside bank, at an address.
+
+    Args:
+        stub: None: there is none, and cards are not taken.
+        token: Gives this service's own token.
+        timeout_s: How long it may take to answer.
+        own_address: Gives where this process listens, for the acquirer's notices.
+    """
+
+    def __init__(
+        self,
+        stub: AcquirerServiceStub | None,
+        *,
+        token: Callable[[], str],
+        timeout_s: float,
+        own_address: Callable[[], str],
+    ) -> None:
+        self.present = stub is not None
+        self._stub: Any = stub
+        self._token = token
+        self._timeout_s = timeout_s
+        self._own_address = own_address
+
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> AcquirerSays:
+        """Charges the payment's card under `key`, or finds it charged.
+
+        Raises:
+            OutcomeUnknown: Anything but an answer about the key, also that it stands for another payload.
+        """
+        request = acquirer.ChargeRequest(
+            key=key,
+            card=payment.card,
+            amount=translate.money_out(amount),
+            reference=payment.payment_id,
+            notify_address=self._own_address(),
+        )
+        return await self._ask("Charge", request, deadline)
+
+    async def query(self, key: str, deadline: Deadline) -> AcquirerSays:
+        """Where `key` stands. Raises as `charge`."""
+        return await self._ask("GetCharge", acquirer.GetChargeRequest(key=key), deadline)
+
+    async def reverse_by_key(self, key: str, deadline: Deadline) -> AcquirerSays:
+        """Gives back whatever was charged under `key`, and forbids what was not. Raises as `charge`."""
+        return await self._ask("ReverseByKey", acquirer.ReverseByKeyRequest(key=key), deadline)
+
+    async def _ask(self, method: str, request: Any, deadline: Deadline) -> AcquirerSays:
+        if self._stub is None:
+            raise OutcomeUnknown("NO_ACQUIRER", "no acquirer is set; COUNTINGHOUSE_ACQUIRER_ADDRESS names one")
+        wait_s = min(self._timeout_s, deadline.remaining_s() - _SILENCE_MARGIN_S)
+        if wait_s <= 0:
+            raise OutcomeUnknown("DEADLINE_TOO_SHORT", "too little was left of the deadline to ask the acquirer")
+        metadata = (("authorization", f"Bearer {self._token()}"),)
+        try:
+            charge = (await getattr(self._stub, method)(request, timeout=wait_s, metadata=metadata)).charge
+        except grpc.aio.AioRpcError as error:
+            answer = status.from_rpc_error(error)
+            if isinstance(answer, NotFound):
+                return AcquirerSays(KeyState.UNSEEN)
+            reason = "ACQUIRER_SILENT" if isinstance(answer, OutcomeUnknown) else answer.reason
+            raise OutcomeUnknown(reason, f"the acquirer did not answer {method}: {answer.message}") from error
+        if charge.state not in _KEY_STATES:
+            raise OutcomeUnknown("ACQUIRER_UNCLEAR", f"the acquirer answered {method} with {charge.state}")
+        return AcquirerSays(_KEY_STATES[charge.state], charge.decline_reason)
 
 
 def _bill(message: order.Order) -> Bill:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from services.kernel.clock import Deadline
@@ -13,7 +14,9 @@ from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, St
 from services.kernel.money import Money
 from services.kernel.principal import Principal
 from services.payment.model import (
+    NO_SILENCE,
     Accepted,
+    AcquirerSays,
     Bill,
     Charge,
     Payment,
@@ -21,6 +24,9 @@ from services.payment.model import (
     Purpose,
     Reversal,
     Rival,
+    Silence,
+    Source,
+    Undone,
 )
 from services.runtime.context import Call
 
@@ -61,6 +67,21 @@ class Ledger(Protocol):
     async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str: ...
 
 
+class Acquirer(Protocol):
+    """The outside bank; see `peers.py`. It knows no lock and checks no fence: all it goes by is the key.
+
+    What is not an answer about the key raises OutcomeUnknown, whatever it is: an outside bank that says it did nothing
+    is not believed.
+    """
+
+    #: Whether there is one.
+    present: bool
+
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> AcquirerSays: ...
+    async def query(self, key: str, deadline: Deadline) -> AcquirerSays: ...
+    async def reverse_by_key(self, key: str, deadline: Deadline) -> AcquirerSays: ...
+
+
 class Responses(Protocol):
     """How answers look on the wire; see `servicer.py`."""
 
@@ -73,6 +94,16 @@ class Failpoints(Protocol):
     """Named moments; see `runtime/failpoints.py`."""
 
     async def hit(self, name: str, call: Call | None, *subjects: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which payments to list; by default all."""
+
+    state: PaymentState | None = None
+    source: Source | None = None
+    order_id: str = ""
+    needs_attention: bool = False
 
 
 class Store(Protocol):
@@ -98,7 +129,9 @@ class Store(Protocol):
     async def renew(self, held: Sequence[Begun], *, until_ms: int) -> None: ...
 
     async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival: ...
-    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int) -> Payment: ...
+    async def lose_sight(
+        self, payment_id: str, fence: Fence, *, now_ms: int, silence: Silence = NO_SILENCE
+    ) -> Payment: ...
     async def record(
         self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
     ) -> Payment: ...
@@ -107,9 +140,12 @@ class Store(Protocol):
     ) -> Payment: ...
     async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment: ...
     async def record_reversal(
-        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+        self, payment: Payment, fence: Fence, undone: Undone, encode: Encode, encode_own: Encode, *, now_ms: int
     ) -> Payment: ...
-    async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None: ...
+    async def refuse_reversal(
+        self, payment: Payment, fence: Fence, journal_id: str, answer: StoredResponse, encode: Encode, *, now_ms: int
+    ) -> None: ...
+    async def ask_now(self, key: str) -> None: ...
     async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None: ...
 
     async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]: ...
@@ -121,11 +157,5 @@ class Store(Protocol):
     async def get(self, payment_id: str) -> Payment: ...
     async def of_request(self, key: RequestKey) -> Payment | None: ...
     async def page(
-        self,
-        *,
-        limit: int,
-        after: tuple[int, str] | None,
-        state: PaymentState | None,
-        order_id: str,
-        seen_by: str,
+        self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: str
     ) -> list[Payment]: ...

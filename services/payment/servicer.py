@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,11 +14,16 @@ from countinghouse.payment.v1 import payment_pb2_grpc
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_text
+from services.payment.commands import PayCommand, ReverseCommand, SettleCommand
 from services.payment.model import PAY, REVERSE, SETTLE, Payment, PaymentState, Source
-from services.payment.operations import PayCommand, PaymentOperations, ReverseCommand, SettleCommand
+from services.payment.operations import PaymentOperations
+from services.payment.ports import Filter
 from services.runtime import pages, status, translate
 from services.runtime.context import current_call
 from services.runtime.interceptors import reply
+
+#: What a card's number looks like; only its token comes here.
+_CARD_NUMBER = re.compile(r"[0-9]{12,19}")
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -27,6 +33,7 @@ _SOURCES: dict[Source, pb.Source.ValueType] = {
     Source.WALLET: pb.SOURCE_WALLET,
     Source.DRAWER: pb.SOURCE_DRAWER,
     Source.BANK: pb.SOURCE_BANK,
+    Source.CARD: pb.SOURCE_CARD,
 }
 _SOURCE_BY_NUMBER: dict[int, Source] = {int(number): source for source, number in _SOURCES.items()}
 _STATES: dict[PaymentState, pb.PaymentState.ValueType] = {
@@ -74,6 +81,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             customer_id=request.customer_id and check_name(request.customer_id, "customer_id"),
             memo=check_text(request.memo, "memo"),
             fingerprint=translate.fingerprint_without(request, "ticket_id"),
+            card=_card(request.card, request.source),
         )
         return reply(call, await self._operations.pay(call, command))
 
@@ -85,6 +93,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             source=_source(request.source),
             memo=check_text(request.memo, "memo"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
+            card=_card(request.card, request.source),
         )
         return reply(call, await self._operations.settle(call, command))
 
@@ -106,18 +115,22 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         limit = pages.page_size(request.page_size)
         if request.order_id:
             check_name(request.order_id, "order_id")
-        payments = await self._operations.page(
-            current_call(),
-            limit=limit,
-            after=_after(request.page_token),
+        which = Filter(
             state=_STATE_BY_NUMBER.get(request.state),
+            source=_SOURCE_BY_NUMBER.get(request.source),
             order_id=request.order_id,
+            needs_attention=request.needs_attention,
         )
+        payments = await self._operations.page(current_call(), which, limit=limit, after=_after(request.page_token))
         last = payments[-1] if len(payments) == limit else None
         return pb.ListPaymentsResponse(
             payments=map(_payment_out, payments),
             next_page_token=pages.encode(last.created_at_ms, last.payment_id) if last else "",
         )
+
+    async def NotifyAcquirer(self, request: pb.NotifyAcquirerRequest, _context: _Context) -> pb.NotifyAcquirerResponse:
+        await self._operations.notified(check_name(request.key, "key"))
+        return pb.NotifyAcquirerResponse()
 
 
 class PaymentResponses:
@@ -147,8 +160,18 @@ class PaymentResponses:
 
 def _source(number: int) -> Source:
     if number not in _SOURCE_BY_NUMBER:
-        raise InvalidArgument.of_field("FIELD_REQUIRED", "source", "source is required: WALLET, DRAWER or BANK")
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "source", f"source is required: {', '.join(Source)}")
     return _SOURCE_BY_NUMBER[number]
+
+
+def _card(token: str, source: int) -> str:
+    if source != pb.SOURCE_CARD:
+        if token:
+            raise InvalidArgument.of_field("CARD_NOT_WANTED", "card", "leave card out, or make the source CARD")
+        return ""
+    if _CARD_NUMBER.fullmatch(token):
+        raise InvalidArgument.of_field("CARD_NUMBER_REFUSED", "card", "send the card's token, never its number")
+    return check_name(token, "card")
 
 
 def _after(page_token: str) -> tuple[int, str] | None:
@@ -179,4 +202,8 @@ def _payment_out(payment: Payment) -> pb.Payment:
         created_at_ms=payment.created_at_ms,
         updated_at_ms=payment.updated_at_ms,
         settled_at_ms=payment.settled_at_ms,
+        card=payment.card,
+        attempt=payment.attempt,
+        acquirer_key=payment.acquirer_key,
+        attention=payment.attention,
     )

@@ -1,4 +1,4 @@
-"""The payment service's tables, and each step on them as one transaction. The only file here that knows SQL.
+"""Each step on the payment service's tables as one transaction; with `schema.py` the only file here that knows SQL.
 
 A step that changes a payment does it by one conditional UPDATE on (id, state, fence) and writes the event in the same
 transaction. Where no row matches, the step finds out why: the fence is stale (refused), or the payment is already there
@@ -10,24 +10,19 @@ With the guard `fence` off, fences are kept but not compared; with `unique` off,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Column,
     ColumnElement,
-    Index,
-    Integer,
-    MetaData,
-    Row,
-    String,
-    Table,
     and_,
     bindparam,
     case,
+    exists,
+    func,
     insert,
     literal,
     not_,
+    or_,
     select,
     tuple_,
     update,
@@ -40,12 +35,11 @@ from services.kernel.errors import NotFound, RequestInProgress, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
-from services.kernel.money import Money
-from services.kernel.principal import Principal, Role
 from services.payment.model import (
-    ACTIVE,
+    NO_SILENCE,
     PAY,
     REVERSE,
+    UNANSWERED,
     Accepted,
     Charge,
     Payment,
@@ -53,87 +47,25 @@ from services.payment.model import (
     Purpose,
     Reversal,
     Rival,
+    Silence,
     Source,
+    Undone,
+    acquirer_key,
     sources_of,
 )
-from services.payment.ports import Encode
-from services.runtime.database import Database, ensemble_table
-from services.runtime.requests import Requests, insert_if_absent, request_table
-
-METADATA = MetaData()
-ENSEMBLE = ensemble_table(METADATA)
-REQUESTS = request_table(METADATA)
-
-PAYMENTS = Table(
-    "payments",
-    METADATA,
-    Column("payment_id", String(64), primary_key=True),
-    Column("request_caller", String(64), nullable=False),
-    Column("request_method", String(32), nullable=False),
-    Column("request_key", String(64), nullable=False),
-    Column("order_id", String(64), nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("source", String(16), nullable=False),
-    Column("customer_id", String(64), nullable=False),
-    Column("amount_minor", BigInteger, nullable=False),
-    Column("currency", String(3), nullable=False),
-    Column("payer_account_id", String(100), nullable=False),
-    Column("payee_account_id", String(100), nullable=False),
-    Column("clerk_name", String(64), nullable=False),
-    Column("clerk_role", String(16), nullable=False),
-    Column("memo", String(200), nullable=False),
-    Column("journal_id", String(64), nullable=False),
-    Column("reversal_caller", String(64), nullable=False),
-    Column("reversal_role", String(16), nullable=False),
-    Column("reversal_key", String(64), nullable=False),
-    Column("reversal_reason", String(200), nullable=False),
-    Column("reversal_journal_id", String(64), nullable=False),
-    Column("decline_reason", String(64), nullable=False),
-    Column("fence_generation", BigInteger, nullable=False),
-    Column("fence_token", BigInteger, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("updated_at_ms", BigInteger, nullable=False),
-    Column("settled_at_ms", BigInteger, nullable=False),
+from services.payment.ports import Encode, Filter
+from services.payment.schema import (
+    EVENTS,
+    IS_ACTIVE,
+    ONE_ACTIVE_PER_ORDER,
+    OUTBOX,
+    PAYMENTS,
+    REQUESTS,
+    to_payment,
+    to_row,
 )
-Index("payments_by_age", PAYMENTS.c.created_at_ms, PAYMENTS.c.payment_id)
-Index("payments_by_order", PAYMENTS.c.order_id)
-Index("payments_by_request", PAYMENTS.c.request_caller, PAYMENTS.c.request_method, PAYMENTS.c.request_key)
-Index("payments_by_reversal", PAYMENTS.c.reversal_caller, PAYMENTS.c.reversal_key)
-_IS_ACTIVE = and_(PAYMENTS.c.order_id != "", PAYMENTS.c.state.in_([str(state) for state in ACTIVE]))
-ONE_ACTIVE_PER_ORDER = Index(
-    "payments_one_active_per_order",
-    PAYMENTS.c.order_id,
-    unique=True,
-    sqlite_where=_IS_ACTIVE,
-    postgresql_where=_IS_ACTIVE,
-)
-
-#: Every state a payment has been in; append-only.
-EVENTS = Table(
-    "payment_events",
-    METADATA,
-    Column("payment_id", String(64), primary_key=True),
-    Column("version", BigInteger, primary_key=True, autoincrement=False),
-    Column("state", String(16), nullable=False),
-    Column("fence_generation", BigInteger, nullable=False),
-    Column("fence_token", BigInteger, nullable=False),
-    Column("at_ms", BigInteger, nullable=False),
-)
-
-#: What the order service has yet to be told, and what it has been told.
-OUTBOX = Table(
-    "outbox",
-    METADATA,
-    Column("payment_id", String(64), primary_key=True),
-    Column("purpose", String(16), primary_key=True),
-    Column("order_id", String(64), nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("delivered_at_ms", BigInteger, nullable=True),
-)
-Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
-
+from services.runtime.database import Database
+from services.runtime.requests import Requests, insert_if_absent
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
@@ -220,7 +152,7 @@ class PaymentStore:
                 earlier = await self._find(tx, *self._has_key(draft.key))
                 if earlier is not None:
                     return Accepted(begun, earlier)
-            await tx.execute(_INSERT_PAYMENT, _to_row(draft))
+            await tx.execute(_INSERT_PAYMENT, to_row(draft))
             await self._write_event(tx, draft)
             return Accepted(begun, draft)
 
@@ -276,13 +208,14 @@ class PaymentStore:
     # The payment's moves
 
     async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival:
-        """CREATED → SUBMITTED, before the ledger is asked.
+        """CREATED → SUBMITTED, before the acquirer or the ledger is asked.
 
         Raises:
             StaleFence: The order has been locked by somebody else since.
         """
 
         async def step(tx: AsyncConnection) -> Payment:
+            attempt = await self._next_attempt(tx, payment_id, charge.round) if charge.by_card else 0
             return await self._move(
                 tx,
                 payment_id,
@@ -295,6 +228,8 @@ class PaymentStore:
                 currency=charge.amount.currency,
                 payer_account_id=charge.payer_account_id,
                 payee_account_id=charge.payee_account_id,
+                attempt=attempt,
+                acquirer_key=acquirer_key(payment_id, attempt) if attempt else "",
             )
 
         try:
@@ -305,11 +240,24 @@ class PaymentStore:
                 raise
             return Rival(rival)
 
-    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int) -> Payment:
-        """SUBMITTED → UNKNOWN: the ledger was asked and nobody told us the outcome."""
+    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int, silence: Silence = NO_SILENCE) -> Payment:
+        """SUBMITTED → UNKNOWN: the ledger or the acquirer was asked and nobody told us the outcome.
+
+        Args:
+            silence: Written down for a payment that then waits for the acquirer, whether or not it was SUBMITTED.
+        """
+        columns = PAYMENTS.c
+        keep_silent = (
+            update(PAYMENTS)
+            .where(columns.payment_id == payment_id, columns.state.in_(UNANSWERED))
+            .values(asks=silence.asks, ask_at_ms=silence.ask_at_ms, attention=silence.attention)
+        )
 
         async def step(tx: AsyncConnection) -> Payment:
-            return await self._move(tx, payment_id, PaymentState.UNKNOWN, fence, now_ms)
+            payment = await self._move(tx, payment_id, PaymentState.UNKNOWN, fence, now_ms)
+            if silence != NO_SILENCE:
+                await tx.execute(keep_silent)
+            return payment
 
         return await self._database.run(step)
 
@@ -351,12 +299,13 @@ class PaymentStore:
         return await self._database.run(step)
 
     async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
-        """SUCCEEDED → REVERSING for this request; otherwise the payment as it stands.
+        """SUCCEEDED → REVERSING for this request, and of a card UNKNOWN → REVERSING; else the payment as it stands.
 
         A request whose reversal the ledger refused has been answered: it begins no other.
         """
         columns = PAYMENTS.c
         begun_before = and_(columns.reversal_caller == reversal.key.caller, columns.reversal_key == reversal.key.key)
+        can_be_undone = or_(columns.state == PaymentState.SUCCEEDED, columns.source == Source.CARD)
 
         async def step(tx: AsyncConnection) -> Payment:
             return await self._move(
@@ -365,36 +314,67 @@ class PaymentStore:
                 PaymentState.REVERSING,
                 fence,
                 now_ms,
-                only_if=not_(begun_before),
+                only_if=and_(not_(begun_before), can_be_undone),
                 reversal_caller=reversal.key.caller,
                 reversal_role=reversal.clerk.role,
                 reversal_key=reversal.key.key,
                 reversal_reason=reversal.reason,
+                asks=0,
+                ask_at_ms=0,
+                attention="",
             )
 
         return await self._database.run(step)
 
     async def record_reversal(
-        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+        self, payment: Payment, fence: Fence, undone: Undone, encode: Encode, encode_own: Encode, *, now_ms: int
     ) -> Payment:
-        """REVERSING → REVERSED, with the stored response and the word to the order service."""
+        """REVERSING → REVERSED, with the stored response and the words to the order service.
+
+        One that was UNKNOWN before ends its own request here, too. If it had been charged, the order service hears that
+        it was paid, and that it is not any more; otherwise that the bill is free again.
+
+        Args:
+            payment: As it was when it was undone.
+            encode: Makes the response to the reversal; `encode_own` that to the payment's own request.
+        """
+        was_unknown = not payment.journal_id
+        in_books = bool(undone.journal_id)
+        settled_at_ms = now_ms if was_unknown and in_books else payment.settled_at_ms
 
         async def step(tx: AsyncConnection) -> Payment:
-            payment = await self._move(
-                tx, payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id
+            moved = await self._move(
+                tx,
+                payment.payment_id,
+                PaymentState.REVERSED,
+                fence,
+                now_ms,
+                journal_id=undone.journal_id,
+                reversal_journal_id=undone.reversal_journal_id,
+                settled_at_ms=settled_at_ms,
             )
-            if payment.state is PaymentState.REVERSED and payment.reversal is not None:
-                await self._end(tx, payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
-            return payment
+            if moved.state is PaymentState.REVERSED and moved.reversal is not None:
+                if was_unknown:
+                    word = Purpose.COMPLETE if in_books else Purpose.RELEASE
+                    await self._end(tx, moved, moved.key, word, encode_own, now_ms)
+                word_undone = Purpose.REOPEN if in_books else None
+                await self._end(tx, moved, moved.reversal.key, word_undone, encode, now_ms)
+            return moved
 
         return await self._database.run(step)
 
-    async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None:
+    async def refuse_reversal(
+        self, payment: Payment, fence: Fence, journal_id: str, answer: StoredResponse, encode: Encode, *, now_ms: int
+    ) -> None:
         """REVERSING → SUCCEEDED: the ledger definitively refused. The next reversal is another request's.
 
         Args:
             payment: As it was when the ledger was asked; a later reversal is not touched.
+            journal_id: Its journal, which stands. One that was UNKNOWN before has succeeded hereby.
+            answer: To the reversal; `encode` makes that to the payment's own request, if it is still open.
         """
+        was_unknown = not payment.journal_id
+        settled_at_ms = now_ms if was_unknown else payment.settled_at_ms
 
         async def step(tx: AsyncConnection) -> None:
             moved = await self._move(
@@ -405,9 +385,30 @@ class PaymentStore:
                 now_ms,
                 only_from=(PaymentState.REVERSING,),
                 only_if=PAYMENTS.c.version == payment.version,
+                journal_id=journal_id,
+                settled_at_ms=settled_at_ms,
             )
             if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
+                if was_unknown:
+                    await self._end(tx, moved, moved.key, Purpose.COMPLETE, encode, now_ms)
                 await self._requests.finish(tx, payment.reversal.key, answer, now_ms=now_ms)
+
+        await self._database.run(step)
+
+    async def ask_now(self, key: str) -> None:
+        """Lets the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
+        columns = PAYMENTS.c
+
+        async def step(tx: AsyncConnection) -> None:
+            await tx.execute(
+                update(PAYMENTS)
+                .where(
+                    columns.payment_id == key.rpartition(":")[0],
+                    columns.acquirer_key == key,
+                    columns.state.in_(UNANSWERED),
+                )
+                .values(ask_at_ms=0)
+            )
 
         await self._database.run(step)
 
@@ -431,10 +432,24 @@ class PaymentStore:
     # What was left between two commits
 
     async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
-        """Executions whose lease has passed."""
+        """Executions whose lease has passed, but for those whose payment is not to be asked about yet."""
+        columns, request = PAYMENTS.c, REQUESTS.c
+        own = and_(
+            columns.request_caller == request.caller,
+            columns.request_method == request.method,
+            columns.request_key == request.key,
+        )
+        undoing = and_(columns.reversal_caller == request.caller, columns.reversal_key == request.key)
+        resting = and_(columns.ask_at_ms > now_ms, columns.state.in_(UNANSWERED))
 
         async def step(tx: AsyncConnection) -> list[RequestRow]:
-            return await self._requests.overdue(tx, now_ms=now_ms, limit=limit)
+            return await self._requests.overdue(
+                tx,
+                not_(exists().where(own, resting)),
+                not_(and_(request.method == REVERSE, exists().where(undoing, resting))),
+                now_ms=now_ms,
+                limit=limit,
+            )
 
         return await self._database.read(step)
 
@@ -518,15 +533,7 @@ class PaymentStore:
 
         return await self._database.read(step)
 
-    async def page(
-        self,
-        *,
-        limit: int,
-        after: tuple[int, str] | None,
-        state: PaymentState | None,
-        order_id: str,
-        seen_by: str,
-    ) -> list[Payment]:
+    async def page(self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: str) -> list[Payment]:
         """Payments, newest first.
 
         Args:
@@ -541,17 +548,36 @@ class PaymentStore:
                 query = query.where(
                     tuple_(columns.created_at_ms, columns.payment_id) < tuple_(literal(after[0]), literal(after[1]))
                 )
-            if state is not None:
-                query = query.where(columns.state == state)
-            if order_id:
-                query = query.where(columns.order_id == order_id)
+            if which.state is not None:
+                query = query.where(columns.state == which.state)
+            if which.source is not None:
+                query = query.where(columns.source == which.source)
+            if which.order_id:
+                query = query.where(columns.order_id == which.order_id)
+            if which.needs_attention:
+                query = query.where(columns.attention != "")
             if seen_by:
                 query = query.where((columns.customer_id == seen_by) | (columns.clerk_name == seen_by))
-            return [_to_payment(row) for row in await tx.execute(query)]
+            return [to_payment(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
     # Parts of steps
+
+    async def _next_attempt(self, tx: AsyncConnection, payment_id: str, in_round: int) -> int:
+        """Which attempt at its bill's round a card payment is; all before it were definitively declined."""
+        earlier = PAYMENTS.alias()
+        own = select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == payment_id).scalar_subquery()
+        made = await tx.execute(
+            select(func.count()).where(
+                earlier.c.order_id == own,
+                earlier.c.order_id != "",
+                earlier.c.round == in_round,
+                earlier.c.attempt > 0,
+                earlier.c.payment_id != payment_id,
+            )
+        )
+        return int(made.scalar_one()) + 1
 
     async def _move(
         self,
@@ -569,6 +595,8 @@ class PaymentStore:
 
         A payment that is SUCCEEDED is made so by `record`, or again by `refuse_reversal`: `only_from` keeps them apart.
         """
+        if target not in UNANSWERED:
+            values["attention"] = ""
         carried = {"of_payment": payment_id, "generation": fence.generation, "token": fence.token}
         statement = self._move_to(target, only_from or sources_of(target), tuple(values))
         if only_if is not None:
@@ -576,12 +604,12 @@ class PaymentStore:
         changes = {f"new_{name}": value for name, value in values.items()}
         row = (await tx.execute(statement, carried | changes | {"now_ms": now_ms})).one_or_none()
         if row is not None:
-            payment = _to_payment(row)
+            payment = to_payment(row)
             await self._write_event(tx, payment)
             return payment
         row = (await tx.execute(self._raise_fence, carried)).one_or_none()
         if row is not None:
-            return _to_payment(row)
+            return to_payment(row)
         payment_now = await self._find(tx, PAYMENTS.c.payment_id == payment_id)
         if payment_now is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id}")
@@ -638,7 +666,7 @@ class PaymentStore:
     async def _active_beside(self, payment_id: str) -> Payment | None:
         async def step(tx: AsyncConnection) -> Payment | None:
             order = select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == payment_id).scalar_subquery()
-            return await self._find(tx, PAYMENTS.c.order_id == order, _IS_ACTIVE)
+            return await self._find(tx, PAYMENTS.c.order_id == order, IS_ACTIVE)
 
         return await self._database.read(step)
 
@@ -654,7 +682,7 @@ class PaymentStore:
     @staticmethod
     async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
         row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
-        return None if row is None else _to_payment(row)
+        return None if row is None else to_payment(row)
 
 
 def _raise_fence(*, guarded: bool) -> Update:
@@ -672,69 +700,4 @@ def _raise_fence(*, guarded: bool) -> Update:
     return raised.values(
         fence_generation=case((seen < carried, generation), else_=columns.fence_generation),
         fence_token=case((seen < carried, token), else_=columns.fence_token),
-    )
-
-
-def _to_row(payment: Payment) -> dict[str, Any]:
-    reversal = payment.reversal
-    return {
-        "payment_id": payment.payment_id,
-        "request_caller": payment.key.caller,
-        "request_method": payment.key.method,
-        "request_key": payment.key.key,
-        "order_id": payment.order_id,
-        "round": payment.round,
-        "state": payment.state,
-        "source": payment.source,
-        "customer_id": payment.customer_id,
-        "amount_minor": payment.amount.minor_units if payment.amount else 0,
-        "currency": payment.amount.currency if payment.amount else "",
-        "payer_account_id": payment.payer_account_id,
-        "payee_account_id": payment.payee_account_id,
-        "clerk_name": payment.clerk.name,
-        "clerk_role": payment.clerk.role,
-        "memo": payment.memo,
-        "journal_id": payment.journal_id,
-        "reversal_caller": reversal.key.caller if reversal else "",
-        "reversal_role": reversal.clerk.role if reversal else "",
-        "reversal_key": reversal.key.key if reversal else "",
-        "reversal_reason": reversal.reason if reversal else "",
-        "reversal_journal_id": payment.reversal_journal_id,
-        "decline_reason": payment.decline_reason,
-        "fence_generation": payment.fence.generation,
-        "fence_token": payment.fence.token,
-        "version": payment.version,
-        "created_at_ms": payment.created_at_ms,
-        "updated_at_ms": payment.updated_at_ms,
-        "settled_at_ms": payment.settled_at_ms,
-    }
-
-
-def _to_payment(row: Row[Any]) -> Payment:
-    reversal = None
-    if row.reversal_key:
-        clerk = Principal(row.reversal_caller, Role(row.reversal_role))
-        reversal = Reversal(RequestKey(row.reversal_caller, REVERSE, row.reversal_key), clerk, row.reversal_reason)
-    return Payment(
-        payment_id=row.payment_id,
-        key=RequestKey(row.request_caller, row.request_method, row.request_key),
-        order_id=row.order_id,
-        round=row.round,
-        state=PaymentState(row.state),
-        source=Source(row.source),
-        customer_id=row.customer_id,
-        amount=Money(row.amount_minor, row.currency) if row.amount_minor else None,
-        payer_account_id=row.payer_account_id,
-        payee_account_id=row.payee_account_id,
-        clerk=Principal(row.clerk_name, Role(row.clerk_role)),
-        memo=row.memo,
-        journal_id=row.journal_id,
-        reversal=reversal,
-        reversal_journal_id=row.reversal_journal_id,
-        decline_reason=row.decline_reason,
-        fence=Fence(row.fence_generation, row.fence_token),
-        version=row.version,
-        created_at_ms=row.created_at_ms,
-        updated_at_ms=row.updated_at_ms,
-        settled_at_ms=row.settled_at_ms,
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 from services.kernel.errors import PermissionDenied
 from services.kernel.principal import Principal, Role
 
-_EVERYONE = frozenset(Role)
+_EVERYONE = frozenset(Role) - {Role.ACQUIRER}  # an outside bank is nobody here
 _CLERKS = frozenset({Role.CASHIER, Role.ACCOUNTANT})
 _PAYERS = _CLERKS | {Role.CUSTOMER}
 _SERVICE = frozenset({Role.SERVICE})
 _STAFF = _EVERYONE - {Role.CUSTOMER}
+#: Who speaks for this house at the outside bank: the payment service, and whoever reconciles.
+_MERCHANT = frozenset({Role.SERVICE, Role.ACCOUNTANT})
 
 MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.order.v1.OrderService/CreateOrder": _PAYERS,
@@ -30,6 +32,7 @@ MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.payment.v1.PaymentService/Reverse": frozenset({Role.ACCOUNTANT}),
     "/countinghouse.payment.v1.PaymentService/GetPayment": _EVERYONE,
     "/countinghouse.payment.v1.PaymentService/ListPayments": _EVERYONE,
+    "/countinghouse.payment.v1.PaymentService/NotifyAcquirer": frozenset({Role.ACQUIRER, Role.ACCOUNTANT}),
     "/countinghouse.ledger.v1.LedgerService/OpenAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),
     "/countinghouse.ledger.v1.LedgerService/GetAccount": _EVERYONE,
     "/countinghouse.ledger.v1.LedgerService/ListAccounts": _STAFF,
@@ -39,6 +42,13 @@ MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.ledger.v1.LedgerService/ReverseJournal": _SERVICE,
     "/countinghouse.ledger.v1.LedgerService/TrialBalance": _STAFF,
     "/countinghouse.ledger.v1.LedgerService/VerifyJournal": _STAFF,
+    "/countinghouse.acquirer.v1.AcquirerService/Charge": _MERCHANT,
+    "/countinghouse.acquirer.v1.AcquirerService/GetCharge": _MERCHANT | {Role.AUDITOR, Role.OPERATOR},
+    "/countinghouse.acquirer.v1.AcquirerService/ReverseByKey": _MERCHANT,
+    "/countinghouse.acquirer.v1.AcquirerService/ListCharges": _MERCHANT | {Role.AUDITOR, Role.OPERATOR},
+    "/countinghouse.acquirer.v1.AcquirerService/ListLog": _MERCHANT | {Role.AUDITOR, Role.OPERATOR},
+    "/countinghouse.acquirer.v1.FaultService/SetFaults": frozenset({Role.OPERATOR}),
+    "/countinghouse.acquirer.v1.FaultService/GetFaults": frozenset({Role.OPERATOR}),
     "/countinghouse.debug.v1.FailpointService/ArmFailpoint": frozenset({Role.OPERATOR}),
     "/countinghouse.debug.v1.FailpointService/ListFailpoints": frozenset({Role.OPERATOR}),
 }

@@ -2,9 +2,12 @@
 
 Guarantees
 1. A step runs in one transaction: committed when it returns, rolled back when it raises.
-2. A step that lost against another transaction (serialization failure, deadlock, busy database) is run again as a
-   whole, a bounded number of times. So a step touches nothing but its connection, and awaits nothing else.
-3. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
+2. A step that lost against another transaction (serialization failure, deadlock, busy database), or whose connection
+   broke before its commit, is run again as a whole, a bounded number of times. So a step touches nothing but its
+   connection, and awaits nothing else.
+3. `Unavailable` means that nothing was done. Where PostgreSQL was told to commit and did not answer, nobody knows:
+   `OutcomeUnknown`.
+4. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
 
 No network call is made inside a step.
 """
@@ -20,10 +23,11 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, Table, insert, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import CountinghouseError, Unavailable
-from services.runtime.postgresql import PostgresqlBackend
+from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
+from services.runtime.postgresql import CommitUnanswered, PostgresqlBackend, sqlstate_of
 from services.runtime.sqlite import SqliteBackend
 
 _T = TypeVar("_T")
@@ -32,6 +36,14 @@ Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
 _ATTEMPTS = 6
 #: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
 _RETRY_SQLSTATES = {"40001", "40P01", "55P03"}
+#: query_canceled (statement_timeout), too_many_connections, cannot_connect_now, admin_shutdown, crash_shutdown.
+_AWAY_SQLSTATES = {"57014", "53300", "57P03", "57P01", "57P02"}
+#: What its operator has to mend, by the beginning of the SQLSTATE.
+_REFUSED_SQLSTATES = {
+    "28": ("DATABASE_LOGIN", "see that its URL names the right role, and its passfile that role's password"),
+    "3D": ("DATABASE_MISSING", "make it (services/runtime/roles.py), or name another"),
+    "42501": ("DATABASE_FORBIDDEN", "its role may not do this; only the owner of the tables may change the schema"),
+}
 
 
 class DatabaseRefused(CountinghouseError):
@@ -42,9 +54,9 @@ class Database:
     """The database of one service.
 
     Args:
-        url: `sqlite:///file` or `postgresql+asyncpg://…`.
+        url: `sqlite:///file` or `postgresql+asyncpg://…`; see `runtime/postgresql.py` for the password.
         pool: How many connections at most.
-        statement_timeout_s: PostgreSQL: how long one statement may take.
+        statement_timeout_s: PostgreSQL: how long one statement may take; see there as well.
     """
 
     def __init__(self, url: str, *, pool: int = 8, statement_timeout_s: float = 5.0) -> None:
@@ -69,6 +81,8 @@ class Database:
 
         Raises:
             Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; nothing was done.
+            OutcomeUnknown: It went away while it committed.
+            DatabaseRefused: DATABASE_CORRUPT, DATABASE_LOGIN, DATABASE_MISSING or DATABASE_FORBIDDEN.
         """
         return await self._attempt(lambda: self._backend.write(step))
 
@@ -98,18 +112,26 @@ class Database:
         for attempt in range(_ATTEMPTS):
             try:
                 return await work()
+            except CommitUnanswered as error:
+                raise OutcomeUnknown(
+                    "OUTCOME_UNKNOWN", "the database went away while it committed; ask again with the same id"
+                ) from error
             except DBAPIError as error:
                 if not _is_passing(error) or attempt == _ATTEMPTS - 1:
                     raise self._translated(error) from error
                 await asyncio.sleep(0.005 * 2**attempt)
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, PoolExhausted) as error:
                 raise self._away(error) from error
         raise AssertionError("unreachable")
 
     def _translated(self, error: DBAPIError) -> Exception:
-        if error.connection_invalidated or _is_passing(error):
-            return self._away(error)
         original = _original(error)
+        state = sqlstate_of(original)
+        if error.connection_invalidated or state in _AWAY_SQLSTATES or _is_passing(error):
+            return self._away(error)
+        for beginning, (reason, remedy) in _REFUSED_SQLSTATES.items():
+            if state.startswith(beginning):
+                return DatabaseRefused(reason, f"{self.name} refuses us ({original}); {remedy}")
         if isinstance(original, sqlite3.DatabaseError) and not isinstance(
             original, (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError)
         ):
@@ -135,7 +157,7 @@ def _is_passing(error: DBAPIError) -> bool:
     original = _original(error)
     if isinstance(original, sqlite3.OperationalError):
         return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return getattr(original, "sqlstate", None) in _RETRY_SQLSTATES
+    return error.connection_invalidated or sqlstate_of(original) in _RETRY_SQLSTATES
 
 
 def ensemble_table(metadata: MetaData) -> Table:

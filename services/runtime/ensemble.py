@@ -14,7 +14,7 @@ from sqlalchemy import Table
 from coordination import generation
 from coordination.errors import CoordinationError, GenerationBehind
 from coordination.session import Session
-from services.kernel.errors import CountinghouseError, Unavailable
+from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
 from services.runtime.database import Database, read_generation, write_generation
 
 _RETRY_S = 0.5
@@ -35,16 +35,18 @@ class Ensemble:
         self._generation = 0
 
     async def settle(self) -> None:
-        """Finds the generation out, however long ZooKeeper is away.
+        """Finds the generation out, however long ZooKeeper or the database is away.
 
         Raises:
             EnsembleRefused: ENSEMBLE_BEHIND, with the command that mends it.
         """
-        known = await read_generation(self._database, self._table)
         while True:
             try:
+                known = await read_generation(self._database, self._table)
                 await self._session.wait_connected(_TIMEOUT_S)
                 found = await generation.ensure(self._session, known, timeout_s=_TIMEOUT_S)
+                if found > known:
+                    await write_generation(self._database, self._table, found)
                 break
             except GenerationBehind as error:
                 raise EnsembleRefused(
@@ -53,10 +55,8 @@ class Ensemble:
                     f"{self._database.name} was written under {error.database}; if the old ensemble is gone for good, "
                     f"run `countinghouse doctor --new-generation {error.database + 1}`",
                 ) from error
-            except CoordinationError:
+            except (CoordinationError, Unavailable, OutcomeUnknown):
                 await asyncio.sleep(_RETRY_S)
-        if found > known:
-            await write_generation(self._database, self._table, found)
         self._generation = found
 
     @property

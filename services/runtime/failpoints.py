@@ -20,7 +20,10 @@ from services.kernel.errors import InvalidArgument
 from services.runtime.context import Call
 
 #: In the order in which a payment passes them.
-NAMES = ("accepted", "locked", "claimed", "submitted", "posted", "recorded", "completed", "released")
+NAMES = (
+    *("accepted", "locked", "claimed", "submitted", "charged", "posted", "refunded"),
+    *("recorded", "completed", "released"),
+)
 _MAX_DELAY_MS = 600_000
 
 

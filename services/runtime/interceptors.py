@@ -1,7 +1,8 @@
 """The door of every server: each call passes here once on its way in and once on its way out.
 
 In:  token → who; the access table → may they; the client's deadline → ours; then the servicer.
-Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL.
+Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL;
+     and every call is counted and logged once, whatever became of it.
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
 patience must not decide in which state a payment is left. Health and reflection, which are not ours, pass untouched.
@@ -23,6 +24,7 @@ from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
 from services.runtime import access, methods, status
 from services.runtime.context import Call, serving
+from services.runtime.metrics import CallMetrics
 from services.runtime.tokens import TokenVerifier
 
 _OURS = "/countinghouse."
@@ -55,13 +57,26 @@ def reply(call: Call, answer: Answer) -> Any:
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """See the module."""
+    """See the module.
+
+    Args:
+        default_deadline_s: Deadline of a call that brings none.
+        max_deadline_s: The longest that is honoured.
+        metrics: Counts the calls; None: nobody will read the numbers.
+    """
 
     def __init__(
-        self, verifier: TokenVerifier, clock: Clock, *, default_deadline_s: float, max_deadline_s: float
+        self,
+        verifier: TokenVerifier,
+        clock: Clock,
+        *,
+        default_deadline_s: float,
+        max_deadline_s: float,
+        metrics: CallMetrics | None = None,
     ) -> None:
         self._verifier = verifier
         self._clock = clock
+        self._metrics = metrics or CallMetrics()
         self._default_deadline_s = default_deadline_s
         self._max_deadline_s = max_deadline_s
         self._running: set[asyncio.Task[Any]] = set()
@@ -118,14 +133,16 @@ class CallInterceptor(aio.ServerInterceptor):
             answer = status.internal()
             await _abort(context, answer, answer.SerializeToString())
         finally:
+            name, took_s = method.rpartition("/")[2], self._clock.monotonic_s() - started_s
+            self._metrics.answered(name, code, took_s)
             log.info(
                 "call",
-                method=method.rpartition("/")[2],
+                method=name,
                 caller=caller,
                 code=code.name,
                 reason=reason,
                 replayed=bool(call and call.replayed),
-                ms=round((self._clock.monotonic_s() - started_s) * 1000, 1),
+                ms=round(took_s * 1000, 1),
             )
 
     def _admit(self, method: str, context: aio.ServicerContext[Any, Any]) -> Call:
@@ -187,6 +204,8 @@ async def _abort(
 ) -> NoReturn:
     """Answers with a status; `details` are its bytes, which go on the wire as they are."""
     trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, details),)
+    if reason := status.reason_in(answer):
+        trailers += ((status.REASON_KEY, reason),)
     if replayed:
         trailers += (("x-replayed", "true"),)
     await context.abort(status.code_of_status(answer), answer.message, trailers)

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from functools import cache
 
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pool
 
-_READ = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
-_REPEATABLE = (descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT)
+from coordination.policies import Idempotency
 
 
 @cache
-def _level(method: str) -> int:
+def idempotency(method: str) -> Idempotency:
+    """Whether `/package.Service/Method` may be sent again when its reply was lost, and whether it changes anything."""
     service, _, name = method.strip("/").partition("/")
     try:
         found = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
     except KeyError:
-        return descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
-    return int(found.GetOptions().idempotency_level)
-
-
-def is_idempotent(method: str) -> bool:
-    """Whether `/package.Service/Method` may be sent again when its reply was lost."""
-    return _level(method) in _REPEATABLE
+        return Idempotency.UNKNOWN
+    return Idempotency(int(found.GetOptions().idempotency_level))
 
 
 def is_read(method: str) -> bool:
     """Whether `/package.Service/Method` changes nothing."""
-    return _level(method) == _READ
+    return idempotency(method) is Idempotency.NO_SIDE_EFFECTS
 
 
 def method_names(service: str) -> tuple[str, ...]:

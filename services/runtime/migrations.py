@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.runtime.database import Database, DatabaseRefused
 
-#: Any constant: instances of all services that migrate in one PostgreSQL take turns by it.
-_ADVISORY_LOCK = 0x636F756E74
+#: Any constant: whoever changes the schema or the privileges of one PostgreSQL database takes turns by it.
+ADVISORY_LOCK = 0x636F756E74
 
 
 async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) -> None:
@@ -59,7 +59,7 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
 
     async def upgrade(connection: AsyncConnection) -> None:
         if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         await connection.run_sync(_upgrade, package)
 
     await database.run(upgrade)

@@ -8,15 +8,16 @@ from typing import Any
 
 import grpc
 
-from coordination.balancing import WeightedRandom
+from coordination.balancing import PickerName, by_name
 from coordination.channel import DiscoveredChannel, never_sent
-from coordination.discovery import Discovery
+from coordination.discovery import Consumer, Discovery
+from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import Deadline
 from services.kernel.errors import PermissionDenied, Unauthenticated, Unavailable
 from services.kernel.ids import dice
 from services.runtime import status
-from services.runtime.methods import is_idempotent
+from services.runtime.methods import idempotency
 from services.runtime.tokens import TokenFile
 
 #: Kept back at each hop, so that the answer of the next one still finds us waiting.
@@ -27,8 +28,19 @@ _MAX_CALL_S = 10.0
 class Peers:
     """The other services, as this one sees them."""
 
-    def __init__(self, session: Session, token: TokenFile, *, cache: Path | None) -> None:
-        self._discovery = Discovery(session, cache_dir=cache)
+    def __init__(
+        self,
+        session: Session,
+        token: TokenFile,
+        *,
+        consumer: Consumer,
+        picker: PickerName,
+        cache: Path | None,
+        metrics: Metrics,
+    ) -> None:
+        self._discovery = Discovery(session, cache_dir=cache, consumer=consumer, metrics=metrics)
+        self._metrics = metrics
+        self._picker = picker
         self._token = token
         self._channels: list[DiscoveredChannel] = []
 
@@ -37,9 +49,11 @@ class Peers:
         directory = await self._discovery.subscribe(interface)
         channel = DiscoveredChannel(
             directory,
-            picker=WeightedRandom(dice()),
-            is_idempotent=is_idempotent,
+            idempotency=idempotency,
+            picker=by_name(self._picker, dice()),
+            rng=dice(),
             default_timeout_s=_MAX_CALL_S,
+            metrics=self._metrics,
         )
         self._channels.append(channel)
         return channel
@@ -49,7 +63,8 @@ class Peers:
 
         Raises:
             Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT, or PEER_REFUSED_US.
-            OutcomeUnknown: It was sent, and no answer came.
+            OutcomeUnknown: It was sent, and no answer came; or one that says that nothing was done came from another
+                instance, after a first one had been sent it and had not answered.
             CountinghouseError: What the peer answered.
         """
         remaining_s = deadline.shaved(_HOP_MARGIN_S).remaining_s()

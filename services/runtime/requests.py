@@ -32,7 +32,6 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
-    or_,
     select,
     update,
 )
@@ -162,14 +161,16 @@ class Requests:
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
         """
         columns = self._table.c
-        free = and_(columns.state == RequestState.ISSUED, columns.expires_at_ms > lease.now_ms)
-        if self._guards.recovery:
-            abandoned = and_(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= lease.now_ms)
-            free = or_(free, abandoned)
-        conditions = [free, columns.fingerprint.in_(("", fingerprint))] if self._guards.ticket else []
-        attempt = await self._start(tx, key, lease, *conditions, fingerprint=fingerprint)
+        free = [columns.state == RequestState.ISSUED]
+        if self._guards.ticket:
+            free += [columns.expires_at_ms > lease.now_ms, columns.fingerprint.in_(("", fingerprint))]
+        attempt = await self._start(tx, key, lease, *free, fingerprint=fingerprint)
         if attempt is not None:
-            return Begun(key, attempt, first=attempt == 1)
+            return Begun(key, attempt, first=True)
+        if not self._guards.ticket:
+            attempt = await self._start(tx, key, lease, fingerprint=fingerprint)
+            if attempt is not None:
+                return Begun(key, attempt, first=False)
         row = await self.find(tx, key)
         if row is None:
             raise NotFound(
@@ -180,7 +181,10 @@ class Requests:
         decision = decide(row, fingerprint, lease.now_ms, take_over=self._guards.recovery)
         if decision is Decision.REPLAY and row.response is not None:
             return row.response
-        raise RequestInProgress(key.key)  # its executor gave it back between our two statements
+        begun = await self.take_over(tx, key, row.attempt, lease)
+        if begun is None:  # its executor gave it back, or somebody else took it over, between our two statements
+            raise RequestInProgress(key.key)
+        return begun
 
     async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
         """Carries on an execution whose lease has passed; None: somebody else did."""
@@ -219,12 +223,15 @@ class Requests:
             )
 
     async def give_back(self, tx: AsyncConnection, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
-        """Lets the same key run again, since nothing was done under it: only its first execution can know that."""
+        """Lets the same key run again, since nothing was done under it: only who executes it can know that.
+
+        The attempt stays, so that an execution that was paused meanwhile holds nothing of what its successors began.
+        """
         columns = self._table.c
         given = await tx.execute(
             update(self._table)
             .where(self._is(key), columns.state == RequestState.IN_PROGRESS, columns.attempt == attempt)
-            .values(state=RequestState.ISSUED, attempt=0, owner="", lease_until_ms=0, updated_at_ms=now_ms)
+            .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=now_ms)
         )
         return given.rowcount == 1
 
@@ -239,12 +246,14 @@ class Requests:
         )
         return [RequestKey(row.caller, row.method, row.key) for row in ended]
 
-    async def overdue(self, tx: AsyncConnection, *, now_ms: int, limit: int) -> list[RequestRow]:
-        """Executions whose lease has passed, the longest first."""
+    async def overdue(
+        self, tx: AsyncConnection, *conditions: ColumnElement[bool], now_ms: int, limit: int
+    ) -> list[RequestRow]:
+        """Executions whose lease has passed, the longest first; only those that meet `conditions` as well."""
         columns = self._table.c
         rows = await tx.execute(
             select(self._table)
-            .where(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= now_ms)
+            .where(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= now_ms, *conditions)
             .order_by(columns.lease_until_ms)
             .limit(limit)
         )

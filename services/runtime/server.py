@@ -4,9 +4,14 @@
 
 Starting order: listen, SERVING, register, so that nobody is sent to a port that does not answer. Stopping order:
 unregister, wait for consumers to hear of it, finish running calls, stop. Services start in any order, with or without
-ZooKeeper: what is missing is waited for in the background, and calls that need it are answered UNAVAILABLE.
+ZooKeeper: what is missing is waited for in the background, and calls that need it are answered UNAVAILABLE. A database
+that is away is waited for before listening.
 
-Exit codes: 0 stopped when told; 2 refused to start (one line on standard error says why and what to do).
+Stopping takes `drain_s` and about three seconds at the most, whatever calls are running and wherever ZooKeeper is. What
+then still runs is left between two commits, as by any death, and finished by others. A second signal changes nothing.
+
+Exit codes: 0 stopped when told; 1 what it needs went away while it started: start it again; 2 refused to start. For
+1 and 2 one line on standard error says why and what to do.
 """
 
 from __future__ import annotations
@@ -15,11 +20,13 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import structlog
@@ -27,15 +34,18 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from sqlalchemy import Table
 
+from coordination.discovery import Consumer
+from coordination.metrics import Metrics
 from coordination.registry import Registry
 from coordination.session import Session
 from coordination.url import ProviderURL
 from countinghouse.debug.v1 import failpoint_pb2_grpc
-from services.kernel.clock import Clock, SystemClock
-from services.kernel.errors import CountinghouseError
+from services.kernel.clock import Clock, Deadline, SystemClock
+from services.kernel.errors import CountinghouseError, Unavailable
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource, RandomIds
 from services.runtime import log as logs
@@ -45,16 +55,39 @@ from services.runtime.failpoints import Failpoints, FailpointServicer
 from services.runtime.health import HealthMonitor
 from services.runtime.interceptors import CallInterceptor
 from services.runtime.methods import method_names
+from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.migrations import bring_up_to_date
 from services.runtime.peering import Peers
+from services.runtime.roles import grant
 from services.runtime.settings import Settings
 from services.runtime.tokens import TokenFile, TokenVerifier
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
 #: How long consumers get to hear that a provider is gone before it stops taking calls.
 _UNREGISTER_PAUSE_S = 0.3
+#: Of the time to stop in, besides `drain_s`. With ZooKeeper away the node cannot be deleted and goes with the session:
+#: to wait longer would help nobody.
+_UNREGISTER_S = 1.0
+_REGISTRY_CLOSE_S = 0.1
+_SESSION_CLOSE_S = 1.0
+#: Addresses one can listen on and nobody can call.
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
+#: How often a database that is away is tried again at start; and how long `migrate`, which somebody waits for, does so.
+_DATABASE_RETRY_S = 0.5
+_MIGRATE_WAIT_S = 60.0
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Whereabouts:
+    """Where this process is called.
+
+    Args:
+        address: `host:port`; empty until it listens.
+    """
+
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +103,8 @@ class Runtime:
     ensemble: Ensemble
     peers: Peers
     failpoints: Failpoints
+    whereabouts: Whereabouts
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +113,14 @@ class Parts:
 
     Args:
         add: Adds the servicer to the server.
-        workers: What goes on without a caller; each runs until it is cancelled.
+        workers: What goes on without a caller; each runs until it is cancelled, before the running calls are drained.
+        keepers: What running calls need; cancelled after them.
         close: Called last, when no call is running any more.
     """
 
     add: Callable[[grpc.aio.Server], None]
     workers: Sequence[Callable[[], Awaitable[None]]] = ()
+    keepers: Sequence[Callable[[], Awaitable[None]]] = ()
     close: Callable[[], Awaitable[None]] | None = None
 
 
@@ -96,6 +133,7 @@ class Service:
         interface: The proto service, which is the interface in the registry.
         package: Folder of the service, where its migrations are.
         ensemble: Its table of the ZooKeeper generation.
+        append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`runtime/roles.py`).
         build: Puts the parts together.
     """
 
@@ -103,6 +141,7 @@ class Service:
     interface: str
     package: Path
     ensemble: Table
+    append_only: tuple[Table, ...]
     build: Callable[[Runtime], Awaitable[Parts]]
 
 
@@ -115,30 +154,52 @@ def run(service: Service) -> None:
         uvloop.run(work(service, settings))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
-        _refuse(service, problems)
+        _end(service, problems, 2)
+    except Unavailable as error:
+        _end(service, error.message, 1)
     except CountinghouseError as error:
-        _refuse(service, error.message)
+        _end(service, error.message, 2)
 
 
-def _refuse(service: Service, message: str) -> None:
+def _end(service: Service, message: str, code: int) -> NoReturn:
     print(f"{service.name}: {message}", file=sys.stderr)  # noqa: T201  the last word of a program
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 async def _migrate(service: Service, settings: Settings) -> None:
     async with Database(settings.database_url) as database:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MIGRATE_WAIT_S):
+                await _prepared(database, service, migrate=True)
         await bring_up_to_date(database, service.package, migrate=True)
+        if not database.is_sqlite:
+            append_only = [table.name for table in service.append_only]
+            await grant(database, append_only, user=settings.service_role, checker=settings.checker_role)
+
+
+async def _prepared(database: Database, service: Service, *, migrate: bool) -> None:
+    """As `bring_up_to_date`, once the database is there."""
+    told = False
+    while True:
+        try:
+            return await bring_up_to_date(database, service.package, migrate=migrate)
+        except Unavailable as error:
+            if not told:
+                log.warning("waiting for the database", name=database.name, why=error.message)
+            told = True
+            await asyncio.sleep(_DATABASE_RETRY_S)
 
 
 async def _serve(service: Service, settings: Settings) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if settings.guards.off:
         log.warning("GUARDS ARE OFF: bills may be settled twice", off=settings.guards.off)
 
     async with AsyncExitStack() as stack:
+        collected = process_registry()
+        page = _open_page(settings, collected, stack)
         database = await stack.enter_async_context(
             Database(
                 settings.database_url,
@@ -146,30 +207,16 @@ async def _serve(service: Service, settings: Settings) -> None:
                 statement_timeout_s=settings.statement_timeout_s,
             )
         )
-        await bring_up_to_date(database, service.package, migrate=settings.migrate)
-        session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance)
-        await session.start()
-        stack.push_async_callback(session.close)
-        peers = Peers(session, TokenFile(settings.token_file), cache=settings.discovery_cache)
-        stack.push_async_callback(peers.close)
-        clock = SystemClock()
-        runtime = Runtime(
-            settings=settings,
-            guards=settings.guards,
-            clock=clock,
-            ids=RandomIds(),
-            database=database,
-            session=session,
-            ensemble=Ensemble(session, database, service.ensemble),
-            peers=peers,
-            failpoints=Failpoints(enabled=settings.failpoints),
-        )
+        if not await _prepared_before(stop, database, service, migrate=settings.migrate):
+            return
+        runtime = await _runtime(service, settings, database, Metrics(collected), stack)
         parts = await service.build(runtime)
         interceptor = CallInterceptor(
-            _verifier(settings, clock),
-            clock,
+            _verifier(settings, runtime.clock),
+            runtime.clock,
             default_deadline_s=settings.default_deadline_s,
             max_deadline_s=settings.max_deadline_s,
+            metrics=CallMetrics(collected),
         )
         server = grpc.aio.server(
             interceptors=[interceptor],
@@ -178,42 +225,98 @@ async def _serve(service: Service, settings: Settings) -> None:
         )
         parts.add(server)
         health = _add_standard_services(server, service, runtime)
-        port = _listen(server, settings)
+        port = _listen(server, settings, runtime.whereabouts)
         await server.start()
-        monitor = HealthMonitor(health, database, session, (service.interface,))
-        registry = Registry(session)
-        stack.push_async_callback(registry.close)
-        url = _provider_url(service, settings, port, clock)
-        log.info("listening", address=f"{settings.listen_host}:{port}", pid=os.getpid())
+        monitor = HealthMonitor(health, runtime.database, runtime.session, (service.interface,))
+        registry = Registry(runtime.session, metrics=runtime.metrics)
+        stack.push_async_callback(registry.close, _REGISTRY_CLOSE_S)
+        url = _provider_url(service, settings, port, page, runtime.clock)
+        log.info("listening", address=f"{settings.listen_host}:{port}", metrics=page, pid=os.getpid())
 
         registering = asyncio.create_task(_register_when_ready(runtime, monitor, registry, url))
-        tasks = [
-            registering,
-            asyncio.create_task(monitor.watch()),
-            *(asyncio.create_task(_forever(worker)) for worker in parts.workers),
-        ]
+        beginning = [registering, asyncio.create_task(monitor.watch()), *map(_begin, parts.workers)]
+        keeping = [*map(_begin, parts.keepers)]
         gc.collect()
         gc.freeze()  # what was imported stays; looking through it again and again costs a tenth of every call
         await _first(stop, registering)
         log.info("stopping")
-        with suppress(TimeoutError, CountinghouseError):
-            async with asyncio.timeout(1.0):
-                await registry.unregister(url)
-                await asyncio.sleep(_UNREGISTER_PAUSE_S)
         refused = registering.exception() if registering.done() else None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _unregister(registry, url)
+        await _cancel(beginning)
         await monitor.stopping()
-        await server.stop(settings.drain_s)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(settings.drain_s):
-                await interceptor.drained()
+        await _drain(server, interceptor, Deadline.after(settings.drain_s, runtime.clock))
+        await _cancel(keeping)
         if parts.close is not None:
             await parts.close()
         log.info("stopped")
         if refused is not None:
             raise refused
+
+
+async def _prepared_before(stop: asyncio.Event, database: Database, service: Service, *, migrate: bool) -> bool:
+    """As `_prepared`; False if told to stop before."""
+    preparing = asyncio.create_task(_prepared(database, service, migrate=migrate))
+    await _first(stop, preparing)
+    if preparing.done():
+        preparing.result()
+        return True
+    preparing.cancel()
+    await asyncio.gather(preparing, return_exceptions=True)
+    return False
+
+
+async def _runtime(
+    service: Service, settings: Settings, database: Database, metrics: Metrics, stack: AsyncExitStack
+) -> Runtime:
+    """Opens a ZooKeeper session, which `stack` closes."""
+    clock = SystemClock()
+    session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance, metrics=metrics)
+    await session.start()
+    stack.push_async_callback(session.close, _SESSION_CLOSE_S)
+    peers = Peers(
+        session,
+        TokenFile(settings.token_file),
+        consumer=_consumer(service, settings, clock),
+        picker=settings.picker,
+        cache=settings.discovery_cache,
+        metrics=metrics,
+    )
+    stack.push_async_callback(peers.close)
+    return Runtime(
+        settings=settings,
+        guards=settings.guards,
+        clock=clock,
+        ids=RandomIds(),
+        database=database,
+        session=session,
+        ensemble=Ensemble(session, database, service.ensemble),
+        peers=peers,
+        failpoints=Failpoints(enabled=settings.failpoints),
+        whereabouts=Whereabouts(),
+        metrics=metrics,
+    )
+
+
+async def _unregister(registry: Registry, url: ProviderURL) -> None:
+    """Takes the server out of the registry, and waits until consumers have heard of it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_UNREGISTER_S):
+            await registry.unregister(url)
+            await asyncio.sleep(_UNREGISTER_PAUSE_S)
+
+
+async def _drain(server: grpc.aio.Server, interceptor: CallInterceptor, deadline: Deadline) -> None:
+    """Takes no new calls, and lets those that run come to their end; what still runs at the deadline is left."""
+    await server.stop(deadline.remaining_s())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(deadline.remaining_s()):
+            await interceptor.drained()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
@@ -238,15 +341,17 @@ def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: R
     return health
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(server: grpc.aio.Server, settings: Settings, whereabouts: Whereabouts) -> int:
     address = f"{settings.listen_host}:{settings.listen_port}"
     try:
-        return server.add_insecure_port(address)
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise CountinghouseError(
             "PORT_BUSY",
             f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it",
         ) from error
+    whereabouts.address = f"{_advertised_host(settings)}:{settings.advertise_port or port}"
+    return port
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -261,24 +366,60 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _provider_url(service: Service, settings: Settings, port: int, clock: Clock) -> ProviderURL:
-    return ProviderURL(
-        protocol="tri",
-        host=settings.advertise_host or settings.listen_host,
-        port=port,
-        path=service.interface,
-        parameters={
-            "interface": service.interface,
-            "side": "provider",
-            "application": f"countinghouse-{service.name}",
-            "methods": ",".join(method_names(service.interface)),
-            "dubbo": "2.0.2",
-            "release": "countinghouse",
-            "timestamp": str(clock.now_ms()),
-            "weight": "100",
-            "instance": settings.instance,
-            "pid": str(os.getpid()),
-        },
+def _application(service: Service) -> str:
+    """The name under which Dubbo's rules know this service, as a provider and as a consumer."""
+    return f"countinghouse-{service.name}"
+
+
+def _consumer(service: Service, settings: Settings, clock: Clock) -> Consumer:
+    host = _advertised_host(settings)
+    return Consumer(_application(service), host, timestamp_ms=clock.now_ms(), instance=settings.instance)
+
+
+def _open_page(settings: Settings, collected: CollectorRegistry, stack: AsyncExitStack) -> str:
+    """Serves the metrics until `stack` is left; the page's address for others, empty if it is off."""
+    if settings.metrics_port < 0:
+        return ""
+    page = MetricsPage(collected, settings.metrics_host, settings.metrics_port)
+    stack.push_async_callback(page.close)
+    host = settings.metrics_host
+    if host in _EVERYWHERE:
+        host = _advertised_host(settings)
+    return f"[{host}]:{page.port}" if ":" in host else f"{host}:{page.port}"
+
+
+def _provider_url(service: Service, settings: Settings, port: int, page: str, clock: Clock) -> ProviderURL:
+    return ProviderURL.provider(
+        service.interface,
+        _advertised_host(settings),
+        settings.advertise_port or port,
+        application=_application(service),
+        methods=method_names(service.interface),
+        release="countinghouse",
+        timestamp_ms=clock.now_ms(),
+        instance=settings.instance,
+        pid=str(os.getpid()),
+        warmup=str(round(settings.warmup_s * 1000)),
+        **({"metrics": page} if page else {}),  # type: ignore[arg-type]  # mypy takes it for a weight
+    )
+
+
+def _advertised_host(settings: Settings) -> str:
+    """The address under which others find us; of a server that listens on all, the one from which ZooKeeper is reached.
+
+    Raises:
+        Unavailable: ADDRESS_UNKNOWN: ZooKeeper's name cannot be resolved, or there is no way to it.
+    """
+    if settings.advertise_host or settings.listen_host not in _EVERYWHERE:
+        return settings.advertise_host or settings.listen_host
+    for address in settings.zookeeper.partition("/")[0].split(","):
+        host, _, port = address.strip().rpartition(":")
+        with suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, int(port)))  # sends nothing: it only asks the kernel for the way
+            return str(probe.getsockname()[0])
+    raise Unavailable(
+        "ADDRESS_UNKNOWN",
+        f"no way to {settings.zookeeper} is known, so neither is our address; set COUNTINGHOUSE_ADVERTISE_HOST",
     )
 
 
@@ -289,6 +430,10 @@ async def _register_when_ready(runtime: Runtime, monitor: HealthMonitor, registr
     await registry.register(url)
     log.info("registering", url=url.address)
     await asyncio.Event().wait()
+
+
+def _begin(worker: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    return asyncio.create_task(_forever(worker))
 
 
 async def _forever(worker: Callable[[], Awaitable[None]]) -> None:

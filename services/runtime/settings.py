@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from coordination.balancing import PickerName
 from services.kernel.guards import Guards
 
 
@@ -33,19 +34,33 @@ class Settings(BaseSettings):
     #: Address to listen on; port 0 takes a free one.
     listen_host: str = "127.0.0.1"
     listen_port: int = Field(default=0, ge=0, le=65_535)
-    #: Address written into the registry; empty: listen_host.
+    #: Address written into the registry; empty: listen_host, or on 0.0.0.0 the one from which ZooKeeper is reached.
     advertise_host: str = ""
+    #: Port written into the registry, where something stands in front; 0: the one listened on.
+    advertise_port: int = Field(default=0, ge=0, le=65_535)
+
+    #: Where the metrics are read, over HTTP; port 0 takes a free one, which the registry tells, and -1 is off.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=-1, le=65_535)
 
     zookeeper: str = "127.0.0.1:2181"
     #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
+    #: How long a new instance's share of the calls grows until it is whole; 0: whole at once. (Dubbo's default is 600.)
+    warmup_s: float = Field(default=0, ge=0, le=3600)
+    #: How one of several instances of another service is chosen; `countinghouse registry explain` tells.
+    picker: PickerName = PickerName.POWER_OF_TWO_CHOICES
     #: Where the last provider lists are kept for a cold start without ZooKeeper; empty: nowhere.
     discovery_cache: Path | None = None
 
-    #: SQLAlchemy URL: sqlite:///file or postgresql+asyncpg://…
+    #: SQLAlchemy URL: sqlite:///file or postgresql+asyncpg://role@host/database?passfile=…
     database_url: str = ""
     #: Bring the database's schema up to date at start; off where a job of its own does that.
     migrate: bool = True
+    #: PostgreSQL: roles to which `python -m services.<name>.main migrate` gives what they need, and no more: the one
+    #: that the service works under, and the one that the checker reads under. Empty: none. See runtime/roles.py.
+    service_role: str = ""
+    checker_role: str = ""
     database_pool: int = Field(default=8, ge=1, le=100)
     statement_timeout_s: float = Field(default=5.0, gt=0, le=60)
 
@@ -63,12 +78,19 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=5.0, gt=0)
     #: How often the worker looks for payments left between two commits.
     recovery_interval_s: float = Field(default=0.5, gt=0)
+    #: Where the acquirer is, as host:port; empty: no cards are taken.
+    acquirer_address: str = ""
+    #: How long a charge waits for the acquirer's answer, if the call's deadline allows; then its outcome is UNKNOWN.
+    acquirer_timeout_s: float = Field(default=3.0, gt=0)
+    #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 60 s,
+    #: so that 8 times are two minutes.
+    acquirer_asks: int = Field(default=8, ge=1, le=1_000)
     #: How long a stopping server lets running calls finish.
     drain_s: float = Field(default=5.0, ge=0)
     max_concurrent_calls: int = Field(default=512, ge=1)
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
 
-    #: Currencies for which the ledger keeps the house accounts drawer, bank and sales.
+    #: Currencies for which the ledger keeps the house accounts drawer, bank, acquirer and sales.
     currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "USD")
     #: Guards that are off. For demonstrations only.
     guards_off: Annotated[tuple[str, ...], NoDecode] = ()

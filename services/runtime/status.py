@@ -10,11 +10,14 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from coordination.attempts import maybe_sent_before
 from services.kernel import errors
 
 DOMAIN = "countinghouse"
 #: Where gRPC carries a serialized google.rpc.Status.
 DETAILS_KEY = "grpc-status-details-bin"
+#: The reason once more, for clients that keep no details: Java Dubbo parses them and drops all but the message.
+REASON_KEY = "x-reason"
 
 _CODES: dict[type[errors.CountinghouseError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -27,6 +30,9 @@ _CODES: dict[type[errors.CountinghouseError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.OutcomeUnknown: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+#: Answers that hold for the attempt they answer, and for no other. A definitive refusal holds for all: it would have
+#: met the earlier attempt, too, or is what that one led to.
+_OF_ONE_ATTEMPT = (errors.Aborted, errors.Unavailable, errors.Unauthenticated, errors.PermissionDenied)
 _TYPES = {code: kind for kind, code in _CODES.items()}
 _CODES_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -72,15 +78,27 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
     """A peer's answer as the error it stands for.
 
     A status without our ErrorInfo comes from the transport, or from a server that broke: it says nothing about what
-    was done, hence OutcomeUnknown.
+    was done, hence OutcomeUnknown. So is an answer that says "nothing was done" when another instance had been sent
+    the same call before and had not answered: it says so of itself only.
     """
     status = _status_in(error)
     if status is not None:
-        return from_status(status)
+        answer = from_status(status)
+        if maybe_sent_before(error) and isinstance(answer, _OF_ONE_ATTEMPT):
+            return errors.OutcomeUnknown(
+                "OUTCOME_UNKNOWN", f"asked before without an answer, and then: {answer.message}"
+            )
+        return answer
     return errors.OutcomeUnknown(
         "OUTCOME_UNKNOWN",
         f"no answer: {error.code().name.lower().replace('_', ' ')}: {error.details() or 'no details'}",
     )
+
+
+def reason_in(status: status_pb2.Status) -> str:
+    """The reason in a google.rpc.Status; empty if it has none."""
+    info = error_details_pb2.ErrorInfo()
+    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
 
 
 def from_status(status: status_pb2.Status) -> errors.CountinghouseError:

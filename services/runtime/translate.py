@@ -19,6 +19,7 @@ _ROLES: dict[Role, clerk_pb2.Role.ValueType] = {
     Role.AUDITOR: clerk_pb2.ROLE_AUDITOR,
     Role.OPERATOR: clerk_pb2.ROLE_OPERATOR,
     Role.SERVICE: clerk_pb2.ROLE_SERVICE,
+    Role.ACQUIRER: clerk_pb2.ROLE_ACQUIRER,
 }
 _BY_NUMBER: dict[int, Role] = {int(number): role for role, number in _ROLES.items()}
 

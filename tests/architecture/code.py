@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("coordination", "services")
 SERVICES = ("order", "payment", "ledger")
+#: The bank outside: no service of the house, and with the same rooms.
+ACQUIRER = "acquirer"
 
 
 def modules(*packages: str) -> list[Path]:

@@ -20,6 +20,7 @@ _SERVICERS = {
     "order": "services.order.servicer",
     "payment": "services.payment.servicer",
     "ledger": "services.ledger.servicer",
+    "acquirer": "services.acquirer.servicer",
     "debug": "services.runtime.failpoints",
 }
 

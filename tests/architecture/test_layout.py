@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.code import PACKAGES, ROOT, SERVICES, modules, tracked_files
+from tests.architecture.code import ACQUIRER, PACKAGES, ROOT, SERVICES, modules, tracked_files
 
 _ROOMS = ("model.py", "operations.py", "store.py", "servicer.py", "main.py", "README.md", "migrations/versions")
 _NO_NOUNS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
@@ -35,7 +35,7 @@ def test_a_module_is_about_one_noun() -> None:
     assert named == []
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, ACQUIRER])
 @pytest.mark.parametrize("room", _ROOMS)
 def test_every_service_has_the_same_rooms(service: str, room: str) -> None:
     """Who knows one of them knows all."""
@@ -64,15 +64,32 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
     assert told == []
 
 
+def pinned(lock: str) -> list[str]:
+    """What a lock file pins, one entry each."""
+    text = (ROOT / lock).read_text()
+    return [entry for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()) if entry]
+
+
 @pytest.fixture(scope="module")
 def entries() -> list[str]:
-    """What requirements.lock pins, one entry each."""
-    text = (ROOT / "requirements.lock").read_text()
-    return [entry for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()) if entry]
+    """What requirements.lock pins."""
+    return pinned("requirements.lock")
 
 
 class TestLock:
     """requirements.lock: the same bytes for everybody, from whichever index they have."""
+
+    def test_what_runs_in_the_image_is_what_was_tested(self, entries: list[str]) -> None:
+        """requirements-runtime.lock is the part of it without which nothing runs: the same versions and hashes."""
+        runtime = pinned("requirements-runtime.lock")
+        same = {" ".join(entry.split()) for entry in entries}
+        assert [entry for entry in runtime if " ".join(entry.split()) not in same] == []
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        missing = {_distribution(name) for name in project["dependencies"]} - {_distribution(name) for name in runtime}
+        assert missing == set()
+        assert not {"pytest", "mypy", "ruff", "grpcio-tools"} & {_distribution(name) for name in runtime}
 
     def test_it_names_no_index_and_no_address(self, entries: list[str]) -> None:
         """An index line would send everybody to the one of whoever wrote it."""
@@ -106,3 +123,18 @@ def _distribution(requirement: str) -> str:
 
 def _lines(path: Path) -> int:
     return len((ROOT / path).read_text().splitlines())
+
+
+def test_every_proof_that_coordination_names_is_there() -> None:
+    """The table of faults names tests that exist; a "…" stands for a part of a name."""
+    words = (ROOT / "coordination" / "README.md").read_text(encoding="utf-8")
+    for path in set(re.findall(r"`((?:e2e/|unit/…/|tests/unit/coordination/)?test_\w+\.py)", words)):
+        name = path.rpartition("/")[2]
+        assert list((ROOT / "tests").rglob(name)), f"coordination/README.md names {path}, which is not there"
+    defined = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"(?:def|class) (test_\w+|Test\w+)", file.read_text(encoding="utf-8"))
+    }
+    named = set(re.findall(r"[`:](test_\w+|Test\w+)(?:\[[^\]]*\])?`", words))
+    assert named - defined == set()

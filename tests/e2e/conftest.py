@@ -1,11 +1,14 @@
 """The embedded stack for the tests: one for the whole run, and fresh ones for tests that break theirs.
 
 All tests here share one event loop, since a stack's supervisor lives in the loop that started it.
+
+With COUNTINGHOUSE_TEST_DATABASE=postgresql every stack keeps its data in a PostgreSQL (tests/postgresql.py), each under
+names of its own, and works under roles as in a deployment.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from services.devstack import zookeeper
 from services.devstack.supervisor import Stack, StackOptions
 from services.devstack.zookeeper import ZooKeeperMissing
 from services.kernel.principal import Role
+from tests.e2e import databases
 from tests.e2e.desk import Desk
+from tests.postgresql import server
 
 #: Short, so that expiry and recovery can be waited for.
 SESSION_TIMEOUT_S = 1.5
@@ -34,6 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _database_server() -> Iterator[None]:
+    if not databases.on_postgresql():
+        yield
+        return
+    with server() as running, databases.use(running):
+        yield
+
+
 def options(data: Path, **changes: Any) -> StackOptions:
     """A stack for tests: failpoints on, short waits."""
     settings: dict[str, Any] = {
@@ -41,6 +55,7 @@ def options(data: Path, **changes: Any) -> StackOptions:
         "session_timeout_s": SESSION_TIMEOUT_S,
         "settings": SETTINGS,
         "start_timeout_s": 30.0,
+        "database": databases.of(data),
     }
     return StackOptions(data, **(settings | changes))
 

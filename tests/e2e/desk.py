@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import grpc
 
+from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from countinghouse.debug.v1 import failpoint_pb2_grpc
 from countinghouse.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2, order_pb2_grpc
@@ -27,6 +28,7 @@ from services.kernel.errors import CountinghouseError
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Role
 from services.runtime import status
+from tests.e2e import databases
 
 _IDS = RandomIds()
 TIMEOUT_S = 5.0
@@ -88,6 +90,16 @@ class Desk:
         """Stub of one payment instance."""
         return payment_pb2_grpc.PaymentServiceStub(self._channel(instance))
 
+    @property
+    def acquirer(self) -> Any:
+        """Stub of the outside bank."""
+        return acquirer_pb2_grpc.AcquirerServiceStub(self._channel("acquirer-1"))
+
+    @property
+    def faults(self) -> Any:
+        """Stub of what is to go wrong with it."""
+        return acquirer_pb2_grpc.FaultServiceStub(self._channel("acquirer-1"))
+
     def failpoints_at(self, instance: str) -> Any:
         """Stub of one instance's failpoints."""
         return failpoint_pb2_grpc.FailpointServiceStub(self._channel(instance))
@@ -121,10 +133,13 @@ class Desk:
         *,
         request_id: str = "",
         instance: str = "payment-1",
+        card: str = "",
         timeout_s: float | None = None,
     ) -> payment_pb2.Payment:
         """Settles a bill."""
-        request = payment_pb2.SettleRequest(request_id=request_id or new_id(), order_id=order_id, source=source)
+        request = payment_pb2.SettleRequest(
+            request_id=request_id or new_id(), order_id=order_id, source=source, card=card
+        )
         response = await self.ask(self.payment_at(instance).Settle, request, timeout_s=timeout_s)
         payment: payment_pb2.Payment = response.payment
         return payment
@@ -173,6 +188,8 @@ async def command_line(*arguments: str, **environment: str) -> subprocess.Comple
 async def start_command_line(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
     """Starts `countinghouse` with these arguments, apart from the terminal of the tests."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("COUNTINGHOUSE_")}
+    if "--data" in arguments:
+        settings["COUNTINGHOUSE_DATABASE"] = databases.of(Path(arguments[arguments.index("--data") + 1]))
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "services.cli.main", *arguments),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
@@ -206,6 +207,64 @@ class TestMalformed:
     async def test_a_bill_without_amount_or_lines(self, cashier: Desk) -> None:
         request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei")
         await assert_refused(cashier.ask(cashier.order.CreateOrder, request), "INVALID_ARGUMENT", "AMOUNT_REQUIRED")
+
+    @pytest.mark.parametrize(
+        ("source", "card", "reason"),
+        [
+            (payment_pb2.SOURCE_CARD, "", "FIELD_REQUIRED"),
+            (payment_pb2.SOURCE_CARD, "tok mei", "FIELD_MALFORMED"),
+            (payment_pb2.SOURCE_CARD, "x" * 65, "FIELD_MALFORMED"),
+            (payment_pb2.SOURCE_CARD, "4242424242424242", "CARD_NUMBER_REFUSED"),
+            (payment_pb2.SOURCE_DRAWER, "tok-mei", "CARD_NOT_WANTED"),
+        ],
+    )
+    async def test_cards(self, cashier: Desk, source: Any, card: str, reason: str) -> None:
+        """A token where one is wanted, and only there; never a card's number."""
+        for method, request in (
+            (cashier.payment.Settle, settle(source=source, card=card)),
+            (cashier.payment.Pay, pay(await cashier.ticket(), source=source, card=card)),
+        ):
+            await assert_refused(cashier.ask(method, request), "INVALID_ARGUMENT", reason, "card")
+
+    async def test_a_notice_needs_a_key(self, accountant: Desk) -> None:
+        request = payment_pb2.NotifyAcquirerRequest()
+        await assert_refused(
+            accountant.ask(accountant.payment.NotifyAcquirer, request), "INVALID_ARGUMENT", "FIELD_REQUIRED", "key"
+        )
+
+    @pytest.mark.parametrize("key", ["", "k" * 65, "a b"])
+    async def test_keys_at_the_acquirer(self, accountant: Desk, key: str) -> None:
+        reason = "FIELD_MALFORMED" if key else "FIELD_REQUIRED"
+        acquirer = accountant.acquirer
+        for method, request in (
+            (acquirer.Charge, acquirer_pb2.ChargeRequest(key=key, card="tok-mei", amount=money(1))),
+            (acquirer.GetCharge, acquirer_pb2.GetChargeRequest(key=key)),
+            (acquirer.ReverseByKey, acquirer_pb2.ReverseByKeyRequest(key=key)),
+        ):
+            await assert_refused(accountant.ask(method, request), "INVALID_ARGUMENT", reason, "key")
+
+    async def test_charges_at_the_acquirer(self, accountant: Desk) -> None:
+        """A card, a payable amount, a reference that can be one."""
+        for request in (
+            acquirer_pb2.ChargeRequest(key=new_id(), amount=money(1)),
+            acquirer_pb2.ChargeRequest(key=new_id(), card="tok-mei", amount=money(0)),
+            acquirer_pb2.ChargeRequest(key=new_id(), card="tok-mei"),
+            acquirer_pb2.ChargeRequest(key=new_id(), card="tok-mei", amount=money(1), reference="a b"),
+        ):
+            code, _ = await refusal(accountant.ask(accountant.acquirer.Charge, request))
+            assert code == "INVALID_ARGUMENT"
+
+    async def test_faults_at_the_acquirer(self, operator: Desk) -> None:
+        """Of a known kind, with a known method, within bounds; only operators set them."""
+        for fault in (
+            acquirer_pb2.Fault(),
+            acquirer_pb2.Fault(kind=acquirer_pb2.FAULT_KIND_DOWN, method="Steal"),
+            acquirer_pb2.Fault(kind=acquirer_pb2.FAULT_KIND_DOWN, times=-1),
+            acquirer_pb2.Fault(kind=acquirer_pb2.FAULT_KIND_DELAY_AFTER, delay_ms=600_001),
+        ):
+            request = acquirer_pb2.SetFaultsRequest(faults=[fault])
+            code, _ = await refusal(operator.ask(operator.faults.SetFaults, request))
+            assert code == "INVALID_ARGUMENT"
 
     @pytest.mark.parametrize("source", [0, 99])
     async def test_a_source_must_be_said(self, cashier: Desk, source: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from countinghouse.debug.v1 import failpoint_pb2 as debug
+from services.devstack.state import INTERFACES
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from tests.e2e.conftest import FreshStack
@@ -223,11 +224,33 @@ async def test_a_bill_is_cancelled(terminal: Terminal) -> None:
     assert "CANCELLED" in (await terminal.run("order", "get", order_id)).stdout
 
 
-async def test_the_registry_lists_every_instance(terminal: Terminal, stack: Stack) -> None:
-    interfaces = (await terminal.json("registry"))["interfaces"]
-    addresses = {provider["address"] for interface in interfaces for provider in interface["providers"]}
+async def test_the_registry_lists_every_instance_and_who_consumes(terminal: Terminal, stack: Stack) -> None:
+    """Providers by address; and that each payment instance consumes order and ledger."""
+    interfaces = {one["interface"]: one for one in (await terminal.json("registry"))["interfaces"]}
+    addresses = {provider["address"] for interface in interfaces.values() for provider in interface["providers"]}
     assert {instance.address for instance in stack.instances} <= addresses
     assert "payment-2" in (await terminal.run("registry")).stdout
+    for service in ("order", "ledger"):
+        consumers = [consumer["parameters"] for consumer in interfaces[INTERFACES[service]]["consumers"]]
+        assert {consumer["instance"] for consumer in consumers} == {"payment-1", "payment-2"}
+        assert {consumer["application"] for consumer in consumers} == {"countinghouse-payment"}
+
+
+async def test_an_instance_taken_offline_gets_no_calls(terminal: Terminal) -> None:
+    """The other settles; explain says why, and online undoes it."""
+    (done,) = (await terminal.json("registry", "offline", "payment-1"))["changes"]
+    try:
+        explained = await terminal.json("registry", "explain", "o1")
+        why = {provider["instance"]: provider["why"] for provider in explained["providers"]}
+        assert why["payment-1"] == f"disabled by {done['interface']}::.configurators, configs 1"
+        chosen = [provider["instance"] for provider in explained["providers"] if provider["chosen"]]
+        assert chosen == ["payment-2"]
+        settled = await terminal.json("settle", await terminal.bill(), "--source", "drawer", "--as", "cashier:li")
+        assert settled["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    finally:
+        await terminal.json("registry", "online", "payment-1")
+    explained = await terminal.json("registry", "explain", "o1")
+    assert [provider["weight"] for provider in explained["providers"]] == [100, 100]
 
 
 async def test_a_token_given_by_hand_says_who_calls(terminal: Terminal) -> None:

@@ -24,8 +24,7 @@ _INSTALLED = ("grpcio", "typing_extensions", "protobuf", "kazoo")
 _TIMEOUT_S = 30.0
 
 
-@pytest.fixture(scope="module")
-def script() -> str:
+def readme_script() -> str:
     """The fenced block after the marker."""
     readme = (_ROOT / "README.md").read_text()
     found = re.search(r"^<!-- script: pay\.py -->\n+```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
@@ -33,16 +32,27 @@ def script() -> str:
     return found[1]
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of modules in which those of `_INSTALLED` are, and no others."""
-    folder = tmp_path_factory.mktemp("bare")
+def link_modules(folder: Path) -> None:
+    """Puts the modules of `_INSTALLED` into a folder, and no others."""
     for name in _INSTALLED:
         for file in distribution(name).files or ():
             if ".." not in file.parts and file.suffix != ".pyc":
                 link = folder / file
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path(str(file.locate())))
+
+
+@pytest.fixture(scope="module")
+def script() -> str:
+    """README's script."""
+    return readme_script()
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all the modules that a stranger has."""
+    folder = tmp_path_factory.mktemp("bare")
+    link_modules(folder)
     return folder
 
 

@@ -31,10 +31,12 @@ from services.devstack.state import INTERFACES, InstanceState, StackRefused
 from services.devstack.supervisor import Stack
 from services.devstack.zookeeper import PortReservation
 from services.kernel.principal import Role
+from tests.e2e import databases
 from tests.e2e.conftest import FreshStack, options
 from tests.e2e.desk import Desk, command_line, document, new_id, processes_of, refusal, start_command_line
 
 READY_S = 30.0
+on_files = pytest.mark.skipif(databases.on_postgresql(), reason="spoils a file; see test_postgresql.py")
 
 
 async def gone(data: Path, timeout_s: float = 10.0) -> None:
@@ -146,6 +148,18 @@ class TestKeptAlive:
         assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert stack.zookeeper == address
 
+    async def test_a_killed_acquirer_comes_back_on_its_port(self, stack: Stack) -> None:
+        """It is outside the house, in no registry: its clients know its address."""
+        address, pid = stack.acquirer, stack.instance("acquirer-1").pid
+        assert stack.instance("acquirer-1").interface == ""
+        stack.kill("acquirer-1")
+        await stack.wait_until(lambda: stack.instance("acquirer-1").pid not in (0, pid), 10)
+        await stack.wait_serving("acquirer-1")
+        assert stack.instance("acquirer-1").address == stack.acquirer == address
+        async with Desk.of(stack, "li", Role.CASHIER) as desk:
+            payment = await desk.settle(await desk.bill(), payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10)
+        assert payment.state in (payment_pb2.PAYMENT_STATE_SUCCEEDED, payment_pb2.PAYMENT_STATE_UNKNOWN)
+
     async def test_a_frozen_instance_is_left_alone(self, stack: Stack) -> None:
         before = stack.instance("payment-2")
         stack.kill("payment-2", signal.SIGSTOP)
@@ -207,8 +221,9 @@ class TestWithoutZooKeeper:
             reservation.close()
 
     async def test_a_zookeeper_that_never_comes_is_named(self, tmp_path: Path) -> None:
+        start_s = "12" if databases.on_postgresql() else "3"  # its databases have to be made before it is looked for
         done = await command_line(
-            "up", "--data", str(tmp_path / "data"), "--zookeeper", "127.0.0.1:1", "--start-timeout", "3"
+            "up", "--data", str(tmp_path / "data"), "--zookeeper", "127.0.0.1:1", "--start-timeout", start_s
         )
         assert done.returncode == 1
         assert "127.0.0.1:1 does not answer" in done.stderr
@@ -263,6 +278,7 @@ class TestRefusals:
             assert running.instance("payment-1").address == f"127.0.0.1:{port}"
             assert running.instance("payment-2").address == f"127.0.0.1:{port + 1}"
 
+    @on_files
     @pytest.mark.parametrize("service", ["payment"])
     async def test_a_damaged_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
@@ -273,6 +289,7 @@ class TestRefusals:
         assert f"{service}.db" in done.stderr
         assert processes_of(data) == []
 
+    @on_files
     @pytest.mark.parametrize("service", ["order", "ledger"])
     async def test_a_newer_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
@@ -429,7 +446,8 @@ class TestDetached:
             done = await command_line("status", "--json", "--data", str(data))
             assert done.returncode == 0
             found = document(done)
-            assert set(found) == {"zookeeper", "services"}
+            assert set(found) == {"zookeeper", "acquirer", "services"}
+            assert await health(found["acquirer"]) == "SERVING"
             assert await zookeeper.serves(found["zookeeper"])
             assert [part["name"] for part in found["services"]] == ["payment-1", "payment-2", "order-1", "ledger-1"]
             for part in found["services"]:
@@ -452,6 +470,7 @@ class TestDetached:
         assert str(port) in done.stderr
         assert processes_of(data) == []
 
+    @on_files
     async def test_one_that_refuses_later_ends_the_stack(self, data: Path) -> None:
         """A restart that meets a newer database is not tried again and again; the stack ends and says why."""
         process = await start_command_line("up", "--json", "--data", str(data))

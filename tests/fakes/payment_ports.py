@@ -196,6 +196,9 @@ class _Hold:
         self._service = service
         self.fence = fence
 
+    def __repr__(self) -> str:
+        return f"hold {self.fence}"
+
     def ensure(self) -> None:
         if self._service.lost:
             raise Aborted("ORDER_LOCK_LOST", "the lock may be somebody else's by now", retry_after_ms=50)
@@ -232,6 +235,8 @@ class Trouble:
 class Process:
     """The wires of one process to its ports: they can be cut, and the process can die at any of its calls.
 
+    Every call passes the `gate`, if there is one: a test then says when it goes on, and finds what it knows in `heard`.
+
     Args:
         dies_at: The number of the call, from 1, at which it dies; None: it lives.
         after: Whether that call still has its effect.
@@ -241,6 +246,8 @@ class Process:
         self.calls: Counter[str] = Counter()
         self.dead = False
         self.trouble: defaultdict[str, deque[Trouble]] = defaultdict(deque)
+        self.gate: Callable[[str], Awaitable[None]] | None = None
+        self.heard: list[str] = []
         self._dies_at = dies_at
         self._after = after
 
@@ -262,16 +269,22 @@ class Process:
         self.calls[name] += 1
         dies = self.calls.total() == self._dies_at
         trouble = self.trouble[name].popleft() if self.trouble[name] else None
+        if self.gate is not None:
+            await self.gate(name)
         if dies and not self._after:
             self._die()
         if trouble is not None and not trouble.after:
             raise trouble.error
-        result = await effect()
-        if dies:
-            self._die()
+        try:
+            result = await effect()
+        finally:
+            if dies:
+                self._die()
         self._alive()
         if trouble is not None:
             raise trouble.error
+        if self.gate is not None:
+            self.heard.append(f"{name}: {result}")
         return result
 
     def _alive(self) -> None:
@@ -288,8 +301,10 @@ class _Wire:
         self._process = process
         self._port = port
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, name: str) -> Any:
         method = getattr(self._port, name)
+        if not callable(method):
+            return method  # a plain attribute is no call
 
         async def call(*arguments: object, **named: object) -> Any:
             return await self._process.call(name, lambda: method(*arguments, **named))

@@ -19,8 +19,10 @@ from services.kernel.idempotency import (
 )
 from services.payment.model import (
     ACTIVE,
+    NO_SILENCE,
     PAY,
     REVERSE,
+    UNANSWERED,
     Accepted,
     Charge,
     Payment,
@@ -28,9 +30,13 @@ from services.payment.model import (
     Purpose,
     Reversal,
     Rival,
+    Silence,
+    Source,
+    Undone,
+    acquirer_key,
     sources_of,
 )
-from services.payment.ports import Encode, Store
+from services.payment.ports import Encode, Filter, Store
 from tests.fakes.request_table import FakeRequestTable
 
 
@@ -66,7 +72,7 @@ class GuardedRequestTable(FakeRequestTable):
     def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
         row = self.rows.get(key)
         if row is not None and not self._guards.ticket:
-            return self._started(replace(row, fingerprint=fingerprint), lease)
+            return self._started(replace(row, fingerprint=fingerprint), lease, first=row.state is RequestState.ISSUED)
         if row is not None and not self._guards.recovery and row.state is RequestState.IN_PROGRESS:
             raise RequestInProgress(key.key)
         return super().consume(key, fingerprint, lease)
@@ -165,6 +171,7 @@ class FakePaymentStore(Store):
         moves = payment.state is PaymentState.CREATED and (fence >= payment.fence or not self._guards.fence)
         if moves and rival is not None and self._guards.unique:
             return Rival(rival)
+        attempt = self._next_attempt(payment, charge.round) if charge.by_card else 0
         with self._transaction():
             return self._move(
                 payment_id,
@@ -176,11 +183,16 @@ class FakePaymentStore(Store):
                 amount=charge.amount,
                 payer_account_id=charge.payer_account_id,
                 payee_account_id=charge.payee_account_id,
+                attempt=attempt,
+                acquirer_key=acquirer_key(payment_id, attempt) if attempt else "",
             )
 
-    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int) -> Payment:
+    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int, silence: Silence = NO_SILENCE) -> Payment:
         with self._transaction():
-            return self._move(payment_id, PaymentState.UNKNOWN, fence, now_ms)
+            payment = self._move(payment_id, PaymentState.UNKNOWN, fence, now_ms)
+            if silence != NO_SILENCE and payment.state in UNANSWERED:
+                self.payments[payment_id] = replace(payment, silence=silence)
+            return payment
 
     async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
         with self._transaction():
@@ -209,30 +221,60 @@ class FakePaymentStore(Store):
     async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
         with self._transaction():
             known = self._known(payment_id)
-            if known.reversal is not None and known.reversal.key == reversal.key:
+            begun_before = known.reversal is not None and known.reversal.key == reversal.key
+            can_be_undone = known.state is PaymentState.SUCCEEDED or known.source is Source.CARD
+            if begun_before or not can_be_undone:
                 return self._seen(known, fence)
-            return self._move(payment_id, PaymentState.REVERSING, fence, now_ms, reversal=reversal)
+            return self._move(payment_id, PaymentState.REVERSING, fence, now_ms, reversal=reversal, silence=NO_SILENCE)
 
     async def record_reversal(
-        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
+        self, payment: Payment, fence: Fence, undone: Undone, encode: Encode, encode_own: Encode, *, now_ms: int
     ) -> Payment:
+        was_unknown, in_books = not payment.journal_id, bool(undone.journal_id)
         with self._transaction():
-            payment = self._move(payment_id, PaymentState.REVERSED, fence, now_ms, reversal_journal_id=journal_id)
-            if payment.state is PaymentState.REVERSED and payment.reversal is not None:
-                self._end(payment, payment.reversal.key, Purpose.REOPEN, encode, now_ms)
-            return payment
+            moved = self._move(
+                payment.payment_id,
+                PaymentState.REVERSED,
+                fence,
+                now_ms,
+                journal_id=undone.journal_id,
+                reversal_journal_id=undone.reversal_journal_id,
+                settled_at_ms=now_ms if was_unknown and in_books else payment.settled_at_ms,
+            )
+            if moved.state is PaymentState.REVERSED and moved.reversal is not None:
+                if was_unknown:
+                    word = Purpose.COMPLETE if in_books else Purpose.RELEASE
+                    self._end(moved, moved.key, word, encode_own, now_ms)
+                self._end(moved, moved.reversal.key, Purpose.REOPEN if in_books else None, encode, now_ms)
+            return moved
 
-    async def refuse_reversal(self, payment: Payment, fence: Fence, answer: StoredResponse, *, now_ms: int) -> None:
+    async def refuse_reversal(
+        self, payment: Payment, fence: Fence, journal_id: str, answer: StoredResponse, encode: Encode, *, now_ms: int
+    ) -> None:
         with self._transaction():
             known = self._known(payment.payment_id)
             if known.version == payment.version:
                 moved = self._move(
-                    payment.payment_id, PaymentState.SUCCEEDED, fence, now_ms, only_from=(PaymentState.REVERSING,)
+                    payment.payment_id,
+                    PaymentState.SUCCEEDED,
+                    fence,
+                    now_ms,
+                    only_from=(PaymentState.REVERSING,),
+                    journal_id=journal_id,
+                    settled_at_ms=payment.settled_at_ms if payment.journal_id else now_ms,
                 )
             else:
                 moved = self._seen(known, fence)
             if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
+                if not payment.journal_id:
+                    self._end(moved, moved.key, Purpose.COMPLETE, encode, now_ms)
                 self.requests.finish(payment.reversal.key, answer, now_ms=now_ms)
+
+    async def ask_now(self, key: str) -> None:
+        for payment in list(self.payments.values()):
+            if key and payment.acquirer_key == key and payment.state in UNANSWERED:
+                silence = replace(payment.silence, ask_at_ms=0)
+                self.payments[payment.payment_id] = replace(payment, silence=silence)
 
     async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None:
         word = self.outbox.get((payment_id, purpose))
@@ -242,7 +284,14 @@ class FakePaymentStore(Store):
     # What was left between two commits
 
     async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
-        return self.requests.overdue(now_ms=now_ms, limit=limit)
+        resting = {
+            key
+            for payment in self.payments.values()
+            if payment.silence.ask_at_ms > now_ms and payment.state in UNANSWERED
+            for key in (payment.key, payment.reversal.key if payment.reversal else None)
+        }
+        rows = self.requests.overdue(now_ms=now_ms, limit=len(self.requests.rows))
+        return [row for row in rows if row.key not in resting][:limit]
 
     async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
         return self.requests.take_over(row.key, row.attempt, lease)
@@ -293,19 +342,20 @@ class FakePaymentStore(Store):
 
     async def page(
         self,
+        which: Filter,
         *,
         limit: int,
         after: tuple[int, str] | None,
-        state: PaymentState | None,
-        order_id: str,
         seen_by: str,
     ) -> list[Payment]:
         found = [
             payment
             for payment in self.payments.values()
             if (after is None or (payment.created_at_ms, payment.payment_id) < after)
-            and state in {None, payment.state}
-            and order_id in {"", payment.order_id}
+            and which.state in {None, payment.state}
+            and which.source in {None, payment.source}
+            and which.order_id in {"", payment.order_id}
+            and (payment.attention or not which.needs_attention)
             and seen_by in {"", payment.customer_id, payment.clerk.name}
         ]
         found.sort(key=lambda payment: (payment.created_at_ms, payment.payment_id), reverse=True)
@@ -333,6 +383,8 @@ class FakePaymentStore(Store):
         **values: object,
     ) -> Payment:
         payment = self._known(payment_id)
+        if target not in UNANSWERED:
+            values["silence"] = replace(payment.silence, attention="")
         if payment.state not in (only_from or sources_of(target)):
             return self._seen(payment, fence)
         moved = replace(
@@ -345,6 +397,14 @@ class FakePaymentStore(Store):
         )
         self._put(moved)
         return moved
+
+    def _next_attempt(self, payment: Payment, in_round: int) -> int:
+        earlier = [
+            other
+            for other in self.payments.values()
+            if payment.order_id and (other.order_id, other.round) == (payment.order_id, in_round) and other.attempt
+        ]
+        return 1 + sum(other.payment_id != payment.payment_id for other in earlier)
 
     def _seen(self, payment: Payment, fence: Fence) -> Payment:
         """The payment as it stands, with its fence raised."""

@@ -48,13 +48,13 @@ class FakeRequestTable:
         if decide(row, fingerprint, lease.now_ms) is Decision.REPLAY:
             assert row.response is not None
             return row.response
-        return self._started(replace(row, fingerprint=fingerprint), lease)
+        return self._started(replace(row, fingerprint=fingerprint), lease, first=row.state is RequestState.ISSUED)
 
     def take_over(self, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
         row = self._held(key, attempt)
         if row is None or row.lease_until_ms > lease.now_ms:
             return None
-        return replace(self._started(row, lease), first=False)
+        return self._started(row, lease, first=False)
 
     def finish(self, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
         row = self.rows.get(key)
@@ -73,7 +73,7 @@ class FakeRequestTable:
         row = self._held(key, attempt)
         if row is None:
             return False
-        self.rows[key] = replace(row, state=RequestState.ISSUED, attempt=0, lease_until_ms=0)
+        self.rows[key] = replace(row, state=RequestState.ISSUED, lease_until_ms=0)
         return True
 
     def expire(self, *, now_ms: int) -> list[RequestKey]:
@@ -98,9 +98,9 @@ class FakeRequestTable:
         row = self.rows.get(key)
         return row if row and (row.state, row.attempt) == (RequestState.IN_PROGRESS, attempt) else None
 
-    def _started(self, row: RequestRow, lease: Lease) -> Begun:
+    def _started(self, row: RequestRow, lease: Lease, *, first: bool) -> Begun:
         attempt = row.attempt + 1
         self.rows[row.key] = replace(
             row, state=RequestState.IN_PROGRESS, attempt=attempt, lease_until_ms=lease.until_ms
         )
-        return Begun(row.key, attempt, first=attempt == 1)
+        return Begun(row.key, attempt, first=first)

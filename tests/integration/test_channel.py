@@ -1,15 +1,12 @@
-"""Calls go to whoever lives, are repeated only when that is safe, and fail in time and in plain words."""
+"""A channel over a directory behaves as grpc.aio's own, and calls whoever lives."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -17,136 +14,16 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from prometheus_client import CollectorRegistry
 
-from coordination.balancing import RoundRobin, WeightedRandom
-from coordination.channel import DiscoveredChannel, never_sent
-from coordination.discovery import Directory, Discovery
+from coordination.balancing import WeightedRandom
+from coordination.channel import never_sent
+from coordination.discovery import Discovery
+from coordination.metrics import Metrics
 from coordination.session import Session
-from tests.integration.provider import provider_url
+from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to, dead_port, directory_of
+from tests.integration.provider import provider_url, started
 from tests.integration.zookeeper import ZooKeeper, until
-
-INTERFACE = "test.Echo"
-SAFE = f"/{INTERFACE}/Look"
-Context = grpc.aio.ServicerContext[bytes, bytes]
-
-
-class Echo:
-    """A server that counts what it carries out, and may be told to do something before it answers."""
-
-    def __init__(self) -> None:
-        self.carried_out = 0
-        self.before_answer: Callable[[Context], Awaitable[None]] | None = None
-        self.seen: dict[str, Any] = {}
-
-    async def unary(self, request: bytes, context: Context) -> bytes:
-        self.carried_out += 1
-        self.seen = {"metadata": dict(context.invocation_metadata() or ()), "left_s": context.time_remaining()}
-        if self.before_answer is not None:
-            await self.before_answer(context)
-        await context.send_initial_metadata((("x-first", "1"),))
-        context.set_trailing_metadata((("x-last", "2"),))
-        return request
-
-    async def stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        for number in range(3):
-            yield request + str(number).encode()
-
-    async def collect(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        return b",".join([request async for request in requests])
-
-    async def chat(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield request.upper()
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[int]:
-        """Serve on a free port; yields it."""
-        server = grpc.aio.server()
-        methods: dict[str, Any] = {
-            "Look": grpc.unary_unary_rpc_method_handler(self.unary),
-            "Charge": grpc.unary_unary_rpc_method_handler(self.unary),
-            "Stream": grpc.unary_stream_rpc_method_handler(self.stream),
-            "Collect": grpc.stream_unary_rpc_method_handler(self.collect),
-            "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INTERFACE, methods),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield port
-        finally:
-            await server.stop(None)
-
-
-class Cable:
-    """A TCP relay in front of a server that can be cut: both ends are closed, and what was on its way is lost."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._writers: list[asyncio.StreamWriter] = []
-
-    @asynccontextmanager
-    async def laid(self) -> AsyncIterator[int]:
-        """Relay from a free port; yields it."""
-        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            self.cut()
-            server.close()
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers += [writer, far_writer]
-        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    writer.close()
-
-
-class Stub:
-    """What protoc would make of the test service, with bytes for messages."""
-
-    def __init__(self, channel: grpc.aio.Channel, interface: str = INTERFACE) -> None:
-        self.look: Any = channel.unary_unary(f"/{interface}/Look")
-        self.charge: Any = channel.unary_unary(f"/{interface}/Charge")
-        self.stream: Any = channel.unary_stream(f"/{interface}/Stream")
-        self.collect: Any = channel.stream_unary(f"/{interface}/Collect")
-        self.chat: Any = channel.stream_stream(f"/{interface}/Chat")
-
-
-def directory_of(*ports: int) -> Directory:
-    """Return a directory that names these ports, without ZooKeeper."""
-    directory = Directory(INTERFACE)
-    directory._read([provider_url(port, INTERFACE).node_name() for port in ports])
-    return directory
-
-
-@asynccontextmanager
-async def channel_to(directory: Directory, **more: Any) -> AsyncIterator[DiscoveredChannel]:
-    """Return a channel that takes endpoints in turn and knows SAFE as idempotent."""
-    settings: dict[str, Any] = {"picker": RoundRobin(), "is_idempotent": {SAFE}.__contains__}
-    async with DiscoveredChannel(directory, **(settings | more)) as channel:
-        yield channel
-
-
-def dead_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_one_call() -> None:
@@ -249,59 +126,6 @@ async def test_silent_endpoint_of_two_fails_no_call() -> None:
             assert time.monotonic() - began < 3.0
 
 
-async def test_lost_reply_is_repeated_if_idempotent() -> None:
-    """The connection breaks before the reply: an idempotent call is carried out again, on the other endpoint."""
-    echo = Echo()
-    async with echo.serving() as port:
-        cable = Cable(port)
-
-        async def cut(_: Context) -> None:
-            cable.cut()
-            echo.before_answer = None
-
-        echo.before_answer = cut
-        async with cable.laid() as near, channel_to(directory_of(near, port)) as channel:
-            channel._picker = _InTurn(near, port)
-            assert await Stub(channel).look(b"hi", timeout=5.0) == b"hi"
-            assert echo.carried_out == 2
-
-
-async def test_lost_reply_is_not_repeated_otherwise() -> None:
-    """The connection breaks before the reply: a call that is not idempotent was carried out once, and says so."""
-    echo = Echo()
-    async with echo.serving() as port:
-        cable = Cable(port)
-
-        async def cut(_: Context) -> None:
-            cable.cut()
-
-        echo.before_answer = cut
-        async with cable.laid() as near, channel_to(directory_of(near, port)) as channel:
-            channel._picker = _InTurn(near, port)
-            with pytest.raises(AioRpcError) as caught:
-                await Stub(channel).charge(b"hi", timeout=5.0)
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert not never_sent(caught.value)
-            assert echo.carried_out == 1
-
-
-async def test_deadline_exceeded_is_never_repeated() -> None:
-    """A call that took too long may have been carried out: not even an idempotent one is tried again."""
-    echo = Echo()
-
-    async def dawdle(_: Context) -> None:
-        await asyncio.sleep(1.0)
-
-    echo.before_answer = dawdle
-    async with echo.serving() as one, echo.serving() as two, channel_to(directory_of(one, two)) as channel:
-        began = time.monotonic()
-        with pytest.raises(AioRpcError) as caught:
-            await Stub(channel).look(b"hi", timeout=0.3)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert time.monotonic() - began < 0.6
-        assert echo.carried_out == 1
-
-
 async def test_nobody_is_registered() -> None:
     """With no provider the call fails UNAVAILABLE, in words and within its deadline, and was never sent."""
     async with channel_to(directory_of()) as channel:
@@ -372,18 +196,18 @@ async def test_cancelling_reaches_the_server() -> None:
 
 async def test_endpoint_that_left_is_closed_after_limbo(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that comes back in time keeps its connection; one that stays away has it closed."""
-    monkeypatch.setattr("coordination.channel.LIMBO_S", 0.1)
+    monkeypatch.setattr("coordination.cluster.LIMBO_S", 0.1)
     async with Echo().serving() as port:
         directory = directory_of(port)
         async with channel_to(directory) as channel:
             await Stub(channel).look(b"hi", timeout=2.0)
-            (link,) = channel._links.values()
+            (link,) = channel._cluster.links.values()
             directory._read([])
             directory._read([provider_url(port, INTERFACE).node_name()])
             await asyncio.sleep(0.2)
-            assert list(channel._links.values()) == [link]
+            assert list(channel._cluster.links.values()) == [link]
             directory._read([])
-            await until(lambda: not channel._links)
+            await until(lambda: not channel._cluster.links)
 
 
 async def test_closed_channel_takes_no_call() -> None:
@@ -401,37 +225,55 @@ async def test_killed_provider_fails_no_call(zookeeper: ZooKeeper, session: Sess
     """kill -9: the node lingers until its session expires, and yet no idempotent call begun after the kill fails,
     nor any other once the broken connection has been noticed."""
     interface = "test.killed.Echo"
-    command = [sys.executable, "-m", "tests.integration.provider", zookeeper.hosts, interface]
-    processes = [subprocess.Popen(command) for _ in range(2)]  # noqa: ASYNC220 (it does not wait)
     discovery = Discovery(session)
-    try:
+    with started(zookeeper.hosts, interface) as killed, started(zookeeper.hosts, interface):
         directory = await discovery.subscribe(interface)
         assert await directory._wait_until(lambda: len(directory.endpoints) == 2, 20)
-        picker, is_idempotent = WeightedRandom(random.Random(1)), {f"/{interface}/Look"}.__contains__
-        async with channel_to(directory, picker=picker, is_idempotent=is_idempotent) as channel:
+        async with channel_to(directory, picker=WeightedRandom(random.Random(1))) as channel:
             stub = Stub(channel, interface)
             for _ in range(20):
                 await stub.charge(b"hi", timeout=2.0)
-            processes[0].kill()
-            processes[0].wait()
+            killed.kill()
             for _ in range(100):
                 assert await stub.look(b"hi", timeout=2.0) == b"hi"
             for _ in range(100):
                 assert await stub.charge(b"hi", timeout=2.0) == b"hi"
             assert len(directory.endpoints) == 2
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        await discovery.close()
+    await discovery.close()
 
 
-class _InTurn:
-    """A picker that goes through given ports in order."""
+async def test_calls_and_attempts_are_counted() -> None:
+    """Each call once, by its end; each attempt once, by its end and endpoint; what was sent again, by why."""
+    counted = CollectorRegistry()
+    echo = Echo()
 
-    def __init__(self, *ports: int) -> None:
-        self._ports = ports
+    async def refuse(context: Context) -> None:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no")
 
-    def pick(self, endpoints: Any, exclude: Any = ()) -> Any:
-        by_port = {endpoint.url.port: endpoint for endpoint in endpoints if endpoint.address not in exclude}
-        return next((by_port[port] for port in self._ports if port in by_port), None)
+    async with echo.serving() as port:
+        dead = dead_port()
+        async with channel_to(directory_of(dead, port), dead, port, metrics=Metrics(counted)) as channel:
+            assert await Stub(channel).charge(b"hi", timeout=2.0) == b"hi"
+            echo.before_answer = refuse
+            with pytest.raises(AioRpcError):
+                await Stub(channel).charge(b"hi", timeout=2.0)
+
+    def value(name: str, **labels: str) -> float | None:
+        return counted.get_sample_value(f"coordination_{name}", {"interface": INTERFACE, **labels})
+
+    assert value("call_seconds_count", code="OK") == 1
+    assert value("call_seconds_count", code="NOT_FOUND") == 1
+    assert value("attempts_total", address=f"127.0.0.1:{port}", code="OK") == 1
+    assert value("attempts_total", address=f"127.0.0.1:{port}", code="NOT_FOUND") == 1
+    assert value("attempts_total", address=f"127.0.0.1:{dead}", code="NEVER_SENT") == 1
+    assert value("retries_total", why="never_sent") == 1
+
+
+async def test_a_request_that_cannot_be_sent_leaves_nothing_behind() -> None:
+    """A request that gRPC cannot take is the caller's mistake: it is told so, and no endpoint is busy with it."""
+    async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
+        for _ in range(3):
+            with pytest.raises(TypeError):
+                await Stub(channel).look("not bytes", timeout=2.0)
+        (link,) = channel._cluster.links.values()
+        assert link.load.in_flight == 0

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import json
+import os
 import time
+import tracemalloc
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
 
 from coordination.errors import LockLost, LockTimeout, Unavailable
-from coordination.lock import Holder, OrderLocks
+from coordination.lease import Lease
+from coordination.lock import OrderLocks
 from coordination.session import Session, SessionState
+from tests.integration.queueing import ACCOUNTANT, CASHIER, SLACK_S, nodes_left, queued
+from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, MULTI, relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
-
-SLACK_S = 0.25
-CASHIER = Holder("alice", "cashier", "payment-1", "pay-1", 1_700_000_000_000)
-ACCOUNTANT = Holder("bob", "accountant", "payment-2", "pay-2", 1_700_000_000_500)
 
 
 @pytest.fixture
@@ -27,47 +33,14 @@ async def locks(session: Session) -> OrderLocks:
     return locks
 
 
-async def nodes_left(session: Session) -> list[str]:
-    """Return every lock node there is."""
-    names: list[str] = []
-    for shard in await session.get_children("/countinghouse/locks"):
-        names += await session.get_children(f"/countinghouse/locks/{shard}")
-    return names
-
-
-async def queued(locks: OrderLocks, order_id: str, places: int) -> None:
-    """Wait until an order's queue has so many places."""
-
-    async def so() -> bool:
-        return len(await locks.queue(order_id)) == places
-
-    await until(so)
-
-
-class Wire:
-    """Notes the requests that leave a session's connection, pings aside."""
-
-    def __init__(self, session: Session) -> None:
-        self.sent: list[str] = []
-        connection: Any = session._connection
-        submit = connection._submit
-
-        def noting(request: Any, *args: Any) -> None:
-            if type(request).__name__ != "Ping":
-                self.sent.append(type(request).__name__)
-            submit(request, *args)
-
-        connection._submit = noting
-
-
-async def test_preparing_is_quick_and_can_be_done_by_many(zookeeper: ZooKeeper) -> None:
-    """All shards are made in under half a second, by several processes at once, and again for nothing."""
+async def test_preparing_takes_few_requests_and_can_be_done_by_many(zookeeper: ZooKeeper) -> None:
+    """All 1,024 shards are made in a few dozen requests, by several processes at once, and again for nothing."""
     async with connected(zookeeper) as one, connected(zookeeper) as two, connected(zookeeper) as three:
         root = "/elsewhere/locks"
         many = [OrderLocks(session, root=root) for session in (one, two, three)]
-        began = time.monotonic()
+        before = zookeeper.metric("zk_packets_received")
         await many[0].prepare(5)
-        assert time.monotonic() - began < 0.5
+        assert zookeeper.metric("zk_packets_received") - before < 50
         assert len(await one.get_children(root)) == 1024
         more = [OrderLocks(session, root="/more/locks") for session in (one, two, three)]
         await asyncio.gather(*(locks.prepare(5) for locks in more))
@@ -82,22 +55,47 @@ async def test_unprepared_shards_are_made_when_needed(session: Session) -> None:
         assert lease.valid()
 
 
-async def test_uncontended_acquire_is_one_round_trip(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
-    """Both its requests leave before any reply can come: here ZooKeeper is frozen until they have."""
-    wire = Wire(session)
-    zookeeper.pause()
-    acquiring = asyncio.create_task(locks.acquire("o-1", CASHIER, timeout_s=5))
-    await until(lambda: len(wire.sent) >= 2)
-    assert not acquiring.done()
-    zookeeper.resume()
-    lease = await acquiring
-    assert wire.sent == ["Create2", "GetChildren"]
-    assert lease.valid()
-    assert lease.waited_for is None
-    assert lease.waited_s == 0.0
-    lease.release()
-    assert await locks.drained(5)
-    assert wire.sent == ["Create2", "GetChildren", "Delete"]
+async def test_uncontended_acquire_is_one_round_trip(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+    """On the wire: exactly two requests, both sent before either is answered, and the token comes with them.
+
+    A relay keeps both from ZooKeeper until both are seen, so neither can have been answered.
+    """
+    async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
+        await session.wait_connected(5)
+        clerks = OrderLocks(session)
+        relay.hold()
+        acquiring = asyncio.create_task(clerks.acquire("o-1", CASHIER, timeout_s=5))
+        await until(lambda: len(relay.requests()) == 2)
+        assert relay.requests() == [CREATE2, GET_CHILDREN]
+        assert relay.replies() == []
+        assert not acquiring.done()
+        relay.let_go()
+        lease = await acquiring
+        assert relay.requests() == relay.replies() == [CREATE2, GET_CHILDREN]
+        assert lease.valid()
+        assert [place.token for place in await locks.queue("o-1")] == [lease.token]
+        assert (lease.waited_for, lease.waited_s) == (None, 0.0)
+        lease.release()
+        assert await clerks.drained(5)
+        assert relay.requests() == [CREATE2, GET_CHILDREN, DELETE]
+
+
+async def test_release_delays_nobody(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+    """On the wire: a clerk's next request leaves before the delete of the last order is answered, every time."""
+    async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
+        await session.wait_connected(5)
+        clerks = OrderLocks(session)
+        for number in range(20):
+            async with await clerks.acquire(f"o-{number}", CASHIER, timeout_s=5):
+                pass
+        assert await clerks.drained(5)
+        sent = [frame for frame in relay.frames if not frame.reply]
+        answered = {frame.xid: place for place, frame in enumerate(relay.frames) if frame.reply}
+        deletes = [frame for frame in sent if frame.type == DELETE]
+        following = [sent[sent.index(frame) + 1] for frame in deletes[:-1]]
+        assert [frame.type for frame in following] == [CREATE2] * 19
+        for delete, create in zip(deletes, following, strict=False):
+            assert relay.frames.index(create) < answered[delete.xid]
 
 
 async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, locks: OrderLocks) -> None:
@@ -161,6 +159,40 @@ async def test_first_come_first_served(zookeeper: ZooKeeper, session: Session) -
         assert await nodes_left(session) == []
 
 
+async def test_fifty_waiters_are_served_in_order_of_arrival_and_woken_one_at_a_time(
+    locks: OrderLocks, session: Session, zookeeper: ZooKeeper
+) -> None:
+    """Fifty clerks of five sessions wait for one order: they are served as they came, and each hand-over costs one
+    watch event on the wire, in all."""
+    holder = await locks.acquire("o-50", CASHIER, timeout_s=5)
+    served: list[int] = []
+
+    async def settle(clerks: OrderLocks, number: int) -> None:
+        async with await clerks.acquire("o-50", ACCOUNTANT, timeout_s=60):
+            served.append(number)
+
+    async with relayed(zookeeper.hosts) as relay, AsyncExitStack() as sessions:
+        everybody = [
+            OrderLocks(await sessions.enter_async_context(Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S)))
+            for _ in range(5)
+        ]
+        waiting: list[asyncio.Task[None]] = []
+        for number in range(50):
+            waiting.append(asyncio.create_task(settle(everybody[number % 5], number)))
+            await queued(locks, "o-50", number + 2)
+        await until(lambda: sum(len(clerks._session._watches) for clerks in everybody) == 50)
+        assert relay.events() == 0
+        assert served == []
+        holder.release()
+        await asyncio.gather(*waiting)
+        for clerks in everybody:
+            assert await clerks.drained(5)
+        assert served == list(range(50))
+        assert relay.events() == 50
+    assert await nodes_left(session) == []
+    assert zookeeper.metric("zk_watch_count") == 0
+
+
 async def test_deadline_covers_changing_predecessors(locks: OrderLocks) -> None:
     """A waiter whose predecessors give up one after the other still leaves at its own deadline, told the holder."""
     holder = await locks.acquire("o-4", CASHIER, timeout_s=5)
@@ -182,24 +214,64 @@ async def test_deadline_covers_changing_predecessors(locks: OrderLocks) -> None:
     assert await locks.queues() == {}
 
 
+async def take(locks: OrderLocks, orders: list[str], *, timeout_s: float) -> Lease:
+    """Take one order, or a batch."""
+    if len(orders) == 1:
+        return await locks.acquire(orders[0], CASHIER, timeout_s=timeout_s)
+    return await locks.acquire_all(orders, CASHIER, timeout_s=timeout_s)
+
+
+class Stopwatch:
+    """How long something took, whatever its outcome."""
+
+    def __init__(self, work: Awaitable[Any]) -> None:
+        self._work = work
+        self.seconds = 0.0
+
+    async def run(self) -> object:
+        began = time.monotonic()
+        try:
+            return await self._work
+        except (Exception, asyncio.CancelledError) as error:
+            return error
+        finally:
+            self.seconds = time.monotonic() - began
+
+
 async def test_deadlines_with_zookeeper_frozen(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
-    """Acquire keeps its deadline, release returns at once, and what they began is cleared up afterwards."""
+    """ZooKeeper stands still: nobody comes later than 100 ms after their deadline, alone, in line or in a batch;
+    a cancelled one comes at once, release() takes no time, and what all of them began is cleared up afterwards."""
     held = await locks.acquire("o-5", CASHIER, timeout_s=5)
-    waiting = asyncio.create_task(locks.acquire("o-5", ACCOUNTANT, timeout_s=0.7))
-    await queued(locks, "o-5", 2)
+    in_line = Stopwatch(locks.acquire("o-5", ACCOUNTANT, timeout_s=0.7))
+    batch_in_line = Stopwatch(locks.acquire_all(["o-51", "o-5", "o-52"], ACCOUNTANT, timeout_s=0.8))
+    cancelled = Stopwatch(locks.acquire("o-5", ACCOUNTANT, timeout_s=30))
+    waiting = [asyncio.create_task(clerk.run()) for clerk in (in_line, batch_in_line, cancelled)]
+    await queued(locks, "o-5", 4)
     zookeeper.pause()
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
-        await locks.acquire("o-6", CASHIER, timeout_s=0.3)
-    assert time.monotonic() - began < 0.3 + SLACK_S
-    with pytest.raises((Unavailable, LockTimeout)):
-        await waiting
-    assert time.monotonic() - began < 0.7 + SLACK_S
+    alone = Stopwatch(locks.acquire("o-6", CASHIER, timeout_s=0.3))
+    batch = Stopwatch(locks.acquire_all([f"o-6-{number}" for number in range(100)], CASHIER, timeout_s=0.4))
+    late = Stopwatch(locks.acquire("o-6", CASHIER, timeout_s=30))
+    frozen = [asyncio.create_task(clerk.run()) for clerk in (alone, batch, late)]
     began = time.monotonic()
     held.release()
-    assert time.monotonic() - began < 0.05
+    assert time.monotonic() - began < 0.01
     with pytest.raises(LockLost):
         held.ensure()
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    for task in (waiting[2], frozen[2]):
+        task.cancel()
+    await asyncio.wait([waiting[2], frozen[2]])
+    assert time.monotonic() - began < SLACK_S
+    outcomes = await asyncio.gather(*waiting, *frozen)
+    assert [type(outcome) for outcome in outcomes] == [
+        *(LockTimeout, LockTimeout, asyncio.CancelledError),
+        *(Unavailable, Unavailable, asyncio.CancelledError),
+    ]
+    assert alone.seconds < 0.3 + SLACK_S
+    assert batch.seconds < 0.4 + SLACK_S
+    assert in_line.seconds < 0.7 + SLACK_S
+    assert batch_in_line.seconds < 0.8 + SLACK_S
     assert not await locks.drained(0.1)
     zookeeper.resume()
     assert await locks.drained(15)
@@ -207,53 +279,73 @@ async def test_deadlines_with_zookeeper_frozen(session: Session, locks: OrderLoc
     assert await nodes_left(session) == []
 
 
-async def test_lost_create_reply_is_found_by_its_nonce(session: Session, locks: OrderLocks) -> None:
-    """The connection drops after the create was sent: the node made is adopted, no second one stays."""
-    connection: Any = session._connection
-    read = connection._read_header
-    dropped = False
-
-    def dropping(timeout: float) -> Any:
-        nonlocal dropped
-        header, buffer, offset = read(timeout)
-        if not dropped and header.xid > 0:  # the create's reply: done over there, unheard of here
-            dropped = True
-            raise OSError("the cable was pulled")
-        return header, buffer, offset
-
-    connection._read_header = dropping
-    wire = Wire(session)
-    lease = await locks.acquire("o-7", CASHIER, timeout_s=5)
-    assert dropped
-    assert wire.sent.count("Create2") == 1
-    assert lease.valid()
-    assert [place.token for place in await locks.queue("o-7")] == [lease.token]
-    lease.release()
-    assert await locks.drained(10)
-    assert await nodes_left(session) == []
+ONE_OR_MANY = pytest.mark.parametrize(
+    ("orders", "creating"),
+    [(["o-7"], CREATE2), ([f"o-7-{number}" for number in range(70)], MULTI)],
+    ids=["one order", "a batch"],
+)
 
 
-async def test_lost_create_reply_is_cleared_up(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
-    """As above, but ZooKeeper stays away past the deadline: the node made is removed when it is back."""
-    connection: Any = session._connection
-    read = connection._read_header
+@ONE_OR_MANY
+async def test_lost_create_reply_is_found_by_its_nonce(
+    locks: OrderLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
+) -> None:
+    """The connection drops after the create was done: the nodes made are adopted, no second ones are made."""
+    async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
+        await session.wait_connected(5)
+        clerks = OrderLocks(session)
+        relay.lose_reply(creating, stay_away=False)
+        lease = await take(clerks, orders, timeout_s=5)
+        assert relay.requests().count(creating) == 1
+        assert relay.replies().count(creating) == 0
+        assert lease.valid()
+        assert {order: [place.token for place in queue] for order, queue in (await locks.queues()).items()} == {
+            order: [lease.token] for order in orders
+        }
+        lease.release()
+        assert await clerks.drained(10)
+        assert await nodes_left(session) == []
 
-    def dropping(timeout: float) -> Any:
-        header, buffer, offset = read(timeout)
-        if header.xid > 0:
-            connection._read_header = read
-            zookeeper.pause()
-            raise OSError("the cable was pulled")
-        return header, buffer, offset
 
-    connection._read_header = dropping
-    with pytest.raises(Unavailable):
-        await locks.acquire("o-15", CASHIER, timeout_s=0.5)
-    zookeeper.resume()
-    await session.wait_connected(10)
-    assert len(await nodes_left(session)) <= 1
-    assert await locks.drained(15)
-    assert await nodes_left(session) == []
+@ONE_OR_MANY
+async def test_lost_create_reply_is_cleared_up(
+    locks: OrderLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
+) -> None:
+    """As above, but ZooKeeper stays away past the deadline: the nodes made are removed when it is back, although their
+    session lives on."""
+    async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=10) as session:
+        await session.wait_connected(5)
+        before, clerks = session.session_id, OrderLocks(session)
+        relay.lose_reply(creating, stay_away=True)
+        with pytest.raises(Unavailable):
+            await take(clerks, orders, timeout_s=0.5)
+        assert len(await locks.queues()) == len(orders)
+        relay.let_go()
+        await session.wait_connected(10)
+        assert await clerks.drained(15)
+        assert session.session_id == before
+        assert await locks.queues() == {}
+
+
+async def test_dropped_connection_costs_nobody_their_place(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+    """The connection drops while a waiter watches, and again while it lists: it is served in its old place."""
+    holder = await locks.acquire("o-16", CASHIER, timeout_s=5)
+    async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=10) as session:
+        await session.wait_connected(5)
+        clerks = OrderLocks(session)
+        waiting = asyncio.create_task(clerks.acquire("o-16", ACCOUNTANT, timeout_s=20))
+        await queued(locks, "o-16", 2)
+        second = (await locks.queue("o-16"))[1].token
+        await until(lambda: len(session._watches) == 1)
+        relay.forget()
+        relay.lose_reply(GET_CHILDREN, stay_away=False)
+        relay.cut()
+        await until(lambda: relay.requests().count(GET_CHILDREN) >= 2 and len(session._watches) == 1)
+        holder.release()
+        async with await waiting as lease:
+            assert lease.token == second
+        assert await clerks.drained(5)
+    assert await locks.queues() == {}
 
 
 async def test_cancelled_waiter_leaves_nothing(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
@@ -294,17 +386,40 @@ async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: OrderL
     assert await nodes_left(session) == []
 
 
-async def test_nothing_left_after_a_thousand_orders(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
-    """A thousand new orders leave no node, no watch and no bookkeeping."""
-    nodes_before = zookeeper.metric("zk_znode_count")
+async def settle_new_bills(locks: OrderLocks, numbers: range) -> None:
+    """Lock and release orders never seen before, twenty at a time."""
+    pile = iter(numbers)
 
-    async def clerk(number: int) -> None:
-        for turn in range(50):
-            async with await locks.acquire(f"bill-{number}-{turn}", CASHIER, timeout_s=10) as lease:
+    async def clerk() -> None:
+        for number in pile:
+            async with await locks.acquire(f"bill-{number}", CASHIER, timeout_s=10) as lease:
                 lease.ensure()
 
-    await asyncio.gather(*(clerk(number) for number in range(20)))
+    await asyncio.gather(*(clerk() for _ in range(20)))
     assert await locks.drained(10)
+
+
+@pytest.mark.parametrize(
+    "bills",
+    [3_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+)
+async def test_orders_leave_nothing_behind(
+    session: Session, locks: OrderLocks, zookeeper: ZooKeeper, bills: int
+) -> None:
+    """However many new orders are locked and released, no node, watch or bookkeeping stays, and the memory in use after
+    all of them is that after a tenth of them, give or take 64 kB (which is less than one byte an order in the end)."""
+    nodes_before = zookeeper.metric("zk_znode_count")
+    tracemalloc.start()
+    try:
+        await settle_new_bills(locks, range(bills // 10))
+        gc.collect()
+        early, _ = tracemalloc.get_traced_memory()
+        await settle_new_bills(locks, range(bills // 10, bills))
+        gc.collect()
+        late, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert late - early < 65_536
     assert await nodes_left(session) == []
     assert zookeeper.metric("zk_znode_count") == nodes_before
     assert zookeeper.metric("zk_ephemerals_count") == 0
@@ -392,6 +507,60 @@ async def test_enter_excludes_nobody(locks: OrderLocks) -> None:
     first.release()
     second.release()
     assert await locks.drained(5)
+
+
+async def test_a_forked_child_is_told_at_once(locks: OrderLocks) -> None:
+    """In a forked child, whose threads are gone, every call says so instead of hanging or writing on the parent's
+    connection; and the parent's locks are as they were."""
+    lease = await locks.acquire("o-17", CASHIER, timeout_s=5)
+    batch = await locks.acquire_all(["o-18", "o-19"], CASHIER, timeout_s=5)
+    calls: dict[str, Callable[[], Any]] = {
+        "prepare": lambda: locks.prepare(5),
+        "acquire": lambda: locks.acquire("o-20", CASHIER, timeout_s=5),
+        "acquire_all": lambda: locks.acquire_all(["o-20", "o-21"], CASHIER, timeout_s=5),
+        "enter": lambda: locks.enter("o-20", CASHIER, timeout_s=5),
+        "queue": lambda: locks.queue("o-17"),
+        "queues": locks.queues,
+        "drained": lambda: locks.drained(5),
+    }
+    for name, held in {"lease": lease, "batch": batch, "order of a batch": batch["o-18"]}.items():
+        calls |= {
+            f"{name}.ensure": held.ensure,
+            f"{name}.lost": held.lost,
+            f"{name}.on_lost": partial(held.on_lost, lambda: None),
+            f"{name}.aclose": held.aclose,
+            f"{name}.release": held.release,
+        }
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            verdicts = {name: verdict(call) for name, call in calls.items()}
+            verdicts["valid"] = str(lease.valid() or batch.valid())
+            os.write(tell, json.dumps(verdicts).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    answer = await asyncio.wait_for(asyncio.to_thread(os.read, told, 65_536), 10)
+    os.waitpid(child, 0)  # noqa: ASYNC222 (it ends right after writing)
+    os.close(told)
+    assert json.loads(answer) == dict.fromkeys(calls, "WrongProcess") | {"valid": "False"}
+    for held in (lease, batch):
+        held.ensure()
+        held.release()
+    assert await locks.drained(5)
+    assert await locks.queues() == {}
+
+
+def verdict(call: Callable[[], Any]) -> str:
+    """Make a call, and the first step of it if it is a coroutine's; return the error's name."""
+    try:
+        made = call()
+        if isinstance(made, Coroutine):
+            made.send(None)
+    except Exception as error:
+        return type(error).__name__
+    return "no error"
 
 
 @pytest.mark.parametrize("order_id", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from coordination.errors import BadProviderURL
+from coordination.metrics import Metrics
 from coordination.registry import Registry
 from coordination.session import Session, SessionState
 from coordination.url import ProviderURL
@@ -15,6 +18,7 @@ from tests.integration.provider import provider_url
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 
 INTERFACE = "test.registry.v1.Service"
+BACK_WITHIN_S = 2.0
 
 
 def node(url: ProviderURL) -> str:
@@ -27,6 +31,16 @@ async def registry(session: Session) -> AsyncIterator[Registry]:
     registry = Registry(session)
     yield registry
     await registry.close()
+
+
+async def stays(other: Session, path: str, owner: Session) -> None:
+    """See, with another's eyes, that a node is `owner`'s and that nothing happens to it for a session's lifetime."""
+    changed = asyncio.Event()
+    stat = await other.exists(path, watch=changed.set)
+    assert stat is not None
+    assert stat.ephemeralOwner == owner.session_id
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(changed.wait(), SESSION_TIMEOUT_S)
 
 
 async def until_owned_by_present(session: Session, path: str) -> None:
@@ -79,13 +93,35 @@ async def test_ls(session: Session, registry: Registry) -> None:
     assert "metadata" not in listings
 
 
-async def test_registered_again_under_a_new_session(session: Session, registry: Registry) -> None:
-    """After expiry the node is made again, by the new session."""
+async def test_registered_again_under_a_new_session(zookeeper: ZooKeeper, session: Session, registry: Registry) -> None:
+    """After forced expiry the node is there again within two seconds, owned by the new session, and it stays there."""
     url = provider_url(3, INTERFACE)
     await registry.register(url)
+    before = session.session_id
+    began = time.monotonic()
     await expire(session)
     await until_owned_by_present(session, node(url))
+    assert time.monotonic() - began < BACK_WITHIN_S
+    assert session.session_id != before
     assert await registry.wait_registered(url, 5)
+    async with connected(zookeeper) as other:
+        await stays(other, node(url), session)
+
+
+async def test_a_new_session_comes_before_the_old_one_has_gone(zookeeper: ZooKeeper, registry: Registry) -> None:
+    """The other way round: a process started anew finds its node still owned by its old session, which then ends.
+    The node is ours at once, and does not go when that one does."""
+    url = provider_url(10, INTERFACE)
+    async with connected(zookeeper) as earlier:
+        older = Registry(earlier)
+        await older.register(url)
+        older._registrations[node(url)].abandon()  # killed: nobody looks after it any more, and the session lives on
+        began = time.monotonic()
+        await registry.register(url)
+        await until_owned_by_present(registry._session, node(url))
+        assert time.monotonic() - began < BACK_WITHIN_S
+    async with connected(zookeeper) as other:
+        await stays(other, node(url), registry._session)
 
 
 async def test_node_of_an_earlier_session_is_replaced(zookeeper: ZooKeeper, registry: Registry) -> None:
@@ -153,6 +189,36 @@ async def test_unregister_with_zookeeper_frozen(zookeeper: ZooKeeper, registry: 
         return await registry._session.exists(node(url)) is None
 
     await until(gone)
+
+
+async def test_registrations_are_counted(zookeeper: ZooKeeper, session: Session) -> None:
+    """What is wanted, by whether it is there; several registries of one process add up."""
+    collected = CollectorRegistry()
+    metrics = Metrics(collected)
+
+    def figures() -> list[float]:
+        name = "coordination_registrations"
+        return [collected.get_sample_value(name, {"established": state}) or 0.0 for state in ("yes", "no")]
+
+    one, other = Registry(session, metrics=metrics), Registry(session, metrics=metrics)
+    await one.register(provider_url(11, INTERFACE))
+    await other.register_consumer(ProviderURL.consumer(INTERFACE, "h", application="tests", timestamp_ms=1))
+    assert figures() == [2, 0]
+    zookeeper.pause()
+    assert not await one.register(provider_url(12, INTERFACE), timeout_s=0.05)
+    assert figures() == [2, 1]
+    assert not await one.unregister(provider_url(12, INTERFACE), timeout_s=0.05)
+    assert figures() == [2, 0]
+    assert not await one.register(provider_url(12, INTERFACE), timeout_s=0.05)
+    assert figures() == [2, 1]
+    zookeeper.resume()
+    assert await one.wait_registered(provider_url(12, INTERFACE), 10)
+    assert figures() == [3, 0]
+    await one.unregister(provider_url(11, INTERFACE))
+    assert figures() == [2, 0]
+    await one.close()
+    await other.close()
+    assert figures() == [0, 0]
 
 
 async def test_must_name_its_interface(registry: Registry) -> None:

@@ -8,14 +8,17 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 from kazoo.exceptions import NodeExistsError, NoNodeError
 
+from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
-from coordination.session import Session, SessionChange, SessionState
+from coordination.metrics import Metrics
+from coordination.session import SLOTS, Session, SessionChange, SessionState
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 
 SLACK_S = 0.25
@@ -55,6 +58,36 @@ async def test_requests(session: Session) -> None:
     assert sorted(await session.get_children("/requests")) == ["a", "x", "y"]
     with pytest.raises(NoNodeError):
         await session.create_all(["/requests/nowhere/z"])
+
+
+async def test_request_that_cannot_be_written_takes_no_place(session: Session) -> None:
+    """A path that is no text fails its own call, and costs nobody a place among the requests."""
+    for _ in range(SLOTS + 1):
+        with pytest.raises(UnicodeEncodeError):
+            await session.exists("/\udcff", timeout_s=1)
+    assert session._slots._value == SLOTS
+    assert session._in_flight == set()
+
+
+async def test_paths_lie_under_the_chroot(zookeeper: ZooKeeper, session: Session) -> None:
+    """With a chroot in the hosts every request, reply and event speaks of paths below it."""
+    await session.ensure_path("/below/this")
+    async with Session(f"{zookeeper.hosts}/below", timeout_s=SESSION_TIMEOUT_S) as inside:
+        await inside.wait_connected(10)
+        assert await inside.get_children("/") == ["this"]
+        path, _ = await inside.create("/this/node-", sequence=True)
+        assert path == "/this/node-0000000000"
+        deadline = Deadline.after(5)
+        parts = [operations.Create("/this/other"), operations.Create("/below"), operations.Create("/below/below")]
+        assert await inside.ask(operations.transaction(parts), deadline) == [part.path for part in parts]
+        assert (await inside.create("/below/too"))[0] == "/below/too"
+        listings = await inside.ask(operations.get_children_of(["/", "/this", "/none"]), deadline)
+        assert operations.names_of(["/", "/this", "/none"], listings)["/none"] == []
+        assert sorted(listings[1]) == ["node-0000000000", "other"]
+        news = asyncio.Event()
+        await inside.get("/this/other", watch=news.set)
+        await session.set("/below/this/other", b"new")
+        await asyncio.wait_for(news.wait(), 5)
 
 
 async def test_watch_fires_once_and_can_be_forgotten(session: Session) -> None:
@@ -162,14 +195,14 @@ async def test_frozen_is_noticed_under_load(session: Session, zookeeper: ZooKeep
 async def test_many_requests_do_not_block_the_loop(session: Session) -> None:
     """With kazoo's thread stuck (a full send buffer) the loop goes on, however many requests pile up."""
     connection: Any = session._connection
-    submit, stuck, went_on = connection._submit, threading.Event(), threading.Event()
+    write, stuck, went_on = connection._write, threading.Event(), threading.Event()
 
-    def hang(*request: Any) -> None:
+    def hang(*packet: Any) -> None:
         stuck.wait(10)
         went_on.set()
-        submit(*request)
+        write(*packet)
 
-    connection._submit = hang
+    connection._write = hang
     requests = [asyncio.create_task(session.exists("/", timeout_s=0.5)) for _ in range(1000)]
     results = await asyncio.gather(*requests, return_exceptions=True)
     assert all(isinstance(result, Unavailable) for result in results)
@@ -181,16 +214,89 @@ async def test_many_requests_do_not_block_the_loop(session: Session) -> None:
 async def test_request_that_got_lost_inside_ends_with_the_connection(session: Session) -> None:
     """A request kazoo never answers fails when the connection drops, and its place is free again."""
 
-    class Silent:
-        def rawlink(self, callback: object) -> None: ...
-
-    (reply,) = await session.send(lambda _: Silent(), deadline=Deadline.after(1))
-    assert session._connection is not None
-    session._connection._socket.shutdown(socket.SHUT_RDWR)
+    connection: Any = session._connection
+    connection.hand_over = lambda requests: None
+    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    await asyncio.sleep(0)
+    del connection.hand_over
+    connection._socket.shutdown(socket.SHUT_RDWR)
     with pytest.raises(Unavailable) as caught:
         await session.receive(reply, Deadline.after(10))
     assert caught.value.maybe_done
     await session.wait_connected(10)
+    assert session._in_flight == set()
+
+
+async def test_lost_request_is_told_together_with_the_loss(session: Session, zookeeper: ZooKeeper) -> None:
+    """Whoever learns that their request was lost finds the session SUSPENDED: kazoo fails requests first and tells of
+    the dropped connection a moment later, in which the next request would be sent into the void."""
+    client: Any = session._client
+    fail_requests = client._notify_pending
+
+    def preempted(state: str) -> None:
+        fail_requests(state)
+        time.sleep(0.1)
+
+    client._notify_pending = preempted
+    zookeeper.pause()
+    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    states: list[SessionState] = []
+    reply.add_done_callback(lambda _: states.append(session.state))
+    await asyncio.sleep(0.05)
+    client._connection._socket.shutdown(socket.SHUT_RDWR)
+    await until(reply.done)
+    await asyncio.sleep(0)
+    zookeeper.resume()
+    assert states == [SessionState.SUSPENDED]
+    await session.wait_connected(10)
+    await session.exists("/")
+
+
+async def test_request_given_up_is_not_sent_later(session: Session) -> None:
+    """A request that was failed with one connection, before it was sent, is not sent on the next: whoever was told of
+    the loss may have looked in vain for what it would make."""
+    client: Any = session._client
+    fail_requests, failed, go_on = client._notify_pending, threading.Event(), threading.Event()
+
+    def preempted(state: str) -> None:
+        fail_requests(state)
+        failed.set()
+        go_on.wait(10)
+
+    client._notify_pending = preempted
+    client._connection._socket.shutdown(socket.SHUT_RDWR)
+    await until(failed.is_set)
+    (reply,) = await session.send(operations.create("/too-late", b""), deadline=Deadline.after(1))
+    await asyncio.sleep(0)
+    assert [request.type for request, _ in client._queue] == [15]
+    go_on.set()
+    with pytest.raises(Unavailable):
+        await session.receive(reply, Deadline.after(5))
+    client._notify_pending = fail_requests
+    await session.wait_connected(10)
+    assert await session.exists("/too-late") is None
+    assert session._in_flight == set()
+    assert session._slots._value == SLOTS
+
+
+async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
+    """With kazoo's thread stuck any number of `post` returns at once, each in a turn of the loop of its own."""
+    connection: Any = session._connection
+    write, stuck, went_on = connection._write, threading.Event(), threading.Event()
+
+    def hang(*packet: Any) -> None:
+        stuck.wait(10)
+        went_on.set()
+        write(*packet)
+
+    connection._write = hang
+    replies = []
+    for _ in range(1000):
+        replies.append(session.post(operations.exists("/")))
+        await asyncio.sleep(0)
+    assert not went_on.is_set()
+    stuck.set()
+    await asyncio.wait([reply for reply in replies if reply is not None], timeout=10)
     assert session._in_flight == set()
 
 
@@ -240,6 +346,21 @@ async def test_expired_session(session: Session) -> None:
     assert [change.state for change in changes][-2:] == [SessionState.LOST, SessionState.CONNECTED]
 
 
+async def test_changes_of_state_are_counted(zookeeper: ZooKeeper) -> None:
+    """Each state entered counts once."""
+    metrics, entered = Metrics(), Counter[SessionState]()
+    async with Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S, metrics=metrics) as session:
+        session.subscribe(lambda change: entered.update([change.state]))
+        await session.wait_connected(10)
+        again = asyncio.create_task(next_change(session, SessionState.CONNECTED))
+        await asyncio.sleep(0)
+        await expire(session)
+        await again
+    assert entered[SessionState.LOST] == entered[SessionState.CLOSED] == 1
+    for state in SessionState:
+        assert metrics.session_changes.labels(state.value)._value.get() == entered[state]
+
+
 async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
     """Stopped and started again on the same port, ZooKeeper is found again without anybody's help."""
     async with connected(zookeeper) as session:
@@ -255,9 +376,7 @@ async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
 async def test_late_replies_are_somebodys(session: Session, zookeeper: ZooKeeper) -> None:
     """The future of a request outlives its deadline, so that what it did late can be undone."""
     zookeeper.pause()
-    (reply,) = await session.send(
-        lambda client: client.create_async("/late", include_data=True), deadline=Deadline.after(1)
-    )
+    (reply,) = await session.send(operations.create("/late", b""), deadline=Deadline.after(1))
     with pytest.raises(Unavailable):
         await session.receive(reply, Deadline.after(0.1))
     zookeeper.resume()
@@ -286,7 +405,7 @@ async def test_forked_child_is_told(session: Session) -> None:
     if child == 0:
         verdict = b"no error"
         try:
-            session._check_process()
+            session.check_process()
         except WrongProcess:
             verdict = b"told"
         finally:

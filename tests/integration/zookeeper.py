@@ -1,4 +1,4 @@
-"""A real ZooKeeper server process that can be frozen, stopped and started again, and sessions with it.
+"""A real ZooKeeper server process that can be frozen, stopped and started again, an ensemble of three, and sessions.
 
 COUNTINGHOUSE_ZOOKEEPER_CLASSPATH says where its jars are; without it, where Debian's package puts them.
 """
@@ -21,7 +21,7 @@ from coordination.session import Session
 
 DEBIAN_CLASSPATH = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar"
 CONFIGURATION = """\
-tickTime=500
+tickTime={tick_ms}
 dataDir={data}
 clientPort={port}
 clientPortAddress=127.0.0.1
@@ -29,26 +29,38 @@ maxClientCnxns=0
 4lw.commands.whitelist=srvr,mntr,ruok
 admin.enableServer=false
 """
+TICK_S = 0.5
 SESSION_TIMEOUT_S = 2.0
 """Short, so that expiry can be waited for; ZooKeeper allows 2 to 20 ticks, here 1 to 10 s."""
+MEMBERS = 3
 
 
 class ZooKeeper:
-    """One standalone server on a port of its own; its data survive stop() and start()."""
+    """One server on a port of its own; its data survive stop() and start().
 
-    def __init__(self, directory: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+    Args:
+        port: of the clients; 0: a free one.
+        membership: lines of its configuration that make it a member of an ensemble; none: it stands alone.
+    """
+
+    def __init__(self, directory: Path, port: int = 0, membership: str = "") -> None:
+        self._port = port or _free_ports(1)[0]
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        (directory / "zoo.cfg").write_text(CONFIGURATION.format(data=directory / "data", port=self._port))
+        configuration = CONFIGURATION.format(tick_ms=round(TICK_S * 1000), data=directory / "data", port=self._port)
+        (directory / "zoo.cfg").write_text(configuration + membership)
 
     @property
     def hosts(self) -> str:
         return f"127.0.0.1:{self._port}"
 
     def start(self, timeout_s: float = 20.0) -> None:
-        """Start the server and wait until it serves. `ruok` would be answered earlier; `srvr` is the truth."""
+        """Start the server and wait until it serves."""
+        self.begin()
+        self.wait_serving(timeout_s)
+
+    def begin(self) -> None:
+        """Start the process."""
         classpath = os.environ.get("COUNTINGHOUSE_ZOOKEEPER_CLASSPATH", DEBIAN_CLASSPATH)
         with (self._directory / "log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -66,6 +78,10 @@ class ZooKeeper:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+
+    def wait_serving(self, timeout_s: float) -> None:
+        """Wait until it serves. `ruok` would be answered earlier; `srvr` is the truth."""
+        assert self._process is not None
         deadline = time.monotonic() + timeout_s
         while "Mode:" not in self.four_letters("srvr"):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -85,8 +101,8 @@ class ZooKeeper:
         os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def four_letters(self, command: str) -> str:
         """Return the answer to a four-letter command; empty if there is none."""
@@ -107,6 +123,47 @@ class ZooKeeper:
             if key == name:
                 return int(float(value))
         raise KeyError(name)
+
+
+class Ensemble:
+    """Three servers that elect a leader."""
+
+    def __init__(self, directory: Path) -> None:
+        ports = _free_ports(3 * MEMBERS)
+        clients, quorum, election = ports[:MEMBERS], ports[MEMBERS : 2 * MEMBERS], ports[2 * MEMBERS :]
+        membership = "initLimit=20\nsyncLimit=10\n" + "".join(
+            f"server.{n + 1}=127.0.0.1:{quorum[n]}:{election[n]}\n" for n in range(MEMBERS)
+        )
+        self.members: list[ZooKeeper] = []
+        for n, port in enumerate(clients):
+            home = directory / str(n + 1)
+            (home / "data").mkdir(parents=True)
+            (home / "data" / "myid").write_text(str(n + 1))
+            self.members.append(ZooKeeper(home, port, membership))
+
+    @property
+    def hosts(self) -> str:
+        return ",".join(member.hosts for member in self.members)
+
+    def start(self, timeout_s: float = 30.0) -> None:
+        """Start all of them and wait until each serves."""
+        for member in self.members:
+            member.begin()
+        for member in self.members:
+            member.wait_serving(timeout_s)
+
+    def stop(self) -> None:
+        for member in self.members:
+            member.resume()
+            member.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], timeout_s: float = 15.0) -> None:

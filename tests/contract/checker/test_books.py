@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.checker.books import SERVICES, Books, read_books, settled_books
+from services.checker.books import SERVICES, Books, Record, read_books, settled_books
 from services.checker.checks import run_checks
 from services.checker.verdict import Verdict, verdict_of
 from services.kernel.clock import SystemClock
@@ -44,8 +44,13 @@ def as_written(books: Books, scribe: Scribe) -> dict[str, set[tuple[tuple[str, o
     found = {}
     for table in fields(Books):
         names = sorted(getattr(written, table.name)[0]) if getattr(written, table.name) else []
-        found[table.name] = {tuple((name, _plain(row[name])) for name in names) for row in getattr(books, table.name)}
+        found[table.name] = {tuple((name, _plain(row[name])) for name in names) for row in rows_of(books, table.name)}
     return found
+
+
+def rows_of(books: Books, table: str) -> tuple[Record, ...]:
+    """A table's rows; none of the acquirer's, which is not written here."""
+    return getattr(books, table) or ()
 
 
 def _plain(value: object) -> object:
@@ -55,7 +60,7 @@ def _plain(value: object) -> object:
 async def test_every_row_is_read_as_it_was_written(urls: dict[str, str], scribe: Scribe) -> None:
     books = await read_books(urls)
     assert as_written(books, scribe) == as_written(scribe.books(), scribe)
-    assert all(len(getattr(books, table.name)) == len(getattr(scribe.books(), table.name)) for table in fields(Books))
+    assert all(len(rows_of(books, table.name)) == len(rows_of(scribe.books(), table.name)) for table in fields(Books))
 
 
 async def test_a_lawful_evening_is_ok_wherever_it_is_kept(urls: dict[str, str], scribe: Scribe) -> None:

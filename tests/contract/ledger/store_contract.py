@@ -480,12 +480,14 @@ class LedgerStoreContract:
         assert len({answer.response.body for answer in answers}) == 1
 
     async def test_the_house_accounts_are_opened_once(self, make: Make) -> None:
-        """A restart changes nothing; a new currency adds its three; other terms are refused."""
+        """A restart changes nothing; a new currency adds its four; other terms are refused."""
         store = await make(Guards())
         await store.open_missing(house_accounts(("CNY",), NOW_MS))
         await store.open_missing(house_accounts(("CNY", "EUR"), NOW_MS + 1))
         page = await store.accounts(prefix="", after="", limit=100)
         assert [(account.account_id, account.created_at_ms - NOW_MS) for account in page.accounts] == [
+            ("acquirer:CNY", 0),
+            ("acquirer:EUR", 1),
             ("bank:CNY", 0),
             ("bank:EUR", 1),
             ("drawer:CNY", 0),
@@ -551,11 +553,11 @@ class LedgerStoreContract:
         await top_up(store, 50)
         await posted(store, draft(1, 20, payer=WALLET))
         rows = {row.account.account_id: row for row in await store.trial("CNY")}
-        assert set(rows) == {"bank:CNY", "drawer:CNY", "sales:CNY", WALLET}
+        assert set(rows) == {"acquirer:CNY", "bank:CNY", "drawer:CNY", "sales:CNY", WALLET}
         assert [(rows[name].debits, rows[name].credits) for name in (WALLET, "drawer:CNY", "bank:CNY")] == [
             (20, 50),
             (50, 0),
             (0, 0),
         ]
         assert all(row.right for row in rows.values())
-        assert len(await store.trial("")) == 7
+        assert len(await store.trial("")) == 9

@@ -24,7 +24,7 @@ from services.ledger.store import SqlLedgerStore, metadata, order_fences
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.failpoints import Failpoints
 from services.runtime.migrations import bring_up_to_date
-from tests.contract.conftest import FreshDatabase
+from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.ledger.store_contract import (
     ENCODING,
     NOW_MS,
@@ -44,11 +44,12 @@ TABLES = ("journals", "postings", "refusals", "accounts")
 
 
 @pytest.fixture
-def make(fresh_database: FreshDatabase) -> Make:
-    """Stores on empty, migrated databases."""
+def make(fresh_database: FreshDatabase, owner_of: OwnerOf) -> Make:
+    """Stores on empty, migrated databases; without the guard `unique` under their owner, who may drop its indexes."""
 
     async def make(guards: Guards) -> SqlLedgerStore:
-        store = SqlLedgerStore(await fresh_database(PACKAGE), guards)
+        database = await fresh_database(PACKAGE)
+        store = SqlLedgerStore(database if guards.unique else owner_of(database), guards)
         await store.prepare()
         return store
 
@@ -117,9 +118,9 @@ async def test_migrating_again_changes_nothing(database: Database, store: SqlLed
     assert (await store.head()).sequence == 1
 
 
-async def test_a_newer_database_is_refused(database: Database) -> None:
+async def test_a_newer_database_is_refused(database: Database, owner: Database) -> None:
     """By name, whether or not it may be migrated."""
-    await execute(database, "UPDATE alembic_version SET version_num = '0999'")
+    await execute(owner, "UPDATE alembic_version SET version_num = '0999'")
     for migrate in (True, False):
         with pytest.raises(DatabaseRefused, match="0999") as refusal:
             await bring_up_to_date(database, PACKAGE, migrate=migrate)
@@ -160,17 +161,17 @@ async def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
         "DELETE FROM accounts WHERE account_id = 'bank:CNY'",
     ],
 )
-async def test_what_must_not_change_is_protected(database: Database, store: SqlLedgerStore, statement: str) -> None:
+async def test_what_must_not_change_is_protected(owner: Database, store: SqlLedgerStore, statement: str) -> None:
     """By the database itself, whoever asks it."""
     await posted(store, draft())
     await post(store, draft(2, payer="wallet:nobody:CNY"))
     before = await operations(store).verify(0, 0)
     with pytest.raises(DBAPIError, match="never changed"):
-        await execute(database, statement)
+        await execute(owner, statement)
     assert await operations(store).verify(0, 0) == before
 
 
-async def test_a_row_is_not_replaced_either(database: Database, store: SqlLedgerStore) -> None:
+async def test_a_row_is_not_replaced_either(database: Database, owner: Database, store: SqlLedgerStore) -> None:
     """SQLite's INSERT OR REPLACE deletes without asking the delete trigger; PostgreSQL's TRUNCATE likewise."""
     journal = await posted(store, draft())
     statement = (
@@ -179,25 +180,25 @@ async def test_a_row_is_not_replaced_either(database: Database, store: SqlLedger
         else "TRUNCATE postings"
     )
     with pytest.raises(DBAPIError, match="never changed"):
-        await execute(database, statement, journal=journal.journal_id)
+        await execute(owner, statement, journal=journal.journal_id)
 
 
-async def test_a_limit_holds_whoever_writes(database: Database, store: SqlLedgerStore) -> None:
+async def test_a_limit_holds_whoever_writes(owner: Database, store: SqlLedgerStore) -> None:
     """The statement itself is refused that would break it."""
     with pytest.raises(IntegrityError, match="accounts_within_limits"):
-        await execute(database, "UPDATE accounts SET balance = -1 WHERE account_id = 'drawer:CNY'")
+        await execute(owner, "UPDATE accounts SET balance = -1 WHERE account_id = 'drawer:CNY'")
 
 
 # Tampering
 
 
-async def cooked(database: Database, store: SqlLedgerStore, *statements: str, **values: str | int) -> Verdict:
+async def cooked(owner: Database, store: SqlLedgerStore, *statements: str, **values: str | int) -> Verdict:
     """What a walk along five journals finds after `statements`."""
     for number in range(1, 6):
         await posted(store, draft(number))
     assert await operations(store).verify(0, 0) == Verdict(5, 0, "", (await store.head()).hash)
-    await disarm(database)
-    await execute(database, *statements, **values)
+    await disarm(owner)
+    await execute(owner, *statements, **values)
     return await operations(store).verify(0, 0)
 
 
@@ -224,19 +225,19 @@ async def cooked(database: Database, store: SqlLedgerStore, *statements: str, **
     ],
 )
 async def test_verify_finds_what_was_altered(
-    database: Database, store: SqlLedgerStore, statement: str, broken_at: int, problem: str
+    owner: Database, store: SqlLedgerStore, statement: str, broken_at: int, problem: str
 ) -> None:
     """By its sequence, although the triggers were dropped first."""
-    verdict = await cooked(database, store, statement, none=NO_HASH)
+    verdict = await cooked(owner, store, statement, none=NO_HASH)
     assert verdict.broken_at == broken_at
     assert problem in verdict.problem
 
 
 @pytest.mark.parametrize("gone", [1, 3, 5])
-async def test_verify_finds_a_journal_that_is_gone(database: Database, store: SqlLedgerStore, gone: int) -> None:
+async def test_verify_finds_a_journal_that_is_gone(owner: Database, store: SqlLedgerStore, gone: int) -> None:
     """At the beginning, in the middle and at the end of the chain."""
     verdict = await cooked(
-        database,
+        owner,
         store,
         "DELETE FROM postings WHERE journal_id LIKE :like",
         "DELETE FROM journals WHERE sequence = :gone",
@@ -247,28 +248,28 @@ async def test_verify_finds_a_journal_that_is_gone(database: Database, store: Sq
     assert "missing" in verdict.problem
 
 
-async def test_verify_finds_a_chain_that_goes_on_beyond_its_head(database: Database, store: SqlLedgerStore) -> None:
+async def test_verify_finds_a_chain_that_goes_on_beyond_its_head(owner: Database, store: SqlLedgerStore) -> None:
     """The head was set back, hash and all, to hide the last journal."""
     for number in range(1, 4):
         await posted(store, draft(number))
     [link] = await store.links(first=2, last=2, limit=1)
     assert link.journal is not None
-    await execute(database, "UPDATE chain_head SET sequence = 2, hash = :hash", hash=link.journal.hash)
+    await execute(owner, "UPDATE chain_head SET sequence = 2, hash = :hash", hash=link.journal.hash)
     verdict = await operations(store).verify(0, 0)
     assert (verdict.broken_at, verdict.examined) == (3, 2)
     assert "beyond" in verdict.problem
 
 
 async def test_verify_finds_an_unbalanced_journal_though_its_hash_is_right(
-    database: Database, store: SqlLedgerStore
+    owner: Database, store: SqlLedgerStore
 ) -> None:
     """Whoever can drop triggers can also compute hashes."""
     journal = await posted(store, draft())
     legs = (Leg("drawer:CNY", 11), Leg("sales:CNY", -10))
     forged = replace(journal, draft=replace(journal.draft, legs=legs))
-    await disarm(database)
+    await disarm(owner)
     await execute(
-        database,
+        owner,
         "UPDATE postings SET amount = 11 WHERE leg = 0",
         "UPDATE journals SET hash = :hash",
         "UPDATE chain_head SET hash = :hash",
@@ -281,15 +282,15 @@ async def test_verify_finds_an_unbalanced_journal_though_its_hash_is_right(
     )
 
 
-async def test_the_trial_balance_finds_what_was_altered(database: Database, store: SqlLedgerStore) -> None:
+async def test_the_trial_balance_finds_what_was_altered(owner: Database, store: SqlLedgerStore) -> None:
     """A stored balance that its postings do not explain, and postings that do not sum to zero."""
     await posted(store, draft())
     assert (await operations(store).trial_balance("")).balanced
-    await execute(database, "UPDATE accounts SET balance = 11 WHERE account_id = 'drawer:CNY'")
+    await execute(owner, "UPDATE accounts SET balance = 11 WHERE account_id = 'drawer:CNY'")
     cooked_balance = await operations(store).trial_balance("")
     assert (cooked_balance.balanced, cooked_balance.differences) == (False, (("CNY", 0),))
-    await disarm(database)
-    await execute(database, "UPDATE postings SET amount = 11 WHERE leg = 0")
+    await disarm(owner)
+    await execute(owner, "UPDATE postings SET amount = 11 WHERE leg = 0")
     cooked_posting = await operations(store).trial_balance("")
     assert (cooked_posting.balanced, cooked_posting.differences) == (False, (("CNY", 1),))
 
@@ -343,35 +344,35 @@ async def index_names(database: Database) -> set[str | None]:
     return await database.read(step)
 
 
-async def test_the_guard_makes_and_drops_its_indexes(database: Database) -> None:
+async def test_the_guard_makes_and_drops_its_indexes(owner: Database) -> None:
     """At start, by its setting; two instances that start at once do it once."""
     unique = {"journals_by_business_key", "journals_by_reversal_of"}
     for off in (["unique"], [], ["unique"], []):
-        stores = [SqlLedgerStore(database, Guards.without(off)) for _ in range(3)]
+        stores = [SqlLedgerStore(owner, Guards.without(off)) for _ in range(3)]
         await asyncio.gather(*(store.prepare() for store in stores))
-        assert (await index_names(database) & unique) == (set() if off else unique)
+        assert (await index_names(owner) & unique) == (set() if off else unique)
 
 
-async def test_the_index_stands_behind_the_lookup(database: Database, store: SqlLedgerStore) -> None:
+async def test_the_index_stands_behind_the_lookup(owner: Database, store: SqlLedgerStore) -> None:
     """A second journal under a key is refused by the database, whoever writes it."""
     await posted(store, draft())
     with pytest.raises(IntegrityError, match="business_key"):
         await execute(
-            database,
+            owner,
             "INSERT INTO journals SELECT 'jnl_2', 2, business_key, currency_code, memo, order_id, payment_id, "
             "reversal_of, previous_hash, hash, posted_at_ms, clerk_name, clerk_role FROM journals",
         )
 
 
-async def test_what_was_written_without_the_guard_is_refused_with_it(database: Database) -> None:
+async def test_what_was_written_without_the_guard_is_refused_with_it(owner: Database) -> None:
     """A round that was settled twice is not passed over in silence."""
-    careless = SqlLedgerStore(database, Guards.without(["unique"]))
+    careless = SqlLedgerStore(owner, Guards.without(["unique"]))
     await careless.prepare()
     await careless.open_missing(house_accounts(("CNY",), NOW_MS))
     await posted(careless, draft())
     await posted(careless, draft(payment_id="p2"))
     with pytest.raises(DatabaseRefused) as refusal:
-        await SqlLedgerStore(database, Guards()).prepare()
+        await SqlLedgerStore(owner, Guards()).prepare()
     assert refusal.value.reason == "DATABASE_DUPLICATES"
     assert await balance(careless, "drawer:CNY") == 20
 

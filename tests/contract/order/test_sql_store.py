@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ from services.order.model import OrderState
 from services.order.operations import Filter
 from services.order.store import SqlOrderStore, metadata, order_events, orders
 from services.runtime.database import Database
+from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.order.store_contract import ENCODING, Made, Make, OrderStoreContract, bill, created, request
 from tests.fakes.order_store import Event
 
 PACKAGE = Path(services.order.__file__).parent
-FreshDatabase = Callable[[Path], Awaitable[Database]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,9 @@ async def test_migrations_make_the_tables_the_store_knows(fresh_database: FreshD
         "DELETE FROM orders",
     ],
 )
-async def test_what_must_not_change_is_protected(fresh_database: FreshDatabase, statement: str) -> None:
+async def test_what_must_not_change_is_protected(
+    fresh_database: FreshDatabase, owner_of: OwnerOf, statement: str
+) -> None:
     """By the database itself, whoever asks it."""
     database = await fresh_database(PACKAGE)
     subject = InDatabase(SqlOrderStore(database, Guards()), database)
@@ -119,7 +120,7 @@ async def test_what_must_not_change_is_protected(fresh_database: FreshDatabase, 
         await tx.execute(text(statement))
 
     with pytest.raises(DBAPIError, match="refuses"):
-        await database.run(step)
+        await owner_of(database).run(step)
     assert await made.now() == made.order
     assert len(await subject.history("o1")) == 1
 

@@ -23,6 +23,7 @@ from services.kernel.idempotency import Begun, Lease, RequestKey, RequestState, 
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import (
+    NO_SILENCE,
     PAY,
     REVERSE,
     SETTLE,
@@ -33,19 +34,24 @@ from services.payment.model import (
     Purpose,
     Reversal,
     Rival,
+    Silence,
     Source,
+    Undone,
 )
-from services.payment.ports import Store
+from services.payment.ports import Filter, Store
 from services.payment.servicer import PaymentResponses
 from tests.fakes.payment_store import Event, Word
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
+T0 = 10_000
 FENCE, NEWER = Fence(1, 100), Fence(1, 101)
 CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
+BY_CARD = Charge(1, "mei", Money(300, "CNY"), "acquirer:CNY", "sales:CNY", by_card=True)
+SILENCE = Silence(3, T0 + 4_000)
+UNDONE = Undone("j1", "j2")
 REFUSED = StoredResponse(False, b"refused")
 RESPONSES = PaymentResponses()
-T0 = 10_000
 DAY_MS = 24 * 3600 * 1000
 
 
@@ -89,6 +95,14 @@ def draft(
     return Payment.created(payment_id, key or settle_key(), order_id, Source.DRAWER, LI, "two teas", created_at_ms)
 
 
+def by_card(
+    payment_id: str = "p1", key: RequestKey | None = None, order_id: str = "o1", *, created_at_ms: int = T0
+) -> Payment:
+    """A draft of a card payment."""
+    drafted = draft(payment_id, key, order_id, created_at_ms=created_at_ms)
+    return replace(drafted, source=Source.CARD, card="tok-mei")
+
+
 def encode(payment: Payment) -> StoredResponse:
     return RESPONSES.payment(payment.key.method, payment)
 
@@ -109,11 +123,11 @@ class Made:
     subject: Subject
     payment_id: str = "p1"
 
-    async def submit(self, fence: Fence = FENCE, *, now_ms: int = T0 + 1) -> Payment | Rival:
-        return await self.subject.store.submit(self.payment_id, CHARGE, fence, now_ms=now_ms)
+    async def submit(self, fence: Fence = FENCE, *, charge: Charge = CHARGE, now_ms: int = T0 + 1) -> Payment | Rival:
+        return await self.subject.store.submit(self.payment_id, charge, fence, now_ms=now_ms)
 
-    async def lose_sight(self, fence: Fence = FENCE, *, now_ms: int = T0 + 2) -> Payment:
-        return await self.subject.store.lose_sight(self.payment_id, fence, now_ms=now_ms)
+    async def lose_sight(self, fence: Fence = FENCE, *, silence: Silence = NO_SILENCE, now_ms: int = T0 + 2) -> Payment:
+        return await self.subject.store.lose_sight(self.payment_id, fence, now_ms=now_ms, silence=silence)
 
     async def record(self, fence: Fence = FENCE, *, now_ms: int = T0 + 3) -> Payment:
         return await self.subject.store.record(self.payment_id, fence, "j1", encode, now_ms=now_ms)
@@ -128,11 +142,13 @@ class Made:
         await store.begin_request(reversal_of(key).key, "f", lease(now_ms))
         return await store.begin_reversal(self.payment_id, fence, reversal_of(key), now_ms=now_ms)
 
-    async def record_reversal(self, fence: Fence = FENCE, *, now_ms: int = T0 + 5) -> Payment:
-        return await self.subject.store.record_reversal(self.payment_id, fence, "j2", encode_reversal, now_ms=now_ms)
+    async def record_reversal(self, fence: Fence = FENCE, *, undone: Undone = UNDONE, now_ms: int = T0 + 5) -> Payment:
+        return await self.subject.store.record_reversal(
+            await self.now(), fence, undone, encode_reversal, lambda _payment: REFUSED, now_ms=now_ms
+        )
 
     async def refuse_reversal(self, payment: Payment, fence: Fence = FENCE, *, now_ms: int = T0 + 5) -> None:
-        await self.subject.store.refuse_reversal(payment, fence, REFUSED, now_ms=now_ms)
+        await self.subject.store.refuse_reversal(payment, fence, "j1", REFUSED, encode, now_ms=now_ms)
 
     async def now(self) -> Payment:
         return await self.subject.store.get(self.payment_id)
@@ -151,6 +167,14 @@ async def succeeded(subject: Subject, payment: Payment | None = None) -> Made:
     made = await accepted(subject, payment)
     await made.submit()
     await made.record()
+    return made
+
+
+async def unknown_by_card(subject: Subject) -> Made:
+    """A card payment of which nobody knows."""
+    made = await accepted(subject, by_card())
+    await made.submit(charge=BY_CARD)
+    await made.lose_sight(silence=SILENCE)
     return made
 
 
@@ -293,10 +317,10 @@ class PaymentStoreContract:
         subject = await make()
         begun = begun_in(await subject.store.accept(draft(), "f", lease()))
         await subject.store.give_back(begun, now_ms=T0)
-        assert await subject.request(settle_key()) == (RequestState.ISSUED, 0)
+        assert await subject.request(settle_key()) == (RequestState.ISSUED, 1)
         again = await subject.store.accept(draft("p2"), "f", lease())
         assert isinstance(again, Accepted)
-        assert again.begun == Begun(settle_key(), 1, first=True)
+        assert again.begun == Begun(settle_key(), 2, first=True)
         assert again.payment == draft("p1")
 
     async def test_only_its_own_execution_gives_a_request_back(self, make: Make) -> None:
@@ -715,7 +739,7 @@ class PaymentStoreContract:
             payment = draft(f"p{n}", settle_key(f"s{n}"), f"o{n}", created_at_ms=created_at_ms)
             await accepted(subject, payment)
         pages, after = [], None
-        while page := await subject.store.page(limit=2, after=after, state=None, order_id="", seen_by=""):
+        while page := await subject.store.page(Filter(), limit=2, after=after, seen_by=""):
             pages.append([payment.payment_id for payment in page])
             after = (page[-1].created_at_ms, page[-1].payment_id)
         assert pages == [["p4", "p3"], ["p2", "p1"], ["p0"]]
@@ -728,16 +752,193 @@ class PaymentStoreContract:
         await accepted(subject, draft("p2", settle_key("s2"), "o2"))
         await accepted(subject, replace(draft("p3", settle_key("s3"), "o1"), clerk=WANG))
 
-        async def ids(**which: object) -> list[str]:
-            asked: dict[str, object] = {"state": None, "order_id": "", "seen_by": ""}
-            page = await subject.store.page(limit=9, after=None, **(asked | which))  # type: ignore[arg-type]
+        async def ids(which: Filter = Filter(), seen_by: str = "") -> list[str]:  # noqa: B008  frozen
+            page = await subject.store.page(which, limit=9, after=None, seen_by=seen_by)
             return sorted(payment.payment_id for payment in page)
 
-        assert await ids(state=PaymentState.CREATED) == ["p2", "p3"]
-        assert await ids(order_id="o1") == ["p1", "p3"]
+        assert await ids(Filter(state=PaymentState.CREATED)) == ["p2", "p3"]
+        assert await ids(Filter(order_id="o1")) == ["p1", "p3"]
         assert await ids(seen_by="mei") == ["p1"]
         assert await ids(seen_by="wang") == ["p3"]
-        assert await ids(state=PaymentState.CREATED, order_id="o1", seen_by="li") == []
+        assert await ids(Filter(state=PaymentState.CREATED, order_id="o1"), "li") == []
+        assert await ids(Filter(source=Source.DRAWER)) == ["p1", "p2", "p3"]
+        assert await ids(Filter(source=Source.CARD)) == []
+
+    # Cards
+
+    async def test_a_card_payment_gets_its_key_with_its_submission(self, make: Make) -> None:
+        """In the same commit, and for ever; a payment from elsewhere has none."""
+        subject = await make()
+        made = await accepted(subject, by_card())
+        assert (await made.now()).card == "tok-mei"
+        assert (await made.now()).acquirer_key == ""
+        await made.submit(charge=BY_CARD)
+        for step in (made.submit, made.lose_sight, made.record):
+            await step()
+            assert ((await made.now()).attempt, (await made.now()).acquirer_key) == (1, "p1:1")
+        cash = await accepted(subject, draft("p2", settle_key("s2"), "o2"))
+        await cash.submit()
+        assert ((await cash.now()).attempt, (await cash.now()).acquirer_key) == (0, "")
+
+    async def test_each_attempt_at_a_round_has_its_number(self, make: Make) -> None:
+        """It grows with each definitive decline, begins anew with the next round, and is 1 for a direct payment."""
+        subject = await make()
+        for n in (1, 2, 3):
+            made = await accepted(subject, by_card(f"p{n}", settle_key(f"s{n}")))
+            await made.submit(charge=BY_CARD)
+            assert (await made.now()).acquirer_key == f"p{n}:{n}"
+            await made.decline()
+        cash = await accepted(subject, draft("p4", settle_key("s4")))
+        await cash.submit()
+        await cash.decline()
+        next_round = await accepted(subject, by_card("p5", settle_key("s5")))
+        await next_round.submit(charge=replace(BY_CARD, round=2))
+        assert (await next_round.now()).acquirer_key == "p5:1"
+        for n in (6, 7):
+            direct = await accepted(subject, by_card(f"p{n}", await issued(subject, f"t{n}"), ""))
+            await direct.submit(NO_FENCE, charge=BY_CARD)
+            assert (await direct.now()).acquirer_key == f"p{n}:1"
+
+    async def test_silence_is_written_down_while_somebody_waits(self, make: Make) -> None:
+        """With SUBMITTED → UNKNOWN, and again while it is UNKNOWN or REVERSING, without a new version."""
+        subject = await make()
+        made = await accepted(subject, by_card())
+        await made.submit(charge=BY_CARD)
+        await made.lose_sight(silence=SILENCE)
+        assert ((await made.now()).silence, (await made.now()).version) == (SILENCE, 3)
+        longer = Silence(4, T0 + 9_000, "ACQUIRER_SILENT")
+        await made.lose_sight(silence=longer)
+        assert ((await made.now()).silence, (await made.now()).version) == (longer, 3)
+        assert (await made.now()).attention == "ACQUIRER_SILENT"
+        undoing = await made.begin_reversal()
+        assert (undoing.silence, undoing.attention) == (NO_SILENCE, "")
+        await made.lose_sight(silence=SILENCE)
+        assert (await made.now()).silence == SILENCE
+        assert await made.states() == [
+            PaymentState.CREATED,
+            PaymentState.SUBMITTED,
+            PaymentState.UNKNOWN,
+            PaymentState.REVERSING,
+        ]
+
+    async def test_silence_about_what_has_ended_is_nothing(self, make: Make) -> None:
+        """Nor does the silence of one who was overtaken count; its fence is refused."""
+        subject = await make()
+        made = await accepted(subject, by_card())
+        await made.submit(charge=BY_CARD)
+        with pytest.raises(StaleFence):
+            await made.lose_sight(Fence(1, 99), silence=SILENCE)
+        await made.record()
+        before = await made.now()
+        await made.lose_sight(silence=SILENCE)
+        assert await made.now() == before
+
+    async def test_who_waits_for_the_acquirer_is_not_overdue(self, make: Make) -> None:
+        """Until it is time to ask again, or the acquirer says that there is news; neither of both its requests is."""
+        subject = await make()
+        made = await accepted(subject, by_card())
+        await made.submit(charge=BY_CARD)
+        await made.lose_sight(silence=Silence(1, T0 + 60_000))
+        await made.begin_reversal()
+        await made.lose_sight(silence=Silence(1, T0 + 60_000))
+
+        async def overdue(now_ms: int) -> set[str]:
+            return {row.key.key for row in await subject.store.overdue(now_ms=now_ms, limit=9)}
+
+        assert await overdue(T0 + 59_999) == set()
+        assert await overdue(T0 + 60_000) == {"s1", "v1"}
+        for other in ("p1:2", "p1", "", "p2:1"):
+            await subject.store.ask_now(other)
+        assert await overdue(T0 + 30_000) == set()
+        await subject.store.ask_now("p1:1")
+        assert await overdue(T0 + 30_000) == {"s1", "v1"}
+        assert (await made.now()).version == 4
+
+    async def test_news_of_what_has_ended_is_nothing(self, make: Make) -> None:
+        """A notice may be late."""
+        subject = await make()
+        made = await accepted(subject, by_card())
+        await made.submit(charge=BY_CARD)
+        await made.lose_sight(silence=SILENCE)
+        before = await made.record()
+        await subject.store.ask_now("p1:1")
+        assert await made.now() == before
+
+    async def test_the_queue_for_people(self, make: Make) -> None:
+        """Those whose silence has lasted too long, until their outcome is known."""
+        subject = await make()
+        for n, attention in enumerate(("", "ACQUIRER_SILENT", "ACQUIRER_SILENT")):
+            made = await accepted(subject, by_card(f"p{n}", settle_key(f"s{n}"), f"o{n}"))
+            await made.submit(charge=BY_CARD)
+            await made.lose_sight(silence=Silence(9, T0, attention))
+
+        async def queue() -> list[str]:
+            page = await subject.store.page(Filter(needs_attention=True), limit=9, after=None, seen_by="")
+            return [payment.payment_id for payment in page]
+
+        assert await queue() == ["p2", "p1"]
+        await Made(subject, "p2").record()
+        assert await queue() == ["p1"]
+        assert (await subject.store.get("p2")).attention == ""
+
+    async def test_only_a_card_payment_is_undone_unseen(self, make: Make) -> None:
+        """UNKNOWN → REVERSING; one from elsewhere stays, for nobody can undo what the ledger has not told."""
+        subject = await make()
+        made = await accepted(subject)
+        await made.submit()
+        await made.lose_sight()
+        assert (await made.begin_reversal()).state is PaymentState.UNKNOWN
+        card = await accepted(subject, by_card("p2", settle_key("s2"), "o2"))
+        await card.submit(charge=BY_CARD)
+        assert (await card.begin_reversal("v2")).state is PaymentState.SUBMITTED
+        await card.lose_sight()
+        assert (await card.begin_reversal("v3")).state is PaymentState.REVERSING
+
+    async def test_undone_without_ever_being_charged(self, make: Make) -> None:
+        """REVERSED without a journal: its own request is refused, the reversal's is done, and the bill is free."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        await made.begin_reversal()
+        undone = await made.record_reversal(undone=Undone())
+        assert (undone.state, undone.journal_id, undone.reversal_journal_id) == (PaymentState.REVERSED, "", "")
+        assert undone.settled_at_ms == 0
+        assert await subject.store.response_to(settle_key()) == REFUSED
+        assert await subject.store.response_to(reversal_of().key) == encode_reversal(undone)
+        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+
+    async def test_undone_after_it_was_charged_unseen(self, make: Make) -> None:
+        """REVERSED with both journals: the order service hears that it was paid, and that it is not any more."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        await made.begin_reversal()
+        undone = await made.record_reversal()
+        assert (undone.journal_id, undone.reversal_journal_id, undone.settled_at_ms) == ("j1", "j2", T0 + 5)
+        assert await subject.store.owes("p1") == (Purpose.COMPLETE, Purpose.REOPEN)
+        for key in (settle_key(), reversal_of().key):
+            assert (await subject.request(key))[0] is RequestState.DONE
+
+    async def test_what_was_unknown_and_may_not_be_undone_has_succeeded(self, make: Make) -> None:
+        """The ledger refused the reversal of a journal that it had: both requests are answered, the bill is paid."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        await made.refuse_reversal(await made.begin_reversal())
+        now = await made.now()
+        assert (now.state, now.journal_id, now.settled_at_ms) == (PaymentState.SUCCEEDED, "j1", T0 + 5)
+        assert await subject.store.response_to(reversal_of().key) == REFUSED
+        assert await subject.store.response_to(settle_key()) == encode(now)
+        assert await subject.store.owes("p1") == (Purpose.COMPLETE,)
+
+    async def test_a_known_success_is_answered_once(self, make: Make) -> None:
+        """Undoing it, or failing to, touches neither its own answer nor when it was settled."""
+        subject = await make()
+        made = await succeeded(subject, by_card())
+        answer, settled_at_ms = await subject.store.response_to(settle_key()), (await made.now()).settled_at_ms
+        await made.refuse_reversal(await made.begin_reversal())
+        assert (await made.now()).settled_at_ms == settled_at_ms
+        await made.begin_reversal("v2")
+        assert (await made.record_reversal()).settled_at_ms == settled_at_ms
+        assert await subject.store.response_to(settle_key()) == answer
+        assert await subject.store.owes("p1") == (Purpose.COMPLETE, Purpose.REOPEN)
 
     # Guards
 
@@ -777,4 +978,4 @@ class PaymentStoreContract:
 
 async def everything(subject: Subject) -> list[Payment]:
     """All payments."""
-    return await subject.store.page(limit=99, after=None, state=None, order_id="", seen_by="")
+    return await subject.store.page(Filter(), limit=99, after=None, seen_by="")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
 from services.payment.model import Accepted, Payment, PaymentState, Purpose, Rival
-from services.payment.store import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS, PaymentStore
+from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
+from services.payment.store import PaymentStore
 from services.runtime.database import Database
+from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.payment.store_contract import (
     LI,
     Made,
@@ -35,8 +36,6 @@ from tests.contract.payment.store_contract import (
     succeeded,
 )
 from tests.fakes.payment_store import Event, Word
-
-FreshDatabase = Callable[[Path], Awaitable[Database]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +97,12 @@ async def in_database(database: Database, guards: Guards | None = None) -> InDat
 
 
 @pytest.fixture
-def make(fresh_database: FreshDatabase, service_package: Path) -> Make:
-    """Stores on empty, migrated databases."""
+def make(fresh_database: FreshDatabase, owner_of: OwnerOf, service_package: Path) -> Make:
+    """Stores on empty, migrated databases; without the guard `unique` under their owner, who may drop its index."""
 
     async def make(guards: Guards | None = None) -> InDatabase:
-        return await in_database(await fresh_database(service_package), guards)
+        database = await fresh_database(service_package)
+        return await in_database(database if guards is None or guards.unique else owner_of(database), guards)
 
     return make
 
@@ -131,7 +131,7 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
         "DELETE FROM payments",
     ],
 )
-async def test_what_must_not_change_is_protected(database: Database, statement: str) -> None:
+async def test_what_must_not_change_is_protected(database: Database, owner: Database, statement: str) -> None:
     """By the database itself, whoever asks it."""
     subject = await in_database(database)
     made = await succeeded(subject)
@@ -141,12 +141,12 @@ async def test_what_must_not_change_is_protected(database: Database, statement: 
         await tx.execute(text(statement))
 
     with pytest.raises(DBAPIError, match="refuses"):
-        await database.run(step)
+        await owner.run(step)
     assert await made.now() == before
     assert [event.version for event in await subject.history("p1")] == [1, 2, 3]
 
 
-async def test_the_index_of_the_guard_unique_falls_and_stands_again(database: Database) -> None:
+async def test_the_index_of_the_guard_unique_falls_and_stands_again(owner: Database) -> None:
     """With the guard off it is dropped at start, and with it on it is made again: each as often as one likes."""
 
     def names(connection: Connection) -> set[str | None]:
@@ -162,9 +162,9 @@ async def test_the_index_of_the_guard_unique_falls_and_stands_again(database: Da
         (Guards(), True),
         (Guards(), True),
     ):
-        await in_database(database, guards)
-        assert (str(ONE_ACTIVE_PER_ORDER.name) in await database.run(step)) is stands
-    subject = await in_database(database)
+        await in_database(owner, guards)
+        assert (str(ONE_ACTIVE_PER_ORDER.name) in await owner.run(step)) is stands
+    subject = await in_database(owner)
     await (await accepted(subject)).submit()
     assert isinstance(await (await accepted(subject, draft("p2", settle_key("s2")))).submit(), Rival)
 

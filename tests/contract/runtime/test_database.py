@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,9 @@ from services.kernel.errors import Unavailable
 from services.order.store import ensemble
 from services.runtime.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.migrations import bring_up_to_date
+from tests.contract.conftest import FreshDatabase, OwnerOf
 
 PACKAGE = Path(services.order.__file__).parent
-FreshDatabase = Callable[[Path], Awaitable[Database]]
 
 
 @pytest.fixture
@@ -146,9 +146,9 @@ async def test_a_migrated_database_is_left_alone(migrated: Database) -> None:
     await bring_up_to_date(migrated, PACKAGE, migrate=False)
 
 
-async def test_a_newer_database_is_refused(migrated: Database) -> None:
+async def test_a_newer_database_is_refused(migrated: Database, owner_of: OwnerOf) -> None:
     """It says which revision, and what to install."""
-    await say(migrated, "UPDATE alembic_version SET version_num = '9999'")
+    await say(owner_of(migrated), "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(DatabaseRefused, match="9999") as refusal:
         await bring_up_to_date(migrated, PACKAGE, migrate=True)
     assert refusal.value.reason == "DATABASE_NEWER"

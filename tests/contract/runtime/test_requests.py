@@ -163,6 +163,22 @@ class RequestTableContract:
             await moves.begin(KEY, "g", lease())
         assert (await moves.begin(KEY, "f", lease())).first
 
+    async def test_a_paused_execution_holds_nothing_of_its_successors(self, moves: Any) -> None:
+        """Taken over, given back and begun anew, the key is another's: who wakes up later neither gives it back, nor
+        renews its lease, nor takes it over by the attempt they saw.
+        """
+        paused = await moves.begin(KEY, "f", lease())
+        worker = await moves.take_over(KEY, paused.attempt, lease(NOW_MS + 5_000, "two"))
+        assert await moves.give_back(KEY, worker.attempt, now_ms=NOW_MS + 5_001)
+        successor = await moves.begin(KEY, "f", lease(NOW_MS + 5_002, "two"))
+        assert successor.first
+        assert not await moves.give_back(KEY, paused.attempt, now_ms=NOW_MS + 5_003)
+        await moves.renew([paused], until_ms=0)
+        with pytest.raises(RequestInProgress):
+            await moves.begin(KEY, "f", lease(NOW_MS + 5_004))
+        assert await moves.take_over(KEY, paused.attempt, lease(NOW_MS + 99_000)) is None
+        assert await moves.give_back(KEY, successor.attempt, now_ms=NOW_MS + 99_000)
+
     async def test_a_key_given_back_may_still_be_answered(self, moves: Any) -> None:
         """Its payment may be finished by another clerk: then the answer is there for whoever comes back."""
         begun = await moves.begin(KEY, "f", lease())

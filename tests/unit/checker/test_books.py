@@ -13,7 +13,7 @@ from sqlalchemy import select, table, text
 
 import services
 from services.checker import books as module
-from services.checker.books import SERVICES, Books, read_books, settled_books
+from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
 from services.kernel.clock import ManualClock, SystemClock
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.migrations import bring_up_to_date
@@ -25,8 +25,8 @@ Urls = Mapping[str, str]
 
 @pytest.fixture
 async def urls(tmp_path: Path) -> Urls:
-    """Three empty databases, as the services make them."""
-    found = {service: f"sqlite:///{tmp_path / service}.db" for service in SERVICES}
+    """Empty databases, as the services and the acquirer make them."""
+    found = {service: f"sqlite:///{tmp_path / service}.db" for service in (*SERVICES, ACQUIRER)}
     for service, url in found.items():
         async with Database(url) as database:
             await bring_up_to_date(database, Path(str(services.__file__)).parent / service, migrate=True)
@@ -36,7 +36,8 @@ async def urls(tmp_path: Path) -> Urls:
 async def test_the_tables_are_those_that_the_services_make(urls: Urls) -> None:
     """The checker knows them by name only; here the names are held against the migrations."""
     books = await read_books(urls)
-    assert books.payments == books.orders == books.journals == ()
+    assert books.payments == books.orders == books.journals == books.charges == ()
+    assert (await read_books({service: urls[service] for service in SERVICES})).charges is None
 
 
 async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:

@@ -59,6 +59,7 @@ def test_a_lawful_evening_passes_and_everything_was_examined() -> None:
         "acquirer log whole": 6,
         "charged once per key": 2,
         "acquirer agrees with ledger": 2,
+        "cards agree": 0,  # see test_cards.py
         "answers are true": 10,
         "acknowledged is kept": 16,
         "refused without effect": 1,
@@ -90,9 +91,12 @@ def test_what_nobody_asked_for_is_named_and_is_ok() -> None:
     assert verdict_of(checks) is Verdict.OK
 
 
-@pytest.mark.parametrize("name", by_all(legal()))
+@pytest.mark.parametrize("name", [name for name in by_all(legal()) if name != "cards agree"])
 def test_every_check_has_a_history_that_breaks_it_and_one_that_nearly_does(name: str) -> None:
-    """A check that can never fail proves nothing, nor does one that fails for what is lawful."""
+    """A check that can never fail proves nothing, nor does one that fails for what is lawful.
+
+    Those of cards are in `test_cards.py`.
+    """
     assert any(name in case.broken for cases in _ALL_CASES for case in cases.illegal_ones)
     assert any(name in case.near for cases in _ALL_CASES for case in cases.lawful_ones)
 

@@ -42,16 +42,19 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
-        else:
+        if not hasattr(command, "commands") or command.invoke_without_command:
             yield (*path, name), command
 
 
 def test_every_command_of_the_issue_is_there() -> None:
     found = {" ".join(words) for words, _ in commands()}
     assert found == {
-        *("up", "down", "status", "doctor", "token", "demo", "check", "registry", "locks"),
+        *("up", "down", "status", "doctor", "token", "demo", "check", "locks", "locks watch", "metrics"),
+        *("registry ls", "registry watch", "registry explain"),
+        *("registry offline", "registry online", "registry weight"),
         *("order create", "order get", "order list", "order cancel"),
-        *("ticket", "pay", "settle", "reverse", "payment get", "payment list"),
+        *("ticket", "pay", "settle", "reverse", "payment get", "payment list", "payment attention"),
+        *("acquirer log", "acquirer faults", "reconcile", "chaos run"),
         *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
     }
 
@@ -94,9 +97,14 @@ def test_help_does_not_wait_for_what_only_commands_need() -> None:
         (("order", "list", "--state", "LOST"), 2, "UNPAID"),
         (("order", "create", "--customer", "mei", "--currency", "CNY", "--line", "tea"), 2, "tea:2:300"),
         (("payment", "list", "--state", "LOST"), 2, "SUCCEEDED"),
+        (("registry",), 2, "countinghouse up"),
+        (("registry", "--nonsense"), 2, "--nonsense"),
+        (("registry", "weight", "payment-1", "-1"), 2, "-1"),
+        (("registry", "nonsense"), 2, "nonsense"),
         (("up", "--replicas", "payment"), 2, "payment=2"),
         (("up", "--replicas", "gate=2"), 2, "gate"),
         (("up", "--guards-off", "luck"), 2, "luck"),
+        (("locks", "--json", "watch"), 2, "go behind it"),
         (("nonsense",), 2, "nonsense"),
     ],
 )
@@ -113,7 +121,7 @@ def test_a_refusal_is_said_on_standard_error_and_in_the_exit_code(
 def test_status_without_a_stack_is_still_json(tmp_path: Path) -> None:
     done = run("status", "--json", "--data", str(tmp_path))
     assert done.returncode == 2
-    assert json.loads(done.stdout) == {"zookeeper": "", "services": []}
+    assert json.loads(done.stdout) == {"zookeeper": "", "acquirer": "", "services": []}
     assert done.stderr.count("\n") == 1
 
 

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from coordination.discovery import Directory, DirectoryState, _CacheFile
+from coordination.configurators import parse_configurators
+from coordination.discovery import MAX_ROUTED, Consumer, Directory, DirectoryState, _CacheFile
 from coordination.errors import NoProviders
+from coordination.governance import Rules
+from coordination.metrics import Metrics
+from coordination.routes import parse_condition
+from coordination.service import Service
 from coordination.url import ProviderURL
 
 NODE = ProviderURL("tri", "h", 1, "a.B").node_name()
+OTHER = ProviderURL("tri", "h", 2, "a.B").node_name()
+
+
+def addresses(directory: Directory) -> list[str]:
+    return [endpoint.address for endpoint in directory.endpoints]
+
+
+def disabling(address: str) -> Rules:
+    text = f"configs: [{{side: consumer, providerAddresses: ['{address}'], parameters: {{disabled: true}}}}]"
+    return Rules(configurators=parse_configurators(text, "a.B::"))
 
 
 def test_away_and_empty_are_told_apart() -> None:
-    """Going away takes nobody out; an empty list read from ZooKeeper does."""
-    directory = Directory("a.B")
+    """Going away takes nobody out; an empty list that is believed does."""
+    directory = Directory("a.B", limbo_s=0)
     directory._away()
     assert directory.state is DirectoryState.UNKNOWN
     directory._read([NODE])
@@ -26,10 +44,77 @@ def test_away_and_empty_are_told_apart() -> None:
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
+async def test_an_empty_list_is_believed_when_it_has_lasted() -> None:
+    """Nobody where there was somebody is doubted; read again after the time of doubt it is the truth."""
+    directory = Directory("a.B", limbo_s=0.2)
+    directory._read([NODE])
+    assert directory._doubtful_for_s() is None
+    directory._read([])
+    assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
+    await asyncio.sleep(0.05)
+    directory._read([])  # the same again does not begin the doubt anew
+    assert directory.state is DirectoryState.EMPTYING
+    doubtful_s = directory._doubtful_for_s()
+    assert doubtful_s is not None
+    assert doubtful_s <= 0.15
+    await asyncio.sleep(doubtful_s)
+    directory._read([])
+    assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
+    assert directory._doubtful_for_s() is None
+
+
+def test_somebody_ends_the_doubt() -> None:
+    """Whoever comes back is the list, be it another; and the next emptiness is doubted anew."""
+    directory = Directory("a.B", limbo_s=60)
+    directory._read([NODE])
+    directory._read([])
+    directory._read([OTHER])
+    assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
+    directory._read([])
+    assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:2"])
+
+
+def test_one_that_leaves_others_behind_is_gone_at_once() -> None:
+    directory = Directory("a.B", limbo_s=60)
+    directory._read([NODE, OTHER])
+    directory._read([OTHER])
+    assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
+
+
+def test_nobody_usable_is_nobody() -> None:
+    """A list in which nobody can be called is as good as empty, and is doubted like one."""
+    directory = Directory("a.B", limbo_s=60)
+    directory._read([NODE])
+    directory._read(["nonsense"])
+    assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
+    assert [verdict.why_not for verdict in directory.verdicts("Any")] == ["cannot be read: not a URL: 'nonsense'", ""]
+
+
+def test_away_while_emptying_the_doubt_begins_anew() -> None:
+    """ZooKeeper gone and back with nobody: they may be about to register again."""
+    directory = Directory("a.B", limbo_s=60)
+    directory._read([NODE])
+    directory._read([])
+    directory._away()
+    assert (directory.state, addresses(directory)) == (DirectoryState.AWAY, ["h:1"])
+    assert directory._doubtful_for_s() is None
+    directory._read([])
+    assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
+
+
+def test_who_was_never_there_is_not_waited_for() -> None:
+    """The first list is the truth at once, empty or not."""
+    directory = Directory("a.B", limbo_s=60)
+    directory._read([])
+    assert directory.state is DirectoryState.LIVE
+
+
 def test_memory_never_replaces_what_was_read() -> None:
     """A file read late does not undo ZooKeeper's list, and an empty memory says nothing."""
     directory = Directory("a.B")
     directory._recall([])
+    assert directory.state is DirectoryState.UNKNOWN
+    directory._recall(["nonsense"])
     assert directory.state is DirectoryState.UNKNOWN
     directory._read([])
     directory._recall([NODE])
@@ -38,7 +123,7 @@ def test_memory_never_replaces_what_was_read() -> None:
 
 def test_subscribers_hear_of_changes_only(caplog: pytest.LogCaptureFixture) -> None:
     """The same list again is no news; a subscriber that fails keeps none of the others from hearing."""
-    directory, heard = Directory("a.B"), list[int]()
+    directory, heard = Directory("a.B", limbo_s=0), list[int]()
 
     def fail() -> None:
         raise RuntimeError("a subscriber's own fault")
@@ -68,6 +153,111 @@ async def test_nobody() -> None:
     assert caught.value.interface == "a.B"
 
 
+async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
+    """Also when it is the last: that is somebody's decision, not a restart. What was done is told."""
+    directory = Directory("a.B")
+    directory._read([NODE])
+    directory._govern(disabling("h:1"))
+    assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
+    assert [endpoint.address for endpoint in directory.registered] == ["h:1"]
+    (verdict,) = directory.verdicts("Any")
+    assert verdict.why_not == "disabled by a.B::.configurators, configs 1"
+    with pytest.raises(NoProviders, match=r"every provider of a\.B is disabled \(1\)") as caught:
+        await directory.wait_any(0.01)
+    assert caught.value.disabled == 1
+    directory._govern(Rules())
+    assert addresses(directory) == ["h:1"]
+
+
+def test_disabled_by_itself() -> None:
+    directory = Directory("a.B")
+    directory._read([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()])
+    assert [verdict.why_not for verdict in directory.verdicts("Any")] == ["registered as disabled"]
+
+
+def test_candidates_follow_the_list_and_the_rules() -> None:
+    """What is remembered of a method and a tag is forgotten when either changes."""
+    directory = Directory("a.B")
+    directory._read([NODE, OTHER])
+    assert [one.address for one in directory.candidates("Pay")] == ["h:1", "h:2"]
+    assert directory.candidates("Pay") is directory.candidates("Pay")
+    directory._govern(Rules(conditions=(parse_condition("method = Pay => port = 2", "here", force=True),)))
+    assert [one.address for one in directory.candidates("Pay")] == ["h:2"]
+    assert [one.address for one in directory.candidates("Look")] == ["h:1", "h:2"]
+    directory._read([NODE])
+    assert directory.candidates("Pay") == ()
+    (verdict,) = directory.verdicts("Pay")
+    assert verdict.why_not == "routed away by here (method = Pay => port = 2)"
+    assert verdict.endpoint is not None
+
+
+def test_any_number_of_tags_costs_no_more_than_some() -> None:
+    """Tags come from callers: what is remembered of them is bounded."""
+    directory = Directory("a.B")
+    directory._read([NODE])
+    for number in range(3 * MAX_ROUTED):
+        directory.candidates("Pay", str(number))
+    assert len(directory._routed) <= MAX_ROUTED
+
+
+def test_a_verdict_on_everybody() -> None:
+    """Every node is answered for: candidates, and why the others are none."""
+    gray = ProviderURL("tri", "h", 3, "a.B", {"dubbo.tag": "gray"}).node_name()
+    of_group = ProviderURL("tri", "h", 4, "a.B", {"group": "g"}).node_name()
+    directory = Directory("a.B")
+    directory._govern(disabling("h:2"))
+    directory._read([NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()])
+    assert {verdict.address: verdict.why_not for verdict in directory.verdicts("Pay")} == {
+        "": "cannot be read: not a URL: 'nonsense'",
+        "h:1": "",
+        "h:2": "disabled by a.B::.configurators, configs 1",
+        "h:3": "has a tag, and the call has none",
+        "h:4": "provides g/a.B, not a.B",
+        "h:5": "speaks dubbo, not gRPC",
+    }
+
+
+def test_what_cannot_be_read_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Not again at every change of the list."""
+    directory = Directory("a.B")
+    with caplog.at_level(logging.WARNING, "coordination"):
+        directory._read(["nonsense"])
+        directory._read(["nonsense", NODE])
+    assert caplog.text.count("nonsense") == 1
+
+
+def test_what_is_counted() -> None:
+    """Endpoints that may be called, and whether the list is ZooKeeper's own."""
+    collected = CollectorRegistry()
+    directory = Directory("a.B", metrics=Metrics(collected))
+
+    def figures() -> tuple[float | None, float | None]:
+        labels = {"interface": "a.B"}
+        return (
+            collected.get_sample_value("coordination_endpoints", labels),
+            collected.get_sample_value("coordination_directory_live", labels),
+        )
+
+    directory._read([NODE, OTHER])
+    assert figures() == (2, 1)
+    directory._govern(disabling("h:1"))
+    assert figures() == (1, 1)
+    directory._away()
+    assert figures() == (1, 0)
+    directory._read([])
+    assert figures() == (1, 0)
+
+
+def test_who_consumes() -> None:
+    """A consumer says who it is and for which service; its process keeps it apart from others of its host."""
+    url = Consumer("desk", "10.0.0.9", timestamp_ms=5, instance="desk-1", tag="gray").url(Service("a.B", "g", "1.0"))
+    assert (url.host, url.application, url.group, url.version, url.tag) == ("10.0.0.9", "desk", "g", "1.0", "gray")
+    assert url.parameters["pid"] == str(os.getpid())
+    assert url.parameters["category"] == "consumers"
+    assert Service.of(url) == Service("a.B", "g", "1.0")
+    assert "group" not in Consumer("desk", "10.0.0.9").url(Service("a.B")).parameters
+
+
 @pytest.mark.parametrize("content", [None, "", "nonsense", "{}", '["a", 1]'])
 def test_a_broken_memory_is_no_memory(tmp_path: Path, content: str | None) -> None:
     """A missing or damaged file costs the cold start and nothing else."""
@@ -84,3 +274,14 @@ def test_memory_is_written_whole(tmp_path: Path) -> None:
     cache.save(["c"])
     assert cache.load() == ["c"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.B.json"]
+
+
+def test_a_memory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory that is a file, as a read-only one would: nothing is raised, and what was there stays."""
+    (tmp_path / "taken").write_text("a file")
+    cache = _CacheFile(tmp_path / "taken" / "a.B.json")
+    with caplog.at_level(logging.WARNING, "coordination"):
+        cache.save(["a"])
+        assert cache.load() == []
+    assert "cannot be remembered" in caplog.text
+    assert (tmp_path / "taken").read_text() == "a file"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.lock import Holder, NodeName, _line, ahead_by
+from coordination.queue import Holder, NodeName, ahead_by, line_of, made_by
 
 order_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
 nonces = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
@@ -23,7 +23,7 @@ def test_names_are_taken_apart_from_the_right(order_id: str, nonce: str, sequenc
 def test_other_nodes_are_not_locks(name: str) -> None:
     """What is not a lock's name is nobody's place."""
     assert NodeName.parse(name) is None
-    assert _line([name], "a") == []
+    assert line_of("a", [name]) == []
 
 
 @given(sequences, st.integers(0, 2**31 - 1))
@@ -42,7 +42,23 @@ def test_line_over_the_wrap() -> None:
 
     line = [2**31 - 2, 2**31 - 1, -(2**31), -(2**31) + 1]
     names = [name("o-1", sequence) for sequence in line]
-    assert _line([*reversed(names), name("o", 0), name("o-1-2", 5)], "o-1") == names
+    assert line_of("o-1", [*reversed(names), name("o", 0), name("o-1-2", 5)]) == names
+
+
+@given(st.lists(order_ids, min_size=1, max_size=20, unique=True), nonces, sequences)
+def test_the_nodes_of_a_batch_are_found_by_their_nonce(orders: list[str], nonce: str, first: int) -> None:
+    """Among all other nodes of their shards, whatever their names contain, and across the wrap."""
+    other = "0123456789abcdef" if nonce != "0123456789abcdef" else "f" * 16
+    listings: dict[str, list[str]] = {"/a": [], "/b": []}
+    for number, order_id in enumerate(orders):
+        sequence = (first + number + 2**31) % 2**32 - 2**31
+        shard = listings["/a" if number % 2 else "/b"]
+        shard += [f"{order_id}-{nonce}-{sequence:010d}", f"{order_id[-40:]}-{nonce}-{other}-0000000001", "nonsense"]
+    found = made_by(nonce, listings)
+    assert sorted(found) == sorted(orders)
+    for order_id, path in found.items():
+        assert path.startswith(("/a/", "/b/"))
+        assert NodeName.parse(path[3:]).order_id == order_id  # type: ignore[union-attr]
 
 
 def test_holders_survive_being_written() -> None:

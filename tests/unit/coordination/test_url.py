@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.errors import BadProviderURL
+from coordination.patterns import ANY_HOST
 from coordination.url import ProviderURL
 
 INTERFACE = "countinghouse.payment.v1.PaymentService"
@@ -71,6 +72,29 @@ def test_our_own_name() -> None:
     assert OURS.timestamp_ms == 1700000000000
 
 
+def test_java_triple() -> None:
+    """A provider of Java's Dubbo 3.3 with all it writes by default; a blank is a plus, an address has no brackets."""
+    url = ProviderURL.parse(
+        "tri%3A%2F%2F192.168.1.7%3A50052%2Forg.apache.dubbo.demo.GreeterService%3Fanyhost%3Dtrue%26application%3D"
+        "demo-provider%26background%3Dfalse%26bind.ip%3D192.168.1.7%26bind.port%3D50052%26deprecated%3Dfalse%26dubbo%3D"
+        "2.0.2%26dynamic%3Dtrue%26environment%3Dproduct%26executor-management-mode%3Disolation%26file-cache%3Dtrue%26"
+        "generic%3Dfalse%26interface%3Dorg.apache.dubbo.demo.GreeterService%26methods%3DsayHello%2CsayHelloAsync%26owner"
+        "%3Dtwo+words%26pid%3D41023%26prefer.serialization%3Dhessian2%2Cfastjson2%26release%3D3.3.1%26"
+        "service-name-mapping%3Dtrue%26side%3Dprovider%26timeout%3D3000%26timestamp%3D1729674523123%26weight%3D20"
+        "%26dubbo.tag%3Dgray"
+    )
+    assert (url.protocol, url.address, url.path) == ("tri", "192.168.1.7:50052", "org.apache.dubbo.demo.GreeterService")
+    assert (url.application, url.tag, url.weight, url.timeout_ms("sayHello")) == ("demo-provider", "gray", 20, 3000)
+    assert url.timestamp_ms == 1729674523123
+    assert not url.disabled
+    bare = ProviderURL.parse(
+        "tri%3A%2F%2Ffe80%3A0%3A0%3A0%3A0%3A0%3A0%3A1%3A50052%2F%3Finterface%3Da.B%26version%3D1.0.0"
+    )
+    assert (bare.address, bare.path, bare.interface) == ("[fe80:0:0:0:0:0:0:1]:50052", "", "a.B")
+    deep = ProviderURL.parse("tri%3A%2F%2F10.0.0.5%3A50052%2Fa%2Fb%2Fc%3Finterface%3Da.B%26version%3D1.0.0")
+    assert (deep.path, deep.interface, deep.version) == ("a/b/c", "a.B", "1.0.0")
+
+
 def test_java() -> None:
     """A name as Java's URLEncoder writes it, with group, version and parameters we do not know."""
     url = ProviderURL.parse(
@@ -87,7 +111,22 @@ def test_java() -> None:
 
 
 def test_dubbo_go() -> None:
-    """dubbo-go encodes values, and then the whole once more."""
+    """A provider of dubbo-go 3.3: sorted, encoded once, empty values left out, and the time in seconds."""
+    url = ProviderURL.parse(
+        "tri%3A%2F%2F10.1.1.1%3A20000%2Fgreet.GreetService%3Fanyhost%3Dtrue%26application%3Ddubbo.io%26cluster%3Dfailover"
+        "%26environment%3D%26interface%3Dgreet.GreetService%26loadbalance%3Drandom%26methods%3DGreet%2CGreetStream%26module"
+        "%3Dsample%26name%3Ddubbo.io%26organization%3Ddubbo-go%26registry.role%3D3%26release%3Ddubbo-golang-3.3.0%26"
+        "retries%3D%26serialization%3Dprotobuf%26service.filter%3Decho%2Cmetrics%2Ctoken%26side%3Dprovider%26timestamp"
+        "%3D1729674523%26weight%3D0%26warmup%3D"
+    )
+    assert (url.address, url.path, url.interface) == ("10.1.1.1:20000", "greet.GreetService", "greet.GreetService")
+    assert url.parameters["methods"] == "Greet,GreetStream"
+    assert url.timestamp_ms == 1729674523000
+    assert (url.warmup_ms, url.weight) == (600_000, 0)
+
+
+def test_values_encoded_twice() -> None:
+    """Some releases encode values, and then the whole once more."""
     url = ProviderURL.parse(
         "tri%3A%2F%2F10.1.1.1%3A20000%2Forg.example.Greeter%3Finterface%3Dorg.example.Greeter"
         "%26methods%3DSayHello%252CSayBye%26serialization%3Dprotobuf"
@@ -130,6 +169,49 @@ def test_unreadable(text: str) -> None:
     """No protocol, host or port that can be: BadProviderURL."""
     with pytest.raises(BadProviderURL):
         ProviderURL.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "disabled"),
+    [
+        ({}, False),
+        ({"disabled": "true"}, True),
+        ({"disabled": "TRUE", "enabled": "true"}, True),
+        ({"disabled": "false", "enabled": "false"}, False),
+        ({"enabled": "false"}, True),
+        ({"enabled": "true"}, False),
+        ({"disabled": "", "enabled": ""}, False),
+    ],
+)
+def test_disabled(parameters: dict[str, str], disabled: bool) -> None:
+    """`disabled` decides, and where it is missing `enabled`."""
+    assert ProviderURL("tri", "h", 1, "a.B", parameters).disabled is disabled
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1729674523123", 1729674523123),
+        ("1729674523", 1729674523000),
+        ("1", 1),
+        ("0", 0),
+        ("-5", 0),
+        ("x", 0),
+        ("9" * 5000, 0),
+    ],
+)
+def test_timestamps_in_seconds_are_told_from_those_in_milliseconds(written: str, read: int) -> None:
+    """No process started in January 1970: a number that small is dubbo-go's seconds."""
+    assert ProviderURL("tri", "h", 1, "a.B", {"timestamp": written}).timestamp_ms == read
+
+
+def test_rules_need_no_port_and_providers_do() -> None:
+    """A rule may be for every port; a user's name in it is the application, as in Dubbo."""
+    url = ProviderURL.parse("override://shop@0.0.0.0/a.B?category=configurators&weight=5")
+    assert (url.host, url.port, url.application) == (ANY_HOST, 0, "shop")
+    assert ProviderURL.parse(url.node_name()) == url
+    with pytest.raises(BadProviderURL):
+        ProviderURL.parse("tri://0.0.0.0/a.B")
 
 
 @pytest.mark.parametrize(("weight", "read"), [("7", 7), ("0", 0), ("-3", 0), ("heavy", 100), ("", 100)])

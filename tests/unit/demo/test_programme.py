@@ -152,5 +152,6 @@ async def test_what_nobody_expected_still_takes_the_stage_down(playing: Perform,
 
 def test_the_acts_are_those_of_the_programme() -> None:
     assert list(acts.ACTS) == [
-        *("double click", "two clerks, one bill", "lost reply", "killed mid-payment", "frozen holder", "reversal")
+        *("double click", "two clerks, one bill", "lost reply", "killed mid-payment", "frozen holder", "reversal"),
+        "the bank did not answer",
     ]

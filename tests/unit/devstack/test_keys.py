@@ -31,6 +31,14 @@ def test_a_services_token_names_it_and_is_its_own(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_the_acquirers_token_is_no_services(tmp_path: Path) -> None:
+    """A bank outside may do next to nothing here."""
+    clock = ManualClock()
+    keys = Keys(tmp_path, clock)
+    verifier = TokenVerifier(keys.verify_file.read_bytes(), clock)
+    assert verifier.verify(keys.service_token("acquirer").read_text()) == Principal("acquirer", Role.ACQUIRER)
+
+
 def test_tokens_are_renewed_before_they_expire(tmp_path: Path) -> None:
     """By the wall clock: a machine that slept for half a token's life renews it as soon as it wakes."""
     clock = ManualClock()

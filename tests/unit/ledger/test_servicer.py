@@ -228,11 +228,11 @@ async def test_pages_lead_to_each_other(door: Door) -> None:
     """Tokens are opaque, and the last page has none."""
     names = []
     token = ""
-    for _ in range(3):
+    for _ in range(4):
         page = await door.ask(pb.ListAccountsRequest(page_size=1, page_token=token))
         names += [account.account_id for account in page.accounts]
         token = page.next_page_token
-    assert (names, token) == (["bank:CNY", "drawer:CNY", "sales:CNY"], "")
+    assert (names, token) == (["acquirer:CNY", "bank:CNY", "drawer:CNY", "sales:CNY"], "")
     for number in range(3):
         await door.ask(post(business_key=f"settle:o1:{number}", payment_id=f"p{number}"))
     first = await door.ask(pb.ListJournalsRequest(page_size=2))
@@ -246,6 +246,7 @@ async def test_the_books_are_told_as_they_stand(door: Door) -> None:
     journal = (await door.ask(post())).journal
     trial = await door.ask(pb.TrialBalanceRequest(currency_code="CNY"))
     assert [(row.account_id, row.debits, row.credits, row.balance) for row in trial.rows] == [
+        ("acquirer:CNY", 0, 0, 0),
         ("bank:CNY", 0, 0, 0),
         ("drawer:CNY", 10, 0, 10),
         ("sales:CNY", 0, 10, 10),

@@ -8,7 +8,7 @@ from services.kernel.errors import RequestInProgress, Unavailable
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestState
 from services.order.model import OrderState
-from services.payment.model import PAY, PaymentState
+from services.payment.model import PAY, PaymentState, Source
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import AMOUNT, WALLET, WANG, House, Instance, payment_in
 from tests.unit.payment.test_settle import reason_in
@@ -138,6 +138,20 @@ async def test_without_the_fence_the_woken_holder_is_stopped_by_another_guard() 
     assert payment_in(answer).payment_id == house.order().payment_id
     assert len(house.journals()) == 1
     house.check()
+
+
+async def test_without_the_acquirer_key_a_lost_reply_charges_twice() -> None:
+    """Each try has a key of its own, so the bank takes the second for another charge. Our own books look right."""
+    house = await house_without("acquirer-key")
+    house.acquirer.drops_first = True
+    await house.settle(house.instance(), source=Source.CARD)
+    house.acquirer.drops_first = False
+    await house.recovered(by=house.instance())
+    assert house.of("s1").state is PaymentState.SUCCEEDED
+    assert len(house.journals()) == 1
+    assert house.captured() == 2
+    with pytest.raises(AssertionError):
+        house.check()
 
 
 async def test_with_all_guards_on_nothing_of_this_happens(house: House) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from services.payment.model import (
     PAY,
     REVERSE,
     SETTLE,
+    UNANSWERED,
     Accepted,
     Charge,
     Payment,
@@ -29,6 +31,9 @@ from services.payment.model import (
     Purpose,
     Reversal,
     Rival,
+    Silence,
+    Source,
+    Undone,
 )
 from tests.fakes.payment_store import Event, FakePaymentStore
 from tests.unit.payment.test_model import PAYMENT
@@ -38,6 +43,7 @@ LI = Principal("li", Role.CASHIER)
 FENCES = st.builds(Fence, st.just(1), st.integers(1, 6))
 KEYS = st.sampled_from(["k1", "k2", "k3", "k4"])
 ORDERS = st.sampled_from(["o1", "o2", ""])
+SOURCES = st.sampled_from([Source.DRAWER, Source.CARD])
 CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
 _ENDED = {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSED}
 _NUMBER = iter(range(1, 10**9))
@@ -70,14 +76,15 @@ class Payments(RuleBasedStateMachine):
         self.now_ms = 1_000
         self.begun: list[Begun] = []
         self.fences: dict[str, Fence] = {}
+        self.keys: dict[str, str] = {}
         self.responses: dict[RequestKey, StoredResponse] = {}
 
-    @rule(target=payments, key=KEYS, order_id=ORDERS, method=st.sampled_from([SETTLE, PAY]))
-    def accept(self, key: str, order_id: str, method: str) -> str:
+    @rule(target=payments, key=KEYS, order_id=ORDERS, method=st.sampled_from([SETTLE, PAY]), source=SOURCES)
+    def accept(self, key: str, order_id: str, method: str, source: Source) -> str:
         request = RequestKey("li", method, key)
         if method == PAY:
             self.store.requests.issue(request, now_ms=self.now_ms, expires_at_ms=self.now_ms + 200, order_id=order_id)
-        draft = _draft(f"p{next(_NUMBER)}", request, order_id)
+        draft = _draft(f"p{next(_NUMBER)}", request, order_id, source)
         before = self.store.requests.find(request)
         try:
             accepted = now(self.store.accept(draft, order_id, self.lease()))
@@ -95,11 +102,19 @@ class Payments(RuleBasedStateMachine):
 
     @rule(payment_id=payments, fence=FENCES)
     def submit(self, payment_id: str, fence: Fence) -> None:
-        self.move(payment_id, fence, lambda f: self.store.submit(payment_id, CHARGE, f, now_ms=self.now_ms))
+        charge = replace(CHARGE, by_card=self.payment(payment_id).source is Source.CARD)
+        self.move(payment_id, fence, lambda f: self.store.submit(payment_id, charge, f, now_ms=self.now_ms))
 
-    @rule(payment_id=payments, fence=FENCES)
-    def lose_sight(self, payment_id: str, fence: Fence) -> None:
-        self.move(payment_id, fence, lambda f: self.store.lose_sight(payment_id, f, now_ms=self.now_ms))
+    @rule(payment_id=payments, fence=FENCES, pause_ms=st.integers(0, 100))
+    def lose_sight(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
+        silence = Silence(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
+        self.move(
+            payment_id, fence, lambda f: self.store.lose_sight(payment_id, f, now_ms=self.now_ms, silence=silence)
+        )
+
+    @rule(payment_id=payments)
+    def hear_news(self, payment_id: str) -> None:
+        now(self.store.ask_now(self.payment(payment_id).acquirer_key))
 
     @rule(payment_id=payments, fence=FENCES)
     def record(self, payment_id: str, fence: Fence) -> None:
@@ -127,19 +142,27 @@ class Payments(RuleBasedStateMachine):
         if self.payment(payment_id).reversal != reversal:
             now(self.store.refuse_request(reversal.key, said("not so")(PAYMENT), now_ms=self.now_ms))
 
-    @rule(payment_id=payments, fence=FENCES)
-    def record_reversal(self, payment_id: str, fence: Fence) -> None:
+    @rule(payment_id=payments, fence=FENCES, charged=st.booleans())
+    def record_reversal(self, payment_id: str, fence: Fence, charged: bool) -> None:
+        payment = self.payment(payment_id)
+        undone = Undone("j", "r") if charged or payment.journal_id else Undone()
         self.move(
             payment_id,
             fence,
-            lambda f: self.store.record_reversal(payment_id, f, "r", said("undone"), now_ms=self.now_ms),
+            lambda f: self.store.record_reversal(
+                payment, f, undone, said("undone"), said("what it was"), now_ms=self.now_ms
+            ),
         )
 
     @rule(payment_id=payments, fence=FENCES)
     def refuse_reversal(self, payment_id: str, fence: Fence) -> None:
         payment = self.payment(payment_id)
         answer = said("not undone")(payment)
-        self.move(payment_id, fence, lambda f: self.store.refuse_reversal(payment, f, answer, now_ms=self.now_ms))
+        self.move(
+            payment_id,
+            fence,
+            lambda f: self.store.refuse_reversal(payment, f, "j", answer, said("ok"), now_ms=self.now_ms),
+        )
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
@@ -211,7 +234,7 @@ class Payments(RuleBasedStateMachine):
             begun_once = payment.state is not PaymentState.CREATED
             if payment.decline_reason == "TICKET_EXPIRED":
                 assert state is RequestState.EXPIRED
-            elif payment.state in {PaymentState.SUBMITTED, PaymentState.UNKNOWN}:
+            elif payment.state in {PaymentState.SUBMITTED, PaymentState.UNKNOWN} or _was_unknown(payment):
                 assert state in {RequestState.IN_PROGRESS, RequestState.ISSUED}
             else:
                 assert (state is RequestState.DONE) is begun_once
@@ -230,7 +253,7 @@ class Payments(RuleBasedStateMachine):
 
     @invariant()
     def the_order_service_hears_of_every_end(self) -> None:
-        """COMPLETE for what succeeded, REOPEN for what was undone; never both COMPLETE and RELEASE."""
+        """COMPLETE for what succeeded, and REOPEN if it was undone; RELEASE for what never was charged; never both."""
         for payment in self.store.payments.values():
             words = {purpose for payment_id, purpose in self.store.outbox if payment_id == payment.payment_id}
             succeeded = bool(payment.settled_at_ms)
@@ -238,8 +261,23 @@ class Payments(RuleBasedStateMachine):
                 assert not words
                 continue
             assert (Purpose.COMPLETE in words) is succeeded
-            assert (Purpose.REOPEN in words) is (payment.state is PaymentState.REVERSED)
+            undone = payment.state is PaymentState.REVERSED
+            assert (Purpose.REOPEN in words) is (undone and succeeded)
+            assert (Purpose.RELEASE in words) or not (undone and not succeeded)
             assert not (succeeded and Purpose.RELEASE in words)
+
+    @invariant()
+    def a_card_has_its_key_from_its_submission_on(self) -> None:
+        """And never another; who waits for nobody has no silence to be put before people."""
+        for payment in self.store.payments.values():
+            begun = PaymentState.SUBMITTED in {event.state for event in self.histories()[payment.payment_id]}
+            by_card = payment.source is Source.CARD
+            assert bool(payment.acquirer_key) is (begun and by_card)
+            if payment.acquirer_key:
+                assert payment.acquirer_key == self.keys.setdefault(payment.payment_id, payment.acquirer_key)
+            assert payment.state in UNANSWERED or not payment.attention
+            if not by_card:
+                assert (payment.state, payment.journal_id == "") != (PaymentState.REVERSING, True)
 
     def move(self, payment_id: str, fence: Fence, step: Callable[[Fence], Coroutine[Any, Any, object]]) -> None:
         """One step: refused exactly if its fence is behind, and then without effect."""
@@ -279,8 +317,12 @@ class Payments(RuleBasedStateMachine):
         return histories
 
 
-def _draft(payment_id: str, key: RequestKey, order_id: str) -> Payment:
-    return Payment.created(payment_id, key, order_id, PAYMENT.source, LI, "", 1)
+def _draft(payment_id: str, key: RequestKey, order_id: str, source: Source) -> Payment:
+    return Payment.created(payment_id, key, order_id, source, LI, "", 1, "tok-mei" if source is Source.CARD else "")
+
+
+def _was_unknown(payment: Payment) -> bool:
+    return payment.state is PaymentState.REVERSING and not payment.journal_id
 
 
 TestPayments = Payments.TestCase

@@ -73,6 +73,9 @@ ALLOWED = {
     (Source.WALLET, Role.ACCOUNTANT),
     (Source.DRAWER, Role.CASHIER),
     (Source.BANK, Role.ACCOUNTANT),
+    (Source.CARD, Role.CUSTOMER),
+    (Source.CARD, Role.CASHIER),
+    (Source.CARD, Role.ACCOUNTANT),
 }
 
 
@@ -90,7 +93,12 @@ def test_each_role_has_its_sources(source: Source, role: Role) -> None:
 
 @pytest.mark.parametrize(
     ("source", "account"),
-    [(Source.WALLET, "wallet:mei:CNY"), (Source.DRAWER, "drawer:CNY"), (Source.BANK, "bank:CNY")],
+    [
+        (Source.WALLET, "wallet:mei:CNY"),
+        (Source.DRAWER, "drawer:CNY"),
+        (Source.BANK, "bank:CNY"),
+        (Source.CARD, "acquirer:CNY"),
+    ],
 )
 def test_each_source_has_its_account(source: Source, account: str) -> None:
     """Of the customer, or of the house; in the bill's currency."""
@@ -98,9 +106,10 @@ def test_each_source_has_its_account(source: Source, account: str) -> None:
     charge = charge_for(BILL, replace(PAYMENT, source=source))
     assert (charge.payer_account_id, charge.payee_account_id) == (account, "sales:CNY")
     assert (charge.round, charge.customer_id, charge.amount) == (2, "mei", BILL.amount)
+    assert charge.by_card is (source is Source.CARD)
 
 
-@pytest.mark.parametrize("payee", ["drawer:CNY", "bank:CNY", "drawer", "wallet:mei:CNY"])
+@pytest.mark.parametrize("payee", ["drawer:CNY", "bank:CNY", "acquirer:CNY", "drawer", "wallet:mei:CNY"])
 def test_nobody_pays_into_the_till_or_to_themselves(payee: str) -> None:
     """What has to be receivable is a wallet, a merchant or sales."""
     with pytest.raises(InvalidArgument) as refusal:

@@ -20,8 +20,8 @@ from services.kernel.idempotency import RequestState
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
+from services.payment.commands import PayCommand
 from services.payment.model import PAY, PaymentState, Source
-from services.payment.operations import PayCommand
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import AMOUNT, LI, MEI, MERCHANT, WALLET, WANG, House, payment_in
 from tests.unit.payment.test_settle import reason_in

@@ -6,6 +6,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
+from coordination.policies import Idempotency
+from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
@@ -19,7 +21,10 @@ FILES: list[FileDescriptor] = [
     payment_pb2.DESCRIPTOR,
     ledger_pb2.DESCRIPTOR,
     failpoint_pb2.DESCRIPTOR,
+    acquirer_pb2.DESCRIPTOR,
 ]
+#: They bring faults about, and have to do with no money.
+DEBUGGING = ("FailpointService", "FaultService")
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
     for file in FILES
@@ -37,7 +42,7 @@ def test_every_method_says_whether_it_may_be_repeated() -> None:
     """Clients retry by it; everything here may be."""
     unknown = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
     assert [name for name, method in METHODS.items() if method.GetOptions().idempotency_level == unknown] == []
-    assert all(methods.is_idempotent(name) for name in METHODS)
+    assert all(methods.idempotency(name) is not Idempotency.UNKNOWN for name in METHODS)
 
 
 def test_reads_are_marked_as_reads() -> None:
@@ -47,9 +52,9 @@ def test_reads_are_marked_as_reads() -> None:
 
 
 def test_every_mutation_of_a_person_has_a_key() -> None:
-    """A request id or a ticket; services' calls have the payment's id or a business key."""
-    keys = {"request_id", "ticket_id", "payment_id", "business_key"}
-    mutations = [name for name in METHODS if not methods.is_read(name) and "FailpointService" not in name]
+    """A request id or a ticket; services' calls have the payment's id or a business key, the acquirer's a key."""
+    keys = {"request_id", "ticket_id", "payment_id", "business_key", "key"}
+    mutations = [name for name in METHODS if not methods.is_read(name) and not any(part in name for part in DEBUGGING)]
     assert [name for name in mutations if not keys & set(METHODS[name].input_type.fields_by_name)] == []
 
 
@@ -70,8 +75,14 @@ def test_nobody_gets_in_who_is_not_in_the_table(method: str) -> None:
 def test_auditors_change_nothing() -> None:
     """They read everything."""
     for name in METHODS:
-        if "FailpointService" not in name:
+        if not any(part in name for part in DEBUGGING):
             assert (Role.AUDITOR in access.MAY_CALL[name]) == methods.is_read(name)
+
+
+def test_an_outside_bank_may_only_say_that_there_is_news() -> None:
+    """It is none of our services, and sees nothing of ours."""
+    open_to_it = [name for name, roles in access.MAY_CALL.items() if Role.ACQUIRER in roles]
+    assert open_to_it == ["/countinghouse.payment.v1.PaymentService/NotifyAcquirer"]
 
 
 def test_an_unknown_method_is_nobodys() -> None:
@@ -82,7 +93,7 @@ def test_an_unknown_method_is_nobodys() -> None:
 
 def test_methods_that_are_not_ours_are_not_repeatable() -> None:
     """What is not known is not sent twice."""
-    assert not methods.is_idempotent("/other.v1.Service/Do")
+    assert methods.idempotency("/other.v1.Service/Do") is Idempotency.UNKNOWN
     assert not methods.is_read("/other.v1.Service/Do")
 
 

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from countinghouse.debug.v1 import failpoint_pb2
@@ -33,6 +34,7 @@ from services.runtime import status
 from services.runtime.context import Call, current_call
 from services.runtime.failpoints import Failpoints
 from services.runtime.interceptors import CallInterceptor, reply
+from services.runtime.metrics import CallMetrics
 from services.runtime.tokens import TokenSigner, TokenVerifier
 
 LI = Principal("li", Role.CASHIER)
@@ -46,8 +48,13 @@ class Server:
     def __init__(self) -> None:
         clock = SystemClock()
         self.signer = TokenSigner(Ed25519PrivateKey.generate(), clock)
+        self.counted = CollectorRegistry()
         self.interceptor = CallInterceptor(
-            TokenVerifier(self.signer.public_pem(), clock), clock, default_deadline_s=DEFAULT_S, max_deadline_s=MAX_S
+            TokenVerifier(self.signer.public_pem(), clock),
+            clock,
+            default_deadline_s=DEFAULT_S,
+            max_deadline_s=MAX_S,
+            metrics=CallMetrics(self.counted),
         )
         self.served: list[str] = []
         self.calls: list[Call] = []
@@ -206,6 +213,7 @@ async def test_what_nobody_expected_is_told_to_the_log_and_not_to_the_caller(ser
         await client.begin()
     assert answer.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in repr(answer.value)
+    assert "x-reason" not in dict(answer.value.trailing_metadata() or ())
     (entry,) = [entry for entry in logs if entry["event"] == "unexpected"]
     assert (entry["caller"], entry["log_level"]) == ("li (cashier)", "error")
 
@@ -227,6 +235,7 @@ async def test_a_typed_error_arrives_with_its_details(server: Server, client: Cl
         arrived = refusal.value
         assert (arrived.reason, arrived.message, arrived.metadata) == (error.reason, error.message, error.metadata)
         assert (arrived.retry_after_ms, arrived.fields) == (error.retry_after_ms, error.fields)
+        assert client.trailers["x-reason"] == error.reason, "Java Dubbo keeps no details"
 
 
 async def test_each_call_is_logged_once(server: Server, client: Client) -> None:
@@ -240,6 +249,47 @@ async def test_each_call_is_logged_once(server: Server, client: Client) -> None:
         ("CreateOrder", "li (cashier)", "OK", ""),
         ("CreateOrder", "", "UNAUTHENTICATED", "TOKEN_REQUIRED"),
     ]
+
+
+async def test_each_call_is_counted_once_under_its_code(server: Server, client: Client, channel: aio.Channel) -> None:
+    """Answered, refused, not let in, burst: the codes add up to the durations. Health is none of our calls."""
+
+    async def refuse(_request: Any, _context: Any) -> Any:
+        raise Aborted("ORDER_LOCKED", "wait")
+
+    async def burst(_request: Any, _context: Any) -> Any:
+        raise ValueError("secret")
+
+    async def stored(_request: Any, _context: Any) -> Any:
+        body = status.to_status(FailedPrecondition("ILLEGAL_STATE", "no")).SerializeToString()
+        return reply(current_call(), Answer(StoredResponse(False, body), replayed=True))
+
+    await client.create()
+    await client.create()
+    for behaviour in (refuse, burst, stored):
+        server.behaviour = behaviour
+        with pytest.raises(CountinghouseError):
+            await client.create()
+    with pytest.raises(Unauthenticated):
+        await client.create(token="")
+    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
+    codes = {
+        (sample.labels["method"], sample.labels["code"]): sample.value
+        for family in server.counted.collect()
+        for sample in family.samples
+        if sample.name == "countinghouse_calls_total"
+    }
+    assert codes == {
+        ("CreateOrder", code): count
+        for code, count in {
+            "OK": 2,
+            "ABORTED": 1,
+            "INTERNAL": 1,
+            "FAILED_PRECONDITION": 1,
+            "UNAUTHENTICATED": 1,
+        }.items()
+    }
+    assert server.counted.get_sample_value("countinghouse_call_seconds_count", {"method": "CreateOrder"}) == 6
 
 
 @pytest.mark.parametrize("replayed", [False, True])
@@ -269,6 +319,7 @@ async def test_a_stored_refusal_is_repeated(server: Server, client: Client, repl
     with pytest.raises(FailedPrecondition) as refusal:
         await client.create()
     assert (refusal.value.reason, refusal.value.metadata) == ("TICKET_EXPIRED", {"key": "t1"})
+    assert client.trailers["x-reason"] == "TICKET_EXPIRED"
     assert (
         status_pb2.Status.FromString(client.trailers[status.DETAILS_KEY])
         .details[0]

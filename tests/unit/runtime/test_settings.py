@@ -23,6 +23,7 @@ def test_everything_has_a_default() -> None:
     settings = Settings()
     assert settings.guards.off == ()
     assert not settings.failpoints
+    assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 0)
     assert (settings.listen_host, settings.profile) == ("127.0.0.1", Profile.DEVELOPMENT)
 
 
@@ -65,6 +66,8 @@ def test_a_guard_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch)
     [
         ("LISTEN_PORT", "65536"),
         ("LISTEN_PORT", "x"),
+        ("METRICS_PORT", "-2"),
+        ("METRICS_PORT", "65536"),
         ("SESSION_TIMEOUT_S", "0"),
         ("DATABASE_POOL", "0"),
         ("LEASE_S", "-1"),

@@ -40,9 +40,9 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     PAYMENT_STATE_UNKNOWN: _PaymentState.ValueType  # 5
     """Nobody has told us the outcome yet. Never the same as declined."""
     PAYMENT_STATE_REVERSING: _PaymentState.ValueType  # 6
-    """A reversal has been committed and is on its way to the ledger."""
+    """A reversal has been committed and is on its way to the ledger, and of a card payment to the acquirer."""
     PAYMENT_STATE_REVERSED: _PaymentState.ValueType  # 7
-    """Undone by an opposite journal."""
+    """Undone: by an opposite journal, or, of a card that was never charged, for good and without one."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """Where a payment stands. Time alone never ends one."""
@@ -60,9 +60,9 @@ PAYMENT_STATE_DECLINED: PaymentState.ValueType  # 4
 PAYMENT_STATE_UNKNOWN: PaymentState.ValueType  # 5
 """Nobody has told us the outcome yet. Never the same as declined."""
 PAYMENT_STATE_REVERSING: PaymentState.ValueType  # 6
-"""A reversal has been committed and is on its way to the ledger."""
+"""A reversal has been committed and is on its way to the ledger, and of a card payment to the acquirer."""
 PAYMENT_STATE_REVERSED: PaymentState.ValueType  # 7
-"""Undone by an opposite journal."""
+"""Undone: by an opposite journal, or, of a card that was never charged, for good and without one."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 class _Source:
@@ -79,6 +79,8 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     """Cash into the drawer. Cashiers only."""
     SOURCE_BANK: _Source.ValueType  # 3
     """A transfer into the bank account. Accountants only."""
+    SOURCE_CARD: _Source.ValueType  # 4
+    """A card, charged by the acquirer."""
 
 class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Where the money comes from."""
@@ -91,7 +93,37 @@ SOURCE_DRAWER: Source.ValueType  # 2
 """Cash into the drawer. Cashiers only."""
 SOURCE_BANK: Source.ValueType  # 3
 """A transfer into the bank account. Accountants only."""
+SOURCE_CARD: Source.ValueType  # 4
+"""A card, charged by the acquirer."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
+
+class _AcquirerOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AcquirerOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AcquirerOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACQUIRER_OUTCOME_UNSPECIFIED: _AcquirerOutcome.ValueType  # 0
+    """Not said."""
+    ACQUIRER_OUTCOME_CHARGED: _AcquirerOutcome.ValueType  # 1
+    """The card was charged."""
+    ACQUIRER_OUTCOME_DECLINED: _AcquirerOutcome.ValueType  # 2
+    """Refused for ever."""
+    ACQUIRER_OUTCOME_REVERSED: _AcquirerOutcome.ValueType  # 3
+    """Given back, or never to be charged."""
+
+class AcquirerOutcome(_AcquirerOutcome, metaclass=_AcquirerOutcomeEnumTypeWrapper):
+    """What became of a charge, as the acquirer says."""
+
+ACQUIRER_OUTCOME_UNSPECIFIED: AcquirerOutcome.ValueType  # 0
+"""Not said."""
+ACQUIRER_OUTCOME_CHARGED: AcquirerOutcome.ValueType  # 1
+"""The card was charged."""
+ACQUIRER_OUTCOME_DECLINED: AcquirerOutcome.ValueType  # 2
+"""Refused for ever."""
+ACQUIRER_OUTCOME_REVERSED: AcquirerOutcome.ValueType  # 3
+"""Given back, or never to be charged."""
+Global___AcquirerOutcome: _TypeAlias = AcquirerOutcome  # noqa: Y015
 
 class _TicketState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -183,6 +215,10 @@ class Payment(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     UPDATED_AT_MS_FIELD_NUMBER: _builtins.int
     SETTLED_AT_MS_FIELD_NUMBER: _builtins.int
+    CARD_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ACQUIRER_KEY_FIELD_NUMBER: _builtins.int
+    ATTENTION_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment's id, made by the service."""
     order_id: _builtins.str
@@ -198,9 +234,9 @@ class Payment(_message.Message):
     payee_account_id: _builtins.str
     """The ledger account that is credited. Before the claim of a bill: empty."""
     journal_id: _builtins.str
-    """The journal that moved the money; empty until SUCCEEDED."""
+    """The journal that moved the money; empty until SUCCEEDED, and where no money ever moved."""
     reversal_journal_id: _builtins.str
-    """The journal that undid it; empty until REVERSED."""
+    """The journal that undid it; empty until REVERSED, and where no money ever moved."""
     decline_reason: _builtins.str
     """Why it was declined, an UPPER_SNAKE reason; empty unless DECLINED."""
     memo: _builtins.str
@@ -215,6 +251,18 @@ class Payment(_message.Message):
     """When it last changed, Unix time in milliseconds."""
     settled_at_ms: _builtins.int
     """When its success was recorded, Unix time in milliseconds; 0 before."""
+    card: _builtins.str
+    """The card's token; empty unless the source is a card."""
+    attempt: _builtins.int
+    """Which attempt at charging this bill's round it is, from 1; each one before it was definitively declined. 1 for a
+    direct payment; 0 before SUBMITTED, and unless the source is a card.
+    """
+    acquirer_key: _builtins.str
+    """The key under which the acquirer is asked, `payment_id:attempt`; empty where attempt is 0. It never changes."""
+    attention: _builtins.str
+    """Why people have to look at it, an UPPER_SNAKE reason: the acquirer has not answered for so long that the machine
+    charges no more by itself. Empty: nobody has to. Set in UNKNOWN and REVERSING only.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much. Before the claim of a bill: unset."""
@@ -244,10 +292,14 @@ class Payment(_message.Message):
         created_at_ms: _builtins.int = ...,
         updated_at_ms: _builtins.int = ...,
         settled_at_ms: _builtins.int = ...,
+        card: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        acquirer_key: _builtins.str = ...,
+        attention: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "clerk", b"clerk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "clerk", b"clerk", "created_at_ms", b"created_at_ms", "decline_reason", b"decline_reason", "journal_id", b"journal_id", "memo", b"memo", "order_id", b"order_id", "payee_account_id", b"payee_account_id", "payer_account_id", b"payer_account_id", "payment_id", b"payment_id", "reversal_journal_id", b"reversal_journal_id", "round", b"round", "settled_at_ms", b"settled_at_ms", "source", b"source", "state", b"state", "ticket_id", b"ticket_id", "updated_at_ms", b"updated_at_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquirer_key", b"acquirer_key", "amount", b"amount", "attempt", b"attempt", "attention", b"attention", "card", b"card", "clerk", b"clerk", "created_at_ms", b"created_at_ms", "decline_reason", b"decline_reason", "journal_id", b"journal_id", "memo", b"memo", "order_id", b"order_id", "payee_account_id", b"payee_account_id", "payer_account_id", b"payer_account_id", "payment_id", b"payment_id", "reversal_journal_id", b"reversal_journal_id", "round", b"round", "settled_at_ms", b"settled_at_ms", "source", b"source", "state", b"state", "ticket_id", b"ticket_id", "updated_at_ms", b"updated_at_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +373,7 @@ class PayRequest(_message.Message):
     PAYEE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     MEMO_FIELD_NUMBER: _builtins.int
+    CARD_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
     """The ticket, which only the caller it was issued to can use. Required."""
     source: Global___Source.ValueType
@@ -333,6 +386,10 @@ class PayRequest(_message.Message):
     """Whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves."""
     memo: _builtins.str
     """A note for the journal, up to 200 characters."""
+    card: _builtins.str
+    """The card's token, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`; a card's number is refused. Required when the source is
+    a card, and empty otherwise.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much. Required for a direct payment; must be unset when the ticket names an order."""
@@ -346,10 +403,11 @@ class PayRequest(_message.Message):
         payee_account_id: _builtins.str = ...,
         customer_id: _builtins.str = ...,
         memo: _builtins.str = ...,
+        card: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "customer_id", b"customer_id", "memo", b"memo", "payee_account_id", b"payee_account_id", "source", b"source", "ticket_id", b"ticket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "card", b"card", "customer_id", b"customer_id", "memo", b"memo", "payee_account_id", b"payee_account_id", "source", b"source", "ticket_id", b"ticket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,6 +447,7 @@ class SettleRequest(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     MEMO_FIELD_NUMBER: _builtins.int
+    CARD_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
     order_id: _builtins.str
@@ -397,6 +456,10 @@ class SettleRequest(_message.Message):
     """Where the money comes from. Required."""
     memo: _builtins.str
     """A note for the journal, up to 200 characters."""
+    card: _builtins.str
+    """The card's token, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`; a card's number is refused. Required when the source is
+    a card, and empty otherwise.
+    """
     def __init__(
         self,
         *,
@@ -404,10 +467,11 @@ class SettleRequest(_message.Message):
         order_id: _builtins.str = ...,
         source: Global___Source.ValueType = ...,
         memo: _builtins.str = ...,
+        card: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memo", b"memo", "order_id", b"order_id", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "memo", b"memo", "order_id", b"order_id", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,7 +513,7 @@ class ReverseRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
     payment_id: _builtins.str
-    """Which payment. Required. It must be SUCCEEDED: FAILED_PRECONDITION, ILLEGAL_STATE otherwise."""
+    """Which payment. Required. It must be SUCCEEDED, or UNKNOWN and from a card: FAILED_PRECONDITION, ILLEGAL_STATE otherwise."""
     reason: _builtins.str
     """Why, 1 to 200 characters. Required."""
     def __init__(
@@ -547,6 +611,8 @@ class ListPaymentsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
+    NEEDS_ATTENTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most, 1 to 1,000; 0 means 50."""
     page_token: _builtins.str
@@ -555,6 +621,10 @@ class ListPaymentsRequest(_message.Message):
     """Only payments in this state; unspecified: all."""
     order_id: _builtins.str
     """Only payments of this bill; empty: all."""
+    needs_attention: _builtins.bool
+    """Only payments with an `attention`: the queue for people."""
+    source: Global___Source.ValueType
+    """Only payments from this source; unspecified: all."""
     def __init__(
         self,
         *,
@@ -562,10 +632,12 @@ class ListPaymentsRequest(_message.Message):
         page_token: _builtins.str = ...,
         state: Global___PaymentState.ValueType = ...,
         order_id: _builtins.str = ...,
+        needs_attention: _builtins.bool = ...,
+        source: Global___Source.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["needs_attention", b"needs_attention", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,3 +670,46 @@ class ListPaymentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class NotifyAcquirerRequest(_message.Message):
+    """Says that something became of a charge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key of the charge, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required. One that no payment waits for is ignored."""
+    outcome: Global___AcquirerOutcome.ValueType
+    """What became of it, as far as the sender knows."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        outcome: Global___AcquirerOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotifyAcquirerRequest: _TypeAlias = NotifyAcquirerRequest  # noqa: Y015
+
+@_typing.final
+class NotifyAcquirerResponse(_message.Message):
+    """The notice was heard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotifyAcquirerResponse: _TypeAlias = NotifyAcquirerResponse  # noqa: Y015

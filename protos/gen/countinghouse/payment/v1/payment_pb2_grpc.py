@@ -69,6 +69,11 @@ class PaymentServiceStub:
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
                 _registered_method=True)
+        self.NotifyAcquirer = channel.unary_unary(
+                '/countinghouse.payment.v1.PaymentService/NotifyAcquirer',
+                request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentServiceServicer:
@@ -103,7 +108,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reverse(self, request, context):
-        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Accountants only.
+        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+        payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +124,14 @@ class PaymentServiceServicer:
 
     def ListPayments(self, request, context):
         """Lists payments, newest first. A customer sees only their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NotifyAcquirer(self, request, context):
+        """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+        the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +169,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ListPayments,
                     request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsRequest.FromString,
                     response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'NotifyAcquirer': grpc.unary_unary_rpc_method_handler(
+                    servicer.NotifyAcquirer,
+                    request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerRequest.FromString,
+                    response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -324,6 +343,33 @@ class PaymentService:
             '/countinghouse.payment.v1.PaymentService/ListPayments',
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NotifyAcquirer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.payment.v1.PaymentService/NotifyAcquirer',
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerRequest.SerializeToString,
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerResponse.FromString,
             options,
             channel_credentials,
             insecure,

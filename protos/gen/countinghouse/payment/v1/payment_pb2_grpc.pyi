@@ -49,11 +49,17 @@ class PaymentServiceStub:
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder.
     """
     Reverse: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]
-    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Accountants only."""
+    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+    payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
+    """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
     """Lists payments, newest first. A customer sees only their own."""
+    NotifyAcquirer: _grpc.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]
+    """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+    the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
+    """
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
@@ -76,11 +82,17 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder.
     """
     Reverse: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]  # type: ignore[assignment]
-    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Accountants only."""
+    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+    payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
+    """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """Lists payments, newest first. A customer sees only their own."""
+    NotifyAcquirer: _aio.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]  # type: ignore[assignment]
+    """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+    the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
+    """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Settles bills and takes direct payments, each exactly once.
@@ -124,7 +136,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ReverseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ReverseResponse, _abc.Awaitable[_payment_pb2.ReverseResponse]]:
-        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Accountants only."""
+        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+        payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
+        """
 
     @_abc_1.abstractmethod
     def GetPayment(
@@ -141,5 +155,15 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ListPaymentsResponse, _abc.Awaitable[_payment_pb2.ListPaymentsResponse]]:
         """Lists payments, newest first. A customer sees only their own."""
+
+    @_abc_1.abstractmethod
+    def NotifyAcquirer(
+        self,
+        request: _payment_pb2.NotifyAcquirerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.NotifyAcquirerResponse, _abc.Awaitable[_payment_pb2.NotifyAcquirerResponse]]:
+        """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+        the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
+        """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -37,6 +37,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Opens accounts and looks after the machinery."""
     ROLE_SERVICE: _Role.ValueType  # 6
     """One of our own services, on behalf of somebody it has authenticated."""
+    ROLE_ACQUIRER: _Role.ValueType  # 7
+    """An outside bank. It may say that something became of a charge, and nothing else."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who is calling, as the signed token says. Nothing in a request can claim a role."""
@@ -55,6 +57,8 @@ ROLE_OPERATOR: Role.ValueType  # 5
 """Opens accounts and looks after the machinery."""
 ROLE_SERVICE: Role.ValueType  # 6
 """One of our own services, on behalf of somebody it has authenticated."""
+ROLE_ACQUIRER: Role.ValueType  # 7
+"""An outside bank. It may say that something became of a charge, and nothing else."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final

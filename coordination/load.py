@@ -1,0 +1,62 @@
+"""How busy one endpoint is and how it has done lately, as far as this process has seen.
+
+Both figures fade: an endpoint that was slow or failed is forgiven after some multiples of DECAY_S without news,
+so that somebody looks again. Times are ``time.monotonic()`` seconds, given from outside.
+"""
+
+from __future__ import annotations
+
+import math
+
+DECAY_S = 5.0  # what is so old counts for a third (1/e) of what is new
+
+
+class Load:
+    """The unary calls given to one endpoint. Streams are not counted: an idle watch is no load.
+
+    Attributes:
+        in_flight: calls sent and not ended.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._latency_s: float | None = None
+        self._latency_at_s = 0.0
+        self._failures = 0.0
+        self._failed_at_s = 0.0
+
+    def latency_s(self, now_s: float) -> float | None:
+        """Return the moving average of how long calls took, faded since the last one; None before the first."""
+        if self._latency_s is None:
+            return None
+        return self._latency_s * _kept(now_s - self._latency_at_s)
+
+    def failures(self, now_s: float) -> float:
+        """Return how many calls failed lately: each counts 1 when it happens, and less and less later."""
+        return self._failures * _kept(now_s - self._failed_at_s) if self._failures else 0.0
+
+    def began(self) -> None:
+        """Count a call that is being sent; exactly one of the next two follows."""
+        self.in_flight += 1
+
+    def ended(self, now_s: float, took_s: float, *, failed: bool) -> None:
+        """Count a call that was answered, or failed."""
+        self.in_flight -= 1
+        self._observe(now_s, took_s)
+        if failed:
+            self._failures, self._failed_at_s = self.failures(now_s) + 1.0, now_s
+
+    def given_up(self, now_s: float, waited_s: float) -> None:
+        """Count a call that we cancelled: all it says is that it would have taken longer."""
+        self.in_flight -= 1
+        if waited_s > (self.latency_s(now_s) or 0.0):
+            self._observe(now_s, waited_s)
+
+    def _observe(self, now_s: float, took_s: float) -> None:
+        kept = 0.0 if self._latency_s is None else _kept(now_s - self._latency_at_s)
+        self._latency_s = (self._latency_s or 0.0) * kept + took_s * (1.0 - kept)
+        self._latency_at_s = now_s
+
+
+def _kept(age_s: float) -> float:
+    return math.exp(-age_s / DECAY_S) if age_s > 0 else 1.0

@@ -1,0 +1,190 @@
+"""The patterns that Dubbo's governance rules are made of: values, addresses, strings.
+
+    ValuePattern     find*  1~100  $host              condition routes
+    AddressPattern   10.0.0.*:50051  10.0.0.0/24      tag routes, `match` of configurators
+    StringMatch      {exact: a}  {prefix: a}          `match` of configurators and tags
+
+Each is read once and then only compared: nothing here asks DNS, and none takes longer than its text is long. That
+is why regular expressions are refused; a bad one could hold up every call.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coordination.errors import BadRule
+
+ANY = "*"
+ANY_HOST = "0.0.0.0"  # noqa: S104  Dubbo's way to write "whatever the host"; nothing is bound to it
+
+_PORT_MAX = 65_535
+
+
+def glob_matches(pattern: str, value: str) -> bool:
+    """Tell whether `value` fits a pattern in which ``*`` stands for any text, the empty one too."""
+    first, *others = pattern.split(ANY)
+    if not others:
+        return value == pattern
+    if not value.startswith(first):
+        return False
+    position = len(first)
+    for part in others[:-1]:
+        found = value.find(part, position)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return value.endswith(others[-1]) and len(value) - len(others[-1]) >= position
+
+
+@dataclass(frozen=True, slots=True)
+class ValuePattern:
+    """One value on the right of ``=`` or ``!=`` in a condition: text with ``*``, a range of integers, or ``$name``,
+    which is what the consumer has under that name."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> ValuePattern:
+        """Read it.
+
+        Raises:
+            BadRule: a range that is none.
+        """
+        if "~" in text:
+            low, _, high = text.partition("~")
+            if not (low or high) or not all(_is_integer(bound) for bound in (low, high) if bound):
+                raise BadRule(f"{text!r} is not a range of integers, like 1~100")
+        return cls(text)
+
+    def matches(self, value: str, consumer: Mapping[str, str]) -> bool:
+        """Tell whether `value` fits, for a consumer of whom these things are known."""
+        if "~" in self.text:
+            low, _, high = self.text.partition("~")
+            return _is_integer(value) and (not low or int(low) <= int(value)) and (not high or int(value) <= int(high))
+        pattern = consumer.get(self.text[1:], "") if self.text.startswith("$") else self.text
+        return glob_matches(pattern, value)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPattern:
+    """Hosts, and perhaps one port: ``10.0.0.5:50051``, ``10.0.0.*``, ``10.0.0.1-9``, ``10.0.0.0/24``, ``*:50051``.
+
+    ``0.0.0.0`` is any host. Names are compared as text.
+    """
+
+    host: str
+    port: str
+
+    @classmethod
+    def parse(cls, text: str) -> AddressPattern:
+        """Read it.
+
+        Raises:
+            BadRule: it is none of the above.
+        """
+        text = text.strip()
+        if "/" in text:
+            return cls(_checked_network(text), ANY)
+        host, port = split_address(text)
+        if not host or not (port == ANY or (_is_integer(port) and 0 < int(port) <= _PORT_MAX)):
+            raise BadRule(f"{text!r} is not an address, like 10.0.0.5:50051 or 10.0.0.*")
+        return cls(host, port)
+
+    def matches(self, host: str, port: int) -> bool:
+        """Tell whether an address fits; port 0 is that of somebody without one."""
+        if self.port not in (ANY, str(port)):
+            return False
+        if "/" in self.host:
+            return _is_in_network(host, self.host)
+        if self.host in (ANY, ANY_HOST):
+            return True
+        ours, theirs = self.host.split("."), host.split(".")
+        if len(ours) == len(theirs):
+            return all(_segment_matches(pattern, segment) for pattern, segment in zip(ours, theirs, strict=True))
+        return glob_matches(self.host, host)
+
+
+@dataclass(frozen=True, slots=True)
+class StringMatch:
+    """One of Dubbo's ways to compare a string: exact, prefix, wildcard, empty, noempty."""
+
+    kind: str
+    text: str
+
+    @classmethod
+    def parse(cls, rule: Any) -> StringMatch:
+        """Read it from YAML.
+
+        Raises:
+            BadRule: not a mapping, or of a kind that is not supported.
+        """
+        (kind, text) = only_entry(rule, ("exact", "prefix", "wildcard", "empty", "noempty"))
+        return cls(kind, text)
+
+    def matches(self, value: str) -> bool:
+        """Tell whether `value` fits; what is missing is the empty text."""
+        match self.kind:
+            case "exact":
+                return value == self.text
+            case "prefix":
+                return value.startswith(self.text)
+            case "wildcard":
+                return glob_matches(self.text, value)
+            case "empty":
+                return not value
+            case _:
+                return bool(value)
+
+
+def split_address(text: str) -> tuple[str, str]:
+    """Split host and port; ``*`` if there is no port. IPv6 has a port only if it is in brackets."""
+    if text.startswith("[") and (end := text.find("]")) > 0:
+        return text[1:end], text[end + 1 :].removeprefix(":") or ANY
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, port
+    return text, ANY
+
+
+def only_entry(rule: Any, kinds: Iterable[str]) -> tuple[str, str]:
+    """Return the one entry of a mapping from YAML.
+
+    Raises:
+        BadRule: it has another number of entries, or one of another kind.
+    """
+    if not isinstance(rule, Mapping) or len(rule) != 1:
+        raise BadRule(f"{rule!r} should say one of {', '.join(kinds)}")
+    ((kind, value),) = rule.items()
+    if kind not in kinds:
+        raise BadRule(f"{kind!r} is not supported, only {', '.join(kinds)}")
+    return str(kind), str(value)
+
+
+def _is_integer(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and len(digits) <= 18
+
+
+def _segment_matches(pattern: str, segment: str) -> bool:
+    """Compare one part of a dotted address: ``5``, ``*``, ``1-9``, or text with ``*``."""
+    low, dash, high = pattern.partition("-")
+    if dash and _is_integer(low) and _is_integer(high) and _is_integer(segment):
+        return int(low) <= int(segment) <= int(high)
+    return glob_matches(pattern, segment)
+
+
+def _checked_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError as error:
+        raise BadRule(f"{text!r} is not a network, like 10.0.0.0/24") from error
+
+
+def _is_in_network(host: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network)
+    except ValueError:
+        return False

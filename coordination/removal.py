@@ -1,0 +1,176 @@
+"""Lock nodes on their way out: deleted in the background, until each is gone or its session is.
+
+    delete ──posted──▶ ZooKeeper ──done, or not there──▶ gone
+       ▲                  │ the connection dropped: nobody knows
+       │                  ▼
+       └── same session ─ left over ── another session, or none ──▶ gone, with its session
+
+Invariants
+1. Nobody waits here but `drained`: whoever gives a node up goes on at once, also while ZooKeeper is frozen.
+2. A node is taken off the books only when ZooKeeper said that it is gone, or its session is.
+3. Nodes given up together are deleted in one transaction, and one by one if one of them had gone already.
+4. A create whose reply nobody has is looked for by its nonce, in any session, until there surely is none.
+
+Which function makes each move
+    delete       any -> posted                     _answered   posted -> gone, or left over
+    _go_on       left over -> posted, or gone      _sweep      perhaps made -> posted, or surely not there
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from kazoo.exceptions import NoNodeError
+
+from coordination import operations
+from coordination.deadline import Deadline
+from coordination.errors import Unavailable, WrongProcess
+from coordination.metrics import Metrics
+from coordination.queue import made_by
+from coordination.session import AWAY, Reply, Session, SessionState
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE_S = 0.2  # only after an answer that says "away" on a connection that stays
+LOOK_TIMEOUT_S = 2.0  # one look of a sweep; it is repeated until it was answered
+SWEEP_PAUSES_S = (0.0, 0.5, 2.0)
+"""When to look for a node whose create was never answered. ZooKeeper closes a session's old connection
+before it opens the new one, so the first look should settle it; the others are for a request that was
+already being read at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Nodes of ours, made together, and the session they live and die with."""
+
+    paths: tuple[str, ...]
+    session_id: int
+
+
+class Removal:
+    """Removes the lock nodes of one session's `OrderLocks`."""
+
+    def __init__(self, session: Session, metrics: Metrics) -> None:
+        self._session = session
+        self._metrics = metrics
+        self._left_over: list[Nodes] = []
+        self._sweeps: set[asyncio.Task[None]] = set()
+        self._under_way = 0  # sweeps and sets of nodes
+        self._idle: asyncio.Event | None = None  # there is one while somebody waits in `drained`
+        session.subscribe(lambda _: self._go_on())
+
+    def delete(self, nodes: Nodes) -> None:
+        """Delete nodes of ours."""
+        self._begun()
+        self._post(nodes)
+
+    def sweep(self, shards: Sequence[str], nonce: str) -> None:
+        """Find and delete the nodes of a create whose reply was lost, or become sure that there are none."""
+        self._begun()
+        task = asyncio.get_running_loop().create_task(self._sweep(shards, nonce))
+        self._sweeps.add(task)
+        task.add_done_callback(self._swept)
+
+    async def drained(self, deadline: Deadline) -> bool:
+        """Wait until nothing is under way; False if that took longer."""
+        while self._under_way and not deadline.expired():
+            self._idle = self._idle or asyncio.Event()
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await self._idle.wait()
+            except TimeoutError:
+                break
+        return not self._under_way
+
+    def _begun(self) -> None:
+        self._under_way += 1
+        self._metrics.lock_nodes_to_delete.set(self._under_way)
+
+    def _gone(self) -> None:
+        self._under_way -= 1
+        self._metrics.lock_nodes_to_delete.set(self._under_way)
+        if not self._under_way and self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    # ---- deleting ------------------------------------------------------------------------------------
+
+    def _post(self, nodes: Nodes) -> None:
+        if self._session.session_id != nodes.session_id or self._session.state is SessionState.CLOSED:
+            self._gone()
+            return
+        if len(nodes.paths) == 1:
+            reply = self._session.post(operations.delete(nodes.paths[0]))
+        else:
+            reply = self._session.post(operations.transaction([operations.Delete(path) for path in nodes.paths]))
+        if reply is None:
+            self._left_over.append(nodes)
+        else:
+            reply.add_done_callback(partial(self._answered, nodes))
+
+    def _answered(self, nodes: Nodes, reply: Reply) -> None:
+        error = reply.exception()
+        if isinstance(error, AWAY):
+            self._left_over.append(nodes)
+            asyncio.get_running_loop().call_later(RETRY_PAUSE_S, self._go_on)
+        elif error is None and isinstance(reply.result(), list) and operations.refusal(reply.result()):
+            self._under_way += len(nodes.paths) - 1
+            for path in nodes.paths:
+                self._post(Nodes((path,), nodes.session_id))
+        else:
+            if error is not None and not isinstance(error, NoNodeError):
+                log.error("lock nodes could not be deleted: %s", nodes, exc_info=error)
+            self._gone()
+
+    def _go_on(self) -> None:
+        left_over, self._left_over = self._left_over, []
+        for nodes in left_over:
+            self._post(nodes)
+
+    # ---- sweeping ------------------------------------------------------------------------------------
+
+    async def _sweep(self, shards: Sequence[str], nonce: str) -> None:
+        for pause_s in SWEEP_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            found = await self._look(shards, nonce)
+            if found and (session_id := self._session.session_id) is not None:
+                self.delete(Nodes(tuple(found), session_id))
+                return
+
+    def _swept(self, task: asyncio.Task[None]) -> None:
+        self._sweeps.discard(task)
+        self._gone()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a lock node could not be looked for", exc_info=error)
+
+    async def _look(self, shards: Sequence[str], nonce: str) -> list[str]:
+        while self._session.state is not SessionState.CLOSED:
+            try:
+                await self._session.wait_connected(None)
+                listings = await list_surely(self._session, shards, Deadline.after(LOOK_TIMEOUT_S))
+            except WrongProcess:
+                break
+            except Unavailable:
+                continue
+            return list(made_by(nonce, listings).values())
+        return []
+
+
+async def list_surely(session: Session, shards: Sequence[str], deadline: Deadline) -> dict[str, list[str]]:
+    """Return the names in each shard as the leader knows them now; none if there is no such shard.
+
+    Raises:
+        Unavailable: ZooKeeper is away, or did not answer by the deadline.
+    """
+    synced, listing = await session.send(
+        operations.sync(shards[0]), operations.get_children_of(shards), deadline=deadline
+    )
+    await session.receive(synced, deadline)
+    try:
+        return operations.names_of(shards, await session.receive(listing, deadline))
+    except NoNodeError:  # there is but one, and it is not there
+        return {shards[0]: []}

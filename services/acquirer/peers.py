@@ -1,0 +1,65 @@
+"""The merchants, as the bank sees them: somebody at an address who wants to be told.
+
+A notice is told once, or as often as a fault wants, and never again: it may be lost, late or doubled, and a merchant
+that believed in it would be wrong now and then. It says what became of a key, and the merchant asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
+from services.acquirer.model import Charge, ChargeState
+
+_NOTICE_TIMEOUT_S = 2.0
+_OUTCOMES: dict[ChargeState, payment_pb2.AcquirerOutcome.ValueType] = {
+    ChargeState.CHARGED: payment_pb2.ACQUIRER_OUTCOME_CHARGED,
+    ChargeState.DECLINED: payment_pb2.ACQUIRER_OUTCOME_DECLINED,
+    ChargeState.REFUNDED: payment_pb2.ACQUIRER_OUTCOME_REVERSED,
+    ChargeState.TOMBSTONE: payment_pb2.ACQUIRER_OUTCOME_REVERSED,
+}
+
+log = structlog.get_logger()
+
+
+class Merchants:
+    """Tells merchants through the stubs of their payment service.
+
+    Args:
+        token: Gives the bank's own token for calling a merchant.
+    """
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def send(self, address: str, charge: Charge, *, times: int) -> None:
+        """Tells the merchant at `address` so often, in the background."""
+        for _ in range(times):
+            task = asyncio.create_task(self._tell(address, charge))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def close(self) -> None:
+        """Says what is being said to its end, and hangs up."""
+        while self._telling:
+            await asyncio.wait(self._telling)
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def _tell(self, address: str, charge: Charge) -> None:
+        if address not in self._channels:
+            self._channels[address] = grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        stub: Any = payment_pb2_grpc.PaymentServiceStub(self._channels[address])
+        request = payment_pb2.NotifyAcquirerRequest(key=charge.key, outcome=_OUTCOMES[charge.state])
+        try:
+            metadata = (("authorization", f"Bearer {self._token()}"),)
+            await stub.NotifyAcquirer(request, timeout=_NOTICE_TIMEOUT_S, metadata=metadata)
+        except (grpc.aio.AioRpcError, OSError) as error:
+            log.info("notice lost", key=charge.key, address=address, why=str(error))

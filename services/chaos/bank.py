@@ -1,0 +1,46 @@
+"""The bank's own log, read page by page: the third witness, who knows nothing of orders or locks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+
+from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
+from services.checker.acquirer_log import AcquirerLog, AcquirerRecord
+
+_PAGE: Final = 1000
+_TIMEOUT_S: Final = 10.0
+_KINDS: Final = {"Charge": "charge", "ReverseByKey": "reverse", "GetCharge": "query"}
+
+
+async def read_acquirer_log(address: str, token: str) -> AcquirerLog:
+    """Everything the bank at `address` has noted, oldest first.
+
+    Raises:
+        grpc.aio.AioRpcError: It does not answer.
+    """
+    records: list[AcquirerRecord] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = acquirer_pb2_grpc.AcquirerServiceStub(channel)
+        page_token = ""
+        while True:
+            request = acquirer_pb2.ListLogRequest(page_size=_PAGE, page_token=page_token)
+            page = await stub.ListLog(
+                request, timeout=_TIMEOUT_S, metadata=(("authorization", f"Bearer {token}"),), wait_for_ready=True
+            )
+            records += [_record(entry) for entry in page.entries]
+            page_token = page.next_page_token
+            if not page_token:
+                return tuple(records)
+
+
+def _record(entry: acquirer_pb2.LogEntry) -> AcquirerRecord:
+    return AcquirerRecord(
+        sequence=entry.number,
+        key=entry.key,
+        kind=_KINDS[entry.method],
+        amount_minor=entry.amount.minor_units,
+        currency=entry.amount.currency_code,
+        decision=entry.word,
+    )

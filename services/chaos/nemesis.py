@@ -1,0 +1,490 @@
+"""The faults, and who brings a plan of them about.
+
+    PLANNED ──at its time──▶ BEGUN (seen to have struck) ──for its time──▶ ENDED (healed)
+
+Each fault is a context: entering strikes and returns what was seen of it, leaving heals. Whatever ends a run, every
+fault that has begun is healed. One that could not be brought about stays PLANNED, and makes the run's verdict unknown.
+
+A fault that strikes at a certain step of a payment brings its own bait: a fresh bill, settled at the victim by one
+clerk and, in company, by another clerk elsewhere. So it strikes at that step and no other, and a frozen holder is
+really overtaken before it wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random  # noqa: TID251  seeded, so that a run can be repeated
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
+from countinghouse.debug.v1 import failpoint_pb2, failpoint_pb2_grpc
+from countinghouse.order.v1 import order_pb2
+from countinghouse.payment.v1 import payment_pb2
+from countinghouse.type.v1 import money_pb2
+from services.chaos.calls import Caller, Heard, Person
+from services.chaos.plan import Strike
+from services.chaos.workload import CURRENCY
+from services.chaos.world import NotBroughtAbout, World
+from services.checker.history import Arguments, HistoryWriter, Outcome, Phase
+from services.kernel.clock import Clock
+
+_LOOK_S: Final = 0.03
+_STRIKE_WITHIN_S: Final = 8.0
+_ARM_TIMEOUT_S: Final = 2.0
+_BAIT_TIMEOUT_S: Final = 12.0
+_AMOUNT: Final = 777
+
+#: What a fault that has struck was seen to do.
+Seen = dict[str, Any]
+InFlight = Callable[[], Awaitable[Mapping[str, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What faults have at hand.
+
+    Args:
+        in_flight: How many payments stand in each unfinished state at this moment.
+        cashier, accountant: Who settle the bait.
+        session_timeout_s: After so long a frozen holder's lock is somebody else's.
+    """
+
+    world: World
+    caller: Caller
+    cashier: Person
+    accountant: Person
+    operator: Person
+    in_flight: InFlight
+    session_timeout_s: float
+
+
+Fault = Callable[[Stage, Strike, random.Random], AbstractAsyncContextManager[Seen]]
+
+
+class Nemesis:
+    """Brings a plan about.
+
+    Args:
+        tell: Told in a sentence when a fault begins or ends.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        plan: Sequence[Strike],
+        history: HistoryWriter,
+        clock: Clock,
+        *,
+        seed: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._stage = stage
+        self._plan = plan
+        self._history = history
+        self._clock = clock
+        self._seed = seed
+        self._tell = tell
+        self.fired: Counter[str] = Counter()
+        self.missed: list[str] = []
+
+    async def run(self) -> None:
+        """Brings every strike about at its time; returns when all of them are healed."""
+        for strike in self._plan:
+            self._history.nemesis(strike.fault, Phase.PLANNED, strike.target, at_s=strike.at_s, **strike.facts)
+        began_s = self._clock.monotonic_s()
+        strikes = [asyncio.create_task(self._strike(number, began_s)) for number in range(len(self._plan))]
+        try:
+            await asyncio.gather(*strikes)
+        finally:
+            for task in strikes:
+                task.cancel()
+            await asyncio.gather(*strikes, return_exceptions=True)
+
+    async def _strike(self, number: int, began_s: float) -> None:
+        strike = self._plan[number]
+        dice = random.Random(f"{self._seed}/strike/{number}")  # noqa: S311
+        await asyncio.sleep(max(0.0, began_s + strike.at_s - self._clock.monotonic_s()))
+        named = f"{strike.fault} {strike.target}".strip()
+        try:
+            async with FAULTS[strike.fault](self._stage, strike, dice) as seen:
+                self.fired[strike.fault] += 1
+                self._history.nemesis(strike.fault, Phase.BEGUN, strike.target, **strike.facts, **seen)
+                self._tell(f"{named} {_in_words({**strike.facts, **seen})}".strip())
+                left_s = began_s + strike.until_s - self._clock.monotonic_s()
+                await asyncio.sleep(max(0.0, left_s))
+            self._history.nemesis(strike.fault, Phase.ENDED, strike.target)
+        except NotBroughtAbout as error:
+            self.missed.append(f"{named}: {error}")
+            self._tell(f"{named} did not strike: {error}")
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", {}, None))
+
+
+# Processes
+
+
+@asynccontextmanager
+async def _kill(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    in_flight = dict(await stage.in_flight())
+    await stage.world.kill(strike.target)
+    yield {"in_flight": in_flight}
+    await stage.world.wait_serving(strike.target)
+
+
+@asynccontextmanager
+async def _pause(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    in_flight = dict(await stage.in_flight())
+    try:
+        await stage.world.pause(strike.target)
+        yield {"in_flight": in_flight}
+    finally:
+        await stage.world.resume(strike.target)
+
+
+@asynccontextmanager
+async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    longest_s = 0.0
+    for instance in stage.world.instances:
+        longest_s = max(longest_s, await stage.world.terminate(instance))
+        await stage.world.wait_serving(instance)
+    yield {"longest_s": round(longest_s, 2)}
+
+
+# Processes, at a certain step
+
+
+@asynccontextmanager
+async def _kill_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    victim, point = strike.target, strike.facts["point"]
+    before = await stage.world.incarnation(victim)
+    bait = await _Bait.laid(stage, strike)
+    try:
+        await bait.settle_at_victim(failpoint_pb2.FAILPOINT_ACTION_KILL)
+
+        async def died() -> bool:
+            return await stage.world.incarnation(victim) != before
+
+        await _until(died, f"{victim} did not die at {point}")
+        yield {"order_id": bait.order_id}
+        await bait.end()
+    finally:
+        await bait.close()
+    await stage.world.wait_serving(victim)
+
+
+@asynccontextmanager
+async def _freeze_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    victim, point = strike.target, strike.facts["point"]
+    bait = await _Bait.laid(stage, strike)
+    try:
+        await bait.settle_at_victim(failpoint_pb2.FAILPOINT_ACTION_STOP)
+        await _until(lambda: stage.world.is_paused(victim), f"{victim} did not freeze at {point}")
+        yield {"order_id": bait.order_id}
+        await bait.overtaken()
+        await stage.world.resume(victim)
+        await bait.end()
+    finally:
+        await stage.world.resume(victim)
+        await bait.close()
+
+
+class _Bait:
+    """A bill that is settled at the victim, and in company by another clerk elsewhere."""
+
+    def __init__(self, stage: Stage, strike: Strike, order_id: str) -> None:
+        self.order_id = order_id
+        self._stage = stage
+        self._strike = strike
+        self._calls: list[asyncio.Task[Heard]] = []
+
+    @classmethod
+    async def laid(cls, stage: Stage, strike: Strike) -> _Bait:
+        """Makes the bill."""
+        order_id = f"bait-{strike.fault}-{round(strike.at_s * 1000)}"
+        request = order_pb2.CreateOrderRequest(
+            request_id=f"make-{order_id}",
+            order_id=order_id,
+            customer_id="mei",
+            amount=money_pb2.Money(minor_units=_AMOUNT, currency_code=CURRENCY),
+        )
+        clerk = stage.cashier
+        arguments = Arguments(order_id, "", request.request_id, clerk.name, clerk.role, "", _AMOUNT, CURRENCY)
+        for _ in range(5):
+            heard = await stage.caller.ask("bait", clerk, "CreateOrder", request, arguments, timeout_s=2.0)
+            if heard.outcome is Outcome.OK:
+                return cls(stage, strike, order_id)
+        raise NotBroughtAbout("no bait could be laid: CreateOrder is not answered")
+
+    async def settle_at_victim(self, action: failpoint_pb2.FailpointAction.ValueType) -> None:
+        """Arms the victim for this bill only, and has the cashier settle it."""
+        victim = self._strike.target
+        await _arm(self._stage, victim, self._strike.facts["point"], action, self.order_id)
+        at = self._stage.world.address(victim) if victim.startswith("payment") else ""
+        self._calls.append(asyncio.create_task(self._settle("bait-holder", self._stage.cashier, at)))
+        if self._strike.facts.get("company") == "contended":
+            others = [name for name in self._stage.world.instances if name.startswith("payment") and name != victim]
+            at = self._stage.world.address(others[0])
+            self._calls.append(asyncio.create_task(self._settle("bait-rival", self._stage.accountant, at)))
+
+    async def overtaken(self) -> None:
+        """Waits until the frozen holder's lock has passed to the rival, who then has had time to settle."""
+        if len(self._calls) > 1:
+            await asyncio.wait(self._calls[1:], timeout=self._stage.session_timeout_s + _BAIT_TIMEOUT_S)
+        else:
+            await asyncio.sleep(self._stage.session_timeout_s * 1.5)
+
+    async def end(self) -> None:
+        """Lets the calls be answered, in the time they have."""
+        await asyncio.wait(self._calls, timeout=_BAIT_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """Gives up what is still under way."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _settle(self, process: str, clerk: Person, address: str) -> Heard:
+        source = self._strike.facts.get("source", "CARD")
+        request = payment_pb2.SettleRequest(
+            request_id=f"{process}-{self.order_id}"[:64],
+            order_id=self.order_id,
+            source=payment_pb2.Source.Value(f"SOURCE_{source}"),
+        )
+        if source == "CARD":
+            request.card = "tok-bait"
+        arguments = Arguments(self.order_id, "", request.request_id, clerk.name, clerk.role, source)
+        while True:
+            heard = await self._stage.caller.ask(
+                process, clerk, "Settle", request, arguments, timeout_s=_BAIT_TIMEOUT_S, address=address
+            )
+            if heard.answer.code not in ("ABORTED", "UNAVAILABLE") or heard.answer.reason == "STALE_FENCE":
+                return heard
+            await asyncio.sleep(0.2)
+
+
+async def _arm(
+    stage: Stage, instance: str, point: str, action: failpoint_pb2.FailpointAction.ValueType, subject: str
+) -> None:
+    request = failpoint_pb2.ArmFailpointRequest(name=point, action=action, subject=subject)
+    async with grpc.aio.insecure_channel(stage.world.address(instance)) as channel:
+        stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
+        await _said(stub.ArmFailpoint, request, stage.operator, f"{instance} cannot be armed")
+
+
+# ZooKeeper
+
+
+@asynccontextmanager
+async def _leader_kill(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    leader = await _leader(stage)
+    try:
+        await stage.world.kill_server(leader)
+        yield {"leader": leader}
+    finally:
+        await stage.world.start_server(leader)
+
+
+@asynccontextmanager
+async def _quorum_loss(stage: Stage, _strike: Strike, dice: random.Random) -> AsyncIterator[Seen]:
+    victims = dice.sample(sorted(await stage.world.zookeeper_servers()), 2)
+    try:
+        for server in victims:
+            await stage.world.kill_server(server)
+        yield {"servers": "+".join(victims)}
+    finally:
+        await asyncio.gather(*(stage.world.start_server(server) for server in victims))
+
+
+@asynccontextmanager
+async def _zookeeper_freeze(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    servers = sorted(await stage.world.zookeeper_servers())
+    try:
+        for server in servers:
+            await stage.world.pause_server(server)
+        yield {"servers": "+".join(servers)}
+    finally:
+        for server in servers:
+            await stage.world.resume_server(server)
+
+
+@asynccontextmanager
+async def _session_expiry(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    """Cuts one instance off from ZooKeeper, and from nothing else, for longer than its session lives."""
+    line = f"zookeeper/{strike.target}"
+    try:
+        await stage.world.cut(line)
+        await asyncio.sleep(stage.session_timeout_s * 1.3)
+        yield {}
+    finally:
+        await stage.world.mend(line)
+
+
+async def _leader(stage: Stage) -> str:
+    async def there() -> bool:
+        return "leader" in (await stage.world.zookeeper_servers()).values()
+
+    await _until(there, "no ZooKeeper leader")
+    return next(server for server, mode in (await stage.world.zookeeper_servers()).items() if mode == "leader")
+
+
+# PostgreSQL
+
+
+def _postgresql(*, politely: bool) -> Fault:
+    @asynccontextmanager
+    async def fault(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+        in_flight = dict(await stage.in_flight())
+        try:
+            await stage.world.stop_postgresql(politely=politely)
+            yield {"in_flight": in_flight}
+        finally:
+            await stage.world.start_postgresql()
+
+    return fault
+
+
+# Lines
+
+
+def _spoiled(kind: str, stream: str, **attributes: int) -> Fault:
+    """A line spoiled by a toxic. That it struck is known when it is mended: connections were concerned."""
+
+    @asynccontextmanager
+    async def fault(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+        in_flight = dict(await stage.in_flight())
+        await stage.world.mend(strike.target)
+        try:
+            await stage.world.spoil(strike.target, kind, stream, attributes)
+            yield {"in_flight": in_flight}
+        finally:
+            concerned = await stage.world.mend(strike.target)
+        if not concerned:
+            raise NotBroughtAbout(f"nobody was using the line {strike.target}")
+
+    return fault
+
+
+@asynccontextmanager
+async def _cut(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    in_flight = dict(await stage.in_flight())
+    try:
+        await stage.world.cut(strike.target)
+        yield {"in_flight": in_flight}
+    finally:
+        await stage.world.mend(strike.target)
+
+
+# The wall clock
+
+
+@asynccontextmanager
+async def _clock_jump(stage: Stage, strike: Strike, dice: random.Random) -> AsyncIterator[Seen]:
+    by_s = round(dice.choice((-1, 1)) * dice.uniform(5, 3600), 1)
+    try:
+        await stage.world.shift_clock(strike.target, by_s)
+        yield {"by_s": by_s}
+    finally:
+        await stage.world.shift_clock(strike.target, 0.0)
+
+
+# The bank
+
+
+def _bank(*faults: acquirer_pb2.Fault) -> Fault:
+    @asynccontextmanager
+    async def fault(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+        try:
+            await _set_bank(stage, strike.target, faults)
+            yield {}
+        finally:
+            await _set_bank(stage, strike.target, ())
+
+    return fault
+
+
+async def _set_bank(stage: Stage, bank: str, faults: Sequence[acquirer_pb2.Fault]) -> None:
+    async with grpc.aio.insecure_channel(stage.world.address(bank)) as channel:
+        stub: Any = acquirer_pb2_grpc.FaultServiceStub(channel)
+        request = acquirer_pb2.SetFaultsRequest(faults=faults)
+        await _said(stub.SetFaults, request, stage.operator, f"{bank} takes no faults")
+
+
+# What they share
+
+
+async def _said(method: Any, request: object, operator: Person, otherwise: str) -> None:
+    """Calls until it is answered, within the time a fault has to strike."""
+    last = ""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STRIKE_WITHIN_S):
+            while True:
+                try:
+                    await method(
+                        request,
+                        timeout=_ARM_TIMEOUT_S,
+                        metadata=(("authorization", f"Bearer {operator.token}"),),
+                        wait_for_ready=True,
+                    )
+                except grpc.aio.AioRpcError as error:
+                    last = error.details() or error.code().name
+                    await asyncio.sleep(_LOOK_S)
+                else:
+                    return
+    raise NotBroughtAbout(f"{otherwise}: {last or 'no answer'}")
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], otherwise: str) -> None:
+    """Waits for something of which no event tells.
+
+    Raises:
+        NotBroughtAbout: It did not come in time.
+    """
+    try:
+        async with asyncio.timeout(_STRIKE_WITHIN_S):
+            while not await condition():  # noqa: ASYNC110  another process
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise NotBroughtAbout(otherwise) from None
+
+
+_KIND = acquirer_pb2.FaultKind
+
+#: Every fault by its name.
+FAULTS: Final[Mapping[str, Fault]] = {
+    "kill": _kill,
+    "pause": _pause,
+    "rolling-restart": _rolling_restart,
+    "kill-at": _kill_at,
+    "kill-order-at": _kill_at,
+    "kill-ledger-at": _kill_at,
+    "kill-acquirer-at": _kill_at,
+    "freeze-at": _freeze_at,
+    "leader-kill": _leader_kill,
+    "quorum-loss": _quorum_loss,
+    "zookeeper-freeze": _zookeeper_freeze,
+    "session-expiry": _session_expiry,
+    "postgresql-restart": _postgresql(politely=True),
+    "postgresql-kill": _postgresql(politely=False),
+    "latency": _spoiled("latency", "downstream", latency=150, jitter=100),
+    "reset": _spoiled("reset_peer", "downstream", timeout=30),
+    "replies-lost": _spoiled("timeout", "downstream"),
+    "requests-lost": _spoiled("timeout", "upstream"),
+    "down": _cut,
+    "disconnect": _cut,
+    "clock-jump": _clock_jump,
+    "bank-silent": _bank(acquirer_pb2.Fault(kind=_KIND.FAULT_KIND_DROP_REPLY, times=2)),
+    "bank-slow": _bank(
+        acquirer_pb2.Fault(kind=_KIND.FAULT_KIND_DELAY_BEFORE, times=1, delay_ms=800),
+        acquirer_pb2.Fault(kind=_KIND.FAULT_KIND_DELAY_AFTER, times=1, delay_ms=800),
+    ),
+    "bank-down": _bank(acquirer_pb2.Fault(kind=_KIND.FAULT_KIND_DOWN)),
+    "bank-tells-twice": _bank(acquirer_pb2.Fault(kind=_KIND.FAULT_KIND_NOTICE_TWICE)),
+}

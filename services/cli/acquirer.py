@@ -1,0 +1,131 @@
+"""`countinghouse acquirer …`: the outside bank's own view, and what is to go wrong with it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.arguments import Limit, Page, calling
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from services.cli.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="See what the outside bank has done, and let it fail.")
+
+_KINDS = ("drop-reply", "delay-before", "delay-after", "down", "notice-twice", "notice-lost")
+#: `kind[:method][,times=N][,delay=MS][,subject=S]`
+_FAULT = re.compile(
+    r"(?P<kind>[a-z-]+)(:(?P<method>[A-Za-z]+))?(,times=(?P<times>\d{1,9}))?(,delay=(?P<delay_ms>\d{1,6}))?"
+    r"(,subject=(?P<subject>[A-Za-z0-9_.:-]{1,64}))?"
+)
+
+
+@app.command("log")
+@calling(Role.AUDITOR)
+async def log(
+    client: Client,
+    key: Annotated[str, typer.Option("--key", help="Only entries of this key.", show_default=False)] = "",
+    limit: Limit = 50,
+    page: Page = "",
+) -> None:
+    """Prints the bank's own log, oldest first: every request as it was received, and every decision.
+
+    Example: countinghouse acquirer log --key pay_7d0q:1
+    """
+    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
+
+    request = pb.ListLogRequest(page_size=limit, page_token=page, key=key)
+    response = output.as_dict(await client.read("acquirer", "ListLog", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    output.print_table(
+        "the acquirer's log",
+        ("number", "at", "method", "key", "word", "amount", "card", "reference"),
+        [
+            (
+                str(entry["number"]),
+                output.moment(entry["at_ms"]),
+                entry["method"],
+                entry["key"],
+                entry["word"],
+                output.money(entry["amount"]),
+                entry["card"],
+                entry["reference"],
+            )
+            for entry in response["entries"]
+        ],
+    )
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
+
+
+@app.command("faults")
+@calling(Role.OPERATOR)
+async def faults(
+    client: Client,
+    wanted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KIND[:METHOD][,times=N][,delay=MS][,subject=S]",
+            help=f"What goes wrong; repeatable, replaces what is set. Kinds: {', '.join(_KINDS)}.",
+            show_default=False,
+        ),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Let nothing go wrong any more.")] = False,
+) -> None:
+    """Shows or sets what goes wrong at the bank of a stack that was started with --failpoints.
+
+    `times` counts for each key; a subject is a key, a payment id or a card.
+
+    Example: countinghouse acquirer faults --set drop-reply:Charge,times=1
+    """
+    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
+
+    if clear and wanted:
+        raise typer.BadParameter("--set and --clear exclude each other")
+    if clear or wanted:
+        request = pb.SetFaultsRequest(faults=[_fault(part) for part in wanted or ()])
+        response = (await client.change("faults", "SetFaults", request, "faults")).message
+    else:
+        response = await client.read("faults", "GetFaults", pb.GetFaultsRequest())
+    document = output.as_dict(response)
+    if client.as_json:
+        output.print_json(document)
+        return
+    output.print_table(
+        "faults",
+        ("kind", "method", "times", "delay ms", "subject"),
+        [
+            (
+                output.short(fault["kind"], "FAULT_KIND_").lower().replace("_", "-"),
+                fault["method"] or "all",
+                str(fault["times"] or "always"),
+                str(fault["delay_ms"] or ""),
+                fault["subject"] or "all",
+            )
+            for fault in document["faults"]
+        ],
+    )
+
+
+def _fault(text: str) -> Any:
+    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
+
+    found = _FAULT.fullmatch(text)
+    if found is None or found["kind"] not in _KINDS:
+        raise typer.BadParameter(
+            f"{text!r} is not like drop-reply:Charge,times=1; the kinds are {', '.join(_KINDS)}", param_hint="--set"
+        )
+    return pb.Fault(
+        kind=pb.FaultKind.Value(f"FAULT_KIND_{found['kind'].upper().replace('-', '_')}"),
+        method=found["method"] or "",
+        times=int(found["times"] or 0),
+        delay_ms=int(found["delay_ms"] or 0),
+        subject=found["subject"] or "",
+    )

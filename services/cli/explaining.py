@@ -1,0 +1,154 @@
+"""`countinghouse registry explain`: who would get a call about an order, and why each of the others would not.
+
+registered ──rules──▶ candidates ──reachable?──▶ ──picker──▶ chosen
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.arguments import calling
+from services.devstack.state import INTERFACES
+from services.kernel.clock import SystemClock
+from services.kernel.errors import InvalidArgument
+from services.kernel.ids import dice
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from coordination.discovery import Verdict
+    from coordination.endpoint import Endpoint
+    from services.cli.client import Client
+
+#: As who the rules are asked: the command itself is the consumer.
+_APPLICATION = "countinghouse-cli"
+_METHODS = {"payment": "Settle", "order": "GetOrder", "ledger": "Post"}
+_HEALTH_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a picker says of candidates.
+
+    Args:
+        chosen: Address of the one it takes.
+        reasons: By address, why that one, or why not.
+    """
+
+    chosen: str
+    reasons: Mapping[str, str]
+
+
+@calling(Role.AUDITOR)
+async def explain(
+    client: Client,
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which bill the call is about.")],
+    service: Annotated[str, typer.Option("--service", help="Which service is called.")] = "payment",
+    method: Annotated[
+        str, typer.Option("--method", help="Which method. [default: Settle, GetOrder, Post]", show_default=False)
+    ] = "",
+    tag: Annotated[str, typer.Option("--tag", help="The call's tag.", show_default=False)] = "",
+    picker: Annotated[
+        str,
+        typer.Option(
+            "--picker", envvar="COUNTINGHOUSE_PICKER", help="How one of several is chosen, as the services do."
+        ),
+    ] = "p2c",
+) -> None:
+    """Says which instance would get a call about a bill, and why each other one would not.
+
+    Only consistenthash goes by the bill; the others draw anew for each call, so that what is shown is one of many, made
+    by a caller that has no call under way yet.
+
+    Example: countinghouse registry explain o1 --service payment --method Settle
+    """
+    from coordination.balancing import PickerName  # noqa: PLC0415  `--help` does without
+    from coordination.discovery import Consumer, Discovery  # noqa: PLC0415
+
+    interface = _one_of("service", service, INTERFACES)
+    _one_of("picker", picker, {name.value: name for name in PickerName})
+    method = method or _METHODS[service]
+    discovery = Discovery(await client.session(), consumer=Consumer(_APPLICATION))
+    try:
+        directory = await discovery.subscribe(interface, timeout_s=client.remaining_s)
+        verdicts = directory.verdicts(method, tag)
+    finally:
+        await discovery.close()
+    health = await _health({verdict.address for verdict in verdicts if not verdict.why_not}, client.remaining_s)
+    reachable = [verdict.endpoint for verdict in verdicts if verdict.endpoint and _is_reachable(verdict, health)]
+    choice = _choice(picker, reachable, order_id) if reachable else Choice("", {})
+    lines = [_line(verdict, health, choice) for verdict in verdicts]
+    if client.as_json:
+        call = {"order_id": order_id, "interface": interface, "method": method, "tag": tag, "picker": picker}
+        output.print_json(call | {"list": directory.state.value, "chosen": choice.chosen, "providers": lines})
+        return
+    if not lines:
+        print(f"nobody provides {interface}")
+        return
+    output.print_table(
+        f"{interface}/{method}",
+        ("", "address", "instance", "weight", "health", "why"),
+        [
+            (
+                "▶" if line["chosen"] else "",
+                line["address"],
+                line["instance"],
+                str(line["weight"]),
+                line["health"],
+                line["why"],
+            )
+            for line in lines
+        ],
+    )
+
+
+def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice:
+    from coordination.balancing import Candidate, Standing, by_name  # noqa: PLC0415
+    from coordination.load import Load  # noqa: PLC0415
+
+    now_ms = SystemClock().now_ms()
+    candidates = [Candidate(endpoint, endpoint.weight_at(now_ms), Load()) for endpoint in reachable]
+    verdicts = by_name(picker, dice()).explain(candidates, order_id)
+    chosen = next(verdict.address for verdict in verdicts if verdict.standing is Standing.CHOSEN)
+    return Choice(chosen, {verdict.address: f"{verdict.standing}: {verdict.why}" for verdict in verdicts})
+
+
+async def _health(addresses: set[str], left_s: float) -> dict[str, str]:
+    from services.devstack.readiness import health  # noqa: PLC0415
+
+    ordered = sorted(addresses)
+    timeout_s = min(_HEALTH_TIMEOUT_S, left_s)
+    return dict(zip(ordered, await asyncio.gather(*(health(one, timeout_s) for one in ordered)), strict=True))
+
+
+def _is_reachable(verdict: Verdict, health: Mapping[str, str]) -> bool:
+    from services.devstack.readiness import UNREACHABLE  # noqa: PLC0415
+
+    return health.get(verdict.address, UNREACHABLE) != UNREACHABLE
+
+
+def _line(verdict: Verdict, health: Mapping[str, str], choice: Choice) -> dict[str, Any]:
+    url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
+    why = verdict.why_not or choice.reasons.get(verdict.address, "cannot be reached")
+    changed_by = verdict.endpoint.changed_by if verdict.endpoint else {}
+    if not verdict.why_not and "weight" in changed_by:
+        why = f"{why}; weight by {changed_by['weight']}"
+    return {
+        "address": verdict.address or verdict.registration.name,
+        "instance": url.parameters.get("instance", "") if url else "",
+        "weight": verdict.endpoint.weight if verdict.endpoint else None,
+        "health": health.get(verdict.address, ""),
+        "chosen": bool(choice.chosen) and verdict.address == choice.chosen,
+        "why": why,
+    }
+
+
+def _one_of(what: str, given: str, known: Mapping[str, Any]) -> Any:
+    if given not in known:
+        raise InvalidArgument(f"{what.upper()}_UNKNOWN", f"{given} is no {what}; there is {', '.join(known)}")
+    return known[given]

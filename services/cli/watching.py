@@ -1,0 +1,171 @@
+"""`countinghouse registry watch`: providers as they come, change and go.
+
+A table that follows on a terminal; a line for each change elsewhere; with --json one JSON object for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from services.cli import output
+from services.cli.arguments import calling
+from services.kernel.clock import SystemClock
+from services.kernel.principal import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from coordination.discovery import Directory, Discovery, Verdict
+    from coordination.session import Session
+    from services.cli.client import Client
+
+_COLUMNS = ("interface", "address", "instance", "weight", "list", "why not called")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One provider as consumers see it now.
+
+    Args:
+        list: What the directory's list is worth: live, emptying, away.
+        why_not: Why it gets no calls; empty if it may get some.
+    """
+
+    interface: str
+    address: str
+    instance: str
+    weight: int
+    list: str
+    why_not: str
+
+
+Rows = dict[tuple[str, str], Row]
+
+
+@calling(Role.AUDITOR)
+async def watch(client: Client) -> None:
+    """Follows the registry until interrupted. --timeout is for connecting only.
+
+    Example: countinghouse registry watch
+    """
+    from coordination.discovery import Discovery  # noqa: PLC0415  `--help` does without
+
+    session = await client.session()
+    discovery = Discovery(session)
+    try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(discovery.close)
+            registry = _Watched(session, discovery, client.remaining_s)
+            stack.push_async_callback(registry.close)
+            await registry.follow(_shown(client, stack))
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Watched:
+    """All interfaces of a registry, those too that come later."""
+
+    def __init__(self, session: Session, discovery: Discovery, timeout_s: float) -> None:
+        from coordination.following import Follower, children  # noqa: PLC0415
+        from coordination.registry import DEFAULT_ROOT  # noqa: PLC0415
+
+        self._discovery = discovery
+        self._directories: dict[str, Directory] = {}
+        self._timeout_s = timeout_s
+        self._news = asyncio.Event()
+        self._listed = asyncio.Event()
+        self._follower = Follower(session, DEFAULT_ROOT, children, self._interfaces, lambda: None)
+
+    async def follow(self, show: Callable[[Rows, Rows], None]) -> None:
+        """Calls `show` with what was and what is, at first and then at every change."""
+        await self._listed.wait()
+        before: Rows = {}
+        first = True
+        while True:
+            self._news.clear()
+            now = {(row.interface, row.address): row for row in self._rows()}
+            if first or now != before:
+                show(before, now)
+            before, first = now, False
+            await self._news.wait()
+
+    async def close(self) -> None:
+        """Stops."""
+        await self._follower.close()
+
+    async def _interfaces(self, names: list[str]) -> None:
+        from coordination.registry import NOT_INTERFACES  # noqa: PLC0415
+
+        for name in sorted(set(names) - NOT_INTERFACES - self._directories.keys()):
+            directory = await self._discovery.subscribe(name, group="*", version="*", timeout_s=self._timeout_s)
+            directory.subscribe(self._news.set)
+            self._directories[name] = directory
+        self._listed.set()
+        self._news.set()
+
+    def _rows(self) -> Iterator[Row]:
+        for interface in sorted(self._directories):
+            directory = self._directories[interface]
+            for verdict in directory.verdicts(""):
+                if verdict.registration.url is not None:
+                    yield _row(interface, verdict, directory.state.value)
+
+
+def _row(interface: str, verdict: Verdict, state: str) -> Row:
+    url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
+    assert url is not None  # noqa: S101  those that cannot be read are not asked for
+    return Row(interface, verdict.address, url.parameters.get("instance", ""), url.weight, state, verdict.why_not)
+
+
+def _shown(client: Client, stack: AsyncExitStack) -> Callable[[Rows, Rows], None]:
+    """How changes are shown: as a table that follows, as lines, or as JSON."""
+    if client.as_json:
+        return _print_json_lines
+    if not sys.stdout.isatty():
+        return _print_lines
+    from rich.live import Live  # noqa: PLC0415  only a terminal needs it
+
+    live = stack.enter_context(Live(_table({}), auto_refresh=False))
+    return lambda _before, now: live.update(_table(now), refresh=True)
+
+
+def _changes(before: Rows, now: Rows) -> Iterator[tuple[str, Row]]:
+    for key in sorted(before.keys() | now.keys()):
+        if key not in now:
+            yield "gone", before[key]
+        elif key not in before:
+            yield "there", now[key]
+        elif now[key] != before[key]:
+            yield "changed", now[key]
+
+
+def _print_lines(before: Rows, now: Rows) -> None:
+    at = output.moment(SystemClock().now_ms())
+    for event, row in _changes(before, now):
+        parts = (at, event.ljust(7), row.interface, row.address, row.instance, f"weight {row.weight}", row.list)
+        print("  ".join(part for part in (*parts, row.why_not) if part), flush=True)
+
+
+def _print_json_lines(before: Rows, now: Rows) -> None:
+    at_ms = SystemClock().now_ms()
+    for event, row in _changes(before, now):
+        print(json.dumps({"at_ms": at_ms, "event": event, **asdict(row)}, ensure_ascii=False), flush=True)
+
+
+def _table(rows: Mapping[Any, Row]) -> Any:
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title="providers", title_justify="left")
+    for column in _COLUMNS:
+        table.add_column(column)
+    for row in rows.values():
+        cells = (row.interface, row.address, row.instance, str(row.weight), row.list, row.why_not)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table

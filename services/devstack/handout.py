@@ -1,0 +1,101 @@
+"""The keys of a deployment: made once, handed to each container in a folder that only it can see, and kept fresh.
+
+    python -m services.devstack.handout /secrets order payment ledger
+
+    /secrets/operator/           a data directory: the signing key, every password, where the databases are
+    /secrets/<service>/          verify.pem, service.token, and pgpass: the password of the role it works under
+    /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` alone
+    /secrets/roles/              pgpass: every role's password, for `services.runtime.roles`
+
+Each folder is a volume of its own, mounted read-only by whom it is for. It is a folder and not a file, since tokens are
+written anew well before they expire, and a file that is mounted by itself stays the old one. Who signs tokens is this
+process alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.devstack.databases import HOUSE
+from services.devstack.files import remember_databases, write_whole
+from services.devstack.keys import LOOK_S, Keys
+from services.kernel.clock import Clock, SystemClock
+from services.runtime.logins import Roles
+
+#: Where the containers find the server.
+_SERVER = "postgres:5432"
+
+
+class Handout:
+    """What each reader of a deployment's keys gets.
+
+    Args:
+        root: Where the readers' folders are.
+    """
+
+    def __init__(self, root: Path, services: Sequence[str], clock: Clock) -> None:
+        self._root = root
+        self._services = tuple(services)
+        self._keys = Keys(root / "operator", clock)
+
+    def give(self) -> None:
+        """Hands out everything; what was made before is handed out again, only tokens are new."""
+        passfiles: dict[str, bytes] = {}
+        urls: dict[str, str] = {}
+        for service in self._services:
+            roles = Roles(HOUSE, service)
+            for role in (roles.owner, roles.user, roles.checker):
+                passfiles[role] = self._keys.passfile(role).read_bytes()
+            self._write(service, "verify.pem", self._keys.verify_file.read_bytes())
+            self._write(service, "service.token", self._keys.service_token(service).read_bytes())
+            self._write(service, "pgpass", passfiles[roles.user])
+            self._write(f"{service}-owner", "pgpass", passfiles[roles.owner])
+            passfile = self._keys.passfile(roles.checker)
+            urls[service] = f"postgresql+asyncpg://{roles.checker}@{_SERVER}/{roles.database}?passfile={passfile}"
+        self._write("roles", "pgpass", b"".join(passfiles.values()))
+        remember_databases(self._root / "operator", urls)
+
+    def renew(self) -> list[str]:
+        """Hands out new tokens to those whose tokens have lived half their lives; returns to whom."""
+        renewed = self._keys.renew()
+        for service in renewed:
+            self._write(service, "service.token", self._keys.token_file(service).read_bytes())
+        return renewed
+
+    def _write(self, reader: str, name: str, content: bytes) -> None:
+        folder = self._root / reader
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_whole(folder / name, content, mode=0o600)
+
+
+async def _keep(handout: Handout) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set():
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await stop.wait()
+        except TimeoutError:
+            handout.renew()
+
+
+def main() -> None:
+    """Hands out everything, and then what is renewed, until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m services.devstack.handout", description=main.__doc__)
+    parser.add_argument("root", type=Path, help="where the readers' folders are")
+    parser.add_argument("services", nargs="+", metavar="SERVICE")
+    parser.add_argument("--ready", type=Path, required=True, help="file that is made when all has been handed out")
+    given = parser.parse_args()
+    handout = Handout(given.root, given.services, SystemClock())
+    handout.give()
+    given.ready.touch()
+    asyncio.run(_keep(handout))
+
+
+if __name__ == "__main__":
+    main()

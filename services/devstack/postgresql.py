@@ -1,0 +1,212 @@
+"""A PostgreSQL server for the embedded stack: where this machine has one, how it is made and started.
+
+Looked for in this order
+1. the folder of an `initdb` on PATH
+2. Debian's packages: /usr/lib/postgresql/<version>/bin, the newest; for data that are there already, their version
+
+It listens on 127.0.0.1 only, every role needs its password, and fsync stays on. PostgreSQL refuses to be root: run by
+root it becomes `postgres` or `nobody`, who must be able to pass through the folders above its data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.devstack.child import Command, identity
+from services.devstack.state import StackRefused
+from services.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+HOST = "127.0.0.1"
+SUPERUSER = "postgres"
+#: 16 instances of each service, at their default pool of 8, are more than anybody starts on one machine.
+_MAX_CONNECTIONS = 200
+_PROGRAMS = ("initdb", "postgres")
+_UNPRIVILEGED = ("postgres", "nobody")
+_INITDB_TIMEOUT_S = 60.0
+_RETRY_S = 0.05
+
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",  # a path below a data directory may be too long for one
+    "max_connections": str(_MAX_CONNECTIONS),
+    "shared_buffers": "32MB",
+    "log_min_messages": "warning",
+}
+
+
+class PostgresqlMissing(StackRefused):
+    """This machine has nothing from which a PostgreSQL could be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """PostgreSQL's programs, and as whom to run them; None: as ourselves."""
+
+    programs: Path
+    user: str | None
+
+    @property
+    def version(self) -> str:
+        """Its major version, by Debian's path; empty: not known."""
+        name = self.programs.parent.name
+        return name if name.isdigit() else ""
+
+
+def find(environment: Mapping[str, str], root: Path = Path("/"), version: str = "") -> Installation:
+    """Returns what a server can be started from, the first of the module's list.
+
+    Args:
+        root: Where Debian's packages are installed.
+        version: The major version that made the data; empty: any.
+
+    Raises:
+        PostgresqlMissing: POSTGRESQL_MISSING, saying what to install.
+    """
+    user = _unprivileged_user() if os.geteuid() == 0 else None
+    for folder in _folders(environment, root):
+        found = Installation(folder, user)
+        if all((folder / program).exists() for program in _PROGRAMS) and found.version in (
+            version or found.version,
+            "",
+        ):
+            return found
+    raise PostgresqlMissing(
+        "POSTGRESQL_MISSING",
+        f"no PostgreSQL {version or 'server'} can be started: `apt install postgresql{version and f'-{version}'}`, run "
+        "deploy/setup-postgresql.sh, or name a running one by --database postgresql://superuser@host/countinghouse",
+    )
+
+
+def version_of(directory: Path) -> str:
+    """The major version that made the data under `directory`; empty: there are none yet."""
+    try:
+        return (directory / "data" / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+async def make(installation: Installation, directory: Path, password: str) -> None:
+    """Makes `directory` and the data in it, unless they are there.
+
+    Args:
+        password: Of the superuser.
+
+    Raises:
+        StackRefused: DATA_UNUSABLE: the user it has to run as cannot get there. POSTGRESQL_NOT_MADE: initdb's words.
+    """
+    _make_room(installation, directory)
+    if version_of(directory):
+        return
+    draft = directory / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    secret = directory / "superuser"
+    secret.touch(mode=0o600)
+    try:
+        secret.write_text(password)
+        if installation.user is not None:
+            shutil.chown(secret, installation.user)
+        await _initdb(installation, draft, secret)
+    finally:
+        secret.unlink()
+    draft.rename(directory / "data")
+
+
+def command(installation: Installation, directory: Path, port: int, environment: Mapping[str, str]) -> Command:
+    """How to start the server whose data are under `directory`, on `port`."""
+    options = [f"--{name}={value}" for name, value in (_SETTINGS | {"port": str(port)}).items()]
+    arguments = (str(installation.programs / "postgres"), "-D", str(directory / "data"), *options)
+    log = directory.parent / "logs" / "postgresql.log"
+    return Command(arguments, _own(environment), log, user=installation.user, stop_signal=signal.SIGINT)
+
+
+async def until_answering(server: URL) -> None:
+    """Waits until a server lets its superuser in."""
+    from services.runtime.database import Database  # noqa: PLC0415  a stack on files does without
+
+    async with Database(server.render_as_string(), pool=1) as database:
+        while True:
+            try:
+                return await database.ping()
+            except Unavailable:
+                await asyncio.sleep(_RETRY_S)
+
+
+async def _initdb(installation: Installation, data: Path, secret: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        str(installation.programs / "initdb"),
+        *(f"--pgdata={data}", f"--username={SUPERUSER}", f"--pwfile={secret}"),
+        *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=data.parent,
+        env=_own(os.environ),
+        **identity(installation.user),
+    )
+    try:
+        async with asyncio.timeout(_INITDB_TIMEOUT_S):
+            said, _ = await process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        raise
+    if process.returncode != 0:
+        words = said.decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise StackRefused("POSTGRESQL_NOT_MADE", f"no PostgreSQL could be made in {data.parent}: {words[-1]}")
+
+
+def _make_room(installation: Installation, directory: Path) -> None:
+    """Makes `directory` the user's, and lets them pass, without looking, through the data directory above it.
+
+    Raises:
+        StackRefused: DATA_UNUSABLE: a folder further up is closed to them.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    user = installation.user
+    if user is None:
+        return
+    shutil.chown(directory, user)
+    data = directory.resolve().parent
+    data.chmod(data.stat().st_mode | 0o001)
+    closed = [folder for folder in data.parents if not folder.stat().st_mode & 0o001]
+    if closed:
+        raise StackRefused(
+            "DATA_UNUSABLE",
+            f"PostgreSQL refuses to run as root, and the user {user} may not pass through {closed[-1]}; "
+            "choose a --data where they can, or start the stack as another user",
+        )
+
+
+def _folders(environment: Mapping[str, str], root: Path) -> Iterator[Path]:
+    if found := shutil.which("initdb", path=environment.get("PATH", "")):
+        yield Path(found).resolve().parent
+    versions = root.glob("usr/lib/postgresql/*/bin")
+    yield from sorted(versions, key=lambda folder: float(folder.parent.name), reverse=True)
+
+
+def _unprivileged_user() -> str:
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    for name in _UNPRIVILEGED:
+        if name in known:
+            return name
+    raise PostgresqlMissing(
+        "POSTGRESQL_MISSING",
+        f"PostgreSQL refuses to run as root, and there is no user {' or '.join(_UNPRIVILEGED)} to run it as",
+    )
+
+
+def _own(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what PostgreSQL's programs would take for settings."""
+    return {name: value for name, value in environment.items() if not name.startswith("PG")}

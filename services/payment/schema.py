@@ -1,0 +1,180 @@
+"""The payment service's tables, and their rows as what they stand for. Known to `store.py` only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, and_
+
+from services.kernel.fence import Fence
+from services.kernel.idempotency import RequestKey
+from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
+from services.payment.model import ACTIVE, REVERSE, Payment, PaymentState, Reversal, Silence, Source
+from services.runtime.database import ensemble_table
+from services.runtime.requests import request_table
+
+METADATA = MetaData()
+ENSEMBLE = ensemble_table(METADATA)
+REQUESTS = request_table(METADATA)
+
+PAYMENTS = Table(
+    "payments",
+    METADATA,
+    Column("payment_id", String(64), primary_key=True),
+    Column("request_caller", String(64), nullable=False),
+    Column("request_method", String(32), nullable=False),
+    Column("request_key", String(64), nullable=False),
+    Column("order_id", String(64), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("customer_id", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("payer_account_id", String(100), nullable=False),
+    Column("payee_account_id", String(100), nullable=False),
+    Column("clerk_name", String(64), nullable=False),
+    Column("clerk_role", String(16), nullable=False),
+    Column("memo", String(200), nullable=False),
+    Column("journal_id", String(64), nullable=False),
+    Column("reversal_caller", String(64), nullable=False),
+    Column("reversal_role", String(16), nullable=False),
+    Column("reversal_key", String(64), nullable=False),
+    Column("reversal_reason", String(200), nullable=False),
+    Column("reversal_journal_id", String(64), nullable=False),
+    Column("decline_reason", String(64), nullable=False),
+    Column("fence_generation", BigInteger, nullable=False),
+    Column("fence_token", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("settled_at_ms", BigInteger, nullable=False),
+    Column("card", String(64), nullable=False, server_default=""),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("acquirer_key", String(80), nullable=False, server_default=""),
+    Column("asks", Integer, nullable=False, server_default="0"),
+    Column("ask_at_ms", BigInteger, nullable=False, server_default="0"),
+    Column("attention", String(64), nullable=False, server_default=""),
+)
+Index("payments_by_age", PAYMENTS.c.created_at_ms, PAYMENTS.c.payment_id)
+Index("payments_by_order", PAYMENTS.c.order_id)
+Index("payments_by_request", PAYMENTS.c.request_caller, PAYMENTS.c.request_method, PAYMENTS.c.request_key)
+Index("payments_by_reversal", PAYMENTS.c.reversal_caller, PAYMENTS.c.reversal_key)
+_NEEDS_ATTENTION = PAYMENTS.c.attention != ""
+Index(
+    "payments_needing_attention",
+    PAYMENTS.c.created_at_ms,
+    PAYMENTS.c.payment_id,
+    sqlite_where=_NEEDS_ATTENTION,
+    postgresql_where=_NEEDS_ATTENTION,
+)
+IS_ACTIVE = and_(PAYMENTS.c.order_id != "", PAYMENTS.c.state.in_([str(state) for state in ACTIVE]))
+ONE_ACTIVE_PER_ORDER = Index(
+    "payments_one_active_per_order",
+    PAYMENTS.c.order_id,
+    unique=True,
+    sqlite_where=IS_ACTIVE,
+    postgresql_where=IS_ACTIVE,
+)
+
+#: Every state a payment has been in; append-only.
+EVENTS = Table(
+    "payment_events",
+    METADATA,
+    Column("payment_id", String(64), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("fence_generation", BigInteger, nullable=False),
+    Column("fence_token", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+#: What the order service has yet to be told, and what it has been told.
+OUTBOX = Table(
+    "outbox",
+    METADATA,
+    Column("payment_id", String(64), primary_key=True),
+    Column("purpose", String(16), primary_key=True),
+    Column("order_id", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("delivered_at_ms", BigInteger, nullable=True),
+)
+Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
+
+
+def to_row(payment: Payment) -> dict[str, Any]:
+    """A payment as its row."""
+    reversal = payment.reversal
+    return {
+        "payment_id": payment.payment_id,
+        "request_caller": payment.key.caller,
+        "request_method": payment.key.method,
+        "request_key": payment.key.key,
+        "order_id": payment.order_id,
+        "round": payment.round,
+        "state": payment.state,
+        "source": payment.source,
+        "customer_id": payment.customer_id,
+        "amount_minor": payment.amount.minor_units if payment.amount else 0,
+        "currency": payment.amount.currency if payment.amount else "",
+        "payer_account_id": payment.payer_account_id,
+        "payee_account_id": payment.payee_account_id,
+        "clerk_name": payment.clerk.name,
+        "clerk_role": payment.clerk.role,
+        "memo": payment.memo,
+        "journal_id": payment.journal_id,
+        "reversal_caller": reversal.key.caller if reversal else "",
+        "reversal_role": reversal.clerk.role if reversal else "",
+        "reversal_key": reversal.key.key if reversal else "",
+        "reversal_reason": reversal.reason if reversal else "",
+        "reversal_journal_id": payment.reversal_journal_id,
+        "decline_reason": payment.decline_reason,
+        "fence_generation": payment.fence.generation,
+        "fence_token": payment.fence.token,
+        "version": payment.version,
+        "created_at_ms": payment.created_at_ms,
+        "updated_at_ms": payment.updated_at_ms,
+        "settled_at_ms": payment.settled_at_ms,
+        "card": payment.card,
+        "attempt": payment.attempt,
+        "acquirer_key": payment.acquirer_key,
+        "asks": payment.silence.asks,
+        "ask_at_ms": payment.silence.ask_at_ms,
+        "attention": payment.silence.attention,
+    }
+
+
+def to_payment(row: Row[Any]) -> Payment:
+    """A row as its payment."""
+    reversal = None
+    if row.reversal_key:
+        clerk = Principal(row.reversal_caller, Role(row.reversal_role))
+        reversal = Reversal(RequestKey(row.reversal_caller, REVERSE, row.reversal_key), clerk, row.reversal_reason)
+    return Payment(
+        payment_id=row.payment_id,
+        key=RequestKey(row.request_caller, row.request_method, row.request_key),
+        order_id=row.order_id,
+        round=row.round,
+        state=PaymentState(row.state),
+        source=Source(row.source),
+        customer_id=row.customer_id,
+        amount=Money(row.amount_minor, row.currency) if row.amount_minor else None,
+        payer_account_id=row.payer_account_id,
+        payee_account_id=row.payee_account_id,
+        clerk=Principal(row.clerk_name, Role(row.clerk_role)),
+        memo=row.memo,
+        journal_id=row.journal_id,
+        reversal=reversal,
+        reversal_journal_id=row.reversal_journal_id,
+        decline_reason=row.decline_reason,
+        fence=Fence(row.fence_generation, row.fence_token),
+        version=row.version,
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        settled_at_ms=row.settled_at_ms,
+        card=row.card,
+        attempt=row.attempt,
+        acquirer_key=row.acquirer_key,
+        silence=Silence(row.asks, row.ask_at_ms, row.attention),
+    )

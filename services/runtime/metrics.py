@@ -1,0 +1,164 @@
+"""What a server counts, and the page Prometheus reads it from.
+
+One process has one `CollectorRegistry`, made in `server.py`: what coordination counts (`coordination/metrics.py`), what
+is counted here, and what the process itself uses. The page is served by threads of its own, so that it answers
+while the event loop is busy and costs the loop nothing.
+
+Labels have few values each: methods and status codes. Never an order, a clerk or a payment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from functools import partial
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import grpc
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    make_wsgi_app,
+)
+
+from coordination.metrics import CALL_SECONDS
+from services.kernel.errors import CountinghouseError
+
+#: Readers at once; the next one is turned away. A Prometheus is one reader.
+_READERS = 4
+#: How long a reader may take to say what it wants, or to take in a part of it.
+_READER_TIMEOUT_S = 5.0
+_CLOSE_POLL_S = 0.1
+
+log = structlog.get_logger()
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry that knows this process: its memory, processor time, open files, garbage collection and Python."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+class CallMetrics:
+    """The calls of our own services, as the server saw them. Health, reflection and unknown methods are not among them.
+
+    Each call counts once, when it is answered; so the calls of a method, over all codes, are as many as its durations.
+
+    Args:
+        collected_by: The Prometheus registry to appear in; None: none, for tests.
+    """
+
+    def __init__(self, collected_by: CollectorRegistry | None = None) -> None:
+        self._calls = Counter(
+            "countinghouse_calls",
+            "Calls answered, by method and gRPC status code.",
+            ["method", "code"],
+            registry=collected_by,
+        )
+        self._seconds = Histogram(
+            "countinghouse_call_seconds",
+            "From a call's arrival to its answer, by method.",
+            ["method"],
+            buckets=CALL_SECONDS,
+            registry=collected_by,
+        )
+
+    def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts one call.
+
+        Args:
+            method: Its bare name.
+        """
+        self._calls.labels(method, code.name).inc()
+        self._seconds.labels(method).observe(seconds)
+
+
+class MetricsPage:
+    """An HTTP server with the one page.
+
+    Args:
+        port: 0: a free one.
+
+    Raises:
+        CountinghouseError: METRICS_PORT_BUSY.
+    """
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        try:
+            self._server = _Server(host, port)
+        except OSError as error:
+            raise CountinghouseError(
+                "METRICS_PORT_BUSY",
+                f"the metrics cannot be served on port {port} of {host}: {error.strerror}; choose another by "
+                "COUNTINGHOUSE_METRICS_PORT and COUNTINGHOUSE_METRICS_HOST, or -1 for none",
+            ) from error
+        self._server.set_app(make_wsgi_app(registry))
+        serve = partial(self._server.serve_forever, poll_interval=_CLOSE_POLL_S)
+        threading.Thread(target=serve, name="metrics", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._server.server_port
+
+    async def close(self) -> None:
+        """Stops serving; whoever is reading at this moment may be cut off."""
+        await asyncio.to_thread(self._server.shutdown)
+        self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each reader, and so many of them at most."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._turns = threading.BoundedSemaphore(_READERS)
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """As the base class, without asking the network for this machine's name."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Gives a reader its thread, or turns it away."""
+        if not self._turns.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._turns.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """What that thread does."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._turns.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  as the base class has it
+        """A reader that hung up."""
+        log.info("metrics were not read to the end", reader=client_address, exc_info=True)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _READER_TIMEOUT_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Reading the metrics is no news."""

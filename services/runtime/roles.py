@@ -1,0 +1,151 @@
+"""Roles on a PostgreSQL server: who owns a service's tables, who works with them, who only looks.
+
+| role | used by | may |
+|---|---|---|
+| `<house>_<service>_owner` | `python -m services.<service>.main migrate` | everything in its own database |
+| `<house>_<service>` | the service's instances | read and add rows, change those that may change; delete none; no DDL |
+| `<house>_checker` | `countinghouse check` | read every table of every database |
+
+Each service has the database `<house>_<service>`, to which nobody else may connect. `house` tells several deployments
+on one server apart.
+
+    prepare()   by a superuser, before the first migration; again whenever a service or a password is new
+    grant()     by the owner, after every migration
+
+Both say what shall be so and may be repeated. Rows that must not change are protected twice: by triggers, which stop
+the owner too, and by privileges, which the service's role cannot give itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, inspect, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from services.runtime.database import Database
+from services.runtime.logins import Roles, passwords_in
+from services.runtime.migrations import ADVISORY_LOCK
+
+#: What the tables of Alembic and their like are to the service: something to look at.
+_LOOKED_AT = ("alembic_version",)
+_CONNECT_TIMEOUT_S = 10.0
+
+
+async def prepare(server: URL, house: str, services: Iterable[str], passwords: Mapping[str, str]) -> None:
+    """Makes the roles and the databases of these services, with these passwords.
+
+    Args:
+        server: Of a superuser, at any database.
+        passwords: By role; a role that is not named keeps the one it has, or has none.
+    """
+    wanted = [Roles(house, service) for service in services]
+    async with _administrating(server) as connection:
+        names = dict.fromkeys(name for roles in wanted for name in (roles.owner, roles.user, roles.checker))
+        for name in names:
+            await _make_role(connection, name, passwords.get(name))
+        for roles in wanted:
+            await _make_database(connection, roles)
+    for roles in wanted:
+        async with _administrating(server.set(database=roles.database)) as connection:
+            await _say(connection, "ALTER SCHEMA public OWNER TO %I", roles.owner)
+            await _say(connection, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+            await _say(connection, "GRANT USAGE ON SCHEMA public TO %I, %I", roles.user, roles.checker)
+
+
+async def grant(database: Database, append_only: Iterable[str], *, user: str, checker: str) -> None:
+    """Gives the roles what they need of every table there is, and takes from them what they do not need.
+
+    Args:
+        database: Connected to as the owner.
+        append_only: Tables of which no row may be changed.
+        user: The role of the service; empty: none.
+        checker: The role of who reads; empty: none.
+    """
+    fixed = {*append_only, *_LOOKED_AT}
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        tables = sorted(await tx.run_sync(lambda sync: inspect(sync).get_table_names()))
+        missing = fixed - set(tables)
+        if missing:
+            raise AssertionError(f"there is no table {', '.join(sorted(missing))} to be protected")
+        for role in filter(None, (user, checker)):
+            await _say(tx, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I", role)
+            await _say(tx, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO %I", role)
+        if user:
+            await _say(tx, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO %I", user)
+            for table in tables:
+                if table not in _LOOKED_AT:
+                    await _say(tx, "GRANT INSERT ON TABLE %I TO %I", table, user)
+                if table not in fixed:
+                    await _say(tx, "GRANT UPDATE ON TABLE %I TO %I", table, user)
+
+    await database.run(step)
+
+
+async def _make_role(connection: AsyncConnection, name: str, password: str | None) -> None:
+    if not await _found(connection, "SELECT 1 FROM pg_roles WHERE rolname = :name", name):
+        await _say(connection, "CREATE ROLE %I", name)
+    await _say(connection, "ALTER ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION", name)
+    if password is not None:
+        await _say(connection, "ALTER ROLE %I PASSWORD %L", name, password)
+
+
+async def _make_database(connection: AsyncConnection, roles: Roles) -> None:
+    if not await _found(connection, "SELECT 1 FROM pg_database WHERE datname = :name", roles.database):
+        await _say(
+            connection, "CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING 'UTF8'", roles.database, roles.owner
+        )
+    await _say(connection, "ALTER DATABASE %I OWNER TO %I", roles.database, roles.owner)
+    await _say(connection, "REVOKE ALL ON DATABASE %I FROM PUBLIC", roles.database)
+    await _say(connection, "GRANT CONNECT ON DATABASE %I TO %I, %I", roles.database, roles.user, roles.checker)
+
+
+@asynccontextmanager
+async def _administrating(server: URL) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(server, isolation_level="AUTOCOMMIT", connect_args={"timeout": _CONNECT_TIMEOUT_S})
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+async def _found(connection: AsyncConnection, query: str, name: str) -> bool:
+    return (await connection.execute(text(query), {"name": name})).first() is not None
+
+
+async def _say(connection: AsyncConnection, statement: str, *names: str) -> None:
+    """Executes a statement that takes no parameters: the server's own `format` quotes the names in it."""
+    values = {f"n{place}": name for place, name in enumerate(names)}
+    listed = "".join(f", CAST(:{name} AS text)" for name in values)
+    query = text(f"SELECT format(CAST(:statement AS text){listed})")
+    quoted = (await connection.execute(query, {"statement": statement, **values})).scalar_one()
+    await connection.exec_driver_sql(quoted)
+
+
+def main() -> None:
+    """`python -m services.runtime.roles --server URL --passfile FILE SERVICE…`: as `prepare`."""
+    parser = argparse.ArgumentParser(prog="python -m services.runtime.roles", description=prepare.__doc__)
+    parser.add_argument("--server", required=True, help="postgresql+asyncpg://superuser@host/postgres")
+    parser.add_argument("--passfile", required=True, type=Path, help="the password of each role, as in ~/.pgpass")
+    parser.add_argument("--house", default="countinghouse", help="what all names begin with")
+    parser.add_argument("services", nargs="+", metavar="SERVICE")
+    given = parser.parse_args()
+    try:
+        passwords = passwords_in(given.passfile.read_text())
+        asyncio.run(prepare(make_url(given.server), given.house, given.services, passwords))
+    except (OSError, SQLAlchemyError) as error:
+        print(f"roles: {error}", file=sys.stderr)  # noqa: T201  the last word of a program
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

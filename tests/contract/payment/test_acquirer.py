@@ -1,0 +1,187 @@
+"""The acquirer as the payment service meets it: the fake, and a real process on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from countinghouse.acquirer.v1 import acquirer_pb2 as pb
+from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub, FaultServiceStub
+from services.devstack.readiness import SERVING, health
+from services.kernel.clock import Deadline, SystemClock
+from services.kernel.errors import OutcomeUnknown
+from services.kernel.principal import Principal, Role
+from services.payment.model import AcquirerSays, KeyState
+from services.payment.peers import AcquirerPeer
+from services.payment.ports import Acquirer
+from services.runtime.tokens import TokenSigner
+from tests.contract.payment.acquirer_contract import AMOUNT, AcquirerContract, fresh
+from tests.fakes.payment_acquirer import FakeAcquirer
+
+_READY_S = 20.0
+_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A real acquirer."""
+
+    address: str
+    service_token: str
+    operator_token: str
+
+    def peer(self, channel: grpc.aio.Channel, *, timeout_s: float = _TIMEOUT_S) -> AcquirerPeer:
+        """It, as the payment service sees it."""
+        return AcquirerPeer(
+            AcquirerServiceStub(channel),
+            token=lambda: self.service_token,
+            timeout_s=timeout_s,
+            own_address=lambda: "",
+        )
+
+
+class TestFakeAcquirer(AcquirerContract):
+    """The suite on the fake."""
+
+    @pytest.fixture
+    def acquirer(self) -> Acquirer:
+        return FakeAcquirer(SystemClock())
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One process for all tests of this module, on each kind of database."""
+    folder = tmp_path_factory.mktemp("acquirer")
+    url = f"sqlite:///{folder / 'acquirer.db'}"
+    if request.param == "postgresql":
+        url = asyncio.run(request.getfixturevalue("postgres_server").create())
+    signer = TokenSigner.from_file(folder / "signing.key", SystemClock())
+    (folder / "verify.pem").write_bytes(signer.public_pem())
+    token = signer.sign(Principal("payment-service", Role.SERVICE), 3600)
+    (folder / "acquirer.token").write_text(token)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = start(folder, url, port)
+    address = f"127.0.0.1:{port}"
+    try:
+        asyncio.run(until_serving(address, process))
+        yield Running(address, token, signer.sign(Principal("ops", Role.OPERATOR), 3600))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) == 0
+
+
+def start(folder: Path, url: str, port: int) -> subprocess.Popen[bytes]:
+    """The program itself."""
+    settings = {
+        "DATABASE_URL": url,
+        "LISTEN_PORT": str(port),
+        "VERIFY_KEY_FILE": str(folder / "verify.pem"),
+        "TOKEN_FILE": str(folder / "acquirer.token"),
+        "FAILPOINTS": "true",
+        "DRAIN_S": "1",
+    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COUNTINGHOUSE_")}
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.acquirer.main"],
+            env=environment | {f"COUNTINGHOUSE_{name}": value for name, value in settings.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+async def until_serving(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Waits until it answers; fails if it ends."""
+    async with asyncio.timeout(_READY_S):
+        while await health(address) != SERVING:
+            assert process.poll() is None, "it ended while it started"
+            await asyncio.sleep(0.05)
+
+
+class TestRealAcquirer(AcquirerContract):
+    """The suite on the process, through the payment service's own peer."""
+
+    @pytest.fixture
+    async def channel(self, running: Running) -> AsyncIterator[grpc.aio.Channel]:
+        async with grpc.aio.insecure_channel(running.address) as channel:
+            yield channel
+
+    @pytest.fixture
+    def acquirer(self, running: Running, channel: grpc.aio.Channel) -> Acquirer:
+        return running.peer(channel)
+
+    async def set_faults(self, running: Running, channel: grpc.aio.Channel, *faults: pb.Fault) -> None:
+        stub: Any = FaultServiceStub(channel)
+        request = pb.SetFaultsRequest(faults=faults)
+        await stub.SetFaults(request, timeout=5, metadata=(("authorization", f"Bearer {running.operator_token}"),))
+
+    async def test_charged_and_no_reply(self, running: Running, channel: grpc.aio.Channel) -> None:
+        """Silence is told within the time that it may take; the charge stands, and asking again finds it."""
+        acquirer = running.peer(channel, timeout_s=0.5)
+        key = fresh(acquirer)
+        fault = pb.Fault(kind=pb.FAULT_KIND_DROP_REPLY, method="Charge", times=1, subject=key.payment.acquirer_key)
+        await self.set_faults(running, channel, fault)
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await key.charge()
+        assert unknown.value.reason == "ACQUIRER_SILENT"
+        assert await key.query() == await key.charge() == AcquirerSays(KeyState.CHARGED)
+
+    async def test_a_closed_bank_is_not_believed(self, running: Running, channel: grpc.aio.Channel) -> None:
+        """It says that it did nothing; an outside bank may be wrong about that, so nobody knows."""
+        acquirer = running.peer(channel)
+        key = fresh(acquirer)
+        fault = pb.Fault(kind=pb.FAULT_KIND_DOWN, times=3, subject=key.payment.acquirer_key)
+        await self.set_faults(running, channel, fault)
+        for ask in (key.charge, key.query, key.reverse):
+            with pytest.raises(OutcomeUnknown) as unknown:
+                await ask()
+            assert unknown.value.reason == "ACQUIRER_DOWN"
+        assert (await key.charge()).state is KeyState.CHARGED
+
+    async def test_nobody_there(self, running: Running) -> None:
+        """A bank that cannot be reached is as silent as one that does not answer."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(OutcomeUnknown):
+                await fresh(running.peer(channel)).charge()
+
+    async def test_too_little_time_is_left(self, running: Running, channel: grpc.aio.Channel) -> None:
+        """It is not asked, and that too is silence: whoever is asked again finds nothing."""
+        acquirer = running.peer(channel)
+        key = fresh(acquirer)
+        deadline = Deadline.after(0.2, SystemClock())
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await acquirer.charge(key.payment.acquirer_key, key.payment, AMOUNT, deadline)
+        assert unknown.value.reason == "DEADLINE_TOO_SHORT"
+        assert (await key.query()).state is KeyState.UNSEEN
+
+    async def test_strangers_are_turned_away(self, running: Running, channel: grpc.aio.Channel) -> None:
+        """Without a token of the merchant's; for the merchant that is silence as well."""
+        stranger = AcquirerPeer(
+            AcquirerServiceStub(channel), token=lambda: "nonsense", timeout_s=1, own_address=lambda: ""
+        )
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await fresh(stranger).charge()
+        assert unknown.value.reason == "TOKEN_INVALID"
+
+
+async def test_no_acquirer_at_all() -> None:
+    """It says so, and stays silent about payments that were begun when there was one."""
+    nobody = AcquirerPeer(None, token=lambda: "", timeout_s=1, own_address=lambda: "")
+    assert not nobody.present
+    with pytest.raises(OutcomeUnknown):
+        await fresh(nobody).reverse()

@@ -1,0 +1,184 @@
+"""PostgreSQL goes away, is slow or full: what was not done is said to be so, and what may have been done is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import services.order
+from services.kernel.clock import SystemClock
+from services.kernel.errors import OutcomeUnknown, Unavailable
+from services.order.store import ensemble
+from services.runtime.database import Database, DatabaseRefused, read_generation, write_generation
+from services.runtime.postgresql import PostgresqlBackend
+from tests.contract.runtime.wire import Commit, Wire, wire_to
+from tests.postgresql import PostgresServer
+
+PACKAGE = Path(services.order.__file__).parent
+#: Short, so that it can be waited for; a step as a whole gets a second more.
+TIMEOUT_S = 0.5
+
+
+@pytest.fixture
+async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A migrated database, under the service's role."""
+    made, _ = await postgres_server.migrated(PACKAGE)
+    yield made
+    await postgres_server.drop(made)
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    """The same, with two connections."""
+    async with Database(url, pool=2, statement_timeout_s=TIMEOUT_S) as database:
+        yield database
+
+
+@pytest.fixture
+async def wire(url: str) -> AsyncIterator[Wire]:
+    async with wire_to(url) as wire:
+        yield wire
+
+
+@pytest.fixture
+async def distant(wire: Wire) -> AsyncIterator[Database]:
+    """The database at the other end of the wire; connected already, so that COMMIT is what comes next."""
+    async with Database(wire.url, pool=1, statement_timeout_s=TIMEOUT_S) as database:
+        await database.ping()
+        yield database
+
+
+@pytest.mark.parametrize(
+    ("how", "stands"), [(Commit.ANSWER_IS_LOST, 7), (Commit.IS_LOST, 0), (Commit.IS_NOT_ANSWERED, 7)]
+)
+async def test_a_commit_that_is_not_answered_may_stand(
+    wire: Wire, distant: Database, database: Database, how: Commit, stands: int
+) -> None:
+    """So it is neither called undone nor tried again by itself, whichever of both it is."""
+    wire.commit = how
+    with pytest.raises(OutcomeUnknown):
+        await write_generation(distant, ensemble, 7)
+    async with asyncio.timeout(5):
+        while await read_generation(database, ensemble) != stands:  # noqa: ASYNC110  the server may yet be at it
+            await asyncio.sleep(0.02)
+
+
+async def test_a_connection_that_broke_before_the_commit_is_replaced(wire: Wire, distant: Database) -> None:
+    """The step runs again on another, and its caller notices nothing."""
+    began = 0
+
+    async def step(tx: AsyncConnection) -> None:
+        nonlocal began
+        began += 1
+        await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 3)"))
+        if began == 1:
+            wire.cut()
+            await tx.execute(text("SELECT 1"))
+
+    await distant.run(step)
+    assert began == 2
+    assert await read_generation(distant, ensemble) == 3
+
+
+async def test_connections_that_broke_while_nobody_used_them_are_replaced(wire: Wire, distant: Database) -> None:
+    wire.cut()
+    await write_generation(distant, ensemble, 5)
+    assert await read_generation(distant, ensemble) == 5
+
+
+async def test_a_server_that_is_silent_is_unavailable_in_time(wire: Wire, distant: Database) -> None:
+    """It holds its connections and answers nothing, as a frozen one does."""
+    wire.go_silent()
+    clock = SystemClock()
+    began_s = clock.monotonic_s()
+    with pytest.raises(Unavailable):
+        await write_generation(distant, ensemble, 5)
+    assert clock.monotonic_s() - began_s < 5
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_undone(database: Database) -> None:
+    """By the server, which says so: nothing was done."""
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 3)"))
+        await tx.execute(text("SELECT pg_sleep(30)"))
+
+    with pytest.raises(Unavailable):
+        await database.run(step)
+    assert await read_generation(database, ensemble) == 0
+
+
+async def test_whoever_waits_too_long_for_a_row_is_told_in_time(database: Database) -> None:
+    """A lock of another transaction is waited for as long as any statement."""
+    await write_generation(database, ensemble, 1)
+    held, done = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: AsyncConnection) -> None:
+        await tx.execute(text("UPDATE ensemble SET generation = 2"))
+        held.set()
+        await done.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(database.run(hold))
+        await held.wait()
+        async with Database(database.url, pool=1, statement_timeout_s=0.2) as other:
+            with pytest.raises(Unavailable):
+                await write_generation(other, ensemble, 3)
+        done.set()
+    assert await read_generation(database, ensemble) == 2
+
+
+async def test_a_transaction_nobody_goes_on_with_is_ended_by_the_server(url: str, database: Database) -> None:
+    """What it had locked is free again, whatever became of the process that began it."""
+    await write_generation(database, ensemble, 1)
+    backend = PostgresqlBackend(Database(url).sync_engine.url, 1, TIMEOUT_S)
+    connection = await backend._engine.connect()
+    await connection.execute(text("UPDATE ensemble SET generation = 9"))
+    try:
+        async with Database(url, statement_timeout_s=5.0) as patient:
+            await write_generation(patient, ensemble, 2)
+        assert await read_generation(database, ensemble) == 2
+    finally:
+        await connection.invalidate()
+        await connection.close()
+        await backend.close()
+
+
+async def test_whoever_finds_no_connection_free_is_told_in_time(database: Database) -> None:
+    """The pool is as large as it is; waiting in front of it has a bound."""
+    held, done = asyncio.Semaphore(0), asyncio.Event()
+
+    async def hold(tx: AsyncConnection) -> None:
+        held.release()
+        while not done.is_set():  # idle for longer, the server would end it
+            await tx.execute(text("SELECT pg_sleep(0.05)"))
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            tasks.create_task(database.read(hold))
+            await held.acquire()
+        with pytest.raises(Unavailable):
+            await database.ping()
+        done.set()
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "reason"),
+    [("postgres", "nowhere", "DATABASE_MISSING"), ("nobody-we-know", "postgres", "DATABASE_LOGIN")],
+)
+async def test_what_its_operator_has_to_mend_is_refused(
+    postgres_server: PostgresServer, role: str, name: str, reason: str
+) -> None:
+    """Trying again would not help; the message names the database and holds no password."""
+    url = postgres_server.url.set(username=role, password="sesame", database=name)
+    async with Database(url.render_as_string(hide_password=False)) as database:
+        with pytest.raises(DatabaseRefused) as refusal:
+            await database.ping()
+    assert refusal.value.reason == reason
+    assert "sesame" not in refusal.value.message
+    assert {"nowhere", "nobody-we-know"} & {role, name} <= {word.strip('"') for word in refusal.value.message.split()}

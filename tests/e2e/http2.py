@@ -1,0 +1,110 @@
+"""An HTTP/2 client that pings, frame by frame: no library decides for it how often it may.
+
+    connect: preface, SETTINGS ──▶ ping … ping ──▶ hung up by the server: GOAWAY, or the connection just ends
+
+Frames are as RFC 9113 has them: 3 bytes of length, type, flags, 4 bytes of stream, payload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS, _PING, _GOAWAY = 0x4, 0x6, 0x7
+_ACK = 0x1
+_HEAD_BYTES = 9
+#: RFC 9113, section 7: what a server says to a client that asks too much of it.
+ENHANCE_YOUR_CALM = 0xB
+
+
+class HungUp(Exception):
+    """The server ended the connection.
+
+    Args:
+        code: Of its GOAWAY; -1: it said nothing, or what it said was lost.
+        words: What it said.
+    """
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(f"{words} ({code})")
+        self.code = code
+        self.words = words
+
+
+class Pinger:
+    """One idle connection. Made by `pinging`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._answered: dict[int, asyncio.Future[None]] = {}
+        self._hung_up: HungUp | None = None
+        self._listening = asyncio.create_task(self._listen())
+
+    async def ping(self, timeout_s: float = 5.0) -> None:
+        """Sends one PING, and returns when it is acknowledged.
+
+        Raises:
+            HungUp: The server ended the connection.
+            TimeoutError: It did neither.
+        """
+        if self._hung_up is not None:
+            raise self._hung_up
+        number = next(self._numbers)
+        answered = self._answered[number] = asyncio.get_running_loop().create_future()
+        self._send(_PING, number.to_bytes(8, "big"))
+        async with asyncio.timeout(timeout_s):
+            await answered
+
+    async def _listen(self) -> None:
+        self._writer.write(_PREFACE)
+        self._send(_SETTINGS, b"")
+        try:
+            while True:
+                head = await self._reader.readexactly(_HEAD_BYTES)
+                payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+                self._take(kind=head[3], flags=head[4], payload=payload)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._end(self._hung_up or HungUp(-1, "the connection ended"))
+
+    def _take(self, *, kind: int, flags: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            self._send(_SETTINGS, b"", flags=_ACK)
+        elif kind == _PING and flags & _ACK:
+            if (answered := self._answered.pop(int.from_bytes(payload, "big"), None)) and not answered.done():
+                answered.set_result(None)
+        elif kind == _PING:
+            self._send(_PING, payload, flags=_ACK)
+        elif kind == _GOAWAY:
+            self._end(HungUp(int.from_bytes(payload[4:8], "big"), payload[8:].decode(errors="replace")))
+
+    def _end(self, hung_up: HungUp) -> None:
+        self._hung_up = hung_up
+        for answered in self._answered.values():
+            if not answered.done():
+                answered.set_exception(hung_up)
+        self._answered.clear()
+
+    def _send(self, kind: int, payload: bytes, *, flags: int = 0) -> None:
+        self._writer.write(len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4) + payload)
+
+    async def close(self) -> None:
+        """Hangs up."""
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+        self._writer.close()
+
+
+@asynccontextmanager
+async def pinging(address: str) -> AsyncIterator[Pinger]:
+    """An idle connection to `host:port`."""
+    host, _, port = address.rpartition(":")
+    pinger = Pinger(*await asyncio.open_connection(host, int(port)))
+    try:
+        yield pinger
+    finally:
+        await pinger.close()

@@ -1,0 +1,328 @@
+"""Cards on a running stack: an outside bank that keeps silent, closes, freezes and dies, and payments that die midway.
+
+The settings are short: the bank has half a second to answer, and after three silences people have to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from countinghouse.acquirer.v1 import acquirer_pb2 as bank
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.checker.books import Books
+from services.demo.people import Seen
+from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
+from services.kernel.principal import Role
+from tests.e2e.conftest import SETTINGS, options
+from tests.e2e.desk import Desk, command_line, document, new_id, refusal
+from tests.e2e.teller import Teller, charges, payment_in, states, teller_at
+from tests.e2e.test_failpoints import Press, lives_through_it
+
+ONE, TWO = "payment-1", "payment-2"
+BANK_SETTINGS = {"acquirer_timeout_s": 0.5, "acquirer_asks": 3}
+#: How many bills are settled at once, each of which the bank charges without a word.
+AT_ONCE = 6
+_LOOK_S = 0.05
+_WAIT_S = 40.0
+
+SETTLE_POINTS = [
+    *(
+        ("payment", point)
+        for point in (
+            *("accepted", "locked", "claimed", "submitted", "charged", "posted"),
+            *("recorded", "completed", "released"),
+        )
+    ),
+    *(("acquirer", point) for point in ("accepted", "charged")),
+]
+REVERSE_POINTS = [
+    *(("payment", point) for point in ("submitted", "posted", "refunded", "recorded", "completed")),
+    *(("acquirer", point) for point in ("accepted", "refunded")),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def teller(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+    """A stack with two payment instances and an impatient view of its bank."""
+    data = tmp_path_factory.mktemp("cards") / "data"
+    settings = SETTINGS | BANK_SETTINGS
+    async with Stack(options(data, replicas={"payment": 2}, settings=settings)) as stack, teller_at(stack) as teller:
+        yield teller
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def _a_good_bank(teller: Teller) -> AsyncIterator[None]:
+    """Nothing goes wrong with the bank before a test, and everything serves."""
+    await teller.stack.wait_serving(timeout_s=30)
+    await set_faults(teller)
+    yield
+    await teller.stack.wait_serving(timeout_s=30)
+    await set_faults(teller)
+
+
+async def set_faults(teller: Teller, *faults: bank.Fault) -> None:
+    """What is to go wrong at the bank; nothing else is."""
+    request = bank.SetFaultsRequest(faults=faults)
+    method = "countinghouse.acquirer.v1.FaultService/SetFaults"
+    await teller.do(teller.operator, ACQUIRER_INSTANCE, method, request)
+
+
+def settle_by_card(order_id: str, key: str, card: str = "tok-mei") -> pb.SettleRequest:
+    return pb.SettleRequest(request_id=key, order_id=order_id, source=pb.SOURCE_CARD, card=card)
+
+
+async def press(teller: Teller, order_id: str, key: str, *, instance: str = ONE, timeout_s: float = 8.0) -> Seen:
+    """Li presses Settle by card, once."""
+    request = settle_by_card(order_id, key)
+    return await teller.cashier.ask(teller.address(instance), "Settle", request, timeout_s=timeout_s)
+
+
+async def settled(teller: Teller, order_id: str, key: str, *, instance: str = ONE) -> Seen:
+    """Li presses Settle by card until there is an answer for good."""
+    return await teller.until_answered(teller.cashier, instance, "Settle", settle_by_card(order_id, key), key)
+
+
+async def reversed_(teller: Teller, payment_id: str, key: str = "", *, instance: str = TWO) -> Seen:
+    """Wang undoes a payment, until there is an answer for good."""
+    key = key or new_id("reverse")
+    request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong bill")
+    return await teller.until_answered(teller.accountant, instance, "Reverse", request, key)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what another process does by itself."""
+    async with asyncio.timeout(_WAIT_S):
+        while not await condition():  # noqa: ASYNC110  no event of ours
+            await asyncio.sleep(_LOOK_S)
+
+
+def at_bank(books: Books, payment_id: str) -> list[str]:
+    """Where the keys of a payment stand."""
+    return [str(row["state"]) for row in books.charges or () if str(row["key"]).startswith(f"{payment_id}:")]
+
+
+async def charged_without_a_word(teller: Teller, bills: int) -> None:
+    """Bills whose cards are charged, and the bank says nothing the first time that it is asked for each."""
+    drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
+    await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+    counter = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> tuple[str, Seen]:
+        async with counter:
+            order_id, key = await teller.bill(), new_id("settle")
+            unheard = await press(teller, order_id, key, instance=(ONE, TWO)[number % 2])
+            assert payment_in(unheard).state == pb.PAYMENT_STATE_UNKNOWN
+            return order_id, await settled(teller, order_id, key, instance=(TWO, ONE)[number % 2])
+
+    outcomes = await asyncio.gather(*(one(number) for number in range(bills)))
+    assert {payment_in(seen).state for _, seen in outcomes} == {pb.PAYMENT_STATE_SUCCEEDED}
+    books = await teller.checked_books()
+    for order_id, seen in outcomes:
+        payment_id = payment_in(seen).payment_id
+        assert charges(books, order_id) == [payment_id]
+        assert at_bank(books, payment_id) == ["CHARGED"]
+
+
+async def test_thirty_are_charged_without_a_word(teller: Teller) -> None:
+    """All converge, none is charged twice, none is given up."""
+    await charged_without_a_word(teller, 30)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_two_hundred_are_charged_without_a_word(teller: Teller) -> None:
+    """The same, longer."""
+    await charged_without_a_word(teller, 200)
+
+
+class TestSilence:
+    """The bank keeps silent, in each of its ways."""
+
+    async def test_the_worker_asks_by_itself(self, teller: Teller) -> None:
+        """Nobody asks again; the payment succeeds all the same, and the caller finds it with GetPayment."""
+        order_id, key = await teller.bill(), new_id("settle")
+        drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
+        await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+        unheard = payment_in(await press(teller, order_id, key))
+        assert (unheard.state, unheard.attempt) == (pb.PAYMENT_STATE_UNKNOWN, 1)
+        await until(lambda: is_in(teller, unheard.payment_id, pb.PAYMENT_STATE_SUCCEEDED))
+        books = await teller.checked_books()
+        assert at_bank(books, unheard.payment_id) == ["CHARGED"]
+
+    async def test_a_notice_lets_it_ask_at_once(self, teller: Teller) -> None:
+        """Told late and twice; each notice is harmless, and the payment is charged once."""
+        order_id, key = await teller.bill(), new_id("settle")
+        slow = bank.Fault(kind=bank.FAULT_KIND_DELAY_BEFORE, method="Charge", times=1, delay_ms=1_000)
+        await set_faults(teller, slow, bank.Fault(kind=bank.FAULT_KIND_NOTICE_TWICE))
+        unheard = payment_in(await press(teller, order_id, key))
+        assert unheard.state == pb.PAYMENT_STATE_UNKNOWN
+        await until(lambda: is_in(teller, unheard.payment_id, pb.PAYMENT_STATE_SUCCEEDED))
+        books = await teller.checked_books()
+        assert at_bank(books, unheard.payment_id) == ["CHARGED"]
+
+    async def test_a_frozen_bank(self, teller: Teller) -> None:
+        """SIGSTOP: the caller is told UNKNOWN within the deadline; SIGCONT, and it is charged once."""
+        order_id, key = await teller.bill(), new_id("settle")
+        clock = teller.telephone.clock
+        teller.stack.kill(ACQUIRER_INSTANCE, signal.SIGSTOP)
+        try:
+            began_s = clock.monotonic_s()
+            unheard = payment_in(await press(teller, order_id, key, timeout_s=5.0))
+            assert clock.monotonic_s() - began_s < 5.0
+            assert unheard.state == pb.PAYMENT_STATE_UNKNOWN
+        finally:
+            teller.stack.kill(ACQUIRER_INSTANCE, signal.SIGCONT)
+        assert payment_in(await settled(teller, order_id, key)).state == pb.PAYMENT_STATE_SUCCEEDED
+        books = await teller.checked_books()
+        assert at_bank(books, unheard.payment_id) == ["CHARGED"]
+
+    async def test_a_decline_is_definitive_and_the_bill_is_free(self, teller: Teller) -> None:
+        """The next attempt has the next key."""
+        order_id, key = await teller.bill(), new_id("settle")
+        request = settle_by_card(order_id, key, "tok-declined")
+        declined = await teller.until_answered(teller.cashier, ONE, "Settle", request, key)
+        assert declined.error is not None
+        assert declined.error.reason == "CARD_DECLINED"
+        payment = payment_in(await settled(teller, order_id, new_id("settle"), instance=TWO))
+        assert payment.acquirer_key == f"{payment.payment_id}:2"
+        await teller.checked_books()
+
+
+class TestClosed:
+    """The bank is closed for so long that people have to look."""
+
+    async def test_put_before_people_and_reversed(self, teller: Teller) -> None:
+        """Still UNKNOWN, listed on the command line; an accountant reverses it, a late charge meets the tombstone, and
+        the bill can be settled again.
+        """
+        order_id, key = await teller.bill(), new_id("settle")
+        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        payment = payment_in(await press(teller, order_id, key))
+        assert payment.state == pb.PAYMENT_STATE_UNKNOWN
+        await until(lambda: needs_attention(teller, payment.payment_id))
+        done = await command_line("payment", "attention", "--json", "--data", str(teller.stack.data))
+        (listed,) = document(done)["payments"]
+        assert (listed["payment_id"], listed["state"]) == (payment.payment_id, "PAYMENT_STATE_UNKNOWN")
+        assert listed["attention"] == "ACQUIRER_DOWN"
+        await set_faults(teller)
+        undone = payment_in(await reversed_(teller, payment.payment_id))
+        assert (undone.state, undone.journal_id) == (pb.PAYMENT_STATE_REVERSED, "")
+        async with Desk.of(teller.stack, "payment-service", Role.SERVICE) as late:
+            request = bank.ChargeRequest(
+                key=payment.acquirer_key, card="tok-mei", amount=payment.amount, reference=payment.payment_id
+            )
+            answer = await late.ask(late.acquirer.Charge, request)
+        assert answer.charge.state == bank.CHARGE_STATE_TOMBSTONE
+        refused = await settled(teller, order_id, key)
+        assert refused.error is not None
+        assert refused.error.reason == "PAYMENT_REVERSED"
+        again = payment_in(await settled(teller, order_id, new_id("settle"), instance=TWO))
+        assert (again.state, again.round) == (pb.PAYMENT_STATE_SUCCEEDED, 1)
+        books = await teller.checked_books()
+        assert at_bank(books, payment.payment_id) == ["TOMBSTONE"]
+
+    async def test_reversed_while_it_is_closed(self, teller: Teller) -> None:
+        """It had charged the card without a word. REVERSING until it opens; then the money is back, and the bill in its
+        next round.
+        """
+        order_id, key = await teller.bill(), new_id("settle")
+        drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
+        await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+        payment = payment_in(await press(teller, order_id, key))
+        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        assert payment.state == pb.PAYMENT_STATE_UNKNOWN
+        request = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=payment.payment_id, reason="wrong bill")
+        pending = payment_in(await teller.accountant.ask(teller.address(TWO), "Reverse", request, timeout_s=8.0))
+        assert pending.state == pb.PAYMENT_STATE_REVERSING
+        await set_faults(teller)
+        await until(lambda: is_in(teller, payment.payment_id, pb.PAYMENT_STATE_REVERSED))
+        books = await teller.checked_books()
+        assert at_bank(books, payment.payment_id) == ["REFUNDED"]
+        (order,) = [row for row in books.orders if row["order_id"] == order_id]
+        assert (order["state"], order["round"]) == ("UNPAID", 2)
+
+
+class TestNotices:
+    """Who may say what became of a charge, and what comes of it."""
+
+    async def test_a_forged_notice_changes_nothing(self, teller: Teller) -> None:
+        """Nothing is believed: of a payment that ended, of one that does not exist, with the wrong outcome."""
+        order_id, key = await teller.bill(), new_id("settle")
+        payment = payment_in(await settled(teller, order_id, key))
+        async with Desk.of(teller.stack, "acquirer", Role.ACQUIRER) as forger:
+            for told in (payment.acquirer_key, "pay_nothing:1"):
+                request = pb.NotifyAcquirerRequest(key=told, outcome=pb.ACQUIRER_OUTCOME_DECLINED)
+                await forger.ask(forger.payment.NotifyAcquirer, request)
+            code, _ = await refusal(
+                forger.ask(forger.payment.GetPayment, pb.GetPaymentRequest(payment_id=payment.payment_id))
+            )
+        assert code == "PERMISSION_DENIED"
+        books = await teller.checked_books()
+        assert states(books, [payment.payment_id]) == ["SUCCEEDED"]
+
+    async def test_a_clerk_is_no_bank(self, teller: Teller) -> None:
+        async with Desk.of(teller.stack, "li", Role.CASHIER) as clerk:
+            request = pb.NotifyAcquirerRequest(key="k", outcome=pb.ACQUIRER_OUTCOME_CHARGED)
+            code, _ = await refusal(clerk.ask(clerk.payment.NotifyAcquirer, request))
+        assert code == "PERMISSION_DENIED"
+
+
+async def settling_by_card(teller: Teller) -> Press:
+    """Li settles a fresh bill by card."""
+    order_id, key = await teller.bill(), new_id("settle")
+
+    def done(books: Books, payment: pb.Payment) -> None:
+        assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
+        assert charges(books, order_id) == [payment.payment_id]
+        assert at_bank(books, payment.payment_id) == ["CHARGED"]
+
+    return Press("Settle", settle_by_card(order_id, key), key, order_id, done)
+
+
+async def reversing_a_card(teller: Teller) -> Press:
+    """Wang undoes the settlement of a fresh bill by card."""
+    order_id, key = await teller.bill(), new_id("reverse")
+    paid = payment_in(await settled(teller, order_id, new_id("settle"), instance=TWO))
+    request = pb.ReverseRequest(request_id=key, payment_id=paid.payment_id, reason="wrong bill")
+
+    def done(books: Books, payment: pb.Payment) -> None:
+        assert payment.state == pb.PAYMENT_STATE_REVERSED
+        assert at_bank(books, payment.payment_id) == ["REFUNDED"]
+        (order,) = [row for row in books.orders if row["order_id"] == order_id]
+        assert (order["state"], order["round"]) == ("UNPAID", 2)
+
+    return Press("Reverse", request, key, paid.payment_id, done)
+
+
+@pytest.mark.parametrize(("service", "point"), SETTLE_POINTS)
+async def test_killed_while_a_card_is_charged(teller: Teller, service: str, point: str) -> None:
+    """Payment instances and the bank, at each failpoint: charged once, settled once, the books agree."""
+    await lives_through_it(teller, settling_by_card, service, point)
+
+
+@pytest.mark.parametrize(("service", "point"), REVERSE_POINTS)
+async def test_killed_while_a_card_is_refunded(teller: Teller, service: str, point: str) -> None:
+    """Payment instances and the bank, at each failpoint: undone in the books and refunded, once."""
+    await lives_through_it(teller, reversing_a_card, service, point)
+
+
+async def is_in(teller: Teller, payment_id: str, state: pb.PaymentState.ValueType) -> bool:
+    """Whether a payment has come to a state."""
+    return (await payment_now(teller, payment_id)).state == state
+
+
+async def needs_attention(teller: Teller, payment_id: str) -> bool:
+    """Whether people have to look at a payment."""
+    return bool((await payment_now(teller, payment_id)).attention)
+
+
+async def payment_now(teller: Teller, payment_id: str) -> pb.Payment:
+    """A payment as it stands."""
+    request = pb.GetPaymentRequest(payment_id=payment_id)
+    body = await teller.do(teller.cashier, TWO, "countinghouse.payment.v1.PaymentService/GetPayment", request)
+    return pb.GetPaymentResponse.FromString(body).payment

@@ -1,0 +1,242 @@
+"""The deployment of deploy/docker-compose.yml on Docker: it gets healthy by itself, and a bill is settled once there.
+
+`make test-compose` runs these; they need a Docker daemon with compose. The project has a name, ports and volumes of its
+own, so a deployment that runs already is not met, and all of it is removed in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_asyncio
+
+from countinghouse.debug.v1 import failpoint_pb2
+from countinghouse.payment.v1 import payment_pb2
+from services.cli.deployment import open_deployment
+from services.cli.tokens import mint
+from services.devstack import state
+from services.devstack.state import Instance
+from services.kernel.clock import SystemClock
+from services.kernel.principal import Principal, Role
+from tests.e2e import test_readme
+from tests.e2e.desk import command_line, document, new_id
+from tests.e2e.teller import Teller, charges, payment_in, settle_request, teller_at
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
+
+FOLDER = Path(__file__).parents[2] / "deploy"
+PROJECT = f"countinghouse-test-{os.getpid()}"
+HEALTHY_S = 120.0
+VICTIM, OTHER = "payment-1", "payment-2"
+#: What docker-compose.yml appends to COUNTINGHOUSE_PORTS.
+_ENDINGS = ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A running deployment, as tests use a stack."""
+
+    environment: dict[str, str]
+    data: Path
+    healthy_after_s: float
+
+    def instance(self, name: str) -> Instance:
+        (found,) = [each for each in state.require(self.data).instances if each.name == name]
+        return found
+
+    def token(self, name: str, role: Role) -> str:
+        return mint(self.data, Principal(name, role), 3600, SystemClock())
+
+    async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `countinghouse --stack compose …`."""
+        return await command_line("--stack", "compose", *arguments, COMPOSE_PROJECT_NAME=PROJECT)
+
+    async def json(self, *arguments: str) -> Any:
+        """The document a command prints."""
+        return document(await self.command(*arguments, "--json"))
+
+
+def free_ports() -> str:
+    """Three digits with which every port of the deployment is free."""
+    for digits in range(190, 320):
+        try:
+            with ExitStack() as held:
+                for ending in _ENDINGS:
+                    held.enter_context(socket.create_server(("127.0.0.1", int(f"{digits}{ending}"))))
+        except OSError:
+            continue
+        return str(digits)
+    raise AssertionError("no ports are free")
+
+
+def compose(environment: dict[str, str], *arguments: str) -> str:
+    """Runs docker compose on the deployment; what it printed."""
+    files = ("-f", str(FOLDER / "docker-compose.yml"), "-f", str(FOLDER / "docker-compose.chaos.yml"))
+    done = subprocess.run(
+        ["docker", "compose", *files, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """The deployment, built, started from nothing and healthy."""
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no Docker daemon answers here")
+    environment = os.environ | {"COMPOSE_PROJECT_NAME": PROJECT, "COUNTINGHOUSE_PORTS": free_ports()}
+    compose(environment, "build")
+    try:
+        began_s = time.monotonic()
+        compose(environment, "up", "--detach", "--wait", "--wait-timeout", str(int(HEALTHY_S * 3)))
+        took_s = time.monotonic() - began_s
+        request.config.get_terminal_writer().line(f"\nhealthy after {took_s:.0f} s")
+        with ExitStack() as resources:
+            opened = open_deployment(environment, resources)
+            yield Deployment(environment, Path(opened["COUNTINGHOUSE_DATA"]), took_s)
+    finally:
+        compose(environment, "down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def teller(deployment: Deployment) -> AsyncIterator[Teller]:
+    """Somebody at a window of it."""
+    async with teller_at(cast(Any, deployment)) as teller:
+        yield teller
+
+
+async def test_it_is_healthy_in_time(deployment: Deployment) -> None:
+    """From a fresh clone's `up --wait`, images built; every instance says SERVING."""
+    assert deployment.healthy_after_s <= HEALTHY_S
+    shown = await deployment.json("status")
+    names = [f"{service}-{number}" for service in ("ledger", "order", "payment") for number in (1, 2)]
+    assert [(part["name"], part["state"]) for part in shown["services"]] == [(name, "SERVING") for name in names]
+    assert len(shown["zookeeper"].split(",")) == 3
+
+
+async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
+    """And sees the rest of what there is: registry, locks, balance, doctor."""
+    made = await deployment.json("order", "create", "--customer", "mei", "--amount", "1250", "--currency", "CNY")
+    settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li")
+    assert (await deployment.json(*settle))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    card = await deployment.json("order", "create", "--customer", "mei", "--amount", "990", "--currency", "CNY")
+    by_card = ("settle", card["order"]["order_id"], "--source", "card", "--card", "tok-mei", "--as", "cashier:li")
+    assert (await deployment.json(*by_card))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    again = await deployment.command(*settle)
+    assert "already settled by li" in again.stderr
+    assert (await deployment.json("ledger", "trial-balance"))["balanced"]
+    for looking in (("registry", "ls"), ("locks",), ("doctor",), ("acquirer", "log"), ("reconcile",)):
+        assert (await deployment.command(*looking)).returncode == 0, looking
+    assert (await deployment.json("check"))["verdict"] == "ok"
+
+
+async def test_readmes_script_pays(deployment: Deployment, tmp_path: Path) -> None:
+    """A stranger's program on the host finds an instance through the ensemble, and reaches it."""
+    bare = tmp_path / "bare"
+    test_readme.link_modules(bare)
+    (tmp_path / "pay.py").write_text(test_readme.readme_script())
+    code, output, errors = await test_readme.run(
+        bare,
+        tmp_path,
+        "pay.py",
+        COUNTINGHOUSE_ZOOKEEPER=(await deployment.json("status"))["zookeeper"],
+        COUNTINGHOUSE_TOKEN=(await deployment.json("token", "--role", "cashier", "--name", "li"))["token"],
+    )
+    assert (code, errors) == (0, "")
+    assert re.search(r"\bpay_\w+ PAYMENT_STATE_SUCCEEDED", output)
+
+
+async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deployment: Deployment) -> None:
+    """As on Docker Desktop: the container `operator` has all that a command needs."""
+    inside = ("exec", "-T", "operator", "countinghouse")
+    made = json.loads(
+        compose(
+            deployment.environment,
+            *(*inside, "order", "create", "--customer", "mei", "--amount", "700", "--currency", "CNY", "--json"),
+        )
+    )
+    settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li", "--json")
+    settled = json.loads(compose(deployment.environment, *inside, *settle))
+    assert settled["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    assert json.loads(compose(deployment.environment, *inside, "check", "--json"))["verdict"] == "ok"
+
+
+async def test_an_instance_killed_in_the_middle_of_a_payment_is_made_good_by_another(
+    deployment: Deployment, teller: Teller
+) -> None:
+    """`docker compose kill` between two commits: asked again elsewhere under the same key, the bill is settled once."""
+    order_id, key = await teller.bill(), new_id("settle")
+    request = settle_request(teller.cashier, order_id, key)
+    arm = failpoint_pb2.ArmFailpointRequest(
+        name="posted", action=failpoint_pb2.FAILPOINT_ACTION_DELAY, delay_ms=300_000, subject=order_id
+    )
+    method = "countinghouse.debug.v1.FailpointService/ArmFailpoint"
+    await teller.do(teller.operator, VICTIM, method, arm)
+    before = await teller.failpoint(VICTIM, "posted")
+    assert before is not None
+    pressed = asyncio.ensure_future(teller.cashier.ask(teller.address(VICTIM), "Settle", request, timeout_s=60))
+    await teller.until_passed(VICTIM, "posted", before.passed + 1)
+    compose(deployment.environment, "kill", VICTIM)
+    assert (await pressed).open
+    answer = await teller.until_answered(teller.cashier, OTHER, "Settle", request, key)
+    payment = payment_in(answer)
+    assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert charges(await teller.checked_books(), order_id) == [payment.payment_id]
+    assert (await deployment.json("check"))["verdict"] == "ok"
+    compose(deployment.environment, "up", "--detach", "--wait")
+    again = await teller.until_answered(teller.cashier, VICTIM, "Settle", request, key)
+    assert (again.body, again.replayed) == (answer.body, True)
+
+
+async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: Deployment, teller: Teller) -> None:
+    """Two of three are a quorum, and a connection that broke is replaced: nobody has to help."""
+    mode = 'exec 3<>/dev/tcp/127.0.0.1/2181; echo srvr >&3; grep "Mode: leader" <&3'
+    leading = [
+        name
+        for name in ("zoo1", "zoo2", "zoo3")
+        if "leader" in compose(deployment.environment, "exec", "-T", name, "bash", "-c", f"{mode} || true")
+    ]
+    compose(deployment.environment, "kill", *leading)
+    first = await teller.bill()
+    await teller.settle_at(teller.cashier, VICTIM, first)
+    compose(deployment.environment, "restart", "--timeout", "0", "postgres")
+    second, key = new_id("bill"), new_id("settle")
+    made = ("order", "create", "--order-id", second, "--customer", "mei", "--amount", "900", "--currency", "CNY")
+    assert (await deployment.command(*made, "--timeout", "30")).returncode == 0
+    await teller.settle_at(teller.cashier, OTHER, second, key)
+    books = await teller.checked_books()
+    assert [len(charges(books, order_id)) for order_id in (first, second)] == [1, 1]
+    compose(deployment.environment, "up", "--detach", "--wait")
+
+
+async def test_nobody_holds_more_than_is_theirs(deployment: Deployment) -> None:
+    """A service cannot read what owns its tables or signs tokens, nor write to its own disk, nor become root."""
+    look = "cat /run/secrets/pgpass; find / -name signing.key 2>/dev/null; id -u; touch /x 2>&1; cat /proc/1/status"
+    seen = compose(deployment.environment, "exec", "-T", "ledger-1", "sh", "-c", look)
+    assert re.findall(r"^\*:\*:\*:(\w+):", seen, re.MULTILINE) == ["countinghouse_ledger"]
+    assert "signing.key" not in seen
+    assert "\n10001\n" in seen
+    assert "Read-only file system" in seen
+    assert re.search(r"^CapEff:\s+0+$", seen, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", seen, re.MULTILINE)
+
+
+async def test_the_superuser_of_the_database_comes_in_by_the_socket_only(deployment: Deployment) -> None:
+    ask = ("exec", "-T", "-e", "PGPASSWORD=none", "postgres", "psql", "-U", "postgres", "-c", "SELECT 1")
+    compose(deployment.environment, *ask)
+    with pytest.raises(AssertionError, match="rejects connection"):
+        compose(deployment.environment, *ask, "-h", "postgres")

@@ -1,0 +1,120 @@
+"""Metrics of running services: found through the registry, and true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from services.devstack.supervisor import Stack
+from tests.e2e.conftest import SETTINGS, FreshStack
+from tests.e2e.counts import pages
+from tests.e2e.desk import Desk, command_line, document, new_id, refusal
+
+Samples = dict[str, float]
+
+
+async def samples_of(stack: Stack, instance: str) -> Samples:
+    """What an instance has counted so far."""
+    done = await command_line("metrics", instance, "--json", "--data", str(stack.data))
+    found = document(done)
+    assert found["instance"] == instance
+    samples: Samples = found["samples"]
+    return samples
+
+
+def calls(method: str, code: str = "OK") -> str:
+    """The name of a count of calls."""
+    return f'countinghouse_calls_total{{code="{code}",method="{method}"}}'
+
+
+async def test_a_settled_bill_is_counted_by_everybody_who_had_a_part_in_it(stack: Stack, cashier: Desk) -> None:
+    """One Settle at the one payment instance, one claim and one completion at the order service, one Post at the
+    ledger; another clerk's is refused, and counted as that. At the other payment instance nothing moved.
+    """
+    names = ("payment-1", "payment-2", "order-1", "ledger-1")
+    order_id = await cashier.bill()
+    before = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
+    await cashier.settle(order_id, instance="payment-1")
+    await refusal(cashier.settle(order_id, request_id=new_id(), instance="payment-1"))
+    after = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
+
+    def moved(instance: str, *counts: str) -> list[float]:
+        return [after[instance].get(count, 0) - before[instance].get(count, 0) for count in counts]
+
+    assert moved("payment-1", calls("Settle"), calls("Settle", "ALREADY_EXISTS")) == [1, 1]
+    assert moved("payment-1", 'countinghouse_call_seconds_count{method="Settle"}') == [2]
+    assert moved("payment-2", calls("Settle"), calls("Settle", "ALREADY_EXISTS")) == [0, 0]
+    assert moved("order-1", calls("ClaimOrder"), calls("CompleteOrder")) == [2, 1]
+    assert moved("ledger-1", calls("Post")) == [1]
+    for samples in after.values():
+        assert samples["process_resident_memory_bytes"] > 10 << 20
+
+
+async def test_the_numbers_add_up(stack: Stack, cashier: Desk) -> None:
+    """Of every method of every instance: the calls of all codes are as many as the durations."""
+    await cashier.settle(await cashier.bill())
+    for instance in stack.instances:
+        by_method: defaultdict[str, float] = defaultdict(float)
+        durations: dict[str, float] = {}
+        for name, value in (await samples_of(stack, instance.name)).items():
+            method = name.partition('method="')[2].partition('"')[0]
+            if name.startswith("countinghouse_calls_total"):
+                by_method[method] += value
+            elif name.startswith("countinghouse_call_seconds_count"):
+                durations[method] = value
+        assert by_method == durations
+        assert durations or instance.name == "payment-2", "nobody has called it"
+
+
+async def test_the_command_prints_what_prometheus_reads(stack: Stack) -> None:
+    """Raw; without an instance it says where each one's are, which is where the registry says."""
+    done = await command_line("metrics", "ledger-1", "--data", str(stack.data))
+    assert done.returncode == 0, done.stderr
+    assert "# TYPE countinghouse_calls_total counter" in done.stdout
+    assert "# TYPE process_open_fds gauge" in done.stdout
+    listed = document(await command_line("metrics", "--json", "--data", str(stack.data)))
+    found = {part["instance"]: part["metrics"] for part in listed["instances"]}
+    assert found == await pages(stack)
+    assert found.keys() == {instance.name for instance in stack.instances}
+    assert all(address.startswith("127.0.0.1:") for address in found.values())
+    table = await command_line("metrics", "--data", str(stack.data))
+    assert all(f"http://{address}/metrics" in table.stdout for address in found.values())
+
+
+async def test_an_instance_nobody_knows_is_said_to_be_unknown(stack: Stack) -> None:
+    done = await command_line("metrics", "ledger-9", "--json", "--data", str(stack.data))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["reason"] == "INSTANCE_UNKNOWN"
+    assert "ledger-1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "advertised"),
+    [({"metrics_port": -1}, ""), ({"metrics_host": "0.0.0.0", "advertise_host": "localhost"}, "localhost:")],  # noqa: S104
+    ids=["off", "for others"],
+)
+async def test_where_they_are_served_is_a_setting(
+    fresh_stack: FreshStack, settings: dict[str, Any], advertised: str
+) -> None:
+    """Off, they are not told of; on all addresses, they are told under the one that others use."""
+    async with fresh_stack(services=("order",), settings=SETTINGS | settings) as running:
+        found = (await pages(running))["order-1"]
+        assert found.startswith(advertised)
+        done = await command_line("metrics", "order-1", "--data", str(running.data))
+        if advertised:
+            assert "process_open_fds" in done.stdout
+        else:
+            assert found == ""
+            assert "COUNTINGHOUSE_METRICS_PORT is -1" in done.stderr
+
+
+async def test_a_busy_port_is_named(fresh_stack: FreshStack, stack: Stack) -> None:
+    """With the setting that chooses another, and exit code 2."""
+    port = int((await pages(stack))["order-1"].rpartition(":")[2])
+    with pytest.raises(Exception, match=f"{port}.*COUNTINGHOUSE_METRICS_PORT"):
+        async with fresh_stack(services=("order",), settings=SETTINGS | {"metrics_port": port}):
+            pass

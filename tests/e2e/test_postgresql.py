@@ -1,0 +1,213 @@
+"""The embedded stack with a PostgreSQL of its own: the roles of a deployment, and a server that dies and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countinghouse.payment.v1 import payment_pb2
+from services.devstack import postgresql
+from services.devstack.child import Child, Command
+from services.devstack.files import database_url
+from services.devstack.state import InstanceState, StackRefused
+from services.devstack.supervisor import Stack
+from services.kernel.principal import Role
+from services.runtime.database import Database, DatabaseRefused
+from tests.contract.runtime.wire import wire_to
+from tests.e2e.conftest import options
+from tests.e2e.desk import Desk, command_line, document, processes_of
+from tests.e2e.teller import Teller, charges, payment_in, teller_at
+
+ONE, TWO = "payment-1", "payment-2"
+BILLS = 12
+#: Making a server's data takes a while on a machine that others use too.
+START_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def data() -> Iterator[Path]:
+    """A directory that PostgreSQL's user can get to: it refuses to be root, and tmp_path is closed to others."""
+    try:
+        postgresql.find(os.environ)
+    except postgresql.PostgresqlMissing as error:
+        pytest.skip(error.message)
+    parent = Path(tempfile.mkdtemp(prefix="countinghouse-"))
+    parent.chmod(0o755)
+    yield parent / "data"
+    shutil.rmtree(parent)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def teller(data: Path, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+    """Somebody at a window of it."""
+    async with (
+        Stack(options(data, database="postgresql", start_timeout_s=START_S, replicas={"payment": 2})) as stack,
+        teller_at(stack) as teller,
+    ):
+        yield teller
+
+
+async def refused(url: str, statement: str) -> str:
+    """The reason for which a statement is refused."""
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text(statement))
+
+    async with Database(url) as database:
+        with pytest.raises(DatabaseRefused) as refusal:
+            await database.run(step)
+    return refusal.value.reason
+
+
+async def test_a_bill_is_settled_and_the_books_are_read(teller: Teller) -> None:
+    order_id = await teller.bill()
+    payment = payment_in(await teller.settle_at(teller.cashier, ONE, order_id))
+    assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert charges(await teller.checked_books(), order_id) == [payment.payment_id]
+
+
+async def test_the_services_and_the_checker_have_a_password_each_and_few_rights(teller: Teller) -> None:
+    """Nobody gets in without theirs."""
+    data = teller.stack.data
+    checker = make_url(database_url(data, "ledger"))
+    service = checker.set(
+        username="countinghouse_ledger", query={"passfile": str(data / "keys" / "countinghouse_ledger.pgpass")}
+    )
+    assert await refused(service.render_as_string(), "UPDATE journals SET memo = ''") == "DATABASE_FORBIDDEN"
+    assert await refused(service.render_as_string(), "CREATE TABLE theirs (id int)") == "DATABASE_FORBIDDEN"
+    assert await refused(checker.render_as_string(), "UPDATE accounts SET balance = 0") == "DATABASE_FORBIDDEN"
+    for stranger in (service.set(query={"passfile": "/nowhere"}), service.set(password="guessed", query={})):
+        assert await refused(stranger.render_as_string(hide_password=False), "SELECT 1") == "DATABASE_LOGIN"
+
+
+async def test_its_files_are_its_users_own(teller: Teller) -> None:
+    for name in ("keys", "logs", "postgresql"):
+        assert not stat.S_IMODE((teller.stack.data / name).stat().st_mode) & 0o077
+    assert not stat.S_IMODE(teller.stack.data.stat().st_mode) & 0o066
+
+
+async def test_the_commands_find_the_books(teller: Teller) -> None:
+    checked = document(await command_line("check", "--json", "--data", str(teller.stack.data)))
+    assert checked["verdict"] == "ok"
+    examined = document(await command_line("doctor", "--json", "--data", str(teller.stack.data)))
+    found = {check["name"]: check for check in examined["checks"]}
+    assert "countinghouse_ledger revision 0001" in found["ledger database"]["detail"]
+    assert "payment 1" in found["generation"]["detail"]
+
+
+async def test_a_killed_server_comes_back_and_every_bill_is_settled_once(teller: Teller) -> None:
+    """In the middle of it all: what was not answered is asked again under the same key, and charged once."""
+    bills = [await teller.bill() for _ in range(BILLS)]
+    address = teller.stack.instance("postgresql").address
+    settling = [
+        asyncio.ensure_future(teller.settle_at(teller.cashier, (ONE, TWO)[number % 2], order_id))
+        for number, order_id in enumerate(bills)
+    ]
+    await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
+    teller.stack.kill("postgresql")
+    answers = await asyncio.gather(*settling)
+    assert {payment_in(answer).state for answer in answers} == {payment_pb2.PAYMENT_STATE_SUCCEEDED}
+    await teller.stack.wait_serving()
+    assert teller.stack.instance("postgresql").address == address
+    assert all(instance.state is InstanceState.SERVING for instance in teller.stack.instances)
+    books = await teller.checked_books()
+    assert all(len(charges(books, order_id)) == 1 for order_id in bills)
+
+
+async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> None:
+    """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
+    async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
+        async with Desk.of(stack, "li", Role.CASHIER) as desk:
+            order_id = await desk.bill()
+            await desk.settle(order_id)
+        log = stack.data / "logs" / "postgresql.log"
+    assert processes_of(stack.data) == []
+    assert "not properly shut down" not in log.read_text()
+    with pytest.raises(StackRefused, match="are in PostgreSQL"):
+        await Stack(options(stack.data, database="sqlite")).start()
+    async with (
+        Stack(options(stack.data, database="postgresql", start_timeout_s=START_S)) as again,
+        Desk.of(again, "li", Role.CASHIER) as desk,
+    ):
+        assert await desk.order_state(order_id) == "PAID"
+    assert "not properly shut down" not in log.read_text()
+
+
+async def test_without_the_guard_unique_the_services_own_their_tables(data: Path) -> None:
+    """They drop its indexes at start, which the role of a deployment may not."""
+    chosen = options(
+        data.with_name("unguarded"), database="postgresql", start_timeout_s=START_S, guards_off=("unique",)
+    )
+    async with Stack(chosen) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
+        assert (await desk.settle(await desk.bill())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+async def test_root_is_told_where_its_other_self_cannot_go(tmp_path: Path) -> None:
+    """In one sentence, before anything is made; nothing stays behind."""
+    done = await command_line("up", "--data", str(tmp_path / "data"), COUNTINGHOUSE_DATABASE="postgresql")
+    assert done.returncode == 2
+    assert "refuses to run as root" in done.stderr
+    assert "may not pass through" in done.stderr
+    assert processes_of(tmp_path / "data") == []
+
+
+async def test_a_service_waits_for_its_database(teller: Teller, tmp_path: Path) -> None:
+    """It starts before its database, listens once that is there, and ends at once when told to while it waits."""
+    data = teller.stack.data
+    service = make_url(database_url(data, "order")).set(
+        username="countinghouse_order", query={"passfile": str(data / "keys" / "countinghouse_order.pgpass")}
+    )
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    settings = {
+        "COUNTINGHOUSE_DATABASE_URL": service.set(port=port).render_as_string(),
+        "COUNTINGHOUSE_ZOOKEEPER": teller.stack.zookeeper,
+        "COUNTINGHOUSE_MIGRATE": "false",
+        "COUNTINGHOUSE_VERIFY_KEY_FILE": str(data / "keys" / "verify.pem"),
+    }
+    command = (sys.executable, "-P", "-m", "services.order.main")
+    first = Child.spawn(Command(command, {**os.environ, **settings}, tmp_path / "first.log"))
+    await until(lambda: "waiting for the database" in (tmp_path / "first.log").read_text())
+    await first.stop(3)
+    assert first.returncode == 0
+    second = Child.spawn(Command(command, {**os.environ, **settings}, tmp_path / "second.log"))
+    await until(lambda: "waiting for the database" in (tmp_path / "second.log").read_text())
+    try:
+        async with wire_to(service.render_as_string(), port):
+            await until(lambda: "listening" in (tmp_path / "second.log").read_text())
+    finally:
+        await second.stop(8)
+    assert second.returncode == 0
+
+
+async def test_a_migration_says_which_database_refuses_it(teller: Teller, tmp_path: Path) -> None:
+    """Exit code 2, one line, no password: the service's own role cannot migrate."""
+    data = teller.stack.data
+    url = make_url(database_url(data, "order")).set(username="countinghouse_order", password="guessed", query={})
+    log = tmp_path / "migrate.log"
+    command = (sys.executable, "-P", "-m", "services.order.main", "migrate")
+    settings = {"COUNTINGHOUSE_DATABASE_URL": url.render_as_string(hide_password=False)}
+    child = Child.spawn(Command(command, {**os.environ, **settings}, log))
+    assert await child.wait() == 2
+    assert "password authentication failed" in child.last_words("order: ")
+    assert "guessed" not in log.read_text()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Waits for what another process writes."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.05)

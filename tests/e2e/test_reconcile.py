@@ -1,0 +1,201 @@
+"""Reconciliation on a running stack: every class of difference is planted, found, mended, and not found again."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from countinghouse.acquirer.v1 import acquirer_pb2 as bank
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
+from services.kernel.principal import Role
+from tests.e2e import databases
+from tests.e2e.conftest import SETTINGS, options
+from tests.e2e.desk import Desk, command_line, document, money, new_id
+from tests.e2e.teller import Teller, payment_in, teller_at
+
+pytestmark = pytest.mark.skipif(databases.on_postgresql(), reason="spoils files behind their owners' backs")
+
+AMOUNT = 1250
+#: Far enough for no worker to ask by itself during the test.
+_HOURS_MS = 3_600_000
+#: The pause of a worker has to be this long for a look at it and a change of it to fit in.
+_PAUSE_MS = 2_500
+_LOOK_S = 0.05
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def teller(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+    """A stack of its own: what is done to its databases here is not lawful."""
+    data = tmp_path_factory.mktemp("reconcile") / "data"
+    settings = SETTINGS | {"acquirer_timeout_s": 1.0}
+    async with Stack(options(data, settings=settings)) as stack, teller_at(stack) as teller:
+        yield teller
+
+
+async def by_card(teller: Teller, card: str = "tok-mei") -> tuple[str, pb.Payment]:
+    """Li settles a fresh bill by card; the bill and the payment."""
+    order_id, key = await teller.bill(AMOUNT), new_id("settle")
+    request = pb.SettleRequest(request_id=key, order_id=order_id, source=pb.SOURCE_CARD, card=card)
+    seen = await teller.until_answered(teller.cashier, "payment-1", "Settle", request, key)
+    if seen.error is None:
+        return order_id, payment_in(seen)
+    (row,) = [row for row in (await teller.books()).payments if row["order_id"] == order_id]
+    return order_id, pb.Payment(payment_id=str(row["payment_id"]), acquirer_key=str(row["acquirer_key"]))
+
+
+def say(database: Path, statement: str, *parameters: str | int) -> None:
+    """Behind the back of whoever has this database."""
+    with closing(sqlite3.connect(database, timeout=10)) as connection:
+        connection.execute(statement, parameters)
+        connection.commit()
+
+
+def asked_about(database: Path, payment_id: str) -> int:
+    """When a payment's outcome is asked about next."""
+    with closing(sqlite3.connect(database, timeout=10)) as connection:
+        row = connection.execute("SELECT ask_at_ms FROM payments WHERE payment_id = ?", (payment_id,)).fetchone()
+    return int(row[0])
+
+
+async def charge(teller: Teller, key: str, reference: str) -> None:
+    """Somebody charges a card at the bank, and we know nothing of it."""
+    async with Desk.of(teller.stack, "payment-service", Role.SERVICE) as desk:
+        request = bank.ChargeRequest(key=key, card="tok-mei", amount=money(AMOUNT), reference=reference)
+        await desk.ask(desk.acquirer.Charge, request)
+
+
+async def set_faults(teller: Teller, *faults: bank.Fault) -> None:
+    method = "countinghouse.acquirer.v1.FaultService/SetFaults"
+    await teller.do(teller.operator, ACQUIRER_INSTANCE, method, bank.SetFaultsRequest(faults=faults))
+
+
+class Planted:
+    """What was done behind everybody's back, and which difference that makes."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+        self._bank = teller.stack.data / "acquirer.db"
+        self._payments = teller.stack.data / "payment.db"
+
+    async def only_theirs(self) -> tuple[str, str]:
+        """The bank charges a card of which we know nothing."""
+        key = new_id("stranger")
+        await charge(self._teller, key, "")
+        return "only theirs", key
+
+    async def only_theirs_of_a_declined_payment(self) -> tuple[str, str]:
+        """The bank declined it, and charges it later all the same."""
+        _, payment = await by_card(self._teller, "tok-declined")
+        say(self._bank, "UPDATE charges SET state = 'CHARGED' WHERE key = ?", payment.acquirer_key)
+        return "only theirs", payment.acquirer_key
+
+    async def only_ours_given_back(self) -> tuple[str, str]:
+        """Somebody gives the money back at the bank, and not in our books."""
+        _, payment = await by_card(self._teller)
+        async with Desk.of(self._teller.stack, "wang", Role.ACCOUNTANT) as desk:
+            await desk.ask(desk.acquirer.ReverseByKey, bank.ReverseByKeyRequest(key=payment.acquirer_key))
+        return "only ours", payment.acquirer_key
+
+    async def only_ours_lost(self) -> tuple[str, str]:
+        """The bank has lost its memory of a charge."""
+        _, payment = await by_card(self._teller)
+        say(self._bank, "DROP TRIGGER charges_refuses_delete")
+        say(self._bank, "DELETE FROM charges WHERE key = ?", payment.acquirer_key)
+        return "only ours", payment.acquirer_key
+
+    async def another_amount(self) -> tuple[str, str]:
+        """The bank has charged more than was asked."""
+        _, payment = await by_card(self._teller)
+        say(self._bank, "UPDATE charges SET amount_minor = amount_minor + 50 WHERE key = ?", payment.acquirer_key)
+        return "amount differs", payment.acquirer_key
+
+    async def a_duplicate(self) -> tuple[str, str]:
+        """The bank has charged twice for one payment."""
+        _, payment = await by_card(self._teller)
+        key = new_id("second")
+        await charge(self._teller, key, payment.payment_id)
+        return "duplicate", key
+
+    async def late(self) -> tuple[str, str]:
+        """Charged without a word; then the bank is closed for a while, and the worker's next look is far away."""
+        card = new_id("tok")
+        everything = bank.Fault(kind=bank.FAULT_KIND_DOWN, subject=card)
+        drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, subject=card)
+        lost = bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST, subject=card)
+        await set_faults(self._teller, drop, lost)
+        order_id, key = await self._teller.bill(AMOUNT), new_id("settle")
+        request = pb.SettleRequest(request_id=key, order_id=order_id, source=pb.SOURCE_CARD, card=card)
+        address = self._teller.address("payment-1")
+        payment = payment_in(await self._teller.cashier.ask(address, "Settle", request, timeout_s=8.0))
+        assert payment.state == pb.PAYMENT_STATE_UNKNOWN
+        await set_faults(self._teller, everything, bank.Fault(kind=bank.FAULT_KIND_DOWN, method="GetCharge"))
+        clock = self._teller.telephone.clock
+        async with asyncio.timeout(60):
+            while asked_about(self._payments, payment.payment_id) - clock.now_ms() < _PAUSE_MS:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_S)
+        far_ms = clock.now_ms() + _HOURS_MS
+        say(self._payments, "UPDATE payments SET ask_at_ms = ? WHERE payment_id = ?", far_ms, payment.payment_id)
+        await set_faults(self._teller)
+        return "late", payment.acquirer_key
+
+
+async def reconciled(teller: Teller, *arguments: str) -> tuple[int, Any]:
+    """Runs the command; its exit code, and what it printed."""
+    done = await command_line("reconcile", "--json", "--data", str(teller.stack.data), *arguments)
+    return done.returncode, document(done)
+
+
+async def test_every_class_is_found_mended_and_not_found_again(teller: Teller) -> None:
+    """Each with what will be done; a look alone mends nothing; afterwards the books are right."""
+    await by_card(teller)
+    code, found = await reconciled(teller)
+    assert (code, found["agreed"]) == (0, True)
+    planted = Planted(teller)
+    wanted = [
+        await planted.late(),
+        await planted.only_theirs(),
+        await planted.only_theirs_of_a_declined_payment(),
+        await planted.only_ours_given_back(),
+        await planted.only_ours_lost(),
+        await planted.another_amount(),
+        await planted.a_duplicate(),
+    ]
+    for _ in range(2):
+        code, found = await reconciled(teller)
+        assert code == 1
+        assert sorted((row["class"], row["key"]) for row in found["discrepancies"]) == sorted(wanted)
+        assert all(row["action"] and "repaired" not in row for row in found["discrepancies"])
+    code, found = await reconciled(teller, "--repair")
+    assert [row for row in found["discrepancies"] if not row["repaired"]] == []
+    assert sorted((row["class"], row["key"]) for row in found["discrepancies"]) == sorted(wanted)
+    assert code == 0
+    code, found = await reconciled(teller)
+    assert (code, found["agreed"], found["discrepancies"]) == (0, True, [])
+    assert found["examined"]["payment"] == 7
+    books = await teller.checked_books()
+    (late,) = [key for kind, key in wanted if kind == "late"]
+    assert [row["state"] for row in books.payments if row["acquirer_key"] == late] == ["SUCCEEDED"]
+
+
+async def test_people_read_it(teller: Teller) -> None:
+    """One line for each difference, and one for what was looked at; then what became of it."""
+    _, key = await Planted(teller).only_theirs()
+    data = str(teller.stack.data)
+    looked = await command_line("reconcile", "--data", data, COLUMNS="200")
+    assert looked.returncode == 1
+    assert f"only theirs  {key}" in looked.stdout
+    assert "reverse the key at the acquirer" in looked.stdout
+    mended = await command_line("reconcile", "--repair", "--data", data, COLUMNS="200")
+    assert mended.returncode == 0, mended.stdout
+    assert f"repaired: only theirs: {key}: {key} is REFUNDED" in mended.stdout
+    again = await command_line("reconcile", "--data", data)
+    assert again.returncode == 0
+    assert "nothing differs" in again.stdout

@@ -1,0 +1,56 @@
+"""The bank's memory in memory: what `SqlChargeStore` promises, without a database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.acquirer.model import Charge
+from services.acquirer.operations import (
+    RECEIVED,
+    REFUSED,
+    REPEATED,
+    ChargeStore,
+    Decide,
+    Entry,
+    Request,
+    moved_by,
+)
+from services.kernel.errors import KeyMismatch
+
+
+class FakeChargeStore(ChargeStore):
+    """Never waits, so each step is whole by itself."""
+
+    def __init__(self) -> None:
+        self.charges: dict[str, Charge] = {}
+        self.entries: list[Entry] = []
+
+    async def receive(self, request: Request) -> None:
+        self._write(request, RECEIVED)
+
+    async def decide(self, request: Request, decide: Decide) -> Charge:
+        standing = self.charges.get(request.key)
+        try:
+            decided = decide(standing)
+        except KeyMismatch:
+            self._write(request, REFUSED)
+            raise
+        word = REPEATED if decided is standing else decided.state
+        number = self._write(replace(request, payload=moved_by(request, word, decided)), word)
+        self.charges[request.key] = replace(decided, number=decided.number or number)
+        return self.charges[request.key]
+
+    async def find(self, key: str) -> Charge | None:
+        return self.charges.get(key)
+
+    async def statement(self, *, after: int, limit: int) -> list[Charge]:
+        found = sorted(self.charges.values(), key=lambda charge: charge.number)
+        return [charge for charge in found if charge.number > after][:limit]
+
+    async def log(self, *, after: int, limit: int, key: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.number > after and key in ("", entry.request.key)][:limit]
+
+    def _write(self, request: Request, word: str) -> int:
+        number = len(self.entries) + 1
+        self.entries.append(Entry(number, request, word))
+        return number

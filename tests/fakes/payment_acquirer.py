@@ -1,0 +1,57 @@
+"""The acquirer in memory, as the payment service sees it: the bank's own rules on a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.acquirer import model
+from services.kernel.clock import Clock, Deadline
+from services.kernel.errors import KeyMismatch, OutcomeUnknown
+from services.kernel.money import Money
+from services.payment.model import AcquirerSays, KeyState, Payment
+from services.payment.ports import Acquirer
+
+
+class FakeAcquirer(Acquirer):
+    """Silent only when told; else a test cuts the wire to it.
+
+    Attributes:
+        drops_first: It acts, and does not answer, the first time that a method is called for a key.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.present = True
+        self.drops_first = False
+        self._dropped: set[tuple[str, str]] = set()
+        self.charges: dict[str, model.Charge] = {}
+        self._clock = clock
+
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> AcquirerSays:
+        payload = model.Payload(payment.card, amount, payment.payment_id)
+        said = self._decide(key, lambda standing: model.charge(standing, key, payload, self._clock.now_ms()))
+        return self._answered("charge", key, said)
+
+    async def query(self, key: str, deadline: Deadline) -> AcquirerSays:
+        standing = self.charges.get(key)
+        return AcquirerSays(KeyState.UNSEEN) if standing is None else _says(standing)
+
+    async def reverse_by_key(self, key: str, deadline: Deadline) -> AcquirerSays:
+        said = self._decide(key, lambda standing: model.reverse(standing, key, self._clock.now_ms()))
+        return self._answered("reverse_by_key", key, said)
+
+    def _answered(self, method: str, key: str, said: AcquirerSays) -> AcquirerSays:
+        if self.drops_first and (method, key) not in self._dropped:
+            self._dropped.add((method, key))
+            raise OutcomeUnknown("ACQUIRER_SILENT", "it has acted, and does not say so")
+        return said
+
+    def _decide(self, key: str, decide: Callable[[model.Charge | None], model.Charge]) -> AcquirerSays:
+        try:
+            self.charges[key] = decide(self.charges.get(key))
+        except KeyMismatch as mismatch:
+            raise OutcomeUnknown(mismatch.reason, mismatch.message) from mismatch
+        return _says(self.charges[key])
+
+
+def _says(charge: model.Charge) -> AcquirerSays:
+    return AcquirerSays(KeyState(charge.state), charge.decline_reason)

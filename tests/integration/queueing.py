@@ -1,0 +1,30 @@
+"""Clerks in tests of the order lock, and what can be seen of their queues."""
+
+from __future__ import annotations
+
+from coordination.lock import Holder, OrderLocks
+from coordination.session import Session
+from tests.integration.zookeeper import until
+
+SLACK_S = 0.1
+"""What the lock promises: a call returns this much after its deadline at most."""
+
+CASHIER = Holder("alice", "cashier", "payment-1", "pay-1", 1_700_000_000_000)
+ACCOUNTANT = Holder("bob", "accountant", "payment-2", "pay-2", 1_700_000_000_500)
+
+
+async def nodes_left(session: Session) -> list[str]:
+    """Return every lock node there is."""
+    names: list[str] = []
+    for shard in await session.get_children("/countinghouse/locks"):
+        names += await session.get_children(f"/countinghouse/locks/{shard}")
+    return names
+
+
+async def queued(locks: OrderLocks, order_id: str, places: int) -> None:
+    """Wait until an order's queue has so many places."""
+
+    async def so() -> bool:
+        return len(await locks.queue(order_id)) == places
+
+    await until(so)

@@ -1,0 +1,198 @@
+"""The proxy passes everything on unaltered, and spoils exactly what it was told to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.chaos.proxy import Proxy, Stream, Toxic
+from services.kernel.errors import InvalidArgument
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[str]:
+    """A server that sends back what it gets; yields its address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    """A proxy in front of an echo."""
+    async with echo() as upstream, Proxy("echo", upstream, dice=random.Random(7)) as proxy:
+        yield proxy
+
+
+async def connect(proxy: Proxy) -> Connection:
+    return await asyncio.open_connection("127.0.0.1", proxy.port)
+
+
+async def said(connection: Connection, words: bytes) -> bytes:
+    """Say something; returns as much as comes back."""
+    reader, writer = connection
+    writer.write(words)
+    return await asyncio.wait_for(reader.readexactly(len(words)), 5)
+
+
+async def closed(connection: Connection) -> bool:
+    """Tell whether the connection ended, politely or not."""
+    try:
+        return await asyncio.wait_for(connection[0].read(1), 5) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_passes_on_unaltered(proxy: Proxy) -> None:
+    """A megabyte goes there and back; the end of one side is the end of the other."""
+    connection = await connect(proxy)
+    words = random.Random(1).randbytes(1 << 20)
+    assert await said(connection, words) == words
+    connection[1].write_eof()
+    assert await closed(connection)
+    assert (proxy.connected, proxy.spoiled) == (1, 0)
+
+
+async def test_latency_delays_and_keeps_order(proxy: Proxy) -> None:
+    """Each chunk comes later by the latency, in order, and a chunk need not wait for the answer to the one before."""
+    connection = await connect(proxy)
+    proxy.add(Toxic("slow", "latency", attributes={"latency": 200, "jitter": 50}))
+    began = time.monotonic()
+    words = b"".join(number.to_bytes(4, "big") for number in range(200))
+    assert await said(connection, words) == words
+    assert time.monotonic() - began >= 0.15
+    proxy.remove("slow")
+    assert await said(connection, b"x") == b"x"
+    assert proxy.spoiled == 1
+
+
+async def test_one_direction_only(proxy: Proxy) -> None:
+    """What goes up arrives, what comes down does not; the connection does not outlive its hole."""
+    arrived: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(await reader.read(100))
+        writer.write(b"done")
+        heard.set()
+
+    heard = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    proxy.upstream = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    connection = await connect(proxy)
+    proxy.add(Toxic("mute", "timeout", Stream.DOWNSTREAM))
+    connection[1].write(b"pay")
+    await asyncio.wait_for(heard.wait(), 5)
+    assert arrived == [b"pay"]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(connection[0].read(1), 0.1)
+    proxy.remove("mute")
+    assert await closed(connection)
+    server.close()
+
+
+async def test_timeout_closes_after_its_time(proxy: Proxy) -> None:
+    """With a time given the silent connection is closed then."""
+    connection = await connect(proxy)
+    began = time.monotonic()
+    proxy.add(Toxic("mute", "timeout", attributes={"timeout": 150}))
+    connection[1].write(b"x")
+    assert await closed(connection)
+    assert time.monotonic() - began >= 0.14
+
+
+async def test_reset_peer(proxy: Proxy) -> None:
+    """Both ends are reset, not closed politely."""
+    connection = await connect(proxy)
+    assert await said(connection, b"x") == b"x"
+    proxy.add(Toxic("cut", "reset_peer"))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(connection[0].read(1), 5)
+
+
+async def test_limit_data_closes_after_so_many_bytes(proxy: Proxy) -> None:
+    """A reply is cut in the middle."""
+    proxy.add(Toxic("short", "limit_data", attributes={"bytes": 3}))
+    connection = await connect(proxy)
+    connection[1].write(b"abcdef")
+    assert await asyncio.wait_for(connection[0].read(), 5) == b"abc"
+
+
+async def test_slicer_and_bandwidth(proxy: Proxy) -> None:
+    """Slices come to the same bytes; a narrow line takes its time."""
+    connection = await connect(proxy)
+    proxy.add(Toxic("slices", "slicer", attributes={"average_size": 10, "size_variation": 5, "delay": 10}))
+    words = random.Random(2).randbytes(1000)
+    assert await said(connection, words) == words
+    proxy.remove("slices")
+    proxy.add(Toxic("narrow", "bandwidth", attributes={"rate": 100}))
+    began = time.monotonic()
+    words = random.Random(3).randbytes(30_000)
+    assert await said(connection, words) == words
+    assert time.monotonic() - began >= 0.25
+
+
+async def test_down_and_up_again(proxy: Proxy) -> None:
+    """Disabled it resets what is open and refuses what comes; enabled again it has the same port."""
+    connection, port = await connect(proxy), proxy.port
+    await proxy.disable()
+    assert await closed(connection)
+    with pytest.raises(ConnectionRefusedError):
+        await connect(proxy)
+    await proxy.enable()
+    assert proxy.port == port
+    assert await said(await connect(proxy), b"x") == b"x"
+
+
+async def test_upstream_may_be_away(proxy: Proxy) -> None:
+    """A connection to nobody is reset; when somebody is there the next one works."""
+    there, proxy.upstream = proxy.upstream, "127.0.0.1:1"
+    assert await closed(await connect(proxy))
+    proxy.upstream = there
+    assert await said(await connect(proxy), b"x") == b"x"
+
+
+async def test_toxicity_is_drawn_from_the_dice() -> None:
+    """Of many connections the toxic concerns its part, the same ones for the same seed."""
+    fates: list[list[bool]] = []
+    for _ in range(2):
+        async with echo() as upstream, Proxy("echo", upstream, dice=random.Random(5)) as proxy:
+            proxy.add(Toxic("cut", "reset_peer", toxicity=0.5))
+            fates.append([await _survives(await connect(proxy)) for _ in range(40)])
+    assert fates[0] == fates[1]
+    assert 10 <= sum(fates[0]) <= 30
+
+
+async def _survives(connection: Connection) -> bool:
+    try:
+        return await said(connection, b"x") == b"x"
+    except (OSError, EOFError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "toxicity"),
+    [("poison", {}, 1.0), ("latency", {"ms": 1}, 1.0), ("latency", {"latency": -1}, 1.0), ("latency", {}, 1.5)],
+)
+def test_nonsense_is_refused(kind: str, attributes: dict[str, int], toxicity: float) -> None:
+    """An unknown toxic or attribute, or a number out of range, is refused with what there is."""
+    with pytest.raises(InvalidArgument):
+        Toxic("x", kind, toxicity=toxicity, attributes=attributes)

@@ -1,0 +1,134 @@
+"""The acquirer's keys against the books: each disagreement is found, and named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.checker.books import Books
+from services.checker.checks import run_checks
+from tests.unit.checker.scribe import Row, Scribe
+
+AMOUNT = 1250
+
+
+def charge(payment: Row, *, key: str = "", state: str = "CHARGED", amount: int = AMOUNT, reference: str = "") -> Row:
+    """A key at the acquirer."""
+    return {
+        "key": key or payment["acquirer_key"],
+        "state": state,
+        "reference": reference or payment["payment_id"],
+        "amount_minor": amount,
+        "currency": "CNY",
+    }
+
+
+def by_card() -> tuple[Scribe, Row]:
+    """A bill that was settled by card, and one from the drawer; the card payment."""
+    scribe = Scribe()
+    scribe.account("acquirer:CNY", "ASSET")
+    scribe.bill("cash")
+    scribe.settle("cash")
+    scribe.bill("card", AMOUNT)
+    payment = scribe.settle("card", source="acquirer")
+    payment.update(source="CARD", acquirer_key=f"{payment['payment_id']}:1")
+    return scribe, payment
+
+
+def found(books: Books) -> tuple[str, ...]:
+    """What the check says."""
+    (check,) = [check for check in run_checks(books) if check.name == "cards agree"]
+    assert check.examined == 1
+    return check.violations
+
+
+def test_one_charge_under_the_payments_key() -> None:
+    """That and the drawer's, which the acquirer has nothing to do with."""
+    scribe, payment = by_card()
+    assert found(replace(scribe.books(), charges=(charge(payment),))) == ()
+
+
+@pytest.mark.parametrize("state", ["DECLINED", "REFUNDED", "TOMBSTONE", ""])
+def test_what_the_acquirer_does_not_hold(state: str) -> None:
+    """The ledger says that it owes; nothing was charged, or it was given back."""
+    scribe, payment = by_card()
+    charges = (charge(payment, state=state),) if state else ()
+    (said,) = found(replace(scribe.books(), charges=charges))
+    assert said == f"payment {payment['payment_id']}: the acquirer holds 0, and the ledger says {AMOUNT}"
+
+
+def test_another_amount() -> None:
+    scribe, payment = by_card()
+    (said,) = found(replace(scribe.books(), charges=(charge(payment, amount=AMOUNT + 1),)))
+    assert f"holds {AMOUNT + 1}" in said
+
+
+def test_a_second_charge_of_the_same_payment() -> None:
+    """Under another key: what happens without the guard `acquirer-key`."""
+    scribe, payment = by_card()
+    charges = (charge(payment), charge(payment, key="key_9"))
+    said = found(replace(scribe.books(), charges=charges))
+    assert f"payment {payment['payment_id']} was charged under key_9" in said[0]
+    assert f"holds {2 * AMOUNT}" in said[1]
+
+
+def test_a_charge_that_is_no_payments() -> None:
+    scribe, payment = by_card()
+    charges = (charge(payment), charge(payment, key="key_9", reference="pay_77"))
+    (said,) = found(replace(scribe.books(), charges=charges))
+    assert said == "the acquirer holds money under key_9 for pay_77, which is no payment by card"
+
+
+def test_a_reversal_that_the_acquirer_was_not_told() -> None:
+    """The books have given it back, and the acquirer holds it."""
+    scribe, payment = by_card()
+    scribe.reverse(payment)
+    assert found(replace(scribe.books(), charges=(charge(payment, state="REFUNDED"),))) == ()
+    (said,) = found(replace(scribe.books(), charges=(charge(payment),)))
+    assert f"holds {AMOUNT}, and the ledger says 0" in said
+
+
+def test_what_has_not_ended_is_open() -> None:
+    """And is listed by another check."""
+    scribe, payment = by_card()
+    payment["state"] = "UNKNOWN"
+    assert found(replace(scribe.books(), charges=())) == ()
+
+
+def test_card_payments_need_the_acquirer() -> None:
+    """Without its database nothing is proved."""
+    scribe, _ = by_card()
+    assert found(scribe.books()) == ("there are card payments, and the acquirer was not read",)
+
+
+class TestUndoneUnseen:
+    """A card payment that was undone before anybody knew whether it was charged, and was not."""
+
+    def lawful(self) -> tuple[Scribe, Row]:
+        scribe = Scribe()
+        scribe.bill("card", AMOUNT)
+        payment = scribe.accept("card", "Settle", "s1", "li")
+        scribe.move_order("card", "PAYING", 1, payment["payment_id"])
+        payment.update(source="CARD", acquirer_key="k:1", amount_minor=AMOUNT, currency="CNY")
+        for state in ("SUBMITTED", "UNKNOWN", "REVERSING", "REVERSED"):
+            scribe.move_payment(payment, state, 2)
+        scribe.request("wu", "Reverse", "v1")
+        payment.update(reversal_caller="wu", reversal_key="v1")
+        scribe.answer("wu", "Reverse", "v1")
+        scribe.answer("li", "Settle", "s1", ok=False)
+        scribe.move_order("card", "UNPAID", 2, payment["payment_id"])
+        scribe.deliver(payment, "RELEASE")
+        return scribe, payment
+
+    def test_it_is_lawful(self) -> None:
+        """No journal, an acknowledged reversal, a refused request, and a bill that is free."""
+        scribe, payment = self.lawful()
+        books = replace(scribe.books(), charges=(charge(payment, state="TOMBSTONE"),))
+        assert [check for check in run_checks(books, scribe.answers) if not check.ok] == []
+
+    def test_a_charge_behind_it_is_not(self) -> None:
+        """Captured, and reversed as never charged."""
+        scribe, payment = self.lawful()
+        books = replace(scribe.books(), charges=(charge(payment),))
+        assert [check.name for check in run_checks(books, scribe.answers) if not check.ok] == ["cards agree"]

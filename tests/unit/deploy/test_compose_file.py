@@ -1,0 +1,206 @@
+"""deploy/docker-compose.yml and the Dockerfile, read: nobody has more rights, secrets or open ports than they need."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.devstack.state import ACQUIRER, INTERFACES
+
+FOLDER = Path(__file__).parents[3] / "deploy"
+FILE = FOLDER / "docker-compose.yml"
+ZOOKEEPERS = ("zoo1", "zoo2", "zoo3")
+PROGRAMS = (*INTERFACES, ACQUIRER)
+INSTANCES = (*(f"{service}-{number}" for service in INTERFACES for number in (1, 2)), ACQUIRER)
+MIGRATIONS = tuple(f"{program}-migrate" for program in PROGRAMS)
+ONE_SHOT = ("roles", *MIGRATIONS)
+SECRETS = re.compile(r"^([\w-]+)-secrets:")
+
+
+def parsed() -> dict[str, Any]:
+    """The file, its anchors resolved."""
+    document: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return document
+
+
+SERVICES: dict[str, dict[str, Any]] = parsed()["services"]
+every = pytest.mark.parametrize("name", SERVICES)
+every_instance = pytest.mark.parametrize("name", INSTANCES)
+
+
+def secrets_of(name: str) -> Iterator[tuple[str, str]]:
+    """The volumes of secrets that a service mounts: whose, and the rest of the line."""
+    for volume in SERVICES[name].get("volumes", ()):
+        if found := SECRETS.match(volume):
+            yield found[1], volume
+
+
+def service_of(name: str) -> str:
+    return name.partition("-")[0]
+
+
+def test_it_has_two_of_each_service_one_bank_an_ensemble_of_three_and_the_jobs() -> None:
+    assert set(SERVICES) == {"operator", "postgres", *ZOOKEEPERS, *ONE_SHOT, *INSTANCES}
+
+
+@every
+def test_nobody_has_more_rights_than_needed(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode"} & set(service)
+    assert not [volume for volume in service.get("volumes", ()) if "docker.sock" in volume]
+    assert service["read_only"] is (name not in ZOOKEEPERS)
+
+
+@every
+def test_everybody_has_bounds(name: str) -> None:
+    """Of memory, processes and logs."""
+    service = SERVICES[name]
+    assert re.fullmatch(r"\d+m", service["mem_limit"])
+    assert service["pids_limit"] <= 256
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
+
+
+@every
+def test_what_stays_is_looked_at_and_started_again(name: str) -> None:
+    service = SERVICES[name]
+    assert ("healthcheck" in service) is (name not in ONE_SHOT)
+    assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
+
+
+@every
+def test_ports_are_open_to_this_machine_only(name: str) -> None:
+    for port in SERVICES[name].get("ports", ()):
+        assert re.fullmatch(r"127\.0\.0\.1:\$\{COUNTINGHOUSE_PORTS:-218\}\d\d:\d+", port)
+
+
+def test_no_port_is_given_twice() -> None:
+    ports = [port.split(":")[2] for service in SERVICES.values() for port in service.get("ports", ())]
+    assert len(ports) == len(set(ports)) == len(ZOOKEEPERS) + 1 + len(INSTANCES)
+
+
+@every
+def test_nobody_waits_for_what_has_only_been_started(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        wanted = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
+        assert how == {"condition": wanted}, other
+
+
+@every_instance
+def test_an_instance_sees_the_secrets_of_its_service_and_no_others(name: str) -> None:
+    service = service_of(name)
+    assert list(secrets_of(name)) == [(service, f"{service}-secrets:/run/secrets:ro")]
+
+
+@pytest.mark.parametrize("name", MIGRATIONS)
+def test_only_a_migration_sees_the_owners_password(name: str) -> None:
+    owner = f"{service_of(name)}-owner"
+    assert list(secrets_of(name)) == [(owner, f"{owner}-secrets:/run/secrets:ro")]
+    assert [other for other in SERVICES for whose, _ in secrets_of(other) if whose == owner] == ["operator", name]
+
+
+def test_only_the_operator_sees_the_signing_key_and_writes_secrets() -> None:
+    for name in SERVICES:
+        for whose, volume in secrets_of(name):
+            assert volume.endswith(":ro") is (name != "operator")
+            assert whose != "operator" or name == "operator"
+    handed = {whose for whose, _ in secrets_of("operator")}
+    assert handed == {"operator", "roles", *PROGRAMS, *(f"{program}-owner" for program in PROGRAMS)}
+
+
+@every
+def test_no_password_stands_in_the_file(name: str) -> None:
+    """The one that the image of PostgreSQL asks for lets nobody in."""
+    environment = SERVICES[name].get("environment", {})
+    for variable, value in environment.items():
+        assert not re.search(r"://[^@/]*:[^@/]*@", str(value)), variable
+        assert "PASSWORD" not in variable or (name, value) == ("postgres", "none")
+    assert not re.search(r"://[^@/ ]*:[^@/ ]*@", str(SERVICES[name].get("command", "")))
+    rules = [line.split() for line in (FOLDER / "postgres/pg_hba.conf").read_text().splitlines() if line[0] != "#"]
+    assert rules[:2] == [["local", "all", "postgres", "trust"], ["host", "all", "postgres", "all", "reject"]]
+    assert rules[2:] == [["host", "all", "all", "all", "scram-sha-256"]]
+
+
+@every_instance
+def test_an_instance_is_strict_and_changes_no_schema(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    service = service_of(name)
+    assert environment["COUNTINGHOUSE_PROFILE"] == "production"
+    assert environment["COUNTINGHOUSE_MIGRATE"] == "false"
+    assert environment["COUNTINGHOUSE_INSTANCE"] == name
+    assert f"//countinghouse_{service}@postgres/countinghouse_{service}?" in environment["COUNTINGHOUSE_DATABASE_URL"]
+    assert SERVICES[name]["command"] == f"services.{service}.main"
+
+
+@every_instance
+def test_an_instance_is_asked_for_its_health_where_it_listens(name: str) -> None:
+    service = SERVICES[name]
+    port = service["environment"]["COUNTINGHOUSE_LISTEN_PORT"]
+    assert service["healthcheck"]["test"][-2:] == ["services.runtime.probe", f"127.0.0.1:{port}"]
+    assert service["ports"][0].endswith(f":{port}")
+
+
+def test_every_volume_is_named_once_and_used() -> None:
+    used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
+    assert {name for name in used if not name.startswith(".")} == set(parsed()["volumes"])
+
+
+def test_the_faults_of_the_chaos_file_are_in_no_other() -> None:
+    chaos = yaml.safe_load((FOLDER / "docker-compose.chaos.yml").read_text())["services"]
+    assert set(chaos) == set(INSTANCES)
+    assert "FAILPOINTS" not in FILE.read_text()
+
+
+@pytest.mark.parametrize("files", [("docker-compose.yml",), ("docker-compose.yml", "docker-compose.chaos.yml")])
+def test_docker_compose_takes_it(files: tuple[str, ...]) -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("no docker here")
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this docker has no compose")
+    named = [part for file in files for part in ("-f", str(FOLDER / file))]
+    done = subprocess.run(["docker", "compose", *named, "config", "-q"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def stages() -> list[str]:
+    """Each stage of the Dockerfile, from its FROM on, comments left out."""
+    text = "\n".join(line for line in (FOLDER / "Dockerfile").read_text().splitlines() if not line.startswith("#"))
+    return re.split(r"^(?=FROM )", text, flags=re.MULTILINE)[1:]
+
+
+class TestImage:
+    """The Dockerfile."""
+
+    def test_it_runs_as_nobody_in_particular(self, stages: list[str]) -> None:
+        assert re.findall(r"^USER (.*)$", stages[-1], re.MULTILINE) == ["countinghouse"]
+        assert "--uid 10001" in stages[-1]
+
+    def test_it_installs_what_is_pinned_and_names_no_index(self, stages: list[str]) -> None:
+        assert "--require-hashes" in stages[0]
+        assert "requirements-runtime.lock" in stages[0]
+        assert not re.search(r"://|--(extra-)?index|--trusted-host|--find-links", "".join(stages))
+
+    def test_nothing_that_compiles_is_in_it(self, stages: list[str]) -> None:
+        assert "--only-binary :all:" in stages[0]
+        assert not re.search(r"apt-get|gcc|build-essential|pip", stages[-1])
+
+    def test_it_is_bound_to_no_machine(self, stages: list[str]) -> None:
+        """The same file for amd64 and arm64."""
+        assert [stage.split()[1] for stage in stages] == ["python:3.13-slim"] * 2
+        assert not re.search(r"amd64|arm64|x86_64|aarch64|--platform", "".join(stages))
+
+    def test_every_volume_of_secrets_has_its_folder(self, stages: list[str]) -> None:
+        """A volume takes its owner from there; without it only root could write."""
+        folders = re.search(r"for reader in ([^;]*);", stages[-1])
+        assert folders
+        wanted = {volume.split(":")[1].removeprefix("/secrets/") for _, volume in secrets_of("operator")}
+        assert wanted <= set(folders[1].split())

@@ -1,0 +1,89 @@
+"""What each container of a deployment gets of its keys."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from services.devstack.files import databases_elsewhere, signing_key
+from services.devstack.handout import Handout
+from services.devstack.keys import SERVICE_TOKEN_TTL_S
+from services.kernel.clock import ManualClock
+from services.kernel.principal import Principal, Role
+from services.runtime.logins import passwords_in
+from services.runtime.tokens import TokenVerifier
+
+SERVICES = ("order", "ledger")
+
+
+def passwords(root: Path, reader: str) -> dict[str, str]:
+    return passwords_in((root / reader / "pgpass").read_text())
+
+
+def test_a_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> None:
+    """And nothing of anybody else's."""
+    clock = ManualClock()
+    Handout(tmp_path, SERVICES, clock).give()
+    for service in SERVICES:
+        folder = tmp_path / service
+        assert {path.name for path in folder.iterdir()} == {"verify.pem", "service.token", "pgpass"}
+        verifier = TokenVerifier((folder / "verify.pem").read_bytes(), clock)
+        token = (folder / "service.token").read_text()
+        assert verifier.verify(token) == Principal(f"{service}-service", Role.SERVICE)
+        assert set(passwords(tmp_path, service)) == {f"countinghouse_{service}"}
+        assert {path.name for path in (tmp_path / f"{service}-owner").iterdir()} == {"pgpass"}
+        assert set(passwords(tmp_path, f"{service}-owner")) == {f"countinghouse_{service}_owner"}
+
+
+def test_whoever_makes_the_roles_gets_every_password(tmp_path: Path) -> None:
+    """The same as are handed out; no two are alike."""
+    Handout(tmp_path, SERVICES, ManualClock()).give()
+    given = passwords(tmp_path, "roles")
+    assert len(given) == len(set(given.values())) == 2 * len(SERVICES) + 1
+    for reader in (*SERVICES, *(f"{service}-owner" for service in SERVICES)):
+        assert passwords(tmp_path, reader).items() <= given.items()
+    assert "countinghouse_checker" in given
+
+
+def test_the_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
+    """Commands that run beside the keys sign with them, and find the books."""
+    Handout(tmp_path, SERVICES, ManualClock()).give()
+    assert signing_key(tmp_path / "operator").exists()
+    urls = databases_elsewhere(tmp_path / "operator")
+    passfile = tmp_path / "operator" / "keys" / "countinghouse_checker.pgpass"
+    assert urls["ledger"] == (
+        f"postgresql+asyncpg://countinghouse_checker@postgres:5432/countinghouse_ledger?passfile={passfile}"
+    )
+    assert passfile.exists()
+
+
+def test_all_of_it_is_for_its_reader_only(tmp_path: Path) -> None:
+    Handout(tmp_path, SERVICES, ManualClock()).give()
+    for path in tmp_path.rglob("*"):
+        if path != tmp_path / "operator" / "keys" / "verify.pem" and path != tmp_path / "operator":
+            assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def test_a_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
+    """The databases keep their passwords; a service added later gets its own, under the same key."""
+    clock = ManualClock()
+    Handout(tmp_path, SERVICES, clock).give()
+    before = passwords(tmp_path, "roles")
+    key = (tmp_path / "order" / "verify.pem").read_bytes()
+    Handout(tmp_path, (*SERVICES, "payment"), clock).give()
+    assert before.items() < passwords(tmp_path, "roles").items()
+    assert (tmp_path / "payment" / "verify.pem").read_bytes() == key
+
+
+def test_a_renewed_token_reaches_its_service(tmp_path: Path) -> None:
+    """Long before the old one expires."""
+    clock = ManualClock()
+    handout = Handout(tmp_path, SERVICES, clock)
+    handout.give()
+    old = (tmp_path / "order" / "service.token").read_text()
+    assert handout.renew() == []
+    clock.advance(SERVICE_TOKEN_TTL_S * 1000 // 2)
+    assert handout.renew() == list(SERVICES)
+    new = (tmp_path / "order" / "service.token").read_text()
+    assert new != old
+    assert TokenVerifier((tmp_path / "order" / "verify.pem").read_bytes(), clock).verify(old).name == "order-service"

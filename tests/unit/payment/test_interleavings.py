@@ -1,0 +1,232 @@
+"""A charge that comes late against a reversal: every order in which their calls can reach the bank, the books and the
+store, and in none of them is money kept that the books say was never charged, or the other way round.
+
+The old holder of the lock slept just before it charged. Meanwhile others lost sight of its payment, and an accountant
+undoes it. Copies of the charge may also be on their way by themselves. Each actor goes one call at a time, and all
+schedules are played, one after another, on the real operations and the bank's own rules; a situation that has been met
+before (what is stored, and what each actor knows) is not played on again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from services.kernel.errors import CountinghouseError, OutcomeUnknown, may_come_right
+from services.payment.model import KeyState, Payment, PaymentState, Source
+from tests.unit.payment.house import House, Instance, payment_in
+
+SILENCE = OutcomeUnknown("ACQUIRER_SILENT", "no answer")
+#: The calls at which the order matters: all that reach the bank, the books, or change the payment.
+TURNS = {
+    *("charge", "query", "reverse_by_key"),
+    *("post", "reverse"),
+    *("record", "decline", "lose_sight", "begin_reversal", "record_reversal", "refuse_reversal"),
+}
+
+
+class Turns:
+    """Lets one actor after the other go on by one call.
+
+    Args:
+        schedule: Which of those who wait goes next, by place; 0 where it ends.
+        met: The situations that were met before; grows.
+    """
+
+    def __init__(self, schedule: list[int], met: set[str]) -> None:
+        self._schedule = schedule
+        self._met = met
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        #: The choices made, and among how many; those of a situation that was met before count as none.
+        self.taken: list[tuple[int, int]] = []
+
+    def gate(self, actor: str) -> Callable[[str], Awaitable[None]]:
+        """The gate of an actor's process."""
+
+        async def gate(name: str) -> None:
+            if name in TURNS:
+                await self.turn(actor)
+
+        return gate
+
+    async def turn(self, actor: str) -> None:
+        """Waits for this actor's turn."""
+        turn = self._waiting[actor] = asyncio.get_running_loop().create_future()
+        await turn
+
+    async def play(self, look: Callable[[], str], *actors: Awaitable[object]) -> None:
+        """Until all have come to their end.
+
+        Args:
+            look: Tells one situation from another.
+        """
+        tasks = [asyncio.ensure_future(actor) for actor in actors]
+        while True:
+            while sum(task.done() for task in tasks) + len(self._waiting) < len(tasks):  # noqa: ASYNC110  not for long
+                await asyncio.sleep(0)
+            if not self._waiting:
+                break
+            self._choose(f"{sorted(self._waiting)} {look()}")
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.result()
+
+    def _choose(self, situation: str) -> None:
+        """Lets the next one go on."""
+        place = len(self.taken)
+        new = place < len(self._schedule) or situation not in self._met
+        self._met.add(situation)
+        choice = self._schedule[place] if place < len(self._schedule) else 0
+        self.taken.append((choice, len(self._waiting) if new else 1))
+        self._waiting.pop(sorted(self._waiting)[choice]).set_result(None)
+
+
+def next_schedule(taken: list[tuple[int, int]]) -> list[int] | None:
+    """The schedule after the one that was played, depth first; None: it was the last."""
+    while taken and taken[-1][0] == taken[-1][1] - 1:
+        taken.pop()
+    return [choice for choice, _ in taken[:-1]] + [taken[-1][0] + 1] if taken else None
+
+
+async def every_schedule(play: Callable[[Turns], Awaitable[None]]) -> int:
+    """Plays all of them; how many it took."""
+    schedule: list[int] | None = []
+    met: set[str] = set()
+    played = 0
+    while schedule is not None:
+        turns = Turns(schedule, met)
+        await play(turns)
+        played += 1
+        schedule = next_schedule(turns.taken)
+    return played
+
+
+async def asleep(house: House, *, direct: bool) -> tuple[Instance, Callable[[], Awaitable[object]], asyncio.Event, str]:
+    """The old holder, stopped just before it charges, and its call; its lock is somebody else's by now."""
+    old = house.instance()
+    stopped, woken = asyncio.Event(), asyncio.Event()
+
+    async def sleep() -> None:
+        stopped.set()
+        await woken.wait()
+
+    old.failpoints.at["submitted"] = sleep
+    key = await house.ticket(old) if direct else "s1"
+
+    async def press() -> object:
+        return await (house.pay(old, key, source=Source.CARD) if direct else house.settle(old, source=Source.CARD))
+
+    pressing = asyncio.ensure_future(press())
+    await stopped.wait()
+    house.lapse(old)
+    return old, lambda: pressing, woken, key
+
+
+async def told_to_ask_again(call: Awaitable[object]) -> None:
+    """Who was overtaken may be told so."""
+    try:
+        await call
+    except CountinghouseError as error:
+        if not may_come_right(error):
+            raise
+
+
+def situation_in(house: House, *instances: Instance) -> Callable[[], str]:
+    """What is stored anywhere, and what each of these processes knows."""
+    return lambda: repr(
+        (
+            house.store.payments,
+            house.store.requests.rows,
+            house.store.outbox,
+            house.ledger.chain,
+            house.ledger.open,
+            house.acquirer.charges,
+            house.orders._orders,
+            house.orders.fences,
+            [one.process.heard for one in instances],
+        )
+    )
+
+
+def ended_well(house: House, payment: Payment) -> None:
+    """Reversed; nothing is kept, and the books know of a charge exactly if there was one."""
+    assert payment.state is PaymentState.REVERSED
+    at_bank = KeyState(house.acquirer.charges[payment.acquirer_key].state)
+    assert at_bank in (KeyState.REFUNDED, KeyState.TOMBSTONE)
+    journals = [journal for journal in house.ledger.chain if journal.draft.payment_id == payment.payment_id]
+    assert len(journals) == (2 if at_bank is KeyState.REFUNDED else 0)
+    assert bool(payment.journal_id) is bool(payment.reversal_journal_id) is (at_bank is KeyState.REFUNDED)
+    house.check()
+
+
+@pytest.mark.parametrize(
+    ("direct", "copies"),
+    [
+        *(pytest.param(False, copies, id=f"a bill, and {copies} copies") for copies in (0, 1, 2)),
+        *(pytest.param(True, copies, id=f"without a lock, and {copies} copies") for copies in (0, 1)),
+        pytest.param(True, 2, id="without a lock, and 2 copies", marks=pytest.mark.soak),
+    ],
+)
+async def test_a_late_charge_against_a_reversal(direct: bool, copies: int) -> None:
+    """All schedules. Both ends occur, or the test would prove nothing."""
+    ends: set[KeyState] = set()
+
+    async def play(turns: Turns) -> None:
+        house = House()
+        await house.bill()
+        old, pressed, woken, key = await asleep(house, direct=direct)
+        sight_lost = house.instance()
+        sight_lost.process.fails("charge", SILENCE)
+        with suppress(CountinghouseError):
+            await sight_lost.operations.recover()
+        payment = house.of(key)
+        assert payment.state is PaymentState.UNKNOWN
+        undoing = house.instance()
+        old.process.gate, undoing.process.gate = turns.gate("old holder"), turns.gate("undoing")
+
+        async def copy(number: int) -> None:
+            await turns.turn(f"copy {number}")
+            assert payment.amount is not None
+            deadline = house.call(payment.clerk).deadline
+            await house.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
+
+        async def undo() -> None:
+            await told_to_ask_again(house.reverse(undoing, payment.payment_id))
+
+        woken.set()
+        look = situation_in(house, old, undoing)
+        await turns.play(look, told_to_ask_again(pressed()), undo(), *(copy(number) for number in range(copies)))
+        old.process.gate = undoing.process.gate = None
+        await house.recovered(by=house.instance())
+        again = payment_in(await house.reverse(house.instance(), payment.payment_id))
+        assert again.payment_id == payment.payment_id
+        ended_well(house, house.of(key))
+        ends.add(KeyState(house.acquirer.charges[payment.acquirer_key].state))
+
+    played = await every_schedule(play)
+    assert played > 20
+    assert ends == {KeyState.REFUNDED, KeyState.TOMBSTONE}
+
+
+def test_no_schedule_is_left_out() -> None:
+    """Two actors with two and three calls: ten orders, each once."""
+
+    def orders() -> Iterator[str]:
+        schedule: list[int] | None = []
+        while schedule is not None:
+            left, order = {"a": 2, "b": 3}, ""
+            taken: list[tuple[int, int]] = []
+            while any(left.values()):
+                options = [actor for actor in sorted(left) if left[actor]]
+                choice = schedule[len(taken)] if len(taken) < len(schedule) else 0
+                taken.append((choice, len(options)))
+                left[options[choice]] -= 1
+                order += options[choice]
+            yield order
+            schedule = next_schedule(taken)
+
+    found = list(orders())
+    assert len(found) == len(set(found)) == 10

@@ -1,0 +1,63 @@
+"""Finding out which ZooKeeper this is outlives an absence of the database."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from services.kernel.errors import OutcomeUnknown, Unavailable
+from services.runtime import ensemble
+from services.runtime.ensemble import Ensemble
+
+
+class Connected:
+    """A session that is there."""
+
+    async def wait_connected(self, _timeout_s: float) -> None: ...
+
+
+class Beside:
+    """The generation beside the data: away a few times, and then what it is."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self._failures = list(failures)
+        self.generation = 0
+
+    async def read(self, _database: Any, _table: Any) -> int:
+        self._fail()
+        return self.generation
+
+    async def write(self, _database: Any, _table: Any, generation: int) -> None:
+        self._fail()
+        self.generation = generation
+
+    def _fail(self) -> None:
+        if self._failures:
+            raise self._failures.pop(0)
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        [Unavailable("DATABASE_UNAVAILABLE", "away")],
+        [Unavailable("DATABASE_UNAVAILABLE", "away"), OutcomeUnknown("OUTCOME_UNKNOWN", "away")],
+    ],
+)
+async def test_a_database_that_is_away_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, failures: list[Exception]
+) -> None:
+    """A server that has begun to listen must not end because its database restarts."""
+    beside = Beside(*failures)
+
+    async def ensure(_session: Any, known: int, *, timeout_s: float) -> int:
+        assert timeout_s > 0
+        return max(known, 3)
+
+    monkeypatch.setattr(ensemble, "read_generation", beside.read)
+    monkeypatch.setattr(ensemble, "write_generation", beside.write)
+    monkeypatch.setattr("coordination.generation.ensure", ensure)
+    monkeypatch.setattr(ensemble, "_RETRY_S", 0.0)
+    found = Ensemble(cast(Any, Connected()), cast(Any, None), cast(Any, None))
+    await found.settle()
+    assert (found.generation, beside.generation) == (3, 3)

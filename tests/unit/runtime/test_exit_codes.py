@@ -1,0 +1,48 @@
+"""How a service ends that cannot start: whether starting it again may help is told by its exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.kernel.errors import CountinghouseError, Unavailable
+from services.runtime import server
+from services.runtime.database import DatabaseRefused
+from services.runtime.server import Service
+
+SERVICE = Service(
+    name="order",
+    interface="countinghouse.order.v1.OrderService",
+    package=Path("nowhere"),
+    ensemble=cast(Any, None),
+    append_only=(),
+    build=cast(Any, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Unavailable("DATABASE_UNAVAILABLE", "the database is away"), 1),
+        (DatabaseRefused("DATABASE_LOGIN", "the database refuses us"), 2),
+        (CountinghouseError("PORT_BUSY", "the port is taken"), 2),
+    ],
+)
+def test_what_went_away_is_started_again_and_what_refuses_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: CountinghouseError, code: int
+) -> None:
+    """One line on standard error says why, and of which service it is."""
+
+    async def serve(_service: Service, _settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(server, "_serve", serve)
+    monkeypatch.setattr("services.runtime.log.configure", lambda *_names: None)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    with pytest.raises(SystemExit) as ended:
+        server.run(SERVICE)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"order: {error.message}\n"
