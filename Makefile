@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 
 .PHONY: help setup demo test soak test-postgresql test-compose check gen up compose-up compose-down bench bench-call \
-  bench-lock bench-check interop lock clean
+  bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,6 +72,9 @@ bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper 
 
 bench-check: setup  ## Measures the checker on 100,000 calls at 5,000 bills
 	@$(BIN)/python -m tests.bench.checking $(ARGS)
+
+mutate-checker: setup  ## Breaks the checker in every small way there is, and says which its tests do not notice
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: setup  ## Resolves the requirements into their locks, with hashes and without any index
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \

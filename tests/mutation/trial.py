@@ -75,7 +75,7 @@ def sources() -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((ROOT / "services" / "checker").glob("[!_]*.py"))}
 
 
-def tests_for(module: str) -> tuple[list[str], list[str]]:
+def files_of_tests(module: str) -> tuple[list[str], list[str]]:
     """The files of tests: those of this module, and all others."""
     files = [path for place in _TESTS for path in _files(ROOT / place)]
     names = _OWN_TESTS.get(module, (f"test_{module}",))
@@ -119,13 +119,21 @@ def _start(mutant: Mutant) -> tuple[int, int]:
         silence = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(silence, descriptor)
+        _forget()
         sys.meta_path.insert(0, _InPlace(mutant))
-        for tests in tests_for(mutant.module):
+        for tests in files_of_tests(mutant.module):
             code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests])) if tests else code
             if code:
                 break
     finally:
         os._exit(code)
+
+
+def _forget() -> None:
+    """Lets everything of ours be imported anew, if the checker has been: by other tests of the same session."""
+    if _PACKAGE in sys.modules:
+        for name in [name for name in sys.modules if name.startswith(("services", "tests.unit"))]:
+            del sys.modules[name]
 
 
 def _end(pid: int, descriptor: int, *, hung: bool) -> Fate:

@@ -71,11 +71,10 @@ async def test_every_row_of_every_table_is_read(urls: Urls) -> None:
     )
     await archive.write(urls, scribe)
     books, written = await read_books(urls), scribe.books()
-    for part in fields(Books):
-        rows = getattr(written, part.name)
-        read = [{name: row[name] for name in rows[0]} for row in getattr(books, part.name)]
-        assert sorted(read, key=repr) == sorted(rows, key=repr), part.name
-        assert rows, part.name
+    for name in {part.name for part in fields(Books)} - {"charges"}:  # the acquirer's; see test_cards.py
+        rows = getattr(written, name)
+        read = [{column: row[column] for column in rows[0]} for row in getattr(books, name)]
+        assert sorted(read, key=repr) == sorted(rows, key=repr), name
     assert [row["sequence"] for row in books.journals] == list(range(1, len(scribe.journals) + 1))
 
 
@@ -111,7 +110,7 @@ async def test_no_database_is_left_open_behind_a_refusal(urls: Urls, monkeypatch
     monkeypatch.setattr(module, "_read", slowly)
     with pytest.raises(DatabaseRefused):
         await read_books({**urls, "order": urls["payment"]})
-    assert ended == ["payment", "ledger"]
+    assert set(ended) == {"payment", "ledger", "acquirer"}
 
 
 class TestOneMoment:

@@ -34,7 +34,7 @@ _evenings = st.builds(
     at_once=st.integers(1, 6),
     weather=st.sampled_from((CALM, Weather(), STORM)),
 )
-_slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+_slow = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def examined(scribe: Scribe) -> list[Check]:
