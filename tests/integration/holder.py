@@ -3,8 +3,8 @@
     python -m tests.integration.holder <hosts> <directory> <orders> <on the way>
 
 Each order has a holder of its own that goes round: `ensure()`, begin a side effect, write with the fence. In the
-directory are `fences.db` (the rows) and `effects` (a line for each side effect that began: monotonic time, order,
-token).
+directory are `fences.db` (the rows) and `effects` (a line for each side effect that began: the monotonic time at which
+leave was asked for it, order, token).
 
 Once every order is held and used it stops itself (SIGSTOP) at the worst moment: "on the way" of the holders have begun
 and not yet written. With 0 of them it says "at work" and goes round until somebody stops it. Woken, it ends when no
@@ -40,9 +40,9 @@ class Books:
         self._database = sqlite3.connect(directory / "fences.db", isolation_level=None, timeout=10)
         self._effects = (directory / "effects").open("a", buffering=1)
 
-    def begin_effect(self, order_id: str, token: int) -> None:
+    def begin_effect(self, asked_at_s: float, order_id: str, token: int) -> None:
         """What an outside bank would see, and no fence can stop."""
-        self._effects.write(f"{time.monotonic()} {order_id} {token}\n")
+        self._effects.write(f"{asked_at_s} {order_id} {token}\n")
 
     def write(self, order_id: str, token: int) -> bool:
         """Write with a fence; False if a newer one was there."""
@@ -91,11 +91,12 @@ class Till:
     async def go_round(self, lease: OrderLease) -> None:
         """One holder, until it may not go on."""
         while True:
+            asked_at_s = time.monotonic()
             try:
                 lease.ensure()
             except LockLost:
                 return
-            self._books.begin_effect(lease.order_id, lease.token)
+            self._books.begin_effect(asked_at_s, lease.order_id, lease.token)
             self._write(lease)
             await asyncio.sleep(0)
 
@@ -103,8 +104,9 @@ class Till:
         """Begin for each of these orders, be stopped, and write when woken, without looking again."""
         on_the_way = [self._leases[order] for order in orders]
         for lease in on_the_way:
+            asked_at_s = time.monotonic()
             lease.ensure()
-            self._books.begin_effect(lease.order_id, lease.token)
+            self._books.begin_effect(asked_at_s, lease.order_id, lease.token)
         self.written = self.refused = 0
         os.kill(os.getpid(), signal.SIGSTOP)
         for lease in on_the_way:

@@ -93,8 +93,8 @@ async def test_woken_holders_begin_nothing_and_their_writes_are_refused(
     session: Session, zookeeper: ZooKeeper, tmp_path: Path, on_the_way: int
 ) -> None:
     """A thousand holders are paused past the end of their sessions, the shortest that ZooKeeper grants, and others take
-    their orders. Woken, not one of them begins another side effect; and those that were already on their way to their
-    write, having been told that all was well, are refused by the fence."""
+    their orders. Woken, not one of them is given leave to begin another side effect; and those that were already on
+    their way, having been given it before they were paused, are refused by the fence when they write."""
     database = prepared(tmp_path)
     async with holders(zookeeper, tmp_path, on_the_way) as process:
         assert process.stdout is not None
@@ -108,7 +108,7 @@ async def test_woken_holders_begin_nothing_and_their_writes_are_refused(
         outcome = json.loads(await asyncio.wait_for(process.stdout.read(), 30))
     effects = [line.split() for line in (tmp_path / "effects").read_text().splitlines()]
     assert len({order_id for _, order_id, _ in effects}) == HOLDERS
-    assert [effect for effect in effects if float(effect[0]) >= woken_at] == []
+    assert [effect for effect in effects if float(effect[0]) >= woken_at] == [], "given leave after waking"
     if on_the_way:
         assert outcome == {"written": 0, "refused": on_the_way}
     expected = {order_id: batch.token for batch in batches for order_id in batch.orders}
