@@ -152,16 +152,24 @@ class LocalWorld:
     def kinds(self) -> tuple[Kind, ...]:
         """See `World`."""
         payments = tuple(name for name in self.instances if name.startswith("payment"))
-        company = {"company": ("alone", "contended")}
+        company, contended = {"company": ("alone", "contended")}, {"company": ("contended",)}
         others = {"order": ("claimed", "completed"), "ledger": ("accepted", "posted"), "acquirer": ("charged",)}
         kinds = [
             Kind("kill", "process", self.instances, 1.0, 2.0),
             Kind("pause", "process", self.instances, 1.0, 4.0),
             Kind("rolling-restart", "process", ("",), 0.1, 0.2),
-            Kind("kill-at", "process", payments, 1.0, 2.0, {"point": _PAYMENT_POINTS, **company}),
-            Kind("freeze-at", "process", payments, 1.0, 1.5, {"point": _FREEZE_POINTS, "company": ("contended",)}),
+            Kind("kill-at", "process", payments, 1.0, 2.0, {"point": _PAYMENT_POINTS, **company}, alone=True),
+            Kind("freeze-at", "process", payments, 1.0, 1.5, {"point": _FREEZE_POINTS, **contended}, alone=True),
             *(
-                Kind(f"kill-{service}-at", "process", self._named(service), 1.0, 2.0, {"point": points, **company})
+                Kind(
+                    f"kill-{service}-at",
+                    "process",
+                    self._named(service),
+                    1.0,
+                    2.0,
+                    {"point": points, **company},
+                    alone=True,
+                )
                 for service, points in others.items()
             ),
             Kind("leader-kill", "zookeeper", ("",), 2.0, 4.0),

@@ -1,13 +1,14 @@
 """The faults, and who brings a plan of them about.
 
-    PLANNED ──at its time──▶ BEGUN (seen to have struck) ──for its time──▶ ENDED (healed)
+    PLANNED ──at its time, and when there is room──▶ BEGUN (seen to have struck) ──for its time──▶ ENDED (healed)
 
 Each fault is a context: entering strikes and returns what was seen of it, leaving heals. Whatever ends a run, every
 fault that has begun is healed. One that could not be brought about stays PLANNED, and makes the run's verdict unknown.
 
 A fault that strikes at a certain step of a payment brings its own bait: a fresh bill, settled at the victim by one
 clerk and, in company, by another clerk elsewhere. So it strikes at that step and no other, and a frozen holder is
-really overtaken before it wakes.
+really overtaken before it wakes. Which instance of another service a payment calls is up to the balancer; for such a
+victim as many baits are laid as it takes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import asyncio
 import random  # noqa: TID251  seeded, so that a run can be repeated
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,16 +29,18 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
 from services.chaos.calls import Caller, Heard, Person
-from services.chaos.plan import Strike
+from services.chaos.plan import Kind, Strike, may_overlap
 from services.chaos.workload import CURRENCY
 from services.chaos.world import NotBroughtAbout, World
 from services.checker.history import Arguments, HistoryWriter, Outcome, Phase
 from services.kernel.clock import Clock
 
 _LOOK_S: Final = 0.03
-_STRIKE_WITHIN_S: Final = 8.0
+_STRIKE_WITHIN_S: Final = 15.0
 _ARM_TIMEOUT_S: Final = 2.0
 _BAIT_TIMEOUT_S: Final = 12.0
+_BAITS: Final = 12
+_ASK_AGAIN_S: Final = 0.2
 _AMOUNT: Final = 777
 
 #: What a fault that has struck was seen to do.
@@ -94,30 +97,37 @@ class Nemesis:
         self.missed: list[str] = []
 
     async def run(self) -> None:
-        """Brings every strike about at its time; returns when all of them are healed."""
+        """Brings every strike about; returns when all of them are healed."""
         for strike in self._plan:
             self._history.nemesis(strike.fault, Phase.PLANNED, strike.target, at_s=strike.at_s, **strike.facts)
         began_s = self._clock.monotonic_s()
-        strikes = [asyncio.create_task(self._strike(number, began_s)) for number in range(len(self._plan))]
+        kinds = {kind.name: kind for kind in self._stage.world.kinds()}
+        there: dict[asyncio.Task[None], Kind] = {}
         try:
-            await asyncio.gather(*strikes)
+            for number, strike in enumerate(self._plan):
+                await asyncio.sleep(max(0.0, began_s + strike.at_s - self._clock.monotonic_s()))
+                while not may_overlap(kinds[strike.fault], list(there.values())):
+                    over, _ = await asyncio.wait(there, return_when=asyncio.FIRST_COMPLETED)
+                    for task in over:
+                        del there[task]
+                        await task
+                there[asyncio.create_task(self._strike(number))] = kinds[strike.fault]
+            await asyncio.gather(*there)
         finally:
-            for task in strikes:
+            for task in there:
                 task.cancel()
-            await asyncio.gather(*strikes, return_exceptions=True)
+            await asyncio.gather(*there, return_exceptions=True)
 
-    async def _strike(self, number: int, began_s: float) -> None:
+    async def _strike(self, number: int) -> None:
         strike = self._plan[number]
         dice = random.Random(f"{self._seed}/strike/{number}")  # noqa: S311
-        await asyncio.sleep(max(0.0, began_s + strike.at_s - self._clock.monotonic_s()))
         named = f"{strike.fault} {strike.target}".strip()
         try:
             async with FAULTS[strike.fault](self._stage, strike, dice) as seen:
                 self.fired[strike.fault] += 1
                 self._history.nemesis(strike.fault, Phase.BEGUN, strike.target, **strike.facts, **seen)
                 self._tell(f"{named} {_in_words({**strike.facts, **seen})}".strip())
-                left_s = began_s + strike.until_s - self._clock.monotonic_s()
-                await asyncio.sleep(max(0.0, left_s))
+                await asyncio.sleep(strike.for_s)
             self._history.nemesis(strike.fault, Phase.ENDED, strike.target)
         except NotBroughtAbout as error:
             self.missed.append(f"{named}: {error}")
@@ -163,37 +173,50 @@ async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) 
 
 @asynccontextmanager
 async def _kill_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    victim, point = strike.target, strike.facts["point"]
+    victim = strike.target
     before = await stage.world.incarnation(victim)
-    bait = await _Bait.laid(stage, strike)
-    try:
-        await bait.settle_at_victim(failpoint_pb2.FAILPOINT_ACTION_KILL)
 
-        async def died() -> bool:
-            return await stage.world.incarnation(victim) != before
+    async def died() -> bool:
+        return await stage.world.incarnation(victim) != before
 
-        await _until(died, f"{victim} did not die at {point}")
+    async with _met(stage, strike, failpoint_pb2.FAILPOINT_ACTION_KILL, died) as bait:
         yield {"order_id": bait.order_id}
         await bait.end()
-    finally:
-        await bait.close()
     await stage.world.wait_serving(victim)
 
 
 @asynccontextmanager
 async def _freeze_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    victim, point = strike.target, strike.facts["point"]
-    bait = await _Bait.laid(stage, strike)
+    victim = strike.target
     try:
-        await bait.settle_at_victim(failpoint_pb2.FAILPOINT_ACTION_STOP)
-        await _until(lambda: stage.world.is_paused(victim), f"{victim} did not freeze at {point}")
-        yield {"order_id": bait.order_id}
-        await bait.overtaken()
-        await stage.world.resume(victim)
-        await bait.end()
+        async with _met(
+            stage, strike, failpoint_pb2.FAILPOINT_ACTION_STOP, lambda: stage.world.is_paused(victim)
+        ) as bait:
+            yield {"order_id": bait.order_id}
+            await bait.overtaken()
+            await stage.world.resume(victim)
+            await bait.end()
     finally:
         await stage.world.resume(victim)
-        await bait.close()
+
+
+@asynccontextmanager
+async def _met(
+    stage: Stage,
+    strike: Strike,
+    action: failpoint_pb2.FailpointAction.ValueType,
+    struck: Callable[[], Awaitable[bool]],
+) -> AsyncIterator[_Bait]:
+    """Lays baits until the victim has been met at the failpoint; gives the one at which it was."""
+    async with AsyncExitStack() as baits:
+        for number in range(_BAITS):
+            bait = await _Bait.laid(stage, strike, number)
+            baits.push_async_callback(bait.close)
+            await bait.settle_at_victim(action)
+            if await bait.taken(struck):
+                yield bait
+                return
+    raise NotBroughtAbout(f"{strike.target} was never met at {strike.facts['point']}")
 
 
 class _Bait:
@@ -201,14 +224,15 @@ class _Bait:
 
     def __init__(self, stage: Stage, strike: Strike, order_id: str) -> None:
         self.order_id = order_id
+        self._card = f"tok-{order_id}"
         self._stage = stage
         self._strike = strike
         self._calls: list[asyncio.Task[Heard]] = []
 
     @classmethod
-    async def laid(cls, stage: Stage, strike: Strike) -> _Bait:
+    async def laid(cls, stage: Stage, strike: Strike, number: int) -> _Bait:
         """Makes the bill."""
-        order_id = f"bait-{strike.fault}-{round(strike.at_s * 1000)}"
+        order_id = f"bait-{strike.fault}-{round(strike.at_s * 1000)}-{number}"
         request = order_pb2.CreateOrderRequest(
             request_id=f"make-{order_id}",
             order_id=order_id,
@@ -217,22 +241,36 @@ class _Bait:
         )
         clerk = stage.cashier
         arguments = Arguments(order_id, "", request.request_id, clerk.name, clerk.role, "", _AMOUNT, CURRENCY)
-        for _ in range(5):
-            heard = await stage.caller.ask("bait", clerk, "CreateOrder", request, arguments, timeout_s=2.0)
-            if heard.outcome is Outcome.OK:
-                return cls(stage, strike, order_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STRIKE_WITHIN_S):
+                while True:
+                    heard = await stage.caller.ask("bait", clerk, "CreateOrder", request, arguments, timeout_s=2.0)
+                    if heard.outcome is Outcome.OK:
+                        return cls(stage, strike, order_id)
+                    await asyncio.sleep(_ASK_AGAIN_S)
         raise NotBroughtAbout("no bait could be laid: CreateOrder is not answered")
 
     async def settle_at_victim(self, action: failpoint_pb2.FailpointAction.ValueType) -> None:
         """Arms the victim for this bill only, and has the cashier settle it."""
         victim = self._strike.target
-        await _arm(self._stage, victim, self._strike.facts["point"], action, self.order_id)
+        subject = self._card if victim.startswith("acquirer") else self.order_id  # the bank knows nothing of orders
+        await _arm(self._stage, victim, self._strike.facts["point"], action, subject)
         at = self._stage.world.address(victim) if victim.startswith("payment") else ""
         self._calls.append(asyncio.create_task(self._settle("bait-holder", self._stage.cashier, at)))
         if self._strike.facts.get("company") == "contended":
             others = [name for name in self._stage.world.instances if name.startswith("payment") and name != victim]
             at = self._stage.world.address(others[0])
             self._calls.append(asyncio.create_task(self._settle("bait-rival", self._stage.accountant, at)))
+
+    async def taken(self, struck: Callable[[], Awaitable[bool]]) -> bool:
+        """Waits until the fault has struck, or the bill was settled without."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STRIKE_WITHIN_S):
+                while not await struck():
+                    if all(call.done() for call in self._calls):
+                        break
+                    await asyncio.sleep(_LOOK_S)
+        return await struck()
 
     async def overtaken(self) -> None:
         """Waits until the frozen holder's lock has passed to the rival, who then has had time to settle."""
@@ -259,7 +297,7 @@ class _Bait:
             source=payment_pb2.Source.Value(f"SOURCE_{source}"),
         )
         if source == "CARD":
-            request.card = "tok-bait"
+            request.card = self._card
         arguments = Arguments(self.order_id, "", request.request_id, clerk.name, clerk.role, source)
         while True:
             heard = await self._stage.caller.ask(
@@ -267,7 +305,7 @@ class _Bait:
             )
             if heard.answer.code not in ("ABORTED", "UNAVAILABLE") or heard.answer.reason == "STALE_FENCE":
                 return heard
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(_ASK_AGAIN_S)
 
 
 async def _arm(

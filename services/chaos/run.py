@@ -28,7 +28,7 @@ from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import UNFINISHED, Reading, read_books, settled_books
 from services.checker.checks import run_checks
 from services.checker.history import Arguments, History, HistoryWriter, Outcome, Phase, read_history
-from services.checker.verdict import Check, Verdict, verdict_of
+from services.checker.verdict import Check, Found, Verdict, verdict_of
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
@@ -109,13 +109,14 @@ async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Ca
             healed_s = clock.monotonic_s()
             reading = await _rest(world, clock)
             rested_s = clock.monotonic_s() - healed_s
-            tell(f"at rest after {rested_s:.1f} s" if reading.at_rest else f"no rest after {rested_s:.1f} s")
+            resting = _at_rest(reading)
+            tell(f"at rest after {rested_s:.1f} s" if resting.ok else f"no rest after {rested_s:.1f} s")
             await _last_looks(caller, _person(world, "clerk-wang"), till.made)
             reading = await _rest(world, clock)
             log = await world.acquirer_log()
     tell("checking")
     recorded = read_history(path)
-    checks = tuple(await asyncio.to_thread(_check, reading, recorded, log))
+    checks = (resting, *await asyncio.to_thread(_check, reading, recorded, log))
     return _judge(world, course, plan, nemesis, reading, rested_s, recorded, checks, folder)
 
 
@@ -172,6 +173,14 @@ def _person(world: World, process: str) -> Person:
 async def _rest(world: World, clock: Clock) -> Reading:
     """The books once nothing is under way, or as they are when the time for it is up."""
     return await settled_books(world.databases, REST_WITHIN_S, clock)
+
+
+def _at_rest(reading: Reading) -> Check:
+    """That nothing was left under way once the time for coming to rest was up."""
+    left = reading.books.unfinished()
+    if not left and not reading.at_rest:
+        left = ["the books still changed"]
+    return Found(len(reading.books.payments), left).check(f"at rest {REST_WITHIN_S:g} s after the last fault")
 
 
 async def _last_looks(caller: Caller, auditor: Person, order_ids: Sequence[str]) -> None:

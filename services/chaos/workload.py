@@ -150,10 +150,10 @@ class Worker:
             request = order_pb2.CancelOrderRequest(request_id=self.new_id("cancel"), order_id=bill.order_id)
             await self._ask("CancelOrder", request, self._arguments(order_id=bill.order_id, key=request.request_id))
 
-    async def settle(self, bill: Bill | None = None, key: str = "") -> Heard | None:
+    async def settle(self) -> None:
         """Settles a bill, asking again until there is an answer or patience ends."""
-        bill = bill or self.a_bill()
-        return await self._insist(self._settle_call(bill, key or self.new_id("settle"))) if bill else None
+        if bill := self.a_bill():
+            await self._insist(self._settle_call(bill, self.new_id("settle")))
 
     async def press_twice(self) -> None:
         """The same call twice at once."""
@@ -162,12 +162,13 @@ class Worker:
             await asyncio.gather(self._insist(asked), self._insist(asked))
 
     async def settle_pile(self) -> None:
-        """Settles several bills at once; what failed is run again with the whole pile, under the same keys."""
+        """Settles several bills at once; if some failed the whole pile is run again, word for word."""
         run = self.new_id("run")
         pile = list(self.counter.bills)[-_PILE:]
+        calls = [self._settle_call(bill, f"{run}-{bill.order_id}"[:64]) for bill in pile]
         for _ in range(2):
-            results = await asyncio.gather(*(self.settle(bill, f"{run}-{bill.order_id}"[:64]) for bill in pile))
-            if all(heard is not None and heard.outcome is Outcome.OK for heard in results):
+            results = await asyncio.gather(*(self._insist(call) for call in calls))
+            if all(heard.outcome is Outcome.OK for heard in results):
                 return
             if await self._rest(*_ASK_AGAIN_S):
                 return

@@ -34,6 +34,8 @@ _T = TypeVar("_T")
 Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
 
 _ATTEMPTS = 6
+_NOW_POSTGRESQL = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+_NOW_SQLITE = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
 #: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
 _RETRY_SQLSTATES = {"40001", "40P01", "55P03"}
 #: query_canceled (statement_timeout), too_many_connections, cannot_connect_now, admin_shutdown, crash_shutdown.
@@ -102,6 +104,15 @@ class Database:
             await connection.exec_driver_sql("SELECT 1")
 
         await self.read(one)
+
+    async def now_ms(self) -> int:
+        """Unix time in milliseconds, as the database has it; Unavailable as from `run`."""
+
+        async def ask(connection: AsyncConnection) -> int:
+            answer = await connection.exec_driver_sql(_NOW_SQLITE if self.is_sqlite else _NOW_POSTGRESQL)
+            return int(answer.scalar_one())
+
+        return await self.read(ask)
 
     async def close(self) -> None:
         """Gives the connections back."""

@@ -49,6 +49,7 @@ from services.kernel.errors import CountinghouseError, Unavailable
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource, RandomIds
 from services.runtime import log as logs
+from services.runtime.clock import DatabaseClock
 from services.runtime.database import Database
 from services.runtime.ensemble import Ensemble
 from services.runtime.failpoints import Failpoints, FailpointServicer
@@ -269,7 +270,10 @@ async def _runtime(
     service: Service, settings: Settings, database: Database, metrics: Metrics, stack: AsyncExitStack
 ) -> Runtime:
     """Opens a ZooKeeper session, which `stack` closes."""
-    clock = SystemClock()
+    clock = DatabaseClock(database, SystemClock())
+    await clock.set()
+    setting = _begin(clock.run)
+    stack.push_async_callback(_cancel, [setting])
     session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance, metrics=metrics)
     await session.start()
     stack.push_async_callback(session.close, _SESSION_CLOSE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -47,6 +48,13 @@ async def count(database: Database) -> int:
         return int((await tx.execute(text("SELECT count(*) FROM ensemble"))).scalar_one())
 
     return await database.read(step)
+
+
+async def test_it_knows_what_time_it_is(empty: Database) -> None:
+    """In Unix milliseconds, whatever time zone it is in; here its clock is the machine's."""
+    before_ms = time.time() * 1000
+    told_ms = await empty.now_ms()
+    assert before_ms - 2 <= told_ms <= time.time() * 1000 + 2
 
 
 async def test_a_step_that_raises_did_nothing(migrated: Database) -> None:
