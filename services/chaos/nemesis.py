@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 import grpc
@@ -39,7 +40,6 @@ _LOOK_S: Final = 0.03
 _STRIKE_WITHIN_S: Final = 15.0
 _ARM_TIMEOUT_S: Final = 2.0
 _BAIT_TIMEOUT_S: Final = 12.0
-_BAITS: Final = 12
 _ASK_AGAIN_S: Final = 0.2
 _AMOUNT: Final = 777
 
@@ -65,6 +65,7 @@ class Stage:
     operator: Person
     in_flight: InFlight
     session_timeout_s: float
+    clock: Clock
 
 
 Fault = Callable[[Stage, Strike, random.Random], AbstractAsyncContextManager[Seen]]
@@ -208,14 +209,18 @@ async def _met(
     struck: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[_Bait]:
     """Lays baits until the victim has been met at the failpoint; gives the one at which it was."""
+    until_s = stage.clock.monotonic_s() + _STRIKE_WITHIN_S
     async with AsyncExitStack() as baits:
-        for number in range(_BAITS):
+        for number in count():
             bait = await _Bait.laid(stage, strike, number)
             baits.push_async_callback(bait.close)
             await bait.settle_at_victim(action)
             if await bait.taken(struck):
                 yield bait
                 return
+            if stage.clock.monotonic_s() >= until_s:
+                break
+            await asyncio.sleep(_ASK_AGAIN_S)
     raise NotBroughtAbout(f"{strike.target} was never met at {strike.facts['point']}")
 
 

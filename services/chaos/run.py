@@ -149,6 +149,7 @@ async def _act(
         operator=Person("ops", Role.OPERATOR, world.token("ops", Role.OPERATOR)),
         in_flight=in_flight,
         session_timeout_s=course.session_timeout_s,
+        clock=clock,
     )
     nemesis = Nemesis(stage, plan, history, clock, seed=course.seed, tell=tell)
     people = {process: _person(world, process) for process in _PEOPLE}
