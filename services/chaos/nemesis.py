@@ -162,11 +162,14 @@ async def _pause(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIte
 
 @asynccontextmanager
 async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    longest_s = 0.0
-    for instance in stage.world.instances:
-        longest_s = max(longest_s, await stage.world.terminate(instance))
+    in_flight = dict(await stage.in_flight())
+    first, *others = stage.world.instances
+    await stage.world.terminate(first)
+    yield {"in_flight": in_flight}
+    await stage.world.wait_serving(first)
+    for instance in others:
+        await stage.world.terminate(instance)
         await stage.world.wait_serving(instance)
-    yield {"longest_s": round(longest_s, 2)}
 
 
 # Processes, at a certain step
