@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak test-postgresql test-compose check gen up compose-up compose-down bench bench-call \
+.PHONY: help setup demo test soak test-postgresql test-compose chaos chaos-seeds check gen up compose-up compose-down bench bench-call \
   bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
@@ -35,6 +35,17 @@ test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpo
 
 test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)
+
+chaos: setup  ## Breaks everything while bills are settled, six seeds of a minute, and proves the books (10 minutes)
+	@deploy/setup-postgresql.sh
+	@deploy/setup-libfaketime.sh
+	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
+
+chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
+	@deploy/setup-postgresql.sh
+	@deploy/setup-libfaketime.sh
+	@$(BIN)/countinghouse chaos seeds --seeds 1-100 --minutes 0.25 --some 3 --at-once 2 $(ARGS)
+	@$(BIN)/countinghouse chaos seeds --seeds 101-200 --minutes 0.25 --some 3 --at-once 2 --database sqlite $(ARGS)
 
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
 	$(BIN)/ruff format --check .

@@ -157,7 +157,7 @@ class LocalWorld:
         kinds = [
             Kind("kill", "process", self.instances, 1.0, 2.0),
             Kind("pause", "process", self.instances, 1.0, 4.0),
-            Kind("rolling-restart", "process", ("",), 15.0, 15.0),  # one after the other
+            Kind("rolling-restart", "process", ("",), 8.0, 8.0),  # one after the other
             Kind("kill-at", "process", payments, 1.0, 2.0, {"point": _PAYMENT_POINTS, **company}, alone=True),
             Kind("freeze-at", "process", payments, 1.0, 1.5, {"point": _FREEZE_POINTS, **contended}, alone=True),
             *(

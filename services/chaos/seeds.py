@@ -98,12 +98,21 @@ async def _run(seed: int, options: Sequence[str], folder: Path, clock: Clock) ->
             await _stop(process)
             raise
     took_s = clock.monotonic_s() - began_s
+    told = _read(printed)
+    if "verdict" in told:
+        return Outcome(seed, Verdict(told["verdict"]), tuple(told["reasons"]), took_s, told, folder)
+    refusal = told.get("error", {}).get("message", "see run.log")
+    reasons = (f"it ended with exit code {process.returncode} and without a verdict: {refusal}",)
+    return Outcome(seed, Verdict.UNKNOWN, reasons, took_s, {}, folder)
+
+
+def _read(printed: bytes) -> dict[str, Any]:
+    """What a run printed; empty, if that is no JSON."""
     try:
         told = json.loads(printed)
     except ValueError:
-        reasons = (f"it ended with exit code {process.returncode} and without a verdict; see run.log",)
-        return Outcome(seed, Verdict.UNKNOWN, reasons, took_s, {}, folder)
-    return Outcome(seed, Verdict(told["verdict"]), tuple(told["reasons"]), took_s, told, folder)
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
