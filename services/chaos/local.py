@@ -147,7 +147,8 @@ class LocalWorld:
     @property
     def instances(self) -> tuple[str, ...]:
         """See `World`."""
-        return (*(instance.name for instance in self._running.instances), ACQUIRER)
+        bank, *services = _names()
+        return (*services, bank)
 
     def kinds(self) -> tuple[Kind, ...]:
         """See `World`."""

@@ -40,8 +40,8 @@ def chaos() -> None:
 @app.command("run")
 def run_chaos(
     seed: Annotated[
-        int, typer.Option("--seed", help="Repeats a plan. [default: a fresh one]", show_default=False, min=0)
-    ] = -1,
+        int | None, typer.Option("--seed", help="Repeats a plan. [default: a fresh one]", show_default=False, min=0)
+    ] = None,
     minutes: Annotated[float, typer.Option("--minutes", help="How long people are at work.", min=0.1, max=600)] = 1.0,
     faults: Annotated[
         str,
@@ -70,7 +70,7 @@ def run_chaos(
 
     Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,bank-silent
     """
-    chosen = dice().randrange(2**31) if seed < 0 else seed
+    chosen = dice().randrange(2**31) if seed is None else seed
     folder = _folder(data)
     wanted = _Wanted(chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
     results: list[Result] = []
@@ -192,9 +192,11 @@ async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
     def tell(sentence: str) -> None:
         print(f"{clock.monotonic_s() - began_s:6.1f} s  {sentence}", file=sys.stderr, flush=True)
 
+    world = LocalWorld(LocalOptions(folder / "data", database=wanted.database), clock)
+    course = wanted.course([kind.name for kind in world.kinds()], SESSION_TIMEOUT_S)
+    course.plan(world.kinds())  # refuses what cannot be run, before anything starts
     tell("starting a stack")
-    async with LocalWorld(LocalOptions(folder / "data", database=wanted.database), clock) as world:
-        course = wanted.course([kind.name for kind in world.kinds()], SESSION_TIMEOUT_S)
+    async with world:
         tell(f"ready; seed {wanted.seed}; {', '.join(course.faults)}")
         results.append(await run(world, course, folder, clock, tell))
 
