@@ -17,6 +17,7 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import AsJson, Database, run
+from services.kernel.errors import InvalidArgument
 from services.kernel.ids import dice
 
 if TYPE_CHECKING:
@@ -74,7 +75,13 @@ def run_chaos(
     folder = _folder(data)
     wanted = _Wanted(chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
     results: list[Result] = []
-    run(_run(wanted, folder, results))
+    try:
+        run(_run(wanted, folder, results))
+    except InvalidArgument as error:  # not to be had as asked; 1 would say that books are wrong
+        if as_json:
+            output.print_json({"error": {"reason": error.reason, "message": error.message}})
+        print(f"countinghouse: {error.message}", file=sys.stderr)
+        raise typer.Exit(_EXIT_CODES["unknown"]) from None
     (result,) = results
     _tell(result, chosen, as_json=as_json)
     raise typer.Exit(_EXIT_CODES[result.verdict])
@@ -202,8 +209,6 @@ async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
 
 
 def _chosen(faults: str, known: Sequence[str]) -> tuple[str, ...]:
-    from services.kernel.errors import InvalidArgument  # noqa: PLC0415
-
     chosen = tuple(name.strip() for name in faults.split(",") if name.strip()) or tuple(known)
     for name in chosen:
         if name not in known:
