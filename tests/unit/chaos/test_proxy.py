@@ -6,34 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from services.chaos.proxy import Proxy, Stream, Toxic
 from services.kernel.errors import InvalidArgument
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@asynccontextmanager
-async def echo() -> AsyncIterator[str]:
-    """A server that sends back what it gets; yields its address."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+from tests.unit.chaos.echo import Connection, closed, echo, said
 
 
 @pytest.fixture
@@ -45,21 +23,6 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 async def connect(proxy: Proxy) -> Connection:
     return await asyncio.open_connection("127.0.0.1", proxy.port)
-
-
-async def said(connection: Connection, words: bytes) -> bytes:
-    """Say something; returns as much as comes back."""
-    reader, writer = connection
-    writer.write(words)
-    return await asyncio.wait_for(reader.readexactly(len(words)), 5)
-
-
-async def closed(connection: Connection) -> bool:
-    """Tell whether the connection ended, politely or not."""
-    try:
-        return await asyncio.wait_for(connection[0].read(1), 5) == b""
-    except ConnectionResetError:
-        return True
 
 
 async def test_passes_on_unaltered(proxy: Proxy) -> None:
