@@ -196,7 +196,7 @@ class Proxies:
 
     def _place(self, fields: ProxyFields) -> tuple[str, int]:
         """The address and port to listen on; nothing said is a free port."""
-        host, port = split_address(fields.listen or ":0")
+        host, port = _address("listen", fields.listen or ":0")
         host = {"": self._host, "localhost": HOST}.get(host, host)
         if host != self._host and not is_loopback(host):
             raise InvalidArgument(
@@ -273,8 +273,15 @@ def _require(fields: ProxyFields, where: str = "") -> None:
             raise InvalidArgument("FIELD_MISSING", f"missing required field: {name}{where}")
 
 
+def _address(field: str, address: str) -> tuple[str, int]:
+    try:
+        return split_address(address)
+    except InvalidArgument as error:
+        raise InvalidArgument(error.reason, f"bad request body: {field}: {error.message}") from error
+
+
 def _upstream(fields: ProxyFields) -> str:
-    host, port = split_address(fields.upstream)
+    host, port = _address("upstream", fields.upstream)
     if not host or not port:
         raise InvalidArgument("ADDRESS_INVALID", f"bad request body: upstream: {fields.upstream!r} leads nowhere")
     return fields.upstream
