@@ -11,7 +11,8 @@ Invariants
 Where this differs from toxiproxy
     attributes a toxic does not have, negative ones, and a toxicity above 1 are refused, not ignored;
     a disabled proxy keeps its port; a new `listen` that cannot be had leaves the proxy as it was;
-    an empty host in `listen` is the address opened to others or 127.0.0.1, never all there are.
+    an address in `listen` is told as it is bound, `localhost` as 127.0.0.1, and a host without one is the address
+    opened to others or 127.0.0.1, never all there are; populate changes nothing if one field of one proxy is wrong.
 
 Errors carry toxiproxy's words, for clients that compare them.
 """

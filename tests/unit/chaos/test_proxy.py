@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from services.chaos.proxy import Proxy, Stream, Toxic
+from services.chaos.proxy import Proxy, Stream, Toxic, bound, join_address, split_address
 from services.kernel.errors import InvalidArgument
 from tests.unit.chaos.echo import Connection, closed, echo, said
 
@@ -113,6 +114,22 @@ async def test_slicer_and_bandwidth(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.25
 
 
+async def test_what_is_small_is_sent_at_once() -> None:
+    """The proxy adds no delay of its own: what is accepted on its port does not wait for acknowledgements."""
+    options: asyncio.Queue[int] = asyncio.Queue()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted = writer.get_extra_info("socket")
+        options.put_nowait(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listening = bound("127.0.0.1", 0)
+    async with await asyncio.start_server(serve, sock=listening):
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        assert await asyncio.wait_for(options.get(), 5)
+        writer.close()
+
+
 async def test_down_and_up_again(proxy: Proxy) -> None:
     """Disabled it resets what is open and refuses what comes; enabled again it has the same port."""
     connection, port = await connect(proxy), proxy.port
@@ -159,3 +176,18 @@ def test_nonsense_is_refused(kind: str, attributes: dict[str, int], toxicity: fl
     """An unknown toxic or attribute, or a number out of range, is refused with what there is."""
     with pytest.raises(InvalidArgument):
         Toxic("x", kind, toxicity=toxicity, attributes=attributes)
+
+
+def test_addresses_are_read_and_written() -> None:
+    """An IPv6 address has its brackets outside only."""
+    for address, parts in {
+        "127.0.0.1:80": ("127.0.0.1", 80),
+        "db.local:65535": ("db.local", 65535),
+        "[::1]:0": ("::1", 0),
+        ":0": ("", 0),
+    }.items():
+        assert split_address(address) == parts
+        assert join_address(*parts) == address
+    for wrong in ("", "a", "a:", "a:x", "a:-1", "a:65536", "::1:80", "[::1]", "a b:1", "a\0:1", "a:1\n"):
+        with pytest.raises(InvalidArgument):
+            split_address(wrong)
