@@ -16,9 +16,7 @@ What the operations do is in `proxies.py`; here is HTTP only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -48,7 +46,7 @@ from services.kernel.errors import (
 VERSION: Final = "2.12.0"
 MAX_BODY_BYTES: Final = 256 * 1024
 _BODY_TIMEOUT_S: Final = 15.0
-_MAX_REQUESTS: Final = 64
+MAX_REQUESTS: Final = 64
 _DRAIN_S: Final = 1
 _STATUSES: Final[dict[type[CountinghouseError], HTTPStatus]] = {
     InvalidArgument: HTTPStatus.BAD_REQUEST,
@@ -86,10 +84,10 @@ async def serve(proxies: Proxies, listening: socket.socket, stop: asyncio.Event)
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=_MAX_REQUESTS,
+        limit_concurrency=MAX_REQUESTS,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    server = _Server(config)
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -107,14 +105,6 @@ def parse_proxies(text: bytes) -> list[ProxyFields]:
         InvalidArgument: BODY_INVALID.
     """
     return _parsed(_PROXY_LIST, text)
-
-
-class _Server(uvicorn.Server):
-    """Signals are the business of who has the loop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _NoBrowsers:

@@ -83,6 +83,16 @@ async def test_timeout_closes_after_its_time(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.14
 
 
+async def test_a_changed_toxic_forgets_its_former_time(proxy: Proxy) -> None:
+    """One that was to close soon and now is to close late closes late."""
+    connection = await connect(proxy)
+    assert await said(connection, b"x") == b"x"
+    proxy.add(Toxic("cut", "reset_peer", attributes={"timeout": 50}))
+    proxy.change(Toxic("cut", "reset_peer", attributes={"timeout": 600_000}))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(connection[0].read(1), 0.3)
+
+
 async def test_reset_peer(proxy: Proxy) -> None:
     """Both ends are reset, not closed politely."""
     connection = await connect(proxy)
@@ -139,6 +149,17 @@ async def test_down_and_up_again(proxy: Proxy) -> None:
         await connect(proxy)
     await proxy.enable()
     assert proxy.port == port
+    assert await said(await connect(proxy), b"x") == b"x"
+
+
+async def test_a_port_a_stranger_took_meanwhile(proxy: Proxy) -> None:
+    """It cannot be enabled, does not claim to be, and is once the stranger has gone."""
+    await proxy.disable()
+    with socket.create_server(("127.0.0.1", proxy.port)):
+        with pytest.raises(OSError, match="in use"):
+            await proxy.enable()
+        assert not proxy.enabled
+    await proxy.enable()
     assert await said(await connect(proxy), b"x") == b"x"
 
 

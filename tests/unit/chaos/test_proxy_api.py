@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from services.chaos import proxy_api
 from services.chaos.proxies import MAX_PROXIES, MAX_TOXICS, Proxies
 from services.chaos.proxy import bound
-from services.chaos.proxy_api import MAX_BODY_BYTES, serve
+from services.chaos.proxy_api import MAX_BODY_BYTES, MAX_REQUESTS, serve
 from tests.unit.chaos.echo import Connection, closed, echo, said
 
 _TIMEOUT_S = 20.0
@@ -154,13 +155,15 @@ async def test_a_proxy_made_disabled_refuses_until_it_is_enabled(client: Client)
 
 
 async def test_another_upstream_drops_connections_and_keeps_port_and_toxics(client: Client) -> None:
-    made = await client.create(upstream="127.0.0.1:1")
-    await client.poison("latency", latency=1)
-    connection = await connect(made["listen"])
-    status, moved = await client.ask("POST", "/proxies/echo", {"upstream": client.upstream})
-    assert (status, moved["listen"], moved["upstream"]) == (200, made["listen"], client.upstream)
-    assert [toxic["name"] for toxic in moved["toxics"]] == ["latency_downstream"]
-    assert await closed(connection)
+    async with echo() as other:
+        made = await client.create(upstream=other)
+        await client.poison("latency", latency=1)
+        connection = await connect(made["listen"])
+        assert await said(connection, b"x") == b"x"
+        status, moved = await client.ask("POST", "/proxies/echo", {"upstream": client.upstream})
+        assert (status, moved["listen"], moved["upstream"]) == (200, made["listen"], client.upstream)
+        assert [toxic["name"] for toxic in moved["toxics"]] == ["latency_downstream"]
+        assert await closed(connection)
     assert await said(await connect(moved["listen"]), b"x") == b"x"
 
 
@@ -442,6 +445,25 @@ async def test_bodies_are_bounded(client: Client) -> None:
         writer.write(f"POST /proxies HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
         assert (await asyncio.wait_for(reader.readline(), _TIMEOUT_S)).startswith(b"HTTP/1.1 413 ")
         writer.close()
+
+
+async def test_bodies_come_in_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_api, "_BODY_TIMEOUT_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"POST /proxies HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+    assert (await asyncio.wait_for(reader.readline(), _TIMEOUT_S)).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_requests_at_once_are_bounded(client: Client) -> None:
+    """Who comes when all places are taken is told so, and is served when one is free."""
+    held = [await asyncio.open_connection("127.0.0.1", client.port) for _ in range(MAX_REQUESTS)]
+    assert (await client.ask("GET", "/version"))[0] == 503
+    for reader, writer in held:
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), _TIMEOUT_S) == b""  # it has noticed
+        writer.close()
+    assert (await client.ask("GET", "/version"))[0] == 200
 
 
 async def test_changes_at_once_are_made_one_after_another(client: Client) -> None:
