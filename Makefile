@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak test-postgresql test-compose chaos chaos-seeds check gen up compose-up compose-down bench bench-call \
+.PHONY: help setup demo test soak test-postgresql test-compose chaos chaos-compose chaos-seeds check gen up compose-up compose-down bench bench-call \
   bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
@@ -40,6 +40,9 @@ chaos: setup  ## Breaks everything while bills are settled, six seeds of a minut
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
 	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
+
+chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off
+	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 3 $(ARGS)
 
 chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
 	@deploy/setup-postgresql.sh

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,14 +23,25 @@ from services.kernel.errors import InvalidArgument
 from services.kernel.ids import dice
 
 if TYPE_CHECKING:
+    from services.chaos.compose import ComposeWorld
+    from services.chaos.local import LocalWorld
     from services.chaos.run import Course, Result
     from services.chaos.seeds import Outcome
+    from services.kernel.clock import Clock
 
 _EXIT_CODES = {"ok": 0, "violated": 1, "unknown": 2}
 _SECONDS_A_MINUTE = 60
 _POSTGRESQL = "postgresql"
 #: More than this and two cores are the fault that strikes.
 _RATE_PER_S = 15.0
+
+
+class Where(StrEnum):
+    """What a run runs on."""
+
+    LOCAL = "local"
+    COMPOSE = "compose"
+
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -58,6 +70,7 @@ def run_chaos(
         int, typer.Option("--some", help="Only so many of them, drawn by the seed. [default: all]", show_default=False)
     ] = 0,
     database: Database = _POSTGRESQL,
+    stack: Annotated[Where, typer.Option("--stack", help="On processes here, or on containers.")] = Where.LOCAL,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -71,13 +84,14 @@ def run_chaos(
 ) -> None:
     """Settles bills while faults strike, and proves the books afterwards. Exit code 0: ok, 1: violated, 2: unknown.
 
-    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, a bank.
+    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, a bank; on containers
+    that of deploy/docker-compose.yml.
 
     Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,bank-silent
     """
     chosen = dice().randrange(2**31) if seed is None else seed
     folder = _folder(data)
-    wanted = _Wanted(chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
+    wanted = _Wanted(stack, chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
     results: list[Result] = []
     try:
         run(_run(wanted, folder, results))
@@ -165,6 +179,7 @@ def _folder(data: Path | None) -> Path:
 class _Wanted:
     """A run as it was asked for."""
 
+    stack: Where
     seed: int
     length_s: float
     faults: str
@@ -187,14 +202,15 @@ class _Wanted:
         command = f"countinghouse chaos run --seed {self.seed} --minutes {self.length_s / _SECONDS_A_MINUTE:g}"
         if len(names) < len(known):
             command += f" --faults {','.join(names)}"
-        if self.database != _POSTGRESQL:
+        if self.stack is not Where.LOCAL:
+            command += f" --stack {self.stack.value}"
+        elif self.database != _POSTGRESQL:
             command += f" --database {self.database}"
         return Course(self.seed, self.length_s, names, self.rate_per_s, session_timeout_s, command)
 
 
 async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
-    from services.chaos.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld  # noqa: PLC0415  `--help` does without
-    from services.chaos.run import run  # noqa: PLC0415
+    from services.chaos.run import run  # noqa: PLC0415  `--help` does without
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     clock = SystemClock()
@@ -203,13 +219,23 @@ async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
     def tell(sentence: str) -> None:
         print(f"{clock.monotonic_s() - began_s:6.1f} s  {sentence}", file=sys.stderr, flush=True)
 
-    world = LocalWorld(LocalOptions(folder / "data", database=wanted.database), clock)
-    course = wanted.course([kind.name for kind in world.kinds()], SESSION_TIMEOUT_S)
+    world, session_timeout_s = _world(wanted, folder, clock)
+    course = wanted.course([kind.name for kind in world.kinds()], session_timeout_s)
     course.plan(world.kinds())  # refuses what cannot be run, before anything starts
     tell("starting a stack")
     async with world:
         tell(f"ready; seed {wanted.seed}; {', '.join(course.faults)}")
         results.append(await run(world, course, folder, clock, tell))
+
+
+def _world(wanted: _Wanted, folder: Path, clock: Clock) -> tuple[LocalWorld | ComposeWorld, float]:
+    """The world that was asked for, and how long its sessions are."""
+    from services.chaos import compose, local  # noqa: PLC0415
+
+    if wanted.stack is Where.COMPOSE:
+        return compose.ComposeWorld(compose.ComposeOptions(), clock), compose.SESSION_TIMEOUT_S
+    options = local.LocalOptions(folder / "data", database=wanted.database)
+    return local.LocalWorld(options, clock), local.SESSION_TIMEOUT_S
 
 
 def _chosen(faults: str, known: Sequence[str]) -> tuple[str, ...]:
