@@ -9,10 +9,12 @@ Invariants
 3. There are at most MAX_PROXIES, each with at most MAX_TOXICS.
 
 Where this differs from toxiproxy
-    attributes a toxic does not have, negative ones, and a toxicity above 1 are refused, not ignored;
-    a disabled proxy keeps its port; a new `listen` that cannot be had leaves the proxy as it was;
-    an address in `listen` is told as it is bound, `localhost` as 127.0.0.1, and a host without one is the address
-    opened to others or 127.0.0.1, never all there are; populate changes nothing if one field of one proxy is wrong.
+    toxics       attributes a toxic does not have, negative ones, and a toxicity above 1 are refused; there is no noop
+    listen       told as it is bound, `localhost` as 127.0.0.1, also while disabled: a disabled proxy keeps its port.
+                 `:port` is on the address opened to others or on 127.0.0.1, never on all there are
+    update       a new `listen` that cannot be had leaves the proxy as it was
+    populate     changes nothing if one field of one proxy is wrong
+    not there    /metrics, and the header X-Toxiproxy-Request-Id
 
 Errors carry toxiproxy's words, for clients that compare them.
 """
