@@ -7,15 +7,16 @@
 Of two instances the one that a call meets is stopped, and the other let off; so it does not matter whom the balancer
 picks.
 
-`PASSES` says which failpoints each deed passes, and two tests hold it against the code and against what really happens,
-so that a new failpoint is not forgotten. Each deed dies at each of its failpoints, and at each failpoint of a service
-somebody dies alone and somebody in company; `make test-failpoints` runs the whole product, on both databases.
+`PASSES` says which failpoints each deed passes, and two tests hold it against the code and against what really happens:
+a new failpoint is not forgotten. The default suite kills at each failpoint of each service, alone and in company, and
+in each kind of deed; `make test-failpoints` runs the whole product, on both databases.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import itertools
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -99,20 +100,29 @@ _LOOK_S = 0.02
 
 
 def cells() -> Iterator[Any]:
-    """Every deed × failpoint × company; what the default suite can do without is marked as soak.
-
-    At one failpoint of one service deeds take turns in being alone and being in company; a single one is both.
-    """
+    """Every deed × failpoint × company; what the default suite can do without is marked as soak."""
     places = dict.fromkeys(
         (service, point) for passed in PASSES.values() for service in passed for point in passed[service]
     )
     for service, point in places:
         there = [deed for deed in DEEDS if point in PASSES[deed].get(service, ())]
-        for number, deed in enumerate(there, start=NAMES.index(point)):
-            for company in COMPANY:
-                needed = len(there) == 1 or company == COMPANY[number % 2]
-                marks = () if needed else (pytest.mark.soak,)
-                yield pytest.param(deed, service, point, company, marks=marks, id=f"{deed}-{service}-{point}-{company}")
+        default = set(chosen(there, NAMES.index(point)))
+        for cell in itertools.product(there, COMPANY):
+            marks = () if cell in default else (pytest.mark.soak,)
+            deed, company = cell
+            yield pytest.param(deed, service, point, company, marks=marks, id=f"{deed}-{service}-{point}-{company}")
+
+
+def chosen(there: Sequence[str], turn: int) -> Iterator[tuple[str, str]]:
+    """What the default suite does at one failpoint of one service: each kind of deed, and each company.
+
+    Args:
+        there: The deeds that pass it, those of a kind together.
+        turn: At another failpoint it is the other's turn, drawer or card, alone or in company.
+    """
+    kinds = [list(alike) for _, alike in itertools.groupby(there, key=lambda deed: deed.removesuffix(" with card"))]
+    for number, alike in enumerate(kinds if len(kinds) > 1 else kinds * 2):
+        yield alike[(turn + number) % len(alike)], COMPANY[(turn // 2 + number) % 2]
 
 
 @dataclass(frozen=True, slots=True)
