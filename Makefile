@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose check gen up compose-up compose-down bench bench-call \
-  bench-lock bench-check mutate-checker interop lock clean
+.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-seeds check gen \
+  up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,20 @@ test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in 
 
 test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)
+
+chaos: setup  ## Breaks everything while bills are settled, six seeds of a minute, and proves the books (10 minutes)
+	@deploy/setup-postgresql.sh
+	@deploy/setup-libfaketime.sh
+	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
+
+chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off
+	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 3 $(ARGS)
+
+chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
+	@deploy/setup-postgresql.sh
+	@deploy/setup-libfaketime.sh
+	@$(BIN)/countinghouse chaos seeds --seeds 1-100 --minutes 0.25 --some 3 --at-once 2 $(ARGS)
+	@$(BIN)/countinghouse chaos seeds --seeds 101-200 --minutes 0.25 --some 3 --at-once 2 --database sqlite $(ARGS)
 
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ from typing import Final, Self
 import psutil
 
 from services.chaos.bank import read_acquirer_log
+from services.chaos.kinds import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
 from services.chaos.plan import Kind
 from services.chaos.proxy import HOST, Proxy, Stream, Toxic
 from services.chaos.world import NotBroughtAbout
@@ -38,7 +39,6 @@ from services.kernel.clock import Clock
 from services.kernel.principal import Role
 
 SESSION_TIMEOUT_S: Final = 2.0
-ACQUIRER: Final = "acquirer-1"
 _REPLICAS: Final = {"order": 2, "payment": 2, "ledger": 2}
 _SETTINGS: Final[Mapping[str, object]] = {
     "lease_s": 2.0,
@@ -53,13 +53,6 @@ _DIE_WITHIN_S: Final = 15.0
 _FAKETIME: Final = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1")
 #: Whose wall clocks can be made wrong.
 _FAKED: Final = ("payment-2", "order-2")
-
-_PAYMENT_POINTS: Final = (
-    *("accepted", "locked", "claimed", "submitted", "charged", "posted"),
-    *("recorded", "completed", "released"),
-)
-#: Before these the payment has done nothing under its fence that a rival could overtake.
-_FREEZE_POINTS: Final = ("submitted", "charged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +74,7 @@ class LocalWorld:
     """See `world.World`. `async with LocalWorld(options, clock) as world:` starts and stops everything."""
 
     name = "local"
+    holds_at_failpoints = False
 
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
         self._options = options
@@ -147,50 +141,25 @@ class LocalWorld:
     @property
     def instances(self) -> tuple[str, ...]:
         """See `World`."""
-        return (*(instance.name for instance in self._running.instances), ACQUIRER)
+        bank, *services = _names()
+        return (*services, bank)
 
     def kinds(self) -> tuple[Kind, ...]:
         """See `World`."""
-        payments = tuple(name for name in self.instances if name.startswith("payment"))
-        company, contended = {"company": ("alone", "contended")}, {"company": ("contended",)}
-        others = {"order": ("claimed", "completed"), "ledger": ("accepted", "posted"), "acquirer": ("charged",)}
+        payments = self._named("payment")
         kinds = [
-            Kind("kill", "process", self.instances, 1.0, 2.0),
-            Kind("pause", "process", self.instances, 1.0, 4.0),
-            Kind("rolling-restart", "process", ("",), 0.1, 0.2),
-            Kind("kill-at", "process", payments, 1.0, 2.0, {"point": _PAYMENT_POINTS, **company}, alone=True),
-            Kind("freeze-at", "process", payments, 1.0, 1.5, {"point": _FREEZE_POINTS, **contended}, alone=True),
-            *(
-                Kind(
-                    f"kill-{service}-at",
-                    "process",
-                    self._named(service),
-                    1.0,
-                    2.0,
-                    {"point": points, **company},
-                    alone=True,
-                )
-                for service, points in others.items()
-            ),
-            Kind("leader-kill", "zookeeper", ("",), 2.0, 4.0),
-            Kind("quorum-loss", "zookeeper", ("",), 2.0, 5.0),
-            Kind("zookeeper-freeze", "zookeeper", ("",), 1.0, 5.0),
+            *process_kinds(self.instances, rolling_s=8.0),
+            *zookeeper_kinds(),
+            *bank_kinds(),
             Kind("session-expiry", "zookeeper", payments, 3.0, 4.0),
             Kind("latency", "network", self.instances, 1.0, 3.0),
             Kind("reset", "network", self.instances, 0.5, 2.0),
             Kind("replies-lost", "network", self.instances, 1.0, 3.0),
             Kind("requests-lost", "network", self.instances, 1.0, 3.0),
             Kind("down", "network", self.instances, 1.0, 3.0),
-            Kind("bank-silent", "bank", (ACQUIRER,), 1.0, 3.0),
-            Kind("bank-slow", "bank", (ACQUIRER,), 1.0, 3.0),
-            Kind("bank-down", "bank", (ACQUIRER,), 1.0, 3.0),
-            Kind("bank-tells-twice", "bank", (ACQUIRER,), 1.0, 3.0),
         ]
         if self._options.database == POSTGRESQL:
-            kinds += [
-                Kind("postgresql-restart", "database", ("",), 1.0, 2.0),
-                Kind("postgresql-kill", "database", ("",), 1.0, 2.0),
-            ]
+            kinds += postgresql_kinds()
         if _FAKETIME.exists():
             kinds.append(Kind("clock-jump", "clock", _FAKED, 1.0, 4.0))
         return tuple(kinds)

@@ -41,6 +41,8 @@ _STRIKE_WITHIN_S: Final = 15.0
 _ARM_TIMEOUT_S: Final = 2.0
 _BAIT_TIMEOUT_S: Final = 12.0
 _ASK_AGAIN_S: Final = 0.2
+#: Long enough to strike a process that is held; one that was frozen meanwhile goes on as soon as it wakes.
+_HELD_MS: Final = 2_500
 _AMOUNT: Final = 777
 
 #: What a fault that has struck was seen to do.
@@ -162,11 +164,14 @@ async def _pause(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIte
 
 @asynccontextmanager
 async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    longest_s = 0.0
-    for instance in stage.world.instances:
-        longest_s = max(longest_s, await stage.world.terminate(instance))
+    in_flight = dict(await stage.in_flight())
+    first, *others = stage.world.instances
+    await stage.world.terminate(first)
+    yield {"in_flight": in_flight}
+    await stage.world.wait_serving(first)
+    for instance in others:
+        await stage.world.terminate(instance)
         await stage.world.wait_serving(instance)
-    yield {"longest_s": round(longest_s, 2)}
 
 
 # Processes, at a certain step
@@ -174,31 +179,33 @@ async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) 
 
 @asynccontextmanager
 async def _kill_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    victim = strike.target
-    before = await stage.world.incarnation(victim)
+    victim, world = strike.target, stage.world
+    before = await world.incarnation(victim)
 
     async def died() -> bool:
-        return await stage.world.incarnation(victim) != before
+        return await world.incarnation(victim) != before
 
     async with _met(stage, strike, failpoint_pb2.FAILPOINT_ACTION_KILL, died) as bait:
+        if world.holds_at_failpoints:
+            await world.kill(victim)
         yield {"order_id": bait.order_id}
         await bait.end()
-    await stage.world.wait_serving(victim)
+    await world.wait_serving(victim)
 
 
 @asynccontextmanager
 async def _freeze_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    victim = strike.target
+    victim, world = strike.target, stage.world
     try:
-        async with _met(
-            stage, strike, failpoint_pb2.FAILPOINT_ACTION_STOP, lambda: stage.world.is_paused(victim)
-        ) as bait:
+        async with _met(stage, strike, failpoint_pb2.FAILPOINT_ACTION_STOP, lambda: world.is_paused(victim)) as bait:
+            if world.holds_at_failpoints:
+                await world.pause(victim)
             yield {"order_id": bait.order_id}
             await bait.overtaken()
-            await stage.world.resume(victim)
+            await world.resume(victim)
             await bait.end()
     finally:
-        await stage.world.resume(victim)
+        await world.resume(victim)
 
 
 @asynccontextmanager
@@ -208,7 +215,14 @@ async def _met(
     action: failpoint_pb2.FailpointAction.ValueType,
     struck: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[_Bait]:
-    """Lays baits until the victim has been met at the failpoint; gives the one at which it was."""
+    """Lays baits until the victim has been met at the failpoint; gives the one at which it was.
+
+    Args:
+        action: What the process does to itself there; where it cannot, it is only held.
+        struck: Whether it has.
+    """
+    if stage.world.holds_at_failpoints:
+        action, struck = failpoint_pb2.FAILPOINT_ACTION_DELAY, await _held(stage, strike)
     until_s = stage.clock.monotonic_s() + _STRIKE_WITHIN_S
     async with AsyncExitStack() as baits:
         for number in count():
@@ -313,10 +327,33 @@ class _Bait:
             await asyncio.sleep(_ASK_AGAIN_S)
 
 
+async def _held(stage: Stage, strike: Strike) -> Callable[[], Awaitable[bool]]:
+    """Tells whether the victim has been held at the failpoint since now."""
+    fired = await _fired(stage, strike)
+
+    async def held() -> bool:
+        return await _fired(stage, strike) > fired
+
+    return held
+
+
+async def _fired(stage: Stage, strike: Strike) -> int:
+    """How often the failpoint of the victim has fired; 0 while it does not answer."""
+    async with grpc.aio.insecure_channel(stage.world.address(strike.target)) as channel:
+        stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
+        metadata = (("authorization", f"Bearer {stage.operator.token}"),)
+        with suppress(grpc.aio.AioRpcError):
+            request = failpoint_pb2.ListFailpointsRequest()
+            answer = await stub.ListFailpoints(request, timeout=_ARM_TIMEOUT_S, metadata=metadata)
+            return sum(point.fired for point in answer.failpoints if point.name == strike.facts["point"])
+    return 0
+
+
 async def _arm(
     stage: Stage, instance: str, point: str, action: failpoint_pb2.FailpointAction.ValueType, subject: str
 ) -> None:
-    request = failpoint_pb2.ArmFailpointRequest(name=point, action=action, subject=subject)
+    held_ms = _HELD_MS if action == failpoint_pb2.FAILPOINT_ACTION_DELAY else 0
+    request = failpoint_pb2.ArmFailpointRequest(name=point, action=action, subject=subject, delay_ms=held_ms)
     async with grpc.aio.insecure_channel(stage.world.address(instance)) as channel:
         stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
         await _said(stub.ArmFailpoint, request, stage.operator, f"{instance} cannot be armed")

@@ -74,6 +74,12 @@ def may_overlap(kind: Kind, others: Sequence[Kind]) -> bool:
     )
 
 
+def draw_some(names: Sequence[str], seed: int, number: int) -> tuple[str, ...]:
+    """So many of the faults, in their order; all, if there are no more."""
+    drawn = random.Random(f"{seed}/faults").sample(list(names), min(number, len(names)))  # noqa: S311
+    return tuple(name for name in names if name in drawn)
+
+
 def make_plan(kinds: Sequence[Kind], seed: int, length_s: float, *, calm_s: float = 1.0) -> tuple[Strike, ...]:
     """A plan of `length_s` seconds, in the order of its strikes.
 

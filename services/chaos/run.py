@@ -19,7 +19,7 @@ from typing import Final
 from countinghouse.order.v1 import order_pb2
 from services.chaos.calls import Caller, Person
 from services.chaos.nemesis import Nemesis, Stage
-from services.chaos.plan import Strike, make_plan
+from services.chaos.plan import Kind, Strike, make_plan
 from services.chaos.report import Examined, Report, contended, render
 from services.chaos.workload import Counter as Till
 from services.chaos.workload import hire
@@ -35,6 +35,7 @@ from services.kernel.principal import Role
 
 #: Nothing may stay unresolved longer than this after the last fault has healed.
 REST_WITHIN_S: Final = 15.0
+_READ_AGAIN_S: Final = 2.0
 _LAST_LOOK_TIMEOUT_S: Final = 5.0
 _LAST_LOOKS_AT_ONCE: Final = 8
 _PEOPLE: Final[Mapping[str, tuple[str, Role]]] = {
@@ -64,6 +65,15 @@ class Course:
     rate_per_s: float
     session_timeout_s: float
     command: str
+
+    def plan(self, kinds: Sequence[Kind]) -> tuple[Strike, ...]:
+        """What strikes when, in a world of these kinds.
+
+        Raises:
+            InvalidArgument: PLAN_TOO_SHORT.
+        """
+        chosen = [kind for kind in kinds if kind.name in self.faults]
+        return make_plan(chosen, self.seed, self.length_s) if chosen else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,7 @@ async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Ca
     Raises:
         InvalidArgument: PLAN_TOO_SHORT.
     """
-    kinds = [kind for kind in world.kinds() if kind.name in course.faults]
-    plan = make_plan(kinds, course.seed, course.length_s) if kinds else ()
+    plan = course.plan(world.kinds())
     path = folder / "history.jsonl"
     facts = {"world": world.name, "faults": ", ".join(course.faults), "length_s": course.length_s}
     with HistoryWriter(path, clock, seed=course.seed, facts=facts) as history:
@@ -107,12 +116,12 @@ async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Ca
             nemesis = await _act(world, course, plan, caller, history, till, clock, tell)
             tell("every fault is healed; waiting for rest")
             healed_s = clock.monotonic_s()
-            reading = await _rest(world, clock)
+            reading = await settled_books(world.databases, REST_WITHIN_S, clock)
             rested_s = clock.monotonic_s() - healed_s
             resting = _at_rest(reading)
             tell(f"at rest after {rested_s:.1f} s" if resting.ok else f"no rest after {rested_s:.1f} s")
             await _last_looks(caller, _person(world, "clerk-wang"), till.made)
-            reading = await _rest(world, clock)
+            reading = await settled_books(world.databases, _READ_AGAIN_S, clock)
             log = await world.acquirer_log()
     tell("checking")
     recorded = read_history(path)
@@ -169,11 +178,6 @@ async def _act(
 def _person(world: World, process: str) -> Person:
     name, role = _PEOPLE[process]
     return Person(name, role, world.token(name, role))
-
-
-async def _rest(world: World, clock: Clock) -> Reading:
-    """The books once nothing is under way, or as they are when the time for it is up."""
-    return await settled_books(world.databases, REST_WITHIN_S, clock)
 
 
 def _at_rest(reading: Reading) -> Check:

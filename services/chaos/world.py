@@ -28,6 +28,11 @@ class World(Protocol):
         ...
 
     @property
+    def holds_at_failpoints(self) -> bool:
+        """Whether processes can only be held at a failpoint, and are struck there from outside."""
+        ...
+
+    @property
     def zookeeper(self) -> str:
         """Where clients find it: `host:port,host:port`."""
         ...

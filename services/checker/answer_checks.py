@@ -201,7 +201,8 @@ def reads_go_forward(evidence: Evidence) -> Found:
     reads: defaultdict[tuple[str, str], list[Operation]] = defaultdict(list)
     for read in evidence.history.operations:
         if read.outcome is Outcome.OK and read.answer.version and read.kind in ("GetOrder", "GetPayment"):
-            reads[read.kind, read.arguments.order_id or read.arguments.payment_id].append(read)
+            asked = read.arguments
+            reads[read.kind, asked.order_id if read.kind == "GetOrder" else asked.payment_id].append(read)
 
     def violations() -> Violations:
         for (_, name), group in reads.items():

@@ -1,25 +1,46 @@
-"""`countinghouse chaos run`: a seeded workload and seeded faults on a stack of its own, and what a checker says."""
+"""`countinghouse chaos`: a seeded workload and seeded faults on a stack of its own, and what a checker says.
+
+`run` runs one seed, `seeds` many.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli import output
-from services.cli.arguments import AsJson, run
+from services.cli.arguments import AsJson, Database, run
+from services.kernel.errors import InvalidArgument
 from services.kernel.ids import dice
 
 if TYPE_CHECKING:
-    from services.chaos.run import Result
+    from services.chaos.compose import ComposeWorld
+    from services.chaos.local import LocalWorld
+    from services.chaos.run import Course, Result
+    from services.chaos.seeds import Outcome
+    from services.kernel.clock import Clock
 
 _EXIT_CODES = {"ok": 0, "violated": 1, "unknown": 2}
 _SECONDS_A_MINUTE = 60
+_POSTGRESQL = "postgresql"
 #: More than this and two cores are the fault that strikes.
 _RATE_PER_S = 15.0
+
+
+class Where(StrEnum):
+    """What a run runs on."""
+
+    LOCAL = "local"
+    COMPOSE = "compose"
+
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,8 +53,8 @@ def chaos() -> None:
 @app.command("run")
 def run_chaos(
     seed: Annotated[
-        int, typer.Option("--seed", help="Repeats a plan. [default: a fresh one]", show_default=False, min=0)
-    ] = -1,
+        int | None, typer.Option("--seed", help="Repeats a plan. [default: a fresh one]", show_default=False, min=0)
+    ] = None,
     minutes: Annotated[float, typer.Option("--minutes", help="How long people are at work.", min=0.1, max=600)] = 1.0,
     faults: Annotated[
         str,
@@ -41,6 +62,11 @@ def run_chaos(
             "--faults", help="Which faults, like kill,leader-kill. [default: all there are]", show_default=False
         ),
     ] = "",
+    some: Annotated[
+        int, typer.Option("--some", help="Only so many of them, drawn by the seed. [default: all]", show_default=False)
+    ] = 0,
+    database: Database = _POSTGRESQL,
+    stack: Annotated[Where, typer.Option("--stack", help="On processes here, or on containers.")] = Where.LOCAL,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -54,28 +80,133 @@ def run_chaos(
 ) -> None:
     """Settles bills while faults strike, and proves the books afterwards. Exit code 0: ok, 1: violated, 2: unknown.
 
-    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, a bank.
+    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, a bank; on containers
+    that of deploy/docker-compose.yml.
 
     Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,bank-silent
     """
-    chosen = dice().randrange(2**31) if seed < 0 else seed
-    folder = data or Path(tempfile.mkdtemp(prefix="countinghouse-chaos-", dir="/var/tmp"))
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)  # PostgreSQL, run as somebody else, has to pass through
-    words = [f"--seed {chosen}", f"--minutes {minutes:g}", *([f"--faults {faults}"] if faults else [])]
+    chosen = dice().randrange(2**31) if seed is None else seed
+    folder = _folder(data)
+    wanted = _Wanted(stack, chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
     results: list[Result] = []
-    command = f"countinghouse chaos run {' '.join(words)}"
-    run(_run(chosen, minutes * _SECONDS_A_MINUTE, faults, rate, folder, command, results))
+    try:
+        run(_run(wanted, folder, results))
+    except InvalidArgument as error:  # not to be had as asked; 1 would say that books are wrong
+        if as_json:
+            output.print_json({"error": {"reason": error.reason, "message": error.message}})
+        print(f"countinghouse: {error.message}", file=sys.stderr)
+        raise typer.Exit(_EXIT_CODES["unknown"]) from None
     (result,) = results
     _tell(result, chosen, as_json=as_json)
     raise typer.Exit(_EXIT_CODES[result.verdict])
 
 
-async def _run(
-    seed: int, length_s: float, faults: str, rate: float, folder: Path, command: str, results: list[Result]
+@app.command("seeds")
+def run_seeds(
+    seeds: Annotated[str, typer.Option("--seeds", help="Which, like 1-5,9. [default: none]", show_default=False)] = "",
+    fresh: Annotated[int, typer.Option("--fresh", help="How many fresh ones besides.", min=0, max=1_000)] = 0,
+    at_once: Annotated[int, typer.Option("--at-once", help="How many at a time.", min=1, max=16)] = 1,
+    minutes: Annotated[float, typer.Option("--minutes", help="As for run.", min=0.1, max=600)] = 1.0,
+    faults: Annotated[str, typer.Option("--faults", help="As for run.", show_default=False)] = "",
+    some: Annotated[int, typer.Option("--some", help="As for run.", show_default=False)] = 0,
+    database: Database = _POSTGRESQL,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Where the runs go. [default: a new folder]", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    from services.chaos.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld  # noqa: PLC0415  `--help` does without
-    from services.chaos.run import Course, run  # noqa: PLC0415
+    """Runs many seeds, each on a stack of its own. Exit code 0: all ok, 1: one was violated, 2: one was unknown.
+
+    What a run that is ok leaves behind is removed.
+
+    Example: countinghouse chaos seeds --seeds 1-100 --minutes 0.2 --some 3 --at-once 2
+    """
+    chosen = [*_numbers(seeds), *(dice().randrange(2**31) for _ in range(fresh))]
+    if not chosen:
+        raise typer.BadParameter("name some seeds, like --seeds 1-5, or ask for fresh ones with --fresh 1")
+    options = [*("--minutes", str(minutes)), *("--some", str(some)), *("--faults", faults), *("--database", database)]
+    outcomes: list[Outcome] = []
+    run(_run_seeds(chosen, options, _folder(data), at_once, outcomes))
+    verdicts = [outcome.verdict.value for outcome in outcomes]
+    counts = {verdict: verdicts.count(verdict) for verdict in _EXIT_CODES}
+    if as_json:
+        told = [{"verdict": one.verdict.value, "reasons": list(one.reasons), **one.told} for one in outcomes]
+        output.print_json({"counts": counts, "seeds": told})
+    else:
+        print(f"{len(outcomes)} seeds: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    worst = "violated" if counts["violated"] else "unknown" if counts["unknown"] else "ok"
+    raise typer.Exit(_EXIT_CODES[worst])
+
+
+async def _run_seeds(seeds: list[int], options: list[str], folder: Path, at_once: int, outcomes: list[Outcome]) -> None:
+    from services.chaos.seeds import run_seeds as run_all  # noqa: PLC0415  `--help` does without
+    from services.kernel.clock import SystemClock  # noqa: PLC0415
+
+    def tell(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        print(f"[{len(outcomes)}/{len(seeds)}] {outcome.line()}", file=sys.stderr, flush=True)
+
+    await run_all(seeds, options, folder, SystemClock(), at_once=at_once, tell=tell)
+
+
+def _numbers(ranges: str) -> list[int]:
+    """Reads `1-5,9`.
+
+    Raises:
+        typer.BadParameter: It is not like that.
+    """
+    numbers: list[int] = []
+    for part in filter(None, ranges.split(",")):
+        match = re.fullmatch(r"\s*(\d{1,10})(?:-(\d{1,10}))?\s*", part)
+        if match is None:
+            raise typer.BadParameter(f"{part!r} is not like 7 or 1-5")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def _folder(data: Path | None) -> Path:
+    folder = data or Path(tempfile.mkdtemp(prefix="countinghouse-chaos-", dir="/var/tmp"))
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # PostgreSQL, run as somebody else, has to pass through
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A run as it was asked for."""
+
+    stack: Where
+    seed: int
+    length_s: float
+    faults: str
+    some: int
+    database: str
+    rate_per_s: float
+
+    def course(self, known: Sequence[str], session_timeout_s: float) -> Course:
+        """The run, in a world that knows these faults.
+
+        Raises:
+            InvalidArgument: FAULT_UNKNOWN.
+        """
+        from services.chaos.plan import draw_some  # noqa: PLC0415
+        from services.chaos.run import Course  # noqa: PLC0415
+
+        names = _chosen(self.faults, known)
+        if self.some:
+            names = draw_some(names, self.seed, self.some)
+        command = f"countinghouse chaos run --seed {self.seed} --minutes {self.length_s / _SECONDS_A_MINUTE:g}"
+        if len(names) < len(known):
+            command += f" --faults {','.join(names)}"
+        if self.stack is not Where.LOCAL:
+            command += f" --stack {self.stack.value}"
+        elif self.database != _POSTGRESQL:
+            command += f" --database {self.database}"
+        return Course(self.seed, self.length_s, names, self.rate_per_s, session_timeout_s, command)
+
+
+async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
+    from services.chaos.run import run  # noqa: PLC0415  `--help` does without
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     clock = SystemClock()
@@ -84,18 +215,26 @@ async def _run(
     def tell(sentence: str) -> None:
         print(f"{clock.monotonic_s() - began_s:6.1f} s  {sentence}", file=sys.stderr, flush=True)
 
+    world, session_timeout_s = _world(wanted, folder, clock)
+    course = wanted.course([kind.name for kind in world.kinds()], session_timeout_s)
+    course.plan(world.kinds())  # refuses what cannot be run, before anything starts
     tell("starting a stack")
-    async with LocalWorld(LocalOptions(folder / "data"), clock) as world:
-        names = _chosen(faults, [kind.name for kind in world.kinds()])
-        tell(f"ready; seed {seed}")
-        results.append(
-            await run(world, Course(seed, length_s, names, rate, SESSION_TIMEOUT_S, command), folder, clock, tell)
-        )
+    async with world:
+        tell(f"ready; seed {wanted.seed}; {', '.join(course.faults)}")
+        results.append(await run(world, course, folder, clock, tell))
 
 
-def _chosen(faults: str, known: list[str]) -> tuple[str, ...]:
-    from services.kernel.errors import InvalidArgument  # noqa: PLC0415
+def _world(wanted: _Wanted, folder: Path, clock: Clock) -> tuple[LocalWorld | ComposeWorld, float]:
+    """The world that was asked for, and how long its sessions are."""
+    from services.chaos import compose, local  # noqa: PLC0415
 
+    if wanted.stack is Where.COMPOSE:
+        return compose.ComposeWorld(compose.ComposeOptions(), clock), compose.SESSION_TIMEOUT_S
+    options = local.LocalOptions(folder / "data", database=wanted.database)
+    return local.LocalWorld(options, clock), local.SESSION_TIMEOUT_S
+
+
+def _chosen(faults: str, known: Sequence[str]) -> tuple[str, ...]:
     chosen = tuple(name.strip() for name in faults.split(",") if name.strip()) or tuple(known)
     for name in chosen:
         if name not in known:

@@ -52,7 +52,7 @@ def choose(
 ) -> None:
     if stack is Where.LOCAL or "--help" in sys.argv:
         return
-    from services.cli.deployment import open_deployment  # noqa: PLC0415  a local stack does without
+    from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without
 
     if context.invoked_subcommand in _LOCAL_ONLY:
         raise typer.BadParameter(

@@ -2,7 +2,7 @@
 
     charge ──▶ CHARGED                        the ledger may post it
            ──▶ DECLINED, REFUNDED, TOMBSTONE  definitive: nothing is charged, and nothing will be
-           ──▶ silence                        the payment is UNKNOWN, and asked about again: after 0.5 s, 1 s, … 8 s
+           ──▶ silence                        the payment is UNKNOWN, and asked about again: after 0.5 s, 1 s, … 5 s
 
 Rules
 1. The key was committed with SUBMITTED and never changes, so that asking again cannot charge again, whoever asks: the
@@ -25,7 +25,7 @@ from services.kernel.ids import IdSource
 from services.payment.model import AcquirerSays, KeyState, Payment, Silence
 from services.payment.ports import Acquirer, Store
 
-_FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 8_000
+_FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 5_000
 
 
 class CardMoney:

@@ -82,9 +82,9 @@ class Settings(BaseSettings):
     acquirer_address: str = ""
     #: How long a charge waits for the acquirer's answer, if the call's deadline allows; then its outcome is UNKNOWN.
     acquirer_timeout_s: float = Field(default=3.0, gt=0)
-    #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 8 s,
-    #: so that 16 times are two minutes.
-    acquirer_asks: int = Field(default=16, ge=1, le=1_000)
+    #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 5 s,
+    #: so that 28 times are two minutes.
+    acquirer_asks: int = Field(default=28, ge=1, le=1_000)
     #: How long a stopping server lets running calls finish.
     drain_s: float = Field(default=5.0, ge=0)
     max_concurrent_calls: int = Field(default=512, ge=1)

@@ -138,3 +138,11 @@ def test_every_proof_that_coordination_names_is_there() -> None:
     }
     named = set(re.findall(r"[`:](test_\w+|Test\w+)(?:\[[^\]]*\])?`", words))
     assert named - defined == set()
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "tests/chaos/FOUND.md"])
+def test_every_proof_that_a_page_names_is_there(page: str) -> None:
+    """As a path from the top."""
+    named = set(re.findall(r"`((?:tests|services)/[\w/]+\.py)`", (ROOT / page).read_text(encoding="utf-8")))
+    assert named
+    assert {path for path in named if not (ROOT / path).is_file()} == set()

@@ -45,7 +45,7 @@ def measure(folder: Path, bills: int) -> list[Figure]:
     reading, books_s = _timed(lambda: asyncio.run(settled_books(urls, _LIMIT_S, SystemClock())))
     _, checks_s = _timed(lambda: run_checks(reading.books, history=history, now_ms=reading.at_ms))
     _, orders_s = _timed(lambda: _orders(history, reading.books))
-    rows = sum(len(getattr(reading.books, name)) for name in reading.books.__slots__)
+    rows = sum(len(getattr(reading.books, name) or ()) for name in reading.books.__slots__)
     peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return [
         Figure("check_calls", f"calls at {bills:,} bills", calls, ""),

@@ -25,7 +25,7 @@ import pytest_asyncio
 
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
-from services.cli.deployment import open_deployment
+from services.devstack.deployment import open_deployment
 from services.cli.tokens import mint
 from services.devstack import state
 from services.devstack.state import Instance

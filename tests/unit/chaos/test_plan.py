@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.chaos.plan import AT_ONCE, Kind, make_plan
+from services.chaos.plan import AT_ONCE, Kind, draw_some, make_plan
 from services.kernel.errors import InvalidArgument
 
 KINDS = (
@@ -49,3 +49,13 @@ def test_too_short_a_run_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"allow \d+ s") as caught:
         make_plan(KINDS, 7, 5.0)
     assert caught.value.reason == "PLAN_TOO_SHORT"
+
+
+def test_some_faults_are_the_seeds() -> None:
+    """So many as are asked for, in their order; the same seed draws the same, and every fault has its seed."""
+    names = [f"fault-{number}" for number in range(9)]
+    drawn = [draw_some(names, seed, 3) for seed in range(50)]
+    assert drawn == [draw_some(names, seed, 3) for seed in range(50)]
+    assert all(len(some) == 3 and list(some) == sorted(some) for some in drawn)
+    assert {name for some in drawn for name in some} == set(names)
+    assert draw_some(names, 1, 99) == tuple(names)

@@ -484,6 +484,16 @@ def a_payment_going_backwards_while_somebody_still_waits(scribe: Scribe) -> None
 
 
 @CASES.lawful("reads go forward")
+def another_payment_of_a_bill_that_was_looked_at(scribe: Scribe) -> None:
+    """Its versions are its own, also where callers say which bill they mean."""
+    first = payment(scribe, "settle-plain-1")
+    scribe.reverse(first)
+    for one in (first, scribe.settle("plain", clerk="wu", source="bank")):
+        call = scribe.look_at_payment(one)
+        call.arguments = replace(call.arguments, order_id="plain")
+
+
+@CASES.lawful("reads go forward")
 def an_older_payment_seen_in_the_same_nanosecond(scribe: Scribe) -> None:
     """The clock is no finer, so they overlap."""
     newer, older = (scribe.look_at_payment(payment(scribe, "ticket-1")) for _ in range(2))

@@ -1,0 +1,358 @@
+"""The deployment of deploy/ as a world: containers are killed, paused and cut off from their network.
+
+    the host ──▶ published ports ──▶ payment-1, payment-2, order-1, … acquirer ──▶ zoo1–3, postgres
+
+It runs a deployment of its own, with a project name, ports and addresses of its own, so that one that is there already
+is not touched; all of it is removed in the end. A container that was killed stays down until somebody starts it: that
+is done here at once, as `restart: unless-stopped` would for one that died by itself.
+
+A process that is the first of its container cannot kill or stop itself. So failpoints only hold it there
+(`holds_at_failpoints`), and the blow comes from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.chaos.bank import read_acquirer_log
+from services.chaos.kinds import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
+from services.chaos.plan import Kind
+from services.chaos.world import NotBroughtAbout
+from services.checker.acquirer_log import AcquirerLog
+from services.checker.books import ACQUIRER as BANK
+from services.checker.books import SERVICES
+from services.devstack import zookeeper
+from services.devstack.deployment import open_deployment
+from services.devstack.files import database_url, signing_key
+from services.kernel.clock import Clock
+from services.kernel.errors import CountinghouseError
+from services.kernel.principal import Principal, Role
+from services.runtime.tokens import TokenSigner
+
+#: As docker-compose.chaos.yml sets it.
+SESSION_TIMEOUT_S: Final = 4.0
+DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+_HOST: Final = "127.0.0.1"
+_SERVERS: Final = ("zoo1", "zoo2", "zoo3")
+_INSTANCES: Final = ("order-1", "order-2", "payment-1", "payment-2", "ledger-1", "ledger-2", ACQUIRER)
+_POSTGRESQL: Final = "postgres"
+#: What docker-compose.yml appends to COUNTINGHOUSE_PORTS, by container.
+_PORTS: Final[Mapping[str, str]] = dict(
+    zip(
+        (*_SERVERS, _POSTGRESQL, *_INSTANCES),
+        ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81"),
+        strict=True,
+    )
+)
+_DIGITS: Final = range(190, 250)
+_UP_TIMEOUT_S: Final = 480.0
+_DOCKER_TIMEOUT_S: Final = 60.0
+_STOP_S: Final = 8
+_PAUSE_TRIES: Final = 5
+_LOOK_S: Final = 0.1
+_TOKEN_TTL_S: Final = 24 * 3600
+
+
+class DeploymentFailed(CountinghouseError):
+    """Docker, or the deployment, did not do what it was asked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeOptions:
+    """How the deployment is to be.
+
+    Args:
+        project: The name of compose's project.
+    """
+
+    project: str = f"countinghouse-chaos-{os.getpid()}"
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+class ComposeWorld:
+    """See `world.World`. `async with ComposeWorld(options, clock) as world:` starts and removes everything."""
+
+    name = "compose"
+    holds_at_failpoints = True
+
+    def __init__(self, options: ComposeOptions, clock: Clock) -> None:
+        self._clock = clock
+        self._resources = ExitStack()
+        digits = _free_digits()
+        self._ports = {container: int(f"{digits}{ending}") for container, ending in _PORTS.items()}
+        self._environment = {
+            **options.environment,
+            "COMPOSE_PROJECT_NAME": options.project,
+            "COUNTINGHOUSE_PORTS": str(digits),
+            "COUNTINGHOUSE_SUBNET": f"10.{digits}.0.0/24",
+        }
+        self._project = options.project
+        self._data = Path()
+        self._addresses: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._compose("up", "--detach", "--build", "--wait", timeout_s=_UP_TIMEOUT_S)
+            opened = await asyncio.to_thread(open_deployment, self._environment, self._resources)
+            self._data = Path(opened["COUNTINGHOUSE_DATA"])
+        except BaseException:
+            await self._remove()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._remove()
+
+    async def heal(self) -> None:
+        """Whatever a fault has left behind is put right."""
+        for name in (*self.instances, *_SERVERS):
+            await self.resume(name)
+            await self._start(name)
+        for instance in self.instances:
+            await self.mend(instance)
+        await self.start_postgresql()
+
+    # ---- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def zookeeper(self) -> str:
+        """All three servers, by their published ports."""
+        return ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
+
+    @property
+    def databases(self) -> Mapping[str, str]:
+        """See `World`."""
+        return {service: database_url(self._data, service) for service in (*SERVICES, BANK)}
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """See `World`."""
+        return _INSTANCES
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """See `World`."""
+        payments = tuple(name for name in _INSTANCES if name.startswith("payment"))
+        return (
+            *process_kinds(_INSTANCES, rolling_s=20.0),
+            *zookeeper_kinds(),
+            *postgresql_kinds(),
+            *bank_kinds(),
+            # alone, or a container that starts meanwhile might get the address of the one that is away
+            Kind("disconnect", "process", _INSTANCES, 1.0, 4.0, alone=True),
+            Kind("session-expiry", "process", payments, 1.0, 2.0, alone=True),
+        )
+
+    def token(self, name: str, role: Role) -> str:
+        """See `World`."""
+        return TokenSigner.from_file(signing_key(self._data), self._clock).sign(Principal(name, role), _TOKEN_TTL_S)
+
+    def address(self, instance: str) -> str:
+        """See `World`."""
+        return f"{_HOST}:{self._ports[instance]}"
+
+    async def acquirer_log(self) -> AcquirerLog | None:
+        """See `World`."""
+        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR))
+
+    # ---- containers ------------------------------------------------------------------------------------
+
+    async def incarnation(self, instance: str) -> str:
+        """See `World`."""
+        return str((await self._inspect(instance))["State"]["StartedAt"])
+
+    async def kill(self, instance: str) -> None:
+        """See `World`."""
+        await self._docker("kill", self._container(instance))
+        await self._start(instance)
+
+    async def terminate(self, instance: str) -> float:
+        """See `World`."""
+        began_s = self._clock.monotonic_s()
+        await self._docker("stop", "--time", str(_STOP_S), self._container(instance))
+        took_s = self._clock.monotonic_s() - began_s
+        await self._start(instance)
+        return took_s
+
+    async def pause(self, instance: str) -> None:
+        """See `World`. A busy container may have to be told more than once."""
+        for _ in range(_PAUSE_TRIES):
+            with suppress(NotBroughtAbout):
+                await self._docker("pause", self._container(instance))
+            if await self.is_paused(instance):
+                return
+        raise NotBroughtAbout(f"{instance} cannot be paused")
+
+    async def resume(self, instance: str) -> None:
+        """See `World`."""
+        if await self.is_paused(instance):
+            await self._docker("unpause", self._container(instance))
+
+    async def is_paused(self, instance: str) -> bool:
+        """See `World`."""
+        return bool((await self._inspect(instance))["State"]["Paused"])
+
+    async def wait_serving(self, instance: str, within_s: float = 30.0) -> None:
+        """See `World`."""
+        request = health_pb2.HealthCheckRequest()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s), grpc.aio.insecure_channel(self.address(instance)) as channel:
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                while True:
+                    with suppress(grpc.aio.AioRpcError):
+                        answer = await stub.Check(request, timeout=2.0)
+                        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                            return
+                    await asyncio.sleep(_LOOK_S)
+        raise NotBroughtAbout(f"{instance} does not come back")
+
+    # ---- ZooKeeper and PostgreSQL ----------------------------------------------------------------------
+
+    async def zookeeper_servers(self) -> dict[str, str]:
+        """See `World`."""
+        modes = await asyncio.gather(*(zookeeper.mode(f"{_HOST}:{self._ports[server]}") for server in _SERVERS))
+        return dict(zip(_SERVERS, modes, strict=True))
+
+    async def kill_server(self, server: str) -> None:
+        """See `World`."""
+        await self._docker("kill", self._container(server))
+
+    async def start_server(self, server: str) -> None:
+        """See `World`."""
+        await self._start(server)
+
+    async def pause_server(self, server: str) -> None:
+        """See `World`."""
+        await self.pause(server)
+
+    async def resume_server(self, server: str) -> None:
+        """See `World`."""
+        await self.resume(server)
+
+    async def stop_postgresql(self, *, politely: bool) -> None:
+        """See `World`."""
+        how = ("stop", "--time", "30") if politely else ("kill",)
+        await self._docker(*how, self._container(_POSTGRESQL))
+
+    async def start_postgresql(self) -> None:
+        """See `World`."""
+        await self._start(_POSTGRESQL)
+
+    # ---- lines -----------------------------------------------------------------------------------------
+
+    async def spoil(self, line: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
+        """Not to be had here: nothing stands between the containers."""
+        raise NotBroughtAbout(f"{kind} {dict(attributes)} of {line}'s {stream}: there is no proxy here")
+
+    async def cut(self, line: str) -> None:
+        """See `World`: an instance is cut off from everybody, whoever was meant."""
+        instance = line.rpartition("/")[2]
+        networks = (await self._inspect(instance))["NetworkSettings"]["Networks"]
+        self._addresses[instance] = networks[self._network]["IPAddress"]
+        await self._docker("network", "disconnect", self._network, self._container(instance))
+
+    async def mend(self, line: str) -> int:
+        """See `World`. It gets its own address again."""
+        instance = line.rpartition("/")[2]
+        if self._network in (await self._inspect(instance))["NetworkSettings"]["Networks"]:
+            return 0
+        container, service = self._container(instance), _service(instance)
+        address = ("--ip", self._addresses[instance], "--alias", service)
+        await self._docker("network", "connect", *address, self._network, container)
+        return 1
+
+    async def shift_clock(self, instance: str, by_s: float) -> None:
+        """Not to be had here."""
+        raise NotBroughtAbout(f"the clock of {instance} cannot be shifted by {by_s} s: containers share the host's")
+
+    # ---- inside ----------------------------------------------------------------------------------------
+
+    @property
+    def _network(self) -> str:
+        return f"{self._project}_default"
+
+    def _container(self, name: str) -> str:
+        return f"{self._project}-{_service(name)}-1"
+
+    async def _start(self, name: str) -> None:
+        """Starts a container that is down. Harmless if it runs."""
+        await self._docker("start", self._container(name))
+
+    async def _inspect(self, name: str) -> dict[str, Any]:
+        (found,) = json.loads(await self._docker("inspect", self._container(name)))
+        return dict(found)
+
+    async def _remove(self) -> None:
+        self._resources.close()
+        await self._compose("down", "--volumes", "--remove-orphans", "--timeout", "5", timeout_s=_UP_TIMEOUT_S)
+
+    async def _compose(self, *arguments: str, timeout_s: float) -> None:
+        files = ("docker-compose.yml", "docker-compose.chaos.yml")
+        named = [part for file in files for part in ("-f", str(DEPLOY / file))]
+        try:
+            await self._docker("compose", *named, *arguments, timeout_s=timeout_s)
+        except NotBroughtAbout as error:
+            raise DeploymentFailed("DOCKER_FAILED", str(error)) from error
+
+    async def _docker(self, *arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> str:
+        """Runs docker; what it printed.
+
+        Raises:
+            NotBroughtAbout: It failed, or took too long.
+        """
+        said = f"docker {' '.join(arguments[:2])}"
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("docker", *arguments),
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise NotBroughtAbout(f"{said} cannot be run: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(timeout_s):
+                printed, errors = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise NotBroughtAbout(f"{said} took more than {timeout_s:.0f} s") from None
+        if process.returncode != 0:
+            words = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
+            raise NotBroughtAbout(f"{said} failed: {words[-1]}")
+        return printed.decode()
+
+
+def _service(name: str) -> str:
+    """An instance as compose calls it."""
+    return "acquirer" if name == ACQUIRER else name
+
+
+def _free_digits() -> int:
+    """Three digits with which every port of the deployment is free.
+
+    Raises:
+        DeploymentFailed: PORT_BUSY.
+    """
+    for digits in _DIGITS:
+        try:
+            with ExitStack() as held:
+                for ending in _PORTS.values():
+                    held.enter_context(socket.create_server((_HOST, int(f"{digits}{ending}"))))
+        except OSError:
+            continue
+        return digits
+    raise DeploymentFailed("PORT_BUSY", "no three digits are free for the deployment's ports; stop another one")

@@ -1,0 +1,113 @@
+"""A chaos run proves what it says it proves: it strikes, it looks, and it says so when it could not."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chaos import nemesis
+from services.chaos.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld
+from services.chaos.run import Course, Result, run
+from services.chaos.world import NotBroughtAbout
+from services.checker.history import Phase, read_history
+from services.checker.verdict import Verdict
+from services.kernel.clock import SystemClock
+
+SEED = 7
+
+
+async def run_on(folder: Path, *faults: str, length_s: float, guards_off: tuple[str, ...] = ()) -> Result:
+    """A run on SQLite, where no server has to be installed."""
+    clock = SystemClock()
+    course = Course(SEED, length_s, faults, 15.0, SESSION_TIMEOUT_S, "countinghouse chaos run --seed 7")
+    options = LocalOptions(folder / "data", guards_off=guards_off, database="sqlite")
+    async with LocalWorld(options, clock) as world:
+        return await run(world, course, folder, clock, lambda _sentence: None)
+
+
+async def test_a_bill_is_settled_once_whatever_dies(tmp_path: Path) -> None:
+    """Clerks are killed and frozen and the bank is silent: the books are right, and everything planned did strike."""
+    result = await run_on(tmp_path, "kill-at", "freeze-at", "bank-silent", length_s=10)
+    assert (result.verdict, result.reasons) == (Verdict.OK, ())
+    assert set(result.fired) == {"kill-at", "freeze-at", "bank-silent"}
+    assert result.proofs["stale fences refused"] >= 1
+    assert result.proofs["bills at which two clerks met"] >= 1
+    history = read_history(result.history)
+    assert history.whole
+    assert {moment.fault for moment in history.nemesis if moment.phase is Phase.ENDED} == set(result.fired)
+    assert any(fault == "kill-at payment" for fault, _ in result.coverage)
+    page = result.report.read_text(encoding="utf-8")
+    assert "countinghouse chaos run --seed 7" in page
+    assert not re.search(r"<link|<script[^>]*src|https?://(?!www.w3.org)", page), "one file, that needs no other"
+
+
+async def test_a_fault_that_never_struck_makes_a_run_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The books are right; but what was to be shown was not."""
+
+    class Missing(AbstractAsyncContextManager[dict[str, Any]]):
+        async def __aenter__(self) -> dict[str, Any]:
+            raise NotBroughtAbout("nobody was there")
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(nemesis, "FAULTS", {**nemesis.FAULTS, "kill": lambda *_: Missing()})
+    result = await run_on(tmp_path, "kill", "bank-slow", length_s=6)
+    assert result.verdict is Verdict.UNKNOWN
+    assert result.fired.keys() == {"bank-slow"}
+    assert all("did not strike" in reason or reason.endswith("struck by kill") for reason in result.reasons)
+
+
+async def test_without_its_guards_the_same_run_is_violated(tmp_path: Path) -> None:
+    """A holder that is frozen and overtaken settles a second time when it wakes, and the checker sees it."""
+    result = await run_on(tmp_path, "freeze-at", length_s=8, guards_off=("lock", "fence", "state", "unique"))
+    assert result.verdict is Verdict.VIOLATED
+
+
+def countinghouse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli.main", "chaos", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """A fault that does not exist, a run too short for its faults: a sentence, and no stack."""
+    unknown = countinghouse("run", "--faults", "kill,earthquake", "--data", str(tmp_path / "a"))
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "there is no fault 'earthquake' here; there are kill, pause" in unknown.stderr
+    short = countinghouse("run", "--minutes", "0.1", "--data", str(tmp_path / "b"))
+    assert short.returncode == 2
+    assert "are too short for" in short.stderr
+    assert "starting" not in unknown.stderr + short.stderr
+
+
+def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
+    """`seeds` ends with 2, says why, and keeps what the run left."""
+    ended = countinghouse("seeds", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))
+    assert ended.returncode == 2
+    told = json.loads(ended.stdout)
+    assert told["counts"] == {"ok": 0, "violated": 0, "unknown": 2}
+    assert "there is no fault 'earthquake'" in ended.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-1", "seed-2"}
+
+
+def test_a_seed_that_is_ok_leaves_nothing(tmp_path: Path) -> None:
+    """`seeds` ends with 0 and a line for each."""
+    ended = countinghouse(
+        *("seeds", "--seeds", "7", "--faults", "bank-slow", "--minutes", "0.1", "--database", "sqlite"),
+        *("--data", str(tmp_path)),
+    )
+    assert (ended.returncode, ended.stdout) == (0, "1 seeds: 1 ok, 0 violated, 0 unknown\n"), ended.stderr
+    assert "[1/1] seed 7: ok" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
