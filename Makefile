@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak test-postgresql test-compose chaos chaos-compose chaos-seeds check gen up compose-up compose-down bench bench-call \
-  bench-lock bench-check mutate-checker interop lock clean
+.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-seeds check gen \
+  up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,13 @@ soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without Z
 test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpoint among them, on PostgreSQL
 	@deploy/setup-postgresql.sh
 	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
+
+test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in company, on SQLite and on PostgreSQL
+	@deploy/setup-postgresql.sh
+	@for database in sqlite postgresql; do \
+	  echo "On $$database:"; \
+	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
+	done
 
 test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)

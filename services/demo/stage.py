@@ -151,14 +151,15 @@ class Stage:
 
     async def books(self) -> Books:
         """What the three databases hold now."""
-        return await read_books(self._databases)
+        return await read_books(self.databases)
 
     async def quiet_books(self, within_s: float) -> Books:
         """The books once nothing is under way any more, or at the latest after `within_s` seconds."""
-        return (await settled_books(self._databases, within_s, self.telephone.clock)).books
+        return (await settled_books(self.databases, within_s, self.telephone.clock)).books
 
     @property
-    def _databases(self) -> dict[str, str]:
+    def databases(self) -> dict[str, str]:
+        """SQLAlchemy URLs by service."""
         return {service: database_url(self.stack.data, service) for service in (*SERVICES, ACQUIRER)}
 
 

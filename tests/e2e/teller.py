@@ -13,8 +13,9 @@ from google.protobuf.message import Message
 
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.checker.books import Books
+from services.checker.books import Books, Reading, settled_books
 from services.checker.checks import Answered, run_checks
+from services.checker.history import HistoryWriter
 from services.demo.people import Person, Seen, Telephone
 from services.demo.stage import Stage
 from services.devstack.supervisor import Stack
@@ -22,6 +23,7 @@ from services.kernel.clock import SystemClock
 from services.kernel.guards import Guards
 from services.kernel.principal import Role
 from tests.e2e.desk import new_id
+from tests.e2e.recorder import NotingTelephone
 
 #: What is left between two commits has to be finished in this time, on a machine that others use too.
 QUIET_S = 15.0
@@ -56,8 +58,8 @@ class Teller(Stage):
         """Takes a failpoint away again."""
         await self.arm(instance, point, failpoint_pb2.FAILPOINT_ACTION_UNSPECIFIED, "")
 
-    async def failpoint(self, instance: str, point: str) -> failpoint_pb2.Failpoint | None:
-        """How often an instance has passed a failpoint, and how often that did something; None: nobody answers."""
+    async def failpoints(self, instance: str) -> dict[str, failpoint_pb2.Failpoint]:
+        """How often an instance has passed each failpoint, and how often that did something; empty: nobody answers."""
         request = failpoint_pb2.ListFailpointsRequest()
         seen = await self.telephone.call(
             self.address(instance),
@@ -67,9 +69,13 @@ class Teller(Stage):
             2.0,
         )
         if seen.error is not None:
-            return None
+            return {}
         listed = failpoint_pb2.ListFailpointsResponse.FromString(seen.body)
-        return next(found for found in listed.failpoints if found.name == point)
+        return {found.name: found for found in listed.failpoints}
+
+    async def failpoint(self, instance: str, point: str) -> failpoint_pb2.Failpoint | None:
+        """One of them; None: nobody answers."""
+        return (await self.failpoints(instance)).get(point)
 
     async def until_passed(self, instance: str, point: str, times: int) -> None:
         """Waits until an instance has passed a failpoint so often."""
@@ -82,6 +88,10 @@ class Teller(Stage):
         async with asyncio.timeout(QUIET_S):
             while await self.failpoint(instance, "accepted") is not None:  # noqa: ASYNC110  another process
                 await asyncio.sleep(_LOOK_S)
+
+    async def reading(self, within_s: float) -> Reading:
+        """The books once they are at rest, or at the latest after `within_s` seconds."""
+        return await settled_books(self.databases, within_s, self.telephone.clock)
 
     async def checked_books(self) -> Books:
         """The books, once nothing is under way any more; fails if that takes too long or a check finds something."""
@@ -98,6 +108,11 @@ def settle_request(person: Person, order_id: str, key: str) -> pb.SettleRequest:
     return pb.SettleRequest(request_id=key, order_id=order_id, source=source)
 
 
+def settle_by_card(order_id: str, key: str, card: str = "tok-mei") -> pb.SettleRequest:
+    """A clerk settles by a customer's card."""
+    return pb.SettleRequest(request_id=key, order_id=order_id, source=pb.SOURCE_CARD, card=card)
+
+
 def payment_in(seen: Seen) -> pb.Payment:
     """The payment in an answer that says OK: PayResponse, SettleResponse and ReverseResponse have it in one place."""
     assert seen.error is None, seen.error
@@ -109,6 +124,11 @@ def charges(books: Books, order_id: str) -> list[str]:
     return [str(row["payment_id"]) for row in books.journals if row["order_id"] == order_id and not row["reversal_of"]]
 
 
+def at_bank(books: Books, payment_id: str) -> list[str]:
+    """Where the keys of a payment stand at the acquirer."""
+    return [str(row["state"]) for row in books.charges or () if str(row["key"]).startswith(f"{payment_id}:")]
+
+
 def states(books: Books, payment_ids: Iterable[str]) -> list[str]:
     """Where payments stand."""
     found = {str(row["payment_id"]): str(row["state"]) for row in books.payments}
@@ -116,9 +136,14 @@ def states(books: Books, payment_ids: Iterable[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def teller_at(stack: Stack) -> AsyncIterator[Teller]:
-    """Opens the window of a running stack."""
-    telephone = Telephone(SystemClock())
+async def teller_at(stack: Stack, history: HistoryWriter | None = None) -> AsyncIterator[Teller]:
+    """Opens the window of a running stack.
+
+    Args:
+        history: Where every call about bills and payments is written down; None: nowhere.
+    """
+    clock = SystemClock()
+    telephone = Telephone(clock) if history is None else NotingTelephone(clock, history)
 
     def person(name: str, role: Role) -> Person:
         return Person(name, role, stack.token(name, role), telephone)

@@ -66,11 +66,16 @@ async def test_a_burst_of_pings_is_answered(stack: Stack, strict: str) -> None:
     """Hundreds in one piece, and the connection still is one."""
     for service in INTERFACES:
         async with pinging(stack.instance(f"{service}-1").address) as pinger:
-            await asyncio.gather(*(pinger.ping() for _ in range(_BURST)))
-            await pinger.ping()
+            await burst(pinger)
     async with pinging(strict) as pinger:
         with pytest.raises(HungUp):
-            await asyncio.gather(*(pinger.ping() for _ in range(_BURST)))
+            await burst(pinger)
+
+
+async def burst(pinger: Pinger) -> None:
+    """Hundreds of pings, and one more: a GOAWAY may come behind the last of their acknowledgements."""
+    await asyncio.gather(*(pinger.ping() for _ in range(_BURST)))
+    await pinger.ping()
 
 
 @pytest.mark.timeout(200)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +17,6 @@ from tests.e2e import databases
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import Desk, command_line, document, money, new_id
 from tests.e2e.teller import Teller, payment_in, teller_at
-
-pytestmark = pytest.mark.skipif(databases.on_postgresql(), reason="spoils files behind their owners' backs")
 
 AMOUNT = 1250
 #: Far enough for no worker to ask by itself during the test.
@@ -51,18 +46,11 @@ async def by_card(teller: Teller, card: str = "tok-mei") -> tuple[str, pb.Paymen
     return order_id, pb.Payment(payment_id=str(row["payment_id"]), acquirer_key=str(row["acquirer_key"]))
 
 
-def say(database: Path, statement: str, *parameters: str | int) -> None:
-    """Behind the back of whoever has this database."""
-    with closing(sqlite3.connect(database, timeout=10)) as connection:
-        connection.execute(statement, parameters)
-        connection.commit()
-
-
-def asked_about(database: Path, payment_id: str) -> int:
+async def asked_about(teller: Teller, payment_id: str) -> int:
     """When a payment's outcome is asked about next."""
-    with closing(sqlite3.connect(database, timeout=10)) as connection:
-        row = connection.execute("SELECT ask_at_ms FROM payments WHERE payment_id = ?", (payment_id,)).fetchone()
-    return int(row[0])
+    query = "SELECT ask_at_ms FROM payments WHERE payment_id = :payment_id"
+    ((at_ms,),) = await databases.say(teller.stack.data, "payment", query, payment_id=payment_id)
+    return int(at_ms)
 
 
 async def charge(teller: Teller, key: str, reference: str) -> None:
@@ -82,8 +70,7 @@ class Planted:
 
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
-        self._bank = teller.stack.data / "acquirer.db"
-        self._payments = teller.stack.data / "payment.db"
+        self._data = teller.stack.data
 
     async def only_theirs(self) -> tuple[str, str]:
         """The bank charges a card of which we know nothing."""
@@ -94,7 +81,8 @@ class Planted:
     async def only_theirs_of_a_declined_payment(self) -> tuple[str, str]:
         """The bank declined it, and charges it later all the same."""
         _, payment = await by_card(self._teller, "tok-declined")
-        say(self._bank, "UPDATE charges SET state = 'CHARGED' WHERE key = ?", payment.acquirer_key)
+        change = "UPDATE charges SET state = 'CHARGED' WHERE key = :key"
+        await databases.say(self._data, "acquirer", change, key=payment.acquirer_key)
         return "only theirs", payment.acquirer_key
 
     async def only_ours_given_back(self) -> tuple[str, str]:
@@ -107,14 +95,14 @@ class Planted:
     async def only_ours_lost(self) -> tuple[str, str]:
         """The bank has lost its memory of a charge."""
         _, payment = await by_card(self._teller)
-        say(self._bank, "DROP TRIGGER charges_refuses_delete")
-        say(self._bank, "DELETE FROM charges WHERE key = ?", payment.acquirer_key)
+        await databases.say(self._data, "acquirer", "DELETE FROM charges WHERE key = :key", key=payment.acquirer_key)
         return "only ours", payment.acquirer_key
 
     async def another_amount(self) -> tuple[str, str]:
         """The bank has charged more than was asked."""
         _, payment = await by_card(self._teller)
-        say(self._bank, "UPDATE charges SET amount_minor = amount_minor + 50 WHERE key = ?", payment.acquirer_key)
+        change = "UPDATE charges SET amount_minor = amount_minor + 50 WHERE key = :key"
+        await databases.say(self._data, "acquirer", change, key=payment.acquirer_key)
         return "amount differs", payment.acquirer_key
 
     async def a_duplicate(self) -> tuple[str, str]:
@@ -139,10 +127,11 @@ class Planted:
         await set_faults(self._teller, everything, bank.Fault(kind=bank.FAULT_KIND_DOWN, method="GetCharge"))
         clock = self._teller.telephone.clock
         async with asyncio.timeout(60):
-            while asked_about(self._payments, payment.payment_id) - clock.now_ms() < _PAUSE_MS:  # noqa: ASYNC110
+            while await asked_about(self._teller, payment.payment_id) - clock.now_ms() < _PAUSE_MS:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_S)
         far_ms = clock.now_ms() + _HOURS_MS
-        say(self._payments, "UPDATE payments SET ask_at_ms = ? WHERE payment_id = ?", far_ms, payment.payment_id)
+        change = "UPDATE payments SET ask_at_ms = :far_ms WHERE payment_id = :payment_id"
+        await databases.say(self._data, "payment", change, far_ms=far_ms, payment_id=payment.payment_id)
         await set_faults(self._teller)
         return "late", payment.acquirer_key
 
