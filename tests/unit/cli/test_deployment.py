@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.commands import app
-from services.devstack.deployment import open_deployment
 from services.devstack import state
+from services.devstack.deployment import open_deployment
 from services.devstack.files import databases_elsewhere, signing_key
 from services.devstack.state import StackRefused
 
