@@ -14,8 +14,8 @@ Invariants
 4. Whether a toxic concerns a connection (toxicity) is drawn once for both, from the dice given: a seed repeats it.
 
 Which function makes each move
-    Proxy.enable, disable   listening, refusing        Proxy.add, remove   the toxics
-    _Pipe._take             chunk -> due chunks        _Pipe._give         due chunks -> the other side
+    Proxy.enable, disable   listening, refusing        Proxy.add, change, remove   the toxics
+    _Pipe._take             chunk -> due chunks        _Pipe._give                 due chunks -> the other side
     _Connection.end         open -> closed, or reset
 
 Times are in milliseconds, as toxiproxy has them.
@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import enum
 import random  # noqa: TID251  seeded, so that a run can be repeated
+import re
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ from typing import Any, Final, Self
 from services.kernel.errors import InvalidArgument
 
 HOST: Final = "127.0.0.1"
+_MAX_PORT = 65535
 _CHUNK_BYTES = 64 * 1024
 #: Chunks under way in one direction; then the sender is held back, as by a full window.
 _QUEUE_CHUNKS = 64
@@ -105,19 +107,32 @@ class Proxy:
 
     Args:
         upstream: `host:port` to pass connections on to; may change, and need not answer yet.
+        host: An address of this machine, IPv4 or IPv6.
         listen_port: 0 takes a free one.
         dice: Of jitter, slices and toxicity.
+
+    Raises:
+        OSError: The port is taken, or the address is none of this machine's.
     """
 
-    def __init__(self, name: str, upstream: str, *, listen_port: int = 0, dice: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        upstream: str,
+        *,
+        host: str = HOST,
+        listen_port: int = 0,
+        dice: random.Random | None = None,
+    ) -> None:
         self.name = name
+        self.host = host
         self.upstream = upstream
         self.enabled = False
         self.toxics: dict[str, Toxic] = {}
         self.connected = 0  #: Connections ever passed on.
         self.spoiled = 0  #: Connections that some toxic has concerned, or that disabling has cut.
         self._dice = dice or random.Random()  # noqa: S311
-        self._socket = _bound(listen_port)
+        self._socket = bound(host, listen_port)
         self.port = int(self._socket.getsockname()[1])  #: The same for as long as it lives.
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
@@ -125,13 +140,21 @@ class Proxy:
     @property
     def listen(self) -> str:
         """`host:port` where it listens."""
-        return f"{HOST}:{self.port}"
+        return join_address(self.host, self.port)
 
     async def enable(self) -> None:
-        """Listens. Idempotent."""
+        """Listens. Idempotent.
+
+        Raises:
+            OSError: Somebody else listens on the port.
+        """
         if not self.enabled:
             self.enabled = True
-            self._server = await asyncio.start_server(self._accept, sock=self._socket)
+            try:
+                self._server = await asyncio.start_server(self._accept, sock=self._socket)
+            except OSError:
+                self.enabled = False
+                raise
 
     async def disable(self) -> None:
         """Refuses connections and resets those there are. Idempotent."""
@@ -140,7 +163,7 @@ class Proxy:
             self._server.close()
             self._server = None
             self._socket.close()
-            self._socket = _bound(self.port)  # bound and not listening: it refuses, and the port stays ours
+            self._socket = bound(self.host, self.port)  # bound and not listening: it refuses, and the port stays ours
         for connection in list(self._connections):
             self.spoiled += 1
             connection.end(reset=True)
@@ -151,6 +174,12 @@ class Proxy:
         self.toxics[toxic.name] = toxic
         for connection in list(self._connections):
             connection.meet(toxic)
+
+    def change(self, toxic: Toxic) -> None:
+        """Lets one that is there go on as another of the same name; a connection with a hole lives on in it."""
+        self.toxics[toxic.name] = toxic
+        for connection in list(self._connections):
+            connection.go_on(toxic)
 
     def remove(self, name: str) -> None:
         """Ends a toxic. Idempotent."""
@@ -193,11 +222,10 @@ class Proxy:
         if len(self._connections) >= _MAX_CONNECTIONS:
             writer.transport.abort()
             return
-        host, _, port = self.upstream.rpartition(":")
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                far = await asyncio.open_connection(host, int(port))
-        except (OSError, TimeoutError):
+                far = await asyncio.open_connection(*split_address(self.upstream))
+        except (OSError, TimeoutError, UnicodeError):  # the last: a host that can be no name
             _reset(writer)
             return
         if not self.enabled:  # meanwhile
@@ -270,6 +298,14 @@ class _Connection:
             after_s = toxic.attributes["timeout"] / 1000
             end: Callable[[], None] = lambda: self.end(reset=toxic.kind == "reset_peer")  # noqa: E731
             self._timers[toxic.name] = asyncio.get_running_loop().call_later(after_s, end)
+
+    def go_on(self, toxic: Toxic) -> None:
+        """A toxic was changed; whether it concerns this connection is drawn anew."""
+        if timer := self._timers.pop(toxic.name, None):
+            timer.cancel()
+        self.meet(toxic)
+        if self._concerned.get(toxic.name) is not toxic:
+            self.part_from(toxic)
 
     def part_from(self, toxic: Toxic) -> None:
         """A toxic was removed."""
@@ -397,8 +433,36 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def _bound(port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((HOST, port))
-    return bound
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port and does not listen yet.
+
+    Raises:
+        OSError: It cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # the protocol is named so that asyncio sets TCP_NODELAY; else a small piece may wait 40 ms for the one before
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except OSError:
+        taken.close()
+        raise
+    return taken
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """The host, without brackets, and the port of `host:port`.
+
+    Raises:
+        InvalidArgument: ADDRESS_INVALID.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]\0]{0,253})):([0-9]{1,5})", address)
+    if match is None or int(match[3]) > _MAX_PORT:
+        raise InvalidArgument("ADDRESS_INVALID", f"{address!r} is not like 127.0.0.1:6379 or [::1]:6379")
+    return match[1] or match[2], int(match[3])
+
+
+def join_address(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,6 +1,6 @@
 """`countinghouse chaos`: a seeded workload and seeded faults on a stack of its own, and what a checker says.
 
-`run` runs one seed, `seeds` many.
+`run` runs one seed, `seeds` many. `proxy` breaks connections of anybody's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import AsJson, Database, run
+from services.cli.proxy import proxy
 from services.kernel.errors import InvalidArgument
 from services.kernel.ids import dice
 
@@ -50,6 +51,9 @@ app = typer.Typer(no_args_is_help=True)
 @app.callback()
 def chaos() -> None:
     """Break things on purpose, and look at the books."""
+
+
+app.command()(proxy)
 
 
 @app.command("run")

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
-from services.chaos.proxy import Proxy, Stream, Toxic
+from services.chaos.proxy import Proxy, Stream, Toxic, bound, join_address, split_address
 from services.kernel.errors import InvalidArgument
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@asynccontextmanager
-async def echo() -> AsyncIterator[str]:
-    """A server that sends back what it gets; yields its address."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+from tests.unit.chaos.echo import Connection, closed, echo, said
 
 
 @pytest.fixture
@@ -45,21 +24,6 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 async def connect(proxy: Proxy) -> Connection:
     return await asyncio.open_connection("127.0.0.1", proxy.port)
-
-
-async def said(connection: Connection, words: bytes) -> bytes:
-    """Say something; returns as much as comes back."""
-    reader, writer = connection
-    writer.write(words)
-    return await asyncio.wait_for(reader.readexactly(len(words)), 5)
-
-
-async def closed(connection: Connection) -> bool:
-    """Tell whether the connection ended, politely or not."""
-    try:
-        return await asyncio.wait_for(connection[0].read(1), 5) == b""
-    except ConnectionResetError:
-        return True
 
 
 async def test_passes_on_unaltered(proxy: Proxy) -> None:
@@ -119,6 +83,16 @@ async def test_timeout_closes_after_its_time(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.14
 
 
+async def test_a_changed_toxic_forgets_its_former_time(proxy: Proxy) -> None:
+    """One that was to close soon and now is to close late closes late."""
+    connection = await connect(proxy)
+    assert await said(connection, b"x") == b"x"
+    proxy.add(Toxic("cut", "reset_peer", attributes={"timeout": 50}))
+    proxy.change(Toxic("cut", "reset_peer", attributes={"timeout": 600_000}))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(connection[0].read(1), 0.3)
+
+
 async def test_reset_peer(proxy: Proxy) -> None:
     """Both ends are reset, not closed politely."""
     connection = await connect(proxy)
@@ -150,6 +124,22 @@ async def test_slicer_and_bandwidth(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.25
 
 
+async def test_what_is_small_is_sent_at_once() -> None:
+    """The proxy adds no delay of its own: what is accepted on its port does not wait for acknowledgements."""
+    options: asyncio.Queue[int] = asyncio.Queue()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted = writer.get_extra_info("socket")
+        options.put_nowait(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listening = bound("127.0.0.1", 0)
+    async with await asyncio.start_server(serve, sock=listening):
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        assert await asyncio.wait_for(options.get(), 5)
+        writer.close()
+
+
 async def test_down_and_up_again(proxy: Proxy) -> None:
     """Disabled it resets what is open and refuses what comes; enabled again it has the same port."""
     connection, port = await connect(proxy), proxy.port
@@ -159,6 +149,17 @@ async def test_down_and_up_again(proxy: Proxy) -> None:
         await connect(proxy)
     await proxy.enable()
     assert proxy.port == port
+    assert await said(await connect(proxy), b"x") == b"x"
+
+
+async def test_a_port_a_stranger_took_meanwhile(proxy: Proxy) -> None:
+    """It cannot be enabled, does not claim to be, and is once the stranger has gone."""
+    await proxy.disable()
+    with socket.create_server(("127.0.0.1", proxy.port)):
+        with pytest.raises(OSError, match="in use"):
+            await proxy.enable()
+        assert not proxy.enabled
+    await proxy.enable()
     assert await said(await connect(proxy), b"x") == b"x"
 
 
@@ -196,3 +197,18 @@ def test_nonsense_is_refused(kind: str, attributes: dict[str, int], toxicity: fl
     """An unknown toxic or attribute, or a number out of range, is refused with what there is."""
     with pytest.raises(InvalidArgument):
         Toxic("x", kind, toxicity=toxicity, attributes=attributes)
+
+
+def test_addresses_are_read_and_written() -> None:
+    """An IPv6 address has its brackets outside only."""
+    for address, parts in {
+        "127.0.0.1:80": ("127.0.0.1", 80),
+        "db.local:65535": ("db.local", 65535),
+        "[::1]:0": ("::1", 0),
+        ":0": ("", 0),
+    }.items():
+        assert split_address(address) == parts
+        assert join_address(*parts) == address
+    for wrong in ("", "a", "a:", "a:x", "a:-1", "a:65536", "::1:80", "[::1]", "a b:1", "a\0:1", "a:1\n"):
+        with pytest.raises(InvalidArgument):
+            split_address(wrong)
