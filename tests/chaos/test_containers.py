@@ -68,7 +68,7 @@ def test_a_run_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     """SIGTERM while the deployment starts, as a build server's patience has it."""
     before = left_behind()
     with subprocess.Popen(command(tmp_path, "5"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
-        while running.poll() is None and not any("postgres" in each for each in left_behind() - before):
+        while running.poll() is None and not any("container" in each for each in left_behind() - before):
             time.sleep(0.2)
         running.terminate()
         _, errors = running.communicate()
