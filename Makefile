@@ -41,7 +41,7 @@ test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in 
 	done
 
 test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
-	@$(BIN)/pytest -m compose tests/e2e/test_compose.py $(ARGS)
+	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/chaos/test_containers.py $(ARGS)
 
 chaos: setup  ## Breaks everything while bills are settled, six seeds of a minute, and proves the books (10 minutes)
 	@deploy/setup-postgresql.sh
@@ -49,7 +49,7 @@ chaos: setup  ## Breaks everything while bills are settled, six seeds of a minut
 	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
 
 chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off
-	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 3 $(ARGS)
+	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 2 $(ARGS)
 
 chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
 	@deploy/setup-postgresql.sh

@@ -16,7 +16,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,20 +36,21 @@ from services.checker.books import SERVICES
 from services.devstack import zookeeper
 from services.devstack.deployment import open_deployment
 from services.devstack.files import database_url, signing_key
+from services.devstack.state import StackRefused
 from services.kernel.clock import Clock
-from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Principal, Role
 from services.runtime.tokens import TokenSigner
 
 #: As docker-compose.chaos.yml sets it.
 SESSION_TIMEOUT_S: Final = 4.0
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+_FILES: Final = ("docker-compose.yml", "docker-compose.chaos.yml")
 _HOST: Final = "127.0.0.1"
 _SERVERS: Final = ("zoo1", "zoo2", "zoo3")
 _INSTANCES: Final = ("order-1", "order-2", "payment-1", "payment-2", "ledger-1", "ledger-2", ACQUIRER)
 _POSTGRESQL: Final = "postgres"
 #: What docker-compose.yml appends to COUNTINGHOUSE_PORTS, by container.
-_PORTS: Final[Mapping[str, str]] = dict(
+PORTS: Final[Mapping[str, str]] = dict(
     zip(
         (*_SERVERS, _POSTGRESQL, *_INSTANCES),
         ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81"),
@@ -62,11 +63,8 @@ _DOCKER_TIMEOUT_S: Final = 60.0
 _STOP_S: Final = 8
 _PAUSE_TRIES: Final = 5
 _LOOK_S: Final = 0.1
+_RECONNECT_MS: Final = 500
 _TOKEN_TTL_S: Final = 24 * 3600
-
-
-class DeploymentFailed(CountinghouseError):
-    """Docker, or the deployment, did not do what it was asked to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,11 @@ class ComposeOptions:
     """How the deployment is to be.
 
     Args:
+        data: A folder, where what the containers had to say is kept.
         project: The name of compose's project.
     """
 
+    data: Path
     project: str = f"countinghouse-chaos-{os.getpid()}"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -90,15 +90,11 @@ class ComposeWorld:
     def __init__(self, options: ComposeOptions, clock: Clock) -> None:
         self._clock = clock
         self._resources = ExitStack()
-        digits = _free_digits()
-        self._ports = {container: int(f"{digits}{ending}") for container, ending in _PORTS.items()}
-        self._environment = {
-            **options.environment,
-            "COMPOSE_PROJECT_NAME": options.project,
-            "COUNTINGHOUSE_PORTS": str(digits),
-            "COUNTINGHOUSE_SUBNET": f"10.{digits}.0.0/24",
-        }
+        digits = free_digits()
+        self._ports = {container: int(f"{digits}{ending}") for container, ending in PORTS.items()}
+        self._environment = {**options.environment, **named(options.project, digits)}
         self._project = options.project
+        self._logs = options.data / "containers.log"
         self._data = Path()
         self._addresses: dict[str, str] = {}
 
@@ -108,7 +104,8 @@ class ComposeWorld:
             opened = await asyncio.to_thread(open_deployment, self._environment, self._resources)
             self._data = Path(opened["COUNTINGHOUSE_DATA"])
         except BaseException:
-            await self._remove()
+            with suppress(StackRefused):  # what went wrong first is what has to be told
+                await self._remove()
             raise
         return self
 
@@ -116,15 +113,6 @@ class ComposeWorld:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._remove()
-
-    async def heal(self) -> None:
-        """Whatever a fault has left behind is put right."""
-        for name in (*self.instances, *_SERVERS):
-            await self.resume(name)
-            await self._start(name)
-        for instance in self.instances:
-            await self.mend(instance)
-        await self.start_postgresql()
 
     # ---- what it is ------------------------------------------------------------------------------------
 
@@ -147,7 +135,7 @@ class ComposeWorld:
         """See `World`."""
         payments = tuple(name for name in _INSTANCES if name.startswith("payment"))
         return (
-            *process_kinds(_INSTANCES, rolling_s=20.0),
+            *process_kinds(_INSTANCES, rolling_s=30.0),
             *zookeeper_kinds(),
             *postgresql_kinds(),
             *bank_kinds(),
@@ -205,11 +193,12 @@ class ComposeWorld:
         """See `World`."""
         return bool((await self._inspect(instance))["State"]["Paused"])
 
-    async def wait_serving(self, instance: str, within_s: float = 30.0) -> None:
+    async def wait_serving(self, instance: str, within_s: float = 60.0) -> None:
         """See `World`."""
         request = health_pb2.HealthCheckRequest()
+        address, often = self.address(instance), [("grpc.max_reconnect_backoff_ms", _RECONNECT_MS)]
         with suppress(TimeoutError):
-            async with asyncio.timeout(within_s), grpc.aio.insecure_channel(self.address(instance)) as channel:
+            async with asyncio.timeout(within_s), grpc.aio.insecure_channel(address, often) as channel:
                 stub: Any = health_pb2_grpc.HealthStub(channel)
                 while True:
                     with suppress(grpc.aio.AioRpcError):
@@ -233,6 +222,10 @@ class ComposeWorld:
     async def start_server(self, server: str) -> None:
         """See `World`."""
         await self._start(server)
+        running = [(await self._inspect(each))["State"]["Running"] for each in _SERVERS]
+        if sum(running) * 2 > len(_SERVERS):
+            address = f"{_HOST}:{self._ports[server]}"
+            await self._until(lambda: zookeeper.mode(address), f"{server} does not serve again")
 
     async def pause_server(self, server: str) -> None:
         """See `World`."""
@@ -250,6 +243,7 @@ class ComposeWorld:
     async def start_postgresql(self) -> None:
         """See `World`."""
         await self._start(_POSTGRESQL)
+        await self._until(self._postgresql_answers, "PostgreSQL does not answer again")
 
     # ---- lines -----------------------------------------------------------------------------------------
 
@@ -269,7 +263,7 @@ class ComposeWorld:
         instance = line.rpartition("/")[2]
         if self._network in (await self._inspect(instance))["NetworkSettings"]["Networks"]:
             return 0
-        container, service = self._container(instance), _service(instance)
+        container, service = self._container(instance), service_name(instance)
         address = ("--ip", self._addresses[instance], "--alias", service)
         await self._docker("network", "connect", *address, self._network, container)
         return 1
@@ -285,7 +279,22 @@ class ComposeWorld:
         return f"{self._project}_default"
 
     def _container(self, name: str) -> str:
-        return f"{self._project}-{_service(name)}-1"
+        return f"{self._project}-{service_name(name)}-1"
+
+    async def _postgresql_answers(self) -> bool:
+        look = ("exec", self._container(_POSTGRESQL), "pg_isready", "-q", "-h", _HOST, "-U", "postgres")
+        with suppress(NotBroughtAbout):
+            await self._docker(*look)
+            return True
+        return False
+
+    async def _until(self, condition: Callable[[], Awaitable[object]], otherwise: str) -> None:
+        try:
+            async with asyncio.timeout(_DOCKER_TIMEOUT_S):
+                while not await condition():  # noqa: ASYNC110  another process
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise NotBroughtAbout(otherwise) from None
 
     async def _start(self, name: str) -> None:
         """Starts a container that is down. Harmless if it runs."""
@@ -296,16 +305,23 @@ class ComposeWorld:
         return dict(found)
 
     async def _remove(self) -> None:
+        """Removes everything of the deployment but what its containers had to say."""
         self._resources.close()
+        with suppress(StackRefused, OSError):
+            said = await self._compose("logs", "--no-color", "--timestamps", timeout_s=_DOCKER_TIMEOUT_S)
+            self._logs.write_text(said, encoding="utf-8")
         await self._compose("down", "--volumes", "--remove-orphans", "--timeout", "5", timeout_s=_UP_TIMEOUT_S)
 
-    async def _compose(self, *arguments: str, timeout_s: float) -> None:
-        files = ("docker-compose.yml", "docker-compose.chaos.yml")
-        named = [part for file in files for part in ("-f", str(DEPLOY / file))]
+    async def _compose(self, *arguments: str, timeout_s: float) -> str:
+        """Runs docker compose on the deployment; what it printed.
+
+        Raises:
+            StackRefused: DOCKER_FAILED.
+        """
         try:
-            await self._docker("compose", *named, *arguments, timeout_s=timeout_s)
+            return await self._docker("compose", *arguments, timeout_s=timeout_s)
         except NotBroughtAbout as error:
-            raise DeploymentFailed("DOCKER_FAILED", str(error)) from error
+            raise StackRefused("DOCKER_FAILED", str(error)) from error
 
     async def _docker(self, *arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> str:
         """Runs docker; what it printed.
@@ -328,31 +344,47 @@ class ComposeWorld:
             async with asyncio.timeout(timeout_s):
                 printed, errors = await process.communicate()
         except TimeoutError:
-            process.kill()
             raise NotBroughtAbout(f"{said} took more than {timeout_s:.0f} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
         if process.returncode != 0:
             words = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
             raise NotBroughtAbout(f"{said} failed: {words[-1]}")
-        return printed.decode()
+        return printed.decode(errors="replace")
 
 
-def _service(name: str) -> str:
+def service_name(name: str) -> str:
     """An instance as compose calls it."""
     return "acquirer" if name == ACQUIRER else name
 
 
-def _free_digits() -> int:
+def named(project: str, digits: int) -> dict[str, str]:
+    """The environment in which docker compose means one deployment of its own, with failpoints.
+
+    Args:
+        digits: With which its ports begin.
+    """
+    return {
+        "COMPOSE_PROJECT_NAME": project,
+        "COMPOSE_FILE": os.pathsep.join(str(DEPLOY / name) for name in _FILES),
+        "COUNTINGHOUSE_PORTS": str(digits),
+        "COUNTINGHOUSE_SUBNET": f"10.{digits}.0.0/24",
+    }
+
+
+def free_digits() -> int:
     """Three digits with which every port of the deployment is free.
 
     Raises:
-        DeploymentFailed: PORT_BUSY.
+        StackRefused: PORT_BUSY.
     """
     for digits in _DIGITS:
         try:
             with ExitStack() as held:
-                for ending in _PORTS.values():
+                for ending in PORTS.values():
                     held.enter_context(socket.create_server((_HOST, int(f"{digits}{ending}"))))
         except OSError:
             continue
         return digits
-    raise DeploymentFailed("PORT_BUSY", "no three digits are free for the deployment's ports; stop another one")
+    raise StackRefused("PORT_BUSY", "no three digits are free for the deployment's ports; stop another one")

@@ -42,7 +42,7 @@ _ARM_TIMEOUT_S: Final = 2.0
 _BAIT_TIMEOUT_S: Final = 12.0
 _ASK_AGAIN_S: Final = 0.2
 #: Long enough to strike a process that is held; one that was frozen meanwhile goes on as soon as it wakes.
-_HELD_MS: Final = 2_500
+_HELD_MS: Final = 5_000
 _AMOUNT: Final = 777
 
 #: What a fault that has struck was seen to do.

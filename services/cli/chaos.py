@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -213,6 +215,8 @@ async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
     from services.chaos.run import run  # noqa: PLC0415  `--help` does without
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
+    # however one gives up, nothing may be left running
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     clock = SystemClock()
     began_s = clock.monotonic_s()
 
@@ -233,7 +237,7 @@ def _world(wanted: _Wanted, folder: Path, clock: Clock) -> tuple[LocalWorld | Co
     from services.chaos import compose, local  # noqa: PLC0415
 
     if wanted.stack is Where.COMPOSE:
-        return compose.ComposeWorld(compose.ComposeOptions(), clock), compose.SESSION_TIMEOUT_S
+        return compose.ComposeWorld(compose.ComposeOptions(folder), clock), compose.SESSION_TIMEOUT_S
     options = local.LocalOptions(folder / "data", database=wanted.database)
     return local.LocalWorld(options, clock), local.SESSION_TIMEOUT_S
 

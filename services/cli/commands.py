@@ -40,7 +40,9 @@ class Where(StrEnum):
 
 
 #: They start and stop embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo", "chaos")
+_LOCAL_ONLY = ("up", "down", "demo")
+#: They look for no stack: theirs is one of its own.
+_ON_THEIR_OWN = ("chaos",)
 
 
 @app.callback()
@@ -50,7 +52,7 @@ def choose(
         Where, typer.Option("--stack", envvar="COUNTINGHOUSE_STACK", help="local: by --data; compose: Docker's.")
     ] = Where.LOCAL,
 ) -> None:
-    if stack is Where.LOCAL or "--help" in sys.argv:
+    if stack is Where.LOCAL or context.invoked_subcommand in _ON_THEIR_OWN or "--help" in sys.argv:
         return
     from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without
 

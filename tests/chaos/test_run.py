@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -71,9 +72,10 @@ async def test_without_its_guards_the_same_run_is_violated(tmp_path: Path) -> No
     assert result.verdict is Verdict.VIOLATED
 
 
-def countinghouse(*arguments: str) -> subprocess.CompletedProcess[str]:
+def countinghouse(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "services.cli.main", "chaos", *arguments],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -90,6 +92,13 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path) ->
     assert short.returncode == 2
     assert "are too short for" in short.stderr
     assert "starting" not in unknown.stderr + short.stderr
+
+
+def test_without_docker_there_is_no_verdict_on_containers(tmp_path: Path) -> None:
+    """2, and a sentence: 1 would say that books are wrong."""
+    ended = countinghouse("run", "--stack", "compose", "--data", str(tmp_path), PATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.endswith("countinghouse: docker compose up cannot be run: No such file or directory\n")
 
 
 def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +24,7 @@ import pytest_asyncio
 
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
+from services.chaos.compose import free_digits, named
 from services.cli.tokens import mint
 from services.devstack import state
 from services.devstack.deployment import open_deployment
@@ -37,12 +37,9 @@ from tests.e2e.teller import Teller, charges, payment_in, settle_request, teller
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
-FOLDER = Path(__file__).parents[2] / "deploy"
 PROJECT = f"countinghouse-test-{os.getpid()}"
 HEALTHY_S = 120.0
 VICTIM, OTHER = "payment-1", "payment-2"
-#: What docker-compose.yml appends to COUNTINGHOUSE_PORTS.
-_ENDINGS = ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +66,10 @@ class Deployment:
         return document(await self.command(*arguments, "--json"))
 
 
-def free_ports() -> str:
-    """Three digits with which every port of the deployment is free."""
-    for digits in range(190, 320):
-        try:
-            with ExitStack() as held:
-                for ending in _ENDINGS:
-                    held.enter_context(socket.create_server(("127.0.0.1", int(f"{digits}{ending}"))))
-        except OSError:
-            continue
-        return str(digits)
-    raise AssertionError("no ports are free")
-
-
 def compose(environment: dict[str, str], *arguments: str) -> str:
     """Runs docker compose on the deployment; what it printed."""
-    files = ("-f", str(FOLDER / "docker-compose.yml"), "-f", str(FOLDER / "docker-compose.chaos.yml"))
     done = subprocess.run(
-        ["docker", "compose", *files, *arguments], env=environment, capture_output=True, text=True, check=False
+        ["docker", "compose", *arguments], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -98,7 +81,7 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no Docker daemon answers here")
-    environment = os.environ | {"COMPOSE_PROJECT_NAME": PROJECT, "COUNTINGHOUSE_PORTS": free_ports()}
+    environment = os.environ | named(PROJECT, free_digits())
     compose(environment, "build")
     try:
         began_s = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services.chaos.compose import PORTS, service_name
 from services.devstack.state import ACQUIRER, INTERFACES
 
 FOLDER = Path(__file__).parents[3] / "deploy"
@@ -85,6 +86,16 @@ def test_ports_are_open_to_this_machine_only(name: str) -> None:
 def test_no_port_is_given_twice() -> None:
     ports = [port.split(":")[2] for service in SERVICES.values() for port in service.get("ports", ())]
     assert len(ports) == len(set(ports)) == len(ZOOKEEPERS) + 1 + len(INSTANCES)
+
+
+def test_a_chaos_run_knows_every_port() -> None:
+    """What it takes to be free is what the file publishes."""
+    published = {
+        name: port.partition("}")[2].partition(":")[0]
+        for name, service in SERVICES.items()
+        for port in service.get("ports", ())
+    }
+    assert {service_name(name): ending for name, ending in PORTS.items()} == published
 
 
 @every
