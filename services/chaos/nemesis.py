@@ -408,11 +408,14 @@ async def _session_expiry(stage: Stage, strike: Strike, _dice: random.Random) ->
 
 
 async def _leader(stage: Stage) -> str:
+    leaders: list[str] = []
+
     async def there() -> bool:
-        return "leader" in (await stage.world.zookeeper_servers()).values()
+        leaders[:] = [server for server, mode in (await stage.world.zookeeper_servers()).items() if mode == "leader"]
+        return bool(leaders)
 
     await _until(there, "no ZooKeeper leader")
-    return next(server for server, mode in (await stage.world.zookeeper_servers()).items() if mode == "leader")
+    return leaders[0]
 
 
 # PostgreSQL

@@ -41,8 +41,8 @@ class Where(StrEnum):
 
 #: They start and stop embedded stacks; a deployment is docker compose's.
 _LOCAL_ONLY = ("up", "down", "demo")
-#: They look for no stack: theirs is one of its own.
-_ON_THEIR_OWN = ("chaos",)
+#: Its stacks are its own, and it has a --stack that says which kind; the variable is not meant for it.
+_CHAOS = "chaos"
 
 
 @app.callback()
@@ -52,8 +52,13 @@ def choose(
         Where, typer.Option("--stack", envvar="COUNTINGHOUSE_STACK", help="local: by --data; compose: Docker's.")
     ] = Where.LOCAL,
 ) -> None:
-    if stack is Where.LOCAL or context.invoked_subcommand in _ON_THEIR_OWN or "--help" in sys.argv:
+    if stack is Where.LOCAL or "--help" in sys.argv:
         return
+    if context.invoked_subcommand == _CHAOS:
+        source = context.get_parameter_source("stack")
+        if source is not None and source.name == "ENVIRONMENT":
+            return
+        raise typer.BadParameter("say `chaos run --stack compose`", param_hint="--stack")
     from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without
 
     if context.invoked_subcommand in _LOCAL_ONLY:

@@ -165,6 +165,16 @@ def test_what_starts_and_stops_embedded_stacks_is_refused(docker: Docker, comman
     assert docker.asked == []
 
 
+def test_chaos_has_a_stack_of_its_own_whatever_the_variable_says(docker: Docker, tmp_path: Path) -> None:
+    """The variable is for commands that look for a stack; said in so many words, the option is in the wrong place."""
+    run = ["chaos", "run", "--faults", "earthquake", "--data", str(tmp_path)]
+    named = CliRunner().invoke(app, run, env={"COUNTINGHOUSE_STACK": "compose"})
+    assert (named.exit_code, "no fault 'earthquake'" in named.output) == (2, True)
+    said = CliRunner().invoke(app, ["--stack", "compose", *run])
+    assert (said.exit_code, "chaos run --stack compose" in said.output) == (2, True)
+    assert docker.asked == []
+
+
 def test_a_local_stack_does_without_docker(docker: Docker, tmp_path: Path) -> None:
     """It is what is meant unless something else is said, in the environment or by the option."""
     for arguments in ([], ["--stack", "local"]):

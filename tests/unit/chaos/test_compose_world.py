@@ -1,0 +1,78 @@
+"""The deployment as a world: what is told to Docker, and that nothing has happened before it has.
+
+A stand-in for the program `docker` writes down what it is told; tests/chaos/test_containers.py has the real one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.chaos.compose import ComposeOptions, ComposeWorld
+from services.chaos.world import NotBroughtAbout
+from services.kernel.clock import SystemClock
+
+PROJECT = "chaos"
+PAYMENT, POSTGRESQL = f"{PROJECT}-payment-1-1", f"{PROJECT}-postgres-1"
+#: Says what a container is like; PostgreSQL answers at the third time, and `kill` finds nobody.
+STAND_IN = """#!/bin/sh
+cd "$(dirname "$0")"
+echo "$*" >> asked
+case "$1 $2" in
+  "network disconnect") touch away ;;
+  "network connect") rm away ;;
+  exec*) echo again >> tries; [ "$(wc -l < tries)" -ge 3 ] || exit 2 ;;
+  kill*) echo "Error response from daemon: no such container" >&2; exit 1 ;;
+  pause*) echo again >> pauses; [ "$(wc -l < pauses)" -ge 2 ] || exit 1 ;;
+  inspect*)
+    [ -e away ] && networks= || networks='"chaos_default": {"IPAddress": "10.190.0.9"}'
+    [ "$(cat pauses 2>/dev/null | wc -l)" -ge 2 ] && paused=true || paused=false
+    echo '[{"NetworkSettings": {"Networks": {'"$networks"'}}, "State": {"Paused": '"$paused"'}}]' ;;
+esac
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> ComposeWorld:
+    """A deployment that nobody has started, on the stand-in."""
+    program = tmp_path / "docker"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    return ComposeWorld(ComposeOptions(tmp_path, PROJECT, environment), SystemClock())
+
+
+def told(tmp_path: Path, *verbs: str) -> list[str]:
+    """What the stand-in was told, as far as it begins with one of these."""
+    return [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith(verbs)]
+
+
+async def test_an_instance_that_was_cut_off_gets_its_own_address_again(world: ComposeWorld, tmp_path: Path) -> None:
+    """It is registered under it. To mend what is whole is harmless."""
+    await world.cut("zookeeper/payment-1")
+    assert await world.mend("zookeeper/payment-1") == 1
+    assert await world.mend("zookeeper/payment-1") == 0
+    assert told(tmp_path, "network") == [
+        f"network disconnect chaos_default {PAYMENT}",
+        f"network connect --ip 10.190.0.9 --alias payment-1 chaos_default {PAYMENT}",
+    ]
+
+
+async def test_postgresql_is_started_when_it_answers(world: ComposeWorld, tmp_path: Path) -> None:
+    await world.start_postgresql()
+    asked = f"exec {POSTGRESQL} pg_isready -q -h 127.0.0.1 -U postgres"
+    assert told(tmp_path, "start", "exec") == [f"start {POSTGRESQL}", asked, asked, asked]
+
+
+async def test_a_container_is_paused_when_it_stands_still(world: ComposeWorld, tmp_path: Path) -> None:
+    """A busy one may have to be told twice."""
+    await world.pause("payment-1")
+    assert told(tmp_path, "pause") == [f"pause {PAYMENT}"] * 2
+
+
+async def test_what_docker_refuses_has_not_happened(world: ComposeWorld, tmp_path: Path) -> None:
+    with pytest.raises(NotBroughtAbout, match=f"docker kill {PAYMENT} failed: .*no such container"):
+        await world.kill("payment-1")
+    assert told(tmp_path, "start") == []
