@@ -1,0 +1,231 @@
+"""The scenes: each brings one fault about, for which one certain guard is the only defence.
+
+A scene does what people and misfortune do, and judges nothing; what became of the money the checker says afterwards. It
+plays the same whichever guards are on, and needs none but its own to end well: where the fault is a loss, the scene
+has somebody ask again, unless finishing what others left is the very thing to be shown.
+
+| scene | guard | what no other guard sees |
+|---|---|---|
+| reply lost | ticket | the retry of a payment with no order looks like a payment of its own |
+| pressed while busy | lock | somebody takes over from a clerk who is alive and at work |
+| late claim | fence | a claim out of a process that was frozen: the bill is free again, no state forbids it |
+| cancelled meanwhile | state | a first payment, against which no key, index or fence stands |
+| ledger died | unique | one holder posts twice, for it heard nothing of the first time |
+| clerk died | recovery | nobody else knows of it |
+| bank silent | acquirer-key | the bank knows nothing of ours but the key |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.chaos.booth import DELAY, DISARM, DROP_REPLY, KILL, STOP, Booth
+from services.chaos.world import NotBroughtAbout
+from services.checker.history import Outcome
+from services.devstack.supervisor import ACQUIRER_INSTANCE
+
+CASHIERS: Final = "payment-1"
+ACCOUNTANTS: Final = "payment-2"
+_ORDERS: Final = ("order-1", "order-2")
+#: How long somebody whose reply is dropped waits for it.
+_DROPPED_S: Final = 1.0
+#: The first clerk is busy for so long, and the second has so little time.
+_BUSY_S, _HURRIED_S = 3.0, 1.0
+#: Which of two ledgers a payment asks is up to the balancer: all miss the armed one once in a thousand runs.
+_BILLS: Final = 10
+#: A write that a woken process had in its hands is done by then.
+_LATE_S: Final = 1.5
+
+
+async def reply_lost(booth: Booth) -> None:
+    """A payment with a ticket: its reply is lost after the commit, and the cashier asks again elsewhere."""
+    ticket, amount = await booth.ticket(), booth.dice.randrange(100, 10_000)
+    await booth.arm(CASHIERS, "recorded", DROP_REPLY)
+    lost = await booth.pay(ticket, amount, at=CASHIERS, timeout_s=_DROPPED_S)
+    if lost.answer.code != "DEADLINE_EXCEEDED":
+        raise NotBroughtAbout(f"the reply was not lost: {lost.answer}")
+    await booth.pay(ticket, amount, at=ACCOUNTANTS, insist=True)
+
+
+async def pressed_while_busy(booth: Booth) -> None:
+    """The cashier is at work on a bill; the accountant presses, too, has little time, and goes away if they must."""
+    order_id = await booth.bill()
+    async with _cashier_busy_with(booth, order_id):
+        await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, timeout_s=_HURRIED_S)
+
+
+async def pressed_at_once(booth: Booth) -> None:
+    """The cashier is at work on a bill; the accountant presses, too, until there is an answer."""
+    order_id = await booth.bill()
+    async with _cashier_busy_with(booth, order_id):
+        await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, insist=True)
+
+
+class _cashier_busy_with:  # noqa: N801  reads as a sentence
+    """While inside, the cashier has submitted the payment of a bill and not yet posted it; then they are answered."""
+
+    def __init__(self, booth: Booth, order_id: str) -> None:
+        self._booth = booth
+        self._order_id = order_id
+        self._busy: asyncio.Task[object] | None = None
+
+    async def __aenter__(self) -> None:
+        booth, order_id = self._booth, self._order_id
+        await booth.arm(CASHIERS, "submitted", DELAY, order_id, delay_s=_BUSY_S)
+        self._busy = asyncio.create_task(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=_BUSY_S * 4))
+
+        async def submitted() -> bool:
+            states = [row["state"] for row in (await booth.books()).payments if row["order_id"] == order_id]
+            return states == ["SUBMITTED"]
+
+        await booth.until(submitted, "the cashier's payment was not submitted")
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._busy is not None:
+            await self._busy
+
+
+async def late_claim(booth: Booth) -> None:
+    """An order instance freezes with a claim in its hands; the bill is settled by way of the other one and reversed.
+
+    Then the frozen one wakes, and carries out the claim of a payment that ended long ago.
+    """
+    order_id = await booth.bill()
+    for instance in _ORDERS:
+        await booth.arm(instance, "accepted", STOP, order_id)
+    settling = asyncio.create_task(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=10.0, insist=True))
+    frozen = await booth.until_frozen(*_ORDERS)
+    try:
+        (other,) = set(_ORDERS) - {frozen}
+        await booth.arm(other, "accepted", DISARM)
+        settled = await settling
+        if settled.outcome is not Outcome.OK:
+            raise NotBroughtAbout(f"the bill was not settled: {settled.answer}")
+        await booth.reverse(order_id, settled.answer.payment_id)
+
+        async def is_free() -> bool:
+            return await booth.order_state(order_id) == "UNPAID"
+
+        await booth.until(is_free, "the bill was not reopened")
+    finally:
+        booth.thaw(frozen)
+
+    async def is_claimed() -> bool:
+        return await booth.order_state(order_id) == "PAYING"
+
+    with suppress(NotBroughtAbout):  # as it should be
+        await booth.until(is_claimed, "it was refused", within_s=_LATE_S)
+
+
+async def frozen_holder(booth: Booth) -> None:
+    """The cashier's process freezes about to move money; the accountant finishes the bill; then it wakes."""
+    order_id = await booth.bill()
+    await booth.arm(CASHIERS, "submitted", STOP, order_id)
+    frozen = asyncio.create_task(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=20.0))
+    await booth.until_frozen(CASHIERS)
+    try:
+        await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, timeout_s=10.0, insist=True)
+    finally:
+        booth.thaw(CASHIERS)
+    await frozen
+
+
+async def cancelled_meanwhile(booth: Booth) -> None:
+    """The customer cancels a bill that still stands on the cashier's screen, who then settles it."""
+    order_id = await booth.bill()
+    await booth.cancel(order_id)
+    await booth.settle(booth.cashier, order_id, at=CASHIERS, insist=True)
+
+
+async def ledger_died(booth: Booth) -> None:
+    """A ledger instance dies between its commit and its reply; the payment service asks the other one."""
+    victim = "ledger-1"
+    for _ in range(_BILLS):
+        order_id = await booth.bill()
+        pid = booth.stack.instance(victim).pid
+        await booth.arm(victim, "posted", KILL, order_id)
+        await booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=10.0, insist=True)
+        if not booth.is_alive(pid):
+            await booth.until_died(victim, pid)
+            return
+    raise NotBroughtAbout(f"{victim} was never asked")
+
+
+async def clerk_died(booth: Booth) -> None:
+    """The cashier's process dies about to move money, and the cashier goes home."""
+    order_id = await booth.bill()
+    pid = booth.stack.instance(CASHIERS).pid
+    await booth.arm(CASHIERS, "submitted", KILL, order_id)
+    await booth.settle(booth.cashier, order_id, at=CASHIERS)
+    await booth.until_died(CASHIERS, pid)
+
+
+async def bank_silent(booth: Booth) -> None:
+    """The bank charges a card and does not answer; the accountant, who cannot wait, reverses the payment."""
+    order_id = await booth.bill()
+    card = f"tok-{order_id}"
+    await booth.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
+    unheard = await booth.settle(booth.cashier, order_id, at=CASHIERS, card=card)
+    if unheard.answer.state != "UNKNOWN":
+        raise NotBroughtAbout(f"the bank's silence was not noticed: {unheard.answer}")
+    await booth.reverse(order_id, unheard.answer.payment_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One fault.
+
+    Args:
+        fault: What happens, in a sentence for the table.
+        play: Brings it about. Raises NotBroughtAbout.
+        replicas: Instances of each service that it needs; 1 unless named.
+        calm: Whether nobody dies or freezes in it.
+    """
+
+    name: str
+    fault: str
+    play: Callable[[Booth], Awaitable[None]]
+    replicas: Mapping[str, int] = field(default_factory=dict, compare=False)
+    calm: bool = False
+
+
+_TWO_CLERKS: Final = {"payment": 2}
+
+REPLY_LOST: Final = Scene(
+    "reply lost", "the reply of a Pay is lost after the commit; asked again", reply_lost, _TWO_CLERKS, calm=True
+)
+PRESSED_WHILE_BUSY: Final = Scene(
+    "pressed while busy",
+    "a second clerk presses while the first is at work",
+    pressed_while_busy,
+    _TWO_CLERKS,
+    calm=True,
+)
+PRESSED_AT_ONCE: Final = Scene(
+    "pressed at once", "a second clerk presses while the first is at work, and insists", pressed_at_once, _TWO_CLERKS
+)
+LATE_CLAIM: Final = Scene(
+    "late claim",
+    "an order instance freezes with a claim; settled and reversed meanwhile; it wakes",
+    late_claim,
+    {**_TWO_CLERKS, "order": 2},
+)
+FROZEN_HOLDER: Final = Scene(
+    "frozen holder", "a holder freezes about to post; another finishes the bill; it wakes", frozen_holder, _TWO_CLERKS
+)
+CANCELLED_MEANWHILE: Final = Scene(
+    "cancelled meanwhile", "the bill is cancelled, and then settled from an old screen", cancelled_meanwhile, calm=True
+)
+LEDGER_DIED: Final = Scene(
+    "ledger died", "a ledger dies between commit and reply; the other is asked", ledger_died, {"ledger": 2}
+)
+CLERK_DIED: Final = Scene(
+    "clerk died", "a process dies with a payment submitted, and nobody asks again", clerk_died, _TWO_CLERKS
+)
+BANK_SILENT: Final = Scene(
+    "bank silent", "the bank charges and does not answer; the payment is reversed", bank_silent, _TWO_CLERKS, calm=True
+)
