@@ -11,7 +11,7 @@ Where several guards stand against one fault, a row names those that are off thr
 guard is the last one standing, and has the first two columns only: there "all on" is all but those.
 
 Rules
-1. A stack is used for the next scene only while its books are right and its scenes came about.
+1. A stack is used for the next scene only while all went as it should. One with its guard off has a stack to itself.
 2. A cell that is expected to be violated, and one whose scene did not come about, is tried with the next seed, up to
    the number asked for; the seed that decided it is told.
 3. A row that did not come about is unknown, never empty or filled.
@@ -261,8 +261,6 @@ class _Work:
                     while self._todo and not strange:
                         cell = await self._play_next(booth, seed)
                         strange = not cell.as_expected
-                        if cell.verdict is not Verdict.OK:
-                            break
             except CountinghouseError as error:
                 strange = True
                 if self._todo:

@@ -41,7 +41,7 @@ from services.kernel.principal import Role
 
 #: Nothing may stay unresolved longer than this.
 REST_WITHIN_S: Final = 15.0
-#: So long that a busy machine loses no session by chance, so short that who waits for the end of one need not wait long.
+#: So long that a busy machine loses no session by chance; who waits for the end of one need not wait long.
 _SESSION_TIMEOUT_S: Final = 4.0
 _SETTINGS: Final[Mapping[str, object]] = {
     "lease_s": 2.0,

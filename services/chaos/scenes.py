@@ -18,12 +18,13 @@ has somebody ask again, unless finishing what others left is the very thing to b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from services.chaos.booth import DELAY, DISARM, DROP_REPLY, KILL, STOP, Booth
+from services.chaos.calls import Heard
 from services.chaos.world import NotBroughtAbout
 from services.checker.history import Outcome
 from services.devstack.supervisor import ACQUIRER_INSTANCE
@@ -65,28 +66,30 @@ async def pressed_at_once(booth: Booth) -> None:
         await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, insist=True)
 
 
-class _cashier_busy_with:  # noqa: N801  reads as a sentence
+@asynccontextmanager
+async def _cashier_busy_with(booth: Booth, order_id: str) -> AsyncIterator[None]:
     """While inside, the cashier has submitted the payment of a bill and not yet posted it; then they are answered."""
-
-    def __init__(self, booth: Booth, order_id: str) -> None:
-        self._booth = booth
-        self._order_id = order_id
-        self._busy: asyncio.Task[object] | None = None
-
-    async def __aenter__(self) -> None:
-        booth, order_id = self._booth, self._order_id
-        await booth.arm(CASHIERS, "submitted", DELAY, order_id, delay_s=_BUSY_S)
-        self._busy = asyncio.create_task(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=_BUSY_S * 4))
+    await booth.arm(CASHIERS, "submitted", DELAY, order_id, delay_s=_BUSY_S)
+    async with _meanwhile(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=_BUSY_S * 4)):
 
         async def submitted() -> bool:
             states = [row["state"] for row in (await booth.books()).payments if row["order_id"] == order_id]
             return states == ["SUBMITTED"]
 
         await booth.until(submitted, "the cashier's payment was not submitted")
+        yield
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._busy is not None:
-            await self._busy
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, Heard]) -> AsyncIterator[asyncio.Task[Heard]]:
+    """Lets somebody ask beside what is done inside; they are waited for, or given up if that fails."""
+    asking = asyncio.create_task(work)
+    try:
+        yield asking
+        await asking
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def late_claim(booth: Booth) -> None:
@@ -95,43 +98,42 @@ async def late_claim(booth: Booth) -> None:
     Then the frozen one wakes, and carries out the claim of a payment that ended long ago.
     """
     order_id = await booth.bill()
+
+    def is_now(state: str) -> Callable[[], Awaitable[bool]]:
+        async def is_state() -> bool:
+            return await booth.order_state(order_id) == state
+
+        return is_state
+
     for instance in _ORDERS:
         await booth.arm(instance, "accepted", STOP, order_id)
-    settling = asyncio.create_task(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=10.0, insist=True))
-    frozen = await booth.until_frozen(*_ORDERS)
-    try:
-        (other,) = set(_ORDERS) - {frozen}
-        await booth.arm(other, "accepted", DISARM)
-        settled = await settling
-        if settled.outcome is not Outcome.OK:
-            raise NotBroughtAbout(f"the bill was not settled: {settled.answer}")
-        await booth.reverse(order_id, settled.answer.payment_id)
-
-        async def is_free() -> bool:
-            return await booth.order_state(order_id) == "UNPAID"
-
-        await booth.until(is_free, "the bill was not reopened")
-    finally:
-        booth.thaw(frozen)
-
-    async def is_claimed() -> bool:
-        return await booth.order_state(order_id) == "PAYING"
-
+    asking = booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=10.0, insist=True)
+    async with _meanwhile(asking) as settling:
+        frozen = await booth.until_frozen(*_ORDERS)
+        try:
+            (other,) = set(_ORDERS) - {frozen}
+            await booth.arm(other, "accepted", DISARM)
+            settled = await settling
+            if settled.outcome is not Outcome.OK:
+                raise NotBroughtAbout(f"the bill was not settled: {settled.answer}")
+            await booth.reverse(order_id, settled.answer.payment_id)
+            await booth.until(is_now("UNPAID"), "the bill was not reopened")
+        finally:
+            booth.thaw(frozen)
     with suppress(NotBroughtAbout):  # as it should be
-        await booth.until(is_claimed, "it was refused", within_s=_LATE_S)
+        await booth.until(is_now("PAYING"), "it was refused", within_s=_LATE_S)
 
 
 async def frozen_holder(booth: Booth) -> None:
     """The cashier's process freezes about to move money; the accountant finishes the bill; then it wakes."""
     order_id = await booth.bill()
     await booth.arm(CASHIERS, "submitted", STOP, order_id)
-    frozen = asyncio.create_task(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=20.0))
-    await booth.until_frozen(CASHIERS)
-    try:
-        await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, timeout_s=10.0, insist=True)
-    finally:
-        booth.thaw(CASHIERS)
-    await frozen
+    async with _meanwhile(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=25.0)):
+        await booth.until_frozen(CASHIERS)
+        try:
+            await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, timeout_s=10.0, insist=True)
+        finally:
+            booth.thaw(CASHIERS)
 
 
 async def cancelled_meanwhile(booth: Booth) -> None:

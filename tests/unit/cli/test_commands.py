@@ -54,7 +54,7 @@ def test_every_command_of_the_issue_is_there() -> None:
         *("registry offline", "registry online", "registry weight"),
         *("order create", "order get", "order list", "order cancel"),
         *("ticket", "pay", "settle", "reverse", "payment get", "payment list", "payment attention"),
-        *("acquirer log", "acquirer faults", "reconcile", "chaos run"),
+        *("acquirer log", "acquirer faults", "reconcile", "chaos run", "chaos seeds", "chaos ablate"),
         *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
     }
 
