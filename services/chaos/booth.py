@@ -214,35 +214,38 @@ class Booth:
         action: failpoint_pb2.FailpointAction.ValueType,
         subject: str = "",
         delay_s: float = 0.0,
-    ) -> None:
-        """Arms a failpoint of one instance, for one order or card.
+    ) -> int:
+        """Arms a failpoint of one instance, for one order or card; returns its process.
 
         Raises:
             NotBroughtAbout: It cannot be armed.
         """
+        address = self.stack.acquirer if instance == ACQUIRER_INSTANCE else self.stack.instance(instance).address
         request = failpoint_pb2.ArmFailpointRequest(
             name=point, action=action, subject=subject, delay_ms=round(delay_s * 1000)
         )
-        address = self.stack.acquirer if instance == ACQUIRER_INSTANCE else self.stack.instance(instance).address
         metadata = (("authorization", f"Bearer {self.operator.token}"),)
         async with grpc.aio.insecure_channel(address) as channel:
             stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
             try:
-                await stub.ArmFailpoint(request, timeout=_WITHIN_S, metadata=metadata, wait_for_ready=True)
+                return int((await stub.ArmFailpoint(request, timeout=_WITHIN_S, metadata=metadata)).pid)
             except grpc.aio.AioRpcError as error:
                 raise NotBroughtAbout(f"{instance} cannot be armed: {error.details()}") from error
+
+    async def died_at(self, instance: str, point: str, pid: int) -> bool:
+        """Whether the process that was armed to die at a failpoint has; otherwise it is armed no more.
+
+        A process that dies closes its connections before it is gone, so it is asked: one that dies does not answer.
+        """
+        try:
+            return await self.arm(instance, point, DISARM) != pid
+        except NotBroughtAbout:
+            return True
 
     def is_frozen(self, instance: str) -> bool:
         """Whether it stands still."""
         with suppress(psutil.NoSuchProcess, ValueError):
             return psutil.Process(self.stack.instance(instance).pid).status() == psutil.STATUS_STOPPED
-        return False
-
-    @staticmethod
-    def is_alive(pid: int) -> bool:
-        """Whether a process runs; one that has ended and was not yet taken notice of does not."""
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         return False
 
     def thaw(self, instance: str) -> None:

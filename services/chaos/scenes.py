@@ -148,10 +148,9 @@ async def ledger_died(booth: Booth) -> None:
     victim = "ledger-1"
     for _ in range(_BILLS):
         order_id = await booth.bill()
-        pid = booth.stack.instance(victim).pid
-        await booth.arm(victim, "posted", KILL, order_id)
+        pid = await booth.arm(victim, "posted", KILL, order_id)
         await booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=10.0, insist=True)
-        if not booth.is_alive(pid):
+        if await booth.died_at(victim, "posted", pid):
             await booth.until_died(victim, pid)
             return
     raise NotBroughtAbout(f"{victim} was never asked")
@@ -160,8 +159,7 @@ async def ledger_died(booth: Booth) -> None:
 async def clerk_died(booth: Booth) -> None:
     """The cashier's process dies about to move money, and the cashier goes home."""
     order_id = await booth.bill()
-    pid = booth.stack.instance(CASHIERS).pid
-    await booth.arm(CASHIERS, "submitted", KILL, order_id)
+    pid = await booth.arm(CASHIERS, "submitted", KILL, order_id)
     await booth.settle(booth.cashier, order_id, at=CASHIERS)
     await booth.until_died(CASHIERS, pid)
 
