@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-seeds check gen \
-  up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
+.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-seeds ablate check \
+  gen up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,9 @@ chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 
 	@deploy/setup-libfaketime.sh
 	@$(BIN)/countinghouse chaos seeds --seeds 1-100 --minutes 0.25 --some 3 --at-once 2 $(ARGS)
 	@$(BIN)/countinghouse chaos seeds --seeds 101-200 --minutes 0.25 --some 3 --at-once 2 --database sqlite $(ARGS)
+
+ablate: setup  ## Switches each guard off under the fault for which it is the only defence, and shows what comes of it (4 minutes)
+	@$(BIN)/countinghouse chaos ablate $(ARGS)
 
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
 	$(BIN)/ruff format --check .

@@ -62,7 +62,7 @@ def render(report: Report) -> str:
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(report.title)}: {report.verdict}</title><style>{_STYLE}</style></head><body><main>",
+            f"<title>{escape(report.title)}: {report.verdict}</title><style>{STYLE}</style></head><body><main>",
             _head(report),
             _section("Checks", _checks(report.checks)),
             _section("What the run brought about", _proofs(report.proofs)),
@@ -195,7 +195,7 @@ _LEGEND = (
     '<i class="info"></i> unknown to its caller <i class="shade"></i> a fault</p>'
 )
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5d6776; --paper: #fbfbf9; --line: #d8dbe0;
   --ok: #2e7d54; --fail: #c8871a; --info: #7b5ea7; --bad: #b3261e; --shade: #b3261e14; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa4b2; --paper: #14181f; --line: #333b47;

@@ -57,7 +57,7 @@ def test_every_command_of_the_issue_is_there() -> None:
         *("order create", "order get", "order list", "order cancel"),
         *("ticket", "pay", "settle", "reverse", "payment get", "payment list", "payment attention"),
         *("acquirer log", "acquirer faults", "reconcile"),
-        *("chaos run", "chaos seeds", "chaos proxy"),
+        *("chaos run", "chaos seeds", "chaos ablate", "chaos proxy"),
         *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
     }
 

@@ -1,0 +1,147 @@
+"""The matrix of guards and faults, for people: in rows for a terminal, and as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any, Final
+
+from services.chaos.ablation import Cell, Column, Matrix, Row
+from services.chaos.report import STYLE
+from services.checker.verdict import Verdict
+
+HEADS: Final = ("guard", "fault", *(str(column) for column in Column), "row")
+_FILLED: Final = {True: "filled", False: "EMPTY", None: "unknown"}
+_MAX_TOLD: Final = 6
+
+
+def table(matrix: Matrix) -> list[tuple[str, ...]]:
+    """A row of words for each row, under `HEADS`."""
+    return [
+        (
+            row.guard,
+            _fault(row),
+            *(_word(matrix.cells.get((row, column))) for column in Column),
+            _FILLED[matrix.filled(row)],
+        )
+        for row in matrix.rows
+    ]
+
+
+def document(matrix: Matrix) -> dict[str, Any]:
+    """The matrix for scripts."""
+    return {
+        "verdict": matrix.verdict.value,
+        "reasons": list(matrix.empty),
+        "rows": [
+            {
+                "guard": row.guard,
+                "scene": row.scene.name,
+                "fault": row.scene.fault,
+                "off_besides": list(row.besides),
+                "filled": matrix.filled(row),
+                "cells": {
+                    str(column): {
+                        "guards_off": list(row.guards_off(column)),
+                        "verdict": cell.verdict.value,
+                        "seed": cell.seed,
+                        "tries": cell.tries,
+                        "took_s": round(cell.took_s, 1),
+                        "reasons": list(cell.reasons),
+                    }
+                    for column in row.columns
+                    if (cell := matrix.cells.get((row, column))) is not None
+                },
+            }
+            for row in matrix.rows
+        ],
+    }
+
+
+def render(matrix: Matrix, command: str, facts: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        command: What repeats it.
+        facts: The run in a few pairs.
+    """
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in matrix.empty)
+    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    title = "Which guard stops which fault"
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}: {matrix.verdict}</title><style>{STYLE}{_STYLE}</style></head><body><main>",
+            f'<header><p class="verdict {matrix.verdict}">{matrix.verdict}</p><h1>{title}</h1>'
+            f"{f'<ul class=reasons>{reasons}</ul>' if reasons else ''}"
+            f"<dl>{told}</dl><p>Repeat it:</p><pre>{escape(command)}</pre></header>",
+            f"<section><h2>Matrix</h2><p>{_LEGEND}</p>{_matrix(matrix)}</section>",
+            f"<section><h2>What was found</h2>{''.join(map(_found, _in_order(matrix)))}</section>",
+            "</main></body></html>",
+        ]
+    )
+
+
+_LEGEND: Final = (
+    "Each row is a fault for which its guard is the only defence; where others stand against it as well, they are off "
+    "throughout. A row is filled if all is well with the guard on and a violation is found with it off."
+)
+_STYLE: Final = """
+.matrix td { padding: 6px 12px 6px 0; } .matrix td.cell { min-width: 96px; }
+td.unknown { color: var(--info); } td.none { color: var(--soft); } h3 .violated { color: var(--bad); }
+"""
+
+
+def _matrix(matrix: Matrix) -> str:
+    heads = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
+    rows = []
+    for row in matrix.rows:
+        cells = "".join(_cell(matrix.cells.get((row, column))) for column in Column)
+        filled = _FILLED[matrix.filled(row)]
+        kind = {"filled": "ok", "EMPTY": "violated"}.get(filled, "unknown")
+        rows.append(
+            f"<tr><td><b>{escape(row.guard)}</b></td><td>{escape(_fault(row))}</td>{cells}"
+            f'<td class="{kind}">{filled}</td></tr>'
+        )
+    return f'<table class="matrix"><tr>{heads}</tr>{"".join(rows)}</table>'
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return '<td class="cell none">–</td>'
+    checks = "".join(f"<br><small>{escape(name)}</small>" for name in cell.checks)
+    return f'<td class="cell {cell.verdict}">{_word(cell)}{checks}</td>'
+
+
+def _in_order(matrix: Matrix) -> list[Cell]:
+    """The cells in which something was found, or nothing could be."""
+    cells = (matrix.cells.get((row, column)) for row in matrix.rows for column in row.columns)
+    return [cell for cell in cells if cell is not None and cell.reasons]
+
+
+def _found(cell: Cell) -> str:
+    off = ", ".join(cell.row.guards_off(cell.column)) or "none"
+    told = "".join(f"<li>{escape(reason)}</li>" for reason in cell.reasons[:_MAX_TOLD])
+    more = len(cell.reasons) - _MAX_TOLD
+    told += f"<li>and {more} more</li>" if more > 0 else ""
+    return (
+        f"<h3>{escape(cell.row.guard)}: {escape(cell.row.scene.name)}, {escape(cell.column)} "
+        f"<small>off: {escape(off)}; seed {cell.seed}, try {cell.tries}, {cell.took_s:.1f} s</small></h3>"
+        f"<ul>{told}</ul>"
+    )
+
+
+def _fault(row: Row) -> str:
+    besides = f" (without {' and '.join(row.besides)})" if row.besides else ""
+    return row.scene.fault + besides
+
+
+def _word(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    if cell.verdict is Verdict.OK:
+        return "ok"
+    word = "VIOLATED" if cell.verdict is Verdict.VIOLATED else "unknown"
+    return f"{word}, seed {cell.seed}"
