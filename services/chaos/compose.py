@@ -92,7 +92,7 @@ class ComposeWorld:
         self._resources = ExitStack()
         digits = free_digits()
         self._ports = {container: int(f"{digits}{ending}") for container, ending in PORTS.items()}
-        self._environment = {**options.environment, **named(options.project, digits)}
+        self._environment = {**options.environment, **named(options.project, digits), "COMPOSE_ANSI": "never"}
         self._project = options.project
         self._logs = options.data / "containers.log"
         self._data = Path()
