@@ -40,7 +40,7 @@ test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in 
 	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
 	done
 
-test-compose: setup  ## Starts the deployment on Docker, and settles bills there while an instance dies
+test-compose: setup  ## Starts the deployment on Docker, and settles bills there while containers die (4 minutes)
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/chaos/test_containers.py $(ARGS)
 
 chaos: setup  ## Breaks everything while bills are settled, six seeds of a minute, and proves the books (10 minutes)
@@ -48,7 +48,7 @@ chaos: setup  ## Breaks everything while bills are settled, six seeds of a minut
 	@deploy/setup-libfaketime.sh
 	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
 
-chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off
+chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off (5 minutes)
 	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 2 $(ARGS)
 
 chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
