@@ -135,7 +135,7 @@ class ComposeWorld:
         """See `World`."""
         payments = tuple(name for name in _INSTANCES if name.startswith("payment"))
         return (
-            *process_kinds(_INSTANCES, rolling_s=30.0),
+            *process_kinds(_INSTANCES, rolling_s=20.0),
             *zookeeper_kinds(),
             *postgresql_kinds(),
             *bank_kinds(),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.chaos.compose import ComposeOptions, ComposeWorld
+from services.chaos.plan import make_plan
 from services.chaos.world import NotBroughtAbout
 from services.kernel.clock import SystemClock
 
@@ -47,6 +48,13 @@ def world(tmp_path: Path) -> ComposeWorld:
 def told(tmp_path: Path, *verbs: str) -> list[str]:
     """What the stand-in was told, as far as it begins with one of these."""
     return [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith(verbs)]
+
+
+def test_a_minute_has_room_for_every_fault(world: ComposeWorld) -> None:
+    """It is how long a run is unless something else is said, and the seed a fresh one."""
+    kinds = world.kinds()
+    for seed in range(300):
+        assert {strike.fault for strike in make_plan(kinds, seed, 60.0)} == {kind.name for kind in kinds}
 
 
 async def test_an_instance_that_was_cut_off_gets_its_own_address_again(world: ComposeWorld, tmp_path: Path) -> None:
