@@ -258,15 +258,18 @@ class ComposeWorld:
         self._addresses[instance] = networks[self._network]["IPAddress"]
         await self._docker("network", "disconnect", self._network, self._container(instance))
 
-    async def mend(self, line: str) -> int:
+    async def concerned(self, line: str) -> int:
+        """Not to be had here."""
+        raise NotBroughtAbout(f"nobody counts the connections of {line}")
+
+    async def mend(self, line: str) -> None:
         """See `World`. It gets its own address again."""
         instance = line.rpartition("/")[2]
         if self._network in (await self._inspect(instance))["NetworkSettings"]["Networks"]:
-            return 0
+            return
         container, service = self._container(instance), service_name(instance)
         address = ("--ip", self._addresses[instance], "--alias", service)
         await self._docker("network", "connect", *address, self._network, container)
-        return 1
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
         """Not to be had here."""

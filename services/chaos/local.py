@@ -256,14 +256,15 @@ class LocalWorld:
         for proxy in self._lines[line]:
             await proxy.disable()
 
-    async def mend(self, line: str) -> int:
+    async def concerned(self, line: str) -> int:
         """See `World`."""
-        concerned = 0
+        return sum(proxy.spoiled for proxy in self._lines[line])
+
+    async def mend(self, line: str) -> None:
+        """See `World`."""
         for proxy in self._lines[line]:
             await proxy.reset()
-            concerned += proxy.spoiled
             proxy.spoiled = 0
-        return concerned
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
         """See `World`."""

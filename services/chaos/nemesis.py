@@ -281,6 +281,10 @@ class _Bait:
             at = self._stage.world.address(others[0])
             self._calls.append(asyncio.create_task(self._settle("bait-rival", self._stage.accountant, at)))
 
+    def settle_anywhere(self) -> None:
+        """Has the cashier settle it, wherever that is done."""
+        self._calls.append(asyncio.create_task(self._settle("bait-holder", self._stage.cashier, "")))
+
     async def taken(self, struck: Callable[[], Awaitable[bool]]) -> bool:
         """Waits until the fault has struck, or the bill was settled without."""
         with suppress(TimeoutError):
@@ -438,7 +442,7 @@ def _postgresql(*, politely: bool) -> Fault:
 
 
 def _spoiled(kind: str, stream: str, **attributes: int) -> Fault:
-    """A line spoiled by a toxic. That it struck is known when it is mended: connections were concerned."""
+    """A line spoiled by a toxic. It strikes when the line is in use."""
 
     @asynccontextmanager
     async def fault(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
@@ -446,13 +450,31 @@ def _spoiled(kind: str, stream: str, **attributes: int) -> Fault:
         await stage.world.mend(strike.target)
         try:
             await stage.world.spoil(strike.target, kind, stream, attributes)
+            await _until_used(stage, strike)
             yield {"in_flight": in_flight}
         finally:
-            concerned = await stage.world.mend(strike.target)
-        if not concerned:
-            raise NotBroughtAbout(f"nobody was using the line {strike.target}")
+            await stage.world.mend(strike.target)
 
     return fault
+
+
+async def _until_used(stage: Stage, strike: Strike) -> None:
+    """Waits until a connection was concerned; if nobody uses the line, bills are settled until somebody does."""
+
+    async def used() -> bool:
+        return await stage.world.concerned(strike.target) > 0
+
+    try:
+        async with AsyncExitStack() as baits, asyncio.timeout(_STRIKE_WITHIN_S):
+            for number in count():
+                if await used():
+                    return
+                bait = await _Bait.laid(stage, strike, number)
+                baits.push_async_callback(bait.close)
+                bait.settle_anywhere()
+                await bait.taken(used)
+    except TimeoutError:
+        raise NotBroughtAbout(f"nobody was using the line {strike.target}") from None
 
 
 @asynccontextmanager

@@ -137,8 +137,12 @@ class World(Protocol):
         """Resets a line's connections and refuses new ones."""
         ...
 
-    async def mend(self, line: str) -> int:
-        """As if nothing had been; returns how many connections were concerned since the last time."""
+    async def concerned(self, line: str) -> int:
+        """How many connections what spoils or cuts a line has concerned since it was mended."""
+        ...
+
+    async def mend(self, line: str) -> None:
+        """As if nothing had been."""
         ...
 
     async def shift_clock(self, instance: str, by_s: float) -> None:

@@ -60,8 +60,8 @@ def test_a_minute_has_room_for_every_fault(world: ComposeWorld) -> None:
 async def test_an_instance_that_was_cut_off_gets_its_own_address_again(world: ComposeWorld, tmp_path: Path) -> None:
     """It is registered under it. To mend what is whole is harmless."""
     await world.cut("zookeeper/payment-1")
-    assert await world.mend("zookeeper/payment-1") == 1
-    assert await world.mend("zookeeper/payment-1") == 0
+    await world.mend("zookeeper/payment-1")
+    await world.mend("zookeeper/payment-1")
     assert told(tmp_path, "network") == [
         f"network disconnect chaos_default {PAYMENT}",
         f"network connect --ip 10.190.0.9 --alias payment-1 chaos_default {PAYMENT}",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from services.chaos.calls import Heard, Person
 from services.chaos.nemesis import FAULTS, Stage
 from services.chaos.plan import Strike
+from services.checker.history import NO_ANSWER, Outcome
+from services.kernel.principal import Role
 
 
 @dataclass(slots=True)
@@ -27,9 +31,44 @@ class Ensemble:
         self.done.append(("started", server))
 
 
-def stage_of(world: Ensemble) -> Stage:
+@dataclass(slots=True)
+class Line:
+    """A world with one line, of which the calls that are made use it from the third on; and who makes those calls."""
+
+    asked: list[str] = field(default_factory=list)
+    spoiled: bool = False
+
+    async def mend(self, line: str) -> None:
+        self.spoiled = False
+
+    async def spoil(self, line: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
+        self.spoiled = True
+
+    async def concerned(self, line: str) -> int:
+        return int(self.spoiled and self.asked.count("Settle") >= 3)
+
+    async def ask(self, process: str, person: Person, kind: str, *_: object, **__: object) -> Heard:
+        self.asked.append(kind)
+        return Heard(Outcome.OK, NO_ANSWER)
+
+
+def stage_of(world: Ensemble | Line) -> Stage:
     nobody: Any = None
-    return Stage(cast(Any, world), nobody, nobody, nobody, nobody, nobody, 2.0, nobody)
+    cashier = Person("li", Role.CASHIER, "")
+
+    async def nothing() -> Mapping[str, int]:
+        return {}
+
+    return Stage(cast(Any, world), cast(Any, world), cashier, cashier, nobody, nothing, 2.0, nobody)
+
+
+async def test_a_line_that_nobody_uses_is_used_by_bills_made_for_it() -> None:
+    """A spoiled line of which nobody takes notice is no fault that struck."""
+    line = Line()
+    async with FAULTS["reset"](stage_of(line), Strike("reset", "ledger-1", 1.0, 0.5), random.Random(1)):
+        assert line.spoiled
+        assert line.asked == ["CreateOrder", "Settle"] * 3
+    assert not line.spoiled
 
 
 async def test_the_leader_that_was_seen_is_killed_though_it_leads_no_more() -> None:
