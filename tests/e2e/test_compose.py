@@ -127,20 +127,23 @@ async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
     assert (await deployment.json("check"))["verdict"] == "ok"
 
 
-async def test_readmes_script_pays(deployment: Deployment, tmp_path: Path) -> None:
+async def test_readmes_script_settles_a_bill(deployment: Deployment, tmp_path: Path) -> None:
     """A stranger's program on the host finds an instance through the ensemble, and reaches it."""
     bare = tmp_path / "bare"
+    made = await deployment.json("order", "create", "--customer", "mei", "--amount", "1250", "--currency", "CNY")
+    order_id = made["order"]["order_id"]
     test_readme.link_modules(bare)
     (tmp_path / "pay.py").write_text(test_readme.readme_script())
     code, output, errors = await test_readme.run(
         bare,
         tmp_path,
-        "pay.py",
+        *("pay.py", order_id),
         COUNTINGHOUSE_ZOOKEEPER=(await deployment.json("status"))["zookeeper"],
         COUNTINGHOUSE_TOKEN=(await deployment.json("token", "--role", "cashier", "--name", "li"))["token"],
     )
     assert (code, errors) == (0, "")
-    assert re.search(r"\bpay_\w+ PAYMENT_STATE_SUCCEEDED", output)
+    assert re.search(rf"\bpay_\w+ for {order_id} PAYMENT_STATE_SUCCEEDED", output)
+    assert (await deployment.json("order", "get", order_id))["order"]["state"] == "ORDER_STATE_PAID"
 
 
 async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deployment: Deployment) -> None:

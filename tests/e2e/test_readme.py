@@ -84,15 +84,16 @@ async def test_nothing_else_is_there_to_be_imported(bare: Path, tmp_path: Path, 
     assert f"No module named '{package}'" in errors
 
 
-async def test_it_finds_the_service_and_pays(
+async def test_it_finds_the_service_and_settles_a_bill(
     script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: Desk
 ) -> None:
-    """It exits with 0, and the payment whose id it prints has SUCCEEDED."""
+    """It exits with 0, and the bill is paid by the payment whose id it prints."""
+    order_id = await cashier.bill()
     (tmp_path / "pay.py").write_text(script)
     code, output, errors = await run(
         bare,
         tmp_path,
-        "pay.py",
+        *("pay.py", order_id),
         COUNTINGHOUSE_ZOOKEEPER=stack.zookeeper,
         COUNTINGHOUSE_TOKEN=stack.token("li", Role.CASHIER),
     )
@@ -101,6 +102,7 @@ async def test_it_finds_the_service_and_pays(
     assert printed, output
     request = payment_pb2.GetPaymentRequest(payment_id=printed[0])
     payment = (await cashier.ask(cashier.payment.GetPayment, request)).payment
-    assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert (payment.state, payment.order_id) == (payment_pb2.PAYMENT_STATE_SUCCEEDED, order_id)
+    assert await cashier.order_state(order_id) == "PAID"
     assert payment.clerk.name == "li"
     assert payment.ticket_id
