@@ -7,8 +7,7 @@ fault that has begun is healed. One that could not be brought about stays PLANNE
 
 A fault that strikes at a certain step of a payment brings its own bait: a fresh bill, settled at the victim by one
 clerk and, in company, by another clerk elsewhere. So it strikes at that step and no other, and a frozen holder is
-really overtaken before it wakes. Which instance of another service a payment calls is up to the balancer; for such a
-victim as many baits are laid as it takes.
+really overtaken before it wakes. It stands at that step, and the blow comes from outside.
 """
 
 from __future__ import annotations
@@ -179,63 +178,79 @@ async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) 
 
 @asynccontextmanager
 async def _kill_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    victim, world = strike.target, stage.world
-    before = await world.incarnation(victim)
-
-    async def died() -> bool:
-        return await world.incarnation(victim) != before
-
-    async with _met(stage, strike, failpoint_pb2.FAILPOINT_ACTION_KILL, died) as bait:
-        if world.holds_at_failpoints:
-            await world.kill(victim)
-        yield {"order_id": bait.order_id}
+    async with _met(stage, strike) as (bait, victim):
+        await stage.world.kill(victim)
+        yield {"order_id": bait.order_id, "victim": victim}
         await bait.end()
-    await world.wait_serving(victim)
+    await stage.world.wait_serving(victim)
 
 
 @asynccontextmanager
 async def _freeze_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    victim, world = strike.target, stage.world
-    try:
-        async with _met(stage, strike, failpoint_pb2.FAILPOINT_ACTION_STOP, lambda: world.is_paused(victim)) as bait:
-            if world.holds_at_failpoints:
-                await world.pause(victim)
-            yield {"order_id": bait.order_id}
-            await bait.overtaken()
-            await world.resume(victim)
-            await bait.end()
-    finally:
-        await world.resume(victim)
+    async with _met(stage, strike) as (bait, victim):
+        if stage.world.holds_at_failpoints:
+            await stage.world.pause(victim)
+        yield {"order_id": bait.order_id}
+        await bait.overtaken()
+        await stage.world.resume(victim)
+        await bait.end()
 
 
 @asynccontextmanager
-async def _met(
-    stage: Stage,
-    strike: Strike,
-    action: failpoint_pb2.FailpointAction.ValueType,
-    struck: Callable[[], Awaitable[bool]],
-) -> AsyncIterator[_Bait]:
-    """Lays baits until the victim has been met at the failpoint; gives the one at which it was.
+async def _met(stage: Stage, strike: Strike) -> AsyncIterator[tuple[_Bait, str]]:
+    """Lays baits until somebody stands at the failpoint, held or frozen; gives the bait, and who it is.
 
-    Args:
-        action: What the process does to itself there; where it cannot, it is only held.
-        struck: Whether it has.
+    A payment instance is asked itself. Whom it asks in turn is up to the balancer: of the others whoever is met stands
+    there, and the rest are let off.
     """
-    if stage.world.holds_at_failpoints:
-        action, struck = failpoint_pb2.FAILPOINT_ACTION_DELAY, await _held(stage, strike)
+    point, likely = strike.facts["point"], _likely(stage, strike)
+    stands = {name: await _watch(stage, name, point) for name in likely}
     until_s = stage.clock.monotonic_s() + _STRIKE_WITHIN_S
-    async with AsyncExitStack() as baits:
-        for number in count():
-            bait = await _Bait.laid(stage, strike, number)
-            baits.push_async_callback(bait.close)
-            await bait.settle_at_victim(action)
-            if await bait.taken(struck):
-                yield bait
-                return
-            if stage.clock.monotonic_s() >= until_s:
-                break
-            await asyncio.sleep(_ASK_AGAIN_S)
-    raise NotBroughtAbout(f"{strike.target} was never met at {strike.facts['point']}")
+    met: list[str] = []
+
+    async def anybody() -> bool:
+        met.extend([name for name in likely if await stands[name]()])
+        return bool(met)
+
+    try:
+        async with AsyncExitStack() as baits:
+            for number in count():
+                bait = await _Bait.laid(stage, strike, number)
+                baits.push_async_callback(bait.close)
+                await bait.settle_at_victim(likely)
+                if await bait.taken(anybody):
+                    for name in likely:
+                        if name != met[0]:
+                            await _arm(stage, name, point, failpoint_pb2.FAILPOINT_ACTION_UNSPECIFIED, "")
+                    yield bait, met[0]
+                    return
+                if stage.clock.monotonic_s() >= until_s:
+                    break
+                await asyncio.sleep(_ASK_AGAIN_S)
+        raise NotBroughtAbout(f"{' and '.join(likely)} were never met at {point}")
+    finally:
+        for name in likely:
+            await stage.world.resume(name)
+
+
+def _likely(stage: Stage, strike: Strike) -> tuple[str, ...]:
+    """Who may be met when the bait is settled."""
+    service = strike.target.rpartition("-")[0]
+    if service == "payment":
+        return (strike.target,)
+    return tuple(name for name in stage.world.instances if name.rpartition("-")[0] == service)
+
+
+async def _watch(stage: Stage, instance: str, point: str) -> Callable[[], Awaitable[bool]]:
+    """Tells whether an instance has come to stand at the failpoint since now."""
+    if not stage.world.holds_at_failpoints:
+        return lambda: stage.world.is_paused(instance)
+    fired = await _fired(stage, instance, point)
+
+    async def held() -> bool:
+        return await _fired(stage, instance, point) > fired
+
+    return held
 
 
 class _Bait:
@@ -269,17 +284,20 @@ class _Bait:
                     await asyncio.sleep(_ASK_AGAIN_S)
         raise NotBroughtAbout("no bait could be laid: CreateOrder is not answered")
 
-    async def settle_at_victim(self, action: failpoint_pb2.FailpointAction.ValueType) -> None:
-        """Arms the victim for this bill only, and has the cashier settle it."""
-        victim = self._strike.target
-        subject = self._card if victim.startswith("acquirer") else self.order_id  # the bank knows nothing of orders
-        await _arm(self._stage, victim, self._strike.facts["point"], action, subject)
-        at = self._stage.world.address(victim) if victim.startswith("payment") else ""
-        self._calls.append(asyncio.create_task(self._settle("bait-holder", self._stage.cashier, at)))
-        if self._strike.facts.get("company") == "contended":
-            others = [name for name in self._stage.world.instances if name.startswith("payment") and name != victim]
-            at = self._stage.world.address(others[0])
-            self._calls.append(asyncio.create_task(self._settle("bait-rival", self._stage.accountant, at)))
+    async def settle_at_victim(self, likely: Sequence[str]) -> None:
+        """Arms those who may be met, for this bill only, and has the cashier settle it."""
+        stage, strike = self._stage, self._strike
+        subject = self._card if strike.target.startswith("acquirer") else self.order_id  # the bank knows no orders
+        stop, hold = failpoint_pb2.FAILPOINT_ACTION_STOP, failpoint_pb2.FAILPOINT_ACTION_DELAY
+        for name in likely:
+            await _arm(stage, name, strike.facts["point"], hold if stage.world.holds_at_failpoints else stop, subject)
+        payments = [name for name in stage.world.instances if name.startswith("payment")]
+        asked = likely[0] if likely[0] in payments else ""
+        at = stage.world.address(asked) if asked else ""
+        self._calls.append(asyncio.create_task(self._settle("bait-holder", stage.cashier, at)))
+        if strike.facts.get("company") == "contended":
+            at = stage.world.address(next(name for name in payments if name != asked))
+            self._calls.append(asyncio.create_task(self._settle("bait-rival", stage.accountant, at)))
 
     def settle_anywhere(self) -> None:
         """Has the cashier settle it, wherever that is done."""
@@ -331,25 +349,15 @@ class _Bait:
             await asyncio.sleep(_ASK_AGAIN_S)
 
 
-async def _held(stage: Stage, strike: Strike) -> Callable[[], Awaitable[bool]]:
-    """Tells whether the victim has been held at the failpoint since now."""
-    fired = await _fired(stage, strike)
-
-    async def held() -> bool:
-        return await _fired(stage, strike) > fired
-
-    return held
-
-
-async def _fired(stage: Stage, strike: Strike) -> int:
-    """How often the failpoint of the victim has fired; 0 while it does not answer."""
-    async with grpc.aio.insecure_channel(stage.world.address(strike.target)) as channel:
+async def _fired(stage: Stage, instance: str, point: str) -> int:
+    """How often a failpoint of an instance has fired; 0 while it does not answer."""
+    async with grpc.aio.insecure_channel(stage.world.address(instance)) as channel:
         stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
         metadata = (("authorization", f"Bearer {stage.operator.token}"),)
         with suppress(grpc.aio.AioRpcError):
             request = failpoint_pb2.ListFailpointsRequest()
             answer = await stub.ListFailpoints(request, timeout=_ARM_TIMEOUT_S, metadata=metadata)
-            return sum(point.fired for point in answer.failpoints if point.name == strike.facts["point"])
+            return sum(one.fired for one in answer.failpoints if one.name == point)
     return 0
 
 
