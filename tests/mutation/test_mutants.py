@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -75,22 +78,35 @@ def test_the_rest_of_the_module_stays_as_it_is() -> None:
     ]
 
 
+def _fates(mutants: list[Mutant]) -> dict[str, Fate]:
+    return {trial.mutant.what: trial.fate for trial in try_all(mutants, 2)}
+
+
 def test_a_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is broken is noticed, and one that is not survives; the module here stays whole."""
+    """One that is broken or cannot be imported is noticed, and one that is not survives."""
     monkeypatch.chdir(ROOT)
     source = sources()["verdict.py"]
-    broken = Mutant("verdict.py", "module", "broken", source.replace("not self.violations", "self.violations"))
-    whole = Mutant("verdict.py", "module", "whole", source)
-    assert {trial.mutant.what: trial.fate for trial in try_all([broken, whole], 2)} == {
-        "broken": Fate.NOTICED,
-        "whole": Fate.SURVIVED,
+    mutants = {
+        "broken": source.replace("not self.violations", "self.violations"),
+        "torn": "def (",
+        "whole": source,
     }
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+        fates = fresh.submit(_fates, [Mutant("verdict.py", "module", what, text) for what, text in mutants.items()])
+        assert fates.result() == {"broken": Fate.NOTICED, "torn": Fate.NOTICED, "whole": Fate.SURVIVED}
 
 
-def test_a_mutant_that_cannot_be_imported_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    (trial,) = try_all([Mutant("verdict.py", "module", "torn", "def (")], 1)
-    assert trial.fate is Fate.NOTICED
+def test_a_process_with_threads_tries_none() -> None:
+    """A child of it might wait forever for what a thread of its parent held."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="one thread"):
+            next(try_all([], 1))
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_the_tests_of_a_module_are_run_first() -> None:

@@ -84,22 +84,33 @@ def files_of_tests(module: str) -> tuple[list[str], list[str]]:
 
 
 def try_all(mutants: Iterable[Mutant], at_once: int) -> Iterator[Trial]:
-    """Tries mutants, so many at once, in the order in which they come to an end."""
+    """Tries mutants, so many at once, in the order in which they come to an end.
+
+    Raises:
+        RuntimeError: This process has more threads than one, or has imported the checker. A fork takes the locks that
+            other threads hold along, but not the threads; and a module that is there already is not imported again.
+    """
+    if len(os.listdir("/proc/self/task")) > 1 or _PACKAGE in sys.modules:
+        raise RuntimeError("mutants are tried from a process with one thread that has not imported the checker")
     hypothesis.settings.register_profile("mutation", derandomize=True, database=None)
     hypothesis.settings.load_profile("mutation")
     waiting = iter(mutants)
     running: dict[int, tuple[Mutant, int, float]] = {}
-    while True:
-        while len(running) < at_once and (mutant := next(waiting, None)) is not None:
-            pid, descriptor = _start(mutant)
-            running[descriptor] = (mutant, pid, time.monotonic())
-        if not running:
-            return
-        ended, _, _ = select.select(list(running), [], [], 1.0)
-        late = [found for found, (_, _, began_s) in running.items() if time.monotonic() - began_s > _PATIENCE_S]
-        for descriptor in {*ended, *late}:
-            mutant, pid, began_s = running.pop(descriptor)
-            yield Trial(mutant, _end(pid, descriptor, hung=descriptor not in ended), time.monotonic() - began_s)
+    try:
+        while True:
+            while len(running) < at_once and (mutant := next(waiting, None)) is not None:
+                pid, descriptor = _start(mutant)
+                running[descriptor] = (mutant, pid, time.monotonic())
+            if not running:
+                return
+            ended, _, _ = select.select(list(running), [], [], 1.0)
+            late = [found for found, (_, _, began_s) in running.items() if time.monotonic() - began_s > _PATIENCE_S]
+            for descriptor in {*ended, *late}:
+                mutant, pid, began_s = running.pop(descriptor)
+                yield Trial(mutant, _end(pid, descriptor, hung=descriptor not in ended), time.monotonic() - began_s)
+    finally:
+        for descriptor, (_, pid, _) in running.items():
+            _end(pid, descriptor, hung=True)
 
 
 def _files(place: Path) -> list[Path]:
@@ -119,7 +130,6 @@ def _start(mutant: Mutant) -> tuple[int, int]:
         silence = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(silence, descriptor)
-        _forget()
         sys.meta_path.insert(0, _InPlace(mutant))
         for tests in files_of_tests(mutant.module):
             code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests])) if tests else code
@@ -127,13 +137,6 @@ def _start(mutant: Mutant) -> tuple[int, int]:
                 break
     finally:
         os._exit(code)
-
-
-def _forget() -> None:
-    """Lets everything of ours be imported anew, if the checker has been: by other tests of the same session."""
-    if _PACKAGE in sys.modules:
-        for name in [name for name in sys.modules if name.startswith(("services", "tests.unit"))]:
-            del sys.modules[name]
 
 
 def _end(pid: int, descriptor: int, *, hung: bool) -> Fate:
