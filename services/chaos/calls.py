@@ -9,6 +9,7 @@ of stays unknown; only a call that provably never left is a failure.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random  # noqa: TID251  seeded, so that a run can be repeated
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from google.protobuf.message import Message
 
 from coordination.balancing import PowerOfTwoChoices
 from coordination.channel import DiscoveredChannel, never_sent
-from coordination.discovery import Discovery
+from coordination.discovery import Directory, Discovery
 from coordination.session import Session
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
@@ -83,6 +84,7 @@ class Caller:
         self._history = history
         self._dice = dice
         self._resources = AsyncExitStack()
+        self._directories: dict[str, Directory] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
         self.discovery = Discovery(self._session)
 
@@ -92,6 +94,7 @@ class Caller:
         self._resources.push_async_callback(self.discovery.close)
         for service, interface in INTERFACES.items():
             directory = await self.discovery.subscribe(interface, timeout_s=_FIND_TIMEOUT_S)
+            self._directories[service] = directory
             channel = DiscoveredChannel(directory, picker=PowerOfTwoChoices(self._dice), idempotency=idempotency)
             self._channels[service] = channel
             self._resources.push_async_callback(channel.close)
@@ -140,6 +143,23 @@ class Caller:
         replayed = ("x-replayed", "true") in tuple(await call.trailing_metadata() or ())
         answer = _told(getattr(message, field), body, replayed=replayed)
         return Heard(self._history.complete(invoked, answer), answer, message)
+
+    async def wait_unregistered(self, instance: str, within_s: float) -> None:
+        """Waits until ZooKeeper lists an instance no more.
+
+        Raises:
+            TimeoutError: It still does after so many seconds.
+        """
+        directory = self._directories[instance.rpartition("-")[0]]
+        news = asyncio.Event()
+        unsubscribe = directory.subscribe(news.set)
+        try:
+            async with asyncio.timeout(within_s):
+                while any(one.registered.parameters.get("instance") == instance for one in directory.registered):
+                    news.clear()
+                    await news.wait()
+        finally:
+            unsubscribe()
 
     def _channel(self, service: str, address: str) -> grpc.aio.Channel:
         if not address:

@@ -409,11 +409,14 @@ async def _zookeeper_freeze(stage: Stage, _strike: Strike, _dice: random.Random)
 
 @asynccontextmanager
 async def _session_expiry(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
-    """Cuts one instance off from ZooKeeper, and from nothing else, for longer than its session lives."""
+    """Cuts one instance off from ZooKeeper until its session has expired: its registration goes with it."""
     line = f"zookeeper/{strike.target}"
     try:
         await stage.world.cut(line)
-        await asyncio.sleep(stage.session_timeout_s * 1.3)
+        try:
+            await stage.caller.wait_unregistered(strike.target, _STRIKE_WITHIN_S)
+        except TimeoutError:
+            raise NotBroughtAbout(f"the session of {strike.target} does not expire") from None
         yield {}
     finally:
         await stage.world.mend(line)

@@ -11,18 +11,20 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli import output
 from services.cli.arguments import AsJson, Database, run
 from services.cli.proxy import proxy
-from services.kernel.errors import InvalidArgument
+from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.ids import dice
 
 if TYPE_CHECKING:
@@ -97,10 +99,8 @@ def run_chaos(
     folder = _folder(data)
     wanted = _Wanted(stack, chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
     results: list[Result] = []
-    try:
+    with _nothing_proven(as_json=as_json):
         run(_run(wanted, folder, results))
-    except InvalidArgument as error:
-        _refuse(error, as_json=as_json)
     (result,) = results
     _tell(result, chosen, as_json=as_json)
     raise typer.Exit(_EXIT_CODES[result.verdict])
@@ -178,10 +178,8 @@ def run_ablation(
         raise typer.BadParameter("name some seeds, like --seeds 1-3")
     folder = _folder(data)
     matrices: list[Matrix] = []
-    try:
+    with _nothing_proven(as_json=as_json):
         run(_run_ablation(guards, chosen, at_once, folder, matrices))
-    except InvalidArgument as error:
-        _refuse(error, as_json=as_json)
     (matrix,) = matrices
     _tell_matrix(matrix, folder / "report.html", as_json=as_json)
     raise typer.Exit(_EXIT_CODES[matrix.verdict])
@@ -234,12 +232,20 @@ def _numbers(ranges: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def _refuse(error: InvalidArgument, *, as_json: bool) -> NoReturn:
-    """Ends with what cannot be had as asked; exit code 1 would say that books are wrong."""
-    if as_json:
-        output.print_json({"error": {"reason": error.reason, "message": error.message}})
-    print(f"countinghouse: {error.message}", file=sys.stderr)
-    raise typer.Exit(_EXIT_CODES["unknown"]) from None
+@contextmanager
+def _nothing_proven(*, as_json: bool) -> Iterator[None]:
+    """Lets whatever goes wrong end with 2, told in a sentence if it was foreseen: 1 would say that books are wrong."""
+    try:
+        yield
+    except CountinghouseError as error:
+        if as_json:
+            output.print_json({"error": {"reason": error.reason, "message": error.message}})
+        print(f"countinghouse: {error.message}", file=sys.stderr)
+    except Exception as error:
+        traceback.print_exception(error)
+    else:
+        return
+    raise typer.Exit(_EXIT_CODES["unknown"])
 
 
 def _folder(data: Path | None) -> Path:

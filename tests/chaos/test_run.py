@@ -101,6 +101,16 @@ def test_without_docker_there_is_no_verdict_on_containers(tmp_path: Path) -> Non
     assert ended.stderr.endswith("countinghouse: docker compose up cannot be run: No such file or directory\n")
 
 
+def test_a_run_that_breaks_down_is_unknown(tmp_path: Path) -> None:
+    """2, and what is needed to mend it: here a history that was there before."""
+    (tmp_path / "history.jsonl").mkdir()
+    ended = countinghouse(
+        *("run", "--faults", "kill", "--minutes", "0.1", "--database", "sqlite", "--data", str(tmp_path))
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Traceback" in ended.stderr
+
+
 def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
     """`seeds` ends with 2, says why, and keeps what the run left."""
     ended = countinghouse("seeds", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
+
 from services.chaos.calls import Heard, Person
 from services.chaos.nemesis import FAULTS, Stage
 from services.chaos.plan import Strike
+from services.chaos.world import NotBroughtAbout
 from services.checker.history import NO_ANSWER, Outcome
 from services.kernel.principal import Role
 
@@ -52,7 +55,26 @@ class Line:
         return Heard(Outcome.OK, NO_ANSWER)
 
 
-def stage_of(world: Ensemble | Line) -> Stage:
+@dataclass(slots=True)
+class Registry:
+    """A world in which an instance can be cut off, and who sees whether it stays registered."""
+
+    stays: bool
+    done: list[str] = field(default_factory=list)
+
+    async def cut(self, line: str) -> None:
+        self.done.append(f"cut {line}")
+
+    async def mend(self, line: str) -> None:
+        self.done.append(f"mended {line}")
+
+    async def wait_unregistered(self, instance: str, within_s: float) -> None:
+        if self.stays:
+            raise TimeoutError
+        self.done.append(f"{instance} is gone")
+
+
+def stage_of(world: Ensemble | Line | Registry) -> Stage:
     nobody: Any = None
     cashier = Person("li", Role.CASHIER, "")
 
@@ -78,3 +100,21 @@ async def test_the_leader_that_was_seen_is_killed_though_it_leads_no_more() -> N
     async with FAULTS["leader-kill"](stage_of(world), Strike("leader-kill", "", 1.0, 2.0), random.Random(1)) as seen:
         assert seen == {"leader": "zoo2"}
     assert world.done == [("killed", "zoo2"), ("started", "zoo2")]
+
+
+async def test_a_session_has_expired_when_the_instance_is_registered_no_more() -> None:
+    world = Registry(stays=False)
+    strike = Strike("session-expiry", "payment-1", 1.0, 0.5)
+    async with FAULTS["session-expiry"](stage_of(world), strike, random.Random(1)):
+        assert world.done == ["cut zookeeper/payment-1", "payment-1 is gone"]
+    assert world.done[-1] == "mended zookeeper/payment-1"
+
+
+async def test_a_session_that_does_not_expire_is_no_fault_that_struck() -> None:
+    """And it is not cut off any longer."""
+    world = Registry(stays=True)
+    strike = Strike("session-expiry", "payment-1", 1.0, 0.5)
+    with pytest.raises(NotBroughtAbout, match="the session of payment-1 does not expire"):
+        async with FAULTS["session-expiry"](stage_of(world), strike, random.Random(1)):
+            pytest.fail("it struck")
+    assert world.done[-1] == "mended zookeeper/payment-1"
