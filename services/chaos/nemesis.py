@@ -40,6 +40,8 @@ _STRIKE_WITHIN_S: Final = 15.0
 _ARM_TIMEOUT_S: Final = 2.0
 _BAIT_TIMEOUT_S: Final = 12.0
 _ASK_AGAIN_S: Final = 0.2
+#: By so much more the rival is late at each further bait: a victim that is the slower one would never have the lock.
+_HEAD_START_S: Final = 0.2
 #: Long enough to strike a process that is held; one that was frozen meanwhile goes on as soon as it wakes.
 _HELD_MS: Final = 5_000
 _AMOUNT: Final = 777
@@ -217,7 +219,7 @@ async def _met(stage: Stage, strike: Strike) -> AsyncIterator[tuple[_Bait, str]]
             for number in count():
                 bait = await _Bait.laid(stage, strike, number)
                 baits.push_async_callback(bait.close)
-                await bait.settle_at_victim(likely)
+                await bait.settle_at_victim(likely, head_start_s=number * _HEAD_START_S)
                 if await bait.taken(anybody):
                     for name in likely:
                         if name != met[0]:
@@ -227,7 +229,7 @@ async def _met(stage: Stage, strike: Strike) -> AsyncIterator[tuple[_Bait, str]]
                 if stage.clock.monotonic_s() >= until_s:
                     break
                 await asyncio.sleep(_ASK_AGAIN_S)
-        raise NotBroughtAbout(f"{' and '.join(likely)} were never met at {point}")
+        raise NotBroughtAbout(f"{' or '.join(likely)} was never met at {point}")
     finally:
         for name in likely:
             await stage.world.resume(name)
@@ -284,8 +286,8 @@ class _Bait:
                     await asyncio.sleep(_ASK_AGAIN_S)
         raise NotBroughtAbout("no bait could be laid: CreateOrder is not answered")
 
-    async def settle_at_victim(self, likely: Sequence[str]) -> None:
-        """Arms those who may be met, for this bill only, and has the cashier settle it."""
+    async def settle_at_victim(self, likely: Sequence[str], head_start_s: float) -> None:
+        """Arms those who may be met, for this bill only, and has the cashier settle it; a rival comes so much later."""
         stage, strike = self._stage, self._strike
         subject = self._card if strike.target.startswith("acquirer") else self.order_id  # the bank knows no orders
         stop, hold = failpoint_pb2.FAILPOINT_ACTION_STOP, failpoint_pb2.FAILPOINT_ACTION_DELAY
@@ -297,7 +299,7 @@ class _Bait:
         self._calls.append(asyncio.create_task(self._settle("bait-holder", stage.cashier, at)))
         if strike.facts.get("company") == "contended":
             at = stage.world.address(next(name for name in payments if name != asked))
-            self._calls.append(asyncio.create_task(self._settle("bait-rival", stage.accountant, at)))
+            self._calls.append(asyncio.create_task(self._settle("bait-rival", stage.accountant, at, head_start_s)))
 
     def settle_anywhere(self) -> None:
         """Has the cashier settle it, wherever that is done."""
@@ -330,7 +332,8 @@ class _Bait:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _settle(self, process: str, clerk: Person, address: str) -> Heard:
+    async def _settle(self, process: str, clerk: Person, address: str, after_s: float = 0.0) -> Heard:
+        await asyncio.sleep(after_s)
         source = self._strike.facts.get("source", "CARD")
         request = payment_pb2.SettleRequest(
             request_id=f"{process}-{self.order_id}"[:64],

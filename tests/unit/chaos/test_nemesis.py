@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from services.chaos import nemesis
 from services.chaos.calls import Heard, Person
 from services.chaos.nemesis import FAULTS, Stage
 from services.chaos.plan import Strike
 from services.chaos.world import NotBroughtAbout
 from services.checker.history import NO_ANSWER, Outcome
+from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
 
 
@@ -74,14 +77,41 @@ class Registry:
         self.done.append(f"{instance} is gone")
 
 
-def stage_of(world: Ensemble | Line | Registry) -> Stage:
+@dataclass(slots=True)
+class SlowVictim:
+    """A world in which payment-1 takes its time, and the rival at payment-2 none; who is first has the bill."""
+
+    instances: tuple[str, ...] = ("payment-1", "payment-2")
+    holds_at_failpoints: bool = False
+    taken: set[str] = field(default_factory=set)
+    frozen: bool = False
+
+    def address(self, instance: str) -> str:
+        return instance
+
+    async def is_paused(self, instance: str) -> bool:
+        return self.frozen
+
+    async def resume(self, instance: str) -> None:
+        self.frozen = False
+
+    async def ask(self, process: str, person: Person, kind: str, request: Any, *_: object, **__: object) -> Heard:
+        if kind == "Settle" and process == "bait-holder":
+            await asyncio.sleep(0.1)
+            self.frozen = request.order_id not in self.taken
+        if kind == "Settle":
+            self.taken.add(request.order_id)
+        return Heard(Outcome.OK, NO_ANSWER)
+
+
+def stage_of(world: Ensemble | Line | Registry | SlowVictim) -> Stage:
     nobody: Any = None
     cashier = Person("li", Role.CASHIER, "")
 
     async def nothing() -> Mapping[str, int]:
         return {}
 
-    return Stage(cast(Any, world), cast(Any, world), cashier, cashier, nobody, nothing, 2.0, nobody)
+    return Stage(cast(Any, world), cast(Any, world), cashier, cashier, nobody, nothing, 2.0, SystemClock())
 
 
 async def test_a_line_that_nobody_uses_is_used_by_bills_made_for_it() -> None:
@@ -118,3 +148,15 @@ async def test_a_session_that_does_not_expire_is_no_fault_that_struck() -> None:
         async with FAULTS["session-expiry"](stage_of(world), strike, random.Random(1)):
             pytest.fail("it struck")
     assert world.done[-1] == "mended zookeeper/payment-1"
+
+
+async def test_a_victim_that_is_slower_than_its_rival_is_met_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a step behind the lock it would never stand, if the rival pressed at the same moment each time."""
+    monkeypatch.setattr(nemesis, "_STRIKE_WITHIN_S", 2.0)
+    monkeypatch.setattr(nemesis, "_arm", lambda *_: asyncio.sleep(0))
+    world = SlowVictim()
+    strike = Strike("freeze-at", "payment-1", 1.0, 0.5, {"point": "submitted", "company": "contended"})
+    async with FAULTS["freeze-at"](stage_of(world), strike, random.Random(1)) as seen:
+        assert world.frozen
+        assert seen["order_id"] == "bait-freeze-at-1000-1"
+    assert not world.frozen
