@@ -483,6 +483,14 @@ def a_payment_going_backwards_while_somebody_still_waits(scribe: Scribe) -> None
     others[1].answer = replace(others[1].answer, state="SUBMITTED", version=2)
 
 
+@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
+def a_payment_going_backwards_after_going_forward(scribe: Scribe) -> None:
+    """The newest version that anybody had seen is told, and not the first."""
+    looks = [scribe.look_at_payment(payment(scribe, "ticket-1")) for _ in range(3)]
+    for call in (looks[0], looks[2]):
+        call.answer = replace(call.answer, state="SUBMITTED", version=2)
+
+
 @CASES.lawful("reads go forward")
 def another_payment_of_a_bill_that_was_looked_at(scribe: Scribe) -> None:
     """Its versions are its own, also where callers say which bill they mean."""

@@ -64,20 +64,27 @@ def test_another_amount() -> None:
     assert f"holds {AMOUNT + 1}" in said
 
 
-def test_a_second_charge_of_the_same_payment() -> None:
-    """Under another key: what happens without the guard `acquirer-key`."""
+def test_further_charges_of_the_same_payment() -> None:
+    """Under other keys: what happens without the guard `acquirer-key`."""
     scribe, payment = by_card()
-    charges = (charge(payment), charge(payment, key="key_9"))
+    charges = (charge(payment), charge(payment, key="key_9"), charge(payment, key="key_10"))
     said = found(replace(scribe.books(), charges=charges))
-    assert f"payment {payment['payment_id']} was charged under key_9" in said[0]
-    assert f"holds {2 * AMOUNT}" in said[1]
+    assert f"payment {payment['payment_id']} was charged under key_9, key_10; its key is " in said[0]
+    assert f"holds {3 * AMOUNT}" in said[1]
 
 
 def test_a_charge_that_is_no_payments() -> None:
     scribe, payment = by_card()
-    charges = (charge(payment), charge(payment, key="key_9", reference="pay_77"))
+    charges = (charge(payment), *(charge(payment, key=key, reference="pay_77") for key in ("key_9", "key_10")))
     (said,) = found(replace(scribe.books(), charges=charges))
-    assert said == "the acquirer holds money under key_9 for pay_77, which is no payment by card"
+    assert said == "the acquirer holds money under key_9, key_10 for pay_77, which is no payment by card"
+
+
+def test_a_charge_that_is_for_nothing() -> None:
+    scribe, payment = by_card()
+    charges = (charge(payment), charge(payment, key="key_9") | {"reference": ""})
+    (said,) = found(replace(scribe.books(), charges=charges))
+    assert said == "the acquirer holds money under key_9 for nothing, which is no payment by card"
 
 
 def test_a_reversal_that_the_acquirer_was_not_told() -> None:
@@ -90,10 +97,11 @@ def test_a_reversal_that_the_acquirer_was_not_told() -> None:
 
 
 def test_what_has_not_ended_is_open() -> None:
-    """And is listed by another check."""
+    """And is listed by another check, charged or not."""
     scribe, payment = by_card()
     payment["state"] = "UNKNOWN"
     assert found(replace(scribe.books(), charges=())) == ()
+    assert found(replace(scribe.books(), charges=(charge(payment),))) == ()
 
 
 def test_card_payments_need_the_acquirer() -> None:

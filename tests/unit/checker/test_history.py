@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class TestRecording:
             clock.advance(1)
             assert writer.complete(lost, NO_ANSWER) is Outcome.INFO
             writer.invoke("c2", "GetOrder", Arguments(order_id="o1"))
+            writer.nemesis("freeze", Phase.ENDED)
         assert read_history(path) == History(
             operations=(
                 Operation(1, "c1", "Settle", _SETTLE, 1_000_000_000, Outcome.OK, _PAID, 1_002_000_000),
@@ -70,6 +72,7 @@ class TestRecording:
             nemesis=(
                 Nemesis("kill", Phase.PLANNED, 1_000_000_000, "payment-1", {"after_s": 3}),
                 Nemesis("kill", Phase.BEGUN, 1_002_000_000, "payment-1"),
+                Nemesis("freeze", Phase.ENDED, 1_003_000_000, ""),
             ),
             seed=7,
             facts={"replicas": 2},
@@ -85,6 +88,16 @@ class TestRecording:
             '{"type":"invoke","at_ns":2000000,"op":1,"process":"c1","kind":"GetOrder","arguments":{"order_id":"o1"}}',
             '{"type":"ok","at_ns":2000000,"op":1,"process":"c1","kind":"GetOrder","answer":{"state":"PAID"}}',
             '{"type":"end","at_ns":2000000,"events":3}',
+        ]
+
+    def test_a_fault_is_a_line(self, path: Path) -> None:
+        """In words that people read as they stand."""
+        with HistoryWriter(path, ManualClock(2)) as writer:
+            for phase in Phase:
+                writer.nemesis("停电", phase, "茶")
+        assert path.read_text(encoding="utf-8").splitlines()[1:-1] == [
+            f'{{"type":"nemesis","at_ns":2000000,"fault":"停电","phase":"{phase}","target":"茶","facts":{{}}}}'
+            for phase in ("planned", "begun", "ended")
         ]
 
     def test_an_outcome_may_be_said(self, path: Path) -> None:
@@ -120,6 +133,32 @@ class TestRecording:
         writer.close()
         assert path.read_bytes().count(b"end") == 1
 
+    def test_lines_are_written_once_they_fill_the_buffer(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """To the byte, and again after each time."""
+        clock = ManualClock(2)
+        with HistoryWriter(tmp_path / "measured.jsonl", clock) as measured:
+            measured.invoke("c", "Settle", _SETTLE)
+            measured.flush()
+            run, invoked = (tmp_path / "measured.jsonl").read_bytes().splitlines(keepends=True)
+        assert len(run) < len(invoked)  # so that what follows is not written with the first line
+        monkeypatch.setattr(module, "_BUFFER_BYTES", len(run + invoked))
+        writer = HistoryWriter(path, clock)
+        writer.invoke("c", "Settle", _SETTLE)
+        assert path.read_bytes() == run + invoked
+        monkeypatch.setattr(module, "_BUFFER_BYTES", len(invoked) + 1)
+        writer.invoke("c", "Settle", _SETTLE)
+        assert path.read_bytes() == run + invoked
+        writer.close()
+
+        path.unlink()
+        monkeypatch.setattr(module, "_BUFFER_BYTES", len(run + invoked) + 1)
+        writer = HistoryWriter(path, clock)
+        writer.invoke("c", "Settle", _SETTLE)
+        assert path.read_bytes() == b""
+        writer.close()
+
 
 class TestReading:
     """What no recorder of ours has written is refused, with the number of its line."""
@@ -136,6 +175,18 @@ class TestReading:
         whole = json.dumps(_INVOKE | {"process": "茶"}, ensure_ascii=False).encode()
         path.write_bytes(json.dumps(_RUN).encode() + b"\n" + whole[: whole.index("茶".encode()) + 1])
         assert read_history(path).operations == ()
+
+    def test_what_is_left_out_is_nothing(self, path: Path) -> None:
+        """The defaults are part of the format: what one version leaves out, another fills in."""
+        write(path, _RUN, _INVOKE | {"arguments": {}}, _OK | {"answer": {}})
+        (call,) = read_history(path).operations
+        texts = ("order_id", "payment_id", "key", "clerk", "role", "source", "currency", "payee_account_id")
+        assert asdict(call.arguments) == dict.fromkeys(texts, "") | {"amount_minor": 0, "expected_version": 0}
+        texts = ("reason", "state", "order_id", "payment_id", "currency", "clerk", "ticket", "sha256")
+        numbers = dict.fromkeys(("round", "version", "amount_minor"), 0)
+        assert asdict(call.answer) == dict.fromkeys(texts, "") | numbers | {"code": "OK", "replayed": False}
+        assert Nemesis("kill", Phase.BEGUN, 1).target == ""
+        assert History(()).seed == 0
 
     def test_a_history_without_its_end_is_not_whole(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK)
@@ -154,9 +205,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("events", "words"),
         [
-            ([_RUN, "{", _INVOKE], "line 2: no JSON"),
             ([_RUN, "[]"], "line 2: no JSON object"),
-            ([_RUN, ""], "line 2: no JSON"),
             ([_INVOKE], "line 1: a history begins with its one `run`"),
             ([_RUN, _RUN], "line 2: a history begins with its one `run`"),
             ([_RUN | {"format": 2}], "line 1: its format is 2, and only 1 is known"),
@@ -168,6 +217,7 @@ class TestReading:
             ([_RUN, {"type": "invoke", "at_ns": 1}], "line 2: op is no int: None"),
             ([_RUN, _INVOKE | {"process": 3}], "line 2: process is no str: 3"),
             ([_RUN, _INVOKE | {"speed": 3}], "line 2: invoke has no speed"),
+            ([_RUN, _INVOKE | {"speed": 3, "colour": "red"}], "line 2: invoke has no speed, colour"),
             ([_RUN, _INVOKE | {"arguments": {"colour": "red"}}], "line 2: arguments have no colour like 'red'"),
             ([_RUN, _INVOKE | {"arguments": {"key": 3}}], "line 2: arguments have no key like 3"),
             ([_RUN, _INVOKE, _INVOKE], "line 3: operation 1 is invoked twice"),
@@ -189,7 +239,14 @@ class TestReading:
         write(path, *events)
         with pytest.raises(MalformedHistory) as refused:
             read_history(path)
-        assert str(refused.value).startswith(f"{path}, {words}")
+        assert str(refused.value) == f"{path}, {words}"
+
+    @pytest.mark.parametrize("line", ["{", ""])
+    def test_a_line_that_is_no_json_is_named(self, path: Path, line: str) -> None:
+        write(path, _RUN, line, _INVOKE)
+        with pytest.raises(MalformedHistory) as refused:
+            read_history(path)
+        assert str(refused.value).startswith(f"{path}, line 2: no JSON: ")
 
     def test_an_answer_may_come_in_the_same_nanosecond(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK | {"at_ns": 5})
@@ -197,7 +254,7 @@ class TestReading:
 
     def test_an_empty_file_is_no_history(self, path: Path) -> None:
         path.write_bytes(b"")
-        with pytest.raises(MalformedHistory, match="empty"):
+        with pytest.raises(MalformedHistory, match=r"^the file is empty$"):
             read_history(path)
 
 

@@ -26,6 +26,7 @@ def a_journal_of_one_leg(scribe: Scribe) -> None:
 
 
 @CASES.illegal("has a leg in USD", "postings balance")
+@CASES.illegal("all postings in USD sum to -1250", "postings balance")
 def a_leg_in_another_currency(scribe: Scribe) -> None:
     scribe.account("sales:USD", "REVENUE", currency="USD")
     scribe.legs("jnl_01")[1]["account_id"] = "sales:USD"
@@ -39,6 +40,7 @@ def postings_without_a_journal(scribe: Scribe) -> None:
 
 
 @CASES.illegal("has a leg on nowhere, which does not exist", "balances true", "postings balance")
+@CASES.illegal("journal jnl_01 in CNY has a leg in nothing", "balances true", "postings balance")
 def a_leg_on_no_account(scribe: Scribe) -> None:
     scribe.legs("jnl_01")[1]["account_id"] = "nowhere"
     scribe.seal()
@@ -147,6 +149,13 @@ def a_limit_broken_for_a_moment(scribe: Scribe) -> None:
 @CASES.lawful("balances true")
 def an_overdraft_of_exactly_the_limit(scribe: Scribe) -> None:
     scribe.pay("ticket-2", 1_300, payer="wallet:mei:CNY")
+
+
+@CASES.lawful("balances true")
+def an_expense(scribe: Scribe) -> None:
+    """Its account grows by debits, as what one owns does."""
+    scribe.account("fees:CNY", "EXPENSE")
+    scribe.pay("ticket-2", 300, payer="fees:CNY", payee="bank:CNY")
 
 
 @CASES.lawful("journals unaltered")

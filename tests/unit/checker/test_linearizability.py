@@ -7,7 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from services.checker.history import Answer
-from tests.unit.checker.timeline import CANCELLED, Timeline, illegal_state
+from services.checker.linearizability import Budget, Deed, Undecided, has_order, known_by
+from services.checker.order_calls import order_calls
+from services.checker.order_model import before_all
+from services.kernel.clock import ManualClock, SystemClock
+from tests.unit.checker.timeline import CANCELLED, LIMIT_S, Timeline, illegal_state
 
 Change = Callable[[Timeline], object]
 _LAWFUL: list[Change] = []
@@ -688,3 +692,59 @@ def test_what_happens_in_the_same_nanosecond_overlaps() -> None:
     timeline.settle("s1", 1, 4, paid="p1")
     timeline.look(4, 5, "UNPAID")
     assert timeline.is_lawful()
+
+
+def test_what_was_known_at_a_moment() -> None:
+    """What began later is left out, and what had not ended may yet be done."""
+    ended, open_, later = (Deed((), *times) for times in ((1, 5), (5, 6), (6, 7)))
+    assert known_by([ended, open_, later], 5) == [ended, Deed((), 5, None)]
+
+
+class CountedClock(ManualClock):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def monotonic_s(self) -> float:
+        self.looks += 1
+        return super().monotonic_s()
+
+
+def test_the_clock_is_looked_at_now_and_then() -> None:
+    """At every 256th step; a look costs as much as some steps do."""
+    clock = CountedClock()
+    budget = Budget.of(1.0, clock)
+    for steps, looks in ((255, 1), (1, 2), (255, 2), (1, 3)):
+        for _ in range(steps):
+            budget.take()
+        assert clock.looks == looks
+    clock.advance(1_000)
+    for _ in range(255):
+        budget.take()
+    with pytest.raises(Undecided):
+        budget.take()
+
+
+def test_each_configuration_that_is_led_on_is_a_step() -> None:
+    """So that a search which takes too long is given up."""
+    timeline = Timeline()
+    timeline.settle("s1", 1, 2, paid="p1")
+    (order,) = order_calls(timeline.history())
+    with pytest.raises(Undecided):
+        has_order(order.deeds, before_all(order.names), Budget(ManualClock(), until_s=0.0, spent=255))
+
+
+def test_a_crowd_is_searched_in_few_steps() -> None:
+    """Exactly as many as there are configurations that may matter; what has gone past what was told may not."""
+    timeline = Timeline()
+    for number in range(5):
+        timeline.settle(f"s{number}", 1 + number, None, clerk=f"clerk-{number}")
+    timeline.settle("s5", 4, 37, paid="p1")
+    timeline.look(2, 9, "UNPAID", version=1)
+    timeline.look(3, 20, "UNPAID")
+    timeline.look(10, 12, "UNPAID", version=3)
+    timeline.look(41, 42, "PAID", "p1", version=5)
+    (order,) = order_calls(timeline.history())
+    budget = Budget.of(LIMIT_S, SystemClock())
+    assert has_order(order.deeds, before_all(order.names), budget)
+    assert budget.spent == 130

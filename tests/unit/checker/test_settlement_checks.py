@@ -18,6 +18,10 @@ CASES = Cases(by_books)
     "order plain was settled 2 times: jnl_01, jnl_06",
     *("settled at most once", "paid means charged", "business keys unique", "outbox delivered once"),
 )
+@CASES.illegal(
+    "order plain has 2 settle journals and 0 reversals",
+    *("settled at most once", "paid means charged", "business keys unique", "outbox delivered once"),
+)
 def a_bill_charged_twice(scribe: Scribe) -> None:
     """Two clerks, no guard: two payments, two journals, one bill."""
     second = scribe.accept("plain", "Settle", "settle-again", "wu")
@@ -181,6 +185,14 @@ def a_reversed_payment_without_any_journal(scribe: Scribe) -> None:
     scribe.seal()
 
 
+@CASES.illegal("payment pay_05 is REVERSED, and no journal undoes jnl_05", "payments match journals")
+def a_reversed_payment_that_names_its_own_journal_as_the_opposite(scribe: Scribe) -> None:
+    direct = payment(scribe, "ticket-1")
+    scribe.reverse(direct)
+    direct["reversal_journal_id"] = direct["journal_id"]
+    scribe.seal()
+
+
 @CASES.illegal("journals of payment pay_05 stand without it", "payments match journals", "answers are true")
 def a_lost_payment(scribe: Scribe) -> None:
     scribe.remove_payment(payment(scribe, "ticket-1"))
@@ -230,6 +242,13 @@ def a_success_replayed_as_a_refusal(scribe: Scribe) -> None:
 
 
 # Lawful
+
+
+@CASES.lawful("one charge per key")
+def a_second_payment_of_a_ticket_that_moved_nothing(scribe: Scribe) -> None:
+    second = scribe.accept("", "Pay", "ticket-1", "li")
+    scribe.request_of("li", "Pay", "ticket-1")["state"] = "DONE"
+    scribe.move_payment(second, "DECLINED", 0)
 
 
 @CASES.lawful("settled at most once", "reversed at most once", "business keys unique", "moves are legal")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from services.checker.checks import run_checks
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_books, payment
-from tests.unit.checker.scribe import Scribe
+from tests.unit.checker.scribe import Scribe, legal
 
 CASES = Cases(by_books)
 
@@ -103,6 +104,31 @@ def a_bill_completed_by_somebody_elses_payment(scribe: Scribe) -> None:
     scribe.order_events[2]["payment_id"] = "pay_02"
 
 
+@CASES.illegal("order plain was held by pay_01, and nobody made it PAID", "moves are legal", "outbox delivered once")
+def a_bill_completed_by_no_payment(scribe: Scribe) -> None:
+    scribe.order_events[2]["payment_id"] = ""
+
+
+@CASES.illegal(
+    "order plain names pay_02 in round 1, not pay_01",
+    *("moves are legal", "outbox delivered once", "paid means charged"),
+)
+def a_bill_taken_over_while_it_was_held(scribe: Scribe) -> None:
+    """The row agrees with whoever took it; it was still the first one's."""
+    scribe.order_events[2]["payment_id"] = scribe.order("plain")["payment_id"] = "pay_02"
+
+
+@CASES.illegal("order plain names no payment in round 1, not pay_01", "moves are legal", "paid means charged")
+def a_paid_bill_that_names_nobody(scribe: Scribe) -> None:
+    scribe.order("plain")["payment_id"] = ""
+
+
+@CASES.illegal("order born names pay_99 in round 1, not none", "moves are legal", "nothing left over")
+def a_bill_that_was_held_when_it_was_made(scribe: Scribe) -> None:
+    scribe.bill("born")["state"] = scribe.order_events[-1]["to_state"] = "PAYING"
+    scribe.order("born")["payment_id"] = "pay_99"
+
+
 @CASES.illegal("order plain says PAYING and round 2 at version 3", "moves are legal")
 def a_round_that_nobody_opened(scribe: Scribe) -> None:
     scribe.order_events[2]["round"] = 2
@@ -155,6 +181,26 @@ def a_bill_completed_though_nobody_said_so(scribe: Scribe) -> None:
 @CASES.illegal("payment pay_03 is REVERSED, and nobody was to REOPEN its order", "outbox delivered once")
 def a_reversal_of_which_the_order_is_not_told(scribe: Scribe) -> None:
     scribe.outbox = [row for row in scribe.outbox if row["purpose"] != "REOPEN"]
+
+
+@CASES.illegal("nobody said to RELEASE an order for pay_06, and it was done", "outbox delivered once")
+def a_bill_released_though_nobody_said_so(scribe: Scribe) -> None:
+    a_payment_declined_after_nobody_knew(scribe)
+    scribe.outbox.pop()
+
+
+@CASES.illegal("payment pay_03 is REVERSED, and nobody was to COMPLETE its order", "outbox delivered once")
+def a_reversed_payment_whose_order_was_never_told_that_it_was_paid(scribe: Scribe) -> None:
+    scribe.outbox = [row for row in scribe.outbox if (row["payment_id"], row["purpose"]) != ("pay_03", "COMPLETE")]
+
+
+@CASES.illegal(
+    "payment pay_01 is REVERSING, and nobody was to COMPLETE its order",
+    *("outbox delivered once", "nothing left over", "paid means charged"),
+)
+def a_payment_being_reversed_whose_order_was_never_told_that_it_was_paid(scribe: Scribe) -> None:
+    scribe.move_payment(payment(scribe, "settle-plain-1"), "REVERSING", scribe.fence())
+    scribe.outbox.pop(0)
 
 
 # Requests, and what is left over
@@ -218,6 +264,18 @@ def a_bill_left_half_settled(scribe: Scribe) -> None:
     scribe.move_order("open", "PAYING", scribe.fence(), "pay_99")
 
 
+@CASES.illegal("order open is PAYING", "nothing left over")
+def a_bill_that_was_charged_and_not_told_yet(scribe: Scribe) -> None:
+    """Its payment has succeeded, which is as it should be; only the last step is missing."""
+    left = scribe.accept("open", "Settle", "settle-open-1", "li")
+    fence = scribe.fence()
+    scribe.move_order("open", "PAYING", fence, left["payment_id"])
+    scribe.charge(left, fence, "drawer", "settle:open:1", 70)
+    scribe.answer("li", "Settle", "settle-open-1")
+    scribe.deliver(left, "COMPLETE", delivered=False)
+    scribe.seal()
+
+
 @CASES.illegal("Pay ticket-unused of li is IN_PROGRESS", "nothing left over")
 def a_request_left_running(scribe: Scribe) -> None:
     scribe.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
@@ -247,6 +305,19 @@ def a_payment_finished_by_another_clerk(scribe: Scribe) -> None:
     scribe.answer("li", "Settle", "settle-open-1")
     scribe.move_order("open", "PAID", second, left["payment_id"])
     scribe.deliver(left, "COMPLETE")
+
+
+@CASES.lawful("moves are legal", "outbox delivered once")
+def a_payment_declined_after_nobody_knew(scribe: Scribe) -> None:
+    """The ledger was asked again, and had refused."""
+    poor = scribe.accept("open", "Settle", "settle-open-1", "li")
+    fence = scribe.fence()
+    scribe.move_order("open", "PAYING", fence, poor["payment_id"])
+    for state in ("SUBMITTED", "UNKNOWN", "DECLINED"):
+        scribe.move_payment(poor, state, fence)
+    scribe.answer("li", "Settle", "settle-open-1", ok=False)
+    scribe.move_order("open", "UNPAID", fence, poor["payment_id"])
+    scribe.deliver(poor, "RELEASE")
 
 
 @CASES.lawful("moves are legal")
@@ -292,6 +363,22 @@ def a_word_about_a_bill_that_was_never_claimed(scribe: Scribe) -> None:
 def a_reversed_payment_of_no_bill(scribe: Scribe) -> None:
     """There is nobody to be told."""
     scribe.reverse(payment(scribe, "ticket-1"))
+
+
+@pytest.mark.parametrize(
+    ("over_ms", "said"),
+    [
+        (2_000, ()),
+        (2_001, ("Pay ticket-unused of li is IN_PROGRESS, 2.0 s past its lease",)),
+        (100_000, ("Pay ticket-unused of li is IN_PROGRESS, 100.0 s past its lease",)),
+    ],
+)
+def test_a_worker_has_two_seconds_to_take_over(over_ms: int, said: tuple[str, ...]) -> None:
+    scribe = legal()
+    now_ms = scribe.now_ms()
+    scribe.request_of("li", "Pay", "ticket-unused").update(state="IN_PROGRESS", lease_until_ms=now_ms - over_ms)
+    (check,) = [check for check in run_checks(scribe.books(), now_ms=now_ms) if check.name == "leases are kept"]
+    assert check.violations == said
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
