@@ -106,7 +106,7 @@ def _said(call: Operation) -> str:
 
 def _last_look(deed: Deed) -> str:
     look = cast(ReadOrder, deed.moves[0])
-    state = look.row.name if look.row else "something that no order is"
+    state = look.row.name if look.row is not None else "something that no order is"
     by = f", by {look.payment_id}" if look.payment_id else ""
     return f"  in the end: the books say {state}{by}, round {look.round}, version {look.version}"
 

@@ -36,13 +36,13 @@ from tests.mutation.mutants import Mutant
 ROOT = Path(__file__).parents[2]
 _PACKAGE = "services.checker"
 _TESTS = ("tests/unit/checker", "tests/unit/cli/test_check.py")
-#: Of modules that have no file of tests by their name.
+#: Of modules that have no file of tests by their name, or further ones.
 _OWN_TESTS = {
     "checks.py": ("test_checks.py",),
     "evidence.py": ("test_settlement_checks.py", "test_answer_checks.py"),
     "explanation.py": ("test_order_check.py",),
-    "order_calls.py": ("test_linearizability.py", "test_order_check.py"),
-    "order_model.py": ("test_linearizability.py",),
+    "order_calls.py": ("test_order_calls.py", "test_linearizability.py", "test_order_check.py"),
+    "order_model.py": ("test_order_model.py", "test_linearizability.py"),
 }
 #: How long one session may take; one that hangs has noticed.
 _PATIENCE_S = 120.0

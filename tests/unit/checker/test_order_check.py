@@ -20,6 +20,7 @@ from tests.unit.checker.timeline import Timeline
 
 CASES = Cases(by_all)
 _NAME = "orders linearizable"
+_LOST = ("acknowledged is kept", "reads were written")
 _PAID_BY_NOBODY = ("paid means charged", "outbox delivered once")
 
 
@@ -38,6 +39,12 @@ def a_bill_paid_by_nobody_who_called(scribe: Scribe) -> None:
     fence = scribe.fence()
     scribe.move_order("open", "PAYING", fence, "pay_99")
     scribe.move_order("open", "PAID", fence, "pay_99")
+
+
+@CASES.illegal("in the end: the books say ABSENT, round 0, version 0", _NAME, *_LOST)
+def an_order_that_the_books_have_lost(scribe: Scribe) -> None:
+    scribe.orders.remove(scribe.order("open"))
+    scribe.order_events = [row for row in scribe.order_events if row["order_id"] != "open"]
 
 
 @CASES.illegal("in the end: the books say something that no order is, round 1, version 1", _NAME, "moves are legal")
