@@ -6,6 +6,7 @@
     ├── LockTimeout         somebody else holds the order
     ├── LockLost            we may not hold the order any more; begin no side effect
     ├── NoProviders         nobody is registered for an interface
+    ├── BadAddress          an address of ZooKeeper cannot be understood
     ├── BadProviderURL      a provider's address cannot be read or written
     ├── BadRule             a governance rule cannot be understood
     └── GenerationBehind    the ensemble is younger than the database: it was rebuilt
@@ -90,6 +91,10 @@ class NoProviders(CoordinationError):
         self.interface = interface
         self.away = away
         self.disabled = disabled
+
+
+class BadAddress(CoordinationError, ValueError):
+    """Not an address of a ZooKeeper ensemble; the message says what is wrong with it and how to write one."""
 
 
 class BadProviderURL(CoordinationError, ValueError):

@@ -64,6 +64,7 @@ from kazoo.protocol.states import KazooState, ZnodeStat
 from kazoo.retry import KazooRetry
 
 from coordination import operations
+from coordination.address import EnsembleAddress
 from coordination.connection import AcknowledgedConnection
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
@@ -144,7 +145,7 @@ class Session:
     """One ZooKeeper session at a time, kept for as long as this object is open.
 
     Args:
-        hosts: ``host:port,host:port`` with an optional chroot.
+        hosts: the ensemble's address, in any spelling of `coordination.address`.
         timeout_s: session timeout to ask for, seconds; ZooKeeper bounds it to 2–20 of its ticks.
         name: shown in log lines.
         metrics: counts the changes of state.
@@ -176,12 +177,13 @@ class Session:
         """Begin to connect in the background. Never fails because ZooKeeper is absent.
 
         Raises:
-            ValueError: `hosts` is not a list of hosts.
+            BadAddress: `hosts` cannot be understood.
             RuntimeError: started twice.
         """
         if self._client is not None or self._state is SessionState.CLOSED:
             raise RuntimeError("a Session is started once")
         self._loop = asyncio.get_running_loop()
+        self._hosts = str(EnsembleAddress.parse(self._hosts))
         self._started_in_pid = os.getpid()
         self._build_client()
 

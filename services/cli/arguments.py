@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from coordination.address import EnsembleAddress
+from coordination.errors import BadAddress
 from services.cli.connection import Connection, parse_principal
 from services.kernel.principal import Role
 
@@ -28,10 +30,24 @@ _P = ParamSpec("_P")
 DEFAULT_DATA = Path(".countinghouse")
 DEFAULT_TIMEOUT_S = 10.0
 
+
+def _understood(address: str) -> str:
+    try:
+        return str(EnsembleAddress.parse(address)) if address else ""
+    except BadAddress as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Data = Annotated[Path, typer.Option("--data", envvar="COUNTINGHOUSE_DATA", help="Directory of the stack's data.")]
 ZooKeeper = Annotated[
     str,
-    typer.Option("--zookeeper", envvar="COUNTINGHOUSE_ZOOKEEPER", help="ZooKeeper, as host:port.", show_default=False),
+    typer.Option(
+        "--zookeeper",
+        envvar="COUNTINGHOUSE_ZOOKEEPER",
+        help="ZooKeeper, as host:port,host:port.",
+        show_default=False,
+        callback=_understood,
+    ),
 ]
 Database = Annotated[
     str,

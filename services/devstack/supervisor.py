@@ -33,6 +33,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from coordination.address import EnsembleAddress
+from coordination.errors import BadAddress
 from services.devstack import databases, postgresql, state, zookeeper
 from services.devstack.child import Child, Command
 from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
@@ -84,7 +86,7 @@ class StackOptions:
 
     Args:
         data: Directory of everything the stack keeps; made if missing.
-        zookeeper: `host:port` of one to use; empty: one of our own.
+        zookeeper: Address of one to use (coordination/address.py); empty: one of our own.
         database: What the services keep their data in; see `databases.py`.
         services: Which services.
         replicas: Instances of a service; 1 unless named.
@@ -99,7 +101,7 @@ class StackOptions:
         detachable: Whether SIGTERM to this process stops the stack in good order.
 
     Raises:
-        InvalidArgument: SERVICE_UNKNOWN, GUARD_UNKNOWN, DATABASE_UNKNOWN or OUT_OF_RANGE.
+        InvalidArgument: SERVICE_UNKNOWN, GUARD_UNKNOWN, DATABASE_UNKNOWN, ZOOKEEPER_ADDRESS or OUT_OF_RANGE.
     """
 
     data: Path
@@ -130,6 +132,11 @@ class StackOptions:
             if not 1 <= port <= 65_536 - self.replicas.get(name, 1):
                 raise InvalidArgument("OUT_OF_RANGE", f"{port} is not a port for {name}; ports are 1 to 65535")
         Guards.without(self.guards_off)
+        if self.zookeeper:
+            try:
+                EnsembleAddress.parse(self.zookeeper)
+            except BadAddress as error:
+                raise InvalidArgument("ZOOKEEPER_ADDRESS", str(error)) from error
         databases.check_choice(self.database)
 
 

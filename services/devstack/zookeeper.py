@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordination.address import ServerAddress
 from services.devstack.child import Command
 from services.devstack.files import write_whole
 from services.devstack.state import StackRefused
@@ -261,10 +262,10 @@ async def serves(address: str) -> bool:
 
 async def mode(address: str) -> str:
     """What the server at `address` is: `standalone`, `leader` or `follower`; empty if it does not serve."""
-    host, _, port = address.rpartition(":")
     try:
+        server = ServerAddress.parse(address)
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, int(port))
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             try:
                 writer.write(b"srvr")
                 answer = await reader.read()

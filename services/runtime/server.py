@@ -38,6 +38,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from sqlalchemy import Table
 
+from coordination.address import EnsembleAddress
 from coordination.discovery import Consumer
 from coordination.metrics import Metrics
 from coordination.registry import Registry
@@ -416,11 +417,12 @@ def _advertised_host(settings: Settings) -> str:
     """
     if settings.advertise_host or settings.listen_host not in _EVERYWHERE:
         return settings.advertise_host or settings.listen_host
-    for address in settings.zookeeper.partition("/")[0].split(","):
-        host, _, port = address.strip().rpartition(":")
-        with suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, int(port)))  # sends nothing: it only asks the kernel for the way
-            return str(probe.getsockname()[0])
+    for server in EnsembleAddress.parse(settings.zookeeper).servers:
+        with suppress(OSError):
+            for family, kind, _, _, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM):
+                with suppress(OSError), socket.socket(family, kind) as probe:
+                    probe.connect(address)  # sends nothing: it only asks the kernel for the way
+                    return str(probe.getsockname()[0])
     raise Unavailable(
         "ADDRESS_UNKNOWN",
         f"no way to {settings.zookeeper} is known, so neither is our address; set COUNTINGHOUSE_ADVERTISE_HOST",

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from coordination.address import EnsembleAddress
 from coordination.balancing import PickerName
 from services.kernel.guards import Guards
 
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=-1, le=65_535)
 
+    #: The ensemble's address, in any spelling of coordination/address.py.
     zookeeper: str = "127.0.0.1:2181"
     #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
@@ -101,6 +103,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("zookeeper")
+    @classmethod
+    def _understood(cls, value: str) -> str:
+        return str(EnsembleAddress.parse(value))
 
     @model_validator(mode="after")
     def _production_is_strict(self) -> Settings:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from services.cli.arguments import parse_pairs
 from services.cli.commands import app
@@ -174,3 +175,10 @@ def test_pairs_are_read() -> None:
     for wrong in ("payment", "payment=", "payment=x", "=2", "payment=123456"):
         with pytest.raises(typer.BadParameter):
             parse_pairs([wrong], "payment=2")
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("order", "list"), ("up",)])
+def test_zookeeper_address_that_is_not_understood_is_refused_before_anything_is_done(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--zookeeper", "h1:2181;h2:2181"])
+    assert result.exit_code == 2
+    assert "one ensemble" in result.output

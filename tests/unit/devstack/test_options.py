@@ -24,6 +24,7 @@ from services.kernel.principal import Role
         ({"ports": {"payment": 65_536}}, "OUT_OF_RANGE"),
         ({"ports": {"payment": 65_535}, "replicas": {"payment": 2}}, "OUT_OF_RANGE"),
         ({"guards_off": ("luck",)}, "GUARD_UNKNOWN"),
+        ({"zookeeper": "h1:2181;h2:2181"}, "ZOOKEEPER_ADDRESS"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, wrong: dict[str, Any], reason: str) -> None:

@@ -80,3 +80,12 @@ def test_what_is_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(f"COUNTINGHOUSE_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_zookeeper_address_is_kept_in_its_plain_spelling() -> None:
+    assert Settings(zookeeper="zookeeper://h1?backup=h2, h3").zookeeper == "h1:2181,h2:2181,h3:2181"
+
+
+def test_zookeeper_address_that_is_not_understood_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValidationError, match="separate its servers by commas"):
+        Settings(zookeeper="h1:2181;h2:2181")
