@@ -6,6 +6,9 @@ Invariants
 
 Units and nanos (google.type.Money) were weighed and left: four bugs in one demo's changelog came from carrying
 between the two fields.
+
+The wire, the databases and JSON carry minor units. People write major units (`parse_amount`)
+and read them (`kernel/currency.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from services.kernel.currency import DECIMALS, format_amount, format_number
 from services.kernel.errors import InvalidArgument
 
 #: The largest payable amount. 9,000 of them still fit an int64, so no sum of one journal can overflow.
@@ -21,6 +25,10 @@ MAX_MINOR_UNITS = 10**15
 MAX_BALANCE = 2**61
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
+#: Major units: ASCII digits, no sign, no exponent, no grouping; what 1,000 means is never guessed.
+_MAJOR_UNITS = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?")
+#: How much of what was typed is repeated in a refusal.
+_SHOWN_LENGTH = 40
 
 
 def check_currency(code: str, field: str = "currency_code") -> str:
@@ -36,6 +44,49 @@ def check_currency(code: str, field: str = "currency_code") -> str:
             f"{code!r} is not a currency: send three upper-case letters of ISO 4217, like CNY",
         )
     return code
+
+
+def parse_amount(text: str, currency: str, field: str = "amount") -> int:
+    """Return the minor units of an amount that a person wrote in major units: 12.50 of CNY are 1250.
+
+    Zero is read as zero; whether it may be paid is for `Money` to say.
+
+    Args:
+        text: ASCII digits with at most one decimal point, and no more decimals than the currency has.
+        currency: ISO 4217 code.
+        field: Where the text was given, to be named in a refusal.
+
+    Raises:
+        InvalidArgument: AMOUNT_MALFORMED, AMOUNT_OUT_OF_RANGE or CURRENCY_INVALID.
+    """
+    if currency not in DECIMALS:
+        raise InvalidArgument.of_field(
+            "CURRENCY_INVALID",
+            "currency_code",
+            f"{currency[:_SHOWN_LENGTH]!r} is not a currency of ISO 4217; give a code like CNY",
+        )
+    decimals = DECIMALS[currency]
+    shown = f"{text[:_SHOWN_LENGTH]!r}"
+    found = _MAJOR_UNITS.fullmatch(text)
+    if found is None:
+        raise InvalidArgument.of_field(
+            "AMOUNT_MALFORMED",
+            field,
+            f"{shown} is not an amount; write digits with at most one point, like {format_number(1250, currency)}",
+        )
+    whole, fraction = found[1], found[2] or ""
+    if len(fraction) > decimals:
+        has = f"{decimals} decimals" if decimals else "no decimals"
+        raise InvalidArgument.of_field(
+            "AMOUNT_MALFORMED", field, f"{shown} has {len(fraction)} decimals, and {currency} has {has}"
+        )
+    minor_units = int(whole + fraction.ljust(decimals, "0"))
+    if minor_units > MAX_MINOR_UNITS:
+        limit = format_amount(MAX_MINOR_UNITS, currency)
+        raise InvalidArgument.of_field(
+            "AMOUNT_OUT_OF_RANGE", field, f"{shown} is more than {limit}, the largest amount"
+        )
+    return minor_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +107,9 @@ class Money:
     def __post_init__(self) -> None:
         check_currency(self.currency, "amount.currency_code")
         if not 1 <= self.minor_units <= MAX_MINOR_UNITS:
+            least, most = format_amount(1, self.currency), format_amount(MAX_MINOR_UNITS, self.currency)
             raise InvalidArgument.of_field(
-                "AMOUNT_OUT_OF_RANGE",
-                "amount.minor_units",
-                f"an amount must be from 1 to {MAX_MINOR_UNITS} minor units, not {self.minor_units}",
+                "AMOUNT_OUT_OF_RANGE", "amount.minor_units", f"an amount must be from {least} to {most}, not {self}"
             )
 
     def __add__(self, other: Money) -> Money:
@@ -74,4 +124,4 @@ class Money:
         return Money(self.minor_units * quantity, self.currency)
 
     def __str__(self) -> str:
-        return f"{self.minor_units} {self.currency}"
+        return format_amount(self.minor_units, self.currency)

@@ -6,8 +6,15 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from services.kernel.currency import DECIMALS, format_number
 from services.kernel.errors import InvalidArgument
-from services.kernel.money import MAX_BALANCE, MAX_MINOR_UNITS, Money, check_currency
+from services.kernel.money import (
+    MAX_BALANCE,
+    MAX_MINOR_UNITS,
+    Money,
+    check_currency,
+    parse_amount,
+)
 
 PAYABLE = st.integers(1, MAX_MINOR_UNITS)
 
@@ -59,3 +66,71 @@ def test_nothing_that_fits_overflows_an_int64() -> None:
     """100 legs of the largest amount, and the largest balance twice."""
     assert 100 * MAX_MINOR_UNITS < 2**63
     assert 2 * MAX_BALANCE < 2**63
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "minor_units"),
+    [
+        ("12.50", "CNY", 1250),
+        ("12.5", "CNY", 1250),
+        ("12", "CNY", 1200),
+        ("0.05", "CNY", 5),
+        ("1250", "JPY", 1250),
+        ("1.250", "KWD", 1250),
+        ("0", "CNY", 0),
+        ("10000000000000.00", "CNY", MAX_MINOR_UNITS),
+    ],
+)
+def test_amount_in_major_units_is_parsed_exactly(text: str, currency: str, minor_units: int) -> None:
+    """With the currency's own number of decimals."""
+    assert parse_amount(text, currency) == minor_units
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "1,000", "1.000,00", "1 000", "1_0", "1e3", "0x10", "NaN", "inf", "-1", "-0", "+1"),
+        *("12.", ".5", "12.5.0", "12.505", "12.500", "12\n", "１２", "٣", "梅", "1" * 100),
+    ],
+)
+def test_amount_that_people_may_mean_otherwise_is_refused(text: str) -> None:
+    """In a sentence that repeats what was typed, cut short and escaped."""
+    with pytest.raises(InvalidArgument) as refusal:
+        parse_amount(text, "CNY", "--amount")
+    assert refusal.value.reason == "AMOUNT_MALFORMED"
+    assert refusal.value.fields[0][0] == "--amount"
+    assert len(refusal.value.message) < 160
+    assert refusal.value.message.isprintable()
+
+
+def test_decimals_of_a_currency_without_any_are_refused() -> None:
+    """1250.00 JPY would be read as 125000 by somebody."""
+    with pytest.raises(InvalidArgument, match="JPY has no decimals"):
+        parse_amount("1250.00", "JPY")
+
+
+def test_amount_beyond_the_largest_is_refused_in_major_units() -> None:
+    """19 digits and more are no tracebacks."""
+    with pytest.raises(InvalidArgument, match=r"more than 10000000000000\.00 CNY") as refusal:
+        parse_amount("10000000000000.01", "CNY")
+    assert refusal.value.reason == "AMOUNT_OUT_OF_RANGE"
+
+
+def test_amount_in_an_unknown_currency_is_refused() -> None:
+    """Nobody knows its decimals."""
+    with pytest.raises(InvalidArgument) as refusal:
+        parse_amount("12.50", "RMB")
+    assert refusal.value.reason == "CURRENCY_INVALID"
+
+
+@given(st.integers(0, MAX_MINOR_UNITS), st.sampled_from(sorted(DECIMALS)))
+def test_amount_shown_is_parsed_as_the_same_amount(minor_units: int, currency: str) -> None:
+    """In every currency."""
+    assert parse_amount(format_number(minor_units, currency), currency) == minor_units
+
+
+def test_money_is_shown_in_major_units_in_refusals_too() -> None:
+    """Nobody reads 1250 CNY as 12.50 CNY."""
+    assert str(Money(1250, "CNY")) == "12.50 CNY"
+    with pytest.raises(InvalidArgument, match=r"from 0\.01 CNY to 10000000000000\.00 CNY, not 0\.00 CNY"):
+        Money(0, "CNY")
