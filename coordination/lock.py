@@ -48,11 +48,12 @@ from kazoo.protocol.states import ZnodeStat
 from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import LockTimeout, Unavailable, WrongProcess
+from coordination.in_flight import Reply
 from coordination.lease import BatchLease, Leases, OrderLease
 from coordination.metrics import Metrics
 from coordination.queue import Holder, NodeName, Place, check_order_id, line_of, made_by, shard_name, shard_of
 from coordination.removal import Nodes, Removal, list_surely
-from coordination.session import AWAY, Reply, Session, SessionState
+from coordination.session import AWAY, Session, SessionState
 
 __all__ = ["BatchLease", "Holder", "OrderLease", "OrderLocks", "Place"]
 

@@ -29,9 +29,10 @@ from kazoo.exceptions import NoNodeError
 from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
+from coordination.in_flight import Reply
 from coordination.metrics import Metrics
 from coordination.queue import made_by
-from coordination.session import AWAY, Reply, Session, SessionState
+from coordination.session import AWAY, Session, SessionState
 
 log = logging.getLogger(__name__)
 

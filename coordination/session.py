@@ -15,7 +15,7 @@ Invariants
 1. No call blocks the event loop, and no call outlives its deadline by more than scheduling: a reply that
    comes too late finds a future nobody waits for. Who must act on late replies takes the future itself
    (`send`).
-2. kazoo's threads touch nothing here but the row of news (`_to_loop`) and the loop's wake-up; state, watches
+2. kazoo's threads touch nothing here but the mailbox (`coordination.in_flight`) and the loop's wake-up; state, watches
    and replies change on the loop only, in the order in which they came.
 3. Requests of one `send` reach ZooKeeper in order and in one piece: two of them cost one round trip. What is
    sent in one turn of the loop leaves in one piece, whoever sent it.
@@ -42,7 +42,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,6 +67,7 @@ from coordination.address import EnsembleAddress
 from coordination.connection import AcknowledgedConnection
 from coordination.deadline import Deadline
 from coordination.errors import Unavailable, WrongProcess
+from coordination.in_flight import Answer, Mailbox, Reply, Slot, done_by
 from coordination.metrics import Metrics
 from coordination.operations import Create, Operation, Request
 from coordination.wire import PollingHandler
@@ -91,11 +91,6 @@ AWAY = (
 )
 """What a reply of `send` may fail with that says nothing about the node: the request may have been done."""
 
-_DROPPED = (AuthFailedError, ConnectionClosedError, ConnectionLoss, SessionExpiredError)
-"""What kazoo fails requests with when the connection goes, a moment before it says so. We fail them when it says so:
-whoever is told that a request was lost must not find the session CONNECTED, and send the next one into the void."""
-
-Reply = asyncio.Future[Any]
 Watch = Callable[[], object]
 """Called once, on the loop, when what was read may have changed or the connection dropped: look again."""
 
@@ -163,10 +158,8 @@ class Session:
         self._connection: AcknowledgedConnection | None = None
         self._up = asyncio.Event()  # set while CONNECTED, and for good once CLOSED
         self._slots = asyncio.Semaphore(SLOTS)
-        self._in_flight: set[_Answer] = set()
-        self._outbox: list[tuple[Request, _Answer]] = []
-        self._news: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # from kazoo's threads
-        self._told = False  # the loop is about to hear the news
+        self._in_flight: set[Answer] = set()
+        self._outbox: list[tuple[Request, Answer]] = []
         self._watches: dict[str, set[Watch]] = {}
         self._followers: list[tuple[str, Callable[[int, str], object]]] = []
         self._subscribers: list[Callable[[SessionChange], None]] = []
@@ -183,6 +176,7 @@ class Session:
         if self._client is not None or self._state is SessionState.CLOSED:
             raise RuntimeError("a Session is started once")
         self._loop = asyncio.get_running_loop()
+        self._mailbox = Mailbox(self._loop, self._name)
         self._hosts = str(EnsembleAddress.parse(self._hosts))
         self._started_in_pid = os.getpid()
         self._build_client()
@@ -376,7 +370,7 @@ class Session:
             raise ValueError(f"send takes 1 to {MAX_BATCH} requests, not {len(batch)}")
         requests = self._requests(batch)
         await self._take_slot(deadline)
-        return self._hand_over(requests, _Slot(self._slots, len(batch)))
+        return self._hand_over(requests, Slot(self._slots, len(batch)))
 
     def post(self, operation: Operation) -> Reply | None:
         """Hand over one request that undoes something, without waiting for a place; None if not CONNECTED.
@@ -395,7 +389,7 @@ class Session:
             Unavailable: the connection dropped, or no reply by the deadline; `maybe_done` is set.
             KazooException: ZooKeeper's answer about the node.
         """
-        if not reply.done() and not await _done_by(reply, deadline):
+        if not reply.done() and not await done_by(reply, deadline):
             raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
         try:
             return reply.result()
@@ -500,10 +494,10 @@ class Session:
         chroot = self._client.chroot if self._client is not None else ""
         return [operation(chroot) for operation in batch]
 
-    def _hand_over(self, requests: list[Request], slot: _Slot | None) -> tuple[Reply, ...]:
+    def _hand_over(self, requests: list[Request], slot: Slot | None) -> tuple[Reply, ...]:
         if not self._outbox:
             self._loop.call_soon(self._flush)
-        answers = [_Answer(self, slot) for _ in requests]
+        answers = [Answer(self._loop, self._mailbox, self._settle, slot) for _ in requests]
         self._outbox += zip(requests, answers, strict=True)
         self._in_flight.update(answers)
         return tuple(answer.reply for answer in answers)
@@ -514,7 +508,7 @@ class Session:
         if self._connection is not None:
             self._connection.hand_over(outbox)
 
-    def _settle(self, answer: _Answer, value: Any, error: Exception | None = None) -> None:
+    def _settle(self, answer: Answer, value: Any, error: Exception | None = None) -> None:
         if answer not in self._in_flight:  # the connection dropped meanwhile
             return
         self._in_flight.discard(answer)
@@ -553,9 +547,9 @@ class Session:
         connection = AcknowledgedConnection(
             client,
             client._conn_retry.copy(),
-            partial(self._note, self._on_event, client),
-            self._wake,
-            partial(self._to_loop, self._client_ended, client),
+            partial(self._mailbox.put, self._on_event, client),
+            self._mailbox.wake,
+            partial(self._mailbox.post, self._client_ended, client),
         )
         client._connection = connection
         client.add_listener(partial(self._kazoo_says, client))
@@ -565,37 +559,11 @@ class Session:
     def _kazoo_says(self, client: KazooClient, kazoo_state: str) -> None:
         """Listener on kazoo's I/O thread: note what only this moment knows, and leave."""
         if kazoo_state == KazooState.CONNECTED:
-            self._to_loop(self._connected, client, client.client_id[0])
+            self._mailbox.post(self._connected, client, client.client_id[0])
         elif kazoo_state == KazooState.SUSPENDED:
-            self._to_loop(self._suspended, client)
+            self._mailbox.post(self._suspended, client)
         else:
-            self._to_loop(self._lost, client)
-
-    def _note(self, function: Callable[..., object], *args: Any) -> None:
-        """Put something in the row of news, to be done on the loop once it is told. Any thread."""
-        self._news.append((function, args))
-
-    def _to_loop(self, function: Callable[..., object], *args: Any) -> None:
-        self._note(function, *args)
-        self._wake()
-
-    def _wake(self) -> None:
-        """Tell the loop that there is news; once for all there is. Any thread."""
-        if self._news and not self._told:
-            self._told = True
-            try:
-                self._loop.call_soon_threadsafe(self._hear)
-            except RuntimeError:
-                log.debug("%s: news after the event loop was closed", self._name)
-
-    def _hear(self) -> None:
-        self._told = False
-        try:
-            while self._news:
-                function, args = self._news.popleft()
-                function(*args)
-        finally:
-            self._wake()  # if one of them failed
+            self._mailbox.post(self._lost, client)
 
     def _on_event(self, client: KazooClient, kind: int, path: str) -> None:
         path = client.unchroot(path)
@@ -663,67 +631,10 @@ class Session:
                 client.close()
             except Exception as error:
                 log.warning("%s: closing the ZooKeeper client: %r", self._name, error)
-            self._to_loop(stopped.set_result, None)
+            self._mailbox.post(stopped.set_result, None)
 
         threading.Thread(target=stop, name=f"{self._name}-stop", daemon=True).start()
         return stopped
-
-
-class _Slot:
-    """One place of `SLOTS`, given back when the last request of its batch has been answered."""
-
-    __slots__ = ("_left", "_slots")
-
-    def __init__(self, slots: asyncio.Semaphore, requests: int) -> None:
-        self._slots = slots
-        self._left = requests
-
-    def one_less(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self._slots.release()
-
-
-class _Answer:
-    """The way of one reply, from kazoo's thread to the future somebody may wait for."""
-
-    __slots__ = ("_session", "reply", "slot")
-
-    def __init__(self, session: Session, slot: _Slot | None) -> None:
-        self._session = session
-        self.slot = slot
-        self.reply: Reply = session._loop.create_future()
-
-    def set(self, value: Any) -> None:
-        self._session._note(self._session._settle, self, value)
-
-    def set_exception(self, error: Exception) -> None:
-        if not isinstance(error, _DROPPED):
-            self._session._to_loop(self._session._settle, self, None, error)
-
-    def wanted(self) -> bool:
-        return not self.reply.done()
-
-
-async def _done_by(reply: Reply, deadline: Deadline) -> bool:
-    """Wait for a reply, which stays as it is if the deadline comes first or the waiting is cancelled."""
-    loop = asyncio.get_running_loop()
-    woken = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not woken.done():
-            woken.set_result(None)
-
-    remaining_s = deadline.remaining_s()
-    timer = None if remaining_s is None else loop.call_later(remaining_s, wake)
-    reply.add_done_callback(wake)
-    try:
-        await woken
-    finally:
-        reply.remove_done_callback(wake)
-        if timer is not None:
-            timer.cancel()
-    return reply.done()
 
 
 def _name_of(error: Exception) -> str:
