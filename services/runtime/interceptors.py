@@ -1,11 +1,12 @@
 """The door of every server: each call passes here once on its way in and once on its way out.
 
-In:  token → who; the access table → may they; the client's deadline → ours; then the servicer.
+In:  token → who; the access table → may they; the client's deadline → ours; bytes → message; then the servicer.
 Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL;
      and every call is counted and logged once, whatever became of it.
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
-patience must not decide in which state a payment is left. Health and reflection, which are not ours, pass untouched.
+patience must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
+everybody; of theirs only a malformed request is stopped here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from grpc import aio
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
-from services.runtime import access, methods, status
+from services.runtime import access, methods, parsing, status
 from services.runtime.context import Call, serving
 from services.runtime.metrics import CallMetrics
 from services.runtime.tokens import TokenVerifier
@@ -88,32 +89,40 @@ class CallInterceptor(aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(_OURS):
-            return handler
+        if handler is None:
+            return None
+        if not method.startswith(_OURS):
+            return parsing.tolerant(method, handler)
         if handler.unary_unary is None:
             raise RuntimeError(f"{method} is a stream, which this door cannot check yet; teach it before serving one")
         serve: Behaviour = handler.unary_unary
 
-        async def behave(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            return await self._serve(method, serve, request, context)
+        async def behave(body: bytes, context: aio.ServicerContext[Any, Any]) -> Any:
+            return await self._serve(method, serve, handler.request_deserializer, body, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            behave, request_deserializer=handler.request_deserializer, response_serializer=_serialize
-        )
+        # Without a deserializer, so that nothing is parsed before the token was looked at.
+        return grpc.unary_unary_rpc_method_handler(behave, response_serializer=_serialize)
 
     async def drained(self) -> None:
         """Waits until every call that changes something has come to its end."""
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _serve(self, method: str, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+    async def _serve(
+        self,
+        method: str,
+        serve: Behaviour,
+        deserializer: parsing.Deserializer,
+        body: bytes,
+        context: aio.ServicerContext[Any, Any],
+    ) -> Any:
         started_s = self._clock.monotonic_s()
         caller, code, reason = "", grpc.StatusCode.OK, ""
         call: Call | None = None
         try:
             call = self._admit(method, context)
             caller = str(call.principal)
-            response = await self._run(call, serve, request, context)
+            response = await self._run(call, serve, parsing.parse(deserializer, body), context)
             if call.replayed:
                 context.set_trailing_metadata((("x-replayed", "true"),))
             return response

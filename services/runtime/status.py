@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from coordination.attempts import maybe_sent_before
@@ -106,10 +107,13 @@ def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
-    found = {
-        part.DESCRIPTOR.full_name for detail in status.details for part in (info, bad, retry) if detail.Unpack(part)
-    }
-    if info.domain != DOMAIN:
+    try:
+        found = {
+            part.DESCRIPTOR.full_name for detail in status.details for part in (info, bad, retry) if detail.Unpack(part)
+        }
+    except DecodeError:  # not from one of ours
+        found = set()
+    if info.domain != DOMAIN or info.DESCRIPTOR.full_name not in found:
         return errors.OutcomeUnknown("OUTCOME_UNKNOWN", f"no answer: {status.message}")
     kind = _TYPES.get(code_of_status(status), errors.CountinghouseError)
     rebuilt = kind.__new__(kind)
@@ -135,5 +139,8 @@ def _packed(
 def _status_in(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
-            return status_pb2.Status.FromString(value)
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:  # not from one of ours: it says nothing
+                return None
     return None

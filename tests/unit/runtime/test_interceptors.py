@@ -57,13 +57,14 @@ class Server:
             metrics=CallMetrics(self.counted),
         )
         self.served: list[str] = []
+        self.parsed: list[bytes] = []
         self.calls: list[Call] = []
         self.behaviour: Behaviour = self.answer
         self.server = aio.server(interceptors=[self.interceptor])
         handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(
                 self.handle,
-                request_deserializer=request.FromString,
+                request_deserializer=self.parser(request),
                 response_serializer=lambda message: message.SerializeToString(),
             )
             for name, request in (("CreateOrder", pb.CreateOrderRequest), ("GetOrder", pb.GetOrderRequest))
@@ -71,6 +72,15 @@ class Server:
         service = grpc.method_handlers_generic_handler("countinghouse.order.v1.OrderService", handlers)
         self.server.add_generic_rpc_handlers((service,))
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), self.server)
+
+    def parser(self, request: Any) -> Callable[[bytes], Any]:
+        """Parses a request, and keeps what was parsed."""
+
+        def parse(body: bytes) -> Any:
+            self.parsed.append(body)
+            return request.FromString(body)
+
+        return parse
 
     async def handle(self, request: Any, context: Any) -> Any:
         self.calls.append(current_call())

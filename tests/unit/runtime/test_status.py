@@ -83,6 +83,23 @@ def test_a_rpc_error_with_our_details_is_our_error() -> None:
     assert (arrived.reason, arrived.metadata["guard"]) == ("STALE_FENCE", "fence")
 
 
+@pytest.mark.parametrize("details", [b"\x0f", b"\x1a\x40short"], ids=["wire type", "truncated"])
+def test_malformed_details_of_a_peer_leave_the_outcome_unknown(details: bytes) -> None:
+    """Whatever stands at the address may send anything; it is no exception of ours."""
+    arrived = status.from_rpc_error(rpc_error(grpc.StatusCode.ABORTED, Metadata((status.DETAILS_KEY, details))))
+    assert isinstance(arrived, errors.OutcomeUnknown)
+
+
+def test_malformed_detail_of_a_peer_leaves_the_outcome_unknown() -> None:
+    """Also where the status can be parsed and a detail in it cannot."""
+    spoiled = status.to_status(errors.Aborted("ORDER_LOCKED", "m", retry_after_ms=70))
+    spoiled.details[1].value = b"\x0f"
+    arrived = status.from_rpc_error(
+        rpc_error(grpc.StatusCode.ABORTED, Metadata((status.DETAILS_KEY, spoiled.SerializeToString())))
+    )
+    assert isinstance(arrived, errors.OutcomeUnknown)
+
+
 def test_an_error_without_a_code_of_its_own_is_internal() -> None:
     """One that only a start-up can meet never becomes a promise about a call."""
     assert status.code_of(DatabaseRefused("DATABASE_CORRUPT", "m")) is grpc.StatusCode.INTERNAL
