@@ -1,0 +1,127 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0001');
+CREATE TABLE ensemble (
+	id INTEGER NOT NULL, 
+	generation BIGINT NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "ensemble" VALUES(1,1);
+CREATE TABLE order_events (
+	order_id VARCHAR(64) NOT NULL, 
+	version BIGINT NOT NULL, 
+	from_state VARCHAR(16) NOT NULL, 
+	to_state VARCHAR(16) NOT NULL, 
+	round INTEGER NOT NULL, 
+	payment_id VARCHAR(64) NOT NULL, 
+	fence_generation BIGINT NOT NULL, 
+	fence_token BIGINT NOT NULL, 
+	actor_name VARCHAR(64) NOT NULL, 
+	actor_role VARCHAR(16) NOT NULL, 
+	at_ms BIGINT NOT NULL, 
+	PRIMARY KEY (order_id, version), 
+	FOREIGN KEY(order_id) REFERENCES orders (order_id)
+);
+INSERT INTO "order_events" VALUES('drawer-paid',1,'','UNPAID',1,'',0,0,'li','cashier',1795838803430);
+INSERT INTO "order_events" VALUES('card-paid',1,'','UNPAID',1,'',0,0,'li','cashier',1795838803889);
+INSERT INTO "order_events" VALUES('reversed',1,'','UNPAID',1,'',0,0,'li','cashier',1795838804338);
+INSERT INTO "order_events" VALUES('unpaid',1,'','UNPAID',1,'',0,0,'li','cashier',1795838804791);
+INSERT INTO "order_events" VALUES('cancelled',1,'','UNPAID',1,'',0,0,'li','cashier',1795838805247);
+INSERT INTO "order_events" VALUES('card-unknown',1,'','UNPAID',1,'',0,0,'li','cashier',1795838805691);
+INSERT INTO "order_events" VALUES('card-declined',1,'','UNPAID',1,'',0,0,'li','cashier',1795838806103);
+INSERT INTO "order_events" VALUES('wallet-paid',1,'','UNPAID',1,'',0,0,'li','cashier',1795838806574);
+INSERT INTO "order_events" VALUES('of-customer-li',1,'','UNPAID',1,'',0,0,'li','customer',1795838807091);
+INSERT INTO "order_events" VALUES('drawer-paid',2,'UNPAID','PAYING',1,'pay_q2jpez7w4em74vx1',1,88,'li','cashier',1795838807580);
+INSERT INTO "order_events" VALUES('drawer-paid',3,'PAYING','PAID',1,'pay_q2jpez7w4em74vx1',1,88,'li','cashier',1795838807596);
+INSERT INTO "order_events" VALUES('card-paid',2,'UNPAID','PAYING',1,'pay_gmg64m0ys6gkzvs8',1,92,'li','cashier',1795838808082);
+INSERT INTO "order_events" VALUES('card-paid',3,'PAYING','PAID',1,'pay_gmg64m0ys6gkzvs8',1,92,'li','cashier',1795838808109);
+INSERT INTO "order_events" VALUES('reversed',2,'UNPAID','PAYING',1,'pay_ceebzs21p44ffy92',1,96,'li','cashier',1795838808591);
+INSERT INTO "order_events" VALUES('reversed',3,'PAYING','PAID',1,'pay_ceebzs21p44ffy92',1,96,'li','cashier',1795838808600);
+INSERT INTO "order_events" VALUES('reversed',4,'PAID','UNPAID',2,'pay_ceebzs21p44ffy92',1,100,'payment-service','service',1795838809118);
+INSERT INTO "order_events" VALUES('cancelled',2,'UNPAID','CANCELLED',1,'',0,0,'li','cashier',1795838809579);
+INSERT INTO "order_events" VALUES('wallet-paid',2,'UNPAID','PAYING',1,'pay_7z0fe4m6hmzyt614',1,106,'wang','accountant',1795838810024);
+INSERT INTO "order_events" VALUES('wallet-paid',3,'PAYING','PAID',1,'pay_7z0fe4m6hmzyt614',1,106,'wang','accountant',1795838810037);
+INSERT INTO "order_events" VALUES('card-declined',2,'UNPAID','PAYING',1,'pay_sgadmxqqjfzrfj1p',1,110,'li','cashier',1795838810528);
+INSERT INTO "order_events" VALUES('card-declined',3,'PAYING','UNPAID',1,'pay_sgadmxqqjfzrfj1p',1,110,'payment-service','service',1795838810545);
+INSERT INTO "order_events" VALUES('card-unknown',2,'UNPAID','PAYING',1,'pay_x3e2nxknhfb00zma',1,114,'li','cashier',1795838811528);
+CREATE TABLE order_lines (
+	order_id VARCHAR(64) NOT NULL, 
+	number INTEGER NOT NULL, 
+	description VARCHAR(200) NOT NULL, 
+	quantity BIGINT NOT NULL, 
+	unit_minor_units BIGINT NOT NULL, 
+	PRIMARY KEY (order_id, number), 
+	FOREIGN KEY(order_id) REFERENCES orders (order_id)
+);
+CREATE TABLE orders (
+	seq INTEGER NOT NULL, 
+	order_id VARCHAR(64) NOT NULL, 
+	customer_id VARCHAR(64) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	amount_minor_units BIGINT NOT NULL, 
+	currency_code VARCHAR(3) NOT NULL, 
+	line_count INTEGER NOT NULL, 
+	version BIGINT NOT NULL, 
+	round INTEGER NOT NULL, 
+	payment_id VARCHAR(64) NOT NULL, 
+	settled_by_name VARCHAR(64) NOT NULL, 
+	settled_by_role VARCHAR(16) NOT NULL, 
+	settled_at_ms BIGINT NOT NULL, 
+	fence_generation BIGINT NOT NULL, 
+	fence_token BIGINT NOT NULL, 
+	created_at_ms BIGINT NOT NULL, 
+	updated_at_ms BIGINT NOT NULL, 
+	PRIMARY KEY (seq), 
+	CONSTRAINT orders_amount_is_payable CHECK (amount_minor_units > 0), 
+	CONSTRAINT orders_payment_is_named_while_it_holds CHECK ((state IN ('PAYING', 'PAID')) = (payment_id <> '')), 
+	CONSTRAINT orders_settled_when_paid CHECK ((state = 'PAID') = (settled_at_ms > 0)), 
+	UNIQUE (order_id)
+);
+INSERT INTO "orders" VALUES(1,'drawer-paid','mei','PAID',1250,'CNY',0,3,1,'pay_q2jpez7w4em74vx1','li','cashier',1795838807591,1,88,1795838803430,1795838807596);
+INSERT INTO "orders" VALUES(2,'card-paid','mei','PAID',700,'CNY',0,3,1,'pay_gmg64m0ys6gkzvs8','li','cashier',1795838808102,1,92,1795838803889,1795838808109);
+INSERT INTO "orders" VALUES(3,'reversed','mei','UNPAID',800,'CNY',0,4,2,'','','',0,1,100,1795838804338,1795838809118);
+INSERT INTO "orders" VALUES(4,'unpaid','mei','UNPAID',900,'CNY',0,1,1,'','','',0,0,0,1795838804791,1795838804791);
+INSERT INTO "orders" VALUES(5,'cancelled','mei','CANCELLED',950,'CNY',0,2,1,'','','',0,0,0,1795838805247,1795838809579);
+INSERT INTO "orders" VALUES(6,'card-unknown','mei','PAYING',600,'CNY',0,2,1,'pay_x3e2nxknhfb00zma','','',0,1,114,1795838805691,1795838811528);
+INSERT INTO "orders" VALUES(7,'card-declined','mei','UNPAID',650,'CNY',0,3,1,'','','',0,1,110,1795838806103,1795838810545);
+INSERT INTO "orders" VALUES(8,'wallet-paid','mei','PAID',1100,'CNY',0,3,1,'pay_7z0fe4m6hmzyt614','wang','accountant',1795838810033,1,106,1795838806574,1795838810037);
+INSERT INTO "orders" VALUES(9,'of-customer-li','li','UNPAID',300,'CNY',0,1,1,'','','',0,0,0,1795838807091,1795838807091);
+CREATE TABLE requests (
+	caller VARCHAR(64) NOT NULL, 
+	method VARCHAR(32) NOT NULL, 
+	"key" VARCHAR(64) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	fingerprint VARCHAR(64) NOT NULL, 
+	attempt BIGINT NOT NULL, 
+	owner VARCHAR(64) NOT NULL, 
+	lease_until_ms BIGINT NOT NULL, 
+	expires_at_ms BIGINT NOT NULL, 
+	order_id VARCHAR(64) NOT NULL, 
+	response_ok BOOLEAN, 
+	response BLOB, 
+	created_at_ms BIGINT NOT NULL, 
+	updated_at_ms BIGINT NOT NULL, 
+	PRIMARY KEY (caller, method, "key")
+);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-1','DONE','da716f9a7d2185fb831521ac1f779360f8808a9be1f8a658dcf6cbbdb62cd758',1,'li',1795838803430,1795925203430,'',1,X'0A300A0B6472617765722D7061696412036D65691801220808E2091203434E593001380158E6FBD582A23460E6FBD582A234',1795838803430,1795838803430);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-2','DONE','4a598e80992f501af75bada594b1d0452fa7f809ee6d4046368424facb94fc42',1,'li',1795838803889,1795925203889,'',1,X'0A2E0A09636172642D7061696412036D65691801220808BC051203434E593001380158B1FFD582A23460B1FFD582A234',1795838803889,1795838803889);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-3','DONE','bac8eff46a3ed07e69a5585afbd26dcebfd37888dd9287823dbb6157e6fd612e',1,'li',1795838804338,1795925204338,'',1,X'0A2D0A08726576657273656412036D65691801220808A0061203434E593001380158F282D682A23460F282D682A234',1795838804338,1795838804338);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-4','DONE','5a244f271bf2f92090b9dd0e5fd8172c9a701a44b031e74ad02f717055fbd523',1,'li',1795838804791,1795925204791,'',1,X'0A2B0A06756E7061696412036D6569180122080884071203434E593001380158B786D682A23460B786D682A234',1795838804791,1795838804791);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-5','DONE','6d0027ae9f188a5f18a1a325cfbce75ade40e6db85a4a439e06c956a8ac72cfd',1,'li',1795838805247,1795925205247,'',1,X'0A2E0A0963616E63656C6C656412036D65691801220808B6071203434E593001380158FF89D682A23460FF89D682A234',1795838805247,1795838805247);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-6','DONE','e0bcfb9fca3ba7b7bb21db17c702807c988cb129530728d7075b4e0bea35c505',1,'li',1795838805691,1795925205691,'',1,X'0A310A0C636172642D756E6B6E6F776E12036D65691801220808D8041203434E593001380158BB8DD682A23460BB8DD682A234',1795838805691,1795838805691);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-7','DONE','e82cc42a2309c69e85b4a3d476507066b2e0a3466668e4b0e62e731c3d4b557f',1,'li',1795838806103,1795925206103,'',1,X'0A320A0D636172642D6465636C696E656412036D656918012208088A051203434E593001380158D790D682A23460D790D682A234',1795838806103,1795838806103);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-8','DONE','9bc4921ba01d1b7ac7297f24836278f27a0d9055b77c61e66458fbe502e7dd96',1,'li',1795838806574,1795925206574,'',1,X'0A300A0B77616C6C65742D7061696412036D65691801220808CC081203434E593001380158AE94D682A23460AE94D682A234',1795838806574,1795838806574);
+INSERT INTO "requests" VALUES('li','CreateOrder','rq-9','DONE','b160eedfaad1c2383a1cce393c4a402a9d28b2e2d55a2289922fa910483586c7',1,'li',1795838807091,1795925207091,'',1,X'0A320A0E6F662D637573746F6D65722D6C6912026C691801220808AC021203434E593001380158B398D682A23460B398D682A234',1795838807091,1795838807091);
+INSERT INTO "requests" VALUES('li','CancelOrder','rq-c5','DONE','777d7fb0441dca70895aaf48b0d50f1b65ccd904f3b0b73625df681b5c4c7095',1,'li',1795838809579,1795925209579,'',1,X'0A2E0A0963616E63656C6C656412036D65691804220808B6071203434E593002380158FF89D682A23460EBABD682A234',1795838809579,1795838809579);
+CREATE INDEX orders_by_customer ON orders (customer_id, seq);
+CREATE INDEX orders_by_state ON orders (state, seq);
+CREATE INDEX requests_by_state ON requests (state, lease_until_ms);
+CREATE TRIGGER orders_refuses_delete BEFORE DELETE ON orders BEGIN SELECT RAISE(ABORT, 'orders refuses DELETE'); END;
+CREATE TRIGGER order_lines_refuses_update BEFORE UPDATE ON order_lines BEGIN SELECT RAISE(ABORT, 'order_lines refuses UPDATE'); END;
+CREATE TRIGGER order_lines_refuses_delete BEFORE DELETE ON order_lines BEGIN SELECT RAISE(ABORT, 'order_lines refuses DELETE'); END;
+CREATE TRIGGER order_events_refuses_update BEFORE UPDATE ON order_events BEGIN SELECT RAISE(ABORT, 'order_events refuses UPDATE'); END;
+CREATE TRIGGER order_events_refuses_delete BEFORE DELETE ON order_events BEGIN SELECT RAISE(ABORT, 'order_events refuses DELETE'); END;
+COMMIT;
