@@ -36,7 +36,7 @@ from services.checker.books import SERVICES
 from services.devstack import zookeeper
 from services.devstack.deployment import open_deployment
 from services.devstack.files import database_url, signing_key
-from services.devstack.state import StackRefused
+from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
 from services.runtime.tokens import TokenSigner
@@ -195,7 +195,7 @@ class ComposeWorld:
 
     async def wait_serving(self, instance: str, within_s: float = 60.0) -> None:
         """See `World`."""
-        request = health_pb2.HealthCheckRequest()
+        request = health_pb2.HealthCheckRequest(service=INTERFACES.get(instance.partition("-")[0], ""))
         address, often = self.address(instance), [("grpc.max_reconnect_backoff_ms", _RECONNECT_MS)]
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s), grpc.aio.insecure_channel(address, often) as channel:

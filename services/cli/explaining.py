@@ -79,7 +79,8 @@ async def explain(
         verdicts = directory.verdicts(method, tag)
     finally:
         await discovery.close()
-    health = await _health({verdict.address for verdict in verdicts if not verdict.why_not}, client.remaining_s)
+    asked = {verdict.address for verdict in verdicts if not verdict.why_not}
+    health = await _health(asked, interface, client.remaining_s)
     reachable = [verdict.endpoint for verdict in verdicts if verdict.endpoint and _is_reachable(verdict, health)]
     choice = _choice(picker, reachable, order_id) if reachable else Choice("", {})
     lines = [_line(verdict, health, choice) for verdict in verdicts]
@@ -118,12 +119,13 @@ def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice
     return Choice(chosen, {verdict.address: f"{verdict.standing}: {verdict.why}" for verdict in verdicts})
 
 
-async def _health(addresses: set[str], left_s: float) -> dict[str, str]:
+async def _health(addresses: set[str], interface: str, left_s: float) -> dict[str, str]:
     from services.devstack.readiness import health  # noqa: PLC0415
 
     ordered = sorted(addresses)
     timeout_s = min(_HEALTH_TIMEOUT_S, left_s)
-    return dict(zip(ordered, await asyncio.gather(*(health(one, timeout_s) for one in ordered)), strict=True))
+    answers = await asyncio.gather(*(health(address, timeout_s, interface=interface) for address in ordered))
+    return dict(zip(ordered, answers, strict=True))
 
 
 def _is_reachable(verdict: Verdict, health: Mapping[str, str]) -> bool:

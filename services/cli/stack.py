@@ -107,7 +107,7 @@ def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
 
 def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
-    """Shows every process of the stack and its health. Exits with 0 if all are SERVING, 1 if not, 2 without a stack.
+    """Shows every process of the stack and its readiness. Exits with 0 if all are SERVING, 1 if not, 2 without a stack.
 
     Example: countinghouse status --json
     """
@@ -253,7 +253,7 @@ async def _look(found: StackState, document: dict[str, Any]) -> None:
     from services.devstack.readiness import health  # noqa: PLC0415
 
     alive = [instance for instance in found.instances if instance.pid and instance.address]
-    answers = await asyncio.gather(*(health(instance.address) for instance in alive))
+    answers = await asyncio.gather(*(health(instance.address, interface=instance.interface) for instance in alive))
     states = {instance.name: answer for instance, answer in zip(alive, answers, strict=True)}
     document.update(_document(found.zookeeper, found.acquirer, found.instances, states))
 

@@ -1,4 +1,4 @@
-"""When an instance is ready: grpc.health says SERVING at the very address under which ZooKeeper knows it.
+"""When an instance is ready: grpc.health says SERVING of its interface at the address under which ZooKeeper knows it.
 
 Both are asked, since either alone has been wrong elsewhere: a server may answer before it can be found, and a
 registration may outlive its server by a session timeout.
@@ -22,12 +22,16 @@ _RETRY_S = 0.05
 _CHECK_TIMEOUT_S = 1.0
 
 
-async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S) -> str:
-    """What grpc.health says at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE."""
+async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S, *, interface: str = "") -> str:
+    """What grpc.health says at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE.
+
+    Args:
+        interface: Whose readiness is asked for; empty: whether the process is alive. See `runtime/health.py`.
+    """
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]  # its stubs lack it
-                health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=False
+                health_pb2.HealthCheckRequest(service=interface), timeout=timeout_s, wait_for_ready=False
             )
         except grpc.aio.AioRpcError:
             return UNREACHABLE
@@ -64,7 +68,7 @@ class Readiness:
                 news.clear()
                 for endpoint in directory.registered:  # also one that a rule disables is ready
                     if endpoint.url.parameters.get("pid") == str(pid):
-                        await until_serving(endpoint.address)
+                        await until_serving(endpoint.address, interface)
                         return endpoint.address
                 await news.wait()
         finally:
@@ -76,7 +80,7 @@ class Readiness:
         await self._session.close()
 
 
-async def until_serving(address: str) -> None:
-    """Waits until grpc.health says SERVING at `address`."""
-    while await health(address) != SERVING:  # noqa: ASYNC110  another process; its Watch may not be up either
+async def until_serving(address: str, interface: str = "") -> None:
+    """Waits until grpc.health says SERVING of `interface` at `address`."""
+    while await health(address, interface=interface) != SERVING:  # noqa: ASYNC110  its Watch may not be up either
         await asyncio.sleep(_RETRY_S)

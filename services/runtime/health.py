@@ -1,4 +1,13 @@
-"""grpc.health.v1 with the real state: SERVING while the database answers and ZooKeeper knows us."""
+"""grpc.health.v1: liveness and readiness as two answers.
+
+| name asked for | question | SERVING | otherwise |
+|---|---|---|---|
+| empty | liveness | from listening until told to stop | start the process again |
+| the interface | readiness | while the database answers, too, and ZooKeeper knows us | wait |
+
+A dependency that is away is no reason to start a process again: while ZooKeeper is frozen, what needs no lock is served
+all the same, and a new process would serve no more than the old one.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +23,35 @@ from services.runtime.database import Database
 
 _INTERVAL_S = 0.5
 _PING_TIMEOUT_S = 2.0
+#: The name of the server as a whole.
+_LIVENESS = ""
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 log = structlog.get_logger()
 
 
 class HealthMonitor:
-    """Watches what the service stands on, and tells the health service.
+    """Watches what the service depends on, and tells the health service.
 
     Args:
-        names: Services whose state is told, besides the server as a whole (the empty name).
+        interface: The service whose readiness is told.
+
+    Attributes:
+        ready: Set once the service has been ready.
     """
 
-    def __init__(self, servicer: HealthServicer, database: Database, session: Session, names: tuple[str, ...]) -> None:
+    def __init__(self, servicer: HealthServicer, database: Database, session: Session, interface: str) -> None:
         self._servicer = servicer
         self._database = database
         self._session = session
-        self._names = ("", *names)
+        self._interface = interface
         self._serving: bool | None = None
         self.ready = asyncio.Event()
 
     async def watch(self) -> None:
         """Looks again and again; never ends by itself."""
+        await self._servicer.set(_LIVENESS, _SERVING)
         changed = asyncio.Event()
         unsubscribe = self._session.subscribe(lambda _change: changed.set())
         try:
@@ -51,6 +68,7 @@ class HealthMonitor:
 
     async def stopping(self) -> None:
         """Tells everyone that this server takes no new calls."""
+        await self._servicer.set(_LIVENESS, _NOT_SERVING)
         await self._tell(False)
 
     async def _healthy(self) -> bool:
@@ -68,8 +86,6 @@ class HealthMonitor:
             return
         self._serving = serving
         log.info("health", serving=serving)
-        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in self._names:
-            await self._servicer.set(name, state)
+        await self._servicer.set(self._interface, _SERVING if serving else _NOT_SERVING)
         if serving:
             self.ready.set()

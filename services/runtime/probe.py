@@ -1,4 +1,6 @@
-"""`python -m services.runtime.probe HOST:PORT`: exit code 0 if grpc.health says SERVING there, else 1.
+"""`python -m services.runtime.probe HOST:PORT [INTERFACE]`: exit code 0 if grpc.health says SERVING there, else 1.
+
+Without an interface it asks for liveness, with one for the readiness of that interface (`runtime/health.py`).
 
 For a container's health check, which runs again and again: it imports gRPC and nothing else.
 """
@@ -14,8 +16,12 @@ _METHOD = "/grpc.health.v1.Health/Check"
 _TIMEOUT_S = 2.0
 
 
-def state(address: str) -> str:
-    """What grpc.health says of the server at `address`, or the status code with which nobody answered."""
+def state(address: str, interface: str = "") -> str:
+    """What grpc.health says of `interface` at `address`, or the status code with which nobody answered.
+
+    Args:
+        interface: Empty: the server as a whole.
+    """
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         check = channel.unary_unary(
             _METHOD,
@@ -23,7 +29,7 @@ def state(address: str) -> str:
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         try:
-            answer = check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
+            answer = check(health_pb2.HealthCheckRequest(service=interface), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             return str(error.code().name)
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -31,7 +37,7 @@ def state(address: str) -> str:
 
 def main() -> None:
     """Looks once."""
-    found = state(sys.argv[1])
+    found = state(*sys.argv[1:3])
     print(found)  # noqa: T201  what `docker inspect` shows
     raise SystemExit(found != "SERVING")
 

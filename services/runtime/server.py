@@ -229,7 +229,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         health = _add_standard_services(server, service, runtime)
         port = _listen(server, settings, runtime.whereabouts)
         await server.start()
-        monitor = HealthMonitor(health, runtime.database, runtime.session, (service.interface,))
+        monitor = HealthMonitor(health, runtime.database, runtime.session, service.interface)
         registry = Registry(runtime.session, metrics=runtime.metrics)
         stack.push_async_callback(registry.close, _REGISTRY_CLOSE_S)
         url = _provider_url(service, settings, port, page, runtime.clock)

@@ -47,10 +47,10 @@ async def gone(data: Path, timeout_s: float = 10.0) -> None:
         await asyncio.sleep(0.05)
 
 
-async def until_health(address: str, wanted: str, timeout_s: float = 15.0) -> None:
-    """Waits until grpc.health says `wanted`."""
+async def until_health(address: str, interface: str, wanted: str, timeout_s: float = 15.0) -> None:
+    """Waits until grpc.health says `wanted` of an interface."""
     async with asyncio.timeout(timeout_s):
-        while await health(address) != wanted:  # noqa: ASYNC110  another process
+        while await health(address, interface=interface) != wanted:  # noqa: ASYNC110  another process
             await asyncio.sleep(0.1)
 
 
@@ -90,6 +90,21 @@ class TestReady:
             (url,) = [url for url in listings[instance.interface].providers if url.address == instance.address]
             assert url.parameters["pid"] == str(instance.pid)
             assert url.parameters["instance"] == instance.name
+
+    async def test_frozen_zookeeper_readiness_fails_and_liveness_does_not(self, fresh_stack: FreshStack) -> None:
+        """Nobody restarts an instance that still answers reads."""
+        async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
+            order_id = await desk.bill()
+            os.kill(running.zookeeper_pid, signal.SIGSTOP)
+            try:
+                for instance in running.instances:
+                    await until_health(instance.address, instance.interface, "NOT_SERVING")
+                    assert await health(instance.address) == "SERVING"
+                assert await desk.order_state(order_id) == "UNPAID"
+            finally:
+                os.kill(running.zookeeper_pid, signal.SIGCONT)
+            for instance in running.instances:
+                await until_health(instance.address, instance.interface, "SERVING")
 
     async def test_health_and_reflection_answer_on_every_service(self, stack: Stack) -> None:
         for instance in stack.instances:
@@ -168,7 +183,7 @@ class TestKeptAlive:
             assert stack.instance("payment-2") == before
         finally:
             stack.kill("payment-2", signal.SIGCONT)
-        await until_health(before.address, "SERVING")
+        await until_health(before.address, before.interface, "SERVING")
         assert stack.instance("payment-2").pid == before.pid
 
     async def test_restarts_can_be_held_back(self, stack: Stack) -> None:
@@ -241,9 +256,10 @@ class TestWithoutZooKeeper:
             assert time.monotonic() - started_s < 2.2
             assert (code, error.reason) == ("UNAVAILABLE", "ZOOKEEPER_UNAVAILABLE")
             assert await desk.order_state(order_id) == "UNPAID"
-            await until_health(running.instance("payment-1").address, "NOT_SERVING")
+            payment = running.instance("payment-1")
+            await until_health(payment.address, payment.interface, "NOT_SERVING")
             running.restarts = True
-            await until_health(running.instance("payment-1").address, "SERVING")
+            await until_health(payment.address, payment.interface, "SERVING")
             assert (await desk.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 

@@ -153,6 +153,7 @@ def test_an_instance_is_strict_and_changes_no_schema(name: str) -> None:
 
 @every_instance
 def test_an_instance_is_asked_for_its_health_where_it_listens(name: str) -> None:
+    """For its liveness: no interface is named. Readiness fails while ZooKeeper is frozen."""
     service = SERVICES[name]
     port = service["environment"]["COUNTINGHOUSE_LISTEN_PORT"]
     assert service["healthcheck"]["test"][-2:] == ["services.runtime.probe", f"127.0.0.1:{port}"]

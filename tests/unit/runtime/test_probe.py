@@ -29,10 +29,9 @@ def address(servicer: health.HealthServicer) -> Iterator[str]:
     server.stop(None)
 
 
-def probe(address: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "services.runtime.probe", address], capture_output=True, text=True, check=False
-    )
+def probe(address: str, *interface: str) -> tuple[int, str]:
+    command = [sys.executable, "-P", "-m", "services.runtime.probe", address, *interface]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.strip()
 
 
@@ -41,6 +40,13 @@ def test_only_serving_is_healthy(servicer: health.HealthServicer, address: str, 
     """What it says is printed, for `docker inspect`."""
     servicer.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(said))
     assert probe(address) == (code, said)
+
+
+def test_probe_with_interface_asks_for_its_readiness(servicer: health.HealthServicer, address: str) -> None:
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    servicer.set("countinghouse.order.v1.OrderService", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert probe(address, "countinghouse.order.v1.OrderService") == (1, "NOT_SERVING")
+    assert probe(address) == (0, "SERVING")
 
 
 def test_nobody_there_is_not_healthy() -> None:

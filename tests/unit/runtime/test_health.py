@@ -1,0 +1,122 @@
+"""Liveness and readiness, with a database and a ZooKeeper that are there or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1._async import HealthServicer
+
+from coordination.session import Session, SessionState
+from services.kernel.errors import Unavailable
+from services.runtime.database import Database
+from services.runtime.health import HealthMonitor
+
+INTERFACE = "countinghouse.order.v1.OrderService"
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class FakeSession:
+    """A session whose state a test sets."""
+
+    def __init__(self) -> None:
+        self.state = SessionState.CONNECTED
+        self._told: list[Callable[[object], None]] = []
+
+    def subscribe(self, told: Callable[[object], None]) -> Callable[[], None]:
+        self._told.append(told)
+        return lambda: self._told.remove(told)
+
+    def becomes(self, state: SessionState) -> None:
+        self.state = state
+        for told in self._told:
+            told(state)
+
+
+class FakeDatabase:
+    """A database that answers, or does not."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    async def ping(self) -> None:
+        if self.away:
+            raise Unavailable("DATABASE_UNAVAILABLE", "away")
+
+
+class Context:
+    """As much of a servicer's context as `Check` uses: it aborts for a name of which nothing was told yet."""
+
+    async def abort(self, code: grpc.StatusCode) -> None:
+        raise LookupError(code)
+
+
+class Monitored:
+    """A monitor and what it looks at."""
+
+    def __init__(self) -> None:
+        self.session, self.database, self.servicer = FakeSession(), FakeDatabase(), HealthServicer()
+        self.monitor = HealthMonitor(
+            self.servicer, cast(Database, self.database), cast(Session, self.session), INTERFACE
+        )
+
+    async def says(self, service: str) -> Any:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return (await self.servicer.Check(request, cast(Any, Context()))).status
+
+    async def until(self, service: str, wanted: Any) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(LookupError):
+                    if await self.says(service) == wanted:
+                        return
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def monitored() -> AsyncIterator[Monitored]:
+    made = Monitored()
+    watching = asyncio.create_task(made.monitor.watch())
+    await made.monitor.ready.wait()
+    yield made
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_readiness_with_zookeeper_suspended_is_not_serving_and_liveness_is(monitored: Monitored) -> None:
+    """A process that still serves reads is not to be started again."""
+    monitored.session.becomes(SessionState.SUSPENDED)
+    await monitored.until(INTERFACE, NOT_SERVING)
+    assert await monitored.says("") == SERVING
+    monitored.session.becomes(SessionState.CONNECTED)
+    await monitored.until(INTERFACE, SERVING)
+
+
+async def test_readiness_with_database_away_is_not_serving_and_liveness_is(monitored: Monitored) -> None:
+    monitored.database.away = True
+    monitored.session.becomes(SessionState.CONNECTED)  # makes it look at once
+    await monitored.until(INTERFACE, NOT_SERVING)
+    assert await monitored.says("") == SERVING
+
+
+async def test_liveness_before_first_readiness_is_serving() -> None:
+    """A process that starts while ZooKeeper is frozen waits for it, and is not started again."""
+    made = Monitored()
+    made.session.state = SessionState.SUSPENDED
+    watching = asyncio.create_task(made.monitor.watch())
+    await made.until(INTERFACE, NOT_SERVING)
+    assert await made.says("") == SERVING
+    assert not made.monitor.ready.is_set()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_stopping_server_is_neither_alive_nor_ready(monitored: Monitored) -> None:
+    """Whoever watches either name hears that it takes no new calls."""
+    await monitored.monitor.stopping()
+    assert (await monitored.says(""), await monitored.says(INTERFACE)) == (NOT_SERVING, NOT_SERVING)
