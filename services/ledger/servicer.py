@@ -9,6 +9,7 @@ from grpc import aio
 from countinghouse.ledger.v1 import ledger_pb2 as pb
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.type.v1 import money_pb2
+from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.ids import check_account, check_business_key, check_name, check_text
 from services.kernel.money import check_currency
@@ -43,7 +44,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             call,
             check_name(request.request_id, "request_id"),
             fingerprint_without(request, "request_id"),
-            account_id=check_account(request.account_id, "account_id"),
+            account_id=refuse_card_number(check_account(request.account_id, "account_id"), "account_id"),
             kind=_kind_in(request.kind),
             currency=check_currency(request.currency_code),
             overdraft_limit=request.overdraft_limit,

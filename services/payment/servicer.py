@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from grpc import aio
 
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.payment.v1 import payment_pb2_grpc
+from services.kernel.card_numbers import refuse_bare_number, refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_text
@@ -21,9 +21,6 @@ from services.payment.ports import Filter
 from services.runtime import pages, status, translate
 from services.runtime.context import current_call
 from services.runtime.interceptors import reply
-
-#: What a card's number looks like; only its token comes here.
-_CARD_NUMBER = re.compile(r"[0-9]{12,19}")
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -79,7 +76,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             if request.payee_account_id
             else "",
             customer_id=request.customer_id and check_name(request.customer_id, "customer_id"),
-            memo=check_text(request.memo, "memo"),
+            memo=refuse_card_number(check_text(request.memo, "memo"), "memo"),
             fingerprint=translate.fingerprint_without(request, "ticket_id"),
             card=_card(request.card, request.source),
         )
@@ -91,7 +88,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             request_id=check_name(request.request_id, "request_id"),
             order_id=check_name(request.order_id, "order_id"),
             source=_source(request.source),
-            memo=check_text(request.memo, "memo"),
+            memo=refuse_card_number(check_text(request.memo, "memo"), "memo"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
             card=_card(request.card, request.source),
         )
@@ -102,7 +99,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         command = ReverseCommand(
             request_id=check_name(request.request_id, "request_id"),
             payment_id=check_name(request.payment_id, "payment_id"),
-            reason=check_text(request.reason, "reason", required=True),
+            reason=refuse_card_number(check_text(request.reason, "reason", required=True), "reason"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
         )
         return reply(call, await self._operations.reverse(call, command))
@@ -169,9 +166,7 @@ def _card(token: str, source: int) -> str:
         if token:
             raise InvalidArgument.of_field("CARD_NOT_WANTED", "card", "leave card out, or make the source CARD")
         return ""
-    if _CARD_NUMBER.fullmatch(token):
-        raise InvalidArgument.of_field("CARD_NUMBER_REFUSED", "card", "send the card's token, never its number")
-    return check_name(token, "card")
+    return check_name(refuse_bare_number(token, "card"), "card")
 
 
 def _after(page_token: str) -> tuple[int, str] | None:

@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.kernel.card_numbers import refuse_card_number
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.ids import check_name
@@ -73,7 +74,7 @@ class TokenSigner:
 
     def sign(self, principal: Principal, ttl_s: int) -> str:
         """A token for `principal` that is good for `ttl_s` seconds."""
-        check_name(principal.name, "name")
+        refuse_card_number(check_name(principal.name, "name"), "name")
         now_s = self._clock.now_ms() // 1000
         claims = {
             "iss": _ISSUER,

@@ -215,6 +215,8 @@ class TestMalformed:
             (payment_pb2.SOURCE_CARD, "tok mei", "FIELD_MALFORMED"),
             (payment_pb2.SOURCE_CARD, "x" * 65, "FIELD_MALFORMED"),
             (payment_pb2.SOURCE_CARD, "4242424242424242", "CARD_NUMBER_REFUSED"),
+            (payment_pb2.SOURCE_CARD, "4242-4242-4242-4242", "CARD_NUMBER_REFUSED"),
+            (payment_pb2.SOURCE_CARD, "pan:4242424242424242", "CARD_NUMBER_REFUSED"),
             (payment_pb2.SOURCE_DRAWER, "tok-mei", "CARD_NOT_WANTED"),
         ],
     )

@@ -385,10 +385,10 @@ class PayRequest(_message.Message):
     customer_id: _builtins.str
     """Whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves."""
     memo: _builtins.str
-    """A note for the journal, up to 200 characters."""
+    """A note for the journal, up to 200 characters; a card number in it is INVALID_ARGUMENT, CARD_NUMBER_REFUSED."""
     card: _builtins.str
-    """The card's token, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`; a card's number is refused. Required when the source is
-    a card, and empty otherwise.
+    """The card's token, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`; a card's number is refused, with separators or without.
+    Required when the source is a card, and empty otherwise.
     """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
@@ -455,10 +455,10 @@ class SettleRequest(_message.Message):
     source: Global___Source.ValueType
     """Where the money comes from. Required."""
     memo: _builtins.str
-    """A note for the journal, up to 200 characters."""
+    """A note for the journal, up to 200 characters; a card number in it is INVALID_ARGUMENT, CARD_NUMBER_REFUSED."""
     card: _builtins.str
-    """The card's token, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`; a card's number is refused. Required when the source is
-    a card, and empty otherwise.
+    """The card's token, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`; a card's number is refused, with separators or without.
+    Required when the source is a card, and empty otherwise.
     """
     def __init__(
         self,

@@ -1,0 +1,60 @@
+"""PaymentService on the wire: which fields are refused for their form, before anything is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from countinghouse.payment.v1 import payment_pb2 as pb
+from countinghouse.type.v1 import money_pb2
+from services.kernel.errors import InvalidArgument
+from services.payment.servicer import PaymentServicer
+from services.runtime.context import serving
+from tests.unit.payment.house import LI, WANG, House
+
+CONTEXT: Any = None  # the servicer needs nothing of grpc's
+CARD_NUMBERS = ("4242424242424242", "4242-4242-4242-4242", "pan:4242 4242 4242 4242", "４２４２４２４２４２４２４２４２")
+
+
+def settle(**fields: Any) -> pb.SettleRequest:
+    asked: dict[str, Any] = {"request_id": "s1", "order_id": "o1", "source": pb.SOURCE_DRAWER}
+    return pb.SettleRequest(**(asked | fields))
+
+
+def pay(**fields: Any) -> pb.PayRequest:
+    asked: dict[str, Any] = {
+        "ticket_id": "t1",
+        "source": pb.SOURCE_DRAWER,
+        "amount": money_pb2.Money(minor_units=300, currency_code="CNY"),
+        "payee_account_id": "sales:CNY",
+    }
+    return pb.PayRequest(**(asked | fields))
+
+
+def reverse(**fields: Any) -> pb.ReverseRequest:
+    asked: dict[str, Any] = {"request_id": "v1", "payment_id": "p1", "reason": "wrong order"}
+    return pb.ReverseRequest(**(asked | fields))
+
+
+async def refusal_of(request: Any) -> InvalidArgument:
+    house = House()
+    servicer = PaymentServicer(house.instance().operations)
+    serving(house.call(WANG if isinstance(request, pb.ReverseRequest) else LI))
+    method = getattr(servicer, type(request).__name__.removesuffix("Request"))
+    with pytest.raises(InvalidArgument) as refusal:
+        await method(request, CONTEXT)
+    assert not house.store.requests.rows
+    return refusal.value
+
+
+@pytest.mark.parametrize("number", CARD_NUMBERS)
+@pytest.mark.parametrize(
+    ("make", "field"), [(settle, "memo"), (pay, "memo"), (reverse, "reason"), (settle, "card"), (pay, "card")]
+)
+async def test_card_number_in_text_or_card_is_refused(make: Any, field: str, number: str) -> None:
+    """With separators or without, in the digits of any script; the refusal does not repeat it."""
+    source = {"source": pb.SOURCE_CARD} if field == "card" else {}
+    refusal = await refusal_of(make(**{field: number}, **source))
+    assert (refusal.reason, refusal.fields[0][0]) == ("CARD_NUMBER_REFUSED", field)
+    assert number not in str(refusal)
