@@ -119,17 +119,18 @@ class Worker:
 
     async def make_bill(self) -> None:
         """A new bill comes to the counter."""
-        order_id, amount = self.new_id("bill"), self.dice.randrange(100, 100_000)
-        customer = self.person.name if self.person.role is Role.CUSTOMER else "mei"
+        name, amount = self.new_id("bill"), self.dice.randrange(100, 100_000)
+        by_customer = self.person.role is Role.CUSTOMER
+        customer, order_id = (self.person.name, "") if by_customer else ("mei", name)  # only staff choose order ids
         request = order_pb2.CreateOrderRequest(
-            request_id=f"make-{order_id}", order_id=order_id, customer_id=customer, amount=_money(amount)
+            request_id=f"make-{name}", order_id=order_id, customer_id=customer, amount=_money(amount)
         )
         arguments = self._arguments(order_id=order_id, key=request.request_id, amount_minor=amount, currency=CURRENCY)
         for _ in range(_TRIES):
             heard = await self._ask("CreateOrder", request, arguments)
             if heard.outcome is Outcome.OK:
-                self.counter.made.append(order_id)
-                self.counter.bills.append(Bill(order_id, amount, customer))
+                self.counter.made.append(heard.answer.order_id)
+                self.counter.bills.append(Bill(heard.answer.order_id, amount, customer))
                 return
             if await self._rest(*_ASK_AGAIN_S):
                 return

@@ -95,6 +95,14 @@ class OrderStore(Protocol):
         """
         ...
 
+    async def answered(self, request: Request) -> Answer | None:
+        """Return the stored answer to a request id that was used before; None: it was not.
+
+        Raises:
+            KeyMismatch: It was used with another payload.
+        """
+        ...
+
     async def cancel(
         self,
         request: Request,
@@ -159,7 +167,7 @@ class Draft:
     """A bill that is asked for.
 
     Args:
-        order_id: Name wanted; empty: one is made.
+        order_id: Name wanted, by staff only; empty: one is made.
         amount: None: what the lines add up to.
     """
 
@@ -185,7 +193,8 @@ class OrderOperations:
         """Makes a bill.
 
         Raises:
-            PermissionDenied: NOT_YOUR_ORDER: a customer asks for somebody else's bill.
+            PermissionDenied: NOT_YOUR_ORDER: a customer asks for somebody else's order; ORDER_ID_NOT_YOURS: they
+                choose its id.
             InvalidArgument: As `model.total`.
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
         """
@@ -196,6 +205,15 @@ class OrderOperations:
                 metadata={"customer_id": draft.customer_id},
             )
         request = self._request(call, "CreateOrder", request_id, fingerprint)
+        if call.principal.role is Role.CUSTOMER and draft.order_id:
+            # Or a customer could ask by a taken id which orders there are, and take the ids that others will want.
+            stored = await self._store.answered(request)  # by a release that let customers choose
+            if stored is not None:
+                return stored
+            raise PermissionDenied(
+                "ORDER_ID_NOT_YOURS",
+                "only staff choose order ids; leave order_id out, and repeat a request under the same request_id",
+            )
         order = Order(
             order_id=draft.order_id or self._ids.new("ord"),
             customer_id=draft.customer_id,

@@ -9,6 +9,7 @@ from grpc import aio
 
 from countinghouse.order.v1 import order_pb2 as pb
 from countinghouse.order.v1 import order_pb2_grpc
+from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.ids import check_name
 from services.kernel.money import Money
@@ -42,8 +43,10 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
 
     async def CreateOrder(self, request: pb.CreateOrderRequest, _context: _Context) -> pb.CreateOrderResponse:
         draft = Draft(
-            order_id=check_name(request.order_id, "order_id") if request.order_id else "",
-            customer_id=check_name(request.customer_id, "customer_id"),
+            order_id=refuse_card_number(check_name(request.order_id, "order_id"), "order_id")
+            if request.order_id
+            else "",
+            customer_id=refuse_card_number(check_name(request.customer_id, "customer_id"), "customer_id"),
             amount=money_in(request.amount) if request.HasField("amount") else None,
             lines=tuple(_line_in(index, line) for index, line in enumerate(request.lines)),
         )
@@ -185,7 +188,8 @@ def _line_in(index: int, line: pb.OrderLine) -> OrderLine:
         return money_in(line.unit_price)
 
     unit_price = _of(f"lines[{index}].unit_price", price, instead_of="amount")
-    return _of(f"lines[{index}]", lambda: OrderLine(line.description, line.quantity, unit_price))
+    description = refuse_card_number(line.description, f"lines[{index}].description")
+    return _of(f"lines[{index}]", lambda: OrderLine(description, line.quantity, unit_price))
 
 
 def _of(place: str, make: Callable[[], _T], *, instead_of: str = "") -> _T:

@@ -51,7 +51,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Lease, StoredResponse
+from services.kernel.idempotency import Answer, Lease, StoredResponse, decide
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
@@ -153,6 +153,16 @@ class SqlOrderStore:
             return await self._once(tx, request, encoding, effect)
 
         return await self._database.run(step)
+
+    async def answered(self, request: Request) -> Answer | None:
+        async def step(tx: AsyncConnection) -> Answer | None:
+            row = await self._requests.find(tx, request.key)
+            if row is None or row.response is None:
+                return None
+            decide(row, request.fingerprint, request.at_ms)
+            return Answer(row.response, replayed=True)
+
+        return await self._database.read(step)
 
     async def cancel(
         self,

@@ -61,6 +61,13 @@ class FakeOrderStore(OrderStore):
 
         return self._once(request, encoding, effect)
 
+    async def answered(self, request: Request) -> Answer | None:
+        row = self._requests.get(request.key)
+        if row is None or row.response is None:
+            return None
+        decide(row, request.fingerprint, request.at_ms)
+        return Answer(row.response, replayed=True)
+
     async def cancel(
         self, request: Request, order_id: str, encoding: Encoding, *, customer_id: str | None, expected_version: int
     ) -> Answer:

@@ -127,6 +127,16 @@ class OrderStoreContract:
         """get says so without raising."""
         assert await (await make()).store.get("o9") is None
 
+    async def test_answered_used_request_id_gives_its_stored_answer(self, make: Make) -> None:
+        """Nothing is begun for one that was never used; another payload is refused."""
+        store = (await make()).store
+        assert await store.answered(request("CreateOrder", "r1")) is None
+        assert await store.answered(request("CreateOrder", "r1")) is None
+        stored = await store.create(request("CreateOrder", "r1"), bill(), ENCODING)
+        assert await store.answered(request("CreateOrder", "r1")) == Answer(stored.response, replayed=True)
+        with pytest.raises(KeyMismatch):
+            await store.answered(request("CreateOrder", "r1", fingerprint="g"))
+
     async def test_a_creation_repeated_is_answered_as_before(self, make: Make) -> None:
         """Byte for byte, also when the bill has moved on since; nothing is made twice."""
         subject = await make()

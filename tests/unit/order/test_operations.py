@@ -17,11 +17,12 @@ from services.kernel.errors import (
     StaleFence,
 )
 from services.kernel.fence import Fence
+from services.kernel.idempotency import RequestKey
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Order, OrderLine, OrderState
-from services.order.operations import Draft, Filter, OrderOperations
+from services.order.operations import Draft, Filter, OrderOperations, Request
 from services.order.servicer import MessageEncoding
 from services.runtime.context import Call
 from tests.fakes.order_store import FakeOrderStore
@@ -45,6 +46,16 @@ class Passages:
         self.passed.append((name, subjects, len(self.store.events)))
 
 
+class ChosenIds(SeededIds):
+    """Gives `next_id` once, if it is set."""
+
+    next_id = ""
+
+    def new(self, prefix: str) -> str:
+        chosen, self.next_id = self.next_id, ""
+        return chosen or super().new(prefix)
+
+
 class House:
     """Operations on a fake store."""
 
@@ -52,7 +63,8 @@ class House:
         self.clock = ManualClock(5_000)
         self.store = FakeOrderStore()
         self.failpoints = Passages(self.store)
-        self.operations = OrderOperations(self.store, self.clock, SeededIds(1), self.failpoints, MessageEncoding())
+        self.ids = ChosenIds(1)
+        self.operations = OrderOperations(self.store, self.clock, self.ids, self.failpoints, MessageEncoding())
 
     def call(self, principal: Principal) -> Call:
         return Call("/x/y", principal, Deadline.after(1, self.clock))
@@ -60,6 +72,9 @@ class House:
     async def create(
         self, principal: Principal, key: str = "r1", *, order_id: str = "o1", customer: str = "mei"
     ) -> bool:
+        """Creates an order that gets the id `order_id`: chosen by staff, and by the id source for a customer."""
+        if principal.role is Role.CUSTOMER:
+            self.ids.next_id, order_id = order_id, ""
         draft = Draft(order_id, customer, Money(100, "CNY"), ())
         return (await self.operations.create(self.call(principal), key, "f", draft)).response.ok
 
@@ -93,11 +108,37 @@ async def test_a_bill_without_a_name_gets_one(house: House) -> None:
     assert (order.created_at_ms, order.updated_at_ms) == (5_000, 5_000)
 
 
+@pytest.mark.parametrize("order_id", ["o1", "o2"])
+async def test_create_order_id_chosen_by_customer_is_refused_whether_or_not_it_is_taken(
+    house: House, order_id: str
+) -> None:
+    """The refusal is the same for another's order as for no order, and is not remembered: without an id it works."""
+    await house.create(LI, customer="tom")
+    draft = Draft(order_id, "mei", Money(100, "CNY"), ())
+    with pytest.raises(PermissionDenied) as refusal:
+        await house.operations.create(house.call(MEI), "r1", "f", draft)
+    assert refusal.value.reason == "ORDER_ID_NOT_YOURS"
+    assert order_id not in refusal.value.message
+    assert await house.store.get("o2") is None
+    assert await house.create(MEI, order_id="")
+
+
+async def test_create_order_id_chosen_by_customer_before_the_upgrade_is_answered_from_the_store(house: House) -> None:
+    """And still makes no second order."""
+    order = Order("o1", "mei", Money(100, "CNY"), (), 1, 1)
+    request = Request(RequestKey("mei", "CreateOrder", "r1"), "f", MEI, at_ms=1)
+    before = await house.store.create(request, order, MessageEncoding())
+    draft = Draft("o1", "mei", Money(100, "CNY"), ())
+    answer = await house.operations.create(house.call(MEI), "r1", "f", draft)
+    assert (answer.response, answer.replayed) == (before.response, True)
+    assert len(house.store.events) == 1
+
+
 async def test_a_bill_that_does_not_add_up_is_not_remembered(house: House) -> None:
     """A malformed request stores nothing: the same request id may be sent again, mended."""
     lines = (OrderLine("tea", 1, Money(99, "CNY")),)
     with pytest.raises(InvalidArgument):
-        await house.operations.create(house.call(MEI), "r1", "f", Draft("o1", "mei", Money(100, "CNY"), lines))
+        await house.operations.create(house.call(MEI), "r1", "f", Draft("", "mei", Money(100, "CNY"), lines))
     assert await house.create(MEI)
 
 
@@ -106,7 +147,7 @@ async def test_a_request_id_belongs_to_its_caller(house: House) -> None:
     assert await house.create(MEI)
     assert await house.create(TOM, order_id="o2", customer="tom")
     with pytest.raises(KeyMismatch):
-        await house.operations.create(house.call(MEI), "r1", "other", Draft("o3", "mei", Money(1, "CNY"), ()))
+        await house.operations.create(house.call(MEI), "r1", "other", Draft("", "mei", Money(1, "CNY"), ()))
 
 
 async def test_another_customers_bill_is_not_there(house: House) -> None:

@@ -71,6 +71,27 @@ async def test_a_new_bill(servicer: OrderServicer) -> None:
     assert (await servicer.GetOrder(pb.GetOrderRequest(order_id="o1"), CONTEXT)).order == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"order_id": "4242-4242-4242-4242"}, "order_id"),
+        ({"customer_id": "pan:4242424242424242"}, "customer_id"),
+        (
+            {"lines": [pb.OrderLine(description="card ４２４２ 4242 4242 4242", quantity=1, unit_price=CNY_100)]},
+            "lines[0].description",
+        ),
+    ],
+)
+async def test_create_order_card_number_in_text_or_name_is_refused(
+    servicer: OrderServicer, fields: dict[str, Any], field: str
+) -> None:
+    """Before anything is stored."""
+    with pytest.raises(InvalidArgument) as refusal:
+        await servicer.CreateOrder(creation(**fields), CONTEXT)
+    assert (refusal.value.reason, refusal.value.fields[0][0]) == ("CARD_NUMBER_REFUSED", field)
+    assert (await created(servicer)).order_id == "o1"
+
+
 async def test_the_amount_may_be_left_to_the_lines(servicer: OrderServicer) -> None:
     """Left out is not the same as zero."""
     order = await created(

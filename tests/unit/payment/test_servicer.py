@@ -14,7 +14,12 @@ from services.runtime.context import serving
 from tests.unit.payment.house import LI, WANG, House
 
 CONTEXT: Any = None  # the servicer needs nothing of grpc's
-CARD_NUMBERS = ("4242424242424242", "4242-4242-4242-4242", "pan:4242 4242 4242 4242", "４２４２４２４２４２４２４２４２")
+CARD_NUMBERS = (
+    "4242424242424242",
+    "4242-4242-4242-4242",
+    "pan:4242 4242 4242 4242",
+    "４２４２４２４２４２４２４２４２",
+)
 
 
 def settle(**fields: Any) -> pb.SettleRequest:

@@ -64,7 +64,7 @@ class OrderLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
     description: _builtins.str
-    """What was sold, 1 to 200 characters."""
+    """What was sold, 1 to 200 characters; a card number in it is INVALID_ARGUMENT, CARD_NUMBER_REFUSED."""
     quantity: _builtins.int
     """How many, 1 to 1,000,000."""
     @_builtins.property
@@ -172,7 +172,9 @@ class CreateOrderRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
     order_id: _builtins.str
-    """Name wanted for the order; empty: the service makes one. A taken name is ALREADY_EXISTS, ORDER_EXISTS."""
+    """Name wanted for the order; empty: the service makes one. A taken name is ALREADY_EXISTS, ORDER_EXISTS. Staff only: a
+    customer's order is named by the service, and theirs with an order_id is PERMISSION_DENIED, ORDER_ID_NOT_YOURS.
+    """
     customer_id: _builtins.str
     """Whose bill it is. Required; a customer may only name themselves."""
     @_builtins.property
