@@ -2,7 +2,8 @@
 
     CoordinationError
     ├── Unavailable         ZooKeeper did not answer in time; ask again later
-    │   └── WrongProcess    the session was started before fork; build one in the child
+    │   ├── WrongProcess    the session was started before fork; build one in the child
+    │   └── Forbidden       a node that we need is missing, and ZooKeeper does not let us create it
     ├── LockTimeout         somebody else holds the order
     ├── LockLost            we may not hold the order any more; begin no side effect
     ├── NoProviders         nobody is registered for an interface
@@ -49,6 +50,21 @@ class WrongProcess(Unavailable):
             f"the ZooKeeper session was started in process {started_in_pid} and cannot be used in {pid}, "
             "its child: build a Session after the fork"
         )
+
+
+class Forbidden(Unavailable):
+    """A node that we need is missing, and ZooKeeper does not let us create it.
+
+    Attributes:
+        path: the node, from ZooKeeper's root.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"ZooKeeper has no {path}, and its access lists do not let us create it: "
+            "create it for us, or allow us CREATE on the node above it"
+        )
+        self.path = path
 
 
 class LockTimeout(CoordinationError):

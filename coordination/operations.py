@@ -116,6 +116,11 @@ def create(path: str, data: bytes, *, ephemeral: bool = False, sequence: bool = 
     return lambda chroot: Request(_CREATE2, node.payload(chroot), partial(_read_created, chroot))
 
 
+def create_outside_chroot(path: str) -> Operation:
+    """Create an empty node at a path from ZooKeeper's root, such as the chroot itself; the reply is (path, stat)."""
+    return lambda _chroot: create(path, b"")("")
+
+
 def get(path: str, *, watch: bool = False) -> Operation:
     """Read; the reply is (data, stat)."""
     return lambda chroot: Request(_GET, _path(chroot, path) + _flag(watch), wire.GetData.deserialize)

@@ -53,6 +53,7 @@ from kazoo.exceptions import (
     AuthFailedError,
     ConnectionClosedError,
     ConnectionLoss,
+    NoAuthError,
     NodeExistsError,
     NoNodeError,
     OperationTimeoutError,
@@ -66,7 +67,7 @@ from coordination import operations
 from coordination.address import EnsembleAddress
 from coordination.connection import AcknowledgedConnection
 from coordination.deadline import Deadline
-from coordination.errors import Unavailable, WrongProcess
+from coordination.errors import Forbidden, Unavailable, WrongProcess
 from coordination.in_flight import Answer, Mailbox, Reply, Slot, done_by
 from coordination.metrics import Metrics
 from coordination.operations import Create, Operation, Request
@@ -342,17 +343,28 @@ class Session:
         raise refusal
 
     async def ensure_path(self, path: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Create a persistent node and its missing parents; no matter who else does so at the same time."""
+        """Create a persistent node and its missing parents, those of the chroot included; no matter who else does so.
+
+        A parent that we may not create is no matter either if the node is there in the end.
+
+        Raises:
+            Forbidden: a node is missing, and ZooKeeper does not let us create it.
+        """
         deadline = Deadline.after(timeout_s)
-        parts = path.strip("/").split("/")
-        prefixes = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
-        for start in range(0, len(prefixes), MAX_BATCH):
-            batch = [operations.create(prefix, b"") for prefix in prefixes[start : start + MAX_BATCH]]
-            for reply in await self.send(*batch, deadline=deadline):
-                try:
-                    await self.receive(reply, deadline)
-                except NodeExistsError:
-                    continue
+        await self.wait_connected(deadline.remaining_s())
+        chroot = self._client.chroot if self._client is not None else ""
+        parts = [part for part in (chroot + path).split("/") if part]
+        batch = [operations.create_outside_chroot("/" + "/".join(parts[: depth + 1])) for depth in range(len(parts))]
+        refused = False
+        for reply in await self.send_all(batch, deadline):
+            try:
+                await self.receive(reply, deadline)
+            except NodeExistsError:
+                continue
+            except (NoAuthError, NoNodeError):
+                refused = True
+        if refused and await self.ask(operations.exists(path), deadline) is None:
+            raise Forbidden(chroot + path)
 
     async def send(self, *batch: Operation, deadline: Deadline) -> tuple[Reply, ...]:
         """Hand 1 to MAX_BATCH requests to ZooKeeper together, once connected; returns a future for each

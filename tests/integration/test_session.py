@@ -9,14 +9,18 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from kazoo.client import KazooClient
 from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.security import ACL, ANYONE_ID_UNSAFE, OPEN_ACL_UNSAFE, Permissions
 
 from coordination import operations
 from coordination.deadline import Deadline
-from coordination.errors import Unavailable, WrongProcess
+from coordination.errors import Forbidden, Unavailable, WrongProcess
 from coordination.metrics import Metrics
 from coordination.session import SLOTS, Session, SessionChange, SessionState
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
@@ -416,3 +420,47 @@ async def test_forked_child_is_told(session: Session) -> None:
     os.close(told)
     os.close(tell)
     await session.exists("/")
+
+
+async def test_missing_chroot_is_made_with_the_first_path_under_it(zookeeper: ZooKeeper, session: Session) -> None:
+    async with Session(f"{zookeeper.hosts}/new/house", timeout_s=SESSION_TIMEOUT_S) as inside:
+        await inside.wait_connected(10)
+        await inside.ensure_path("/a/b")
+        assert await inside.get_children("/a") == ["b"]
+    assert await session.get_children("/new/house") == ["a"]
+
+
+async def test_path_under_a_node_that_may_not_be_created_is_made_where_that_node_exists(
+    zookeeper: ZooKeeper, session: Session
+) -> None:
+    """CREATE on the root is not needed by somebody whose own directory is there."""
+    await session.ensure_path("/theirs")
+    async with everything_but_create_on("/", zookeeper):
+        await session.ensure_path("/theirs/a/b")
+        assert await session.get_children("/theirs/a") == ["b"]
+
+
+async def test_path_that_may_not_be_created_and_is_missing_is_named_in_a_sentence(
+    zookeeper: ZooKeeper, session: Session
+) -> None:
+    async with (
+        everything_but_create_on("/", zookeeper),
+        Session(f"{zookeeper.hosts}/elsewhere", timeout_s=SESSION_TIMEOUT_S) as inside,
+    ):
+        await inside.wait_connected(10)
+        with pytest.raises(Forbidden, match=r"ZooKeeper has no /elsewhere/a, .* allow us CREATE"):
+            await inside.ensure_path("/a")
+
+
+@asynccontextmanager
+async def everything_but_create_on(path: str, zookeeper: ZooKeeper) -> AsyncIterator[None]:
+    """Take CREATE on a node away from everybody, for as long as it lasts."""
+    client = KazooClient(hosts=zookeeper.hosts)
+    await asyncio.to_thread(client.start)
+    try:
+        await asyncio.to_thread(client.set_acls, path, [ACL(Permissions.ALL & ~Permissions.CREATE, ANYONE_ID_UNSAFE)])
+        yield
+    finally:
+        await asyncio.to_thread(client.set_acls, path, OPEN_ACL_UNSAFE)
+        await asyncio.to_thread(client.stop)
+        client.close()
