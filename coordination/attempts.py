@@ -1,9 +1,10 @@
-"""What became of a call's attempts: whether a server can have seen it, and how often it was sent.
+"""What became of a call's attempts: whether a server can have carried it out, and how often it was sent.
 
     an attempt ends with    can a server have carried it out?      told by
     OK                      yes
     an answer               as the answer says                     the status has details of its own
     no answer               perhaps                                neither
+    another program         no: it has no such method              `from_another_program`
     never sent              no                                     `never_sent`
 
 An error that ends a call is the last attempt's that was sent. If others were sent before and not answered, what
@@ -22,12 +23,27 @@ never given to a transport, or was given back by one that proved it unseen (gRPC
 DETAILS_KEY = "grpc-status-details-bin"
 """Where a server puts what it has to say of an error, in every language; the transport puts nothing there."""
 
+TOO_LARGE = "larger than max"
+"""How gRPC core says RESOURCE_EXHAUSTED of a message over the limit: the message is to blame, not the endpoint."""
+
+_BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+_REFUSALS = frozenset(
+    {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+)
+
 
 class NeverSent(AioRpcError):
     """UNAVAILABLE, and nothing of the call left this process: nobody is registered, or can be reached."""
 
     def __init__(self, details: str) -> None:
         super().__init__(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=details)
+
+
+class AnotherProgram(NeverSent):
+    """UNAVAILABLE: an endpoint has no such method, so the call was not carried out there and another can be asked."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"{address} does not provide the method: it answered UNIMPLEMENTED")
 
 
 class Slow(AioRpcError):
@@ -59,7 +75,7 @@ class SentBefore(AioRpcError):
 
 
 def never_sent(error: AioRpcError) -> bool:
-    """Tell whether it is proved that no server can have seen the call, so that repeating it is harmless."""
+    """Tell whether it is proved that no server can have carried the call out, so that repeating it is harmless."""
     if isinstance(error, (NeverSent, SentBefore)):
         return isinstance(error, NeverSent)
     details = error.details() or ""
@@ -70,6 +86,31 @@ def answered(error: AioRpcError) -> bool:
     """Tell whether the server itself gave this error, and not the transport or a server on its way out."""
     trailers = error.trailing_metadata()
     return trailers is not None and any(key == DETAILS_KEY for key, _ in trailers)
+
+
+def from_another_program(error: AioRpcError) -> bool:
+    """Tell whether the endpoint is another program, or an older one, that does not have the method.
+
+    A gRPC library answers UNIMPLEMENTED for a method nobody registered, before any code of the server runs; gRPC's
+    clients take HTTP's 404 for the same. So the call was not carried out, whatever the method. A server that has the
+    method and refuses it says why in its details.
+    """
+    return error.code() is grpc.StatusCode.UNIMPLEMENTED and not answered(error)
+
+
+def endpoint_failed(error: AioRpcError) -> bool:
+    """Tell whether an answer shows that its endpoint does not do its work: it broke, or it is not what was called.
+
+    A refusal without the server's own words is one by a transport, a proxy or another program.
+    """
+    if error.code() in _REFUSALS:
+        return not answered(error) and TOO_LARGE not in (error.details() or "")
+    return error.code() in _BROKEN or from_another_program(error)
+
+
+def refused(error: AioRpcError) -> bool:
+    """Tell whether a server said in its own words that it does not serve the caller, now or at all."""
+    return answered(error) and error.code() in _REFUSALS
 
 
 def sends(error: AioRpcError) -> int:

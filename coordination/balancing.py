@@ -9,7 +9,7 @@ a seed replays a run.
     PowerOfTwoChoices   p2c              one drawn by weight, unless another drawn so is clearly cheaper
     WeightedRandom      random           one drawn by weight
     RoundRobin          roundrobin       each in turn, as often as its weight says and evenly spread
-    LeastActive         leastactive      who has the fewest calls in flight for its weight
+    LeastActive         leastactive      who has the fewest calls in flight for its weight; failures count as such
     ConsistentHash      consistenthash   for one key always the same
 
 Invariants
@@ -33,7 +33,7 @@ from coordination.endpoint import Endpoint
 from coordination.load import Load
 
 CLEARLY = 1.5  # costs that differ by less say nothing: those of equal endpoints do, too
-FAILURE_COST = 10.0  # a call that has just failed makes an endpoint so many times dearer; it fades
+FAILURE_COST = 10.0  # a call that has just failed makes an endpoint so many times dearer, or as busy; it fades
 TURNS_KEPT = 64  # how many absent addresses RoundRobin remembers the turn of
 
 
@@ -218,10 +218,18 @@ class RoundRobin:
 
 
 class LeastActive:
-    """Who has the fewest calls in flight for its weight; of several one drawn by weight."""
+    """Who has the fewest calls in flight for its weight; of several one drawn by weight.
 
-    def __init__(self, rng: random.Random) -> None:
+    A call that has just failed counts as FAILURE_COST calls in flight: an endpoint that fails fast is always idle.
+
+    Args:
+        rng: the dice.
+        now_s: a monotonic clock, seconds.
+    """
+
+    def __init__(self, rng: random.Random, now_s: Callable[[], float] = time.monotonic) -> None:
         self._rng = rng
+        self._now_s = now_s
 
     def pick(self, candidates: Sequence[Candidate], _key: str = "") -> Candidate:
         """See `Picker`."""
@@ -233,16 +241,21 @@ class LeastActive:
         chosen = _draw(idlest, copy.copy(self._rng))
 
         def passed_over(candidate: Candidate) -> tuple[Standing, str]:
-            active = f"{candidate.load.in_flight} in flight"
-            return (Standing.NOT_DRAWN if candidate in idlest else Standing.DEARER), active
+            return (Standing.NOT_DRAWN if candidate in idlest else Standing.DEARER), self._figures(candidate)
 
-        return _verdicts(candidates, chosen, f"{chosen.load.in_flight} in flight", passed_over)
+        return _verdicts(candidates, chosen, self._figures(chosen), passed_over)
 
-    @staticmethod
-    def _idlest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    def _idlest(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        now_s = self._now_s()
         entrants = _weighted(candidates)
-        least = min(entrant.load.in_flight / (entrant.weight or 1) for entrant in entrants)
-        return [entrant for entrant in entrants if entrant.load.in_flight / (entrant.weight or 1) == least]
+        active = [_active(entrant, now_s) for entrant in entrants]
+        least = min(active)
+        return [entrant for entrant, its in zip(entrants, active, strict=True) if its == least]
+
+    def _figures(self, candidate: Candidate) -> str:
+        failures = candidate.load.failures(self._now_s())
+        failed = f", {failures:.1f} failures lately" if failures >= 0.1 else ""
+        return f"{candidate.load.in_flight} in flight{failed}"
 
 
 class ConsistentHash:
@@ -324,6 +337,12 @@ def _draw(entrants: Sequence[Candidate], rng: random.Random) -> Candidate:
         if point < 0:
             return entrant
     return entrants[-1]
+
+
+def _active(candidate: Candidate, now_s: float) -> float:
+    """Return the calls in flight at an endpoint for its weight, with those that failed lately, in whole calls."""
+    failures = int(FAILURE_COST * candidate.load.failures(now_s))
+    return (candidate.load.in_flight + failures) / (candidate.weight or 1)
 
 
 def _lot(candidate: Candidate, key: str) -> float:

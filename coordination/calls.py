@@ -14,10 +14,12 @@ from typing import Any, Generic, TypeVar
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
+from coordination.attempts import endpoint_failed, from_another_program
 from coordination.cluster import Cluster
 from coordination.deadline import Deadline
 from coordination.execution import Execution
 from coordination.invocation import Invocation, Method
+from coordination.link import Link
 from coordination.policies import Idempotency, Policy
 
 Request = TypeVar("Request")
@@ -156,11 +158,21 @@ class _StreamCall(_Call):
 
     def __init__(self, callee: Callee, invocation: Invocation) -> None:
         self._cluster = callee.cluster
+        self._judging: asyncio.Task[None] | None = None
         super().__init__(invocation)
 
     async def _run(self) -> None:
         link, _ = await self._cluster.connect(self._invocation, set())
         self._inner = link.open(self._invocation)
+        self._judging = asyncio.get_running_loop().create_task(self._judge(link))
+
+    async def _judge(self, link: Link) -> None:
+        """Hold it against the endpoint if the stream ends because it does not do its work."""
+        code, details = await self._inner.code(), await self._inner.details()
+        error = AioRpcError(code, Metadata(), await self._inner.trailing_metadata(), details=details)
+        if endpoint_failed(error):
+            why = f"{code.name}: {details}"
+            self._cluster.failed(link, code, why, another_program=from_another_program(error))
 
     async def read(self) -> Any:
         """See grpc.aio."""

@@ -113,35 +113,50 @@ class Cluster:
 
     # ---- choosing ------------------------------------------------------------------------------------
 
-    async def connect(self, invocation: Invocation, tried: set[str]) -> tuple[Link, int]:
+    async def connect(self, invocation: Invocation, tried: set[str], others: Collection[str] = ()) -> tuple[Link, int]:
         """Return a link that is connected, and how many others there may still be.
 
         Args:
             invocation: the call. With `wait_for_ready` everybody is tried again and again until its deadline.
             tried: whom not to ask; the one returned and those that cannot be reached are added.
+            others: those of them that do not have the method, and are not asked again in this call.
 
         Raises:
             NeverSent: nobody is registered, nobody may serve the call, or nobody can be reached.
         """
         deadline = invocation.deadline
         while not self.closed:
-            usable = self._usable(self._candidates(await self._providers(invocation)), tried)
-            if not usable and invocation.wait_for_ready and not deadline.expired():
+            endpoints = await self._providers(invocation)
+            usable = self._usable(self._candidates(endpoints), tried)
+            hopeful = any(endpoint.address not in others for endpoint in endpoints)
+            if not usable and hopeful and invocation.wait_for_ready and not deadline.expired():
                 await asyncio.sleep(ROUND_PAUSE_S)
-                tried.clear()
+                tried.intersection_update(others)
                 continue
             if not usable and await self._successor(deadline):
-                tried.clear()  # nothing was sent to any of them, or it may be sent again
+                tried.intersection_update(others)  # nothing was sent to the rest, or it may be sent again
                 continue
             if not usable:
-                addresses = ", ".join(sorted(tried))
-                raise NeverSent(f"no provider of {self.directory.interface} can be reached (tried {addresses})")
+                raise NeverSent(self._nobody(invocation, tried, others))
             link = self.links[self.picker.pick(usable, invocation.key).address]
             tried.add(link.address)
             if link.ready() or await link.reachable(_slice(deadline, len(usable))):
                 return link, len(usable) - 1
             self.unreachable(link)
         raise NeverSent("the channel is closed")
+
+    def _nobody(self, invocation: Invocation, tried: Collection[str], others: Collection[str]) -> str:
+        """Say why nobody is left to be asked."""
+        unreachable = sorted(set(tried) - set(others))
+        reasons = []
+        if unreachable or not others:
+            reasons.append(f"no provider of {self.directory.interface} can be reached (tried {', '.join(unreachable)})")
+        if others:
+            reasons.append(
+                f"{', '.join(sorted(others))} answered UNIMPLEMENTED: another program listens there, "
+                f"or one without {invocation.method.bare_name}"
+            )
+        return "; ".join(reasons)
 
     async def _successor(self, deadline: Deadline) -> bool:
         """Wait for somebody to register where the only ones there were have gone and may be restarting.
@@ -201,16 +216,17 @@ class Cluster:
     # ---- what became of calls ------------------------------------------------------------------------
 
     def answered(self, link: Link, code: grpc.StatusCode) -> None:
-        """An endpoint gave an answer, whatever it is: nothing is held against it any more."""
+        """An endpoint gave an answer that shows it at work: nothing is held against it any more."""
         self._count(link, code.name)
         if self.outliers.cleared(link.address):
             log.info("%s: %s gets calls again: it answered one", self.directory.interface, link.address)
             self._stop_probing(link.address)
 
-    def failed(self, link: Link, code: grpc.StatusCode, why: str) -> None:
+    def failed(self, link: Link, code: grpc.StatusCode, why: str, *, another_program: bool = False) -> None:
         """An attempt failed by the fault of its endpoint, as far as one can tell."""
         self._count(link, code.name)
-        if self.closed or not self.outliers.failed(link.address, why, time.monotonic()):
+        now_s = time.monotonic()
+        if self.closed or not self.outliers.failed(link.address, why, now_s, another_program=another_program):
             return
         log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.address, why)
         self._metrics.ejections.labels(self.directory.interface, link.address).inc()
@@ -258,7 +274,8 @@ class Cluster:
 
     async def _healthy(self, link: Link) -> bool:
         try:
-            return await link.healthy(Deadline.after(PROBE_TIMEOUT_S))
+            interface = self.directory.interface if self.outliers[link.address].another_program else ""
+            return await link.healthy(Deadline.after(PROBE_TIMEOUT_S), interface)
         except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
             log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.address)
             return False

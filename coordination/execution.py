@@ -8,8 +8,10 @@
 Invariants
 1. One deadline covers every attempt; what is left of it is what each attempt, and its server, gets.
 2. Every attempt is counted once: in the endpoint's load, for it or against it, and in the metrics.
-3. The error that ends a call is that of the last attempt which a server may have seen; that somebody may have
-   carried the call out matters more than that nobody was left to ask afterwards.
+3. The error that ends a call is that of the last attempt which a server may have carried out; that somebody may have
+   done so matters more than that nobody was left to ask afterwards.
+4. An endpoint that does not have the method is asked once in a call. It cannot have carried the call out: another is
+   asked whatever the method, and the attempt does not count.
 
 Which function makes each move
     connect     finds an endpoint            _relieve    finds another and gives the attempt up
@@ -23,9 +25,19 @@ import time
 from typing import Any
 
 import grpc
-from grpc.aio import AioRpcError
+from grpc.aio import AioRpcError, Metadata
 
-from coordination.attempts import NeverSent, SentBefore, Slow, answered, never_sent
+from coordination.attempts import (
+    AnotherProgram,
+    NeverSent,
+    SentBefore,
+    Slow,
+    answered,
+    endpoint_failed,
+    from_another_program,
+    never_sent,
+    refused,
+)
 from coordination.cluster import Cluster
 from coordination.deadline import Deadline
 from coordination.invocation import Invocation
@@ -50,10 +62,11 @@ class Execution:
         self._invocation = invocation
         self._idempotency = idempotency
         self._tried: set[str] = set()
+        self._other_programs: set[str] = set()  # of those tried: they do not have the method
         self._others = 0
         self._relief: Link | None = None
         self._why_again = ""  # how the last attempt ended, if it did not end the call
-        self._sends = 0  # attempts that a server may have seen
+        self._sends = 0  # attempts that a server which has the method may have seen
         self._maybe_done = 0  # those of them that it may have carried out
         self._last: AioRpcError | None = None  # how the last of them ended, unless with OK
 
@@ -108,7 +121,7 @@ class Execution:
         link, self._relief = self._relief, None
         if link is None:
             before = len(self._tried)
-            link, self._others = await self._cluster.connect(self._invocation, self._tried)
+            link, self._others = await self._cluster.connect(self._invocation, self._tried, self._other_programs)
             if len(self._tried) > before + 1 and not self._why_again:
                 self._why_again = "never_sent"
         return link
@@ -131,9 +144,11 @@ class Execution:
         if attempts > 1 and (left_s := self.deadline.remaining_s()) is not None:
             share = asyncio.get_running_loop().call_later(left_s / attempts, share_passed)
         try:
-            response = await call
+            response = _message(await call)
         except AioRpcError as error:
             self._failed(link, error, began_s)
+            if from_another_program(error):
+                raise AnotherProgram(link.address) from error
             raise
         except asyncio.CancelledError:
             slow = self._cancelled(link, began_s)
@@ -160,7 +175,7 @@ class Execution:
     async def _relieve(self, call: Any) -> None:
         """Give up an attempt as soon as somebody else stands ready; if nobody does, let it go on."""
         try:
-            link, self._others = await self._cluster.connect(self._invocation, self._tried)
+            link, self._others = await self._cluster.connect(self._invocation, self._tried, self._other_programs)
         except NeverSent:
             return
         self._relief = link
@@ -185,14 +200,21 @@ class Execution:
             link.load.ended(now_s, took_s, failed=True)
             self._cluster.unreachable(link)
             return
+        why = f"{code.name}: {error.details()}"
+        if from_another_program(error):
+            self._why_again = "never_sent"
+            self._other_programs.add(link.address)
+            link.load.ended(now_s, took_s, failed=True)
+            self._cluster.failed(link, code, why, another_program=True)
+            return
         self._sent_in_vain(error)
         self._why_again = "refused" if answered(error) else "lost"
-        if code in LOST and answered(error):
+        if refused(error) or (code in LOST and answered(error)):
             link.load.ended(now_s, took_s, failed=True)  # dearer, but not to be taken out: it may serve other calls
             self._cluster.given_up(link, code)
-        elif code in LOST:
+        elif code in LOST or endpoint_failed(error):
             link.load.ended(now_s, took_s, failed=True)
-            self._cluster.failed(link, code, f"{code.name}: {error.details()}")
+            self._cluster.failed(link, code, why)
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED and self.deadline.expired():
             if took_s < FAIR_TRIAL_S:
                 link.load.given_up(now_s, took_s)
@@ -235,3 +257,15 @@ class Execution:
         if self._sends == own:
             return error
         return SentBefore(error, self._sends, self._maybe_done - (own and not answered(error)))
+
+
+def _message(response: Any) -> Any:
+    """Return a response.
+
+    Raises:
+        AioRpcError: INTERNAL: there is none. grpc.aio gives None for a status OK that came alone.
+    """
+    if response is None:
+        details = "the server answered OK without a message"
+        raise AioRpcError(grpc.StatusCode.INTERNAL, Metadata(), Metadata(), details=details)
+    return response

@@ -49,7 +49,7 @@ DEFAULT_OPTIONS: Mapping[str, Any] = {
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"
-"""A HealthCheckResponse that says so; the request about the server as a whole is empty."""
+"""A HealthCheckResponse that says so."""
 ALIVE_ALL_THE_SAME = frozenset(
     {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 )
@@ -118,13 +118,17 @@ class Link:
                     state = self.channel.get_state(try_to_connect=True)
         return state is grpc.ChannelConnectivity.READY
 
-    async def healthy(self, deadline: Deadline) -> bool:
-        """Ask the server how it is (grpc.health.v1): True if it serves, or has no such service but answers."""
+    async def healthy(self, deadline: Deadline, interface: str = "") -> bool:
+        """Ask the server how it is (grpc.health.v1): True if it serves, or has no health service but answers.
+
+        Args:
+            interface: what it must serve; empty: anything.
+        """
         if not await self.reachable(deadline, patient=True):
             return False
         check = self._callable(Method("unary_unary", HEALTH_CHECK, None, None))
         try:
-            answer: bytes = await check(b"", timeout=deadline.remaining_s())
+            answer: bytes = await check(_health_request(interface), timeout=deadline.remaining_s())
         except AioRpcError as error:
             return error.code() in ALIVE_ALL_THE_SAME
         return answer == SERVING
@@ -139,3 +143,16 @@ class Link:
                 response_deserializer=method.response_deserializer,
             )
         return self._callables[key]
+
+
+def _health_request(interface: str) -> bytes:
+    """Return a HealthCheckRequest, whose only field is the service's name; empty for the server as a whole."""
+    name, length = interface.encode(), bytearray()
+    if not name:
+        return b""
+    rest = len(name)
+    while rest > 0x7F:
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    length.append(rest)
+    return b"\x0a" + bytes(length) + name

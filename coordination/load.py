@@ -2,6 +2,10 @@
 
 Both figures fade: an endpoint that was slow or failed is forgiven after some multiples of DECAY_S without news,
 so that somebody looks again. Times are ``time.monotonic()`` seconds, given from outside.
+
+Invariants
+1. A call that failed never lowers the latency: an endpoint that fails fast is not a quick one.
+2. While calls fail the latency of earlier ones does not fade; otherwise it would reach 0 while all calls fail.
 """
 
 from __future__ import annotations
@@ -42,9 +46,16 @@ class Load:
     def ended(self, now_s: float, took_s: float, *, failed: bool) -> None:
         """Count a call that was answered, or failed."""
         self.in_flight -= 1
-        self._observe(now_s, took_s)
-        if failed:
-            self._failures, self._failed_at_s = self.failures(now_s) + 1.0, now_s
+        if not failed:
+            self._observe(now_s, took_s)
+            return
+        self._failures, self._failed_at_s = self.failures(now_s) + 1.0, now_s
+        if self._latency_s is None:
+            return
+        if took_s > self._latency_s:
+            self._observe(now_s, took_s)
+        else:
+            self._latency_at_s = now_s
 
     def given_up(self, now_s: float, waited_s: float) -> None:
         """Count a call that we cancelled: all it says is that it would have taken longer."""

@@ -10,11 +10,16 @@
         └───────────────────────────────────── ON PROBATION ────────────────────────┘
                                                        one failure
 
-A failure is an attempt that ended UNAVAILABLE or CANCELLED without a word of the server's own, one that was cut
-because it took more than its share of the deadline, or one that ran into the call's own deadline. What a server
-answers is no failure, whatever it answers: one that has lost its database says so, and may still serve other calls.
-An endpoint that cannot be connected to gets no calls anyway, and is not counted here. The endpoint is asked how it
-is by the channel (see `cluster`), so that no user's call is sacrificed.
+A failure is an attempt that ended
+- UNAVAILABLE or CANCELLED without details of the server's own; cut because it took more than its share of the
+  deadline; or at the call's own deadline,
+- INTERNAL, UNKNOWN or DATA_LOSS: the server broke,
+- UNIMPLEMENTED, RESOURCE_EXHAUSTED, UNAUTHENTICATED or PERMISSION_DENIED without details: another program listens at
+  the address, or something in between refuses.
+Any other answer is none, and neither is a refusal with details: a server that has lost its database says so, and may
+still serve other calls. An endpoint that cannot be connected to gets no calls anyway, and is not counted here. The
+endpoint is asked how it is by the channel (see `cluster`), so that no user's call is sacrificed; one that did not
+have the method is asked whether it serves the interface.
 
 Invariants
 1. Of a call's candidates never more than half are kept from it (rounded down), and so never the last one; those
@@ -62,6 +67,7 @@ class Outlier:
         times_out: since it last succeeded.
         until_s: when it may be probed, if it is out.
         why: what the last failure was.
+        another_program: whether the last failure was that it does not have the method.
     """
 
     state: State = State.IN
@@ -70,6 +76,7 @@ class Outlier:
     times_out: int = 0
     until_s: float = 0.0
     why: str = ""
+    another_program: bool = False
 
     @property
     def out(self) -> bool:
@@ -92,7 +99,7 @@ class Outliers:
     def __getitem__(self, address: str) -> Outlier:
         return self._known.get(address) or Outlier()
 
-    def failed(self, address: str, why: str, now_s: float) -> bool:
+    def failed(self, address: str, why: str, now_s: float, *, another_program: bool = False) -> bool:
         """Hold a failure against an endpoint; True if it is now out and was not."""
         outlier = self._known.setdefault(address, Outlier())
         if outlier.out:
@@ -100,7 +107,7 @@ class Outliers:
         if now_s - outlier.failed_at_s > FAILURES_WITHIN_S:
             outlier.failures = 0
         outlier.failures += 1
-        outlier.failed_at_s, outlier.why = now_s, why
+        outlier.failed_at_s, outlier.why, outlier.another_program = now_s, why, another_program
         if outlier.failures < FAILURES and outlier.state is State.IN:
             return False
         self._take_out(outlier, now_s)

@@ -10,8 +10,9 @@
 
 Invariants
 1. A request goes to a second endpoint only if its method may be repeated and the first gave no answer
-   (UNAVAILABLE; or CANCELLED by a server that is closing), or if it is proved that the first never saw it. Never
-   after DEADLINE_EXCEEDED. (Dubbo's default failover repeats timed-out calls, payments too.)
+   (UNAVAILABLE; or CANCELLED by a server that is closing), or if it is proved that the first cannot have carried it
+   out: never saw it, or does not have the method. Never after DEADLINE_EXCEEDED. (Dubbo's default failover repeats
+   timed-out calls, payments too.)
 2. A request that changes something is outstanding at one endpoint at a time, unless it is broadcast: a second one
    would meet the first still in progress. An endpoint that falls silent is noticed by its pings (see `link`).
 3. "Not now" in a server's own words is not given up for an attempt that has less time than this one took, and
@@ -95,6 +96,7 @@ class Calling(Protocol):
 
         Raises:
             Slow: it had no answer within its share; `connect` returns the next at once.
+            NeverSent: nobody can have carried it out.
             AioRpcError: what it came to.
         """
         ...
@@ -251,7 +253,13 @@ class Forking:
 
     @staticmethod
     async def _ask(calling: Calling, *, forked: bool) -> Any:
-        return await calling.send(await calling.connect(), forked=forked)
+        while True:
+            link = await calling.connect()
+            try:
+                return await calling.send(link, forked=forked)
+            except AioRpcError as error:
+                if not never_sent(error):
+                    raise
 
 
 @dataclass(frozen=True, slots=True)

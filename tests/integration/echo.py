@@ -37,6 +37,7 @@ class Echo:
         cancelled: of them, those that were cancelled.
         healthy: what it answers to a health check; None: it has no health service.
         health_checks: how many it had.
+        knows: the only service whose health it knows, besides the server's as a whole; empty: any.
         seen: what the last unary call brought along.
     """
 
@@ -45,6 +46,7 @@ class Echo:
         self.cancelled = 0
         self.healthy: bool | None = True
         self.health_checks = 0
+        self.knows = b""
         self.before_answer: Callable[[Context], Awaitable[None]] | None = None
         self.seen: dict[str, Any] = {}
 
@@ -76,6 +78,8 @@ class Echo:
         self.health_checks += 1
         if self.healthy is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such service")
+        if self.knows and request and not request.endswith(self.knows):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return b"\x08\x01" if self.healthy else b"\x08\x02"
 
     @asynccontextmanager

@@ -90,13 +90,17 @@ async def test_after_two_failures_it_gets_nothing() -> None:
 
 
 async def test_answers_are_no_failures() -> None:
-    """A server may refuse as often as it likes, with any code; with UNAVAILABLE if it says so in its own words, for
-    what it cannot do now (without ZooKeeper, say) may be little of what it does."""
+    """A server may refuse a request as often as it likes, and a caller if it says so in its own words. So it may say
+    UNAVAILABLE, for what it cannot do now (without ZooKeeper, say) may be little of what it does."""
     async with three() as servers:
-        for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):
+        for code, trailers in (
+            (grpc.StatusCode.FAILED_PRECONDITION, ()),
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, ((DETAILS_KEY, b"your quota"),)),
+            (grpc.StatusCode.DEADLINE_EXCEEDED, ()),
+        ):
 
-            async def refuse(context: Context, code: grpc.StatusCode = code) -> None:
-                await context.abort(code, "no")
+            async def refuse(context: Context, code: grpc.StatusCode = code, trailers: Any = trailers) -> None:
+                await context.abort(code, "no", trailers)
 
             servers.echoes[0].before_answer = refuse
             for _ in range(4):

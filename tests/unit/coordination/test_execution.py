@@ -27,10 +27,13 @@ NOT_NOW = AioRpcError(
 )
 
 
+NO_SUCH_METHOD = AioRpcError(grpc.StatusCode.UNIMPLEMENTED, Metadata(), Metadata(), details="Method not found!")
+
+
 class ScriptedLink:
     """A connected endpoint whose next call comes to what it is told to."""
 
-    def __init__(self, number: int, outcome: AioRpcError | str) -> None:
+    def __init__(self, number: int, outcome: AioRpcError | str | None) -> None:
         self.address = f"h:{number}"
         self.load = Load()
         self.endpoint = self
@@ -44,10 +47,10 @@ class ScriptedLink:
 
 
 class _Attempt:
-    def __init__(self, outcome: AioRpcError | str) -> None:
+    def __init__(self, outcome: AioRpcError | str | None) -> None:
         self._outcome = outcome
 
-    def __await__(self) -> Generator[Any, None, str]:
+    def __await__(self) -> Generator[Any, None, str | None]:
         yield from asyncio.sleep(0).__await__()
         if isinstance(self._outcome, AioRpcError):
             raise self._outcome
@@ -57,12 +60,12 @@ class _Attempt:
 class ScriptedCluster:
     """Endpoints in order, and what is said of them."""
 
-    def __init__(self, *outcomes: AioRpcError | str) -> None:
+    def __init__(self, *outcomes: AioRpcError | str | None) -> None:
         self.links = [ScriptedLink(number, outcome) for number, outcome in enumerate(outcomes)]
         self.said: list[str] = []
         self._left = list(self.links)
 
-    async def connect(self, _invocation: Invocation, tried: set[str]) -> tuple[ScriptedLink, int]:
+    async def connect(self, _invocation: Invocation, tried: set[str], _others: set[str]) -> tuple[ScriptedLink, int]:
         if not self._left:
             raise NeverSent("nobody is left")
         link = self._left.pop(0)
@@ -70,7 +73,7 @@ class ScriptedCluster:
         return link, len(self._left)
 
     def __getattr__(self, what: str) -> Any:
-        return lambda *_: self.said.append(what)
+        return lambda *_, **__: self.said.append(what)
 
 
 async def run(idempotency: Idempotency, cluster: ScriptedCluster) -> Any:
@@ -84,7 +87,7 @@ async def run(idempotency: Idempotency, cluster: ScriptedCluster) -> Any:
         assert [link.load.in_flight for link in cluster.links] == [0] * len(cluster.links)
 
 
-async def failure(idempotency: Idempotency, *outcomes: AioRpcError | str) -> AioRpcError:
+async def failure(idempotency: Idempotency, *outcomes: AioRpcError | str | None) -> AioRpcError:
     """Return the error a call ends with."""
     with pytest.raises(AioRpcError) as caught:
         await run(idempotency, ScriptedCluster(*outcomes))
@@ -130,3 +133,81 @@ async def test_each_attempt_is_counted_once() -> None:
     cluster = ScriptedCluster(LOST, NOT_NOW, "OK")
     assert await run(Idempotency.IDEMPOTENT, cluster) == "OK"
     assert cluster.said == ["failed", "repeated", "given_up", "repeated", "answered", "call_ended"]
+
+
+async def test_another_program_is_no_attempt_whatever_the_method() -> None:
+    """UNIMPLEMENTED without details: the next is asked, as often as there is one; it is held against the endpoint."""
+    cluster = ScriptedCluster(*[NO_SUCH_METHOD] * 4, "OK")
+    assert await run(Idempotency.UNKNOWN, cluster) == "OK"
+    assert cluster.said == [*["failed", "repeated"] * 4, "answered", "call_ended"]
+    assert [link.load.failures(0.0) > 0 for link in cluster.links] == [True] * 4 + [False]
+
+
+async def test_only_other_programs_is_never_sent() -> None:
+    """Nothing was done, and the caller is told so."""
+    error = await failure(Idempotency.UNKNOWN, NO_SUCH_METHOD, NO_SUCH_METHOD)
+    assert (error.code(), never_sent(error), sends(error)) == (grpc.StatusCode.UNAVAILABLE, True, 0)
+
+
+async def test_a_lost_reply_matters_more_than_another_program_asked_after_it() -> None:
+    """That one may have carried the call out."""
+    error = await failure(Idempotency.IDEMPOTENT, LOST, NO_SUCH_METHOD)
+    assert error.details() == "Socket closed"
+    assert not never_sent(error)
+
+
+async def test_unimplemented_with_details_is_an_answer() -> None:
+    """The server has the method and says why it does not do it: nobody else is asked."""
+    refusal = AioRpcError(grpc.StatusCode.UNIMPLEMENTED, Metadata(), Metadata((DETAILS_KEY, b"why")), details="no")
+    cluster = ScriptedCluster(refusal, "OK")
+    with pytest.raises(AioRpcError):
+        await run(Idempotency.IDEMPOTENT, cluster)
+    assert cluster.said == ["answered", "call_ended"]
+
+
+@pytest.mark.parametrize(
+    ("code", "with_details", "without"),
+    [
+        (grpc.StatusCode.INTERNAL, "failed", "failed"),
+        (grpc.StatusCode.UNKNOWN, "failed", "failed"),
+        (grpc.StatusCode.DATA_LOSS, "failed", "failed"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "given_up", "failed"),
+        (grpc.StatusCode.UNAUTHENTICATED, "given_up", "failed"),
+        (grpc.StatusCode.PERMISSION_DENIED, "given_up", "failed"),
+        (grpc.StatusCode.NOT_FOUND, "answered", "answered"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "answered", "answered"),
+        (grpc.StatusCode.ABORTED, "answered", "answered"),
+    ],
+    ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else "",
+)
+async def test_what_an_answer_says_of_its_endpoint(code: grpc.StatusCode, with_details: str, without: str) -> None:
+    """One that broke, or refuses without details, failed; one that refuses in its own words is only dearer."""
+    for details, said in (((DETAILS_KEY, b"why"),), with_details), ((), without):
+        cluster = ScriptedCluster(AioRpcError(code, Metadata(), Metadata(*details), details="no"))
+        with pytest.raises(AioRpcError):
+            await run(Idempotency.UNKNOWN, cluster)
+        assert cluster.said == [said, "call_ended"]
+        assert (cluster.links[0].load.failures(0.0) > 0) == (said != "answered")
+
+
+async def test_a_message_over_the_limit_is_not_the_endpoints_fault() -> None:
+    """gRPC core says RESOURCE_EXHAUSTED of it without details, on either side."""
+    too_large = AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Metadata(),
+        Metadata(),
+        details="CLIENT: Received message larger than max (5 vs. 4)",
+    )
+    cluster = ScriptedCluster(too_large)
+    with pytest.raises(AioRpcError):
+        await run(Idempotency.UNKNOWN, cluster)
+    assert cluster.said == ["answered", "call_ended"]
+
+
+async def test_ok_without_a_message_is_a_failure() -> None:
+    """grpc.aio returns None for it, which no caller expects."""
+    cluster = ScriptedCluster(None)
+    with pytest.raises(AioRpcError) as caught:
+        await run(Idempotency.UNKNOWN, cluster)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert cluster.said == ["failed", "call_ended"]

@@ -44,12 +44,34 @@ def test_recent_latencies_weigh_more() -> None:
 def test_everything_fades() -> None:
     """Without news, slowness and failures are forgotten."""
     load = Load()
+    ended(load, 0.0, 1.0)
     ended(load, 0.0, 1.0, failed=True)
     ended(load, 0.0, 1.0, failed=True)
     assert load.failures(0.0) == 2.0
     assert load.failures(DECAY_S) == pytest.approx(2 * 0.368, abs=0.001)
     assert (load.latency_s(20 * DECAY_S) or 0) < 1e-6
     assert load.failures(20 * DECAY_S) < 1e-6
+
+
+def test_a_quick_failure_makes_nobody_look_quick() -> None:
+    """It leaves the average as it was, and says nothing of one that never answered; a slow one raises it."""
+    load = Load()
+    ended(load, 0.0, 0.0001, failed=True)
+    assert load.latency_s(0.0) is None
+    ended(load, 0.0, 0.2)
+    ended(load, 1.0, 0.0001, failed=True)
+    assert load.latency_s(1.0) == 0.2
+    ended(load, 2.0, 5.0, failed=True)
+    assert (load.latency_s(2.0) or 0) > 0.2
+
+
+def test_latency_does_not_fade_while_calls_fail() -> None:
+    """Otherwise an endpoint of which every call fails would end up cheaper than all that answer."""
+    load = Load()
+    ended(load, 0.0, 0.2)
+    for number in range(1, 100):
+        ended(load, number * DECAY_S, 0.0001, failed=True)
+    assert load.latency_s(99 * DECAY_S) == 0.2
 
 
 def test_a_call_given_up_says_only_that_it_would_have_taken_longer() -> None:
