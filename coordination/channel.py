@@ -36,8 +36,8 @@ from coordination.calls import Callee, StreamStream, StreamUnary, UnaryStream, U
 from coordination.cluster import Cluster
 from coordination.deadline import Deadline
 from coordination.discovery import Directory
+from coordination.grpc_channel import Option
 from coordination.invocation import Invocation, Method
-from coordination.link import DEFAULT_OPTIONS
 from coordination.metrics import Metrics
 from coordination.policies import Failover, Idempotency, Policy
 
@@ -45,7 +45,6 @@ __all__ = ["DiscoveredChannel", "maybe_sent_before", "never_sent", "sends"]
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Option = tuple[str, Any]
 
 
 def order_id_of(_method: str, request: Any) -> str:
@@ -69,7 +68,7 @@ class DiscoveredChannel(grpc.aio.Channel):
             method name.
         hash_key: what a request is about, of full method name and request; for `ConsistentHash`.
         rng: the dice of the default picker, and of how long an endpoint is out; None: a fresh one.
-        options: gRPC channel options, over DEFAULT_OPTIONS.
+        options: gRPC channel options, over those of `grpc_channel`.
         default_timeout_s: deadline of unary calls that give none, seconds, unless the endpoint's rules know one;
             None for no deadline. Streams that give none have none.
         credentials: for TLS; None for plain text.
@@ -97,7 +96,7 @@ class DiscoveredChannel(grpc.aio.Channel):
             directory,
             picker=picker or PowerOfTwoChoices(dice),
             rng=dice,
-            options={**DEFAULT_OPTIONS, **dict(options)},
+            options=tuple(options),
             credentials=credentials,
             metrics=metrics or Metrics(),
             now_ms=now_ms,

@@ -22,8 +22,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grpc
 from prometheus_client import Counter, Histogram
@@ -34,6 +33,7 @@ from coordination.deadline import Deadline
 from coordination.discovery import Directory, DirectoryState
 from coordination.endpoint import Endpoint
 from coordination.errors import NoProviders
+from coordination.grpc_channel import Option
 from coordination.invocation import Invocation
 from coordination.link import Link
 from coordination.metrics import Metrics
@@ -56,7 +56,7 @@ class Cluster:
         directory: whom to call.
         picker: which of them next.
         rng: for the jitter of ejections.
-        options: gRPC channel options.
+        options: gRPC channel options, over those of `grpc_channel`.
         credentials: for TLS; None for plain text.
         metrics: where to count.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
@@ -68,7 +68,7 @@ class Cluster:
         *,
         picker: Picker,
         rng: random.Random,
-        options: Mapping[str, Any],
+        options: Sequence[Option],
         credentials: grpc.ChannelCredentials | None,
         metrics: Metrics,
         now_ms: Callable[[], int],

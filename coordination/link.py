@@ -1,21 +1,10 @@
-"""The gRPC channel to one endpoint, with what this process knows of it.
-
-How a connection that died without a word is noticed: while calls are outstanding, a ping is sent after
-KEEPALIVE_MS without news, and the connection is given up if no answer comes within PING_TIMEOUT_MS; its calls
-then fail UNAVAILABLE. Measured with a server that was stopped (SIGSTOP): 1.1 to 2.1 s, also in the middle of a
-long call. It takes all three options: ``grpc.keepalive_timeout_ms`` alone is not looked at before
-``grpc.http2.ping_timeout_ms``, a minute, has passed; and without ``max_pings_without_data=0`` the third ping of a
-silent call waits a minute, too.
-
-The other end must put up with a ping a second: gRPC's own servers hang up at the fourth unless told otherwise
-(``grpc.http2.max_ping_strikes=0``). For servers that cannot be told, override the options.
-"""
+"""The gRPC channel to one endpoint, with what this process knows of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -23,29 +12,9 @@ from grpc.aio import AioRpcError
 
 from coordination.deadline import Deadline
 from coordination.endpoint import Endpoint
+from coordination.grpc_channel import Option, open_channel
 from coordination.invocation import Invocation, Method
 from coordination.load import Load
-
-KEEPALIVE_MS = 1_000
-PING_TIMEOUT_MS = 1_000
-
-DEFAULT_OPTIONS: Mapping[str, Any] = {
-    # Providers are addressed inside; an http_proxy of the environment is not for them.
-    "grpc.enable_http_proxy": 0,
-    # Else the channels of one process would share each other's reconnect back-off.
-    "grpc.use_local_subchannel_pool": 1,
-    # Nobody's DNS record may switch on gRPC's own retries.
-    "grpc.service_config_disable_resolution": 1,
-    # But a call that a closing connection provably left unseen is to be sent again (transparent retry).
-    "grpc.enable_retries": 1,
-    "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
-    "grpc.max_reconnect_backoff_ms": 1000,
-    "grpc.keepalive_time_ms": KEEPALIVE_MS,
-    "grpc.keepalive_timeout_ms": PING_TIMEOUT_MS,
-    "grpc.http2.ping_timeout_ms": PING_TIMEOUT_MS,
-    "grpc.http2.max_pings_without_data": 0,
-}
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"
@@ -68,16 +37,11 @@ class Link:
     """
 
     def __init__(
-        self, endpoint: Endpoint, options: Mapping[str, Any], credentials: grpc.ChannelCredentials | None
+        self, endpoint: Endpoint, options: Sequence[Option], credentials: grpc.ChannelCredentials | None
     ) -> None:
         self.endpoint = endpoint
         self.load = Load()
-        given = list(options.items())
-        self.channel = (
-            grpc.aio.insecure_channel(endpoint.address, given)
-            if credentials is None
-            else grpc.aio.secure_channel(endpoint.address, credentials, given)
-        )
+        self.channel = open_channel(endpoint.address, options, credentials=credentials)
         self._callables: dict[tuple[str, str], Any] = {}
 
     @property

@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from sqlalchemy import Table
 
+from coordination.grpc_channel import SERVER_PING_OPTIONS
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import (
     add_AcquirerServiceServicer_to_server,
     add_FaultServiceServicer_to_server,
@@ -113,7 +114,7 @@ async def _serve(settings: Settings) -> None:
         )
         server = grpc.aio.server(
             interceptors=[interceptor],
-            options=[("grpc.so_reuseport", 0)],
+            options=[*SERVER_PING_OPTIONS, ("grpc.so_reuseport", 0)],
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
         )
         health = _add_services(server, settings, database, merchants, clock)

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import structlog
 
+from coordination.grpc_channel import open_channel
 from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.acquirer.model import Charge, ChargeState
 
@@ -55,7 +56,7 @@ class Merchants:
 
     async def _tell(self, address: str, charge: Charge) -> None:
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+            self._channels[address] = open_channel(address)
         stub: Any = payment_pb2_grpc.PaymentServiceStub(self._channels[address])
         request = payment_pb2.NotifyAcquirerRequest(key=charge.key, outcome=_OUTCOMES[charge.state])
         try:

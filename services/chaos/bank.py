@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import grpc
-
+from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
 from services.checker.acquirer_log import AcquirerLog, AcquirerRecord
 
@@ -21,7 +20,7 @@ async def read_acquirer_log(address: str, token: str) -> AcquirerLog:
         grpc.aio.AioRpcError: It does not answer.
     """
     records: list[AcquirerRecord] = []
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(address) as channel:
         stub: Any = acquirer_pb2_grpc.AcquirerServiceStub(channel)
         page_token = ""
         while True:

@@ -20,6 +20,7 @@ from typing import Any, Final
 import grpc
 import psutil
 
+from coordination.grpc_channel import open_channel
 from countinghouse.debug.v1 import failpoint_pb2, failpoint_pb2_grpc
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
@@ -225,7 +226,7 @@ class Booth:
             name=point, action=action, subject=subject, delay_ms=round(delay_s * 1000)
         )
         metadata = (("authorization", f"Bearer {self.operator.token}"),)
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with open_channel(address) as channel:
             stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
             try:
                 return int((await stub.ArmFailpoint(request, timeout=_WITHIN_S, metadata=metadata)).pid)

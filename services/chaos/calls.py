@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from coordination.balancing import PowerOfTwoChoices
 from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Directory, Discovery
+from coordination.grpc_channel import open_channel
 from coordination.session import Session
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
@@ -165,7 +166,7 @@ class Caller:
         if not address:
             return self._channels[service]
         if address not in self._channels:
-            channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+            channel = open_channel(address)
             self._channels[address] = channel
             self._resources.push_async_callback(channel.close)
         return self._channels[address]

@@ -26,6 +26,7 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordination.grpc_channel import open_channel
 from services.chaos.bank import read_acquirer_log
 from services.chaos.kinds import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
 from services.chaos.plan import Kind
@@ -63,7 +64,6 @@ _DOCKER_TIMEOUT_S: Final = 60.0
 _STOP_S: Final = 8
 _PAUSE_TRIES: Final = 5
 _LOOK_S: Final = 0.1
-_RECONNECT_MS: Final = 500
 _TOKEN_TTL_S: Final = 24 * 3600
 
 
@@ -196,9 +196,9 @@ class ComposeWorld:
     async def wait_serving(self, instance: str, within_s: float = 60.0) -> None:
         """See `World`."""
         request = health_pb2.HealthCheckRequest(service=INTERFACES.get(instance.partition("-")[0], ""))
-        address, often = self.address(instance), [("grpc.max_reconnect_backoff_ms", _RECONNECT_MS)]
+        address = self.address(instance)
         with suppress(TimeoutError):
-            async with asyncio.timeout(within_s), grpc.aio.insecure_channel(address, often) as channel:
+            async with asyncio.timeout(within_s), open_channel(address) as channel:
                 stub: Any = health_pb2_grpc.HealthStub(channel)
                 while True:
                     with suppress(grpc.aio.AioRpcError):

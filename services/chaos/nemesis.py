@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import grpc
 
+from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
 from countinghouse.debug.v1 import failpoint_pb2, failpoint_pb2_grpc
 from countinghouse.order.v1 import order_pb2
@@ -354,7 +355,7 @@ class _Bait:
 
 async def _fired(stage: Stage, instance: str, point: str) -> int:
     """How often a failpoint of an instance has fired; 0 while it does not answer."""
-    async with grpc.aio.insecure_channel(stage.world.address(instance)) as channel:
+    async with open_channel(stage.world.address(instance)) as channel:
         stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
         metadata = (("authorization", f"Bearer {stage.operator.token}"),)
         with suppress(grpc.aio.AioRpcError):
@@ -369,7 +370,7 @@ async def _arm(
 ) -> None:
     held_ms = _HELD_MS if action == failpoint_pb2.FAILPOINT_ACTION_DELAY else 0
     request = failpoint_pb2.ArmFailpointRequest(name=point, action=action, subject=subject, delay_ms=held_ms)
-    async with grpc.aio.insecure_channel(stage.world.address(instance)) as channel:
+    async with open_channel(stage.world.address(instance)) as channel:
         stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
         await _said(stub.ArmFailpoint, request, stage.operator, f"{instance} cannot be armed")
 
@@ -530,7 +531,7 @@ def _bank(*faults: acquirer_pb2.Fault) -> Fault:
 
 
 async def _set_bank(stage: Stage, bank: str, faults: Sequence[acquirer_pb2.Fault]) -> None:
-    async with grpc.aio.insecure_channel(stage.world.address(bank)) as channel:
+    async with open_channel(stage.world.address(bank)) as channel:
         stub: Any = acquirer_pb2_grpc.FaultServiceStub(channel)
         request = acquirer_pb2.SetFaultsRequest(faults=faults)
         await _said(stub.SetFaults, request, stage.operator, f"{bank} takes no faults")

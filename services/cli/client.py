@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from coordination import errors as coordination_errors
 from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
+from coordination.grpc_channel import open_channel
 from coordination.session import Session
 from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from countinghouse.ledger.v1 import ledger_pb2_grpc
@@ -172,7 +173,7 @@ class Client:
 
     async def _stub(self, service: str) -> Any:
         if service in _OUTSIDE and service not in self._stubs:
-            channel = grpc.aio.insecure_channel(self._acquirer(), options=[("grpc.enable_http_proxy", 0)])
+            channel = open_channel(self._acquirer())
             self._resources.push_async_callback(channel.close)
             self._stubs[service] = _STUBS[service](channel)
         if service not in self._stubs:

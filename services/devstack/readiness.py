@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.discovery import Discovery
+from coordination.grpc_channel import open_channel
 from coordination.session import Session, SessionState
 
 #: Not a state of grpc.health: nobody answered in time.
@@ -28,7 +29,7 @@ async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S, *, interface
     Args:
         interface: Whose readiness is asked for; empty: whether the process is alive. See `runtime/health.py`.
     """
-    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    async with open_channel(address) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]  # its stubs lack it
                 health_pb2.HealthCheckRequest(service=interface), timeout=timeout_s, wait_for_ready=False

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import grpc
-
+from coordination.grpc_channel import open_channel
 from coordination.lock import OrderLocks
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -21,9 +20,6 @@ from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.server import Parts, Runtime, Service, run
 from services.runtime.tokens import TokenFile
 
-#: An outside bank that has been away is tried again so often, at the least.
-_RECONNECT_MS = 1_000
-
 
 async def build(runtime: Runtime) -> Parts:
     """Constructor injection, all of it."""
@@ -31,7 +27,7 @@ async def build(runtime: Runtime) -> Parts:
     store = PaymentStore(runtime.database, guards)
     await store.prepare()
     locks = OrderLocks(runtime.session, metrics=runtime.metrics)
-    outside = _channel_to(settings.acquirer_address)
+    outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
     operations = PaymentOperations(
         store=store,
         orders=OrderPeer(OrderServiceStub(await peers.channel(ORDER_INTERFACE)), peers),
@@ -68,12 +64,6 @@ async def build(runtime: Runtime) -> Parts:
         keepers=[LeaseRenewer(operations, settings.lease_s).run],
         close=close,
     )
-
-
-def _channel_to(address: str) -> grpc.aio.Channel | None:
-    """A channel to the acquirer, which is found by its address and not in ZooKeeper."""
-    options = [("grpc.max_reconnect_backoff_ms", _RECONNECT_MS)]
-    return grpc.aio.insecure_channel(address, options=options) if address else None
 
 
 SERVICE = Service(

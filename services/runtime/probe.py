@@ -12,6 +12,8 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2
 
+from coordination.grpc_channel import open_blocking_channel
+
 _METHOD = "/grpc.health.v1.Health/Check"
 _TIMEOUT_S = 2.0
 
@@ -22,7 +24,7 @@ def state(address: str, interface: str = "") -> str:
     Args:
         interface: Empty: the server as a whole.
     """
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with open_blocking_channel(address) as channel:
         check = channel.unary_unary(
             _METHOD,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

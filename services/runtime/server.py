@@ -40,6 +40,7 @@ from sqlalchemy import Table
 
 from coordination.address import EnsembleAddress
 from coordination.discovery import Consumer
+from coordination.grpc_channel import SERVER_PING_OPTIONS
 from coordination.metrics import Metrics
 from coordination.registry import Registry
 from coordination.session import Session
@@ -360,13 +361,11 @@ def _listen(server: grpc.aio.Server, settings: Settings, whereabouts: Whereabout
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    """Sizes, and room for the pings of idle Dubbo clients: Java's after 60 s, dubbo-go's after 10 s."""
+    """Sizes, and room for pings: our own clients' and those of idle Dubbo clients."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_ping_strikes", 0),
+        *SERVER_PING_OPTIONS,
         ("grpc.so_reuseport", 0),
     ]
 

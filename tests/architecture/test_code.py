@@ -18,6 +18,7 @@ _MADE_IN_MAIN = {
     *("SystemClock", "ManualClock", "RandomIds", "Random", "SystemRandom", "dice"),
     *("get_event_loop", "new_event_loop"),
 }
+_CHANNELS = Path("coordination/grpc_channel.py")
 _EXPLAINED = ("coordination", "services/kernel", "services/runtime")
 
 
@@ -58,6 +59,18 @@ def test_the_rule_sees_what_runs_at_import(source: str, found: bool) -> None:
     """A rule that can never be broken would prove nothing."""
     names = {dotted(call.func).rpartition(".")[2] for call in _calls_at_import(ast.parse(source))}
     assert bool(names & _MADE_IN_MAIN) is found
+
+
+def test_grpc_channels_are_opened_in_one_place() -> None:
+    """A channel opened elsewhere has no keepalive, obeys http_proxy, and backs off for minutes."""
+    opened = [
+        f"{module}:{node.lineno}"
+        for module in modules(*PACKAGES)
+        if module != _CHANNELS
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and node.attr in ("insecure_channel", "secure_channel")
+    ]
+    assert opened == []
 
 
 @pytest.mark.parametrize("package", _EXPLAINED)

@@ -112,12 +112,19 @@ class Echo:
 class Cable:
     """A TCP relay in front of a server.
 
-    It can be cut: both ends are closed, and what was on its way is lost. And it can fall silent: connections stay
-    open, new ones are accepted, and nothing is relayed any more.
+    It can be cut: both ends are closed, and what was on its way is lost. It can fall silent: connections stay open,
+    new ones are accepted, and nothing is relayed any more. And it can lose the connections that are open now: nothing
+    is relayed on these, and they stay open.
+
+    Attributes:
+        port: where the server listens.
+        connections: how many were opened.
     """
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
+        self.connections = 0
+        self._lost = 0  # connections up to this number are lost
         self._writers: list[asyncio.StreamWriter] = []
         self._relaying = asyncio.Event()
         self._relaying.set()
@@ -144,15 +151,22 @@ class Cable:
     def speak(self) -> None:
         self._relaying.set()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers += [writer, far_writer]
-        await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+    def lose_open_connections(self) -> None:
+        self._lost = self.connections
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers += [writer, far_writer]
+        await asyncio.gather(self._copy(number, reader, far_writer), self._copy(number, far_reader, writer))
+
+    async def _copy(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
                 await self._relaying.wait()
+                if number <= self._lost:
+                    continue
                 writer.write(data)
                 await writer.drain()
         except OSError:

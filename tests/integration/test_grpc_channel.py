@@ -1,0 +1,65 @@
+"""The options that every gRPC channel of the product has: what they are for, on real connections."""
+
+from __future__ import annotations
+
+import pytest
+from grpc.aio import AioRpcError
+
+from coordination.grpc_channel import OPTIONS, open_channel
+from tests.integration.echo import Cable, Echo, Stub, dead_port
+
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy")
+
+
+async def test_a_connection_that_died_without_a_word_is_replaced() -> None:
+    """Both ends are open and nothing passes. One call fails by the pings and not by its deadline; the next is answered
+    over a second connection."""
+    echo = Echo()
+    async with echo.serving() as port:
+        cable = Cable(port)
+        async with cable.laid() as relayed, open_channel(f"127.0.0.1:{relayed}") as channel:
+            stub = Stub(channel)
+            await stub.put(b"warm", timeout=5.0)
+            cable.lose_open_connections()
+            with pytest.raises(AioRpcError) as caught:
+                await stub.put(b"hi", timeout=60.0)
+            assert "ping timeout" in (caught.value.details() or "").lower()
+            assert await stub.put(b"hi", timeout=20.0) == b"hi"
+            assert cable.connections == 2
+
+
+async def test_a_call_shorter_than_the_pings_leaves_no_dead_connection_behind() -> None:
+    """Calls that run into their deadlines one after the other: soon one is answered over a second connection."""
+    echo = Echo()
+    async with echo.serving() as port:
+        cable = Cable(port)
+        async with cable.laid() as relayed, open_channel(f"127.0.0.1:{relayed}") as channel:
+            stub = Stub(channel)
+            await stub.put(b"warm", timeout=5.0)
+            cable.lose_open_connections()
+            for _ in range(40):
+                try:
+                    await stub.put(b"hi", timeout=0.5)
+                except AioRpcError:
+                    continue
+                break
+            assert cable.connections == 2
+            assert echo.carried_out == 2
+
+
+async def test_the_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is meant for the web, and would see every payment."""
+    for name in PROXIES:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{dead_port()}")
+    echo = Echo()
+    async with echo.serving() as port, open_channel(f"127.0.0.1:{port}") as channel:
+        assert await Stub(channel).put(b"hi", timeout=5.0) == b"hi"
+
+
+async def test_a_message_over_the_limit_is_refused_on_our_side() -> None:
+    """Neither sent nor taken."""
+    echo = Echo()
+    async with echo.serving() as port, open_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(AioRpcError, match="larger than max"):
+            await Stub(channel).put(bytes(OPTIONS["grpc.max_send_message_length"] + 1), timeout=5.0)
+        assert echo.carried_out == 0
