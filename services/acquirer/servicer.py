@@ -11,7 +11,6 @@ from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from services.acquirer.faults import Fault, FaultKind, Faults
 from services.acquirer.model import Charge, ChargeState, Payload
 from services.acquirer.operations import AcquirerOperations, Entry
-from services.kernel.errors import InvalidArgument
 from services.kernel.ids import check_name, check_text
 from services.runtime import pages, translate
 from services.runtime.context import current_call
@@ -63,24 +62,25 @@ class AcquirerServicer(acquirer_pb2_grpc.AcquirerServiceServicer):
         return pb.ReverseByKeyResponse(charge=_charge_out(reversed_))
 
     async def ListCharges(self, request: pb.ListChargesRequest, _context: _Context) -> pb.ListChargesResponse:
-        limit = pages.page_size(request.page_size)
-        charges = await self._operations.statement(after=pages.decode_number(request.page_token) or 0, limit=limit)
-        more = len(charges) == limit
-        return pb.ListChargesResponse(
-            charges=map(_charge_out, charges), next_page_token=pages.encode(charges[-1].number) if more else ""
+        page = await pages.read_page(
+            request,
+            key_types=(int,),
+            fetch=lambda key, limit: self._operations.statement(after=key[0] if key else 0, limit=limit),
+            key_of=lambda charge: (charge.number,),
+            out=_charge_out,
         )
+        return pb.ListChargesResponse(charges=page.rows, next_page_token=page.next_page_token)
 
     async def ListLog(self, request: pb.ListLogRequest, _context: _Context) -> pb.ListLogResponse:
-        limit = pages.page_size(request.page_size)
-        entries = await self._operations.log(
-            after=pages.decode_number(request.page_token) or 0,
-            limit=limit,
-            key=request.key and check_name(request.key, "key"),
+        wanted = request.key and check_name(request.key, "key")
+        page = await pages.read_page(
+            request,
+            key_types=(int,),
+            fetch=lambda key, limit: self._operations.log(after=key[0] if key else 0, limit=limit, key=wanted),
+            key_of=lambda entry: (entry.number,),
+            out=_entry_out,
         )
-        more = len(entries) == limit
-        return pb.ListLogResponse(
-            entries=map(_entry_out, entries), next_page_token=pages.encode(entries[-1].number) if more else ""
-        )
+        return pb.ListLogResponse(entries=page.rows, next_page_token=page.next_page_token)
 
 
 class FaultServicer(acquirer_pb2_grpc.FaultServiceServicer):
@@ -129,10 +129,8 @@ def _entry_out(entry: Entry) -> pb.LogEntry:
 
 
 def _fault_in(message: pb.Fault) -> Fault:
-    if message.kind not in _KIND_BY_NUMBER:
-        raise InvalidArgument.of_field("FIELD_REQUIRED", "kind", f"kind is required: {', '.join(FaultKind)}")
     return Fault(
-        kind=_KIND_BY_NUMBER[message.kind],
+        kind=translate.enum_in(_KIND_BY_NUMBER, message.kind, "kind"),
         method=message.method,
         times=message.times,
         delay_ms=message.delay_ms,

@@ -39,7 +39,7 @@ async def log(
     from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
 
     request = pb.ListLogRequest(page_size=limit, page_token=page, key=key)
-    response = output.as_dict(await client.read("acquirer", "ListLog", request))
+    response = output.as_dict(await client.read_list("acquirer", "ListLog", request, "entries"))
     if client.as_json:
         output.print_json(response)
         return

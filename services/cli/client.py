@@ -111,6 +111,28 @@ class Client:
         """
         return (await self._once(service, method, request, self._deadline)).message
 
+    async def read_list(self, service: str, method: str, request: Any, rows: str) -> Any:
+        """Asks for `page_size` rows of a list; returns the response with all of them, or all that there are.
+
+        A page may be cut short before the list has ended, so this goes on until it has as many as were asked for.
+
+        Args:
+            rows: Field of the response that has the rows.
+
+        Raises:
+            CountinghouseError: As `read`.
+        """
+        wanted = request.page_size
+        response = await self.read(service, method, request)
+        found = getattr(response, rows)
+        while response.next_page_token and len(found) < wanted:
+            request.page_size = wanted - len(found)
+            request.page_token = response.next_page_token
+            page = await self.read(service, method, request)
+            found.extend(getattr(page, rows))
+            response.next_page_token = page.next_page_token
+        return response
+
     async def change(self, service: str, method: str, request: Message, key: str) -> Reply:
         """Changes something, trying again under the same key while that may help.
 

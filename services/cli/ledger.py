@@ -42,7 +42,7 @@ async def accounts(
     from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
 
     request = pb.ListAccountsRequest(page_size=limit, page_token=page, prefix=prefix)
-    response = output.as_dict(await client.read("ledger", "ListAccounts", request))
+    response = output.as_dict(await client.read_list("ledger", "ListAccounts", request, "accounts"))
     if client.as_json:
         output.print_json(response)
         return
@@ -109,7 +109,7 @@ async def journals(
     from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
 
     request = pb.ListJournalsRequest(page_size=limit, page_token=page, account_id=account, order_id=order)
-    response = output.as_dict(await client.read("ledger", "ListJournals", request))
+    response = output.as_dict(await client.read_list("ledger", "ListJournals", request, "journals"))
     if client.as_json:
         output.print_json(response)
         return

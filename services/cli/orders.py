@@ -95,7 +95,7 @@ async def list_orders(
         state=pb.OrderState.Value(f"ORDER_STATE_{state.upper()}") if state else pb.ORDER_STATE_UNSPECIFIED,
         customer_id=customer,
     )
-    response = output.as_dict(await client.read("order", "ListOrders", request))
+    response = output.as_dict(await client.read_list("order", "ListOrders", request, "orders"))
     if client.as_json:
         output.print_json(response)
         return

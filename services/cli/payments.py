@@ -209,7 +209,7 @@ async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
 
 
 async def _print_page(client: Client, request: Any) -> None:
-    response = output.as_dict(await client.read("payment", "ListPayments", request))
+    response = output.as_dict(await client.read_list("payment", "ListPayments", request, "payments"))
     if client.as_json:
         output.print_json(response)
         return

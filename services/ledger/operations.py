@@ -58,30 +58,6 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountPage:
-    """Some accounts, by id.
-
-    Args:
-        next_after: The id after which the next page begins; empty: this was the last.
-    """
-
-    accounts: tuple[Account, ...]
-    next_after: str
-
-
-@dataclass(frozen=True, slots=True)
-class JournalPage:
-    """Some journals, newest first.
-
-    Args:
-        next_before: The sequence before which the next page begins; None: this was the last.
-    """
-
-    journals: tuple[Journal, ...]
-    next_before: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class JournalFilter:
     """Which journals to list; empty: all."""
 
@@ -137,16 +113,16 @@ class LedgerStore(Protocol):
         """One account; None: it is not open."""
         ...
 
-    async def accounts(self, *, prefix: str, after: str, limit: int) -> AccountPage:
-        """Accounts whose id begins with `prefix` and comes after `after`, by id."""
+    async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
+        """At most `limit` accounts whose id begins with `prefix` and comes after `after`, by id."""
         ...
 
     async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal | None:
         """The journal with this id, or with this business key; None: there is none."""
         ...
 
-    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> JournalPage:
-        """Journals, newest first, from before the sequence `before`."""
+    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
+        """At most `limit` journals, newest first, from before the sequence `before`."""
         ...
 
     async def head(self) -> Head:
@@ -261,7 +237,7 @@ class LedgerOperations:
             raise account_not_found(account_id)
         return account
 
-    async def accounts(self, *, prefix: str, after: str, limit: int) -> AccountPage:
+    async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
         """Lists accounts by id."""
         return await self._store.accounts(prefix=prefix, after=after, limit=limit)
 
@@ -332,7 +308,7 @@ class LedgerOperations:
             raise journal_not_found(journal_id or business_key)
         return journal
 
-    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> JournalPage:
+    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
         """Lists journals, newest first."""
         return await self._store.journals(which, before=before, limit=limit)
 

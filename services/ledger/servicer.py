@@ -18,7 +18,7 @@ from services.ledger.operations import JournalFilter, LedgerOperations
 from services.runtime import pages, status
 from services.runtime.context import current_call
 from services.runtime.interceptors import reply
-from services.runtime.translate import clerk_in, clerk_out, fence_in, fingerprint_without
+from services.runtime.translate import clerk_in, clerk_out, enum_in, fence_in, fingerprint_without
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -45,7 +45,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             check_name(request.request_id, "request_id"),
             fingerprint_without(request, "request_id"),
             account_id=refuse_card_number(check_account(request.account_id, "account_id"), "account_id"),
-            kind=_kind_in(request.kind),
+            kind=enum_in(_KINDS_BY_NUMBER, request.kind, "kind"),
             currency=check_currency(request.currency_code),
             overdraft_limit=request.overdraft_limit,
         )
@@ -56,16 +56,15 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.GetAccountResponse(account=account_out(account))
 
     async def ListAccounts(self, request: pb.ListAccountsRequest, _context: _Context) -> pb.ListAccountsResponse:
-        after = pages.decode(request.page_token, 1)
-        page = await self._operations.accounts(
-            prefix=check_account(request.prefix, "prefix") if request.prefix else "",
-            after="" if after is None else check_account(after[0], "page_token"),
-            limit=pages.page_size(request.page_size),
+        prefix = request.prefix and check_account(request.prefix, "prefix")
+        page = await pages.read_page(
+            request,
+            key_types=(str,),
+            fetch=lambda key, limit: self._operations.accounts(prefix=prefix, after=key[0] if key else "", limit=limit),
+            key_of=lambda account: (account.account_id,),
+            out=account_out,
         )
-        return pb.ListAccountsResponse(
-            accounts=map(account_out, page.accounts),
-            next_page_token=pages.encode(page.next_after) if page.next_after else "",
-        )
+        return pb.ListAccountsResponse(accounts=page.rows, next_page_token=page.next_page_token)
 
     async def Post(self, request: pb.PostRequest, _context: _Context) -> pb.PostResponse:
         draft = JournalDraft(
@@ -101,13 +100,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             account_id=check_account(request.account_id, "account_id") if request.account_id else "",
             order_id=check_name(request.order_id, "order_id") if request.order_id else "",
         )
-        page = await self._operations.journals(
-            which, before=pages.decode_number(request.page_token), limit=pages.page_size(request.page_size)
+        page = await pages.read_page(
+            request,
+            key_types=(int,),
+            fetch=lambda key, limit: self._operations.journals(which, before=key and key[0], limit=limit),
+            key_of=lambda journal: (journal.sequence,),
+            out=journal_out,
         )
-        return pb.ListJournalsResponse(
-            journals=map(journal_out, page.journals),
-            next_page_token="" if page.next_before is None else pages.encode(page.next_before),
-        )
+        return pb.ListJournalsResponse(journals=page.rows, next_page_token=page.next_page_token)
 
     async def ReverseJournal(self, request: pb.ReverseJournalRequest, _context: _Context) -> pb.ReverseJournalResponse:
         journal = await self._operations.reverse(
@@ -195,11 +195,3 @@ def _row_out(row: TrialRow) -> pb.TrialBalanceRow:
         credits=row.credits,
         balance=row.account.balance,
     )
-
-
-def _kind_in(number: int) -> AccountKind:
-    if number not in _KINDS_BY_NUMBER:
-        raise InvalidArgument.of_field(
-            "FIELD_REQUIRED", "kind", "kind is required: ASSET, LIABILITY, EQUITY, REVENUE or EXPENSE"
-        )
-    return _KINDS_BY_NUMBER[number]

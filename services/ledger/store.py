@@ -83,10 +83,8 @@ from services.ledger.model import (
     account_exists,
 )
 from services.ledger.operations import (
-    AccountPage,
     Encoding,
     JournalFilter,
-    JournalPage,
     LedgerStore,
     Opening,
 )
@@ -325,15 +323,13 @@ class SqlLedgerStore(LedgerStore):
 
         return await self._database.read(step)
 
-    async def accounts(self, *, prefix: str, after: str, limit: int) -> AccountPage:
-        query = select(accounts).where(accounts.c.account_id > after).order_by(accounts.c.account_id).limit(limit + 1)
+    async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
+        query = select(accounts).where(accounts.c.account_id > after).order_by(accounts.c.account_id).limit(limit)
         if prefix:
             query = query.where(accounts.c.account_id >= prefix, accounts.c.account_id < prefix + _LAST_CHARACTER)
 
-        async def step(tx: AsyncConnection) -> AccountPage:
-            found = [_to_account(row) for row in await tx.execute(query)]
-            page = tuple(found[:limit])
-            return AccountPage(page, page[-1].account_id if len(found) > limit else "")
+        async def step(tx: AsyncConnection) -> list[Account]:
+            return [_to_account(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
@@ -349,8 +345,8 @@ class SqlLedgerStore(LedgerStore):
 
         return await self._database.read(step)
 
-    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> JournalPage:
-        query = select(journals).order_by(journals.c.sequence.desc()).limit(limit + 1)
+    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
+        query = select(journals).order_by(journals.c.sequence.desc()).limit(limit)
         if before is not None:
             query = query.where(journals.c.sequence < before)
         if which.order_id:
@@ -359,10 +355,8 @@ class SqlLedgerStore(LedgerStore):
             legs = select(postings.c.journal_id).where(postings.c.account_id == which.account_id)
             query = query.where(journals.c.journal_id.in_(legs))
 
-        async def step(tx: AsyncConnection) -> JournalPage:
-            found = await _find_journals(tx, query)
-            page = tuple(found[:limit])
-            return JournalPage(page, page[-1].sequence if len(found) > limit else None)
+        async def step(tx: AsyncConnection) -> list[Journal]:
+            return await _find_journals(tx, query)
 
         return await self._database.read(step)
 

@@ -44,15 +44,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Some bills, newest first.
+class Listed:
+    """An order in a list.
 
     Args:
-        next_after: The place after which the next page begins; None: this was the last.
+        place: Grows from the oldest order to the newest.
     """
 
-    orders: tuple[Order, ...]
-    next_after: int | None
+    place: int
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,8 @@ class OrderStore(Protocol):
         """One bill; None: there is none."""
         ...
 
-    async def page(self, which: Filter, *, limit: int, after: int | None) -> Page:
-        """Bills, newest first.
+    async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
+        """At most `limit` orders, newest first.
 
         Args:
             after: The place after which to begin; None: at the newest.
@@ -246,12 +246,12 @@ class OrderOperations:
             raise not_found(order_id)
         return order
 
-    async def page(self, call: Call, which: Filter, *, limit: int, after: int | None) -> Page:
+    async def page(self, call: Call, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
         """Lists bills, newest first; a customer's own only."""
         only = _only(call)
         if only is not None:
             if which.customer_id not in (None, only):
-                return Page((), None)
+                return []
             which = Filter(only, which.state)
         return await self._store.page(which, limit=limit, after=after)
 

@@ -18,7 +18,15 @@ from services.order.operations import Draft, Filter, OrderOperations
 from services.runtime import pages, status
 from services.runtime.context import current_call
 from services.runtime.interceptors import reply
-from services.runtime.translate import clerk_in, clerk_out, fence_in, fingerprint_without, money_in, money_out
+from services.runtime.translate import (
+    clerk_in,
+    clerk_out,
+    fence_in,
+    fingerprint_without,
+    money_in,
+    money_out,
+    optional_enum_in,
+)
 
 _Context = aio.ServicerContext[Any, Any]
 _T = TypeVar("_T")
@@ -29,10 +37,7 @@ _STATES: dict[OrderState, pb.OrderState.ValueType] = {
     OrderState.PAID: pb.ORDER_STATE_PAID,
     OrderState.CANCELLED: pb.ORDER_STATE_CANCELLED,
 }
-_STATES_BY_NUMBER: dict[int, OrderState | None] = {
-    int(pb.ORDER_STATE_UNSPECIFIED): None,
-    **{int(number): state for state, number in _STATES.items()},
-}
+_STATES_BY_NUMBER: dict[int, OrderState] = {int(number): state for state, number in _STATES.items()}
 
 
 class OrderServicer(order_pb2_grpc.OrderServiceServicer):
@@ -63,18 +68,17 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def ListOrders(self, request: pb.ListOrdersRequest, _context: _Context) -> pb.ListOrdersResponse:
         which = Filter(
             customer_id=check_name(request.customer_id, "customer_id") if request.customer_id else None,
-            state=_state_in(request.state),
+            state=optional_enum_in(_STATES_BY_NUMBER, request.state, "state"),
         )
-        page = await self._operations.page(
-            current_call(),
-            which,
-            limit=pages.page_size(request.page_size),
-            after=pages.decode_number(request.page_token),
+        call = current_call()
+        page = await pages.read_page(
+            request,
+            key_types=(int,),
+            fetch=lambda key, limit: self._operations.page(call, which, limit=limit, after=key and key[0]),
+            key_of=lambda row: (row.place,),
+            out=lambda row: order_out(row.order),
         )
-        return pb.ListOrdersResponse(
-            orders=map(order_out, page.orders),
-            next_page_token="" if page.next_after is None else pages.encode(page.next_after),
-        )
+        return pb.ListOrdersResponse(orders=page.rows, next_page_token=page.next_page_token)
 
     async def CancelOrder(self, request: pb.CancelOrderRequest, _context: _Context) -> pb.CancelOrderResponse:
         request_id = check_name(request.request_id, "request_id")
@@ -173,14 +177,6 @@ def _ids_in(
     request: pb.ClaimOrderRequest | pb.CompleteOrderRequest | pb.ReleaseOrderRequest | pb.ReopenOrderRequest,
 ) -> tuple[str, str]:
     return check_name(request.order_id, "order_id"), check_name(request.payment_id, "payment_id")
-
-
-def _state_in(number: int) -> OrderState | None:
-    if number not in _STATES_BY_NUMBER:
-        raise InvalidArgument.of_field(
-            "STATE_UNKNOWN", "state", f"there is no order state {number}; leave it out for all"
-        )
-    return _STATES_BY_NUMBER[number]
 
 
 def _line_in(index: int, line: pb.OrderLine) -> OrderLine:

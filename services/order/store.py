@@ -56,7 +56,7 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
 from services.order.model import Change, Order, OrderLine, OrderState
-from services.order.operations import Encoding, Filter, Outcome, Page, Request, not_found
+from services.order.operations import Encoding, Filter, Listed, Outcome, Request, not_found
 from services.runtime.database import Database, ensemble_table
 from services.runtime.requests import Requests, insert_if_absent, request_table
 
@@ -212,8 +212,8 @@ class SqlOrderStore:
 
         return await self._database.read(step)
 
-    async def page(self, which: Filter, *, limit: int, after: int | None) -> Page:
-        query = select(orders).order_by(orders.c.seq.desc()).limit(limit + 1)
+    async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
+        query = select(orders).order_by(orders.c.seq.desc()).limit(limit)
         if which.customer_id is not None:
             query = query.where(orders.c.customer_id == which.customer_id)
         if which.state is not None:
@@ -221,10 +221,10 @@ class SqlOrderStore:
         if after is not None:
             query = query.where(orders.c.seq < after)
 
-        async def step(tx: AsyncConnection) -> Page:
+        async def step(tx: AsyncConnection) -> list[Listed]:
             rows = (await tx.execute(query)).all()
-            shown = rows[:limit]
-            return Page(tuple(await _orders_of(tx, shown)), shown[-1].seq if len(rows) > limit else None)
+            found = await _orders_of(tx, rows)
+            return [Listed(row.seq, order) for row, order in zip(rows, found, strict=True)]
 
         return await self._database.read(step)
 

@@ -70,7 +70,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         call = current_call()
         command = PayCommand(
             ticket_id=check_name(request.ticket_id, "ticket_id"),
-            source=_source(request.source),
+            source=translate.enum_in(_SOURCE_BY_NUMBER, request.source, "source"),
             amount=translate.money_in(request.amount) if request.HasField("amount") else None,
             payee_account_id=check_account(request.payee_account_id, "payee_account_id")
             if request.payee_account_id
@@ -87,7 +87,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         command = SettleCommand(
             request_id=check_name(request.request_id, "request_id"),
             order_id=check_name(request.order_id, "order_id"),
-            source=_source(request.source),
+            source=translate.enum_in(_SOURCE_BY_NUMBER, request.source, "source"),
             memo=refuse_card_number(check_text(request.memo, "memo"), "memo"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
             card=_card(request.card, request.source),
@@ -109,21 +109,21 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         return pb.GetPaymentResponse(payment=_payment_out(payment))
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, _context: _Context) -> pb.ListPaymentsResponse:
-        limit = pages.page_size(request.page_size)
-        if request.order_id:
-            check_name(request.order_id, "order_id")
         which = Filter(
-            state=_STATE_BY_NUMBER.get(request.state),
-            source=_SOURCE_BY_NUMBER.get(request.source),
-            order_id=request.order_id,
+            state=translate.optional_enum_in(_STATE_BY_NUMBER, request.state, "state"),
+            source=translate.optional_enum_in(_SOURCE_BY_NUMBER, request.source, "source"),
+            order_id=request.order_id and check_name(request.order_id, "order_id"),
             needs_attention=request.needs_attention,
         )
-        payments = await self._operations.page(current_call(), which, limit=limit, after=_after(request.page_token))
-        last = payments[-1] if len(payments) == limit else None
-        return pb.ListPaymentsResponse(
-            payments=map(_payment_out, payments),
-            next_page_token=pages.encode(last.created_at_ms, last.payment_id) if last else "",
+        call = current_call()
+        page = await pages.read_page(
+            request,
+            key_types=(int, str),
+            fetch=lambda key, limit: self._operations.page(call, which, limit=limit, after=key),
+            key_of=lambda payment: (payment.created_at_ms, payment.payment_id),
+            out=_payment_out,
         )
+        return pb.ListPaymentsResponse(payments=page.rows, next_page_token=page.next_page_token)
 
     async def NotifyAcquirer(self, request: pb.NotifyAcquirerRequest, _context: _Context) -> pb.NotifyAcquirerResponse:
         await self._operations.notified(check_name(request.key, "key"))
@@ -155,26 +155,12 @@ class PaymentResponses:
         return StoredResponse(False, status.to_status(error).SerializeToString(deterministic=True))
 
 
-def _source(number: int) -> Source:
-    if number not in _SOURCE_BY_NUMBER:
-        raise InvalidArgument.of_field("FIELD_REQUIRED", "source", f"source is required: {', '.join(Source)}")
-    return _SOURCE_BY_NUMBER[number]
-
-
 def _card(token: str, source: int) -> str:
     if source != pb.SOURCE_CARD:
         if token:
             raise InvalidArgument.of_field("CARD_NOT_WANTED", "card", "leave card out, or make the source CARD")
         return ""
     return check_name(refuse_bare_number(token, "card"), "card")
-
-
-def _after(page_token: str) -> tuple[int, str] | None:
-    key = pages.decode(page_token, 2)
-    if key is None:
-        return None
-    created_at_ms, payment_id = key
-    return pages.number(created_at_ms), payment_id
 
 
 def _payment_out(payment: Payment) -> pb.Payment:

@@ -18,12 +18,14 @@ from countinghouse.debug.v1 import failpoint_pb2 as pb
 from countinghouse.debug.v1 import failpoint_pb2_grpc
 from services.kernel.errors import InvalidArgument
 from services.runtime.context import Call
+from services.runtime.translate import optional_enum_in
 
 #: In the order in which a payment passes them.
 NAMES = (
     *("accepted", "locked", "claimed", "submitted", "charged", "posted", "refunded"),
     *("recorded", "completed", "released"),
 )
+_ACTIONS: dict[int, str] = {number: name for name, number in pb.FailpointAction.items() if number}
 _MAX_DELAY_MS = 600_000
 
 
@@ -109,6 +111,7 @@ class FailpointServicer(failpoint_pb2_grpc.FailpointServiceServicer):
     async def ArmFailpoint(
         self, request: pb.ArmFailpointRequest, _context: aio.ServicerContext[object, object]
     ) -> pb.ArmFailpointResponse:
+        optional_enum_in(_ACTIONS, request.action, "action")
         self._failpoints.arm(
             request.name, request.action, hit=request.hit, delay_ms=request.delay_ms, subject=request.subject
         )

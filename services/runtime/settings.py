@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     #: How long a stopping server lets running calls finish.
     drain_s: float = Field(default=5.0, ge=0)
     max_concurrent_calls: int = Field(default=512, ge=1)
-    max_message_bytes: int = Field(default=1 << 20, ge=1024)
+    #: The largest message that is taken or sent; at least 1 MiB, since pages of lists are cut at half of that.
+    max_message_bytes: int = Field(default=1 << 20, ge=1 << 20)
 
     #: Currencies for which the ledger keeps the house accounts drawer, bank, acquirer and sales.
     currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "USD")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from google.protobuf.message import Message
 
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
@@ -22,6 +25,40 @@ _ROLES: dict[Role, clerk_pb2.Role.ValueType] = {
     Role.ACQUIRER: clerk_pb2.ROLE_ACQUIRER,
 }
 _BY_NUMBER: dict[int, Role] = {int(number): role for role, number in _ROLES.items()}
+_Member = TypeVar("_Member")
+
+
+def enum_in(members: Mapping[int, _Member], number: int, field: str) -> _Member:
+    """Return the member of a required enum field.
+
+    Args:
+        members: By their numbers on the wire.
+
+    Raises:
+        InvalidArgument: FIELD_REQUIRED: it is UNSPECIFIED, or a number this release does not know.
+    """
+    if number not in members:
+        names = ", ".join(str(member) for member in members.values())
+        raise InvalidArgument.of_field("FIELD_REQUIRED", field, f"{field} is required: {names}")
+    return members[number]
+
+
+def optional_enum_in(members: Mapping[int, _Member], number: int, field: str) -> _Member | None:
+    """Return the member of an enum field that may be left out; None: it was.
+
+    An unknown number is refused and not taken for "left out": a newer client means something by it.
+
+    Raises:
+        InvalidArgument: <FIELD>_UNKNOWN, for instance STATE_UNKNOWN.
+    """
+    if number == 0:
+        return None
+    if number not in members:
+        names = ", ".join(str(member) for member in members.values())
+        raise InvalidArgument.of_field(
+            f"{field.upper()}_UNKNOWN", field, f"there is no {field} {number}; leave it out, or send {names}"
+        )
+    return members[number]
 
 
 def money_in(message: money_pb2.Money) -> Money:
@@ -45,9 +82,7 @@ def fingerprint_without(request: Message, key_field: str) -> str:
 def clerk_in(message: clerk_pb2.Clerk) -> Principal:
     """Raises InvalidArgument for a clerk without a name or a role."""
     name = check_name(message.name, "clerk.name")
-    if message.role not in _BY_NUMBER:
-        raise InvalidArgument.of_field("FIELD_REQUIRED", "clerk.role", "clerk.role is required")
-    return Principal(name, _BY_NUMBER[message.role])
+    return Principal(name, enum_in(_BY_NUMBER, message.role, "clerk.role"))
 
 
 def clerk_out(principal: Principal) -> clerk_pb2.Clerk:

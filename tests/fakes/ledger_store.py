@@ -22,10 +22,8 @@ from services.ledger.model import (
     account_exists,
 )
 from services.ledger.operations import (
-    AccountPage,
     Encoding,
     JournalFilter,
-    JournalPage,
     LedgerStore,
     Opening,
 )
@@ -90,10 +88,9 @@ class FakeLedgerStore(LedgerStore):
     async def account(self, account_id: str) -> Account | None:
         return self.open.get(account_id)
 
-    async def accounts(self, *, prefix: str, after: str, limit: int) -> AccountPage:
+    async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
         found = [self.open[id_] for id_ in sorted(self.open) if id_.startswith(prefix) and id_ > after]
-        page = tuple(found[:limit])
-        return AccountPage(page, page[-1].account_id if len(found) > limit else "")
+        return found[:limit]
 
     async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal | None:
         return next(
@@ -105,7 +102,7 @@ class FakeLedgerStore(LedgerStore):
             None,
         )
 
-    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> JournalPage:
+    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
         found = [
             journal
             for journal in reversed(self.chain)
@@ -113,8 +110,7 @@ class FakeLedgerStore(LedgerStore):
             and which.order_id in ("", journal.draft.order_id)
             and (not which.account_id or which.account_id in {leg.account_id for leg in journal.draft.legs})
         ]
-        page = tuple(found[:limit])
-        return JournalPage(page, page[-1].sequence if len(found) > limit else None)
+        return found[:limit]
 
     async def head(self) -> Head:
         return self._head()

@@ -20,7 +20,7 @@ from services.kernel.idempotency import (
 from services.kernel.principal import Principal
 from services.order import model
 from services.order.model import Change, Order, OrderState
-from services.order.operations import Encoding, Filter, OrderStore, Outcome, Page, Request, not_found
+from services.order.operations import Encoding, Filter, Listed, OrderStore, Outcome, Request, not_found
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +99,16 @@ class FakeOrderStore(OrderStore):
     async def get(self, order_id: str) -> Order | None:
         return self._orders.get(order_id)
 
-    async def page(self, which: Filter, *, limit: int, after: int | None) -> Page:
+    async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
         places = list(enumerate(self._orders.values(), start=1))
         found = [
-            (place, order)
+            Listed(place, order)
             for place, order in reversed(places)
             if (after is None or place < after)
             and which.customer_id in {None, order.customer_id}
             and which.state in {None, order.state}
         ]
-        shown = found[:limit]
-        return Page(tuple(order for _, order in shown), shown[-1][0] if len(found) > limit else None)
+        return found[:limit]
 
     def _once(self, request: Request, encoding: Encoding, effect: Callable[[], bytes]) -> Answer:
         row = self._requests.get(request.key)

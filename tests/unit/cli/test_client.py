@@ -135,3 +135,29 @@ def connected(data: Path, **changes: Any) -> Client:
         "as_json": False,
     }
     return Client(Connection(**(settings | changes)))
+
+
+async def test_list_that_comes_in_short_pages_is_read_to_its_limit(tmp_path: Path) -> None:
+    """A page cut by its size is not the last one; of what is asked next, no more than is missing."""
+    pages = [
+        Reply(
+            pb.ListPaymentsResponse(payments=[pb.Payment(payment_id=f"p{n}") for n in rows], next_page_token=token),
+            False,
+        )
+        for rows, token in (((0, 1), "a"), ((2,), "b"), ((3, 4), "c"))
+    ]
+    client = ScriptedClient(pages, tmp_path)
+    request = pb.ListPaymentsRequest(page_size=5, order_id="o1")
+    response = await client.read_list("payment", "ListPayments", request, "payments")
+    assert [payment.payment_id for payment in response.payments] == ["p0", "p1", "p2", "p3", "p4"]
+    assert response.next_page_token == "c"
+    assert len(client.sent) == 3
+    assert (request.page_size, request.page_token, request.order_id) == (2, "b", "o1")
+
+
+async def test_list_that_ends_early_is_read_to_its_end(tmp_path: Path) -> None:
+    """An empty token ends it, whatever was asked for."""
+    client = ScriptedClient([Reply(pb.ListPaymentsResponse(payments=[pb.Payment()]), False)], tmp_path)
+    response = await client.read_list("payment", "ListPayments", pb.ListPaymentsRequest(page_size=5), "payments")
+    assert len(response.payments) == 1
+    assert not response.next_page_token

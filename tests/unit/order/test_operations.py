@@ -103,7 +103,8 @@ async def test_a_customer_cannot_make_a_bill_for_another(house: House) -> None:
 async def test_a_bill_without_a_name_gets_one(house: House) -> None:
     """From the id source, with the prefix `ord`; and it is dated by the clock."""
     await house.create(MEI, order_id="")
-    (order,) = (await house.operations.page(house.call(MEI), Filter(), limit=9, after=None)).orders
+    (listed,) = await house.operations.page(house.call(MEI), Filter(), limit=9, after=None)
+    order = listed.order
     assert order.order_id == SeededIds(1).new("ord")
     assert (order.created_at_ms, order.updated_at_ms) == (5_000, 5_000)
 
@@ -172,7 +173,7 @@ async def test_customers_list_their_own_and_staff_everybodys(house: House) -> No
 
     async def listed(principal: Principal, which: Filter) -> list[str]:
         page = await house.operations.page(house.call(principal), which, limit=9, after=None)
-        return [order.order_id for order in page.orders]
+        return [listed.order.order_id for listed in page]
 
     assert await listed(MEI, Filter()) == ["o1"]
     assert await listed(MEI, Filter(customer_id="mei")) == ["o1"]

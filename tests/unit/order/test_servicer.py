@@ -292,3 +292,37 @@ async def test_a_claim_names_a_clerk_with_a_role(servicer: OrderServicer) -> Non
     request = pb.ClaimOrderRequest(order_id="o1", payment_id="p1", fence=FENCE, clerk=clerk_pb2.Clerk(name="li"))
     with pytest.raises(InvalidArgument, match="role"):
         await servicer.ClaimOrder(request, CONTEXT)
+
+
+async def test_list_of_large_orders_is_cut_by_bytes(servicer: OrderServicer) -> None:
+    """Twenty orders of 100 long lines are 1.7 MB: every page fits a message, and every order is listed once."""
+    line = pb.OrderLine(
+        description="𠮷" * 200, quantity=1, unit_price=money_pb2.Money(minor_units=1, currency_code="CNY")
+    )
+    for number in range(20):
+        order_id = f"o{number}"
+        await created(servicer, request_id=order_id, order_id=order_id, amount=None, lines=[line] * 100)
+    names, token = [], ""
+    while True:
+        page = await servicer.ListOrders(pb.ListOrdersRequest(page_size=1_000, page_token=token), CONTEXT)
+        assert 0 < page.ByteSize() < 1 << 20
+        names += [order.order_id for order in page.orders]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == [f"o{number}" for number in reversed(range(20))]
+
+
+async def test_page_token_of_another_filter_is_refused(servicer: OrderServicer) -> None:
+    """It would begin somewhere in another list."""
+    for number in range(2):
+        await created(servicer, request_id=f"r{number}", order_id=f"o{number}")
+    token = (await servicer.ListOrders(pb.ListOrdersRequest(page_size=1), CONTEXT)).next_page_token
+    assert token
+    for request in (
+        pb.ListOrdersRequest(page_token=token, customer_id="mei"),
+        pb.ListOrdersRequest(page_token=token, state=pb.ORDER_STATE_UNPAID),
+    ):
+        with pytest.raises(InvalidArgument) as refusal:
+            await servicer.ListOrders(request, CONTEXT)
+        assert refusal.value.reason == "PAGE_TOKEN_INVALID"

@@ -313,9 +313,9 @@ class ListChargesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most, 1 to 1,000; 0 means 50."""
+    """How many at most, 1 to 1,000; 0 means 50. A page is also cut at 512 KiB, so a short one is not the last."""
     page_token: _builtins.str
-    """The next_page_token of the page before; empty: the first page."""
+    """The next_page_token of the page before, asked for with the same filter; empty: the first page."""
     def __init__(
         self,
         *,
@@ -368,9 +368,9 @@ class ListLogRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most, 1 to 1,000; 0 means 50."""
+    """How many at most, 1 to 1,000; 0 means 50. A page is also cut at 512 KiB, so a short one is not the last."""
     page_token: _builtins.str
-    """The next_page_token of the page before; empty: the first page."""
+    """The next_page_token of the page before, asked for with the same filter; empty: the first page."""
     key: _builtins.str
     """Only entries of this key; empty: all."""
     def __init__(

@@ -324,9 +324,9 @@ class ListAccountsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most, 1 to 1,000; 0 means 50."""
+    """How many at most, 1 to 1,000; 0 means 50. A page is also cut at 512 KiB, so a short one is not the last."""
     page_token: _builtins.str
-    """The next_page_token of the page before; empty: the first page."""
+    """The next_page_token of the page before, asked for with the same filter; empty: the first page."""
     prefix: _builtins.str
     """Only accounts whose id begins with this; empty: all."""
     def __init__(
@@ -519,9 +519,9 @@ class ListJournalsRequest(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most, 1 to 1,000; 0 means 50."""
+    """How many at most, 1 to 1,000; 0 means 50. A page is also cut at 512 KiB, so a short one is not the last."""
     page_token: _builtins.str
-    """The next_page_token of the page before; empty: the first page."""
+    """The next_page_token of the page before, asked for with the same filter; empty: the first page."""
     account_id: _builtins.str
     """Only journals with a leg on this account; empty: all."""
     order_id: _builtins.str

@@ -614,9 +614,9 @@ class ListPaymentsRequest(_message.Message):
     NEEDS_ATTENTION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most, 1 to 1,000; 0 means 50."""
+    """How many at most, 1 to 1,000; 0 means 50. A page is also cut at 512 KiB, so a short one is not the last."""
     page_token: _builtins.str
-    """The next_page_token of the page before; empty: the first page."""
+    """The next_page_token of the page before, asked for with the same filter; empty: the first page."""
     state: Global___PaymentState.ValueType
     """Only payments in this state; unspecified: all."""
     order_id: _builtins.str
