@@ -2,8 +2,9 @@
 
     CoordinationError
     ├── Unavailable         ZooKeeper did not answer in time; ask again later
-    │   ├── WrongProcess    the session was started before fork; build one in the child
-    │   └── Forbidden       a node that we need is missing, and ZooKeeper does not let us create it
+    │   ├── Refused         ZooKeeper answered that it did not do it: throttled, over quota, not authorised
+    │   │   └── Forbidden   a node that we need is missing, and ZooKeeper does not let us create it
+    │   └── WrongProcess    the session was started before fork; build one in the child
     ├── LockTimeout         somebody else holds the order
     ├── LockLost            we may not hold the order any more; begin no side effect
     ├── NoProviders         nobody is registered for an interface
@@ -42,6 +43,10 @@ class Unavailable(CoordinationError):
         self.maybe_done = maybe_done
 
 
+class Refused(Unavailable):
+    """ZooKeeper answered that it did not carry out the request, for a reason other than the node. Nothing was done."""
+
+
 class WrongProcess(Unavailable):
     """The session belongs to the parent process; its threads did not survive the fork."""
 
@@ -52,7 +57,7 @@ class WrongProcess(Unavailable):
         )
 
 
-class Forbidden(Unavailable):
+class Forbidden(Refused):
     """A node that we need is missing, and ZooKeeper does not let us create it.
 
     Attributes:

@@ -46,14 +46,15 @@ from kazoo.exceptions import KazooException, NoNodeError
 from kazoo.protocol.states import ZnodeStat
 
 from coordination import operations
+from coordination.answers import outcome
 from coordination.deadline import Deadline
-from coordination.errors import LockTimeout, Unavailable, WrongProcess
+from coordination.errors import LockTimeout, Refused, Unavailable, WrongProcess
 from coordination.in_flight import Reply
 from coordination.lease import BatchLease, Leases, OrderLease
 from coordination.metrics import Metrics
 from coordination.queue import Holder, NodeName, Place, check_order_id, line_of, made_by, shard_name, shard_of
 from coordination.removal import Nodes, Removal, list_surely
-from coordination.session import AWAY, Session, SessionState
+from coordination.session import Session, SessionState
 
 __all__ = ["BatchLease", "Holder", "OrderLease", "OrderLocks", "Place"]
 
@@ -66,6 +67,8 @@ MAX_ORDERS = 500
 """Orders in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms."""
 MAX_HOLDER_BYTES = 1500  # as it is written into each node: 500 of them stay under ZooKeeper's 1 MB a request
 
+REFUSED_PAUSE_S = 0.1
+"""Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. Who waits keeps their place."""
 LAST_LOOK_S = 0.05  # kept back from the deadline to learn who holds the order now (at most a tenth of it)
 
 
@@ -123,7 +126,7 @@ class OrderLocks:
 
         Raises:
             LockTimeout: somebody else still held it, with who that was.
-            Unavailable: ZooKeeper is away. Either error comes within `timeout_s` + 100 ms.
+            Unavailable: ZooKeeper is away, or refused. Either error comes within `timeout_s` + 100 ms.
             ValueError: not an order id: 1–64 of A–Z a–z 0–9 _ . : -
         """
         (lease,) = await self._acquire((order_id,), holder, timeout_s, wait=True)
@@ -143,7 +146,7 @@ class OrderLocks:
 
         Raises:
             LockTimeout: somebody else still held one of them: the first that was not had, and who held it.
-            Unavailable: ZooKeeper is away. Either error comes within `timeout_s` + 100 ms.
+            Unavailable: ZooKeeper is away, or refused. Either error comes within `timeout_s` + 100 ms.
             ValueError: not order ids, one of them twice, none, or too many.
         """
         if not 1 <= len(order_ids) <= MAX_ORDERS:
@@ -257,6 +260,8 @@ class OrderLocks:
             except NoNodeError:  # not prepared
                 await self._make(shards, deadline)
                 continue
+            except Refused:
+                raise
             except Unavailable:
                 found = await self._find(attempt, nonce, made, session_id)
                 if found is not None:
@@ -311,9 +316,9 @@ class OrderLocks:
         """A create nobody waits for has ended: remove what it made."""
         error = made.exception()
         if error is None:
-            with contextlib.suppress(KazooException):  # it was refused
+            with contextlib.suppress(KazooException, Unavailable):  # it was refused
                 self._removal.delete(_taken(made.result(), session_id).nodes)
-        elif isinstance(error, AWAY):
+        elif isinstance(error, Exception) and isinstance(away := outcome(error), Unavailable) and away.maybe_done:
             self._removal.sweep(shards, nonce)
 
     # ---- waiting -------------------------------------------------------------------------------------
@@ -413,15 +418,17 @@ class OrderLocks:
         return operations.names_of(shards, reply)
 
     async def _trying(self, read: Callable[[], Awaitable[_T]], deadline: Deadline) -> _T:
-        """Read again when the connection drops, until the deadline."""
+        """Read again when the connection drops, or ZooKeeper refuses for now, until the deadline."""
         while True:
             try:
                 return await read()
             except WrongProcess:
                 raise
-            except Unavailable:
+            except Unavailable as error:
                 if deadline.expired() or self._session.state is SessionState.CLOSED:
                     raise
+                if isinstance(error, Refused):
+                    await asyncio.sleep(min(REFUSED_PAUSE_S, _left(deadline)))
 
     async def _places(self, shard: str, line: list[str], deadline: Deadline) -> list[Place]:
         found = await self._session.ask_all([operations.get(f"{shard}/{name}") for name in line], deadline)
@@ -486,12 +493,13 @@ def _taken(made: Any, session_id: int) -> _Taken:
 
     Raises:
         NoNodeError: a shard is missing, so nothing was made.
+        Refused: ZooKeeper did not make them.
     """
     if isinstance(made, tuple):
         path, stat = made
         return _Taken(Nodes((path,), stat.ephemeralOwner), stat.czxid)
     if (refusal := operations.refusal(made)) is not None:
-        raise refusal
+        raise outcome(refusal)
     *paths, written = made
     return _Taken(Nodes(tuple(paths), session_id), written.mzxid)
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
-from kazoo.exceptions import EXCEPTIONS, NoNodeError, RolledBackError, RuntimeInconsistency
+from kazoo.exceptions import NoNodeError, RolledBackError, RuntimeInconsistency
 from kazoo.protocol import serialization as wire
 from kazoo.security import OPEN_ACL_UNSAFE
+
+from coordination.answers import error_of, outcome
 
 CREATED, DELETED, CHANGED, CHILDREN_CHANGED = 1, 2, 3, 4  # what a watch event says of its node
 
@@ -159,11 +161,11 @@ def names_of(paths: Sequence[str], reply: Sequence[Any]) -> dict[str, list[str]]
     """Return the children's names of each node that was listed with others; of one that is not there, none.
 
     Raises:
-        KazooException: one of them could not be listed for another reason.
+        Unavailable, KazooException: one of them could not be listed for another reason (`answers.outcome`).
     """
     for names in reply:
         if isinstance(names, Exception) and not isinstance(names, NoNodeError):
-            raise names
+            raise outcome(names)
     return {path: [] if isinstance(names, NoNodeError) else names for path, names in zip(paths, reply, strict=True)}
 
 
@@ -265,7 +267,7 @@ def _read_results(reply: bytes, offset: int) -> list[Any]:
         elif kind == _FAILED:
             (code,) = wire.int_struct.unpack_from(reply, offset)
             offset += wire.int_struct.size
-            results.append(EXCEPTIONS[code]())
+            results.append(error_of(code))
         else:
             raise ValueError(f"a part was answered with a result of type {kind}")
 

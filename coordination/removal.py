@@ -1,13 +1,14 @@
 """Lock nodes on their way out: deleted in the background, until each is gone or its session is.
 
     delete ──posted──▶ ZooKeeper ──done, or not there──▶ gone
-       ▲                  │ the connection dropped: nobody knows
+       ▲                  │ the connection dropped, or ZooKeeper refused
        │                  ▼
        └── same session ─ left over ── another session, or none ──▶ gone, with its session
 
 Invariants
 1. Nobody waits here but `drained`: whoever gives a node up goes on at once, also while ZooKeeper is frozen.
-2. A node is taken off the books only when ZooKeeper said that it is gone, or its session is.
+2. A node is forgotten only when ZooKeeper said that it is gone, or its session is: whatever else ZooKeeper answers
+   (throttled, not authorised), deleting is tried again.
 3. Nodes given up together are deleted in one transaction, and one by one if one of them had gone already.
 4. A create whose reply nobody has is looked for by its nonce, in any session, until there surely is none.
 
@@ -28,15 +29,16 @@ from kazoo.exceptions import NoNodeError
 
 from coordination import operations
 from coordination.deadline import Deadline
-from coordination.errors import Unavailable, WrongProcess
+from coordination.errors import Refused, Unavailable, WrongProcess
 from coordination.in_flight import Reply
 from coordination.metrics import Metrics
 from coordination.queue import made_by
-from coordination.session import AWAY, Session, SessionState
+from coordination.session import Session, SessionState
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSE_S = 0.2  # only after an answer that says "away" on a connection that stays
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # between attempts to delete, on a connection that stays
+REFUSED_PAUSE_S = 0.5  # between looks, if ZooKeeper refuses one
 LOOK_TIMEOUT_S = 2.0  # one look of a sweep; it is repeated until it was answered
 SWEEP_PAUSES_S = (0.0, 0.5, 2.0)
 """When to look for a node whose create was never answered. ZooKeeper closes a session's old connection
@@ -59,6 +61,7 @@ class Removal:
         self._session = session
         self._metrics = metrics
         self._left_over: list[Nodes] = []
+        self._pause_s = FIRST_PAUSE_S
         self._sweeps: set[asyncio.Task[None]] = set()
         self._under_way = 0  # sweeps and sets of nodes
         self._idle: asyncio.Event | None = None  # there is one while somebody waits in `drained`
@@ -115,17 +118,26 @@ class Removal:
 
     def _answered(self, nodes: Nodes, reply: Reply) -> None:
         error = reply.exception()
-        if isinstance(error, AWAY):
-            self._left_over.append(nodes)
-            asyncio.get_running_loop().call_later(RETRY_PAUSE_S, self._go_on)
-        elif error is None and isinstance(reply.result(), list) and operations.refusal(reply.result()):
+        refused = isinstance(reply.result(), list) and operations.refusal(reply.result()) if error is None else None
+        if error is None and not refused:
+            self._pause_s = FIRST_PAUSE_S
+            self._gone()
+        elif isinstance(error, NoNodeError):
+            self._gone()
+        elif refused:
             self._under_way += len(nodes.paths) - 1
             for path in nodes.paths:
                 self._post(Nodes((path,), nodes.session_id))
         else:
-            if error is not None and not isinstance(error, NoNodeError):
-                log.error("lock nodes could not be deleted: %s", nodes, exc_info=error)
-            self._gone()
+            self._try_later(nodes, error)
+
+    def _try_later(self, nodes: Nodes, error: BaseException | None) -> None:
+        """Keep nodes that could not be deleted: at most one attempt a pause, which doubles while it is refused."""
+        if not self._left_over:
+            log.warning("lock nodes could not be deleted, trying again in %.1f s: %r", self._pause_s, error)
+            asyncio.get_running_loop().call_later(self._pause_s, self._go_on)
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._left_over.append(nodes)
 
     def _go_on(self) -> None:
         left_over, self._left_over = self._left_over, []
@@ -155,7 +167,9 @@ class Removal:
                 listings = await list_surely(self._session, shards, Deadline.after(LOOK_TIMEOUT_S))
             except WrongProcess:
                 break
-            except Unavailable:
+            except Unavailable as error:
+                if isinstance(error, Refused):
+                    await asyncio.sleep(REFUSED_PAUSE_S)
                 continue
             return list(made_by(nonce, listings).values())
         return []

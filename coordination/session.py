@@ -49,25 +49,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import (
-    AuthFailedError,
-    ConnectionClosedError,
-    ConnectionLoss,
-    NoAuthError,
-    NodeExistsError,
-    NoNodeError,
-    OperationTimeoutError,
-    SessionExpiredError,
-    SessionMovedError,
-)
+from kazoo.exceptions import ConnectionLoss, KazooException, NoAuthError, NodeExistsError, NoNodeError
 from kazoo.protocol.states import KazooState, ZnodeStat
 from kazoo.retry import KazooRetry
 
 from coordination import operations
 from coordination.address import EnsembleAddress
+from coordination.answers import outcome
 from coordination.connection import AcknowledgedConnection
 from coordination.deadline import Deadline
-from coordination.errors import Forbidden, Unavailable, WrongProcess
+from coordination.errors import Forbidden, Refused, Unavailable, WrongProcess
 from coordination.in_flight import Answer, Mailbox, Reply, Slot, done_by
 from coordination.metrics import Metrics
 from coordination.operations import Create, Operation, Request
@@ -81,16 +72,6 @@ FIRST_RETRY_S = 0.05
 MAX_RETRY_S = 0.7  # kazoo adds up to 40 % jitter: about a second
 REBUILD_AFTER_S = 1.0
 DEFAULT_TIMEOUT_S = 5.0
-
-AWAY = (
-    AuthFailedError,
-    ConnectionClosedError,
-    ConnectionLoss,
-    OperationTimeoutError,
-    SessionExpiredError,
-    SessionMovedError,
-)
-"""What a reply of `send` may fail with that says nothing about the node: the request may have been done."""
 
 Watch = Callable[[], object]
 """Called once, on the loop, when what was read may have changed or the connection dropped: look again."""
@@ -340,7 +321,7 @@ class Session:
         refusal = operations.refusal(results)
         if refusal is None or isinstance(refusal, NodeExistsError):
             return refusal is None
-        raise refusal
+        raise outcome(refusal)
 
     async def ensure_path(self, path: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Create a persistent node and its missing parents, those of the chroot included; no matter who else does so.
@@ -355,16 +336,16 @@ class Session:
         chroot = self._client.chroot if self._client is not None else ""
         parts = [part for part in (chroot + path).split("/") if part]
         batch = [operations.create_outside_chroot("/" + "/".join(parts[: depth + 1])) for depth in range(len(parts))]
-        refused = False
+        refusal: Refused | None = None
         for reply in await self.send_all(batch, deadline):
             try:
                 await self.receive(reply, deadline)
-            except NodeExistsError:
+            except (NodeExistsError, NoNodeError):
                 continue
-            except (NoAuthError, NoNodeError):
-                refused = True
-        if refused and await self.ask(operations.exists(path), deadline) is None:
-            raise Forbidden(chroot + path)
+            except Refused as error:
+                refusal = error
+        if refusal is not None and await self.ask(operations.exists(path), deadline) is None:
+            raise Forbidden(chroot + path) if isinstance(refusal.__cause__, NoAuthError) else refusal
 
     async def send(self, *batch: Operation, deadline: Deadline) -> tuple[Reply, ...]:
         """Hand 1 to MAX_BATCH requests to ZooKeeper together, once connected; returns a future for each
@@ -399,14 +380,18 @@ class Session:
 
         Raises:
             Unavailable: the connection dropped, or no reply by the deadline; `maybe_done` is set.
-            KazooException: ZooKeeper's answer about the node.
+            Refused: ZooKeeper answered that it did not do it.
+            KazooException: ZooKeeper's answer about the node (`answers.ABOUT_NODE`).
         """
         if not reply.done() and not await done_by(reply, deadline):
             raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
         try:
             return reply.result()
-        except AWAY as error:
-            raise Unavailable(f"ZooKeeper is away: {_name_of(error)}", maybe_done=True) from error
+        except KazooException as error:
+            meant = outcome(error)
+            if meant is error:
+                raise
+            raise meant from error
 
     async def ask(self, operation: Operation, deadline: Deadline) -> Any:
         """Send one request and wait for its reply. Raises as `send` and `receive`."""
@@ -647,10 +632,6 @@ class Session:
 
         threading.Thread(target=stop, name=f"{self._name}-stop", daemon=True).start()
         return stopped
-
-
-def _name_of(error: Exception) -> str:
-    return type(error).__name__
 
 
 def _hex(session_id: int | None) -> str:

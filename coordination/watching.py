@@ -34,11 +34,12 @@ from kazoo.exceptions import NoNodeError, UnimplementedError
 
 from coordination import operations
 from coordination.deadline import Deadline
-from coordination.errors import CoordinationError, Unavailable
+from coordination.errors import CoordinationError, Refused, Unavailable
 from coordination.lock import DEFAULT_ROOT
 from coordination.queue import Holder, NodeName, Place, ahead_by
 from coordination.session import Session, SessionChange, SessionState
 
+REFUSED_PAUSE_S = 0.5  # before reading again what ZooKeeper refused to show
 READ_TIMEOUT_S = 5.0  # for one step of catching up
 MAX_EVENTS = 20_000  # not yet looked at; beyond them a new list is cheaper
 
@@ -108,6 +109,8 @@ class QueueWatch:
                     self._news.clear()
                     if changes := await self._apply():
                         yield changes
+            except Refused:
+                await asyncio.sleep(REFUSED_PAUSE_S)
             except Unavailable:
                 pass  # the connection dropped
             if self._session.state is not SessionState.CONNECTED and self._live:

@@ -26,7 +26,7 @@ import select
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from kazoo.exceptions import ConnectionDropped
+from kazoo.exceptions import EXCEPTIONS, ConnectionDropped, SystemZookeeperError
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import CLOSE_RESPONSE, ConnectionHandler
 from kazoo.protocol.serialization import Watch, int_int_struct, int_struct
@@ -180,6 +180,11 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
                     raise ConnectionDropped("ZooKeeper closed the connection")
                 self._came += chunk
                 return
+
+    def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
+        if header.err and header.err not in EXCEPTIONS:  # kazoo would end the connection of all for one answer
+            header = header._replace(err=SystemZookeeperError.code)
+        return super()._read_response(header, buffer, offset)
 
     def _read_watch_event(self, buffer: bytes, offset: int) -> None:
         event, _ = Watch.deserialize(buffer, offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from coordination.errors import LockLost, LockTimeout, Unavailable
+from coordination.errors import LockLost, LockTimeout, Refused, Unavailable
 from coordination.lock import Holder, OrderLease, OrderLocks
 from services.kernel import errors
 from services.kernel.clock import Clock
@@ -72,9 +72,10 @@ class CoordinatedLocks:
         except LockTimeout as timeout:
             raise _locked(timeout) from timeout
         except Unavailable as away:
+            why = str(away) if isinstance(away, Refused) else "ZooKeeper cannot be reached"
             raise errors.Unavailable(
                 "ZOOKEEPER_UNAVAILABLE",
-                f"ZooKeeper cannot be reached, so {order_id} cannot be locked; nothing was done, try again",
+                f"{why}, so {order_id} cannot be locked; nothing was done, try again",
                 retry_after_ms=int(away.retry_after_s * 1000),
             ) from away
         try:

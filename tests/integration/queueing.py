@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordination.lock import Holder, OrderLocks
+from coordination.lock import DEFAULT_ROOT, Holder, OrderLocks
 from coordination.session import Session
 from tests.integration.zookeeper import until
 
@@ -13,11 +13,11 @@ CASHIER = Holder("alice", "cashier", "payment-1", "pay-1", 1_700_000_000_000)
 ACCOUNTANT = Holder("bob", "accountant", "payment-2", "pay-2", 1_700_000_000_500)
 
 
-async def nodes_left(session: Session) -> list[str]:
+async def nodes_left(session: Session, root: str = DEFAULT_ROOT) -> list[str]:
     """Return every lock node there is."""
     names: list[str] = []
-    for shard in await session.get_children("/countinghouse/locks"):
-        names += await session.get_children(f"/countinghouse/locks/{shard}")
+    for shard in await session.get_children(root):
+        names += await session.get_children(f"{root}/{shard}")
     return names
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-CREATE, DELETE, GET_DATA, GET_CHILDREN, PING, MULTI, CREATE2, MULTI_READ = 1, 2, 4, 8, 11, 14, 15, 22
+CREATE, DELETE, EXISTS, GET_DATA, GET_CHILDREN, PING, MULTI, CREATE2, MULTI_READ = 1, 2, 3, 4, 8, 11, 14, 15, 22
 _EVENT, _PING = -1, -2  # xids
 
 
@@ -39,6 +39,8 @@ class Relay:
         self._open = asyncio.Event()
         self._open.set()
         self._to_lose: int | None = None
+        self._answers: dict[int, int] = {}
+        self._done_first: set[int] = set()
         self._stay_away = False
         self._writers: set[asyncio.StreamWriter] = set()
         self.hosts = ""
@@ -62,6 +64,20 @@ class Relay:
         With `stay_away` nothing passes afterwards, new connections included, until `let_go`.
         """
         self._to_lose, self._stay_away = kind, stay_away
+
+    def answer(self, kind: int, code: int, *, done: bool = False) -> None:
+        """Answer requests of this type with an error code from now on.
+
+        Args:
+            code: ZooKeeper's number of the error; 0: pass them on again.
+            done: whether ZooKeeper carries them out nevertheless.
+        """
+        self._answers.pop(kind, None)
+        self._done_first.discard(kind)
+        if code:
+            self._answers[kind] = code
+        if code and done:
+            self._done_first.add(kind)
 
     def cut(self) -> None:
         """Break every connection."""
@@ -108,9 +124,11 @@ class Relay:
         while True:
             packet = await _frame(client)
             xid, kind = struct.unpack_from("!ii", packet, 4)
-            types[xid] = kind
             if kind != PING:
                 self.frames.append(Frame(time.monotonic(), False, xid, kind, packet[12:]))
+            if kind in self._answers and kind not in self._done_first:
+                packet = _harmless(xid)  # so that replies keep their order
+            types[xid] = kind
             waiting.put_nowait(packet)
 
     async def _pass_on(self, waiting: asyncio.Queue[bytes], server: asyncio.StreamWriter) -> None:
@@ -131,6 +149,8 @@ class Relay:
                     self.hold()
                 self.cut()
                 return
+            if kind in self._answers:
+                packet = _error(xid, self._answers[kind])
             if xid != _PING:
                 self.frames.append(Frame(time.monotonic(), True, xid, kind, packet[20:]))
             client.write(packet)
@@ -154,6 +174,17 @@ async def relayed(upstream: str) -> AsyncIterator[Relay]:
         relay.cut()
         server.close()
         await server.wait_closed()
+
+
+def _harmless(xid: int) -> bytes:
+    """Return the frame of a request that changes nothing: whether `/` exists."""
+    body = struct.pack("!iii1s?", xid, EXISTS, 1, b"/", False)
+    return struct.pack("!i", len(body)) + body
+
+
+def _error(xid: int, code: int) -> bytes:
+    """Return the frame of a reply that is an error; zxid 0 says nothing about the server."""
+    return struct.pack("!iiqi", 16, xid, 0, code)
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:
