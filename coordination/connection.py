@@ -7,8 +7,12 @@ Invariants
 2. A packet's send time is taken before its first byte is written; with two pings out, the earlier counts.
 3. `belief` always names the session it is about; a new session starts with its own.
 4. The loop ends only by telling: `on_end` is called once, whatever ended it.
+5. A server that does not answer a connect costs its share of the time in which the session surely lives, so that the
+   others can still be asked; the one whose connection has just dropped is asked last.
+6. The pause between connects grows until a request was answered: a handshake alone does not count.
 
 Which function makes each move
+    _connect       bounds the connect and the handshake of one server
     _invoke        handshake answered: a belief for the (old or new) session; refused: no belief
     _submit, _sending  note a packet's send time
     _read_header   a reply is here: the belief moves on to that packet's send time
@@ -29,11 +33,13 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from kazoo.exceptions import ConnectionDropped
 from kazoo.protocol.serialization import Connect
+from kazoo.retry import KazooRetry
 
 from coordination.wire import PipelinedConnection
 
@@ -57,6 +63,31 @@ class Belief:
         return Belief(self.session_id, self.timeout_s, max(until, self.until))
 
 
+MIN_SHARE_FRACTION = 0.25
+"""Part of a server's even share of the timeout that it gets at the least, however little of the session is left."""
+
+
+class Backoff(KazooRetry):  # type: ignore[misc]  # kazoo has no types
+    """kazoo's growing pause between connects, which ends only when a server has answered a request.
+
+    kazoo starts it anew after every handshake. A server that hangs up after the handshake would then be connected to
+    without a pause.
+    """
+
+    def reset(self) -> None:
+        """Do nothing: see `answered`."""
+
+    def answered(self) -> None:
+        """Start again with the shortest pause."""
+        super().reset()
+
+    def copy(self) -> Backoff:
+        """Return one like this that has not paused yet."""
+        other = copy(self)
+        other.answered()
+        return other
+
+
 class AcknowledgedConnection(PipelinedConnection):
     """See the module's header.
 
@@ -77,6 +108,10 @@ class AcknowledgedConnection(PipelinedConnection):
         self.belief: Belief | None = None
         self._on_end = on_end
         self._aborted = False
+        self._backoff: Backoff | None = None
+        self._address: tuple[str, int] | None = None
+        self._servers = 1
+        self._share_s = 0.0  # of the server that is being connected to
         self._sent_at: dict[int, float] = {}  # xid -> send time, oldest first
 
     def zk_loop(self) -> None:
@@ -94,6 +129,27 @@ class AcknowledgedConnection(PipelinedConnection):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
+    def _expand_client_hosts(self) -> list[tuple[str, str, int]]:
+        found: list[tuple[str, str, int]] = super()._expand_client_hosts()
+        self._servers = max(1, len(found))
+        return sorted(found, key=lambda server: server[1:] == self._address)
+
+    def _connect_attempt(self, host: str, address: str, port: int, retry: Backoff) -> Any:
+        self._backoff = retry
+        self._address = address, port
+        return super()._connect_attempt(host, address, port, retry)
+
+    def _connect(self, *server: Any) -> Any:
+        self._share_s = self._share()
+        self.handler.connect_timeout_s = self._share_s
+        return super()._connect(*server)
+
+    def _share(self) -> float:
+        """Return the seconds that one server may take for the connect, and again for the handshake."""
+        even_s = float(self.client._session_timeout) / 1000.0 / self._servers
+        left_s = self.belief.until - time.monotonic() if self.belief is not None else 0.0
+        return even_s if left_s <= 0 else max(left_s / self._servers, even_s * MIN_SHARE_FRACTION)
+
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
         if self._aborted:
             raise ConnectionDropped("closing")
@@ -101,7 +157,7 @@ class AcknowledgedConnection(PipelinedConnection):
             return super()._invoke(timeout, request, xid)
         self._sent_at.clear()
         sent_at = time.monotonic()
-        answer = super()._invoke(timeout, request, xid)
+        answer = super()._invoke(min(timeout, self._share_s), request, xid)
         granted = answer[0]
         if granted.time_out > 0:
             nothing_yet = Belief(granted.session_id, granted.time_out / 1000.0, float("-inf"))
@@ -121,6 +177,8 @@ class AcknowledgedConnection(PipelinedConnection):
     def _read_header(self, timeout: float) -> Any:
         header, buffer, offset = super()._read_header(timeout)
         sent_at = self._sent_at.pop(header.xid, None)
+        if sent_at is not None and self._backoff is not None:
+            self._backoff.answered()
         if sent_at is not None and self.belief is not None:
             self.belief = self.belief.renewed(sent_at)
         return header, buffer, offset

@@ -51,12 +51,11 @@ from typing import Any, Self
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss, KazooException, NoAuthError, NodeExistsError, NoNodeError
 from kazoo.protocol.states import KazooState, ZnodeStat
-from kazoo.retry import KazooRetry
 
 from coordination import operations
 from coordination.address import EnsembleAddress
 from coordination.answers import outcome
-from coordination.connection import AcknowledgedConnection
+from coordination.connection import AcknowledgedConnection, Backoff
 from coordination.deadline import Deadline
 from coordination.errors import Forbidden, Refused, Unavailable, WrongProcess
 from coordination.in_flight import Answer, Mailbox, Reply, Slot, done_by
@@ -538,12 +537,11 @@ class Session:
             hosts=self._hosts,
             timeout=self._timeout_s,
             handler=PollingHandler(),
-            connection_retry=KazooRetry(max_tries=-1, delay=FIRST_RETRY_S, max_delay=MAX_RETRY_S),
             logger=logging.getLogger("coordination.kazoo"),
         )
         connection = AcknowledgedConnection(
             client,
-            client._conn_retry.copy(),
+            Backoff(max_tries=-1, delay=FIRST_RETRY_S, max_delay=MAX_RETRY_S, interrupt=client._stopped.is_set),
             partial(self._mailbox.put, self._on_event, client),
             self._mailbox.wake,
             partial(self._mailbox.post, self._client_ended, client),

@@ -51,7 +51,17 @@ class Answer(Protocol):
 
 
 class PollingHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's threads, waiting with poll(2): kazoo makes, fills and closes an epoll object for every wait."""
+    """kazoo's threads, waiting with poll(2): kazoo makes, fills and closes an epoll object for every wait.
+
+    Attributes:
+        connect_timeout_s: how long the next TCP connect may take at the most; kazoo allows the whole session timeout.
+    """
+
+    connect_timeout_s = float("inf")
+
+    def create_connection(self, *, timeout: float, **options: Any) -> Any:
+        """Connect as kazoo does, within `connect_timeout_s`."""
+        return super().create_connection(timeout=min(timeout, self.connect_timeout_s), **options)
 
     def select(
         self, rlist: Sequence[Any], wlist: Sequence[Any], _xlist: Sequence[Any], timeout: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.connection import MARGIN_FRACTION, Belief
+from coordination.connection import MARGIN_FRACTION, Backoff, Belief
 
 
 @given(st.floats(1, 60), st.lists(st.floats(0, 1000), min_size=1))
@@ -17,3 +17,14 @@ def test_belief_never_exceeds_what_was_acknowledged(timeout_s: float, sent_at: l
         assert renewed.until >= belief.until
         belief = renewed
     assert belief.until == max(sent_at) + timeout_s * (1 - MARGIN_FRACTION)
+
+
+def test_backoff_starts_again_only_when_a_request_was_answered() -> None:
+    """kazoo's own `reset`, after a handshake, changes nothing; a copy begins anew."""
+    backoff = Backoff(max_tries=-1, delay=1.0, max_delay=10.0)
+    backoff._cur_delay = 8.0
+    backoff.reset()
+    assert backoff._cur_delay == 8.0
+    assert backoff.copy()._cur_delay == 1.0
+    backoff.answered()
+    assert backoff._cur_delay == 1.0
