@@ -1,82 +1,173 @@
-"""`countinghouse reconcile`: the acquirer's statement against our payments, books and bills."""
+"""`countinghouse reconcile`: the acquirer's statement against our payments, books and orders."""
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli import output
 from services.cli.arguments import calling
+from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
     from services.cli.client import Client
-    from services.reconcile.matching import Discrepancy, Sides
+    from services.reconcile.matching import Comparison, ControlTotal, Discrepancy, Period, Sides
     from services.reconcile.repairing import Repair
 
 _DIFFERENT = 1
 _TIMEOUT_S = 120.0
 #: How long one payment may take to be brought to its end by those whose it is.
 _PATIENCE_S = 30.0
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @calling(Role.ACCOUNTANT, timeout_s=_TIMEOUT_S)
 async def reconcile(
     client: Client,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what differs, as far as that can be done.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what differs, as far as that can be done without people.")
+    ] = False,
+    refund: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--refund",
+            metavar="KEY",
+            help="Give back the money under this key, which no payment of ours has; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="TIME", help="Only what began at this date (00:00 UTC) or RFC 3339 time, or later."
+        ),
+    ] = "",
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="TIME", help="Only what began before this date (00:00 UTC) or RFC 3339 time."),
+    ] = "",
     settle_s: Annotated[
         float, typer.Option("--settle-s", help="Seconds between two looks at what differs.", min=0, max=600)
     ] = 1.0,
 ) -> None:
-    """Compares what the acquirer holds with our payments, books and bills, and says what mends each difference.
+    """Compares what the acquirer holds with our payments, books and orders, and says what mends each difference.
 
-    Exit code 0: all agree, or with --repair all is mended; 1: something differs.
+    Control totals hold each account `acquirer:<currency>` against what the acquirer captured less what it gave back.
+    A payment lies in a period by the time at which the acquirer decided on its charge, with all that came of it later.
+    --repair never gives back money under a key that no payment of ours has: name it with --refund.
 
-    Example: countinghouse reconcile --repair
+    Exit code 0: nothing is open, at the end of all repairs; 1: something is.
+
+    Example: countinghouse reconcile --from 2026-03-01 --to 2026-04-01
     """
     from services.kernel.clock import SystemClock  # noqa: PLC0415  `--help` does without
     from services.reconcile.reading import find  # noqa: PLC0415
-    from services.reconcile.repairing import Repairer  # noqa: PLC0415
+    from services.reconcile.repairing import Repairer, named  # noqa: PLC0415
 
-    sides, found = await find(client, settle_s)
-    repairs: list[Repair] = []
+    period = _period(from_, to)
+    found = await find(client, settle_s, period)
+    try:
+        refunds = named(refund or (), found.compared.discrepancies)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint="--refund") from error
+    repairer = Repairer(client, SystemClock(), run=client.new_id(""), patience_s=_PATIENCE_S)
+    repairs = [await repairer.refund_named(discrepancy) for discrepancy in refunds]
     if repair:
-        payments = {payment.payment_id: payment for payment in sides.ours}
-        repairer = Repairer(client, payments, SystemClock(), run=client.new_id(""), patience_s=_PATIENCE_S)
-        repairs = [await repairer.repair(discrepancy) for discrepancy in found]
-    document = _document(sides, found, repairs)
+        rest = [discrepancy for discrepancy in found.compared.discrepancies if discrepancy not in refunds]
+        repairs += [await repairer.repair(discrepancy) for discrepancy in rest]
+    now = await find(client, settle_s, period) if repairs else found
+    document = _document(now.sides, found.compared.discrepancies, repairs, now.compared, period)
     if client.as_json:
         output.print_json(document)
     else:
         _print(document)
-    if not (document["agreed"] or (repair and all(mended.done for mended in repairs))):
+    if now.compared.discrepancies:
         raise typer.Exit(_DIFFERENT)
 
 
-def _document(sides: Sides, found: list[Discrepancy], repairs: list[Repair]) -> dict[str, Any]:
+def _period(from_: str, to: str) -> Period:
+    """The period of --from and --to.
+
+    Raises:
+        typer.BadParameter: One is no time, or they are the wrong way round.
+    """
+    from services.reconcile.matching import Period  # noqa: PLC0415
+
+    period = Period(_moment_ms(from_, "--from"), _moment_ms(to, "--to"))
+    if period.from_ms is not None and period.to_ms is not None and period.from_ms >= period.to_ms:
+        raise typer.BadParameter(f"{to} is not after {from_}", param_hint="--to")
+    return period
+
+
+def _moment_ms(text: str, option: str) -> int | None:
+    """Unix milliseconds of a date, which begins at 00:00 UTC, or of an RFC 3339 time; None for nothing."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        if _DATE.fullmatch(text):
+            at = datetime.combine(at, time(), UTC)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise typer.BadParameter(
+            f"{text!r} is neither a date, like 2026-03-01, nor a time with its zone, like 2026-03-01T08:00:00+08:00",
+            param_hint=option,
+        )
+    return round(at.timestamp() * 1000)
+
+
+def _document(
+    sides: Sides, found: tuple[Discrepancy, ...], repairs: list[Repair], now: Comparison, period: Period
+) -> dict[str, Any]:
     mended = {repair.discrepancy: repair for repair in repairs}
     return {
         "agreed": not found,
+        "period": {"from": _rfc3339(period.from_ms), "to": _rfc3339(period.to_ms)},
         "examined": {
             "acquirer": len(sides.theirs),
             "payment": len(sides.ours),
-            "ledger": len(sides.owed),
-            "order": len(sides.paid),
+            "ledger": len(sides.journals),
+            "order": len(sides.orders),
         },
         "attention": sum(bool(payment.attention) for payment in sides.ours),
-        "discrepancies": [
-            {
-                "class": discrepancy.kind,
-                "key": discrepancy.key,
-                "payment_id": discrepancy.payment_id,
-                "theirs": _amount(discrepancy.theirs),
-                "ours": _amount(discrepancy.ours),
-                "action": discrepancy.action,
-                **_outcome(mended.get(discrepancy)),
-            }
-            for discrepancy in found
-        ],
+        "discrepancies": [_row(discrepancy) | _outcome(mended.get(discrepancy)) for discrepancy in found],
+        "control_totals": [_total(total) for total in now.totals],
+        "open": [_row(discrepancy) for discrepancy in now.discrepancies],
+    }
+
+
+def _row(discrepancy: Discrepancy) -> dict[str, Any]:
+    return {
+        "class": discrepancy.kind,
+        "key": discrepancy.key,
+        "payment_id": discrepancy.payment_id,
+        "journal_id": discrepancy.journal_id,
+        "order_id": discrepancy.order_id,
+        "account_id": discrepancy.account_id,
+        "theirs": _amount(discrepancy.theirs),
+        "ours": _amount(discrepancy.ours),
+        "action": discrepancy.action,
+    }
+
+
+def _total(total: ControlTotal) -> dict[str, Any]:
+    """In minor units."""
+    return {
+        "account_id": total.account_id,
+        "currency_code": total.currency,
+        "captured": total.captured,
+        "refunded": total.refunded,
+        "held": total.held,
+        "booked": total.booked,
+        "difference": total.difference,
+        "explained": total.explained,
+        "moving": total.moving,
+        "unexplained": total.unexplained,
     }
 
 
@@ -88,22 +179,52 @@ def _amount(amount: Any) -> str | None:
     return None if amount is None else str(amount)
 
 
+def _rfc3339(at_ms: int | None) -> str | None:
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _subject(row: dict[str, Any]) -> str:
+    """What a difference is about."""
+    return str(row["key"] or row["journal_id"] or row["order_id"] or row["payment_id"] or row["account_id"])
+
+
 def _print(document: dict[str, Any]) -> None:
     rows = document["discrepancies"]
     if rows:
         output.print_table(
             "reconciliation",
-            ("class", "key", "payment", "theirs", "ours", "what mends it"),
+            ("class", "about", "payment", "theirs", "ours", "what mends it"),
             [
-                (row["class"], row["key"], row["payment_id"], row["theirs"] or "", row["ours"] or "", row["action"])
+                (
+                    row["class"],
+                    _subject(row),
+                    row["payment_id"],
+                    row["theirs"] or "",
+                    row["ours"] or "",
+                    row["action"],
+                )
                 for row in rows
             ],
         )
     for row in rows:
         if "repaired" in row:
-            what = row["payment_id"] or row["key"]
-            print(f"{'repaired' if row['repaired'] else 'not repaired'}: {row['class']}: {what}: {row['outcome']}")
+            done = "repaired" if row["repaired"] else "not repaired"
+            print(f"{done}: {row['class']}: {_subject(row)}: {row['outcome']}")
+    if document["control_totals"]:
+        columns = ("captured", "refunded", "held", "booked", "difference", "explained", "moving", "unexplained")
+        output.print_table(
+            "control totals, in minor units",
+            ("account", *columns),
+            [
+                (total["account_id"], *(str(total[column]) for column in columns))
+                for total in document["control_totals"]
+            ],
+        )
     examined = ", ".join(f"{number} of {side}" for side, number in document["examined"].items())
     print(f"examined {examined}; {len(rows) or 'nothing'} {'differ' if len(rows) > 1 else 'differs'}")
+    if any("repaired" in row for row in rows):
+        print(f"{len(document['open']) or 'nothing'} {'are' if len(document['open']) > 1 else 'is'} still open")
     if document["attention"]:
         print(f"{document['attention']} payments wait for people: see `countinghouse payment attention`")

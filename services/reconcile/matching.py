@@ -1,28 +1,51 @@
-"""Theirs against ours, key for key. No I/O.
+"""Theirs against ours, item by item, and the control totals over all of them. No I/O.
+
+An **item** is what belongs to one payment: its charge at the acquirer, its journals, and the order that is PAID by it.
+A charge under a key that no payment of ours has is an item of its own, together with whatever names the payment that it
+was charged for, if our payment service does not know that payment.
 
 | class | what is found | what mends it |
 |---|---|---|
-| only theirs | they hold money under a key of a payment that has none, or of no payment of ours | `REFUND` |
-| only ours | our payment succeeded, and they hold nothing under its key | `ASK_AGAIN` |
-| amount differs | they hold another amount than our payment has | `REVERSE` |
-| duplicate | they hold money for one payment under several keys | `REFUND` of those that are not its own |
+| only theirs | they hold money under the key of a payment that ended without any | `REFUND`; `LOOK` if it is booked |
+| only theirs | they hold money under a key that no payment of ours has | `NAME`: never by itself |
+| only ours | our payment succeeded, and they hold nothing under its key | `UNDO` |
+| amount differs | they hold another amount or currency than our payment has | `REVERSE` |
+| amount differs | our books or the order have another amount than our payment | `LOOK` |
+| duplicate | they hold money for a payment under a key that is not its own | `NAME` |
 | late | they hold it, and our payment does not know its outcome yet | `ASK_NOW` |
-| late | our payment succeeded, and its bill is not PAID by it yet | `WAIT` |
+| late | our payment came to its end, and its order has not been told | `WAIT` |
+| reversal owed | our payment was parked, and its key has not been reversed yet | `ASK_NOW` |
+| journal without payment | the ledger has a journal of a payment that our payment service does not know | `LOST` |
+| order without payment | an order is PAID by a payment that does not exist, or that has no money | `LOST`, `LOOK` |
+| payment without journal | our payment succeeded, and the ledger does not have its journal | `LOOK` |
+| control total | an account and its counterpart differ, and nothing above says why | `LOOK` |
 
-Where our own books disagree with our own payments nothing is mended from here: that is for people (`LOOK`), and for
-`countinghouse check`. Payments that are under way and of which the acquirer holds nothing differ in nothing.
+Control totals: what the acquirer captured less what it gave back, for each currency, against the account
+`acquirer:<currency>`. Their difference is explained by the discrepancies, except for items that changed between the two
+readings; the rest is unexplained, and a discrepancy of its own.
+
+Periods: an item lies in one period as a whole, with everything that ever became of it. Its time is the acquirer's
+(`decided_at_ms`) where the acquirer has decided on its key, as on its statement. Otherwise it is when our payment was
+accepted; without a payment, when the journal was posted or the order was settled. So a charge just before midnight and
+its journal just after it, or its refund a week later, are in one total, and the totals of adjacent periods add up to
+those of all time. The stored balance of an account is compared only where no period is named.
+
+Everything here takes time in proportion to what there is: each part is looked at a fixed number of times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 #: States of a payment that has come to its end without money.
 _WITHOUT_MONEY = ("CREATED", "DECLINED", "REVERSED")
-_SUCCEEDED, _UNKNOWN = "SUCCEEDED", "UNKNOWN"
-_CHARGED = "CHARGED"
+_SUCCEEDED, _UNKNOWN, _REVERSED = "SUCCEEDED", "UNKNOWN", "REVERSED"
+#: Abandoned without an answer: the acquirer is still to be told to reverse its key.
+_PARKED = "PARKED"
+_CHARGED, _REFUNDED = "CHARGED", "REFUNDED"
 
 
 class Kind(StrEnum):
@@ -33,28 +56,49 @@ class Kind(StrEnum):
     AMOUNT = "amount differs"
     DUPLICATE = "duplicate"
     LATE = "late"
+    REVERSAL_OWED = "reversal owed"
+    JOURNAL_WITHOUT_PAYMENT = "journal without payment"
+    ORDER_WITHOUT_PAYMENT = "order without payment"
+    PAYMENT_WITHOUT_JOURNAL = "payment without journal"
+    CONTROL_TOTAL = "control total"
 
 
 class Action(StrEnum):
     """What mends it, in words for people."""
 
     REFUND = "reverse the key at the acquirer"
-    ASK_AGAIN = "ask the acquirer again under the payment's key; if it will not charge, reverse the payment"
+    NAME = "no payment of ours has this key: people have to look; --refund KEY gives the money back"
+    UNDO = "ask the acquirer what became of the key; if it holds nothing, reverse the payment"
     REVERSE = "reverse the payment, in the books and at the acquirer"
     ASK_NOW = "let the payment service ask the acquirer now"
     WAIT = "wait until the order service has been told"
+    LOST = "the payment service does not know the payment: people have to look; was an older database restored?"
     LOOK = "people have to look: `countinghouse check`"
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Money of one side; a sum may be zero."""
+    """Money of one side; a sum may be zero or negative."""
 
     minor_units: int
     currency: str
 
     def __str__(self) -> str:
         return f"{self.minor_units} {self.currency}"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `from_ms` on and before `to_ms`, Unix milliseconds; None: without end on that side."""
+
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def __contains__(self, at_ms: int) -> bool:
+        return (self.from_ms is None or self.from_ms <= at_ms) and (self.to_ms is None or at_ms < self.to_ms)
+
+
+ALL_TIME = Period()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +109,87 @@ class Theirs:
         state: CHARGED, DECLINED, REFUNDED or TOMBSTONE.
         amount: None: a tombstone.
         reference: The payment that it was charged for, as we said then.
+        decided_at_ms: When the acquirer first decided on it, Unix milliseconds.
     """
 
     key: str
     state: str
     amount: Amount | None
     reference: str
+    decided_at_ms: int
+
+    @property
+    def held(self) -> Amount | None:
+        """What the acquirer holds under it; None: nothing."""
+        return self.amount if self.state == _CHARGED else None
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """A payment by card.
+    """A payment, from whatever source.
 
     Args:
         state: As in the proto, without its prefix.
-        key: Empty: it has never been submitted.
+        by_card: Whether the acquirer is its source.
+        key: At the acquirer; empty: it has never been submitted, or is not by card.
         amount: None: as before.
+        journal_id: Empty: none.
+        created_at_ms: When it was accepted, Unix milliseconds.
     """
 
     payment_id: str
     order_id: str
     state: str
+    by_card: bool
     key: str
     amount: Amount | None
-    card: str
-    attention: str
+    journal_id: str
+    created_at_ms: int
+    attention: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
-    """A bill that is PAID: by which payment, and how much it was."""
+class Journal:
+    """A journal of the ledger.
 
+    Args:
+        sequence: Its place in the chain.
+        amount: The sum of its debits; negative: it undoes another journal.
+        owed: Its leg on the acquirer's account, a debit positive; 0: it has none.
+    """
+
+    journal_id: str
+    payment_id: str
+    order_id: str
+    sequence: int
+    posted_at_ms: int
+    amount: Amount
+    owed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaidOrder:
+    """An order that is PAID: by which payment, when, and how much it was."""
+
+    order_id: str
     payment_id: str
     amount: Amount
+    settled_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account that has a counterpart outside.
+
+    Args:
+        balance: Debits less credits, in minor units.
+        postings: How many postings the balance is the sum of.
+    """
+
+    account_id: str
+    currency: str
+    balance: int
+    postings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +197,14 @@ class Sides:
     """Everything that is compared.
 
     Args:
-        owed: What the acquirer owes by the ledger, by payment and currency; sums of zero are left out.
-        paid: The bills that are PAID, by order.
+        accounts: Read before `journals`, so that these have every posting of theirs.
     """
 
-    theirs: tuple[Theirs, ...]
-    ours: tuple[Ours, ...]
-    owed: Mapping[tuple[str, str], int]
-    paid: Mapping[str, Bill]
+    theirs: tuple[Theirs, ...] = ()
+    ours: tuple[Ours, ...] = ()
+    journals: tuple[Journal, ...] = ()
+    orders: tuple[PaidOrder, ...] = ()
+    accounts: tuple[Account, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,77 +215,321 @@ class Discrepancy:
         key: At the acquirer; empty: it is between our own sides.
         payment_id: Empty: it is of no payment of ours.
         theirs, ours: What either side has; None: nothing.
+        journal_id, order_id, account_id: What it is about, where that is not a payment.
     """
 
     kind: Kind
     action: Action
-    key: str
-    payment_id: str
-    theirs: Amount | None
-    ours: Amount | None
+    key: str = ""
+    payment_id: str = ""
+    theirs: Amount | None = None
+    ours: Amount | None = None
+    journal_id: str = ""
+    order_id: str = ""
+    account_id: str = ""
 
 
-def compare(sides: Sides) -> list[Discrepancy]:
-    """All differences, theirs first, in the order in which either side lists them."""
-    by_key = {payment.key: payment for payment in sides.ours if payment.key}
+@dataclass(frozen=True, slots=True)
+class ControlTotal:
+    """One currency, in minor units.
+
+    Args:
+        captured: What the acquirer ever charged.
+        refunded: What it gave back of that.
+        booked: What it owes us by the ledger.
+        explained: How much more the acquirer holds than is booked, by the listed discrepancies.
+        moving: The same, by items that changed between the two readings.
+    """
+
+    currency: str
+    captured: int
+    refunded: int
+    booked: int
+    explained: int
+    moving: int
+
+    @property
+    def account_id(self) -> str:
+        """The account that has its counterpart at the acquirer."""
+        return f"acquirer:{self.currency}"
+
+    @property
+    def held(self) -> int:
+        """What the acquirer holds."""
+        return self.captured - self.refunded
+
+    @property
+    def difference(self) -> int:
+        """How much more the acquirer holds than is booked."""
+        return self.held - self.booked
+
+    @property
+    def unexplained(self) -> int:
+        """The part of the difference that nothing explains."""
+        return self.difference - self.explained - self.moving
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs, theirs first, in the order in which either side lists it; and the totals, by currency."""
+
+    discrepancies: tuple[Discrepancy, ...]
+    totals: tuple[ControlTotal, ...]
+
+
+@dataclass(slots=True)
+class _Item:
+    """What belongs to one payment, or to one key that no payment has.
+
+    Args:
+        payment: None: our payment service knows none.
+        doubles: The payment that `charges` were made for under a key that is not its own; None: none of ours.
+    """
+
+    payment: Ours | None = None
+    doubles: Ours | None = None
+    charges: list[Theirs] = field(default_factory=list)
+    journals: list[Journal] = field(default_factory=list)
+    orders: list[PaidOrder] = field(default_factory=list)
+
+    @property
+    def at_ms(self) -> int:
+        """Which moment decides on its period."""
+        if self.charges:
+            return min(charge.decided_at_ms for charge in self.charges)
+        if self.payment is not None:
+            return self.payment.created_at_ms
+        if self.journals:
+            return min(journal.posted_at_ms for journal in self.journals)
+        return min(order.settled_at_ms for order in self.orders)
+
+    @property
+    def held(self) -> Amount | None:
+        """What the acquirer holds of it; of an item with a payment, which has one key at most."""
+        return next((charge.held for charge in self.charges if charge.held), None)
+
+    def differences(self) -> Counter[str]:
+        """How much more the acquirer holds than is booked, by currency."""
+        more: Counter[str] = Counter()
+        for charge in self.charges:
+            if charge.held:
+                more[charge.held.currency] += charge.held.minor_units
+        for journal in self.journals:
+            more[journal.amount.currency] -= journal.owed
+        return more
+
+
+def compare(sides: Sides, period: Period = ALL_TIME, before: Sides | None = None) -> Comparison:
+    """All differences and totals of a period.
+
+    Args:
+        before: An earlier reading: only what differed then as well is a discrepancy, and an item that has changed since
+            explains a difference of the totals. None: there is none.
+    """
+    items = {name: item for name, item in _items(sides).items() if item.at_ms in period}
+    earlier = _items(before) if before is not None else items
+    discrepancies: list[Discrepancy] = []
+    explained: Counter[str] = Counter()
+    moving: Counter[str] = Counter()
+    for name, item in items.items():
+        was = earlier.get(name)
+        found = list(_of_item(item))
+        if was is not item and found:
+            found_before = set(_of_item(was)) if was else set()
+            found = [discrepancy for discrepancy in found if discrepancy in found_before]
+        if found:
+            discrepancies += found
+            explained.update(item.differences())
+        elif was != item:
+            moving.update(item.differences())
+    totals = tuple(_totals(items.values(), sides.accounts, explained, moving))
+    unbalanced = _unbalanced_accounts(sides) if period == ALL_TIME else ()
+    unexplained = (_unexplained(total) for total in totals if total.unexplained)
+    return Comparison((*discrepancies, *unbalanced, *unexplained), totals)
+
+
+def _items(sides: Sides) -> dict[str, _Item]:
+    """The items by name: the payment's id, or the key that no payment has, behind a slash, which no id contains."""
     by_id = {payment.payment_id: payment for payment in sides.ours}
-    held = {charge.key: charge for charge in sides.theirs if charge.state == _CHARGED and charge.amount is not None}
-    found: list[Discrepancy] = []
-    for charge in held.values():
-        payment = by_key.get(charge.key)
-        found += _foreign(charge, by_id) if payment is None else _own(charge, payment)
+    by_key = {payment.key: payment for payment in sides.ours if payment.key}
+    items: dict[str, _Item] = {}
+    for charge in sides.theirs:
+        if (owner := by_key.get(charge.key)) is not None:
+            name = owner.payment_id
+        else:
+            name = f"/{charge.key}" if charge.reference in by_id or not charge.reference else charge.reference
+        item = items.setdefault(name, _Item(payment=by_id.get(name)))
+        item.doubles = by_id.get(charge.reference) if owner is None else None
+        item.charges.append(charge)
     for payment in sides.ours:
-        if payment.state == _SUCCEEDED and payment.key not in held:
-            found.append(_found(Kind.ONLY_OURS, Action.ASK_AGAIN, payment.key, payment, None))
-        found += _within_our_own(payment, sides)
-    return found
+        items.setdefault(payment.payment_id, _Item(payment=payment))
+    for journal in sides.journals:
+        items.setdefault(journal.payment_id, _Item()).journals.append(journal)
+    for order in sides.orders:
+        items.setdefault(order.payment_id, _Item()).orders.append(order)
+    return items
 
 
-def _foreign(charge: Theirs, by_id: Mapping[str, Ours]) -> Iterator[Discrepancy]:
-    """They hold money under a key that is none of our payments' own."""
-    payment = by_id.get(charge.reference)
-    if payment is not None and payment.state not in _WITHOUT_MONEY:
-        yield _found(Kind.DUPLICATE, Action.REFUND, charge.key, payment, charge)
-    else:
-        yield _found(Kind.ONLY_THEIRS, Action.REFUND, charge.key, payment, charge)
-
-
-def _own(charge: Theirs, payment: Ours) -> Iterator[Discrepancy]:
-    """They hold money under a payment's own key."""
-    if payment.state in _WITHOUT_MONEY:
-        yield _found(Kind.ONLY_THEIRS, Action.REFUND, charge.key, payment, charge)
-    elif charge.amount != payment.amount and payment.state in (_SUCCEEDED, _UNKNOWN):
-        yield _found(Kind.AMOUNT, Action.REVERSE, charge.key, payment, charge)
-    elif payment.state != _SUCCEEDED:
-        yield _found(Kind.LATE, Action.ASK_NOW, charge.key, payment, charge)
-
-
-def _within_our_own(payment: Ours, sides: Sides) -> Iterator[Discrepancy]:
-    """Our books and bills against our payment, once it has come to its end."""
-    owed = tuple(
-        Amount(sum_, currency)
-        for (payment_id, currency), sum_ in sides.owed.items()
-        if payment_id == payment.payment_id
-    )
-    expected = (payment.amount,) if payment.state == _SUCCEEDED and payment.amount else ()
-    if payment.state in (_SUCCEEDED, *_WITHOUT_MONEY) and owed != expected:
-        yield Discrepancy(Kind.AMOUNT, Action.LOOK, "", payment.payment_id, None, owed[0] if owed else None)
-    if payment.state != _SUCCEEDED or not payment.order_id:
+def _of_item(item: _Item) -> Iterator[Discrepancy]:
+    if item.payment is None:
+        yield from _without_payment(item)
         return
-    bill = sides.paid.get(payment.order_id)
-    if bill is None or bill.payment_id != payment.payment_id:
-        yield Discrepancy(Kind.LATE, Action.WAIT, "", payment.payment_id, None, payment.amount)
-    elif bill.amount != payment.amount:
-        yield Discrepancy(Kind.AMOUNT, Action.LOOK, "", payment.payment_id, None, payment.amount)
+    yield from _at_the_acquirer(item, item.payment)
+    yield from _in_the_ledger(item, item.payment)
+    yield from _at_the_order(item, item.payment)
 
 
-def _found(kind: Kind, action: Action, key: str, payment: Ours | None, charge: Theirs | None) -> Discrepancy:
-    has_money = payment is not None and payment.state not in _WITHOUT_MONEY
+def _without_payment(item: _Item) -> Iterator[Discrepancy]:
+    """What no payment of ours stands behind. Nothing of it is ever mended by itself."""
+    doubles = item.doubles
+    for charge in item.charges:
+        if charge.held and doubles and doubles.state not in _WITHOUT_MONEY:
+            yield _found(Kind.DUPLICATE, Action.NAME, doubles, charge.held, key=charge.key)
+        elif charge.held:
+            yield _found(Kind.ONLY_THEIRS, Action.NAME, doubles, charge.held, key=charge.key)
+    for journal in item.journals:
+        yield Discrepancy(
+            Kind.JOURNAL_WITHOUT_PAYMENT,
+            Action.LOST,
+            payment_id=journal.payment_id,
+            ours=journal.amount,
+            journal_id=journal.journal_id,
+            order_id=journal.order_id,
+        )
+    for order in item.orders:
+        yield _order_without_payment(order, Action.LOST)
+
+
+def _at_the_acquirer(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
+    held = item.held
+    if payment.state == _PARKED:
+        yield _found(Kind.REVERSAL_OWED, Action.ASK_NOW, payment, held)
+    elif payment.state in _WITHOUT_MONEY:
+        if held:
+            yield _found(Kind.ONLY_THEIRS, Action.LOOK if any(_booked(item).values()) else Action.REFUND, payment, held)
+    elif held and held != payment.amount and payment.state in (_SUCCEEDED, _UNKNOWN):
+        yield _found(Kind.AMOUNT, Action.REVERSE, payment, held)
+    elif payment.state != _SUCCEEDED:
+        if held:
+            yield _found(Kind.LATE, Action.ASK_NOW, payment, held)
+    elif payment.by_card and not held:
+        yield _found(Kind.ONLY_OURS, Action.UNDO, payment, None)
+
+
+def _in_the_ledger(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
+    """Our books against our payment, once it has come to its end."""
+    booked = {currency: sum_ for currency, sum_ in _booked(item).items() if sum_}
+    succeeded = payment.state == _SUCCEEDED
+    if succeeded and all(journal.journal_id != payment.journal_id for journal in item.journals):
+        yield Discrepancy(
+            Kind.PAYMENT_WITHOUT_JOURNAL,
+            Action.LOOK,
+            payment_id=payment.payment_id,
+            ours=payment.amount,
+            journal_id=payment.journal_id,
+        )
+        return
+    expected = {payment.amount.currency: payment.amount.minor_units} if succeeded and payment.amount else {}
+    if (succeeded or payment.state in (*_WITHOUT_MONEY, _PARKED)) and booked != expected:
+        first = next((Amount(sum_, currency) for currency, sum_ in booked.items()), None)
+        yield Discrepancy(Kind.AMOUNT, Action.LOOK, payment_id=payment.payment_id, ours=first)
+
+
+def _at_the_order(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
+    """The order against our payment, once it has come to its end."""
+    if payment.state == _SUCCEEDED and payment.order_id:
+        paid = next((order for order in item.orders if order.order_id == payment.order_id), None)
+        if paid is None:
+            yield Discrepancy(Kind.LATE, Action.WAIT, payment_id=payment.payment_id, ours=payment.amount)
+        elif paid.amount != payment.amount:
+            yield Discrepancy(Kind.AMOUNT, Action.LOOK, payment_id=payment.payment_id, ours=payment.amount)
+    elif payment.state == _REVERSED and item.orders:
+        yield Discrepancy(Kind.LATE, Action.WAIT, payment_id=payment.payment_id)
+    elif payment.state in (*_WITHOUT_MONEY, _PARKED):
+        for order in item.orders:
+            yield _order_without_payment(order, Action.LOOK)
+
+
+def _booked(item: _Item) -> Counter[str]:
+    """What the ledger has of an item, by currency: of a card, what the acquirer owes."""
+    booked: Counter[str] = Counter()
+    by_card = item.payment is not None and item.payment.by_card
+    for journal in item.journals:
+        booked[journal.amount.currency] += journal.owed if by_card else journal.amount.minor_units
+    return booked
+
+
+def _order_without_payment(order: PaidOrder, action: Action) -> Discrepancy:
+    return Discrepancy(
+        Kind.ORDER_WITHOUT_PAYMENT, action, payment_id=order.payment_id, ours=order.amount, order_id=order.order_id
+    )
+
+
+def _found(kind: Kind, action: Action, payment: Ours | None, held: Amount | None, *, key: str = "") -> Discrepancy:
+    """A difference between a payment and the acquirer.
+
+    Args:
+        key: Empty: the payment's own.
+    """
+    has_money = payment is not None and payment.state not in (*_WITHOUT_MONEY, _PARKED)
     return Discrepancy(
         kind,
         action,
-        key,
-        payment.payment_id if payment else "",
-        charge.amount if charge else None,
-        payment.amount if payment and has_money else None,
+        key=key or (payment.key if payment else ""),
+        payment_id=payment.payment_id if payment else "",
+        theirs=held,
+        ours=payment.amount if payment and has_money else None,
+    )
+
+
+def _totals(
+    items: Iterable[_Item], accounts: Iterable[Account], explained: Mapping[str, int], moving: Mapping[str, int]
+) -> Iterator[ControlTotal]:
+    captured: Counter[str] = Counter({account.currency: 0 for account in accounts})
+    refunded: Counter[str] = Counter()
+    booked: Counter[str] = Counter()
+    for item in items:
+        for charge in item.charges:
+            if charge.amount and charge.state in (_CHARGED, _REFUNDED):
+                captured[charge.amount.currency] += charge.amount.minor_units
+                refunded[charge.amount.currency] += 0 if charge.held else charge.amount.minor_units
+        for journal in item.journals:
+            if journal.owed:
+                booked[journal.amount.currency] += journal.owed
+    for currency in sorted({*captured, *booked}):
+        yield ControlTotal(
+            currency,
+            captured[currency],
+            refunded[currency],
+            booked[currency],
+            explained.get(currency, 0),
+            moving.get(currency, 0),
+        )
+
+
+def _unbalanced_accounts(sides: Sides) -> Iterator[Discrepancy]:
+    """Stored balances that are not the sum of the postings they were stored after."""
+    owed: dict[str, list[tuple[int, int]]] = {account.currency: [] for account in sides.accounts}
+    for journal in sides.journals:
+        if journal.owed and journal.amount.currency in owed:
+            owed[journal.amount.currency].append((journal.sequence, journal.owed))
+    for account in sides.accounts:
+        first = sorted(owed[account.currency])[: account.postings]
+        booked = sum(amount for _, amount in first)
+        if booked != account.balance or len(first) != account.postings:
+            yield Discrepancy(
+                Kind.CONTROL_TOTAL,
+                Action.LOOK,
+                ours=Amount(account.balance, account.currency),
+                account_id=account.account_id,
+            )
+
+
+def _unexplained(total: ControlTotal) -> Discrepancy:
+    return Discrepancy(
+        Kind.CONTROL_TOTAL,
+        Action.LOOK,
+        theirs=Amount(total.held, total.currency),
+        ours=Amount(total.booked, total.currency),
+        account_id=total.account_id,
     )

@@ -1,14 +1,15 @@
-"""Asks the acquirer, the payment service, the ledger and the order service, page by page.
+"""Asks the acquirer, the ledger, the order service and the payment service, page by page.
 
 The four are not read at one moment, and payments go on meanwhile. So what differs is looked at twice, with a pause in
-between, and only what still differs in the same way is told.
+between, and only what differs in both readings is a discrepancy. Payments are read last, so that whatever the others
+have of a payment, the payment is there as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -18,11 +19,24 @@ from countinghouse.ledger.v1 import ledger_pb2 as ledger
 from countinghouse.order.v1 import order_pb2 as order
 from countinghouse.payment.v1 import payment_pb2 as payment
 from countinghouse.type.v1 import money_pb2
-from services.reconcile.matching import Amount, Bill, Discrepancy, Ours, Sides, Theirs, compare
+from services.reconcile.matching import (
+    ALL_TIME,
+    Account,
+    Amount,
+    Comparison,
+    Journal,
+    Ours,
+    PaidOrder,
+    Period,
+    Sides,
+    Theirs,
+    compare,
+)
 
-#: Rows to a page; a bill has up to 100 lines, and an answer 1 MiB.
-_PAGE, _BILLS_PAGE = 500, 100
+#: Rows to a page; an order has up to 100 lines, and an answer 1 MiB.
+_PAGE, _ORDERS_PAGE = 500, 100
 _OWED_BY_ACQUIRER = "acquirer:"
+_GROWS_BY_DEBITS = (ledger.ACCOUNT_KIND_ASSET, ledger.ACCOUNT_KIND_EXPENSE)
 
 
 class Desk(Protocol):
@@ -37,62 +51,76 @@ class Desk(Protocol):
         ...
 
 
-async def find(desk: Desk, settle_s: float) -> tuple[Sides, list[Discrepancy]]:
-    """What was read last, and what differs in it and differed before.
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What was read last, and how it compares."""
+
+    sides: Sides
+    compared: Comparison
+
+
+async def find(desk: Desk, settle_s: float, period: Period = ALL_TIME) -> Reconciliation:
+    """Reads everything and compares it.
 
     Args:
         settle_s: Seconds between the two readings; the second is left out where nothing differs.
     """
-    sides = await read(desk)
-    first = compare(sides)
-    if not first:
-        return sides, []
+    first = await read(desk)
+    compared = compare(first, period)
+    if not compared.discrepancies:
+        return Reconciliation(first, compared)
     await asyncio.sleep(settle_s)
-    sides = await read(desk)
-    return sides, [discrepancy for discrepancy in compare(sides) if discrepancy in first]
+    second = await read(desk)
+    return Reconciliation(second, compare(second, period, before=first))
 
 
 async def read(desk: Desk) -> Sides:
     """Everything, once."""
+    accounts = [account async for account in _accounts(desk)]
     theirs = [charge async for charge in _theirs(desk)]
-    paid = {row.order_id: Bill(row.payment_id, _amount(row.amount)) async for row in _paid(desk)}
-    ours = [_ours(row) async for row in _payments(desk)]
-    return Sides(tuple(theirs), tuple(ours), await _owed(desk), paid)
+    journals = [journal async for journal in _journals(desk)]
+    orders = [paid async for paid in _paid_orders(desk)]
+    ours = [row async for row in _payments(desk)]
+    return Sides(tuple(theirs), tuple(ours), tuple(journals), tuple(orders), tuple(accounts))
+
+
+async def _accounts(desk: Desk) -> AsyncIterator[Account]:
+    """The accounts that have a counterpart at the acquirer, one for each currency."""
+    request = ledger.ListAccountsRequest(page_size=_PAGE, prefix=_OWED_BY_ACQUIRER)
+    async for page in _pages(desk, "ledger", "ListAccounts", request):
+        for row in page.accounts:
+            if row.account_id == f"{_OWED_BY_ACQUIRER}{row.currency_code}":
+                balance = row.balance if row.kind in _GROWS_BY_DEBITS else -row.balance
+                yield Account(row.account_id, row.currency_code, balance, row.version - 1)
 
 
 async def _theirs(desk: Desk) -> AsyncIterator[Theirs]:
     request = acquirer.ListChargesRequest(page_size=_PAGE)
     async for page in _pages(desk, "acquirer", "ListCharges", request):
         for row in page.charges:
-            state = acquirer.ChargeState.Name(row.state).removeprefix("CHARGE_STATE_")
-            yield Theirs(row.key, state, _amount(row.amount) if row.HasField("amount") else None, row.reference)
+            amount = _amount(row.amount) if row.HasField("amount") else None
+            yield Theirs(row.key, charge_state(row), amount, row.reference, row.decided_at_ms)
 
 
-async def _payments(desk: Desk) -> AsyncIterator[payment.Payment]:
-    request = payment.ListPaymentsRequest(page_size=_PAGE, source=payment.SOURCE_CARD)
-    async for page in _pages(desk, "payment", "ListPayments", request):
-        for row in page.payments:
-            yield row
+async def _journals(desk: Desk) -> AsyncIterator[Journal]:
+    request = ledger.ListJournalsRequest(page_size=_PAGE)
+    async for page in _pages(desk, "ledger", "ListJournals", request):
+        for row in page.journals:
+            yield _journal(row)
 
 
-async def _paid(desk: Desk) -> AsyncIterator[order.Order]:
-    request = order.ListOrdersRequest(page_size=_BILLS_PAGE, state=order.ORDER_STATE_PAID)
+async def _paid_orders(desk: Desk) -> AsyncIterator[PaidOrder]:
+    request = order.ListOrdersRequest(page_size=_ORDERS_PAGE, state=order.ORDER_STATE_PAID)
     async for page in _pages(desk, "order", "ListOrders", request):
         for row in page.orders:
-            yield row
+            yield PaidOrder(row.order_id, row.payment_id, _amount(row.amount), row.settled_at_ms)
 
 
-async def _owed(desk: Desk) -> dict[tuple[str, str], int]:
-    owed: Counter[tuple[str, str]] = Counter()
-    accounts = ledger.ListAccountsRequest(page_size=_PAGE, prefix=_OWED_BY_ACQUIRER)
-    async for page in _pages(desk, "ledger", "ListAccounts", accounts):
-        for account in page.accounts:
-            journals = ledger.ListJournalsRequest(page_size=_PAGE, account_id=account.account_id)
-            async for journal_page in _pages(desk, "ledger", "ListJournals", journals):
-                for journal in journal_page.journals:
-                    legs = [leg.amount for leg in journal.postings if leg.account_id == account.account_id]
-                    owed[journal.payment_id, journal.currency_code] += sum(legs)
-    return {of: sum_ for of, sum_ in owed.items() if sum_}
+async def _payments(desk: Desk) -> AsyncIterator[Ours]:
+    request = payment.ListPaymentsRequest(page_size=_PAGE)
+    async for page in _pages(desk, "payment", "ListPayments", request):
+        for row in page.payments:
+            yield _ours(row)
 
 
 async def _pages(desk: Desk, service: str, method: str, request: Any) -> AsyncIterator[Any]:
@@ -104,17 +132,45 @@ async def _pages(desk: Desk, service: str, method: str, request: Any) -> AsyncIt
         request.page_token = page.next_page_token
 
 
+def _journal(row: ledger.Journal) -> Journal:
+    debits = sum(leg.amount for leg in row.postings if leg.amount > 0)
+    owed = sum(leg.amount for leg in row.postings if leg.account_id == f"{_OWED_BY_ACQUIRER}{row.currency_code}")
+    return Journal(
+        journal_id=row.journal_id,
+        payment_id=row.payment_id,
+        order_id=row.order_id,
+        sequence=row.sequence,
+        posted_at_ms=row.posted_at_ms,
+        amount=Amount(-debits if row.reversal_of else debits, row.currency_code),
+        owed=owed,
+    )
+
+
 def _ours(row: payment.Payment) -> Ours:
     return Ours(
         payment_id=row.payment_id,
         order_id=row.order_id,
-        state=payment.PaymentState.Name(row.state).removeprefix("PAYMENT_STATE_"),
+        state=payment_state(row),
+        by_card=row.source == payment.SOURCE_CARD,
         key=row.acquirer_key,
         amount=_amount(row.amount) if row.HasField("amount") else None,
-        card=row.card,
+        journal_id=row.journal_id,
+        created_at_ms=row.created_at_ms,
         attention=row.attention,
     )
 
 
 def _amount(money: money_pb2.Money) -> Amount:
     return Amount(money.minor_units, money.currency_code)
+
+
+def payment_state(row: payment.Payment) -> str:
+    """Where a payment stands, like SUCCEEDED; a number if this program is too old to know it."""
+    known = payment.PaymentState.DESCRIPTOR.values_by_number.get(row.state)
+    return str(known.name).removeprefix("PAYMENT_STATE_") if known else str(row.state)
+
+
+def charge_state(row: acquirer.Charge) -> str:
+    """Where a key stands at the acquirer, like CHARGED; a number if this program is too old to know it."""
+    known = acquirer.ChargeState.DESCRIPTOR.values_by_number.get(row.state)
+    return str(known.name).removeprefix("CHARGE_STATE_") if known else str(row.state)

@@ -1,25 +1,26 @@
-"""Mends what differs, through the same operations that made it: each may be repeated, and none overrides another's.
+"""Mends what differs, through the same operations that made it: each is idempotent, and none overrides another's.
 
-What a payment service or an acquirer refuses stays as it is, and is told with the reason; the next run finds it again.
+No card is ever charged from here, and no key is reversed that is not a payment's own, unless it is named. What a
+payment service or an acquirer refuses stays as it is, and is told with the reason; the next run finds it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from countinghouse.acquirer.v1 import acquirer_pb2 as acquirer
 from countinghouse.payment.v1 import payment_pb2 as payment
-from countinghouse.type.v1 import money_pb2
 from services.kernel.clock import Clock
-from services.kernel.errors import CountinghouseError
-from services.reconcile.matching import Action, Discrepancy, Ours
-from services.reconcile.reading import Desk
+from services.kernel.errors import CountinghouseError, InvalidArgument, NotFound
+from services.reconcile.matching import Action, Discrepancy
+from services.reconcile.reading import Desk, charge_state, payment_state
 
 _REASON = "reconciliation: the acquirer and we differ"
 _LOOK_S = 0.2
-_OPEN = (payment.PAYMENT_STATE_SUBMITTED, payment.PAYMENT_STATE_UNKNOWN, payment.PAYMENT_STATE_REVERSING)
+#: States in which a payment still waits for somebody.
+_OPEN = ("SUBMITTED", "UNKNOWN", "REVERSING", "PARKED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,23 @@ class Repair:
     words: str
 
 
+def named(keys: Iterable[str], discrepancies: Iterable[Discrepancy]) -> list[Discrepancy]:
+    """The discrepancies of the keys that people want refunded, in their order.
+
+    Raises:
+        InvalidArgument: REFUND_NOT_OPEN: a key is not among the charges that can be refunded by name.
+    """
+    refundable = {found.key: found for found in discrepancies if found.action is Action.NAME}
+    wanted = list(dict.fromkeys(keys))
+    for key in wanted:
+        if key not in refundable:
+            raise InvalidArgument(
+                "REFUND_NOT_OPEN",
+                f"{key!r} is not the key of an open discrepancy that can be refunded by name; nothing was refunded",
+            )
+    return [refundable[key] for key in wanted]
+
+
 class Repairer:
     """Mends one difference after the other.
 
@@ -44,9 +62,8 @@ class Repairer:
         patience_s: How long it waits for what others have to bring to its end.
     """
 
-    def __init__(self, desk: Desk, payments: Mapping[str, Ours], clock: Clock, *, run: str, patience_s: float) -> None:
+    def __init__(self, desk: Desk, clock: Clock, *, run: str, patience_s: float) -> None:
         self._desk = desk
-        self._payments = payments
         self._clock = clock
         self._run = run
         self._patience_s = patience_s
@@ -55,12 +72,17 @@ class Repairer:
         """Mends it as far as that can be done from here; never raises CountinghouseError."""
         mend = {
             Action.REFUND: self._refund,
-            Action.ASK_AGAIN: self._ask_again,
+            Action.UNDO: self._undo,
             Action.REVERSE: self._reverse,
             Action.ASK_NOW: self._ask_now,
-            Action.WAIT: self._wait,
-            Action.LOOK: self._look,
-        }[discrepancy.action]
+        }.get(discrepancy.action, self._leave)
+        return await self._tried(mend, discrepancy)
+
+    async def refund_named(self, discrepancy: Discrepancy) -> Repair:
+        """Reverses a key that no payment of ours has, for somebody has named it; never raises CountinghouseError."""
+        return await self._tried(self._refund, discrepancy)
+
+    async def _tried(self, mend: Callable[[Discrepancy], Awaitable[Repair]], discrepancy: Discrepancy) -> Repair:
         try:
             return await mend(discrepancy)
         except CountinghouseError as error:
@@ -70,16 +92,17 @@ class Repairer:
         request = acquirer.ReverseByKeyRequest(key=found.key)
         charge = (await self._desk.change("acquirer", "ReverseByKey", request, found.key)).message.charge
         done = charge.state != acquirer.CHARGE_STATE_CHARGED
-        return Repair(found, done, f"{found.key} is {_state(charge)}")
+        return Repair(found, done, f"{found.key} is {charge_state(charge)}")
 
-    async def _ask_again(self, found: Discrepancy) -> Repair:
-        ours = self._payments[found.payment_id]
-        if ours.amount is not None:
-            money = money_pb2.Money(minor_units=ours.amount.minor_units, currency_code=ours.amount.currency)
-            request = acquirer.ChargeRequest(key=ours.key, card=ours.card, amount=money, reference=ours.payment_id)
-            charge = (await self._desk.change("acquirer", "Charge", request, ours.key)).message.charge
-            if charge.state == acquirer.CHARGE_STATE_CHARGED:
-                return Repair(found, True, f"{ours.key} is CHARGED")
+    async def _undo(self, found: Discrepancy) -> Repair:
+        """Reverses the payment unless the acquirer turns out to hold its money; it is asked, and charges nothing."""
+        try:
+            request = acquirer.GetChargeRequest(key=found.key)
+            charge = (await self._desk.read("acquirer", "GetCharge", request)).charge
+        except NotFound:
+            return await self._reverse(found)
+        if charge.state == acquirer.CHARGE_STATE_CHARGED:
+            return Repair(found, True, f"{found.key} is CHARGED")
         return await self._reverse(found)
 
     async def _reverse(self, found: Discrepancy) -> Repair:
@@ -93,11 +116,8 @@ class Repairer:
         await self._desk.change("payment", "NotifyAcquirer", request, found.key)
         return await self._ended(found)
 
-    async def _wait(self, found: Discrepancy) -> Repair:
-        return Repair(found, False, "the outbox of the payment service tells it; look again later")
-
-    async def _look(self, found: Discrepancy) -> Repair:
-        return Repair(found, False, "our own books disagree with our payment")
+    async def _leave(self, found: Discrepancy) -> Repair:
+        return Repair(found, False, found.action)
 
     async def _ended(self, found: Discrepancy, wanted: payment.PaymentState.ValueType | None = None) -> Repair:
         """Waits until the payment has come to its end.
@@ -109,12 +129,8 @@ class Repairer:
         until_s = self._clock.monotonic_s() + self._patience_s
         while True:
             now = (await self._desk.read("payment", "GetPayment", request)).payment
-            ended = now.state not in _OPEN
+            state = payment_state(now)
+            ended = state not in _OPEN
             if ended or self._clock.monotonic_s() >= until_s:
-                state = payment.PaymentState.Name(now.state).removeprefix("PAYMENT_STATE_")
                 return Repair(found, ended and wanted in (None, now.state), f"{found.payment_id} is {state}")
             await asyncio.sleep(_LOOK_S)
-
-
-def _state(charge: acquirer.Charge) -> str:
-    return acquirer.ChargeState.Name(charge.state).removeprefix("CHARGE_STATE_")

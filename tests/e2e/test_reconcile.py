@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ _HOURS_MS = 3_600_000
 #: The pause of a worker has to be this long for a look at it and a change of it to fit in.
 _PAUSE_MS = 2_500
 _LOOK_S = 0.05
+#: All that the payment service keeps.
+_TABLES = ("payments", "payment_events", "requests", "outbox")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -163,28 +166,169 @@ async def test_every_class_is_found_mended_and_not_found_again(teller: Teller) -
         assert sorted((row["class"], row["key"]) for row in found["discrepancies"]) == sorted(wanted)
         assert all(row["action"] and "repaired" not in row for row in found["discrepancies"])
     code, found = await reconciled(teller, "--repair")
-    assert [row for row in found["discrepancies"] if not row["repaired"]] == []
     assert sorted((row["class"], row["key"]) for row in found["discrepancies"]) == sorted(wanted)
-    assert code == 0
+    left = [(row["class"], row["key"]) for row in found["discrepancies"] if not row["repaired"]]
+    strangers = [wanted[1], wanted[-1]]
+    assert left == [(row["class"], row["key"]) for row in found["open"]]
+    assert sorted(left) == sorted(strangers), "no payment of ours has their keys"
+    assert code == 1
+    code, found = await reconciled(teller, *(word for _, key in strangers for word in ("--refund", key)))
+    assert (code, found["open"]) == (0, [])
     code, found = await reconciled(teller)
     assert (code, found["agreed"], found["discrepancies"]) == (0, True, [])
     assert found["examined"]["payment"] == 7
+    assert {total["difference"] for total in found["control_totals"]} == {0}
     books = await teller.checked_books()
     (late,) = [key for kind, key in wanted if kind == "late"]
     assert [row["state"] for row in books.payments if row["acquirer_key"] == late] == ["SUCCEEDED"]
 
 
 async def test_people_read_it(teller: Teller) -> None:
-    """One line for each difference, and one for what was looked at; then what became of it."""
+    """One line for each difference and each account, and one for what was looked at; then what became of it."""
     _, key = await Planted(teller).only_theirs()
     data = str(teller.stack.data)
-    looked = await command_line("reconcile", "--data", data, COLUMNS="200")
+    looked = await command_line("reconcile", "--repair", "--data", data, COLUMNS="200")
     assert looked.returncode == 1
     assert f"only theirs  {key}" in looked.stdout
-    assert "reverse the key at the acquirer" in looked.stdout
-    mended = await command_line("reconcile", "--repair", "--data", data, COLUMNS="200")
+    assert "--refund KEY gives the money back" in looked.stdout
+    assert f"not repaired: only theirs: {key}: " in looked.stdout
+    assert "1 is still open" in looked.stdout
+    mended = await command_line("reconcile", "--refund", key, "--data", data, COLUMNS="200")
     assert mended.returncode == 0, mended.stdout
     assert f"repaired: only theirs: {key}: {key} is REFUNDED" in mended.stdout
+    assert "nothing is still open" in mended.stdout
     again = await command_line("reconcile", "--data", data)
     assert again.returncode == 0
     assert "nothing differs" in again.stdout
+    assert "acquirer:CNY" in again.stdout
+
+
+async def test_a_key_that_is_not_open_is_not_refunded(teller: Teller) -> None:
+    """Not even beside one that is."""
+    _, payment = await by_card(teller)
+    _, key = await Planted(teller).only_theirs()
+    arguments = ("--refund", key, "--refund", payment.acquirer_key, "--data", str(teller.stack.data))
+    refused = await command_line("reconcile", *arguments, COLUMNS="200")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "nothing was refunded" in refused.stderr
+    assert [row["state"] for row in (await charged(teller)) if row["key"] in (key, payment.acquirer_key)] == [
+        "CHARGED",
+        "CHARGED",
+    ]
+    code, _ = await reconciled(teller, "--refund", key)
+    assert code == 0
+
+
+async def test_a_period_has_the_charges_that_the_acquirer_decided_on_in_it(teller: Teller) -> None:
+    """From its first moment to before its last; what is of another period is neither named nor counted."""
+    _, payment = await by_card(teller)
+    _, key = await Planted(teller).only_theirs()
+    decided = {row["key"]: int(row["decided_at_ms"]) for row in await charged(teller)}
+    ours_ms, theirs_ms = decided[payment.acquirer_key], decided[key]
+    assert ours_ms < theirs_ms
+    code, found = await reconciled(teller, "--from", rfc3339(ours_ms), "--to", rfc3339(theirs_ms))
+    assert (code, found["open"]) == (0, [])
+    total = in_cny(found)
+    assert (total["captured"], total["booked"]) == (AMOUNT, AMOUNT)
+    code, found = await reconciled(teller, "--from", rfc3339(theirs_ms))
+    assert code == 1
+    assert [row["key"] for row in found["open"]] == [key]
+    total = in_cny(found)
+    assert (total["captured"], total["difference"], total["unexplained"]) == (AMOUNT, AMOUNT, 0)
+    code, _ = await reconciled(teller, "--refund", key)
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--from", "yesterday"), ("--to", "2026-03-01T08:00:00"), ("--from", "20260301")]
+)
+async def test_a_time_without_its_zone_is_refused(teller: Teller, arguments: tuple[str, str]) -> None:
+    refused = await command_line("reconcile", *arguments, "--data", str(teller.stack.data), COLUMNS="200")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert arguments[0] in refused.stderr
+
+
+async def test_a_period_that_ends_before_it_begins_is_refused(teller: Teller) -> None:
+    arguments = ("--from", "2026-03-02", "--to", "2026-03-01", "--data", str(teller.stack.data))
+    refused = await command_line("reconcile", *arguments, COLUMNS="200")
+    assert refused.returncode == 2
+    assert "--to" in refused.stderr
+
+
+async def test_an_older_payment_database_leaves_everything_named_and_nothing_refunded(teller: Teller) -> None:
+    """One payment was made after the backup, and one that it has was reversed after it.
+
+    The reversal is done again and finds itself done. What was lost stays open, run after run: the charge, the journal
+    and the PAID order of a payment that is not there.
+    """
+    undone_order, undone = await by_card(teller)
+    await back_up(teller)
+    lost_order, lost = await by_card(teller)
+    await reverse(teller, undone.payment_id)
+    await teller.checked_books()
+    await restore(teller)
+
+    wanted = [
+        ("journal without payment", lost.journal_id),
+        ("only theirs", lost.acquirer_key),
+        ("order without payment", lost_order),
+    ]
+    code, found = await reconciled(teller)
+    assert code == 1
+    assert set(wanted) < {(row["class"], subject(row)) for row in found["discrepancies"]}
+    assert ("only ours", undone.acquirer_key) in {(row["class"], row["key"]) for row in found["discrepancies"]}
+    total = in_cny(found)
+    assert (total["difference"], total["unexplained"]) == (0, 0)
+    for arguments in (("--repair",), ("--repair",), ()):
+        code, found = await reconciled(teller, *arguments)
+        assert code == 1
+        assert sorted((row["class"], subject(row)) for row in found["open"]) == wanted
+    assert {row["state"] for row in await charged(teller) if row["key"] == lost.acquirer_key} == {"CHARGED"}
+    assert [row["state"] for row in (await teller.books()).orders if row["order_id"] == lost_order] == ["PAID"]
+    assert [row["state"] for row in (await teller.books()).orders if row["order_id"] == undone_order] == ["UNPAID"]
+
+    code, found = await reconciled(teller, "--refund", lost.acquirer_key)
+    assert code == 1, "the ledger says that the acquirer owes what it has given back"
+    total = in_cny(found)
+    assert (total["difference"], total["explained"]) == (-AMOUNT, -AMOUNT)
+
+
+def subject(row: dict[str, Any]) -> str:
+    return str(row["key"] or row["journal_id"] or row["order_id"] or row["payment_id"])
+
+
+def in_cny(found: Any) -> Any:
+    (total,) = [total for total in found["control_totals"] if total["account_id"] == "acquirer:CNY"]
+    return total
+
+
+def rfc3339(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+async def charged(teller: Teller) -> list[Any]:
+    """What the acquirer has, in its order."""
+    return list((await teller.books()).charges or ())
+
+
+async def reverse(teller: Teller, payment_id: str) -> None:
+    key = new_id("reverse")
+    request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong card")
+    seen = await teller.until_answered(teller.accountant, "payment-1", "Reverse", request, key)
+    assert payment_in(seen).state == pb.PAYMENT_STATE_REVERSED
+
+
+async def back_up(teller: Teller) -> None:
+    """Keeps the payment database as it is now, beside it."""
+    for table in _TABLES:
+        statement = f"CREATE TABLE kept_{table} AS SELECT * FROM {table}"  # noqa: S608  names of ours
+        await databases.say(teller.stack.data, "payment", statement)
+
+
+async def restore(teller: Teller) -> None:
+    """Makes the payment database again what it was."""
+    for table in _TABLES:
+        emptied = f"DELETE FROM {table}"  # noqa: S608  names of ours
+        filled = f"INSERT INTO {table} SELECT * FROM kept_{table}"  # noqa: S608  names of ours
+        for statement in (emptied, filled, f"DROP TABLE kept_{table}"):
+            await databases.say(teller.stack.data, "payment", statement)

@@ -14,13 +14,12 @@ from countinghouse.order.v1 import order_pb2 as order
 from countinghouse.payment.v1 import payment_pb2 as payment
 from countinghouse.type.v1 import money_pb2
 from services.kernel.clock import SystemClock
-from services.kernel.errors import FailedPrecondition
-from services.reconcile.matching import Action, Amount, Bill, Discrepancy, Kind, Ours, Theirs
+from services.kernel.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.reconcile.matching import Account, Action, Amount, Discrepancy, Journal, Kind, PaidOrder, Period, Theirs
 from services.reconcile.reading import find, read
-from services.reconcile.repairing import Repairer
+from services.reconcile.repairing import Repairer, named
 
 MONEY = Amount(1250, "CNY")
-OURS = Ours("p1", "o1", "SUCCEEDED", "p1:1", MONEY, "tok-mei", "")
 
 
 def money(amount: int = 1250) -> money_pb2.Money:
@@ -28,7 +27,8 @@ def money(amount: int = 1250) -> money_pb2.Money:
 
 
 def charge(key: str = "p1:1", state: acquirer.ChargeState.ValueType = acquirer.CHARGE_STATE_CHARGED) -> acquirer.Charge:
-    return acquirer.Charge(key=key, state=state, amount=money(), reference=key.partition(":")[0])
+    reference = key.partition(":")[0]
+    return acquirer.Charge(key=key, state=state, amount=money(), reference=reference, decided_at_ms=10)
 
 
 def paid(payment_id: str, state: payment.PaymentState.ValueType = payment.PAYMENT_STATE_SUCCEEDED) -> payment.Payment:
@@ -38,7 +38,8 @@ def paid(payment_id: str, state: payment.PaymentState.ValueType = payment.PAYMEN
         state=state,
         amount=money(),
         acquirer_key=f"{payment_id}:1",
-        card="tok-mei",
+        source=payment.SOURCE_CARD,
+        journal_id=f"j-{payment_id}",
     )
 
 
@@ -71,10 +72,20 @@ class FakeDesk:
         return [request for name, request in self.asked if name.endswith(f".{method}")]
 
 
+PAID = order.Order(order_id="o-p1", payment_id="p1", amount=money(), settled_at_ms=30)
+ACCOUNT = ledger.Account(
+    account_id="acquirer:CNY", kind=ledger.ACCOUNT_KIND_ASSET, currency_code="CNY", balance=1250, version=2
+)
+
+
 def four_sides(**changed: list[Message | Exception]) -> FakeDesk:
     """A payment that all agree about, on two pages each where there are pages."""
     journal = ledger.Journal(
+        journal_id="j-p1",
         payment_id="p1",
+        order_id="o-p1",
+        sequence=1,
+        posted_at_ms=20,
         currency_code="CNY",
         postings=[
             ledger.Posting(account_id="acquirer:CNY", amount=1250),
@@ -92,9 +103,9 @@ def four_sides(**changed: list[Message | Exception]) -> FakeDesk:
         ],
         "ListOrders": [
             order.ListOrdersResponse(next_page_token="z"),
-            order.ListOrdersResponse(orders=[order.Order(order_id="o-p1", payment_id="p1", amount=money())]),
+            order.ListOrdersResponse(orders=[PAID]),
         ],
-        "ListAccounts": [ledger.ListAccountsResponse(accounts=[ledger.Account(account_id="acquirer:CNY")])],
+        "ListAccounts": [ledger.ListAccountsResponse(accounts=[ACCOUNT])],
         "ListJournals": [
             ledger.ListJournalsResponse(journals=[journal], next_page_token="w"),
             ledger.ListJournalsResponse(),
@@ -112,20 +123,65 @@ class TestReading:
         sides = await read(desk)
         assert [row.key for row in sides.theirs] == ["p1:1", "p2:1"]
         assert [(row.payment_id, row.state) for row in sides.ours] == [("p1", "SUCCEEDED"), ("p2", "REVERSED")]
-        assert sides.theirs[0] == Theirs("p1:1", "CHARGED", MONEY, "p1")
-        assert sides.owed == {("p1", "CNY"): 1250}
-        assert sides.paid == {"o-p1": Bill("p1", MONEY)}
+        assert sides.theirs[0] == Theirs("p1:1", "CHARGED", MONEY, "p1", 10)
+        assert sides.journals == (Journal("j-p1", "p1", "o-p1", 1, 20, MONEY, 1250),)
+        assert sides.orders == (PaidOrder("o-p1", "p1", MONEY, 30),)
+        assert sides.accounts == (Account("acquirer:CNY", "CNY", 1250, 1),)
         for method, token in (("ListCharges", "x"), ("ListPayments", "y"), ("ListOrders", "z"), ("ListJournals", "w")):
             assert [request.page_token for request in desk.requests(method)] == ["", token]
-        assert {request.source for request in desk.requests("ListPayments")} == {payment.SOURCE_CARD}
 
-    async def test_where_all_agree_it_is_looked_once(self) -> None:
+    async def test_payments_of_every_source_are_read(self) -> None:
+        """An order paid in cash needs its payment as well."""
         desk = four_sides()
-        _, found = await find(desk, settle_s=60)
-        assert found == []
+        await read(desk)
+        assert {request.source for request in desk.requests("ListPayments")} == {payment.SOURCE_UNSPECIFIED}
+
+    async def test_the_balance_is_read_before_the_journals_and_payments_last(self) -> None:
+        desk = four_sides()
+        await read(desk)
+        order_of_methods = list(dict.fromkeys(name for name, _ in desk.asked))
+        assert order_of_methods.index("ledger.ListAccounts") < order_of_methods.index("ledger.ListJournals")
+        assert order_of_methods[-1] == "payment.ListPayments"
+
+    async def test_journals_are_listed_once_for_all_accounts(self) -> None:
+        """So the number of calls grows with the journals, not with journals and accounts."""
+        others = [ledger.Account(account_id=f"acquirer:{code}", currency_code=code) for code in ("EUR", "JPY")]
+        desk = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[ACCOUNT, *others])])
+        await read(desk)
+        assert [request.account_id for request in desk.requests("ListJournals")] == ["", ""]
+
+    async def test_an_account_that_is_no_counterpart_is_not_held_against_the_acquirer(self) -> None:
+        other = ledger.Account(account_id="acquirer:fees", currency_code="CNY")
+        desk = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[other])])
+        assert (await read(desk)).accounts == ()
+
+    async def test_a_journal_that_undoes_another_is_negative(self) -> None:
+        undoing = ledger.Journal(
+            journal_id="r-1",
+            payment_id="p1",
+            currency_code="CNY",
+            reversal_of="j-p1",
+            postings=[
+                ledger.Posting(account_id="acquirer:CNY", amount=-1250),
+                ledger.Posting(account_id="sales:CNY", amount=1250),
+            ],
+        )
+        desk = four_sides(ListJournals=[ledger.ListJournalsResponse(journals=[undoing])])
+        (found,) = (await read(desk)).journals
+        assert (found.amount, found.owed) == (Amount(-1250, "CNY"), -1250)
+
+    async def test_a_state_this_program_does_not_know_is_a_number(self) -> None:
+        unknown = paid("p1")
+        unknown.state = 99  # type: ignore[assignment]
+        desk = four_sides(ListPayments=[payment.ListPaymentsResponse(payments=[unknown])])
+        assert [row.state for row in (await read(desk)).ours] == ["99"]
+
+    async def test_agreeing_sides_are_read_once(self) -> None:
+        desk = four_sides()
+        assert (await find(desk, settle_s=60)).compared.discrepancies == ()
         assert len(desk.requests("ListAccounts")) == 1
 
-    async def test_only_what_differs_twice_is_told(self) -> None:
+    async def test_only_what_differs_in_both_readings_is_told(self) -> None:
         """A payment that was under way at the first look has come to its end at the second."""
         moving = [
             acquirer.ListChargesResponse(charges=[charge("p8:1")]),
@@ -133,22 +189,20 @@ class TestReading:
         ]
         desk = four_sides(
             ListCharges=[*moving],
+            ListAccounts=[ledger.ListAccountsResponse()],
             ListPayments=[payment.ListPaymentsResponse()],
             ListOrders=[order.ListOrdersResponse()],
             ListJournals=[ledger.ListJournalsResponse()],
         )
-        _, found = await find(desk, settle_s=0)
-        assert found == []
+        assert (await find(desk, settle_s=0)).compared.discrepancies == ()
         desk.answers["ListCharges"] = [moving[1]]
-        _, found = await find(desk, settle_s=0)
+        found = (await find(desk, settle_s=0)).compared.discrepancies
         assert [(each.kind, each.key) for each in found] == [(Kind.ONLY_THEIRS, "p9:1")]
 
-    async def test_a_sum_of_zero_is_owed_by_nobody(self) -> None:
-        """A journal and its opposite."""
-        legs = [[ledger.Posting(account_id="acquirer:CNY", amount=sign * 5)] for sign in (1, -1)]
-        journals = [ledger.Journal(payment_id="p1", currency_code="CNY", postings=each) for each in legs]
-        desk = four_sides(ListJournals=[ledger.ListJournalsResponse(journals=journals)])
-        assert (await read(desk)).owed == {}
+    async def test_only_what_lies_in_the_period_is_told(self) -> None:
+        desk = four_sides(ListPayments=[payment.ListPaymentsResponse()])
+        assert (await find(desk, settle_s=0, period=Period(100, None))).compared.discrepancies == ()
+        assert (await find(desk, settle_s=0, period=Period(0, 100))).compared.discrepancies
 
 
 def difference(kind: Kind, action: Action, key: str = "p1:1") -> Discrepancy:
@@ -161,7 +215,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def repairer(desk: FakeDesk, patience_s: float = 5) -> Repairer:
-    return Repairer(desk, {"p1": OURS}, SystemClock(), run="run_1", patience_s=patience_s)
+    return Repairer(desk, SystemClock(), run="run_1", patience_s=patience_s)
 
 
 def got(state: payment.PaymentState.ValueType) -> payment.GetPaymentResponse:
@@ -172,41 +226,57 @@ def got(state: payment.PaymentState.ValueType) -> payment.GetPaymentResponse:
 class TestRepairing:
     """Each action."""
 
+    async def test_the_key_of_a_payment_without_money_is_reversed(self) -> None:
+        answer = acquirer.ReverseByKeyResponse(charge=charge("p1:1", acquirer.CHARGE_STATE_REFUNDED))
+        desk = FakeDesk({"ReverseByKey": [answer]})
+        mended = await repairer(desk).repair(difference(Kind.ONLY_THEIRS, Action.REFUND))
+        assert (mended.done, mended.words) == (True, "p1:1 is REFUNDED")
+        assert [request.key for request in desk.requests("ReverseByKey")] == ["p1:1"]
+
     @pytest.mark.parametrize("kind", [Kind.ONLY_THEIRS, Kind.DUPLICATE])
-    async def test_a_key_is_reversed(self, kind: Kind) -> None:
-        """By its own name, whatever payment it was for."""
+    async def test_a_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: Kind) -> None:
+        found = difference(kind, Action.NAME, "key_9")
+        desk = FakeDesk({})
+        assert not (await repairer(desk).repair(found)).done
+        assert desk.asked == []
         answer = acquirer.ReverseByKeyResponse(charge=charge("key_9", acquirer.CHARGE_STATE_REFUNDED))
         desk = FakeDesk({"ReverseByKey": [answer]})
-        mended = await repairer(desk).repair(difference(kind, Action.REFUND, "key_9"))
+        mended = await repairer(desk).refund_named(found)
         assert (mended.done, mended.words) == (True, "key_9 is REFUNDED")
         assert [request.key for request in desk.requests("ReverseByKey")] == ["key_9"]
 
-    async def test_asked_again_it_is_charged(self) -> None:
-        """Under the payment's own key and with its own payload, so nothing can be charged twice."""
-        desk = FakeDesk({"Charge": [acquirer.ChargeResponse(charge=charge())]})
-        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.ASK_AGAIN))
-        assert mended.done
-        expected = acquirer.ChargeRequest(key="p1:1", card="tok-mei", amount=money(), reference="p1")
-        assert desk.requests("Charge") == [expected]
-        assert not desk.requests("Reverse")
+    async def test_money_that_the_acquirer_turns_out_to_hold_changes_nothing(self) -> None:
+        desk = FakeDesk({"GetCharge": [acquirer.GetChargeResponse(charge=charge())]})
+        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.UNDO))
+        assert (mended.done, mended.words) == (True, "p1:1 is CHARGED")
+        assert desk.requests("GetCharge") == [acquirer.GetChargeRequest(key="p1:1")]
 
     @pytest.mark.parametrize(
-        "state", [acquirer.CHARGE_STATE_REFUNDED, acquirer.CHARGE_STATE_TOMBSTONE, acquirer.CHARGE_STATE_DECLINED]
+        "answer",
+        [
+            acquirer.GetChargeResponse(charge=charge(state=acquirer.CHARGE_STATE_REFUNDED)),
+            acquirer.GetChargeResponse(charge=charge(state=acquirer.CHARGE_STATE_TOMBSTONE)),
+            acquirer.GetChargeResponse(charge=charge(state=acquirer.CHARGE_STATE_DECLINED)),
+            NotFound("CHARGE_NOT_FOUND", "nothing was ever decided on p1:1"),
+        ],
     )
-    async def test_asked_again_it_is_refused(self, state: acquirer.ChargeState.ValueType) -> None:
-        """Then the payment is reversed, and that is waited for."""
+    async def test_a_payment_whose_money_nobody_holds_is_reversed_and_no_card_charged(
+        self, answer: Message | Exception
+    ) -> None:
+        """The reversal is waited for."""
         desk = FakeDesk(
             {
-                "Charge": [acquirer.ChargeResponse(charge=charge(state=state))],
+                "GetCharge": [answer],
                 "Reverse": [payment.ReverseResponse()],
                 "GetPayment": [got(payment.PAYMENT_STATE_REVERSING), got(payment.PAYMENT_STATE_REVERSED)],
             }
         )
-        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.ASK_AGAIN))
+        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (True, "p1 is REVERSED")
         (request,) = desk.requests("Reverse")
         assert (request.request_id, request.payment_id) == ("run_1:p1", "p1")
         assert request.reason
+        assert desk.requests("Charge") == []
 
     async def test_a_reversal_that_is_refused_is_told(self) -> None:
         """It stays as it is, and the next run finds it again."""
@@ -215,7 +285,8 @@ class TestRepairing:
         assert (mended.done, mended.words) == (False, "INSUFFICIENT_FUNDS: acquirer:CNY is short")
 
     @pytest.mark.parametrize("ended", [payment.PAYMENT_STATE_SUCCEEDED, payment.PAYMENT_STATE_DECLINED])
-    async def test_a_late_payment_is_told_to_ask(self, ended: payment.PaymentState.ValueType) -> None:
+    @pytest.mark.parametrize("kind", [Kind.LATE, Kind.REVERSAL_OWED])
+    async def test_an_open_payment_is_told_to_ask(self, kind: Kind, ended: payment.PaymentState.ValueType) -> None:
         """Whatever it then hears."""
         desk = FakeDesk(
             {
@@ -223,7 +294,7 @@ class TestRepairing:
                 "GetPayment": [got(payment.PAYMENT_STATE_UNKNOWN), got(ended)],
             }
         )
-        mended = await repairer(desk).repair(difference(Kind.LATE, Action.ASK_NOW))
+        mended = await repairer(desk).repair(difference(kind, Action.ASK_NOW))
         assert mended.done
         assert [request.key for request in desk.requests("NotifyAcquirer")] == ["p1:1"]
 
@@ -237,10 +308,30 @@ class TestRepairing:
         mended = await repairer(desk, patience_s=0).repair(difference(Kind.LATE, Action.ASK_NOW))
         assert (mended.done, mended.words) == (False, "p1 is UNKNOWN")
 
-    @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK])
-    async def test_what_cannot_be_mended_from_here(self, action: Action) -> None:
+    @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK, Action.LOST, Action.NAME])
+    async def test_what_cannot_be_mended_from_here_is_left(self, action: Action) -> None:
         """Nobody is asked anything."""
         desk = FakeDesk({})
         mended = await repairer(desk).repair(difference(Kind.AMOUNT, action))
         assert not mended.done
         assert desk.asked == []
+
+
+class TestNamed:
+    """Only an open discrepancy that waits for people can be refunded by name."""
+
+    FOUND = (
+        difference(Kind.ONLY_THEIRS, Action.NAME, "x:1"),
+        difference(Kind.DUPLICATE, Action.NAME, "y:1"),
+        difference(Kind.ONLY_OURS, Action.UNDO, "p1:1"),
+    )
+
+    def test_each_key_is_found_once(self) -> None:
+        assert [each.key for each in named(["y:1", "x:1", "y:1"], self.FOUND)] == ["y:1", "x:1"]
+
+    @pytest.mark.parametrize("key", ["p1:1", "z:1", ""])
+    def test_another_key_is_refused(self, key: str) -> None:
+        """Before anything is refunded."""
+        with pytest.raises(InvalidArgument, match="nothing was refunded") as refused:
+            named(["x:1", key], self.FOUND)
+        assert refused.value.reason == "REFUND_NOT_OPEN"
