@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from coordination.errors import BadProviderURL, BadRule
 from coordination.patterns import ANY, ANY_HOST, AddressPattern, StringMatch, glob_matches, only_entry, split_address
+from coordination.quoting import escaped, quoted
 from coordination.rule_document import RuleDocument, load
 from coordination.service import Service
 from coordination.url import CONSUMER, ProviderURL
@@ -148,11 +149,11 @@ def parse_override(name: str) -> tuple[Configurator, ...]:
     said = url.parameters
     if said.get("enabled", "true").lower() != "true" or said.get("compatible_config"):
         return ()
-    origin = f"{url.protocol}://{url.address if url.port else url.host}/{url.path}"
+    origin = escaped(f"{url.protocol}://{url.address if url.port else url.host}/{url.path}")
     anyhost = said.get("anyhost", "").lower() == "true"
     side = said.get("side", "")
     if side not in (CONSUMER, PROVIDER, BOTH_SIDES):
-        raise BadRule(f"{origin}: {side!r} is no side")
+        raise BadRule(f"{origin}: {quoted(side)} is no side")
     application = said.get("application", "")
     configurator = Configurator(
         origin=origin,
@@ -183,10 +184,11 @@ def parse_configurators(text: str, key: str) -> tuple[Configurator, ...]:
     Raises:
         BadRule: it is none, or one that is not supported.
     """
-    origin = f"{key}.{KIND}"
+    origin = escaped(f"{key}.{KIND}")
     loaded = load(text, origin)
     if isinstance(loaded, list):
-        return in_order(configurator for url in loaded for configurator in parse_override(str(url)))
+        urls = RuleDocument({KIND: loaded}, origin).texts(KIND)
+        return in_order(configurator for url in urls for configurator in parse_override(url))
     rule = RuleDocument(loaded, origin)
     if not rule.flag("enabled", True):
         return ()
@@ -204,7 +206,7 @@ def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool) -> list
         raise BadRule(f"{entry.origin}: no parameters; an entry has to change something")
     side = entry.text("side")
     if side not in (CONSUMER, PROVIDER):
-        raise BadRule(f"{entry.origin}: side should be consumer or provider, not {side!r}")
+        raise BadRule(f"{entry.origin}: side should be consumer or provider, not {quoted(side)}")
     addresses = entry.texts("addresses") or (ANY_HOST,)
     services = (entry.texts("services") or (ANY,)) if of_application else (key,)
     applications = (key,) if of_application else entry.texts("applications")
@@ -252,7 +254,7 @@ def _parse_one_of(rule: RuleDocument | None) -> tuple[StringMatch, ...] | None:
     if rule is None:
         return None
     rule.only("oneof")
-    return tuple(StringMatch.parse(entry) for entry in rule.raw("oneof") or ())
+    return tuple(StringMatch.parse(entry.mapping) for entry in rule.documents("oneof"))
 
 
 # ---- what both need --------------------------------------------------------------------------------------
@@ -279,13 +281,13 @@ def _checked_parameters(said: Mapping[str, str], origin: str) -> dict[str, str]:
         if _NUMBERS.fullmatch(key):
             _integer(value, f"{origin}: {key}")
         elif key == "disabled" and value.lower() not in ("true", "false"):
-            raise BadRule(f"{origin}: disabled should be true or false, not {value!r}")
+            raise BadRule(f"{origin}: disabled should be true or false, not {quoted(value)}")
     return parameters
 
 
 def _integer(text: str, what: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise BadRule(f"{what} should be a whole number from 0 to 999999999, not {text!r}")
+        raise BadRule(f"{what} should be a whole number from 0 to 999999999, not {quoted(text)}")
     return int(text)
 
 

@@ -52,7 +52,17 @@ from coordination.errors import LockTimeout, Refused, Unavailable, WrongProcess
 from coordination.in_flight import Reply
 from coordination.lease import BatchLease, Leases, OrderLease
 from coordination.metrics import Metrics
-from coordination.queue import Holder, NodeName, Place, check_order_id, line_of, made_by, shard_name, shard_of
+from coordination.queue import (
+    MAX_HOLDER_BYTES,
+    Holder,
+    NodeName,
+    Place,
+    check_order_id,
+    line_of,
+    made_by,
+    shard_name,
+    shard_of,
+)
 from coordination.removal import Nodes, Removal, list_surely
 from coordination.session import Session, SessionState
 
@@ -65,7 +75,6 @@ DEFAULT_SHARDS = 1024
 SHARDS_PER_TRANSACTION = 128  # 128 creates are about 10 kB, well under ZooKeeper's 1 MB a request
 MAX_ORDERS = 500
 """Orders in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms."""
-MAX_HOLDER_BYTES = 1500  # as it is written into each node: 500 of them stay under ZooKeeper's 1 MB a request
 
 REFUSED_PAUSE_S = 0.1
 """Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. Who waits keeps their place."""

@@ -43,6 +43,13 @@ Changes = Mapping[str, int | bool | None]
 """Parameters to set; None takes one out."""
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Writes every value out: readers refuse aliases."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
 class OverrideRefused(BadRule):
     """The rule that stands there is not one to write into; it says why."""
 
@@ -164,7 +171,7 @@ def edited(text: str, service: Service, address: str, changes: Changes) -> str:
         entries.remove(entry)
     if not entries and rule.keys() <= _new_rule(service).keys():
         return ""
-    return yaml.safe_dump(rule, sort_keys=False, allow_unicode=True)
+    return yaml.dump(rule, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def read(text: str, service: Service) -> list[Override]:

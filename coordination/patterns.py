@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordination.errors import BadRule
+from coordination.quoting import quoted
 
 ANY = "*"
 ANY_HOST = "0.0.0.0"  # noqa: S104  Dubbo's way to write "whatever the host"; nothing is bound to it
@@ -56,7 +57,7 @@ class ValuePattern:
         if "~" in text:
             low, _, high = text.partition("~")
             if not (low or high) or not all(_is_integer(bound) for bound in (low, high) if bound):
-                raise BadRule(f"{text!r} is not a range of integers, like 1~100")
+                raise BadRule(f"{quoted(text)} is not a range of integers, like 1~100")
         return cls(text)
 
     def matches(self, value: str, consumer: Mapping[str, str]) -> bool:
@@ -90,7 +91,7 @@ class AddressPattern:
             return cls(_checked_network(text), ANY)
         host, port = split_address(text)
         if not host or not (port == ANY or (_is_integer(port) and 0 < int(port) <= _PORT_MAX)):
-            raise BadRule(f"{text!r} is not an address, like 10.0.0.5:50051 or 10.0.0.*")
+            raise BadRule(f"{quoted(text)} is not an address, like 10.0.0.5:50051 or 10.0.0.*")
         return cls(host, port)
 
     def matches(self, host: str, port: int) -> bool:
@@ -156,10 +157,10 @@ def only_entry(rule: Any, kinds: Iterable[str]) -> tuple[str, str]:
         BadRule: it has another number of entries, or one of another kind.
     """
     if not isinstance(rule, Mapping) or len(rule) != 1:
-        raise BadRule(f"{rule!r} should say one of {', '.join(kinds)}")
+        raise BadRule(f"{quoted(rule)} should say one of {', '.join(kinds)}")
     ((kind, value),) = rule.items()
     if kind not in kinds:
-        raise BadRule(f"{kind!r} is not supported, only {', '.join(kinds)}")
+        raise BadRule(f"{quoted(kind)} is not supported, only {', '.join(kinds)}")
     return str(kind), str(value)
 
 
@@ -180,7 +181,7 @@ def _checked_network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError as error:
-        raise BadRule(f"{text!r} is not a network, like 10.0.0.0/24") from error
+        raise BadRule(f"{quoted(text)} is not a network, like 10.0.0.0/24") from error
 
 
 def _is_in_network(host: str, network: str) -> bool:

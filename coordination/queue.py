@@ -20,6 +20,9 @@ _ORDER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _NODE = re.compile(r"([A-Za-z0-9_.:-]{1,64})-([0-9a-f]{16})-(\d{10}|-\d{9,10})")
 
 
+MAX_HOLDER_BYTES = 1500  # as it is written into each node: 500 of them stay under ZooKeeper's 1 MB a request
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who stands in a queue, as shown to the others.
@@ -53,8 +56,8 @@ class Holder:
     def from_json(cls, data: bytes) -> Holder:
         """Read a node's data; what is missing or malformed reads as "?" (or 0), for it is only shown."""
         try:
-            fields = json.loads(data)
-        except ValueError:
+            fields = json.loads(data) if len(data) <= MAX_HOLDER_BYTES else None
+        except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             fields = {}

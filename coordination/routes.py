@@ -23,6 +23,7 @@ from coordination.configurators import rule_url
 from coordination.endpoint import Endpoint
 from coordination.errors import BadRule
 from coordination.patterns import ANY_HOST, AddressPattern, StringMatch, ValuePattern
+from coordination.quoting import escaped, quoted
 from coordination.rule_document import RuleDocument
 from coordination.service import Service
 from coordination.url import ProviderURL
@@ -124,7 +125,7 @@ def parse_condition(text: str, origin: str, *, force: bool) -> ConditionRoute:
         when = () if left.strip() in ("", "true") else _parse_terms(left)
         then = None if right.strip() in ("", "false") else _parse_terms(right)
     except BadRule as error:
-        raise BadRule(f"{origin}: {error}, in {text!r}") from error
+        raise BadRule(f"{origin}: {error}, in {quoted(text)}") from error
     return ConditionRoute(origin, text, when, then, force)
 
 
@@ -134,10 +135,10 @@ def parse_conditions(text: str, key: str) -> tuple[ConditionRoute, ...]:
     Raises:
         BadRule: it is none, or one that is not supported (3.1's weighted destinations).
     """
-    origin = f"{key}.{CONDITIONS}"
+    origin = escaped(f"{key}.{CONDITIONS}")
     rule = RuleDocument.parse(text, origin)
     if rule.text("configVersion").lower() >= "v3.1":
-        raise BadRule(f"{origin}: configVersion {rule.text('configVersion')} is not supported, only up to v3.0")
+        raise BadRule(f"{origin}: configVersion {quoted(rule.text('configVersion'))} is not supported, only up to v3.0")
     conditions = rule.texts("conditions")
     if not conditions:
         raise BadRule(f"{origin}: no conditions")
@@ -155,16 +156,16 @@ def parse_route(name: str) -> tuple[ConditionRoute, ...]:
     said = url.parameters
     if said.get("enabled", "true").lower() != "true" or said.get("compatible_config"):
         return ()
-    origin = f"{url.protocol}://{url.host}/{url.path}"
+    origin = escaped(f"{url.protocol}://{url.host}/{url.path}")
     if said.get("router", "condition") != "condition":
-        raise BadRule(f"{origin}: {said['router']} routes are not supported, only condition")
+        raise BadRule(f"{origin}: {quoted(said['router'])} routes are not supported, only condition")
     # Dubbo encodes the rule by itself and then the whole URL, in Java's way, in which a plus is a blank.
     route = parse_condition(
         said.get("rule", "").replace("+", " "), origin, force=said.get("force", "").lower() == "true"
     )
     priority = said.get("priority", "0")
     if not re.fullmatch(r"-?[0-9]{1,9}", priority):
-        raise BadRule(f"{origin}: priority should be a whole number, not {priority!r}")
+        raise BadRule(f"{origin}: priority should be a whole number, not {quoted(priority)}")
     return (
         ConditionRoute(
             origin, route.text, route.when, route.then, route.force, int(priority), Service.of(url), url.host
@@ -189,13 +190,13 @@ def _parse_terms(text: str) -> tuple[Term, ...]:
     while position < len(text):
         part = _PART.match(text, position)
         if part is None:
-            raise BadRule(f"{text[position:]!r} has no value")
+            raise BadRule(f"{quoted(text[position:])} has no value")
         separator, content = part.groups()
         position = part.end()
         if separator == "&" or (not separator and not found):
             key, values = content, None
             if _UNSUPPORTED_KEYS.fullmatch(key):
-                raise BadRule(f"conditions on {key} are not supported")
+                raise BadRule(f"conditions on {quoted(key)} are not supported")
             found.setdefault(key, ([], []))
         elif separator in ("=", "!=") and key:
             values = found[key][separator == "!="]
@@ -203,10 +204,10 @@ def _parse_terms(text: str) -> tuple[Term, ...]:
         elif separator == "," and values is not None:
             values.append(ValuePattern.parse(content))
         else:
-            raise BadRule(f"{separator + content!r} is not expected there")
+            raise BadRule(f"{quoted(separator + content)} is not expected there")
     for key, (equal, unequal) in found.items():
         if not equal and not unequal:
-            raise BadRule(f"{key!r} is compared with nothing")
+            raise BadRule(f"{quoted(key)} is compared with nothing")
     return tuple(Term(key, tuple(equal), tuple(unequal)) for key, (equal, unequal) in found.items())
 
 
@@ -288,7 +289,7 @@ def parse_tags(text: str, key: str) -> tuple[TagRoute, ...]:
     Raises:
         BadRule: it is none, or one that is not supported.
     """
-    origin = f"{key}.{TAGS}"
+    origin = escaped(f"{key}.{TAGS}")
     rule = RuleDocument.parse(text, origin)
     tags = tuple(_parse_tag(entry) for entry in rule.documents("tags"))
     if not tags:

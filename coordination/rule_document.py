@@ -2,21 +2,33 @@
 
 Dubbo's own reader takes any scalar for any other and ignores keys it does not know; so does this one. What it
 cannot take is a BadRule that says where.
+
+Invariants
+1. A document is measured before anything is built from it: its length, its nodes, its depth, the length of each text.
+   Nothing that is refused is built or rendered, so that no rule holds up the event loop.
+2. Anchors and aliases are refused: a few of them stand for millions of nodes (CVE-2017-18640). So are tags.
+3. An empty entry of a list is skipped and logged. A list of conditions in which nothing but empty entries is left makes
+   the rule bad: it must not be taken for "no condition".
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from coordination.errors import BadRule
+from coordination.quoting import quoted
+
+log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 65_536
-"""A longer rule is refused: reading a megabyte of YAML would hold up the event loop for seconds."""
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_NODES = 2_000
+MAX_DEPTH = 16
+MAX_TEXT_CHARACTERS = 4_096
+"""Of one text: some are numbers to YAML, and reading a long one takes the square of its length."""
 
 
 class RuleDocument:
@@ -29,7 +41,7 @@ class RuleDocument:
 
     def __init__(self, values: Any, origin: str) -> None:
         if not isinstance(values, Mapping):
-            raise BadRule(f"{origin}: {_shown(values)} is not a mapping")
+            raise BadRule(f"{origin}: {quoted(values)} is not a mapping")
         self.origin = origin
         self._values = values
 
@@ -58,14 +70,16 @@ class RuleDocument:
         return self._scalar(key, value)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of scalars as texts; empty if missing."""
-        return tuple(self._scalar(key, value) for value in self._list(key))
+        """Return a list of scalars as texts, without empty ones; empty if missing.
+
+        Raises:
+            BadRule: there are entries, and all of them are empty.
+        """
+        return tuple(self._scalar(key, value) for _, value in self._entries(key))
 
     def documents(self, key: str) -> tuple[RuleDocument, ...]:
-        """Return a list of mappings; empty if missing."""
-        return tuple(
-            RuleDocument(value, f"{self.origin}, {key} {number}") for number, value in enumerate(self._list(key), 1)
-        )
+        """Return a list of mappings, without empty ones; empty if missing. Raises as `texts`."""
+        return tuple(RuleDocument(value, f"{self.origin}, {key} {number}") for number, value in self._entries(key))
 
     def document(self, key: str) -> RuleDocument | None:
         """Return a mapping; None if missing."""
@@ -74,6 +88,11 @@ class RuleDocument:
     def items(self) -> dict[str, str]:
         """Return all entries as texts."""
         return {str(key): self._scalar(str(key), value) for key, value in self._values.items()}
+
+    @property
+    def mapping(self) -> Mapping[str, Any]:
+        """The mapping as YAML gave it."""
+        return self._values
 
     def raw(self, key: str) -> Any:
         """Return a value as YAML gave it; None if missing."""
@@ -87,21 +106,31 @@ class RuleDocument:
         """
         for key in self._values:
             if key not in keys:
-                raise BadRule(f"{self.origin}: {key!r} is not supported, only {', '.join(keys)}")
+                raise BadRule(f"{self.origin}: {quoted(key)} is not supported, only {', '.join(keys)}")
 
     def _list(self, key: str) -> list[Any]:
         value = self._values.get(key)
         if value is None:
             return []
         if not isinstance(value, list):
-            raise BadRule(f"{self.origin}: {key} should be a list, not {_shown(value)}")
+            raise BadRule(f"{self.origin}: {key} should be a list, not {quoted(value)}")
         return value
+
+    def _entries(self, key: str) -> list[tuple[int, Any]]:
+        """Return the entries of a list that say something, with their places, counted from 1."""
+        entries = list(enumerate(self._list(key), 1))
+        left = [(number, value) for number, value in entries if not _is_empty(value)]
+        if entries and not left:
+            raise BadRule(f"{self.origin}: {key} has empty entries only")
+        if len(left) < len(entries):
+            log.warning("%s: %s empty entries of %s are skipped", self.origin, len(entries) - len(left), key)
+        return left
 
     def _scalar(self, key: str, value: Any) -> str:
         if isinstance(value, bool):
             return str(value).lower()
         if value is None or isinstance(value, Mapping | list):
-            raise BadRule(f"{self.origin}: {key} should be plain text, not {_shown(value)}")
+            raise BadRule(f"{self.origin}: {key} should be plain text, not {quoted(value)}")
         return str(value)
 
 
@@ -109,17 +138,45 @@ def load(text: str, origin: str) -> Any:
     """Return what a YAML document says.
 
     Raises:
-        BadRule: too long, or no YAML.
+        BadRule: too large, not YAML, or with anchors, aliases or tags.
     """
     if len(text) > MAX_CHARACTERS:
-        raise BadRule(f"{origin}: {len(text)} characters are too many for a rule")
+        raise BadRule(f"{origin}: {len(text)} characters are too many for a rule, {MAX_CHARACTERS} are allowed")
     try:
-        return yaml.load(text, Loader=_LOADER)  # noqa: S506  a safe loader, the fast one if there is one
+        _measure(text, origin)
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+    except BadRule:
+        raise
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = " ".join(str(error).split())
-        raise BadRule(f"{origin}: not YAML: {problem}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise BadRule(f"{origin}: not YAML{where}") from None
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+def _measure(text: str, origin: str) -> None:
+    """Refuse what is too large to be built, before it is.
+
+    Raises:
+        BadRule: it is, or it has anchors, aliases or tags.
+    """
+    nodes = depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise BadRule(f"{origin}: anchors and aliases are not allowed; write each value out")
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise BadRule(f"{origin}: tags are not allowed; write plain values")
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, yaml.NodeEvent):
+            nodes += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_TEXT_CHARACTERS:
+            raise BadRule(f"{origin}: a text of {len(event.value)} characters; {MAX_TEXT_CHARACTERS} are allowed")
+        if nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise BadRule(f"{origin}: more than {MAX_NODES} values, or nested deeper than {MAX_DEPTH}")
+
+
+def _is_empty(value: Any) -> bool:
+    """Tell whether an entry of a list says nothing: missing, blank, or a collection without anything in it."""
+    return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})

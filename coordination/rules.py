@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 OVERRIDE, ROUTE = "override", "route"
 """Kinds of 2.6's rules, for the metric; the others are those of `configurators` and `routes`."""
 
+MAX_NAMES = 1_000
+"""How many rules of 2.6 an interface may have of a kind."""
+NAMES_A_TURN = 50
+"""How many of them are read before others get their turn on the event loop."""
+
 Rule = TypeVar("Rule")
 Parse = Callable[[str, str], tuple[Rule, ...]]
 Heard = Callable[[bool], None]
@@ -158,10 +163,10 @@ class _Source(Generic[Found, Rule]):
         await self._follower.close()
 
     async def _on_read(self, found: Found) -> None:
-        self._take(found)
+        await self._take(found)
         self.looked.set()
 
-    def _take(self, found: Found) -> None:
+    async def _take(self, found: Found) -> None:
         raise NotImplementedError
 
     def _refused(self, error: BadRule) -> None:
@@ -177,9 +182,15 @@ class _Names(_Source[list[str], Rule]):
         self._known: dict[str, tuple[Rule, ...] | None] = {}
         super().__init__(session, path, children, heard)
 
-    def _take(self, found: list[str]) -> None:
-        before = self._known
-        self._known = {name: before[name] if name in before else self._parsed(name) for name in sorted(found)}
+    async def _take(self, found: list[str]) -> None:
+        if len(found) > MAX_NAMES:
+            log.warning("%s has %s rules; the first %s by name are applied", self._path, len(found), MAX_NAMES)
+        before, known = self._known, {}
+        for number, name in enumerate(sorted(found)[:MAX_NAMES], 1):
+            known[name] = before[name] if name in before else self._parsed(name)
+            if number % NAMES_A_TURN == 0:
+                await asyncio.sleep(0)
+        self._known = known
         self.rules = tuple(rule for rules in self._known.values() for rule in rules or ())
         for name in before.keys() ^ self._known.keys():
             if (before | self._known)[name] is not None:
@@ -202,7 +213,7 @@ class _Node(_Source[bytes | None, Rule]):
         self._data = b""
         super().__init__(session, path, content, heard)
 
-    def _take(self, found: bytes | None) -> None:
+    async def _take(self, found: bytes | None) -> None:
         data = (found or b"").strip()
         if data == self._data:
             return

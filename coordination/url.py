@@ -28,9 +28,13 @@ from typing import Self
 from urllib.parse import quote, unquote, unquote_plus
 
 from coordination.errors import BadProviderURL
+from coordination.quoting import quoted
 
 DUBBO_VERSION = "2.0.2"
 """The registry protocol's version, which every Dubbo release since 2.6 has written; not a release number."""
+
+MAX_CHARACTERS = 16_384
+"""A longer URL is refused: taking a megabyte apart would hold up the event loop."""
 
 DEFAULT_WEIGHT = 100
 DEFAULT_WARMUP_MS = 600_000
@@ -73,13 +77,13 @@ class ProviderURL:
 
     def __post_init__(self) -> None:
         if not _PROTOCOL.fullmatch(self.protocol):
-            raise BadProviderURL(f"not a protocol: {self.protocol!r}")
+            raise BadProviderURL(f"not a protocol: {quoted(self.protocol)}")
         if not _HOST.fullmatch(self.host):
-            raise BadProviderURL(f"not a host: {self.host!r}")
+            raise BadProviderURL(f"not a host: {quoted(self.host)}")
         if not (0 if self.protocol in PORTLESS else 1) <= self.port <= 65535:
-            raise BadProviderURL(f"not a port: {self.port!r}")
+            raise BadProviderURL(f"not a port: {quoted(self.port)}")
         if self.path.startswith("/") or self.path != self.path.strip():
-            raise BadProviderURL(f"not a path: {self.path!r}")
+            raise BadProviderURL(f"not a path: {quoted(self.path)}")
         if "" in self.parameters:
             raise BadProviderURL("a parameter without a name")
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
@@ -142,10 +146,12 @@ class ProviderURL:
         Raises:
             BadProviderURL: it is neither.
         """
+        if len(text) > MAX_CHARACTERS:
+            raise BadProviderURL(f"{len(text)} characters are too many for a URL, {MAX_CHARACTERS} are allowed")
         url = text if "://" in text else unquote_plus(text)
         protocol, separator, rest = url.partition("://")
         if not separator:
-            raise BadProviderURL(f"not a URL: {text!r}")
+            raise BadProviderURL(f"not a URL: {quoted(text)}")
         location, _, query = rest.partition("?")
         authority, _, path = location.partition("/")
         user, _, address = authority.rpartition("@")
@@ -246,7 +252,7 @@ def _split_address(authority: str, text: str) -> tuple[str, int]:
     else:
         host, port = authority, ""
     if port and not (port.isascii() and port.isdecimal() and len(port) <= 5):
-        raise BadProviderURL(f"not a port: {port!r} in {text!r}")
+        raise BadProviderURL(f"not a port: {quoted(port)} in {quoted(text)}")
     return host, int(port or 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -39,7 +40,9 @@ def after(*changes: Changes, text: str = "") -> str:
 
 
 def rule(entries: list[dict[str, Any]], **head: Any) -> str:
-    return yaml.safe_dump({"configVersion": "v3.0", "key": "g/a.B:1.0", **head, "configs": entries})
+    return yaml.safe_dump(
+        {"configVersion": "v3.0", "key": "g/a.B:1.0", **head, "configs": json.loads(json.dumps(entries))}
+    )
 
 
 def test_a_new_rule() -> None:

@@ -1,0 +1,27 @@
+"""How text that somebody else wrote is quoted in a message: escaped, and never longer than a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAX_CHARACTERS = 60
+MAX_ORIGIN_CHARACTERS = 200
+
+
+def quoted(value: object) -> str:
+    """Return `value` in quotes for a message, with what is not printable escaped.
+
+    Text is cut after `MAX_CHARACTERS`; of a mapping or a list only the kind is told, since rendering one takes as long
+    as it is large.
+    """
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple | set):
+        return "a list"
+    text = value if isinstance(value, str) else str(value)
+    return repr(text) if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]!r}… ({len(text)} characters)"
+
+
+def escaped(origin: str) -> str:
+    """Return where something stands, for a message: without quotes, escaped, cut after `MAX_ORIGIN_CHARACTERS`."""
+    return repr(origin[:MAX_ORIGIN_CHARACTERS])[1:-1]
