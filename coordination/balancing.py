@@ -34,7 +34,7 @@ from coordination.load import Load
 
 CLEARLY = 1.5  # costs that differ by less say nothing: those of equal endpoints do, too
 FAILURE_COST = 10.0  # a call that has just failed makes an endpoint so many times dearer, or as busy; it fades
-TURNS_KEPT = 64  # how many absent addresses RoundRobin remembers the turn of
+TURNS_KEPT = 64  # how many absent endpoints RoundRobin remembers the turn of
 
 
 @dataclass(slots=True)
@@ -46,9 +46,9 @@ class Candidate:
     load: Load
 
     @property
-    def address(self) -> str:
-        """The endpoint's address."""
-        return self.endpoint.address
+    def key(self) -> str:
+        """The endpoint's key."""
+        return self.endpoint.key
 
 
 class Standing(enum.StrEnum):
@@ -66,7 +66,11 @@ class Standing(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An endpoint's standing, and why, in a few words."""
+    """An endpoint's standing, and why, in a few words.
+
+    Attributes:
+        address: the endpoint's key: its address, with group and version where it has them.
+    """
 
     address: str
     standing: Standing
@@ -121,9 +125,9 @@ class PowerOfTwoChoices:
 
         def passed_over(candidate: Candidate) -> tuple[Standing, str]:
             if candidate is first:
-                return Standing.DEARER, f"than {chosen.address}: {self._figures(first)}"
+                return Standing.DEARER, f"than {chosen.key}: {self._figures(first)}"
             if candidate is second:
-                return Standing.DEARER, f"or not clearly cheaper than {chosen.address}: {self._figures(second)}"
+                return Standing.DEARER, f"or not clearly cheaper than {chosen.key}: {self._figures(second)}"
             return Standing.NOT_DRAWN, f"{_share(candidate, candidates)}; {self._figures(candidate)}"
 
         return _verdicts(candidates, chosen, self._figures(chosen), passed_over)
@@ -194,8 +198,8 @@ class RoundRobin:
         """See `Picker`."""
         entrants = _weighted(candidates)
         earned = self._earned(entrants)
-        chosen = max(entrants, key=lambda entrant: earned[entrant.address])
-        earned[chosen.address] -= sum(entrant.weight or 1 for entrant in entrants)
+        chosen = max(entrants, key=lambda entrant: earned[entrant.key])
+        earned[chosen.key] -= sum(entrant.weight or 1 for entrant in entrants)
         self._credits.update(earned)
         if len(self._credits) > len(candidates) + TURNS_KEPT:
             self._credits = earned
@@ -205,16 +209,16 @@ class RoundRobin:
         """See `Picker`."""
         entrants = _weighted(candidates)
         earned = self._earned(entrants)
-        chosen = max(entrants, key=lambda entrant: earned[entrant.address])
+        chosen = max(entrants, key=lambda entrant: earned[entrant.key])
         return _verdicts(
             candidates,
             chosen,
-            f"its turn: {earned[chosen.address]} earned",
-            lambda candidate: (Standing.NOT_DRAWN, f"its turn comes later: {earned[candidate.address]} earned"),
+            f"its turn: {earned[chosen.key]} earned",
+            lambda candidate: (Standing.NOT_DRAWN, f"its turn comes later: {earned[candidate.key]} earned"),
         )
 
     def _earned(self, entrants: Sequence[Candidate]) -> dict[str, int]:
-        return {entrant.address: self._credits.get(entrant.address, 0) + (entrant.weight or 1) for entrant in entrants}
+        return {entrant.key: self._credits.get(entrant.key, 0) + (entrant.weight or 1) for entrant in entrants}
 
 
 class LeastActive:
@@ -261,7 +265,7 @@ class LeastActive:
 class ConsistentHash:
     """For one key always the same endpoint, as long as it is there; each gets its weight's share of the keys.
 
-    Every endpoint draws a lot from the key and its own address, and the best lot wins (weighted rendezvous
+    Every endpoint draws a lot from the call's key and its own, and the best lot wins (weighted rendezvous
     hashing). So whoever leaves gives up their keys and no other key moves; whoever comes takes only what is
     theirs. The lots are the same in every process.
 
@@ -347,7 +351,7 @@ def _active(candidate: Candidate, now_s: float) -> float:
 
 def _lot(candidate: Candidate, key: str) -> float:
     """Return a number that grows with the weight, so that the greatest of several falls to each by its weight."""
-    digest = hashlib.blake2b(f"{key}\0{candidate.address}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{key}\0{candidate.key}".encode(), digest_size=8).digest()
     uniform = (int.from_bytes(digest, "big") + 0.5) / 2**64
     return -(candidate.weight or 1) / math.log(uniform)
 
@@ -368,9 +372,9 @@ def _verdicts(
     verdicts = []
     for candidate in candidates:
         if candidate is chosen:
-            verdicts.append(Verdict(candidate.address, Standing.CHOSEN, why))
+            verdicts.append(Verdict(candidate.key, Standing.CHOSEN, why))
         elif candidate not in entrants:
-            verdicts.append(Verdict(candidate.address, Standing.WEIGHT_ZERO, "others have a weight"))
+            verdicts.append(Verdict(candidate.key, Standing.WEIGHT_ZERO, "others have a weight"))
         else:
-            verdicts.append(Verdict(candidate.address, *passed_over(candidate)))
+            verdicts.append(Verdict(candidate.key, *passed_over(candidate)))
     return verdicts

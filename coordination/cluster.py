@@ -9,7 +9,8 @@ Invariants
 1. An endpoint that cannot be reached fails no call as long as another can.
 2. With nobody to call the error is NeverSent and says so, within the deadline; nothing was done.
 3. An endpoint that is out comes back by a health check of ours and not by a user's call.
-4. Who left the directory gets no new call; their connection is kept LIMBO_S, and their calls then CLOSE_GRACE_S.
+4. Who left the directory gets no new call; their connection is kept LIMBO_S, and their calls then CLOSE_GRACE_S. With
+   the connection go the metrics of the endpoint.
 
 Which function makes each move
     connect     picks, and proves reachable            failed, answered   IN -> OUT, any -> IN (see `outliers`)
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grpc
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
 from coordination.attempts import NeverSent
 from coordination.balancing import Candidate, Picker, Standing, Verdict
@@ -82,7 +83,7 @@ class Cluster:
         self._credentials = credentials
         self._metrics = metrics
         self._now_ms = now_ms
-        self._counters: dict[tuple[str, str], Counter] = {}
+        self._counted: dict[str, set[str]] = {}  # by endpoint: the outcomes of attempts counted there
         self._calls: dict[grpc.StatusCode, Histogram] = {}
         self._ejected = metrics.ejected.labels(directory.interface)
         self._limbo: dict[str, asyncio.Task[None]] = {}
@@ -91,9 +92,9 @@ class Cluster:
 
     def link_to(self, endpoint: Endpoint) -> Link:
         """Return the link to an endpoint; a new one does not connect by itself."""
-        link = self.links.get(endpoint.address)
+        link = self.links.get(endpoint.key)
         if link is None:
-            link = self.links[endpoint.address] = Link(endpoint, self._options, self._credentials)
+            link = self.links[endpoint.key] = Link(endpoint, self._options, self._credentials)
         link.endpoint = endpoint
         return link
 
@@ -105,6 +106,8 @@ class Cluster:
         self._ejected.dec(len(self._probing))
         self._limbo.clear()
         self._probing.clear()
+        for key in list(self._counted):
+            self._stop_counting(key)
         for task in tasks:
             task.cancel()
         links = list(self.links.values())
@@ -128,7 +131,7 @@ class Cluster:
         while not self.closed:
             endpoints = await self._providers(invocation)
             usable = self._usable(self._candidates(endpoints), tried)
-            hopeful = any(endpoint.address not in others for endpoint in endpoints)
+            hopeful = any(endpoint.key not in others for endpoint in endpoints)
             if not usable and hopeful and invocation.wait_for_ready and not deadline.expired():
                 await asyncio.sleep(ROUND_PAUSE_S)
                 tried.intersection_update(others)
@@ -138,8 +141,8 @@ class Cluster:
                 continue
             if not usable:
                 raise NeverSent(self._nobody(invocation, tried, others))
-            link = self.links[self.picker.pick(usable, invocation.key).address]
-            tried.add(link.address)
+            link = self.links[self.picker.pick(usable, invocation.key).key]
+            tried.add(link.key)
             if link.ready() or await link.reachable(_slice(deadline, len(usable))):
                 return link, len(usable) - 1
             self.unreachable(link)
@@ -199,39 +202,39 @@ class Cluster:
     def _usable(self, candidates: Sequence[Candidate], tried: Collection[str] = ()) -> Sequence[Candidate]:
         """Return who may be picked: of those not tried the best there are, in the order of the module's picture."""
         for tier in self._tiers(candidates):
-            usable = [candidate for candidate in tier if candidate.endpoint.address not in tried] if tried else tier
+            usable = [candidate for candidate in tier if candidate.endpoint.key not in tried] if tried else tier
             if usable:
                 return usable
         return ()
 
     def _tiers(self, candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
         weighted = [candidate for candidate in candidates if candidate.weight > 0] or candidates
-        yield [candidate for candidate in self.outliers.inside(weighted) if not self._down(candidate.address)]
-        yield [candidate for candidate in weighted if not self._down(candidate.address)]
+        yield [candidate for candidate in self.outliers.inside(weighted) if not self._down(candidate.key)]
+        yield [candidate for candidate in weighted if not self._down(candidate.key)]
         yield weighted
 
-    def _down(self, address: str) -> bool:
-        return self.links[address].down()
+    def _down(self, key: str) -> bool:
+        return self.links[key].down()
 
     # ---- what became of calls ------------------------------------------------------------------------
 
     def answered(self, link: Link, code: grpc.StatusCode) -> None:
         """An endpoint gave an answer that shows it at work: nothing is held against it any more."""
         self._count(link, code.name)
-        if self.outliers.cleared(link.address):
-            log.info("%s: %s gets calls again: it answered one", self.directory.interface, link.address)
-            self._stop_probing(link.address)
+        if self.outliers.cleared(link.key):
+            log.info("%s: %s gets calls again: it answered one", self.directory.interface, link.key)
+            self._stop_probing(link.key)
 
     def failed(self, link: Link, code: grpc.StatusCode, why: str, *, another_program: bool = False) -> None:
         """An attempt failed by the fault of its endpoint, as far as one can tell."""
         self._count(link, code.name)
         now_s = time.monotonic()
-        if self.closed or not self.outliers.failed(link.address, why, now_s, another_program=another_program):
+        if self.closed or not self.outliers.failed(link.key, why, now_s, another_program=another_program):
             return
-        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.address, why)
-        self._metrics.ejections.labels(self.directory.interface, link.address).inc()
+        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.key, why)
+        self._metrics.ejections.labels(self.directory.interface, link.key).inc()
         self._ejected.inc()
-        self._probing[link.address] = asyncio.get_running_loop().create_task(self._bring_back(link))
+        self._probing[link.key] = asyncio.get_running_loop().create_task(self._bring_back(link))
 
     def unreachable(self, link: Link) -> None:
         """An endpoint could not be connected to, or not for long enough to send anything. That is not held against
@@ -255,33 +258,39 @@ class Cluster:
         histogram.observe(took_s)
 
     def _count(self, link: Link, code: str) -> None:
-        counter = self._counters.get((link.address, code))
-        if counter is None:
-            counter = self._metrics.attempts.labels(self.directory.interface, link.address, code)
-            self._counters[link.address, code] = counter
-        counter.inc()
+        if self.closed:
+            return
+        self._counted.setdefault(link.key, set()).add(code)
+        self._metrics.attempts.labels(self.directory.interface, link.key, code).inc()
+
+    def _stop_counting(self, key: str) -> None:
+        """Take the series of an endpoint that has gone out of the metrics: addresses come and go without end."""
+        interface = self.directory.interface
+        for code in self._counted.pop(key, ()):
+            self._metrics.attempts.remove(interface, key, code)
+        self._metrics.ejections.remove(interface, key)
 
     async def _bring_back(self, link: Link) -> None:
         """Ask an endpoint that is out how it is, at ever longer intervals, until it may come back."""
-        address = link.address
-        while self.outliers[address].out:
-            await asyncio.sleep(self.outliers[address].until_s - time.monotonic())
-            if self.outliers.due(address, time.monotonic()):
-                self.outliers.probed(address, time.monotonic(), answered=await self._healthy(link))
-        log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, address)
-        del self._probing[address]
+        key = link.key
+        while self.outliers[key].out:
+            await asyncio.sleep(self.outliers[key].until_s - time.monotonic())
+            if self.outliers.due(key, time.monotonic()):
+                self.outliers.probed(key, time.monotonic(), answered=await self._healthy(link))
+        log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, key)
+        del self._probing[key]
         self._ejected.dec()
 
     async def _healthy(self, link: Link) -> bool:
         try:
-            interface = self.directory.interface if self.outliers[link.address].another_program else ""
+            interface = self.directory.interface if self.outliers[link.key].another_program else ""
             return await link.healthy(Deadline.after(PROBE_TIMEOUT_S), interface)
         except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
-            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.address)
+            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.key)
             return False
 
-    def _stop_probing(self, address: str) -> None:
-        task = self._probing.pop(address, None)
+    def _stop_probing(self, key: str) -> None:
+        task = self._probing.pop(key, None)
         if task is not None:  # None: the channel is closed
             task.cancel()
             self._ejected.dec()
@@ -297,47 +306,46 @@ class Cluster:
         picked = self.picker.explain(usable, invocation.key) if usable else []
         verdicts = {verdict.address: verdict for verdict in picked}
         for candidate in candidates:
-            verdicts[candidate.address] = self._verdict(candidate, verdicts.get(candidate.address))
+            verdicts[candidate.key] = self._verdict(candidate, verdicts.get(candidate.key))
         return [
-            Verdict(known.address or known.registration.name, Standing.RULED_OUT, known.why_not)
+            Verdict(known.key or known.registration.name, Standing.RULED_OUT, known.why_not)
             if known.why_not
-            else verdicts[known.address]
+            else verdicts[known.key]
             for known in self.directory.verdicts(method, tag)
         ]
 
     def _verdict(self, candidate: Candidate, picked: Verdict | None) -> Verdict:
         """Return the picker's verdict with what else there is to say; None: it was not even among the usable."""
-        address, full = candidate.address, candidate.endpoint.weight
-        outlier = self.outliers[address]
+        key, full = candidate.key, candidate.endpoint.weight
+        outlier = self.outliers[key]
         if picked is not None and picked.standing is not Standing.CHOSEN and candidate.weight < full:
             why = f"weight {candidate.weight} of {full} by now; {picked.standing}: {picked.why}"
-            return Verdict(address, Standing.WARMING_UP, why)
+            return Verdict(key, Standing.WARMING_UP, why)
         if picked is not None:
             return picked
         if candidate.weight <= 0:
-            return Verdict(address, Standing.WEIGHT_ZERO, "others have a weight")
+            return Verdict(key, Standing.WEIGHT_ZERO, "others have a weight")
         if outlier.out:
             left_s = max(0.0, outlier.until_s - time.monotonic())
-            return Verdict(address, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
-        return Verdict(address, Standing.UNREACHABLE, "the last attempt to connect to it failed")
+            return Verdict(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
+        return Verdict(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
 
     # ---- limbo ---------------------------------------------------------------------------------------
 
     def _directory_changed(self) -> None:
-        present = {endpoint.address for endpoint in self.directory.endpoints}
-        for address in present & self._limbo.keys():
-            self._limbo.pop(address).cancel()
-        for address in self.links.keys() - present - self._limbo.keys():
-            self._limbo[address] = asyncio.get_running_loop().create_task(self._in_limbo(address))
+        present = {endpoint.key for endpoint in self.directory.endpoints}
+        for key in present & self._limbo.keys():
+            self._limbo.pop(key).cancel()
+        for key in self.links.keys() - present - self._limbo.keys():
+            self._limbo[key] = asyncio.get_running_loop().create_task(self._in_limbo(key))
 
-    async def _in_limbo(self, address: str) -> None:
+    async def _in_limbo(self, key: str) -> None:
         await asyncio.sleep(LIMBO_S)
-        self._limbo.pop(address, None)
-        if self.outliers.cleared(address):
-            self._stop_probing(address)
-        for counted in [counted for counted in self._counters if counted[0] == address]:
-            del self._counters[counted]
-        link = self.links.pop(address, None)
+        self._limbo.pop(key, None)
+        if self.outliers.cleared(key):
+            self._stop_probing(key)
+        self._stop_counting(key)
+        link = self.links.pop(key, None)
         if link is not None:
             await link.channel.close(CLOSE_GRACE_S)
 

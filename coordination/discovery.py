@@ -44,7 +44,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from coordination.deadline import Deadline
-from coordination.endpoint import Endpoint, Registration, read_providers
+from coordination.endpoint import Endpoint, ProviderReader, Registration
 from coordination.errors import NoProviders
 from coordination.following import Follower, children
 from coordination.governance import Rules
@@ -63,6 +63,7 @@ LIMBO_S = 5.0
 
 RULES_WAIT_S = 0.5
 CLOSE_TIMEOUT_S = 0.5
+LOGGED = 10  # of the endpoints that came or went at once
 MAX_ROUTED = 1024  # answers to (method, tag) that are remembered; tags come from callers, and could be any number
 
 
@@ -148,6 +149,11 @@ class Verdict:
         """``host:port``; empty if the node cannot be read."""
         return self.registration.address
 
+    @property
+    def key(self) -> str:
+        """The endpoint's key; empty if the node cannot be read."""
+        return self.registration.key
+
 
 class Directory:
     """The endpoints of one interface, kept up to date. Made by `Discovery.subscribe`.
@@ -184,7 +190,9 @@ class Directory:
         self.changed = asyncio.Event()
         self._limbo_s = limbo_s
         self._doubt: Deadline | None = None  # until when an empty list is doubted, while EMPTYING
+        self._reader = ProviderReader(self.service)
         self._registrations: tuple[Registration, ...] = ()
+        self._by_node: dict[str, Endpoint] = {}  # as the rules have them, by node's name
         self._governed: tuple[Endpoint, ...] = ()  # the disabled among them
         self._rules = Rules()
         self._routed: dict[tuple[str, str], tuple[Endpoint, ...]] = {}
@@ -227,15 +235,15 @@ class Directory:
 
     def verdicts(self, method: str, tag: str = "") -> tuple[Verdict, ...]:
         """Return of every registered provider whether it may serve a call, and why not. Arguments as `candidates`."""
-        governed = {endpoint.address: endpoint for endpoint in self._governed}
+        governed = {endpoint.key: endpoint for endpoint in self._governed}
         _, reasons = self._rules.route(self.endpoints, self.consumer, method, tag)
         verdicts = []
         for registration in self._registrations:
             if registration.refusal:
                 verdicts.append(Verdict(registration, None, registration.refusal))
                 continue
-            endpoint = governed[registration.address]
-            why_not = _why_disabled(endpoint) or reasons.get(endpoint.address, "")
+            endpoint = governed[registration.key]
+            why_not = _why_disabled(endpoint) or reasons.get(endpoint.key, "")
             verdicts.append(Verdict(registration, endpoint, why_not))
         return tuple(verdicts)
 
@@ -270,12 +278,14 @@ class Directory:
         return True
 
     def _recall(self, node_names: Iterable[str]) -> None:
-        remembered = read_providers(node_names, self.service)
+        remembered = self._reader.read(node_names)
         if self.state is DirectoryState.UNKNOWN and any(not one.refusal for one in remembered):
             self._become(DirectoryState.CACHED, remembered)
 
     def _read(self, node_names: Iterable[str]) -> None:
-        found = read_providers(node_names, self.service)
+        self._take(self._reader.read(node_names))
+
+    def _take(self, found: tuple[Registration, ...]) -> None:
         self._warn_of_unreadable(found)
         kept = tuple(one for one in self._registrations if not one.refusal)
         believed = self._limbo_s <= 0 or (self._doubt is not None and self._doubt.expired())
@@ -298,19 +308,22 @@ class Directory:
 
     def _govern(self, rules: Rules) -> None:
         self._rules = rules
+        self._by_node.clear()
         self._become(self.state, self._registrations, news=True)
 
     def _become(self, state: DirectoryState, registrations: tuple[Registration, ...], *, news: bool = False) -> None:
         if not news and (state, registrations) == (self.state, self._registrations):
             return
-        self._governed = tuple(
-            self._rules.govern(endpoint, self.consumer)
-            for endpoint in (one.endpoint for one in registrations)
-            if endpoint is not None
-        )
+        known = self._by_node
+        self._by_node = {
+            one.name: known.get(one.name) or self._rules.govern(one.endpoint, self.consumer)
+            for one in registrations
+            if one.endpoint is not None
+        }
+        self._governed = tuple(self._by_node.values())
         endpoints = tuple(endpoint for endpoint in self._governed if not endpoint.url.disabled)
         if endpoints != self.endpoints:
-            log.info("%s: %s (%s)", self.interface, [e.address for e in endpoints] or "nobody", state.value)
+            self._log(endpoints, state)
         self._endpoints_gauge.inc(len(endpoints) - len(self.endpoints))
         self._live_gauge.set(state is DirectoryState.LIVE)
         self.state, self._registrations, self.endpoints = state, registrations, endpoints
@@ -321,6 +334,17 @@ class Directory:
                 callback()
             except Exception:
                 log.exception("a subscriber of %s failed", self.interface)
+
+    def _log(self, endpoints: tuple[Endpoint, ...], state: DirectoryState) -> None:
+        before, after = {one.key for one in self.endpoints}, {one.key for one in endpoints}
+        log.info(
+            "%s: %d endpoints (%s); new: %s; gone: %s",
+            self.interface,
+            len(endpoints),
+            state.value,
+            _some(after - before),
+            _some(before - after),
+        )
 
     def _warn_of_unreadable(self, found: Iterable[Registration]) -> None:
         known = {one.name for one in self._registrations}
@@ -425,13 +449,19 @@ class _Subscription:
             self.directory._recall(await asyncio.to_thread(self._cache.load))
 
     async def _on_read(self, names: list[str]) -> float | None:
-        found = read_providers(names, self.directory.service)
+        await self.directory._reader.prepare(names)
+        found = self.directory._reader.read(names)
         self._rules.govern(one.url for one in found if one.url and not one.refusal)
         await self._rules.ready(RULES_WAIT_S)
-        self.directory._read(names)
+        self.directory._take(found)
         if self._cache is not None and names:  # an old list is of more use to a cold start than none
             await asyncio.to_thread(self._cache.save, names)
         return self.directory._doubtful_for_s()
+
+
+def _some(keys: set[str]) -> str:
+    shown = sorted(keys)[:LOGGED]
+    return ", ".join(shown) + (f" and {len(keys) - LOGGED} more" if len(keys) > LOGGED else "") or "nobody"
 
 
 def _why_disabled(endpoint: Endpoint) -> str:

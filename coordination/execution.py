@@ -203,7 +203,7 @@ class Execution:
         why = f"{code.name}: {error.details()}"
         if from_another_program(error):
             self._why_again = "never_sent"
-            self._other_programs.add(link.address)
+            self._other_programs.add(link.key)
             link.load.ended(now_s, took_s, failed=True)
             self._cluster.failed(link, code, why, another_program=True)
             return

@@ -50,7 +50,7 @@ class Rules:
                     changed_by[key] = configurator.origin
             url = configured
         if not changed_by:
-            return Endpoint(endpoint.address, endpoint.registered)
+            return Endpoint(endpoint.address, endpoint.registered) if endpoint.before_rules else endpoint
         return Endpoint(endpoint.address, url, endpoint.registered, changed_by)
 
     def route(

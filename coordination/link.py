@@ -11,7 +11,7 @@ import grpc
 from grpc.aio import AioRpcError
 
 from coordination.deadline import Deadline
-from coordination.endpoint import Endpoint
+from coordination.endpoint import GROUP_KEY, VERSION_KEY, Endpoint
 from coordination.grpc_channel import Option, open_channel
 from coordination.invocation import Invocation, Method
 from coordination.load import Load
@@ -45,16 +45,21 @@ class Link:
         self._callables: dict[tuple[str, str], Any] = {}
 
     @property
+    def key(self) -> str:
+        """The endpoint's key."""
+        return self.endpoint.key
+
+    @property
     def address(self) -> str:
         """The endpoint's address."""
         return self.endpoint.address
 
     def open(self, invocation: Invocation) -> Any:
-        """Send a call here; returns grpc.aio's call."""
+        """Send a call here, for the endpoint's own group and version; returns grpc.aio's call."""
         return self._callable(invocation.method)(
             invocation.request,
             timeout=invocation.deadline.remaining_s(),
-            metadata=invocation.metadata,
+            metadata=self._metadata(invocation.metadata),
             credentials=invocation.credentials,
             wait_for_ready=invocation.wait_for_ready,
             compression=invocation.compression,
@@ -96,6 +101,10 @@ class Link:
         except AioRpcError as error:
             return error.code() in ALIVE_ALL_THE_SAME
         return answer == SERVING
+
+    def _metadata(self, given: Any) -> Any:
+        said = self.endpoint.metadata
+        return (*(pair for pair in given or () if pair[0] not in (GROUP_KEY, VERSION_KEY)), *said) if said else given
 
     def _callable(self, method: Method) -> Any:
         key = (method.kind, method.name)

@@ -85,7 +85,7 @@ class Outlier:
 
 
 class Outliers:
-    """The endpoints of one channel that failed lately, by address. Who is not in it is IN, with nothing against it.
+    """The endpoints of one channel that failed lately, by key. Who is not in it is IN, with nothing against it.
 
     Args:
         rng: for the jitter.
@@ -96,12 +96,12 @@ class Outliers:
         self._known: dict[str, Outlier] = {}
         self._out: list[str] = []  # who is out, in the order they were taken out
 
-    def __getitem__(self, address: str) -> Outlier:
-        return self._known.get(address) or Outlier()
+    def __getitem__(self, key: str) -> Outlier:
+        return self._known.get(key) or Outlier()
 
-    def failed(self, address: str, why: str, now_s: float, *, another_program: bool = False) -> bool:
+    def failed(self, key: str, why: str, now_s: float, *, another_program: bool = False) -> bool:
         """Hold a failure against an endpoint; True if it is now out and was not."""
-        outlier = self._known.setdefault(address, Outlier())
+        outlier = self._known.setdefault(key, Outlier())
         if outlier.out:
             return False
         if now_s - outlier.failed_at_s > FAILURES_WITHIN_S:
@@ -111,48 +111,48 @@ class Outliers:
         if outlier.failures < FAILURES and outlier.state is State.IN:
             return False
         self._take_out(outlier, now_s)
-        self._out.append(address)
+        self._out.append(key)
         return True
 
-    def due(self, address: str, now_s: float) -> bool:
+    def due(self, key: str, now_s: float) -> bool:
         """Tell whether an endpoint is to be probed now; `probed` follows."""
-        outlier = self[address]
+        outlier = self[key]
         if outlier.state is not State.OUT or now_s < outlier.until_s:
             return False
         outlier.state = State.PROBED
         return True
 
-    def probed(self, address: str, now_s: float, *, answered: bool) -> None:
+    def probed(self, key: str, now_s: float, *, answered: bool) -> None:
         """Let an endpoint come back on probation, or keep it out for longer."""
-        outlier = self[address]
+        outlier = self[key]
         if outlier.state is not State.PROBED:
             return
         if answered:
             outlier.state, outlier.failures = State.ON_PROBATION, 0
-            self._out.remove(address)
+            self._out.remove(key)
         else:
             outlier.why = "it does not answer its health check"
             self._take_out(outlier, now_s)
 
-    def cleared(self, address: str) -> bool:
+    def cleared(self, key: str) -> bool:
         """Forget all that is held against an endpoint; True if it was out."""
-        outlier = self._known.pop(address, None)
+        outlier = self._known.pop(key, None)
         if outlier is None or not outlier.out:
             return False
-        self._out.remove(address)
+        self._out.remove(key)
         return True
 
     def inside(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """Return the candidates that may get a call: without those that are out, as far as invariant 1 allows."""
         if not self._out:
             return candidates
-        kept_out = self.kept_out([candidate.address for candidate in candidates])
-        return [candidate for candidate in candidates if candidate.address not in kept_out]
+        kept_out = self.kept_out([candidate.key for candidate in candidates])
+        return [candidate for candidate in candidates if candidate.key not in kept_out]
 
-    def kept_out(self, addresses: Sequence[str]) -> frozenset[str]:
-        """Return those of `addresses` that get nothing."""
-        out = [address for address in self._out if address in addresses]
-        return frozenset() if len(out) == len(addresses) else frozenset(out[: len(addresses) // 2])
+    def kept_out(self, keys: Sequence[str]) -> frozenset[str]:
+        """Return those of `keys` that get nothing."""
+        out = [key for key in self._out if key in keys]
+        return frozenset() if len(out) == len(keys) else frozenset(out[: len(keys) // 2])
 
     def _take_out(self, outlier: Outlier, now_s: float) -> None:
         lasts_s = min(FIRST_OUT_S * 2.0**outlier.times_out, LONGEST_OUT_S)

@@ -37,7 +37,7 @@ _LEVEL = "|"
 _UNSUPPORTED_KEYS = re.compile(r"(arguments|attachments)\b.*", re.DOTALL)
 
 Reasons = dict[str, str]
-"""By address: why it is not to be called."""
+"""By endpoint's key: why it is not to be called."""
 
 
 # ---- conditions ------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class ConditionRoute:
             return endpoints, {}
         then = self.then
         if then is None:
-            return (), {endpoint.address: f"forbidden by {self}" for endpoint in endpoints}
+            return (), {endpoint.key: f"forbidden by {self}" for endpoint in endpoints}
         left = [endpoint for endpoint in endpoints if _all_hold(then, facts(endpoint.registered), asking)]
         if not left and not self.force:
             return endpoints, {}
@@ -254,7 +254,7 @@ class TagRoute:
             return self._untagged(endpoints, "has a tag, and the call has none")
         members = self._members_of(endpoints, tag)
         if members is not None:
-            left = [endpoint for endpoint in endpoints if endpoint.address in members]
+            left = [endpoint for endpoint in endpoints if endpoint.key in members]
             if left or self.force:
                 return left, _reasons(endpoints, left, f"not tagged {tag}, by {self.origin}")
         else:
@@ -272,12 +272,12 @@ class TagRoute:
         return left, _reasons(endpoints, left, why)
 
     def _members_of(self, endpoints: Sequence[Endpoint], wanted: str) -> set[str] | None:
-        """Return the addresses of the most special tag that the rule knows: of a|b|c it may be a|b. None: of none."""
+        """Return the keys of the most special tag that the rule knows: of a|b|c it may be a|b. None: of none."""
         levels = wanted.split(_LEVEL)
         for length in range(len(levels), 0, -1):
             name = _LEVEL.join(levels[:length])
             for tag in self.tags:
-                members = {endpoint.address for endpoint in endpoints if tag.includes(endpoint)}
+                members = {endpoint.key for endpoint in endpoints if tag.includes(endpoint)}
                 if tag.name == name and (tag.addresses or members):
                     return members
         return None
@@ -309,5 +309,5 @@ def _parse_tag(entry: RuleDocument) -> Tag:
 
 
 def _reasons(before: Sequence[Endpoint], left: Sequence[Endpoint], why: str) -> Reasons:
-    kept = {endpoint.address for endpoint in left}
-    return {endpoint.address: why for endpoint in before if endpoint.address not in kept}
+    kept = {endpoint.key for endpoint in left}
+    return {endpoint.key: why for endpoint in before if endpoint.key not in kept}

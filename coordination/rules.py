@@ -94,7 +94,7 @@ class RuleBook:
     def govern(self, providers: Iterable[ProviderURL]) -> None:
         """Follow the rules of these providers' services and applications, besides the consumer's own, and no others."""
         providers = list(providers)
-        services = [Service.of(self._consumer), *sorted((Service.of(provider) for provider in providers), key=str)]
+        services = [Service.of(self._consumer), *sorted({Service.of(provider) for provider in providers}, key=str)]
         keys = [service.rule_key for service in services]
         theirs = sorted({provider.application for provider in providers})
         ours = self._consumer.application

@@ -160,7 +160,7 @@ class ProviderURL:
         for pair in query.split("&"):
             key, _, value = pair.partition("=")
             if key:
-                parameters[unquote(key)] = unquote(value)
+                parameters[_decoded(key)] = _decoded(value)
         if user:
             parameters.setdefault("application", unquote(user.partition(":")[0]))  # as Dubbo takes it
         return cls(protocol, host, port, unquote(path).strip().lstrip("/"), parameters)
@@ -254,6 +254,10 @@ def _split_address(authority: str, text: str) -> tuple[str, int]:
     if port and not (port.isascii() and port.isdecimal() and len(port) <= 5):
         raise BadProviderURL(f"not a port: {quoted(port)} in {quoted(text)}")
     return host, int(port or 0)
+
+
+def _decoded(text: str) -> str:
+    return unquote(text) if "%" in text else text
 
 
 def _bracketed(host: str) -> str:

@@ -136,16 +136,16 @@ def _is_reachable(verdict: Verdict, health: Mapping[str, str]) -> bool:
 
 def _line(verdict: Verdict, health: Mapping[str, str], choice: Choice) -> dict[str, Any]:
     url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
-    why = verdict.why_not or choice.reasons.get(verdict.address, "cannot be reached")
+    why = verdict.why_not or choice.reasons.get(verdict.key, "cannot be reached")
     changed_by = verdict.endpoint.changed_by if verdict.endpoint else {}
     if not verdict.why_not and "weight" in changed_by:
         why = f"{why}; weight by {changed_by['weight']}"
     return {
-        "address": verdict.address or verdict.registration.name,
+        "address": verdict.key or verdict.registration.name,
         "instance": url.parameters.get("instance", "") if url else "",
         "weight": verdict.endpoint.weight if verdict.endpoint else None,
         "health": health.get(verdict.address, ""),
-        "chosen": bool(choice.chosen) and verdict.address == choice.chosen,
+        "chosen": bool(choice.chosen) and verdict.key == choice.chosen,
         "why": why,
     }
 

@@ -120,7 +120,7 @@ class _Watched:
 def _row(interface: str, verdict: Verdict, state: str) -> Row:
     url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
     assert url is not None  # noqa: S101  those that cannot be read are not asked for
-    return Row(interface, verdict.address, url.parameters.get("instance", ""), url.weight, state, verdict.why_not)
+    return Row(interface, verdict.key, url.parameters.get("instance", ""), url.weight, state, verdict.why_not)
 
 
 def _shown(client: Client, stack: AsyncExitStack) -> Callable[[Rows, Rows], None]:

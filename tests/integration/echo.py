@@ -200,7 +200,7 @@ class InTurn:
         return chosen
 
     def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Verdict]:
-        return [Verdict(candidate.address, Standing.NOT_DRAWN, "") for candidate in candidates]
+        return [Verdict(candidate.key, Standing.NOT_DRAWN, "") for candidate in candidates]
 
 
 def directory_of(*ports: int, **parameters: str) -> Directory:

@@ -258,15 +258,15 @@ async def test_calls_and_attempts_are_counted() -> None:
             with pytest.raises(AioRpcError):
                 await Stub(channel).charge(b"hi", timeout=2.0)
 
-    def value(name: str, **labels: str) -> float | None:
-        return counted.get_sample_value(f"coordination_{name}", {"interface": INTERFACE, **labels})
+            def value(name: str, **labels: str) -> float | None:
+                return counted.get_sample_value(f"coordination_{name}", {"interface": INTERFACE, **labels})
 
-    assert value("call_seconds_count", code="OK") == 1
-    assert value("call_seconds_count", code="NOT_FOUND") == 1
-    assert value("attempts_total", address=f"127.0.0.1:{port}", code="OK") == 1
-    assert value("attempts_total", address=f"127.0.0.1:{port}", code="NOT_FOUND") == 1
-    assert value("attempts_total", address=f"127.0.0.1:{dead}", code="NEVER_SENT") == 1
-    assert value("retries_total", why="never_sent") == 1
+            assert value("call_seconds_count", code="OK") == 1
+            assert value("call_seconds_count", code="NOT_FOUND") == 1
+            assert value("attempts_total", address=f"127.0.0.1:{port}", code="OK") == 1
+            assert value("attempts_total", address=f"127.0.0.1:{port}", code="NOT_FOUND") == 1
+            assert value("attempts_total", address=f"127.0.0.1:{dead}", code="NEVER_SENT") == 1
+            assert value("retries_total", why="never_sent") == 1
 
 
 async def test_a_request_that_cannot_be_sent_leaves_nothing_behind() -> None:

@@ -275,7 +275,8 @@ async def test_watch_prints_lines_and_ends_when_nobody_reads(terminal: Terminal,
 async def serving(status: Any) -> AsyncIterator[int]:
     """Serve grpc.health on a free port; yields it."""
     server, health = grpc.aio.server(), HealthServicer()
-    await health.set("", status)
+    for name in ("", PAYMENT):
+        await health.set(name, status)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tests.interop import consumers, endurance, providers
+from tests.interop import consumers, endurance, groups, providers
 from tests.interop.languages import GO, JAVA, NPM, PYPI
 from tests.interop.stage import Stage
 from tests.interop.tally import Part
@@ -19,6 +19,7 @@ async def _npm_consumer(stage: Stage) -> str:
 PARTS: Final[Sequence[Part[Stage]]] = (
     Part("java consumer", lambda stage: consumers.play(stage, JAVA)),
     Part("java provider", lambda stage: providers.play(stage, JAVA)),
+    Part("java groups", lambda stage: groups.play(stage, JAVA)),
     Part("java fault", endurance.play),
     Part("pypi consumer", lambda stage: consumers.play(stage, PYPI, tells_reason=False)),
     Part(

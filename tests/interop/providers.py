@@ -56,7 +56,7 @@ async def play(
         Wrong: It was not found, not called or not gone.
     """
     stack = await stage.ready(toolchain)
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     async with (
         Session(stack.zookeeper, timeout_s=4.0, name="interop") as session,
         await stage.program(toolchain, "provider", address.rpartition(":")[2]) as program,
@@ -80,7 +80,7 @@ async def play(
 
 async def _registered(directory: Directory, address: str, program: Program) -> None:
     """Waits for its node, or for its end."""
-    arrival = asyncio.create_task(_until(directory, lambda: _known(directory, address) != "", _START_S))
+    arrival = asyncio.create_task(until(directory, lambda: _known(directory, address) != "", _START_S))
     ended = asyncio.create_task(program.finished(_START_S))
     try:
         await asyncio.wait({arrival, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,7 +121,7 @@ async def _unregisters(directory: Directory, address: str, program: Program) -> 
     began_s = time.monotonic()
 
     async def gone_s() -> float:
-        await _until(directory, lambda: not _known(directory, address), _START_S)
+        await until(directory, lambda: not _known(directory, address), _START_S)
         return time.monotonic() - began_s
 
     going = asyncio.create_task(gone_s())
@@ -138,7 +138,7 @@ async def _unregisters(directory: Directory, address: str, program: Program) -> 
     return f"unregistered {took_s * 1000:.0f} ms after SIGTERM"
 
 
-async def _until(directory: Directory, condition: Callable[[], bool], timeout_s: float) -> None:
+async def until(directory: Directory, condition: Callable[[], bool], timeout_s: float) -> None:
     """Waits for a change of the directory after which `condition()`."""
     news = asyncio.Event()
     unsubscribe = directory.subscribe(news.set)
@@ -161,7 +161,8 @@ def _known(directory: Directory, address: str) -> str:
     return found[0].partition("?")[0] if found else ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

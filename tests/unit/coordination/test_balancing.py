@@ -218,9 +218,9 @@ def test_explaining_foretells_the_pick_and_changes_nothing() -> None:
     for picker in pickers():
         for key in KEYS[:200]:
             verdicts = [picker.explain(candidates, key) for _ in range(2)][-1]
-            assert [verdict.address for verdict in verdicts] == [candidate.address for candidate in candidates]
+            assert [verdict.address for verdict in verdicts] == [candidate.key for candidate in candidates]
             chosen = [verdict.address for verdict in verdicts if verdict.standing is Standing.CHOSEN]
-            assert chosen == [picker.pick(candidates, key).address]
+            assert chosen == [picker.pick(candidates, key).key]
             assert verdicts[2].standing is Standing.WEIGHT_ZERO
             assert all(verdict.why for verdict in verdicts)
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from coordination.configurators import parse_configurators
 from coordination.discovery import MAX_ROUTED, Consumer, Directory, DirectoryState, _CacheFile
+from coordination.endpoint import Endpoint
 from coordination.errors import NoProviders
 from coordination.governance import Rules
 from coordination.metrics import Metrics
@@ -285,3 +286,62 @@ def test_a_memory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog:
         assert cache.load() == []
     assert "cannot be remembered" in caplog.text
     assert (tmp_path / "taken").read_text() == "a file"
+
+
+async def test_one_change_among_a_thousand_providers_costs_one_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the node that came is read, and only it is looked at by the rules; the others stay the objects they were."""
+    names = [ProviderURL("tri", "h", port, "a.B", {"weight": "7"}).node_name() for port in range(1, 1001)]
+    other = ProviderURL("tri", "h", 1001, "a.B").node_name()
+    directory = Directory("a.B")
+    directory._read(names)
+    before = {endpoint.key: endpoint for endpoint in directory.endpoints}
+    read: list[str] = []
+    governed: list[Endpoint] = []
+    parse, govern = ProviderURL.parse, Rules.govern
+
+    def parsing(text: str) -> ProviderURL:
+        read.append(text)
+        return parse(text)
+
+    def governing(rules: Rules, endpoint: Endpoint, consumer: ProviderURL) -> Endpoint:
+        governed.append(endpoint)
+        return govern(rules, endpoint, consumer)
+
+    monkeypatch.setattr(ProviderURL, "parse", parsing)
+    monkeypatch.setattr(Rules, "govern", governing)
+    directory._read([*names[1:], other])  # h:1 went, and h:1001 came
+    assert read == [other]
+    assert [endpoint.key for endpoint in governed] == ["h:1001"]
+    assert len(directory.endpoints) == 1000
+    assert [one.key for one in directory.endpoints if before.get(one.key) is not one] == ["h:1001"]
+
+
+async def test_many_new_providers_leave_the_loop_its_turns() -> None:
+    """A thousand at once are read in parts."""
+    directory = Directory("a.B")
+    names = [ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)]
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await directory._reader.prepare(names)
+    counting.cancel()
+    assert turns >= 10
+    directory._read(names)
+    assert len(directory.endpoints) == 1000
+
+
+def test_the_log_names_who_came_and_went_and_not_everybody(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand addresses at every change would bury all else."""
+    caplog.set_level(logging.INFO)
+    directory = Directory("a.B")
+    directory._read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)])
+    assert "1000 endpoints" in caplog.messages[-1]
+    assert "and 990 more" in caplog.messages[-1]
+    directory._read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(2, 1001)])
+    assert caplog.messages[-1] == "a.B: 999 endpoints (live); new: nobody; gone: h:1"

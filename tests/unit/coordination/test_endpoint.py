@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.endpoint import Endpoint, Registration, read_providers
+from coordination.endpoint import Endpoint, ProviderReader, Registration
 from coordination.service import Service
 from coordination.url import ProviderURL
 
@@ -29,7 +29,7 @@ def usable(found: tuple[Registration, ...]) -> list[str]:
 
 def test_sorted_by_address_and_others_left_out_with_the_reason() -> None:
     """Only what can be read and speaks gRPC is an endpoint; the rest says why it is none."""
-    found = read_providers([node(2), node(1, protocol="grpc"), node(3, protocol="dubbo"), "nonsense"], SERVICE)
+    found = ProviderReader(SERVICE).read([node(2), node(1, protocol="grpc"), node(3, protocol="dubbo"), "nonsense"])
     assert usable(found) == ["h:1", "h:2"]
     assert {one.name: one.refusal for one in found if one.refusal} == {
         node(3, protocol="dubbo"): "speaks dubbo, not gRPC",
@@ -40,7 +40,7 @@ def test_sorted_by_address_and_others_left_out_with_the_reason() -> None:
 def test_later_of_two_registrations_counts() -> None:
     """A restarted provider is there twice until its old session expires: it is one endpoint, the new one."""
     for names in ([node(1, 5), node(1, 9)], [node(1, 9), node(1, 5)]):
-        found = read_providers(names, SERVICE)
+        found = ProviderReader(SERVICE).read(names)
         (one,) = [one for one in found if not one.refusal]
         assert one.started_ms == 9
         assert [one.refusal for one in found if one.refusal] == ["an older registration of the same address"]
@@ -49,7 +49,7 @@ def test_later_of_two_registrations_counts() -> None:
 def test_of_two_alike_it_is_always_the_same() -> None:
     """Two registrations of one address and time do not take turns, in whatever order ZooKeeper lists them."""
     names = [node(1, 5, pid="1"), node(1, 5, pid="2")]
-    one, other = read_providers(names, SERVICE), read_providers(reversed(names), SERVICE)
+    one, other = ProviderReader(SERVICE).read(names), ProviderReader(SERVICE).read(reversed(names))
     assert one == other
     assert len(usable(one)) == 1
 
@@ -72,7 +72,51 @@ def test_of_two_alike_it_is_always_the_same() -> None:
 def test_group_and_version_are_compared_as_dubbo_does(group: str, version: str, taken: list[str]) -> None:
     """Nothing takes only providers without one; a star takes all; a group may be a list."""
     names = [node(1), node(2, group="g"), node(3, version="1.0"), node(4, group="g", version="1.0")]
-    assert usable(read_providers(names, Service("a.B", group, version))) == taken
+    assert usable(ProviderReader(Service("a.B", group, version)).read(names)) == taken
+
+
+def test_one_address_in_two_groups_is_two_endpoints() -> None:
+    """So it is in two versions; of each the later registration counts, and each says in every call which it is."""
+    names = [node(1), node(1, 5, group="a"), node(1, 9, group="a"), node(1, group="b"), node(1, group="a", version="2")]
+    endpoints = [one.endpoint for one in ProviderReader(Service("a.B", "*", "*")).read(names) if one.endpoint]
+    assert {one.key: one.metadata for one in endpoints} == {
+        "h:1": (),
+        "h:1?group=a": (("tri-service-group", "a"),),
+        "h:1?group=b": (("tri-service-group", "b"),),
+        "h:1?group=a&version=2": (("tri-service-group", "a"), ("tri-service-version", "2")),
+    }
+    assert {one.address for one in endpoints} == {"h:1"}
+
+
+def test_keys_of_different_groups_differ_whatever_they_are_called() -> None:
+    """A group may be called like a group and a version."""
+    names = [node(1, group="a&version=1"), node(1, group="a", version="1")]
+    read = ProviderReader(Service("a.B", "*", "*")).read(names)
+    assert len({one.endpoint.key for one in read if one.endpoint}) == 2
+
+
+@pytest.mark.parametrize("group", ["付", "a\nb", "a\x7f"])
+def test_a_group_that_no_call_can_say_is_refused(group: str) -> None:
+    """It costs that registration, and no call."""
+    found = ProviderReader(Service("a.B", "*", "*")).read([node(1, group=group), node(2)])
+    assert usable(found) == ["h:2"]
+    assert "printable ASCII" in next(one.refusal for one in found if one.refusal)
+
+
+def test_a_name_is_read_once_for_as_long_as_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that went is forgotten."""
+    read: list[str] = []
+    parse = ProviderURL.parse
+
+    def counted(text: str) -> ProviderURL:
+        read.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(ProviderURL, "parse", counted)
+    reader = ProviderReader(SERVICE)
+    for ports in ((1, 2), (2, 1), (1, 3), (2,)):
+        assert len(usable(reader.read([node(port) for port in ports]))) == len(ports)
+    assert read == [node(1), node(2), node(3), node(2)]
 
 
 @pytest.mark.parametrize(

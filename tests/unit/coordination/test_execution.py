@@ -34,7 +34,7 @@ class ScriptedLink:
     """A connected endpoint whose next call comes to what it is told to."""
 
     def __init__(self, number: int, outcome: AioRpcError | str | None) -> None:
-        self.address = f"h:{number}"
+        self.address = self.key = f"h:{number}"
         self.load = Load()
         self.endpoint = self
         self._outcome = outcome
