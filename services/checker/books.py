@@ -29,12 +29,12 @@ _TABLES: dict[str, dict[str, str]] = {
     "order": {
         "orders": "SELECT * FROM orders ORDER BY order_id",
         "order_events": "SELECT * FROM order_events ORDER BY order_id, version",
-        "order_requests": "SELECT * FROM requests ORDER BY caller, method, key",
+        "order_requests": "SELECT * FROM requests ORDER BY caller, caller_role, method, key",
     },
     "payment": {
         "payments": "SELECT * FROM payments ORDER BY payment_id",
         "payment_events": "SELECT * FROM payment_events ORDER BY payment_id, version",
-        "requests": "SELECT * FROM requests ORDER BY caller, method, key",
+        "requests": "SELECT * FROM requests ORDER BY caller, caller_role, method, key",
         "outbox": "SELECT * FROM outbox ORDER BY payment_id, purpose",
     },
     "ledger": {
@@ -44,7 +44,7 @@ _TABLES: dict[str, dict[str, str]] = {
         "order_fences": "SELECT * FROM order_fences ORDER BY order_id",
         "refusals": "SELECT * FROM refusals ORDER BY business_key, attempt",
         "chain_head": "SELECT * FROM chain_head",
-        "ledger_requests": "SELECT * FROM requests ORDER BY caller, method, key",
+        "ledger_requests": "SELECT * FROM requests ORDER BY caller, caller_role, method, key",
     },
 }
 
@@ -59,6 +59,17 @@ _STATEMENT_TIMEOUT_S = 60.0
 
 #: States in which a payment has not come to its end.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
+
+
+def person(name: str, role: str) -> str:
+    """Somebody, for people and as part of a key: the name alone tells two persons with the same name not apart."""
+    return f"{name} ({role})" if role else name
+
+
+def caller_of(row: Record, prefix: str = "") -> str:
+    """Whose request a row is, or with a prefix names: `request_` or `reversal_` of a payment's."""
+    role = "caller_role" if not prefix else f"{prefix}role"
+    return person(str(row[f"{prefix}caller"]), str(row[role]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,7 @@ class Books:
             *(f"payment {row['payment_id']} is {row['state']}" for row in self.payments if row["state"] in UNFINISHED),
             *(f"order {row['order_id']} is PAYING" for row in self.orders if row["state"] == "PAYING"),
             *(
-                f"{row['method']} {row['key']} of {row['caller']} is IN_PROGRESS"
+                f"{row['method']} {row['key']} of {caller_of(row)} is IN_PROGRESS"
                 for row in self.requests
                 if row["state"] == "IN_PROGRESS"
             ),
@@ -105,7 +116,7 @@ class Books:
 
     def as_moved(self) -> Books:
         """The books without what changes while nothing moves: who works on a request, and until when."""
-        kept = ("caller", "method", "key", "response")
+        kept = ("caller", "caller_role", "method", "key", "response")
         return replace(self, requests=tuple({name: row[name] for name in kept} for row in self.requests))
 
 

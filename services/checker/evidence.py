@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import Books, Record
+from services.checker.books import Books, Record, caller_of, person
 from services.checker.history import History, Operation, Outcome, is_stored
 
 #: Whose key, for which method.
@@ -102,8 +102,8 @@ class Evidence:
         """The payments that each Settle or Pay made, or each Reverse undoes or undid."""
         found: defaultdict[Key, list[Record]] = defaultdict(list)
         for row in self.books.payments:
-            found[str(row["request_caller"]), str(row["request_method"]), str(row["request_key"])].append(row)
-            found[str(row["reversal_caller"]), "Reverse", str(row["reversal_key"])].append(row)
+            found[caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"])].append(row)
+            found[caller_of(row, "reversal_"), "Reverse", str(row["reversal_key"])].append(row)
         return dict(found)
 
     @cached_property
@@ -120,7 +120,7 @@ class Evidence:
     def requests(self) -> Mapping[Key, Record]:
         """The requests of all services. Each method is of one service, so no two meet."""
         rows = (*self.books.requests, *self.books.order_requests, *self.books.ledger_requests)
-        return {(str(row["caller"]), str(row["method"]), str(row["key"])): row for row in rows}
+        return {(caller_of(row), str(row["method"]), str(row["key"])): row for row in rows}
 
     @cached_property
     def stored(self) -> Mapping[Key, str]:
@@ -163,7 +163,8 @@ class Evidence:
 
 def key_of(operation: Operation) -> Key:
     """Under which the services remember a call."""
-    return operation.arguments.clerk, operation.kind, operation.arguments.key
+    asked = operation.arguments
+    return person(asked.clerk, asked.role), operation.kind, asked.key
 
 
 def title(key: Key) -> str:

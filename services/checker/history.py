@@ -64,8 +64,8 @@ class Arguments:
 
     Args:
         key: Request id, or the ticket a Pay is made with; empty for what only reads.
-        clerk: Who calls, by the name in their token; keys belong to them.
-        role: In lower case, like `cashier`.
+        clerk: Who calls, by the name in their token.
+        role: In lower case, like `cashier`. Keys belong to clerk and role together.
         expected_version: Of CancelOrder; 0: any.
     """
 

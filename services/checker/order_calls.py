@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from services.checker.books import Books
+from services.checker.books import Books, caller_of, person
 from services.checker.history import Answer, History, Operation, Outcome, is_stored
 from services.checker.linearizability import Deed
 from services.checker.order_model import (
@@ -75,7 +75,8 @@ class OrderCalls:
 
 def key_of(operation: Operation) -> Key:
     """Under which the services remember it."""
-    return operation.arguments.clerk, operation.kind, operation.arguments.key
+    asked = operation.arguments
+    return person(asked.clerk, asked.role), operation.kind, asked.key
 
 
 def order_calls(history: History, books: Books | None = None) -> list[OrderCalls]:
@@ -117,7 +118,7 @@ class _Places:
         self._order_of_payment: dict[str, str] = {}
         self._order_of_ticket: dict[Key, str] = {}
         for row in books.payments if books is not None else ():
-            key = (str(row["request_caller"]), str(row["request_method"]), str(row["request_key"]))
+            key = (caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"]))
             self.payment_of[key] = str(row["payment_id"])
             self._order_of_payment[str(row["payment_id"])] = str(row["order_id"])
         self._direct = {payment_id for payment_id, order_id in self._order_of_payment.items() if not order_id}
@@ -143,7 +144,7 @@ class _Places:
         arguments, answer = operation.arguments, operation.answer
         order_id = arguments.order_id or answer.order_id
         if operation.kind == "IssueTicket" and answer.ticket:
-            self._order_of_ticket[arguments.clerk, "Pay", answer.ticket] = order_id
+            self._order_of_ticket[key_of(operation)[0], "Pay", answer.ticket] = order_id
         if answer.payment_id and order_id:
             self._order_of_payment.setdefault(answer.payment_id, order_id)
         if operation.kind in _SETTLES and answer.code == "OK" and answer.payment_id:
@@ -179,8 +180,8 @@ class _LastLook:
     def untold(self, order_id: str, keys: set[Key]) -> str:
         """What somebody has done who is not in the history."""
         for row in self._payments[order_id]:
-            settled = (str(row["request_caller"]), str(row["request_method"]), str(row["request_key"]))
-            reversed_ = (str(row["reversal_caller"]), "Reverse", str(row["reversal_key"]))
+            settled = (caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"]))
+            reversed_ = (caller_of(row, "reversal_"), "Reverse", str(row["reversal_key"]))
             for key in (settled, reversed_):
                 if key[2] and key not in keys:
                     return f"{key[1]} {key[2]} of {key[0]} is not in the history"
@@ -236,7 +237,7 @@ class _Compiler:
             else:
                 self._reads.append(operation)
         self._requests = self._settling_requests()
-        self._clerks = tuple(request.key[0] for request in self._requests)
+        self._clerks = tuple(request.key[0].partition(" ")[0] for request in self._requests)
         self._refused = frozenset(request.number for request in self._requests if request.never_claimed)
 
     def compiled(self) -> OrderCalls:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.checker.books import UNFINISHED, Record
+from services.checker.books import UNFINISHED, Record, caller_of
 from services.checker.evidence import Evidence, names, title
 from services.checker.verdict import Found
 
@@ -116,7 +116,7 @@ def answers_true(evidence: Evidence) -> Found:
 
     def violations() -> Violations:
         for row in requests:
-            key = (str(row["caller"]), str(row["method"]), str(row["key"]))
+            key = (caller_of(row), str(row["method"]), str(row["key"]))
             what, reversing = title(key), row["method"] == "Reverse"
             payments = evidence.payments_of_key.get(key)
             if payments is None:

@@ -8,7 +8,7 @@
                          EXPIRED ⟲ refuse
 
 Invariants
-1. A key belongs to (caller, method, key): two callers' keys never meet.
+1. A key belongs to (caller, method, key), the caller being a role and a name: two callers' keys never meet.
 2. Only one execution holds the key: each consume or take-over raises `attempt`, and nothing lowers it, so that one that
    was paused never holds what another has begun since. A response is stored in the transaction of its effect, whose own
    conditional update decides which of two executions that is.
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.kernel.errors import FailedPrecondition, KeyMismatch, RequestInProgress
+from services.kernel.principal import Principal
 
 
 class RequestState(StrEnum):
@@ -53,7 +54,7 @@ MOVES: dict[RequestState, frozenset[RequestState]] = {
 class RequestKey:
     """Whose key, for which method."""
 
-    caller: str
+    caller: Principal
     method: str
     key: str
 

@@ -20,10 +20,18 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A name and the role under which it acts."""
+    """Somebody: a name and the role under which it acts. Customer li and cashier li are two persons.
+
+    Nothing compares callers by name alone. What a customer owns (orders, wallets) is named after them without the role,
+    so `is_customer` is how ownership is asked for.
+    """
 
     name: str
     role: Role
+
+    def is_customer(self, customer_id: str) -> bool:
+        """Return whether this is the customer whom orders and wallets name `customer_id`."""
+        return self.role is Role.CUSTOMER and self.name == customer_id
 
     def __str__(self) -> str:
         return f"{self.name} ({self.role})"

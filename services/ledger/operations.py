@@ -219,7 +219,7 @@ class LedgerOperations:
         account = check_account_terms(
             Account(account_id, kind, currency, overdraft_limit, created_at_ms=self._clock.now_ms())
         )
-        key = RequestKey(call.principal.name, "OpenAccount", request_id)
+        key = RequestKey(call.principal, "OpenAccount", request_id)
         return await self._store.open_account(Opening(key, fingerprint, account), self._encoding)
 
     async def account(self, call: Call, account_id: str) -> Account:
@@ -228,9 +228,9 @@ class LedgerOperations:
         Raises:
             NotFound: ACCOUNT_NOT_FOUND: there is none, or none the caller may see.
         """
-        caller = call.principal
-        owner, _, _currency = account_id.rpartition(":")
-        if caller.role is Role.CUSTOMER and owner != f"wallet:{caller.name}":
+        kind, _, owner = account_id.rpartition(":")[0].partition(":")
+        of_caller = kind == "wallet" and call.principal.is_customer(owner)
+        if call.principal.role is Role.CUSTOMER and not of_caller:
             raise account_not_found(account_id)
         account = await self._store.account(account_id)
         if account is None:

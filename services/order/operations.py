@@ -198,7 +198,7 @@ class OrderOperations:
             InvalidArgument: As `model.total`.
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
         """
-        if call.principal.role is Role.CUSTOMER and draft.customer_id != call.principal.name:
+        if call.principal.role is Role.CUSTOMER and not call.principal.is_customer(draft.customer_id):
             raise PermissionDenied(
                 "NOT_YOUR_ORDER",
                 f"a customer can only order for themselves; leave customer_id at {call.principal.name}",
@@ -308,7 +308,7 @@ class OrderOperations:
         return outcome
 
     def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> Request:
-        key = RequestKey(call.principal.name, method, request_id)
+        key = RequestKey(call.principal, method, request_id)
         return Request(key, fingerprint, call.principal, self._clock.now_ms())
 
 

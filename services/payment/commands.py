@@ -60,7 +60,7 @@ def direct(draft: Payment, principal: Principal, command: PayCommand) -> Payment
             "FIELD_REQUIRED", "payee_account_id", "payee_account_id is required: the ticket names no order"
         )
     customer_id = command.customer_id or (principal.name if principal.role is Role.CUSTOMER else "")
-    if principal.role is Role.CUSTOMER and customer_id != principal.name:
+    if principal.role is Role.CUSTOMER and not principal.is_customer(customer_id):
         raise PermissionDenied("NOT_YOUR_WALLET", "a customer pays from their own wallet only; leave customer_id out")
     if command.source is Source.WALLET and not customer_id:
         raise InvalidArgument.of_field("FIELD_REQUIRED", "customer_id", "customer_id is required: whose wallet pays?")

@@ -296,6 +296,10 @@ class Payment:
         """What its journal stands for: one round of a bill, or this one direct payment."""
         return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
 
+    def is_seen_by(self, customer: Principal) -> bool:
+        """Whether a customer may see it: it is for them, or made by them."""
+        return customer.is_customer(self.customer_id) or self.clerk == customer
+
     @property
     def attention(self) -> str:
         """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""

@@ -157,7 +157,7 @@ class PaymentOperations:
 
     async def issue_ticket(self, call: Call, request_id: str, order_id: str, ttl_s: int, fingerprint: str) -> Answer:
         """Issues a single-use ticket; asked again with the same request id, the same one."""
-        caller, lease = call.principal.name, self._lease()
+        caller, lease = call.principal, self._lease()
         ticket = RequestKey(caller, PAY, self._ids.new("tkt"))
         expires_at_ms = lease.now_ms + ttl_s * 1000
         answer = self._responses.ticket(ticket.key, order_id, expires_at_ms)
@@ -175,7 +175,7 @@ class PaymentOperations:
             CountinghouseError: As `settle`.
         """
         self._check_source(command.source, call.principal)
-        key = RequestKey(call.principal.name, PAY, command.ticket_id)
+        key = RequestKey(call.principal, PAY, command.ticket_id)
         order_id = await self._store.ticket_order(key)
         draft = self._draft(call.principal, key, order_id, command)
         if order_id:
@@ -197,7 +197,7 @@ class PaymentOperations:
             Unavailable: Nothing was done.
         """
         self._check_source(command.source, call.principal)
-        key = RequestKey(call.principal.name, SETTLE, command.request_id)
+        key = RequestKey(call.principal, SETTLE, command.request_id)
         draft = self._draft(call.principal, key, command.order_id, command)
         return await self._accept(call, draft, command.fingerprint)
 
@@ -219,7 +219,7 @@ class PaymentOperations:
 
     async def _check_own_bill(self, call: Call, draft: Payment) -> None:
         bill = await self._orders.get(draft.order_id, call.deadline)
-        if bill.customer_id != call.principal.name:
+        if not call.principal.is_customer(bill.customer_id):
             raise NotFound("ORDER_NOT_FOUND", f"there is no order {draft.order_id} of yours")
 
     # Reversal
@@ -232,7 +232,7 @@ class PaymentOperations:
             CountinghouseError: As `settle`.
         """
         payment = await self._store.get(command.payment_id)
-        key = RequestKey(call.principal.name, REVERSE, command.request_id)
+        key = RequestKey(call.principal, REVERSE, command.request_id)
         begun = await self._store.begin_request(key, command.fingerprint, self._lease())
         if isinstance(begun, StoredResponse):
             return Answer(begun, replayed=True)
@@ -268,14 +268,13 @@ class PaymentOperations:
     async def get(self, call: Call, payment_id: str) -> Payment:
         """Raises NotFound: PAYMENT_NOT_FOUND, also for a customer's look at somebody else's."""
         payment = await self._store.get(payment_id)
-        principal = call.principal
-        if principal.role is Role.CUSTOMER and principal.name not in (payment.customer_id, payment.clerk.name):
+        if call.principal.role is Role.CUSTOMER and not payment.is_seen_by(call.principal):
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
 
     async def page(self, call: Call, which: Filter, *, limit: int, after: tuple[int, str] | None) -> list[Payment]:
         """Payments, newest first; a customer's own only."""
-        seen_by = call.principal.name if call.principal.role is Role.CUSTOMER else ""
+        seen_by = call.principal if call.principal.role is Role.CUSTOMER else None
         return await self._store.page(which, limit=limit, after=after, seen_by=seen_by)
 
     async def notified(self, key: str) -> None:

@@ -23,6 +23,7 @@ PAYMENTS = Table(
     METADATA,
     Column("payment_id", String(64), primary_key=True),
     Column("request_caller", String(64), nullable=False),
+    Column("request_role", String(16), nullable=False, server_default=""),
     Column("request_method", String(32), nullable=False),
     Column("request_key", String(64), nullable=False),
     Column("order_id", String(64), nullable=False),
@@ -108,7 +109,8 @@ def to_row(payment: Payment) -> dict[str, Any]:
     reversal = payment.reversal
     return {
         "payment_id": payment.payment_id,
-        "request_caller": payment.key.caller,
+        "request_caller": payment.key.caller.name,
+        "request_role": payment.key.caller.role,
         "request_method": payment.key.method,
         "request_key": payment.key.key,
         "order_id": payment.order_id,
@@ -124,7 +126,7 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "clerk_role": payment.clerk.role,
         "memo": payment.memo,
         "journal_id": payment.journal_id,
-        "reversal_caller": reversal.key.caller if reversal else "",
+        "reversal_caller": reversal.key.caller.name if reversal else "",
         "reversal_role": reversal.clerk.role if reversal else "",
         "reversal_key": reversal.key.key if reversal else "",
         "reversal_reason": reversal.reason if reversal else "",
@@ -150,10 +152,10 @@ def to_payment(row: Row[Any]) -> Payment:
     reversal = None
     if row.reversal_key:
         clerk = Principal(row.reversal_caller, Role(row.reversal_role))
-        reversal = Reversal(RequestKey(row.reversal_caller, REVERSE, row.reversal_key), clerk, row.reversal_reason)
+        reversal = Reversal(RequestKey(clerk, REVERSE, row.reversal_key), clerk, row.reversal_reason)
     return Payment(
         payment_id=row.payment_id,
-        key=RequestKey(row.request_caller, row.request_method, row.request_key),
+        key=RequestKey(Principal(row.request_caller, Role(row.request_role)), row.request_method, row.request_key),
         order_id=row.order_id,
         round=row.round,
         state=PaymentState(row.state),

@@ -35,6 +35,7 @@ from services.kernel.errors import NotFound, RequestInProgress, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.principal import Principal
 from services.payment.model import (
     NO_SILENCE,
     PAY,
@@ -304,7 +305,7 @@ class PaymentStore:
         A request whose reversal the ledger refused has been answered: it begins no other.
         """
         columns = PAYMENTS.c
-        begun_before = and_(columns.reversal_caller == reversal.key.caller, columns.reversal_key == reversal.key.key)
+        begun_before = and_(*self._undone_for(reversal.key))
         can_be_undone = or_(columns.state == PaymentState.SUCCEEDED, columns.source == Source.CARD)
 
         async def step(tx: AsyncConnection) -> Payment:
@@ -315,7 +316,7 @@ class PaymentStore:
                 fence,
                 now_ms,
                 only_if=and_(not_(begun_before), can_be_undone),
-                reversal_caller=reversal.key.caller,
+                reversal_caller=reversal.key.caller.name,
                 reversal_role=reversal.clerk.role,
                 reversal_key=reversal.key.key,
                 reversal_reason=reversal.reason,
@@ -436,10 +437,15 @@ class PaymentStore:
         columns, request = PAYMENTS.c, REQUESTS.c
         own = and_(
             columns.request_caller == request.caller,
+            columns.request_role == request.caller_role,
             columns.request_method == request.method,
             columns.request_key == request.key,
         )
-        undoing = and_(columns.reversal_caller == request.caller, columns.reversal_key == request.key)
+        undoing = and_(
+            columns.reversal_caller == request.caller,
+            columns.reversal_role == request.caller_role,
+            columns.reversal_key == request.key,
+        )
         resting = and_(columns.ask_at_ms > now_ms, columns.state.in_(UNANSWERED))
 
         async def step(tx: AsyncConnection) -> list[RequestRow]:
@@ -527,18 +533,18 @@ class PaymentStore:
         """The payment that a request made, or that it reverses."""
 
         async def step(tx: AsyncConnection) -> Payment | None:
-            return await self._find(tx, *self._has_key(key)) or await self._find(
-                tx, PAYMENTS.c.reversal_caller == key.caller, PAYMENTS.c.reversal_key == key.key
-            )
+            return await self._find(tx, *self._has_key(key)) or await self._find(tx, *self._undone_for(key))
 
         return await self._database.read(step)
 
-    async def page(self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: str) -> list[Payment]:
+    async def page(
+        self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: Principal | None
+    ) -> list[Payment]:
         """Payments, newest first.
 
         Args:
             after: (created_at_ms, payment_id) of the last one before.
-            seen_by: Only payments made by or for this person; empty: all.
+            seen_by: Only payments made by or for this customer; None: all.
         """
 
         async def step(tx: AsyncConnection) -> list[Payment]:
@@ -556,8 +562,9 @@ class PaymentStore:
                 query = query.where(columns.order_id == which.order_id)
             if which.needs_attention:
                 query = query.where(columns.attention != "")
-            if seen_by:
-                query = query.where((columns.customer_id == seen_by) | (columns.clerk_name == seen_by))
+            if seen_by is not None:
+                made = and_(columns.clerk_name == seen_by.name, columns.clerk_role == seen_by.role)
+                query = query.where((columns.customer_id == seen_by.name) | made)
             return [to_payment(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
@@ -674,9 +681,19 @@ class PaymentStore:
     def _has_key(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
         columns = PAYMENTS.c
         return (
-            columns.request_caller == key.caller,
+            columns.request_caller == key.caller.name,
+            columns.request_role == key.caller.role,
             columns.request_method == key.method,
             columns.request_key == key.key,
+        )
+
+    @staticmethod
+    def _undone_for(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
+        columns = PAYMENTS.c
+        return (
+            columns.reversal_caller == key.caller.name,
+            columns.reversal_role == key.caller.role,
+            columns.reversal_key == key.key,
         )
 
     @staticmethod

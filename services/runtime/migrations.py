@@ -6,6 +6,7 @@ that instances may start together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,62 @@ def create_shared_tables() -> None:
     op.create_table(
         "ensemble", Column("id", Integer, primary_key=True), Column("generation", BigInteger, nullable=False)
     )
+
+
+def add_caller_roles(known: Sequence[str], possible: Mapping[str, Sequence[str]]) -> None:
+    """Make the caller's role part of the key of `requests`, whose rows so far have the caller's name only.
+
+    A row is kept under every role that its caller may have had, so that whoever sent the request finds it again and it
+    is never executed a second time.
+
+    Args:
+        known: SELECTs of caller, method, key, role from rows that tell the role, and from `requests_before` if need be.
+            Each is for the requests of which those before it tell nothing.
+        possible: For each method the roles that might call it, for the requests of which no row tells.
+    """
+    from alembic import op  # noqa: PLC0415
+
+    if op.get_bind().dialect.name != "sqlite":  # there the index of a primary key lives in the same space as tables
+        op.execute("ALTER TABLE requests RENAME CONSTRAINT requests_pkey TO requests_before_pkey")
+    op.rename_table("requests", "requests_before")
+    others = (
+        *("state", "fingerprint", "attempt", "owner", "lease_until_ms", "expires_at_ms", "order_id"),
+        *("response_ok", "response", "created_at_ms", "updated_at_ms"),
+    )
+    op.create_table(
+        "requests",
+        Column("caller", String(64), primary_key=True),
+        Column("caller_role", String(16), primary_key=True),
+        Column("method", String(32), primary_key=True),
+        Column("key", String(64), primary_key=True),
+        Column("state", String(16), nullable=False),
+        Column("fingerprint", String(64), nullable=False),
+        Column("attempt", BigInteger, nullable=False),
+        Column("owner", String(64), nullable=False),
+        Column("lease_until_ms", BigInteger, nullable=False),
+        Column("expires_at_ms", BigInteger, nullable=False),
+        Column("order_id", String(64), nullable=False),
+        Column("response_ok", Boolean, nullable=True),
+        Column("response", LargeBinary, nullable=True),
+        Column("created_at_ms", BigInteger, nullable=False),
+        Column("updated_at_ms", BigInteger, nullable=False),
+    )
+    by_method = " UNION ALL ".join(
+        f"SELECT '{method}' AS method, '{role}' AS role" for method, roles in possible.items() for role in roles
+    )
+    guesses = f"SELECT r.caller, r.method, r.key, p.role FROM requests_before r JOIN ({by_method}) p USING (method)"  # noqa: S608
+    for select in (*known, guesses):
+        op.execute(
+            f"INSERT INTO requests (caller, caller_role, method, key, {', '.join(others)}) "  # noqa: S608
+            f"SELECT r.caller, told.role, r.method, r.key, {', '.join(f'r.{name}' for name in others)} "
+            "FROM requests_before r "
+            f"JOIN (SELECT DISTINCT caller, method, key, role FROM ({select}) each_one) told "
+            "ON told.caller = r.caller AND told.method = r.method AND told.key = r.key "
+            "WHERE NOT EXISTS (SELECT 1 FROM requests n "
+            "WHERE n.caller = r.caller AND n.method = r.method AND n.key = r.key)"
+        )
+    op.drop_table("requests_before")
+    op.create_index("requests_by_state", "requests", ["state", "lease_until_ms"])
 
 
 def refuse(table: str, *statements: str) -> None:

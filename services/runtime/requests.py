@@ -51,6 +51,7 @@ from services.kernel.idempotency import (
     StoredResponse,
     decide,
 )
+from services.kernel.principal import Principal, Role
 
 #: How long a request id is remembered while nothing was done under it. DONE is remembered for ever.
 REQUEST_TTL_MS = 24 * 3600 * 1000
@@ -75,6 +76,7 @@ def request_table(metadata: MetaData) -> Table:
         "requests",
         metadata,
         Column("caller", String(64), primary_key=True),
+        Column("caller_role", String(16), primary_key=True),
         Column("method", String(32), primary_key=True),
         Column("key", String(64), primary_key=True),
         Column("state", String(16), nullable=False),
@@ -106,6 +108,7 @@ class Requests:
         columns = table.c
         is_key = and_(
             columns.caller == bindparam("of_caller"),
+            columns.caller_role == bindparam("of_role"),
             columns.method == bindparam("of_method"),
             columns.key == bindparam("of_key"),
         )
@@ -242,9 +245,9 @@ class Requests:
             update(self._table)
             .where(columns.state == RequestState.ISSUED, columns.expires_at_ms <= now_ms)
             .values(state=RequestState.EXPIRED, updated_at_ms=now_ms)
-            .returning(columns.caller, columns.method, columns.key)
+            .returning(columns.caller, columns.caller_role, columns.method, columns.key)
         )
-        return [RequestKey(row.caller, row.method, row.key) for row in ended]
+        return [_to_key(row) for row in ended]
 
     async def overdue(
         self, tx: AsyncConnection, *conditions: ColumnElement[bool], now_ms: int, limit: int
@@ -270,7 +273,12 @@ class Requests:
 
     def _is(self, key: RequestKey) -> ColumnElement[bool]:
         columns = self._table.c
-        return and_(columns.caller == key.caller, columns.method == key.method, columns.key == key.key)
+        return and_(
+            columns.caller == key.caller.name,
+            columns.caller_role == key.caller.role,
+            columns.method == key.method,
+            columns.key == key.key,
+        )
 
     async def _start(
         self,
@@ -309,7 +317,8 @@ class Requests:
         now_ms: int,
     ) -> dict[str, Any]:
         return {
-            "caller": key.caller,
+            "caller": key.caller.name,
+            "caller_role": key.caller.role,
             "method": key.method,
             "key": key.key,
             "state": state,
@@ -325,12 +334,21 @@ class Requests:
 
 
 def _named(key: RequestKey) -> dict[str, Any]:
-    return {"of_caller": key.caller, "of_method": key.method, "of_key": key.key}
+    return {
+        "of_caller": key.caller.name,
+        "of_role": key.caller.role,
+        "of_method": key.method,
+        "of_key": key.key,
+    }
+
+
+def _to_key(row: Row[Any]) -> RequestKey:
+    return RequestKey(Principal(row.caller, Role(row.caller_role)), row.method, row.key)
 
 
 def _to_row(row: Row[Any]) -> RequestRow:
     return RequestRow(
-        key=RequestKey(row.caller, row.method, row.key),
+        key=_to_key(row),
         state=RequestState(row.state),
         fingerprint=row.fingerprint,
         attempt=row.attempt,

@@ -17,6 +17,7 @@ from services.kernel.idempotency import (
     RequestState,
     StoredResponse,
 )
+from services.kernel.principal import Principal
 from services.payment.model import (
     ACTIVE,
     NO_SILENCE,
@@ -346,7 +347,7 @@ class FakePaymentStore(Store):
         *,
         limit: int,
         after: tuple[int, str] | None,
-        seen_by: str,
+        seen_by: Principal | None,
     ) -> list[Payment]:
         found = [
             payment
@@ -356,7 +357,7 @@ class FakePaymentStore(Store):
             and which.source in {None, payment.source}
             and which.order_id in {"", payment.order_id}
             and (payment.attention or not which.needs_attention)
-            and seen_by in {"", payment.customer_id, payment.clerk.name}
+            and (seen_by is None or payment.is_seen_by(seen_by))
         ]
         found.sort(key=lambda payment: (payment.created_at_ms, payment.payment_id), reverse=True)
         return found[:limit]

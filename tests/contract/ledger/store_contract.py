@@ -112,7 +112,7 @@ def refused(outcome: Outcome, reason: str) -> CountinghouseError:
 
 
 def opening(account: Account, request_id: str = "r1", fingerprint: str = "f1") -> Opening:
-    return Opening(RequestKey("wang", "OpenAccount", request_id), fingerprint, account)
+    return Opening(RequestKey(WANG, "OpenAccount", request_id), fingerprint, account)
 
 
 class LedgerStoreContract:

@@ -90,7 +90,7 @@ class Made:
 
 
 def request(method: str, key: str, *, fingerprint: str = "f", caller: Principal = LI) -> Request:
-    return Request(RequestKey(caller.name, method, key), fingerprint, caller, at_ms=2_000)
+    return Request(RequestKey(caller, method, key), fingerprint, caller, at_ms=2_000)
 
 
 def bill(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> Order:

@@ -44,7 +44,7 @@ def soon() -> Deadline:
 
 def fresh(acquirer: Acquirer) -> Key:
     payment_id = RandomIds().new("pay")
-    draft = Payment.created(payment_id, RequestKey("li", SETTLE, payment_id), "o1", Source.CARD, LI, "", 1, "tok-mei")
+    draft = Payment.created(payment_id, RequestKey(LI, SETTLE, payment_id), "o1", Source.CARD, LI, "", 1, "tok-mei")
     return Key(acquirer, replace(draft, acquirer_key=f"{payment_id}:1"))
 
 

@@ -44,6 +44,9 @@ from tests.fakes.payment_store import Event, Word
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
+MEI = Principal("mei", Role.CUSTOMER)
+#: Another person than LI, who is called the same.
+CUSTOMER_LI = Principal("li", Role.CUSTOMER)
 T0 = 10_000
 FENCE, NEWER = Fence(1, 100), Fence(1, 101)
 CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
@@ -82,11 +85,11 @@ def lease(now_ms: int = T0, *, length_ms: int = 5_000, owner: str = "payment-1")
 
 
 def settle_key(key: str = "s1", caller: Principal = LI) -> RequestKey:
-    return RequestKey(caller.name, SETTLE, key)
+    return RequestKey(caller, SETTLE, key)
 
 
 def reversal_of(key: str = "v1") -> Reversal:
-    return Reversal(RequestKey(WANG.name, REVERSE, key), WANG, "wrong bill")
+    return Reversal(RequestKey(WANG, REVERSE, key), WANG, "wrong bill")
 
 
 def draft(
@@ -180,10 +183,10 @@ async def unknown_by_card(subject: Subject) -> Made:
 
 async def issued(subject: Subject, key: str = "t1", *, ttl_ms: int = 1_000, order_id: str = "") -> RequestKey:
     """A ticket of li's."""
-    ticket = RequestKey("li", PAY, key)
+    ticket = RequestKey(LI, PAY, key)
     answer = RESPONSES.ticket(key, order_id, T0 + ttl_ms)
     stored = await subject.store.issue(
-        RequestKey("li", "IssueTicket", f"ask-{key}"),
+        RequestKey(LI, "IssueTicket", f"ask-{key}"),
         "f",
         ticket,
         lease=lease(),
@@ -243,9 +246,9 @@ class PaymentStoreContract:
         subject = await make()
         await issued(subject, "t1")
         again = await subject.store.issue(
-            RequestKey("li", "IssueTicket", "ask-t1"),
+            RequestKey(LI, "IssueTicket", "ask-t1"),
             "f",
-            RequestKey("li", PAY, "t2"),
+            RequestKey(LI, PAY, "t2"),
             lease=lease(),
             expires_at_ms=T0 + 1_000,
             order_id="",
@@ -253,7 +256,7 @@ class PaymentStoreContract:
         )
         assert again == RESPONSES.ticket("t1", "", T0 + 1_000)
         with pytest.raises(NotFound):
-            await subject.store.ticket_order(RequestKey("li", PAY, "t2"))
+            await subject.store.ticket_order(RequestKey(LI, PAY, "t2"))
 
     async def test_a_ticket_says_which_order_it_is_for(self, make: Make) -> None:
         """None, or the one it was issued for; another caller's ticket is not there."""
@@ -261,14 +264,14 @@ class PaymentStoreContract:
         assert await subject.store.ticket_order(await issued(subject, "t1")) == ""
         assert await subject.store.ticket_order(await issued(subject, "t2", order_id="o1")) == "o1"
         with pytest.raises(NotFound) as refusal:
-            await subject.store.ticket_order(RequestKey("wang", PAY, "t1"))
+            await subject.store.ticket_order(RequestKey(WANG, PAY, "t1"))
         assert refusal.value.reason == "TICKET_NOT_FOUND"
 
     async def test_a_ticket_that_was_never_issued_pays_nothing(self, make: Make) -> None:
         """TICKET_NOT_FOUND, and no payment."""
         subject = await make()
         with pytest.raises(NotFound):
-            await subject.store.accept(draft("p1", RequestKey("li", PAY, "t9"), ""), "f", lease())
+            await subject.store.accept(draft("p1", RequestKey(LI, PAY, "t9"), ""), "f", lease())
         assert await everything(subject) == []
 
     @pytest.mark.parametrize("state", [RequestState.IN_PROGRESS, RequestState.DONE])
@@ -739,10 +742,48 @@ class PaymentStoreContract:
             payment = draft(f"p{n}", settle_key(f"s{n}"), f"o{n}", created_at_ms=created_at_ms)
             await accepted(subject, payment)
         pages, after = [], None
-        while page := await subject.store.page(Filter(), limit=2, after=after, seen_by=""):
+        while page := await subject.store.page(Filter(), limit=2, after=after, seen_by=None):
             pages.append([payment.payment_id for payment in page])
             after = (page[-1].created_at_ms, page[-1].payment_id)
         assert pages == [["p4", "p3"], ["p2", "p1"], ["p0"]]
+
+    async def test_page_seen_by_customer_shows_nothing_of_a_clerk_of_the_same_name(self, make: Make) -> None:
+        """Customer li sees what is for them, and not what cashier li has made."""
+        subject = await make()
+        await accepted(subject, draft("p1", settle_key("s1"), "o1"))
+        assert await subject.store.page(Filter(), limit=9, after=None, seen_by=CUSTOMER_LI) == []
+
+    async def test_accept_equal_request_ids_of_a_customer_and_a_clerk_of_one_name_are_two_requests(
+        self, make: Make
+    ) -> None:
+        """Each has its payment and its answer; neither is refused for the other's payload."""
+        subject = await make()
+        first = await accepted(subject, draft("p1", settle_key("s1"), "o1"))
+        drafted = replace(draft("p2", settle_key("s1", CUSTOMER_LI), "o2"), clerk=CUSTOMER_LI)
+        second = await subject.store.accept(drafted, "other", lease())
+        assert begun_in(second).first
+        assert await subject.store.of_request(settle_key("s1")) == await first.now()
+        of_customer = await subject.store.of_request(settle_key("s1", CUSTOMER_LI))
+        assert of_customer == drafted
+
+    async def test_ticket_of_a_clerk_is_not_there_for_a_customer_of_the_same_name(self, make: Make) -> None:
+        """Neither to be read nor to be paid with."""
+        subject = await make()
+        ticket = await issued(subject)
+        theirs = replace(ticket, caller=CUSTOMER_LI)
+        with pytest.raises(NotFound):
+            await subject.store.ticket_order(theirs)
+        with pytest.raises(NotFound):
+            await subject.store.accept(draft("p1", theirs, ""), "f", lease())
+
+    async def test_of_request_reversal_by_another_role_of_the_same_name_is_not_found(self, make: Make) -> None:
+        """The key of a reversal, too, is its clerk's alone."""
+        subject = await make()
+        made = await succeeded(subject)
+        await made.subject.store.begin_reversal("p1", FENCE, reversal_of(), now_ms=T0)
+        assert await subject.store.of_request(reversal_of().key) == await made.now()
+        theirs = replace(reversal_of().key, caller=Principal("wang", Role.CASHIER))
+        assert await subject.store.of_request(theirs) is None
 
     async def test_pages_show_what_is_asked_for(self, make: Make) -> None:
         """By state, by order, and for a customer only what they pay or made."""
@@ -750,17 +791,18 @@ class PaymentStoreContract:
         made = await accepted(subject, draft("p1", settle_key("s1"), "o1"))
         await made.submit()
         await accepted(subject, draft("p2", settle_key("s2"), "o2"))
-        await accepted(subject, replace(draft("p3", settle_key("s3"), "o1"), clerk=WANG))
+        customer_wang = Principal("wang", Role.CUSTOMER)
+        await accepted(subject, replace(draft("p3", settle_key("s3", customer_wang), "o1"), clerk=customer_wang))
 
-        async def ids(which: Filter = Filter(), seen_by: str = "") -> list[str]:  # noqa: B008  frozen
+        async def ids(which: Filter = Filter(), seen_by: Principal | None = None) -> list[str]:  # noqa: B008  frozen
             page = await subject.store.page(which, limit=9, after=None, seen_by=seen_by)
             return sorted(payment.payment_id for payment in page)
 
         assert await ids(Filter(state=PaymentState.CREATED)) == ["p2", "p3"]
         assert await ids(Filter(order_id="o1")) == ["p1", "p3"]
-        assert await ids(seen_by="mei") == ["p1"]
-        assert await ids(seen_by="wang") == ["p3"]
-        assert await ids(Filter(state=PaymentState.CREATED, order_id="o1"), "li") == []
+        assert await ids(seen_by=MEI) == ["p1"]
+        assert await ids(seen_by=customer_wang) == ["p3"]
+        assert await ids(Filter(state=PaymentState.CREATED, order_id="o1"), MEI) == []
         assert await ids(Filter(source=Source.DRAWER)) == ["p1", "p2", "p3"]
         assert await ids(Filter(source=Source.CARD)) == []
 
@@ -873,7 +915,7 @@ class PaymentStoreContract:
             await made.lose_sight(silence=Silence(9, T0, attention))
 
         async def queue() -> list[str]:
-            page = await subject.store.page(Filter(needs_attention=True), limit=9, after=None, seen_by="")
+            page = await subject.store.page(Filter(needs_attention=True), limit=9, after=None, seen_by=None)
             return [payment.payment_id for payment in page]
 
         assert await queue() == ["p2", "p1"]
@@ -978,4 +1020,4 @@ class PaymentStoreContract:
 
 async def everything(subject: Subject) -> list[Payment]:
     """All payments."""
-    return await subject.store.page(Filter(), limit=99, after=None, seen_by="")
+    return await subject.store.page(Filter(), limit=99, after=None, seen_by=None)

@@ -81,7 +81,10 @@ class InDatabase:
         async def step(tx: AsyncConnection) -> tuple[RequestState, int]:
             found = await tx.execute(
                 select(columns.state, columns.attempt).where(
-                    columns.caller == key.caller, columns.method == key.method, columns.key == key.key
+                    columns.caller == key.caller.name,
+                    columns.caller_role == key.caller.role,
+                    columns.method == key.method,
+                    columns.key == key.key,
                 )
             )
             row = found.one()

@@ -15,12 +15,15 @@ import services.order
 from services.kernel.errors import FailedPrecondition, KeyMismatch, NotFound, RequestInProgress
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, RequestState, StoredResponse
+from services.kernel.principal import Principal, Role
 from services.order.store import requests as table
 from services.runtime.database import Database
 from services.runtime.requests import REQUEST_TTL_MS, Requests
 from tests.fakes.request_table import FakeRequestTable
 
-KEY = RequestKey("li", "Pay", "t1")
+LI = Principal("li", Role.CASHIER)
+WANG = Principal("wang", Role.ACCOUNTANT)
+KEY = RequestKey(LI, "Pay", "t1")
 DONE = StoredResponse(True, b"\x00answer\xff")
 NOW_MS = 1_000_000
 Move = Callable[..., Awaitable[Any]]
@@ -92,8 +95,13 @@ class RequestTableContract:
             await moves.begin(KEY, "g", lease())
 
     async def test_keys_of_others_never_meet(self, moves: Any) -> None:
-        """Another caller, another method, another key."""
-        others = [RequestKey("wang", "Pay", "t1"), RequestKey("li", "Settle", "t1"), RequestKey("li", "Pay", "t2")]
+        """Another caller, another role of the same name, another method, another key."""
+        others = [
+            RequestKey(WANG, "Pay", "t1"),
+            RequestKey(Principal("li", Role.CUSTOMER), "Pay", "t1"),
+            RequestKey(LI, "Settle", "t1"),
+            RequestKey(LI, "Pay", "t2"),
+        ]
         for key in (KEY, *others):
             assert await moves.begin(key, "f", lease()) == Begun(key, 1, first=True)
 
@@ -142,7 +150,7 @@ class RequestTableContract:
 
     async def test_only_what_was_not_used_expires(self, moves: Any) -> None:
         """An execution once begun is brought to its end."""
-        unused, running, done = (RequestKey("li", "Pay", name) for name in ("unused", "running", "done"))
+        unused, running, done = (RequestKey(LI, "Pay", name) for name in ("unused", "running", "done"))
         for key in (unused, running, done):
             await moves.issue(key, now_ms=NOW_MS, expires_at_ms=NOW_MS + 100, order_id="")
         for key in (running, done):
@@ -226,7 +234,7 @@ class RequestTableContract:
 
     async def test_the_overdue_are_listed_the_longest_first(self, moves: Any) -> None:
         """Up to a limit; neither the finished nor those whose lease still runs."""
-        keys = [RequestKey("li", "Pay", f"t{number}") for number in range(5)]
+        keys = [RequestKey(LI, "Pay", f"t{number}") for number in range(5)]
         for number, key in enumerate(keys):
             await moves.begin(key, "f", lease(NOW_MS - number))
         await moves.finish(keys[4], DONE, now_ms=NOW_MS)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from services.checker.history import NO_ANSWER, Answer, Arguments, Operation, outcome_of
-from tests.unit.checker.scribe import CURRENCY, Row, Scribe, digest
+from tests.unit.checker.scribe import CURRENCY, Row, Scribe, digest, role_of
 
 Key = tuple[str, str, str]
 #: What a service is at; it returns what it answers.
@@ -200,6 +200,7 @@ class Evening:
 
     def _begin(self, kind: str, asked: Arguments, order_id: str, steps: Callable[[_Call], Steps]) -> _Call:
         place = len(self.scribe.calls) + 1
+        asked = replace(asked, role=role_of(asked.clerk))
         operation = Operation(place, f"{asked.clerk}-{place}", kind, asked, self._tick())
         self.scribe.calls.append(operation)
         call = _Call(operation, (asked.clerk, kind, asked.key), order_id)
@@ -280,7 +281,7 @@ class Evening:
         if payment["state"] == "REVERSING":
             yield from self._carry_on(call, payment)
         if payment["state"] == "SUCCEEDED":
-            payment.update(reversal_caller=call.key[0], reversal_role="accountant", reversal_key=call.key[2])
+            payment.update(reversal_caller=call.key[0], reversal_role=role_of(call.key[0]), reversal_key=call.key[2])
             self._move(call, payment, "REVERSING")
             yield from self._carry_on(call, payment)
         if payment["reversal_key"] != call.key[2]:

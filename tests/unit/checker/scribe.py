@@ -25,6 +25,11 @@ LEASE_MS = 5_000
 _HELD = ("PAYING", "PAID")
 
 
+def role_of(clerk: str) -> str:
+    """Under which role somebody acts; of nobody none."""
+    return {"": "", "wu": "accountant", "mei": "customer", "ops": "operator"}.get(clerk, "cashier")
+
+
 @dataclass
 class Scribe:
     """The books being written. `books()` is what the checker reads of them."""
@@ -141,7 +146,7 @@ class Scribe:
         """Undoes a payment, and opens its bill's next round; the opposite journal."""
         fence, key, began_ms = self.fence(), f"reverse-{payment['payment_id']}", self._now_ms
         self.request(clerk, "Reverse", key)
-        payment.update(reversal_caller=clerk, reversal_role="accountant", reversal_key=key)
+        payment.update(reversal_caller=clerk, reversal_role=role_of(clerk), reversal_key=key)
         self.move_payment(payment, "REVERSING", fence)
         journal = self.undo(payment, fence)
         payment["reversal_journal_id"] = journal["journal_id"]
@@ -186,6 +191,7 @@ class Scribe:
         ended_ms: int = 0,
     ) -> Operation:
         """A call as its caller recorded it; it ends now, if nothing else is said."""
+        arguments = replace(arguments, role=arguments.role or role_of(arguments.clerk))
         operation = Operation(
             op=len(self.calls) + 1,
             process=f"{arguments.clerk or 'somebody'}-1",
@@ -260,6 +266,7 @@ class Scribe:
         row: Row = {
             "payment_id": f"pay_{len(self.payments) + 1:02d}",
             "request_caller": clerk,
+            "request_role": role_of(clerk),
             "request_method": method,
             "request_key": key,
             "order_id": order_id,
@@ -272,7 +279,7 @@ class Scribe:
             "payer_account_id": "",
             "payee_account_id": "",
             "clerk_name": clerk,
-            "clerk_role": "cashier",
+            "clerk_role": role_of(clerk),
             "memo": "",
             "journal_id": "",
             "reversal_caller": "",
@@ -380,6 +387,7 @@ class Scribe:
         """A ticket or request, of the payment service unless other rows are named."""
         row: Row = {
             "caller": caller,
+            "caller_role": role_of(caller),
             "method": method,
             "key": key,
             "state": state,

@@ -32,21 +32,27 @@ def again(scribe: Scribe, key: str, answer: Answer | None = None, **arguments: o
 # Acknowledged
 
 
-@CASES.illegal("Settle lost of li was acknowledged, and is nowhere", "acknowledged is kept", "orders linearizable")
+@CASES.illegal(
+    "Settle lost of li (cashier) was acknowledged, and is nowhere", "acknowledged is kept", "orders linearizable"
+)
 def a_forgotten_acknowledgement(scribe: Scribe) -> None:
     """Somebody heard that the bill is settled, and nobody knows of it."""
     answer = Answer(state="SUCCEEDED", order_id="open", payment_id="pay_99", round=1)
     scribe.call("Settle", Arguments(order_id="open", key="lost", clerk="li"), answer, scribe.now_ms())
 
 
-@CASES.illegal("Settle too-late of wu was acknowledged, and is refused", "acknowledged is kept", "orders linearizable")
+@CASES.illegal(
+    "Settle too-late of wu (accountant) was acknowledged, and is refused", "acknowledged is kept", "orders linearizable"
+)
 def an_acknowledgement_of_what_was_refused(scribe: Scribe) -> None:
     call = scribe.call_of("too-late")
     retold(call, replace(call.answer, code="OK", reason="", state="SUCCEEDED", payment_id="pay_02"), Outcome.OK)
 
 
 @CASES.illegal(
-    "Settle settle-plain-1 of li was acknowledged, and is IN_PROGRESS", "acknowledged is kept", "nothing left over"
+    "Settle settle-plain-1 of li (cashier) was acknowledged, and is IN_PROGRESS",
+    "acknowledged is kept",
+    "nothing left over",
 )
 def an_acknowledgement_of_what_still_runs(scribe: Scribe) -> None:
     row = scribe.request_of("li", "Settle", "settle-plain-1")
@@ -68,7 +74,7 @@ def an_acknowledgement_over_another_amount(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Pay ticket-1 of li was acknowledged with pay_05, and no journal moved its money",
+    "Pay ticket-1 of li (cashier) was acknowledged with pay_05, and no journal moved its money",
     *("acknowledged is kept", "payments match journals", "answers are true"),
 )
 def an_acknowledgement_without_a_journal(scribe: Scribe) -> None:
@@ -77,7 +83,9 @@ def an_acknowledgement_without_a_journal(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Reverse undo of wu was acknowledged, and its payment is SUCCEEDED", "acknowledged is kept", "answers are true"
+    "Reverse undo of wu (accountant) was acknowledged, and its payment is SUCCEEDED",
+    "acknowledged is kept",
+    "answers are true",
 )
 def an_acknowledged_reversal_that_was_not_made(scribe: Scribe) -> None:
     scribe.request("wu", "Reverse", "undo")
@@ -87,7 +95,9 @@ def an_acknowledged_reversal_that_was_not_made(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Reverse undo of wu was acknowledged, and its payment is nowhere", "acknowledged is kept", "answers are true"
+    "Reverse undo of wu (accountant) was acknowledged, and its payment is nowhere",
+    "acknowledged is kept",
+    "answers are true",
 )
 def an_acknowledged_reversal_of_nothing(scribe: Scribe) -> None:
     scribe.request("wu", "Reverse", "undo")
@@ -97,7 +107,9 @@ def an_acknowledged_reversal_of_nothing(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "CancelOrder stop of li was acknowledged, and its order is UNPAID", "acknowledged is kept", "orders linearizable"
+    "CancelOrder stop of li (cashier) was acknowledged, and its order is UNPAID",
+    "acknowledged is kept",
+    "orders linearizable",
 )
 def an_acknowledged_cancellation_that_was_not_made(scribe: Scribe) -> None:
     scribe.request("li", "CancelOrder", "stop", rows=scribe.order_requests)
@@ -106,7 +118,7 @@ def an_acknowledged_cancellation_that_was_not_made(scribe: Scribe) -> None:
     scribe.call("CancelOrder", asked, Answer(state="CANCELLED", order_id="open"), scribe.now_ms())
 
 
-@CASES.illegal("CancelOrder stop of li was acknowledged, and its order is nowhere", "acknowledged is kept")
+@CASES.illegal("CancelOrder stop of li (cashier) was acknowledged, and its order is nowhere", "acknowledged is kept")
 def an_acknowledged_cancellation_of_nothing(scribe: Scribe) -> None:
     scribe.request("li", "CancelOrder", "stop", rows=scribe.order_requests)
     scribe.answer("li", "CancelOrder", "stop")
@@ -115,7 +127,7 @@ def an_acknowledged_cancellation_of_nothing(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "CreateOrder make-2 of li was acknowledged, and there is no order gone",
+    "CreateOrder make-2 of li (cashier) was acknowledged, and there is no order gone",
     "acknowledged is kept",
     "orders linearizable",
 )
@@ -127,7 +139,9 @@ def an_acknowledged_order_that_is_gone(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "make-open of li was for 71 CNY, and its order is for 70 CNY", "acknowledged is kept", "orders linearizable"
+    "make-open of li (cashier) was for 71 CNY, and its order is for 70 CNY",
+    "acknowledged is kept",
+    "orders linearizable",
 )
 def an_order_of_another_amount_than_was_asked(scribe: Scribe) -> None:
     call = scribe.call_of("make-open")
@@ -135,28 +149,32 @@ def an_order_of_another_amount_than_was_asked(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "make-open of li was for 70 USD, and its order is for 70 CNY", "acknowledged is kept", "orders linearizable"
+    "make-open of li (cashier) was for 70 USD, and its order is for 70 CNY",
+    "acknowledged is kept",
+    "orders linearizable",
 )
 def an_order_in_another_currency_than_was_asked(scribe: Scribe) -> None:
     call = scribe.call_of("make-open")
     call.arguments = replace(call.arguments, currency="USD")
 
 
-@CASES.illegal("IssueTicket ask-1 of li was acknowledged, and there is no ticket ticket-9", "acknowledged is kept")
+@CASES.illegal(
+    "IssueTicket ask-1 of li (cashier) was acknowledged, and there is no ticket ticket-9", "acknowledged is kept"
+)
 def an_acknowledged_ticket_that_is_gone(scribe: Scribe) -> None:
     call = scribe.call_of("ask-1")
     call.answer = replace(call.answer, ticket="ticket-9")
 
 
 @CASES.illegal(
-    "Settle settle-plain-1 of li is under way as pay_02, and is pay_01",
+    "Settle settle-plain-1 of li (cashier) is under way as pay_02, and is pay_01",
     *("acknowledged is kept", "orders linearizable"),
 )
 def a_payment_under_way_by_another_name(scribe: Scribe) -> None:
     retold(scribe.call_of("settle-plain-1"), Answer(state="UNKNOWN", payment_id="pay_02"), Outcome.INFO)
 
 
-@CASES.illegal("Pay ticket-1 of li is under way as pay_01, and is pay_05", "acknowledged is kept")
+@CASES.illegal("Pay ticket-1 of li (cashier) is under way as pay_01, and is pay_05", "acknowledged is kept")
 def a_direct_payment_under_way_by_another_name(scribe: Scribe) -> None:
     retold(scribe.call_of("ticket-1"), Answer(state="UNKNOWN", payment_id="pay_01"), Outcome.INFO)
 
@@ -194,7 +212,7 @@ def an_unknown_outcome_that_took_effect_late(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Settle settle-plain-1 of li was refused (ORDER_LOCKED), and jnl_01 moved money",
+    "Settle settle-plain-1 of li (cashier) was refused (ORDER_LOCKED), and jnl_01 moved money",
     *("refused without effect", "orders linearizable"),
 )
 def refused_but_done(scribe: Scribe) -> None:
@@ -203,7 +221,7 @@ def refused_but_done(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Settle settle-plain-1 of li was refused (INSUFFICIENT_FUNDS), and is stored as done",
+    "Settle settle-plain-1 of li (cashier) was refused (INSUFFICIENT_FUNDS), and is stored as done",
     *("refused without effect", "orders linearizable"),
 )
 def declined_but_done(scribe: Scribe) -> None:
@@ -213,7 +231,7 @@ def declined_but_done(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Settle too-late of wu was refused (ORDER_ALREADY_PAID), and jnl_06 moved money",
+    "Settle too-late of wu (accountant) was refused (ORDER_ALREADY_PAID), and jnl_06 moved money",
     *("refused without effect", "answers are true", "payments match journals"),
 )
 def refused_and_posted_all_the_same(scribe: Scribe) -> None:
@@ -224,7 +242,7 @@ def refused_and_posted_all_the_same(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Reverse reverse-pay_03 of wu was refused (ILLEGAL_STATE), and jnl_03 moved money",
+    "Reverse reverse-pay_03 of wu (accountant) was refused (ILLEGAL_STATE), and jnl_03 moved money",
     *("refused without effect", "orders linearizable"),
 )
 def a_reversal_refused_but_done(scribe: Scribe) -> None:
@@ -259,14 +277,16 @@ def a_stale_fence_and_a_payment_that_others_finished(scribe: Scribe) -> None:
 # Replays and mismatches
 
 
-@CASES.illegal("Settle settle-plain-1 of li got 2 different answers", "replays identical")
+@CASES.illegal("Settle settle-plain-1 of li (cashier) got 2 different answers", "replays identical")
 def a_replay_that_is_not_identical(scribe: Scribe) -> None:
     """Another response than the first, by one byte."""
     answer = again(scribe, "settle-plain-1")
     answer.answer = replace(answer.answer, sha256="f" * 64)
 
 
-@CASES.illegal("Settle settle-plain-1 of li got 2 different answers", "replays identical", "reads were written")
+@CASES.illegal(
+    "Settle settle-plain-1 of li (cashier) got 2 different answers", "replays identical", "reads were written"
+)
 def a_replay_that_says_something_else(scribe: Scribe) -> None:
     """Also if nobody noted its bytes."""
     answer = again(scribe, "settle-plain-1")
@@ -274,13 +294,13 @@ def a_replay_that_says_something_else(scribe: Scribe) -> None:
     answer.answer = replace(answer.answer, sha256="", version=4)
 
 
-@CASES.illegal("make-open of li was answered with something that is not stored", "replays identical")
+@CASES.illegal("make-open of li (cashier) was answered with something that is not stored", "replays identical")
 def a_bill_made_by_another_answer_than_is_stored(scribe: Scribe) -> None:
     call = scribe.call_of("make-open")
     call.answer = replace(call.answer, sha256="f" * 64)
 
 
-@CASES.illegal("Settle settle-plain-1 of li was run with 2 different payloads", "mismatches refused")
+@CASES.illegal("Settle settle-plain-1 of li (cashier) was run with 2 different payloads", "mismatches refused")
 def another_payload_under_the_same_key(scribe: Scribe) -> None:
     """It got the first one's answer, as if it had been meant."""
     again(scribe, "settle-plain-1", source="BANK")
@@ -397,7 +417,9 @@ def a_free_bill_that_names_nobody(scribe: Scribe) -> None:
     scribe.look("plain")
 
 
-@CASES.illegal("Settle settle-plain-1 of li was answered with something that is not stored", "replays identical")
+@CASES.illegal(
+    "Settle settle-plain-1 of li (cashier) was answered with something that is not stored", "replays identical"
+)
 def the_answer_to_another_clerks_request(scribe: Scribe) -> None:
     """Its key has the same letters, and it is not theirs."""
     scribe.bill("second")
@@ -427,7 +449,9 @@ def a_read_that_tells_little(scribe: Scribe) -> None:
     call.answer = Answer(state="PAID", version=3)
 
 
-@CASES.illegal("Settle tried of li was refused (ORDER_LOCKED, REQUEST_IN_PROGRESS), and jnl_06 moved money", *_REFUSED)
+@CASES.illegal(
+    "Settle tried of li (cashier) was refused (ORDER_LOCKED, REQUEST_IN_PROGRESS), and jnl_06 moved money", *_REFUSED
+)
 def refused_in_two_ways_and_done(scribe: Scribe) -> None:
     scribe.settle("open", key="tried")
     retold(scribe.calls[-1], _LOCKED, Outcome.FAIL)
@@ -435,7 +459,7 @@ def refused_in_two_ways_and_done(scribe: Scribe) -> None:
     scribe.seal()
 
 
-@CASES.illegal("Settle tried of li was refused (INSUFFICIENT_FUNDS), and jnl_06 moved money", *_REFUSED)
+@CASES.illegal("Settle tried of li (cashier) was refused (INSUFFICIENT_FUNDS), and jnl_06 moved money", *_REFUSED)
 def unanswered_at_first_then_declined_and_done(scribe: Scribe) -> None:
     scribe.settle("open", key="tried")
     sha256 = scribe.calls[-1].answer.sha256
@@ -444,7 +468,7 @@ def unanswered_at_first_then_declined_and_done(scribe: Scribe) -> None:
     scribe.seal()
 
 
-@CASES.illegal("OpenAccount open-wu of ops was acknowledged, and is nowhere", "acknowledged is kept")
+@CASES.illegal("OpenAccount open-wu of ops (operator) was acknowledged, and is nowhere", "acknowledged is kept")
 def an_acknowledged_account_that_is_gone(scribe: Scribe) -> None:
     scribe.call("OpenAccount", Arguments(key="open-wu", clerk="ops"), Answer(), scribe.now_ms())
 

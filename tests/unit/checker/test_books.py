@@ -185,7 +185,7 @@ class TestOneMoment:
         reads([first.books(), second.books()])
         reading = await settled_books({}, 0, ManualClock())
         assert reading.at_rest
-        assert reading.books.unfinished() == ["Pay ticket-unused of li is IN_PROGRESS"]
+        assert reading.books.unfinished() == ["Pay ticket-unused of li (cashier) is IN_PROGRESS"]
 
     async def test_what_never_stands_still_is_told(self, reads: Callable[[list[Books]], list[Books]]) -> None:
         before, after = Scribe(), Scribe()

@@ -122,7 +122,7 @@ class TestUndoneUnseen:
         for state in ("SUBMITTED", "UNKNOWN", "REVERSING", "REVERSED"):
             scribe.move_payment(payment, state, 2)
         scribe.request("wu", "Reverse", "v1")
-        payment.update(reversal_caller="wu", reversal_key="v1")
+        payment.update(reversal_caller="wu", reversal_role="accountant", reversal_key="v1")
         scribe.answer("wu", "Reverse", "v1")
         scribe.answer("li", "Settle", "s1", ok=False)
         scribe.move_order("card", "UNPAID", 2, payment["payment_id"])

@@ -76,7 +76,7 @@ def a_ticket_that_pays_a_bill(scribe: Scribe) -> None:
     scribe.requests.remove(scribe.request_of("li", "Settle", made["request_key"]))
     made.update(request_method="Pay", request_key="ticket-unused")
     body = scribe.answer("li", "Pay", "ticket-unused")
-    paid.kind, paid.arguments = "Pay", Arguments(key="ticket-unused", clerk="li")
+    paid.kind, paid.arguments = "Pay", Arguments(key="ticket-unused", clerk="li", role="cashier")
     paid.answer = replace(paid.answer, order_id="", sha256=digest(body))
     scribe.answers.pop()
 
@@ -110,14 +110,14 @@ class TestUndecided:
         scribe = legal()
         scribe.calls.remove(scribe.call_of("settle-reversed-2"))
         assert self.linearizable(scribe).undecided == (
-            "order reversed: Settle settle-reversed-2 of wu is not in the history",
+            "order reversed: Settle settle-reversed-2 of wu (accountant) is not in the history",
         )
 
     def test_a_reversal_by_somebody_who_is_not_in_the_history(self) -> None:
         scribe = legal()
         scribe.calls.remove(scribe.call_of("reverse-pay_03"))
         assert self.linearizable(scribe).undecided == (
-            "order reversed: Reverse reverse-pay_03 of wu is not in the history",
+            "order reversed: Reverse reverse-pay_03 of wu (accountant) is not in the history",
         )
 
     def test_an_order_cancelled_by_somebody_who_is_not_in_the_history(self) -> None:

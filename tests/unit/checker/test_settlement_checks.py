@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.checker.evidence import Answered
@@ -41,7 +43,7 @@ def one_payment_posted_twice(scribe: Scribe) -> None:
     scribe.seal()
 
 
-@CASES.illegal("Pay ticket-1 of li charged 2 times: pay_05, pay_06", "one charge per key")
+@CASES.illegal("Pay ticket-1 of li (cashier) charged 2 times: pay_05, pay_06", "one charge per key")
 def a_ticket_charged_twice(scribe: Scribe) -> None:
     scribe.pay("ticket-1", 1_000, payee="wallet:mei:CNY")
     scribe.seal()
@@ -202,29 +204,29 @@ def a_lost_payment(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "Pay ticket-1 of li was acknowledged, and no journal moved", "answers are true", "payments match journals"
+    "Pay ticket-1 of li (cashier) was acknowledged, and no journal moved", "answers are true", "payments match journals"
 )
 def an_acknowledged_payment_without_a_journal(scribe: Scribe) -> None:
     scribe.remove_journal("jnl_05")
     scribe.seal()
 
 
-@CASES.illegal("Settle settle-plain-1 of li was refused, and jnl_01 moved money", "answers are true")
+@CASES.illegal("Settle settle-plain-1 of li (cashier) was refused, and jnl_01 moved money", "answers are true")
 def a_refused_payment_with_a_journal(scribe: Scribe) -> None:
     scribe.request_of("li", "Settle", "settle-plain-1")["response_ok"] = False
 
 
-@CASES.illegal("Settle too-late of wu was answered and has no payment", "answers are true")
+@CASES.illegal("Settle too-late of wu (accountant) was answered and has no payment", "answers are true")
 def an_answer_without_a_payment(scribe: Scribe) -> None:
     scribe.remove_payment(payment(scribe, "too-late"))
 
 
-@CASES.illegal("Reverse reverse-pay_03 of wu was refused, and jnl_03 moved money", "answers are true")
+@CASES.illegal("Reverse reverse-pay_03 of wu (accountant) was refused, and jnl_03 moved money", "answers are true")
 def a_refused_reversal_that_happened(scribe: Scribe) -> None:
     scribe.request_of("wu", "Reverse", "reverse-pay_03")["response_ok"] = False
 
 
-@CASES.illegal("Reverse imagined of wu was answered and has no payment", "answers are true")
+@CASES.illegal("Reverse imagined of wu (accountant) was answered and has no payment", "answers are true")
 def an_acknowledged_reversal_of_no_payment(scribe: Scribe) -> None:
     scribe.request("wu", "Reverse", "imagined")
     scribe.answer("wu", "Reverse", "imagined")
@@ -249,6 +251,19 @@ def a_second_payment_of_a_ticket_that_moved_nothing(scribe: Scribe) -> None:
     second = scribe.accept("", "Pay", "ticket-1", "li")
     scribe.request_of("li", "Pay", "ticket-1")["state"] = "DONE"
     scribe.move_payment(second, "DECLINED", 0)
+
+
+@CASES.lawful("one charge per key", "replays identical")
+def two_persons_of_one_name_use_one_request_id(scribe: Scribe) -> None:
+    """Cashier li and customer li."""
+    scribe.settle("open", key="same")
+    second = scribe.pay("ticket-1b", 100, payee="wallet:mei:CNY")
+    request = scribe.request_of("li", "Pay", "ticket-1b")
+    request.update(caller_role="customer", method="Settle", key="same")
+    second.update(request_role="customer", request_method="Settle", request_key="same", clerk_role="customer")
+    scribe.calls[-1].kind = "Settle"
+    scribe.calls[-1].arguments = replace(scribe.calls[-1].arguments, role="customer", key="same")
+    scribe.answers.pop()
 
 
 @CASES.lawful("settled at most once", "reversed at most once", "business keys unique", "moves are legal")
@@ -285,7 +300,7 @@ def a_reversal_that_the_ledger_refuses(scribe: Scribe) -> None:
     """There was too little in the drawer to give back; the payment stands."""
     direct = payment(scribe, "ticket-1")
     scribe.request("wu", "Reverse", "no-cash")
-    direct.update(reversal_caller="wu", reversal_key="no-cash")
+    direct.update(reversal_caller="wu", reversal_role="accountant", reversal_key="no-cash")
     scribe.move_payment(direct, "REVERSING", 0)
     scribe.move_payment(direct, "SUCCEEDED", 0)
     scribe.answer("wu", "Reverse", "no-cash", ok=False)
@@ -325,7 +340,7 @@ def a_card_payment_reversed_unseen(scribe: Scribe) -> None:
     scribe.submit(unseen, fence, "bank", 70)
     scribe.move_payment(unseen, "UNKNOWN", fence)
     scribe.request("wu", "Reverse", "undo")
-    unseen.update(reversal_caller="wu", reversal_key="undo")
+    unseen.update(reversal_caller="wu", reversal_role="accountant", reversal_key="undo")
     scribe.move_payment(unseen, "REVERSING", fence)
     scribe.move_payment(unseen, "REVERSED", fence)
     scribe.answer("wu", "Reverse", "undo")

@@ -206,37 +206,39 @@ def a_payment_being_reversed_whose_order_was_never_told_that_it_was_paid(scribe:
 # Requests, and what is left over
 
 
-@CASES.illegal("Pay ticket-unused of li is IN_PROGRESS, 2.1 s past its lease", "leases are kept", "nothing left over")
+@CASES.illegal(
+    "Pay ticket-unused of li (cashier) is IN_PROGRESS, 2.1 s past its lease", "leases are kept", "nothing left over"
+)
 def a_lease_that_passed_long_ago(scribe: Scribe) -> None:
     ticket = scribe.request_of("li", "Pay", "ticket-unused")
     ticket.update(state="IN_PROGRESS", lease_until_ms=scribe.now_ms() - 2_050)
 
 
-@CASES.illegal("Pay ticket-unused of li is IN_PROGRESS", "nothing left over")
+@CASES.illegal("Pay ticket-unused of li (cashier) is IN_PROGRESS", "nothing left over")
 def a_lease_that_has_just_passed(scribe: Scribe) -> None:
     """Whoever takes over may be about to."""
     ticket = scribe.request_of("li", "Pay", "ticket-unused")
     ticket.update(state="IN_PROGRESS", lease_until_ms=scribe.now_ms() - 1_900)
 
 
-@CASES.illegal("CreateOrder make-plain of li is DONE without a response", "requests are whole")
+@CASES.illegal("CreateOrder make-plain of li (cashier) is DONE without a response", "requests are whole")
 def a_bill_made_without_a_response(scribe: Scribe) -> None:
     scribe.order_requests[0]["response"] = None
     scribe.answers = [answer for answer in scribe.answers if answer.key != "make-plain"]
 
 
-@CASES.illegal("OpenAccount open-mei of ops is IN_PROGRESS with a response", "requests are whole")
+@CASES.illegal("OpenAccount open-mei of ops (operator) is IN_PROGRESS with a response", "requests are whole")
 def an_account_opened_and_not_done(scribe: Scribe) -> None:
     scribe.ledger_requests[0]["state"] = "IN_PROGRESS"
 
 
-@CASES.illegal("IssueTicket ask-1 of li is DONE without a response", "requests are whole")
+@CASES.illegal("IssueTicket ask-1 of li (cashier) is DONE without a response", "requests are whole")
 def a_finished_request_without_a_response(scribe: Scribe) -> None:
     scribe.request_of("li", "IssueTicket", "ask-1")["response"] = None
     scribe.answers = [answer for answer in scribe.answers if answer.key != "ask-1"]
 
 
-@CASES.illegal("Pay ticket-unused of li is ISSUED with a response", "requests are whole")
+@CASES.illegal("Pay ticket-unused of li (cashier) is ISSUED with a response", "requests are whole")
 def an_open_ticket_with_a_response(scribe: Scribe) -> None:
     scribe.request_of("li", "Pay", "ticket-unused")["response"] = b"?"
 
@@ -276,7 +278,7 @@ def a_bill_that_was_charged_and_not_told_yet(scribe: Scribe) -> None:
     scribe.seal()
 
 
-@CASES.illegal("Pay ticket-unused of li is IN_PROGRESS", "nothing left over")
+@CASES.illegal("Pay ticket-unused of li (cashier) is IN_PROGRESS", "nothing left over")
 def a_request_left_running(scribe: Scribe) -> None:
     scribe.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
 
@@ -369,8 +371,8 @@ def a_reversed_payment_of_no_bill(scribe: Scribe) -> None:
     ("over_ms", "said"),
     [
         (2_000, ()),
-        (2_001, ("Pay ticket-unused of li is IN_PROGRESS, 2.0 s past its lease",)),
-        (100_000, ("Pay ticket-unused of li is IN_PROGRESS, 100.0 s past its lease",)),
+        (2_001, ("Pay ticket-unused of li (cashier) is IN_PROGRESS, 2.0 s past its lease",)),
+        (100_000, ("Pay ticket-unused of li (cashier) is IN_PROGRESS, 100.0 s past its lease",)),
     ],
 )
 def test_a_worker_has_two_seconds_to_take_over(over_ms: int, said: tuple[str, ...]) -> None:

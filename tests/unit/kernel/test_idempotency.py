@@ -22,9 +22,11 @@ from services.kernel.idempotency import (
     decide,
     fingerprint,
 )
+from services.kernel.principal import Principal, Role
 from tests.fakes.request_table import FakeRequestTable
 
-KEY = RequestKey("li", "Pay", "t1")
+LI = Principal("li", Role.CASHIER)
+KEY = RequestKey(LI, "Pay", "t1")
 NOW_MS = 1_000
 DONE = StoredResponse(True, b"done")
 

@@ -164,7 +164,7 @@ class Bills(RuleBasedStateMachine):
         return histories
 
     def request(self, method: str) -> Request:
-        return Request(RequestKey("li", method, f"r{self.made}"), "fingerprint", LI, at_ms=1)
+        return Request(RequestKey(LI, method, f"r{self.made}"), "fingerprint", LI, at_ms=1)
 
 
 TestBills = Bills.TestCase

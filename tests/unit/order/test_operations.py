@@ -127,7 +127,7 @@ async def test_create_order_id_chosen_by_customer_is_refused_whether_or_not_it_i
 async def test_create_order_id_chosen_by_customer_before_the_upgrade_is_answered_from_the_store(house: House) -> None:
     """And still makes no second order."""
     order = Order("o1", "mei", Money(100, "CNY"), (), 1, 1)
-    request = Request(RequestKey("mei", "CreateOrder", "r1"), "f", MEI, at_ms=1)
+    request = Request(RequestKey(MEI, "CreateOrder", "r1"), "f", MEI, at_ms=1)
     before = await house.store.create(request, order, MessageEncoding())
     draft = Draft("o1", "mei", Money(100, "CNY"), ())
     answer = await house.operations.create(house.call(MEI), "r1", "f", draft)

@@ -102,7 +102,7 @@ class House:
     async def bill(self, order_id: str = "o1") -> str:
         """Makes a bill of mei's."""
         order = Order(order_id, "mei", Money(AMOUNT, "CNY"), (), 1, 1)
-        request = Request(RequestKey("li", "CreateOrder", order_id), "f", LI, self.clock.now_ms())
+        request = Request(RequestKey(LI, "CreateOrder", order_id), "f", LI, self.clock.now_ms())
         await self.orders.create(request, order, MessageEncoding())
         return order_id
 
@@ -156,7 +156,7 @@ class House:
 
     async def cancel(self, order_id: str = "o1") -> None:
         """The bill is cancelled."""
-        request = Request(RequestKey("li", "CancelOrder", order_id), "f", LI, self.clock.now_ms())
+        request = Request(RequestKey(LI, "CancelOrder", order_id), "f", LI, self.clock.now_ms())
         await self.orders.cancel(request, order_id, MessageEncoding(), customer_id=None, expected_version=0)
 
     def fund(self, account_id: str, balance: int) -> None:
@@ -201,11 +201,11 @@ class House:
 
     def state(self, key: str, method: str = SETTLE, caller: Principal = LI) -> RequestState:
         """Where a request stands."""
-        return self.store.requests.rows[RequestKey(caller.name, method, key)].state
+        return self.store.requests.rows[RequestKey(caller, method, key)].state
 
     def stored(self, key: str, method: str = SETTLE, caller: Principal = LI) -> StoredResponse | None:
         """What a request is to be answered with for ever."""
-        return self.store.requests.rows[RequestKey(caller.name, method, key)].response
+        return self.store.requests.rows[RequestKey(caller, method, key)].response
 
     def of(self, key: str) -> Payment:
         """The one payment of a request id or ticket."""
@@ -281,4 +281,4 @@ def payment_in(answer: Answer | StoredResponse) -> pb.Payment:
 
 
 def reversal_key(key: str = "v1") -> RequestKey:
-    return RequestKey(WANG.name, REVERSE, key)
+    return RequestKey(WANG, REVERSE, key)

@@ -81,7 +81,7 @@ class Payments(RuleBasedStateMachine):
 
     @rule(target=payments, key=KEYS, order_id=ORDERS, method=st.sampled_from([SETTLE, PAY]), source=SOURCES)
     def accept(self, key: str, order_id: str, method: str, source: Source) -> str:
-        request = RequestKey("li", method, key)
+        request = RequestKey(LI, method, key)
         if method == PAY:
             self.store.requests.issue(request, now_ms=self.now_ms, expires_at_ms=self.now_ms + 200, order_id=order_id)
         draft = _draft(f"p{next(_NUMBER)}", request, order_id, source)
@@ -130,7 +130,7 @@ class Payments(RuleBasedStateMachine):
 
     @rule(payment_id=payments, fence=FENCES, key=KEYS)
     def begin_reversal(self, payment_id: str, fence: Fence, key: str) -> None:
-        reversal = Reversal(RequestKey("li", REVERSE, key), LI, "why")
+        reversal = Reversal(RequestKey(LI, REVERSE, key), LI, "why")
         try:
             begun = now(self.store.begin_request(reversal.key, payment_id, self.lease()))
         except CountinghouseError:

@@ -33,7 +33,8 @@ from services.payment.model import (
 )
 
 LI = Principal("li", Role.CASHIER)
-PAYMENT = replace(Payment.created("p1", RequestKey("li", SETTLE, "s1"), "o1", Source.WALLET, LI, "", 1), round=2)
+WANG = Principal("wang", Role.ACCOUNTANT)
+PAYMENT = replace(Payment.created("p1", RequestKey(LI, SETTLE, "s1"), "o1", Source.WALLET, LI, "", 1), round=2)
 BILL = Bill("o1", "mei", BillState.UNPAID, Money(300, "CNY"), 2, "", None, 0)
 
 
@@ -131,25 +132,25 @@ def test_a_journal_stands_for_one_round_or_one_payment() -> None:
 
 def test_only_a_payment_by_ticket_has_one() -> None:
     assert PAYMENT.ticket_id == ""
-    assert replace(PAYMENT, key=RequestKey("li", PAY, "t1")).ticket_id == "t1"
+    assert replace(PAYMENT, key=RequestKey(LI, PAY, "t1")).ticket_id == "t1"
 
 
 def test_a_reversal_has_an_attempt_of_its_own_at_the_ledger() -> None:
     """A legal request id, the same for a repeat; two callers' equal request ids do not meet."""
     wang, zhao = [
-        Reversal(RequestKey(name, REVERSE, "r" * 64), Principal(name, Role.ACCOUNTANT), "why")
-        for name in ("wang" * 16, "zhao" * 16)
+        Reversal(RequestKey(clerk, REVERSE, "r" * 64), clerk, "why")
+        for clerk in (Principal("wang" * 16, Role.ACCOUNTANT), Principal("zhao" * 16, Role.ACCOUNTANT))
     ]
     assert check_name(wang.attempt, "request_id") == replace(wang, reason="other words").attempt
     assert wang.attempt != zhao.attempt
 
 
 def test_a_payment_is_undone_for_one_request() -> None:
-    """Whoever asks under the same key is the same, in whatever role."""
-    wang = Reversal(RequestKey("wang", REVERSE, "v1"), Principal("wang", Role.ACCOUNTANT), "why")
+    """Whoever asks under the same key, whatever the reason they give."""
+    wang = Reversal(RequestKey(WANG, REVERSE, "v1"), WANG, "why")
     undone = replace(PAYMENT, reversal=wang)
-    assert undone.is_undone_for(replace(wang, clerk=Principal("wang", Role.OPERATOR)))
-    assert not undone.is_undone_for(replace(wang, key=RequestKey("wang", REVERSE, "v2")))
+    assert undone.is_undone_for(replace(wang, reason="another"))
+    assert not undone.is_undone_for(replace(wang, key=RequestKey(WANG, REVERSE, "v2")))
     assert not PAYMENT.is_undone_for(wang)
 
 
