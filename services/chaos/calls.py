@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from coordination.balancing import PowerOfTwoChoices
 from coordination.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Directory, Discovery
-from coordination.grpc_channel import open_channel
+from coordination.grpc_channel import PATIENT, open_channel
 from coordination.session import Session
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
@@ -166,7 +166,7 @@ class Caller:
         if not address:
             return self._channels[service]
         if address not in self._channels:
-            channel = open_channel(address)
+            channel = open_channel(address, PATIENT)
             self._channels[address] = channel
             self._resources.push_async_callback(channel.close)
         return self._channels[address]

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from coordination.grpc_channel import open_channel
+from coordination.grpc_channel import PATIENT, open_channel
 from services.checker.checks import Answered
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, may_come_right
@@ -59,7 +59,7 @@ class Telephone:
     async def call(self, address: str, method: str, request: Message, token: str, timeout_s: float) -> Seen:
         """Calls `/package.Service/Method` once."""
         if address not in self._channels:
-            self._channels[address] = open_channel(address, [("grpc.max_reconnect_backoff_ms", 200)])
+            self._channels[address] = open_channel(address, [*PATIENT, ("grpc.max_reconnect_backoff_ms", 200)])
         ask: Any = self._channels[address].unary_unary(method, request_serializer=_serialize)
         began_ms = self.clock.now_ms()
         call = ask(request, timeout=timeout_s, metadata=(("authorization", f"Bearer {token}"),))
