@@ -1,9 +1,10 @@
 """One chaos run: a plan, its people, its faults, and what an independent checker says of the result.
 
-    plan ─▶ people and faults, at once ─▶ all healed ─▶ come to rest (15 s) ─▶ last looks ─▶ check ─▶ report
+    plan ─▶ people and faults, at once ─▶ healed ─▶ come to rest (15 s) ─▶ last looks ─▶ reconcile ─▶ check ─▶ report
 
-The verdict is `ok` only if the checker finds nothing and the run really was what was planned: every fault struck, two
-clerks met at a bill, and, where a holder was frozen, a stale fence was refused. A run that proves less is `unknown`.
+The verdict is `ok` only if the checker finds nothing, the acquirer and the ledger agree on every total, and the run
+really was what was planned: every fault struck, two clerks met at a bill, and, where a holder was frozen, a stale fence
+was refused. A run that proves less is `unknown`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from countinghouse.order.v1 import order_pb2
 from services.chaos.calls import Caller, Person
 from services.chaos.nemesis import Nemesis, Stage
 from services.chaos.plan import Kind, Strike, make_plan
+from services.chaos.reconciliation import reconcile
 from services.chaos.report import Examined, Report, contended, render
 from services.chaos.workload import Counter as Till
 from services.chaos.workload import hire
@@ -123,9 +125,10 @@ async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Ca
             await _last_looks(caller, _person(world, "clerk-wang"), till.made)
             reading = await settled_books(world.databases, _READ_AGAIN_S, clock)
             log = await world.acquirer_log()
+            reconciled = await reconcile(world, _person(world, "clerk-wang"))
     tell("checking")
     recorded = read_history(path)
-    checks = (resting, *await asyncio.to_thread(_check, reading, recorded, log))
+    checks = (resting, reconciled, *await asyncio.to_thread(_check, reading, recorded, log))
     return _judge(world, course, plan, nemesis, reading, rested_s, recorded, checks, folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +11,13 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import calling
+from services.kernel.currency import format_number
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
     from services.cli.client import Client
-    from services.reconcile.matching import Comparison, ControlTotal, Discrepancy, Period, Sides
+    from services.reconcile.matching import Amount, Comparison, ControlTotal, Discrepancy, Period, Sides
     from services.reconcile.repairing import Repair
 
 _DIFFERENT = 1
@@ -80,11 +82,11 @@ async def reconcile(
         rest = [discrepancy for discrepancy in found.compared.discrepancies if discrepancy not in refunds]
         repairs += [await repairer.repair(discrepancy) for discrepancy in rest]
     now = await find(client, settle_s, period) if repairs else found
-    document = _document(now.sides, found.compared.discrepancies, repairs, now.compared, period)
+    discrepancies = found.compared.discrepancies
     if client.as_json:
-        output.print_json(document)
+        output.print_json(_document(now.sides, discrepancies, repairs, now.compared, period))
     else:
-        _print(document)
+        _print(now.sides, discrepancies, repairs, now.compared)
     if now.compared.discrepancies:
         raise typer.Exit(_DIFFERENT)
 
@@ -122,23 +124,32 @@ def _moment_ms(text: str, option: str) -> int | None:
 
 
 def _document(
-    sides: Sides, found: tuple[Discrepancy, ...], repairs: list[Repair], now: Comparison, period: Period
+    sides: Sides, found: Sequence[Discrepancy], repairs: Sequence[Repair], now: Comparison, period: Period
 ) -> dict[str, Any]:
     mended = {repair.discrepancy: repair for repair in repairs}
     return {
         "agreed": not found,
         "period": {"from": _rfc3339(period.from_ms), "to": _rfc3339(period.to_ms)},
-        "examined": {
-            "acquirer": len(sides.theirs),
-            "payment": len(sides.ours),
-            "ledger": len(sides.journals),
-            "order": len(sides.orders),
-        },
-        "attention": sum(bool(payment.attention) for payment in sides.ours),
+        "examined": _examined(sides),
+        "attention": _waiting(sides),
         "discrepancies": [_row(discrepancy) | _outcome(mended.get(discrepancy)) for discrepancy in found],
         "control_totals": [_total(total) for total in now.totals],
         "open": [_row(discrepancy) for discrepancy in now.discrepancies],
     }
+
+
+def _examined(sides: Sides) -> dict[str, int]:
+    return {
+        "acquirer": len(sides.theirs),
+        "payment": len(sides.ours),
+        "ledger": len(sides.journals),
+        "order": len(sides.orders),
+    }
+
+
+def _waiting(sides: Sides) -> int:
+    """How many payments wait for people."""
+    return sum(bool(payment.attention) for payment in sides.ours)
 
 
 def _row(discrepancy: Discrepancy) -> dict[str, Any]:
@@ -175,8 +186,9 @@ def _outcome(repair: Repair | None) -> dict[str, Any]:
     return {} if repair is None else {"repaired": repair.done, "outcome": repair.words}
 
 
-def _amount(amount: Any) -> str | None:
-    return None if amount is None else str(amount)
+def _amount(amount: Amount | None) -> str | None:
+    """In minor units, as all JSON."""
+    return None if amount is None else f"{amount.minor_units} {amount.currency}"
 
 
 def _rfc3339(at_ms: int | None) -> str | None:
@@ -185,46 +197,39 @@ def _rfc3339(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _subject(row: dict[str, Any]) -> str:
+def _subject(discrepancy: Discrepancy) -> str:
     """What a difference is about."""
-    return str(row["key"] or row["journal_id"] or row["order_id"] or row["payment_id"] or row["account_id"])
+    parts = (discrepancy.key, discrepancy.journal_id, discrepancy.order_id, discrepancy.payment_id)
+    return next(filter(None, parts), discrepancy.account_id)
 
 
-def _print(document: dict[str, Any]) -> None:
-    rows = document["discrepancies"]
-    if rows:
+def _print(sides: Sides, found: Sequence[Discrepancy], repairs: Sequence[Repair], now: Comparison) -> None:
+    if found:
         output.print_table(
             "reconciliation",
             ("class", "about", "payment", "theirs", "ours", "what mends it"),
             [
-                (
-                    row["class"],
-                    _subject(row),
-                    row["payment_id"],
-                    row["theirs"] or "",
-                    row["ours"] or "",
-                    row["action"],
-                )
-                for row in rows
+                (each.kind, _subject(each), each.payment_id, str(each.theirs or ""), str(each.ours or ""), each.action)
+                for each in found
             ],
         )
-    for row in rows:
-        if "repaired" in row:
-            done = "repaired" if row["repaired"] else "not repaired"
-            print(f"{done}: {row['class']}: {_subject(row)}: {row['outcome']}")
-    if document["control_totals"]:
+    for repair in repairs:
+        done = "repaired" if repair.done else "not repaired"
+        print(f"{done}: {repair.discrepancy.kind}: {_subject(repair.discrepancy)}: {repair.words}")
+    if now.totals:
         columns = ("captured", "refunded", "held", "booked", "difference", "explained", "moving", "unexplained")
         output.print_table(
-            "control totals, in minor units",
+            "control totals",
             ("account", *columns),
             [
-                (total["account_id"], *(str(total[column]) for column in columns))
-                for total in document["control_totals"]
+                (total.account_id, *(format_number(getattr(total, column), total.currency) for column in columns))
+                for total in now.totals
             ],
         )
-    examined = ", ".join(f"{number} of {side}" for side, number in document["examined"].items())
-    print(f"examined {examined}; {len(rows) or 'nothing'} {'differ' if len(rows) > 1 else 'differs'}")
-    if any("repaired" in row for row in rows):
-        print(f"{len(document['open']) or 'nothing'} {'are' if len(document['open']) > 1 else 'is'} still open")
-    if document["attention"]:
-        print(f"{document['attention']} payments wait for people: see `countinghouse payment attention`")
+    examined = ", ".join(f"{number} of {side}" for side, number in _examined(sides).items())
+    print(f"examined {examined}; {len(found) or 'nothing'} {'differ' if len(found) > 1 else 'differs'}")
+    if repairs:
+        left = len(now.discrepancies)
+        print(f"{left or 'nothing'} {'are' if left > 1 else 'is'} still open")
+    if waiting := _waiting(sides):
+        print(f"{waiting} payments wait for people: see `countinghouse payment attention`")

@@ -40,6 +40,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.kernel.currency import format_amount
+
 #: States of a payment that has come to its end without money.
 _WITHOUT_MONEY = ("CREATED", "DECLINED", "REVERSED")
 _SUCCEEDED, _UNKNOWN, _REVERSED = "SUCCEEDED", "UNKNOWN", "REVERSED"
@@ -84,7 +86,7 @@ class Amount:
     currency: str
 
     def __str__(self) -> str:
-        return f"{self.minor_units} {self.currency}"
+        return format_amount(self.minor_units, self.currency)
 
 
 @dataclass(frozen=True, slots=True)

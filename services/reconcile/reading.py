@@ -39,12 +39,16 @@ _OWED_BY_ACQUIRER = "acquirer:"
 _GROWS_BY_DEBITS = (ledger.ACCOUNT_KIND_ASSET, ledger.ACCOUNT_KIND_EXPENSE)
 
 
-class Desk(Protocol):
-    """A way to the services and to the acquirer, as an accountant."""
+class Reader(Protocol):
+    """A way to ask the services and the acquirer, as an accountant."""
 
     async def read(self, service: str, method: str, request: Message) -> Any:
         """Asks for something; raises CountinghouseError."""
         ...
+
+
+class Desk(Reader, Protocol):
+    """A way to change something there as well."""
 
     async def change(self, service: str, method: str, request: Message, key: str) -> Any:
         """Changes something under `key`, asking again while that may help; raises CountinghouseError."""
@@ -59,73 +63,73 @@ class Reconciliation:
     compared: Comparison
 
 
-async def find(desk: Desk, settle_s: float, period: Period = ALL_TIME) -> Reconciliation:
+async def find(reader: Reader, settle_s: float, period: Period = ALL_TIME) -> Reconciliation:
     """Reads everything and compares it.
 
     Args:
         settle_s: Seconds between the two readings; the second is left out where nothing differs.
     """
-    first = await read(desk)
+    first = await read(reader)
     compared = compare(first, period)
     if not compared.discrepancies:
         return Reconciliation(first, compared)
     await asyncio.sleep(settle_s)
-    second = await read(desk)
+    second = await read(reader)
     return Reconciliation(second, compare(second, period, before=first))
 
 
-async def read(desk: Desk) -> Sides:
+async def read(reader: Reader) -> Sides:
     """Everything, once."""
-    accounts = [account async for account in _accounts(desk)]
-    theirs = [charge async for charge in _theirs(desk)]
-    journals = [journal async for journal in _journals(desk)]
-    orders = [paid async for paid in _paid_orders(desk)]
-    ours = [row async for row in _payments(desk)]
+    accounts = [account async for account in _accounts(reader)]
+    theirs = [charge async for charge in _theirs(reader)]
+    journals = [journal async for journal in _journals(reader)]
+    orders = [paid async for paid in _paid_orders(reader)]
+    ours = [row async for row in _payments(reader)]
     return Sides(tuple(theirs), tuple(ours), tuple(journals), tuple(orders), tuple(accounts))
 
 
-async def _accounts(desk: Desk) -> AsyncIterator[Account]:
+async def _accounts(reader: Reader) -> AsyncIterator[Account]:
     """The accounts that have a counterpart at the acquirer, one for each currency."""
     request = ledger.ListAccountsRequest(page_size=_PAGE, prefix=_OWED_BY_ACQUIRER)
-    async for page in _pages(desk, "ledger", "ListAccounts", request):
+    async for page in _pages(reader, "ledger", "ListAccounts", request):
         for row in page.accounts:
             if row.account_id == f"{_OWED_BY_ACQUIRER}{row.currency_code}":
                 balance = row.balance if row.kind in _GROWS_BY_DEBITS else -row.balance
                 yield Account(row.account_id, row.currency_code, balance, row.version - 1)
 
 
-async def _theirs(desk: Desk) -> AsyncIterator[Theirs]:
+async def _theirs(reader: Reader) -> AsyncIterator[Theirs]:
     request = acquirer.ListChargesRequest(page_size=_PAGE)
-    async for page in _pages(desk, "acquirer", "ListCharges", request):
+    async for page in _pages(reader, "acquirer", "ListCharges", request):
         for row in page.charges:
             amount = _amount(row.amount) if row.HasField("amount") else None
             yield Theirs(row.key, charge_state(row), amount, row.reference, row.decided_at_ms)
 
 
-async def _journals(desk: Desk) -> AsyncIterator[Journal]:
+async def _journals(reader: Reader) -> AsyncIterator[Journal]:
     request = ledger.ListJournalsRequest(page_size=_PAGE)
-    async for page in _pages(desk, "ledger", "ListJournals", request):
+    async for page in _pages(reader, "ledger", "ListJournals", request):
         for row in page.journals:
             yield _journal(row)
 
 
-async def _paid_orders(desk: Desk) -> AsyncIterator[PaidOrder]:
+async def _paid_orders(reader: Reader) -> AsyncIterator[PaidOrder]:
     request = order.ListOrdersRequest(page_size=_ORDERS_PAGE, state=order.ORDER_STATE_PAID)
-    async for page in _pages(desk, "order", "ListOrders", request):
+    async for page in _pages(reader, "order", "ListOrders", request):
         for row in page.orders:
             yield PaidOrder(row.order_id, row.payment_id, _amount(row.amount), row.settled_at_ms)
 
 
-async def _payments(desk: Desk) -> AsyncIterator[Ours]:
+async def _payments(reader: Reader) -> AsyncIterator[Ours]:
     request = payment.ListPaymentsRequest(page_size=_PAGE)
-    async for page in _pages(desk, "payment", "ListPayments", request):
+    async for page in _pages(reader, "payment", "ListPayments", request):
         for row in page.payments:
             yield _ours(row)
 
 
-async def _pages(desk: Desk, service: str, method: str, request: Any) -> AsyncIterator[Any]:
+async def _pages(reader: Reader, service: str, method: str, request: Any) -> AsyncIterator[Any]:
     while True:
-        page = await desk.read(service, method, request)
+        page = await reader.read(service, method, request)
         yield page
         if not page.next_page_token:
             return

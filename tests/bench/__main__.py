@@ -15,7 +15,7 @@ import uvloop
 
 from services.cli import output
 from services.devstack.supervisor import Stack, StackOptions
-from tests.bench import discovering, locking, settling, starting
+from tests.bench import discovering, locking, reconciling, settling, starting
 from tests.bench.figures import Figure
 
 
@@ -23,6 +23,7 @@ async def measure(folder: Path) -> list[Figure]:
     """All of it, one after the other."""
     figures = await starting.measure(folder)
     figures += await discovering.measure()
+    figures += reconciling.measure()
     async with Stack(StackOptions(folder / "stack")) as stack:
         figures += await settling.measure(stack)
         figures += await locking.measure(stack.zookeeper)

@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 
-from services.chaos import nemesis
+from coordination.grpc_channel import open_channel
+from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
+from countinghouse.type.v1 import money_pb2
+from services.chaos import nemesis, reconciliation
+from services.chaos import run as chaos_run
+from services.chaos.calls import Person
 from services.chaos.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld
 from services.chaos.run import Course, Result, run
-from services.chaos.world import NotBroughtAbout
+from services.chaos.world import NotBroughtAbout, World
 from services.checker.history import Phase, read_history
-from services.checker.verdict import Verdict
+from services.checker.verdict import Check, Verdict
 from services.kernel.clock import SystemClock
 
 SEED = 7
@@ -40,6 +45,7 @@ async def test_a_bill_is_settled_once_whatever_dies(tmp_path: Path) -> None:
     assert set(result.fired) == {"kill-at", "freeze-at", "bank-silent"}
     assert result.proofs["stale fences refused"] >= 1
     assert result.proofs["bills at which two clerks met"] >= 1
+    assert [check.examined > 0 for check in result.checks if check.name == reconciliation.NAME] == [True]
     history = read_history(result.history)
     assert history.whole
     assert {moment.fault for moment in history.nemesis if moment.phase is Phase.ENDED} == set(result.fired)
@@ -64,6 +70,27 @@ async def test_a_fault_that_never_struck_makes_a_run_unknown(tmp_path: Path, mon
     assert result.verdict is Verdict.UNKNOWN
     assert result.fired.keys() == {"bank-slow"}
     assert all("did not strike" in reason or reason.endswith("struck by kill") for reason in result.reasons)
+
+
+async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The services' own answers do not come out even with the acquirer's, and the run says by how much."""
+
+    async def and_charge(world: World, accountant: Person) -> Check:
+        metadata = (("authorization", f"Bearer {accountant.token}"),)
+        async with open_channel(world.address("acquirer-1")) as channel:
+            stub: Any = acquirer_pb2_grpc.AcquirerServiceStub(channel)
+            money = money_pb2.Money(minor_units=700, currency_code="CNY")
+            request = acquirer_pb2.ChargeRequest(key="stranger:1", card="tok-mei", amount=money)
+            await stub.Charge(request, timeout=10, metadata=metadata, wait_for_ready=True)
+        return await reconciliation.reconcile(world, accountant)
+
+    monkeypatch.setattr(chaos_run, "reconcile", and_charge)
+    result = await run_on(tmp_path, "bank-slow", length_s=5)
+    assert result.verdict is Verdict.VIOLATED
+    violations = [reason for reason in result.reasons if reason.startswith(reconciliation.NAME)]
+    assert len(violations) == 2
+    assert "only theirs: stranger:1: theirs 7.00 CNY, ours nothing" in violations[0]
+    assert "and the acquirer holds" in violations[1]
 
 
 async def test_without_its_guards_the_same_run_is_violated(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from services.reconcile.matching import (
     Theirs,
     compare,
 )
+from tests.unit.reconcile.agreeing import agreeing
 
 MONEY = Amount(1250, "CNY")
 OTHER = Amount(1300, "CNY")
@@ -305,30 +306,13 @@ class TestCost:
     """How the work grows: counted in calls of functions, not in time."""
 
     def test_comparing_agreeing_payments_is_linear(self) -> None:
-        assert calls_of(lambda: compare(many(2_000))) < 2.2 * calls_of(lambda: compare(many(1_000)))
+        assert calls_of(lambda: compare(agreeing(2_000))) < 2.2 * calls_of(lambda: compare(agreeing(1_000)))
 
     def test_comparing_differing_payments_twice_is_linear(self) -> None:
         def twice(count: int) -> None:
-            compare(many(count, orders=False), before=many(count, orders=False))
+            compare(replace(agreeing(count), orders=()), before=replace(agreeing(count), orders=()))
 
         assert calls_of(lambda: twice(2_000)) < 2.2 * calls_of(lambda: twice(1_000))
-
-
-def many(count: int, *, orders: bool = True) -> Sides:
-    """So many payments by card that all sides agree about; without orders each is late."""
-    names = [f"{number:06d}" for number in range(count)]
-    return Sides(
-        tuple(replace(CHARGE, key=f"p{name}:1", reference=f"p{name}") for name in names),
-        tuple(
-            replace(PAYMENT, payment_id=f"p{name}", order_id=f"o{name}", key=f"p{name}:1", journal_id=f"j{name}")
-            for name in names
-        ),
-        tuple(
-            replace(JOURNAL, journal_id=f"j{name}", payment_id=f"p{name}", order_id=f"o{name}", sequence=number)
-            for number, name in enumerate(names, start=1)
-        ),
-        tuple(replace(ORDER, order_id=f"o{name}", payment_id=f"p{name}") for name in names) if orders else (),
-    )
 
 
 def calls_of(work: Callable[[], Any]) -> int:
