@@ -26,7 +26,6 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from sqlalchemy import Table
 
-from coordination.grpc_channel import SERVER_PING_OPTIONS
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import (
     add_AcquirerServiceServicer_to_server,
     add_FaultServiceServicer_to_server,
@@ -42,11 +41,11 @@ from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime import log as logs
 from services.runtime.database import Database
 from services.runtime.failpoints import Failpoints, FailpointServicer
-from services.runtime.interceptors import CallInterceptor
+from services.runtime.grpc_server import new_server
 from services.runtime.migrations import bring_up_to_date
 from services.runtime.roles import grant
 from services.runtime.settings import Settings
-from services.runtime.tokens import TokenFile, TokenVerifier
+from services.runtime.tokens import TokenFile
 
 _DEBUGGING = ("countinghouse.acquirer.v1.FaultService", "countinghouse.debug.v1.FailpointService")
 
@@ -103,20 +102,12 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     clock = SystemClock()
-    verifier = _verifier(settings, clock)
     async with Database(
         settings.database_url, pool=settings.database_pool, statement_timeout_s=settings.statement_timeout_s
     ) as database:
         await bring_up_to_date(database, SERVICE.package, migrate=settings.migrate)
         merchants = Merchants(TokenFile(settings.token_file).token)
-        interceptor = CallInterceptor(
-            verifier, clock, default_deadline_s=settings.default_deadline_s, max_deadline_s=settings.max_deadline_s
-        )
-        server = grpc.aio.server(
-            interceptors=[interceptor],
-            options=[*SERVER_PING_OPTIONS, ("grpc.so_reuseport", 0)],
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
-        )
+        server, interceptor = new_server(settings, clock)
         health = _add_services(server, settings, database, merchants, clock)
         port = _listen(server, settings)
         await server.start()
@@ -148,16 +139,6 @@ def _add_services(
         names += _DEBUGGING
     reflection.enable_server_reflection(names, server)
     return health
-
-
-def _verifier(settings: Settings, clock: SystemClock) -> TokenVerifier:
-    try:
-        return TokenVerifier(settings.verify_key_file.read_bytes(), clock)
-    except OSError as error:
-        raise CountinghouseError(
-            "VERIFY_KEY_MISSING",
-            f"{settings.verify_key_file} cannot be read: {error.strerror}; COUNTINGHOUSE_VERIFY_KEY_FILE names the key",
-        ) from error
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:

@@ -58,7 +58,7 @@ _WITHIN_S: Final = 15.0
 _LOOK_S: Final = 0.02
 _ASK_AGAIN_S: Final = 0.1
 #: Codes after which the same call may yet be answered otherwise.
-_PASSING: Final = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "CANCELLED")
+_PASSING: Final = ("ABORTED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNKNOWN", "CANCELLED")
 
 KILL = failpoint_pb2.FAILPOINT_ACTION_KILL
 STOP = failpoint_pb2.FAILPOINT_ACTION_STOP

@@ -299,7 +299,7 @@ class Worker:
 
 #: Codes after which the same call may yet be answered otherwise; OK is one of them while the outcome is unknown.
 _MAY_COME_RIGHT: Final = frozenset(
-    {"", "OK", "ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
+    {"", "OK", "ABORTED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
 )
 
 

@@ -9,6 +9,7 @@ CountinghouseError
 ├── FailedPrecondition     the state of things forbids it              (definitive)
 ├── Aborted                somebody else was first; try again          (passing: nothing was done)
 ├── Unavailable            a dependency is away                        (passing: nothing was done)
+│   └── ResourceExhausted  a limit of calls or tickets is reached      (passing: nothing was done)
 └── OutcomeUnknown         asked, and not answered: it may have happened; never the same as failed
 
 A *definitive* refusal had no effect and never will have: it is stored as the answer to its request id and replayed.
@@ -152,12 +153,16 @@ class Unavailable(CountinghouseError):
         super().__init__(reason, message, metadata=metadata, retry_after_ms=retry_after_ms, fields=fields)
 
 
+class ResourceExhausted(Unavailable):
+    """A limit is reached, of the caller or of the server, and nothing was done."""
+
+
 class OutcomeUnknown(CountinghouseError):
     """Asked, and not answered: it may have happened or may yet happen."""
 
 
 def may_come_right(error: CountinghouseError) -> bool:
     """Whether the same request under the same key may yet be answered otherwise."""
-    if isinstance(error, Aborted):
+    if isinstance(error, (Aborted, ResourceExhausted)):
         return error.retry_after_ms is not None
     return isinstance(error, (Unavailable, OutcomeUnknown))

@@ -1,19 +1,20 @@
 """The door of every server: each call passes here once on its way in and once on its way out.
 
-In:  token → who; the access table → may they; the client's deadline → ours; bytes → message; then the servicer.
+In:  token → who; the access table → may they; the client's deadline → ours; their budget; bytes → message; the server's
+     limit; then the servicer. All up to the bytes when the headers arrive, before a request is waited for.
 Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL;
      and every call is counted and logged once, whatever became of it.
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
 patience must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
-everybody; of theirs only a malformed request is stopped here.
+everybody, within bounds of their own (`runtime/public.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import structlog
@@ -24,8 +25,11 @@ from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
 from services.runtime import access, methods, parsing, status
+from services.runtime.admission import Admission, Place
 from services.runtime.context import Call, serving
 from services.runtime.metrics import CallMetrics
+from services.runtime.public import PublicCalls
+from services.runtime.receiving import Receiver
 from services.runtime.tokens import TokenVerifier
 
 _OURS = "/countinghouse."
@@ -63,6 +67,8 @@ class CallInterceptor(aio.ServerInterceptor):
     Args:
         default_deadline_s: Deadline of a call that brings none.
         max_deadline_s: The longest that is honoured.
+        message_timeout_s: Within which a call's request must arrive.
+        admission: How much callers may have at once.
         metrics: Counts the calls; None: nobody will read the numbers.
     """
 
@@ -73,6 +79,8 @@ class CallInterceptor(aio.ServerInterceptor):
         *,
         default_deadline_s: float,
         max_deadline_s: float,
+        message_timeout_s: float,
+        admission: Admission,
         metrics: CallMetrics | None = None,
     ) -> None:
         self._verifier = verifier
@@ -80,6 +88,9 @@ class CallInterceptor(aio.ServerInterceptor):
         self._metrics = metrics or CallMetrics()
         self._default_deadline_s = default_deadline_s
         self._max_deadline_s = max_deadline_s
+        self._admission = admission
+        self._receiver = Receiver(message_timeout_s)
+        self._public = PublicCalls(message_timeout_s=message_timeout_s)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def intercept_service(
@@ -92,16 +103,16 @@ class CallInterceptor(aio.ServerInterceptor):
         if handler is None:
             return None
         if not method.startswith(_OURS):
-            return parsing.tolerant(method, handler)
+            return self._public.bounded(method, handler)
         if handler.unary_unary is None:
             raise RuntimeError(f"{method} is a stream, which this door cannot check yet; teach it before serving one")
         serve: Behaviour = handler.unary_unary
 
-        async def behave(body: bytes, context: aio.ServicerContext[Any, Any]) -> Any:
-            return await self._serve(method, serve, handler.request_deserializer, body, context)
+        async def behave(_requests: object, context: aio.ServicerContext[Any, Any]) -> Any:
+            return await self._serve(method, serve, handler.request_deserializer, context)
 
-        # Without a deserializer, so that nothing is parsed before the token was looked at.
-        return grpc.unary_unary_rpc_method_handler(behave, response_serializer=_serialize)
+        # A stream of requests, and without a deserializer: none is waited for or parsed before the token was looked at.
+        return grpc.stream_unary_rpc_method_handler(behave, response_serializer=_serialize)
 
     async def drained(self) -> None:
         """Waits until every call that changes something has come to its end."""
@@ -113,26 +124,27 @@ class CallInterceptor(aio.ServerInterceptor):
         method: str,
         serve: Behaviour,
         deserializer: parsing.Deserializer,
-        body: bytes,
         context: aio.ServicerContext[Any, Any],
     ) -> Any:
         started_s = self._clock.monotonic_s()
         caller, code, reason = "", grpc.StatusCode.OK, ""
         call: Call | None = None
         try:
-            call = self._admit(method, context)
+            call = self._identify(method, context)
             caller = str(call.principal)
-            response = await self._run(call, serve, parsing.parse(deserializer, body), context)
+            place = self._admission.admit(method, call.principal)
+            request = parsing.parse(deserializer, await self._receiver.receive(context))
+            response = await self._run(call, place, serve, request, context)
             if call.replayed:
                 context.set_trailing_metadata((("x-replayed", "true"),))
             return response
         except StoredRefusal as refusal:
             code, reason = status.code_of_status(refusal.status), status.from_status(refusal.status).reason
-            await _abort(context, refusal.status, refusal.stored, replayed=bool(call and call.replayed))
+            await status.abort(context, refusal.status, refusal.stored, replayed=bool(call and call.replayed))
         except CountinghouseError as error:
             code, reason = status.code_of(error), error.reason
             answer = status.to_status(error)
-            await _abort(context, answer, answer.SerializeToString())
+            await status.abort(context, answer, answer.SerializeToString())
         except (asyncio.CancelledError, aio.AbortError):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -140,7 +152,7 @@ class CallInterceptor(aio.ServerInterceptor):
             code = grpc.StatusCode.INTERNAL
             log.exception("unexpected", method=method, caller=caller)
             answer = status.internal()
-            await _abort(context, answer, answer.SerializeToString())
+            await status.abort(context, answer, answer.SerializeToString())
         finally:
             name, took_s = method.rpartition("/")[2], self._clock.monotonic_s() - started_s
             self._metrics.answered(name, code, took_s)
@@ -154,7 +166,7 @@ class CallInterceptor(aio.ServerInterceptor):
                 ms=round(took_s * 1000, 1),
             )
 
-    def _admit(self, method: str, context: aio.ServicerContext[Any, Any]) -> Call:
+    def _identify(self, method: str, context: aio.ServicerContext[Any, Any]) -> Call:
         remaining_s = context.time_remaining()
         seconds = min(self._default_deadline_s if remaining_s is None else remaining_s, self._max_deadline_s)
         token = _bearer(context)
@@ -162,14 +174,18 @@ class CallInterceptor(aio.ServerInterceptor):
         access.check(method, principal)
         return Call(method, principal, Deadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
 
-    async def _run(self, call: Call, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+    async def _run(
+        self, call: Call, place: Place, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
+    ) -> Any:
         async def run() -> Any:
-            serving(call)
-            return await serve(request, context)
+            with self._admission.executing(place):
+                serving(call)
+                return await serve(request, context)
 
         if methods.is_read(call.method):
             return await run()
         task = asyncio.create_task(run())
+        place.hold_until_done(task)
         self._running.add(task)
         task.add_done_callback(self._ended)
         try:
@@ -206,15 +222,3 @@ def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
 def _serialize(response: Any) -> bytes:
     """A servicer returns a message, or the bytes of a stored one."""
     return response if isinstance(response, bytes) else bytes(response.SerializeToString())
-
-
-async def _abort(
-    context: aio.ServicerContext[Any, Any], answer: status_pb2.Status, details: bytes, *, replayed: bool = False
-) -> NoReturn:
-    """Answers with a status; `details` are its bytes, which go on the wire as they are."""
-    trailers: tuple[tuple[str, str | bytes], ...] = ((status.DETAILS_KEY, details),)
-    if reason := status.reason_in(answer):
-        trailers += ((status.REASON_KEY, reason),)
-    if replayed:
-        trailers += (("x-replayed", "true"),)
-    await context.abort(status.code_of_status(answer), answer.message, trailers)

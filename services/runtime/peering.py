@@ -14,7 +14,7 @@ from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import Deadline
-from services.kernel.errors import PermissionDenied, Unauthenticated, Unavailable
+from services.kernel.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from services.kernel.ids import dice
 from services.runtime import status
 from services.runtime.methods import idempotency
@@ -62,7 +62,8 @@ class Peers:
         """Calls a stub's method.
 
         Raises:
-            Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT, or PEER_REFUSED_US.
+            Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT,
+                PEER_REFUSED_US or PEER_BUSY.
             OutcomeUnknown: It was sent, and no answer came; or one that says that nothing was done came from another
                 instance, after a first one had been sent it and had not answered.
             CountinghouseError: What the peer answered.
@@ -85,6 +86,12 @@ class Peers:
             answer = status.from_rpc_error(error)
             if isinstance(answer, (Unauthenticated, PermissionDenied)):
                 raise Unavailable("PEER_REFUSED_US", f"this service was turned away: {answer.message}") from error
+            if isinstance(answer, ResourceExhausted):  # the caller did not reach a limit; this service did
+                raise Unavailable(
+                    "PEER_BUSY",
+                    "a service this needs has too much to do; try again",
+                    retry_after_ms=answer.retry_after_ms,
+                ) from error
             raise answer from error
 
     async def close(self) -> None:

@@ -40,7 +40,6 @@ from sqlalchemy import Table
 
 from coordination.address import EnsembleAddress
 from coordination.discovery import Consumer
-from coordination.grpc_channel import SERVER_PING_OPTIONS
 from coordination.metrics import Metrics
 from coordination.registry import Registry
 from coordination.session import Session
@@ -55,6 +54,7 @@ from services.runtime.clock import DatabaseClock
 from services.runtime.database import Database
 from services.runtime.ensemble import Ensemble
 from services.runtime.failpoints import Failpoints, FailpointServicer
+from services.runtime.grpc_server import new_server
 from services.runtime.health import HealthMonitor
 from services.runtime.interceptors import CallInterceptor
 from services.runtime.methods import method_names
@@ -63,7 +63,7 @@ from services.runtime.migrations import bring_up_to_date
 from services.runtime.peering import Peers
 from services.runtime.roles import grant
 from services.runtime.settings import Settings
-from services.runtime.tokens import TokenFile, TokenVerifier
+from services.runtime.tokens import TokenFile
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
 #: How long consumers get to hear that a provider is gone before it stops taking calls.
@@ -214,18 +214,7 @@ async def _serve(service: Service, settings: Settings) -> None:
             return
         runtime = await _runtime(service, settings, database, Metrics(collected), stack)
         parts = await service.build(runtime)
-        interceptor = CallInterceptor(
-            _verifier(settings, runtime.clock),
-            runtime.clock,
-            default_deadline_s=settings.default_deadline_s,
-            max_deadline_s=settings.max_deadline_s,
-            metrics=CallMetrics(collected),
-        )
-        server = grpc.aio.server(
-            interceptors=[interceptor],
-            options=_options(settings),
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
-        )
+        server, interceptor = new_server(settings, runtime.clock, CallMetrics(collected))
         parts.add(server)
         health = _add_standard_services(server, service, runtime)
         port = _listen(server, settings, runtime.whereabouts)
@@ -325,16 +314,6 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
-    try:
-        return TokenVerifier(settings.verify_key_file.read_bytes(), clock)
-    except OSError as error:
-        raise CountinghouseError(
-            "VERIFY_KEY_MISSING",
-            f"{settings.verify_key_file} cannot be read: {error.strerror}; COUNTINGHOUSE_VERIFY_KEY_FILE names the key",
-        ) from error
-
-
 def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: Runtime) -> HealthServicer:
     """Health, reflection, and where the settings allow it the failpoints."""
     health = HealthServicer()
@@ -358,16 +337,6 @@ def _listen(server: grpc.aio.Server, settings: Settings, whereabouts: Whereabout
         ) from error
     whereabouts.address = f"{_advertised_host(settings)}:{settings.advertise_port or port}"
     return port
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    """Sizes, and room for pings: our own clients' and those of idle Dubbo clients."""
-    return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        *SERVER_PING_OPTIONS,
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 def _application(service: Service) -> str:

@@ -89,7 +89,18 @@ class Settings(BaseSettings):
     acquirer_asks: int = Field(default=28, ge=1, le=1_000)
     #: How long a stopping server lets running calls finish.
     drain_s: float = Field(default=5.0, ge=0)
+    #: How many calls are executed at once. While half are, lists and sums of whole tables are refused.
     max_concurrent_calls: int = Field(default=512, ge=1)
+    #: What the calls of one caller (role and name) may cost at once, see `runtime/admission.py`: a read costs 1, a
+    #: change 4, a list 32. A service has a larger budget, for it carries the calls of many.
+    caller_budget: int = Field(default=256, ge=1)
+    service_budget: int = Field(default=1024, ge=1)
+    #: Within which a call's request must arrive after its headers.
+    message_timeout_s: float = Field(default=5.0, gt=0, le=60)
+    #: Calls and other streams that one connection may have open; a client's others wait on its side.
+    max_streams_per_connection: int = Field(default=256, ge=1)
+    #: A connection without a call is closed after this time, pings or not; clients connect again when they call.
+    idle_connection_s: float = Field(default=300.0, ge=1)
     #: The largest message that is taken or sent; at least 1 MiB, since pages of lists are cut at half of that.
     max_message_bytes: int = Field(default=1 << 20, ge=1 << 20)
 

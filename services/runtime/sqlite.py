@@ -51,16 +51,28 @@ class SqliteBackend:
     async def write(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
         """Runs a step in a transaction that may write from its first statement on."""
         async with self._writer:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, step, False)
+            return await self._in_thread(step, reading=False)
 
     async def read(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
         """Runs a step on one snapshot."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, step, True)
+        return await self._in_thread(step, reading=True)
 
     async def close(self) -> None:
         """Gives the connections and threads back."""
         self._threads.shutdown(wait=False)
         self.sync_engine.dispose()
+
+    async def _in_thread(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], *, reading: bool) -> _T:
+        """Runs a step in a thread. Whoever is cancelled meanwhile ends when the thread has: it cannot be stopped."""
+        job = self._threads.submit(self._run, step, reading)
+        running = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if not job.cancel():  # it has begun
+                await asyncio.wait({running})
+                running.exception()  # marks it as taken
+            raise
 
     def _run(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], reading: bool) -> _T:
         with self.sync_engine.connect() as connection:

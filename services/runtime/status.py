@@ -6,6 +6,8 @@ fields, RetryInfo where trying again helps.
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
@@ -28,6 +30,7 @@ _CODES: dict[type[errors.CountinghouseError], grpc.StatusCode] = {
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Aborted: grpc.StatusCode.ABORTED,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.OutcomeUnknown: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -126,6 +129,18 @@ def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
         fields=tuple((violation.field, violation.description) for violation in bad.field_violations),
     )
     return rebuilt
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], answer: status_pb2.Status, details: bytes, *, replayed: bool = False
+) -> NoReturn:
+    """Answers with a status; `details` are its bytes, which go on the wire as they are."""
+    trailers: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, details),)
+    if reason := reason_in(answer):
+        trailers += ((REASON_KEY, reason),)
+    if replayed:
+        trailers += (("x-replayed", "true"),)
+    await context.abort(code_of_status(answer), answer.message, trailers)
 
 
 def _packed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -55,6 +56,28 @@ async def test_it_knows_what_time_it_is(empty: Database) -> None:
     before_ms = time.time() * 1000
     told_ms = await empty.now_ms()
     assert before_ms - 2 <= told_ms <= time.time() * 1000 + 2
+
+
+async def test_cancelled_read_ends_only_when_its_step_has(empty: Database) -> None:
+    """Whoever hangs up on reads gets no more of them at once than others: a thread cannot be stopped."""
+    if not empty.is_sqlite:
+        pytest.skip("a statement of PostgreSQL is cancelled")
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def step(_tx: AsyncConnection) -> None:
+        begun.set()
+        go.wait(20)
+        ended.set()
+
+    reading = asyncio.create_task(empty.read(step))
+    await asyncio.to_thread(begun.wait, 20)
+    reading.cancel()
+    done, _ = await asyncio.wait({reading}, timeout=0.2)
+    assert not done
+    go.set()
+    await asyncio.wait({reading})
+    assert reading.cancelled()
+    assert ended.is_set()
 
 
 async def test_a_step_that_raises_did_nothing(migrated: Database) -> None:

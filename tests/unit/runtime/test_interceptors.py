@@ -31,6 +31,7 @@ from services.kernel.errors import (
 from services.kernel.idempotency import Answer, StoredResponse
 from services.kernel.principal import Principal, Role
 from services.runtime import status
+from services.runtime.admission import Admission
 from services.runtime.context import Call, current_call
 from services.runtime.failpoints import Failpoints
 from services.runtime.interceptors import CallInterceptor, reply
@@ -39,6 +40,8 @@ from services.runtime.tokens import TokenSigner, TokenVerifier
 
 LI = Principal("li", Role.CASHIER)
 DEFAULT_S, MAX_S = 10.0, 60.0
+MESSAGE_S = 0.5
+BUDGET, MOST = 64, 40
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
@@ -54,6 +57,8 @@ class Server:
             clock,
             default_deadline_s=DEFAULT_S,
             max_deadline_s=MAX_S,
+            message_timeout_s=MESSAGE_S,
+            admission=Admission(caller_budget=BUDGET, service_budget=4 * BUDGET, max_executions=MOST),
             metrics=CallMetrics(self.counted),
         )
         self.served: list[str] = []
@@ -67,11 +72,16 @@ class Server:
                 request_deserializer=self.parser(request),
                 response_serializer=lambda message: message.SerializeToString(),
             )
-            for name, request in (("CreateOrder", pb.CreateOrderRequest), ("GetOrder", pb.GetOrderRequest))
+            for name, request in (
+                ("CreateOrder", pb.CreateOrderRequest),
+                ("GetOrder", pb.GetOrderRequest),
+                ("ListOrders", pb.ListOrdersRequest),
+            )
         }
         service = grpc.method_handlers_generic_handler("countinghouse.order.v1.OrderService", handlers)
         self.server.add_generic_rpc_handlers((service,))
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), self.server)
+        self.health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
 
     def parser(self, request: Any) -> Callable[[bytes], Any]:
         """Parses a request, and keeps what was parsed."""

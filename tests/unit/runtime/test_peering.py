@@ -23,6 +23,7 @@ from services.kernel.errors import (
     OutcomeUnknown,
     PermissionDenied,
     RequestInProgress,
+    ResourceExhausted,
     Unavailable,
 )
 from services.runtime import status
@@ -73,6 +74,12 @@ async def test_never_sent_is_unavailable(tmp_path: Path) -> None:
 async def test_no_answer_is_unknown(tmp_path: Path) -> None:
     """It was sent."""
     assert type(await asked(tmp_path, lost())) is OutcomeUnknown
+
+
+async def test_limit_of_a_peer_is_unavailable_to_whoever_called_us(tmp_path: Path) -> None:
+    """Nothing was done; and the limit that was reached is this service's, not its caller's."""
+    error = await asked(tmp_path, answer(ResourceExhausted("CALLER_LIMIT", "too many calls", retry_after_ms=250)))
+    assert (type(error), error.reason, error.retry_after_ms) == (Unavailable, "PEER_BUSY", 250)
 
 
 async def test_an_answer_is_what_it_says(tmp_path: Path) -> None:

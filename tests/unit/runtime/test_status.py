@@ -28,6 +28,10 @@ EVERY_ERROR: list[tuple[errors.CountinghouseError, grpc.StatusCode]] = [
     (errors.StaleFence("order o1", Fence(1, 1), Fence(1, 2)), grpc.StatusCode.ABORTED),
     (errors.StaleVersion("order o1", 1, 2), grpc.StatusCode.ABORTED),
     (errors.Unavailable("DATABASE_UNAVAILABLE", "m"), grpc.StatusCode.UNAVAILABLE),
+    (
+        errors.ResourceExhausted("CALLER_LIMIT", "m", metadata={"cost": "32"}, retry_after_ms=250),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ),
     (errors.OutcomeUnknown("OUTCOME_UNKNOWN", "m"), grpc.StatusCode.DEADLINE_EXCEEDED),
 ]
 

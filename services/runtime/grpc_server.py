@@ -1,0 +1,89 @@
+"""The gRPC server of a process of ours, with everything that bounds it.
+
+| bound | of | set by |
+|---|---|---|
+| size | a message | `max_message_bytes` |
+| streams | a connection | `max_streams_per_connection` |
+| time to say anything | a new connection | `_HANDSHAKE_MS` |
+| time without a call | a connection | `idle_connection_s` |
+| time to answer a ping | a connection with calls | `_PING_TIMEOUT_MS` |
+| time to send the request in | a call | `message_timeout_s` |
+| calls at once | a caller, the server | `runtime/admission.py` |
+
+grpc.aio's own limit of calls is not used: it counts what has no token and sends no request, and health as well.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from coordination.grpc_channel import SERVER_PING_OPTIONS
+from services.kernel.clock import Clock
+from services.kernel.errors import CountinghouseError
+from services.runtime.admission import Admission
+from services.runtime.interceptors import CallInterceptor
+from services.runtime.metrics import CallMetrics
+from services.runtime.settings import Settings
+from services.runtime.tokens import TokenVerifier
+
+#: For the preface of HTTP/2 and the first SETTINGS.
+_HANDSHAKE_MS: Final = 5_000
+#: A connection is pinged when nothing was heard for this long, and closed if the ping is not answered.
+_PING_MS: Final = 60_000
+_PING_TIMEOUT_MS: Final = 20_000
+
+
+def new_server(
+    settings: Settings, clock: Clock, metrics: CallMetrics | None = None
+) -> tuple[grpc.aio.Server, CallInterceptor]:
+    """Return a server without services, and the interceptor through which its calls pass.
+
+    Args:
+        metrics: Counts the calls; None: nobody will read the numbers.
+
+    Raises:
+        CountinghouseError: VERIFY_KEY_MISSING, VERIFY_KEY_INVALID.
+    """
+    interceptor = CallInterceptor(
+        _verifier(settings, clock),
+        clock,
+        default_deadline_s=settings.default_deadline_s,
+        max_deadline_s=settings.max_deadline_s,
+        message_timeout_s=settings.message_timeout_s,
+        admission=Admission(
+            caller_budget=settings.caller_budget,
+            service_budget=settings.service_budget,
+            max_executions=settings.max_concurrent_calls,
+        ),
+        metrics=metrics,
+    )
+    return grpc.aio.server(interceptors=[interceptor], options=_options(settings)), interceptor
+
+
+def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
+    try:
+        return TokenVerifier(settings.verify_key_file.read_bytes(), clock)
+    except OSError as error:
+        raise CountinghouseError(
+            "VERIFY_KEY_MISSING",
+            f"{settings.verify_key_file} cannot be read: {error.strerror}; COUNTINGHOUSE_VERIFY_KEY_FILE names the key",
+        ) from error
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Bounds, and room for pings: our own clients' and those of idle Dubbo clients."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        # Else streams that ended count until gRPC has forgotten them, and a client that keeps the limit is refused.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", int(settings.idle_connection_s * 1000)),
+        ("grpc.keepalive_time_ms", _PING_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        *SERVER_PING_OPTIONS,
+        ("grpc.so_reuseport", 0),
+    ]

@@ -1,0 +1,128 @@
+"""Calls that need no token: health and reflection.
+
+They have small budgets of their own: a full server does not starve them, and strangers do not starve the server.
+
+| method | at once | ended when |
+|---|---|---|
+| Health.Check | any number: it waits for nothing but its request | the request does not come in time |
+| Health.Watch | `_WATCHES` | the request does not come in time, or a state is not read in time |
+| ServerReflectionInfo | `_REFLECTIONS` | a question does not come in time, or an answer is not read in time |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from services.kernel.errors import Aborted, CountinghouseError, ResourceExhausted
+from services.runtime import parsing, status
+from services.runtime.receiving import Receiver
+
+_WATCHES: Final = 32
+_REFLECTIONS: Final = 16
+_RETRY_MS: Final = 1_000
+
+_Context = aio.ServicerContext[Any, Any]
+log = structlog.get_logger()
+
+
+class PublicCalls:
+    """Serves health and reflection within their bounds.
+
+    Args:
+        message_timeout_s: Within which a request must arrive, and an answer be taken.
+    """
+
+    def __init__(self, *, message_timeout_s: float) -> None:
+        self._message_timeout_s = message_timeout_s
+        self._receiver = Receiver(message_timeout_s)
+        self._watches = _Budget("watches of this server's health", _WATCHES)
+        self._reflections = _Budget("reflections", _REFLECTIONS)
+
+    def bounded(self, method: str, handler: Any) -> Any:
+        """Return `handler`, of a method of health or reflection, within its bounds. None of them waits for a request
+        before its own handler is called: that is done here, within a time."""
+
+        async def next_request(context: _Context) -> Any:
+            return parsing.parse(handler.request_deserializer, await self._receiver.receive(context))
+
+        async def requests(context: _Context) -> AsyncIterator[Any]:
+            while (body := await self._receiver.receive_or_end(context)) is not None:
+                yield parsing.parse(handler.request_deserializer, body)
+
+        async def one(_requests: object, context: _Context) -> Any:
+            async with _refusing(method, context):
+                return await handler.unary_unary(await next_request(context), context)
+
+        async def watch(_requests: object, context: _Context) -> None:
+            async with _refusing(method, context):
+                request = await next_request(context)
+                with self._watches.taken():
+                    await handler.unary_stream(request, _InTime(context, self._message_timeout_s))
+
+        async def talk(_requests: object, context: _Context) -> None:
+            async with _refusing(method, context):
+                with self._reflections.taken():
+                    async for answer in handler.stream_stream(requests(context), context):
+                        await _InTime(context, self._message_timeout_s).write(answer)
+
+        serialize = handler.response_serializer
+        if handler.unary_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(one, response_serializer=serialize)
+        behaviour = watch if handler.unary_stream is not None else talk
+        return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=serialize)
+
+
+class _Budget:
+    """How many calls of one kind are open at once."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what = what
+        self._left = most
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take one while inside.
+
+        Raises:
+            ResourceExhausted: SERVER_LIMIT.
+        """
+        if not self._left:
+            raise ResourceExhausted("SERVER_LIMIT", f"there are too many {self._what}", retry_after_ms=_RETRY_MS)
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
+
+
+class _InTime:
+    """As much of a context as `Health.Watch` uses; what is not taken by the client in time ends the call."""
+
+    def __init__(self, context: _Context, timeout_s: float) -> None:
+        self._context = context
+        self._timeout_s = timeout_s
+
+    async def write(self, message: Any) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._context.write(message)
+        except TimeoutError:
+            raise Aborted("ANSWER_NOT_TAKEN", "the answer was not read in time", retry_after_ms=_RETRY_MS) from None
+
+
+@asynccontextmanager
+async def _refusing(method: str, context: _Context) -> AsyncIterator[None]:
+    """Answer an error with its status."""
+    try:
+        yield
+    except CountinghouseError as error:
+        log.info("call", method=method, code=status.code_of(error).name, reason=error.reason)
+        answer = status.to_status(error)
+        await status.abort(context, answer, answer.SerializeToString())
