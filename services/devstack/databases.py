@@ -99,6 +99,7 @@ class ServerDatabases:
         """
         from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  a stack on files does without
 
+        from services.runtime.database_errors import said  # noqa: PLC0415
         from services.runtime.roles import prepare  # noqa: PLC0415
 
         every = [self._roles(service) for service in services]
@@ -107,7 +108,7 @@ class ServerDatabases:
             await prepare(self._server, self._house, services, {name: self._keys.password(name) for name in names})
         except (OSError, SQLAlchemyError) as error:
             shown = self._server.render_as_string(hide_password=True)
-            raise StackRefused("DATABASE_REFUSED", f"{shown} cannot be used: {error}") from error
+            raise StackRefused("DATABASE_REFUSED", f"{shown} cannot be used: {said(error)}") from error
         remember_databases(self._data, {roles.service: self._url(roles, roles.checker) for roles in every})
         await asyncio.gather(*(self._migrate(roles, environment) for roles in every))
 

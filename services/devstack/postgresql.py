@@ -42,6 +42,7 @@ _SETTINGS = {
     "max_connections": str(_MAX_CONNECTIONS),
     "shared_buffers": "32MB",
     "log_min_messages": "warning",
+    "log_error_verbosity": "terse",  # what it says in detail quotes rows
 }
 
 

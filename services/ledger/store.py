@@ -171,6 +171,8 @@ order_fences = Table(
     Column("token", BigInteger, nullable=False),
 )
 
+Index("order_fences_by_fence", order_fences.c.generation, order_fences.c.token)
+
 #: One row, with id 1: the last journal's sequence and hash, and the lock of those who write the next.
 chain_head = Table(
     "chain_head",

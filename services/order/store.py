@@ -91,6 +91,7 @@ orders = Table(
 )
 Index("orders_by_customer", orders.c.customer_id, orders.c.seq)
 Index("orders_by_state", orders.c.state, orders.c.seq)
+Index("orders_by_fence", orders.c.fence_generation, orders.c.fence_token)
 
 order_lines = Table(
     "order_lines",

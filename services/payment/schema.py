@@ -60,6 +60,7 @@ PAYMENTS = Table(
 )
 Index("payments_by_age", PAYMENTS.c.created_at_ms, PAYMENTS.c.payment_id)
 Index("payments_by_order", PAYMENTS.c.order_id)
+Index("payments_by_fence", PAYMENTS.c.fence_generation, PAYMENTS.c.fence_token)
 Index("payments_by_request", PAYMENTS.c.request_caller, PAYMENTS.c.request_method, PAYMENTS.c.request_key)
 Index("payments_by_reversal", PAYMENTS.c.reversal_caller, PAYMENTS.c.reversal_key)
 _NEEDS_ATTENTION = PAYMENTS.c.attention != ""

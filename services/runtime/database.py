@@ -5,8 +5,8 @@ Guarantees
 2. A step that lost against another transaction (serialization failure, deadlock, busy database), or whose connection
    broke before its commit, is run again as a whole, a bounded number of times. So a step touches nothing but its
    connection, and awaits nothing else.
-3. `Unavailable` means that nothing was done. Where PostgreSQL was told to commit and did not answer, nobody knows:
-   `OutcomeUnknown`.
+3. `Unavailable` means that nothing was done. Where a commit was not answered, or failed in a way that leaves its
+   outcome open, nobody knows: `OutcomeUnknown`. Which error means what is in `runtime/database_errors.py`.
 4. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
 
 No network call is made inside a step.
@@ -15,20 +15,30 @@ No network call is made inside a step.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, Table, insert, select, update
+from sqlalchemy import BigInteger, Column, Engine, Integer, LargeBinary, MetaData, Table, insert, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
-from services.runtime.postgresql import CommitUnanswered, PostgresqlBackend, sqlstate_of
+from services.kernel.errors import OutcomeUnknown, Unavailable
+from services.runtime.database_errors import (
+    WRITES_FAIL,
+    CommitUnanswered,
+    DatabaseRefused,
+    away,
+    is_passing,
+    keep_values_out,
+    translated,
+)
+from services.runtime.postgresql import PostgresqlBackend
 from services.runtime.sqlite import SqliteBackend
+
+__all__ = ["Database", "DatabaseRefused", "ensemble_table", "probe_write", "read_generation", "write_generation"]
 
 _T = TypeVar("_T")
 Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
@@ -36,20 +46,8 @@ Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
 _ATTEMPTS = 6
 _NOW_POSTGRESQL = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 _NOW_SQLITE = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
-#: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
-_RETRY_SQLSTATES = {"40001", "40P01", "55P03"}
-#: query_canceled (statement_timeout), too_many_connections, cannot_connect_now, admin_shutdown, crash_shutdown.
-_AWAY_SQLSTATES = {"57014", "53300", "57P03", "57P01", "57P02"}
-#: What its operator has to mend, by the beginning of the SQLSTATE.
-_REFUSED_SQLSTATES = {
-    "28": ("DATABASE_LOGIN", "see that its URL names the right role, and its passfile that role's password"),
-    "3D": ("DATABASE_MISSING", "make it (services/runtime/roles.py), or name another"),
-    "42501": ("DATABASE_FORBIDDEN", "its role may not do this; only the owner of the tables may change the schema"),
-}
-
-
-class DatabaseRefused(CountinghouseError):
-    """The database cannot be used as it is; the message says which one and what to do."""
+#: What a probe writes after a write has failed: more than the pages in use have room for.
+_PROBE_BYTES = 32_768
 
 
 class Database:
@@ -69,6 +67,8 @@ class Database:
         self._backend = (
             SqliteBackend(parsed, pool) if self.is_sqlite else PostgresqlBackend(parsed, pool, statement_timeout_s)
         )
+        keep_values_out(self._backend.sync_engine)
+        self._writes_fail = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,15 +82,27 @@ class Database:
         """Runs a writing step.
 
         Raises:
-            Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; nothing was done.
-            OutcomeUnknown: It went away while it committed.
+            Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; DATABASE_FULL,
+                DATABASE_READ_ONLY, DATABASE_IO_ERROR. Nothing was done.
+            OutcomeUnknown: It went away, or failed, while it committed.
             DatabaseRefused: DATABASE_CORRUPT, DATABASE_LOGIN, DATABASE_MISSING or DATABASE_FORBIDDEN.
         """
-        return await self._attempt(lambda: self._backend.write(step))
+        try:
+            result = await self._attempt(lambda: self._backend.write(step), writing=True)
+        except Unavailable as error:
+            self._writes_fail = self._writes_fail or error.reason in WRITES_FAIL
+            raise
+        self._writes_fail = False
+        return result
+
+    @property
+    def writes_fail(self) -> bool:
+        """Whether the last write that was tried could not be done for want of space or the like."""
+        return self._writes_fail
 
     async def read(self, step: Step[_T]) -> _T:
         """Runs a step that only reads, on one snapshot."""
-        return await self._attempt(lambda: self._backend.read(step))
+        return await self._attempt(lambda: self._backend.read(step), writing=False)
 
     @property
     def sync_engine(self) -> Engine:
@@ -118,57 +130,22 @@ class Database:
         """Gives the connections back."""
         await self._backend.close()
 
-    async def _attempt(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    async def _attempt(self, work: Callable[[], Coroutine[Any, Any, _T]], *, writing: bool) -> _T:
         """Tries a step again that lost against another; also one whose connection found the file being set up."""
         for attempt in range(_ATTEMPTS):
             try:
                 return await work()
             except CommitUnanswered as error:
                 raise OutcomeUnknown(
-                    "OUTCOME_UNKNOWN", "the database went away while it committed; ask again with the same id"
+                    "OUTCOME_UNKNOWN", "the database failed while it committed; ask again with the same id"
                 ) from error
             except DBAPIError as error:
-                if not _is_passing(error) or attempt == _ATTEMPTS - 1:
-                    raise self._translated(error) from error
+                if not is_passing(error) or attempt == _ATTEMPTS - 1:
+                    raise translated(error, self.name, writing=writing) from error
                 await asyncio.sleep(0.005 * 2**attempt)
             except (OSError, TimeoutError, PoolExhausted) as error:
-                raise self._away(error) from error
+                raise away(error) from error
         raise AssertionError("unreachable")
-
-    def _translated(self, error: DBAPIError) -> Exception:
-        original = _original(error)
-        state = sqlstate_of(original)
-        if error.connection_invalidated or state in _AWAY_SQLSTATES or _is_passing(error):
-            return self._away(error)
-        for beginning, (reason, remedy) in _REFUSED_SQLSTATES.items():
-            if state.startswith(beginning):
-                return DatabaseRefused(reason, f"{self.name} refuses us ({original}); {remedy}")
-        if isinstance(original, sqlite3.DatabaseError) and not isinstance(
-            original, (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError)
-        ):
-            return DatabaseRefused(
-                "DATABASE_CORRUPT",
-                f"{self.name} is damaged or no database of ours ({original}); restore a backup or move it away",
-            )
-        return error
-
-    def _away(self, error: BaseException) -> Unavailable:
-        return Unavailable("DATABASE_UNAVAILABLE", f"the database is away or busy: {type(error).__name__}; try again")
-
-
-def _original(error: DBAPIError) -> BaseException | None:
-    """The driver's own exception, under whatever an async adapter wrapped around it."""
-    original: BaseException | None = error.orig
-    while original is not None and original.__cause__ is not None:
-        original = original.__cause__
-    return original
-
-
-def _is_passing(error: DBAPIError) -> bool:
-    original = _original(error)
-    if isinstance(original, sqlite3.OperationalError):
-        return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return error.connection_invalidated or sqlstate_of(original) in _RETRY_SQLSTATES
 
 
 def ensemble_table(metadata: MetaData) -> Table:
@@ -178,7 +155,23 @@ def ensemble_table(metadata: MetaData) -> Table:
         metadata,
         Column("id", Integer, primary_key=True),
         Column("generation", BigInteger, nullable=False),
+        Column("probe", LargeBinary, nullable=True),
     )
+
+
+async def probe_write(database: Database, table: Table) -> None:
+    """Writes for the sake of writing; after a write has failed, as much as needs new space.
+
+    Raises:
+        Unavailable: As from `Database.run`: writes do not work.
+    """
+
+    async def step(connection: AsyncConnection) -> None:
+        if (await connection.execute(select(table.c.id))).scalar_one_or_none() is None:
+            await connection.execute(insert(table).values(id=1, generation=0))
+        await connection.execute(update(table).values(probe=bytes(_PROBE_BYTES) if database.writes_fail else None))
+
+    await database.run(step)
 
 
 async def read_generation(database: Database, table: Table) -> int:

@@ -3,26 +3,33 @@
 | name asked for | question | SERVING | otherwise |
 |---|---|---|---|
 | empty | liveness | from listening until told to stop | start the process again |
-| the interface | readiness | while the database answers, too, and ZooKeeper knows us | wait |
+| the interface | readiness | while the database answers and can be written, and ZooKeeper knows us | wait |
 
 A dependency that is away is no reason to start a process again: while ZooKeeper is frozen, what needs no lock is served
 all the same, and a new process would serve no more than the old one.
+
+A database that cannot be written (its disk is full, it can only be read) is noticed by the calls that fail, or by the
+monitor's own write every WRITE_EVERY_S. From then on it writes at every look, until that works again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
 from coordination.session import Session, SessionState
+from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.runtime.database import Database
 
 _INTERVAL_S = 0.5
 _PING_TIMEOUT_S = 2.0
+#: A write costs the disk a flush; a database that is used tells of its troubles sooner.
+WRITE_EVERY_S = 5.0
 #: The name of the server as a whole.
 _LIVENESS = ""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -36,16 +43,29 @@ class HealthMonitor:
 
     Args:
         interface: The service whose readiness is told.
+        write: Writes to the database for the sake of writing.
+        clock: Of which only the monotonic time is used.
 
     Attributes:
         ready: Set once the service has been ready.
     """
 
-    def __init__(self, servicer: HealthServicer, database: Database, session: Session, interface: str) -> None:
+    def __init__(
+        self,
+        servicer: HealthServicer,
+        database: Database,
+        session: Session,
+        interface: str,
+        write: Callable[[], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
         self._servicer = servicer
         self._database = database
         self._session = session
         self._interface = interface
+        self._write = write
+        self._clock = clock
+        self._write_at_s = clock.monotonic_s() + WRITE_EVERY_S
         self._serving: bool | None = None
         self.ready = asyncio.Event()
 
@@ -77,7 +97,14 @@ class HealthMonitor:
         try:
             async with asyncio.timeout(_PING_TIMEOUT_S):
                 await self._database.ping()
+                now_s = self._clock.monotonic_s()
+                if self._database.writes_fail or now_s >= self._write_at_s:
+                    self._write_at_s = now_s + WRITE_EVERY_S
+                    await self._write()
         except (CountinghouseError, TimeoutError):
+            return False
+        except Exception:
+            log.exception("the database failed in a way nobody expected")
             return False
         return True
 

@@ -27,6 +27,8 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from services.runtime.database_errors import CommitUnanswered, sqlstate_of
+
 _T = TypeVar("_T")
 
 #: The server's own timeouts come first, so that we hear why.
@@ -34,10 +36,6 @@ _GRACE_S = 1.0
 #: What is no answer to COMMIT: class 08, the driver's own word for a connection that broke; class 57P, the server is
 #: being shut down or is crashing, and may have committed before it said so.
 _NO_ANSWERS = ("08", "57P")
-
-
-class CommitUnanswered(Exception):
-    """COMMIT was sent and not answered: the step may stand or not."""
 
 
 class PostgresqlBackend:
@@ -59,6 +57,7 @@ class PostgresqlBackend:
         self._step_s = timeout_s + _GRACE_S
         self._engine = create_async_engine(
             url,
+            hide_parameters=True,
             pool_size=pool,
             max_overflow=0,
             pool_timeout=timeout_s,
@@ -107,11 +106,6 @@ class PostgresqlBackend:
             except (TimeoutError, CommitUnanswered):
                 await connection.invalidate()
                 raise
-
-
-def sqlstate_of(error: BaseException | None) -> str:
-    """What the server called the error; empty: it is not one of the server's."""
-    return str(getattr(error, "sqlstate", None) or "")
 
 
 def _was_refused(error: DBAPIError) -> bool:

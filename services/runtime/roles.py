@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.runtime.database import Database
+from services.runtime.database_errors import said
 from services.runtime.logins import Roles, passwords_in
 from services.runtime.migrations import ADVISORY_LOCK
 
@@ -143,7 +144,7 @@ def main() -> None:
         passwords = passwords_in(given.passfile.read_text())
         asyncio.run(prepare(make_url(given.server), given.house, given.services, passwords))
     except (OSError, SQLAlchemyError) as error:
-        print(f"roles: {error}", file=sys.stderr)  # noqa: T201  the last word of a program
+        print(f"roles: {said(error)}", file=sys.stderr)  # noqa: T201  the last word of a program
         raise SystemExit(1) from error
 
 

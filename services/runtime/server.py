@@ -25,6 +25,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,7 +52,7 @@ from services.kernel.guards import Guards
 from services.kernel.ids import IdSource, RandomIds
 from services.runtime import log as logs
 from services.runtime.clock import DatabaseClock
-from services.runtime.database import Database
+from services.runtime.database import Database, probe_write
 from services.runtime.ensemble import Ensemble
 from services.runtime.failpoints import Failpoints, FailpointServicer
 from services.runtime.grpc_server import new_server
@@ -219,14 +220,21 @@ async def _serve(service: Service, settings: Settings) -> None:
         health = _add_standard_services(server, service, runtime)
         port = _listen(server, settings, runtime.whereabouts)
         await server.start()
-        monitor = HealthMonitor(health, runtime.database, runtime.session, service.interface)
+        monitor = HealthMonitor(
+            health,
+            runtime.database,
+            runtime.session,
+            service.interface,
+            partial(probe_write, runtime.database, service.ensemble),
+            runtime.clock,
+        )
         registry = Registry(runtime.session, metrics=runtime.metrics)
         stack.push_async_callback(registry.close, _REGISTRY_CLOSE_S)
         url = _provider_url(service, settings, port, page, runtime.clock)
         log.info("listening", address=f"{settings.listen_host}:{port}", metrics=page, pid=os.getpid())
 
         registering = asyncio.create_task(_register_when_ready(runtime, monitor, registry, url))
-        beginning = [registering, asyncio.create_task(monitor.watch()), *map(_begin, parts.workers)]
+        beginning = [registering, _begin(monitor.watch), *map(_begin, parts.workers)]
         keeping = [*map(_begin, parts.keepers)]
         gc.collect()
         gc.freeze()  # what was imported stays; looking through it again and again costs a tenth of every call

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import QueuePool
+
+from services.runtime.database_errors import CommitUnanswered, is_undone
 
 _T = TypeVar("_T")
 
@@ -38,6 +41,7 @@ class SqliteBackend:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         self.sync_engine: Engine = create_engine(
             url.set(drivername="sqlite"),
+            hide_parameters=True,
             poolclass=QueuePool,
             pool_size=pool,
             max_overflow=0,
@@ -49,7 +53,11 @@ class SqliteBackend:
         self._writer = asyncio.Lock()
 
     async def write(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
-        """Runs a step in a transaction that may write from its first statement on."""
+        """Runs a step in a transaction that may write from its first statement on.
+
+        Raises:
+            CommitUnanswered: It may stand.
+        """
         async with self._writer:
             return await self._in_thread(step, reading=False)
 
@@ -77,8 +85,15 @@ class SqliteBackend:
     def _run(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], reading: bool) -> _T:
         with self.sync_engine.connect() as connection:
             connection.execution_options(countinghouse_read=reading)
-            with connection.begin():
-                return _driven(step(cast(AsyncConnection, _AtOnce(connection))))
+            with connection.begin() as transaction:
+                result = _driven(step(cast(AsyncConnection, _AtOnce(connection))))
+                try:
+                    transaction.commit()
+                except DBAPIError as error:
+                    if reading or is_undone(error):
+                        raise
+                    raise CommitUnanswered from error
+                return result
 
 
 class _AtOnce:

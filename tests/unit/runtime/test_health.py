@@ -13,7 +13,9 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
 from coordination.session import Session, SessionState
+from services.kernel.clock import SystemClock
 from services.kernel.errors import Unavailable
+from services.runtime import health
 from services.runtime.database import Database
 from services.runtime.health import HealthMonitor
 
@@ -43,10 +45,20 @@ class FakeDatabase:
 
     def __init__(self) -> None:
         self.away = False
+        self.broken = False
+        self.full = False
+        self.writes_fail = False
 
     async def ping(self) -> None:
         if self.away:
             raise Unavailable("DATABASE_UNAVAILABLE", "away")
+        if self.broken:
+            raise ZeroDivisionError
+
+    async def write(self) -> None:
+        self.writes_fail = self.full
+        if self.full:
+            raise Unavailable("DATABASE_FULL", "full")
 
 
 class Context:
@@ -62,7 +74,12 @@ class Monitored:
     def __init__(self) -> None:
         self.session, self.database, self.servicer = FakeSession(), FakeDatabase(), HealthServicer()
         self.monitor = HealthMonitor(
-            self.servicer, cast(Database, self.database), cast(Session, self.session), INTERFACE
+            self.servicer,
+            cast(Database, self.database),
+            cast(Session, self.session),
+            INTERFACE,
+            self.database.write,
+            SystemClock(),
         )
 
     async def says(self, service: str) -> Any:
@@ -120,3 +137,37 @@ async def test_stopping_server_is_neither_alive_nor_ready(monitored: Monitored) 
     """Whoever watches either name hears that it takes no new calls."""
     await monitored.monitor.stopping()
     assert (await monitored.says(""), await monitored.says(INTERFACE)) == (NOT_SERVING, NOT_SERVING)
+
+
+async def test_readiness_with_a_database_that_cannot_be_written_is_not_serving_until_a_write_works(
+    monitored: Monitored,
+) -> None:
+    monitored.database.full = monitored.database.writes_fail = True  # a call was refused
+    monitored.session.becomes(SessionState.CONNECTED)  # makes it look at once
+    await monitored.until(INTERFACE, NOT_SERVING)
+    assert await monitored.says("") == SERVING
+    monitored.database.full = False
+    await monitored.until(INTERFACE, SERVING)
+    assert not monitored.database.writes_fail
+
+
+async def test_readiness_of_an_idle_server_notices_that_its_database_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "WRITE_EVERY_S", 0.0)
+    made = Monitored()
+    made.database.full = True
+    watching = asyncio.create_task(made.monitor.watch())
+    await made.until(INTERFACE, NOT_SERVING)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_monitor_whose_database_fails_in_an_unforeseen_way_says_not_serving_and_goes_on(
+    monitored: Monitored,
+) -> None:
+    monitored.database.broken = True
+    monitored.session.becomes(SessionState.CONNECTED)
+    await monitored.until(INTERFACE, NOT_SERVING)
+    monitored.database.broken = False
+    await monitored.until(INTERFACE, SERVING)

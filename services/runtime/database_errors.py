@@ -1,0 +1,180 @@
+"""What an error of the database means, and what of it may be said.
+
+    said by SQLite                   by PostgreSQL (SQLSTATE)        to callers
+    BUSY, LOCKED                     40001, 40P01, 55P03             the step runs again; then DATABASE_UNAVAILABLE
+    FULL                             53100                           DATABASE_FULL
+    READONLY                         25006                           DATABASE_READ_ONLY
+    IOERR, CANTOPEN, NOMEM, PROTOCOL 58…                             DATABASE_IO_ERROR
+                                     53…, 57014, 57P…, no answer     DATABASE_UNAVAILABLE
+    CORRUPT, NOTADB                  XX001, XX002                    refused: DATABASE_CORRUPT
+                                     28…, 3D…, 42501                 refused: its operator has to mend it
+
+Each of the four is UNAVAILABLE and says that nothing was done, which holds until COMMIT is sent. A COMMIT that fails is
+the same only where the database says so for certain: SQLite after FULL or READONLY, for then the frame that would make
+the transaction stand was not written; after IOERR it may be in the file, and a restart would find it. PostgreSQL's
+refusal of a COMMIT always means that nothing stands.
+
+No value of a caller's is in an error or its chain: parameters are hidden, and of PostgreSQL's words only those remain
+that hold no values (its DETAIL and HINT quote rows, and the messages of class 22 what was wrong).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from sqlalchemy import Engine, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
+
+from services.kernel.errors import CountinghouseError, Unavailable
+
+FULL: Final = "DATABASE_FULL"
+READ_ONLY: Final = "DATABASE_READ_ONLY"
+IO_ERROR: Final = "DATABASE_IO_ERROR"
+AWAY: Final = "DATABASE_UNAVAILABLE"
+
+#: After these no write works until somebody has done something about it.
+WRITES_FAIL: Final = frozenset({FULL, READ_ONLY, IO_ERROR})
+
+_SENTENCES: Final = {
+    FULL: "the disk of the database is full; nothing was done, try again once there is space",
+    READ_ONLY: "the database can only be read at present; nothing was done, try again once it can be written",
+    IO_ERROR: "the database cannot read or write its files; nothing was done, try again once it can",
+}
+_PASSING_SQLITE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SQLITE: Final = {
+    sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_READONLY: READ_ONLY,
+    sqlite3.SQLITE_IOERR: IO_ERROR,
+    sqlite3.SQLITE_CANTOPEN: IO_ERROR,
+    sqlite3.SQLITE_NOMEM: IO_ERROR,
+    sqlite3.SQLITE_PROTOCOL: IO_ERROR,
+}
+#: serialization_failure, deadlock_detected, lock_not_available.
+_PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
+#: By the beginning of the SQLSTATE, the longest first: disk_full, read_only_sql_transaction, system_error; then
+#: insufficient_resources, query_canceled (statement_timeout), operator_intervention (shutdown, crash, starting up).
+_SQLSTATES: Final = {"53100": FULL, "25006": READ_ONLY, "58": IO_ERROR, "53": AWAY, "57014": AWAY, "57P": AWAY}
+#: What its operator has to mend, by the beginning of the SQLSTATE.
+_REFUSED: Final = {
+    "28": ("DATABASE_LOGIN", "see that its URL names the right role, and its passfile that role's password"),
+    "3D": ("DATABASE_MISSING", "make it (services/runtime/roles.py), or name another"),
+    "42501": ("DATABASE_FORBIDDEN", "its role may not do this; only the owner of the tables may change the schema"),
+    "XX001": ("DATABASE_CORRUPT", "it is damaged; restore a backup"),
+    "XX002": ("DATABASE_CORRUPT", "an index of it is damaged; rebuild it or restore a backup"),
+}
+#: SQLSTATEs whose messages quote the value that was wrong.
+_DATA_EXCEPTION: Final = "22"
+_WITHHELD: Final = "the message is withheld, for it quotes a value"
+#: Parts of an error of asyncpg's that quote rows and statements.
+_QUOTING: Final = ("detail", "hint", "where", "query", "internal_query")
+
+
+class CommitUnanswered(Exception):
+    """COMMIT was sent, and it is not known whether the step stands."""
+
+
+class DatabaseRefused(CountinghouseError):
+    """The database cannot be used as it is; the message says which one and what to do."""
+
+
+def away(error: BaseException) -> Unavailable:
+    """What callers are told of a database that does not answer."""
+    return Unavailable(AWAY, f"the database is away or busy: {type(error).__name__}; try again")
+
+
+def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
+    """The error of a step in our words; `error` itself if it is a mistake of ours.
+
+    Args:
+        name: The database's, for whoever has to mend it.
+        writing: Whether the step was to write. One that only reads and tries to write is a mistake.
+    """
+    original = driver_error(error)
+    reason = _reason(original)
+    if reason == READ_ONLY and not writing:
+        return error
+    if reason in _SENTENCES:
+        return Unavailable(reason, _SENTENCES[reason])
+    if reason or error.connection_invalidated or is_passing(error):
+        return away(error)
+    state = sqlstate_of(original)
+    for beginning, (refusal, remedy) in _REFUSED.items():
+        if state.startswith(beginning):
+            return DatabaseRefused(refusal, f"{name} refuses us ({original}); {remedy}")
+    if isinstance(original, sqlite3.DatabaseError) and not isinstance(
+        original, (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError)
+    ):
+        return DatabaseRefused(
+            "DATABASE_CORRUPT",
+            f"{name} is damaged or no database of ours ({original}); restore a backup or move it away",
+        )
+    return error
+
+
+def is_passing(error: DBAPIError) -> bool:
+    """Whether the step lost against another, or its connection broke: as a whole it may be run again."""
+    original = driver_error(error)
+    if isinstance(original, sqlite3.OperationalError):
+        return _sqlite_code(original) in _PASSING_SQLITE
+    return error.connection_invalidated or sqlstate_of(original) in _PASSING_SQLSTATES
+
+
+def is_undone(error: DBAPIError) -> bool:
+    """Whether SQLite's refusal of a COMMIT means that nothing stands, now and after a restart."""
+    original = driver_error(error)
+    if isinstance(original, sqlite3.IntegrityError):  # a constraint that is checked at the end
+        return True
+    return _reason(original) in (FULL, READ_ONLY) or is_passing(error)
+
+
+def driver_error(error: DBAPIError) -> BaseException | None:
+    """The driver's own exception, under whatever an async adapter wrapped around it."""
+    original: BaseException | None = error.orig
+    while original is not None and original.__cause__ is not None:
+        original = original.__cause__
+    return original
+
+
+def sqlstate_of(error: BaseException | None) -> str:
+    """What PostgreSQL called the error; empty: it is not one of its."""
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def said(error: BaseException) -> str:
+    """What the driver said, without the statement: that may hold a password."""
+    return str(error.orig) if isinstance(error, DBAPIError) else str(error)
+
+
+def keep_values_out(engine: Engine) -> None:
+    """Has no error of this engine show a value, wherever it is logged."""
+    event.listen(engine, "handle_error", _strip)
+
+
+def _strip(context: ExceptionContext) -> None:
+    words, error = "", context.original_exception.__cause__  # what the adapter wrapped; SQLite has none
+    while error is not None:
+        state = sqlstate_of(error)
+        if not state or state.startswith(_DATA_EXCEPTION):
+            error.args = (_WITHHELD,)
+        for part in _QUOTING:
+            if getattr(error, part, None):
+                setattr(error, part, None)
+        words = words or f"{type(error).__name__} {state}: {error}"
+        error = error.__cause__
+    if words:
+        context.original_exception.args = (words,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = (words,)
+
+
+def _reason(original: BaseException | None) -> str:
+    if isinstance(original, sqlite3.OperationalError):
+        return _SQLITE.get(_sqlite_code(original), "")
+    state = sqlstate_of(original)
+    return next((reason for beginning, reason in _SQLSTATES.items() if state.startswith(beginning)), "")
+
+
+def _sqlite_code(error: sqlite3.Error) -> int:
+    """The primary result code; -1: the error is Python's own."""
+    return getattr(error, "sqlite_errorcode", -1) & 0xFF
