@@ -46,6 +46,7 @@ from urllib.parse import quote
 from coordination.deadline import Deadline
 from coordination.endpoint import Endpoint, ProviderReader, Registration
 from coordination.errors import NoProviders
+from coordination.files import write_whole
 from coordination.following import Follower, children
 from coordination.governance import Rules
 from coordination.metrics import Metrics
@@ -492,8 +493,6 @@ class _CacheFile:
         """Replace the file, whole or not at all."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._path.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_text(json.dumps(sorted(node_names), indent=0), encoding="utf-8")
-            draft.replace(self._path)
+            write_whole(self._path, json.dumps(sorted(node_names), indent=0).encode(), mode=0o666)
         except OSError as error:
             log.warning("the providers cannot be remembered in %s: %s", self._path, error)

@@ -24,6 +24,7 @@ Invariants of a history that is read
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -268,6 +269,7 @@ class HistoryWriter:
         if not self._file.closed:
             self._write("end", {"events": self._events})
             self.flush()
+            os.fsync(self._file.fileno())  # it is evidence: what it says shall outlive the machine
             self._file.close()
 
     def _write(self, type_: str, event: dict[str, Any]) -> None:

@@ -88,7 +88,12 @@ class Child:
                 preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  two system calls, no lock
                 **identity(command.user),
             )
-            return cls(process, command, log_start)
+            try:
+                return cls(process, command, log_start)
+            except BaseException:  # no thread to wait for it: nobody would ever know of it
+                process.kill()
+                process.wait()
+                raise
 
     @property
     def pid(self) -> int:

@@ -1,11 +1,12 @@
-"""Files of a data directory, and how one is replaced."""
+"""Files of a data directory."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from coordination.files import write_whole
 
 
 def signing_key(data: Path) -> Path:
@@ -31,12 +32,3 @@ def databases_elsewhere(data: Path) -> dict[str, str]:
 def remember_databases(data: Path, urls: Mapping[str, str]) -> None:
     """Puts down where the databases are: URLs that hold no password, for whoever reads the books."""
     write_whole(data / "databases.json", json.dumps(dict(urls), indent=1).encode(), mode=0o600)
-
-
-def write_whole(path: Path, content: bytes, *, mode: int) -> None:
-    """Replaces a file: readers see the old or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    draft.replace(path)

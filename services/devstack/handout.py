@@ -17,11 +17,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from coordination.files import write_whole
 from services.devstack.databases import HOUSE
-from services.devstack.files import remember_databases, write_whole
+from services.devstack.files import remember_databases
 from services.devstack.keys import LOOK_S, Keys
 from services.kernel.clock import Clock, SystemClock
 from services.runtime.logins import Roles
@@ -62,8 +64,10 @@ class Handout:
     def renew(self) -> list[str]:
         """Hands out new tokens to those whose tokens have lived half their lives; returns to whom."""
         renewed = self._keys.renew()
-        for service in renewed:
-            self._write(service, "service.token", self._keys.token_file(service).read_bytes())
+        for service in self._services:
+            token = self._keys.token_file(service).read_bytes()
+            if (self._root / service / "service.token").read_bytes() != token:  # also one that could not be written
+                self._write(service, "service.token", token)
         return renewed
 
     def _write(self, reader: str, name: str, content: bytes) -> None:
@@ -81,7 +85,10 @@ async def _keep(handout: Handout) -> None:
             async with asyncio.timeout(LOOK_S):
                 await stop.wait()
         except TimeoutError:
-            handout.renew()
+            try:
+                handout.renew()
+            except OSError as error:  # of a full disk: the tokens have half their lives left
+                print(f"handout: tokens cannot be renewed: {error}; trying again", file=sys.stderr)  # noqa: T201
 
 
 def main() -> None:

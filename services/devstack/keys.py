@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
-from services.devstack.files import signing_key, write_whole
+from coordination.files import write_whole
+from services.devstack.files import signing_key
 from services.devstack.state import ACQUIRER
 from services.kernel.clock import Clock
 from services.kernel.ids import RandomIds
@@ -75,8 +77,11 @@ class Keys:
             self.service_token(service)
         return old
 
-    async def keep_fresh(self) -> None:
-        """Renews tokens in time; never ends by itself."""
+    async def keep_fresh(self, tell: Callable[[str], None]) -> None:
+        """Renews tokens in time; never ends by itself. One that cannot be written is told, and tried again."""
         while True:
             await asyncio.sleep(LOOK_S)
-            self.renew()
+            try:
+                self.renew()
+            except OSError as error:
+                tell(f"tokens cannot be renewed in {self._folder} ({error.strerror}); trying again")

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from services.devstack.files import write_whole
+from coordination.files import write_whole
 from services.kernel.errors import CountinghouseError
 
 #: The services and what they provide, in the order in which they are stopped.
@@ -40,6 +40,10 @@ _GONE_POLL_S = 0.05
 
 class StackRefused(CountinghouseError):
     """The stack cannot be had as things are; the message says what to do. The command line exits with 2."""
+
+
+class StackFailed(CountinghouseError):
+    """The stack did not get ready."""
 
 
 class InstanceState(StrEnum):
@@ -189,7 +193,7 @@ def require(data: Path) -> StackState:
 
 def forget(data: Path) -> None:
     """Removes the description of a stack that has stopped."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # without its lock it is of a stack that is gone
         (data / "stack.json").unlink()
 
 

@@ -12,10 +12,10 @@ Invariants
    after exit code 2, which is a refusal: `refused` then has its last line.
 4. ZooKeeper, PostgreSQL and the acquirer keep their ports over restarts, so that their clients find them again.
 5. A stopped (SIGSTOP) process is left alone: only ending is ending.
+6. Nothing that supervises ends by what it supervises: whatever fails while a process is started, watched or described
+   (a full disk, no more processes, a terminal that is gone) is told and tried again.
 
-Which function makes each move
-    _Runner._spawn   → STARTING         _Runner._watch   STARTING → SERVING
-    _Runner.run      → RESTARTING, REFUSED               _Runner.stop   → STOPPED
+Which function makes each move is in `managed_process.py`.
 
 The services need not wait for ZooKeeper and are started beside it: they tolerate its absence. On PostgreSQL they wait
 until their schemas are up to date (`databases.py`); on files there is nothing to wait for.
@@ -24,6 +24,7 @@ until their schemas are up to date (`databases.py`); on files there is nothing t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -35,16 +36,18 @@ from typing import TYPE_CHECKING, Self
 
 from coordination.address import EnsembleAddress
 from coordination.errors import BadAddress
+from coordination.files import write_whole
 from services.devstack import databases, postgresql, state, zookeeper
 from services.devstack.child import Child, Command
 from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
-from services.devstack.files import write_whole
 from services.devstack.keys import Keys
+from services.devstack.managed_process import ManagedProcess
 from services.devstack.state import (
     ACQUIRER,
     INTERFACES,
     Instance,
     InstanceState,
+    StackFailed,
     StackLock,
     StackRefused,
     StackState,
@@ -64,20 +67,13 @@ ZOOKEEPER = "zookeeper"
 #: The one process of the outside bank; there is one wherever there are payments.
 ACQUIRER_INSTANCE = f"{ACQUIRER}-1"
 
-_REFUSED = 2
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
-#: So many crashes before anything served: it will not come right by itself.
-_START_CRASHES = 3
 #: A service drains for `drain_s` at most (`runtime/settings.py`), and takes up to three seconds besides.
 _DRAIN_S, _SERVICE_MARGIN_S = 5.0, 4.0
 _ZOOKEEPER_GRACE_S = 3.0
 _POSTGRESQL_GRACE_S = 5.0
 _ZOOKEEPER_POLL_S = 0.03
 _MAX_REPLICAS = 16
-
-
-class StackFailed(CountinghouseError):
-    """The stack did not get ready."""
+_DESCRIBE_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +164,16 @@ class Stack:
         self._tell = tell
         self._lock: StackLock | None = None
         self._keys: Keys | None = None
-        self._servers: dict[str, _Runner] = {}  # ZooKeeper and PostgreSQL, as far as they are our own; the acquirer
+        self._servers: dict[str, ManagedProcess] = {}  # ZooKeeper, PostgreSQL if they are our own; the acquirer
         self._acquirer_address = ""
-        self._runners: dict[str, _Runner] = {}
+        self._runners: dict[str, ManagedProcess] = {}
         self._address = options.zookeeper
         self._tasks: list[asyncio.Task[None]] = []
         self._closing: list[Callable[[], Awaitable[None]]] = []  # after the services, the last first
         self._stopping: asyncio.Task[None] | None = None
         self._ready = False
+        self._described = True  # as far as it was tried
+        self._retrying: asyncio.Handle = asyncio.get_running_loop().call_soon(lambda: None)
         self._failure: CountinghouseError | None = None
         self._looking: asyncio.Future[Readiness] = asyncio.get_running_loop().create_future()
         self._news = asyncio.Event()
@@ -206,6 +204,11 @@ class Stack:
             raise StackFailed(
                 "STACK_NOT_READY", f"not ready within {self.options.start_timeout_s:g} s: {late}"
             ) from None
+        except OSError as error:
+            await self.stop()
+            raise StackRefused(
+                "DATA_UNUSABLE", f"{error.filename or self.data} cannot be used: {error.strerror}; name another --data"
+            ) from error
         except BaseException:
             await self.stop()
             raise
@@ -322,15 +325,10 @@ class Stack:
             raise InvalidArgument(
                 "DATA_UNUSABLE", f"a database URL cannot name {self.data}; choose a directory without ? and #"
             )
-        try:
-            for folder in (self.data, self.data / "logs", self.data / "cache"):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = StackLock(self.data)
-            lock.take()
-        except OSError as error:
-            raise StackRefused(
-                "DATA_UNUSABLE", f"{self.data} cannot be used: {error.strerror}; name another --data"
-            ) from error
+        for folder in (self.data, self.data / "logs", self.data / "cache"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = StackLock(self.data)
+        lock.take()
         self._lock = lock
         self.changed()
         keys = self._keys = Keys(self.data, self._clock)
@@ -350,11 +348,11 @@ class Stack:
                 self._add_instance(service, number, found.settings(service), keys.verify_file, token)
         for runner in self._runners.values():
             self._run(runner)
-        self._tasks.append(asyncio.create_task(keys.keep_fresh()))
+        self._tasks.append(asyncio.create_task(keys.keep_fresh(self.tell)))
         await asyncio.sleep(0)  # every process has been spawned: import what follows while they import theirs
         await self._look_out(zookeeper_up)
 
-    def _run(self, runner: _Runner) -> None:
+    def _run(self, runner: ManagedProcess) -> None:
         self._tasks.append(asyncio.create_task(runner.run()))
 
     async def _open_databases(self, keys: Keys) -> FileDatabases | ServerDatabases:
@@ -389,7 +387,7 @@ class Stack:
             query={"passfile": str(keys.passfile(postgresql.SUPERUSER))},
         )
 
-        async def ready(_runner: _Runner, _child: Child) -> str:
+        async def ready(_runner: ManagedProcess, _child: Child) -> str:
             await postgresql.until_answering(server)
             return f"{server.host}:{server.port}"
 
@@ -398,7 +396,7 @@ class Stack:
             reservation.close()
 
         command = postgresql.command(installation, directory, reservation.port, self._environment)
-        runner = self._servers[POSTGRESQL] = _Runner(
+        runner = self._servers[POSTGRESQL] = ManagedProcess(
             self,
             POSTGRESQL,
             service=POSTGRESQL,
@@ -429,7 +427,7 @@ class Stack:
             reservation.close()  # Docker's own proxy may not share it
             await zookeeper.remove_container(installation, directory)
 
-        async def ready(_runner: _Runner, _child: Child) -> str:
+        async def ready(_runner: ManagedProcess, _child: Child) -> str:
             while not await zookeeper.serves(self._address):  # noqa: ASYNC110  another process
                 await asyncio.sleep(_ZOOKEEPER_POLL_S)
             up.set()
@@ -442,7 +440,7 @@ class Stack:
             await zookeeper.remove_container(installation, directory)
 
         command = zookeeper.command(installation, directory, reservation.port, self._environment)
-        self._servers[ZOOKEEPER] = _Runner(
+        self._servers[ZOOKEEPER] = ManagedProcess(
             self,
             ZOOKEEPER,
             service=ZOOKEEPER,
@@ -459,7 +457,7 @@ class Stack:
         reservation = self._reserved_port(directory)
         self._acquirer_address = f"{zookeeper.HOST}:{reservation.port}"
 
-        async def ready(_runner: _Runner, _child: Child) -> str:
+        async def ready(_runner: ManagedProcess, _child: Child) -> str:
             from services.devstack.readiness import until_serving  # noqa: PLC0415  as in `_look_out`
 
             await until_serving(self._acquirer_address)
@@ -518,10 +516,12 @@ class Stack:
         service: str,
         interface: str,
         command: Command,
-        ready: Callable[[_Runner, Child], Awaitable[str]],
-    ) -> _Runner:
+        ready: Callable[[ManagedProcess, Child], Awaitable[str]],
+    ) -> ManagedProcess:
         grace_s = float(str(self.options.settings.get("drain_s", _DRAIN_S))) + _SERVICE_MARGIN_S
-        return _Runner(self, name, service=service, interface=interface, command=command, ready=ready, grace_s=grace_s)
+        return ManagedProcess(
+            self, name, service=service, interface=interface, command=command, ready=ready, grace_s=grace_s
+        )
 
     async def _look_out(self, zookeeper_up: asyncio.Event) -> None:
         """Begins to look for the instances, once there is a ZooKeeper to look in."""
@@ -537,7 +537,7 @@ class Stack:
 
         self._tasks.append(asyncio.create_task(begin()))
 
-    async def _serving_address(self, runner: _Runner, child: Child) -> str:
+    async def _serving_address(self, runner: ManagedProcess, child: Child) -> str:
         readiness = await asyncio.shield(self._looking)
         return await readiness.wait_serving(runner.interface, child.pid)
 
@@ -558,10 +558,10 @@ class Stack:
                 state.forget(self.data)
                 self._lock.give_up()
 
-    def _all(self) -> list[_Runner]:
+    def _all(self) -> list[ManagedProcess]:
         return [*self._servers.values(), *self._runners.values()]
 
-    def _runner(self, name: str) -> _Runner:
+    def _runner(self, name: str) -> ManagedProcess:
         if name in self._servers:
             return self._servers[name]
         if name not in self._runners:
@@ -583,23 +583,39 @@ class Stack:
 
     def changed(self) -> None:
         """An instance has changed."""
-        if self._lock is not None and self._stopping is None:
-            StackState(
-                supervisor=os.getpid(),
-                detachable=self.options.detachable,
-                zookeeper=self._address,
-                zookeeper_pid=self.zookeeper_pid,
-                acquirer=self._acquirer_address,
-                instances=self.instances,
-                failpoints=self.options.failpoints,
-                guards_off=self.options.guards_off,
-            ).write(self.data)
+        self._describe()
         news, self._news = self._news, asyncio.Event()
         news.set()
 
+    def _describe(self) -> None:
+        """Writes stack.json; if that fails, again and again until it is written."""
+        if self._lock is None or self._stopping is not None:
+            return
+        described = StackState(
+            supervisor=os.getpid(),
+            detachable=self.options.detachable,
+            zookeeper=self._address,
+            zookeeper_pid=self.zookeeper_pid,
+            acquirer=self._acquirer_address,
+            instances=self.instances,
+            failpoints=self.options.failpoints,
+            guards_off=self.options.guards_off,
+        )
+        try:
+            described.write(self.data)
+        except OSError as error:
+            if self._described:
+                self.tell(f"{self.data / 'stack.json'} cannot be written ({error.strerror}); trying again")
+            self._described = False
+            self._retrying.cancel()
+            self._retrying = asyncio.get_running_loop().call_later(_DESCRIBE_AGAIN_S, self._describe)
+        else:
+            self._described = True
+
     def tell(self, sentence: str) -> None:
-        """Tells whoever watches."""
-        self._tell(sentence)
+        """Tells whoever watches; nothing is said if they cannot hear."""
+        with contextlib.suppress(Exception):
+            self._tell(sentence)
 
     def fail(self, error: CountinghouseError) -> None:
         """The stack cannot go on."""
@@ -613,113 +629,6 @@ class Stack:
     async def restarts_allowed(self) -> None:
         """Waits until `restarts`."""
         await self._restarts.wait()
-
-
-class _Runner:
-    """One process that should be running: an instance, or ZooKeeper."""
-
-    def __init__(
-        self,
-        stack: Stack,
-        name: str,
-        *,
-        service: str,
-        interface: str,
-        command: Command,
-        ready: Callable[[_Runner, Child], Awaitable[str]],
-        grace_s: float,
-    ) -> None:
-        self.name = name
-        self.service = service
-        self.interface = interface
-        self.command = command
-        self.child: Child | None = None
-        self.state = InstanceState.STARTING
-        self.address = ""
-        self.restarts = 0
-        self._stack = stack
-        self._ready = ready
-        self._grace_s = grace_s
-        self._crashes = 0  # since it last served
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid if self.child is not None and not self.child.ended else 0
-
-    def instance(self) -> Instance:
-        return Instance(self.name, self.service, self.interface, self.pid, self.address, self.state, self.restarts)
-
-    def last_words(self) -> str:
-        return self.child.last_words(f"{self.service}: ") if self.child is not None else ""
-
-    async def run(self) -> None:
-        """Keeps the process running, until it refuses or the task is cancelled."""
-        while True:
-            child = self._spawn()
-            if child is None:
-                return
-            watch = asyncio.create_task(self._watch(child))
-            try:
-                code = await child.wait()
-            finally:
-                watch.cancel()
-            if code == _REFUSED:
-                self._give_up(StackRefused("PROCESS_REFUSED", self.last_words() or f"{self.name} refused to start"))
-                return
-            self._crashes += 1
-            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-            if not self._stack.ready and self._crashes >= _START_CRASHES:
-                words = f": {self.last_words()}" if self.last_words() else ""
-                self._give_up(
-                    StackFailed("PROCESS_CRASHES", f"{self.name} ends with {how}{words}; see {self.command.log}")
-                )
-                return
-            self._become(InstanceState.RESTARTING)
-            self._stack.tell(f"{self.name} (pid {child.pid}) ended with {how}; starting it again")
-            await asyncio.sleep(min(_FIRST_PAUSE_S * 2 ** (self._crashes - 1), _MAX_PAUSE_S))
-            await self._stack.restarts_allowed()
-            self.restarts += 1
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.child is None or self.child.ended:
-            return
-        if number == signal.SIGKILL:
-            self._become(InstanceState.RESTARTING)  # nobody may take it for serving from here on
-        self.child.signal(number)
-
-    async def stop(self) -> None:
-        if self.child is not None:
-            await self.child.stop(self._grace_s)
-        self._become(InstanceState.STOPPED)
-
-    def _spawn(self) -> Child | None:
-        try:
-            self.child = Child.spawn(self.command)
-        except OSError as error:
-            self._give_up(
-                StackFailed("PROCESS_NOT_RUN", f"{self.name} cannot be run: {error.strerror}: {error.filename}")
-            )
-            return None
-        self.address = ""
-        self._become(InstanceState.STARTING)
-        return self.child
-
-    async def _watch(self, child: Child) -> None:
-        address = await self._ready(self, child)
-        if not child.ended and self.state is InstanceState.STARTING:
-            if self._stack.ready:
-                self._stack.tell(f"{self.name} (pid {child.pid}) is back at {address}")
-            self.address = address
-            self._crashes = 0
-            self._become(InstanceState.SERVING)
-
-    def _give_up(self, error: CountinghouseError) -> None:
-        self._stack.fail(error)
-        self._become(InstanceState.REFUSED)
-
-    def _become(self, new: InstanceState) -> None:
-        self.state = new
-        self._stack.changed()
 
 
 def _number_in(file: Path) -> int:

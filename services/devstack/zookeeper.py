@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordination.address import ServerAddress
+from coordination.files import write_whole
 from services.devstack.child import Command
-from services.devstack.files import write_whole
 from services.devstack.state import StackRefused
 
 HOST = "127.0.0.1"

@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from coordination.files import sync_directory
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, Unauthenticated
@@ -53,6 +54,7 @@ class TokenSigner:
                 os.fsync(file.fileno())
             try:
                 os.link(draft, path)
+                sync_directory(path.parent)
             except FileExistsError:
                 pass
             finally:

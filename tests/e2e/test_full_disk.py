@@ -1,0 +1,67 @@
+"""The disk of a stack is full: what writes is refused, what reads goes on, and with space everything comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import grpc
+
+from countinghouse.order.v1 import order_pb2
+from services.devstack.databases import SQLITE
+from services.devstack.readiness import SERVING, health
+from services.devstack.state import INTERFACES
+from services.devstack.supervisor import ZOOKEEPER
+from services.kernel.principal import Role
+from tests.e2e.conftest import FreshStack
+from tests.e2e.desk import Desk, money, new_id, refusal
+from tests.full_disk import fill, small_disk
+
+
+async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
+    tmp_path: Path, fresh_stack: FreshStack
+) -> None:
+    """Also ZooKeeper, which was killed meanwhile: nothing that supervises ends by what it supervises."""
+    said: list[str] = []
+    with small_disk(tmp_path / "disk", 64 << 20) as disk:
+        async with (
+            fresh_stack(tell=said.append, data=disk / "data", database=SQLITE) as stack,
+            Desk.of(stack, "li", Role.CASHIER, timeout_s=10) as desk,
+        ):
+            order = await desk.bill()
+            fill(disk / "filler")
+            refused = await first_refused(desk)
+            code, error = await refusal(desk.ask(desk.order.CreateOrder, refused))
+            assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_FULL", 1000)
+            await until_health(stack.instance("order-1").address, "NOT_SERVING")
+            assert await desk.order_state(order) == "UNPAID"  # reading goes on
+
+            stack.kill(ZOOKEEPER, signal.SIGKILL)
+            async with asyncio.timeout(30):
+                while not any(sentence.startswith(ZOOKEEPER) for sentence in said):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            (disk / "filler").unlink()
+            await stack.wait_server(ZOOKEEPER)
+            for instance in stack.instances:
+                await until_health(instance.address, SERVING, INTERFACES[instance.service])
+            assert (await desk.ask(desk.order.CreateOrder, refused)).order.order_id
+            await desk.settle(order)
+            assert await desk.order_state(order) == "PAID"
+
+
+async def first_refused(desk: Desk) -> order_pb2.CreateOrderRequest:
+    """Make orders until one is refused: SQLite has taken some space in advance."""
+    async with asyncio.timeout(60):
+        while True:
+            request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
+            try:
+                await desk.ask(desk.order.CreateOrder, request)
+            except grpc.aio.AioRpcError:
+                return request
+
+
+async def until_health(address: str, wanted: str, interface: str = INTERFACES["order"]) -> None:
+    async with asyncio.timeout(30):
+        while await health(address, interface=interface) != wanted:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.05)
