@@ -51,7 +51,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Lease, StoredResponse, decide
+from services.kernel.idempotency import Answer, Lease, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
@@ -157,11 +157,8 @@ class SqlOrderStore:
 
     async def answered(self, request: Request) -> Answer | None:
         async def step(tx: AsyncConnection) -> Answer | None:
-            row = await self._requests.find(tx, request.key)
-            if row is None or row.response is None:
-                return None
-            decide(row, request.fingerprint, request.at_ms)
-            return Answer(row.response, replayed=True)
+            stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
+            return None if stored is None else Answer(stored, replayed=True)
 
         return await self._database.read(step)
 

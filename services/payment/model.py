@@ -86,7 +86,8 @@ class Source(StrEnum):
     CARD = "CARD"
 
 
-#: Who may use which source. Cash goes through the cashier, transfers through the accountant; a card is anybody's.
+#: Who may use which source. Cash goes through the cashier, transfers through the accountant; a card is anybody's. A
+#: wallet is its owner's: a clerk pays from it with a ticket that its owner has fetched, see `commands.ticket_owner`.
 MAY_USE: dict[Source, frozenset[Role]] = {
     Source.WALLET: frozenset({Role.CUSTOMER, Role.CASHIER, Role.ACCOUNTANT}),
     Source.DRAWER: frozenset({Role.CASHIER}),
@@ -297,8 +298,8 @@ class Payment:
         return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
 
     def is_seen_by(self, customer: Principal) -> bool:
-        """Whether a customer may see it: it is for them, or made by them."""
-        return customer.is_customer(self.customer_id) or self.clerk == customer
+        """Whether a customer may see it: it is for them, made by them, or made with their ticket."""
+        return customer.is_customer(self.customer_id) or customer in (self.clerk, self.key.caller)
 
     @property
     def attention(self) -> str:

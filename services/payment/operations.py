@@ -49,7 +49,7 @@ from services.kernel.idempotency import Answer, Begun, Lease, RequestKey, Reques
 from services.kernel.ids import IdSource
 from services.kernel.principal import Principal, Role
 from services.payment.card import CardMoney
-from services.payment.commands import PayCommand, ReverseCommand, SettleCommand, direct
+from services.payment.commands import PayCommand, ReverseCommand, SettleCommand, direct, not_your_wallet, ticket_owner
 from services.payment.model import (
     ISSUE_TICKET,
     PAY,
@@ -175,15 +175,24 @@ class PaymentOperations:
             CountinghouseError: As `settle`.
         """
         self._check_source(command.source, call.principal)
-        key = RequestKey(call.principal, PAY, command.ticket_id)
-        order_id = await self._store.ticket_order(key)
+        key = RequestKey(ticket_owner(call.principal, command), PAY, command.ticket_id)
+        if key.caller != call.principal:
+            stored = await self._earlier(replace(key, caller=call.principal), command.fingerprint)
+            if stored is not None:
+                return stored
+        try:
+            order_id = await self._store.ticket_order(key)
+        except NotFound:
+            if key.caller == call.principal:
+                raise
+            raise not_your_wallet(call.principal) from None
         draft = self._draft(call.principal, key, order_id, command)
         if order_id:
             if command.amount is not None or command.payee_account_id:
                 raise InvalidArgument.of_field(
                     "TICKET_NAMES_ORDER", "amount", f"the ticket pays {order_id}; leave amount and payee_account_id out"
                 )
-            return await self._accept(call, draft, command.fingerprint)
+            return await self._accept(call, draft, command.fingerprint, customer_id=command.customer_id)
         return await self._accept(call, direct(draft, call.principal, command), command.fingerprint)
 
     # Method 2: an order, under its lock
@@ -198,6 +207,11 @@ class PaymentOperations:
         """
         self._check_source(command.source, call.principal)
         key = RequestKey(call.principal, SETTLE, command.request_id)
+        if command.source is Source.WALLET and call.principal.role is not Role.CUSTOMER:
+            stored = await self._earlier(key, command.fingerprint)
+            if stored is not None:
+                return stored
+            raise not_your_wallet(call.principal)
         draft = self._draft(call.principal, key, command.order_id, command)
         return await self._accept(call, draft, command.fingerprint)
 
@@ -206,9 +220,14 @@ class PaymentOperations:
         if source is Source.CARD:
             self._cards.check_taken()
 
-    async def _accept(self, call: Call, draft: Payment, fingerprint: str) -> Answer:
-        if draft.order_id and call.principal.role is Role.CUSTOMER:
-            await self._check_own_bill(call, draft)
+    async def _earlier(self, key: RequestKey, fingerprint: str) -> Answer | None:
+        """The stored answer to a payment that an earlier release made, and that would be refused today."""
+        stored = await self._store.answered(key, fingerprint, now_ms=self._now())
+        return None if stored is None else Answer(stored, replayed=True)
+
+    async def _accept(self, call: Call, draft: Payment, fingerprint: str, *, customer_id: str = "") -> Answer:
+        if draft.order_id and (customer_id or call.principal.role is Role.CUSTOMER):
+            await self._check_customer(call, draft, customer_id)
         accepted = await self._store.accept(draft, fingerprint, self._lease())
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
@@ -217,10 +236,17 @@ class PaymentOperations:
             await self._pass("accepted", work, accepted.payment)
             return await self._execute(work, accepted.payment)
 
-    async def _check_own_bill(self, call: Call, draft: Payment) -> None:
+    async def _check_customer(self, call: Call, draft: Payment, customer_id: str) -> None:
+        """Refuses a customer who pays somebody else's order, and a payment for another customer than the order's."""
         bill = await self._orders.get(draft.order_id, call.deadline)
-        if not call.principal.is_customer(bill.customer_id):
+        if call.principal.role is Role.CUSTOMER and not call.principal.is_customer(bill.customer_id):
             raise NotFound("ORDER_NOT_FOUND", f"there is no order {draft.order_id} of yours")
+        if customer_id not in ("", bill.customer_id):
+            raise InvalidArgument.of_field(
+                "CUSTOMER_MISMATCH",
+                "customer_id",
+                f"{draft.order_id} is no order of {customer_id}; leave customer_id out, or take a ticket for theirs",
+            )
 
     # Reversal
 

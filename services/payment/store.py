@@ -190,6 +190,14 @@ class PaymentStore:
             raise RequestInProgress(key.key)
         return row.response
 
+    async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
+        """What a request was answered with, if it was; raises KeyMismatch."""
+
+        async def step(tx: AsyncConnection) -> StoredResponse | None:
+            return await self._requests.answered(tx, key, fingerprint, now_ms=now_ms)
+
+        return await self._database.read(step)
+
     async def give_back(self, begun: Begun, *, now_ms: int) -> None:
         """Lets the same request run again, since nothing was done under it."""
 
@@ -564,7 +572,8 @@ class PaymentStore:
                 query = query.where(columns.attention != "")
             if seen_by is not None:
                 made = and_(columns.clerk_name == seen_by.name, columns.clerk_role == seen_by.role)
-                query = query.where((columns.customer_id == seen_by.name) | made)
+                asked = and_(columns.request_caller == seen_by.name, columns.request_role == seen_by.role)
+                query = query.where(or_(columns.customer_id == seen_by.name, made, asked))
             return [to_payment(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)

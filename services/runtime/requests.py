@@ -267,6 +267,20 @@ class Requests:
         row = (await tx.execute(self._find, _named(key))).one_or_none()
         return None if row is None else _to_row(row)
 
+    async def answered(
+        self, tx: AsyncConnection, key: RequestKey, fingerprint: str, *, now_ms: int
+    ) -> StoredResponse | None:
+        """Return the stored answer to a key, without starting anything; None: it has none.
+
+        Raises:
+            KeyMismatch: It was used with another payload.
+        """
+        row = await self.find(tx, key)
+        if row is None or row.response is None:
+            return None
+        decide(row, fingerprint, now_ms)
+        return row.response
+
     async def order_of(self, tx: AsyncConnection, key: RequestKey) -> str | None:
         """The order a ticket names, empty for none; None: there is no such ticket."""
         return (await tx.execute(select(self._table.c.order_id).where(self._is(key)))).scalar_one_or_none()

@@ -151,6 +151,9 @@ class FakePaymentStore(Store):
             raise RequestInProgress(key.key)
         return row.response
 
+    async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
+        return self.requests.answered(key, fingerprint, now_ms=now_ms)
+
     async def give_back(self, begun: Begun, *, now_ms: int) -> None:
         self.requests.give_back(begun.key, begun.attempt, now_ms=now_ms)
 

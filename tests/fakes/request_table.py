@@ -91,6 +91,13 @@ class FakeRequestTable:
     def find(self, key: RequestKey) -> RequestRow | None:
         return self.rows.get(key)
 
+    def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
+        row = self.rows.get(key)
+        if row is None or row.response is None:
+            return None
+        decide(row, fingerprint, now_ms)
+        return row.response
+
     def order_of(self, key: RequestKey) -> str | None:
         return self._order_ids.get(key)
 

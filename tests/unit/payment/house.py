@@ -10,7 +10,7 @@ from services.acquirer.model import ChargeState
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, RequestKey, RequestState, StoredResponse
+from services.kernel.idempotency import Answer, RequestKey, RequestRow, RequestState, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -112,19 +112,26 @@ class House:
         key: str = "s1",
         order_id: str = "o1",
         *,
-        clerk: Principal = LI,
+        clerk: Principal | None = None,
         source: Source | None = None,
         seconds: float = 60,
         fingerprint: str = "f",
         card: str = CARD,
     ) -> Answer:
-        """A clerk presses Settle; the money comes from the source that is theirs unless another is named."""
+        """A clerk presses Settle; the money comes from the source that is theirs unless another is named.
+
+        By default li does, and from the wallet its owner mei.
+        """
+        clerk = clerk or (MEI if source is Source.WALLET else LI)
         source = source or (Source.DRAWER if clerk.role is Role.CASHIER else Source.BANK)
         command = SettleCommand(key, order_id, source, "", fingerprint, card if source is Source.CARD else "")
         return await instance.operations.settle(self.call(clerk, seconds), command)
 
-    async def ticket(self, instance: Instance, order_id: str = "", *, ttl_s: int = 900, clerk: Principal = LI) -> str:
-        """Fetches a ticket; its id."""
+    async def ticket(
+        self, instance: Instance, order_id: str = "", *, ttl_s: int = 900, clerk: Principal | None = None
+    ) -> str:
+        """Fetches a ticket; its id. By default li does for an order, and mei for a direct payment."""
+        clerk = clerk or (LI if order_id else MEI)
         answer = await instance.operations.issue_ticket(self.call(clerk), self.ids.new("req"), order_id, ttl_s, "f")
         return pb.IssueTicketResponse.FromString(answer.response.body).ticket.ticket_id
 
@@ -133,7 +140,7 @@ class House:
         instance: Instance,
         ticket_id: str,
         *,
-        clerk: Principal = LI,
+        clerk: Principal = MEI,
         source: Source = Source.WALLET,
         amount: int = AMOUNT,
         payee: str = MERCHANT,
@@ -199,13 +206,21 @@ class House:
         order = self.orders._orders[order_id]
         return replace(order)
 
-    def state(self, key: str, method: str = SETTLE, caller: Principal = LI) -> RequestState:
-        """Where a request stands."""
-        return self.store.requests.rows[RequestKey(caller, method, key)].state
+    def state(self, key: str, method: str = SETTLE, caller: Principal | None = None) -> RequestState:
+        """Where a request stands; without a caller the only one with this key."""
+        return self._request(key, method, caller).state
 
-    def stored(self, key: str, method: str = SETTLE, caller: Principal = LI) -> StoredResponse | None:
-        """What a request is to be answered with for ever."""
-        return self.store.requests.rows[RequestKey(caller, method, key)].response
+    def stored(self, key: str, method: str = SETTLE, caller: Principal | None = None) -> StoredResponse | None:
+        """What a request is to be answered with for ever; without a caller the only one with this key."""
+        return self._request(key, method, caller).response
+
+    def _request(self, key: str, method: str, caller: Principal | None) -> RequestRow:
+        (row,) = [
+            row
+            for known, row in self.store.requests.rows.items()
+            if (known.method, known.key) == (method, key) and caller in {None, known.caller}
+        ]
+        return row
 
     def of(self, key: str) -> Payment:
         """The one payment of a request id or ticket."""

@@ -87,7 +87,7 @@ async def paying() -> Scene:
     def done() -> None:
         assert len(house.ledger.chain) == 1
         assert house.ledger.open[WALLET].balance == 1000 - AMOUNT
-        assert house.state(ticket, PAY, LI) is RequestState.DONE
+        assert house.state(ticket, PAY) is RequestState.DONE
 
     def pay(one: Instance) -> Awaitable[Answer]:
         return house.pay(one, ticket)

@@ -16,14 +16,14 @@ from services.kernel.errors import (
     RequestInProgress,
     Unavailable,
 )
-from services.kernel.idempotency import RequestState
+from services.kernel.idempotency import Lease, RequestKey, RequestState, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
 from services.payment.commands import PayCommand
-from services.payment.model import PAY, PaymentState, Source
+from services.payment.model import PAY, SETTLE, PaymentState, Source
 from tests.fakes.payment_ports import Died
-from tests.unit.payment.house import AMOUNT, LI, MEI, MERCHANT, WALLET, WANG, House, payment_in
+from tests.unit.payment.house import AMOUNT, CARD, LI, MEI, MERCHANT, WALLET, WANG, House, payment_in
 from tests.unit.payment.test_settle import reason_in
 
 TOM = Principal("tom", Role.CUSTOMER)
@@ -42,11 +42,17 @@ class TestTickets:
         assert (ticket.order_id, ticket.expires_at_ms) == ("o1", house.clock.now_ms() + 60_000)
 
     async def test_somebody_elses_ticket_is_not_there(self, house: House) -> None:
+        """Somebody else is whoever has another name or another role."""
         one = house.instance()
-        ticket = await house.ticket(one)
-        with pytest.raises(NotFound) as refusal:
-            await house.pay(one, ticket, clerk=WANG)
-        assert refusal.value.reason == "TICKET_NOT_FOUND"
+        ticket = await house.ticket(one, clerk=LI)
+        for principal, source in (
+            (WANG, Source.BANK),
+            (Principal("li", Role.ACCOUNTANT), Source.BANK),
+            (Principal("li", Role.CUSTOMER), Source.CARD),
+        ):
+            with pytest.raises(NotFound) as refusal:
+                await house.pay(one, ticket, clerk=principal, source=source, customer="")
+            assert refusal.value.reason == "TICKET_NOT_FOUND"
 
     async def test_ten_clicks_pay_once(self, house: House) -> None:
         """One ticket, ten Pays at once at two instances: one charge, ten equal answers in the end."""
@@ -107,7 +113,7 @@ class TestTickets:
         one = house.instance()
         ticket = await house.ticket(one, "o1")
         with pytest.raises(InvalidArgument) as refusal:
-            await house.pay(one, ticket, source=Source.DRAWER)
+            await house.pay(one, ticket, clerk=LI, source=Source.DRAWER)
         assert refusal.value.reason == "TICKET_NAMES_ORDER"
         payment_in(await house.pay_bill(one, ticket))
 
@@ -123,6 +129,10 @@ class TestForm:
             (LI, {"customer_id": ""}, "FIELD_REQUIRED", "customer_id"),
             (LI, {"payee_account_id": WALLET}, "PAYEE_INVALID", "payee_account_id"),
             (LI, {"payee_account_id": "drawer:CNY"}, "PAYEE_INVALID", "payee_account_id"),
+            (LI, {"payee_account_id": MERCHANT}, "PAYEE_INVALID", "payee_account_id"),
+            (LI, {"payee_account_id": "wallet:li:CNY"}, "PAYEE_INVALID", "payee_account_id"),
+            (LI, {"payee_account_id": "sales:USD"}, "PAYEE_INVALID", "payee_account_id"),
+            (LI, {"customer_id": "tom"}, "NOT_YOUR_WALLET", ""),
             (TOM, {}, "NOT_YOUR_WALLET", ""),
             (TOM, {"source": Source.DRAWER}, "SOURCE_NOT_ALLOWED", ""),
         ],
@@ -131,7 +141,7 @@ class TestForm:
         self, house: House, clerk: Principal, command: dict[str, object], reason: str, field: str
     ) -> None:
         one = house.instance()
-        ticket = await house.ticket(one, clerk=clerk)
+        ticket = await house.ticket(one, clerk=MEI if clerk == LI else clerk)
         asked: dict[str, object] = {
             "ticket_id": ticket,
             "source": Source.WALLET,
@@ -145,7 +155,7 @@ class TestForm:
             await one.operations.pay(house.call(clerk), PayCommand(**(asked | command)))  # type: ignore[arg-type]
         assert refusal.value.reason == reason
         assert [name for name, _ in refusal.value.fields] == [field] * bool(field)
-        assert house.state(ticket, PAY, clerk) is RequestState.ISSUED
+        assert house.state(ticket, PAY) is RequestState.ISSUED
         assert not house.store.payments
 
     async def test_a_customer_need_not_say_whose_wallet(self, house: House) -> None:
@@ -156,8 +166,111 @@ class TestForm:
 
     async def test_the_drawer_needs_no_customer(self, house: House) -> None:
         one = house.instance()
-        payment = payment_in(await house.pay(one, await house.ticket(one), source=Source.DRAWER, customer=""))
+        ticket = await house.ticket(one, clerk=LI)
+        payment = payment_in(await house.pay(one, ticket, clerk=LI, source=Source.DRAWER, customer=""))
         assert payment.payer_account_id == "drawer:CNY"
+
+
+class TestWallets:
+    """Money leaves a wallet for its owner alone, or with a ticket that its owner has fetched."""
+
+    @pytest.mark.parametrize("clerk", [LI, WANG])
+    async def test_pay_from_wallet_with_the_clerks_own_ticket_is_refused(self, house: House, clerk: Principal) -> None:
+        """Whoever is paid; nothing is stored, and the ticket stays good for what is the clerk's to do."""
+        one = house.instance()
+        ticket = await house.ticket(one, clerk=clerk)
+        for payee in (f"wallet:{clerk.name}:CNY", "sales:CNY"):
+            with pytest.raises(PermissionDenied) as refusal:
+                await house.pay(one, ticket, clerk=clerk, payee=payee)
+            assert refusal.value.reason == "NOT_YOUR_WALLET"
+        assert house.state(ticket, PAY) is RequestState.ISSUED
+        assert not house.store.payments
+        assert house.ledger.open[WALLET].balance == 1000
+
+    async def test_pay_from_wallet_with_the_owners_ticket_pays_the_house_once(self, house: House) -> None:
+        """The clerk who pressed is on the payment, the ticket is its owner's, and both may ask again."""
+        one = house.instance()
+        ticket = await house.ticket(one, clerk=MEI)
+        answer = await house.pay(one, ticket, clerk=LI, payee="sales:CNY")
+        payment = payment_in(answer)
+        assert (payment.payer_account_id, payment.payee_account_id) == (WALLET, "sales:CNY")
+        assert (house.of(ticket).clerk, house.of(ticket).key.caller) == (LI, MEI)
+        for principal in (LI, MEI):
+            again = await house.pay(one, ticket, clerk=principal, payee="sales:CNY")
+            assert (again.response, again.replayed) == (answer.response, True)
+        assert house.ledger.open[WALLET].balance == 1000 - AMOUNT
+        house.check()
+
+    async def test_pay_order_from_wallet_with_the_customers_ticket_settles_it(self, house: House) -> None:
+        """At the counter: mei fetches a ticket for her order, and li pays with it."""
+        one = house.instance()
+        ticket = await house.ticket(one, "o1", clerk=MEI)
+        command = PayCommand(ticket, Source.WALLET, None, "", "mei", "", "f")
+        payment = payment_in(await one.operations.pay(house.call(LI), command))
+        assert (payment.order_id, payment.payer_account_id, payment.payee_account_id) == ("o1", WALLET, "sales:CNY")
+        assert house.order().state is OrderState.PAID
+        house.check()
+
+    async def test_pay_order_from_wallet_with_another_customers_ticket_is_refused(self, house: House) -> None:
+        """A ticket that tom fetched for mei's order is no consent of mei's."""
+        one = house.instance()
+        ticket = await house.ticket(one, "o1", clerk=TOM)
+        with pytest.raises(InvalidArgument) as refusal:
+            await one.operations.pay(house.call(LI), PayCommand(ticket, Source.WALLET, None, "", "tom", "", "f"))
+        assert refusal.value.reason == "CUSTOMER_MISMATCH"
+        with pytest.raises(PermissionDenied) as refused:
+            await one.operations.pay(house.call(LI), PayCommand(ticket, Source.WALLET, None, "", "mei", "", "f"))
+        assert refused.value.reason == "NOT_YOUR_WALLET"
+        assert not house.store.payments
+
+    @pytest.mark.parametrize("source", [Source.DRAWER, Source.CARD])
+    async def test_pay_order_customer_that_contradicts_the_order_is_refused(self, house: House, source: Source) -> None:
+        """From whatever source; the order's own customer may be named."""
+        one = house.instance()
+        ticket = await house.ticket(one, "o1")
+        card = CARD if source is Source.CARD else ""
+        with pytest.raises(InvalidArgument) as refusal:
+            await one.operations.pay(house.call(LI), PayCommand(ticket, source, None, "", "tom", "", "f", card))
+        assert (refusal.value.reason, refusal.value.fields[0][0]) == ("CUSTOMER_MISMATCH", "customer_id")
+        assert not house.store.payments
+        payment_in(await one.operations.pay(house.call(LI), PayCommand(ticket, source, None, "", "mei", "", "f", card)))
+        house.check()
+
+    @pytest.mark.parametrize("clerk", [LI, WANG])
+    async def test_settle_from_wallet_by_a_clerk_is_refused(self, house: House, clerk: Principal) -> None:
+        """An order that anybody made in a customer's name is not the customer's consent; their own Settle is."""
+        one = house.instance()
+        with pytest.raises(PermissionDenied) as refusal:
+            await house.settle(one, clerk=clerk, source=Source.WALLET)
+        assert refusal.value.reason == "NOT_YOUR_WALLET"
+        assert house.order().state is OrderState.UNPAID
+        payment_in(await house.settle(one, clerk=MEI, source=Source.WALLET))
+
+    async def test_wallet_payments_of_an_earlier_release_are_answered_from_the_store(self, house: House) -> None:
+        """A clerk's own ticket, and a clerk's Settle, were enough then; they are replayed, and never executed again."""
+        one = house.instance()
+        stored = StoredResponse(True, b"then")
+        ticket = RequestKey(LI, PAY, await house.ticket(one, clerk=LI))
+        settled = RequestKey(LI, SETTLE, "s1")
+        for key in (ticket, settled):
+            house.store.requests.begin(key, "f", Lease("then", 0, 1))
+            house.store.requests.finish(key, stored, now_ms=1)
+        for answer in (
+            await house.pay(one, ticket.key, clerk=LI),
+            await house.settle(one, "s1", clerk=LI, source=Source.WALLET),
+        ):
+            assert (answer.response, answer.replayed) == (stored, True)
+        assert not house.store.payments
+
+    async def test_get_payment_made_with_a_customers_ticket_is_seen_by_that_customer_alone(self, house: House) -> None:
+        one = house.instance()
+        ticket = await house.ticket(one, clerk=MEI)
+        payment_id = payment_in(await house.pay(one, ticket, clerk=LI, payee="sales:CNY")).payment_id
+        for principal in (MEI, LI):
+            assert (await one.operations.get(house.call(principal), payment_id)).payment_id == payment_id
+        for stranger in (TOM, Principal("li", Role.CUSTOMER)):
+            with pytest.raises(NotFound):
+                await one.operations.get(house.call(stranger), payment_id)
 
 
 class TestDirect:

@@ -74,7 +74,7 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_UNSPECIFIED: _Source.ValueType  # 0
     """Not said; refused."""
     SOURCE_WALLET: _Source.ValueType  # 1
-    """The customer's wallet, a ledger account with a limit."""
+    """The customer's wallet, a ledger account with a limit. A clerk uses it by Pay only, with a ticket of that customer."""
     SOURCE_DRAWER: _Source.ValueType  # 2
     """Cash into the drawer. Cashiers only."""
     SOURCE_BANK: _Source.ValueType  # 3
@@ -88,7 +88,7 @@ class Source(_Source, metaclass=_SourceEnumTypeWrapper):
 SOURCE_UNSPECIFIED: Source.ValueType  # 0
 """Not said; refused."""
 SOURCE_WALLET: Source.ValueType  # 1
-"""The customer's wallet, a ledger account with a limit."""
+"""The customer's wallet, a ledger account with a limit. A clerk uses it by Pay only, with a ticket of that customer."""
 SOURCE_DRAWER: Source.ValueType  # 2
 """Cash into the drawer. Cashiers only."""
 SOURCE_BANK: Source.ValueType  # 3
@@ -375,15 +375,20 @@ class PayRequest(_message.Message):
     MEMO_FIELD_NUMBER: _builtins.int
     CARD_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
-    """The ticket, which only the caller it was issued to can use. Required."""
+    """The ticket, which only the caller it was issued to can use: a person is a role and a name. From a wallet that is not
+    the caller's own, the ticket of that wallet's owner, who hands it over; another one is PERMISSION_DENIED,
+    NOT_YOUR_WALLET. Required.
+    """
     source: Global___Source.ValueType
     """Where the money comes from. Required."""
     payee_account_id: _builtins.str
-    """The ledger account to credit: a wallet to top up, a merchant to pay. Required for a direct payment; must be
-    empty when the ticket names an order.
+    """The ledger account to credit: a wallet to top up, a merchant to pay. From a wallet that is not the caller's own it is
+    `sales:<currency>`. Required for a direct payment; must be empty when the ticket names an order.
     """
     customer_id: _builtins.str
-    """Whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves."""
+    """Whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves; a clerk
+    who pays from a wallet must name its owner. Another customer than the order's is CUSTOMER_MISMATCH.
+    """
     memo: _builtins.str
     """A note for the journal, up to 200 characters; a card number in it is INVALID_ARGUMENT, CARD_NUMBER_REFUSED."""
     card: _builtins.str
@@ -453,7 +458,9 @@ class SettleRequest(_message.Message):
     order_id: _builtins.str
     """Which bill. Required."""
     source: Global___Source.ValueType
-    """Where the money comes from. Required."""
+    """Where the money comes from. Required. The wallet is for the order's own customer; for clerks it is PERMISSION_DENIED,
+    NOT_YOUR_WALLET: they Pay with a ticket that the customer fetched for this order.
+    """
     memo: _builtins.str
     """A note for the journal, up to 200 characters; a card number in it is INVALID_ARGUMENT, CARD_NUMBER_REFUSED."""
     card: _builtins.str

@@ -28,9 +28,9 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_CUSTOMER: _Role.ValueType  # 1
     """Someone with a wallet, who pays their own bills."""
     ROLE_CASHIER: _Role.ValueType  # 2
-    """A clerk at the counter: settles from wallets and into the cash drawer."""
+    """A clerk at the counter: settles into the cash drawer, and from a wallet with a ticket of its owner."""
     ROLE_ACCOUNTANT: _Role.ValueType  # 3
-    """A clerk in the office: settles from wallets and into the bank account, and reverses."""
+    """A clerk in the office: settles into the bank account, from a wallet with a ticket of its owner, and reverses."""
     ROLE_AUDITOR: _Role.ValueType  # 4
     """Reads everything, changes nothing."""
     ROLE_OPERATOR: _Role.ValueType  # 5
@@ -48,9 +48,9 @@ ROLE_UNSPECIFIED: Role.ValueType  # 0
 ROLE_CUSTOMER: Role.ValueType  # 1
 """Someone with a wallet, who pays their own bills."""
 ROLE_CASHIER: Role.ValueType  # 2
-"""A clerk at the counter: settles from wallets and into the cash drawer."""
+"""A clerk at the counter: settles into the cash drawer, and from a wallet with a ticket of its owner."""
 ROLE_ACCOUNTANT: Role.ValueType  # 3
-"""A clerk in the office: settles from wallets and into the bank account, and reverses."""
+"""A clerk in the office: settles into the bank account, from a wallet with a ticket of its owner, and reverses."""
 ROLE_AUDITOR: Role.ValueType  # 4
 """Reads everything, changes nothing."""
 ROLE_OPERATOR: Role.ValueType  # 5
