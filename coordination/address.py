@@ -120,6 +120,34 @@ class EnsembleAddress:
         return ",".join(map(str, self.servers)) + self.chroot
 
 
+def parse_host(text: str) -> str:
+    """Return a host as it is written without a port: a name, an IPv4 address, or an IPv6 address without brackets.
+
+    Raises:
+        BadAddress: it is none of these.
+    """
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        bare = bare[1:-1]
+        if not _is_ipv6(bare):
+            raise BadAddress(f"{_quoted(text)} is no IPv6 address in brackets, like [::1]")
+    if _is_ipv6(bare):
+        return str(ipaddress.IPv6Address(bare))
+    if not _HOST_NAME.fullmatch(bare):
+        raise BadAddress(f"{_quoted(text)} is no host: a name or an IP address, without a port")
+    return bare
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can call a host, as `parse_host` returns it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def _parts(text: str) -> list[str]:
     return [part for part in re.split(r"[,\s]+", text) if part]
 

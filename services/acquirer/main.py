@@ -112,7 +112,7 @@ async def _serve(settings: Settings) -> None:
         port = _listen(server, settings)
         await server.start()
         await _tell(health, serving=True)
-        log.info("listening", address=f"{settings.listen_host}:{port}", pid=os.getpid())
+        log.info("listening", host=settings.listen_host, port=port, pid=os.getpid())
         await stop.wait()
         await _tell(health, serving=False)
         await server.stop(settings.drain_s)
@@ -143,11 +143,11 @@ def _add_services(
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     try:
-        return server.add_insecure_port(f"{settings.listen_host}:{settings.listen_port}")
+        return server.add_insecure_port(settings.listen_address)
     except RuntimeError as error:
         raise CountinghouseError(
             "PORT_BUSY",
-            f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it",
+            f"cannot listen on {settings.listen_address}: the port is taken, or the address is none of this machine's",
         ) from error
 
 

@@ -39,7 +39,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from sqlalchemy import Table
 
-from coordination.address import EnsembleAddress
+from coordination.address import EnsembleAddress, ServerAddress, is_loopback
 from coordination.discovery import Consumer
 from coordination.metrics import Metrics
 from coordination.registry import Registry
@@ -63,7 +63,7 @@ from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.migrations import bring_up_to_date
 from services.runtime.peering import Peers
 from services.runtime.roles import grant
-from services.runtime.settings import Settings
+from services.runtime.settings import EVERYWHERE, Settings
 from services.runtime.tokens import TokenFile
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
@@ -74,8 +74,6 @@ _UNREGISTER_PAUSE_S = 0.3
 _UNREGISTER_S = 1.0
 _REGISTRY_CLOSE_S = 0.1
 _SESSION_CLOSE_S = 1.0
-#: Addresses one can listen on and nobody can call.
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 #: How often a database that is away is tried again at start; and how long `migrate`, which somebody waits for, does so.
 _DATABASE_RETRY_S = 0.5
 _MIGRATE_WAIT_S = 60.0
@@ -231,7 +229,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         registry = Registry(runtime.session, metrics=runtime.metrics)
         stack.push_async_callback(registry.close, _REGISTRY_CLOSE_S)
         url = _provider_url(service, settings, port, page, runtime.clock)
-        log.info("listening", address=f"{settings.listen_host}:{port}", metrics=page, pid=os.getpid())
+        log.info("listening", address=str(ServerAddress(settings.listen_host, port)), metrics=page, pid=os.getpid())
 
         registering = asyncio.create_task(_register_when_ready(runtime, monitor, registry, url))
         beginning = [registering, _begin(monitor.watch), *map(_begin, parts.workers)]
@@ -335,15 +333,21 @@ def _add_standard_services(server: grpc.aio.Server, service: Service, runtime: R
 
 
 def _listen(server: grpc.aio.Server, settings: Settings, whereabouts: Whereabouts) -> int:
-    address = f"{settings.listen_host}:{settings.listen_port}"
     try:
-        port = server.add_insecure_port(address)
+        port = server.add_insecure_port(settings.listen_address)
     except RuntimeError as error:
         raise CountinghouseError(
             "PORT_BUSY",
-            f"port {settings.listen_port} on {settings.listen_host} is taken; choose another or stop what holds it",
+            f"cannot listen on {settings.listen_address}: the port is taken, or the address is none of this machine's",
         ) from error
-    whereabouts.address = f"{_advertised_host(settings)}:{settings.advertise_port or port}"
+    host = _advertised_host(settings)
+    if settings.listen_host in EVERYWHERE and is_loopback(host):
+        log.warning(
+            "listening on all addresses and registering one that only this machine can call; "
+            "set COUNTINGHOUSE_ADVERTISE_HOST if others are to call",
+            registered=host,
+        )
+    whereabouts.address = str(ServerAddress(host, settings.advertise_port or port))
     return port
 
 
@@ -364,9 +368,9 @@ def _open_page(settings: Settings, collected: CollectorRegistry, stack: AsyncExi
     page = MetricsPage(collected, settings.metrics_host, settings.metrics_port)
     stack.push_async_callback(page.close)
     host = settings.metrics_host
-    if host in _EVERYWHERE:
+    if host in EVERYWHERE:
         host = _advertised_host(settings)
-    return f"[{host}]:{page.port}" if ":" in host else f"{host}:{page.port}"
+    return str(ServerAddress(host, page.port))
 
 
 def _provider_url(service: Service, settings: Settings, port: int, page: str, clock: Clock) -> ProviderURL:
@@ -388,17 +392,22 @@ def _provider_url(service: Service, settings: Settings, port: int, page: str, cl
 def _advertised_host(settings: Settings) -> str:
     """The address under which others find us; of a server that listens on all, the one from which ZooKeeper is reached.
 
+    One that listens on 0.0.0.0 is not called over IPv6, one that listens on :: is called over both.
+
     Raises:
         Unavailable: ADDRESS_UNKNOWN: ZooKeeper's name cannot be resolved, or there is no way to it.
     """
-    if settings.advertise_host or settings.listen_host not in _EVERYWHERE:
+    if settings.advertise_host or settings.listen_host not in EVERYWHERE:
         return settings.advertise_host or settings.listen_host
+    wanted = socket.AF_UNSPEC if settings.listen_host == "::" else socket.AF_INET
     for server in EnsembleAddress.parse(settings.zookeeper).servers:
         with suppress(OSError):
-            for family, kind, _, _, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM):
+            for family, kind, _, _, address in socket.getaddrinfo(server.host, server.port, wanted, socket.SOCK_DGRAM):
                 with suppress(OSError), socket.socket(family, kind) as probe:
                     probe.connect(address)  # sends nothing: it only asks the kernel for the way
-                    return str(probe.getsockname()[0])
+                    host = str(probe.getsockname()[0])
+                    if "%" not in host:  # link-local: its scope means nothing to others
+                        return host
     raise Unavailable(
         "ADDRESS_UNKNOWN",
         f"no way to {settings.zookeeper} is known, so neither is our address; set COUNTINGHOUSE_ADVERTISE_HOST",

@@ -5,6 +5,7 @@ Every wait and size has a bound here, with its unit last in its name.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,12 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from coordination.address import EnsembleAddress
+from coordination.address import EnsembleAddress, ServerAddress, parse_host
 from coordination.balancing import PickerName
 from services.kernel.guards import Guards
+
+#: Addresses one can listen on and nobody can call.
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 
 
 class Profile(StrEnum):
@@ -32,10 +36,11 @@ class Settings(BaseSettings):
     #: Name of this process among its service's instances; also written into its locks.
     instance: str = "local-1"
     profile: Profile = Profile.DEVELOPMENT
-    #: Address to listen on; port 0 takes a free one.
+    #: Address to listen on; port 0 takes a free one. IPv6 with or without brackets; `::` is all addresses, IPv4's too.
     listen_host: str = "127.0.0.1"
     listen_port: int = Field(default=0, ge=0, le=65_535)
-    #: Address written into the registry; empty: listen_host, or on 0.0.0.0 the one from which ZooKeeper is reached.
+    #: Address written into the registry; empty: listen_host, or on 0.0.0.0 and :: the one from which ZooKeeper is
+    #: reached.
     advertise_host: str = ""
     #: Port written into the registry, where something stands in front; 0: the one listened on.
     advertise_port: int = Field(default=0, ge=0, le=65_535)
@@ -80,7 +85,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=5.0, gt=0)
     #: How often the worker looks for payments left between two commits.
     recovery_interval_s: float = Field(default=0.5, gt=0)
-    #: Where the acquirer is, as host:port; empty: no cards are taken.
+    #: Where the acquirer is, as host:port or [IPv6]:port; empty: no cards are taken.
     acquirer_address: str = ""
     #: How long a charge waits for the acquirer's answer, if the call's deadline allows; then its outcome is UNKNOWN.
     acquirer_timeout_s: float = Field(default=3.0, gt=0)
@@ -120,6 +125,35 @@ class Settings(BaseSettings):
     @classmethod
     def _understood(cls, value: str) -> str:
         return str(EnsembleAddress.parse(value))
+
+    @field_validator("listen_host", "metrics_host")
+    @classmethod
+    def _host(cls, value: str) -> str:
+        return parse_host(value)
+
+    @field_validator("advertise_host")
+    @classmethod
+    def _callable(cls, value: str) -> str:
+        host = parse_host(value) if value.strip() else ""
+        if host in EVERYWHERE:
+            raise ValueError(f"nobody can call {host}; name one address, or leave it empty")
+        if "%" in host:
+            raise ValueError(f"the scope in {host} means nothing to others; name an address without one")
+        return host
+
+    @field_validator("acquirer_address")
+    @classmethod
+    def _with_port(cls, value: str) -> str:
+        if not value.strip():
+            return ""
+        if not re.search(r"[^:]:[0-9]+\s*$", value):
+            raise ValueError("write host:port or [IPv6]:port")
+        return str(ServerAddress.parse(value))
+
+    @property
+    def listen_address(self) -> str:
+        """`host:port` to listen on, IPv6 in brackets."""
+        return str(ServerAddress(self.listen_host, self.listen_port))
 
     @model_validator(mode="after")
     def _production_is_strict(self) -> Settings:

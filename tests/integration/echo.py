@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from coordination.address import ServerAddress
 from coordination.balancing import Candidate, Standing, Verdict
 from coordination.channel import DiscoveredChannel
 from coordination.discovery import Directory
@@ -83,7 +84,9 @@ class Echo:
         return b"\x08\x01" if self.healthy else b"\x08\x02"
 
     @asynccontextmanager
-    async def serving(self, interface: str = INTERFACE, grace_s: float | None = None) -> AsyncIterator[int]:
+    async def serving(
+        self, interface: str = INTERFACE, grace_s: float | None = None, *, host: str = "127.0.0.1"
+    ) -> AsyncIterator[int]:
         """Serve on a free port; yields it. At the end calls under way have `grace_s` seconds left."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
         methods: dict[str, Any] = {
@@ -101,7 +104,7 @@ class Echo:
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
             )
         )
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(str(ServerAddress(host, 0)))
         await server.start()
         try:
             yield port
@@ -130,9 +133,9 @@ class Cable:
         self._relaying.set()
 
     @asynccontextmanager
-    async def laid(self) -> AsyncIterator[int]:
+    async def laid(self, host: str = "127.0.0.1") -> AsyncIterator[int]:
         """Relay from a free port; yields it."""
-        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._relay, host, 0)
         try:
             yield server.sockets[0].getsockname()[1]
         finally:

@@ -29,10 +29,10 @@ UNREGISTER_PAUSE_S = 0.3
 DRAIN_S = 5.0
 
 
-def provider_url(port: int, interface: str, **parameters: str) -> ProviderURL:
+def provider_url(port: int, interface: str, *, host: str = "127.0.0.1", **parameters: str) -> ProviderURL:
     """Return the URL of a provider that need not exist."""
     url = ProviderURL.provider(
-        interface, "127.0.0.1", port, application="tests", methods=("A", "B"), release="1", timestamp_ms=1
+        interface, host, port, application="tests", methods=("A", "B"), release="1", timestamp_ms=1
     )
     return ProviderURL(url.protocol, url.host, url.port, url.path, {**url.parameters, **parameters})
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kazoo.client import KazooClient
 
+from coordination.address import ServerAddress
 from coordination.session import Session
 
 DEBIAN_CLASSPATH = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar"
@@ -24,7 +25,7 @@ CONFIGURATION = """\
 tickTime={tick_ms}
 dataDir={data}
 clientPort={port}
-clientPortAddress=127.0.0.1
+clientPortAddress={host}
 maxClientCnxns=0
 4lw.commands.whitelist=srvr,mntr,ruok
 admin.enableServer=false
@@ -41,18 +42,22 @@ class ZooKeeper:
     Args:
         port: of the clients; 0: a free one.
         membership: lines of its configuration that make it a member of an ensemble; none: it stands alone.
+        host: the address it listens on.
     """
 
-    def __init__(self, directory: Path, port: int = 0, membership: str = "") -> None:
+    def __init__(self, directory: Path, port: int = 0, membership: str = "", *, host: str = "127.0.0.1") -> None:
         self._port = port or _free_ports(1)[0]
+        self._host = host
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        configuration = CONFIGURATION.format(tick_ms=round(TICK_S * 1000), data=directory / "data", port=self._port)
+        configuration = CONFIGURATION.format(
+            tick_ms=round(TICK_S * 1000), data=directory / "data", port=self._port, host=host
+        )
         (directory / "zoo.cfg").write_text(configuration + membership)
 
     @property
     def hosts(self) -> str:
-        return f"127.0.0.1:{self._port}"
+        return str(ServerAddress(self._host, self._port))
 
     def start(self, timeout_s: float = 20.0) -> None:
         """Start the server and wait until it serves."""
@@ -107,7 +112,7 @@ class ZooKeeper:
     def four_letters(self, command: str) -> str:
         """Return the answer to a four-letter command; empty if there is none."""
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1.0) as connection:
+            with socket.create_connection((self._host, self._port), timeout=1.0) as connection:
                 connection.sendall(command.encode())
                 answer = b""
                 while chunk := connection.recv(65536):

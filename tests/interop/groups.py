@@ -1,6 +1,6 @@
 """A Java provider has one interface at one port in two groups and versions; our client reaches each of them.
 
-Dubbo's server finds the group and version in the metadata of a call, and answers UNIMPLEMENTED without them.
+Dubbo's server finds the group and version in the metadata of a call; without them any of its groups answers.
 """
 
 from __future__ import annotations

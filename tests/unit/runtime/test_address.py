@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import grpc
 import pytest
+import structlog
+from pydantic import ValidationError
 
 from services.kernel.errors import Unavailable
-from services.runtime.server import _advertised_host
+from services.runtime.server import Whereabouts, _advertised_host, _listen
 from services.runtime.settings import Settings
 
 
@@ -14,6 +19,10 @@ from services.runtime.settings import Settings
     [
         ({}, "127.0.0.1"),
         ({"listen_host": "192.0.2.7"}, "192.0.2.7"),
+        ({"listen_host": "::1"}, "::1"),
+        ({"listen_host": "[::1]"}, "::1"),
+        ({"listen_host": "[0:0:0:0:0:0:0:1]"}, "::1"),
+        ({"listen_host": "::", "advertise_host": " [2001:DB8::7] "}, "2001:db8::7"),
         ({"listen_host": "192.0.2.7", "advertise_host": "order.example"}, "order.example"),
         ({"listen_host": "0.0.0.0", "advertise_host": "order.example"}, "order.example"),  # noqa: S104
     ],
@@ -41,3 +50,76 @@ def test_where_no_way_to_zookeeper_is_known_it_is_started_again_later() -> None:
     with pytest.raises(Unavailable, match="COUNTINGHOUSE_ADVERTISE_HOST") as refusal:
         _advertised_host(Settings(listen_host="0.0.0.0", zookeeper="no-such-host.invalid:2181"))  # noqa: S104
     assert refusal.value.reason == "ADDRESS_UNKNOWN"
+
+
+def test_server_that_listens_on_ipv4_registers_no_ipv6_address() -> None:
+    """Nobody could reach it there."""
+    with pytest.raises(Unavailable, match="COUNTINGHOUSE_ADVERTISE_HOST"):
+        _advertised_host(Settings(listen_host="0.0.0.0", zookeeper="[::1]:2181"))  # noqa: S104
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::1%lo", "2001:db8::7"])
+def test_ipv6_address_is_listened_on_in_brackets(host: str) -> None:
+    """gRPC would take the last group of an address without them for a port."""
+    assert Settings(listen_host=host, listen_port=5001).listen_address == f"[{host.strip('[]')}]:5001"
+
+
+@pytest.mark.parametrize("host", ["[::1", "[127.0.0.1]", "h:5001", "a b", "[::1]:5001", "[]"])
+def test_what_is_no_host_is_refused_at_start(host: str) -> None:
+    """In one sentence, which quotes it."""
+    for name in ("listen_host", "metrics_host", "advertise_host"):
+        with pytest.raises(ValidationError, match="is no"):
+            Settings(**{name: host})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "fe80::1%eth0"])  # noqa: S104
+def test_address_that_nobody_can_call_is_not_registered(host: str) -> None:
+    """All addresses are none, and a scope is this machine's own."""
+    with pytest.raises(ValidationError, match=r"nobody can call|means nothing to others"):
+        Settings(advertise_host=host)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("", ""), (" h:5000 ", "h:5000"), ("[::1]:5000", "[::1]:5000"), ("127.0.0.1:5000", "127.0.0.1:5000")],
+)
+def test_acquirer_address_may_be_ipv6(given: str, taken: str) -> None:
+    """In brackets, with its port."""
+    assert Settings(acquirer_address=given).acquirer_address == taken
+
+
+@pytest.mark.parametrize("address", ["::1:5000", "[::1]", "h", "h:0", "h:70000", "[::1:5000"])
+def test_acquirer_address_without_port_or_brackets_is_refused(address: str) -> None:
+    """Cards would be UNKNOWN otherwise, and nobody would know why."""
+    with pytest.raises(ValidationError, match="acquirer_address"):
+        Settings(acquirer_address=address)
+
+
+class Listening:
+    """A gRPC server that takes any address."""
+
+    def add_insecure_port(self, address: str) -> int:
+        self.address = address
+        return 5001
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned", "address"),
+    [
+        ({"listen_host": "0.0.0.0"}, True, "127.0.0.1:5001"),  # noqa: S104
+        ({"listen_host": "::", "zookeeper": "[::1]:2181"}, True, "[::1]:5001"),
+        ({"listen_host": "::", "advertise_host": "localhost"}, True, "localhost:5001"),
+        ({"listen_host": "::", "advertise_host": "2001:db8::7"}, False, "[2001:db8::7]:5001"),
+        ({"listen_host": "::1"}, False, "[::1]:5001"),
+        ({}, False, "127.0.0.1:5001"),
+    ],
+)
+def test_registering_loopback_while_listening_on_all_is_warned_about(
+    settings: dict[str, str], warned: bool, address: str
+) -> None:
+    """Somebody on another machine is meant to call it, and would call himself."""
+    whereabouts = Whereabouts()
+    with structlog.testing.capture_logs() as logged:
+        _listen(cast(grpc.aio.Server, Listening()), Settings(**settings), whereabouts)  # type: ignore[arg-type]
+    assert whereabouts.address == address
+    assert ([entry["log_level"] for entry in logged] == ["warning"]) is warned
