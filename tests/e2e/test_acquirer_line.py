@@ -36,7 +36,7 @@ async def test_a_payment_on_a_dead_line_is_resolved_over_a_second_connection(fre
             books = await teller.checked_books()
             assert states(books, [unheard.payment_id]) == ["SUCCEEDED"]
             assert at_bank(books, unheard.payment_id) == ["CHARGED"]
-            assert cable.connections == 2
+            assert cable.connections >= 2
 
 
 async def test_the_acquirer_is_reached_past_the_proxy_of_the_environment(fresh_stack: FreshStack) -> None:

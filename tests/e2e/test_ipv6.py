@@ -55,5 +55,5 @@ async def test_a_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
                 teller.address("payment-1"), "Settle", settle_by_card(await teller.bill(), key), timeout_s=8.0
             )
             assert payment_in(seen).state == pb.PAYMENT_STATE_SUCCEEDED
-            assert cable.connections == 1
+            assert cable.connections >= 1
             assert at_bank(await teller.checked_books(), payment_in(seen).payment_id) == ["CHARGED"]
