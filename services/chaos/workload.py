@@ -223,7 +223,7 @@ class Worker:
             request.amount.CopyFrom(_money(amount))
             request.payee_account_id = payee
         if source == "CARD":
-            request.card = self._a_card()
+            request.card = self._a_card(bill.customer if bill else self.person.name)
         arguments = self._arguments(
             order_id=order_id,
             key=request.ticket_id,
@@ -241,15 +241,15 @@ class Worker:
             request_id=key, order_id=bill.order_id, source=payment_pb2.Source.Value(f"SOURCE_{source}")
         )
         if source == "CARD":
-            request.card = self._a_card()
+            request.card = self._a_card(bill.customer)
         return Asked("Settle", request, self._arguments(order_id=bill.order_id, key=key, source=source))
 
     def _a_source(self) -> str:
         return self.dice.choice(_SOURCES[self.person.role])
 
-    def _a_card(self) -> str:
-        """A good card nearly always."""
-        return "tok-declined" if self.dice.random() < 0.08 else f"tok-{self.person.name}"
+    def _a_card(self, customer: str) -> str:
+        """A customer's card, a good one nearly always."""
+        return f"tok-declined-{customer}" if self.dice.random() < 0.08 else f"tok-{customer}"
 
     async def _insist(self, asked: Asked) -> Heard:
         """Asks until there is a definitive answer, some times at most."""

@@ -10,6 +10,7 @@ from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
+from services.payment.card_owners import CARD_OWNERS
 from services.payment.locks import CoordinatedLocks
 from services.payment.operations import Limits, PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
@@ -71,7 +72,7 @@ SERVICE = Service(
     interface="countinghouse.payment.v1.PaymentService",
     package=Path(__file__).parent,
     ensemble=ENSEMBLE,
-    append_only=(EVENTS,),
+    append_only=(EVENTS, CARD_OWNERS),
     build=build,
 )
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.kernel.errors import AlreadyExists, InvalidArgument, PermissionDenied
+from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Begun, RequestKey, fingerprint
 from services.kernel.money import Money
@@ -408,4 +408,13 @@ def already_paid(
             "settled_at_ms": str(settled_at_ms),
             "guard": guard,
         },
+    )
+
+
+def not_reversible(payment: Payment) -> FailedPrecondition:
+    """The refusal to undo a payment in its state."""
+    return FailedPrecondition(
+        "ILLEGAL_STATE",
+        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed, or an UNKNOWN one by card",
+        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
     )

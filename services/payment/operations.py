@@ -68,6 +68,7 @@ from services.payment.model import (
     already_paid,
     charge_for,
     check_source,
+    not_reversible,
 )
 from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Locks, Orders, Responses, Store
 from services.runtime.context import Call
@@ -286,7 +287,7 @@ class PaymentOperations:
             await self._give_back(work)
             raise
         if not payment.is_undone_for(reversal):
-            return await self._refuse_request(reversal.key, _not_reversible(payment))
+            return await self._refuse_request(reversal.key, not_reversible(payment))
         return await self._conclude(work, hold, payment)
 
     # Reading
@@ -432,7 +433,11 @@ class PaymentOperations:
         return await self._refuse(work, hold, payment, refusal, release=bill.is_being_paid_by(payment))
 
     async def _submit(self, hold: Hold, payment: Payment, bill: Bill) -> Payment | Rival:
-        return await self._store.submit(payment.payment_id, charge_for(bill, payment), hold.fence, now_ms=self._now())
+        charge = charge_for(bill, payment)
+        try:
+            return await self._store.submit(payment.payment_id, charge, hold.fence, now_ms=self._now())
+        except FailedPrecondition as refusal:  # the card is another customer's
+            return await self._decline(hold, payment, refusal, release=True)
 
     async def _submit_direct(self, payment: Payment) -> Payment:
         if payment.state is not PaymentState.CREATED or payment.amount is None:
@@ -445,7 +450,10 @@ class PaymentOperations:
             payment.payee_account_id,
             by_card=payment.source is Source.CARD,
         )
-        submitted = await self._store.submit(payment.payment_id, charge, NO_FENCE, now_ms=self._now())
+        try:
+            submitted = await self._store.submit(payment.payment_id, charge, NO_FENCE, now_ms=self._now())
+        except FailedPrecondition as refusal:  # the card is another customer's
+            return await self._decline(None, payment, refusal, release=False)
         return submitted.payment if isinstance(submitted, Rival) else submitted
 
     async def _conclude(self, work: _Work, hold: Hold | None, payment: Payment) -> Answer:
@@ -740,11 +748,3 @@ class PaymentOperations:
 
     def _now(self) -> int:
         return self._clock.now_ms()
-
-
-def _not_reversible(payment: Payment) -> FailedPrecondition:
-    return FailedPrecondition(
-        "ILLEGAL_STATE",
-        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed, or an UNKNOWN one by card",
-        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
-    )

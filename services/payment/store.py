@@ -36,6 +36,7 @@ from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.principal import Principal
+from services.payment.card_owners import bind_card
 from services.payment.model import (
     NO_SILENCE,
     PAY,
@@ -221,11 +222,12 @@ class PaymentStore:
 
         Raises:
             StaleFence: The order has been locked by somebody else since.
+            FailedPrecondition: CARD_NOT_YOURS. Nothing is changed.
         """
 
         async def step(tx: AsyncConnection) -> Payment:
             attempt = await self._next_attempt(tx, payment_id, charge.round) if charge.by_card else 0
-            return await self._move(
+            payment = await self._move(
                 tx,
                 payment_id,
                 PaymentState.SUBMITTED,
@@ -240,6 +242,8 @@ class PaymentStore:
                 attempt=attempt,
                 acquirer_key=acquirer_key(payment_id, attempt) if attempt else "",
             )
+            await bind_card(tx, payment, now_ms=now_ms)
+            return payment
 
         try:
             return await self._database.run(step)

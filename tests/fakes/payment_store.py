@@ -18,6 +18,7 @@ from services.kernel.idempotency import (
     StoredResponse,
 )
 from services.kernel.principal import Principal
+from services.payment.card_owners import card_not_yours
 from services.payment.model import (
     ACTIVE,
     NO_SILENCE,
@@ -99,6 +100,7 @@ class FakePaymentStore(Store):
         self.payments: dict[str, Payment] = {}
         self.events: list[Event] = []
         self.outbox: dict[tuple[str, Purpose], Word] = {}
+        self.card_owners: dict[str, str] = {}
 
     # Tickets and requests
 
@@ -175,6 +177,9 @@ class FakePaymentStore(Store):
         moves = payment.state is PaymentState.CREATED and (fence >= payment.fence or not self._guards.fence)
         if moves and rival is not None and self._guards.unique:
             return Rival(rival)
+        binds = moves and payment.card and charge.customer_id
+        if binds and self.card_owners.setdefault(payment.card, charge.customer_id) != charge.customer_id:
+            raise card_not_yours(charge.customer_id)
         attempt = self._next_attempt(payment, charge.round) if charge.by_card else 0
         with self._transaction():
             return self._move(

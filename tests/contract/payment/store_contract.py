@@ -841,6 +841,43 @@ class PaymentStoreContract:
             await direct.submit(NO_FENCE, charge=BY_CARD)
             assert (await direct.now()).acquirer_key == f"p{n}:1"
 
+    async def test_submit_card_of_another_customer_is_refused_and_changes_nothing(self, make: Make) -> None:
+        """A card is that of the customer for whom it was first submitted, whatever became of that payment."""
+        subject = await make()
+        first = await accepted(subject, by_card())
+        await first.submit(charge=BY_CARD)
+        await first.decline()
+        second = await accepted(subject, by_card("p2", settle_key("s2"), "o2"))
+        before = await second.now()
+        with pytest.raises(FailedPrecondition) as refusal:
+            await second.submit(charge=replace(BY_CARD, customer_id="tom"))
+        assert refusal.value.reason == "CARD_NOT_YOURS"
+        assert "mei" not in refusal.value.message
+        assert await second.now() == before
+        assert len(await subject.history("p2")) == 1
+        assert isinstance(await second.submit(charge=BY_CARD), Payment)
+
+    async def test_submit_card_without_a_customer_binds_nothing(self, make: Make) -> None:
+        """A direct payment that names nobody leaves the card to whoever is named first."""
+        subject = await make()
+        for n, customer_id in ((1, ""), (2, "tom"), (3, "")):
+            direct = await accepted(subject, by_card(f"p{n}", await issued(subject, f"t{n}"), ""))
+            submitted = await direct.submit(NO_FENCE, charge=replace(BY_CARD, customer_id=customer_id))
+            assert isinstance(submitted, Payment)
+        with pytest.raises(FailedPrecondition):
+            await (await accepted(subject, by_card("p4"))).submit(charge=BY_CARD)
+
+    async def test_submit_card_of_ten_customers_at_once_is_one_customers(self, make: Make) -> None:
+        """One of them is submitted; the nine others are refused, and nobody fails otherwise."""
+        subject = await make()
+        made = [await accepted(subject, by_card(f"p{n}", settle_key(f"s{n}"), f"o{n}")) for n in range(10)]
+        outcomes = await asyncio.gather(
+            *(each.submit(charge=replace(BY_CARD, customer_id=f"c{n}")) for n, each in enumerate(made)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(outcome, Payment) for outcome in outcomes) == 1
+        assert refused(outcomes, FailedPrecondition) == 9
+
     async def test_silence_is_written_down_while_somebody_waits(self, make: Make) -> None:
         """With SUBMITTED → UNKNOWN, and again while it is UNKNOWN or REVERSING, without a new version."""
         subject = await make()

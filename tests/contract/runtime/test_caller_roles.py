@@ -208,6 +208,23 @@ class TestPayment:
         assert refusal.value.reason == "TICKET_EXPIRED"
 
 
+async def test_migrated_card_is_that_of_the_one_customer_who_used_it(empty: Database) -> None:
+    """One that several have used is the next one's."""
+    await migrate(empty, "payment", "0002")
+    for number, (card, customer_id) in enumerate(
+        (("tok-a", "mei"), ("tok-a", "mei"), ("tok-b", "mei"), ("tok-b", "tom"))
+    ):
+        by_card = {"source": "CARD", "card": card, "customer_id": customer_id, "attempt": 1, "state": "DECLINED"}
+        await insert(empty, "payments", payment(f"p{number}", LI, SETTLE, f"s{number}", **by_card))
+    await bring_up_to_date(empty, SERVICES / "payment", migrate=True)
+
+    async def step(tx: AsyncConnection) -> list[tuple[str, str]]:
+        rows = await tx.execute(text("SELECT card, customer_id FROM card_owners"))
+        return [(row.card, row.customer_id) for row in rows]
+
+    assert await empty.read(step) == [("tok-a", "mei")]
+
+
 class TestOrder:
     """The order service's requests."""
 

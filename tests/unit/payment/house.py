@@ -99,9 +99,9 @@ class House:
     def call(self, principal: Principal, seconds: float = 60) -> Call:
         return Call("/x/y", principal, Deadline.after(seconds, self.clock))
 
-    async def bill(self, order_id: str = "o1") -> str:
-        """Makes a bill of mei's."""
-        order = Order(order_id, "mei", Money(AMOUNT, "CNY"), (), 1, 1)
+    async def bill(self, order_id: str = "o1", customer: str = "mei") -> str:
+        """Makes an order of a customer's."""
+        order = Order(order_id, customer, Money(AMOUNT, "CNY"), (), 1, 1)
         request = Request(RequestKey(LI, "CreateOrder", order_id), "f", LI, self.clock.now_ms())
         await self.orders.create(request, order, MessageEncoding())
         return order_id

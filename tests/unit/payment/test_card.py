@@ -11,6 +11,7 @@ from services.acquirer.model import Charge, ChargeState, Payload
 from services.kernel.errors import Aborted, FailedPrecondition, OutcomeUnknown, Unavailable
 from services.kernel.idempotency import RequestState
 from services.kernel.money import Money
+from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
 from services.payment.model import REVERSE, Payment, PaymentState, Source
 from services.payment.ports import Filter
@@ -18,6 +19,7 @@ from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import (
     AMOUNT,
     CARD,
+    LI,
     MAX_ASKS,
     MEI,
     MERCHANT,
@@ -111,6 +113,34 @@ class TestWell:
     async def test_a_customer_pays_by_card(self, house: House) -> None:
         payment = payment_in(await house.settle(house.instance(), clerk=MEI, source=Source.CARD))
         assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
+        house.check()
+
+    async def test_settle_by_another_customers_card_is_declined_before_the_acquirer_is_asked(
+        self, house: House
+    ) -> None:
+        """By whichever clerk; the order is free again, and the card still its owner's."""
+        one = house.instance()
+        await by_card(house, one)
+        await house.bill("of-tom", "tom")
+        asked = len(house.acquirer.charges)
+        answer = await house.settle(one, "s2", "of-tom", source=Source.CARD)
+        assert reason_in(answer.response.body) == "CARD_NOT_YOURS"
+        assert house.order("of-tom").state is OrderState.UNPAID
+        assert len(house.acquirer.charges) == asked
+        await house.recovered(by=one)
+        payment_in(await house.settle(one, "s3", "of-tom", source=Source.CARD, card="tok-tom"))
+        house.check()
+
+    async def test_pay_with_another_customers_card_is_declined(self, house: House) -> None:
+        """Of a customer who has seen the token, and of a clerk who names somebody else."""
+        one = house.instance()
+        await by_card(house, one)
+        tom = Principal("tom", Role.CUSTOMER)
+        for principal in (tom, LI):
+            ticket = await house.ticket(one, clerk=principal)
+            answer = await house.pay(one, ticket, clerk=principal, source=Source.CARD, customer="tom")
+            assert reason_in(answer.response.body) == "CARD_NOT_YOURS"
+            assert house.of(ticket).state is PaymentState.DECLINED
         house.check()
 
     async def test_without_an_acquirer_no_cards_are_taken(self, house: House) -> None:

@@ -80,7 +80,9 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_BANK: _Source.ValueType  # 3
     """A transfer into the bank account. Accountants only."""
     SOURCE_CARD: _Source.ValueType  # 4
-    """A card, charged by the acquirer."""
+    """A card, charged by the acquirer. Its token is that of the customer for whom it was first used; for another customer's
+    order or payment it is declined, FAILED_PRECONDITION, CARD_NOT_YOURS.
+    """
 
 class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Where the money comes from."""
@@ -94,7 +96,9 @@ SOURCE_DRAWER: Source.ValueType  # 2
 SOURCE_BANK: Source.ValueType  # 3
 """A transfer into the bank account. Accountants only."""
 SOURCE_CARD: Source.ValueType  # 4
-"""A card, charged by the acquirer."""
+"""A card, charged by the acquirer. Its token is that of the customer for whom it was first used; for another customer's
+order or payment it is declined, FAILED_PRECONDITION, CARD_NOT_YOURS.
+"""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
 class _AcquirerOutcome:
