@@ -21,6 +21,7 @@ from coordination.execution import Execution
 from coordination.invocation import Invocation, Method
 from coordination.link import Link
 from coordination.policies import Idempotency, Policy
+from coordination.quoting import quoted
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -171,7 +172,7 @@ class _StreamCall(_Call):
         code, details = await self._inner.code(), await self._inner.details()
         error = AioRpcError(code, Metadata(), await self._inner.trailing_metadata(), details=details)
         if endpoint_failed(error):
-            why = f"{code.name}: {details}"
+            why = f"{code.name}: {quoted(details or '')}"
             self._cluster.failed(link, code, why, another_program=from_another_program(error))
 
     async def read(self) -> Any:

@@ -106,12 +106,12 @@ class Cluster:
         self._ejected.dec(len(self._probing))
         self._limbo.clear()
         self._probing.clear()
-        for key in list(self._counted):
-            self._stop_counting(key)
         for task in tasks:
             task.cancel()
         links = list(self.links.values())
         self.links.clear()
+        for key in list(self._counted):
+            self._stop_counting(key)
         await asyncio.gather(*tasks, *(link.channel.close(grace_s) for link in links), return_exceptions=True)
 
     # ---- choosing ------------------------------------------------------------------------------------
@@ -229,7 +229,9 @@ class Cluster:
         """An attempt failed by the fault of its endpoint, as far as one can tell."""
         self._count(link, code.name)
         now_s = time.monotonic()
-        if self.closed or not self.outliers.failed(link.key, why, now_s, another_program=another_program):
+        if self.links.get(link.key) is not link:  # it has gone: nobody asks it how it is
+            return
+        if not self.outliers.failed(link.key, why, now_s, another_program=another_program):
             return
         log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.key, why)
         self._metrics.ejections.labels(self.directory.interface, link.key).inc()
@@ -258,7 +260,7 @@ class Cluster:
         histogram.observe(took_s)
 
     def _count(self, link: Link, code: str) -> None:
-        if self.closed:
+        if self.links.get(link.key) is not link:  # it has gone, and so have its series
             return
         self._counted.setdefault(link.key, set()).add(code)
         self._metrics.attempts.labels(self.directory.interface, link.key, code).inc()

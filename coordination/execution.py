@@ -43,6 +43,7 @@ from coordination.deadline import Deadline
 from coordination.invocation import Invocation
 from coordination.link import Link
 from coordination.policies import LOST, Idempotency, Policy
+from coordination.quoting import quoted
 
 FAIR_TRIAL_S = 0.05  # who had less time than this when the deadline passed is not blamed for it
 
@@ -200,7 +201,7 @@ class Execution:
             link.load.ended(now_s, took_s, failed=True)
             self._cluster.unreachable(link)
             return
-        why = f"{code.name}: {error.details()}"
+        why = f"{code.name}: {quoted(error.details() or '')}"
         if from_another_program(error):
             self._why_again = "never_sent"
             self._other_programs.add(link.key)

@@ -78,7 +78,7 @@ class ProviderURL:
     def __post_init__(self) -> None:
         if not _PROTOCOL.fullmatch(self.protocol):
             raise BadProviderURL(f"not a protocol: {quoted(self.protocol)}")
-        if not _HOST.fullmatch(self.host):
+        if not _HOST.fullmatch(self.host) or not self.host.isprintable():
             raise BadProviderURL(f"not a host: {quoted(self.host)}")
         if not (0 if self.protocol in PORTLESS else 1) <= self.port <= 65535:
             raise BadProviderURL(f"not a port: {quoted(self.port)}")

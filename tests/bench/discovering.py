@@ -11,7 +11,9 @@ import random
 import time
 
 from coordination.channel import DiscoveredChannel
+from coordination.configurators import parse_configurators
 from coordination.discovery import Directory
+from coordination.governance import Rules
 from coordination.policies import Idempotency
 from coordination.url import ProviderURL
 from tests.bench.figures import Figure, median_ms
@@ -33,9 +35,11 @@ async def measure() -> list[Figure]:
         for number in range(_CHANGES):
             names = [*names[1:], _node(_PROVIDERS + number)]
             changes_s.append(_took_s(directory, names))
+        rules_s = [_governed_s(directory, number) for number in range(_CHANGES)]
     change_ms, whole_ms = median_ms(changes_s), median_ms(whole_s)
     return [
         Figure("provider_change_ms", f"one change among {_PROVIDERS} providers", change_ms, "ms", "at most 20 ms"),
+        Figure("provider_rule_ms", f"a rule about all {_PROVIDERS}", median_ms(rules_s), "ms", "at most 20 ms"),
         Figure("provider_list_ms", f"reading {_PROVIDERS} providers", whole_ms, "ms"),
         Figure("provider_change_ratio", "a change, part of reading all", change_ms / whole_ms, "", "at most 0.2"),
     ]
@@ -45,6 +49,14 @@ def _took_s(directory: Directory, names: list[str]) -> float:
     began_s = time.thread_time()  # of the processor: what else the machine does is not counted
     directory._read(names)
     directory.candidates("GetOrder")
+    return time.thread_time() - began_s
+
+
+def _governed_s(directory: Directory, number: int) -> float:
+    text = f"configs: [{{side: consumer, addresses: [0.0.0.0], parameters: {{timeout: {500 + number}}}}}]"
+    rules = Rules(configurators=parse_configurators(text, f"{_INTERFACE}::"))
+    began_s = time.thread_time()
+    directory._govern(rules)
     return time.thread_time() - began_s
 
 

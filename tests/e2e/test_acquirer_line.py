@@ -29,7 +29,7 @@ async def test_a_payment_on_a_dead_line_is_resolved_over_a_second_connection(fre
         async with fresh_stack(settings_of=settings) as stack, teller_at(stack) as teller:
             cable.port = int(stack.acquirer.rpartition(":")[2])
             assert (await settled_once(teller)).state == pb.PAYMENT_STATE_SUCCEEDED
-            assert cable.connections == 1
+            assert cable.connections >= 1
             cable.lose_open_connections()
             unheard = await settled_once(teller)
             assert unheard.state == pb.PAYMENT_STATE_UNKNOWN

@@ -85,7 +85,7 @@ async def test_after_two_failures_it_gets_nothing() -> None:
         assert [echo.carried_out for echo in servers.echoes] == [2, 50, 0]
         verdict = servers.channel.explain(f"/{INTERFACE}/Put", b"")[0]
         assert verdict.standing is Standing.EJECTED
-        assert "UNAVAILABLE: not now" in verdict.why
+        assert "UNAVAILABLE: 'not now'" in verdict.why
         assert servers.out() == 1
 
 

@@ -131,3 +131,46 @@ async def test_series_of_an_endpoint_go_with_it(monkeypatch: pytest.MonkeyPatch)
             assert addresses("coordination_ejections_total") == set()
             assert await Stub(channel).charge(b"hi", timeout=5.0) == b"hi"
         assert addresses("coordination_attempts_total") == set()
+
+
+async def test_a_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take some seconds more than the endpoint is remembered, and fail then; the endpoint is not probed."""
+    monkeypatch.setattr("coordination.cluster.LIMBO_S", 0.05)
+    echo, counted, begun, enough = Echo(), CollectorRegistry(), asyncio.Event(), asyncio.Event()
+
+    async def wait(context: Context) -> None:
+        begun.set()
+        await enough.wait()
+        await context.abort(grpc.StatusCode.INTERNAL, "no")
+
+    echo.before_answer = wait
+    async with echo.serving() as port:
+        directory = directory_of_any(port, ("a", ""))
+        async with channel_to(directory, metrics=Metrics(counted)) as channel:
+            calls = [asyncio.ensure_future(Stub(channel).charge(b"hi", timeout=20.0)) for _ in range(2)]
+            await begun.wait()
+            read(directory, port)
+            await until(lambda: not channel._cluster.links)
+            enough.set()
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            assert [error.code() for error in ended if isinstance(error, AioRpcError)] == [grpc.StatusCode.INTERNAL] * 2
+            samples = [sample for metric in counted.collect() for sample in metric.samples]
+            assert [sample for sample in samples if "address" in sample.labels] == []
+            assert channel._cluster._probing == {}
+
+
+async def test_what_another_program_says_is_escaped() -> None:
+    """It is kept for people, who read it on a terminal; not all of it, and not as it is."""
+    echo = Echo()
+
+    async def fail(context: Context) -> None:
+        await context.abort(grpc.StatusCode.INTERNAL, "\x1b[2J" + "x" * 5000)
+
+    echo.before_answer = fail
+    async with echo.serving() as port, channel_to(directory_of_any(port, ("a", ""), ("b", ""))) as channel:
+        for _ in range(4):
+            await asyncio.gather(Stub(channel).charge(b"hi", timeout=5.0), return_exceptions=True)
+        whys = [verdict.why for verdict in channel.explain(f"/{INTERFACE}/Charge", b"")]
+        whys += [channel._cluster.outliers[key].why for key in channel._cluster.links]
+        assert any("INTERNAL" in why for why in whys)
+        assert all(why.isprintable() and len(why) < 500 for why in whys)

@@ -241,3 +241,10 @@ def test_urls_are_values() -> None:
     assert len({again, OURS}) == 1
     with pytest.raises(TypeError):
         OURS.parameters["weight"] = "1"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("host", ["h\x1b[2J", "h\u202eg", "h\x9b", "h\x00"])
+def test_a_host_that_cannot_be_printed_is_refused(host: str) -> None:
+    """It would be read on terminals and in logs; nobody's host is called so."""
+    with pytest.raises(BadProviderURL):
+        ProviderURL.parse(f"tri://{host}:1/a.B")
