@@ -118,7 +118,7 @@ class TestRun:
 
 def test_parts_have_different_names() -> None:
     """Else one could not be chosen."""
-    assert len({part.name for part in PARTS}) == len(PARTS) == 8
+    assert len({part.name for part in PARTS}) == len(PARTS) == 9
 
 
 def test_without_toolchains_their_parts_are_skipped_by_name(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_without_toolchains_their_parts_are_skipped_by_name(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
-    assert last == "interop: 0 passed, 0 failed, 6 skipped"
+    assert last == "interop: 0 passed, 0 failed, 7 skipped"
     assert [line.rpartition(" (")[0] for line in lines] == [
         *(
             f"skipped: java {part}: because java and javac and mvn cannot be found on the PATH"
-            for part in ("consumer", "provider", "fault")
+            for part in ("consumer", "provider", "groups", "fault")
         ),
         *(f"skipped: go {part}: because go cannot be found on the PATH" for part in ("consumer", "provider")),
         "skipped: npm consumer: because node and npm cannot be found on the PATH",
