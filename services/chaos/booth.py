@@ -144,7 +144,9 @@ class Booth:
 
     async def cancel(self, order_id: str) -> Heard:
         """The customer cancels a bill."""
-        request = order_pb2.CancelOrderRequest(request_id=self.new_id("cancel"), order_id=order_id)
+        request = order_pb2.CancelOrderRequest(
+            request_id=self.new_id("cancel"), order_id=order_id, reason="nobody wants it"
+        )
         told = self._arguments(self.customer, order_id=order_id, key=request.request_id)
         return await self.sure(self.customer, "CancelOrder", request, told)
 

@@ -148,7 +148,9 @@ class Worker:
     async def cancel(self) -> None:
         """Cancels a bill, if it can still be."""
         if bill := self.a_bill():
-            request = order_pb2.CancelOrderRequest(request_id=self.new_id("cancel"), order_id=bill.order_id)
+            request = order_pb2.CancelOrderRequest(
+                request_id=self.new_id("cancel"), order_id=bill.order_id, reason="chaos says so"
+            )
             await self._ask("CancelOrder", request, self._arguments(order_id=bill.order_id, key=request.request_id))
 
     async def settle(self) -> None:

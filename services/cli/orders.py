@@ -125,19 +125,54 @@ async def list_orders(
 async def cancel(
     client: Client,
     order_id: OrderId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the order's history.")],
     version: Annotated[int, typer.Option("--version", help="The version you saw; 0 for any.", min=0)] = 0,
     request_id: RequestId = "",
 ) -> None:
     """Cancels an unpaid bill.
 
-    Example: countinghouse order cancel ord_7d0q
+    Example: countinghouse order cancel ord_7d0q --reason "ordered twice"
     """
     from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
 
     key = client.new_id(request_id)
-    request = pb.CancelOrderRequest(request_id=key, order_id=order_id, expected_version=version)
+    request = pb.CancelOrderRequest(request_id=key, order_id=order_id, expected_version=version, reason=reason)
     reply = await client.change("order", "CancelOrder", request, key)
     _show(client, reply.message.order, {"replayed": reply.replayed, "request_id": key})
+
+
+@app.command("history")
+@calling(Role.AUDITOR)
+async def history(client: Client, order_id: OrderId, limit: Limit = 50, page: Page = "") -> None:
+    """Shows who changed a bill, when, how and why, the oldest change first.
+
+    Example: countinghouse order history ord_7d0q
+    """
+    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
+
+    request = pb.GetOrderHistoryRequest(order_id=order_id, page_size=limit, page_token=page)
+    response = output.as_dict(await client.read("order", "GetOrderHistory", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    output.print_table(
+        "history",
+        ("version", "at", "who", "state", "round", "payment", "why"),
+        [
+            (
+                str(event["version"]),
+                output.moment(event["at_ms"]),
+                output.clerk(event["actor"]),
+                output.short(event["to_state"], "ORDER_STATE_"),
+                str(event["round"]),
+                event["payment_id"],
+                event["reason"],
+            )
+            for event in response["events"]
+        ],
+    )
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
 
 
 def _line(text: str) -> tuple[str, int, int]:

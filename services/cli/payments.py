@@ -167,6 +167,43 @@ async def get(
     _show(client, response.payment, {})
 
 
+@app.command("history")
+@calling(Role.AUDITOR)
+async def history(
+    client: Client,
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which payment.")],
+    limit: Limit = 50,
+    page: Page = "",
+) -> None:
+    """Shows who changed a payment, when, how and why, the oldest change first.
+
+    Example: countinghouse payment history pay_7d0q
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    request = pb.GetPaymentHistoryRequest(payment_id=payment_id, page_size=limit, page_token=page)
+    response = output.as_dict(await client.read("payment", "GetPaymentHistory", request))
+    if client.as_json:
+        output.print_json(response)
+        return
+    output.print_table(
+        "history",
+        ("version", "at", "who", "state", "why"),
+        [
+            (
+                str(event["version"]),
+                output.moment(event["at_ms"]),
+                output.clerk(event["actor"]) or "not recorded",
+                output.short(event["state"], "PAYMENT_STATE_"),
+                event["reason"],
+            )
+            for event in response["events"]
+        ],
+    )
+    if response["next_page_token"]:
+        print(f"more: --page {response['next_page_token']}")
+
+
 @app.command("list")
 @calling(Role.AUDITOR)
 async def list_payments(

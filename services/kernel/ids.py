@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import secrets
+import unicodedata
 from typing import Protocol
 
 from services.kernel.errors import InvalidArgument
@@ -14,6 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _BUSINESS_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,160}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that is read as something else
+#: Letters and symbols by their category, and nothing is drawn: Hangul fillers, the Braille pattern without dots.
+_EMPTY_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _LENGTH = 16  # 80 bits
 
 
@@ -74,6 +77,22 @@ def check_account(value: str, field: str) -> str:
 def check_business_key(value: str, field: str) -> str:
     """Returns `value` if it can be a journal's business key; raises as `check_name`."""
     return _check(_BUSINESS_KEY, value, field, 160)
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing can be seen of `text`: blanks, marks without a letter, letters that are drawn empty."""
+    return all(character in _EMPTY_LETTERS or unicodedata.category(character)[0] in "ZCM" for character in text)
+
+
+def check_reason(value: str, field: str) -> str:
+    """Returns `value` if it says why something is done.
+
+    Raises:
+        InvalidArgument: FIELD_REQUIRED: there is nothing to be seen of it; FIELD_TOO_LONG or FIELD_MALFORMED.
+    """
+    if is_blank(value):
+        raise InvalidArgument.of_field("FIELD_REQUIRED", field, f"{field} is required: say why, in at least a word")
+    return check_text(value, field)
 
 
 def check_text(value: str, field: str, *, limit: int = 200, required: bool = False) -> str:

@@ -119,6 +119,7 @@ class Change:
         payment_id: Who asks; also the key that makes a repeat harmless.
         fence: Of the order lock under which it asks.
         actor: On whose behalf; written into the history and, for `complete`, into `settled_by`.
+        reason: Why, written into the history; empty: not said.
         at_ms: When it asks.
         settled_at_ms: When the money was recorded; for `complete` only.
     """
@@ -129,6 +130,30 @@ class Change:
     actor: Principal
     at_ms: int
     settled_at_ms: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """One change in the history of an order. Times are Unix milliseconds.
+
+    Args:
+        version: The order's version since this change, from 1.
+        from_state: None: the order was made.
+        payment_id: The payment that asked for the change; empty: none.
+        reason: Why; empty: not said, or not recorded by the release of that time.
+    """
+
+    order_id: str
+    version: int
+    from_state: OrderState | None
+    to_state: OrderState
+    round: int
+    payment_id: str
+    fence: Fence
+    actor: Principal
+    at_ms: int
+    reason: str = ""
 
 
 def total(amount: Money | None, lines: Sequence[OrderLine]) -> Money:

@@ -10,17 +10,17 @@ Failpoints passed: `accepted` before a change's transaction; `claimed` and `comp
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, NotFound, PermissionDenied
 from services.kernel.fence import Fence
 from services.kernel.idempotency import Answer, RequestKey
-from services.kernel.ids import IdSource
+from services.kernel.ids import IdSource, check_reason, is_blank
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.order.model import Change, Order, OrderLine, OrderState, total
+from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState, total
 from services.runtime.context import Call
 
 #: One item's result of a step that takes a list: the bill as it stands, or why it was refused.
@@ -35,12 +35,14 @@ class Request:
         fingerprint: Of the payload, `kernel.idempotency.fingerprint`.
         actor: Who asks; written into the history.
         at_ms: When, in Unix milliseconds.
+        reason: Why; written into the history.
     """
 
     key: RequestKey
     fingerprint: str
     actor: Principal
     at_ms: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,10 @@ class OrderStore(Protocol):
         """One bill; None: there is none."""
         ...
 
+    async def history(self, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
+        """The changes of an order behind the version `after`, the oldest first."""
+        ...
+
     async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
         """At most `limit` orders, newest first.
 
@@ -226,10 +232,20 @@ class OrderOperations:
         return await self._store.create(request, order, self._encoding)
 
     async def cancel(
-        self, call: Call, request_id: str, fingerprint: str, order_id: str, expected_version: int
+        self, call: Call, request_id: str, fingerprint: str, order_id: str, expected_version: int, reason: str
     ) -> Answer:
-        """Cancels an UNPAID bill. Raises as `OrderStore.cancel`."""
-        request = self._request(call, "CancelOrder", request_id, fingerprint)
+        """Cancels an UNPAID order, for a reason.
+
+        Raises:
+            InvalidArgument: FIELD_REQUIRED: the reason is blank.
+            CountinghouseError: As `OrderStore.cancel`.
+        """
+        request = replace(self._request(call, "CancelOrder", request_id, fingerprint), reason=reason)
+        if is_blank(reason):
+            stored = await self._store.answered(request)  # by a release that asked for none
+            if stored is not None:
+                return stored
+            check_reason(reason, "reason")
         await self._failpoints.hit("accepted", call, order_id)
         return await self._store.cancel(
             request, order_id, self._encoding, customer_id=_only(call), expected_version=expected_version
@@ -245,6 +261,11 @@ class OrderOperations:
         if order is None or _only(call) not in (None, order.customer_id):
             raise not_found(order_id)
         return order
+
+    async def history(self, call: Call, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
+        """Return the changes of an order behind the version `after`, the oldest first. Raises as `get`."""
+        await self.get(call, order_id)
+        return await self._store.history(order_id, after=after, limit=limit)
 
     async def page(self, call: Call, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
         """Lists bills, newest first; a customer's own only."""
@@ -288,14 +309,40 @@ class OrderOperations:
         await self._failpoints.hit("completed", call, order_id, payment_id)
         return order
 
-    async def release(self, call: Call, order_id: str, payment_id: str, fence: Fence) -> Order:
-        """Gives a bill back, whose claiming payment was declined. Raises as `claim`."""
-        change = Change(order_id, payment_id, fence, call.principal, self._clock.now_ms())
+    async def release(
+        self,
+        call: Call,
+        order_id: str,
+        payment_id: str,
+        fence: Fence,
+        *,
+        actor: Principal | None = None,
+        reason: str = "",
+    ) -> Order:
+        """Gives a bill back, whose claiming payment was declined. Raises as `claim`.
+
+        Args:
+            actor: On whose behalf; None: the caller's own.
+        """
+        change = Change(order_id, payment_id, fence, actor or call.principal, self._clock.now_ms(), reason=reason)
         return await self._change(call, self._store.release, change)
 
-    async def reopen(self, call: Call, order_id: str, payment_id: str, fence: Fence) -> Order:
-        """Opens the next round of a bill, whose paying payment was reversed. Raises as `claim`."""
-        change = Change(order_id, payment_id, fence, call.principal, self._clock.now_ms())
+    async def reopen(
+        self,
+        call: Call,
+        order_id: str,
+        payment_id: str,
+        fence: Fence,
+        *,
+        actor: Principal | None = None,
+        reason: str = "",
+    ) -> Order:
+        """Opens the next round of a bill, whose paying payment was reversed. Raises as `claim`.
+
+        Args:
+            actor: On whose behalf; None: the caller's own.
+        """
+        change = Change(order_id, payment_id, fence, actor or call.principal, self._clock.now_ms(), reason=reason)
         return await self._change(call, self._store.reopen, change)
 
     async def _change(

@@ -11,9 +11,9 @@ from countinghouse.order.v1 import order_pb2 as pb
 from countinghouse.order.v1 import order_pb2_grpc
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.ids import check_name
+from services.kernel.ids import check_name, check_text
 from services.kernel.money import Money
-from services.order.model import Order, OrderLine, OrderState
+from services.order.model import Order, OrderEvent, OrderLine, OrderState
 from services.order.operations import Draft, Filter, OrderOperations
 from services.runtime import pages, status
 from services.runtime.context import current_call
@@ -22,6 +22,7 @@ from services.runtime.translate import (
     clerk_in,
     clerk_out,
     fence_in,
+    fence_out,
     fingerprint_without,
     money_in,
     money_out,
@@ -80,6 +81,19 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         )
         return pb.ListOrdersResponse(orders=page.rows, next_page_token=page.next_page_token)
 
+    async def GetOrderHistory(
+        self, request: pb.GetOrderHistoryRequest, _context: _Context
+    ) -> pb.GetOrderHistoryResponse:
+        order_id, call = check_name(request.order_id, "order_id"), current_call()
+        page = await pages.read_page(
+            request,
+            key_types=(int,),
+            fetch=lambda key, limit: self._operations.history(call, order_id, after=key[0] if key else 0, limit=limit),
+            key_of=lambda event: (event.version,),
+            out=event_out,
+        )
+        return pb.GetOrderHistoryResponse(events=page.rows, next_page_token=page.next_page_token)
+
     async def CancelOrder(self, request: pb.CancelOrderRequest, _context: _Context) -> pb.CancelOrderResponse:
         request_id = check_name(request.request_id, "request_id")
         order_id = check_name(request.order_id, "order_id")
@@ -90,9 +104,10 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 "expected_version",
                 "expected_version is the version you saw, or 0 for any",
             )
+        reason = refuse_card_number(check_text(request.reason, "reason"), "reason")
         call = current_call()
         answer = await self._operations.cancel(
-            call, request_id, fingerprint_without(request, "request_id"), order_id, expected
+            call, request_id, fingerprint_without(request, "request_id"), order_id, expected, reason
         )
         response: pb.CancelOrderResponse = reply(call, answer)
         return response
@@ -127,14 +142,14 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def ReleaseOrder(self, request: pb.ReleaseOrderRequest, _context: _Context) -> pb.ReleaseOrderResponse:
         order_id, payment_id = _ids_in(request)
         order = await self._operations.release(
-            current_call(), order_id, payment_id, fence_in(request.fence, required=True)
+            current_call(), order_id, payment_id, fence_in(request.fence, required=True), **_why_in(request)
         )
         return pb.ReleaseOrderResponse(order=order_out(order))
 
     async def ReopenOrder(self, request: pb.ReopenOrderRequest, _context: _Context) -> pb.ReopenOrderResponse:
         order_id, payment_id = _ids_in(request)
         order = await self._operations.reopen(
-            current_call(), order_id, payment_id, fence_in(request.fence, required=True)
+            current_call(), order_id, payment_id, fence_in(request.fence, required=True), **_why_in(request)
         )
         return pb.ReopenOrderResponse(order=order_out(order))
 
@@ -171,6 +186,27 @@ def order_out(order: Order) -> pb.Order:
         created_at_ms=order.created_at_ms,
         updated_at_ms=order.updated_at_ms,
     )
+
+
+def event_out(event: OrderEvent) -> pb.OrderEvent:
+    """A change as a message."""
+    return pb.OrderEvent(
+        version=event.version,
+        from_state=_STATES[event.from_state] if event.from_state else pb.ORDER_STATE_UNSPECIFIED,
+        to_state=_STATES[event.to_state],
+        round=event.round,
+        actor=clerk_out(event.actor),
+        at_ms=event.at_ms,
+        reason=event.reason,
+        payment_id=event.payment_id,
+        fence=fence_out(event.fence) if event.fence else None,
+    )
+
+
+def _why_in(request: pb.ReleaseOrderRequest | pb.ReopenOrderRequest) -> dict[str, Any]:
+    """On whose behalf and why a payment lets go of an order; one of an earlier release says neither."""
+    actor = clerk_in(request.clerk) if request.HasField("clerk") else None
+    return {"actor": actor, "reason": check_text(request.reason, "reason")}
 
 
 def _ids_in(

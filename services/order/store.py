@@ -55,7 +55,7 @@ from services.kernel.idempotency import Answer, Lease, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
-from services.order.model import Change, Order, OrderLine, OrderState
+from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState
 from services.order.operations import Encoding, Filter, Listed, Outcome, Request, not_found
 from services.runtime.database import Database, ensemble_table
 from services.runtime.requests import Requests, insert_if_absent, request_table
@@ -119,6 +119,7 @@ order_events = Table(
     Column("actor_name", String(64), nullable=False),
     Column("actor_role", String(16), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+    Column("reason", String(200), nullable=False, server_default=""),
 )
 
 requests = request_table(metadata)
@@ -183,7 +184,10 @@ class SqlOrderStore:
                     raise StaleVersion(f"order {order_id}", expected_version, order.version)
                 cancelled = model.cancel(order, request.at_ms)
                 await _write(tx, order, cancelled)
-                await tx.execute(insert(order_events), [_event(order, cancelled, request.actor, request.at_ms)])
+                await tx.execute(
+                    insert(order_events),
+                    [_event(order, cancelled, request.actor, request.at_ms, reason=request.reason)],
+                )
                 return StoredResponse(True, encoding.cancelled(cancelled))
 
             return await self._once(tx, request, encoding, effect)
@@ -207,6 +211,15 @@ class SqlOrderStore:
             rows = (await tx.execute(_one(), {"wanted": order_id})).all()
             found = await _orders_of(tx, rows)
             return found[0] if found else None
+
+        return await self._database.read(step)
+
+    async def history(self, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
+        columns = order_events.c
+        wanted = select(order_events).where(columns.order_id == order_id, columns.version > after)
+
+        async def step(tx: AsyncConnection) -> list[OrderEvent]:
+            return [_to_event(row) for row in await tx.execute(wanted.order_by(columns.version).limit(limit))]
 
         return await self._database.read(step)
 
@@ -280,7 +293,7 @@ class SqlOrderStore:
         after = decide(before, change)
         if after is not before:
             await _write(tx, before, after)
-            events.append(_event(before, after, change.actor, change.at_ms, change))
+            events.append(_event(before, after, change.actor, change.at_ms, change, reason=change.reason))
         return after
 
 
@@ -389,7 +402,7 @@ def _rows_of_lines(order: Order) -> list[dict[str, Any]]:
 
 
 def _event(
-    before: Order | None, after: Order, actor: Principal, at_ms: int, change: Change | None = None
+    before: Order | None, after: Order, actor: Principal, at_ms: int, change: Change | None = None, *, reason: str = ""
 ) -> dict[str, Any]:
     return {
         "order_id": after.order_id,
@@ -403,7 +416,23 @@ def _event(
         "actor_name": actor.name,
         "actor_role": actor.role,
         "at_ms": at_ms,
+        "reason": reason,
     }
+
+
+def _to_event(row: Row[Any]) -> OrderEvent:
+    return OrderEvent(
+        order_id=row.order_id,
+        version=row.version,
+        from_state=OrderState(row.from_state) if row.from_state else None,
+        to_state=OrderState(row.to_state),
+        round=row.round,
+        payment_id=row.payment_id,
+        fence=Fence(row.fence_generation, row.fence_token),
+        actor=Principal(row.actor_name, Role(row.actor_role)),
+        at_ms=row.at_ms,
+        reason=row.reason,
+    )
 
 
 async def _orders_of(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> list[Order]:

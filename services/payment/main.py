@@ -12,8 +12,9 @@ from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
 from services.payment.card_owners import CARD_OWNERS
 from services.payment.locks import CoordinatedLocks
-from services.payment.operations import Limits, PaymentOperations
+from services.payment.operations import PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
+from services.payment.ports import Limits
 from services.payment.schema import ENSEMBLE, EVENTS
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import PaymentStore

@@ -30,7 +30,7 @@ The moves are functions of `store.py`, called by `operations.py`; each is one co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
@@ -302,6 +302,17 @@ class Payment:
         return customer.is_customer(self.customer_id) or customer in (self.clerk, self.key.caller)
 
     @property
+    def latest_change(self) -> tuple[Principal, str]:
+        """On whose behalf its latest change was made, and why; empty: nobody said.
+
+        A payment that is SUCCEEDED with a reversal is so again, for the ledger refused to undo it.
+        """
+        undoing = (PaymentState.REVERSING, PaymentState.REVERSED)
+        if self.reversal is not None and self.state in (*undoing, PaymentState.SUCCEEDED):
+            return self.reversal.clerk, self.reversal.reason if self.state in undoing else "REVERSAL_REFUSED"
+        return self.clerk, self.decline_reason if self.state is PaymentState.DECLINED else ""
+
+    @property
     def attention(self) -> str:
         """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""
         return self.silence.attention
@@ -314,6 +325,38 @@ class Payment:
     def ticket_id(self) -> str:
         """The ticket it was paid with; empty for Settle."""
         return self.key.key if self.key.method == PAY else ""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentEvent:
+    """One change in the history of a payment. Times are Unix milliseconds.
+
+    Args:
+        version: The payment's version since this change, from 1.
+        actor: Who asked for it; None: the release of that time did not record it.
+        reason: Why; empty: none was given, or it was not recorded.
+    """
+
+    payment_id: str
+    version: int
+    state: PaymentState
+    fence: Fence
+    at_ms: int
+    actor: Principal | None
+    reason: str
+
+
+def filled_in(event: PaymentEvent, payment: Payment) -> PaymentEvent:
+    """Return the event with what is certain from its payment, if the release of that time recorded too little."""
+    if event.actor is not None:
+        return event
+    reversal = payment.reversal
+    if reversal is not None and payment.state is event.state and event.version == payment.version:
+        undoing = event.state in (PaymentState.REVERSING, PaymentState.REVERSED)
+        return replace(event, actor=reversal.clerk, reason=reversal.reason) if undoing else event
+    if event.state is PaymentState.DECLINED:
+        return replace(event, actor=payment.clerk, reason=payment.decline_reason)
+    return replace(event, actor=payment.clerk) if event.state is PaymentState.CREATED else event
 
 
 @dataclass(frozen=True, slots=True)

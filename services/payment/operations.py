@@ -59,6 +59,7 @@ from services.payment.model import (
     BillState,
     Charge,
     Payment,
+    PaymentEvent,
     PaymentState,
     Purpose,
     Reversal,
@@ -68,9 +69,10 @@ from services.payment.model import (
     already_paid,
     charge_for,
     check_source,
+    filled_in,
     not_reversible,
 )
-from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Locks, Orders, Responses, Store
+from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Limits, Locks, Orders, Responses, Store
 from services.runtime.context import Call
 
 #: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
@@ -93,15 +95,6 @@ _WORDS = {
 _REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
 #: Outcomes that leave open whether something happened, or was never sent after the payment was submitted.
 _NO_ANSWER = (OutcomeUnknown, Unavailable)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The waits of operations, in seconds, and how often the acquirer is asked; see `runtime/settings.py`."""
-
-    lock_wait_s: float
-    lease_s: float
-    acquirer_asks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +291,11 @@ class PaymentOperations:
         if call.principal.role is Role.CUSTOMER and not payment.is_seen_by(call.principal):
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
+
+    async def history(self, call: Call, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
+        """The changes of a payment behind the version `after`, the oldest first. Raises as `get`."""
+        payment = await self.get(call, payment_id)
+        return [filled_in(event, payment) for event in await self._store.history(payment_id, after=after, limit=limit)]
 
     async def page(self, call: Call, which: Filter, *, limit: int, after: tuple[int, str] | None) -> list[Payment]:
         """Payments, newest first; a customer's own only."""

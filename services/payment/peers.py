@@ -76,14 +76,22 @@ class OrderPeer:
     async def release(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
         """Says that the payment was declined."""
         request = order.ReleaseOrderRequest(
-            order_id=payment.order_id, payment_id=payment.payment_id, fence=translate.fence_out(fence)
+            order_id=payment.order_id,
+            payment_id=payment.payment_id,
+            fence=translate.fence_out(fence),
+            clerk=translate.clerk_out(payment.latest_change[0]),
+            reason=payment.latest_change[1],
         )
         await self._peers.call(self._stub.ReleaseOrder, request, deadline)
 
     async def reopen(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
         """Says that the payment was reversed."""
         request = order.ReopenOrderRequest(
-            order_id=payment.order_id, payment_id=payment.payment_id, fence=translate.fence_out(fence)
+            order_id=payment.order_id,
+            payment_id=payment.payment_id,
+            fence=translate.fence_out(fence),
+            clerk=translate.clerk_out(payment.latest_change[0]),
+            reason=payment.latest_change[1],
         )
         await self._peers.call(self._stub.ReopenOrder, request, deadline)
 

@@ -20,6 +20,7 @@ from services.payment.model import (
     Bill,
     Charge,
     Payment,
+    PaymentEvent,
     PaymentState,
     Purpose,
     Reversal,
@@ -97,6 +98,15 @@ class Failpoints(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """The waits of operations, in seconds, and how often the acquirer is asked; see `runtime/settings.py`."""
+
+    lock_wait_s: float
+    lease_s: float
+    acquirer_asks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """Which payments to list; by default all."""
 
@@ -157,6 +167,7 @@ class Store(Protocol):
 
     async def get(self, payment_id: str) -> Payment: ...
     async def of_request(self, key: RequestKey) -> Payment | None: ...
+    async def history(self, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]: ...
     async def page(
         self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: Principal | None
     ) -> list[Payment]: ...

@@ -10,7 +10,7 @@ from services.kernel.fence import Fence
 from services.kernel.idempotency import RequestKey
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import ACTIVE, REVERSE, Payment, PaymentState, Reversal, Silence, Source
+from services.payment.model import ACTIVE, REVERSE, Payment, PaymentEvent, PaymentState, Reversal, Silence, Source
 from services.runtime.database import ensemble_table
 from services.runtime.requests import request_table
 
@@ -90,6 +90,9 @@ EVENTS = Table(
     Column("fence_generation", BigInteger, nullable=False),
     Column("fence_token", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+    Column("actor_name", String(64), nullable=False, server_default=""),
+    Column("actor_role", String(16), nullable=False, server_default=""),
+    Column("reason", String(200), nullable=False, server_default=""),
 )
 
 #: What the order service has yet to be told, and what it has been told.
@@ -146,6 +149,35 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "ask_at_ms": payment.silence.ask_at_ms,
         "attention": payment.silence.attention,
     }
+
+
+def to_event_row(payment: Payment) -> dict[str, Any]:
+    """The row that records a payment's latest change."""
+    actor, reason = payment.latest_change
+    return {
+        "payment_id": payment.payment_id,
+        "version": payment.version,
+        "state": payment.state,
+        "fence_generation": payment.fence.generation,
+        "fence_token": payment.fence.token,
+        "at_ms": payment.updated_at_ms,
+        "actor_name": actor.name,
+        "actor_role": actor.role,
+        "reason": reason,
+    }
+
+
+def to_event(row: Row[Any]) -> PaymentEvent:
+    """A row as the change that it records."""
+    return PaymentEvent(
+        payment_id=row.payment_id,
+        version=row.version,
+        state=PaymentState(row.state),
+        fence=Fence(row.fence_generation, row.fence_token),
+        at_ms=row.at_ms,
+        actor=Principal(row.actor_name, Role(row.actor_role)) if row.actor_name else None,
+        reason=row.reason,
+    )
 
 
 def to_payment(row: Row[Any]) -> Payment:

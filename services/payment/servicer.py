@@ -13,9 +13,9 @@ from countinghouse.payment.v1 import payment_pb2_grpc
 from services.kernel.card_numbers import refuse_bare_number, refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
-from services.kernel.ids import check_account, check_name, check_text
+from services.kernel.ids import check_account, check_name, check_reason, check_text
 from services.payment.commands import PayCommand, ReverseCommand, SettleCommand
-from services.payment.model import PAY, REVERSE, SETTLE, Payment, PaymentState, Source
+from services.payment.model import PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
 from services.payment.operations import PaymentOperations
 from services.payment.ports import Filter
 from services.runtime import pages, status, translate
@@ -99,7 +99,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         command = ReverseCommand(
             request_id=check_name(request.request_id, "request_id"),
             payment_id=check_name(request.payment_id, "payment_id"),
-            reason=refuse_card_number(check_text(request.reason, "reason", required=True), "reason"),
+            reason=refuse_card_number(check_reason(request.reason, "reason"), "reason"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
         )
         return reply(call, await self._operations.reverse(call, command))
@@ -107,6 +107,21 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def GetPayment(self, request: pb.GetPaymentRequest, _context: _Context) -> pb.GetPaymentResponse:
         payment = await self._operations.get(current_call(), check_name(request.payment_id, "payment_id"))
         return pb.GetPaymentResponse(payment=_payment_out(payment))
+
+    async def GetPaymentHistory(
+        self, request: pb.GetPaymentHistoryRequest, _context: _Context
+    ) -> pb.GetPaymentHistoryResponse:
+        payment_id, call = check_name(request.payment_id, "payment_id"), current_call()
+        page = await pages.read_page(
+            request,
+            key_types=(int,),
+            fetch=lambda key, limit: self._operations.history(
+                call, payment_id, after=key[0] if key else 0, limit=limit
+            ),
+            key_of=lambda event: (event.version,),
+            out=_event_out,
+        )
+        return pb.GetPaymentHistoryResponse(events=page.rows, next_page_token=page.next_page_token)
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, _context: _Context) -> pb.ListPaymentsResponse:
         which = Filter(
@@ -161,6 +176,17 @@ def _card(token: str, source: int) -> str:
             raise InvalidArgument.of_field("CARD_NOT_WANTED", "card", "leave card out, or make the source CARD")
         return ""
     return check_name(refuse_bare_number(token, "card"), "card")
+
+
+def _event_out(event: PaymentEvent) -> pb.PaymentEvent:
+    return pb.PaymentEvent(
+        version=event.version,
+        state=_STATES[event.state],
+        actor=translate.clerk_out(event.actor) if event.actor else None,
+        at_ms=event.at_ms,
+        reason=event.reason,
+        fence=translate.fence_out(event.fence) if event.fence else None,
+    )
 
 
 def _payment_out(payment: Payment) -> pb.Payment:

@@ -45,6 +45,7 @@ from services.payment.model import (
     Accepted,
     Charge,
     Payment,
+    PaymentEvent,
     PaymentState,
     Purpose,
     Reversal,
@@ -63,6 +64,8 @@ from services.payment.schema import (
     OUTBOX,
     PAYMENTS,
     REQUESTS,
+    to_event,
+    to_event_row,
     to_payment,
     to_row,
 )
@@ -549,6 +552,16 @@ class PaymentStore:
 
         return await self._database.read(step)
 
+    async def history(self, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
+        """The changes of a payment behind the version `after`, the oldest first."""
+        columns = EVENTS.c
+        wanted = select(EVENTS).where(columns.payment_id == payment_id, columns.version > after)
+
+        async def step(tx: AsyncConnection) -> list[PaymentEvent]:
+            return [to_event(row) for row in await tx.execute(wanted.order_by(columns.version).limit(limit))]
+
+        return await self._database.read(step)
+
     async def page(
         self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: Principal | None
     ) -> list[Payment]:
@@ -673,15 +686,7 @@ class PaymentStore:
             await insert_if_absent(tx, OUTBOX, word)
 
     async def _write_event(self, tx: AsyncConnection, payment: Payment) -> None:
-        event = {
-            "payment_id": payment.payment_id,
-            "version": payment.version,
-            "state": payment.state,
-            "fence_generation": payment.fence.generation,
-            "fence_token": payment.fence.token,
-            "at_ms": payment.updated_at_ms,
-        }
-        await tx.execute(_INSERT_EVENT, event)
+        await tx.execute(_INSERT_EVENT, to_event_row(payment))
 
     async def _active_beside(self, payment_id: str) -> Payment | None:
         async def step(tx: AsyncConnection) -> Payment | None:

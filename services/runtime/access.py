@@ -20,6 +20,7 @@ _MERCHANT = frozenset({Role.SERVICE, Role.ACCOUNTANT})
 MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.order.v1.OrderService/CreateOrder": _PAYERS,
     "/countinghouse.order.v1.OrderService/GetOrder": _EVERYONE,
+    "/countinghouse.order.v1.OrderService/GetOrderHistory": _EVERYONE,
     "/countinghouse.order.v1.OrderService/ListOrders": _EVERYONE,
     "/countinghouse.order.v1.OrderService/CancelOrder": _PAYERS,
     "/countinghouse.order.v1.OrderService/ClaimOrder": _SERVICE,
@@ -31,6 +32,7 @@ MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.payment.v1.PaymentService/Settle": _PAYERS,
     "/countinghouse.payment.v1.PaymentService/Reverse": frozenset({Role.ACCOUNTANT}),
     "/countinghouse.payment.v1.PaymentService/GetPayment": _EVERYONE,
+    "/countinghouse.payment.v1.PaymentService/GetPaymentHistory": _EVERYONE,
     "/countinghouse.payment.v1.PaymentService/ListPayments": _EVERYONE,
     "/countinghouse.payment.v1.PaymentService/NotifyAcquirer": frozenset({Role.ACQUIRER, Role.ACCOUNTANT}),
     "/countinghouse.ledger.v1.LedgerService/OpenAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),

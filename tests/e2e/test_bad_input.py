@@ -75,7 +75,10 @@ class TestUnknown:
             "ORDER_NOT_FOUND",
         )
         await assert_refused(
-            cashier.ask(cashier.order.CancelOrder, order_pb2.CancelOrderRequest(request_id=new_id(), order_id="nope")),
+            cashier.ask(
+                cashier.order.CancelOrder,
+                order_pb2.CancelOrderRequest(request_id=new_id(), order_id="nope", reason="late"),
+            ),
             "NOT_FOUND",
             "ORDER_NOT_FOUND",
         )
@@ -455,12 +458,14 @@ class TestState:
     async def test_a_cancelled_bill_is_not_settled(self, cashier: Desk) -> None:
         order_id = await cashier.bill()
         await cashier.ask(
-            cashier.order.CancelOrder, order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id)
+            cashier.order.CancelOrder,
+            order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late"),
         )
         await assert_refused(cashier.settle(order_id), "FAILED_PRECONDITION", "ORDER_NOT_PAYABLE")
         await assert_refused(
             cashier.ask(
-                cashier.order.CancelOrder, order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id)
+                cashier.order.CancelOrder,
+                order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late"),
             ),
             "FAILED_PRECONDITION",
             "ILLEGAL_STATE",
@@ -483,12 +488,14 @@ class TestState:
     async def test_a_paid_bill_is_not_cancelled(self, cashier: Desk) -> None:
         order_id = await cashier.bill()
         await cashier.settle(order_id)
-        request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id)
+        request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late")
         await assert_refused(cashier.ask(cashier.order.CancelOrder, request), "FAILED_PRECONDITION", "ILLEGAL_STATE")
 
     async def test_a_version_that_has_passed(self, cashier: Desk) -> None:
         order_id = await cashier.bill()
-        request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, expected_version=7)
+        request = order_pb2.CancelOrderRequest(
+            request_id=new_id(), order_id=order_id, expected_version=7, reason="late"
+        )
         await assert_refused(cashier.ask(cashier.order.CancelOrder, request), "ABORTED", "STALE_VERSION")
 
     async def test_a_wallet_with_too_little(self, cashier: Desk, operator: Desk) -> None:

@@ -77,7 +77,7 @@ class Client:
                 self._earlier.append((teller.accountant, request))
                 return self._earlier[-1]
             case "cancel":
-                return person, order_pb2.CancelOrderRequest(request_id=key, order_id=order_id)
+                return person, order_pb2.CancelOrderRequest(request_id=key, order_id=order_id, reason="late")
         return person, order_pb2.GetOrderRequest(order_id=order_id)
 
     @property

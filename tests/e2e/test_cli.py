@@ -219,7 +219,7 @@ async def test_lists_go_on_page_by_page(terminal: Terminal) -> None:
 
 async def test_a_bill_is_cancelled(terminal: Terminal) -> None:
     order_id = await terminal.bill()
-    cancelled = await terminal.json("order", "cancel", order_id, "--version", "1")
+    cancelled = await terminal.json("order", "cancel", order_id, "--reason", "ordered twice", "--version", "1")
     assert cancelled["order"]["state"] == "ORDER_STATE_CANCELLED"
     assert "CANCELLED" in (await terminal.run("order", "get", order_id)).stdout
 

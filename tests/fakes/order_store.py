@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition, StaleFence, StaleVersion
 from services.kernel.fence import NO_FENCE, Fence
@@ -19,23 +19,11 @@ from services.kernel.idempotency import (
 )
 from services.kernel.principal import Principal
 from services.order import model
-from services.order.model import Change, Order, OrderState
+from services.order.model import Change, Order, OrderEvent
 from services.order.operations import Encoding, Filter, Listed, OrderStore, Outcome, Request, not_found
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One row of a bill's history, as `order_events` has it."""
-
-    order_id: str
-    version: int
-    from_state: OrderState | None
-    to_state: OrderState
-    round: int
-    payment_id: str
-    fence: Fence
-    actor: Principal
-    at_ms: int
+#: One row of an order's history, as `order_events` has it.
+Event = OrderEvent
 
 
 class FakeOrderStore(OrderStore):
@@ -79,7 +67,7 @@ class FakeOrderStore(OrderStore):
             if expected_version not in {0, order.version}:
                 raise StaleVersion(f"order {order_id}", expected_version, order.version)
             cancelled = model.cancel(order, request.at_ms)
-            self._put(order, cancelled, request.actor, request.at_ms)
+            self._put(order, cancelled, request.actor, request.at_ms, reason=request.reason)
             return encoding.cancelled(cancelled)
 
         return self._once(request, encoding, effect)
@@ -98,6 +86,10 @@ class FakeOrderStore(OrderStore):
 
     async def get(self, order_id: str) -> Order | None:
         return self._orders.get(order_id)
+
+    async def history(self, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
+        events = [event for event in self.events if event.order_id == order_id and event.version > after]
+        return sorted(events, key=lambda event: event.version)[:limit]
 
     async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
         places = list(enumerate(self._orders.values(), start=1))
@@ -138,11 +130,18 @@ class FakeOrderStore(OrderStore):
         except CountinghouseError as refusal:
             return refusal
         if after is not before:
-            self._put(before, after, change.actor, change.at_ms, change)
+            self._put(before, after, change.actor, change.at_ms, change, reason=change.reason)
         return after
 
     def _put(
-        self, before: Order | None, after: Order, actor: Principal, at_ms: int, change: Change | None = None
+        self,
+        before: Order | None,
+        after: Order,
+        actor: Principal,
+        at_ms: int,
+        change: Change | None = None,
+        *,
+        reason: str = "",
     ) -> None:
         self._orders[after.order_id] = replace(after)
         self.events.append(
@@ -156,5 +155,6 @@ class FakeOrderStore(OrderStore):
                 fence=change.fence if change else NO_FENCE,
                 actor=actor,
                 at_ms=at_ms,
+                reason=reason,
             )
         )

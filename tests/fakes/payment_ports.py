@@ -55,13 +55,16 @@ class FakeOrders(Orders):
     async def _move(
         self, step: Callable[[Any, list[Change]], Awaitable[list[Outcome]]], payment: Payment, fence: Fence
     ) -> Bill:
+        lets_go = step in {OrderStore.release, OrderStore.reopen}
+        actor, reason = payment.latest_change if lets_go else (payment.clerk, "")
         change = Change(
             payment.order_id,
             payment.payment_id,
             fence,
-            payment.clerk,
+            actor,
             self._clock.now_ms(),
             payment.settled_at_ms,
+            reason,
         )
         (outcome,) = await getattr(self._store, step.__name__)([change])
         if isinstance(outcome, CountinghouseError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.kernel.errors import NotFound, RequestInProgress, StaleFence
 from services.kernel.fence import Fence
@@ -28,6 +28,7 @@ from services.payment.model import (
     Accepted,
     Charge,
     Payment,
+    PaymentEvent,
     PaymentState,
     Purpose,
     Reversal,
@@ -51,6 +52,8 @@ class Event:
     state: PaymentState
     fence: Fence
     at_ms: int
+    actor: Principal | None = field(default=None, compare=False)
+    reason: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,15 @@ class FakePaymentStore(Store):
             None,
         )
 
+    async def history(self, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
+        found = [event for event in self.events if event.payment_id == payment_id and event.version > after]
+        return [
+            PaymentEvent(
+                event.payment_id, event.version, event.state, event.fence, event.at_ms, event.actor, event.reason
+            )
+            for event in sorted(found, key=lambda event: event.version)[:limit]
+        ]
+
     async def page(
         self,
         which: Filter,
@@ -437,7 +449,14 @@ class FakePaymentStore(Store):
     def _put(self, payment: Payment) -> None:
         self.payments[payment.payment_id] = payment
         self.events.append(
-            Event(payment.payment_id, payment.version, payment.state, payment.fence, payment.updated_at_ms)
+            Event(
+                payment.payment_id,
+                payment.version,
+                payment.state,
+                payment.fence,
+                payment.updated_at_ms,
+                *payment.latest_change,
+            )
         )
 
     def _known(self, payment_id: str) -> Payment:

@@ -123,6 +123,34 @@ class OrderStoreContract:
             Event("o1", 1, None, OrderState.UNPAID, 1, "", NO_FENCE, LI, 2_000),
         ]
 
+    async def test_history_has_every_change_with_its_reason(self, make: Make) -> None:
+        """Oldest first, a page at a time; another order's changes are not in it."""
+        subject = await make()
+        made = await created(subject)
+        await created(subject, bill("o2"))
+        asked = replace(request("CancelOrder", "c1", caller=WANG), reason="ordered twice")
+        await subject.store.cancel(asked, "o1", ENCODING, customer_id=None, expected_version=0)
+        events = [
+            Event("o1", 1, None, OrderState.UNPAID, 1, "", NO_FENCE, LI, 2_000),
+            Event("o1", 2, OrderState.UNPAID, OrderState.CANCELLED, 1, "", NO_FENCE, WANG, 2_000, "ordered twice"),
+        ]
+        assert await subject.store.history("o1", after=0, limit=9) == events == await subject.history("o1")
+        assert await subject.store.history("o1", after=1, limit=9) == events[1:]
+        assert await subject.store.history("o1", after=0, limit=1) == events[:1]
+        assert await subject.store.history("o9", after=0, limit=9) == []
+        assert (await made.now()).state is OrderState.CANCELLED
+
+    async def test_reopen_reason_is_kept_with_its_actor(self, make: Make) -> None:
+        """A move that a payment asks for may say why, too."""
+        subject = await make()
+        made = await created(subject)
+        await made.claim()
+        await made.complete()
+        change = replace(made.change("p1", FENCE), reason="wrong order")
+        await subject.store.reopen([change])
+        event = (await subject.store.history("o1", after=3, limit=1))[0]
+        assert (event.to_state, event.actor, event.reason) == (OrderState.UNPAID, WANG, "wrong order")
+
     async def test_a_bill_nobody_made_is_none(self, make: Make) -> None:
         """get says so without raising."""
         assert await (await make()).store.get("o9") is None

@@ -53,6 +53,7 @@ class InDatabase:
                     fence=Fence(row.fence_generation, row.fence_token),
                     actor=Principal(row.actor_name, Role(row.actor_role)),
                     at_ms=row.at_ms,
+                    reason=row.reason,
                 )
                 for row in rows
             ]

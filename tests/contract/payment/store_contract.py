@@ -747,6 +747,32 @@ class PaymentStoreContract:
             after = (page[-1].created_at_ms, page[-1].payment_id)
         assert pages == [["p4", "p3"], ["p2", "p1"], ["p0"]]
 
+    async def test_history_has_every_change_with_who_and_why(self, make: Make) -> None:
+        """The payment's clerk, and of a reversal its own; a page at a time, the oldest change first."""
+        subject = await make()
+        made = await succeeded(subject)
+        await subject.store.begin_reversal("p1", FENCE, reversal_of(), now_ms=T0 + 4)
+        await subject.store.refuse_reversal(await made.now(), FENCE, "j1", REFUSED, encode, now_ms=T0 + 5)
+        events = await subject.store.history("p1", after=0, limit=9)
+        assert [(event.version, event.state, event.actor, event.reason) for event in events] == [
+            (1, PaymentState.CREATED, LI, ""),
+            (2, PaymentState.SUBMITTED, LI, ""),
+            (3, PaymentState.SUCCEEDED, LI, ""),
+            (4, PaymentState.REVERSING, WANG, "wrong bill"),
+            (5, PaymentState.SUCCEEDED, WANG, "REVERSAL_REFUSED"),
+        ]
+        assert [event.at_ms for event in events[3:]] == [T0 + 4, T0 + 5]
+        assert await subject.store.history("p1", after=2, limit=2) == events[2:4]
+        assert await subject.store.history("p9", after=0, limit=9) == []
+
+    async def test_history_of_a_decline_says_why(self, make: Make) -> None:
+        subject = await make()
+        made = await accepted(subject)
+        await made.decline()
+        (event,) = await subject.store.history("p1", after=1, limit=9)
+        assert (event.state, event.actor) == (PaymentState.DECLINED, LI)
+        assert event.reason == (await made.now()).decline_reason
+
     async def test_page_seen_by_customer_shows_nothing_of_a_clerk_of_the_same_name(self, make: Make) -> None:
         """Customer li sees what is for them, and not what cashier li has made."""
         subject = await make()

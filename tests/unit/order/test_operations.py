@@ -159,7 +159,7 @@ async def test_another_customers_bill_is_not_there(house: House) -> None:
         with pytest.raises(NotFound) as read:
             await house.operations.get(house.call(TOM), order_id)
         with pytest.raises(NotFound) as cancelled:
-            await house.operations.cancel(house.call(TOM), "c1", "f", order_id, 0)
+            await house.operations.cancel(house.call(TOM), "c1", "f", order_id, 0, "late")
         refusals += [read.value, cancelled.value]
     assert {refusal.reason for refusal in refusals} == {"ORDER_NOT_FOUND"}
     assert {refusal.message.replace("o9", "o1") for refusal in refusals} == {refusals[0].message}
@@ -187,8 +187,8 @@ async def test_customers_list_their_own_and_staff_everybodys(house: House) -> No
 async def test_a_customer_cancels_their_own_bill(house: House) -> None:
     """And is told of it again when they repeat the request."""
     await house.create(MEI)
-    first = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1)
-    again = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1)
+    first = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1, "late")
+    again = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1, "late")
     assert (first.replayed, again.replayed) == (False, True)
     assert first.response == again.response
 
@@ -228,7 +228,7 @@ async def test_failpoints_are_passed_in_order(house: House) -> None:
     await operations.complete(call, "o1", "p1", FENCE, settled_by=LI, settled_at_ms=1)
     await operations.reopen(call, "o1", "p1", FENCE)
     await operations.release(call, "o1", "p1", FENCE)
-    await operations.cancel(house.call(MEI), "c1", "f", "o1", 0)
+    await operations.cancel(house.call(MEI), "c1", "f", "o1", 0, "late")
     of_both = ("o1", "p1")
     assert house.failpoints.passed == [
         ("accepted", ("o1",), 0),
@@ -250,3 +250,57 @@ async def test_reads_pass_no_failpoint(house: House) -> None:
     assert isinstance(order, Order)
     await house.operations.page(house.call(MEI), Filter(), limit=1, after=None)
     assert house.failpoints.passed == []
+
+
+BLANKS = ("", " ", "\u3000", "\u200b\ufeff", "\u00a0\u2028\t", "\u2800\u3164\u115f", "\u034f")
+
+
+@pytest.mark.parametrize("reason", BLANKS)
+async def test_cancel_without_a_reason_that_can_be_seen_is_refused(house: House, reason: str) -> None:
+    """And not remembered: with a reason the same request id cancels."""
+    await house.create(LI)
+    with pytest.raises(InvalidArgument) as refusal:
+        await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, reason)
+    assert (refusal.value.reason, refusal.value.fields[0][0]) == ("FIELD_REQUIRED", "reason")
+    assert (await house.operations.get(house.call(LI), "o1")).state is OrderState.UNPAID
+    assert (await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "late")).response.ok
+
+
+async def test_cancel_of_before_reasons_is_answered_from_the_store(house: House) -> None:
+    """A release that asked for no reason cancelled it; the same call is replayed, and cancels nothing again."""
+    await house.create(LI)
+    request = Request(RequestKey(LI, "CancelOrder", "c1"), "f", LI, at_ms=1)
+    before = await house.store.cancel(request, "o1", MessageEncoding(), customer_id=None, expected_version=0)
+    answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "")
+    assert (answer.response, answer.replayed) == (before.response, True)
+
+
+async def test_history_of_an_order_says_who_what_when_and_why(house: House) -> None:
+    """Of a settlement that was reversed, and of the cancellation after it; a page at a time."""
+    await house.create(LI)
+    wang = Principal("wang", Role.ACCOUNTANT)
+    service = house.call(PAYMENT)
+    await house.operations.claim(service, "o1", "p1", FENCE, LI)
+    await house.operations.complete(service, "o1", "p1", FENCE, settled_by=LI, settled_at_ms=7)
+    await house.operations.reopen(service, "o1", "p1", FENCE, actor=wang, reason="wrong order")
+    await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "ordered twice")
+    events = await house.operations.history(house.call(MEI), "o1", after=0, limit=9)
+    assert [(event.version, event.to_state, event.actor, event.reason) for event in events] == [
+        (1, OrderState.UNPAID, LI, ""),
+        (2, OrderState.PAYING, LI, ""),
+        (3, OrderState.PAID, LI, ""),
+        (4, OrderState.UNPAID, wang, "wrong order"),
+        (5, OrderState.CANCELLED, LI, "ordered twice"),
+    ]
+    assert {event.at_ms for event in events} == {5_000}
+    assert await house.operations.history(house.call(MEI), "o1", after=1, limit=2) == events[1:3]
+
+
+async def test_history_of_another_customers_order_is_not_there(house: House) -> None:
+    """As the order itself; staff and its own customer see it."""
+    await house.create(MEI)
+    for stranger in (TOM, Principal("tom", Role.CUSTOMER)):
+        with pytest.raises(NotFound):
+            await house.operations.history(house.call(stranger), "o1", after=0, limit=9)
+    for reader in (MEI, LI, Principal("audit", Role.AUDITOR)):
+        assert len(await house.operations.history(house.call(reader), "o1", after=0, limit=9)) == 1

@@ -247,11 +247,13 @@ async def test_a_bill_is_cancelled(servicer: OrderServicer) -> None:
     """At the version the caller saw."""
     await created(servicer)
     answer = await servicer.CancelOrder(
-        pb.CancelOrderRequest(request_id="c1", order_id="o1", expected_version=1), CONTEXT
+        pb.CancelOrderRequest(request_id="c1", order_id="o1", expected_version=1, reason="ordered twice"), CONTEXT
     )
     assert pb.CancelOrderResponse.FromString(sent(answer)).order.state == pb.ORDER_STATE_CANCELLED
     with pytest.raises(InvalidArgument):
-        await servicer.CancelOrder(pb.CancelOrderRequest(request_id="c2", order_id="o1", expected_version=-1), CONTEXT)
+        await servicer.CancelOrder(
+            pb.CancelOrderRequest(request_id="c2", order_id="o1", expected_version=-1, reason="ordered twice"), CONTEXT
+        )
 
 
 @pytest.mark.parametrize(

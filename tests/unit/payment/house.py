@@ -20,7 +20,8 @@ from services.order.operations import Request
 from services.order.servicer import MessageEncoding
 from services.payment.commands import PayCommand, ReverseCommand, SettleCommand
 from services.payment.model import REVERSE, SETTLE, Payment, PaymentState, Source
-from services.payment.operations import Limits, PaymentOperations
+from services.payment.operations import PaymentOperations
+from services.payment.ports import Limits
 from services.payment.servicer import PaymentResponses
 from services.runtime.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore

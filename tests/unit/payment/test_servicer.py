@@ -8,10 +8,11 @@ import pytest
 
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.type.v1 import money_pb2
-from services.kernel.errors import InvalidArgument
+from services.kernel.errors import InvalidArgument, NotFound
+from services.kernel.principal import Principal, Role
 from services.payment.servicer import PaymentServicer
 from services.runtime.context import serving
-from tests.unit.payment.house import LI, WANG, House
+from tests.unit.payment.house import LI, WANG, House, payment_in
 
 CONTEXT: Any = None  # the servicer needs nothing of grpc's
 CARD_NUMBERS = (
@@ -51,6 +52,56 @@ async def refusal_of(request: Any) -> InvalidArgument:
         await method(request, CONTEXT)
     assert not house.store.requests.rows
     return refusal.value
+
+
+@pytest.mark.parametrize("reason", ["", " ", "\u3000", "\u200b\ufeff", "\u00a0\u2028", "\u2800\u3164"])
+async def test_reverse_without_a_reason_that_can_be_seen_is_refused(reason: str) -> None:
+    """Blanks of any script are none."""
+    refusal = await refusal_of(reverse(reason=reason))
+    assert (refusal.reason, refusal.fields[0][0]) == ("FIELD_REQUIRED", "reason")
+
+
+async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
+    """As the proto says, page after page."""
+    house = House()
+    await house.bill()
+    servicer = PaymentServicer(house.instance().operations)
+    one = house.instance()
+    payment_id = payment_in(await house.settle(one)).payment_id
+    await house.reverse(one, payment_id)
+    serving(house.call(WANG))
+    seen: list[pb.PaymentEvent] = []
+    token = ""
+    while True:
+        request = pb.GetPaymentHistoryRequest(payment_id=payment_id, page_size=2, page_token=token)
+        page = await servicer.GetPaymentHistory(request, CONTEXT)
+        seen += page.events
+        token = page.next_page_token
+        if not token:
+            break
+    assert [
+        (event.version, pb.PaymentState.Name(event.state)[14:], event.actor.name, event.reason) for event in seen
+    ] == [
+        (1, "CREATED", "li", ""),
+        (2, "SUBMITTED", "li", ""),
+        (3, "SUCCEEDED", "li", ""),
+        (4, "REVERSING", "wang", "wrong bill"),
+        (5, "REVERSED", "wang", "wrong bill"),
+    ]
+    assert all(event.at_ms for event in seen)
+    assert house.orders.events[-1].actor == WANG
+    assert house.orders.events[-1].reason == "wrong bill"
+
+
+async def test_get_payment_history_of_somebody_elses_payment_is_not_found() -> None:
+    house = House()
+    await house.bill()
+    payment_id = payment_in(await house.settle(house.instance())).payment_id
+    serving(house.call(Principal("li", Role.CUSTOMER)))
+    with pytest.raises(NotFound):
+        await PaymentServicer(house.instance().operations).GetPaymentHistory(
+            pb.GetPaymentHistoryRequest(payment_id=payment_id), CONTEXT
+        )
 
 
 @pytest.mark.parametrize("number", CARD_NUMBERS)

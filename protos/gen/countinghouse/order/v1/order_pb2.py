@@ -27,7 +27,7 @@ from countinghouse.type.v1 import fence_pb2 as countinghouse_dot_type_dot_v1_dot
 from countinghouse.type.v1 import money_pb2 as countinghouse_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"countinghouse/order/v1/order.proto\x12\x16\x63ountinghouse.order.v1\x1a!countinghouse/type/v1/clerk.proto\x1a!countinghouse/type/v1/fence.proto\x1a!countinghouse/type/v1/money.proto\"d\n\tOrderLine\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x30\n\nunit_price\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\"\xec\x02\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".countinghouse.order.v1.OrderState\x12,\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x30\n\x05lines\x18\x05 \x03(\x0b\x32!.countinghouse.order.v1.OrderLine\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\r\n\x05round\x18\x07 \x01(\x05\x12\x12\n\npayment_id\x18\x08 \x01(\t\x12\x30\n\nsettled_by\x18\t \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x15\n\rsettled_at_ms\x18\n \x01(\x03\x12\x15\n\rcreated_at_ms\x18\x0b \x01(\x03\x12\x15\n\rupdated_at_ms\x18\x0c \x01(\x03\"\xaf\x01\n\x12\x43reateOrderRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12,\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x30\n\x05lines\x18\x05 \x03(\x0b\x32!.countinghouse.order.v1.OrderLine\"C\n\x13\x43reateOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"@\n\x10GetOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\x82\x01\n\x11ListOrdersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".countinghouse.order.v1.OrderState\x12\x13\n\x0b\x63ustomer_id\x18\x04 \x01(\t\"\\\n\x12ListOrdersResponse\x12-\n\x06orders\x18\x01 \x03(\x0b\x32\x1d.countinghouse.order.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x12\x43\x61ncelOrderRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"C\n\x13\x43\x61ncelOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\x93\x01\n\x11\x43laimOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\x12+\n\x05\x63lerk\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\"B\n\x12\x43laimOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\xb2\x01\n\x14\x43ompleteOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\x12\x30\n\nsettled_by\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x15\n\rsettled_at_ms\x18\x05 \x01(\x03\"E\n\x15\x43ompleteOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"h\n\x13ReleaseOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\"D\n\x14ReleaseOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"g\n\x12ReopenOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\"C\n\x13ReopenOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order*\x8a\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STATE_UNPAID\x10\x01\x12\x16\n\x12ORDER_STATE_PAYING\x10\x02\x12\x14\n\x10ORDER_STATE_PAID\x10\x03\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x04\x32\xf0\x06\n\x0cOrderService\x12k\n\x0b\x43reateOrder\x12*.countinghouse.order.v1.CreateOrderRequest\x1a+.countinghouse.order.v1.CreateOrderResponse\"\x03\x90\x02\x02\x12\x62\n\x08GetOrder\x12\'.countinghouse.order.v1.GetOrderRequest\x1a(.countinghouse.order.v1.GetOrderResponse\"\x03\x90\x02\x01\x12h\n\nListOrders\x12).countinghouse.order.v1.ListOrdersRequest\x1a*.countinghouse.order.v1.ListOrdersResponse\"\x03\x90\x02\x01\x12k\n\x0b\x43\x61ncelOrder\x12*.countinghouse.order.v1.CancelOrderRequest\x1a+.countinghouse.order.v1.CancelOrderResponse\"\x03\x90\x02\x02\x12h\n\nClaimOrder\x12).countinghouse.order.v1.ClaimOrderRequest\x1a*.countinghouse.order.v1.ClaimOrderResponse\"\x03\x90\x02\x02\x12q\n\rCompleteOrder\x12,.countinghouse.order.v1.CompleteOrderRequest\x1a-.countinghouse.order.v1.CompleteOrderResponse\"\x03\x90\x02\x02\x12n\n\x0cReleaseOrder\x12+.countinghouse.order.v1.ReleaseOrderRequest\x1a,.countinghouse.order.v1.ReleaseOrderResponse\"\x03\x90\x02\x02\x12k\n\x0bReopenOrder\x12*.countinghouse.order.v1.ReopenOrderRequest\x1a+.countinghouse.order.v1.ReopenOrderResponse\"\x03\x90\x02\x02\x42&\n\x16\x63ountinghouse.order.v1B\nOrderProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"countinghouse/order/v1/order.proto\x12\x16\x63ountinghouse.order.v1\x1a!countinghouse/type/v1/clerk.proto\x1a!countinghouse/type/v1/fence.proto\x1a!countinghouse/type/v1/money.proto\"d\n\tOrderLine\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x30\n\nunit_price\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\"\xec\x02\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".countinghouse.order.v1.OrderState\x12,\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x30\n\x05lines\x18\x05 \x03(\x0b\x32!.countinghouse.order.v1.OrderLine\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\r\n\x05round\x18\x07 \x01(\x05\x12\x12\n\npayment_id\x18\x08 \x01(\t\x12\x30\n\nsettled_by\x18\t \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x15\n\rsettled_at_ms\x18\n \x01(\x03\x12\x15\n\rcreated_at_ms\x18\x0b \x01(\x03\x12\x15\n\rupdated_at_ms\x18\x0c \x01(\x03\"\xaf\x01\n\x12\x43reateOrderRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12,\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x30\n\x05lines\x18\x05 \x03(\x0b\x32!.countinghouse.order.v1.OrderLine\"C\n\x13\x43reateOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"@\n\x10GetOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"Q\n\x16GetOrderHistoryRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x17GetOrderHistoryResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".countinghouse.order.v1.OrderEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa7\x02\n\nOrderEvent\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x36\n\nfrom_state\x18\x02 \x01(\x0e\x32\".countinghouse.order.v1.OrderState\x12\x34\n\x08to_state\x18\x03 \x01(\x0e\x32\".countinghouse.order.v1.OrderState\x12\r\n\x05round\x18\x04 \x01(\x05\x12+\n\x05\x61\x63tor\x18\x05 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\npayment_id\x18\x08 \x01(\t\x12+\n\x05\x66\x65nce\x18\t \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\"\x82\x01\n\x11ListOrdersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".countinghouse.order.v1.OrderState\x12\x13\n\x0b\x63ustomer_id\x18\x04 \x01(\t\"\\\n\x12ListOrdersResponse\x12-\n\x06orders\x18\x01 \x03(\x0b\x32\x1d.countinghouse.order.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x12\x43\x61ncelOrderRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\"C\n\x13\x43\x61ncelOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\x93\x01\n\x11\x43laimOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\x12+\n\x05\x63lerk\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\"B\n\x12\x43laimOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\xb2\x01\n\x14\x43ompleteOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\x12\x30\n\nsettled_by\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x15\n\rsettled_at_ms\x18\x05 \x01(\x03\"E\n\x15\x43ompleteOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\xa5\x01\n\x13ReleaseOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\x12+\n\x05\x63lerk\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\x14ReleaseOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order\"\xa4\x01\n\x12ReopenOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12+\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\x12+\n\x05\x63lerk\x18\x04 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x0e\n\x06reason\x18\x05 \x01(\t\"C\n\x13ReopenOrderResponse\x12,\n\x05order\x18\x01 \x01(\x0b\x32\x1d.countinghouse.order.v1.Order*\x8a\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STATE_UNPAID\x10\x01\x12\x16\n\x12ORDER_STATE_PAYING\x10\x02\x12\x14\n\x10ORDER_STATE_PAID\x10\x03\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x04\x32\xe9\x07\n\x0cOrderService\x12k\n\x0b\x43reateOrder\x12*.countinghouse.order.v1.CreateOrderRequest\x1a+.countinghouse.order.v1.CreateOrderResponse\"\x03\x90\x02\x02\x12\x62\n\x08GetOrder\x12\'.countinghouse.order.v1.GetOrderRequest\x1a(.countinghouse.order.v1.GetOrderResponse\"\x03\x90\x02\x01\x12h\n\nListOrders\x12).countinghouse.order.v1.ListOrdersRequest\x1a*.countinghouse.order.v1.ListOrdersResponse\"\x03\x90\x02\x01\x12w\n\x0fGetOrderHistory\x12..countinghouse.order.v1.GetOrderHistoryRequest\x1a/.countinghouse.order.v1.GetOrderHistoryResponse\"\x03\x90\x02\x01\x12k\n\x0b\x43\x61ncelOrder\x12*.countinghouse.order.v1.CancelOrderRequest\x1a+.countinghouse.order.v1.CancelOrderResponse\"\x03\x90\x02\x02\x12h\n\nClaimOrder\x12).countinghouse.order.v1.ClaimOrderRequest\x1a*.countinghouse.order.v1.ClaimOrderResponse\"\x03\x90\x02\x02\x12q\n\rCompleteOrder\x12,.countinghouse.order.v1.CompleteOrderRequest\x1a-.countinghouse.order.v1.CompleteOrderResponse\"\x03\x90\x02\x02\x12n\n\x0cReleaseOrder\x12+.countinghouse.order.v1.ReleaseOrderRequest\x1a,.countinghouse.order.v1.ReleaseOrderResponse\"\x03\x90\x02\x02\x12k\n\x0bReopenOrder\x12*.countinghouse.order.v1.ReopenOrderRequest\x1a+.countinghouse.order.v1.ReopenOrderResponse\"\x03\x90\x02\x02\x42&\n\x16\x63ountinghouse.order.v1B\nOrderProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['GetOrder']._serialized_options = b'\220\002\001'
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\220\002\001'
+  _globals['_ORDERSERVICE'].methods_by_name['GetOrderHistory']._loaded_options = None
+  _globals['_ORDERSERVICE'].methods_by_name['GetOrderHistory']._serialized_options = b'\220\002\001'
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002'
   _globals['_ORDERSERVICE'].methods_by_name['ClaimOrder']._loaded_options = None
@@ -51,8 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['ReleaseOrder']._serialized_options = b'\220\002\002'
   _globals['_ORDERSERVICE'].methods_by_name['ReopenOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['ReopenOrder']._serialized_options = b'\220\002\002'
-  _globals['_ORDERSTATE']._serialized_start=2189
-  _globals['_ORDERSTATE']._serialized_end=2327
+  _globals['_ORDERSTATE']._serialized_start=2814
+  _globals['_ORDERSTATE']._serialized_end=2952
   _globals['_ORDERLINE']._serialized_start=167
   _globals['_ORDERLINE']._serialized_end=267
   _globals['_ORDER']._serialized_start=270
@@ -65,30 +67,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETORDERREQUEST']._serialized_end=918
   _globals['_GETORDERRESPONSE']._serialized_start=920
   _globals['_GETORDERRESPONSE']._serialized_end=984
-  _globals['_LISTORDERSREQUEST']._serialized_start=987
-  _globals['_LISTORDERSREQUEST']._serialized_end=1117
-  _globals['_LISTORDERSRESPONSE']._serialized_start=1119
-  _globals['_LISTORDERSRESPONSE']._serialized_end=1211
-  _globals['_CANCELORDERREQUEST']._serialized_start=1213
-  _globals['_CANCELORDERREQUEST']._serialized_end=1297
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1299
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1366
-  _globals['_CLAIMORDERREQUEST']._serialized_start=1369
-  _globals['_CLAIMORDERREQUEST']._serialized_end=1516
-  _globals['_CLAIMORDERRESPONSE']._serialized_start=1518
-  _globals['_CLAIMORDERRESPONSE']._serialized_end=1584
-  _globals['_COMPLETEORDERREQUEST']._serialized_start=1587
-  _globals['_COMPLETEORDERREQUEST']._serialized_end=1765
-  _globals['_COMPLETEORDERRESPONSE']._serialized_start=1767
-  _globals['_COMPLETEORDERRESPONSE']._serialized_end=1836
-  _globals['_RELEASEORDERREQUEST']._serialized_start=1838
-  _globals['_RELEASEORDERREQUEST']._serialized_end=1942
-  _globals['_RELEASEORDERRESPONSE']._serialized_start=1944
-  _globals['_RELEASEORDERRESPONSE']._serialized_end=2012
-  _globals['_REOPENORDERREQUEST']._serialized_start=2014
-  _globals['_REOPENORDERREQUEST']._serialized_end=2117
-  _globals['_REOPENORDERRESPONSE']._serialized_start=2119
-  _globals['_REOPENORDERRESPONSE']._serialized_end=2186
-  _globals['_ORDERSERVICE']._serialized_start=2330
-  _globals['_ORDERSERVICE']._serialized_end=3210
+  _globals['_GETORDERHISTORYREQUEST']._serialized_start=986
+  _globals['_GETORDERHISTORYREQUEST']._serialized_end=1067
+  _globals['_GETORDERHISTORYRESPONSE']._serialized_start=1069
+  _globals['_GETORDERHISTORYRESPONSE']._serialized_end=1171
+  _globals['_ORDEREVENT']._serialized_start=1174
+  _globals['_ORDEREVENT']._serialized_end=1469
+  _globals['_LISTORDERSREQUEST']._serialized_start=1472
+  _globals['_LISTORDERSREQUEST']._serialized_end=1602
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1604
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1696
+  _globals['_CANCELORDERREQUEST']._serialized_start=1698
+  _globals['_CANCELORDERREQUEST']._serialized_end=1798
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1800
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1867
+  _globals['_CLAIMORDERREQUEST']._serialized_start=1870
+  _globals['_CLAIMORDERREQUEST']._serialized_end=2017
+  _globals['_CLAIMORDERRESPONSE']._serialized_start=2019
+  _globals['_CLAIMORDERRESPONSE']._serialized_end=2085
+  _globals['_COMPLETEORDERREQUEST']._serialized_start=2088
+  _globals['_COMPLETEORDERREQUEST']._serialized_end=2266
+  _globals['_COMPLETEORDERRESPONSE']._serialized_start=2268
+  _globals['_COMPLETEORDERRESPONSE']._serialized_end=2337
+  _globals['_RELEASEORDERREQUEST']._serialized_start=2340
+  _globals['_RELEASEORDERREQUEST']._serialized_end=2505
+  _globals['_RELEASEORDERRESPONSE']._serialized_start=2507
+  _globals['_RELEASEORDERRESPONSE']._serialized_end=2575
+  _globals['_REOPENORDERREQUEST']._serialized_start=2578
+  _globals['_REOPENORDERREQUEST']._serialized_end=2742
+  _globals['_REOPENORDERRESPONSE']._serialized_start=2744
+  _globals['_REOPENORDERRESPONSE']._serialized_end=2811
+  _globals['_ORDERSERVICE']._serialized_start=2955
+  _globals['_ORDERSERVICE']._serialized_end=3956
 # @@protoc_insertion_point(module_scope)

@@ -273,6 +273,122 @@ class GetOrderResponse(_message.Message):
 Global___GetOrderResponse: _TypeAlias = GetOrderResponse  # noqa: Y015
 
 @_typing.final
+class GetOrderHistoryRequest(_message.Message):
+    """Asks for a page of an order's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """Which order. Required."""
+    page_size: _builtins.int
+    """How many changes at most, 1 to 1,000; 0 means 50."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderHistoryRequest: _TypeAlias = GetOrderHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetOrderHistoryResponse(_message.Message):
+    """A page of an order's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask with this for the next page; empty: there is none."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderEvent]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___OrderEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderHistoryResponse: _TypeAlias = GetOrderHistoryResponse  # noqa: Y015
+
+@_typing.final
+class OrderEvent(_message.Message):
+    """One change of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    FROM_STATE_FIELD_NUMBER: _builtins.int
+    TO_STATE_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The order's version since this change, from 1, without a gap."""
+    from_state: Global___OrderState.ValueType
+    """Where the order stood before; unspecified: it was made."""
+    to_state: Global___OrderState.ValueType
+    """Where it has stood since."""
+    round: _builtins.int
+    """The order's round since this change."""
+    at_ms: _builtins.int
+    """When, Unix time in milliseconds."""
+    reason: _builtins.str
+    """Why; empty: nobody was asked why, or it was not recorded."""
+    payment_id: _builtins.str
+    """The payment that asked for the change; empty: none."""
+    @_builtins.property
+    def actor(self) -> _clerk_pb2.Clerk:
+        """Who did it, or on whose behalf one of our services did."""
+
+    @_builtins.property
+    def fence(self) -> _fence_pb2.Fence:
+        """Fence of the order lock under which it was made; unset: none."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        from_state: Global___OrderState.ValueType = ...,
+        to_state: Global___OrderState.ValueType = ...,
+        round: _builtins.int = ...,
+        actor: _clerk_pb2.Clerk | None = ...,
+        at_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        fence: _fence_pb2.Fence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "fence", b"fence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at_ms", b"at_ms", "fence", b"fence", "from_state", b"from_state", "payment_id", b"payment_id", "reason", b"reason", "round", b"round", "to_state", b"to_state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderEvent: _TypeAlias = OrderEvent  # noqa: Y015
+
+@_typing.final
 class ListOrdersRequest(_message.Message):
     """Asks for a page of bills."""
 
@@ -343,22 +459,26 @@ class CancelOrderRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own id of this operation. Required."""
     order_id: _builtins.str
     """Which bill. Required."""
     expected_version: _builtins.int
     """The version the caller saw; 0: whatever it is now. Another version is ABORTED, STALE_VERSION."""
+    reason: _builtins.str
+    """Why, 1 to 200 characters that are not all blank; kept in the order's history. Required."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         expected_version: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_version", b"expected_version", "order_id", b"order_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_version", b"expected_version", "order_id", b"order_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,13 +645,21 @@ class ReleaseOrderRequest(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    CLERK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Which bill. Required."""
     payment_id: _builtins.str
     """The payment that claimed it. Required."""
+    reason: _builtins.str
+    """Why the payment was declined, for the order's history, up to 200 characters."""
     @_builtins.property
     def fence(self) -> _fence_pb2.Fence:
         """Fence of the order lock. Required."""
+
+    @_builtins.property
+    def clerk(self) -> _clerk_pb2.Clerk:
+        """On whose behalf; unset: the caller's own."""
 
     def __init__(
         self,
@@ -539,10 +667,12 @@ class ReleaseOrderRequest(_message.Message):
         order_id: _builtins.str = ...,
         payment_id: _builtins.str = ...,
         fence: _fence_pb2.Fence | None = ...,
+        clerk: _clerk_pb2.Clerk | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "order_id", b"order_id", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence", "order_id", b"order_id", "payment_id", b"payment_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,13 +711,21 @@ class ReopenOrderRequest(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    CLERK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Which bill. Required."""
     payment_id: _builtins.str
     """The payment that had paid it. Required."""
+    reason: _builtins.str
+    """Why it was reversed, for the order's history, up to 200 characters."""
     @_builtins.property
     def fence(self) -> _fence_pb2.Fence:
         """Fence of the order lock. Required."""
+
+    @_builtins.property
+    def clerk(self) -> _clerk_pb2.Clerk:
+        """Who reversed the payment; unset: the caller."""
 
     def __init__(
         self,
@@ -595,10 +733,12 @@ class ReopenOrderRequest(_message.Message):
         order_id: _builtins.str = ...,
         payment_id: _builtins.str = ...,
         fence: _fence_pb2.Fence | None = ...,
+        clerk: _clerk_pb2.Clerk | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "order_id", b"order_id", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clerk", b"clerk", "fence", b"fence", "order_id", b"order_id", "payment_id", b"payment_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

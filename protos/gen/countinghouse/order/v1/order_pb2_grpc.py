@@ -53,6 +53,11 @@ class OrderServiceStub:
                 request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.GetOrderHistory = channel.unary_unary(
+                '/countinghouse.order.v1.OrderService/GetOrderHistory',
+                request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryResponse.FromString,
+                _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/countinghouse.order.v1.OrderService/CancelOrder',
                 request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.SerializeToString,
@@ -103,6 +108,13 @@ class OrderServiceServicer:
 
     def ListOrders(self, request, context):
         """Lists bills, newest first. A customer sees only their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrderHistory(self, request, context):
+        """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,6 +174,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ListOrdersRequest.FromString,
                     response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'GetOrderHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrderHistory,
+                    request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryRequest.FromString,
+                    response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryResponse.SerializeToString,
             ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
@@ -274,6 +291,33 @@ class OrderService:
             '/countinghouse.order.v1.OrderService/ListOrders',
             countinghouse_dot_order_dot_v1_dot_order__pb2.ListOrdersRequest.SerializeToString,
             countinghouse_dot_order_dot_v1_dot_order__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrderHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.order.v1.OrderService/GetOrderHistory',
+            countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryRequest.SerializeToString,
+            countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

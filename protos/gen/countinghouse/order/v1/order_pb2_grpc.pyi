@@ -43,6 +43,8 @@ class OrderServiceStub:
     """Reads one bill. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
     """Lists bills, newest first. A customer sees only their own."""
+    GetOrderHistory: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]
+    """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
     """Cancels an UNPAID bill. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]
@@ -73,6 +75,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Reads one bill. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists bills, newest first. A customer sees only their own."""
+    GetOrderHistory: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]  # type: ignore[assignment]
+    """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an UNPAID bill. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]  # type: ignore[assignment]
@@ -118,6 +122,14 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.ListOrdersResponse, _abc.Awaitable[_order_pb2.ListOrdersResponse]]:
         """Lists bills, newest first. A customer sees only their own."""
+
+    @_abc_1.abstractmethod
+    def GetOrderHistory(
+        self,
+        request: _order_pb2.GetOrderHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.GetOrderHistoryResponse, _abc.Awaitable[_order_pb2.GetOrderHistoryResponse]]:
+        """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
 
     @_abc_1.abstractmethod
     def CancelOrder(

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from countinghouse.type.v1 import clerk_pb2 as countinghouse_dot_type_dot_v1_dot_clerk__pb2
+from countinghouse.type.v1 import fence_pb2 as countinghouse_dot_type_dot_v1_dot_fence__pb2
 from countinghouse.type.v1 import money_pb2 as countinghouse_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&countinghouse/payment/v1/payment.proto\x12\x18\x63ountinghouse.payment.v1\x1a!countinghouse/type/v1/clerk.proto\x1a!countinghouse/type/v1/money.proto\"z\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.countinghouse.payment.v1.TicketState\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x04 \x01(\x03\"\xbe\x04\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.countinghouse.payment.v1.PaymentState\x12\x30\n\x06source\x18\x05 \x01(\x0e\x32 .countinghouse.payment.v1.Source\x12,\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x18\n\x10payer_account_id\x18\x07 \x01(\t\x12\x18\n\x10payee_account_id\x18\x08 \x01(\t\x12+\n\x05\x63lerk\x18\t \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x12\n\njournal_id\x18\n \x01(\t\x12\x1b\n\x13reversal_journal_id\x18\x0b \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x0c \x01(\t\x12\x0c\n\x04memo\x18\r \x01(\t\x12\x11\n\tticket_id\x18\x0e \x01(\t\x12\x0f\n\x07version\x18\x0f \x01(\x03\x12\x15\n\rcreated_at_ms\x18\x10 \x01(\x03\x12\x15\n\rupdated_at_ms\x18\x11 \x01(\x03\x12\x15\n\rsettled_at_ms\x18\x12 \x01(\x03\x12\x0c\n\x04\x63\x61rd\x18\x13 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x14 \x01(\x05\x12\x14\n\x0c\x61\x63quirer_key\x18\x15 \x01(\t\x12\x11\n\tattention\x18\x16 \x01(\t\"I\n\x12IssueTicketRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x05\"G\n\x13IssueTicketResponse\x12\x30\n\x06ticket\x18\x01 \x01(\x0b\x32 .countinghouse.payment.v1.Ticket\"\xca\x01\n\nPayRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x30\n\x06source\x18\x02 \x01(\x0e\x32 .countinghouse.payment.v1.Source\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x18\n\x10payee_account_id\x18\x04 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x05 \x01(\t\x12\x0c\n\x04memo\x18\x06 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x07 \x01(\t\"A\n\x0bPayResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"\x83\x01\n\rSettleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x30\n\x06source\x18\x03 \x01(\x0e\x32 .countinghouse.payment.v1.Source\x12\x0c\n\x04memo\x18\x04 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x05 \x01(\t\"D\n\x0eSettleResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"H\n\x0eReverseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x0fReverseResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"\'\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\"H\n\x12GetPaymentResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"\xd0\x01\n\x13ListPaymentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x35\n\x05state\x18\x03 \x01(\x0e\x32&.countinghouse.payment.v1.PaymentState\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12\x17\n\x0fneeds_attention\x18\x05 \x01(\x08\x12\x30\n\x06source\x18\x06 \x01(\x0e\x32 .countinghouse.payment.v1.Source\"d\n\x14ListPaymentsResponse\x12\x33\n\x08payments\x18\x01 \x03(\x0b\x32!.countinghouse.payment.v1.Payment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x15NotifyAcquirerRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12:\n\x07outcome\x18\x02 \x01(\x0e\x32).countinghouse.payment.v1.AcquirerOutcome\"\x18\n\x16NotifyAcquirerResponse*\xf2\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYMENT_STATE_CREATED\x10\x01\x12\x1b\n\x17PAYMENT_STATE_SUBMITTED\x10\x02\x12\x1b\n\x17PAYMENT_STATE_SUCCEEDED\x10\x03\x12\x1a\n\x16PAYMENT_STATE_DECLINED\x10\x04\x12\x19\n\x15PAYMENT_STATE_UNKNOWN\x10\x05\x12\x1b\n\x17PAYMENT_STATE_REVERSING\x10\x06\x12\x1a\n\x16PAYMENT_STATE_REVERSED\x10\x07*h\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_WALLET\x10\x01\x12\x11\n\rSOURCE_DRAWER\x10\x02\x12\x0f\n\x0bSOURCE_BANK\x10\x03\x12\x0f\n\x0bSOURCE_CARD\x10\x04*\x8f\x01\n\x0f\x41\x63quirerOutcome\x12 \n\x1c\x41\x43QUIRER_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x43QUIRER_OUTCOME_CHARGED\x10\x01\x12\x1d\n\x19\x41\x43QUIRER_OUTCOME_DECLINED\x10\x02\x12\x1d\n\x19\x41\x43QUIRER_OUTCOME_REVERSED\x10\x03*\x93\x01\n\x0bTicketState\x12\x1c\n\x18TICKET_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TICKET_STATE_ISSUED\x10\x01\x12\x1c\n\x18TICKET_STATE_IN_PROGRESS\x10\x02\x12\x15\n\x11TICKET_STATE_DONE\x10\x03\x12\x18\n\x14TICKET_STATE_EXPIRED\x10\x04\x32\xfd\x05\n\x0ePaymentService\x12o\n\x0bIssueTicket\x12,.countinghouse.payment.v1.IssueTicketRequest\x1a-.countinghouse.payment.v1.IssueTicketResponse\"\x03\x90\x02\x02\x12W\n\x03Pay\x12$.countinghouse.payment.v1.PayRequest\x1a%.countinghouse.payment.v1.PayResponse\"\x03\x90\x02\x02\x12`\n\x06Settle\x12\'.countinghouse.payment.v1.SettleRequest\x1a(.countinghouse.payment.v1.SettleResponse\"\x03\x90\x02\x02\x12\x63\n\x07Reverse\x12(.countinghouse.payment.v1.ReverseRequest\x1a).countinghouse.payment.v1.ReverseResponse\"\x03\x90\x02\x02\x12l\n\nGetPayment\x12+.countinghouse.payment.v1.GetPaymentRequest\x1a,.countinghouse.payment.v1.GetPaymentResponse\"\x03\x90\x02\x01\x12r\n\x0cListPayments\x12-.countinghouse.payment.v1.ListPaymentsRequest\x1a..countinghouse.payment.v1.ListPaymentsResponse\"\x03\x90\x02\x01\x12x\n\x0eNotifyAcquirer\x12/.countinghouse.payment.v1.NotifyAcquirerRequest\x1a\x30.countinghouse.payment.v1.NotifyAcquirerResponse\"\x03\x90\x02\x02\x42*\n\x18\x63ountinghouse.payment.v1B\x0cPaymentProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&countinghouse/payment/v1/payment.proto\x12\x18\x63ountinghouse.payment.v1\x1a!countinghouse/type/v1/clerk.proto\x1a!countinghouse/type/v1/fence.proto\x1a!countinghouse/type/v1/money.proto\"z\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.countinghouse.payment.v1.TicketState\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x04 \x01(\x03\"\xbe\x04\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.countinghouse.payment.v1.PaymentState\x12\x30\n\x06source\x18\x05 \x01(\x0e\x32 .countinghouse.payment.v1.Source\x12,\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x18\n\x10payer_account_id\x18\x07 \x01(\t\x12\x18\n\x10payee_account_id\x18\x08 \x01(\t\x12+\n\x05\x63lerk\x18\t \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\x12\n\njournal_id\x18\n \x01(\t\x12\x1b\n\x13reversal_journal_id\x18\x0b \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x0c \x01(\t\x12\x0c\n\x04memo\x18\r \x01(\t\x12\x11\n\tticket_id\x18\x0e \x01(\t\x12\x0f\n\x07version\x18\x0f \x01(\x03\x12\x15\n\rcreated_at_ms\x18\x10 \x01(\x03\x12\x15\n\rupdated_at_ms\x18\x11 \x01(\x03\x12\x15\n\rsettled_at_ms\x18\x12 \x01(\x03\x12\x0c\n\x04\x63\x61rd\x18\x13 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x14 \x01(\x05\x12\x14\n\x0c\x61\x63quirer_key\x18\x15 \x01(\t\x12\x11\n\tattention\x18\x16 \x01(\t\"I\n\x12IssueTicketRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x05\"G\n\x13IssueTicketResponse\x12\x30\n\x06ticket\x18\x01 \x01(\x0b\x32 .countinghouse.payment.v1.Ticket\"\xca\x01\n\nPayRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x30\n\x06source\x18\x02 \x01(\x0e\x32 .countinghouse.payment.v1.Source\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x18\n\x10payee_account_id\x18\x04 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x05 \x01(\t\x12\x0c\n\x04memo\x18\x06 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x07 \x01(\t\"A\n\x0bPayResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"\x83\x01\n\rSettleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x30\n\x06source\x18\x03 \x01(\x0e\x32 .countinghouse.payment.v1.Source\x12\x0c\n\x04memo\x18\x04 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x05 \x01(\t\"D\n\x0eSettleResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"H\n\x0eReverseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x0fReverseResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"\'\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\"H\n\x12GetPaymentResponse\x12\x32\n\x07payment\x18\x01 \x01(\x0b\x32!.countinghouse.payment.v1.Payment\"U\n\x18GetPaymentHistoryRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x19GetPaymentHistoryResponse\x12\x36\n\x06\x65vents\x18\x01 \x03(\x0b\x32&.countinghouse.payment.v1.PaymentEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcf\x01\n\x0cPaymentEvent\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.countinghouse.payment.v1.PaymentState\x12+\n\x05\x61\x63tor\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Clerk\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12+\n\x05\x66\x65nce\x18\x06 \x01(\x0b\x32\x1c.countinghouse.type.v1.Fence\"\xd0\x01\n\x13ListPaymentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x35\n\x05state\x18\x03 \x01(\x0e\x32&.countinghouse.payment.v1.PaymentState\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12\x17\n\x0fneeds_attention\x18\x05 \x01(\x08\x12\x30\n\x06source\x18\x06 \x01(\x0e\x32 .countinghouse.payment.v1.Source\"d\n\x14ListPaymentsResponse\x12\x33\n\x08payments\x18\x01 \x03(\x0b\x32!.countinghouse.payment.v1.Payment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x15NotifyAcquirerRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12:\n\x07outcome\x18\x02 \x01(\x0e\x32).countinghouse.payment.v1.AcquirerOutcome\"\x18\n\x16NotifyAcquirerResponse*\xf2\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYMENT_STATE_CREATED\x10\x01\x12\x1b\n\x17PAYMENT_STATE_SUBMITTED\x10\x02\x12\x1b\n\x17PAYMENT_STATE_SUCCEEDED\x10\x03\x12\x1a\n\x16PAYMENT_STATE_DECLINED\x10\x04\x12\x19\n\x15PAYMENT_STATE_UNKNOWN\x10\x05\x12\x1b\n\x17PAYMENT_STATE_REVERSING\x10\x06\x12\x1a\n\x16PAYMENT_STATE_REVERSED\x10\x07*h\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_WALLET\x10\x01\x12\x11\n\rSOURCE_DRAWER\x10\x02\x12\x0f\n\x0bSOURCE_BANK\x10\x03\x12\x0f\n\x0bSOURCE_CARD\x10\x04*\x8f\x01\n\x0f\x41\x63quirerOutcome\x12 \n\x1c\x41\x43QUIRER_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x43QUIRER_OUTCOME_CHARGED\x10\x01\x12\x1d\n\x19\x41\x43QUIRER_OUTCOME_DECLINED\x10\x02\x12\x1d\n\x19\x41\x43QUIRER_OUTCOME_REVERSED\x10\x03*\x93\x01\n\x0bTicketState\x12\x1c\n\x18TICKET_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TICKET_STATE_ISSUED\x10\x01\x12\x1c\n\x18TICKET_STATE_IN_PROGRESS\x10\x02\x12\x15\n\x11TICKET_STATE_DONE\x10\x03\x12\x18\n\x14TICKET_STATE_EXPIRED\x10\x04\x32\x81\x07\n\x0ePaymentService\x12o\n\x0bIssueTicket\x12,.countinghouse.payment.v1.IssueTicketRequest\x1a-.countinghouse.payment.v1.IssueTicketResponse\"\x03\x90\x02\x02\x12W\n\x03Pay\x12$.countinghouse.payment.v1.PayRequest\x1a%.countinghouse.payment.v1.PayResponse\"\x03\x90\x02\x02\x12`\n\x06Settle\x12\'.countinghouse.payment.v1.SettleRequest\x1a(.countinghouse.payment.v1.SettleResponse\"\x03\x90\x02\x02\x12\x63\n\x07Reverse\x12(.countinghouse.payment.v1.ReverseRequest\x1a).countinghouse.payment.v1.ReverseResponse\"\x03\x90\x02\x02\x12l\n\nGetPayment\x12+.countinghouse.payment.v1.GetPaymentRequest\x1a,.countinghouse.payment.v1.GetPaymentResponse\"\x03\x90\x02\x01\x12r\n\x0cListPayments\x12-.countinghouse.payment.v1.ListPaymentsRequest\x1a..countinghouse.payment.v1.ListPaymentsResponse\"\x03\x90\x02\x01\x12\x81\x01\n\x11GetPaymentHistory\x12\x32.countinghouse.payment.v1.GetPaymentHistoryRequest\x1a\x33.countinghouse.payment.v1.GetPaymentHistoryResponse\"\x03\x90\x02\x01\x12x\n\x0eNotifyAcquirer\x12/.countinghouse.payment.v1.NotifyAcquirerRequest\x1a\x30.countinghouse.payment.v1.NotifyAcquirerResponse\"\x03\x90\x02\x02\x42*\n\x18\x63ountinghouse.payment.v1B\x0cPaymentProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,48 +47,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001'
   _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._serialized_options = b'\220\002\001'
+  _globals['_PAYMENTSERVICE'].methods_by_name['GetPaymentHistory']._loaded_options = None
+  _globals['_PAYMENTSERVICE'].methods_by_name['GetPaymentHistory']._serialized_options = b'\220\002\001'
   _globals['_PAYMENTSERVICE'].methods_by_name['NotifyAcquirer']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['NotifyAcquirer']._serialized_options = b'\220\002\002'
-  _globals['_PAYMENTSTATE']._serialized_start=2161
-  _globals['_PAYMENTSTATE']._serialized_end=2403
-  _globals['_SOURCE']._serialized_start=2405
-  _globals['_SOURCE']._serialized_end=2509
-  _globals['_ACQUIREROUTCOME']._serialized_start=2512
-  _globals['_ACQUIREROUTCOME']._serialized_end=2655
-  _globals['_TICKETSTATE']._serialized_start=2658
-  _globals['_TICKETSTATE']._serialized_end=2805
-  _globals['_TICKET']._serialized_start=138
-  _globals['_TICKET']._serialized_end=260
-  _globals['_PAYMENT']._serialized_start=263
-  _globals['_PAYMENT']._serialized_end=837
-  _globals['_ISSUETICKETREQUEST']._serialized_start=839
-  _globals['_ISSUETICKETREQUEST']._serialized_end=912
-  _globals['_ISSUETICKETRESPONSE']._serialized_start=914
-  _globals['_ISSUETICKETRESPONSE']._serialized_end=985
-  _globals['_PAYREQUEST']._serialized_start=988
-  _globals['_PAYREQUEST']._serialized_end=1190
-  _globals['_PAYRESPONSE']._serialized_start=1192
-  _globals['_PAYRESPONSE']._serialized_end=1257
-  _globals['_SETTLEREQUEST']._serialized_start=1260
-  _globals['_SETTLEREQUEST']._serialized_end=1391
-  _globals['_SETTLERESPONSE']._serialized_start=1393
-  _globals['_SETTLERESPONSE']._serialized_end=1461
-  _globals['_REVERSEREQUEST']._serialized_start=1463
-  _globals['_REVERSEREQUEST']._serialized_end=1535
-  _globals['_REVERSERESPONSE']._serialized_start=1537
-  _globals['_REVERSERESPONSE']._serialized_end=1606
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1608
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1647
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=1649
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=1721
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=1724
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=1932
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=1934
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=2034
-  _globals['_NOTIFYACQUIRERREQUEST']._serialized_start=2036
-  _globals['_NOTIFYACQUIRERREQUEST']._serialized_end=2132
-  _globals['_NOTIFYACQUIRERRESPONSE']._serialized_start=2134
-  _globals['_NOTIFYACQUIRERRESPONSE']._serialized_end=2158
-  _globals['_PAYMENTSERVICE']._serialized_start=2808
-  _globals['_PAYMENTSERVICE']._serialized_end=3573
+  _globals['_PAYMENTSTATE']._serialized_start=2603
+  _globals['_PAYMENTSTATE']._serialized_end=2845
+  _globals['_SOURCE']._serialized_start=2847
+  _globals['_SOURCE']._serialized_end=2951
+  _globals['_ACQUIREROUTCOME']._serialized_start=2954
+  _globals['_ACQUIREROUTCOME']._serialized_end=3097
+  _globals['_TICKETSTATE']._serialized_start=3100
+  _globals['_TICKETSTATE']._serialized_end=3247
+  _globals['_TICKET']._serialized_start=173
+  _globals['_TICKET']._serialized_end=295
+  _globals['_PAYMENT']._serialized_start=298
+  _globals['_PAYMENT']._serialized_end=872
+  _globals['_ISSUETICKETREQUEST']._serialized_start=874
+  _globals['_ISSUETICKETREQUEST']._serialized_end=947
+  _globals['_ISSUETICKETRESPONSE']._serialized_start=949
+  _globals['_ISSUETICKETRESPONSE']._serialized_end=1020
+  _globals['_PAYREQUEST']._serialized_start=1023
+  _globals['_PAYREQUEST']._serialized_end=1225
+  _globals['_PAYRESPONSE']._serialized_start=1227
+  _globals['_PAYRESPONSE']._serialized_end=1292
+  _globals['_SETTLEREQUEST']._serialized_start=1295
+  _globals['_SETTLEREQUEST']._serialized_end=1426
+  _globals['_SETTLERESPONSE']._serialized_start=1428
+  _globals['_SETTLERESPONSE']._serialized_end=1496
+  _globals['_REVERSEREQUEST']._serialized_start=1498
+  _globals['_REVERSEREQUEST']._serialized_end=1570
+  _globals['_REVERSERESPONSE']._serialized_start=1572
+  _globals['_REVERSERESPONSE']._serialized_end=1641
+  _globals['_GETPAYMENTREQUEST']._serialized_start=1643
+  _globals['_GETPAYMENTREQUEST']._serialized_end=1682
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=1684
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=1756
+  _globals['_GETPAYMENTHISTORYREQUEST']._serialized_start=1758
+  _globals['_GETPAYMENTHISTORYREQUEST']._serialized_end=1843
+  _globals['_GETPAYMENTHISTORYRESPONSE']._serialized_start=1845
+  _globals['_GETPAYMENTHISTORYRESPONSE']._serialized_end=1953
+  _globals['_PAYMENTEVENT']._serialized_start=1956
+  _globals['_PAYMENTEVENT']._serialized_end=2163
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=2166
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=2374
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=2376
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=2476
+  _globals['_NOTIFYACQUIRERREQUEST']._serialized_start=2478
+  _globals['_NOTIFYACQUIRERREQUEST']._serialized_end=2574
+  _globals['_NOTIFYACQUIRERRESPONSE']._serialized_start=2576
+  _globals['_NOTIFYACQUIRERRESPONSE']._serialized_end=2600
+  _globals['_PAYMENTSERVICE']._serialized_start=3250
+  _globals['_PAYMENTSERVICE']._serialized_end=4147
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from countinghouse.type.v1 import clerk_pb2 as _clerk_pb2
+from countinghouse.type.v1 import fence_pb2 as _fence_pb2
 from countinghouse.type.v1 import money_pb2 as _money_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -526,7 +527,7 @@ class ReverseRequest(_message.Message):
     payment_id: _builtins.str
     """Which payment. Required. It must be SUCCEEDED, or UNKNOWN and from a card: FAILED_PRECONDITION, ILLEGAL_STATE otherwise."""
     reason: _builtins.str
-    """Why, 1 to 200 characters. Required."""
+    """Why, 1 to 200 characters that are not all blank; kept in the journal and in the payment's history. Required."""
     def __init__(
         self,
         *,
@@ -611,6 +612,112 @@ class GetPaymentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPaymentResponse: _TypeAlias = GetPaymentResponse  # noqa: Y015
+
+@_typing.final
+class GetPaymentHistoryRequest(_message.Message):
+    """Asks for a page of a payment's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """Which payment. Required."""
+    page_size: _builtins.int
+    """How many changes at most, 1 to 1,000; 0 means 50."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentHistoryRequest: _TypeAlias = GetPaymentHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentHistoryResponse(_message.Message):
+    """A page of a payment's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask with this for the next page; empty: there is none."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentEvent]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___PaymentEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentHistoryResponse: _TypeAlias = GetPaymentHistoryResponse  # noqa: Y015
+
+@_typing.final
+class PaymentEvent(_message.Message):
+    """One change of a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The payment's version since this change, from 1, without a gap."""
+    state: Global___PaymentState.ValueType
+    """Where it has stood since."""
+    at_ms: _builtins.int
+    """When, Unix time in milliseconds."""
+    reason: _builtins.str
+    """Why: the reason given for a reversal, or the UPPER_SNAKE reason of a decline; empty: none, or it was not recorded."""
+    @_builtins.property
+    def actor(self) -> _clerk_pb2.Clerk:
+        """Who asked for it: whose payment it is, or who reverses it. Whoever finishes a payment that somebody else left does so
+        on their behalf. Unset: the release of that time did not record it.
+        """
+
+    @_builtins.property
+    def fence(self) -> _fence_pb2.Fence:
+        """Fence of the order lock under which it was made; unset: none."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        state: Global___PaymentState.ValueType = ...,
+        actor: _clerk_pb2.Clerk | None = ...,
+        at_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        fence: _fence_pb2.Fence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "fence", b"fence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at_ms", b"at_ms", "fence", b"fence", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentEvent: _TypeAlias = PaymentEvent  # noqa: Y015
 
 @_typing.final
 class ListPaymentsRequest(_message.Message):

@@ -69,6 +69,11 @@ class PaymentServiceStub:
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
                 _registered_method=True)
+        self.GetPaymentHistory = channel.unary_unary(
+                '/countinghouse.payment.v1.PaymentService/GetPaymentHistory',
+                request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryResponse.FromString,
+                _registered_method=True)
         self.NotifyAcquirer = channel.unary_unary(
                 '/countinghouse.payment.v1.PaymentService/NotifyAcquirer',
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerRequest.SerializeToString,
@@ -129,6 +134,13 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPaymentHistory(self, request, context):
+        """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def NotifyAcquirer(self, request, context):
         """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
         the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
@@ -169,6 +181,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ListPayments,
                     request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsRequest.FromString,
                     response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'GetPaymentHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPaymentHistory,
+                    request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryRequest.FromString,
+                    response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryResponse.SerializeToString,
             ),
             'NotifyAcquirer': grpc.unary_unary_rpc_method_handler(
                     servicer.NotifyAcquirer,
@@ -343,6 +360,33 @@ class PaymentService:
             '/countinghouse.payment.v1.PaymentService/ListPayments',
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPaymentHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.payment.v1.PaymentService/GetPaymentHistory',
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryRequest.SerializeToString,
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,8 @@ class PaymentServiceStub:
     """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
     """Lists payments, newest first. A customer sees only their own."""
+    GetPaymentHistory: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentHistoryRequest, _payment_pb2.GetPaymentHistoryResponse]
+    """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment."""
     NotifyAcquirer: _grpc.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]
     """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
     the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
@@ -89,6 +91,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """Lists payments, newest first. A customer sees only their own."""
+    GetPaymentHistory: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentHistoryRequest, _payment_pb2.GetPaymentHistoryResponse]  # type: ignore[assignment]
+    """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment."""
     NotifyAcquirer: _aio.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]  # type: ignore[assignment]
     """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
     the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
@@ -155,6 +159,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ListPaymentsResponse, _abc.Awaitable[_payment_pb2.ListPaymentsResponse]]:
         """Lists payments, newest first. A customer sees only their own."""
+
+    @_abc_1.abstractmethod
+    def GetPaymentHistory(
+        self,
+        request: _payment_pb2.GetPaymentHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.GetPaymentHistoryResponse, _abc.Awaitable[_payment_pb2.GetPaymentHistoryResponse]]:
+        """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment."""
 
     @_abc_1.abstractmethod
     def NotifyAcquirer(
