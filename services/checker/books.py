@@ -67,9 +67,12 @@ def person(name: str, role: str) -> str:
 
 
 def caller_of(row: Record, prefix: str = "") -> str:
-    """Whose request a row is, or with a prefix names: `request_` or `reversal_` of a payment's."""
+    """Whose request a row is, or with a prefix names: `request_` or `reversal_` of a payment's.
+
+    The first release's rows have no role.
+    """
     role = "caller_role" if not prefix else f"{prefix}role"
-    return person(str(row[f"{prefix}caller"]), str(row[role]))
+    return person(str(row[f"{prefix}caller"]), str(row.get(role, "")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ is no evidence, for nobody asked, is named and says so.
 | replays are byte-identical, mismatches were refused | replays identical, mismatches refused, one charge per key |
 | fences never fall | fences never fall |
 | versions have no gap, states only legal moves | moves are legal, reads were written, reads go forward |
+| every change names who made it, and a reversal why | changes are signed |
 | no request DONE without a response, none IN_PROGRESS past its lease | requests are whole, leases are kept |
 | nothing SUBMITTED, UNKNOWN, REVERSING beyond the recovery bound | nothing left over |
 | balances are true, no limit was broken at any prefix | balances true |
@@ -129,6 +130,7 @@ _CHECKS: dict[str, Callable[[Evidence, Options], Found]] = {
     "mismatches refused": _of(answer_checks.mismatches_refused),
     "fences never fall": _of(trail_checks.fences_never_fall),
     "moves are legal": _of(trail_checks.moves_legal),
+    "changes are signed": _of(trail_checks.changes_signed),
     "reads were written": _of(answer_checks.reads_were_written),
     "reads go forward": _of(answer_checks.reads_go_forward),
     "requests are whole": _of(trail_checks.requests_whole),

@@ -135,6 +135,30 @@ def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
         yield f"order {name} is {row['state']}, settled by {row['settled_by_name'] or 'nobody'}"
 
 
+def changes_signed(evidence: Evidence) -> Found:
+    """Every change names who made it, and a reversal says why.
+
+    The first release recorded nobody with the changes of a payment, so those come before all that are signed.
+    """
+    books = evidence.books
+
+    def violations() -> Violations:
+        for row in books.order_events:
+            if not row["actor_name"]:
+                yield f"nobody is named for version {row['version']} of order {row['order_id']}"
+        for name, steps in grouped(books.payment_events, "payment_id").items():
+            signed = False
+            for step in steps:
+                actor = step.get("actor_name", "")
+                signed = signed or bool(actor)
+                if signed and not actor:
+                    yield f"nobody is named for version {step['version']} of payment {name}"
+                if signed and step["state"] in ("REVERSING", "REVERSED") and not step["reason"]:
+                    yield f"payment {name} is {step['state']} at version {step['version']}, and nobody said why"
+
+    return Found(len(books.order_events) + len(books.payment_events), violations())
+
+
 def requests_whole(evidence: Evidence) -> Found:
     """No request is DONE without a response, none has one before."""
 

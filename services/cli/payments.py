@@ -83,7 +83,10 @@ async def pay(
         str, typer.Option("--payee", help="Account to credit; not for a ticket of a bill.", show_default=False)
     ] = "",
     customer: Annotated[
-        str, typer.Option("--customer", help="Whose wallet pays. [default: your own]", show_default=False)
+        str,
+        typer.Option(
+            "--customer", help="Whose wallet pays; a clerk needs their ticket. [default: your own]", show_default=False
+        ),
     ] = "",
     card: Card = "",
     memo: Memo = "",

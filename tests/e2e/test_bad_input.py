@@ -498,24 +498,50 @@ class TestState:
         )
         await assert_refused(cashier.ask(cashier.order.CancelOrder, request), "ABORTED", "STALE_VERSION")
 
-    async def test_a_wallet_with_too_little(self, cashier: Desk, operator: Desk) -> None:
+    async def test_a_wallet_with_too_little(self, stack: Stack, cashier: Desk, operator: Desk) -> None:
         buyer = new_id("buyer")
         await operator.ask(operator.ledger.OpenAccount, open_account(account_id=f"wallet:{buyer}:CNY"))
         order_id = await cashier.bill(customer=buyer)
-        await assert_refused(
-            cashier.settle(order_id, payment_pb2.SOURCE_WALLET), "FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"
-        )
+        async with Desk.of(stack, buyer, Role.CUSTOMER) as owner:
+            await assert_refused(
+                owner.settle(order_id, payment_pb2.SOURCE_WALLET), "FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"
+            )
         assert await cashier.order_state(order_id) == "UNPAID"
         assert (await cashier.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
-    async def test_a_refusal_is_replayed_as_it_was(self, cashier: Desk, operator: Desk) -> None:
+    async def test_wallet_is_emptied_by_no_clerk_without_its_owners_ticket(
+        self, stack: Stack, cashier: Desk, operator: Desk
+    ) -> None:
+        """Neither into the clerk's own wallet nor for an order; with the ticket the order is paid, and nobody else."""
+        buyer = new_id("buyer")
+        wallet = f"wallet:{buyer}:CNY"
+        await operator.ask(operator.ledger.OpenAccount, open_account(account_id=wallet))
+        await cashier.ask(cashier.payment.Pay, pay(await cashier.ticket(), amount=money(1250), payee_account_id=wallet))
+        order_id = await cashier.bill(customer=buyer)
+        from_wallet: Any = {"source": payment_pb2.SOURCE_WALLET, "customer_id": buyer}
+        theft = pay(await cashier.ticket(), amount=money(1250), payee_account_id="sales:CNY", **from_wallet)
+        await assert_refused(cashier.ask(cashier.payment.Pay, theft), "PERMISSION_DENIED", "NOT_YOUR_WALLET")
+        await assert_refused(
+            cashier.settle(order_id, payment_pb2.SOURCE_WALLET), "PERMISSION_DENIED", "NOT_YOUR_WALLET"
+        )
+        async with Desk.of(stack, buyer, Role.CUSTOMER) as owner:
+            issue = payment_pb2.IssueTicketRequest(request_id=new_id(), order_id=order_id)
+            ticket = (await owner.ask(owner.payment.IssueTicket, issue)).ticket.ticket_id
+        request = payment_pb2.PayRequest(ticket_id=ticket, **from_wallet)
+        payment = (await cashier.ask(cashier.payment.Pay, request)).payment
+        assert (payment.state, payment.payer_account_id) == (payment_pb2.PAYMENT_STATE_SUCCEEDED, wallet)
+        assert payment.clerk.name == "li"
+        assert await cashier.order_state(order_id) == "PAID"
+
+    async def test_a_refusal_is_replayed_as_it_was(self, stack: Stack, cashier: Desk, operator: Desk) -> None:
         """Also when the wallet has been filled since: the request id stands for the answer it got."""
         buyer = new_id("buyer")
         await operator.ask(operator.ledger.OpenAccount, open_account(account_id=f"wallet:{buyer}:CNY"))
         order_id = await cashier.bill(customer=buyer)
         request_id = new_id()
-        first = await refusal(cashier.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
-        again = await refusal(cashier.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
+        async with Desk.of(stack, buyer, Role.CUSTOMER) as owner:
+            first = await refusal(owner.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
+            again = await refusal(owner.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
         assert (first[0], first[1].reason, first[1].message) == (again[0], again[1].reason, again[1].message)
 
     async def test_an_expired_ticket(self, cashier: Desk) -> None:

@@ -224,6 +224,29 @@ async def test_a_bill_is_cancelled(terminal: Terminal) -> None:
     assert "CANCELLED" in (await terminal.run("order", "get", order_id)).stdout
 
 
+async def test_history_commands_say_who_changed_what_and_why(terminal: Terminal) -> None:
+    """Of an order that was settled, reversed and cancelled, and of its payment: as JSON, and for people."""
+    order_id = await terminal.bill()
+    paid = await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li")
+    payment_id = paid["payment"]["payment_id"]
+    await terminal.json("reverse", payment_id, "--reason", "wrong order", "--as", "accountant:wang")
+    await terminal.json("order", "cancel", order_id, "--reason", "ordered twice", "--as", "cashier:li")
+    history = await terminal.json("order", "history", order_id)
+    assert [(event["to_state"], event["actor"]["name"], event["reason"]) for event in history["events"]][-3:] == [
+        ("ORDER_STATE_PAID", "li", ""),
+        ("ORDER_STATE_UNPAID", "wang", "wrong order"),
+        ("ORDER_STATE_CANCELLED", "li", "ordered twice"),
+    ]
+    assert [event["version"] for event in history["events"]] == list(range(1, len(history["events"]) + 1))
+    of_payment = await terminal.json("payment", "history", payment_id)
+    assert [(event["state"], event["actor"]["name"]) for event in of_payment["events"]][-2:] == [
+        ("PAYMENT_STATE_REVERSING", "wang"),
+        ("PAYMENT_STATE_REVERSED", "wang"),
+    ]
+    assert "wang (accountant)" in (await terminal.run("order", "history", order_id)).stdout
+    assert "wrong order" in (await terminal.run("payment", "history", payment_id)).stdout
+
+
 async def test_the_registry_lists_every_instance_and_who_consumes(terminal: Terminal, stack: Stack) -> None:
     """Providers by address; and that each payment instance consumes order and ledger."""
     interfaces = {one["interface"]: one for one in (await terminal.json("registry"))["interfaces"]}

@@ -446,6 +446,7 @@ class Scribe:
                 "actor_name": "li",
                 "actor_role": "cashier",
                 "at_ms": self.now_ms(),
+                "reason": "",
             }
         )
 
@@ -462,6 +463,9 @@ class Scribe:
                 "fence_generation": generation,
                 "fence_token": token,
                 "at_ms": self._now_ms,
+                "actor_name": payment["reversal_caller"] or payment["clerk_name"],
+                "actor_role": payment["reversal_role"] or payment["clerk_role"],
+                "reason": "wrong order" if state in ("REVERSING", "REVERSED") else "",
             }
         )
 

@@ -68,6 +68,7 @@ def test_a_lawful_evening_passes_and_everything_was_examined() -> None:
         "mismatches refused": 17,
         "fences never fall": 46,
         "moves are legal": 46,
+        "changes are signed": 46,
         "reads were written": 17,
         "reads go forward": 3,
         "requests are whole": 19,

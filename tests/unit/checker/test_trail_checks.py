@@ -288,7 +288,32 @@ def an_undelivered_word(scribe: Scribe) -> None:
     scribe.outbox[0]["delivered_at_ms"] = None
 
 
+@CASES.illegal("nobody is named for version 1 of order plain", "changes are signed")
+def an_order_made_by_nobody(scribe: Scribe) -> None:
+    scribe.order_events[0]["actor_name"] = ""
+
+
+@CASES.illegal("nobody is named for version 3 of payment pay_01", "changes are signed")
+def a_payment_recorded_by_nobody(scribe: Scribe) -> None:
+    scribe.payment_events[2]["actor_name"] = ""
+
+
+@CASES.illegal("nobody said why", "changes are signed")
+def a_reversal_without_a_reason(scribe: Scribe) -> None:
+    event = next(event for event in scribe.payment_events if event["state"] == "REVERSING")
+    event["reason"] = ""
+
+
 # Lawful
+
+
+@CASES.lawful("changes are signed")
+def a_payment_of_the_first_release(scribe: Scribe) -> None:
+    """It recorded nobody; what has been done to the payment since is signed."""
+    reversed_ = next(event["payment_id"] for event in scribe.payment_events if event["state"] == "REVERSED")
+    for event in scribe.payment_events:
+        if event["payment_id"] == reversed_ and event["state"] not in ("REVERSING", "REVERSED"):
+            event.update(actor_name="", actor_role="")
 
 
 @CASES.lawful("fences never fall", "moves are legal")
