@@ -62,7 +62,8 @@ def charged_once_per_key(evidence: Evidence) -> Found:
 def acquirer_agrees_with_ledger(evidence: Evidence) -> Found:
     """What the acquirer took for a payment, less what it gave back, is what stands in the ledger for it.
 
-    A difference that is put before people (`attention`) is open and listed, and no violation.
+    A difference that is put before people (`attention`) is open and listed, and no violation; nor is one of a payment
+    that is PARKED, whose reversal the acquirer is still owed.
     """
     if evidence.acquirer is None:
         return Found(0, skipped=_NO_LOG)
@@ -83,7 +84,8 @@ def acquirer_agrees_with_ledger(evidence: Evidence) -> Found:
                 yield f"the acquirer was asked for {payment_id}, which is no payment"
                 continue
             at_acquirer = {currency: amount for currency, amount in sums.items() if amount}
-            if at_acquirer != (booked := _booked(evidence, payment_id)) and not payment.get("attention"):
+            is_open = payment.get("attention") or payment["state"] == "PARKED"
+            if at_acquirer != (booked := _booked(evidence, payment_id)) and not is_open:
                 yield f"the acquirer took {_sums(at_acquirer)} for {payment_id}; in the ledger: {_sums(booked)}"
 
     return Found(len(taken), violations())

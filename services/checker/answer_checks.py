@@ -113,6 +113,10 @@ def _missing(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
             payment = evidence.payments.get(asked.payment_id)
             if payment is None or payment["state"] != "REVERSED":
                 yield f"{what} was acknowledged, and its payment is {payment['state'] if payment else 'nowhere'}"
+        case "Park":
+            payment = evidence.payments.get(asked.payment_id)
+            if payment is None or payment["state"] not in ("PARKED", "REVERSED"):
+                yield f"{what} was acknowledged, and its payment is {payment['state'] if payment else 'nowhere'}"
         case "IssueTicket":
             if answer.ticket and (key[0], "Pay", answer.ticket) not in evidence.requests:
                 yield f"{what} was acknowledged, and there is no ticket {answer.ticket}"

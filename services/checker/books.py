@@ -57,7 +57,7 @@ _LOOK_S = 0.1
 #: How long one table may take to be read.
 _STATEMENT_TIMEOUT_S = 60.0
 
-#: States in which a payment has not come to its end.
+#: States in which nobody knows yet whether a payment's money has moved.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
 
 
@@ -103,7 +103,7 @@ class Books:
     def unfinished(self) -> list[str]:
         """What is still under way, each in a few words."""
         return [
-            *(f"payment {row['payment_id']} is {row['state']}" for row in self.payments if row["state"] in UNFINISHED),
+            *(described(row) for row in self.payments if row["state"] in (*UNFINISHED, "PARKED")),
             *(f"order {row['order_id']} is PAYING" for row in self.orders if row["state"] == "PAYING"),
             *(
                 f"{row['method']} {row['key']} of {caller_of(row)} is IN_PROGRESS"
@@ -121,6 +121,16 @@ class Books:
         """The books without what changes while nothing moves: who works on a request, and until when."""
         kept = ("caller", "caller_role", "method", "key", "response")
         return replace(self, requests=tuple({name: row[name] for name in kept} for row in self.requests))
+
+
+def described(payment: Record) -> str:
+    """A payment and its state, in a few words."""
+    return f"payment {payment['payment_id']} is {payment['state']}"
+
+
+def was_parked(payment: Record) -> bool:
+    """Whether a clerk has parked this payment, wherever it stands since."""
+    return bool(payment.get("parking_key"))
 
 
 @dataclass(frozen=True, slots=True)

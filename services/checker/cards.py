@@ -30,7 +30,7 @@ def _disagreements(books: Books, payments: dict[str, Record]) -> Violations:
     held = _held(books.charges)
     owed = _owed(books)
     for payment_id, payment in payments.items():
-        if payment["state"] in UNFINISHED:
+        if payment["state"] in (*UNFINISHED, "PARKED"):
             continue
         charges = held.pop(payment_id, [])
         foreign = [str(row["key"]) for row in charges if row["key"] != payment["acquirer_key"]]

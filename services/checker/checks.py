@@ -17,7 +17,7 @@ is no evidence, for nobody asked, is named and says so.
 | versions have no gap, states only legal moves | moves are legal, reads were written, reads go forward |
 | every change names who made it, and a reversal why | changes are signed |
 | no request DONE without a response, none IN_PROGRESS past its lease | requests are whole, leases are kept |
-| nothing SUBMITTED, UNKNOWN, REVERSING beyond the recovery bound | nothing left over |
+| nothing SUBMITTED, UNKNOWN, REVERSING, PARKED beyond the recovery bound | nothing left over |
 | balances are true, no limit was broken at any prefix | balances true |
 | every outbox row was delivered once | outbox delivered once, nothing left over |
 | each order's history is linearizable | orders linearizable |

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import Books, Record, caller_of, person
+from services.checker.books import Books, Record, caller_of, person, was_parked
 from services.checker.history import History, Operation, Outcome, is_stored
 
 #: Whose key, for which method.
 Key = tuple[str, str, str]
 
 #: What the services remember under a request id or ticket, and answer again to the byte.
-REMEMBERED = ("CreateOrder", "CancelOrder", "IssueTicket", "Pay", "Settle", "Reverse", "OpenAccount")
+REMEMBERED = ("CreateOrder", "CancelOrder", "IssueTicket", "Pay", "Settle", "Reverse", "Park", "OpenAccount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,13 @@ class Evidence:
 
     @cached_property
     def payments_of_key(self) -> Mapping[Key, list[Record]]:
-        """The payments that each Settle or Pay made, or each Reverse undoes or undid."""
+        """The payments that each Settle or Pay made, each Reverse undoes or undid, or each Park parked."""
         found: defaultdict[Key, list[Record]] = defaultdict(list)
         for row in self.books.payments:
             found[caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"])].append(row)
             found[caller_of(row, "reversal_"), "Reverse", str(row["reversal_key"])].append(row)
+            if was_parked(row):
+                found[caller_of(row, "parking_"), "Park", str(row["parking_key"])].append(row)
         return dict(found)
 
     @cached_property

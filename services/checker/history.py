@@ -175,7 +175,7 @@ _DEFINITIVE_CODES = frozenset(
 #: Passing refusals that are given before anything is done. A stale fence is none of them: it comes after the claim.
 _BEFORE_ANYTHING = frozenset({"REQUEST_IN_PROGRESS", "ORDER_LOCKED", "STALE_VERSION"})
 #: In which state a payment has come to its end; in any other, OK means that the outcome is not known yet.
-_ENDED_STATES = {"Settle": "SUCCEEDED", "Pay": "SUCCEEDED", "Reverse": "REVERSED"}
+_ENDED_STATES = {"Settle": "SUCCEEDED", "Pay": "SUCCEEDED", "Reverse": "REVERSED", "Park": "PARKED"}
 
 
 def outcome_of(kind: str, answer: Answer) -> Outcome:

@@ -297,7 +297,8 @@ class NotCancellable:
         return None if state.row in (Row.ABSENT, Row.UNPAID) else state
 
 
-#: Where a payment in this state may stand. One that nobody heard of may be reversed unseen; it ends as if declined.
+#: Where a payment in this state may stand. One that nobody heard of may be reversed unseen, or parked; it ends as if
+#: declined.
 _SHOWN: dict[str, tuple[Standing, ...]] = {
     "CREATED": (Standing.NONE, Standing.CLAIMED),
     "SUBMITTED": (Standing.CLAIMED,),
@@ -306,6 +307,7 @@ _SHOWN: dict[str, tuple[Standing, ...]] = {
     "REVERSING": (Standing.CLAIMED, Standing.RECORDED),
     "REVERSED": (Standing.REVERSED, Standing.DECLINED),
     "DECLINED": (Standing.DECLINED,),
+    "PARKED": (Standing.DECLINED,),
 }
 
 

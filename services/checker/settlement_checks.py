@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.checker.books import UNFINISHED, Record, caller_of
+from services.checker.books import UNFINISHED, Record, caller_of, was_parked
 from services.checker.evidence import Evidence, names, title
 from services.checker.verdict import Found
 
@@ -60,7 +60,7 @@ def _charged(evidence: Evidence, order_id: str, order: Record) -> Violations:
 
 
 def payments_match_journals(evidence: Evidence) -> Found:
-    """SUCCEEDED: its one journal stands. REVERSED: its journal is undone. DECLINED: it has none, and never will."""
+    """SUCCEEDED: its one journal stands. REVERSED: its journal is undone. DECLINED or ever PARKED: it never had one."""
 
     def violations() -> Violations:
         for payment_id, payment in evidence.payments.items():
@@ -85,8 +85,8 @@ def _matches(evidence: Evidence, payment_id: str, payment: Record) -> Violations
         yield f"payment {payment_id} is {state}, and journal {names(standing)} stands"
     elif state == "REVERSED" and not _was_undone(payment, journals):
         yield f"payment {payment_id} is REVERSED, and no journal undoes {payment['journal_id']}"
-    elif state == "DECLINED" and journals:
-        yield f"payment {payment_id} is DECLINED, and {names(journals)} moved money"
+    elif journals and (state == "DECLINED" or was_parked(payment)):
+        yield f"payment {payment_id} is {'PARKED' if was_parked(payment) else state}, and {names(journals)} moved money"
 
 
 def _was_undone(payment: Record, journals: list[Record]) -> bool:
@@ -111,11 +111,15 @@ def one_charge_per_key(evidence: Evidence) -> Found:
 
 
 def answers_true(evidence: Evidence) -> Found:
-    """Every stored success is in the ledger; every stored refusal had no effect."""
-    requests = [row for row in evidence.books.requests if row["state"] == "DONE" and row["method"] in _MOVE_MONEY]
+    """Every stored success is in the ledger, or parked the payment; every stored refusal had no effect."""
+    methods = (*_MOVE_MONEY, "Park")
+    requests = [row for row in evidence.books.requests if row["state"] == "DONE" and row["method"] in methods]
 
     def violations() -> Violations:
         for row in requests:
+            if row["method"] == "Park":
+                yield from _parking_true(evidence, row)
+                continue
             key = (caller_of(row), str(row["method"]), str(row["key"]))
             what, reversing = title(key), row["method"] == "Reverse"
             payments = evidence.payments_of_key.get(key)
@@ -130,6 +134,17 @@ def answers_true(evidence: Evidence) -> Found:
                 yield f"{what} was refused, and {names(journals)} moved money"
 
     return Found(len(requests), violations())
+
+
+def _parking_true(evidence: Evidence, row: Record) -> Violations:
+    """Whoever was told that a payment is parked finds it PARKED or REVERSED; whoever was refused has parked none."""
+    key = (caller_of(row), "Park", str(row["key"]))
+    payments = evidence.payments_of_key.get(key, [])
+    if not row["response_ok"] and payments:
+        yield f"{title(key)} was refused, and {names(payments, 'payment_id')} was parked"
+    elif row["response_ok"] and [payment["state"] in ("PARKED", "REVERSED") for payment in payments] != [True]:
+        states = ", ".join(f"{payment['payment_id']} {payment['state']}" for payment in payments)
+        yield f"{title(key)} was acknowledged, and there is {states or 'no payment'}"
 
 
 def money_moved(evidence: Evidence, payments: list[Record], *, reversing: bool) -> list[Record]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="See payments.")
 
-_STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED")
+_STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED", "PARKED")
 
 
 class From(StrEnum):
@@ -207,6 +207,28 @@ async def history(
         print(f"more: --page {response['next_page_token']}")
 
 
+@app.command("park")
+@calling(Role.CASHIER)
+async def park(
+    client: Client,
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which card payment.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the payment.")],
+    request_id: RequestId = "",
+) -> None:
+    """Gives up waiting for the acquirer's answer: the order can be settled in another way at once.
+
+    Whatever the card was charged is given back when the acquirer answers again, however long that takes.
+
+    Example: countinghouse payment park pay_7d0q --reason "customer pays cash" --as cashier:li
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.ParkRequest(request_id=key, payment_id=payment_id, reason=reason)
+    reply = await client.change("payment", "Park", request, key)
+    _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
+
+
 @app.command("list")
 @calling(Role.AUDITOR)
 async def list_payments(
@@ -238,8 +260,8 @@ async def list_payments(
 async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
     """Lists the payments that people have to look at: the acquirer has kept silent about them for too long.
 
-    They stay UNKNOWN or REVERSING, whatever the time. Settle the bill again (nothing is charged twice), or reverse the
-    payment: `countinghouse reverse PAYMENT --reason …`.
+    They stay UNKNOWN, REVERSING or PARKED, whatever the time. Repeat the same settle (nothing is charged twice), free
+    the order with `countinghouse payment park PAYMENT --reason …`, or reverse it: `countinghouse reverse PAYMENT …`.
 
     Example: countinghouse payment attention
     """

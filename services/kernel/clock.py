@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -50,6 +51,15 @@ class ManualClock:
     def advance(self, milliseconds: int) -> None:
         """Moves both times forward."""
         self._now_ms += milliseconds
+
+
+def rfc3339(unix_ms: int) -> str:
+    """Return a moment as RFC 3339 in UTC with milliseconds, like 2026-11-28T04:03:01.123Z.
+
+    Args:
+        unix_ms: Unix milliseconds, not after the year 9999.
+    """
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,12 @@ A journal has one state: it stands. What can happen to an entry that is asked fo
                       ├── an account is missing, foreign or short ───────▶ refused, and the refusal is kept
                       └── otherwise ─────────────────────────────────────▶ JOURNAL, next in the chain
 
+An entry can also be voided before it comes: unless its journal stands, its attempt is refused for ever, POST_VOIDED.
+
 | move | function |
 |---|---|
 | raise the order's fence, or refuse a stale one | the store, before it reads anything |
+| void an entry | `Books.void` |
 | all others | `Books.write` |
 
 Invariants
@@ -476,6 +479,24 @@ class Books:
             self.undone[entry.draft.reversal_of] = journal
         self.written.append(journal)
         return Posted(journal, replayed=False)
+
+    def void(self, entry: Entry) -> Journal | None:
+        """Refuse `entry` for ever, whenever it comes; return the journal of its payment if that stands already.
+
+        Args:
+            entry: Its legs are not looked at; the key and the attempt are.
+        """
+        standing = self.standing.get(entry.draft.business_key)
+        if standing is not None and standing.draft.payment_id == entry.draft.payment_id:
+            return standing
+        if entry.refusal_key not in self.refusals:
+            self.refusals[entry.refusal_key] = FailedPrecondition(
+                "POST_VOIDED",
+                f"{entry.draft.business_key} of payment {entry.draft.payment_id} was voided before it was posted",
+                metadata={"business_key": entry.draft.business_key, "payment_id": entry.draft.payment_id},
+            )
+            self.refused[entry.refusal_key] = entry
+        return None
 
     def _standing(self, entry: Entry) -> Journal | None:
         """The journal that `entry` repeats, if it does.

@@ -3,7 +3,8 @@
 A customer's world holds only their own wallets: another account is not forbidden but not there, so that nobody learns
 which ones exist.
 
-Failpoints passed: `accepted` before the transaction that writes a journal, `posted` after it.
+Failpoints passed: `accepted` before the transaction that writes a journal, `posted` after it; `accepted` and `voided`
+around the one that voids a post.
 """
 
 from __future__ import annotations
@@ -89,6 +90,16 @@ class LedgerStore(Protocol):
         The fence of each entry's order is raised first, before anything is read, and stays raised whatever becomes of
         the entry; a smaller one than the order has seen is refused with StaleFence. One refused entry does not hinder
         the others. When the step returns, all of it is durable, the refusals too.
+        """
+        ...
+
+    async def void(self, entry: Entry) -> Journal | None:
+        """Refuses an entry before it comes, as `model.Books.void`; the journal of its payment, if that stands.
+
+        The fence of its order is raised first, as by `post`. When the step returns, the refusal is durable.
+
+        Raises:
+            StaleFence: Somebody else has locked the order since.
         """
         ...
 
@@ -254,13 +265,26 @@ class LedgerOperations:
             FailedPrecondition: INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
             StaleFence: Somebody else has locked the order since.
         """
-        if draft.business_key.startswith(REVERSAL_PREFIX):
-            raise InvalidArgument.of_field(
-                "BUSINESS_KEY_RESERVED",
-                "business_key",
-                f"business keys that begin with {REVERSAL_PREFIX} are made by ReverseJournal; call that",
-            )
+        _check_not_reserved(draft)
         return await self._write(call, attempt, draft.check(), fence)
+
+    async def void(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal | None:
+        """Refuse a Post for ever, before it comes; return the journal of the payment if that stands already.
+
+        Args:
+            attempt: The request id of the Post.
+            draft: Its business key, order and payment; no legs.
+
+        Raises:
+            InvalidArgument: BUSINESS_KEY_RESERVED.
+            StaleFence: Somebody else has locked the order since.
+        """
+        _check_not_reserved(draft)
+        entry = Entry(draft, attempt, "", self._clock.now_ms(), fence)
+        await self._failpoints.hit("accepted", call, draft.order_id, draft.payment_id)
+        journal = await self._store.void(entry)
+        await self._failpoints.hit("voided", call, draft.order_id, draft.payment_id)
+        return journal
 
     async def reverse(
         self,
@@ -379,3 +403,13 @@ class LedgerOperations:
         await self._failpoints.hit("posted", call, draft.order_id, draft.payment_id)
         call.replayed = outcome.replayed
         return outcome.journal
+
+
+def _check_not_reserved(draft: JournalDraft) -> None:
+    """Raises InvalidArgument: BUSINESS_KEY_RESERVED."""
+    if draft.business_key.startswith(REVERSAL_PREFIX):
+        raise InvalidArgument.of_field(
+            "BUSINESS_KEY_RESERVED",
+            "business_key",
+            f"business keys that begin with {REVERSAL_PREFIX} are made by ReverseJournal; call that",
+        )

@@ -84,6 +84,21 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         journal = await self._operations.post(current_call(), attempt, draft, fence)
         return pb.PostResponse(journal=journal_out(journal))
 
+    async def VoidPost(self, request: pb.VoidPostRequest, _context: _Context) -> pb.VoidPostResponse:
+        draft = JournalDraft(
+            business_key=check_business_key(request.business_key, "business_key"),
+            legs=(),
+            currency="",
+            memo="",
+            order_id=check_name(request.order_id, "order_id") if request.order_id else "",
+            payment_id=check_name(request.payment_id, "payment_id"),
+            clerk=current_call().principal,
+        )
+        fence = fence_in(request.fence, required=bool(draft.order_id))
+        attempt = check_name(request.request_id, "request_id")
+        journal = await self._operations.void(current_call(), attempt, draft, fence)
+        return pb.VoidPostResponse(journal=None if journal is None else journal_out(journal))
+
     async def GetJournal(self, request: pb.GetJournalRequest, _context: _Context) -> pb.GetJournalResponse:
         if bool(request.journal_id) == bool(request.business_key):
             raise InvalidArgument.of_field(

@@ -276,13 +276,28 @@ class SqlLedgerStore(LedgerStore):
             live = [entry for place, entry in enumerate(entries) if place not in stale]
             if not live:
                 return [stale[place] for place in range(len(entries))]
-            books = await self._lock(tx, [entry.draft for entry in live])
+            books = await self._lock(tx, [entry.draft for entry in live], look_up=self._guards.unique)
             before = dict(books.accounts)
             outcomes = [stale[place] if place in stale else books.write(entry) for place, entry in enumerate(entries)]
             await self._write(tx, books, before)
             return outcomes
 
         return await self._database.run(step)
+
+    async def void(self, entry: Entry) -> Journal | None:
+        async def step(tx: AsyncConnection) -> Journal | StaleFence | None:
+            stale = await self._raise_fences(tx, [entry])
+            if stale:
+                return stale[0]
+            books = await self._lock(tx, [entry.draft], look_up=True)
+            standing = books.void(entry)
+            await self._write(tx, books, {})
+            return standing
+
+        outcome = await self._database.run(step)
+        if isinstance(outcome, StaleFence):
+            raise outcome
+        return outcome
 
     async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
         wanted = opening.account
@@ -439,11 +454,15 @@ class SqlLedgerStore(LedgerStore):
             if entry.draft.order_id in newest and entry.fence < newest[entry.draft.order_id]
         }
 
-    async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft]) -> Books:
-        """Locks the end of the chain and the accounts, and reads all that decides on `drafts`."""
+    async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft], *, look_up: bool) -> Books:
+        """Locks the end of the chain and the accounts, and reads all that decides on `drafts`.
+
+        Args:
+            look_up: Whether to read what stands, was undone or was refused under their keys.
+        """
         head = (await tx.execute(_LOCK_HEAD)).one()
         books = Books(Head(head.sequence, head.hash), {}, {}, {}, {}, unique=self._guards.unique)
-        if self._guards.unique:
+        if look_up:
             keys = [draft.business_key for draft in drafts]
             undone = [draft.reversal_of for draft in drafts if draft.reversal_of]
             for journal in await (

@@ -3,14 +3,19 @@
     charge ──▶ CHARGED                        the ledger may post it
            ──▶ DECLINED, REFUNDED, TOMBSTONE  definitive: nothing is charged, and nothing will be
            ──▶ silence                        the payment is UNKNOWN, and asked about again: after 0.5 s, 1 s, … 5 s
+           ──▶ a contradiction                as silence, and people have to look at once
 
 Rules
 1. The key was committed with SUBMITTED and never changes, so that asking again cannot charge again, whoever asks: the
    acquirer knows neither our lock nor our fence. (With the guard `acquirer-key` off each try has a key of its own.)
-2. After so many asks without an answer people have to look (`attention`). From then on the worker asks what became of
-   the key and charges no more: a bill that is charged hours later, when nobody stands at the counter, surprises its
-   customer. Somebody who presses Settle charges, under the same key; who reverses gives back whatever there is.
-3. Nothing here ends a payment because of time.
+2. Only an execution of the payment's own request charges (`charge`). Whoever else finishes the payment asks what became
+   of the key and nothing else (`find_charge`): somebody who pays cash must not cause a charge.
+3. After so many asks without an answer people have to look (`attention`). From then on the worker of the own request
+   asks as well and charges no more: an order that is charged hours later, when nobody stands at the counter, surprises
+   its customer. Its caller charges under the same key; who reverses or parks gives back whatever there is.
+4. An answer counts as a whole: one about another key, amount, currency, card or payment than was asked is none. People
+   have to look at once (ACQUIRER_MISMATCH).
+5. Nothing here ends a payment because of time.
 """
 
 from __future__ import annotations
@@ -26,6 +31,12 @@ from services.payment.model import AcquirerSays, KeyState, Payment, Silence
 from services.payment.ports import Acquirer, Store
 
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 5_000
+#: Why people have to look at once.
+MISMATCH = "ACQUIRER_MISMATCH"
+#: What each question can be answered with.
+_CHARGED = frozenset(KeyState) - {KeyState.UNSEEN}
+_FOUND = frozenset(KeyState)
+_REVERSED = frozenset({KeyState.REFUNDED, KeyState.TOMBSTONE, KeyState.DECLINED})
 
 
 class CardMoney:
@@ -50,55 +61,83 @@ class CardMoney:
         if not self._acquirer.present:
             raise FailedPrecondition("CARDS_NOT_TAKEN", "no cards are taken here: no acquirer is set; pay otherwise")
 
-    async def charge(
-        self, payment: Payment, fence: Fence, deadline: Deadline, *, by_itself: bool
-    ) -> CountinghouseError | None:
-        """Charges the card, or finds it charged; returns why it is not and never will be.
-
-        Args:
-            by_itself: Nobody waits for this: the worker does not charge what is before people.
-        """
+    async def charge(self, payment: Payment, fence: Fence, deadline: Deadline) -> CountinghouseError | None:
+        """Charge the card, or find it charged; return why it is not and never will be."""
         if payment.amount is None:
             raise AssertionError(f"{payment.payment_id} was submitted without an amount")
-        if by_itself and payment.attention:
-            said = await self._heard(payment, fence, self._acquirer.query(payment.acquirer_key, deadline))
-            if said.state is KeyState.UNSEEN:
-                silence = OutcomeUnknown(payment.attention, f"{payment.acquirer_key} was never charged so far")
-                await self._write_down(payment, fence, silence)
-                raise silence
-        else:
-            key = payment.acquirer_key if self._guards.acquirer_key else self._ids.new("key")
-            asking = self._acquirer.charge(key, payment, payment.amount, deadline)
-            said = await self._heard(payment, fence, asking)
-        return None if said.state is KeyState.CHARGED else _why_not(payment, said)
+        key = payment.acquirer_key if self._guards.acquirer_key else self._ids.new("key")
+        asking = self._acquirer.charge(key, payment, payment.amount, deadline)
+        return _why_not(payment, await self._heard(payment, fence, asking, _CHARGED, key))
+
+    async def find_charge(self, payment: Payment, fence: Fence, deadline: Deadline) -> CountinghouseError | None:
+        """As `charge`, of what others have charged: asks what became of the key, and causes no charge.
+
+        Raises:
+            OutcomeUnknown: Also CHARGE_UNSEEN, of a key that the acquirer has not decided on.
+        """
+        said = await self.query(payment, fence, deadline)
+        if said.state is KeyState.UNSEEN:
+            if payment.attention:  # no silence, but the worker must not ask again at once
+                await self._write_down(payment, fence, payment.attention)
+            raise OutcomeUnknown("CHARGE_UNSEEN", f"{payment.acquirer_key} was not charged so far")
+        return _why_not(payment, said)
 
     async def query(self, payment: Payment, fence: Fence, deadline: Deadline) -> AcquirerSays:
         """What became of the payment's key."""
-        return await self._heard(payment, fence, self._acquirer.query(payment.acquirer_key, deadline))
+        key = payment.acquirer_key
+        return await self._heard(payment, fence, self._acquirer.query(key, deadline), _FOUND, key)
 
     async def reverse(self, payment: Payment, fence: Fence, deadline: Deadline) -> AcquirerSays:
         """Gives back whatever was charged, and sees to it that nothing will be."""
-        return await self._heard(payment, fence, self._acquirer.reverse_by_key(payment.acquirer_key, deadline))
+        key = payment.acquirer_key
+        return await self._heard(payment, fence, self._acquirer.reverse_by_key(key, deadline), _REVERSED, key)
 
-    async def _heard(self, payment: Payment, fence: Fence, asking: Awaitable[AcquirerSays]) -> AcquirerSays:
+    async def _heard(
+        self,
+        payment: Payment,
+        fence: Fence,
+        asking: Awaitable[AcquirerSays],
+        expected: frozenset[KeyState],
+        key: str,
+    ) -> AcquirerSays:
+        """Wait for an answer and look at all of it.
+
+        Args:
+            expected: The states that answer this question.
+            key: The key that was asked about.
+
+        Raises:
+            OutcomeUnknown: There is none, or ACQUIRER_MISMATCH: it contradicts what was asked.
+        """
         try:
-            return await asking
+            said = await asking
         except OutcomeUnknown as silence:
-            await self._write_down(payment, fence, silence)
+            await self._write_down(payment, fence, silence.reason)
             raise
+        wrong = said.contradictions(key, payment.charge_terms)
+        if said.state not in expected:
+            wrong = (*wrong, "state")
+        if wrong:
+            await self._write_down(payment, fence, MISMATCH)
+            raise OutcomeUnknown(
+                MISMATCH, f"the acquirer answers {said.state} for {key}, with another {', '.join(wrong)} than asked"
+            )
+        return said
 
-    async def _write_down(self, payment: Payment, fence: Fence, silence: OutcomeUnknown) -> None:
+    async def _write_down(self, payment: Payment, fence: Fence, reason: str) -> None:
         asks = payment.silence.asks + 1
         now_ms = self._clock.now_ms()
         pause_ms = min(_FIRST_PAUSE_MS * 2 ** min(asks - 1, 10), _LONGEST_PAUSE_MS)
-        attention = silence.reason if asks >= self._max_asks else ""
+        attention = reason if asks >= self._max_asks or reason == MISMATCH else payment.attention
         await self._store.lose_sight(
             payment.payment_id, fence, now_ms=now_ms, silence=Silence(asks, now_ms + pause_ms, attention)
         )
 
 
-def _why_not(payment: Payment, said: AcquirerSays) -> FailedPrecondition:
-    """A charge that will never be, in this service's words."""
+def _why_not(payment: Payment, said: AcquirerSays) -> FailedPrecondition | None:
+    """A charge that will never be, in this service's words; None: it stands."""
+    if said.state is KeyState.CHARGED:
+        return None
     if said.state is KeyState.DECLINED:
         return FailedPrecondition(
             said.reason, f"declined: the acquirer refused the card of {payment.payment_id}: {said.reason}"

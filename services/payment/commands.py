@@ -46,6 +46,16 @@ class ReverseCommand:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class ParkCommand:
+    """A clerk gives up waiting for the acquirer's answer about a payment."""
+
+    request_id: str
+    payment_id: str
+    reason: str
+    fingerprint: str
+
+
 def ticket_owner(principal: Principal, command: PayCommand) -> Principal:
     """Return whose ticket this payment takes: the caller's own, and from a customer's wallet that customer's.
 

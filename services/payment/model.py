@@ -11,7 +11,9 @@
                         begin_reversal│  │refuse_reversal            │ begin_reversal, of a card
                                       ▼  │                           │
                                   REVERSING ◀────────────────────────┘
-                                      └──── record_reversal ─▶ REVERSED
+                                      └──── record_reversal ─▶ REVERSED ◀─ record_parked_reversal ─ PARKED
+
+    park: SUBMITTED or UNKNOWN, of a card that is to pay an order ─▶ PARKED
 
 Invariants
 1. SUBMITTED is committed before the acquirer and the ledger are asked, so money that moved has a payment that says it
@@ -19,11 +21,13 @@ Invariants
 2. At most one payment of an order is SUBMITTED, UNKNOWN, SUCCEEDED or REVERSING (a unique index; `ACTIVE`).
 3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN; what
    nobody answers for too long is put before people (`attention`), and stays as it is.
-4. A payment that has a request has it IN_PROGRESS until it is SUCCEEDED, DECLINED or REVERSED, and DONE in the same
-   transaction that makes it so. One that is REVERSING without a journal was UNKNOWN: both its requests are open.
+4. A payment that has a request has it IN_PROGRESS until it is SUCCEEDED, DECLINED, PARKED or REVERSED, and DONE in the
+   same transaction that makes it so. One that is REVERSING without a journal was UNKNOWN: both its requests are open.
 5. Each change raises `version` by one and writes one event; the fence of a payment never falls. How often the acquirer
    kept silent is no change.
-6. REVERSED without a journal: nothing was charged, and the acquirer will never charge it.
+6. REVERSED without a journal: the acquirer holds nothing under its key, and will never charge it.
+7. PARKED: it has no journal, and the ledger refuses one for ever; its order is free. The acquirer is owed the reversal
+   of its key, and only that leads on. It never becomes SUCCEEDED.
 
 The moves are functions of `store.py`, called by `operations.py`; each is one conditional UPDATE.
 """
@@ -33,11 +37,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
+from services.kernel.clock import rfc3339
+from services.kernel.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+)
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Begun, RequestKey, fingerprint
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+
+#: When to ask again for an order that waits for another payment's outcome, in milliseconds.
+_HALF_SETTLED_RETRY_MS = 1_000
 
 
 class PaymentState(StrEnum):
@@ -50,26 +64,36 @@ class PaymentState(StrEnum):
     UNKNOWN = "UNKNOWN"
     REVERSING = "REVERSING"
     REVERSED = "REVERSED"
+    PARKED = "PARKED"
 
 
 #: The machine as a table: from → to. CREATED → DECLINED: refused before anything was sent, for instance because
 #: another clerk had settled the bill. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
-#: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of.
+#: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of. SUBMITTED, UNKNOWN → PARKED:
+#: of an order's card payment only.
 MOVES: dict[PaymentState, frozenset[PaymentState]] = {
     PaymentState.CREATED: frozenset({PaymentState.SUBMITTED, PaymentState.DECLINED}),
-    PaymentState.SUBMITTED: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.UNKNOWN}),
-    PaymentState.UNKNOWN: frozenset({PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSING}),
+    PaymentState.SUBMITTED: frozenset(
+        {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.UNKNOWN, PaymentState.PARKED}
+    ),
+    PaymentState.UNKNOWN: frozenset(
+        {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSING, PaymentState.PARKED}
+    ),
     PaymentState.SUCCEEDED: frozenset({PaymentState.REVERSING}),
     PaymentState.REVERSING: frozenset({PaymentState.REVERSED, PaymentState.SUCCEEDED}),
     PaymentState.DECLINED: frozenset(),
     PaymentState.REVERSED: frozenset(),
+    PaymentState.PARKED: frozenset({PaymentState.REVERSED}),
 }
 
 #: The states of which an order has at most one payment.
 ACTIVE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.SUCCEEDED, PaymentState.REVERSING)
 
 #: The states in which somebody waits for the acquirer.
-UNANSWERED = (PaymentState.UNKNOWN, PaymentState.REVERSING)
+UNANSWERED = (PaymentState.UNKNOWN, PaymentState.REVERSING, PaymentState.PARKED)
+
+#: The states in which an order's card payment can be parked.
+PARKABLE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN)
 
 
 def sources_of(target: PaymentState) -> tuple[PaymentState, ...]:
@@ -160,6 +184,15 @@ class Reversal:
 
 
 @dataclass(frozen=True, slots=True)
+class Parking:
+    """Who gives up waiting for the acquirer's answer, under which request, and why."""
+
+    key: RequestKey
+    clerk: Principal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Undone:
     """What a reversal left in the books.
 
@@ -185,20 +218,58 @@ class KeyState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ChargeTerms:
+    """What a charge is for: the payload that a key stands for at the acquirer.
+
+    Args:
+        minor_units: As stated; an answer may hold any number.
+        currency: As stated; an answer may hold any text.
+    """
+
+    minor_units: int
+    currency: str
+    card: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class AcquirerSays:
     """An answer of the acquirer.
 
     Args:
         reason: Why it was DECLINED, UPPER_SNAKE; empty otherwise.
+        key: Which key the answer is about; empty if UNSEEN.
+        terms: What the key stands for there; None: nothing, as for a TOMBSTONE.
     """
 
     state: KeyState
     reason: str = ""
+    key: str = ""
+    terms: ChargeTerms | None = None
 
     @property
     def was_charged(self) -> bool:
         """Whether money came in under the key, though it may have been given back."""
         return self.state in (KeyState.CHARGED, KeyState.REFUNDED)
+
+    def contradictions(self, key: str, terms: ChargeTerms) -> tuple[str, ...]:
+        """Name the parts of this answer that are not what was asked for, by field; empty: all of it agrees."""
+        if self.state is KeyState.UNSEEN:
+            return ()
+        wrong = ("key",) if self.key != key else ()
+        if self.terms is None:
+            return wrong if self.state is KeyState.TOMBSTONE else (*wrong, "amount")
+        stated, asked = self.terms, terms
+        return wrong + tuple(
+            name
+            for name, agrees in (
+                ("amount", stated.minor_units == asked.minor_units),
+                ("currency", stated.currency == asked.currency),
+                ("card", stated.card == asked.card),
+                ("reference", stated.reference == asked.reference),
+            )
+            if not agrees
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +279,8 @@ class Silence:
     Args:
         asks: How often that has happened to this payment so far.
         ask_at_ms: When the worker asks again, Unix milliseconds.
-        attention: Why people have to look, UPPER_SNAKE; empty: not yet.
+        attention: Why people have to look, UPPER_SNAKE; empty: not yet. ACQUIRER_MISMATCH: its answer contradicts
+            what was asked.
     """
 
     asks: int
@@ -253,6 +325,7 @@ class Payment:
     attempt: int = 0
     acquirer_key: str = ""
     silence: Silence = NO_SILENCE
+    parking: Parking | None = None
 
     @classmethod
     def created(
@@ -307,6 +380,8 @@ class Payment:
 
         A payment that is SUCCEEDED with a reversal is so again, for the ledger refused to undo it.
         """
+        if self.parking is not None:  # only PARKED and REVERSED come after it
+            return self.parking.clerk, self.parking.reason
         undoing = (PaymentState.REVERSING, PaymentState.REVERSED)
         if self.reversal is not None and self.state in (*undoing, PaymentState.SUCCEEDED):
             return self.reversal.clerk, self.reversal.reason if self.state in undoing else "REVERSAL_REFUSED"
@@ -316,6 +391,22 @@ class Payment:
     def attention(self) -> str:
         """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""
         return self.silence.attention
+
+    @property
+    def charge_terms(self) -> ChargeTerms:
+        """What its key stands for at the acquirer. Only of a card payment that was submitted."""
+        if self.amount is None:
+            raise AssertionError(f"{self.payment_id} was submitted without an amount")
+        return ChargeTerms(self.amount.minor_units, self.amount.currency, self.card, self.payment_id)
+
+    @property
+    def can_be_parked(self) -> bool:
+        """Whether it is an order's card payment whose outcome may still be open."""
+        return bool(self.order_id) and self.source is Source.CARD and self.state in PARKABLE
+
+    def is_parked_for(self, parking: Parking) -> bool:
+        """Whether it was parked under this request."""
+        return self.parking is not None and self.parking.key == parking.key
 
     def is_undone_for(self, reversal: Reversal) -> bool:
         """Whether its latest reversal, however far it came, is this request's."""
@@ -375,7 +466,7 @@ class Rival:
 
 
 #: Methods as they stand in the request table.
-ISSUE_TICKET, PAY, SETTLE, REVERSE = "IssueTicket", "Pay", "Settle", "Reverse"
+ISSUE_TICKET, PAY, SETTLE, REVERSE, PARK = "IssueTicket", "Pay", "Settle", "Reverse", "Park"
 
 
 class BillState(StrEnum):
@@ -403,6 +494,42 @@ class Bill:
     def is_being_paid_by(self, payment: Payment) -> bool:
         """Whether this payment owns the claim."""
         return self.state is BillState.PAYING and self.payment_id == payment.payment_id
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTerms:
+    """A ledger account as a payment needs to know it before a card is charged.
+
+    Args:
+        closed: Whether nothing can be posted to it any more.
+    """
+
+    account_id: str
+    currency: str
+    closed: bool = False
+
+
+def check_accounts(charge: Charge, payer: AccountTerms | None, payee: AccountTerms | None) -> None:
+    """Check that the ledger could post this charge, as far as its accounts say. Balances are the ledger's to decide.
+
+    Raises:
+        FailedPrecondition: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED or CURRENCY_MISMATCH.
+    """
+    for account_id, account in ((charge.payer_account_id, payer), (charge.payee_account_id, payee)):
+        about = {"account_id": account_id, "currency": charge.amount.currency}
+        if account is None:
+            problem = ("ACCOUNT_NOT_FOUND", f"there is no account {account_id}; open it first")
+        elif account.closed:
+            problem = ("ACCOUNT_CLOSED", f"account {account_id} is closed; name another")
+        elif account.currency != charge.amount.currency:
+            problem = (
+                "CURRENCY_MISMATCH",
+                f"account {account_id} is kept in {account.currency}; use an account in {charge.amount.currency}",
+            )
+        else:
+            continue
+        reason, what = problem
+        raise FailedPrecondition(reason, f"declined: {what}; the card was not charged", metadata=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,17 +562,30 @@ def acquirer_key(payment_id: str, attempt: int) -> str:
 
 
 def already_paid(
-    order_id: str, *, payment_id: str, clerk: Principal | None, settled_at_ms: int, now_ms: int, guard: str
+    order_id: str, *, payment_id: str, source: Source | None, clerk: Principal | None, settled_at_ms: int, guard: str
 ) -> AlreadyExists:
-    """The refusal a clerk gets for a bill that somebody else has settled; `guard` found it out."""
-    who = clerk.name if clerk else "somebody else"
-    ago = f", {max(0, now_ms - settled_at_ms)} ms ago" if settled_at_ms else ""
+    """Return the refusal for an order that another payment has settled. It holds no time relative to now: it is stored.
+
+    Args:
+        source: Where the money came from; None: not known.
+        clerk: Who settled it; None: not known.
+        settled_at_ms: Unix milliseconds; 0: not known.
+        guard: The guard that found it out.
+    """
+    parts = [f"{order_id} was already settled by {f'{clerk.name} ({clerk.role})' if clerk else 'somebody else'}"]
+    if source is not None:
+        parts.append(f"from the {source.lower()}")
+    if settled_at_ms:
+        parts.append(f"at {rfc3339(settled_at_ms)}")
+    if payment_id:
+        parts.append(f"with payment {payment_id}")
     return AlreadyExists(
         "ORDER_ALREADY_PAID",
-        f"{order_id} was already settled by {who}{ago}",
+        " ".join(parts),
         metadata={
             "order_id": order_id,
             "payment_id": payment_id,
+            "source": str(source or ""),
             "clerk": clerk.name if clerk else "",
             "role": str(clerk.role) if clerk else "",
             "settled_at_ms": str(settled_at_ms),
@@ -460,4 +600,35 @@ def not_reversible(payment: Payment) -> FailedPrecondition:
         "ILLEGAL_STATE",
         f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed, or an UNKNOWN one by card",
         metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
+    )
+
+
+def not_parkable(payment: Payment) -> FailedPrecondition:
+    """The refusal to park a payment in its state."""
+    return FailedPrecondition(
+        "ILLEGAL_STATE",
+        f"{payment.payment_id} is {payment.state}, from the {payment.source.lower()}; only an order's card payment "
+        "that is SUBMITTED or UNKNOWN can be parked",
+        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
+    )
+
+
+def half_settled(payment: Payment) -> Aborted:
+    """Return the passing refusal for an order that waits for the outcome of another payment, and the way out."""
+    way_out = f"park {payment.payment_id} to settle the order now, or wait" if payment.can_be_parked else "try again"
+    return Aborted(
+        "ORDER_HALF_SETTLED",
+        f"{payment.order_id} is being paid from the {payment.source.lower()} with payment {payment.payment_id} of "
+        f"{payment.clerk.name} ({payment.clerk.role}), which is {payment.state} since "
+        f"{rfc3339(payment.updated_at_ms)}; {way_out}",
+        metadata={
+            "order_id": payment.order_id,
+            "payment_id": payment.payment_id,
+            "source": str(payment.source),
+            "clerk": payment.clerk.name,
+            "role": str(payment.clerk.role),
+            "state": str(payment.state),
+            "since_ms": str(payment.updated_at_ms),
+        },
+        retry_after_ms=_HALF_SETTLED_RETRY_MS,
     )

@@ -15,24 +15,28 @@ One bill, from the call to the reply; each line is a commit or a call, and the n
 Undoing it: the opposite journal (posted), and only then, of a card, the refund (refunded), then REVERSED (recorded).
 The ledger may refuse, the acquirer never does.
 
+Parking it, while the acquirer does not answer: the ledger voids the journal (voided), the payment is PARKED and its
+request refused (parked), the order is released (completed). The worker owes the acquirer the reversal of its key
+(refunded), then it is REVERSED (recorded): `recovery.py`.
+
 Rules
-1. Every step can be repeated: `_carry_on` brings a payment to its end from whatever state it is found in. The caller's
-   own attempt, the next clerk who finds the bill half settled, and the worker all go through it.
+1. Every step can be repeated: `Saga.carry_on` brings a payment to its end from whatever state it is found in. The
+   caller's own attempt, the next clerk who finds the bill half settled, and the worker all go through it.
 2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
 3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
    From the claim on, a payment is brought to its end, by whomever.
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
 5. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
+6. Only an execution of the payment's own request causes a charge (`saga.Charging`). Whoever finishes another's payment
+   asks what became of its key; if nobody can tell, the payment stays as it is and they are told which one it is.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import (
@@ -43,71 +47,56 @@ from services.kernel.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from services.kernel.fence import NO_FENCE, Fence
+from services.kernel.fence import NO_FENCE
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, Begun, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.ids import IdSource
 from services.kernel.principal import Principal, Role
 from services.payment.card import CardMoney
-from services.payment.commands import PayCommand, ReverseCommand, SettleCommand, direct, not_your_wallet, ticket_owner
+from services.payment.commands import (
+    ParkCommand,
+    PayCommand,
+    ReverseCommand,
+    SettleCommand,
+    direct,
+    not_your_wallet,
+    ticket_owner,
+)
 from services.payment.model import (
     ISSUE_TICKET,
+    PARK,
     PAY,
     REVERSE,
     SETTLE,
     Bill,
     BillState,
     Charge,
+    Parking,
     Payment,
     PaymentEvent,
     PaymentState,
-    Purpose,
     Reversal,
     Rival,
     Source,
-    Undone,
-    already_paid,
     charge_for,
     check_source,
     filled_in,
+    half_settled,
+    not_parkable,
     not_reversible,
 )
 from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Limits, Locks, Orders, Responses, Store
+from services.payment.recovery import RECOVERY_S, Recovery
+from services.payment.saga import Charging, Saga, Work
 from services.runtime.context import Call
 
 #: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
 _AFTER_LOCK_S = 0.5
-#: How long the worker gives one payment.
-_RECOVERY_S = 10.0
-#: The outbox is left to the call that filled it for this long.
-_DELIVERY_GRACE_MS = 1_000
 #: How many half settled payments one clerk finishes before their own. More than one means that something is odd.
 _MAX_ADOPTIONS = 3
-_BATCH = 50
-_RECOVERIES_AT_ONCE = 8
 
-#: What the order service is told of a payment that has just come to this state.
-_WORDS = {
-    PaymentState.SUCCEEDED: Purpose.COMPLETE,
-    PaymentState.DECLINED: Purpose.RELEASE,
-}
-#: What a ledger says when it will never post this: no money moved.
-_REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
 #: Outcomes that leave open whether something happened, or was never sent after the payment was submitted.
 _NO_ANSWER = (OutcomeUnknown, Unavailable)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One execution: for whom, until when, and under which request.
-
-    Args:
-        call: Whose reply a failpoint may lose; None: nobody waits.
-    """
-
-    deadline: Deadline
-    call: Call | None
-    begun: Begun | None
 
 
 class PaymentOperations:
@@ -135,17 +124,19 @@ class PaymentOperations:
     ) -> None:
         self._store = store
         self._orders = orders
-        self._ledger = ledger
         self._cards = CardMoney(acquirer, store, clock, ids, guards, max_asks=limits.acquirer_asks)
         self._locks = locks
         self._responses = responses
-        self._failpoints = failpoints
         self._clock = clock
         self._ids = ids
         self._guards = guards
         self._limits = limits
         self._instance = instance
         self._executing: dict[RequestKey, Begun] = {}
+        self._saga = Saga(store, orders, ledger, self._cards, responses, failpoints, clock)
+        self._recovery = Recovery(
+            store, self._cards, failpoints, clock, finish_request=self._recover_request, deliver=self._recover_word
+        )
 
     # Method 1: a ticket, then a payment
 
@@ -225,9 +216,9 @@ class PaymentOperations:
         accepted = await self._store.accept(draft, fingerprint, self._lease())
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
-        work = _Work(call.deadline, call, accepted.begun)
+        work = Work(call.deadline, call, accepted.begun, Charging.YES)
         async with self._execution(accepted.begun):
-            await self._pass("accepted", work, accepted.payment)
+            await self._saga.hit("accepted", work, accepted.payment)
             return await self._execute(work, accepted.payment)
 
     async def _check_customer(self, call: Call, draft: Payment, customer_id: str) -> None:
@@ -251,30 +242,44 @@ class PaymentOperations:
             NotFound: PAYMENT_NOT_FOUND. FailedPrecondition: ILLEGAL_STATE, or the ledger refused.
             CountinghouseError: As `settle`.
         """
-        payment = await self._store.get(command.payment_id)
         key = RequestKey(call.principal, REVERSE, command.request_id)
+        reversal = Reversal(key, call.principal, command.reason)
+        return await self._on_payment(
+            call,
+            key,
+            command,
+            lambda work, hold, payment: self._reverse(work, hold, payment, reversal),
+        )
+
+    async def _on_payment(
+        self,
+        call: Call,
+        key: RequestKey,
+        command: ReverseCommand | ParkCommand,
+        act: Callable[[Work, Hold | None, Payment], Awaitable[Answer]],
+    ) -> Answer:
+        """Run a request that changes a payment of another request, under the lock of its order."""
+        payment = await self._store.get(command.payment_id)
         begun = await self._store.begin_request(key, command.fingerprint, self._lease())
         if isinstance(begun, StoredResponse):
             return Answer(begun, replayed=True)
-        work = _Work(call.deadline, call, begun)
-        reversal = Reversal(key, call.principal, command.reason)
+        work = Work(call.deadline, call, begun)
         async with self._execution(begun):
-            await self._pass("accepted", work, payment)
+            await self._saga.hit("accepted", work, payment)
             async with self._held(work, payment, call.principal) as hold:
-                payment = await self._store.get(payment.payment_id)
-                answer = await self._reverse(work, hold, payment, reversal)
-            await self._pass("released", work, payment)
+                answer = await act(work, hold, await self._store.get(payment.payment_id))
+            await self._saga.hit("released", work, payment)
             return answer
 
-    async def _reverse(self, work: _Work, hold: Hold | None, payment: Payment, reversal: Reversal) -> Answer:
+    async def _reverse(self, work: Work, hold: Hold | None, payment: Payment, reversal: Reversal) -> Answer:
         fence = hold.fence if hold else NO_FENCE
         try:
-            await self._tell_order(work, hold, payment)  # the bill must be PAID before it can be reopened
+            await self._saga.tell_order(work, hold, payment)  # the bill must be PAID before it can be reopened
             payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
             undoing = payment.state is PaymentState.REVERSING
             if undoing and not payment.is_undone_for(reversal) and self._guards.recovery:
                 # Somebody died undoing it. Should the ledger refuse theirs, it is ours to undo.
-                await self._carry_on(replace(work, begun=None), hold, payment)
+                await self._saga.carry_on(work.adopting(), hold, payment)
                 payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
         except CountinghouseError:
             await self._give_back(work)
@@ -282,6 +287,37 @@ class PaymentOperations:
         if not payment.is_undone_for(reversal):
             return await self._refuse_request(reversal.key, not_reversible(payment))
         return await self._conclude(work, hold, payment)
+
+    # Parking
+
+    async def park(self, call: Call, command: ParkCommand) -> Answer:
+        """Give up waiting for the acquirer's answer about an order's card payment; the order is free at once.
+
+        Raises:
+            NotFound: PAYMENT_NOT_FOUND. AlreadyExists: ORDER_ALREADY_PAID, by this payment after all.
+            FailedPrecondition: ILLEGAL_STATE: it has ended, is no card payment or has no order.
+            CountinghouseError: As `settle`.
+        """
+        key = RequestKey(call.principal, PARK, command.request_id)
+        parking = Parking(key, call.principal, command.reason)
+        return await self._on_payment(
+            call, key, command, lambda work, hold, payment: self._park(work, hold, payment, parking)
+        )
+
+    async def _park(self, work: Work, hold: Hold | None, payment: Payment, parking: Parking) -> Answer:
+        try:
+            if hold is not None and payment.can_be_parked:
+                payment = await self._saga.park_unanswered(work, hold, payment, parking)
+        except CountinghouseError:
+            await self._give_back(work)  # every step before PARKED can be repeated
+            raise
+        if payment.is_parked_for(parking):
+            await self._saga.tell_order(work, hold, payment)
+            return await self._answer(parking.key)
+        if payment.state is PaymentState.SUCCEEDED and payment.order_id:
+            paid = await self._saga.already_paid(payment.order_id, payment.payment_id, guard="state")
+            return await self._refuse_request(parking.key, paid)
+        return await self._refuse_request(parking.key, not_parkable(payment))
 
     # Reading
 
@@ -309,33 +345,8 @@ class PaymentOperations:
     # What was left between two commits
 
     async def recover(self) -> int:
-        """Finishes what no living execution is working on; how many were looked at.
-
-        Raises:
-            CountinghouseError: Why the first of those that could not be finished now could not; the others were tried.
-        """
-        now_ms = self._now()
-        await self._store.expire(now_ms=now_ms)
-        rows = await self._store.overdue(now_ms=now_ms, limit=_BATCH)
-        payment_ids = await self._store.undelivered(before_ms=now_ms - _DELIVERY_GRACE_MS, limit=_BATCH)
-        turn = asyncio.Semaphore(_RECOVERIES_AT_ONCE)  # one that waits for a lock must not hold up all others
-
-        async def in_turn(finish: Coroutine[Any, Any, None]) -> CountinghouseError | None:
-            async with turn:
-                try:
-                    await finish
-                except CountinghouseError as error:
-                    return error
-                return None
-
-        failures = await asyncio.gather(
-            *(in_turn(self._recover_request(row)) for row in rows),
-            *(in_turn(self._recover_word(payment_id)) for payment_id in payment_ids),
-        )
-        for failure in failures:
-            if failure is not None:
-                raise failure
-        return len(failures)
+        """As `Recovery.recover`."""
+        return await self._recovery.recover()
 
     async def renew_leases(self) -> None:
         """Keeps others away from what this process is executing. A process that is paused does not get here."""
@@ -351,31 +362,32 @@ class PaymentOperations:
         if payment is None:  # a reversal that had not begun: nothing was done
             await self._store.give_back(begun, now_ms=self._now())
             return
-        work = _Work(Deadline.after(_RECOVERY_S, self._clock), None, begun)
+        charging = Charging.UNTIL_ATTENTION if row.key == payment.key else Charging.NEVER
+        work = Work(Deadline.after(RECOVERY_S, self._clock), None, begun, charging)
         async with self._execution(begun):
             await self._execute(work, payment)
 
     async def _recover_word(self, payment_id: str) -> None:
         payment = await self._store.get(payment_id)
-        work = _Work(Deadline.after(_RECOVERY_S, self._clock), None, None)
+        work = Work(Deadline.after(RECOVERY_S, self._clock), None, None)
         async with self._held(work, payment, payment.clerk) as hold:
-            await self._tell_order(work, hold, await self._store.get(payment_id))
+            await self._saga.tell_order(work, hold, await self._store.get(payment_id))
 
     # The steps
 
-    async def _execute(self, work: _Work, payment: Payment) -> Answer:
+    async def _execute(self, work: Work, payment: Payment) -> Answer:
         """Brings the payment of a request to its end, under the lock if it has an order."""
         if not payment.order_id:
-            return await self._conclude(work, None, await self._submit_direct(payment))
+            return await self._pay_directly(work, payment)
         async with self._held(work, payment, payment.clerk) as hold:
             # We may have been paused long enough for others to carry it on. What is read under the lock stays so, or
             # our fence is stale.
             payment = await self._store.get(payment.payment_id)
             answer = await self._settle(work, hold, payment) if hold else await self._conclude(work, None, payment)
-        await self._pass("released", work, payment)
+        await self._saga.hit("released", work, payment)
         return answer
 
-    async def _settle(self, work: _Work, hold: Hold, payment: Payment) -> Answer:
+    async def _settle(self, work: Work, hold: Hold, payment: Payment) -> Answer:
         """Claims the bill for this payment, finishing other people's half settled ones first."""
         for _ in range(_MAX_ADOPTIONS + 1):
             if payment.state is not PaymentState.CREATED:
@@ -388,58 +400,66 @@ class PaymentOperations:
             except CountinghouseError:
                 await self._give_back(work)  # refused or never sent: nothing was done
                 raise
-            await self._pass("claimed", work, payment)
+            await self._saga.hit("claimed", work, payment)
             if bill.is_being_paid_by(payment) or not self._guards.state:
                 return await self._charge(work, hold, payment, bill)
             if bill.state is not BillState.PAYING:
-                return await self._refuse(work, hold, payment, self._why_not(bill))
+                return await self._refuse(work, hold, payment, await self._why_not(bill))
             await self._adopt(work, hold, bill)
         await self._give_back(work)
         raise Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
 
-    async def _adopt(self, work: _Work, hold: Hold, bill: Bill) -> None:
+    async def _adopt(self, work: Work, hold: Hold, bill: Bill) -> None:
         """Finishes the payment that a dead or paused process left on this bill, whose lock we hold."""
         if not self._guards.recovery:
             await self._give_back(work)
             raise Unavailable("ORDER_HALF_SETTLED", f"{bill.order_id} is half settled and recovery is switched off")
         try:
-            other = await self._store.get(bill.payment_id)
-            await self._carry_on(replace(work, begun=None), hold, other, bill)
-        except OutcomeUnknown as unknown:
-            await self._give_back(work)
-            raise Unavailable(
-                "ORDER_HALF_SETTLED", f"{bill.order_id} is half settled, and there is {unknown}; try again"
-            ) from unknown
+            await self._finish_other(work, hold, await self._store.get(bill.payment_id), bill)
         except CountinghouseError:
             await self._give_back(work)
             raise
 
-    async def _charge(self, work: _Work, hold: Hold, payment: Payment, bill: Bill) -> Answer:
-        """The claim is ours: submit, then conclude."""
-        submitted = await self._submit(hold, payment, bill)
-        if isinstance(submitted, Payment):
-            return await self._conclude(work, hold, submitted)
-        rival = await self._carry_on(replace(work, begun=None), hold, submitted.payment)
-        refusal = already_paid(
-            payment.order_id,
-            payment_id=rival.payment_id,
-            clerk=rival.clerk,
-            settled_at_ms=rival.settled_at_ms,
-            now_ms=self._now(),
-            guard="unique",
-        )
-        return await self._refuse(work, hold, payment, refusal, release=bill.is_being_paid_by(payment))
+    async def _finish_other(self, work: Work, hold: Hold, other: Payment, bill: Bill | None = None) -> Payment:
+        """Bring a payment that another request made to its end, without charging its card.
 
-    async def _submit(self, hold: Hold, payment: Payment, bill: Bill) -> Payment | Rival:
-        charge = charge_for(bill, payment)
+        Args:
+            bill: As for `Saga.carry_on`.
+
+        Raises:
+            Aborted: ORDER_HALF_SETTLED: nobody can tell its outcome now.
+        """
+        if other.state is PaymentState.CREATED and other.source is Source.CARD:
+            raise half_settled(other)  # to finish it would be to charge it
         try:
-            return await self._store.submit(payment.payment_id, charge, hold.fence, now_ms=self._now())
-        except FailedPrecondition as refusal:  # the card is another customer's
-            return await self._decline(hold, payment, refusal, release=True)
+            return await self._saga.carry_on(work.adopting(), hold, other, bill)
+        except OutcomeUnknown as unknown:
+            raise half_settled(await self._store.get(other.payment_id)) from unknown
 
-    async def _submit_direct(self, payment: Payment) -> Payment:
+    async def _charge(self, work: Work, hold: Hold, payment: Payment, bill: Bill) -> Answer:
+        """The claim is ours: check the accounts, submit, then conclude."""
+        claimed = bill.is_being_paid_by(payment)
+        try:
+            await self._saga.check_accounts(payment, charge_for(bill, payment), work.deadline)
+        except FailedPrecondition as refusal:
+            return await self._refuse(work, hold, payment, refusal, release=claimed)
+        except Unavailable:
+            await self._let_others(work.begun)
+            return self._pending(work, payment)
+        for _ in range(_MAX_ADOPTIONS + 1):
+            submitted = await self._saga.submit(hold, payment, bill)
+            if isinstance(submitted, Payment):
+                return await self._conclude(work, hold, submitted)
+            rival = await self._finish_other(work, hold, submitted.payment)
+            if rival.state is PaymentState.SUCCEEDED:
+                paid = await self._saga.already_paid(payment.order_id, rival.payment_id, guard="unique")
+                return await self._refuse(work, hold, payment, paid, release=claimed)
+        raise Unavailable("ORDER_BUSY", f"{payment.order_id} is paid by one payment after another; try again")
+
+    async def _pay_directly(self, work: Work, payment: Payment) -> Answer:
+        """Submit a payment that has no order, unless it was, and bring it to its end."""
         if payment.state is not PaymentState.CREATED or payment.amount is None:
-            return payment
+            return await self._conclude(work, None, payment)
         charge = Charge(
             0,
             payment.customer_id,
@@ -449,163 +469,35 @@ class PaymentOperations:
             by_card=payment.source is Source.CARD,
         )
         try:
+            await self._saga.check_accounts(payment, charge, work.deadline)
             submitted = await self._store.submit(payment.payment_id, charge, NO_FENCE, now_ms=self._now())
-        except FailedPrecondition as refusal:  # the card is another customer's
-            return await self._decline(None, payment, refusal, release=False)
-        return submitted.payment if isinstance(submitted, Rival) else submitted
+        except FailedPrecondition as refusal:
+            return await self._refuse(work, None, payment, refusal)
+        except Unavailable:
+            await self._give_back(work)
+            raise
+        return await self._conclude(work, None, submitted.payment if isinstance(submitted, Rival) else submitted)
 
-    async def _conclude(self, work: _Work, hold: Hold | None, payment: Payment) -> Answer:
+    async def _conclude(self, work: Work, hold: Hold | None, payment: Payment) -> Answer:
         """Brings a payment that is past its claim to its end, and answers its request."""
         try:
-            ended = await self._carry_on(work, hold, payment)
+            ended = await self._saga.carry_on(work, hold, payment)
         except _NO_ANSWER:
             await self._let_others(work.begun)
             return self._pending(work, await self._store.get(payment.payment_id))
         return await self._answer(ended.key if work.begun is None else work.begun.key)
 
-    async def _carry_on(self, work: _Work, hold: Hold | None, payment: Payment, bill: Bill | None = None) -> Payment:
-        """From whatever state a payment is in to its end; every step can be repeated.
-
-        Args:
-            bill: For a payment that claimed its bill and was not submitted.
-        """
-        if payment.state is PaymentState.CREATED and bill is not None and hold is not None:
-            submitted = await self._submit(hold, payment, bill)
-            if isinstance(submitted, Rival):
-                return payment
-            payment = submitted
-        word: Purpose | None = None
-        if payment.state in (PaymentState.SUBMITTED, PaymentState.UNKNOWN):
-            payment = await self._post(work, hold, payment)
-            word = _WORDS.get(payment.state)
-        if payment.state is PaymentState.REVERSING:
-            payment = await self._post_reversal(work, hold, payment)
-            word = None  # the order service may not even have heard yet that it was paid; that comes first
-        await self._tell_order(work, hold, payment, word)
-        return payment
-
-    async def _post(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
-        """Asks the acquirer for a card's charge, and the ledger for the journal; records what they said."""
-        fence = hold.fence if hold else NO_FENCE
-        if payment.amount is None:
-            raise AssertionError(f"{payment.payment_id} was submitted without an amount")
-        if hold is not None:
-            hold.ensure()
-        # The worst moment to be paused: the lock has been looked at, and the money has not moved yet.
-        await self._pass("submitted", work, payment)
-        by_card = payment.source is Source.CARD
-        if by_card:
-            declined = await self._cards.charge(payment, fence, work.deadline, by_itself=work.call is None)
-            if declined is not None:
-                return await self._decline(hold, payment, declined, release=True)
-            await self._pass("charged", work, payment)
-        try:
-            journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
-        except OutcomeUnknown:
-            if payment.state is PaymentState.SUBMITTED:
-                await self._store.lose_sight(payment.payment_id, fence, now_ms=self._now())
-            raise
-        except _REFUSALS as refusal:
-            if by_card:
-                await self._cards.reverse(payment, fence, work.deadline)  # it will never be in the books
-            return await self._decline(hold, payment, self._ledger_said(payment, refusal), release=True)
-        await self._pass("posted", work, payment)
-        payment = await self._store.record(payment.payment_id, fence, journal_id, self._encode, now_ms=self._now())
-        await self._pass("recorded", work, payment)
-        return payment
-
-    async def _post_reversal(self, work: _Work, hold: Hold | None, payment: Payment) -> Payment:
-        """Undoes a payment's money, and records what that left in the books."""
-        fence = hold.fence if hold else NO_FENCE
-        reversal = payment.reversal
-        if reversal is None:
-            raise AssertionError(f"{payment.payment_id} is being reversed by nobody")
-        if hold is not None:
-            hold.ensure()
-        await self._pass("submitted", work, payment)
-        undo = self._undo_card if payment.source is Source.CARD else self._undo_in_ledger
-        undone = await undo(work, fence, payment, reversal)
-        if undone is None:
-            return await self._store.get(payment.payment_id)
-        payment = await self._store.record_reversal(
-            payment, fence, undone, self._encode_reversal, self._encode_undone, now_ms=self._now()
-        )
-        await self._pass("recorded", work, payment)
-        return payment
-
-    async def _undo_card(self, work: _Work, fence: Fence, payment: Payment, reversal: Reversal) -> Undone | None:
-        """The ledger first, which may refuse, then the acquirer; None: the ledger refused, and that is recorded.
-
-        Of a payment whose outcome nobody knew the acquirer says whether there is anything to undo in the ledger: nobody
-        posts what was not charged, and once its key is dead it never will be.
-        """
-        known = bool(payment.journal_id)
-        charged = known or (await self._cards.query(payment, fence, work.deadline)).was_charged
-        undone: Undone | None = Undone()
-        if charged:
-            undone = await self._undo_in_ledger(work, fence, payment, reversal)
-            if undone is None:
-                return None
-        said = await self._cards.reverse(payment, fence, work.deadline)
-        if said.was_charged and not charged:  # a charge arrived between the two questions
-            undone = await self._undo_in_ledger(work, fence, payment, reversal)
-        await self._pass("refunded", work, payment)
-        return undone
-
-    async def _undo_in_ledger(self, work: _Work, fence: Fence, payment: Payment, reversal: Reversal) -> Undone | None:
-        """Writes the opposite journal; None: the ledger refused, and that is recorded.
-
-        A card's payment that was UNKNOWN may have a journal or not: it is given one, under its own key, to be undone.
-        """
-        journal_id = payment.journal_id
-        if not journal_id and payment.amount is not None:
-            try:
-                journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
-            except _REFUSALS:
-                return Undone()  # it is not in the books, and never will be
-        try:
-            posted = replace(payment, journal_id=journal_id)
-            reversal_journal_id = await self._ledger.reverse(posted, reversal, fence, work.deadline)
-        except _REFUSALS as refusal:
-            answer = self._responses.refusal(refusal)
-            await self._store.refuse_reversal(payment, fence, journal_id, answer, self._encode, now_ms=self._now())
-            return None
-        await self._pass("posted", work, payment)
-        return Undone(journal_id, reversal_journal_id)
-
-    async def _tell_order(self, work: _Work, hold: Hold | None, payment: Payment, word: Purpose | None = None) -> None:
-        """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox.
-
-        Args:
-            word: What was put there a moment ago; None: whatever is there.
-        """
-        if hold is None:
-            return
-        for purpose in (word,) if word else await self._store.owes(payment.payment_id):
-            tell = {
-                Purpose.COMPLETE: self._orders.complete,
-                Purpose.RELEASE: self._orders.release,
-                Purpose.REOPEN: self._orders.reopen,
-            }[purpose]
-            try:
-                await tell(payment, hold.fence, work.deadline)
-            except CountinghouseError:
-                return  # the money is recorded, so the caller's answer stands; the worker tells the order service later
-            await self._pass("completed", work, payment)
-            await self._store.delivered(payment.payment_id, purpose, now_ms=self._now())
-
     # Refusing
 
-    def _why_not(self, bill: Bill) -> CountinghouseError:
+    async def _why_not(self, bill: Bill) -> CountinghouseError:
         """Why a bill that is not ours to charge is refused."""
         if bill.state is BillState.PAID:
-            return already_paid(
+            return await self._saga.already_paid(
                 bill.order_id,
-                payment_id=bill.payment_id,
+                bill.payment_id,
+                guard="state",
                 clerk=bill.settled_by,
                 settled_at_ms=bill.settled_at_ms,
-                now_ms=self._now(),
-                guard="state",
             )
         return FailedPrecondition(
             "ORDER_NOT_PAYABLE",
@@ -613,45 +505,18 @@ class PaymentOperations:
             metadata={"order_id": bill.order_id, "state": bill.state, "guard": "state"},
         )
 
-    def _ledger_said(self, payment: Payment, refusal: CountinghouseError) -> CountinghouseError:
-        """The ledger's refusal in this service's words."""
-        if refusal.reason == "IDEMPOTENCY_KEY_MISMATCH" and payment.order_id:
-            told = refusal.metadata
-            return already_paid(
-                payment.order_id,
-                payment_id=told.get("payment_id", ""),
-                clerk=None,
-                settled_at_ms=int(told.get("posted_at_ms", "0")),
-                now_ms=self._now(),
-                guard="unique",
-            )
-        return FailedPrecondition(refusal.reason, f"declined: {refusal.message}", metadata=refusal.metadata)
-
     async def _refuse_request(self, key: RequestKey, refusal: CountinghouseError) -> Answer:
         """Stores a definitive refusal of a request that changes no payment."""
         await self._store.refuse_request(key, self._responses.refusal(refusal), now_ms=self._now())
         return await self._answer(key)
 
     async def _refuse(
-        self, work: _Work, hold: Hold, payment: Payment, refusal: CountinghouseError, *, release: bool = False
+        self, work: Work, hold: Hold | None, payment: Payment, refusal: CountinghouseError, *, release: bool = False
     ) -> Answer:
         """Ends a payment that was not submitted, and answers its request."""
-        declined = await self._decline(hold, payment, refusal, release=release)
-        await self._tell_order(work, hold, declined)
+        declined = await self._saga.decline(hold, payment, refusal, release=release)
+        await self._saga.tell_order(work, hold, declined)
         return await self._answer(payment.key)
-
-    async def _decline(
-        self, hold: Hold | None, payment: Payment, refusal: CountinghouseError, *, release: bool
-    ) -> Payment:
-        stored = self._responses.refusal(refusal)
-        return await self._store.decline(
-            payment.payment_id,
-            hold.fence if hold else NO_FENCE,
-            refusal.reason,
-            lambda _payment: stored,
-            release=release,
-            now_ms=self._now(),
-        )
 
     # Small parts
 
@@ -659,33 +524,17 @@ class PaymentOperations:
         """The response as it is stored, by whichever execution that was."""
         return Answer(await self._store.response_to(key))
 
-    def _pending(self, work: _Work, payment: Payment) -> Answer:
+    def _pending(self, work: Work, payment: Payment) -> Answer:
         """The outcome is not known yet: the caller is told where the payment stands, and nothing is stored."""
         key = work.begun.key if work.begun else payment.key
         return Answer(self._responses.payment(key.method, payment))
-
-    def _encode(self, payment: Payment) -> StoredResponse:
-        return self._responses.payment(payment.key.method, payment)
-
-    def _encode_reversal(self, payment: Payment) -> StoredResponse:
-        return self._responses.payment(REVERSE, payment)
-
-    def _encode_undone(self, payment: Payment) -> StoredResponse:
-        """The answer to the request of a payment that was undone before its outcome was known."""
-        if payment.journal_id:
-            return self._encode(payment)
-        return self._responses.refusal(
-            FailedPrecondition(
-                "PAYMENT_REVERSED", f"{payment.payment_id} was reversed before it was charged; no money moved"
-            )
-        )
 
     def _draft(self, clerk: Principal, key: RequestKey, order_id: str, asked: PayCommand | SettleCommand) -> Payment:
         payment_id = self._ids.new("pay")
         return Payment.created(payment_id, key, order_id, asked.source, clerk, asked.memo, self._now(), asked.card)
 
     @asynccontextmanager
-    async def _held(self, work: _Work, payment: Payment, clerk: Principal) -> AsyncIterator[Hold | None]:
+    async def _held(self, work: Work, payment: Payment, clerk: Principal) -> AsyncIterator[Hold | None]:
         """Holds the lock of the payment's order; a payment without one needs none."""
         if not payment.order_id:
             yield None
@@ -703,7 +552,7 @@ class PaymentOperations:
             await self._give_back(work)
             raise
         try:
-            await self._pass("locked", work, payment)
+            await self._saga.hit("locked", work, payment)
             yield hold
         finally:
             await holding.__aexit__(None, None, None)
@@ -720,7 +569,7 @@ class PaymentOperations:
         finally:
             self._is_over(begun)
 
-    async def _give_back(self, work: _Work) -> None:
+    async def _give_back(self, work: Work) -> None:
         """Nothing was done, so the request may run again; unless an earlier execution may have done something."""
         if work.begun is not None and work.begun.first and self._is_over(work.begun):
             await self._store.give_back(work.begun, now_ms=self._now())
@@ -736,9 +585,6 @@ class PaymentOperations:
         if ours:
             del self._executing[begun.key]
         return ours
-
-    async def _pass(self, name: str, work: _Work, payment: Payment) -> None:
-        await self._failpoints.hit(name, work.call, payment.order_id, payment.payment_id)
 
     def _lease(self) -> Lease:
         now_ms = self._now()

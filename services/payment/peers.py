@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,16 @@ from services.kernel.clock import Deadline
 from services.kernel.errors import NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.money import Money
-from services.payment.model import AcquirerSays, Bill, BillState, KeyState, Payment, Reversal
+from services.payment.model import (
+    AccountTerms,
+    AcquirerSays,
+    Bill,
+    BillState,
+    ChargeTerms,
+    KeyState,
+    Payment,
+    Reversal,
+)
 from services.runtime import status, translate
 from services.runtime.peering import Peers
 
@@ -30,6 +40,10 @@ _STATES = {
     order.ORDER_STATE_PAID: BillState.PAID,
     order.ORDER_STATE_CANCELLED: BillState.CANCELLED,
 }
+#: What a reason of the acquirer must look like to be stored and shown.
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+#: The reason of a decline that has none that can be shown.
+_DECLINED = "CARD_DECLINED"
 _KEY_STATES = {
     acquirer.CHARGE_STATE_CHARGED: KeyState.CHARGED,
     acquirer.CHARGE_STATE_DECLINED: KeyState.DECLINED,
@@ -50,7 +64,7 @@ class OrderPeer:
     async def get(self, order_id: str, deadline: Deadline) -> Bill:
         """The bill as it stands."""
         answer = await self._peers.call(self._stub.GetOrder, order.GetOrderRequest(order_id=order_id), deadline)
-        return _bill(answer.order)
+        return _bill(answer.order, order_id)
 
     async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Bill:
         """Claims the payment's bill; the answer says whose it is."""
@@ -60,7 +74,7 @@ class OrderPeer:
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(payment.clerk),
         )
-        return _bill((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order)
+        return _bill((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order, payment.order_id)
 
     async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
         """Says that the payment succeeded."""
@@ -103,15 +117,43 @@ class LedgerPeer:
         self._stub = stub
         self._peers = peers
 
+    async def account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
+        """What a payment needs to know of an account; None: it is not open."""
+        request = ledger.GetAccountRequest(account_id=account_id)
+        try:
+            account = (await self._peers.call(self._stub.GetAccount, request, deadline)).account
+        except NotFound:
+            return None
+        if account.account_id != account_id:
+            raise OutcomeUnknown("LEDGER_MISMATCH", f"the ledger answered of another account than {account_id}")
+        return AccountTerms(account_id, account.currency_code)
+
+    async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
+        """Has the payment's Post refused for ever; the journal's id if it stands already, else empty."""
+        request = ledger.VoidPostRequest(
+            request_id=payment.payment_id,
+            business_key=payment.business_key,
+            order_id=payment.order_id,
+            payment_id=payment.payment_id,
+            fence=translate.fence_out(fence),
+        )
+        answer = await self._peers.call(self._stub.VoidPost, request, deadline)
+        if not answer.HasField("journal"):
+            return ""
+        if payment.amount is None:
+            raise AssertionError(f"{payment.payment_id} was submitted without an amount")
+        return _journal_of(answer.journal, payment, payment.amount)
+
     async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str:
-        """Moves the money of a submitted payment; the journal's id."""
+        """Moves the money of a submitted payment; the journal's id.
+
+        Raises:
+            OutcomeUnknown: Also LEDGER_MISMATCH: the answer is about another journal than was asked for.
+        """
         request = ledger.PostRequest(
             request_id=payment.payment_id,
             business_key=payment.business_key,
-            postings=[
-                ledger.Posting(account_id=payment.payer_account_id, amount=amount.minor_units),
-                ledger.Posting(account_id=payment.payee_account_id, amount=-amount.minor_units),
-            ],
+            postings=_postings(payment, amount),
             currency_code=amount.currency,
             memo=payment.memo,
             order_id=payment.order_id,
@@ -119,7 +161,7 @@ class LedgerPeer:
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(payment.clerk),
         )
-        return str((await self._peers.call(self._stub.Post, request, deadline)).journal.journal_id)
+        return _journal_of((await self._peers.call(self._stub.Post, request, deadline)).journal, payment, amount)
 
     async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str:
         """Moves the money back; the opposite journal's id."""
@@ -131,7 +173,12 @@ class LedgerPeer:
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(reversal.clerk),
         )
-        return str((await self._peers.call(self._stub.ReverseJournal, request, deadline)).journal.journal_id)
+        journal = (await self._peers.call(self._stub.ReverseJournal, request, deadline)).journal
+        if (journal.reversal_of, journal.payment_id) != (payment.journal_id, payment.payment_id):
+            raise OutcomeUnknown(
+                "LEDGER_MISMATCH", f"the ledger answered of another journal than the reversal of {payment.journal_id}"
+            )
+        return str(journal.journal_id)
 
 
 class AcquirerPeer:
@@ -192,16 +239,51 @@ class AcquirerPeer:
             charge = (await getattr(self._stub, method)(request, timeout=wait_s, metadata=metadata)).charge
         except grpc.aio.AioRpcError as error:
             answer = status.from_rpc_error(error)
-            if isinstance(answer, NotFound):
+            if isinstance(answer, NotFound) and answer.reason == "CHARGE_NOT_FOUND":
                 return AcquirerSays(KeyState.UNSEEN)
-            reason = "ACQUIRER_SILENT" if isinstance(answer, OutcomeUnknown) else answer.reason
-            raise OutcomeUnknown(reason, f"the acquirer did not answer {method}: {answer.message}") from error
+            told = isinstance(answer, OutcomeUnknown) is False and _REASON.fullmatch(answer.reason)
+            reason = answer.reason if told else "ACQUIRER_SILENT"
+            raise OutcomeUnknown(reason, f"the acquirer did not answer {method}") from error
         if charge.state not in _KEY_STATES:
-            raise OutcomeUnknown("ACQUIRER_UNCLEAR", f"the acquirer answered {method} with {charge.state}")
-        return AcquirerSays(_KEY_STATES[charge.state], charge.decline_reason)
+            raise OutcomeUnknown("ACQUIRER_UNCLEAR", f"the acquirer answered {method} with state {charge.state}")
+        state = _KEY_STATES[charge.state]
+        reason = charge.decline_reason if _REASON.fullmatch(charge.decline_reason) else _DECLINED
+        terms = None
+        if charge.HasField("amount"):
+            amount = charge.amount
+            terms = ChargeTerms(amount.minor_units, amount.currency_code, charge.card, charge.reference)
+        return AcquirerSays(state, reason if state is KeyState.DECLINED else "", charge.key, terms)
 
 
-def _bill(message: order.Order) -> Bill:
+def _postings(payment: Payment, amount: Money) -> list[ledger.Posting]:
+    """The legs of a payment's journal."""
+    return [
+        ledger.Posting(account_id=payment.payer_account_id, amount=amount.minor_units),
+        ledger.Posting(account_id=payment.payee_account_id, amount=-amount.minor_units),
+    ]
+
+
+def _journal_of(journal: ledger.Journal, payment: Payment, amount: Money) -> str:
+    """The id of the journal of a payment.
+
+    Raises:
+        OutcomeUnknown: LEDGER_MISMATCH: it is another, or moves other money.
+    """
+    stated = (journal.business_key, journal.payment_id, journal.currency_code, list(journal.postings))
+    asked = (payment.business_key, payment.payment_id, amount.currency, _postings(payment, amount))
+    if stated != asked or not journal.journal_id:
+        raise OutcomeUnknown("LEDGER_MISMATCH", f"the ledger answered of another journal than {payment.business_key}")
+    return journal.journal_id
+
+
+def _bill(message: order.Order, order_id: str) -> Bill:
+    """The order that was asked about.
+
+    Raises:
+        OutcomeUnknown: ORDER_MISMATCH: the answer is about another.
+    """
+    if message.order_id != order_id:
+        raise OutcomeUnknown("ORDER_MISMATCH", f"the order service answered of another order than {order_id}")
     return Bill(
         order_id=message.order_id,
         customer_id=message.customer_id,

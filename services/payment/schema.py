@@ -10,7 +10,18 @@ from services.kernel.fence import Fence
 from services.kernel.idempotency import RequestKey
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import ACTIVE, REVERSE, Payment, PaymentEvent, PaymentState, Reversal, Silence, Source
+from services.payment.model import (
+    ACTIVE,
+    PARK,
+    REVERSE,
+    Parking,
+    Payment,
+    PaymentEvent,
+    PaymentState,
+    Reversal,
+    Silence,
+    Source,
+)
 from services.runtime.database import ensemble_table
 from services.runtime.requests import request_table
 
@@ -57,6 +68,10 @@ PAYMENTS = Table(
     Column("asks", Integer, nullable=False, server_default="0"),
     Column("ask_at_ms", BigInteger, nullable=False, server_default="0"),
     Column("attention", String(64), nullable=False, server_default=""),
+    Column("parking_caller", String(64), nullable=False, server_default=""),
+    Column("parking_role", String(16), nullable=False, server_default=""),
+    Column("parking_key", String(64), nullable=False, server_default=""),
+    Column("parking_reason", String(200), nullable=False, server_default=""),
 )
 Index("payments_by_age", PAYMENTS.c.created_at_ms, PAYMENTS.c.payment_id)
 Index("payments_by_order", PAYMENTS.c.order_id)
@@ -71,6 +86,8 @@ Index(
     sqlite_where=_NEEDS_ATTENTION,
     postgresql_where=_NEEDS_ATTENTION,
 )
+_IS_PARKED = PAYMENTS.c.state == str(PaymentState.PARKED)
+Index("payments_parked", PAYMENTS.c.ask_at_ms, sqlite_where=_IS_PARKED, postgresql_where=_IS_PARKED)
 IS_ACTIVE = and_(PAYMENTS.c.order_id != "", PAYMENTS.c.state.in_([str(state) for state in ACTIVE]))
 ONE_ACTIVE_PER_ORDER = Index(
     "payments_one_active_per_order",
@@ -110,7 +127,7 @@ Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
 
 def to_row(payment: Payment) -> dict[str, Any]:
     """A payment as its row."""
-    reversal = payment.reversal
+    reversal, parking = payment.reversal, payment.parking
     return {
         "payment_id": payment.payment_id,
         "request_caller": payment.key.caller.name,
@@ -148,6 +165,10 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "asks": payment.silence.asks,
         "ask_at_ms": payment.silence.ask_at_ms,
         "attention": payment.silence.attention,
+        "parking_caller": parking.key.caller.name if parking else "",
+        "parking_role": parking.clerk.role if parking else "",
+        "parking_key": parking.key.key if parking else "",
+        "parking_reason": parking.reason if parking else "",
     }
 
 
@@ -186,6 +207,10 @@ def to_payment(row: Row[Any]) -> Payment:
     if row.reversal_key:
         clerk = Principal(row.reversal_caller, Role(row.reversal_role))
         reversal = Reversal(RequestKey(clerk, REVERSE, row.reversal_key), clerk, row.reversal_reason)
+    parking = None
+    if row.parking_key:
+        clerk = Principal(row.parking_caller, Role(row.parking_role))
+        parking = Parking(RequestKey(clerk, PARK, row.parking_key), clerk, row.parking_reason)
     return Payment(
         payment_id=row.payment_id,
         key=RequestKey(Principal(row.request_caller, Role(row.request_role)), row.request_method, row.request_key),
@@ -212,4 +237,5 @@ def to_payment(row: Row[Any]) -> Payment:
         attempt=row.attempt,
         acquirer_key=row.acquirer_key,
         silence=Silence(row.asks, row.ask_at_ms, row.attention),
+        parking=parking,
     )

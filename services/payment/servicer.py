@@ -14,8 +14,8 @@ from services.kernel.card_numbers import refuse_bare_number, refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_reason, check_text
-from services.payment.commands import PayCommand, ReverseCommand, SettleCommand
-from services.payment.model import PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
+from services.payment.commands import ParkCommand, PayCommand, ReverseCommand, SettleCommand
+from services.payment.model import PARK, PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
 from services.payment.operations import PaymentOperations
 from services.payment.ports import Filter
 from services.runtime import pages, status, translate
@@ -41,6 +41,7 @@ _STATES: dict[PaymentState, pb.PaymentState.ValueType] = {
     PaymentState.UNKNOWN: pb.PAYMENT_STATE_UNKNOWN,
     PaymentState.REVERSING: pb.PAYMENT_STATE_REVERSING,
     PaymentState.REVERSED: pb.PAYMENT_STATE_REVERSED,
+    PaymentState.PARKED: pb.PAYMENT_STATE_PARKED,
 }
 _STATE_BY_NUMBER: dict[int, PaymentState] = {int(number): state for state, number in _STATES.items()}
 
@@ -104,6 +105,16 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         )
         return reply(call, await self._operations.reverse(call, command))
 
+    async def Park(self, request: pb.ParkRequest, _context: _Context) -> Any:
+        call = current_call()
+        command = ParkCommand(
+            request_id=check_name(request.request_id, "request_id"),
+            payment_id=check_name(request.payment_id, "payment_id"),
+            reason=refuse_card_number(check_reason(request.reason, "reason"), "reason"),
+            fingerprint=translate.fingerprint_without(request, "request_id"),
+        )
+        return reply(call, await self._operations.park(call, command))
+
     async def GetPayment(self, request: pb.GetPaymentRequest, _context: _Context) -> pb.GetPaymentResponse:
         payment = await self._operations.get(current_call(), check_name(request.payment_id, "payment_id"))
         return pb.GetPaymentResponse(payment=_payment_out(payment))
@@ -152,6 +163,7 @@ class PaymentResponses:
         PAY: lambda payment: pb.PayResponse(payment=payment),
         SETTLE: lambda payment: pb.SettleResponse(payment=payment),
         REVERSE: lambda payment: pb.ReverseResponse(payment=payment),
+        PARK: lambda payment: pb.ParkResponse(payment=payment),
     }
 
     def ticket(self, ticket_id: str, order_id: str, expires_at_ms: int) -> StoredResponse:
@@ -162,7 +174,7 @@ class PaymentResponses:
         return StoredResponse(True, pb.IssueTicketResponse(ticket=ticket).SerializeToString())
 
     def payment(self, method: str, payment: Payment) -> StoredResponse:
-        """The answer to Pay, Settle or Reverse."""
+        """The answer to Pay, Settle, Reverse or Park."""
         return StoredResponse(True, self._MESSAGES[method](_payment_out(payment)).SerializeToString())
 
     def refusal(self, error: CountinghouseError) -> StoredResponse:

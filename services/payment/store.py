@@ -1,4 +1,4 @@
-"""Each step on the payment service's tables as one transaction; with `schema.py` the only file here that knows SQL.
+"""Each step on the payment service's tables as one transaction. SQL is here, in `schema.py` and `statements.py`.
 
 A step that changes a payment does it by one conditional UPDATE on (id, state, fence) and writes the event in the same
 transaction. Where no row matches, the step finds out why: the fence is stale (refused), or the payment is already there
@@ -12,19 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     and_,
     bindparam,
-    case,
     exists,
     func,
     insert,
-    literal,
     not_,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -44,6 +40,7 @@ from services.payment.model import (
     UNANSWERED,
     Accepted,
     Charge,
+    Parking,
     Payment,
     PaymentEvent,
     PaymentState,
@@ -69,6 +66,7 @@ from services.payment.schema import (
     to_payment,
     to_row,
 )
+from services.payment.statements import made_by, page_of, raise_fence, undone_for
 from services.runtime.database import Database
 from services.runtime.requests import Requests, insert_if_absent
 
@@ -87,7 +85,7 @@ class PaymentStore:
         self._database = database
         self._guards = guards
         self._requests = Requests(REQUESTS, guards)
-        self._raise_fence = _raise_fence(guarded=guards.fence)
+        self._raise_fence = raise_fence(guarded=guards.fence)
         self._moves: dict[tuple[object, ...], Update] = {}
 
     async def prepare(self) -> None:
@@ -154,7 +152,7 @@ class PaymentStore:
             if isinstance(begun, StoredResponse):
                 return begun
             if self._guards.ticket and not begun.fresh:
-                earlier = await self._find(tx, *self._has_key(draft.key))
+                earlier = await self._find(tx, *made_by(draft.key))
                 if earlier is not None:
                     return Accepted(begun, earlier)
             await tx.execute(_INSERT_PAYMENT, to_row(draft))
@@ -320,7 +318,7 @@ class PaymentStore:
         A request whose reversal the ledger refused has been answered: it begins no other.
         """
         columns = PAYMENTS.c
-        begun_before = and_(*self._undone_for(reversal.key))
+        begun_before = and_(*undone_for(reversal.key))
         can_be_undone = or_(columns.state == PaymentState.SUCCEEDED, columns.source == Source.CARD)
 
         async def step(tx: AsyncConnection) -> Payment:
@@ -366,6 +364,7 @@ class PaymentStore:
                 fence,
                 now_ms,
                 journal_id=undone.journal_id,
+                only_from=(PaymentState.REVERSING,),
                 reversal_journal_id=undone.reversal_journal_id,
                 settled_at_ms=settled_at_ms,
             )
@@ -410,6 +409,56 @@ class PaymentStore:
                 await self._requests.finish(tx, payment.reversal.key, answer, now_ms=now_ms)
 
         await self._database.run(step)
+
+    async def park(
+        self, payment_id: str, fence: Fence, parking: Parking, encode: Encode, encode_own: Encode, *, now_ms: int
+    ) -> Payment:
+        """SUBMITTED or UNKNOWN → PARKED, of an order's card payment; else the payment as it stands.
+
+        Ends the payment's own request and the one that parks it, and leaves the order service to be told that the order
+        is free. The acquirer is asked to reverse its key at the worker's next look.
+
+        Args:
+            encode: Makes the response to the parking; `encode_own` that to the payment's own request.
+        """
+        columns = PAYMENTS.c
+
+        async def step(tx: AsyncConnection) -> Payment:
+            moved = await self._move(
+                tx,
+                payment_id,
+                PaymentState.PARKED,
+                fence,
+                now_ms,
+                only_if=and_(columns.source == Source.CARD, columns.order_id != ""),
+                parking_caller=parking.key.caller.name,
+                parking_role=parking.clerk.role,
+                parking_key=parking.key.key,
+                parking_reason=parking.reason,
+                asks=0,
+                ask_at_ms=0,
+                attention="",
+            )
+            if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
+                await self._end(tx, moved, moved.key, Purpose.RELEASE, encode_own, now_ms)
+                await self._end(tx, moved, parking.key, None, encode, now_ms)
+            return moved
+
+        return await self._database.run(step)
+
+    async def record_parked_reversal(self, payment: Payment, *, now_ms: int) -> Payment:
+        """PARKED → REVERSED: the acquirer holds nothing under its key and never will. Nobody waits to be told.
+
+        Args:
+            payment: As it was when the acquirer was asked; its fence is kept.
+        """
+
+        async def step(tx: AsyncConnection) -> Payment:
+            return await self._move(
+                tx, payment.payment_id, PaymentState.REVERSED, payment.fence, now_ms, only_from=(PaymentState.PARKED,)
+            )
+
+        return await self._database.run(step)
 
     async def ask_now(self, key: str) -> None:
         """Lets the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
@@ -474,6 +523,21 @@ class PaymentStore:
 
         return await self._database.read(step)
 
+    async def parked(self, *, now_ms: int, limit: int) -> list[Payment]:
+        """Parked payments whose key the acquirer is to be asked to reverse by now, those that wait longest first."""
+        columns = PAYMENTS.c
+
+        async def step(tx: AsyncConnection) -> list[Payment]:
+            query = (
+                select(PAYMENTS)
+                .where(columns.state == str(PaymentState.PARKED), columns.ask_at_ms <= now_ms)
+                .order_by(columns.ask_at_ms)
+                .limit(limit)
+            )
+            return [to_payment(row) for row in await tx.execute(query)]
+
+        return await self._database.read(step)
+
     async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
         """Carries on an execution; None: somebody else does."""
 
@@ -520,7 +584,7 @@ class PaymentStore:
         async def step(tx: AsyncConnection) -> int:
             keys = await self._requests.expire(tx, now_ms=now_ms)
             for key in keys:
-                payment = await self._find(tx, *self._has_key(key), PAYMENTS.c.state == PaymentState.CREATED)
+                payment = await self._find(tx, *made_by(key), PAYMENTS.c.state == PaymentState.CREATED)
                 if payment is not None:
                     reason = "TICKET_EXPIRED"
                     ended = await self._move(
@@ -548,7 +612,9 @@ class PaymentStore:
         """The payment that a request made, or that it reverses."""
 
         async def step(tx: AsyncConnection) -> Payment | None:
-            return await self._find(tx, *self._has_key(key)) or await self._find(tx, *self._undone_for(key))
+            if key.method != REVERSE:
+                return await self._find(tx, *made_by(key))
+            return await self._find(tx, *undone_for(key))
 
         return await self._database.read(step)
 
@@ -573,24 +639,7 @@ class PaymentStore:
         """
 
         async def step(tx: AsyncConnection) -> list[Payment]:
-            columns = PAYMENTS.c
-            query = select(PAYMENTS).order_by(columns.created_at_ms.desc(), columns.payment_id.desc()).limit(limit)
-            if after is not None:
-                query = query.where(
-                    tuple_(columns.created_at_ms, columns.payment_id) < tuple_(literal(after[0]), literal(after[1]))
-                )
-            if which.state is not None:
-                query = query.where(columns.state == which.state)
-            if which.source is not None:
-                query = query.where(columns.source == which.source)
-            if which.order_id:
-                query = query.where(columns.order_id == which.order_id)
-            if which.needs_attention:
-                query = query.where(columns.attention != "")
-            if seen_by is not None:
-                made = and_(columns.clerk_name == seen_by.name, columns.clerk_role == seen_by.role)
-                asked = and_(columns.request_caller == seen_by.name, columns.request_role == seen_by.role)
-                query = query.where(or_(columns.customer_id == seen_by.name, made, asked))
+            query = page_of(which, limit=limit, after=after, seen_by=seen_by)
             return [to_payment(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
@@ -696,43 +745,6 @@ class PaymentStore:
         return await self._database.read(step)
 
     @staticmethod
-    def _has_key(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
-        columns = PAYMENTS.c
-        return (
-            columns.request_caller == key.caller.name,
-            columns.request_role == key.caller.role,
-            columns.request_method == key.method,
-            columns.request_key == key.key,
-        )
-
-    @staticmethod
-    def _undone_for(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
-        columns = PAYMENTS.c
-        return (
-            columns.reversal_caller == key.caller.name,
-            columns.reversal_role == key.caller.role,
-            columns.reversal_key == key.key,
-        )
-
-    @staticmethod
     async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
         row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
         return None if row is None else to_payment(row)
-
-
-def _raise_fence(*, guarded: bool) -> Update:
-    """The statement that raises a payment's fence and gives its row; no row if the fence is behind.
-
-    Args:
-        guarded: Otherwise one that is behind is let through, and the larger one stays.
-    """
-    columns = PAYMENTS.c
-    generation, token = bindparam("generation", type_=BigInteger), bindparam("token", type_=BigInteger)
-    seen, carried = tuple_(columns.fence_generation, columns.fence_token), tuple_(generation, token)
-    raised = update(PAYMENTS).where(columns.payment_id == bindparam("of_payment")).returning(*columns)
-    if guarded:
-        return raised.where(seen <= carried).values(fence_generation=generation, fence_token=token)
-    return raised.values(
-        fence_generation=case((seen < carried, generation), else_=columns.fence_generation),
-        fence_token=case((seen < carried, token), else_=columns.fence_token),
-    )

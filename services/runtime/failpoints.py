@@ -22,7 +22,7 @@ from services.runtime.translate import optional_enum_in
 
 #: In the order in which a payment passes them.
 NAMES = (
-    *("accepted", "locked", "claimed", "submitted", "charged", "posted", "refunded"),
+    *("accepted", "locked", "claimed", "submitted", "charged", "posted", "voided", "parked", "refunded"),
     *("recorded", "completed", "released"),
 )
 _ACTIONS: dict[int, str] = {number: name for name, number in pb.FailpointAction.items() if number}

@@ -5,6 +5,7 @@ company, and says what the books must hold in the end, whoever of the two was qu
 |---|---|
 | a bill is settled | another clerk settles it, too: one of the two pays, and the other is told so |
 | a payment is undone | another accountant undoes it, too: one of the two does, and the other is told that it is done |
+| an unanswered card payment is parked | another accountant parks it, too: one of the two does, and the other is told |
 | somebody is paid with a ticket | the same ticket again, elsewhere: there is no lock, and one payment |
 """
 
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.type.v1 import money_pb2
 from services.checker.books import Books
 from services.demo.people import Person, Seen
+from services.devstack.supervisor import ACQUIRER_INSTANCE
 from services.kernel.errors import AlreadyExists, FailedPrecondition
 from services.kernel.principal import Role
 from tests.e2e.desk import new_id
@@ -171,6 +174,44 @@ async def _reverse(teller: Teller, settling: Deed, *, at: list[str]) -> Deed:
         assert (state, opened) == ("UNPAID", 2)
 
     return Deed(wish, rival, settled.payment_id, order_id, done)
+
+
+async def park(teller: Teller) -> Deed:
+    """Wang parks li's card payment, which the acquirer never answers; Zhou does, too."""
+    order_id, card = await teller.bill(), new_id("tok")
+    await _silence(teller, card)
+    asked = settle_by_card(order_id, new_id("settle"), card)
+    unheard = payment_in(await teller.cashier.ask(teller.address(ELSEWHERE), "Settle", asked, timeout_s=8.0))
+    assert unheard.state == pb.PAYMENT_STATE_UNKNOWN
+    token = teller.stack.token("zhou", Role.ACCOUNTANT)
+    accountants = (teller.accountant, Person("zhou", Role.ACCOUNTANT, token, teller.telephone))
+    keys = (new_id("park"), new_id("park"))
+    wish, rival = (
+        Wish(who, "Park", pb.ParkRequest(request_id=key, payment_id=unheard.payment_id, reason="pays cash"), key)
+        for who, key in zip(accountants, keys, strict=True)
+    )
+
+    def done(books: Books, answers: Sequence[Seen]) -> None:
+        (payment,) = [payment_in(seen) for seen in answers if seen.error is None]
+        assert (payment.payment_id, payment.state) == (unheard.payment_id, pb.PAYMENT_STATE_PARKED)
+        for refused in (seen.error for seen in answers if seen.error is not None):
+            assert isinstance(refused, FailedPrecondition)
+            assert refused.reason == "ILLEGAL_STATE"
+            assert refused.metadata["state"] in ("PARKED", "REVERSED")
+        (row,) = [row for row in books.payments if row["payment_id"] == unheard.payment_id]
+        assert (row["state"], row["journal_id"]) == ("REVERSED", "")
+        assert at_bank(books, unheard.payment_id) == ["TOMBSTONE"]
+        assert _bill(books, order_id) == ("UNPAID", "", 1)
+
+    return Deed(wish, rival, unheard.payment_id, order_id, done)
+
+
+async def _silence(teller: Teller, card: str) -> None:
+    """The acquirer answers no charge of this card."""
+    fault = acquirer_pb2.Fault(kind=acquirer_pb2.FAULT_KIND_DOWN, method="Charge", times=10_000, subject=card)
+    request = acquirer_pb2.SetFaultsRequest(faults=[fault])
+    method = "countinghouse.acquirer.v1.FaultService/SetFaults"
+    await teller.do(teller.operator, ACQUIRER_INSTANCE, method, request)
 
 
 def _bill(books: Books, order_id: str) -> tuple[str, str, int]:

@@ -63,6 +63,20 @@ class FakeLedgerStore(LedgerStore):
         self.chain += books.written
         return outcomes
 
+    async def void(self, entry: Entry) -> Journal | None:
+        await asyncio.sleep(0)
+        order_id = entry.draft.order_id
+        if order_id and self._guards.fence:
+            self.fences[order_id] = max(self.fences.get(order_id, entry.fence), entry.fence)
+        stale = self._stale(entry)
+        if stale is not None:
+            raise stale
+        standing = {journal.draft.business_key: journal for journal in self.chain}
+        books = Books(self._head(), {}, standing, {}, dict(self.refusals))
+        journal = books.void(entry)
+        self.refusals = books.refusals
+        return journal
+
     async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
         await asyncio.sleep(0)
         if opening.key in self.answers and self._guards.ticket:

@@ -16,11 +16,11 @@ from services.kernel.errors import Aborted, CountinghouseError
 from services.kernel.fence import Fence
 from services.kernel.ids import IdSource
 from services.kernel.money import Money
-from services.kernel.principal import Principal
+from services.kernel.principal import Principal, Role
 from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
 from services.order.model import Change, Order
 from services.order.operations import OrderStore, Outcome, not_found
-from services.payment.model import Bill, BillState, Payment, Reversal
+from services.payment.model import AccountTerms, Bill, BillState, Payment, Reversal
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
 from services.runtime.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
@@ -92,6 +92,17 @@ class FakeLedger(Ledger):
         self._store = store
         self._clock = clock
         self._ids = ids
+
+    async def account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
+        account = await self._store.account(account_id)
+        return None if account is None else AccountTerms(account_id, account.currency)
+
+    async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
+        draft = JournalDraft(
+            payment.business_key, (), "", "", payment.order_id, payment.payment_id, Principal("payment", Role.SERVICE)
+        )
+        journal = await self._store.void(Entry(draft, payment.payment_id, "", self._clock.now_ms(), fence))
+        return journal.journal_id if journal else ""
 
     async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str:
         draft = JournalDraft(
@@ -274,6 +285,15 @@ class Process:
         trouble = self.trouble[name].popleft() if self.trouble[name] else None
         if self.gate is not None:
             await self.gate(name)
+        try:
+            result = await self._outcome(effect, trouble, dies=dies)
+        except Exception as error:
+            self._hears(name, error)
+            raise
+        self._hears(name, result)
+        return result
+
+    async def _outcome(self, effect: Callable[[], Awaitable[Any]], trouble: Trouble | None, *, dies: bool) -> Any:
         if dies and not self._after:
             self._die()
         if trouble is not None and not trouble.after:
@@ -286,9 +306,12 @@ class Process:
         self._alive()
         if trouble is not None:
             raise trouble.error
-        if self.gate is not None:
-            self.heard.append(f"{name}: {result}")
         return result
+
+    def _hears(self, name: str, outcome: object) -> None:
+        """Writes down what the process knows from here on, an error as well."""
+        if self.gate is not None:
+            self.heard.append(f"{name}: {outcome!r}")
 
     def _alive(self) -> None:
         if self.dead:

@@ -27,6 +27,7 @@ from services.payment.model import (
     UNANSWERED,
     Accepted,
     Charge,
+    Parking,
     Payment,
     PaymentEvent,
     PaymentState,
@@ -249,6 +250,7 @@ class FakePaymentStore(Store):
                 PaymentState.REVERSED,
                 fence,
                 now_ms,
+                only_from=(PaymentState.REVERSING,),
                 journal_id=undone.journal_id,
                 reversal_journal_id=undone.reversal_journal_id,
                 settled_at_ms=now_ms if was_unknown and in_books else payment.settled_at_ms,
@@ -282,6 +284,25 @@ class FakePaymentStore(Store):
                     self._end(moved, moved.key, Purpose.COMPLETE, encode, now_ms)
                 self.requests.finish(payment.reversal.key, answer, now_ms=now_ms)
 
+    async def park(
+        self, payment_id: str, fence: Fence, parking: Parking, encode: Encode, encode_own: Encode, *, now_ms: int
+    ) -> Payment:
+        with self._transaction():
+            known = self._known(payment_id)
+            if known.source is not Source.CARD or not known.order_id:
+                return self._seen(known, fence)
+            moved = self._move(payment_id, PaymentState.PARKED, fence, now_ms, parking=parking, silence=NO_SILENCE)
+            if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
+                self._end(moved, moved.key, Purpose.RELEASE, encode_own, now_ms)
+                self._end(moved, parking.key, None, encode, now_ms)
+            return moved
+
+    async def record_parked_reversal(self, payment: Payment, *, now_ms: int) -> Payment:
+        with self._transaction():
+            return self._move(
+                payment.payment_id, PaymentState.REVERSED, payment.fence, now_ms, only_from=(PaymentState.PARKED,)
+            )
+
     async def ask_now(self, key: str) -> None:
         for payment in list(self.payments.values()):
             if key and payment.acquirer_key == key and payment.state in UNANSWERED:
@@ -304,6 +325,14 @@ class FakePaymentStore(Store):
         }
         rows = self.requests.overdue(now_ms=now_ms, limit=len(self.requests.rows))
         return [row for row in rows if row.key not in resting][:limit]
+
+    async def parked(self, *, now_ms: int, limit: int) -> list[Payment]:
+        found = [
+            payment
+            for payment in self.payments.values()
+            if payment.state is PaymentState.PARKED and payment.silence.ask_at_ms <= now_ms
+        ]
+        return sorted(found, key=lambda payment: payment.silence.ask_at_ms)[:limit]
 
     async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
         return self.requests.take_over(row.key, row.attempt, lease)
@@ -343,11 +372,13 @@ class FakePaymentStore(Store):
         return self._known(payment_id)
 
     async def of_request(self, key: RequestKey) -> Payment | None:
-        return self._of_key(key) or next(
+        if key.method != REVERSE:
+            return self._of_key(key)
+        return next(
             (
                 payment
                 for payment in self.payments.values()
-                if payment.reversal is not None and payment.reversal.key == replace(key, method=REVERSE)
+                if payment.reversal is not None and payment.reversal.key == key
             ),
             None,
         )

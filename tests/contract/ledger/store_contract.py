@@ -129,6 +129,61 @@ class LedgerStoreContract:
         await store.open_missing((*house_accounts(("CNY", "USD"), NOW_MS), wallet))
         return store
 
+    # Voiding
+
+    async def test_a_voided_post_is_refused_for_ever(self, store: LedgerStore) -> None:
+        """Under whatever fence it comes; asked again, it is voided still."""
+        what = draft(1, 70)
+        for _ in range(2):
+            assert await store.void(entry(what, fence=Fence(1, 101))) is None
+        for fence in (101, 102):
+            refused(await post(store, what, fence=fence), "POST_VOIDED")
+        assert (await store.head()).sequence == 0
+
+    async def test_a_void_raises_the_fence_of_the_order(self, store: LedgerStore) -> None:
+        """What an older holder posts for that order is refused, whichever payment it is of."""
+        assert await store.void(entry(draft(1), fence=Fence(1, 101))) is None
+        stale = refused(await post(store, draft(1, payment_id="p9"), fence=100), "STALE_FENCE")
+        assert isinstance(stale, StaleFence)
+
+    async def test_a_void_under_a_stale_fence_voids_nothing(self, store: LedgerStore) -> None:
+        await posted(store, draft(1, payment_id="p9", key="settle:o1:9"), fence=200)
+        with pytest.raises(StaleFence):
+            await store.void(entry(draft(1), fence=Fence(1, 101)))
+        await posted(store, draft(1), fence=200)
+
+    async def test_a_void_of_a_post_that_stands_answers_with_its_journal(self, store: LedgerStore) -> None:
+        """And refuses nothing: the same Post again is answered as before."""
+        journal = await posted(store, draft(1, 70))
+        assert await store.void(entry(draft(1, 70), fence=Fence(1, 101))) == journal
+        assert await posted(store, draft(1, 70), fence=101) == journal
+
+    async def test_a_void_spares_other_payments_of_the_order(self, store: LedgerStore) -> None:
+        """Another payment settles the order under the same business key, before or after."""
+        assert await store.void(entry(draft(1), fence=Fence(1, 101))) is None
+        await posted(store, draft(1, payment_id="p2"), fence=102)
+        assert await store.void(entry(draft(1, payment_id="p3"), fence=Fence(1, 103))) is None
+        refused(await post(store, draft(1), fence=103), "POST_VOIDED")
+
+    async def test_a_void_finds_a_journal_with_the_guard_unique_off(self, make: Make) -> None:
+        """Posts look up no keys then; a void must know nevertheless."""
+        store = await self.equipped(make, Guards.without(["unique"]))
+        journal = await posted(store, draft(1, 70))
+        assert await store.void(entry(draft(1, 70), fence=Fence(1, 101))) == journal
+        assert await store.void(entry(draft(2, 70), fence=Fence(1, 101))) is None
+        assert await store.void(entry(draft(2, 70), fence=Fence(1, 101))) is None
+
+    async def test_a_void_against_a_post_has_one_winner(self, store: LedgerStore) -> None:
+        """At once, many times: either the journal stands and the void tells of it, or the post is refused for ever."""
+        for number in range(10):
+            what = draft(number, 1)
+            outcome, standing = await asyncio.gather(post(store, what), store.void(entry(what)))
+            if standing is None:
+                refused(outcome, "POST_VOIDED")
+            else:
+                assert isinstance(outcome, Posted)
+                assert outcome.journal == standing
+
     # Writing
 
     async def test_a_journal_moves_balances_and_the_chain(self, store: LedgerStore) -> None:

@@ -13,7 +13,7 @@ from services.kernel.idempotency import RequestKey
 from services.kernel.ids import RandomIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import SETTLE, AcquirerSays, KeyState, Payment, Source
+from services.payment.model import SETTLE, AcquirerSays, ChargeTerms, KeyState, Payment, Source
 from services.payment.ports import Acquirer
 
 LI = Principal("li", Role.CASHIER)
@@ -30,6 +30,11 @@ class Key:
     async def charge(self, amount: Money = AMOUNT, *, card: str = "tok-mei") -> AcquirerSays:
         payment = replace(self.payment, card=card)
         return await self.acquirer.charge(self.payment.acquirer_key, payment, amount, soon())
+
+    def says(self, state: KeyState, reason: str = "", *, card: str = "tok-mei") -> AcquirerSays:
+        """The whole answer about this key in `state`."""
+        terms = ChargeTerms(AMOUNT.minor_units, AMOUNT.currency, card, self.payment.payment_id)
+        return AcquirerSays(state, reason, self.payment.acquirer_key, None if state is KeyState.TOMBSTONE else terms)
 
     async def query(self) -> AcquirerSays:
         return await self.acquirer.query(self.payment.acquirer_key, soon())
@@ -55,13 +60,13 @@ class AcquirerContract:
         """Asked about or asked for again, it is the same."""
         key = fresh(acquirer)
         assert await key.query() == AcquirerSays(KeyState.UNSEEN)
-        assert await key.charge() == AcquirerSays(KeyState.CHARGED)
-        assert await key.charge() == await key.query() == AcquirerSays(KeyState.CHARGED)
+        assert await key.charge() == key.says(KeyState.CHARGED)
+        assert await key.charge() == await key.query() == key.says(KeyState.CHARGED)
 
     async def test_a_decline_is_for_ever(self, acquirer: Acquirer) -> None:
         """With its reason; a reversal finds nothing to undo."""
         key = fresh(acquirer)
-        declined = AcquirerSays(KeyState.DECLINED, "CARD_EXPIRED")
+        declined = key.says(KeyState.DECLINED, "CARD_EXPIRED", card="tok-expired")
         assert await key.charge(card="tok-expired") == declined
         assert await key.charge(card="tok-expired") == await key.query() == await key.reverse() == declined
 
@@ -72,20 +77,20 @@ class AcquirerContract:
         with pytest.raises(OutcomeUnknown) as unknown:
             await key.charge(Money(301, "CNY"))
         assert unknown.value.reason == "IDEMPOTENCY_KEY_MISMATCH"
-        assert await key.charge() == AcquirerSays(KeyState.CHARGED)
+        assert await key.charge() == key.says(KeyState.CHARGED)
 
     async def test_a_refund_is_for_ever(self, acquirer: Acquirer) -> None:
         """Nothing is charged under the key any more, and it is not refunded twice."""
         key = fresh(acquirer)
         await key.charge()
-        refunded = AcquirerSays(KeyState.REFUNDED)
+        refunded = key.says(KeyState.REFUNDED)
         assert refunded.was_charged
         assert await key.reverse() == await key.reverse() == refunded
         assert await key.charge() == await key.query() == refunded
 
     async def test_a_tombstone_refuses_a_late_charge(self, acquirer: Acquirer) -> None:
         key = fresh(acquirer)
-        stone = AcquirerSays(KeyState.TOMBSTONE)
+        stone = key.says(KeyState.TOMBSTONE)
         assert not stone.was_charged
         assert await key.reverse() == await key.reverse() == stone
         assert await key.charge() == await key.query() == stone

@@ -24,11 +24,13 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import (
     NO_SILENCE,
+    PARK,
     PAY,
     REVERSE,
     SETTLE,
     Accepted,
     Charge,
+    Parking,
     Payment,
     PaymentState,
     Purpose,
@@ -92,6 +94,14 @@ def reversal_of(key: str = "v1") -> Reversal:
     return Reversal(RequestKey(WANG, REVERSE, key), WANG, "wrong bill")
 
 
+def parking_of(key: str = "k1") -> Parking:
+    return Parking(RequestKey(WANG, PARK, key), WANG, "customer pays cash")
+
+
+def encode_parking(payment: Payment) -> StoredResponse:
+    return RESPONSES.payment(PARK, payment)
+
+
 def draft(
     payment_id: str = "p1", key: RequestKey | None = None, order_id: str = "o1", *, created_at_ms: int = T0
 ) -> Payment:
@@ -138,6 +148,13 @@ class Made:
     async def decline(self, fence: Fence = FENCE, *, release: bool = True, now_ms: int = T0 + 3) -> Payment:
         return await self.subject.store.decline(
             self.payment_id, fence, "WHY", lambda _payment: REFUSED, release=release, now_ms=now_ms
+        )
+
+    async def park(self, key: str = "k1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
+        store = self.subject.store
+        await store.begin_request(parking_of(key).key, "f", lease(now_ms))
+        return await store.park(
+            self.payment_id, fence, parking_of(key), encode_parking, lambda _payment: REFUSED, now_ms=now_ms
         )
 
     async def begin_reversal(self, key: str = "v1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
@@ -640,6 +657,112 @@ class PaymentStoreContract:
         now = await made.now()
         assert (now.state, now.reversal) == (PaymentState.REVERSING, reversal_of("v2"))
         assert (await subject.request(reversal_of("v2").key))[0] is RequestState.IN_PROGRESS
+
+    # Parking
+
+    @pytest.mark.parametrize("state", [PaymentState.SUBMITTED, PaymentState.UNKNOWN])
+    async def test_parking_ends_both_requests_and_releases_the_order(self, make: Make, state: PaymentState) -> None:
+        """In one commit: PARKED, the own request refused, the parking answered, RELEASE in the outbox."""
+        subject = await make()
+        made = await accepted(subject, by_card())
+        await made.submit(charge=BY_CARD)
+        if state is PaymentState.UNKNOWN:
+            await made.lose_sight(silence=replace(SILENCE, attention="ACQUIRER_SILENT"))
+        parked = await made.park()
+        assert (parked.state, parked.parking, parked.silence) == (PaymentState.PARKED, parking_of(), NO_SILENCE)
+        assert await made.now() == parked
+        assert await subject.store.response_to(settle_key()) == REFUSED
+        assert await subject.store.response_to(parking_of().key) == encode_parking(parked)
+        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert (await made.states())[-1] is PaymentState.PARKED
+
+    async def test_a_parked_payment_leaves_its_order_to_another(self, make: Make) -> None:
+        """It is not active: the next one is submitted, as the next attempt; both are kept."""
+        subject = await make()
+        await (await unknown_by_card(subject)).park()
+        other = await accepted(subject, by_card("p2", settle_key("s2")))
+        submitted = await other.submit(charge=BY_CARD)
+        assert isinstance(submitted, Payment)
+        assert (submitted.state, submitted.attempt) == (PaymentState.SUBMITTED, 2)
+
+    async def test_only_an_open_card_payment_of_an_order_is_parked(self, make: Make) -> None:
+        """Cash, a direct payment and one that has ended stay as they are, and so do their requests."""
+        subject = await make()
+        cash = await accepted(subject)
+        await cash.submit()
+        direct = await accepted(subject, by_card("p2", settle_key("s2"), ""))
+        await direct.submit(NO_FENCE, charge=BY_CARD)
+        ended = await succeeded(subject, by_card("p3", settle_key("s3"), "o3"))
+        for made, key, state in (
+            (cash, "k1", PaymentState.SUBMITTED),
+            (direct, "k2", PaymentState.SUBMITTED),
+            (ended, "k3", PaymentState.SUCCEEDED),
+        ):
+            assert (await made.park(key)).state is state
+            assert (await subject.request(parking_of(key).key))[0] is RequestState.IN_PROGRESS
+
+    async def test_a_stale_fence_parks_nothing(self, make: Make) -> None:
+        subject = await make()
+        made = await unknown_by_card(subject)
+        await made.lose_sight(NEWER)
+        with pytest.raises(StaleFence):
+            await made.park(fence=FENCE)
+        assert (await made.now()).state is PaymentState.UNKNOWN
+
+    async def test_ten_parkings_at_once(self, make: Make) -> None:
+        """One is answered; the others get the payment with the winner's name on it."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        outcomes = await asyncio.gather(*(made.park(f"k{n}") for n in range(10)))
+        assert len({payment.parking for payment in outcomes}) == 1
+        states = [(await subject.request(parking_of(f"k{n}").key))[0] for n in range(10)]
+        assert states.count(RequestState.DONE) == 1
+        assert (await made.states()).count(PaymentState.PARKED) == 1
+
+    async def test_a_parked_payment_never_succeeds_and_is_not_declined(self, make: Make) -> None:
+        """Whatever a late holder records is answered with the payment as it stands, or refused for its fence."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        parked = await made.park()
+        assert await made.record() == await made.decline() == parked
+        assert await made.lose_sight() == parked
+        assert (await made.begin_reversal()).state is PaymentState.PARKED
+        assert (await made.record_reversal()).state is PaymentState.PARKED
+
+    async def test_parked_payments_are_found_when_they_are_to_be_asked_about(self, make: Make) -> None:
+        """At once, and then when the pause after a silence has passed; those that wait longest come first."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        parked = await made.park()
+        store = subject.store
+        assert await store.parked(now_ms=T0, limit=9) == [parked]
+        silent = await made.lose_sight(silence=SILENCE)
+        assert (silent.state, (await made.now()).silence) == (PaymentState.PARKED, SILENCE)
+        assert await store.parked(now_ms=SILENCE.ask_at_ms - 1, limit=9) == []
+        assert len(await store.parked(now_ms=SILENCE.ask_at_ms, limit=9)) == 1
+        await store.ask_now(parked.acquirer_key)
+        assert len(await store.parked(now_ms=0, limit=9)) == 1
+
+    async def test_the_reversal_of_a_parked_payment_is_recorded_once(self, make: Make) -> None:
+        """PARKED → REVERSED, without a journal, a word or an answer."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        parked = await made.park()
+        outcomes = await asyncio.gather(
+            *(subject.store.record_parked_reversal(parked, now_ms=T0 + 9) for _ in range(5))
+        )
+        assert {payment.state for payment in outcomes} == {PaymentState.REVERSED}
+        assert (await made.states()).count(PaymentState.REVERSED) == 1
+        assert (await made.now()).journal_id == ""
+        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert await subject.store.parked(now_ms=T0 + 99_000, limit=9) == []
+
+    async def test_a_parking_is_not_taken_for_a_reversal_of_the_same_key(self, make: Make) -> None:
+        """Of one caller, under one id: they are two requests, and neither has the other's payment."""
+        subject = await make()
+        await (await succeeded(subject)).begin_reversal("x1")
+        assert await subject.store.of_request(parking_of("x1").key) is None
+        assert await subject.store.of_request(reversal_of("x1").key) is not None
 
     # Words to the order service
 

@@ -22,7 +22,7 @@ from services.devstack.readiness import SERVING, health
 from services.kernel.clock import Deadline, SystemClock
 from services.kernel.errors import OutcomeUnknown
 from services.kernel.principal import Principal, Role
-from services.payment.model import AcquirerSays, KeyState
+from services.payment.model import KeyState
 from services.payment.peers import AcquirerPeer
 from services.payment.ports import Acquirer
 from services.runtime.tokens import TokenSigner
@@ -137,7 +137,7 @@ class TestRealAcquirer(AcquirerContract):
         with pytest.raises(OutcomeUnknown) as unknown:
             await key.charge()
         assert unknown.value.reason == "ACQUIRER_SILENT"
-        assert await key.query() == await key.charge() == AcquirerSays(KeyState.CHARGED)
+        assert await key.query() == await key.charge() == key.says(KeyState.CHARGED)
 
     async def test_a_closed_bank_is_not_believed(self, running: Running, channel: grpc.aio.Channel) -> None:
         """It says that it did nothing; an outside bank may be wrong about that, so nobody knows."""

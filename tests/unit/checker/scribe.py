@@ -159,6 +159,23 @@ class Scribe:
         self.call("Reverse", asked, answer, began_ms)
         return journal
 
+    def park(self, order_id: str, amount: int, *, clerk: str = "li", by: str = "wu") -> Row:
+        """A card payment of an order that is never answered, and then parked: the order is free again."""
+        payment = self.accept(order_id, "Settle", f"card-{order_id}", clerk)
+        payment.update(asks=0, attention="")
+        fence = self.fence()
+        self.move_order(order_id, "PAYING", fence, payment["payment_id"])
+        self.submit(payment, fence, "acquirer", amount)
+        self.move_payment(payment, "UNKNOWN", fence)
+        self.request(by, "Park", f"park-{order_id}")
+        payment.update(parking_caller=by, parking_role="accountant", parking_key=f"park-{order_id}", parking_reason="x")
+        self.move_payment(payment, "PARKED", fence)
+        self.answer(by, "Park", f"park-{order_id}")
+        self.answer(clerk, "Settle", f"card-{order_id}", ok=False)
+        self.move_order(order_id, "UNPAID", fence, payment["payment_id"])
+        self.deliver(payment, "RELEASE")
+        return payment
+
     def pay(self, ticket: str, amount: int, *, payee: str = f"sales:{CURRENCY}", payer: str = "drawer") -> Row:
         """A direct payment with a ticket; the payment."""
         began_ms = self._now_ms
@@ -465,7 +482,7 @@ class Scribe:
                 "at_ms": self._now_ms,
                 "actor_name": payment["reversal_caller"] or payment["clerk_name"],
                 "actor_role": payment["reversal_role"] or payment["clerk_role"],
-                "reason": "wrong order" if state in ("REVERSING", "REVERSED") else "",
+                "reason": "wrong order" if state in ("REVERSING", "REVERSED", "PARKED") else "",
             }
         )
 

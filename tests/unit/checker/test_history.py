@@ -265,6 +265,7 @@ class TestOutcomes:
             ("Settle", Answer(state="SUCCEEDED"), Outcome.OK),
             ("Pay", Answer(state="SUCCEEDED"), Outcome.OK),
             ("Reverse", Answer(state="REVERSED"), Outcome.OK),
+            ("Park", Answer(state="PARKED"), Outcome.OK),
             ("GetPayment", Answer(state="UNKNOWN"), Outcome.OK),
             ("GetOrder", Answer(state="PAYING"), Outcome.OK),
             ("CreateOrder", Answer(state="UNPAID"), Outcome.OK),

@@ -318,6 +318,36 @@ def one_answer_given_ten_times(scribe: Scribe) -> None:
     scribe.answers += [answer for answer in scribe.answers if answer.key == "ticket-1"] * 9
 
 
+@CASES.illegal(
+    "payment pay_06 is PARKED, and jnl_06, jnl_07 moved money", "payments match journals", "answers are true"
+)
+def a_parked_payment_that_had_a_journal(scribe: Scribe) -> None:
+    """A late holder posted it, and somebody undid that: it must never have had one."""
+    parked = scribe.park("open", 70)
+    legs = [("acquirer:CNY", 70), ("sales:CNY", -70)]
+    scribe.account("acquirer:CNY", "ASSET")
+    journal = scribe.journal("settle:open:1", legs, order_id="open", payment_id=parked["payment_id"])
+    parked["journal_id"] = journal["journal_id"]
+    parked["reversal_journal_id"] = scribe.undo(parked, parked["fence_token"])["journal_id"]
+    scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+    scribe.see_fence("open", parked["fence_token"])
+    scribe.seal()
+
+
+@CASES.illegal("Park park-open of wu (accountant) was refused, and pay_06 was parked", "answers are true")
+def a_parking_that_was_refused_and_done(scribe: Scribe) -> None:
+    parked = scribe.park("open", 70)
+    scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+    scribe.request_of("wu", "Park", "park-open")["response_ok"] = False
+    scribe.answers = [answer for answer in scribe.answers if answer.key != "park-open"]
+
+
+@CASES.illegal("Park park-x of wu (accountant) was acknowledged, and there is no payment", "answers are true")
+def a_parking_that_was_acknowledged_and_not_done(scribe: Scribe) -> None:
+    scribe.request("wu", "Park", "park-x")
+    scribe.answer("wu", "Park", "park-x")
+
+
 @CASES.lawful("replays identical")
 def an_answer_that_nobody_heard(scribe: Scribe) -> None:
     """The reply was lost, and the caller never asked again."""

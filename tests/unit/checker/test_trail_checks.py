@@ -203,6 +203,30 @@ def a_payment_being_reversed_whose_order_was_never_told_that_it_was_paid(scribe:
     scribe.outbox.pop(0)
 
 
+@CASES.illegal("payment pay_06 is REVERSED, and nobody was to RELEASE its order", "outbox delivered once")
+def a_parked_payment_whose_order_was_never_released(scribe: Scribe) -> None:
+    parked = scribe.park("open", 70)
+    scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+    scribe.outbox.pop()
+    scribe.order_events[:] = [row for row in scribe.order_events if row["payment_id"] != parked["payment_id"]]
+    scribe.order("open").update(version=1, fence_generation=0, fence_token=0)
+
+
+@CASES.illegal(
+    "payment pay_06 went from PARKED to SUCCEEDED",
+    *("moves are legal", "payments match journals", "paid means charged", "answers are true"),
+)
+def a_parked_payment_that_succeeds(scribe: Scribe) -> None:
+    parked = scribe.park("open", 70)
+    scribe.move_payment(parked, "SUCCEEDED", parked["fence_token"])
+
+
+@CASES.illegal("payment pay_06 is PARKED", "nothing left over")
+def a_parked_payment_that_the_acquirer_was_never_asked_about(scribe: Scribe) -> None:
+    """The worker owes it a question, and it is there to answer."""
+    scribe.park("open", 70)
+
+
 # Requests, and what is left over
 
 
@@ -314,6 +338,20 @@ def a_payment_of_the_first_release(scribe: Scribe) -> None:
     for event in scribe.payment_events:
         if event["payment_id"] == reversed_ and event["state"] not in ("REVERSING", "REVERSED"):
             event.update(actor_name="", actor_role="")
+
+
+@CASES.lawful("nothing left over", "moves are legal", "outbox delivered once", "paid means charged")
+def a_parked_payment_while_the_acquirer_is_away(scribe: Scribe) -> None:
+    """Asked about, and not answered: open and listed. Its order is paid from the drawer meanwhile."""
+    scribe.park("open", 70).update(asks=3)
+    scribe.settle("open", key="cash")
+
+
+@CASES.lawful("moves are legal", "payments match journals", "answers are true")
+def a_parked_payment_reversed_beside_another_that_pays(scribe: Scribe) -> None:
+    parked = scribe.park("open", 70)
+    scribe.settle("open", key="cash")
+    scribe.move_payment(parked, "REVERSED", parked["fence_token"])
 
 
 @CASES.lawful("fences never fall", "moves are legal")

@@ -18,8 +18,8 @@ from services.ledger.model import Account, AccountKind, Journal, house_accounts
 from services.order.model import Order, OrderState
 from services.order.operations import Request
 from services.order.servicer import MessageEncoding
-from services.payment.commands import PayCommand, ReverseCommand, SettleCommand
-from services.payment.model import REVERSE, SETTLE, Payment, PaymentState, Source
+from services.payment.commands import ParkCommand, PayCommand, ReverseCommand, SettleCommand
+from services.payment.model import REVERSE, SETTLE, UNANSWERED, Payment, PaymentState, Source
 from services.payment.operations import PaymentOperations
 from services.payment.ports import Limits
 from services.payment.servicer import PaymentResponses
@@ -162,6 +162,20 @@ class House:
         command = ReverseCommand(key, payment_id, "wrong bill", "f")
         return await instance.operations.reverse(self.call(clerk), command)
 
+    async def park(
+        self,
+        instance: Instance,
+        payment_id: str,
+        key: str = "k1",
+        *,
+        clerk: Principal = WANG,
+        reason: str = "customer pays cash",
+        seconds: float = 60,
+    ) -> Answer:
+        """A clerk gives up waiting for the acquirer's answer."""
+        command = ParkCommand(key, payment_id, reason, "f")
+        return await instance.operations.park(self.call(clerk, seconds), command)
+
     async def cancel(self, order_id: str = "o1") -> None:
         """The bill is cancelled."""
         request = Request(RequestKey(LI, "CancelOrder", order_id), "f", LI, self.clock.now_ms())
@@ -251,7 +265,7 @@ class House:
         for payment in self.store.payments.values():
             succeeded = payment.state is PaymentState.SUCCEEDED
             assert standing.get(payment.payment_id) == (payment.journal_id if succeeded else None)
-            assert payment.state not in {PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.REVERSING}
+            assert payment.state not in {*UNANSWERED, PaymentState.SUBMITTED}
             history = [event for event in self.store.events if event.payment_id == payment.payment_id]
             assert [event.version for event in history] == list(range(1, payment.version + 1))
             assert [event.fence for event in history] == sorted(event.fence for event in history)

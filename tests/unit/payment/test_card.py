@@ -8,9 +8,9 @@ import pytest
 
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import Charge, ChargeState, Payload
-from services.kernel.errors import Aborted, FailedPrecondition, OutcomeUnknown, Unavailable
+from services.kernel.errors import Aborted, FailedPrecondition, OutcomeUnknown
 from services.kernel.idempotency import RequestState
-from services.kernel.money import Money
+from services.kernel.money import MAX_BALANCE, Money
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
 from services.payment.model import REVERSE, Payment, PaymentState, Source
@@ -181,9 +181,9 @@ class TestDeclined:
 
     async def test_what_the_ledger_refuses_is_given_back(self, house: House) -> None:
         """Charged, and it can never be in the books: refunded before it is DECLINED."""
-        del house.ledger.open[OWED_FOR_CARDS]
+        house.fund(OWED_FOR_CARDS, MAX_BALANCE)
         answer = await house.settle(house.instance(), source=Source.CARD)
-        assert reason_in(answer.response.body) == "ACCOUNT_NOT_FOUND"
+        assert reason_in(answer.response.body) == "BALANCE_OUT_OF_RANGE"
         assert at_bank(house, house.of("s1")) is ChargeState.REFUNDED
         assert house.order().state is OrderState.UNPAID
         house.check()
@@ -191,7 +191,7 @@ class TestDeclined:
     @pytest.mark.parametrize("after", [False, True])
     async def test_a_refund_that_is_not_heard_of(self, house: House, after: bool) -> None:
         """It is not DECLINED until the money is back for certain."""
-        del house.ledger.open[OWED_FOR_CARDS]
+        house.fund(OWED_FOR_CARDS, MAX_BALANCE)
         one = house.instance()
         one.process.fails("reverse_by_key", SILENCE, after=after)
         assert (await by_card(house, one)).state == pb.PAYMENT_STATE_UNKNOWN
@@ -260,14 +260,14 @@ class TestSilence:
         house.check()
 
     async def test_the_next_clerk_meets_silence_too(self, house: House) -> None:
-        """UNAVAILABLE, nothing done; nobody charges the bill a second time while its outcome is open."""
+        """ABORTED, nothing done; nobody charges the bill a second time while its outcome is open."""
         await unheard(house, charged=False)
         two = house.instance()
-        two.process.fails("charge", SILENCE)
-        with pytest.raises(Unavailable) as refusal:
+        two.process.fails("query", SILENCE)
+        with pytest.raises(Aborted) as refusal:
             await house.settle(two, "s2", clerk=WANG)
         assert refusal.value.reason == "ORDER_HALF_SETTLED"
-        assert two.process.calls["submit"] == 0
+        assert (two.process.calls["submit"], two.process.calls["charge"]) == (0, 0)
         assert house.of("s1").state is PaymentState.UNKNOWN
 
     async def test_pauses_double(self, house: House) -> None:
@@ -502,8 +502,8 @@ class TestReverseUnseen:
         async def meanwhile() -> None:
             house.locks.expire(sleeper.name)
             two = house.instance()
-            two.process.fails("charge", SILENCE)
-            with pytest.raises(Unavailable):  # the next clerk loses sight of it
+            two.process.fails("query", SILENCE)
+            with pytest.raises(Aborted):  # the next clerk loses sight of it
                 await house.settle(two, "s2", clerk=WANG)
             await house.reverse(two, house.of("s1").payment_id)
 

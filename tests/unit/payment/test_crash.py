@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from services.acquirer.model import ChargeState
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, may_come_right
 from services.kernel.idempotency import Answer, RequestState
+from services.kernel.money import MAX_BALANCE
 from services.order.model import OrderState
-from services.payment.model import PAY, REVERSE, SETTLE, PaymentState, Source
+from services.payment.model import PARK, PAY, REVERSE, SETTLE, PaymentState, Source
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import (
     AMOUNT,
@@ -150,7 +151,7 @@ async def settling_by_card_without_an_account() -> Scene:
     scene = await settling_from_an_empty_wallet()
     house = scene.house
     house.acquirer.drops_first = True
-    del house.ledger.open[OWED_FOR_CARDS]
+    house.fund(OWED_FOR_CARDS, MAX_BALANCE)
 
     def done() -> None:
         scene.done()
@@ -215,6 +216,48 @@ async def reversing_what_was_never_charged() -> Scene:
     return await reversing_unseen(False)
 
 
+async def parking(charged: bool) -> Scene:
+    """Wang parks a card payment of which nobody knows while the acquirer is away; li takes cash for the order."""
+    house = House()
+    await house.bill()
+    one = house.instance()
+    one.process.fails("charge", OutcomeUnknown("ACQUIRER_SILENT", "no answer"), after=charged)
+    payment_id = payment_in(await by_card(house, "s1")(one)).payment_id
+    house.acquirer.drops_first = True
+
+    async def park(one: Instance) -> Answer:
+        house.acquirer.tells_nothing = True
+        try:
+            return await house.park(one, payment_id)
+        finally:
+            house.acquirer.tells_nothing = False
+
+    def done() -> None:
+        card = house.of("s1")
+        assert house.state("k1", PARK, WANG) is RequestState.DONE
+        paid = [journal.draft.payment_id for journal in house.journals()]
+        assert len(paid) == (house.order().state is OrderState.PAID)
+        if card.state is PaymentState.SUCCEEDED:  # the worker found it charged before it was parked
+            assert paid == [card.payment_id]
+        else:
+            assert card.payment_id not in paid
+            assert {charge.state for charge in house.acquirer.charges.values()} <= {
+                *(ChargeState.REFUNDED, ChargeState.TOMBSTONE),
+            }
+
+    return Scene(house, park, lambda one: house.settle(one, "s2", source=Source.DRAWER), done)
+
+
+async def parking_what_was_charged_unseen() -> Scene:
+    """It was charged."""
+    return await parking(True)
+
+
+async def parking_what_was_never_charged() -> Scene:
+    """It was not, unless the worker charges it before it is parked."""
+    return await parking(False)
+
+
 def by_card(house: House, key: str, *, card: str = CARD) -> Callable[[Instance], Awaitable[Answer]]:
     """Somebody settles `o1` by card."""
     return lambda one: house.settle(one, key, source=Source.CARD, card=card)
@@ -243,6 +286,8 @@ SCENES = [
     reversing_a_card,
     reversing_what_was_charged_unseen,
     reversing_what_was_never_charged,
+    parking_what_was_charged_unseen,
+    parking_what_was_never_charged,
 ]
 
 

@@ -23,8 +23,9 @@ SILENCE = OutcomeUnknown("ACQUIRER_SILENT", "no answer")
 #: The calls at which the order matters: all that reach the bank, the books, or change the payment.
 TURNS = {
     *("charge", "query", "reverse_by_key"),
-    *("post", "reverse"),
+    *("post", "reverse", "void"),
     *("record", "decline", "lose_sight", "begin_reversal", "record_reversal", "refuse_reversal"),
+    *("park", "record_parked_reversal", "submit", "release"),
 }
 
 
@@ -104,8 +105,10 @@ async def every_schedule(play: Callable[[Turns], Awaitable[None]]) -> int:
     return played
 
 
-async def asleep(house: House, *, direct: bool) -> tuple[Instance, Callable[[], Awaitable[object]], asyncio.Event, str]:
-    """The old holder, stopped just before it charges, and its call; its lock is somebody else's by now."""
+async def asleep(
+    house: House, *, direct: bool, at: str = "submitted"
+) -> tuple[Instance, Callable[[], Awaitable[object]], asyncio.Event, str]:
+    """The old holder, stopped just before it charges or at another failpoint, and its call; its lock is lost by now."""
     old = house.instance()
     stopped, woken = asyncio.Event(), asyncio.Event()
 
@@ -113,7 +116,7 @@ async def asleep(house: House, *, direct: bool) -> tuple[Instance, Callable[[], 
         stopped.set()
         await woken.wait()
 
-    old.failpoints.at["submitted"] = sleep
+    old.failpoints.at[at] = sleep
     key = await house.ticket(old) if direct else "s1"
 
     async def press() -> object:
@@ -209,6 +212,73 @@ async def test_a_late_charge_against_a_reversal(direct: bool, copies: int) -> No
     played = await every_schedule(play)
     assert played > 20
     assert ends == {KeyState.REFUNDED, KeyState.TOMBSTONE}
+
+
+def parked_well(house: House, payment: Payment) -> None:
+    """The card payment or the drawer's has paid the order, never both; nothing is kept of what paid nothing."""
+    drawer = house.of("cash")
+    paid = [each for each in (payment, drawer) if each.state is PaymentState.SUCCEEDED]
+    assert len(paid) == 1
+    assert [journal.draft.payment_id for journal in house.journals()] == [paid[0].payment_id]
+    states = [event.state for event in house.store.events if event.payment_id == payment.payment_id]
+    if PaymentState.PARKED in states:
+        assert states[-2:] == [PaymentState.PARKED, PaymentState.REVERSED]
+        at_bank = KeyState(house.acquirer.charges[payment.acquirer_key].state)
+        assert at_bank in (KeyState.REFUNDED, KeyState.TOMBSTONE)
+    house.check()
+
+
+@pytest.mark.parametrize("wakes_at", ["submitted", "charged"])
+@pytest.mark.parametrize("copies", [0, 1])
+async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: str, copies: int) -> None:
+    """All schedules of the old holder, about to charge or to post, a clerk who parks it and takes cash, the worker, and
+    copies of the charge. Paid once, whichever comes first. Every end occurs, or the test would prove nothing.
+    """
+    ends: set[tuple[PaymentState, KeyState]] = set()
+
+    async def play(turns: Turns) -> None:
+        house = House()
+        await house.bill()
+        old, pressed, woken, key = await asleep(house, direct=False, at=wakes_at)
+        payment = house.of(key)
+        parking, worker = house.instance(), house.instance()
+        for name, one in (("old holder", old), ("parking", parking), ("worker", worker)):
+            one.process.gate = turns.gate(name)
+
+        async def copy(number: int) -> None:
+            await turns.turn(f"copy {number}")
+            assert payment.amount is not None
+            deadline = house.call(payment.clerk).deadline
+            await house.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
+
+        async def park_and_take_cash() -> None:
+            parking.process.fails("query", SILENCE)
+            await told_to_ask_again(house.park(parking, payment.payment_id))
+            await told_to_ask_again(house.settle(parking, "cash"))
+
+        async def reverse_the_parked() -> None:
+            await turns.turn("worker")
+            await told_to_ask_again(worker.operations.recover())
+
+        woken.set()
+        look = situation_in(house, old, parking, worker)
+        actors = (told_to_ask_again(pressed()), park_and_take_cash(), reverse_the_parked())
+        await turns.play(look, *actors, *(copy(number) for number in range(copies)))
+        for one in (old, parking, worker):
+            one.process.gate = None
+        await house.recovered(by=house.instance())
+        await house.settle(house.instance(), "cash")
+        await house.recovered(by=house.instance())
+        payment = house.of(key)
+        parked_well(house, payment)
+        ends.add((payment.state, KeyState(house.acquirer.charges[payment.acquirer_key].state)))
+
+    played = await every_schedule(play)
+    assert played > 20
+    assert (PaymentState.REVERSED, KeyState.REFUNDED) in ends
+    if wakes_at == "submitted":
+        assert (PaymentState.REVERSED, KeyState.TOMBSTONE) in ends
+    assert (PaymentState.SUCCEEDED, KeyState.CHARGED) in ends, "or the journal stood before it could be voided"
 
 
 def test_no_schedule_is_left_out() -> None:

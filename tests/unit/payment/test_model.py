@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from services.kernel.errors import InvalidArgument, PermissionDenied
+from services.kernel.errors import FailedPrecondition, InvalidArgument, PermissionDenied, may_come_right
 from services.kernel.idempotency import RequestKey
 from services.kernel.ids import check_name
 from services.kernel.money import Money
@@ -18,16 +18,23 @@ from services.payment.model import (
     PAY,
     REVERSE,
     SETTLE,
+    AccountTerms,
+    AcquirerSays,
     Bill,
     BillState,
+    Charge,
+    ChargeTerms,
+    KeyState,
     Payment,
     PaymentState,
     Reversal,
     Source,
     already_paid,
     charge_for,
+    check_accounts,
     check_payee,
     check_source,
+    half_settled,
     payer_account,
     sources_of,
 )
@@ -61,6 +68,7 @@ class TestMoves:
             PaymentState.CREATED,
             PaymentState.DECLINED,
             PaymentState.REVERSED,
+            PaymentState.PARKED,
         }
 
     @pytest.mark.parametrize("target", PaymentState)
@@ -162,18 +170,90 @@ def test_a_claim_is_of_one_payment() -> None:
     assert not replace(claimed, state=BillState.PAID).is_being_paid_by(PAYMENT)
 
 
-def test_the_loser_is_told_by_whom_and_when() -> None:
-    """In words and in metadata; a clock that is behind makes no negative time."""
-    error = already_paid("o1", payment_id="p1", clerk=LI, settled_at_ms=1_000, now_ms=1_041, guard="state")
-    assert error.message == "o1 was already settled by li, 41 ms ago"
+def test_already_paid_names_payment_source_clerk_and_absolute_time() -> None:
+    """In words and in metadata. The refusal is stored and replayed, so it holds no time relative to now."""
+    error = already_paid(
+        "o1", payment_id="p1", source=Source.DRAWER, clerk=LI, settled_at_ms=1_700_000_000_123, guard="state"
+    )
+    assert error.message == (
+        "o1 was already settled by li (cashier) from the drawer at 2023-11-14T22:13:20.123Z with payment p1"
+    )
     assert error.metadata == {
         "order_id": "o1",
         "payment_id": "p1",
+        "source": "DRAWER",
         "clerk": "li",
         "role": "cashier",
-        "settled_at_ms": "1000",
+        "settled_at_ms": "1700000000123",
         "guard": "state",
     }
-    behind = already_paid("o1", payment_id="p1", clerk=LI, settled_at_ms=1_000, now_ms=900, guard="state")
-    assert behind.message.endswith(", 0 ms ago")
-    assert "ago" not in already_paid("o1", payment_id="", clerk=None, settled_at_ms=0, now_ms=9, guard="x").message
+
+
+def test_already_paid_leaves_out_what_is_not_known() -> None:
+    error = already_paid("o1", payment_id="", source=None, clerk=None, settled_at_ms=0, guard="x")
+    assert error.message == "o1 was already settled by somebody else"
+
+
+def test_half_settled_refusal_names_the_payment_in_the_way_and_the_way_out() -> None:
+    """A passing refusal: payment, source, clerk, state, since when, and when to ask again."""
+    card = replace(PAYMENT, state=PaymentState.UNKNOWN, source=Source.CARD, updated_at_ms=1_700_000_000_123)
+    error = half_settled(card)
+    assert may_come_right(error)
+    assert error.metadata == {
+        "order_id": card.order_id,
+        "payment_id": card.payment_id,
+        "source": "CARD",
+        "clerk": card.clerk.name,
+        "role": str(card.clerk.role),
+        "state": "UNKNOWN",
+        "since_ms": "1700000000123",
+    }
+    assert "since 2023-11-14T22:13:20.123Z" in error.message
+    assert f"park {card.payment_id}" in error.message
+    assert "park" not in half_settled(replace(card, source=Source.BANK)).message
+
+
+TERMS = ChargeTerms(1250, "CNY", "tok-mei", "p1")
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        (AcquirerSays(KeyState.CHARGED, "", "p1:1", TERMS), ()),
+        (AcquirerSays(KeyState.CHARGED, "", "p1:2", TERMS), ("key",)),
+        (AcquirerSays(KeyState.CHARGED, "", "p1:1", replace(TERMS, minor_units=500)), ("amount",)),
+        (AcquirerSays(KeyState.CHARGED, "", "p1:1", replace(TERMS, currency="JPY")), ("currency",)),
+        (AcquirerSays(KeyState.CHARGED, "", "p1:1", replace(TERMS, card="tok-li")), ("card",)),
+        (AcquirerSays(KeyState.REFUNDED, "", "p1:1", replace(TERMS, reference="p2")), ("reference",)),
+        (AcquirerSays(KeyState.DECLINED, "CARD_DECLINED", "p1:1", replace(TERMS, minor_units=0)), ("amount",)),
+        (AcquirerSays(KeyState.CHARGED, "", "p1:1", None), ("amount",)),
+        (AcquirerSays(KeyState.TOMBSTONE, "", "p1:1", None), ()),
+        (AcquirerSays(KeyState.TOMBSTONE, "", "p2:1", None), ("key",)),
+        (AcquirerSays(KeyState.UNSEEN), ()),
+    ],
+)
+def test_acquirer_answer_names_every_part_that_differs_from_the_question(
+    said: AcquirerSays, wrong: tuple[str, ...]
+) -> None:
+    assert said.contradictions("p1:1", TERMS) == wrong
+
+
+CNY_SALES = AccountTerms("sales:CNY", "CNY")
+
+
+@pytest.mark.parametrize(
+    ("payer", "payee", "reason"),
+    [
+        (None, CNY_SALES, "ACCOUNT_NOT_FOUND"),
+        (AccountTerms("acquirer:CNY", "CNY"), None, "ACCOUNT_NOT_FOUND"),
+        (AccountTerms("acquirer:CNY", "CNY"), replace(CNY_SALES, closed=True), "ACCOUNT_CLOSED"),
+        (AccountTerms("acquirer:CNY", "CNY"), replace(CNY_SALES, currency="JPY"), "CURRENCY_MISMATCH"),
+    ],
+)
+def test_accounts_that_cannot_be_posted_to_are_refused(
+    payer: AccountTerms | None, payee: AccountTerms | None, reason: str
+) -> None:
+    charge = Charge(1, "mei", Money(1250, "CNY"), "acquirer:CNY", "sales:CNY", by_card=True)
+    with pytest.raises(FailedPrecondition) as refusal:
+        check_accounts(charge, payer, payee)
+    assert refusal.value.reason == reason

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from services.kernel.clock import rfc3339
 from services.kernel.errors import (
     Aborted,
     CountinghouseError,
@@ -154,7 +155,11 @@ class TestRefused:
         assert not answer.response.ok
         refusal = refusal_in(answer.response.body)
         assert refusal.reason == "ORDER_ALREADY_PAID"
-        assert refusal.message == "o1 was already settled by li, 41 ms ago"
+        settled_at = rfc3339(settled.settled_at_ms)
+        assert refusal.message == (
+            f"o1 was already settled by li (cashier) from the drawer at {settled_at} with payment {settled.payment_id}"
+        )
+        assert (refusal.metadata["source"], refusal.metadata["role"]) == ("DRAWER", "cashier")
         assert refusal.metadata["payment_id"] == settled.payment_id
         assert refusal.metadata["clerk"] == "li"
         assert refusal.metadata["settled_at_ms"] == str(settled.settled_at_ms)
@@ -457,8 +462,9 @@ class TestAdopted:
         await half_settled(house, "submit", after=True)
         two = house.instance()
         two.process.fails("post", SILENCE)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Aborted) as refusal:
             await house.settle(two, "s2")
+        assert refusal.value.reason == "ORDER_HALF_SETTLED"
         assert house.state("s2") is RequestState.ISSUED
         await house.recovered(by=house.instance())
         assert house.of("dead").state is PaymentState.SUCCEEDED

@@ -459,6 +459,70 @@ class PostResponse(_message.Message):
 Global___PostResponse: _TypeAlias = PostResponse  # noqa: Y015
 
 @_typing.final
+class VoidPostRequest(_message.Message):
+    """Names a Post that is never to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BUSINESS_KEY_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request_id that the Post carries. Required."""
+    business_key: _builtins.str
+    """The business key that the Post carries. Required."""
+    order_id: _builtins.str
+    """The order that the Post is for; empty: none."""
+    payment_id: _builtins.str
+    """The payment that the Post is for. Required."""
+    @_builtins.property
+    def fence(self) -> _fence_pb2.Fence:
+        """The fence of the order's lock. Required with an order."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        business_key: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        fence: _fence_pb2.Fence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "fence", b"fence", "order_id", b"order_id", "payment_id", b"payment_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPostRequest: _TypeAlias = VoidPostRequest  # noqa: Y015
+
+@_typing.final
+class VoidPostResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def journal(self) -> Global___Journal:
+        """The journal of this payment under this business key, which stands. Unset: there is none, and never will be."""
+
+    def __init__(
+        self,
+        *,
+        journal: Global___Journal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPostResponse: _TypeAlias = VoidPostResponse  # noqa: Y015
+
+@_typing.final
 class GetJournalRequest(_message.Message):
     """Asks for one journal. Exactly one field is set."""
 

@@ -55,6 +55,11 @@ class LedgerServiceStub:
                 request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostResponse.FromString,
                 _registered_method=True)
+        self.VoidPost = channel.unary_unary(
+                '/countinghouse.ledger.v1.LedgerService/VoidPost',
+                request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostResponse.FromString,
+                _registered_method=True)
         self.GetJournal = channel.unary_unary(
                 '/countinghouse.ledger.v1.LedgerService/GetJournal',
                 request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.GetJournalRequest.SerializeToString,
@@ -111,6 +116,15 @@ class LedgerServiceServicer:
     def Post(self, request, context):
         """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
         trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidPost(self, request, context):
+        """Refuses a Post for ever, before it comes, unless the journal of its payment stands: then it is answered, and nothing
+        is refused. Raises the order's fence as Post does, so that a Post from before is refused for that as well. Asked
+        again: the same. Services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +188,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.Post,
                     request_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostRequest.FromString,
                     response_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostResponse.SerializeToString,
+            ),
+            'VoidPost': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidPost,
+                    request_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostRequest.FromString,
+                    response_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostResponse.SerializeToString,
             ),
             'GetJournal': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJournal,
@@ -310,6 +329,33 @@ class LedgerService:
             '/countinghouse.ledger.v1.LedgerService/Post',
             countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostRequest.SerializeToString,
             countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidPost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.ledger.v1.LedgerService/VoidPost',
+            countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostRequest.SerializeToString,
+            countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class LedgerServiceStub:
     """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
     trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
     """
+    VoidPost: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VoidPostRequest, _ledger_pb2.VoidPostResponse]
+    """Refuses a Post for ever, before it comes, unless the journal of its payment stands: then it is answered, and nothing
+    is refused. Raises the order's fence as Post does, so that a Post from before is refused for that as well. Asked
+    again: the same. Services only.
+    """
     GetJournal: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetJournalRequest, _ledger_pb2.GetJournalResponse]
     """Reads one journal, by id or by business key."""
     ListJournals: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListJournalsRequest, _ledger_pb2.ListJournalsResponse]
@@ -74,6 +79,11 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Post: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PostRequest, _ledger_pb2.PostResponse]  # type: ignore[assignment]
     """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
     trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
+    """
+    VoidPost: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VoidPostRequest, _ledger_pb2.VoidPostResponse]  # type: ignore[assignment]
+    """Refuses a Post for ever, before it comes, unless the journal of its payment stands: then it is answered, and nothing
+    is refused. Raises the order's fence as Post does, so that a Post from before is refused for that as well. Asked
+    again: the same. Services only.
     """
     GetJournal: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetJournalRequest, _ledger_pb2.GetJournalResponse]  # type: ignore[assignment]
     """Reads one journal, by id or by business key."""
@@ -125,6 +135,17 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.PostResponse, _abc.Awaitable[_ledger_pb2.PostResponse]]:
         """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
         trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
+        """
+
+    @_abc_1.abstractmethod
+    def VoidPost(
+        self,
+        request: _ledger_pb2.VoidPostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.VoidPostResponse, _abc.Awaitable[_ledger_pb2.VoidPostResponse]]:
+        """Refuses a Post for ever, before it comes, unless the journal of its payment stands: then it is answered, and nothing
+        is refused. Raises the order's fence as Post does, so that a Post from before is refused for that as well. Asked
+        again: the same. Services only.
         """
 
     @_abc_1.abstractmethod

@@ -44,6 +44,10 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     """A reversal has been committed and is on its way to the ledger, and of a card payment to the acquirer."""
     PAYMENT_STATE_REVERSED: _PaymentState.ValueType  # 7
     """Undone: by an opposite journal, or, of a card that was never charged, for good and without one."""
+    PAYMENT_STATE_PARKED: _PaymentState.ValueType  # 8
+    """A clerk gave up waiting for the acquirer: the payment settles nothing, its order is free, and the acquirer is owed the
+    reversal of its key. The next state is REVERSED.
+    """
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """Where a payment stands. Time alone never ends one."""
@@ -64,6 +68,10 @@ PAYMENT_STATE_REVERSING: PaymentState.ValueType  # 6
 """A reversal has been committed and is on its way to the ledger, and of a card payment to the acquirer."""
 PAYMENT_STATE_REVERSED: PaymentState.ValueType  # 7
 """Undone: by an opposite journal, or, of a card that was never charged, for good and without one."""
+PAYMENT_STATE_PARKED: PaymentState.ValueType  # 8
+"""A clerk gave up waiting for the acquirer: the payment settles nothing, its order is free, and the acquirer is owed the
+reversal of its key. The next state is REVERSED.
+"""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 class _Source:
@@ -259,14 +267,15 @@ class Payment(_message.Message):
     card: _builtins.str
     """The card's token; empty unless the source is a card."""
     attempt: _builtins.int
-    """Which attempt at charging this bill's round it is, from 1; each one before it was definitively declined. 1 for a
+    """Which attempt at charging this bill's round it is, from 1; each one before it was declined, parked or reversed. 1 for a
     direct payment; 0 before SUBMITTED, and unless the source is a card.
     """
     acquirer_key: _builtins.str
     """The key under which the acquirer is asked, `payment_id:attempt`; empty where attempt is 0. It never changes."""
     attention: _builtins.str
     """Why people have to look at it, an UPPER_SNAKE reason: the acquirer has not answered for so long that the machine
-    charges no more by itself. Empty: nobody has to. Set in UNKNOWN and REVERSING only.
+    charges no more by itself, or its answer contradicts what was asked (ACQUIRER_MISMATCH). Empty: nobody has to. Set in
+    UNKNOWN, REVERSING and PARKED only.
     """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
@@ -566,6 +575,60 @@ class ReverseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReverseResponse: _TypeAlias = ReverseResponse  # noqa: Y015
+
+@_typing.final
+class ParkRequest(_message.Message):
+    """Parks a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
+    payment_id: _builtins.str
+    """Which payment. Required."""
+    reason: _builtins.str
+    """Why, 1 to 200 characters, not only blanks. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParkRequest: _TypeAlias = ParkRequest  # noqa: Y015
+
+@_typing.final
+class ParkResponse(_message.Message):
+    """The payment is parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """PARKED."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParkResponse: _TypeAlias = ParkResponse  # noqa: Y015
 
 @_typing.final
 class GetPaymentRequest(_message.Message):

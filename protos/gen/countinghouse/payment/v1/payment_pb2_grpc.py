@@ -59,6 +59,11 @@ class PaymentServiceStub:
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseResponse.FromString,
                 _registered_method=True)
+        self.Park = channel.unary_unary(
+                '/countinghouse.payment.v1.PaymentService/Park',
+                request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ParkRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ParkResponse.FromString,
+                _registered_method=True)
         self.GetPayment = channel.unary_unary(
                 '/countinghouse.payment.v1.PaymentService/GetPayment',
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentRequest.SerializeToString,
@@ -120,6 +125,18 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Park(self, request, context):
+        """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
+        order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
+        FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
+        the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
+        the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+        and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. Clerks only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPayment(self, request, context):
         """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND.
         """
@@ -171,6 +188,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.Reverse,
                     request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseRequest.FromString,
                     response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseResponse.SerializeToString,
+            ),
+            'Park': grpc.unary_unary_rpc_method_handler(
+                    servicer.Park,
+                    request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ParkRequest.FromString,
+                    response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ParkResponse.SerializeToString,
             ),
             'GetPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPayment,
@@ -306,6 +328,33 @@ class PaymentService:
             '/countinghouse.payment.v1.PaymentService/Reverse',
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseRequest.SerializeToString,
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Park(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.payment.v1.PaymentService/Park',
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.ParkRequest.SerializeToString,
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.ParkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,14 @@ class PaymentServiceStub:
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
     payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
     """
+    Park: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ParkRequest, _payment_pb2.ParkResponse]
+    """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
+    order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
+    FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
+    the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
+    the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+    and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. Clerks only.
+    """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
@@ -86,6 +94,14 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     Reverse: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]  # type: ignore[assignment]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
     payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
+    """
+    Park: _aio.UnaryUnaryMultiCallable[_payment_pb2.ParkRequest, _payment_pb2.ParkResponse]  # type: ignore[assignment]
+    """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
+    order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
+    FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
+    the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
+    the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+    and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. Clerks only.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Reads one payment. A customer sees only their own; others are NOT_FOUND, PAYMENT_NOT_FOUND."""
@@ -142,6 +158,20 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_pb2.ReverseResponse, _abc.Awaitable[_payment_pb2.ReverseResponse]]:
         """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
         payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
+        """
+
+    @_abc_1.abstractmethod
+    def Park(
+        self,
+        request: _payment_pb2.ParkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.ParkResponse, _abc.Awaitable[_payment_pb2.ParkResponse]]:
+        """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
+        order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
+        FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
+        the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
+        the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+        and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. Clerks only.
         """
 
     @_abc_1.abstractmethod
