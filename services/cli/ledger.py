@@ -9,12 +9,13 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import Currency, Limit, Page, RequestId, calling
+from services.kernel.currency import format_amount
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
     from services.cli.client import Client
 
-app = typer.Typer(no_args_is_help=True, help="See the books, and open accounts.")
+app = typer.Typer(no_args_is_help=True, help="See the books, and open and close accounts.")
 
 
 class Kind(StrEnum):
@@ -46,7 +47,7 @@ async def accounts(
     if client.as_json:
         output.print_json(response)
         return
-    columns = ("account", "kind", "currency", "balance", "overdraft", "version")
+    columns = ("account", "kind", "currency", "balance", "overdraft", "version", "closed")
     output.print_table("accounts", columns, [_account_row(account) for account in response["accounts"]])
     if response["next_page_token"]:
         print(f"more: --page {response['next_page_token']}")
@@ -89,6 +90,37 @@ async def open_account(
             ("kind", output.short(account["kind"], "ACCOUNT_KIND_").lower()),
             ("balance", f"{account['balance']} {account['currency_code']}"),
             ("overdraft", str(account["overdraft_limit"])),
+        ]
+    )
+
+
+@app.command("close-account")
+@calling(Role.OPERATOR)
+async def close_account(
+    client: Client,
+    account_id: Annotated[str, typer.Argument(metavar="ACCOUNT", help="An account with a balance of zero.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why.", show_default=False)],
+    request_id: RequestId = "",
+) -> None:
+    """Closes an account that was opened by mistake. It stays listed, takes no postings, and is never opened again.
+
+    Example: countinghouse ledger close-account wallet:mei:RMB --reason "no such currency"
+    """
+    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
+
+    key = client.new_id(request_id)
+    request = pb.CloseAccountRequest(request_id=key, account_id=account_id, reason=reason)
+    reply = await client.change("ledger", "CloseAccount", request, key)
+    account = output.as_dict(reply.message.account)
+    if client.as_json:
+        output.print_json({"account": account, "replayed": reply.replayed, "request_id": key})
+        return
+    output.print_facts(
+        [
+            ("account", account["account_id"] + (" (replayed)" if reply.replayed else "")),
+            ("closed by", output.clerk(account["closed_by"])),
+            ("closed", output.moment(account["closed_at_ms"])),
+            ("reason", account["close_reason"]),
         ]
     )
 
@@ -144,9 +176,15 @@ async def trial_balance(
     """
     from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
 
-    response = output.as_dict(
-        await client.read("ledger", "TrialBalance", pb.TrialBalanceRequest(currency_code=currency))
-    )
+    request = pb.TrialBalanceRequest(currency_code=currency)
+    message = await client.read("ledger", "TrialBalance", request)
+    while message.next_page_token:
+        request.page_token = message.next_page_token
+        page = await client.read("ledger", "TrialBalance", request)
+        message.rows.extend(page.rows)
+        message.balanced &= page.balanced
+        message.next_page_token = page.next_page_token
+    response = output.as_dict(message)
     if client.as_json:
         output.print_json(response)
     else:
@@ -158,13 +196,18 @@ async def trial_balance(
                     row["account_id"],
                     output.short(row["kind"], "ACCOUNT_KIND_").lower(),
                     row["currency_code"],
-                    str(row["debits"]),
-                    str(row["credits"]),
-                    str(row["balance"]),
+                    format_amount(int(row["exact_debits"]), row["currency_code"]),
+                    format_amount(int(row["exact_credits"]), row["currency_code"]),
+                    format_amount(row["balance"], row["currency_code"]),
                 )
                 for row in response["rows"]
             ],
         )
+        for total in response["totals"]:
+            debits, credits = (
+                format_amount(int(total[side]), total["currency_code"]) for side in ("debits", "credits")
+            )
+            print(f"{total['accounts']} accounts: debits {debits}, credits {credits}")
         differences = ", ".join(output.money(difference) for difference in response["differences"])
         print("balanced" if response["balanced"] else f"NOT BALANCED: debits less credits are {differences}")
     if not response["balanced"]:
@@ -204,4 +247,5 @@ def _account_row(account: dict[str, Any]) -> tuple[str, ...]:
         str(account["balance"]),
         str(account["overdraft_limit"]),
         str(account["version"]),
+        output.moment(account["closed_at_ms"]) if account["closed_at_ms"] else "",
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from services.ledger.operations import LedgerOperations
+from services.ledger.schema import ensemble, journals, postings, refusals
 from services.ledger.servicer import LedgerServicer, MessageEncoding
-from services.ledger.store import SqlLedgerStore, ensemble, journals, postings, refusals
+from services.ledger.store import SqlLedgerStore
 from services.runtime.server import Parts, Runtime, Service, run
 
 

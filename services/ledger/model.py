@@ -21,7 +21,8 @@ An entry can also be voided before it comes: unless its journal stands, its atte
 Invariants
 1. The legs of a journal sum to zero, are in one currency, name each account once, and are never 0.   JournalDraft.check
 2. A balance is what its postings sum to, on the side on which the account grows.                     Books.write
-3. No balance falls below -overdraft_limit or passes MAX_BALANCE, after any journal.                  Account.posted
+3. No balance falls below -overdraft_limit or passes MAX_BALANCE, after any journal; a closed account
+   has balance 0 and no journal afterwards.                                                           Account.posted
 4. Sequences count from 1 without a gap; each journal's hash covers its content and the hash before.  Books.write
 5. A business key stands for one journal, and a journal is undone at most once.                       Books.write
 6. An attempt that was refused is refused for ever: the refusal is kept beside the journals, because a
@@ -52,6 +53,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from services.kernel import idempotency
+from services.kernel.currency import format_amount
 from services.kernel.errors import (
     AlreadyExists,
     CountinghouseError,
@@ -100,6 +102,21 @@ _NAMED = re.compile(rf"(?P<what>{'|'.join(_NAMED_KINDS)}):(?:.+:)?(?P<currency>[
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """How an account was closed.
+
+    Args:
+        by: Who closed it.
+        reason: Why.
+        at_ms: When, in Unix milliseconds.
+    """
+
+    by: Principal
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A ledger account. Amounts are minor units.
 
@@ -108,6 +125,7 @@ class Account:
         balance: On the side on which the account grows.
         version: 1, and one more with every posting.
         created_at_ms: Unix milliseconds.
+        closing: None: it is open.
     """
 
     account_id: str
@@ -117,6 +135,7 @@ class Account:
     balance: int = 0
     version: int = 1
     created_at_ms: int = 0
+    closing: Closing | None = None
 
     def same_terms(self, other: Account) -> bool:
         """Whether opening the one is opening the other."""
@@ -124,14 +143,43 @@ class Account:
 
     def as_opened(self) -> Account:
         """The account before its first posting."""
-        return replace(self, balance=0, version=1)
+        return replace(self, balance=0, version=1, closing=None)
+
+    def closed(self, closing: Closing) -> Account:
+        """The account once it is closed.
+
+        Raises:
+            FailedPrecondition: ACCOUNT_CLOSED or BALANCE_NOT_ZERO.
+        """
+        self.check_open()
+        if self.balance:
+            raise FailedPrecondition(
+                "BALANCE_NOT_ZERO",
+                f"{self.account_id} holds {format_amount(self.balance, self.currency)}; only an empty one is closed",
+                metadata={"account_id": self.account_id, "balance": str(self.balance)},
+            )
+        return replace(self, closing=closing)
+
+    def check_open(self) -> None:
+        """Raises FailedPrecondition, ACCOUNT_CLOSED, if it is closed."""
+        if self.closing is not None:
+            raise FailedPrecondition(
+                "ACCOUNT_CLOSED",
+                f"{self.account_id} was closed by {self.closing.by}; use another account",
+                metadata={
+                    "account_id": self.account_id,
+                    "closed_by": self.closing.by.name,
+                    "closed_at_ms": str(self.closing.at_ms),
+                },
+            )
 
     def posted(self, amount: int) -> Account:
         """The account after one leg: a debit of `amount`, or a credit if it is negative.
 
         Raises:
-            FailedPrecondition: INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
+            FailedPrecondition: ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
         """
+        self.check_open()
         balance = self.balance + amount * self.kind.sign
         if balance < -self.overdraft_limit:
             short_by = -self.overdraft_limit - balance
@@ -570,6 +618,27 @@ class TrialRow:
     def right(self) -> bool:
         """Whether the stored balance is what the sums say."""
         return self.account.balance == (self.debits - self.credits) * self.account.kind.sign
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTotal:
+    """All accounts of one currency in the trial balance; minor units, of any size.
+
+    Args:
+        accounts: How many there are.
+        unexplained: How many have a stored balance that is not what their sums say.
+    """
+
+    currency: str
+    accounts: int
+    debits: int
+    credits: int
+    unexplained: int
+
+    @property
+    def difference(self) -> int:
+        """Debits less credits: zero unless the books are broken."""
+        return self.debits - self.credits
 
 
 @dataclass(frozen=True, slots=True)

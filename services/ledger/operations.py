@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kernel.clock import Clock
-from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.errors import CountinghouseError, FailedPrecondition, InvalidArgument
 from services.kernel.fence import Fence
 from services.kernel.idempotency import Answer, RequestKey
 from services.kernel.ids import IdSource
@@ -26,6 +26,7 @@ from services.ledger.model import (
     Account,
     AccountKind,
     ChainCheck,
+    Closing,
     Entry,
     Head,
     Journal,
@@ -33,6 +34,7 @@ from services.ledger.model import (
     Link,
     Outcome,
     TrialRow,
+    TrialTotal,
     account_not_found,
     check_account_terms,
     house_accounts,
@@ -59,6 +61,16 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosingRequest:
+    """One caller's request to close an account; as `Opening`."""
+
+    key: RequestKey
+    fingerprint: str
+    account_id: str
+    closing: Closing
+
+
+@dataclass(frozen=True, slots=True)
 class JournalFilter:
     """Which journals to list; empty: all."""
 
@@ -71,6 +83,10 @@ class Encoding(Protocol):
 
     def opened(self, account: Account) -> bytes:
         """The answer to an opening."""
+        ...
+
+    def closed(self, account: Account) -> bytes:
+        """The answer to a closing."""
         ...
 
     def refused(self, error: CountinghouseError) -> bytes:
@@ -104,10 +120,20 @@ class LedgerStore(Protocol):
         ...
 
     async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
-        """Opens an account, or finds it open on the same terms, and stores the answer with it; stores the refusal
-        ACCOUNT_EXISTS of other terms.
+        """Opens an account, or finds it open on the same terms, and stores the answer with it; stores the refusals
+        ACCOUNT_EXISTS of other terms and ACCOUNT_CLOSED.
 
         Raises:
+            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
+        """
+        ...
+
+    async def close_account(self, request: ClosingRequest, encoding: Encoding) -> Answer:
+        """Closes an account, as `Account.closed`, and stores the answer with it, be it a refusal. No journal is written
+        to the account from then on.
+
+        Raises:
+            NotFound: ACCOUNT_NOT_FOUND.
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
         """
         ...
@@ -117,6 +143,7 @@ class LedgerStore(Protocol):
 
         Raises:
             AlreadyExists: ACCOUNT_EXISTS: one is open on other terms.
+            FailedPrecondition: ACCOUNT_CLOSED: one was closed.
         """
         ...
 
@@ -144,8 +171,13 @@ class LedgerStore(Protocol):
         """What is found in the chain from sequence `first` to `last`, in order, at most `limit`."""
         ...
 
-    async def trial(self, currency: str) -> list[TrialRow]:
-        """Every account of a currency (empty: of all) with the sums of its postings, by id, on one snapshot."""
+    async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
+        """The sums of a currency (empty: of each), by code, and the newest sequence they contain, on one snapshot."""
+        ...
+
+    async def trial(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
+        """At most `limit` accounts of a currency (empty: of all) whose id comes after `after`, by id, with the sums of
+        their postings and their balance as they stood with the journal `last`."""
         ...
 
 
@@ -159,19 +191,25 @@ class Failpoints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The trial balance.
+    """The sums of the books.
 
     Args:
-        differences: Debits less credits for each currency, by code.
+        last: The newest journal's sequence that they contain.
+        totals: By currency code.
     """
 
-    rows: tuple[TrialRow, ...]
-    differences: tuple[tuple[str, int], ...]
+    last: int
+    totals: tuple[TrialTotal, ...]
+
+    @property
+    def differences(self) -> tuple[tuple[str, int], ...]:
+        """Debits less credits for each currency, by code."""
+        return tuple((total.currency, total.difference) for total in self.totals)
 
     @property
     def balanced(self) -> bool:
         """Whether debits equal credits and every stored balance is what the postings say."""
-        return all(row.right for row in self.rows) and not any(amount for _, amount in self.differences)
+        return not any(total.difference or total.unexplained for total in self.totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +239,18 @@ class LedgerOperations:
         self._ids = ids
         self._failpoints = failpoints
         self._encoding = encoding
+        self._house: frozenset[str] = frozenset()
 
     async def open_house_accounts(self, currencies: Sequence[str]) -> None:
         """Opens the house accounts of each currency, unless they are open.
 
         Raises:
             AlreadyExists: ACCOUNT_EXISTS: one is open on other terms.
+            FailedPrecondition: ACCOUNT_CLOSED: one was closed.
         """
-        await self._store.open_missing(house_accounts(currencies, self._clock.now_ms()))
+        wanted = house_accounts(currencies, self._clock.now_ms())
+        await self._store.open_missing(wanted)
+        self._house = frozenset(account.account_id for account in wanted)
 
     async def open_account(
         self,
@@ -232,6 +274,26 @@ class LedgerOperations:
         )
         key = RequestKey(call.principal, "OpenAccount", request_id)
         return await self._store.open_account(Opening(key, fingerprint, account), self._encoding)
+
+    async def close_account(
+        self, call: Call, request_id: str, fingerprint: str, *, account_id: str, reason: str
+    ) -> Answer:
+        """Closes an account.
+
+        Raises:
+            FailedPrecondition: HOUSE_ACCOUNT_IN_USE: it belongs to a currency of the settings.
+            NotFound: ACCOUNT_NOT_FOUND.
+            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
+        """
+        if account_id in self._house:
+            raise FailedPrecondition(
+                "HOUSE_ACCOUNT_IN_USE",
+                f"{account_id} is a house account; take its currency out of COUNTINGHOUSE_CURRENCIES first",
+                metadata={"account_id": account_id},
+            )
+        key = RequestKey(call.principal, "CloseAccount", request_id)
+        closing = Closing(call.principal, reason, self._clock.now_ms())
+        return await self._store.close_account(ClosingRequest(key, fingerprint, account_id, closing), self._encoding)
 
     async def account(self, call: Call, account_id: str) -> Account:
         """Reads one account.
@@ -262,7 +324,7 @@ class LedgerOperations:
             InvalidArgument: BUSINESS_KEY_RESERVED; as `JournalDraft.check`; CURRENCY_MISMATCH.
             KeyMismatch: Another payload stands under the key; the metadata say whose.
             NotFound: ACCOUNT_NOT_FOUND.
-            FailedPrecondition: INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
+            FailedPrecondition: ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
             StaleFence: Somebody else has locked the order since.
         """
         _check_not_reserved(draft)
@@ -305,7 +367,8 @@ class LedgerOperations:
         Raises:
             NotFound: JOURNAL_NOT_FOUND.
             InvalidArgument: PAYMENT_MISMATCH, or FENCE_REQUIRED where the journal has an order.
-            FailedPrecondition: NOT_REVERSIBLE, ALREADY_REVERSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
+            FailedPrecondition: NOT_REVERSIBLE, ALREADY_REVERSED, ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or
+                BALANCE_OUT_OF_RANGE.
             StaleFence: Somebody else has locked the order since.
         """
         journal = await self.journal(journal_id=journal_id)
@@ -337,13 +400,13 @@ class LedgerOperations:
         return await self._store.journals(which, before=before, limit=limit)
 
     async def trial_balance(self, currency: str) -> Trial:
-        """Sums the books of a currency; of all if it is empty."""
-        rows = await self._store.trial(currency)
-        differences: dict[str, int] = {}
-        for row in rows:
-            code = row.account.currency
-            differences[code] = differences.get(code, 0) + row.debits - row.credits
-        return Trial(tuple(rows), tuple(sorted(differences.items())))
+        """Sums the books of a currency; of each if it is empty."""
+        last, totals = await self._store.trial_totals(currency)
+        return Trial(last, tuple(totals))
+
+    async def trial_rows(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
+        """Lists the accounts of a trial balance, as they stood with the journal `last`."""
+        return await self._store.trial(currency, last=last, after=after, limit=limit)
 
     async def verify(self, first: int, last: int) -> Verdict:
         """Walks the chain.

@@ -13,7 +13,7 @@ from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.ids import check_account, check_business_key, check_name, check_text
 from services.kernel.money import check_currency
-from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow
+from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow, TrialTotal
 from services.ledger.operations import JournalFilter, LedgerOperations
 from services.runtime import pages, status
 from services.runtime.context import current_call
@@ -29,6 +29,8 @@ _KINDS: dict[AccountKind, pb.AccountKind.ValueType] = {
     AccountKind.REVENUE: pb.ACCOUNT_KIND_REVENUE,
     AccountKind.EXPENSE: pb.ACCOUNT_KIND_EXPENSE,
 }
+#: Of a page of the trial balance: the newest journal in it, and the last account of the page before.
+_TRIAL_KEY = (int, str)
 _KINDS_BY_NUMBER: dict[int, AccountKind] = {int(number): kind for kind, number in _KINDS.items()}
 
 
@@ -48,6 +50,17 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             kind=enum_in(_KINDS_BY_NUMBER, request.kind, "kind"),
             currency=check_currency(request.currency_code),
             overdraft_limit=request.overdraft_limit,
+        )
+        return reply(call, answer)
+
+    async def CloseAccount(self, request: pb.CloseAccountRequest, _context: _Context) -> Any:
+        call = current_call()
+        answer = await self._operations.close_account(
+            call,
+            check_name(request.request_id, "request_id"),
+            fingerprint_without(request, "request_id"),
+            account_id=check_account(request.account_id, "account_id"),
+            reason=check_text(request.reason, "reason", required=True),
         )
         return reply(call, answer)
 
@@ -137,14 +150,36 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.ReverseJournalResponse(journal=journal_out(journal))
 
     async def TrialBalance(self, request: pb.TrialBalanceRequest, _context: _Context) -> pb.TrialBalanceResponse:
-        code = request.currency_code
-        trial = await self._operations.trial_balance(check_currency(code) if code else "")
+        currency = request.currency_code and check_currency(request.currency_code)
+        key = pages.key_in(request, _TRIAL_KEY)
+        trial = None if key else await self._operations.trial_balance(currency)
+        last = trial.last if trial else key[0] if key else 0
+        rows: list[TrialRow] = []
+
+        async def fetch(key: tuple[int, str] | None, limit: int) -> list[TrialRow]:
+            return await self._operations.trial_rows(currency, last=last, after=key[1] if key else "", limit=limit)
+
+        def out(row: TrialRow) -> pb.TrialBalanceRow:
+            rows.append(row)
+            return _row_out(row)
+
+        page = await pages.read_page(
+            request,
+            key_types=_TRIAL_KEY,
+            fetch=fetch,
+            key_of=lambda row: (last, row.account.account_id),
+            out=out,
+            default_rows=pages.AS_MANY_AS_FIT,
+        )
         return pb.TrialBalanceResponse(
-            rows=map(_row_out, trial.rows),
+            rows=page.rows,
             differences=[
-                money_pb2.Money(minor_units=amount, currency_code=currency) for currency, amount in trial.differences
+                money_pb2.Money(minor_units=_int64(total.difference), currency_code=total.currency)
+                for total in (trial.totals if trial else ())
             ],
-            balanced=trial.balanced,
+            balanced=trial.balanced if trial else all(row.right for row in rows[: len(page.rows)]),
+            totals=map(_total_out, trial.totals if trial else ()),
+            next_page_token=page.next_page_token,
         )
 
     async def VerifyJournal(self, request: pb.VerifyJournalRequest, _context: _Context) -> pb.VerifyJournalResponse:
@@ -164,6 +199,9 @@ class MessageEncoding:
     def opened(self, account: Account) -> bytes:
         return pb.OpenAccountResponse(account=account_out(account)).SerializeToString(deterministic=True)
 
+    def closed(self, account: Account) -> bytes:
+        return pb.CloseAccountResponse(account=account_out(account)).SerializeToString(deterministic=True)
+
     def refused(self, error: CountinghouseError) -> bytes:
         return bytes(status.to_status(error).SerializeToString(deterministic=True))
 
@@ -178,6 +216,9 @@ def account_out(account: Account) -> pb.Account:
         balance=account.balance,
         version=account.version,
         created_at_ms=account.created_at_ms,
+        closed_at_ms=account.closing.at_ms if account.closing else 0,
+        closed_by=clerk_out(account.closing.by) if account.closing else None,
+        close_reason=account.closing.reason if account.closing else "",
     )
 
 
@@ -206,7 +247,25 @@ def _row_out(row: TrialRow) -> pb.TrialBalanceRow:
         account_id=row.account.account_id,
         kind=_KINDS[row.account.kind],
         currency_code=row.account.currency,
-        debits=row.debits,
-        credits=row.credits,
+        debits=_int64(row.debits),
+        credits=_int64(row.credits),
         balance=row.account.balance,
+        exact_debits=str(row.debits),
+        exact_credits=str(row.credits),
     )
+
+
+def _total_out(total: TrialTotal) -> pb.TrialBalanceTotal:
+    return pb.TrialBalanceTotal(
+        currency_code=total.currency,
+        accounts=total.accounts,
+        debits=str(total.debits),
+        credits=str(total.credits),
+        difference=str(total.difference),
+        unexplained_balances=total.unexplained,
+    )
+
+
+def _int64(number: int) -> int:
+    """The nearest number that an int64 holds."""
+    return max(-(2**63), min(number, 2**63 - 1))

@@ -1,4 +1,4 @@
-"""The books in a database; the only file that knows their tables.
+"""The books in a database; with `schema.py` and `trial.py` the only file that knows their tables.
 
 How entries are written, in one transaction (guard in brackets):
 
@@ -16,7 +16,7 @@ the kept refusal are committed with the rest.
 Invariants of the tables, beyond those of the model
 1. (generation, token) of an order's fence never falls.
 2. journals, postings and refusals only grow; an account is never removed, and never changes its id, kind, currency
-   or date (triggers).
+   or date; a closed one changes no more (triggers).
 3. A balance within its limits is also a CHECK: whatever is written past `Books` is refused by the statement.
 4. With the guard `unique` on, business_key and reversal_of have unique indexes; `prepare` sees to it at start. With it
    off they are dropped, and every entry is written.
@@ -29,22 +29,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    VARCHAR,
-    BigInteger,
-    CheckConstraint,
-    Column,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
     Row,
     Select,
-    String,
-    Table,
-    Text,
     bindparam,
-    case,
-    func,
     insert,
     inspect,
     or_,
@@ -57,6 +44,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import (
+    AlreadyExists,
     CountinghouseError,
     FailedPrecondition,
     InvalidArgument,
@@ -66,11 +54,10 @@ from services.kernel.errors import (
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, Begun, Lease, StoredResponse
-from services.kernel.money import MAX_BALANCE
 from services.kernel.principal import Principal, Role
+from services.ledger import trial
 from services.ledger.model import (
     Account,
-    AccountKind,
     Books,
     Entry,
     Head,
@@ -80,110 +67,34 @@ from services.ledger.model import (
     Link,
     Outcome,
     TrialRow,
+    TrialTotal,
     account_exists,
+    account_not_found,
 )
 from services.ledger.operations import (
+    ClosingRequest,
     Encoding,
     JournalFilter,
     LedgerStore,
     Opening,
 )
-from services.runtime.database import Database, DatabaseRefused, ensemble_table
-from services.runtime.requests import Requests, insert_if_absent, request_table
+from services.ledger.schema import (
+    accounts,
+    chain_head,
+    closing_columns,
+    journals,
+    order_fences,
+    postings,
+    refusals,
+    requests,
+    to_account,
+    unique_indexes,
+)
+from services.runtime.database import Database, DatabaseRefused
+from services.runtime.requests import Requests, insert_if_absent
 
-#: Account ids are compared byte by byte, on PostgreSQL too, whatever the locale: pages and prefixes rely on it.
-_ACCOUNT_ID = String(100).with_variant(VARCHAR(100, collation="C"), "postgresql")
 #: Sorts after every character an id may have.
 _LAST_CHARACTER = "\x7f"
-
-metadata = MetaData()
-
-accounts = Table(
-    "accounts",
-    metadata,
-    Column("account_id", _ACCOUNT_ID, primary_key=True),
-    Column("kind", String(16), nullable=False),
-    Column("currency_code", String(3), nullable=False),
-    Column("overdraft_limit", BigInteger, nullable=False),
-    Column("balance", BigInteger, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    CheckConstraint(f"balance >= -overdraft_limit AND balance <= {MAX_BALANCE}", name="accounts_within_limits"),
-    CheckConstraint("overdraft_limit >= 0", name="accounts_limit_is_not_negative"),
-)
-
-#: reversal_of is null, and not empty, where nothing is undone, so that its unique index leaves those rows alone.
-journals = Table(
-    "journals",
-    metadata,
-    Column("journal_id", String(64), primary_key=True),
-    Column("sequence", BigInteger, nullable=False, unique=True),
-    Column("business_key", String(160), nullable=False),
-    Column("currency_code", String(3), nullable=False),
-    Column("memo", String(200), nullable=False),
-    Column("order_id", String(64), nullable=False),
-    Column("payment_id", String(64), nullable=False),
-    Column("reversal_of", String(64), nullable=True),
-    Column("previous_hash", String(64), nullable=False),
-    Column("hash", String(64), nullable=False),
-    Column("posted_at_ms", BigInteger, nullable=False),
-    Column("clerk_name", String(64), nullable=False),
-    Column("clerk_role", String(16), nullable=False),
-    CheckConstraint("sequence >= 1", name="journals_count_from_one"),
-)
-Index("journals_by_order", journals.c.order_id, journals.c.sequence)
-
-#: The guard `unique`.
-unique_indexes = (
-    Index("journals_by_business_key", journals.c.business_key, unique=True),
-    Index("journals_by_reversal_of", journals.c.reversal_of, unique=True),
-)
-
-#: `leg` counts from 0 in the order in which the legs were asked for.
-postings = Table(
-    "postings",
-    metadata,
-    Column("journal_id", String(64), ForeignKey("journals.journal_id"), primary_key=True),
-    Column("leg", Integer, primary_key=True),
-    Column("account_id", _ACCOUNT_ID, ForeignKey("accounts.account_id"), nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    CheckConstraint("amount <> 0", name="postings_are_not_zero"),
-)
-Index("postings_by_account", postings.c.account_id, postings.c.journal_id)
-
-#: What was definitively refused: `error` is JSON of the error's kind, reason, message, metadata and fields.
-refusals = Table(
-    "refusals",
-    metadata,
-    Column("business_key", String(160), primary_key=True),
-    Column("attempt", String(64), primary_key=True),
-    Column("order_id", String(64), nullable=False),
-    Column("payment_id", String(64), nullable=False),
-    Column("error", Text, nullable=False),
-    Column("refused_at_ms", BigInteger, nullable=False),
-)
-
-order_fences = Table(
-    "order_fences",
-    metadata,
-    Column("order_id", String(64), primary_key=True),
-    Column("generation", BigInteger, nullable=False),
-    Column("token", BigInteger, nullable=False),
-)
-
-Index("order_fences_by_fence", order_fences.c.generation, order_fences.c.token)
-
-#: One row, with id 1: the last journal's sequence and hash, and the lock of those who write the next.
-chain_head = Table(
-    "chain_head",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("sequence", BigInteger, nullable=False),
-    Column("hash", String(64), nullable=False),
-)
-
-requests = request_table(metadata)
-ensemble = ensemble_table(metadata)
 
 #: The errors that `Books.write` keeps, by name.
 _KEPT_ERRORS: dict[str, type[CountinghouseError]] = {
@@ -309,11 +220,39 @@ class SqlLedgerStore(LedgerStore):
             if not isinstance(begun, Begun):
                 return Answer(begun, replayed=True)
             standing = await _open(tx, wanted)
-            if standing.same_terms(wanted):
+            try:
+                standing.check_open()
+                if not standing.same_terms(wanted):
+                    raise account_exists(standing)
                 stored = StoredResponse(ok=True, body=encoding.opened(standing.as_opened()))
-            else:
-                stored = StoredResponse(ok=False, body=encoding.refused(account_exists(standing)))
+            except (AlreadyExists, FailedPrecondition) as refusal:
+                stored = StoredResponse(ok=False, body=encoding.refused(refusal))
             await self._requests.finish(tx, opening.key, stored, now_ms=now_ms)
+            return Answer(stored, replayed=False)
+
+        return await self._database.run(step)
+
+    async def close_account(self, request: ClosingRequest, encoding: Encoding) -> Answer:
+        closing = request.closing
+
+        async def step(tx: AsyncConnection) -> Answer:
+            lease = Lease(owner="", now_ms=closing.at_ms, until_ms=closing.at_ms)
+            begun = await self._requests.begin(tx, request.key, request.fingerprint, lease)
+            if not isinstance(begun, Begun):
+                return Answer(begun, replayed=True)
+            await tx.execute(_LOCK_HEAD)  # as those who write journals, before the account
+            row = (await tx.execute(_LOCK_ACCOUNTS, {"ids": [request.account_id]})).one_or_none()
+            if row is None:
+                raise account_not_found(request.account_id)
+            try:
+                closed = to_account(row).closed(closing)
+                await tx.execute(
+                    update(accounts).where(accounts.c.account_id == closed.account_id).values(closing_columns(closing))
+                )
+                stored = StoredResponse(ok=True, body=encoding.closed(closed))
+            except FailedPrecondition as refusal:
+                stored = StoredResponse(ok=False, body=encoding.refused(refusal))
+            await self._requests.finish(tx, request.key, stored, now_ms=closing.at_ms)
             return Answer(stored, replayed=False)
 
         return await self._database.run(step)
@@ -322,7 +261,7 @@ class SqlLedgerStore(LedgerStore):
         async def look(tx: AsyncConnection) -> dict[str, Account]:
             ids = [account.account_id for account in accounts_wanted]
             found = await tx.execute(select(accounts).where(accounts.c.account_id.in_(ids)))
-            return {row.account_id: _to_account(row) for row in found}
+            return {row.account_id: to_account(row) for row in found}
 
         async def step(tx: AsyncConnection) -> list[Account]:
             return [await _open(tx, account) for account in accounts_wanted]
@@ -331,6 +270,7 @@ class SqlLedgerStore(LedgerStore):
         if len(present) < len(accounts_wanted):
             present = {account.account_id: account for account in await self._database.run(step)}
         for account in accounts_wanted:
+            present[account.account_id].check_open()
             if not present[account.account_id].same_terms(account):
                 raise account_exists(present[account.account_id])
 
@@ -346,7 +286,7 @@ class SqlLedgerStore(LedgerStore):
             query = query.where(accounts.c.account_id >= prefix, accounts.c.account_id < prefix + _LAST_CHARACTER)
 
         async def step(tx: AsyncConnection) -> list[Account]:
-            return [_to_account(row) for row in await tx.execute(query)]
+            return [to_account(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
@@ -368,9 +308,11 @@ class SqlLedgerStore(LedgerStore):
             query = query.where(journals.c.sequence < before)
         if which.order_id:
             query = query.where(journals.c.order_id == which.order_id)
-        if which.account_id:
-            legs = select(postings.c.journal_id).where(postings.c.account_id == which.account_id)
-            query = query.where(journals.c.journal_id.in_(legs))
+            if which.account_id:  # few journals, whose legs are looked up
+                legs = select(postings.c.leg).where(postings.c.journal_id == journals.c.journal_id)
+                query = query.where(legs.where(postings.c.account_id == which.account_id).exists())
+        elif which.account_id:
+            query = journals_of(which.account_id, before=before, limit=limit)
 
         async def step(tx: AsyncConnection) -> list[Journal]:
             return await _find_journals(tx, query)
@@ -399,31 +341,19 @@ class SqlLedgerStore(LedgerStore):
 
         return await self._database.read(step)
 
-    async def trial(self, currency: str) -> list[TrialRow]:
-        amount = postings.c.amount
-        sums = (
-            select(
-                postings.c.account_id,
-                func.sum(case((amount > 0, amount), else_=0)).label("debits"),
-                func.sum(case((amount < 0, -amount), else_=0)).label("credits"),
-            )
-            .group_by(postings.c.account_id)
-            .subquery()
-        )
-        query = (
-            select(
-                accounts,
-                func.coalesce(sums.c.debits, 0).label("debits"),
-                func.coalesce(sums.c.credits, 0).label("credits"),
-            )
-            .outerjoin_from(accounts, sums, accounts.c.account_id == sums.c.account_id)
-            .order_by(accounts.c.account_id)
-        )
-        if currency:
-            query = query.where(accounts.c.currency_code == currency)
+    async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
+        async def step(tx: AsyncConnection) -> tuple[int, list[TrialTotal]]:
+            rows = (await tx.execute(trial.totals_of(currency))).all()
+            last = rows[0].last if rows else (await tx.execute(select(chain_head.c.sequence))).scalar_one()
+            return last, [trial.to_total(row) for row in rows]
+
+        return await self._database.read(step)
+
+    async def trial(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
+        query = trial.rows_of(currency, last=last, after=after, limit=limit)
 
         async def step(tx: AsyncConnection) -> list[TrialRow]:
-            return [TrialRow(_to_account(row), int(row.debits), int(row.credits)) for row in await tx.execute(query)]
+            return [trial.to_row(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
@@ -477,7 +407,7 @@ class SqlLedgerStore(LedgerStore):
                 books.refusals[row.business_key, row.attempt] = _to_error(row.error)
         ids = sorted({leg.account_id for draft in drafts for leg in draft.legs})
         for row in await tx.execute(_LOCK_ACCOUNTS, {"ids": ids}):
-            books.accounts[row.account_id] = _to_account(row)
+            books.accounts[row.account_id] = to_account(row)
         return books
 
     async def _write(self, tx: AsyncConnection, books: Books, before: dict[str, Account]) -> None:
@@ -511,6 +441,18 @@ class SqlLedgerStore(LedgerStore):
         await tx.execute(_INSERT_POSTINGS, [row for journal in books.written for row in _posting_rows(journal)])
 
 
+def journals_of(account_id: str, *, before: int | None, limit: int) -> Select[Any]:
+    """The newest journals of one account, read along the index of its postings."""
+    query = (
+        select(journals)
+        .join(postings, postings.c.journal_id == journals.c.journal_id)
+        .where(postings.c.account_id == account_id)
+        .order_by(postings.c.sequence.desc())
+        .limit(limit)
+    )
+    return query if before is None else query.where(postings.c.sequence < before)
+
+
 async def _open(tx: AsyncConnection, wanted: Account) -> Account:
     """Opens an account unless its id is taken; returns the one that is then open."""
     row = {
@@ -532,7 +474,7 @@ async def _open(tx: AsyncConnection, wanted: Account) -> Account:
 
 async def _find_account(tx: AsyncConnection, account_id: str) -> Account | None:
     row = (await tx.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
-    return None if row is None else _to_account(row)
+    return None if row is None else to_account(row)
 
 
 async def _find_journals(tx: AsyncConnection, query: Select[Any], **parameters: Sequence[str]) -> list[Journal]:
@@ -550,18 +492,6 @@ async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str,
         for row in await tx.execute(_LEGS, {"ids": ids}):
             legs[row.journal_id] = (*legs.get(row.journal_id, ()), Leg(row.account_id, row.amount))
     return legs
-
-
-def _to_account(row: Row[*tuple[Any, ...]]) -> Account:
-    return Account(
-        row.account_id,
-        AccountKind(row.kind),
-        row.currency_code,
-        row.overdraft_limit,
-        row.balance,
-        row.version,
-        row.created_at_ms,
-    )
 
 
 def _to_journal(row: Row[Any], legs: tuple[Leg, ...]) -> Journal:
@@ -631,6 +561,12 @@ def _journal_row(journal: Journal) -> dict[str, Any]:
 
 def _posting_rows(journal: Journal) -> list[dict[str, Any]]:
     return [
-        {"journal_id": journal.journal_id, "leg": place, "account_id": leg.account_id, "amount": leg.amount}
+        {
+            "journal_id": journal.journal_id,
+            "leg": place,
+            "account_id": leg.account_id,
+            "amount": leg.amount,
+            "sequence": journal.sequence,
+        }
         for place, leg in enumerate(journal.draft.legs)
     ]

@@ -37,6 +37,7 @@ MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.payment.v1.PaymentService/ListPayments": _EVERYONE,
     "/countinghouse.payment.v1.PaymentService/NotifyAcquirer": frozenset({Role.ACQUIRER, Role.ACCOUNTANT}),
     "/countinghouse.ledger.v1.LedgerService/OpenAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),
+    "/countinghouse.ledger.v1.LedgerService/CloseAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),
     "/countinghouse.ledger.v1.LedgerService/GetAccount": _EVERYONE,
     "/countinghouse.ledger.v1.LedgerService/ListAccounts": _STAFF,
     "/countinghouse.ledger.v1.LedgerService/Post": _SERVICE,

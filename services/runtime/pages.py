@@ -27,6 +27,8 @@ DEFAULT_ROWS, MAX_ROWS = 50, 1_000
 #: Size of a page's messages. Half of the smallest `max_message_bytes` that the settings take, so that the page's other
 #: fields and the framing always fit.
 PAGE_BYTES = 1 << 19
+#: A default for lists that were once sent whole: a page of PAGE_BYTES, however many rows that are.
+AS_MANY_AS_FIT = PAGE_BYTES
 #: Rows read from the database at once, so that a page of large rows costs no more than it sends.
 _CHUNK_ROWS = 100
 #: Tag and length of a row in the answer.
@@ -42,7 +44,7 @@ Out = TypeVar("Out", bound=Message)
 Key = tuple[Any, ...]
 
 
-def page_size(asked: int) -> int:
+def page_size(asked: int, default_rows: int = DEFAULT_ROWS) -> int:
     """How many rows a page has at most.
 
     Raises:
@@ -52,7 +54,7 @@ def page_size(asked: int) -> int:
         raise InvalidArgument.of_field(
             "PAGE_SIZE_OUT_OF_RANGE", "page_size", f"page_size is 0 to {MAX_ROWS}, not {asked}"
         )
-    return asked or DEFAULT_ROWS
+    return asked or default_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ async def read_page(
     fetch: Callable[[Any, int], Awaitable[Sequence[Row]]],
     key_of: Callable[[Row], Key],
     out: Callable[[Row], Out],
+    default_rows: int = DEFAULT_ROWS,
 ) -> Page[Out]:
     """Read one page of a list.
 
@@ -82,12 +85,13 @@ async def read_page(
         key_types: Types of the parts of a row's key.
         fetch: Returns at most so many rows that come after a key, in the list's order; the key is None at the start.
         key_of: Key of a row.
-        out: A row as a message.
+        out: A row as a message; called once for each row that is looked at, of which the last may not be on the page.
+        default_rows: Instead of a page_size of 0.
 
     Raises:
         InvalidArgument: PAGE_SIZE_OUT_OF_RANGE or PAGE_TOKEN_INVALID.
     """
-    wanted = page_size(request.page_size)
+    wanted = page_size(request.page_size, default_rows)
     after = key_in(request, key_types)
     rows: list[Out] = []
     size = 0

@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from coordination import generation
 from coordination.session import Session
+from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
@@ -93,6 +94,21 @@ async def test_settle_sent_before_the_upgrade_is_replayed(upgraded: Stack) -> No
         assert trailers["x-replayed"] == "true"
         assert response.payment.state == pb.PAYMENT_STATE_SUCCEEDED
         assert len(await cashier.journals("drawer-paid")) == before == 1
+
+
+async def test_journals_of_before_are_listed_by_account(upgraded: Stack) -> None:
+    """All those with a leg on it, and no others."""
+    async with Desk.of(upgraded, "li", Role.CASHIER) as cashier:
+
+        async def listed(account_id: str = "") -> list[ledger_pb2.Journal]:
+            request = ledger_pb2.ListJournalsRequest(account_id=account_id, page_size=1_000)
+            return list((await cashier.ask(cashier.ledger.ListJournals, request)).journals)
+
+        everything = await listed()
+        for account_id in ("drawer:CNY", "sales:CNY", "acquirer:CNY"):
+            expected = [journal for journal in everything if account_id in {leg.account_id for leg in journal.postings}]
+            assert expected
+            assert await listed(account_id) == expected
 
 
 async def test_unpaid_order_of_before_is_settled(upgraded: Stack) -> None:

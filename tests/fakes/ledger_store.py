@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
-from services.kernel.errors import CountinghouseError, KeyMismatch, StaleFence
+from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition, KeyMismatch, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, RequestKey, StoredResponse
@@ -19,9 +20,12 @@ from services.ledger.model import (
     Outcome,
     RefusalKey,
     TrialRow,
+    TrialTotal,
     account_exists,
+    account_not_found,
 )
 from services.ledger.operations import (
+    ClosingRequest,
     Encoding,
     JournalFilter,
     LedgerStore,
@@ -85,17 +89,39 @@ class FakeLedgerStore(LedgerStore):
                 raise KeyMismatch(opening.key.key)
             return Answer(stored, replayed=True)
         standing = self.open.setdefault(opening.account.account_id, opening.account)
-        if standing.same_terms(opening.account):
+        try:
+            standing.check_open()
+            if not standing.same_terms(opening.account):
+                raise account_exists(standing)
             stored = StoredResponse(True, encoding.opened(standing.as_opened()))
-        else:
-            stored = StoredResponse(False, encoding.refused(account_exists(standing)))
+        except (AlreadyExists, FailedPrecondition) as refusal:
+            stored = StoredResponse(False, encoding.refused(refusal))
         self.answers[opening.key] = (opening.fingerprint, stored)
+        return Answer(stored, replayed=False)
+
+    async def close_account(self, request: ClosingRequest, encoding: Encoding) -> Answer:
+        await asyncio.sleep(0)
+        if request.key in self.answers and self._guards.ticket:
+            fingerprint, stored = self.answers[request.key]
+            if fingerprint != request.fingerprint:
+                raise KeyMismatch(request.key.key)
+            return Answer(stored, replayed=True)
+        account = self.open.get(request.account_id)
+        if account is None:
+            raise account_not_found(request.account_id)
+        try:
+            self.open[request.account_id] = account.closed(request.closing)
+            stored = StoredResponse(ok=True, body=encoding.closed(self.open[request.account_id]))
+        except FailedPrecondition as refusal:
+            stored = StoredResponse(ok=False, body=encoding.refused(refusal))
+        self.answers[request.key] = (request.fingerprint, stored)
         return Answer(stored, replayed=False)
 
     async def open_missing(self, accounts_wanted: Sequence[Account]) -> None:
         await asyncio.sleep(0)
         for account in accounts_wanted:
             standing = self.open.setdefault(account.account_id, account)
+            standing.check_open()
             if not standing.same_terms(account):
                 raise account_exists(standing)
 
@@ -133,20 +159,42 @@ class FakeLedgerStore(LedgerStore):
         found = [journal for journal in self.chain if first <= journal.sequence <= last]
         return [Link(journal.sequence, journal) for journal in found[:limit]]
 
-    async def trial(self, currency: str) -> list[TrialRow]:
-        amounts: dict[str, list[int]] = {id_: [] for id_ in self.open}
-        for journal in self.chain:
-            for leg in journal.draft.legs:
-                amounts[leg.account_id].append(leg.amount)
-        return [
-            TrialRow(
-                account,
-                debits=sum(amount for amount in amounts[id_] if amount > 0),
-                credits=-sum(amount for amount in amounts[id_] if amount < 0),
+    async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
+        last = len(self.chain)
+        rows = await self.trial(currency, last=last, after="", limit=len(self.open))
+        of: dict[str, list[TrialRow]] = {}
+        for row in rows:
+            of.setdefault(row.account.currency, []).append(row)
+        return last, [
+            TrialTotal(
+                code,
+                len(found),
+                sum(row.debits for row in found),
+                sum(row.credits for row in found),
+                sum(not row.right for row in found),
             )
-            for id_, account in sorted(self.open.items())
-            if currency in ("", account.currency)
+            for code, found in sorted(of.items())
         ]
+
+    async def trial(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
+        wanted = [
+            account for id_, account in sorted(self.open.items()) if id_ > after and currency in ("", account.currency)
+        ]
+        return [self._trial_row(account, last) for account in wanted[:limit]]
+
+    def _trial_row(self, account: Account, last: int) -> TrialRow:
+        amounts = [
+            (journal.sequence, leg.amount)
+            for journal in self.chain
+            for leg in journal.draft.legs
+            if leg.account_id == account.account_id
+        ]
+        later = sum(amount for sequence, amount in amounts if sequence > last) * account.kind.sign
+        return TrialRow(
+            replace(account, balance=account.balance - later),
+            debits=sum(amount for sequence, amount in amounts if sequence <= last and amount > 0),
+            credits=-sum(amount for sequence, amount in amounts if sequence <= last and amount < 0),
+        )
 
     def _head(self) -> Head:
         return Head(self.chain[-1].sequence, self.chain[-1].hash) if self.chain else Head()

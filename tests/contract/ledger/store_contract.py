@@ -21,12 +21,14 @@ from services.kernel.errors import (
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey
+from services.kernel.money import MAX_MINOR_UNITS
 from services.kernel.principal import Principal, Role
 from services.ledger.model import (
     MAX_SEQUENCE,
     NO_HASH,
     Account,
     AccountKind,
+    Closing,
     Entry,
     Head,
     Journal,
@@ -34,13 +36,15 @@ from services.ledger.model import (
     Leg,
     Outcome,
     Posted,
+    TrialTotal,
     house_accounts,
 )
-from services.ledger.operations import JournalFilter, LedgerStore, Opening
+from services.ledger.operations import ClosingRequest, JournalFilter, LedgerStore, Opening
 from services.ledger.servicer import MessageEncoding
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
+OPERATOR = Principal("ops", Role.OPERATOR)
 ENCODING = MessageEncoding()
 WALLET = "wallet:mei:CNY"
 FENCE = Fence(1, 100)
@@ -113,6 +117,11 @@ def refused(outcome: Outcome, reason: str) -> CountinghouseError:
 
 def opening(account: Account, request_id: str = "r1", fingerprint: str = "f1") -> Opening:
     return Opening(RequestKey(WANG, "OpenAccount", request_id), fingerprint, account)
+
+
+def closing(request_id: str, account_id: str) -> ClosingRequest:
+    key = RequestKey(OPERATOR, "CloseAccount", request_id)
+    return ClosingRequest(key, f"close {account_id}", account_id, Closing(OPERATOR, "a mistake", NOW_MS))
 
 
 class LedgerStoreContract:
@@ -607,7 +616,9 @@ class LedgerStoreContract:
         """Of every account, the idle ones too; of one currency if asked."""
         await top_up(store, 50)
         await posted(store, draft(1, 20, payer=WALLET))
-        rows = {row.account.account_id: row for row in await store.trial("CNY")}
+        last, totals = await store.trial_totals("CNY")
+        found = await store.trial("CNY", last=last, after="", limit=99)
+        rows = {row.account.account_id: row for row in found}
         assert set(rows) == {"acquirer:CNY", "bank:CNY", "drawer:CNY", "sales:CNY", WALLET}
         assert [(rows[name].debits, rows[name].credits) for name in (WALLET, "drawer:CNY", "bank:CNY")] == [
             (20, 50),
@@ -615,4 +626,99 @@ class LedgerStoreContract:
             (0, 0),
         ]
         assert all(row.right for row in rows.values())
-        assert len(await store.trial("")) == 9
+        assert len(await store.trial("", last=last, after="", limit=99)) == 9
+        assert (last, totals) == (2, [TrialTotal("CNY", 5, 70, 70, 0)])
+        assert (await store.trial_totals(""))[1] == [*totals, TrialTotal("USD", 4, 0, 0, 0)]
+
+    async def test_trial_balance_without_accounts_is_empty(self, make: Make) -> None:
+        """No currency, no row."""
+        store = await make(Guards())
+        assert await store.trial_totals("") == (0, [])
+        assert await store.trial("", last=0, after="", limit=9) == []
+
+    async def test_trial_balance_pages_show_the_books_of_one_moment(self, store: LedgerStore) -> None:
+        """Journals written between two pages are in neither sums nor balances."""
+        await top_up(store, 50)
+        await posted(store, draft(1, 20, payer=WALLET))
+        last, totals = await store.trial_totals("CNY")
+        first = await store.trial("CNY", last=last, after="", limit=2)
+        await posted(store, draft(2, 7, payer=WALLET))
+        await top_up(store, 5, number=2)
+        second = await store.trial("CNY", last=last, after=first[-1].account.account_id, limit=9)
+        rows = [*first, *second]
+        assert [row.account.account_id for row in rows] == sorted(row.account.account_id for row in rows)
+        assert (sum(row.debits for row in rows), sum(row.credits for row in rows)) == (70, 70)
+        assert (totals[0].debits, totals[0].credits) == (70, 70)
+        assert all(row.right for row in rows)
+        wallet = next(row for row in rows if row.account.account_id == WALLET)
+        assert (wallet.account.balance, wallet.debits, wallet.credits) == (30, 20, 50)
+
+    async def test_trial_balance_beyond_64_bits_is_a_number(self, make: Make) -> None:
+        """185 journals of 50 million million in each of 50 debits: more than an int64 holds."""
+        store = await make(Guards())
+        names = [f"a{number:02}" for number in range(100)]
+        await store.open_missing(
+            [Account(name, AccountKind.ASSET, "CNY", overdraft_limit=MAX_MINOR_UNITS) for name in names]
+        )
+        legs = tuple(
+            Leg(name, MAX_MINOR_UNITS if number % 2 else -MAX_MINOR_UNITS) for number, name in enumerate(names)
+        )
+        back = tuple(Leg(leg.account_id, -leg.amount) for leg in legs)
+        count = 186
+        entries = [
+            entry(replace(draft(number), business_key=f"k{number}", legs=back if number % 2 else legs))
+            for number in range(count)
+        ]
+        assert all(isinstance(outcome, Posted) for outcome in await store.post(entries))
+        _, totals = await store.trial_totals("CNY")
+        assert totals == [TrialTotal("CNY", 100, count * 50 * MAX_MINOR_UNITS, count * 50 * MAX_MINOR_UNITS, 0)]
+        assert totals[0].debits > 2**63
+
+    # Closing
+
+    async def test_empty_account_is_closed_for_good(self, store: LedgerStore) -> None:
+        """With who, why and when; it stays listed, takes no posting, and is not opened again."""
+        answer = await store.close_account(closing("r1", "drawer:USD"), ENCODING)
+        assert (answer.response.ok, answer.replayed) == (True, False)
+        account = await store.account("drawer:USD")
+        assert account is not None
+        assert account.closing == Closing(OPERATOR, "a mistake", NOW_MS)
+        assert account in await store.accounts(prefix="", after="", limit=99)
+        legs = (Leg("drawer:USD", 1), Leg("sales:USD", -1))
+        refused = await post(store, replace(draft(), legs=legs, currency="USD"))
+        assert isinstance(refused, FailedPrecondition)
+        assert (refused.reason, refused.metadata["closed_by"]) == ("ACCOUNT_CLOSED", OPERATOR.name)
+        reopened = await store.open_account(opening(Account("drawer:USD", AccountKind.ASSET, "USD"), "r9"), ENCODING)
+        assert not reopened.response.ok
+        assert b"ACCOUNT_CLOSED" in reopened.response.body
+        with pytest.raises(FailedPrecondition, match="was closed"):
+            await store.open_missing(house_accounts(("USD",), NOW_MS))
+
+    async def test_closing_is_repeated_with_the_same_answer(self, store: LedgerStore) -> None:
+        """Byte for byte under the same id; another id is told that it is closed."""
+        first = await store.close_account(closing("r1", "drawer:USD"), ENCODING)
+        again = await store.close_account(closing("r1", "drawer:USD"), ENCODING)
+        assert (again.replayed, again.response) == (True, first.response)
+        other = await store.close_account(closing("r2", "drawer:USD"), ENCODING)
+        assert not other.response.ok
+        assert b"ACCOUNT_CLOSED" in other.response.body
+        with pytest.raises(KeyMismatch):
+            await store.close_account(replace(closing("r1", "drawer:USD"), fingerprint="other"), ENCODING)
+
+    async def test_account_with_money_is_not_closed(self, store: LedgerStore) -> None:
+        """The refusal is kept under its id, and the account goes on."""
+        await top_up(store, 50)
+        for _ in range(2):
+            answer = await store.close_account(closing("r1", WALLET), ENCODING)
+            assert not answer.response.ok
+            assert b"BALANCE_NOT_ZERO" in answer.response.body
+        await posted(store, draft(1, 50, payer=WALLET))
+        assert (await store.close_account(closing("r2", WALLET), ENCODING)).response.ok
+        assert [journal.sequence for journal in await store.journals(JournalFilter(WALLET), before=None, limit=9)]
+
+    async def test_missing_account_is_not_closed(self, store: LedgerStore) -> None:
+        """NOT_FOUND, which is not kept: the account may be opened and closed later."""
+        with pytest.raises(NotFound):
+            await store.close_account(closing("r1", "nothing"), ENCODING)
+        await store.open_missing([Account("nothing", AccountKind.EQUITY, "CNY")])
+        assert (await store.close_account(closing("r1", "nothing"), ENCODING)).response.ok

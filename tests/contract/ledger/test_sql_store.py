@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, Select, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,8 +21,10 @@ from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import SeededIds
 from services.ledger.model import NO_HASH, Account, AccountKind, Leg, Posted, house_accounts
-from services.ledger.operations import LedgerOperations, Verdict
-from services.ledger.store import SqlLedgerStore, metadata, order_fences
+from services.ledger.operations import JournalFilter, LedgerOperations, Verdict
+from services.ledger.schema import metadata, order_fences
+from services.ledger.store import SqlLedgerStore, journals_of
+from services.ledger.trial import rows_of
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.failpoints import Failpoints
 from services.runtime.migrations import bring_up_to_date
@@ -32,6 +36,7 @@ from tests.contract.ledger.store_contract import (
     LedgerStoreContract,
     Make,
     balance,
+    closing,
     draft,
     entry,
     post,
@@ -159,12 +164,16 @@ async def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
         "UPDATE accounts SET account_id = 'drawer:XXX' WHERE account_id = 'bank:CNY'",
         "UPDATE accounts SET created_at_ms = 0",
         "DELETE FROM accounts WHERE account_id = 'bank:CNY'",
+        "UPDATE accounts SET closed_at_ms = 1 WHERE account_id = 'drawer:CNY'",
+        "UPDATE accounts SET closed_at_ms = 0 WHERE account_id = 'bank:CNY'",
+        "UPDATE accounts SET balance = 1 WHERE account_id = 'bank:CNY'",
     ],
 )
 async def test_what_must_not_change_is_protected(owner: Database, store: SqlLedgerStore, statement: str) -> None:
     """By the database itself, whoever asks it."""
     await posted(store, draft())
     await post(store, draft(2, payer="wallet:nobody:CNY"))
+    await store.close_account(closing("r1", "bank:CNY"), ENCODING)
     before = await operations(store).verify(0, 0)
     with pytest.raises(DBAPIError, match="never changed"):
         await execute(owner, statement)
@@ -175,7 +184,7 @@ async def test_a_row_is_not_replaced_either(database: Database, owner: Database,
     """SQLite's INSERT OR REPLACE deletes without asking the delete trigger; PostgreSQL's TRUNCATE likewise."""
     journal = await posted(store, draft())
     statement = (
-        "INSERT OR REPLACE INTO postings VALUES (:journal, 0, 'drawer:CNY', 99)"
+        "INSERT OR REPLACE INTO postings VALUES (:journal, 0, 'drawer:CNY', 99, 1)"
         if database.is_sqlite
         else "TRUNCATE postings"
     )
@@ -295,7 +304,92 @@ async def test_the_trial_balance_finds_what_was_altered(owner: Database, store: 
     assert (cooked_posting.balanced, cooked_posting.differences) == (False, (("CNY", 1),))
 
 
+async def test_sums_of_one_account_beyond_64_bits_are_numbers(owner: Database, store: SqlLedgerStore) -> None:
+    """20,000 postings of the largest amount, half of them back: no statement gives up on them."""
+    journal = await posted(store, draft())
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19999) "
+    rows = f"SELECT '{journal.journal_id}', 10 + i, 'bank:CNY', (1 - 2 * (i % 2)) * 1000000000000000, 1 FROM n"  # noqa: S608
+    insert = "INSERT INTO postings (journal_id, leg, account_id, amount, sequence) "
+    await execute(owner, numbers + insert + rows if owner.is_sqlite else insert + numbers + rows)
+    last, totals = await store.trial_totals("CNY")
+    [row] = [row for row in await store.trial("CNY", last=last, after="", limit=9) if row.debits > 10]
+    assert (row.account.account_id, row.debits, row.credits) == ("bank:CNY", 10**19, 10**19)
+    assert row.right
+    assert (totals[0].debits, totals[0].credits, totals[0].unexplained) == (10**19 + 10, 10**19 + 10, 0)
+
+
+# How it is read
+
+
+async def plan_of(database: Database, query: Select[Any]) -> str:
+    """How the database means to answer; PostgreSQL as if its tables were large."""
+
+    statement = query.compile(database.sync_engine, compile_kwargs={"literal_binds": True})
+
+    async def step(tx: AsyncConnection) -> str:
+        if database.is_sqlite:
+            rows = await tx.execute(text(f"EXPLAIN QUERY PLAN {statement}"))
+            return "\n".join(row.detail for row in rows)
+        await tx.execute(text("SET LOCAL enable_seqscan = off"))
+        await tx.execute(text("SET LOCAL enable_bitmapscan = off"))
+        return "\n".join((await tx.execute(text(f"EXPLAIN {statement}"))).scalars())
+
+    return await database.read(step)
+
+
+@pytest.mark.parametrize("before", [None, 7])
+async def test_journals_of_an_account_are_read_along_an_index(
+    database: Database, store: SqlLedgerStore, before: int | None
+) -> None:
+    """A page costs its own rows: nothing is sorted, and no list of all the account's journals is made."""
+    await posted(store, draft())
+    plan = await plan_of(database, journals_of("drawer:CNY", before=before, limit=51))
+    assert "postings_by_account" in plan
+    assert not re.search(r"sort|temp b-tree|seq scan|scan journals|scan postings|list subquery", plan, re.IGNORECASE)
+
+
+async def test_rows_of_a_trial_balance_are_summed_along_an_index(database: Database, store: SqlLedgerStore) -> None:
+    """A page costs the postings of its accounts, not all of them."""
+    await posted(store, draft())
+    plan = await plan_of(database, rows_of("", last=1, after="", limit=51))
+    assert "postings_by_account" in plan
+    assert not re.search(r"seq scan|scan postings\b(?! using index)", plan, re.IGNORECASE)
+
+
+async def test_journals_of_an_account_and_an_order_are_those_of_both(store: SqlLedgerStore) -> None:
+    """Across pages, with the order's other journals left out."""
+    await store.open_missing([Account(WALLET, AccountKind.LIABILITY, "CNY")])
+    await top_up(store, 50)
+    for number in range(1, 4):
+        await posted(store, draft(number, payer=WALLET, order_id="o1", key=f"k{number}"))
+    await posted(store, draft(9, order_id="o1", key="k9"))
+    which = JournalFilter(account_id=WALLET, order_id="o1")
+    first = await store.journals(which, before=None, limit=2)
+    rest = await store.journals(which, before=first[-1].sequence, limit=2)
+    assert [journal.sequence for journal in (*first, *rest)] == [4, 3, 2]
+
+
 # More than one instance
+
+
+async def test_account_is_closed_or_posted_to_and_never_both(database: Database, store: SqlLedgerStore) -> None:
+    """Two instances at once: whoever comes second is refused, and a closed account is empty."""
+    async with Database(database.url) as second:
+        await _race_closing_against_posting(store, SqlLedgerStore(second, Guards()))
+
+
+async def _race_closing_against_posting(store: SqlLedgerStore, other: SqlLedgerStore) -> None:
+    for number in range(20):
+        name = f"extra{number}"
+        await store.open_missing([Account(name, AccountKind.REVENUE, "CNY", created_at_ms=NOW_MS)])
+        outcome, answer = await asyncio.gather(
+            post(store, draft(number, payee=name)), other.close_account(closing(f"r{number}", name), ENCODING)
+        )
+        account = await store.account(name)
+        assert account is not None
+        assert isinstance(outcome, Posted) != answer.response.ok
+        assert (account.closing is not None) == answer.response.ok
+        assert (account.balance == 0) == answer.response.ok
 
 
 async def test_two_instances_share_a_database(database: Database, store: SqlLedgerStore) -> None:

@@ -60,7 +60,8 @@ def test_every_command_of_the_issue_is_there() -> None:
         "payment park",
         *("acquirer log", "acquirer faults", "reconcile"),
         *("chaos run", "chaos seeds", "chaos ablate", "chaos proxy"),
-        *("ledger accounts", "ledger open", "ledger journals", "ledger trial-balance", "ledger verify"),
+        *("ledger accounts", "ledger open", "ledger close-account"),
+        *("ledger journals", "ledger trial-balance", "ledger verify"),
     }
 
 

@@ -10,12 +10,13 @@ from google.rpc import status_pb2
 from countinghouse.ledger.v1 import ledger_pb2 as pb
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
 from services.kernel.clock import Deadline, ManualClock
-from services.kernel.errors import AlreadyExists, InvalidArgument, KeyMismatch, NotFound
+from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, KeyMismatch, NotFound
 from services.kernel.guards import Guards
 from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
+from services.ledger.model import Account, AccountKind, TrialRow
 from services.ledger.operations import LedgerOperations
-from services.ledger.servicer import LedgerServicer, MessageEncoding
+from services.ledger.servicer import LedgerServicer, MessageEncoding, _row_out
 from services.runtime import status
 from services.runtime.context import Call, serving
 from services.runtime.failpoints import Failpoints
@@ -266,3 +267,93 @@ async def test_a_customer_may_look_into_their_own_wallet_only(door: Door) -> Non
     assert account.overdraft_limit == 7
     with pytest.raises(NotFound):
         await door.ask(pb.GetAccountRequest(account_id="drawer:CNY"))
+
+
+async def open_many(door: Door, count: int, length: int = 0, currency: str = "CNY") -> None:
+    accounts = [
+        Account(f"merchant:{number:05}".ljust(length, "x"), AccountKind.LIABILITY, currency) for number in range(count)
+    ]
+    await door.operations._store.open_missing(accounts)
+
+
+async def test_trial_balance_of_many_accounts_comes_in_pages(door: Door) -> None:
+    """Without a page_size as many rows as fit; the sums over all accounts come with the first page."""
+    await open_many(door, 13_000, length=100)
+    await door.ask(post())
+    first = await door.ask(pb.TrialBalanceRequest(currency_code="CNY"))
+    assert 1_000 < len(first.rows) < 13_004
+    assert first.ByteSize() < 1 << 20
+    assert first.balanced
+    assert list(first.totals) == [
+        pb.TrialBalanceTotal(currency_code="CNY", accounts=13_004, debits="10", credits="10", difference="0")
+    ]
+    names, page = [row.account_id for row in first.rows], first
+    while page.next_page_token:
+        page = await door.ask(pb.TrialBalanceRequest(currency_code="CNY", page_token=page.next_page_token))
+        names += [row.account_id for row in page.rows]
+        assert page.balanced
+        assert not page.totals
+        assert not page.differences
+    assert len(names) == 13_004
+    assert names == sorted(names)
+
+
+async def test_trial_balance_page_is_as_long_as_asked(door: Door) -> None:
+    """And its token is good for the same currency only."""
+    page = await door.ask(pb.TrialBalanceRequest(page_size=3, currency_code="CNY"))
+    assert [row.account_id for row in page.rows] == ["acquirer:CNY", "bank:CNY", "drawer:CNY"]
+    with pytest.raises(InvalidArgument) as refusal:
+        await door.ask(pb.TrialBalanceRequest(page_size=3, page_token=page.next_page_token))
+    assert refusal.value.reason == "PAGE_TOKEN_INVALID"
+    last = await door.ask(pb.TrialBalanceRequest(currency_code="CNY", page_token=page.next_page_token))
+    assert [row.account_id for row in last.rows] == ["sales:CNY"]
+    assert not last.next_page_token
+
+
+async def test_trial_balance_shows_exact_sums_and_limits_the_others(door: Door) -> None:
+    """Sums that no int64 holds are no error."""
+    account = Account("a", AccountKind.ASSET, "CNY")
+    row = _row_out(TrialRow(account, 2**63 + 5, 2**63 + 5))
+    assert (row.debits, row.credits) == (2**63 - 1, 2**63 - 1)
+    assert (row.exact_debits, row.exact_credits) == (str(2**63 + 5), str(2**63 + 5))
+
+
+def close(**changes: Any) -> pb.CloseAccountRequest:
+    fields: dict[str, Any] = {"request_id": "c1", "account_id": "merchant:00000", "reason": "no such currency"}
+    return pb.CloseAccountRequest(**(fields | changes))
+
+
+async def test_closed_account_says_who_when_and_why(door: Door) -> None:
+    """In the answer, when it is read, and in the list; a repeat is answered with the same bytes."""
+    await open_many(door, 1)
+    call = door.enter("ops", Role.OPERATOR)
+    first = await door.ask(close())
+    account = pb.CloseAccountResponse.FromString(first).account
+    assert (account.closed_at_ms, account.close_reason) == (door.clock.now_ms(), "no such currency")
+    assert account.closed_by == clerk_pb2.Clerk(name="ops", role=clerk_pb2.ROLE_OPERATOR)
+    assert (await door.ask(pb.GetAccountRequest(account_id=account.account_id))).account == account
+    assert account in (await door.ask(pb.ListAccountsRequest())).accounts
+    assert await door.ask(close()) == first
+    assert call.replayed
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason", "field"),
+    [
+        (close(request_id=""), "FIELD_REQUIRED", "request_id"),
+        (close(account_id="a b"), "FIELD_MALFORMED", "account_id"),
+        (close(reason=""), "FIELD_REQUIRED", "reason"),
+        (close(reason="x" * 201), "FIELD_TOO_LONG", "reason"),
+    ],
+)
+async def test_malformed_closing_is_refused(door: Door, request_: Any, reason: str, field: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        await door.ask(request_)
+    assert (refusal.value.reason, refusal.value.fields[0][0]) == (reason, field)
+
+
+async def test_house_account_in_use_is_not_closed(door: Door) -> None:
+    """Its currency is taken out of the settings first."""
+    with pytest.raises(FailedPrecondition) as refusal:
+        await door.ask(close(account_id="drawer:CNY"))
+    assert refusal.value.reason == "HOUSE_ACCOUNT_IN_USE"

@@ -37,6 +37,12 @@ CASES: dict[str, tuple[Any, str, bool]] = {
     "ListPayments.state": (payment_pb2.ListPaymentsRequest(state=UNKNOWN), "STATE_UNKNOWN", True),
     "ListPayments.source": (payment_pb2.ListPaymentsRequest(source=UNKNOWN), "SOURCE_UNKNOWN", True),
     "ClaimOrder.clerk.role": (order_pb2.ClaimOrderRequest(clerk=NOBODY, **ORDER), "FIELD_REQUIRED", False),
+    "ReleaseOrder.clerk.role": (order_pb2.ReleaseOrderRequest(clerk=NOBODY, **ORDER), "FIELD_REQUIRED", False),
+    "ReopenOrder.clerk.role": (
+        order_pb2.ReopenOrderRequest(clerk=NOBODY, reason="why", **ORDER),
+        "FIELD_REQUIRED",
+        False,
+    ),
     "CompleteOrder.settled_by.role": (
         order_pb2.CompleteOrderRequest(settled_by=NOBODY, settled_at_ms=1, **ORDER),
         "FIELD_REQUIRED",

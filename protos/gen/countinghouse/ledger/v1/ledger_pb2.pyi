@@ -71,6 +71,9 @@ class Account(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    CLOSED_AT_MS_FIELD_NUMBER: _builtins.int
+    CLOSED_BY_FIELD_NUMBER: _builtins.int
+    CLOSE_REASON_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Name of the account, 1 to 100 characters of `A-Z a-z 0-9 _ . : -`. House accounts are `drawer:<currency>`,
     `bank:<currency>` and `sales:<currency>`; a wallet is `wallet:<customer>:<currency>`.
@@ -87,6 +90,14 @@ class Account(_message.Message):
     """Grows by one with every posting, from 1."""
     created_at_ms: _builtins.int
     """When it was opened, Unix time in milliseconds."""
+    closed_at_ms: _builtins.int
+    """When it was closed, Unix time in milliseconds; 0: it is open. A closed account takes no postings."""
+    close_reason: _builtins.str
+    """Why it was closed; empty: it is open."""
+    @_builtins.property
+    def closed_by(self) -> _clerk_pb2.Clerk:
+        """Who closed it; not set: it is open."""
+
     def __init__(
         self,
         *,
@@ -97,10 +108,13 @@ class Account(_message.Message):
         balance: _builtins.int = ...,
         version: _builtins.int = ...,
         created_at_ms: _builtins.int = ...,
+        closed_at_ms: _builtins.int = ...,
+        closed_by: _clerk_pb2.Clerk | None = ...,
+        close_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_by", b"closed_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "created_at_ms", b"created_at_ms", "currency_code", b"currency_code", "kind", b"kind", "overdraft_limit", b"overdraft_limit", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "close_reason", b"close_reason", "closed_at_ms", b"closed_at_ms", "closed_by", b"closed_by", "created_at_ms", b"created_at_ms", "currency_code", b"currency_code", "kind", b"kind", "overdraft_limit", b"overdraft_limit", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,6 +281,60 @@ class OpenAccountResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenAccountResponse: _TypeAlias = OpenAccountResponse  # noqa: Y015
+
+@_typing.final
+class CloseAccountRequest(_message.Message):
+    """Closes an account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
+    account_id: _builtins.str
+    """Which one. Required."""
+    reason: _builtins.str
+    """Why, 1 to 200 characters, not all of them blank. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseAccountRequest: _TypeAlias = CloseAccountRequest  # noqa: Y015
+
+@_typing.final
+class CloseAccountResponse(_message.Message):
+    """The closed account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """As it stands from now on."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseAccountResponse: _TypeAlias = CloseAccountResponse  # noqa: Y015
 
 @_typing.final
 class GetAccountRequest(_message.Message):
@@ -711,16 +779,24 @@ class TrialBalanceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     currency_code: _builtins.str
     """Only this currency; empty: all."""
+    page_size: _builtins.int
+    """How many rows at most, 1 to 1,000; 0: as many as 512 KiB hold, some thousands."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, asked for with the same currency; empty: the first page."""
     def __init__(
         self,
         *,
         currency_code: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -738,6 +814,8 @@ class TrialBalanceRow(_message.Message):
     DEBITS_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
+    EXACT_DEBITS_FIELD_NUMBER: _builtins.int
+    EXACT_CREDITS_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Which account."""
     kind: Global___AccountKind.ValueType
@@ -745,11 +823,15 @@ class TrialBalanceRow(_message.Message):
     currency_code: _builtins.str
     """Its currency."""
     debits: _builtins.int
-    """Sum of its debits, in minor units."""
+    """Sum of its debits, in minor units; 9,223,372,036,854,775,807 if it is that or more. See exact_debits."""
     credits: _builtins.int
-    """Sum of its credits, in minor units, as a positive number."""
+    """Sum of its credits, in minor units, as a positive number; limited like debits. See exact_credits."""
     balance: _builtins.int
     """The stored balance, on the side on which the account grows; equal to what the sums say unless the books are broken."""
+    exact_debits: _builtins.str
+    """The sum of its debits as a decimal number of any length, in minor units."""
+    exact_credits: _builtins.str
+    """The sum of its credits as a decimal number of any length, in minor units."""
     def __init__(
         self,
         *,
@@ -759,33 +841,89 @@ class TrialBalanceRow(_message.Message):
         debits: _builtins.int = ...,
         credits: _builtins.int = ...,
         balance: _builtins.int = ...,
+        exact_debits: _builtins.str = ...,
+        exact_credits: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "credits", b"credits", "currency_code", b"currency_code", "debits", b"debits", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "credits", b"credits", "currency_code", b"currency_code", "debits", b"debits", "exact_credits", b"exact_credits", "exact_debits", b"exact_debits", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrialBalanceRow: _TypeAlias = TrialBalanceRow  # noqa: Y015
 
 @_typing.final
+class TrialBalanceTotal(_message.Message):
+    """The sums of all accounts of one currency, as decimal numbers of any length, in minor units."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
+    DEBITS_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    UNEXPLAINED_BALANCES_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """The currency."""
+    accounts: _builtins.int
+    """How many accounts it has."""
+    debits: _builtins.str
+    """Sum of all debits."""
+    credits: _builtins.str
+    """Sum of all credits, as a positive number."""
+    difference: _builtins.str
+    """Debits less credits; "0" unless the books are broken."""
+    unexplained_balances: _builtins.int
+    """How many accounts have a stored balance that their sums do not explain; 0 unless the books are broken."""
+    def __init__(
+        self,
+        *,
+        currency_code: _builtins.str = ...,
+        accounts: _builtins.int = ...,
+        debits: _builtins.str = ...,
+        credits: _builtins.str = ...,
+        difference: _builtins.str = ...,
+        unexplained_balances: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "credits", b"credits", "currency_code", b"currency_code", "debits", b"debits", "difference", b"difference", "unexplained_balances", b"unexplained_balances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialBalanceTotal: _TypeAlias = TrialBalanceTotal  # noqa: Y015
+
+@_typing.final
 class TrialBalanceResponse(_message.Message):
-    """The trial balance."""
+    """A page of the trial balance."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     BALANCED_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
-    """Whether all differences are zero and every stored balance equals its sums."""
+    """On the first page: whether, over all accounts, all differences are zero and every stored balance equals its sums.
+    On the others: whether every stored balance of the page equals its sums.
+    """
+    next_page_token: _builtins.str
+    """Ask with this for the next page; empty: there is none."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrialBalanceRow]:
-        """By account id."""
+        """By account id. There may be more on the pages after this one."""
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]:
-        """Debits less credits, one entry per currency; every one is zero unless the books are broken."""
+        """Debits less credits over all accounts, one entry per currency; every one is zero unless the books are broken. On the
+        first page only. Limited to int64; see totals.
+        """
+
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrialBalanceTotal]:
+        """Over all accounts, by currency code; on the first page only."""
 
     def __init__(
         self,
@@ -793,10 +931,12 @@ class TrialBalanceResponse(_message.Message):
         rows: _abc.Iterable[Global___TrialBalanceRow] | None = ...,
         differences: _abc.Iterable[_money_pb2.Money] | None = ...,
         balanced: _builtins.bool = ...,
+        totals: _abc.Iterable[Global___TrialBalanceTotal] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "differences", b"differences", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "differences", b"differences", "next_page_token", b"next_page_token", "rows", b"rows", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,6 +75,11 @@ class LedgerServiceStub:
                 request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.ReverseJournalRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.ReverseJournalResponse.FromString,
                 _registered_method=True)
+        self.CloseAccount = channel.unary_unary(
+                '/countinghouse.ledger.v1.LedgerService/CloseAccount',
+                request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.CloseAccountRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.CloseAccountResponse.FromString,
+                _registered_method=True)
         self.TrialBalance = channel.unary_unary(
                 '/countinghouse.ledger.v1.LedgerService/TrialBalance',
                 request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.TrialBalanceRequest.SerializeToString,
@@ -152,8 +157,18 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CloseAccount(self, request, context):
+        """Closes an account that was opened by mistake or is no longer used. Its balance must be zero; afterwards every posting
+        to it, reversals included, is FAILED_PRECONDITION, ACCOUNT_CLOSED, and its name is never opened again. The house
+        accounts of a configured currency cannot be closed. Operators and accountants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TrialBalance(self, request, context):
-        """Sums the books, from the postings and not from the stored balances.
+        """Sums the books, from the postings and not from the stored balances. All pages show the books as they stood when the
+        first page was asked for; the sums over all accounts come with the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +223,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ReverseJournal,
                     request_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.ReverseJournalRequest.FromString,
                     response_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.ReverseJournalResponse.SerializeToString,
+            ),
+            'CloseAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseAccount,
+                    request_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.CloseAccountRequest.FromString,
+                    response_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.CloseAccountResponse.SerializeToString,
             ),
             'TrialBalance': grpc.unary_unary_rpc_method_handler(
                     servicer.TrialBalance,
@@ -437,6 +457,33 @@ class LedgerService:
             '/countinghouse.ledger.v1.LedgerService/ReverseJournal',
             countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.ReverseJournalRequest.SerializeToString,
             countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.ReverseJournalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.ledger.v1.LedgerService/CloseAccount',
+            countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.CloseAccountRequest.SerializeToString,
+            countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.CloseAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

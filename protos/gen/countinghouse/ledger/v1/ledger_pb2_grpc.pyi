@@ -58,8 +58,15 @@ class LedgerServiceStub:
     """Writes the opposite of a journal (冲正). A journal is reversed at most once: by the same business key it is a replay,
     by another it is FAILED_PRECONDITION, ALREADY_REVERSED. Services only.
     """
+    CloseAccount: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CloseAccountRequest, _ledger_pb2.CloseAccountResponse]
+    """Closes an account that was opened by mistake or is no longer used. Its balance must be zero; afterwards every posting
+    to it, reversals included, is FAILED_PRECONDITION, ACCOUNT_CLOSED, and its name is never opened again. The house
+    accounts of a configured currency cannot be closed. Operators and accountants.
+    """
     TrialBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.TrialBalanceRequest, _ledger_pb2.TrialBalanceResponse]
-    """Sums the books, from the postings and not from the stored balances."""
+    """Sums the books, from the postings and not from the stored balances. All pages show the books as they stood when the
+    first page was asked for; the sums over all accounts come with the first page.
+    """
     VerifyJournal: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyJournalRequest, _ledger_pb2.VerifyJournalResponse]
     """Recomputes the hash chain over a range of journals and says where it first breaks."""
 
@@ -93,8 +100,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Writes the opposite of a journal (冲正). A journal is reversed at most once: by the same business key it is a replay,
     by another it is FAILED_PRECONDITION, ALREADY_REVERSED. Services only.
     """
+    CloseAccount: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CloseAccountRequest, _ledger_pb2.CloseAccountResponse]  # type: ignore[assignment]
+    """Closes an account that was opened by mistake or is no longer used. Its balance must be zero; afterwards every posting
+    to it, reversals included, is FAILED_PRECONDITION, ACCOUNT_CLOSED, and its name is never opened again. The house
+    accounts of a configured currency cannot be closed. Operators and accountants.
+    """
     TrialBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.TrialBalanceRequest, _ledger_pb2.TrialBalanceResponse]  # type: ignore[assignment]
-    """Sums the books, from the postings and not from the stored balances."""
+    """Sums the books, from the postings and not from the stored balances. All pages show the books as they stood when the
+    first page was asked for; the sums over all accounts come with the first page.
+    """
     VerifyJournal: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyJournalRequest, _ledger_pb2.VerifyJournalResponse]  # type: ignore[assignment]
     """Recomputes the hash chain over a range of journals and says where it first breaks."""
 
@@ -175,12 +189,25 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CloseAccount(
+        self,
+        request: _ledger_pb2.CloseAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CloseAccountResponse, _abc.Awaitable[_ledger_pb2.CloseAccountResponse]]:
+        """Closes an account that was opened by mistake or is no longer used. Its balance must be zero; afterwards every posting
+        to it, reversals included, is FAILED_PRECONDITION, ACCOUNT_CLOSED, and its name is never opened again. The house
+        accounts of a configured currency cannot be closed. Operators and accountants.
+        """
+
+    @_abc_1.abstractmethod
     def TrialBalance(
         self,
         request: _ledger_pb2.TrialBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.TrialBalanceResponse, _abc.Awaitable[_ledger_pb2.TrialBalanceResponse]]:
-        """Sums the books, from the postings and not from the stored balances."""
+        """Sums the books, from the postings and not from the stored balances. All pages show the books as they stood when the
+        first page was asked for; the sums over all accounts come with the first page.
+        """
 
     @_abc_1.abstractmethod
     def VerifyJournal(
