@@ -151,6 +151,14 @@ async def test_a_request_id_belongs_to_its_caller(house: House) -> None:
         await house.operations.create(house.call(MEI), "r1", "other", Draft("", "mei", Money(1, "CNY"), ()))
 
 
+async def test_create_equal_request_ids_of_a_customer_and_a_clerk_of_one_name_are_two_orders(house: House) -> None:
+    """Neither is answered with the other's order, or refused for the other's payload."""
+    assert await house.create(LI, "r1", order_id="o1", customer="mei")
+    assert await house.create(Principal("li", Role.CUSTOMER), "r1", order_id="o2", customer="li")
+    with pytest.raises(NotFound):
+        await house.operations.get(house.call(Principal("li", Role.CUSTOMER)), "o1")
+
+
 async def test_another_customers_bill_is_not_there(house: House) -> None:
     """Reading and cancelling say ORDER_NOT_FOUND, just as for a bill that nobody made."""
     await house.create(MEI)
