@@ -46,6 +46,7 @@ _KINDS: Final[Mapping[str, tuple[str, type[Message], str]]] = {
     "Pay": ("payment", payment_pb2.PayResponse, "payment"),
     "Settle": ("payment", payment_pb2.SettleResponse, "payment"),
     "Reverse": ("payment", payment_pb2.ReverseResponse, "payment"),
+    "Park": ("payment", payment_pb2.ParkResponse, "payment"),
     "GetPayment": ("payment", payment_pb2.GetPaymentResponse, "payment"),
 }
 

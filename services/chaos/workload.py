@@ -1,6 +1,7 @@
 """The people of a chaos run: each does what such people do, as their own dice say, until the day is over.
 
-    clerk      settles bills, presses twice, asks again under the same id, reuses an id by mistake, reverses, looks
+    clerk      settles bills, presses twice, asks again under the same id, reuses an id by mistake, reverses, parks,
+               looks
     customer   fetches tickets and pays with them, for bills and directly; cancels
     batcher    settles a pile of bills at once, and the whole pile again if some of it failed
 
@@ -58,10 +59,11 @@ class Bill:
 
 @dataclass(slots=True)
 class Counter:
-    """What all of them see: the open bills, and the payments that have settled some."""
+    """What all of them see: the open bills, the payments that have settled some, and cards without an answer."""
 
     bills: deque[Bill] = field(default_factory=lambda: deque(maxlen=_OPEN_BILLS))
     settled: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=20))  # order, payment
+    unanswered: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=20))  # order, payment
     made: list[str] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,7 +73,7 @@ class Asked:
     """A call that can be made again word for word."""
 
     kind: str
-    request: payment_pb2.SettleRequest | payment_pb2.PayRequest | payment_pb2.ReverseRequest
+    request: payment_pb2.SettleRequest | payment_pb2.PayRequest | payment_pb2.ReverseRequest | payment_pb2.ParkRequest
     arguments: Arguments
 
 
@@ -198,6 +200,26 @@ class Worker:
         arguments = self._arguments(order_id=order_id, payment_id=payment_id, key=request.request_id)
         await self._insist(Asked("Reverse", request, arguments))
 
+    async def park(self) -> None:
+        """Parks a card payment that nobody has answered, and pays its order from elsewhere, or only tries to pay it."""
+        if not self.counter.unanswered:
+            return
+        order_id, payment_id = self.dice.choice(self.counter.unanswered)
+        if self.dice.random() < 0.7:
+            request = payment_pb2.ParkRequest(
+                request_id=self.new_id("park"), payment_id=payment_id, reason="chaos says so"
+            )
+            arguments = self._arguments(order_id=order_id, payment_id=payment_id, key=request.request_id)
+            await self._insist(Asked("Park", request, arguments))
+        source = "DRAWER" if self.person.role is Role.CASHIER else "BANK"
+        settle = payment_pb2.SettleRequest(
+            request_id=self.new_id("instead"),
+            order_id=order_id,
+            source=payment_pb2.Source.Value(f"SOURCE_{source}"),
+        )
+        arguments = self._arguments(order_id=order_id, key=settle.request_id, source=source)
+        await self._insist(Asked("Settle", settle, arguments))
+
     async def pay_bill(self) -> None:
         """Fetches a ticket for a bill and pays with it, sometimes twice at once."""
         if bill := self.a_bill():
@@ -269,6 +291,8 @@ class Worker:
         told = heard.answer
         if asked.kind in ("Settle", "Pay") and told.state == "SUCCEEDED" and told.order_id:
             self.counter.settled.append((told.order_id, told.payment_id))
+        if asked.arguments.source == "CARD" and told.state == "UNKNOWN" and told.order_id:
+            self.counter.unanswered.append((told.order_id, told.payment_id))
         return heard
 
     async def _ask(self, kind: str, request: object, arguments: Arguments) -> Heard:
@@ -326,6 +350,7 @@ def hire(
                 (0.4, worker.mix_up_ids),
                 (1.5, worker.look),
                 (1.0 if person.role is Role.ACCOUNTANT else 0.0, worker.reverse),
+                (1.0, worker.park),
             ]
         elif name.startswith("customer"):
             deeds = [

@@ -241,7 +241,7 @@ class AcquirerPeer:
             answer = status.from_rpc_error(error)
             if isinstance(answer, NotFound) and answer.reason == "CHARGE_NOT_FOUND":
                 return AcquirerSays(KeyState.UNSEEN)
-            told = isinstance(answer, OutcomeUnknown) is False and _REASON.fullmatch(answer.reason)
+            told = not isinstance(answer, OutcomeUnknown) and _REASON.fullmatch(answer.reason)
             reason = answer.reason if told else "ACQUIRER_SILENT"
             raise OutcomeUnknown(reason, f"the acquirer did not answer {method}") from error
         if charge.state not in _KEY_STATES:

@@ -19,7 +19,7 @@ from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
 from services.kernel.principal import Role
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import Desk, command_line, document, new_id, refusal
-from tests.e2e.teller import Teller, at_bank, charges, payment_in, settle_by_card, states, teller_at
+from tests.e2e.teller import Teller, at_bank, charges, payment_in, settle_by_card, settle_request, states, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
 BANK_SETTINGS = {"acquirer_timeout_s": 0.5, "acquirer_asks": 3}
@@ -219,6 +219,37 @@ class TestClosed:
         assert at_bank(books, payment.payment_id) == ["REFUNDED"]
         (order,) = [row for row in books.orders if row["order_id"] == order_id]
         assert (order["state"], order["round"]) == ("UNPAID", 2)
+
+
+class TestParked:
+    """The customer pays cash while the acquirer does not answer about the card."""
+
+    async def test_cash_charges_no_card_and_a_parked_card_is_reversed_later(self, teller: Teller) -> None:
+        """The cashier is told which payment is in the way, parks it on the command line and takes the cash; the
+        acquirer gets its tombstone when it is back.
+        """
+        order_id, key = await teller.bill(), new_id("settle")
+        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        card = payment_in(await press(teller, order_id, key))
+        assert card.state == pb.PAYMENT_STATE_UNKNOWN
+        cash = settle_request(teller.cashier, order_id, new_id("settle"))
+        refused = (await teller.cashier.ask(teller.address(TWO), "Settle", cash, timeout_s=8.0)).error
+        assert refused is not None
+        assert (refused.reason, refused.metadata["payment_id"]) == ("ORDER_HALF_SETTLED", card.payment_id)
+        parking = ("payment", "park", card.payment_id, "--reason", "pays cash", "--json")
+        done = await command_line(*parking, "--data", str(teller.stack.data))
+        assert document(done)["payment"]["state"] == "PAYMENT_STATE_PARKED"
+        paid = payment_in(await teller.until_answered(teller.cashier, TWO, "Settle", cash, cash.request_id))
+        assert paid.state == pb.PAYMENT_STATE_SUCCEEDED
+        assert await is_in(teller, card.payment_id, pb.PAYMENT_STATE_PARKED)
+        await set_faults(teller)
+        await until(lambda: is_in(teller, card.payment_id, pb.PAYMENT_STATE_REVERSED))
+        again = await settled(teller, order_id, key)
+        assert again.error is not None
+        assert again.error.reason == "PAYMENT_PARKED"
+        books = await teller.checked_books()
+        assert at_bank(books, card.payment_id) == ["TOMBSTONE"]
+        assert charges(books, order_id) == [paid.payment_id]
 
 
 class TestNotices:
