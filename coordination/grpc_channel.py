@@ -46,9 +46,10 @@ OPTIONS: Mapping[str, Any] = {
     "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
 }
 
-PATIENT: tuple[Option, ...] = (("grpc.keepalive_time_ms", 2**31 - 1),)
-"""For who waits for a server that was stopped (SIGSTOP) on purpose: no keepalive, so that the connection outlives it.
-With keepalive the connection is given up, and the server, woken, finds its call cancelled."""
+PATIENT: tuple[Option, ...] = (("grpc.keepalive_time_ms", 2**31 - 1), ("grpc.http2.ping_timeout_ms", 2**31 - 1))
+"""For who waits for a server that was stopped (SIGSTOP) on purpose: no keepalive, so that the connection outlives it,
+and no time-out of a ping that gRPC sent just before to estimate the bandwidth. Otherwise the connection is given up,
+and the server, woken, finds its call cancelled."""
 
 SERVER_PING_OPTIONS: tuple[Option, ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

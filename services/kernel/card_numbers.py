@@ -3,7 +3,7 @@
 A card number here is 13 to 19 digits that begin and are as long as those of a card scheme (ISO/IEC 7812), whose check
 digit is right (Luhn). Digits of any script count, the full-width ones too. Between two groups of digits may stand up to
 three separators: blanks, dashes, `_ . , : / |`, or marks that are not seen. Both conditions together let ordinary long
-numbers pass, an invoice's or a parcel's: of a hundred random numbers of 16 digits three are refused.
+numbers pass, an invoice's or a parcel's: of a hundred random numbers of 16 digits four are refused.
 """
 
 from __future__ import annotations
