@@ -30,11 +30,13 @@ _TABLES: dict[str, dict[str, str]] = {
         "orders": "SELECT * FROM orders ORDER BY order_id",
         "order_events": "SELECT * FROM order_events ORDER BY order_id, version",
         "order_requests": "SELECT * FROM requests ORDER BY caller, caller_role, method, key",
+        "order_removals": "SELECT * FROM removals",
     },
     "payment": {
         "payments": "SELECT * FROM payments ORDER BY payment_id",
         "payment_events": "SELECT * FROM payment_events ORDER BY payment_id, version",
         "requests": "SELECT * FROM requests ORDER BY caller, caller_role, method, key",
+        "removals": "SELECT * FROM removals",
         "outbox": "SELECT * FROM outbox ORDER BY payment_id, purpose",
     },
     "ledger": {
@@ -82,6 +84,8 @@ class Books:
     Args:
         charges: The keys of the acquirer; None: it was not read.
         requests: Of the payment service; the others' are `order_requests` and `ledger_requests`.
+        removals: Up to when old requests of the payment service were removed, `order_removals` the same of the order
+            service; none: they never were.
     """
 
     orders: tuple[Record, ...]
@@ -99,6 +103,8 @@ class Books:
     chain_head: tuple[Record, ...] = ()
     order_requests: tuple[Record, ...] = ()
     ledger_requests: tuple[Record, ...] = ()
+    removals: tuple[Record, ...] = ()
+    order_removals: tuple[Record, ...] = ()
 
     def unfinished(self) -> list[str]:
         """What is still under way, each in a few words."""

@@ -154,6 +154,24 @@ class Evidence:
                 found[key_of(operation)].append(operation)
         return dict(found)
 
+    def may_be_removed(self, key: Key, *, ok: bool) -> bool:
+        """Whether a request that is not there may have been removed for its age: see `services/runtime/retention.py`.
+
+        Args:
+            ok: Whether it was answered with a success.
+        """
+        if key in self.requests:
+            return False
+        match key[1]:
+            case "IssueTicket":
+                return bool(self.books.removals)
+            case "Pay":
+                paid_order = any(row["order_id"] for row in self.payments_of_key.get(key, ()))
+                return bool(self.books.removals) and not paid_order
+            case "CreateOrder" | "CancelOrder":
+                return bool(self.books.order_removals) and not ok
+        return False
+
     def standing(self, journals: Iterable[Record]) -> list[Record]:
         """Those that are neither reversals nor reversed."""
         return [row for row in journals if not row["reversal_of"] and row["journal_id"] not in self.reversed]

@@ -70,6 +70,10 @@ class FileDatabases:
         """What the instances of a service are to be told."""
         return {"database_url": database_url(self._data, service)}
 
+    def owner_settings(self, service: str) -> dict[str, object]:
+        """The same, for a job of the owner of its tables."""
+        return self.settings(service)
+
 
 class ServerDatabases:
     """Databases on a PostgreSQL server, prepared by `open`.
@@ -90,6 +94,11 @@ class ServerDatabases:
         """What the instances of a service are to be told."""
         roles = self._roles(service)
         return {"database_url": self._url(roles, roles.owner if self._owned else roles.user), "migrate": False}
+
+    def owner_settings(self, service: str) -> dict[str, object]:
+        """The same, for a job of the owner of its tables."""
+        roles = self._roles(service)
+        return {"database_url": self._url(roles, roles.owner)}
 
     async def open(self, services: Sequence[str], environment: Mapping[str, str]) -> None:
         """Makes what is missing and brings every schema up to date.

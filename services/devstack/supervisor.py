@@ -29,7 +29,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -42,6 +42,7 @@ from services.devstack.child import Child, Command
 from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
 from services.devstack.keys import Keys
 from services.devstack.managed_process import ManagedProcess
+from services.devstack.pruning import prune_daily
 from services.devstack.state import (
     ACQUIRER,
     INTERFACES,
@@ -349,6 +350,8 @@ class Stack:
         for runner in self._runners.values():
             self._run(runner)
         self._tasks.append(asyncio.create_task(keys.keep_fresh(self.tell)))
+        prunes = [self._prune_command(service, found, keys) for service in self.options.services]
+        self._tasks.append(asyncio.create_task(prune_daily(prunes)))
         await asyncio.sleep(0)  # every process has been spawned: import what follows while they import theirs
         await self._look_out(zookeeper_up)
 
@@ -509,6 +512,11 @@ class Stack:
         }
         arguments = (sys.executable, "-P", "-m", f"services.{service}.main")
         return Command(arguments, environment, self.data / "logs" / f"{name}.log")
+
+    def _prune_command(self, service: str, found: FileDatabases | ServerDatabases, keys: Keys) -> Command:
+        own, token = found.owner_settings(service), keys.service_token(service)
+        command = self._command(f"{service}-prune", service, own, keys.verify_file, token)
+        return replace(command, arguments=(*command.arguments, "prune"))
 
     def _program(
         self,

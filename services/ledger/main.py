@@ -6,7 +6,7 @@ from pathlib import Path
 
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from services.ledger.operations import LedgerOperations
-from services.ledger.schema import ensemble, journals, postings, refusals
+from services.ledger.schema import ensemble, journals, postings, refusals, retention
 from services.ledger.servicer import LedgerServicer, MessageEncoding
 from services.ledger.store import SqlLedgerStore
 from services.runtime.server import Parts, Runtime, Service, run
@@ -34,6 +34,7 @@ SERVICE = Service(
     package=Path(__file__).parent,
     ensemble=ensemble,
     append_only=(journals, postings, refusals),
+    retention=retention,
     build=build,
 )
 

@@ -24,6 +24,7 @@ from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Closing
 from services.runtime.database import ensemble_table
 from services.runtime.requests import request_table
+from services.runtime.retention import Retention, removals_table
 
 #: Account ids are compared byte by byte, on PostgreSQL too, whatever the locale: pages and prefixes rely on it.
 _ACCOUNT_ID = String(100).with_variant(VARCHAR(100, collation="C"), "postgresql")
@@ -122,6 +123,8 @@ chain_head = Table(
 
 requests = request_table(metadata)
 ensemble = ensemble_table(metadata)
+#: Whoever opens an account again on the same terms finds it open. See runtime/retention.py.
+retention = Retention(requests, removals_table(metadata), requests.c.method == "OpenAccount")
 
 
 def to_account(row: Row[*tuple[Any, ...]]) -> Account:

@@ -7,7 +7,7 @@ from pathlib import Path
 from countinghouse.order.v1 import order_pb2_grpc
 from services.order.operations import OrderOperations
 from services.order.servicer import MessageEncoding, OrderServicer
-from services.order.store import SqlOrderStore, ensemble, order_events, order_lines
+from services.order.store import SqlOrderStore, ensemble, order_events, order_lines, retention
 from services.runtime.server import Parts, Runtime, Service, run
 
 
@@ -30,6 +30,7 @@ SERVICE = Service(
     package=Path(__file__).parent,
     ensemble=ensemble,
     append_only=(order_lines, order_events),
+    retention=retention,
     build=build,
 )
 

@@ -59,6 +59,7 @@ from services.order.model import Change, Order, OrderEvent, OrderLine, OrderStat
 from services.order.operations import Encoding, Filter, Listed, Outcome, Request, not_found
 from services.runtime.database import Database, ensemble_table
 from services.runtime.requests import Requests, insert_if_absent, request_table
+from services.runtime.retention import Retention, removals_table
 
 metadata = MetaData()
 
@@ -124,6 +125,8 @@ order_events = Table(
 
 requests = request_table(metadata)
 ensemble = ensemble_table(metadata)
+#: A refusal changed nothing; what made or cancelled an order is kept with it. See runtime/retention.py.
+retention = Retention(requests, removals_table(metadata), requests.c.response_ok.is_(False))
 
 
 #: One of the moves of `model.py` that a payment asks for.

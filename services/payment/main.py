@@ -1,4 +1,4 @@
-"""The payment service, put together. `python -m services.payment.main [migrate]`"""
+"""The payment service, put together. `python -m services.payment.main [migrate | prune]`"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.payment.locks import CoordinatedLocks
 from services.payment.operations import PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
 from services.payment.ports import Limits
-from services.payment.schema import ENSEMBLE, EVENTS
+from services.payment.schema import ENSEMBLE, EVENTS, RETENTION
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
@@ -48,7 +48,12 @@ async def build(runtime: Runtime) -> Parts:
         clock=runtime.clock,
         ids=runtime.ids,
         guards=guards,
-        limits=Limits(lock_wait_s=settings.lock_wait_s, lease_s=settings.lease_s, acquirer_asks=settings.acquirer_asks),
+        limits=Limits(
+            lock_wait_s=settings.lock_wait_s,
+            lease_s=settings.lease_s,
+            acquirer_asks=settings.acquirer_asks,
+            ticket_quota=settings.ticket_quota,
+        ),
         instance=settings.instance,
     )
     workers = [LockPreparer(runtime.session, locks).run]
@@ -74,6 +79,7 @@ SERVICE = Service(
     package=Path(__file__).parent,
     ensemble=ENSEMBLE,
     append_only=(EVENTS, CARD_OWNERS),
+    retention=RETENTION,
     build=build,
 )
 

@@ -44,6 +44,7 @@ from services.kernel.errors import (
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
+    ResourceExhausted,
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Begun, RequestKey, fingerprint
@@ -559,6 +560,17 @@ def charge_for(bill: Bill, payment: Payment) -> Charge:
 def acquirer_key(payment_id: str, attempt: int) -> str:
     """The key under which the acquirer is asked for an attempt, however often and by whomever."""
     return f"{payment_id}:{attempt}"
+
+
+def check_quota(unused: int, quota: int) -> None:
+    """Raises ResourceExhausted, TICKET_QUOTA, for a caller who has that many tickets that are not used."""
+    if unused >= quota:
+        raise ResourceExhausted(
+            "TICKET_QUOTA",
+            f"you have {unused} tickets that are not used; pay with them, or wait until they are a day old",
+            metadata={"unused": str(unused), "quota": str(quota)},
+            retry_after_ms=None,
+        )
 
 
 def already_paid(

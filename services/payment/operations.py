@@ -141,14 +141,25 @@ class PaymentOperations:
     # Method 1: a ticket, then a payment
 
     async def issue_ticket(self, call: Call, request_id: str, order_id: str, ttl_s: int, fingerprint: str) -> Answer:
-        """Issues a single-use ticket; asked again with the same request id, the same one."""
+        """Issues a single-use ticket; asked again with the same request id, the same one.
+
+        Raises:
+            ResourceExhausted: TICKET_QUOTA: a customer has too many that are not used.
+        """
         caller, lease = call.principal, self._lease()
         ticket = RequestKey(caller, PAY, self._ids.new("tkt"))
         expires_at_ms = lease.now_ms + ttl_s * 1000
         answer = self._responses.ticket(ticket.key, order_id, expires_at_ms)
         request = RequestKey(caller, ISSUE_TICKET, request_id)
         stored = await self._store.issue(
-            request, fingerprint, ticket, lease=lease, expires_at_ms=expires_at_ms, order_id=order_id, answer=answer
+            request,
+            fingerprint,
+            ticket,
+            lease=lease,
+            expires_at_ms=expires_at_ms,
+            order_id=order_id,
+            answer=answer,
+            quota=self._limits.ticket_quota if caller.role is Role.CUSTOMER else None,
         )
         return Answer(answer) if stored is None else Answer(stored, replayed=True)
 

@@ -103,11 +103,12 @@ class Failpoints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The waits of operations, in seconds, and how often the acquirer is asked; see `runtime/settings.py`."""
+    """The waits of operations, in seconds, and how many there may be of things; see `runtime/settings.py`."""
 
     lock_wait_s: float
     lease_s: float
     acquirer_asks: int
+    ticket_quota: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Store(Protocol):
         expires_at_ms: int,
         order_id: str,
         answer: StoredResponse,
+        quota: int | None,
     ) -> StoredResponse | None: ...
     async def ticket_order(self, ticket: RequestKey) -> str: ...
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse: ...

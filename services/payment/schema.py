@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, and_
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    and_,
+    exists,
+    not_,
+    or_,
+)
 
 from services.kernel.fence import Fence
-from services.kernel.idempotency import RequestKey
+from services.kernel.idempotency import RequestKey, RequestState
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import (
     ACTIVE,
+    ISSUE_TICKET,
     PARK,
+    PAY,
     REVERSE,
     Parking,
     Payment,
@@ -24,10 +40,21 @@ from services.payment.model import (
 )
 from services.runtime.database import ensemble_table
 from services.runtime.requests import request_table
+from services.runtime.retention import Retention, removals_table
 
 METADATA = MetaData()
 ENSEMBLE = ensemble_table(METADATA)
-REQUESTS = request_table(METADATA)
+#: `ticket_key` is the ticket that an IssueTicket issued; empty for others, and for those of before it was kept.
+REQUESTS = request_table(METADATA, Column("ticket_key", String(64), nullable=False, server_default=""))
+_IS_UNUSED_TICKET = and_(REQUESTS.c.method == "Pay", REQUESTS.c.state.in_(["ISSUED", "EXPIRED"]))
+Index(
+    "requests_unused_tickets",
+    REQUESTS.c.caller,
+    REQUESTS.c.caller_role,
+    sqlite_where=_IS_UNUSED_TICKET,
+    postgresql_where=_IS_UNUSED_TICKET,
+)
+REMOVALS = removals_table(METADATA)
 
 PAYMENTS = Table(
     "payments",
@@ -123,6 +150,46 @@ OUTBOX = Table(
     Column("delivered_at_ms", BigInteger, nullable=True),
 )
 Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
+
+
+def _of_payment(ticket: Column[str], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether there is a payment with this ticket of a request's caller."""
+    columns, request = PAYMENTS.c, REQUESTS.c
+    return exists().where(
+        columns.request_caller == request.caller,
+        columns.request_role == request.caller_role,
+        columns.request_method == PAY,
+        columns.request_key == ticket,
+        *conditions,
+    )
+
+
+def _is_open(ticket: Column[str]) -> ColumnElement[bool]:
+    """Whether this ticket of a request's caller may yet be paid with."""
+    tickets, request = REQUESTS.alias(), REQUESTS.c
+    return exists().where(
+        tickets.c.caller == request.caller,
+        tickets.c.caller_role == request.caller_role,
+        tickets.c.method == PAY,
+        tickets.c.key == ticket,
+        tickets.c.state.in_((RequestState.ISSUED, RequestState.IN_PROGRESS)),
+    )
+
+
+#: A ticket that paid no order; a request for a ticket with which nothing was or will be paid. See runtime/retention.py.
+RETENTION = Retention(
+    REQUESTS,
+    REMOVALS,
+    or_(
+        and_(REQUESTS.c.method == PAY, not_(_of_payment(REQUESTS.c.key, PAYMENTS.c.order_id != ""))),
+        and_(
+            REQUESTS.c.method == ISSUE_TICKET,
+            REQUESTS.c.ticket_key != "",
+            not_(_of_payment(REQUESTS.c.ticket_key)),
+            not_(_is_open(REQUESTS.c.ticket_key)),
+        ),
+    ),
+)
 
 
 def to_row(payment: Payment) -> dict[str, Any]:

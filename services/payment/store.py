@@ -51,6 +51,7 @@ from services.payment.model import (
     Source,
     Undone,
     acquirer_key,
+    check_quota,
     sources_of,
 )
 from services.payment.ports import Encode, Filter
@@ -68,10 +69,11 @@ from services.payment.schema import (
 )
 from services.payment.statements import made_by, page_of, raise_fence, undone_for
 from services.runtime.database import Database
-from services.runtime.requests import Requests, insert_if_absent
+from services.runtime.requests import Requests, insert_if_absent, is_named, named
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
+_NAME_TICKET = update(REQUESTS).where(is_named(REQUESTS)).values(ticket_key=bindparam("ticket"))
 
 
 class PaymentStore:
@@ -111,14 +113,25 @@ class PaymentStore:
         expires_at_ms: int,
         order_id: str,
         answer: StoredResponse,
+        quota: int | None,
     ) -> StoredResponse | None:
-        """Makes a ticket and stores the answer to the request for it; returns the stored answer of an earlier one."""
+        """Makes a ticket and stores the answer to the request for it; returns the stored answer of an earlier one.
+
+        Args:
+            quota: How many tickets the caller may have open; None: any number.
+
+        Raises:
+            ResourceExhausted: TICKET_QUOTA.
+        """
 
         async def step(tx: AsyncConnection) -> StoredResponse | None:
             begun = await self._requests.begin(tx, request, fingerprint, lease)
             if isinstance(begun, StoredResponse):
                 return begun
+            if quota is not None:
+                check_quota(await self._requests.unused(tx, ticket.caller, PAY, now_ms=lease.now_ms), quota)
             await self._requests.issue(tx, ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
+            await tx.execute(_NAME_TICKET, named(request) | {"ticket": ticket.key})
             await self._requests.finish(tx, request, answer, now_ms=lease.now_ms)
             return None
 

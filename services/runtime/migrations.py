@@ -119,6 +119,15 @@ def create_shared_tables() -> None:
     )
 
 
+def create_removals() -> None:
+    """The table that says how far old requests were removed, `runtime/retention.py`."""
+    from alembic import op  # noqa: PLC0415
+
+    op.create_table(
+        "removals", Column("id", Integer, primary_key=True), Column("before_ms", BigInteger, nullable=False)
+    )
+
+
 def add_caller_roles(known: Sequence[str], possible: Mapping[str, Sequence[str]]) -> None:
     """Make the caller's role part of the key of `requests`, whose rows so far have the caller's name only.
 

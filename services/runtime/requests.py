@@ -32,6 +32,8 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    func,
+    or_,
     select,
     update,
 )
@@ -53,7 +55,7 @@ from services.kernel.idempotency import (
 )
 from services.kernel.principal import Principal, Role
 
-#: How long a request id is remembered while nothing was done under it. DONE is remembered for ever.
+#: How long a request id may be executed while nothing was done under it. How long it is kept then: `retention.py`.
 REQUEST_TTL_MS = 24 * 3600 * 1000
 
 
@@ -70,8 +72,12 @@ def _insert_or_not(table: Table, dialect: str) -> Insert:
     return statement
 
 
-def request_table(metadata: MetaData) -> Table:
-    """The table; the same in every service's schema."""
+def request_table(metadata: MetaData, *more: Column[Any]) -> Table:
+    """The table; the same in every service's schema.
+
+    Args:
+        more: Columns of one service.
+    """
     table = Table(
         "requests",
         metadata,
@@ -90,6 +96,7 @@ def request_table(metadata: MetaData) -> Table:
         Column("response", LargeBinary, nullable=True),
         Column("created_at_ms", BigInteger, nullable=False),
         Column("updated_at_ms", BigInteger, nullable=False),
+        *more,
     )
     Index("requests_by_state", table.c.state, table.c.lease_until_ms)
     return table
@@ -105,13 +112,7 @@ class Requests:
     def __init__(self, table: Table, guards: Guards) -> None:
         self._table = table
         self._guards = guards
-        columns = table.c
-        is_key = and_(
-            columns.caller == bindparam("of_caller"),
-            columns.caller_role == bindparam("of_role"),
-            columns.method == bindparam("of_method"),
-            columns.key == bindparam("of_key"),
-        )
+        columns, is_key = table.c, is_named(table)
         open_states = (RequestState.ISSUED, RequestState.IN_PROGRESS)
         self._find = select(table).where(is_key)
         self._finish = (
@@ -203,13 +204,13 @@ class Requests:
         return None if taken is None else Begun(key, taken, first=False)
 
     async def finish(self, tx: AsyncConnection, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
-        """Stores the response for ever; says whether it was this call that ended the request.
+        """Stores the response for good; says whether it was this call that ended the request.
 
         Which of two executions may end it is decided by the effect in the same transaction, not by the attempt: a
         payment that one execution began may be brought to its end by another.
         """
         said = {"ok": response.ok, "body": response.body, "now_ms": now_ms}
-        return (await tx.execute(self._finish, _named(key) | said)).rowcount == 1
+        return (await tx.execute(self._finish, named(key) | said)).rowcount == 1
 
     async def renew(self, tx: AsyncConnection, held: Sequence[Begun], *, until_ms: int) -> None:
         """Keeps others out of keys that are being executed; an `until_ms` that has passed lets them in."""
@@ -249,6 +250,26 @@ class Requests:
         )
         return [_to_key(row) for row in ended]
 
+    async def unused(self, tx: AsyncConnection, caller: Principal, method: str, *, now_ms: int) -> int:
+        """How many keys that were issued to a caller are open: not used, and issued within a day or not yet expired.
+
+        Callers who are counted at once wait for each other's transaction, so that none is missed.
+        """
+        if tx.dialect.name == "postgresql":
+            lock = select(func.pg_advisory_xact_lock(func.hashtextextended(f"{caller.role}:{caller.name}", 0)))
+            await tx.execute(lock)
+        columns = self._table.c
+        counted = await tx.execute(
+            select(func.count()).where(
+                columns.caller == caller.name,
+                columns.caller_role == caller.role,
+                columns.method == method,
+                columns.state.in_((RequestState.ISSUED, RequestState.EXPIRED)),
+                or_(columns.created_at_ms > now_ms - REQUEST_TTL_MS, columns.expires_at_ms > now_ms),
+            )
+        )
+        return int(counted.scalar_one())
+
     async def overdue(
         self, tx: AsyncConnection, *conditions: ColumnElement[bool], now_ms: int, limit: int
     ) -> list[RequestRow]:
@@ -264,7 +285,7 @@ class Requests:
 
     async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
         """The row of a key."""
-        row = (await tx.execute(self._find, _named(key))).one_or_none()
+        row = (await tx.execute(self._find, named(key))).one_or_none()
         return None if row is None else _to_row(row)
 
     async def answered(
@@ -347,7 +368,19 @@ class Requests:
         }
 
 
-def _named(key: RequestKey) -> dict[str, Any]:
+def is_named(table: Table) -> ColumnElement[bool]:
+    """The condition that a row has the key whose parameters `named` gives."""
+    columns = table.c
+    return and_(
+        columns.caller == bindparam("of_caller"),
+        columns.caller_role == bindparam("of_role"),
+        columns.method == bindparam("of_method"),
+        columns.key == bindparam("of_key"),
+    )
+
+
+def named(key: RequestKey) -> dict[str, Any]:
+    """The parameters of `is_named`."""
     return {
         "of_caller": key.caller.name,
         "of_role": key.caller.role,

@@ -62,6 +62,7 @@ from services.runtime.methods import method_names
 from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.migrations import bring_up_to_date
 from services.runtime.peering import Peers
+from services.runtime.retention import DAY_MS, Retention, remove_old_requests
 from services.runtime.roles import grant
 from services.runtime.settings import EVERYWHERE, Settings
 from services.runtime.tokens import TokenFile
@@ -136,6 +137,7 @@ class Service:
         package: Folder of the service, where its migrations are.
         ensemble: Its table of the ZooKeeper generation.
         append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`runtime/roles.py`).
+        retention: Which of its requests need not be kept.
         build: Puts the parts together.
     """
 
@@ -144,15 +146,16 @@ class Service:
     package: Path
     ensemble: Table
     append_only: tuple[Table, ...]
+    retention: Retention
     build: Callable[[Runtime], Awaitable[Parts]]
 
 
 def run(service: Service) -> None:
-    """The whole program of a service: `python -m services.<name>.main [migrate]`."""
+    """The whole program of a service: `python -m services.<name>.main [migrate | prune]`."""
     try:
         settings = Settings()
         logs.configure(service.name, settings.instance)
-        work = _migrate if sys.argv[1:] == ["migrate"] else _serve
+        work = {"migrate": _migrate, "prune": _prune}.get(" ".join(sys.argv[1:]), _serve)
         uvloop.run(work(service, settings))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
@@ -177,6 +180,24 @@ async def _migrate(service: Service, settings: Settings) -> None:
         if not database.is_sqlite:
             append_only = [table.name for table in service.append_only]
             await grant(database, append_only, user=settings.service_role, checker=settings.checker_role)
+
+
+async def _prune(service: Service, settings: Settings) -> None:
+    """Removes old requests, once or again and again; run as the owner of the tables (`runtime/retention.py`)."""
+    async with Database(settings.database_url) as database:
+        while True:
+            try:
+                await bring_up_to_date(database, service.package, migrate=False)
+                before_ms = await database.now_ms() - settings.retention_days * DAY_MS
+                removed = await remove_old_requests(database, service.retention, before_ms=before_ms)
+                log.info("old requests removed", removed=removed, before_ms=before_ms)
+            except Unavailable as error:
+                if not settings.prune_every_h:
+                    raise
+                log.warning("old requests are removed later", why=error.message)
+            if not settings.prune_every_h:
+                return
+            await asyncio.sleep(settings.prune_every_h * 3600)
 
 
 async def _prepared(database: Database, service: Service, *, migrate: bool) -> None:

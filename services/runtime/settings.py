@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 5 s,
     #: so that 28 times are two minutes.
     acquirer_asks: int = Field(default=28, ge=1, le=1_000)
+    #: How many tickets one customer may have open: not used, and not a day old.
+    ticket_quota: int = Field(default=100, ge=1)
+    #: How long `prune` keeps requests and tickets that have ended (`runtime/retention.py`); and how often it looks,
+    #: 0: once, and ends.
+    retention_days: int = Field(default=30, ge=30)
+    prune_every_h: float = Field(default=0, ge=0)
     #: How long a stopping server lets running calls finish.
     drain_s: float = Field(default=5.0, ge=0)
     #: How many calls are executed at once. While half are, lists and sums of whole tables are refused.

@@ -38,6 +38,7 @@ from services.payment.model import (
     Source,
     Undone,
     acquirer_key,
+    check_quota,
     sources_of,
 )
 from services.payment.ports import Encode, Filter, Store
@@ -118,11 +119,14 @@ class FakePaymentStore(Store):
         expires_at_ms: int,
         order_id: str,
         answer: StoredResponse,
+        quota: int | None,
     ) -> StoredResponse | None:
         with self._transaction():
             begun = self.requests.begin(request, fingerprint, lease)
             if isinstance(begun, StoredResponse):
                 return begun
+            if quota is not None:
+                check_quota(self.requests.unused(ticket.caller, PAY, now_ms=lease.now_ms), quota)
             self.requests.issue(ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
             self.requests.finish(request, answer, now_ms=lease.now_ms)
             return None

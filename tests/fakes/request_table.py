@@ -16,6 +16,7 @@ from services.kernel.idempotency import (
     StoredResponse,
     decide,
 )
+from services.kernel.principal import Principal
 
 _TTL_MS = 24 * 3600 * 1000
 
@@ -26,11 +27,13 @@ class FakeRequestTable:
     def __init__(self) -> None:
         self.rows: dict[RequestKey, RequestRow] = {}
         self._order_ids: dict[RequestKey, str] = {}
+        self._issued_at_ms: dict[RequestKey, int] = {}
 
     def issue(self, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str) -> None:
         if key not in self.rows:
             self.rows[key] = RequestRow(key, RequestState.ISSUED, "", 0, 0, expires_at_ms, None)
             self._order_ids[key] = order_id
+            self._issued_at_ms[key] = now_ms
 
     def begin(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
         if key in self.rows:
@@ -81,6 +84,14 @@ class FakeRequestTable:
         for row in ended:
             self.rows[row.key] = replace(row, state=RequestState.EXPIRED)
         return [row.key for row in ended]
+
+    def unused(self, caller: Principal, method: str, *, now_ms: int) -> int:
+        return sum(
+            row.state in (RequestState.ISSUED, RequestState.EXPIRED)
+            and (self._issued_at_ms.get(row.key, now_ms) > now_ms - _TTL_MS or row.expires_at_ms > now_ms)
+            for row in self.rows.values()
+            if (row.key.caller, row.key.method) == (caller, method)
+        )
 
     def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
         rows = [

@@ -15,7 +15,9 @@ from services.kernel.errors import (
     KeyMismatch,
     NotFound,
     RequestInProgress,
+    ResourceExhausted,
     StaleFence,
+    may_come_right,
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
@@ -198,18 +200,27 @@ async def unknown_by_card(subject: Subject) -> Made:
     return made
 
 
-async def issued(subject: Subject, key: str = "t1", *, ttl_ms: int = 1_000, order_id: str = "") -> RequestKey:
+async def issued(
+    subject: Subject,
+    key: str = "t1",
+    *,
+    ttl_ms: int = 1_000,
+    order_id: str = "",
+    quota: int | None = None,
+    now_ms: int = T0,
+) -> RequestKey:
     """A ticket of li's."""
     ticket = RequestKey(LI, PAY, key)
-    answer = RESPONSES.ticket(key, order_id, T0 + ttl_ms)
+    answer = RESPONSES.ticket(key, order_id, now_ms + ttl_ms)
     stored = await subject.store.issue(
         RequestKey(LI, "IssueTicket", f"ask-{key}"),
         "f",
         ticket,
-        lease=lease(),
-        expires_at_ms=T0 + ttl_ms,
+        lease=lease(now_ms),
+        expires_at_ms=now_ms + ttl_ms,
         order_id=order_id,
         answer=answer,
+        quota=quota,
     )
     assert stored is None
     return ticket
@@ -259,7 +270,7 @@ class PaymentStoreContract:
         assert len(await everything(subject)) == 1
 
     async def test_a_ticket_is_issued_once_for_a_request(self, make: Make) -> None:
-        """Asked again, the same answer; the second ticket was never made."""
+        """Asked again, the same answer, also at the quota; the second ticket was never made."""
         subject = await make()
         await issued(subject, "t1")
         again = await subject.store.issue(
@@ -270,10 +281,54 @@ class PaymentStoreContract:
             expires_at_ms=T0 + 1_000,
             order_id="",
             answer=RESPONSES.ticket("t2", "", 0),
+            quota=1,
         )
         assert again == RESPONSES.ticket("t1", "", T0 + 1_000)
         with pytest.raises(NotFound):
             await subject.store.ticket_order(RequestKey(LI, PAY, "t2"))
+
+    async def test_tickets_beyond_the_quota_are_refused(self, make: Make) -> None:
+        """RESOURCE_EXHAUSTED, TICKET_QUOTA, and nothing is kept: the same request may be sent again."""
+        subject = await make()
+        for number in range(3):
+            await issued(subject, f"t{number}", quota=3)
+        with pytest.raises(ResourceExhausted) as refusal:
+            await issued(subject, "t3", quota=3)
+        assert refusal.value.reason == "TICKET_QUOTA"
+        assert not may_come_right(refusal.value), "asking again at once does not help"
+        await subject.store.accept(draft("p1", RequestKey(LI, PAY, "t0"), ""), "f", lease())
+        await issued(subject, "t3", quota=3)
+
+    async def test_ticket_of_short_life_counts_for_a_day(self, make: Make) -> None:
+        """Whoever lets tickets expire at once gets no more of them; one of long life counts while it can be used."""
+        subject = await make()
+        await issued(subject, "t1", ttl_ms=1, quota=2)
+        await issued(subject, "t2", ttl_ms=2 * DAY_MS, quota=2)
+        await subject.store.expire(now_ms=T0 + 10)
+        with pytest.raises(ResourceExhausted):
+            await issued(subject, "t3", quota=2, now_ms=T0 + 10)
+        await issued(subject, "t3", quota=2, now_ms=T0 + DAY_MS)
+        with pytest.raises(ResourceExhausted):
+            await issued(subject, "t4", quota=2, now_ms=T0 + DAY_MS)
+
+    async def test_tickets_asked_for_at_once_stop_at_the_quota(self, make: Make) -> None:
+        """None is missed in the counting."""
+        subject = await make()
+        asked = (issued(subject, f"t{number}", quota=4) for number in range(12))
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert refused(outcomes, ResourceExhausted) == 8
+
+    async def test_quota_is_each_persons_own(self, make: Make) -> None:
+        """Also of two who are called the same."""
+        subject = await make()
+        await issued(subject, "t1", quota=1)
+        other = RequestKey(CUSTOMER_LI, PAY, "t2")
+        answer = RESPONSES.ticket("t2", "", T0 + 1_000)
+        request = RequestKey(CUSTOMER_LI, "IssueTicket", "ask-t2")
+        stored = await subject.store.issue(
+            request, "f", other, lease=lease(), expires_at_ms=T0 + 1_000, order_id="", answer=answer, quota=1
+        )
+        assert stored is None
 
     async def test_a_ticket_says_which_order_it_is_for(self, make: Make) -> None:
         """None, or the one it was issued for; another caller's ticket is not there."""

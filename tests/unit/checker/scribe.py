@@ -48,6 +48,7 @@ class Scribe:
     chain_head: list[Row] = field(default_factory=list)
     order_requests: list[Row] = field(default_factory=list)
     ledger_requests: list[Row] = field(default_factory=list)
+    removals: list[Row] = field(default_factory=list)
     answers: list[Answered] = field(default_factory=list)
     calls: list[Operation] = field(default_factory=list)
     charges: list[AcquirerRecord] = field(default_factory=list)
@@ -500,6 +501,10 @@ class Scribe:
         """One request."""
         return self._requests[caller, method, key]
 
+    def remove(self, caller: str, method: str, key: str) -> None:
+        """A request is gone, as after its time to be kept."""
+        self.requests.remove(self._requests.pop((caller, method, key)))
+
     def of(self, rows: list[Row], payment: Row) -> list[Row]:
         """The rows that name a payment."""
         return [row for row in rows if row["payment_id"] == payment["payment_id"]]
@@ -586,6 +591,8 @@ class Scribe:
             chain_head=tuple(self.chain_head),
             order_requests=tuple(self.order_requests),
             ledger_requests=tuple(self.ledger_requests),
+            removals=tuple(self.removals),
+            order_removals=tuple(self.removals),
         )
 
     def history(self) -> History:

@@ -166,6 +166,36 @@ def an_acknowledged_ticket_that_is_gone(scribe: Scribe) -> None:
     call.answer = replace(call.answer, ticket="ticket-9")
 
 
+@CASES.lawful("acknowledged is kept", "replays identical")
+def old_tickets_that_were_removed(scribe: Scribe) -> None:
+    """One that was not used, with its request, and one that paid no order."""
+    old_tickets_removed(scribe)
+    scribe.removals.append({"id": 1, "before_ms": scribe.now_ms()})
+
+
+@CASES.illegal(
+    "IssueTicket ask-2 of li (cashier) was acknowledged, and is nowhere",
+    *("acknowledged is kept", "replays identical"),
+)
+def old_tickets_that_are_gone_and_nobody_removed_any(scribe: Scribe) -> None:
+    old_tickets_removed(scribe)
+
+
+def old_tickets_removed(scribe: Scribe) -> None:
+    for method, key in (("IssueTicket", "ask-2"), ("Pay", "ticket-unused"), ("Pay", "ticket-1")):
+        scribe.remove("li", method, key)
+
+
+@CASES.illegal(
+    "Settle settle-plain-1 of li (cashier) was acknowledged, and is nowhere",
+    *("acknowledged is kept", "replays identical"),
+)
+def a_settle_that_was_removed_with_old_tickets(scribe: Scribe) -> None:
+    """What an order was paid with is kept as long as the order."""
+    scribe.remove("li", "Settle", "settle-plain-1")
+    scribe.removals.append({"id": 1, "before_ms": scribe.now_ms()})
+
+
 @CASES.illegal(
     "Settle settle-plain-1 of li (cashier) is under way as pay_02, and is pay_01",
     *("acknowledged is kept", "orders linearizable"),

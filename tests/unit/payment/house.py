@@ -40,7 +40,8 @@ CARD = "tok-mei"
 LEASE_S = 5.0
 LEASE_MS = int(LEASE_S * 1000)
 MAX_ASKS = 4
-LIMITS = Limits(lock_wait_s=5, lease_s=LEASE_S, acquirer_asks=MAX_ASKS)
+TICKET_QUOTA = 3
+LIMITS = Limits(lock_wait_s=5, lease_s=LEASE_S, acquirer_asks=MAX_ASKS, ticket_quota=TICKET_QUOTA)
 
 
 @dataclass

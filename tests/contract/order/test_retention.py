@@ -1,0 +1,43 @@
+"""Old request ids of the order service: which are removed, and that no order is made or cancelled twice for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.kernel.guards import Guards
+from services.order.model import OrderState
+from services.order.store import SqlOrderStore, retention
+from services.runtime.database import Database
+from services.runtime.retention import remove_old_requests
+from tests.contract.order.store_contract import ENCODING, bill, created, request
+from tests.contract.order.test_sql_store import InDatabase
+
+LATER = 60_000
+
+
+@pytest.fixture
+def subject(database: Database) -> InDatabase:
+    return InDatabase(SqlOrderStore(database, Guards()), database)
+
+
+async def test_what_made_and_cancelled_an_order_is_kept(subject: InDatabase, owner: Database) -> None:
+    """The same ids are answered with what is stored."""
+    made = await created(subject)
+    cancelled = await made.cancel("c1")
+    assert await remove_old_requests(owner, retention, before_ms=LATER) == 0
+    again = await subject.store.create(request("CreateOrder", "o1"), bill("o2"), ENCODING)
+    assert (again.replayed, again.response.ok) == (True, True)
+    assert (await made.cancel("c1")).response == cancelled.response
+    assert await subject.store.get("o2") is None
+
+
+async def test_refusals_are_removed_and_judged_anew(subject: InDatabase, owner: Database) -> None:
+    """A refused creation and a refused cancellation are refused again, for the same reasons."""
+    made = await created(subject)
+    await made.claim()
+    for removed in (2, 2):
+        exists = await subject.store.create(request("CreateOrder", "r2"), bill("o1"), ENCODING)
+        illegal = await made.cancel("c1")
+        assert (exists.replayed, exists.response.ok) == (illegal.replayed, illegal.response.ok) == (False, False)
+        assert await remove_old_requests(owner, retention, before_ms=LATER) == removed
+    assert (await made.now()).state is OrderState.PAYING
