@@ -12,7 +12,8 @@ Invariants
 2. Only one execution holds the key: each consume or take-over raises `attempt`, and nothing lowers it, so that one that
    was paused never holds what another has begun since. A response is stored in the transaction of its effect, whose own
    conditional update decides which of two executions that is.
-3. DONE is for ever, and its response is replayed byte for byte.
+3. DONE and EXPIRED never change; the response of DONE is replayed byte for byte for as long as the row is kept
+   (`runtime/retention.py`: for ever, if an order was made, cancelled or paid by it).
 4. A key is given back (IN_PROGRESS → ISSUED) only by the execution that holds it, and only if nothing was done.
    Whoever starts an ISSUED key is therefore its first execution, whatever the attempt.
 5. EXPIRED is refused, never run. Only ISSUED expires: an execution once begun is brought to its end.

@@ -2,7 +2,7 @@
 
 | role | used by | may |
 |---|---|---|
-| `<house>_<service>_owner` | `python -m services.<service>.main migrate` | everything in its own database |
+| `<house>_<service>_owner` | `python -m services.<service>.main migrate`, `prune` | everything in its own database |
 | `<house>_<service>` | the service's instances | read and add rows, change those that may change; delete none; no DDL |
 | `<house>_checker` | `countinghouse check` | read every table of every database |
 

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack import state, zookeeper
+from services.devstack import pruning, state, zookeeper
 from services.devstack.child import Child
 from services.devstack.readiness import health
 from services.devstack.state import INTERFACES, InstanceState, StackRefused
@@ -446,6 +446,40 @@ class TestStopped:
                 code, error = await refusal(here.settle(order_id))
                 assert (code, error.reason) == ("NOT_FOUND", "ORDER_NOT_FOUND")
         await stack.wait_serving()
+
+
+class TestPruning:
+    """Old requests are removed by the stack itself, while it runs."""
+
+    @on_files
+    async def test_old_requests_of_every_service_are_removed(
+        self, fresh_stack: FreshStack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And no others: an order made a moment ago still answers to its request id."""
+        monkeypatch.setattr(pruning, "_FIRST_S", 0.5)
+        monkeypatch.setattr(pruning, "_INTERVAL_S", 0.5)
+        long_ago = """
+            INSERT INTO requests (caller, caller_role, method, key, state, fingerprint, attempt, owner, lease_until_ms,
+            expires_at_ms, order_id, response_ok, response, created_at_ms, updated_at_ms)
+            VALUES ('old', 'customer', :method, 'k', 'EXPIRED', '', 0, '', 0, 1, '', 0, NULL, 1, 1)
+        """
+        async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
+            await desk.bill()
+            for service, method in (("order", "CreateOrder"), ("payment", "Pay"), ("ledger", "OpenAccount")):
+                with contextlib.closing(sqlite3.connect(running.data / f"{service}.db", timeout=30)) as database:
+                    database.execute(long_ago, {"method": method})
+                    database.commit()
+            async with asyncio.timeout(60):
+                for service in ("order", "payment", "ledger"):
+                    while callers_in(running.data / f"{service}.db") & {"old"}:  # noqa: ASYNC110  another process
+                        await asyncio.sleep(0.1)
+            assert "li" in callers_in(running.data / "order.db")
+
+
+def callers_in(database: Path) -> set[str]:
+    """Whose requests a service remembers."""
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        return {row[0] for row in connection.execute("SELECT caller FROM requests")}
 
 
 class TestDetached:

@@ -22,6 +22,7 @@ PROGRAMS = (*INTERFACES, ACQUIRER)
 INSTANCES = (*(f"{service}-{number}" for service in INTERFACES for number in (1, 2)), ACQUIRER)
 MIGRATIONS = tuple(f"{program}-migrate" for program in PROGRAMS)
 ONE_SHOT = ("roles", *MIGRATIONS)
+PRUNES = tuple(f"{service}-prune" for service in INTERFACES)
 SECRETS = re.compile(r"^([\w-]+)-secrets:")
 
 
@@ -48,7 +49,7 @@ def service_of(name: str) -> str:
 
 
 def test_it_has_two_of_each_service_one_bank_an_ensemble_of_three_and_the_jobs() -> None:
-    assert set(SERVICES) == {"operator", "postgres", *ZOOKEEPERS, *ONE_SHOT, *INSTANCES}
+    assert set(SERVICES) == {"operator", "postgres", *ZOOKEEPERS, *ONE_SHOT, *PRUNES, *INSTANCES}
 
 
 @every
@@ -72,8 +73,9 @@ def test_everybody_has_bounds(name: str) -> None:
 
 @every
 def test_what_stays_is_looked_at_and_started_again(name: str) -> None:
+    """But the jobs: nobody waits for one that goes on."""
     service = SERVICES[name]
-    assert ("healthcheck" in service) is (name not in ONE_SHOT)
+    assert ("healthcheck" in service) is (name not in (*ONE_SHOT, *PRUNES))
     assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
 
 
@@ -111,11 +113,21 @@ def test_an_instance_sees_the_secrets_of_its_service_and_no_others(name: str) ->
     assert list(secrets_of(name)) == [(service, f"{service}-secrets:/run/secrets:ro")]
 
 
-@pytest.mark.parametrize("name", MIGRATIONS)
-def test_only_a_migration_sees_the_owners_password(name: str) -> None:
+@pytest.mark.parametrize("name", [*MIGRATIONS, *PRUNES])
+def test_only_the_owners_jobs_see_the_owners_password(name: str) -> None:
+    """They migrate, and remove what is old."""
     owner = f"{service_of(name)}-owner"
     assert list(secrets_of(name)) == [(owner, f"{owner}-secrets:/run/secrets:ro")]
-    assert [other for other in SERVICES for whose, _ in secrets_of(other) if whose == owner] == ["operator", name]
+    jobs = {job for job in (*MIGRATIONS, *PRUNES) if service_of(job) == service_of(name)}
+    assert {other for other in SERVICES for whose, _ in secrets_of(other) if whose == owner} == {"operator", *jobs}
+
+
+@pytest.mark.parametrize("service", INTERFACES)
+def test_old_requests_are_removed_once_a_day_by_the_owner(service: str) -> None:
+    job = SERVICES[f"{service}-prune"]
+    assert job["command"] == f"services.{service}.main prune"
+    assert job["environment"]["COUNTINGHOUSE_PRUNE_EVERY_H"] == "24"
+    assert f"//countinghouse_{service}_owner@" in job["environment"]["COUNTINGHOUSE_DATABASE_URL"]
 
 
 def test_only_the_operator_sees_the_signing_key_and_writes_secrets() -> None:

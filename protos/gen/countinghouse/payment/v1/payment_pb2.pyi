@@ -151,9 +151,9 @@ class _TicketStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TicketSta
     TICKET_STATE_IN_PROGRESS: _TicketState.ValueType  # 2
     """A payment is being made with it."""
     TICKET_STATE_DONE: _TicketState.ValueType  # 3
-    """Used up; its stored response is replayed for ever after."""
+    """Used up; its stored response is replayed: for ever if it paid an order, else for 30 days at least."""
     TICKET_STATE_EXPIRED: _TicketState.ValueType  # 4
-    """Refused for ever, never run."""
+    """Refused, never run; after 30 days or more it is forgotten, and refused as unknown."""
 
 class TicketState(_TicketState, metaclass=_TicketStateEnumTypeWrapper):
     """Where a ticket stands. ISSUED → IN_PROGRESS → DONE; ISSUED → EXPIRED."""
@@ -165,9 +165,9 @@ TICKET_STATE_ISSUED: TicketState.ValueType  # 1
 TICKET_STATE_IN_PROGRESS: TicketState.ValueType  # 2
 """A payment is being made with it."""
 TICKET_STATE_DONE: TicketState.ValueType  # 3
-"""Used up; its stored response is replayed for ever after."""
+"""Used up; its stored response is replayed: for ever if it paid an order, else for 30 days at least."""
 TICKET_STATE_EXPIRED: TicketState.ValueType  # 4
-"""Refused for ever, never run."""
+"""Refused, never run; after 30 days or more it is forgotten, and refused as unknown."""
 Global___TicketState: _TypeAlias = TicketState  # noqa: Y015
 
 @_typing.final

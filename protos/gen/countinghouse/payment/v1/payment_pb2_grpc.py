@@ -95,7 +95,8 @@ class PaymentServiceServicer:
     """
 
     def IssueTicket(self, request, context):
-        """Method 1, first step: fetches a single-use permission to pay.
+        """Method 1, first step: fetches a single-use permission to pay. A customer who has too many that are not used gets
+        RESOURCE_EXHAUSTED, TICKET_QUOTA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,9 @@ class PaymentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PaymentServiceAsyncStub: ...
     IssueTicket: _grpc.UnaryUnaryMultiCallable[_payment_pb2.IssueTicketRequest, _payment_pb2.IssueTicketResponse]
-    """Method 1, first step: fetches a single-use permission to pay."""
+    """Method 1, first step: fetches a single-use permission to pay. A customer who has too many that are not used gets
+    RESOURCE_EXHAUSTED, TICKET_QUOTA.
+    """
     Pay: _grpc.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.PayResponse]
     """Method 1, second step: pays with the ticket, which is thereby used up. An expired ticket is
     FAILED_PRECONDITION, TICKET_EXPIRED; the same ticket with another payload is INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH.
@@ -82,7 +84,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueTicket: _aio.UnaryUnaryMultiCallable[_payment_pb2.IssueTicketRequest, _payment_pb2.IssueTicketResponse]  # type: ignore[assignment]
-    """Method 1, first step: fetches a single-use permission to pay."""
+    """Method 1, first step: fetches a single-use permission to pay. A customer who has too many that are not used gets
+    RESOURCE_EXHAUSTED, TICKET_QUOTA.
+    """
     Pay: _aio.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.PayResponse]  # type: ignore[assignment]
     """Method 1, second step: pays with the ticket, which is thereby used up. An expired ticket is
     FAILED_PRECONDITION, TICKET_EXPIRED; the same ticket with another payload is INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH.
@@ -128,7 +132,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.IssueTicketRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.IssueTicketResponse, _abc.Awaitable[_payment_pb2.IssueTicketResponse]]:
-        """Method 1, first step: fetches a single-use permission to pay."""
+        """Method 1, first step: fetches a single-use permission to pay. A customer who has too many that are not used gets
+        RESOURCE_EXHAUSTED, TICKET_QUOTA.
+        """
 
     @_abc_1.abstractmethod
     def Pay(
