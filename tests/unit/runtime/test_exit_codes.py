@@ -19,6 +19,7 @@ SERVICE = Service(
     package=Path("nowhere"),
     ensemble=cast(Any, None),
     append_only=(),
+    retention=cast(Any, None),
     build=cast(Any, None),
 )
 
