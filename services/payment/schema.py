@@ -34,6 +34,7 @@ from services.payment.model import (
     Payment,
     PaymentEvent,
     PaymentState,
+    Purpose,
     Reversal,
     Silence,
     Source,
@@ -236,6 +237,16 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "parking_role": parking.clerk.role if parking else "",
         "parking_key": parking.key.key if parking else "",
         "parking_reason": parking.reason if parking else "",
+    }
+
+
+def to_word(payment: Payment, purpose: Purpose, now_ms: int) -> dict[str, Any]:
+    """The row that tells the order service something of a payment."""
+    return {
+        "payment_id": payment.payment_id,
+        "purpose": purpose,
+        "order_id": payment.order_id,
+        "created_at_ms": now_ms,
     }
 
 

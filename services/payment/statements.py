@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, case, literal, or_, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.dml import Update
 
 from services.kernel.idempotency import RequestKey
@@ -72,4 +85,17 @@ def raise_fence(*, guarded: bool) -> Update:
     return raised.values(
         fence_generation=case((seen < carried, generation), else_=columns.fence_generation),
         fence_token=case((seen < carried, token), else_=columns.fence_token),
+    )
+
+
+def earlier_attempts(payment_id: str, in_round: int) -> Select[Any]:
+    """Count the other card payments that were attempted at a payment's order in a round."""
+    earlier = PAYMENTS.alias()
+    own = select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == payment_id).scalar_subquery()
+    return select(func.count()).where(
+        earlier.c.order_id == own,
+        earlier.c.order_id != "",
+        earlier.c.round == in_round,
+        earlier.c.attempt > 0,
+        earlier.c.payment_id != payment_id,
     )

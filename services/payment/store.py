@@ -16,7 +16,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
-    func,
     insert,
     not_,
     or_,
@@ -66,8 +65,9 @@ from services.payment.schema import (
     to_event_row,
     to_payment,
     to_row,
+    to_word,
 )
-from services.payment.statements import made_by, page_of, raise_fence, undone_for
+from services.payment.statements import earlier_attempts, made_by, page_of, raise_fence, undone_for
 from services.runtime.database import Database
 from services.runtime.requests import Requests, insert_if_absent, is_named, named
 
@@ -661,17 +661,7 @@ class PaymentStore:
 
     async def _next_attempt(self, tx: AsyncConnection, payment_id: str, in_round: int) -> int:
         """Which attempt at its bill's round a card payment is; all before it were definitively declined."""
-        earlier = PAYMENTS.alias()
-        own = select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == payment_id).scalar_subquery()
-        made = await tx.execute(
-            select(func.count()).where(
-                earlier.c.order_id == own,
-                earlier.c.order_id != "",
-                earlier.c.round == in_round,
-                earlier.c.attempt > 0,
-                earlier.c.payment_id != payment_id,
-            )
-        )
+        made = await tx.execute(earlier_attempts(payment_id, in_round))
         return int(made.scalar_one()) + 1
 
     async def _move(
@@ -739,13 +729,7 @@ class PaymentStore:
     async def _tell(self, tx: AsyncConnection, payment: Payment, purpose: Purpose, now_ms: int) -> None:
         """Puts a word for the order service into the outbox."""
         if payment.order_id:
-            word = {
-                "payment_id": payment.payment_id,
-                "purpose": purpose,
-                "order_id": payment.order_id,
-                "created_at_ms": now_ms,
-            }
-            await insert_if_absent(tx, OUTBOX, word)
+            await insert_if_absent(tx, OUTBOX, to_word(payment, purpose, now_ms))
 
     async def _write_event(self, tx: AsyncConnection, payment: Payment) -> None:
         await tx.execute(_INSERT_EVENT, to_event_row(payment))
