@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 
 from services.kernel.errors import FailedPrecondition, InvalidArgument, PermissionDenied, may_come_right
+from services.kernel.fence import NO_FENCE
 from services.kernel.idempotency import RequestKey
 from services.kernel.ids import check_name
 from services.kernel.money import Money
@@ -26,6 +27,7 @@ from services.payment.model import (
     ChargeTerms,
     KeyState,
     Payment,
+    PaymentEvent,
     PaymentState,
     Reversal,
     Source,
@@ -34,6 +36,7 @@ from services.payment.model import (
     check_accounts,
     check_payee,
     check_source,
+    filled_in,
     half_settled,
     payer_account,
     sources_of,
@@ -257,3 +260,30 @@ def test_accounts_that_cannot_be_posted_to_are_refused(
     with pytest.raises(FailedPrecondition) as refusal:
         check_accounts(charge, payer, payee)
     assert refusal.value.reason == reason
+
+
+def test_event_of_the_first_release_is_filled_in_with_what_is_certain() -> None:
+    """It recorded neither who nor why; the payment tells of its making, its decline and its last reversal."""
+    undone = Reversal(RequestKey(WANG, REVERSE, "v1"), WANG, "wrong order")
+    reversed_ = replace(PAYMENT, state=PaymentState.REVERSED, version=5, reversal=undone)
+    declined = replace(PAYMENT, state=PaymentState.DECLINED, version=2, decline_reason="CARD_DECLINED")
+
+    def event(version: int, state: PaymentState) -> PaymentEvent:
+        return PaymentEvent("p1", version, state, NO_FENCE, 1, None, "")
+
+    filled = [
+        filled_in(event(1, PaymentState.CREATED), reversed_),
+        filled_in(event(3, PaymentState.SUCCEEDED), reversed_),
+        filled_in(event(4, PaymentState.REVERSING), reversed_),  # perhaps an earlier one, which the ledger refused
+        filled_in(event(5, PaymentState.REVERSED), reversed_),
+        filled_in(event(2, PaymentState.DECLINED), declined),
+    ]
+    assert [(each.actor, each.reason) for each in filled] == [
+        (LI, ""),
+        (None, ""),
+        (None, ""),
+        (WANG, "wrong order"),
+        (LI, "CARD_DECLINED"),
+    ]
+    recorded = replace(event(1, PaymentState.CREATED), actor=WANG, reason="said so")
+    assert filled_in(recorded, reversed_) == recorded
