@@ -44,7 +44,7 @@ class AcquirerServicer(acquirer_pb2_grpc.AcquirerServiceServicer):
     async def Charge(self, request: pb.ChargeRequest, _context: _Context) -> pb.ChargeResponse:
         payload = Payload(
             card=check_name(request.card, "card"),
-            amount=translate.money_in(request.amount),
+            amount=translate.money_of(request.amount),
             reference=request.reference and check_name(request.reference, "reference"),
         )
         key = check_name(request.key, "key")

@@ -32,18 +32,33 @@ _SHOWN_LENGTH = 40
 
 
 def check_currency(code: str, field: str = "currency_code") -> str:
-    """Returns `code` if it has the form of ISO 4217.
+    """Returns `code` if ISO 4217 has it, with minor units: what new orders, payments and accounts may be in.
+
+    Raises:
+        InvalidArgument: CURRENCY_INVALID.
+    """
+    if code not in DECIMALS:
+        raise _not_a_currency(code, field)
+    return code
+
+
+def check_currency_form(code: str, field: str = "currency_code") -> str:
+    """Returns `code` if it has the form of ISO 4217: earlier releases took any such code, and its money stays usable.
 
     Raises:
         InvalidArgument: CURRENCY_INVALID.
     """
     if not _CURRENCY.fullmatch(code):
-        raise InvalidArgument.of_field(
-            "CURRENCY_INVALID",
-            field,
-            f"{code!r} is not a currency: send three upper-case letters of ISO 4217, like CNY",
-        )
+        raise _not_a_currency(code, field)
     return code
+
+
+def _not_a_currency(code: str, field: str) -> InvalidArgument:
+    return InvalidArgument.of_field(
+        "CURRENCY_INVALID",
+        field,
+        f"{code[:_SHOWN_LENGTH]!r} is not a currency of ISO 4217; give a code like CNY",
+    )
 
 
 def parse_amount(text: str, currency: str, field: str = "amount") -> int:
@@ -59,13 +74,7 @@ def parse_amount(text: str, currency: str, field: str = "amount") -> int:
     Raises:
         InvalidArgument: AMOUNT_MALFORMED, AMOUNT_OUT_OF_RANGE or CURRENCY_INVALID.
     """
-    if currency not in DECIMALS:
-        raise InvalidArgument.of_field(
-            "CURRENCY_INVALID",
-            "currency_code",
-            f"{currency[:_SHOWN_LENGTH]!r} is not a currency of ISO 4217; give a code like CNY",
-        )
-    decimals = DECIMALS[currency]
+    decimals = DECIMALS[check_currency(currency)]
     shown = f"{text[:_SHOWN_LENGTH]!r}"
     found = _MAJOR_UNITS.fullmatch(text)
     if found is None:
@@ -105,7 +114,7 @@ class Money:
     currency: str
 
     def __post_init__(self) -> None:
-        check_currency(self.currency, "amount.currency_code")
+        check_currency_form(self.currency, "amount.currency_code")
         if not 1 <= self.minor_units <= MAX_MINOR_UNITS:
             least, most = format_amount(1, self.currency), format_amount(MAX_MINOR_UNITS, self.currency)
             raise InvalidArgument.of_field(

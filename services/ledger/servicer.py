@@ -11,8 +11,8 @@ from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.type.v1 import money_pb2
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.ids import check_account, check_business_key, check_name, check_text
-from services.kernel.money import check_currency
+from services.kernel.ids import check_account, check_business_key, check_name, check_reason, check_text_form
+from services.kernel.money import check_currency, check_currency_form
 from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow, TrialTotal
 from services.ledger.operations import JournalFilter, LedgerOperations
 from services.runtime import pages, status
@@ -60,7 +60,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             check_name(request.request_id, "request_id"),
             fingerprint_without(request, "request_id"),
             account_id=check_account(request.account_id, "account_id"),
-            reason=check_text(request.reason, "reason", required=True),
+            reason=check_reason(request.reason, "reason"),
         )
         return reply(call, answer)
 
@@ -86,8 +86,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
                 Leg(check_account(posting.account_id, f"postings[{place}].account_id"), posting.amount)
                 for place, posting in enumerate(request.postings)
             ),
-            currency=check_currency(request.currency_code),
-            memo=check_text(request.memo, "memo"),
+            currency=check_currency_form(request.currency_code),
+            memo=check_text_form(request.memo, "memo"),
             order_id=check_name(request.order_id, "order_id") if request.order_id else "",
             payment_id=check_name(request.payment_id, "payment_id"),
             clerk=clerk_in(request.clerk),
@@ -142,7 +142,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             current_call(),
             check_name(request.request_id, "request_id"),
             journal_id=check_name(request.journal_id, "journal_id"),
-            reason=check_text(request.reason, "reason", required=True),
+            reason=check_text_form(request.reason, "reason", required=True),
             payment_id=check_name(request.payment_id, "payment_id"),
             fence=fence_in(request.fence, required=False),
             clerk=clerk_in(request.clerk),
@@ -150,7 +150,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.ReverseJournalResponse(journal=journal_out(journal))
 
     async def TrialBalance(self, request: pb.TrialBalanceRequest, _context: _Context) -> pb.TrialBalanceResponse:
-        currency = request.currency_code and check_currency(request.currency_code)
+        currency = request.currency_code and check_currency_form(request.currency_code)
         key = pages.key_in(request, _TRIAL_KEY)
         trial = None if key else await self._operations.trial_balance(currency)
         last = trial.last if trial else key[0] if key else 0

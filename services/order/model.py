@@ -29,7 +29,7 @@ from enum import StrEnum
 
 from services.kernel.errors import FailedPrecondition, InvalidArgument
 from services.kernel.fence import Fence
-from services.kernel.ids import check_text
+from services.kernel.ids import check_text_form
 from services.kernel.money import Money
 from services.kernel.principal import Principal
 
@@ -73,7 +73,7 @@ class OrderLine:
     unit_price: Money
 
     def __post_init__(self) -> None:
-        check_text(self.description, "description", limit=200, required=True)
+        check_text_form(self.description, "description", limit=200, required=True)
         if not 1 <= self.quantity <= MAX_QUANTITY:
             raise InvalidArgument.of_field(
                 "QUANTITY_OUT_OF_RANGE",

@@ -11,7 +11,7 @@ from countinghouse.order.v1 import order_pb2 as pb
 from countinghouse.order.v1 import order_pb2_grpc
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.ids import check_name, check_text
+from services.kernel.ids import check_name, check_text, check_text_form
 from services.kernel.money import Money
 from services.order.model import Order, OrderEvent, OrderLine, OrderState
 from services.order.operations import Draft, Filter, OrderOperations
@@ -206,7 +206,7 @@ def event_out(event: OrderEvent) -> pb.OrderEvent:
 def _why_in(request: pb.ReleaseOrderRequest | pb.ReopenOrderRequest) -> dict[str, Any]:
     """On whose behalf and why a payment lets go of an order; one of an earlier release says neither."""
     actor = clerk_in(request.clerk) if request.HasField("clerk") else None
-    return {"actor": actor, "reason": check_text(request.reason, "reason")}
+    return {"actor": actor, "reason": check_text_form(request.reason, "reason")}
 
 
 def _ids_in(
@@ -220,7 +220,8 @@ def _line_in(index: int, line: pb.OrderLine) -> OrderLine:
         return money_in(line.unit_price)
 
     unit_price = _of(f"lines[{index}].unit_price", price, instead_of="amount")
-    description = refuse_card_number(line.description, f"lines[{index}].description")
+    place = f"lines[{index}].description"
+    description = refuse_card_number(check_text(line.description, place, required=True), place)
     return _of(f"lines[{index}]", lambda: OrderLine(description, line.quantity, unit_price))
 
 

@@ -288,7 +288,7 @@ def _bill(message: order.Order, order_id: str) -> Bill:
         order_id=message.order_id,
         customer_id=message.customer_id,
         state=_STATES[message.state],
-        amount=translate.money_in(message.amount),
+        amount=translate.money_of(message.amount),
         round=message.round,
         payment_id=message.payment_id,
         settled_by=translate.clerk_in(message.settled_by) if message.HasField("settled_by") else None,

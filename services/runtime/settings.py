@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from coordination.address import EnsembleAddress, ServerAddress, parse_host
 from coordination.balancing import PickerName
 from services.kernel.guards import Guards
+from services.kernel.money import check_currency
 
 #: Addresses one can listen on and nobody can call.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
@@ -121,6 +122,11 @@ class Settings(BaseSettings):
     guards_off: Annotated[tuple[str, ...], NoDecode] = ()
     #: Serve the failpoint service. For demonstrations and tests only.
     failpoints: bool = False
+
+    @field_validator("currencies")
+    @classmethod
+    def _currencies(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_currency(code, "COUNTINGHOUSE_CURRENCIES") for code in codes)
 
     @field_validator("currencies", "guards_off", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from services.kernel.errors import InvalidArgument
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import fingerprint
 from services.kernel.ids import check_name
-from services.kernel.money import Money
+from services.kernel.money import Money, check_currency
 from services.kernel.principal import Principal, Role
 
 _ROLES: dict[Role, clerk_pb2.Role.ValueType] = {
@@ -62,7 +62,13 @@ def optional_enum_in(members: Mapping[int, _Member], number: int, field: str) ->
 
 
 def money_in(message: money_pb2.Money) -> Money:
-    """Raises InvalidArgument for what cannot be paid."""
+    """An amount in a request. Raises InvalidArgument for what cannot be paid, and for a currency outside ISO 4217."""
+    check_currency(message.currency_code, "amount.currency_code")
+    return money_of(message)
+
+
+def money_of(message: money_pb2.Money) -> Money:
+    """An amount that exists already, perhaps from before currencies were checked; raises InvalidArgument if none."""
     return Money(message.minor_units, message.currency_code)
 
 

@@ -14,6 +14,7 @@ from services.kernel.ids import (
     check_business_key,
     check_name,
     check_text,
+    check_text_form,
 )
 
 LIMITS: list[tuple[Callable[[str, str], str], int]] = [
@@ -56,6 +57,47 @@ def test_texts_have_limits() -> None:
         with pytest.raises(InvalidArgument) as refusal:
             check_text(text, "memo", required=required)
         assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a\x7fb", "a\x85b", "a\x9bb", "\x1b[2J"),
+        *("pay \u202e0001", "\u2066a\u2069", "a\u200eb", "\u061ca"),
+        *("a\u2028b", "a\u2029b"),
+        *("a\u200bb", "a\ufeffb", "\u2060", "a\u00adb", "\u180e", "\u3164", "a\u1160b", "a\u034fb"),
+        *("\ue000", "\ud800", "\ufdd0", "\U000e0041", "\ufffe"),
+        *("\u200d", "a\u200d", "\u200da", "a \u200d b", "a\u200d\u200db", "1\u200c2"),
+    ],
+    ids=ascii,
+)
+def test_text_with_a_character_that_is_not_shown_is_refused(text: str) -> None:
+    """Controls, bidi controls, separators of lines, blanks without width, unassigned code points, loose joiners."""
+    with pytest.raises(InvalidArgument) as refusal:
+        check_text(text, "memo")
+    assert (refusal.value.reason, refusal.value.fields[0][0]) == ("FIELD_MALFORMED", "memo")
+    assert refusal.value.message.isascii()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("梅の花 ×2, crème", "ｃａｆé\u3000茶", "e\u0301", "12\u00a0€"),
+        *("می\u200cخواهم", "क्\u200dष", "👩\u200d👩\u200d👧", "❤\ufe0f\u200d🔥", "👍🏽", "🇨🇳", "\u0600123"),
+        *("한국어", "ไทย", "עברית", "العربية", "⠓⠊\u2800⠓⠊"),
+    ],
+    ids=ascii,
+)
+def test_text_of_any_script_is_taken_as_it_is(text: str) -> None:
+    """Joiners where scripts and emoji need them; nothing is normalised."""
+    assert check_text(text, "memo") == text
+
+
+def test_text_that_was_taken_before_stays_usable() -> None:
+    """Only new texts are held to the rule above."""
+    assert check_text_form("a\x9b\u202e", "memo") == "a\x9b\u202e"
+    with pytest.raises(InvalidArgument):
+        check_text_form("a\x00", "memo")
 
 
 def test_random_ids_are_ids_and_differ() -> None:

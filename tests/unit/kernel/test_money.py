@@ -13,6 +13,7 @@ from services.kernel.money import (
     MAX_MINOR_UNITS,
     Money,
     check_currency,
+    check_currency_form,
     parse_amount,
 )
 
@@ -39,9 +40,28 @@ def test_unpayable_amounts_cannot_be_made(minor_units: int) -> None:
     assert refusal.value.fields[0][0] == "amount.minor_units"
 
 
-@pytest.mark.parametrize("code", ["", "cny", "CN", "CNYY", "C1Y", "CNY\n", "¥¥¥", "ＣＮＹ"])
+@pytest.mark.parametrize("code", ["RMB", "XXX", "XTS", "XAU", "DEM", "ZZZ"])
+def test_currency_outside_iso_4217_is_refused_and_its_money_stays_usable(code: str) -> None:
+    """Nothing new is in it; what earlier releases stored in it can be read, added up and paid back."""
+    with pytest.raises(InvalidArgument) as refusal:
+        check_currency(code)
+    assert refusal.value.reason == "CURRENCY_INVALID"
+    assert check_currency_form(code) == code
+    assert (Money(1, code) + Money(2, code)).minor_units == 3
+
+
+def test_refusal_of_a_currency_repeats_little_of_it() -> None:
+    """A refusal travels in a trailer, which has little room."""
+    with pytest.raises(InvalidArgument) as refusal:
+        check_currency("x" * 100_000)
+    assert len(refusal.value.message) < 200
+
+
+@pytest.mark.parametrize("code", ["", "cny", "eur", "CN", "CNYY", "C1Y", "CNY\n", "¥¥¥", "ＣＮＹ"])
 def test_what_is_no_currency_is_refused(code: str) -> None:
     """Three upper-case ASCII letters and nothing else."""
+    with pytest.raises(InvalidArgument):
+        check_currency_form(code)
     with pytest.raises(InvalidArgument) as refusal:
         check_currency(code, "currency_code")
     assert refusal.value.reason == "CURRENCY_INVALID"

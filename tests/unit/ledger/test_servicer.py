@@ -357,3 +357,34 @@ async def test_house_account_in_use_is_not_closed(door: Door) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         await door.ask(close(account_id="drawer:CNY"))
     assert refusal.value.reason == "HOUSE_ACCOUNT_IN_USE"
+
+
+@pytest.mark.parametrize("code", ["RMB", "eur", "XXX"])
+async def test_account_in_a_currency_outside_iso_4217_is_not_opened(door: Door, code: str) -> None:
+    """What was opened in it before is listed, summed, undone and closed."""
+    request = pb.OpenAccountRequest(request_id="o1", account_id="a", kind=pb.ACCOUNT_KIND_ASSET, currency_code=code)
+    with pytest.raises(InvalidArgument) as refusal:
+        await door.ask(request)
+    assert refusal.value.reason == "CURRENCY_INVALID"
+
+
+async def test_money_in_a_currency_of_before_is_undone_and_its_account_closed(door: Door) -> None:
+    """Earlier releases took any three letters."""
+    await open_many(door, 2, currency="RMB")
+    names = ["merchant:00000", "merchant:00001"]
+    await door.operations._store.open_missing([Account("float", AccountKind.ASSET, "RMB")])
+    legs = [pb.Posting(account_id="float", amount=5), pb.Posting(account_id=names[0], amount=-5)]
+    journal = (await door.ask(post(currency_code="RMB", postings=legs))).journal
+    assert (await door.ask(pb.TrialBalanceRequest(currency_code="RMB"))).totals[0].debits == "5"
+    await door.ask(
+        pb.ReverseJournalRequest(
+            request_id="u1",
+            journal_id=journal.journal_id,
+            reason="no such currency",
+            payment_id=journal.payment_id,
+            fence=post().fence,
+            clerk=post().clerk,
+        )
+    )
+    closed = pb.CloseAccountResponse.FromString(await door.ask(close(account_id=names[0]))).account
+    assert (closed.balance, closed.currency_code, closed.close_reason) == (0, "RMB", "no such currency")

@@ -12,7 +12,9 @@ from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import InvalidArgument
 from services.kernel.ids import SeededIds
+from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.order.model import OrderLine
 from services.order.operations import OrderOperations
 from services.order.servicer import MessageEncoding, OrderServicer
 from services.runtime import status
@@ -328,3 +330,25 @@ async def test_page_token_of_another_filter_is_refused(servicer: OrderServicer) 
         with pytest.raises(InvalidArgument) as refusal:
             await servicer.ListOrders(request, CONTEXT)
         assert refusal.value.reason == "PAGE_TOKEN_INVALID"
+
+
+@pytest.mark.parametrize("code", ["RMB", "eur", "XXX", "XTS"])
+async def test_order_in_a_currency_outside_iso_4217_is_refused(servicer: OrderServicer, code: str) -> None:
+    """By its amount and by its lines."""
+    price = money_pb2.Money(minor_units=1, currency_code=code)
+    line = pb.OrderLine(description="tea", quantity=1, unit_price=price)
+    for request in (creation(amount=price), creation(amount=None, lines=[line])):
+        with pytest.raises(InvalidArgument) as refusal:
+            await servicer.CreateOrder(request, CONTEXT)
+        assert refusal.value.reason == "CURRENCY_INVALID"
+
+
+@pytest.mark.parametrize("description", ["tea\x9b", "tea\u202e", "tea\u200b", "tea\u2028"])
+async def test_order_line_with_a_hidden_character_is_refused(servicer: OrderServicer, description: str) -> None:
+    """The field at fault is named; an order of before that has one can still be read."""
+    price = money_pb2.Money(minor_units=1, currency_code="CNY")
+    line = pb.OrderLine(description=description, quantity=1, unit_price=price)
+    with pytest.raises(InvalidArgument) as refusal:
+        await servicer.CreateOrder(creation(amount=None, lines=[line]), CONTEXT)
+    assert refusal.value.fields[0][0] == "lines[0].description"
+    assert OrderLine(description, 1, Money(1, "RMB")).description == description

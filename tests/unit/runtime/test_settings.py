@@ -36,6 +36,14 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.guards.off == ("lock", "fence")
 
 
+@pytest.mark.parametrize("codes", ["RMB", "CNY,eur", "XXX", "CNY,XTS"])
+def test_currency_outside_iso_4217_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, codes: str) -> None:
+    """House accounts in it would be of no use to anybody."""
+    monkeypatch.setenv("COUNTINGHOUSE_CURRENCIES", codes)
+    with pytest.raises(InvalidArgument, match="is not a currency of ISO 4217"):
+        Settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("COUNTINGHOUSE_GUARDS_OFF", "fence"), ("COUNTINGHOUSE_FAILPOINTS", "true")]
 )
