@@ -9,11 +9,12 @@ was charged for, if our payment service does not know that payment.
 | only theirs | they hold money under the key of a payment that ended without any | `REFUND`; `LOOK` if it is booked |
 | only theirs | they hold money under a key that no payment of ours has | `NAME`: never by itself |
 | only ours | our payment succeeded, and they hold nothing under its key | `UNDO` |
-| amount differs | they hold another amount or currency than our payment has | `REVERSE` |
+| amount differs | they hold another amount or currency than our payment has | `LOOK` |
 | amount differs | our books or the order have another amount than our payment | `LOOK` |
 | duplicate | they hold money for a payment under a key that is not its own | `NAME` |
 | late | they hold it, and our payment does not know its outcome yet | `ASK_NOW` |
 | late | our payment came to its end, and its order has not been told | `WAIT` |
+| answer differs | the acquirer's answer contradicted what was asked (ACQUIRER_MISMATCH) | `LOOK` |
 | reversal owed | our payment was parked, and its key has not been reversed yet | `ASK_NOW` |
 | journal without payment | the ledger has a journal of a payment that our payment service does not know | `LOST` |
 | order without payment | an order is PAID by a payment that does not exist, or that has no money | `LOST`, `LOOK` |
@@ -44,9 +45,11 @@ from services.kernel.currency import format_amount
 
 #: States of a payment that has come to its end without money.
 _WITHOUT_MONEY = ("CREATED", "DECLINED", "REVERSED")
-_SUCCEEDED, _UNKNOWN, _REVERSED = "SUCCEEDED", "UNKNOWN", "REVERSED"
+_SUCCEEDED, _REVERSED = "SUCCEEDED", "REVERSED"
 #: Abandoned without an answer: the acquirer is still to be told to reverse its key.
 _PARKED = "PARKED"
+#: Why a payment waits for people: the acquirer's answer contradicts what was asked, and is acted on by nobody.
+_MISMATCH = "ACQUIRER_MISMATCH"
 _CHARGED, _REFUNDED = "CHARGED", "REFUNDED"
 
 
@@ -58,6 +61,7 @@ class Kind(StrEnum):
     AMOUNT = "amount differs"
     DUPLICATE = "duplicate"
     LATE = "late"
+    ANSWER = "answer differs"
     REVERSAL_OWED = "reversal owed"
     JOURNAL_WITHOUT_PAYMENT = "journal without payment"
     ORDER_WITHOUT_PAYMENT = "order without payment"
@@ -71,7 +75,6 @@ class Action(StrEnum):
     REFUND = "reverse the key at the acquirer"
     NAME = "no payment of ours has this key: people have to look; --refund KEY gives the money back"
     UNDO = "ask the acquirer what became of the key; if it holds nothing, reverse the payment"
-    REVERSE = "reverse the payment, in the books and at the acquirer"
     ASK_NOW = "let the payment service ask the acquirer now"
     WAIT = "wait until the order service has been told"
     LOST = "the payment service does not know the payment: people have to look; was an older database restored?"
@@ -404,13 +407,15 @@ def _without_payment(item: _Item) -> Iterator[Discrepancy]:
 
 def _at_the_acquirer(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
     held = item.held
-    if payment.state == _PARKED:
-        yield _found(Kind.REVERSAL_OWED, Action.ASK_NOW, payment, held)
-    elif payment.state in _WITHOUT_MONEY:
+    if payment.state in _WITHOUT_MONEY:
         if held:
             yield _found(Kind.ONLY_THEIRS, Action.LOOK if any(_booked(item).values()) else Action.REFUND, payment, held)
-    elif held and held != payment.amount and payment.state in (_SUCCEEDED, _UNKNOWN):
-        yield _found(Kind.AMOUNT, Action.REVERSE, payment, held)
+    elif held and held != payment.amount:
+        yield _found(Kind.AMOUNT, Action.LOOK, payment, held)
+    elif payment.attention == _MISMATCH:
+        yield _found(Kind.ANSWER, Action.LOOK, payment, held)
+    elif payment.state == _PARKED:
+        yield _found(Kind.REVERSAL_OWED, Action.ASK_NOW, payment, held)
     elif payment.state != _SUCCEEDED:
         if held:
             yield _found(Kind.LATE, Action.ASK_NOW, payment, held)

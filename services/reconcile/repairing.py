@@ -73,7 +73,6 @@ class Repairer:
         mend = {
             Action.REFUND: self._refund,
             Action.UNDO: self._undo,
-            Action.REVERSE: self._reverse,
             Action.ASK_NOW: self._ask_now,
         }.get(discrepancy.action, self._leave)
         return await self._tried(mend, discrepancy)

@@ -102,11 +102,15 @@ class Planted:
         return "only ours", payment.acquirer_key
 
     async def another_amount(self) -> tuple[str, str]:
-        """The bank has charged more than was asked."""
+        """The acquirer has charged more than was asked."""
         _, payment = await by_card(self._teller)
-        change = "UPDATE charges SET amount_minor = amount_minor + 50 WHERE key = :key"
-        await databases.say(self._data, "acquirer", change, key=payment.acquirer_key)
+        await self.change_amount(payment.acquirer_key, AMOUNT + 50)
         return "amount differs", payment.acquirer_key
+
+    async def change_amount(self, key: str, amount: int) -> None:
+        """The acquirer has charged this, and not what was asked."""
+        change = "UPDATE charges SET amount_minor = :amount WHERE key = :key"
+        await databases.say(self._data, "acquirer", change, amount=amount, key=key)
 
     async def a_duplicate(self) -> tuple[str, str]:
         """The bank has charged twice for one payment."""
@@ -169,9 +173,11 @@ async def test_every_class_is_found_mended_and_not_found_again(teller: Teller) -
     assert sorted((row["class"], row["key"]) for row in found["discrepancies"]) == sorted(wanted)
     left = [(row["class"], row["key"]) for row in found["discrepancies"] if not row["repaired"]]
     strangers = [wanted[1], wanted[-1]]
+    contradicted = wanted[-2]
     assert left == [(row["class"], row["key"]) for row in found["open"]]
-    assert sorted(left) == sorted(strangers), "no payment of ours has their keys"
+    assert sorted(left) == sorted([*strangers, contradicted]), "of no payment of ours, or not what was asked"
     assert code == 1
+    await planted.change_amount(contradicted[1], AMOUNT)
     code, found = await reconciled(teller, *(word for _, key in strangers for word in ("--refund", key)))
     assert (code, found["open"]) == (0, [])
     code, found = await reconciled(teller)

@@ -149,10 +149,10 @@ class TestOnlyOurs:
 class TestAmountDiffers:
     """Both hold money, and not the same."""
 
-    @pytest.mark.parametrize("state", ["SUCCEEDED", "UNKNOWN"])
+    @pytest.mark.parametrize("state", ["SUCCEEDED", *OPEN, "PARKED"])
     @pytest.mark.parametrize("theirs", [OTHER, Amount(500, "CNY"), Amount(1250, "EUR")])
-    def test_another_amount_or_currency_at_the_acquirer_is_reversed(self, state: str, theirs: Amount) -> None:
-        """Also where our payment does not know its outcome: it could never be ours."""
+    def test_another_amount_or_currency_at_the_acquirer_is_left_for_people(self, state: str, theirs: Amount) -> None:
+        """The payment service acts on no such answer: reversed, the payment would stay REVERSING."""
         succeeded = state == "SUCCEEDED"
         found = one(
             sides(
@@ -162,7 +162,8 @@ class TestAmountDiffers:
                 orders=(ORDER,) if succeeded else (),
             )
         )
-        assert found == Discrepancy(Kind.AMOUNT, Action.REVERSE, "p1:1", "p1", theirs, MONEY)
+        ours = None if state == "PARKED" else MONEY
+        assert found == Discrepancy(Kind.AMOUNT, Action.LOOK, "p1:1", "p1", theirs, ours)
 
     @pytest.mark.parametrize("owed", [0, 1249, 2500])
     def test_another_amount_in_the_ledger_is_left_for_people(self, owed: int) -> None:
@@ -176,6 +177,20 @@ class TestAmountDiffers:
     def test_another_amount_of_the_order_is_left_for_people(self) -> None:
         found = one(sides(CHARGE, orders=(replace(ORDER, amount=OTHER),)))
         assert (found.kind, found.action) == (Kind.AMOUNT, Action.LOOK)
+
+
+class TestAnswerDiffers:
+    """The acquirer's answer contradicted what was asked."""
+
+    @pytest.mark.parametrize("state", [*OPEN, "PARKED"])
+    @pytest.mark.parametrize("charges", [(), (CHARGE,)])
+    def test_a_payment_with_a_contradicting_answer_is_left_for_people(
+        self, state: str, charges: tuple[Theirs, ...]
+    ) -> None:
+        """Whatever the statement says, the payment service waits for people."""
+        ours = (replace(PAYMENT, state=state, journal_id="", attention="ACQUIRER_MISMATCH"),)
+        found = one(sides(*charges, ours=ours, journals=(), orders=()))
+        assert (found.kind, found.action, found.key) == (Kind.ANSWER, Action.LOOK, "p1:1")
 
 
 class TestDuplicate:

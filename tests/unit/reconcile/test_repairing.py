@@ -281,7 +281,8 @@ class TestRepairing:
     async def test_a_reversal_that_is_refused_is_told(self) -> None:
         """It stays as it is, and the next run finds it again."""
         refused = FailedPrecondition("INSUFFICIENT_FUNDS", "acquirer:CNY is short")
-        mended = await repairer(FakeDesk({"Reverse": [refused]})).repair(difference(Kind.AMOUNT, Action.REVERSE))
+        desk = FakeDesk({"GetCharge": [NotFound("CHARGE_NOT_FOUND", "")], "Reverse": [refused]})
+        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (False, "INSUFFICIENT_FUNDS: acquirer:CNY is short")
 
     @pytest.mark.parametrize("ended", [payment.PAYMENT_STATE_SUCCEEDED, payment.PAYMENT_STATE_DECLINED])
