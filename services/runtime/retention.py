@@ -11,7 +11,7 @@ What is kept for ever by 3, because the order or payment it is about is:
 | service | kept for ever | removed | the same id or ticket after that |
 |---|---|---|---|
 | order | what made or cancelled an order | refusals | is looked at anew, and most likely refused again |
-| payment | Settle, Reverse, tickets that paid an order | tickets unused, or that paid no order | TICKET_NOT_FOUND |
+| payment | Settle, Reverse, Park, tickets that paid an order | tickets that paid no order | TICKET_NOT_FOUND |
 | payment | IssueTicket whose ticket was paid with | IssueTicket whose ticket was not | gets a new ticket |
 | ledger | | OpenAccount | finds the account open |
 
