@@ -120,7 +120,22 @@ class Planted:
         return "duplicate", key
 
     async def late(self) -> tuple[str, str]:
-        """Charged without a word; then the bank is closed for a while, and the worker's next look is far away."""
+        """Charged without a word; then the acquirer is closed for a while, and the worker's next look is far away."""
+        payment = await self._charged_without_a_word()
+        await self._look_away(payment)
+        return "late", payment.acquirer_key
+
+    async def reversal_owed(self) -> tuple[str, str]:
+        """The same, and meanwhile the payment is parked."""
+        payment = await self._charged_without_a_word()
+        key = new_id("park")
+        request = pb.ParkRequest(request_id=key, payment_id=payment.payment_id, reason="cash was taken")
+        seen = await self._teller.accountant.insist(self._teller.address("payment-1"), "Park", request, key)
+        assert payment_in(seen).state == pb.PAYMENT_STATE_PARKED
+        await self._look_away(payment)
+        return "reversal owed", payment.acquirer_key
+
+    async def _charged_without_a_word(self) -> pb.Payment:
         card = new_id("tok")
         everything = bank.Fault(kind=bank.FAULT_KIND_DOWN, subject=card)
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, subject=card)
@@ -131,7 +146,12 @@ class Planted:
         address = self._teller.address("payment-1")
         payment = payment_in(await self._teller.cashier.ask(address, "Settle", request, timeout_s=8.0))
         assert payment.state == pb.PAYMENT_STATE_UNKNOWN
-        await set_faults(self._teller, everything, bank.Fault(kind=bank.FAULT_KIND_DOWN, method="GetCharge"))
+        silent = [bank.Fault(kind=bank.FAULT_KIND_DOWN, method=method) for method in ("GetCharge", "ReverseByKey")]
+        await set_faults(self._teller, everything, *silent)
+        return payment
+
+    async def _look_away(self, payment: pb.Payment) -> None:
+        """Lets nobody ask the acquirer about a payment by themselves."""
         clock = self._teller.telephone.clock
         async with asyncio.timeout(60):
             while await asked_about(self._teller, payment.payment_id) - clock.now_ms() < _PAUSE_MS:  # noqa: ASYNC110
@@ -140,7 +160,6 @@ class Planted:
         change = "UPDATE payments SET ask_at_ms = :far_ms WHERE payment_id = :payment_id"
         await databases.say(self._data, "payment", change, far_ms=far_ms, payment_id=payment.payment_id)
         await set_faults(self._teller)
-        return "late", payment.acquirer_key
 
 
 async def reconciled(teller: Teller, *arguments: str) -> tuple[int, Any]:
@@ -157,6 +176,7 @@ async def test_every_class_is_found_mended_and_not_found_again(teller: Teller) -
     planted = Planted(teller)
     wanted = [
         await planted.late(),
+        await planted.reversal_owed(),
         await planted.only_theirs(),
         await planted.only_theirs_of_a_declined_payment(),
         await planted.only_ours_given_back(),
@@ -172,7 +192,7 @@ async def test_every_class_is_found_mended_and_not_found_again(teller: Teller) -
     code, found = await reconciled(teller, "--repair")
     assert sorted((row["class"], row["key"]) for row in found["discrepancies"]) == sorted(wanted)
     left = [(row["class"], row["key"]) for row in found["discrepancies"] if not row["repaired"]]
-    strangers = [wanted[1], wanted[-1]]
+    strangers = [wanted[2], wanted[-1]]
     contradicted = wanted[-2]
     assert left == [(row["class"], row["key"]) for row in found["open"]]
     assert sorted(left) == sorted([*strangers, contradicted]), "of no payment of ours, or not what was asked"
@@ -182,11 +202,14 @@ async def test_every_class_is_found_mended_and_not_found_again(teller: Teller) -
     assert (code, found["open"]) == (0, [])
     code, found = await reconciled(teller)
     assert (code, found["agreed"], found["discrepancies"]) == (0, True, [])
-    assert found["examined"]["payment"] == 7
+    assert found["examined"]["payment"] == 8
     assert {total["difference"] for total in found["control_totals"]} == {0}
     books = await teller.checked_books()
     (late,) = [key for kind, key in wanted if kind == "late"]
     assert [row["state"] for row in books.payments if row["acquirer_key"] == late] == ["SUCCEEDED"]
+    (parked,) = [key for kind, key in wanted if kind == "reversal owed"]
+    assert [row["state"] for row in books.payments if row["acquirer_key"] == parked] == ["REVERSED"]
+    assert [row["state"] for row in await charged(teller) if row["key"] == parked] == ["REFUNDED"]
 
 
 async def test_people_read_it(teller: Teller) -> None:
