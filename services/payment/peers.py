@@ -126,7 +126,7 @@ class LedgerPeer:
             return None
         if account.account_id != account_id:
             raise OutcomeUnknown("LEDGER_MISMATCH", f"the ledger answered of another account than {account_id}")
-        return AccountTerms(account_id, account.currency_code)
+        return AccountTerms(account_id, account.currency_code, closed=account.closed_at_ms != 0)
 
     async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
         """Has the payment's Post refused for ever; the journal's id if it stands already, else empty."""

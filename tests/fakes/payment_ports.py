@@ -95,7 +95,7 @@ class FakeLedger(Ledger):
 
     async def account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
         account = await self._store.account(account_id)
-        return None if account is None else AccountTerms(account_id, account.currency)
+        return None if account is None else AccountTerms(account_id, account.currency, account.closing is not None)
 
     async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
         draft = JournalDraft(

@@ -187,6 +187,14 @@ class TestLedger:
         with pytest.raises(OutcomeUnknown):
             await ledger(ledger_pb2.VoidPostResponse(journal=journal(payment_id="p2"))).void(payment(), FENCE, soon())
 
+    @pytest.mark.parametrize("closed_at_ms", [0, 1_700_000_000_000])
+    async def test_account_that_was_closed_is_known_before_a_card_is_charged(self, closed_at_ms: int) -> None:
+        """By when it was closed."""
+        account = ledger_pb2.Account(account_id="sales:CNY", currency_code="CNY", closed_at_ms=closed_at_ms)
+        terms = await ledger(ledger_pb2.GetAccountResponse(account=account)).account("sales:CNY", soon())
+        assert terms is not None
+        assert terms.closed is (closed_at_ms > 0)
+
     async def test_an_account_that_is_not_open_is_told_from_silence(self) -> None:
         assert await ledger(NotFound("ACCOUNT_NOT_FOUND", "no")).account("sales:CNY", soon()) is None
         other = ledger_pb2.GetAccountResponse(account=ledger_pb2.Account(account_id="sales:JPY", currency_code="JPY"))
