@@ -197,6 +197,10 @@ class TestLedger:
 
     async def test_an_account_that_is_not_open_is_told_from_silence(self) -> None:
         assert await ledger(NotFound("ACCOUNT_NOT_FOUND", "no")).account("sales:CNY", soon()) is None
+        closed = ledger_pb2.Account(account_id="sales:CNY", currency_code="CNY", closed_at_ms=1)
+        found = await ledger(ledger_pb2.GetAccountResponse(account=closed)).account("sales:CNY", soon())
+        assert found is not None
+        assert found.closed
         other = ledger_pb2.GetAccountResponse(account=ledger_pb2.Account(account_id="sales:JPY", currency_code="JPY"))
         with pytest.raises(OutcomeUnknown):
             await ledger(other).account("sales:CNY", soon())
