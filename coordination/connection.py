@@ -14,6 +14,7 @@ Invariants
 Which function makes each move
     _connect       bounds the connect and the handshake of one server
     _invoke        handshake answered: a belief for the (old or new) session; refused: no belief
+    _hung_up_on    hung up on again and again: no belief, and the session is given up
     _submit, _sending  note a packet's send time
     _read_header   a reply is here: the belief moves on to that packet's send time
     _send_request  drops a connection that takes requests and answers none
@@ -37,7 +38,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from kazoo.exceptions import ConnectionDropped
+from kazoo.exceptions import ConnectionDropped, SessionExpiredError
 from kazoo.protocol.serialization import Connect
 from kazoo.retry import KazooRetry
 
@@ -62,6 +63,9 @@ class Belief:
         until = sent_at + self.timeout_s * (1 - MARGIN_FRACTION)
         return Belief(self.session_id, self.timeout_s, max(until, self.until))
 
+
+MAX_HANG_UPS = 3
+"""So often may each server hang up on the handshake before the session is given up."""
 
 MIN_SHARE_FRACTION = 0.25
 """Part of a server's even share of the timeout that it gets at the least, however little of the session is left."""
@@ -108,6 +112,7 @@ class AcknowledgedConnection(PipelinedConnection):
         self.belief: Belief | None = None
         self._on_end = on_end
         self._aborted = False
+        self._hang_ups = 0  # in the handshake, one after the other
         self._backoff: Backoff | None = None
         self._address: tuple[str, int] | None = None
         self._servers = 1
@@ -157,7 +162,12 @@ class AcknowledgedConnection(PipelinedConnection):
             return super()._invoke(timeout, request, xid)
         self._sent_at.clear()
         sent_at = time.monotonic()
-        answer = super()._invoke(min(timeout, self._share_s), request, xid)
+        try:
+            answer = super()._invoke(min(timeout, self._share_s), request, xid)
+        except ConnectionDropped:
+            self._hung_up_on()
+            raise
+        self._hang_ups = 0
         granted = answer[0]
         if granted.time_out > 0:
             nothing_yet = Belief(granted.session_id, granted.time_out / 1000.0, float("-inf"))
@@ -165,6 +175,23 @@ class AcknowledgedConnection(PipelinedConnection):
         else:
             self.belief = None
         return answer
+
+    def _hung_up_on(self) -> None:
+        """Give the session up once every server hangs up on its handshake, and it cannot be relied on any more.
+
+        That is how ZooKeeper refuses a client that has seen a newer zxid than it has itself: one that lost its data,
+        or is an older backup, would refuse it for ever. kazoo forgets the zxid with the session.
+
+        Raises:
+            SessionExpiredError: it is given up.
+        """
+        self._hang_ups += 1
+        over = self.belief is None or time.monotonic() > self.belief.until
+        if self.client.last_zxid > 0 and over and self._hang_ups >= MAX_HANG_UPS * self._servers:
+            log.warning("ZooKeeper hangs up on our session, as if it had lost its data; asking for a new one")
+            self._hang_ups = 0
+            self.belief = None
+            raise SessionExpiredError("hung up on")
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
         if xid:

@@ -11,7 +11,10 @@
     ├── BadAddress          an address of ZooKeeper cannot be understood
     ├── BadProviderURL      a provider's address cannot be read or written
     ├── BadRule             a governance rule cannot be understood
-    └── GenerationBehind    the ensemble is younger than the database: it was rebuilt
+    └── EnsembleUnfit       the ensemble must not be used with this database
+        ├── GenerationBehind        it is younger than the database: it was rebuilt
+        ├── ZxidBehind              it is an older backup
+        └── GenerationUnbelievable  its generation is no number that can follow
 
 ZooKeeper's own answers about a node (``NoNodeError``, ``NodeExistsError``, ``BadVersionError``) stay kazoo's
 exceptions: they are results, not failures of coordination.
@@ -126,18 +129,45 @@ class BadRule(CoordinationError, ValueError):
     """A governance rule that is malformed, or asks for what is not supported; it says where, and what."""
 
 
-class GenerationBehind(CoordinationError):
+class EnsembleUnfit(CoordinationError):
+    """The ensemble must not be used with this database: its fences would be worth nothing.
+
+    Attributes:
+        database: the generation the database has seen; the next one mends it.
+    """
+
+    def __init__(self, message: str, database: int) -> None:
+        super().__init__(message)
+        self.database = database
+
+
+class GenerationBehind(EnsembleUnfit):
     """The ensemble's generation is behind the database's, so its zxids may start again below used fences.
 
     Attributes:
         ensemble: the generation in ZooKeeper, or None if there is none.
-        database: the generation the database has seen.
     """
 
     def __init__(self, ensemble: int | None, database: int) -> None:
         super().__init__(
-            f"ZooKeeper is at generation {ensemble or 'none'}, the database at {database}: "
-            "the ensemble was rebuilt, and its tokens could fall below those already used"
+            f"this ZooKeeper was made anew: its generation is {ensemble or 'missing'}, the database's {database}",
+            database,
         )
         self.ensemble = ensemble
-        self.database = database
+
+
+class ZxidBehind(EnsembleUnfit):
+    """The ensemble has the right generation and an older state than the newest fence: it is an older backup."""
+
+    def __init__(self, zxid: int, newest: int, database: int) -> None:
+        super().__init__(
+            f"this ZooKeeper has lost what it had: it is at zxid 0x{zxid:x}, and fences up to 0x{newest:x} were used",
+            database,
+        )
+
+
+class GenerationUnbelievable(EnsembleUnfit):
+    """The node of the generation holds what nobody can have written in earnest."""
+
+    def __init__(self, path: str, database: int) -> None:
+        super().__init__(f"{path} does not hold a generation that can follow {database}", database)

@@ -47,11 +47,13 @@ class Lease:
 
     Attributes:
         token: grows with every holder of the order; with the generation it is the fence.
+        session_id: the session in which it was taken.
         waited_s: seconds spent in line; 0.0 if there was nobody.
     """
 
     def __init__(self, leases: Leases, stake: _Stake, waited_s: float) -> None:
         self.token = stake.token
+        self.session_id = stake.session_id
         self.waited_s = waited_s
         self._leases = leases
         self._stake = stake

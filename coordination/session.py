@@ -210,6 +210,11 @@ class Session:
         """The session we have (also while SUSPENDED); None before the first and after LOST or CLOSED."""
         return self._session_id
 
+    @property
+    def last_zxid(self) -> int:
+        """The newest zxid that ZooKeeper has told this session; 0: none. After a `sync`, no older than the leader's."""
+        return int(self._client.last_zxid) if self._client is not None else 0
+
     def believed_until(self) -> float:
         """Return the monotonic time (seconds) until which the present session has surely not expired.
 

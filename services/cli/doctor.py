@@ -22,6 +22,12 @@ from services.kernel.errors import CountinghouseError, InvalidArgument, Unavaila
 _PYTHON = (3, 11)
 _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
+#: Where each keeps its fences: table, column of the generation, column of the token.
+_FENCES = {
+    "order": ("orders", "fence_generation", "fence_token"),
+    "payment": ("payments", "fence_generation", "fence_token"),
+    "ledger": ("order_fences", "generation", "token"),
+}
 #: It has a database as well, and knows nothing of ZooKeeper's generation.
 _ACQUIRER = "acquirer"
 
@@ -215,63 +221,85 @@ async def _ask(url: str, query: str) -> object:
         return await database.read(step)
 
 
-async def _generations(data: Path) -> dict[str, int]:
-    """The generation that each database has seen."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a database has seen of ZooKeeper: the newest generation, and the newest fence's zxid under it; 0: none."""
+
+    generation: int
+    zxid: int
+
+
+async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
+    """What each database has seen; and which of those that there are cannot be read."""
     from services.devstack.files import databases_elsewhere  # noqa: PLC0415
 
-    query = "SELECT generation FROM ensemble"
     elsewhere = databases_elsewhere(data)
-    seen: dict[str, int] = {}
-    for service in _SERVICES:
+    seen: dict[str, _Seen] = {}
+    unread: list[str] = []
+    for service, (table, generation, token) in _FENCES.items():
         file = data / f"{service}.db"
+        if service not in elsewhere and not file.exists():
+            continue
+
+        async def ask(query: str, url: str | None = elsewhere.get(service), file: Path = file) -> int:
+            return int(str((_read(file, query) if url is None else await _ask(url, query)) or 0))
+
         try:
-            if service in elsewhere:
-                seen[service] = int(str(await _ask(elsewhere[service], query) or 0))
-            elif file.exists():
-                seen[service] = int(str(_read(file, query) or 0))
+            written = await ask("SELECT generation FROM ensemble")
+            fenced = await ask(f"SELECT max({generation}) FROM {table}")  # noqa: S608  names of ours
+            newest = max(written, fenced)
+            zxid = await ask(f"SELECT max({token}) FROM {table} WHERE {generation} = {newest}")  # noqa: S608
+            seen[service] = _Seen(newest, zxid)
         except (sqlite3.Error, CountinghouseError):
-            continue  # `_databases` tells
-    return seen
+            unread.append(service)  # `_databases` tells why
+    return seen, unread
 
 
 async def _generation(data: Path, address: str, findings: list[Finding]) -> None:
-    from coordination import generation  # noqa: PLC0415
-    from coordination.errors import CoordinationError  # noqa: PLC0415
+    from coordination import generation, operations  # noqa: PLC0415
+    from coordination.deadline import Deadline  # noqa: PLC0415
+    from coordination.errors import CoordinationError, EnsembleUnfit  # noqa: PLC0415
     from coordination.session import Session  # noqa: PLC0415
     from services.devstack import state  # noqa: PLC0415
 
-    seen = await _generations(data)
+    seen, _ = await _seen(data)
     stack = state.read(data)
     where = address or (stack.zookeeper if stack else "")
-    said = ", ".join(f"{service} {number}" for service, number in seen.items()) or "no database yet"
+    said = ", ".join(f"{service} {each.generation}" for service, each in seen.items()) or "no database yet"
     if not where:
         findings.append(Finding("generation", True, f"{said}; ZooKeeper is not running"))
         return
+    newest = max((each.generation for each in seen.values()), default=0)
+    remedy = f"if what it had is gone for good, run `countinghouse doctor --new-generation {newest + 1}`"
     try:
         async with Session(where, name="doctor") as session:
             await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
+            await session.ask(operations.sync(generation.PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
             found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S)
+            for each in seen.values():
+                if each.generation:
+                    generation.judge(found, session.last_zxid, each.generation, each.zxid)
+    except EnsembleUnfit as error:
+        findings.append(Finding("generation", False, f"{error}; {said}; {remedy}"))
     except (CoordinationError, ValueError) as error:
         findings.append(Finding("generation", False, f"ZooKeeper at {where} does not answer: {error}"))
-        return
-    newest = max(seen.values(), default=0)
-    if (found or 0) < newest:
-        remedy = f"if the old ensemble is gone for good, run `countinghouse doctor --new-generation {newest + 1}`"
-        findings.append(Finding("generation", False, f"ZooKeeper is at {found or 'none'}, {said}; {remedy}"))
     else:
         findings.append(Finding("generation", True, f"ZooKeeper {found or 'none'}, {said}"))
 
 
 async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -> None:
     """Raises the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
+    from coordination.generation import MAX_AHEAD  # noqa: PLC0415
     from services.devstack import state  # noqa: PLC0415
     from services.devstack.supervisor import Stack, StackOptions  # noqa: PLC0415
 
-    newest = max((await _generations(data)).values(), default=0)
+    seen, unread = await _seen(data)
+    newest = max((each.generation for each in seen.values()), default=0)
     if to <= newest:  # the very tokens of that generation may be given out again
-        raise InvalidArgument(
-            "GENERATION_TOO_LOW", f"the databases have seen generation {newest}; give {newest + 1} or more"
-        )
+        raise InvalidArgument("GENERATION_TOO_LOW", f"the databases have seen generation {newest}; give {newest + 1}")
+    if to > newest + (MAX_AHEAD if unread else 1):
+        but = f"but {', '.join(unread)} cannot be read" if unread else f"the next is {newest + 1}"
+        raise InvalidArgument("GENERATION_TOO_HIGH", f"the databases have seen generation {newest}; {but}")
     stack = state.read(data)
     if address or stack:
         where = address or (stack.zookeeper if stack else "")
@@ -288,4 +316,6 @@ async def _advanced(address: str, to: int) -> Finding:
     async with Session(address, name="doctor") as session:
         await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
         now = await generation.advance(session, to, timeout_s=_ZOOKEEPER_TIMEOUT_S)
-    return Finding("new generation", True, f"ZooKeeper at {address} is now at {now}; restart the services")
+    return Finding(
+        "new generation", True, f"ZooKeeper at {address} is now at {now}; running services go on by themselves"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from services.ledger.operations import LedgerOperations
-from services.ledger.schema import ensemble, journals, postings, refusals, retention
+from services.ledger.schema import ensemble, journals, order_fences, postings, refusals, retention
 from services.ledger.servicer import LedgerServicer, MessageEncoding
 from services.ledger.store import SqlLedgerStore
 from services.runtime.server import Parts, Runtime, Service, run
@@ -33,6 +33,7 @@ SERVICE = Service(
     interface="countinghouse.ledger.v1.LedgerService",
     package=Path(__file__).parent,
     ensemble=ensemble,
+    fences=(order_fences.c.generation, order_fences.c.token),
     append_only=(journals, postings, refusals),
     retention=retention,
     build=build,

@@ -7,7 +7,7 @@ from pathlib import Path
 from countinghouse.order.v1 import order_pb2_grpc
 from services.order.operations import OrderOperations
 from services.order.servicer import MessageEncoding, OrderServicer
-from services.order.store import SqlOrderStore, ensemble, order_events, order_lines, retention
+from services.order.store import SqlOrderStore, ensemble, order_events, order_lines, orders, retention
 from services.runtime.server import Parts, Runtime, Service, run
 
 
@@ -29,6 +29,7 @@ SERVICE = Service(
     interface="countinghouse.order.v1.OrderService",
     package=Path(__file__).parent,
     ensemble=ensemble,
+    fences=(orders.c.fence_generation, orders.c.fence_token),
     append_only=(order_lines, order_events),
     retention=retention,
     build=build,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from coordination.errors import LockLost, LockTimeout, Refused, Unavailable
 from coordination.lock import Holder, OrderLease, OrderLocks
 from services.kernel import errors
-from services.kernel.clock import Clock
+from services.kernel.clock import Clock, Deadline
 from services.kernel.fence import Fence
 from services.kernel.principal import Principal
 from services.runtime.ensemble import Ensemble
@@ -62,9 +62,10 @@ class CoordinatedLocks:
 
         Raises:
             Aborted: ORDER_LOCKED, with the holder and how long was waited.
-            Unavailable: ZOOKEEPER_UNAVAILABLE.
+            Unavailable: ZOOKEEPER_UNAVAILABLE; ENSEMBLE_BEHIND: this ZooKeeper has lost its data.
         """
-        generation = self._ensemble.generation
+        self._ensemble.check()
+        deadline = Deadline.after(wait_s, self._clock)
         holder = Holder(clerk.name, clerk.role, self._instance, payment_id, self._clock.now_ms())
         take = self._locks.acquire if self._wait_turn else self._locks.enter
         try:
@@ -79,6 +80,7 @@ class CoordinatedLocks:
                 retry_after_ms=int(away.retry_after_s * 1000),
             ) from away
         try:
+            generation = await self._ensemble.generation_in(lease.session_id, max(deadline.remaining_s(), 0.0))
             yield Hold(lease, Fence(generation, lease.token))
         finally:
             lease.release()

@@ -15,7 +15,7 @@ from services.payment.locks import CoordinatedLocks
 from services.payment.operations import PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
 from services.payment.ports import Limits
-from services.payment.schema import ENSEMBLE, EVENTS, RETENTION
+from services.payment.schema import ENSEMBLE, EVENTS, PAYMENTS, RETENTION
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
@@ -78,6 +78,7 @@ SERVICE = Service(
     interface="countinghouse.payment.v1.PaymentService",
     package=Path(__file__).parent,
     ensemble=ENSEMBLE,
+    fences=(PAYMENTS.c.fence_generation, PAYMENTS.c.fence_token),
     append_only=(EVENTS, CARD_OWNERS),
     retention=RETENTION,
     build=build,

@@ -38,7 +38,15 @@ from services.runtime.database_errors import (
 from services.runtime.postgresql import PostgresqlBackend
 from services.runtime.sqlite import SqliteBackend
 
-__all__ = ["Database", "DatabaseRefused", "ensemble_table", "probe_write", "read_generation", "write_generation"]
+__all__ = [
+    "Database",
+    "DatabaseRefused",
+    "ensemble_table",
+    "probe_write",
+    "read_generation",
+    "read_newest_fence",
+    "write_generation",
+]
 
 _T = TypeVar("_T")
 Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
@@ -179,6 +187,27 @@ async def read_generation(database: Database, table: Table) -> int:
 
     async def step(connection: AsyncConnection) -> int:
         return (await connection.execute(select(table.c.generation))).scalar_one_or_none() or 0
+
+    return await database.read(step)
+
+
+async def read_newest_fence(
+    database: Database, table: Table, fences: tuple[Column[int], Column[int]]
+) -> tuple[int, int]:
+    """The newest generation that this database has seen, and the newest token used under it; 0: none.
+
+    Args:
+        fences: The columns of generation and token, of which there is an index.
+    """
+    generation, token = fences
+
+    async def step(connection: AsyncConnection) -> tuple[int, int]:
+        known = (await connection.execute(select(table.c.generation))).scalar_one_or_none() or 0
+        newest = select(generation, token).order_by(generation.desc(), token.desc()).limit(1)
+        row = (await connection.execute(newest)).one_or_none()
+        if row is None or row[0] < known:
+            return known, 0
+        return int(row[0]), int(row[1])
 
     return await database.read(step)
 

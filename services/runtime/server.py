@@ -37,7 +37,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
-from sqlalchemy import Table
+from sqlalchemy import Column, Table
 
 from coordination.address import EnsembleAddress, ServerAddress, is_loopback
 from coordination.discovery import Consumer
@@ -136,6 +136,7 @@ class Service:
         interface: The proto service, which is the interface in the registry.
         package: Folder of the service, where its migrations are.
         ensemble: Its table of the ZooKeeper generation.
+        fences: The columns of generation and token of the fences it keeps.
         append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`runtime/roles.py`).
         retention: Which of its requests need not be kept.
         build: Puts the parts together.
@@ -145,6 +146,7 @@ class Service:
     interface: str
     package: Path
     ensemble: Table
+    fences: tuple[Column[int], Column[int]]
     append_only: tuple[Table, ...]
     retention: Retention
     build: Callable[[Runtime], Awaitable[Parts]]
@@ -254,7 +256,7 @@ async def _serve(service: Service, settings: Settings) -> None:
 
         registering = asyncio.create_task(_register_when_ready(runtime, monitor, registry, url))
         beginning = [registering, _begin(monitor.watch), *map(_begin, parts.workers)]
-        keeping = [*map(_begin, parts.keepers)]
+        keeping = [_begin(runtime.ensemble.keep), *map(_begin, parts.keepers)]
         gc.collect()
         gc.freeze()  # what was imported stays; looking through it again and again costs a tenth of every call
         await _first(stop, registering)
@@ -311,7 +313,7 @@ async def _runtime(
         ids=RandomIds(),
         database=database,
         session=session,
-        ensemble=Ensemble(session, database, service.ensemble),
+        ensemble=Ensemble(session, database, service.ensemble, service.fences),
         peers=peers,
         failpoints=Failpoints(enabled=settings.failpoints),
         whereabouts=Whereabouts(),

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.commands import app
-from services.cli.doctor import revisions
+from services.cli.doctor import _FENCES, revisions
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -27,6 +27,8 @@ def database(data: Path, service: str, revision: str, generation: int = 1) -> Pa
     connection.execute("CREATE TABLE ensemble (id INTEGER, generation INTEGER)")
     connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
     connection.execute("INSERT INTO ensemble VALUES (1, ?)", (generation,))
+    table, generations, tokens = _FENCES[service]
+    connection.execute(f"CREATE TABLE {table} ({generations} INTEGER, {tokens} INTEGER)")
     connection.commit()
     connection.close()
     return file
@@ -88,4 +90,13 @@ def test_a_generation_behind_the_databases_is_not_set(tmp_path: Path) -> None:
     database(tmp_path, "order", "0001", generation=5)
     result = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--new-generation", "5"])
     assert result.exit_code == 1
-    assert "give 6 or more" in str(result.exception)
+    assert "give 6" in str(result.exception)
+
+
+@pytest.mark.parametrize("wanted", [7, 2**62, 2**63])
+def test_generation_that_is_not_the_next_is_not_set(tmp_path: Path, wanted: int) -> None:
+    """One that is too high could never be followed."""
+    database(tmp_path, "order", "0001", generation=5)
+    result = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--new-generation", str(wanted)])
+    assert result.exit_code == 1
+    assert "the next is 6" in str(result.exception)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -14,7 +16,12 @@ from services.runtime.ensemble import Ensemble
 class Connected:
     """A session that is there."""
 
+    session_id = 7
+
     async def wait_connected(self, _timeout_s: float) -> None: ...
+
+    def subscribe(self, _told: object) -> Callable[[], None]:
+        return lambda: None
 
 
 class Beside:
@@ -24,9 +31,9 @@ class Beside:
         self._failures = list(failures)
         self.generation = 0
 
-    async def read(self, _database: Any, _table: Any) -> int:
+    async def read(self, _database: Any, _table: Any, _fences: Any) -> tuple[int, int]:
         self._fail()
-        return self.generation
+        return self.generation, 0
 
     async def write(self, _database: Any, _table: Any, generation: int) -> None:
         self._fail()
@@ -50,14 +57,16 @@ async def test_a_database_that_is_away_is_asked_again(
     """A server that has begun to listen must not end because its database restarts."""
     beside = Beside(*failures)
 
-    async def ensure(_session: Any, known: int, *, timeout_s: float) -> int:
+    async def ensure(_session: Any, known: int, timeout_s: float, **_: Any) -> int:
         assert timeout_s > 0
         return max(known, 3)
 
-    monkeypatch.setattr(ensemble, "read_generation", beside.read)
+    monkeypatch.setattr(ensemble, "read_newest_fence", beside.read)
     monkeypatch.setattr(ensemble, "write_generation", beside.write)
     monkeypatch.setattr("coordination.generation.ensure", ensure)
     monkeypatch.setattr(ensemble, "_RETRY_S", 0.0)
-    found = Ensemble(cast(Any, Connected()), cast(Any, None), cast(Any, None))
+    found = Ensemble(cast(Any, Connected()), cast(Any, None), cast(Any, None), cast(Any, None))
+    keeping = asyncio.create_task(found.keep())
     await found.settle()
-    assert (found.generation, beside.generation) == (3, 3)
+    keeping.cancel()
+    assert (await found.generation_in(Connected.session_id, 0.0), beside.generation) == (3, 3)

@@ -18,6 +18,7 @@ SERVICE = Service(
     interface="countinghouse.order.v1.OrderService",
     package=Path("nowhere"),
     ensemble=cast(Any, None),
+    fences=cast(Any, None),
     append_only=(),
     retention=cast(Any, None),
     build=cast(Any, None),

@@ -1,0 +1,91 @@
+"""The data of a running stack's ZooKeeper are lost, or replaced by an older backup; its services go on as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+
+from countinghouse.payment.v1 import payment_pb2
+from services.devstack.supervisor import ZOOKEEPER, Stack
+from services.kernel.principal import Role
+from services.runtime import status
+from tests.e2e.conftest import FreshStack
+from tests.e2e.desk import Desk, command_line
+
+
+@pytest.mark.parametrize("backup", [False, True], ids=["lost", "older backup"])
+async def test_stack_whose_zookeeper_lost_its_data_settles_again_after_the_remedy_without_a_restart(
+    fresh_stack: FreshStack, backup: bool
+) -> None:
+    async with fresh_stack() as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
+        data = stack.data / ZOOKEEPER / "data"
+        await desk.settle(await desk.bill())
+        if backup:
+            await replace(stack, data, keep=True)
+            await until_settled(desk, await desk.bill())
+            for _ in range(30):
+                await desk.settle(await desk.bill())
+        pids = {instance.name: instance.pid for instance in stack.instances}
+        await replace(stack, data, keep=False)
+
+        order = await desk.bill()
+        message = await until_refused(desk, order)
+        assert "countinghouse doctor --new-generation 2" in message
+        looked = await command_line("doctor", "--data", str(stack.data))
+        assert looked.returncode == 1
+        assert "--new-generation" in looked.stdout
+        mended = await command_line("doctor", "--data", str(stack.data), "--new-generation", "2")
+        assert mended.returncode == 0, mended.stdout
+        await until_settled(desk, order)
+        assert await desk.order_state(order) == "PAID"
+        assert {instance.name: instance.pid for instance in stack.instances} == pids
+
+
+async def replace(stack: Stack, data: Path, *, keep: bool) -> None:
+    """With the server down: take a copy of its data, or put the copy in their place, or nothing if there is none."""
+    copy = data.with_name("backup")
+    stack.restarts = False
+    stack.kill(ZOOKEEPER, signal.SIGKILL)
+    child = stack._servers[ZOOKEEPER].child
+    assert child is not None
+    await child.wait()
+    if keep:
+        shutil.copytree(data, copy)
+    else:
+        shutil.rmtree(data)
+        if copy.exists():
+            shutil.copytree(copy, data)
+    stack.restarts = True
+    await stack.wait_server(ZOOKEEPER)
+
+
+async def until_refused(desk: Desk, order: str) -> str:
+    """Settle in vain, until it is refused because of the ensemble; returns the sentence."""
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                await desk.settle(order)
+            except grpc.aio.AioRpcError as error:
+                told = status.from_rpc_error(error)
+                if (error.code(), told.reason) == (grpc.StatusCode.UNAVAILABLE, "ENSEMBLE_BEHIND"):
+                    return told.message
+            else:
+                raise AssertionError("settled under a fence that is worth nothing")
+            await asyncio.sleep(0.1)
+
+
+async def until_settled(desk: Desk, order: str) -> None:
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                payment = await desk.settle(order)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.1)
+            else:
+                assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+                return

@@ -1,0 +1,197 @@
+"""ZooKeeper that lost its data, or is an older backup: refused in words, and used without a restart once mended."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+import services.order
+from coordination import generation
+from coordination.errors import GenerationUnbelievable
+from coordination.session import Session
+from services.kernel.errors import Unavailable
+from services.order.store import ensemble as table
+from services.order.store import orders
+from services.runtime.database import Database, read_generation
+from services.runtime.ensemble import Ensemble
+from services.runtime.migrations import bring_up_to_date
+from tests.integration.zookeeper import ZooKeeper, connected, until
+
+PACKAGE = Path(services.order.__file__).parent
+FENCES = (orders.c.fence_generation, orders.c.fence_token)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ZooKeeper]:
+    """One of the test's own."""
+    if shutil.which("java") is None:
+        pytest.skip("no java: ZooKeeper cannot be started")
+    (tmp_path / "zookeeper").mkdir()
+    server = ZooKeeper(tmp_path / "zookeeper")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with Database(f"sqlite:///{tmp_path / 'order.db'}") as database:
+        await bring_up_to_date(database, PACKAGE, migrate=True)
+        yield database
+
+
+class Running:
+    """A service's part that settles the generation, and a session it has."""
+
+    def __init__(self, session: Session, database: Database) -> None:
+        self.session = session
+        self.ensemble = Ensemble(session, database, table, FENCES)
+        self._keeping = asyncio.create_task(self.ensemble.keep())
+
+    async def stop(self) -> None:
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def generation(self) -> int:
+        assert self.session.session_id is not None
+        return await self.ensemble.generation_in(self.session.session_id, 10)
+
+    async def until_refused(self) -> Unavailable:
+        found: list[Unavailable] = []
+
+        def refused() -> bool:
+            try:
+                self.ensemble.check()
+            except Unavailable as error:
+                if error.reason == "ENSEMBLE_BEHIND":
+                    found.append(error)
+            return bool(found)
+
+        await until(refused, 30)
+        return found[0]
+
+    async def until_generation(self, wanted: int) -> None:
+        async def settled() -> bool:
+            try:
+                return self.session.session_id is not None and await self.generation() == wanted
+            except Unavailable:
+                return False
+
+        await until(settled, 30)
+
+
+@pytest.fixture
+async def running(server: ZooKeeper, database: Database) -> AsyncIterator[Running]:
+    async with connected(server) as session:
+        running = Running(session, database)
+        await running.ensemble.settle()
+        yield running
+        await running.stop()
+
+
+def replace_data(server: ZooKeeper, by: Path | None = None) -> None:
+    """Lose a server's data; a copy of before takes their place, or nothing."""
+    server.stop()
+    shutil.rmtree(server._directory / "data")
+    if by is not None:
+        shutil.copytree(by, server._directory / "data")
+    server.start()
+
+
+async def test_session_with_a_server_that_lost_its_data_is_replaced_by_a_new_one(server: ZooKeeper) -> None:
+    """ZooKeeper hangs up on who has seen a newer zxid than it has."""
+    async with connected(server) as session:
+        first = session.session_id
+        for number in range(20):
+            await session.create(f"/seen-{number}")
+        replace_data(server)
+        await until(lambda: session.session_id not in (None, first), 30)
+        await session.wait_connected(10)
+        assert await session.exists("/seen-0") is None
+
+
+async def test_ensemble_that_lost_its_data_is_refused_until_the_remedy_and_then_used_without_a_restart(
+    server: ZooKeeper, running: Running, database: Database
+) -> None:
+    assert await running.generation() == 1
+    for number in range(20):
+        await running.session.create(f"/seen-{number}")
+    replace_data(server)
+    refusal = await running.until_refused()
+    assert "countinghouse doctor --new-generation 2" in refusal.message
+    async with connected(server) as doctor:
+        await generation.advance(doctor, 2)
+    await running.until_generation(2)
+    assert await read_generation(database, table) == 2
+
+
+async def test_older_backup_of_the_same_generation_is_refused_until_the_remedy(
+    server: ZooKeeper, running: Running, database: Database, tmp_path: Path
+) -> None:
+    """Its locks' fences would be older than those in use: every order would be answered "ask again" for ever."""
+    server.stop()
+    shutil.copytree(server._directory / "data", tmp_path / "backup")
+    server.start()
+    async with connected(server) as other:
+        for number in range(50):
+            _, stat = await other.create(f"/seen-{number}")
+    await running.until_generation(1)
+    await note_fence(database, 1, stat.czxid)
+    replace_data(server, tmp_path / "backup")
+    refusal = await running.until_refused()
+    assert "countinghouse doctor --new-generation 2" in refusal.message
+    async with connected(server) as doctor:
+        await generation.advance(doctor, 2)
+    await running.until_generation(2)
+
+
+async def test_generation_that_nobody_can_have_given_is_refused_and_mended(
+    running: Running, database: Database
+) -> None:
+    """It is not taken over, so the next one is still a small number."""
+    await running.session.set(generation.PATH, b"%d" % 2**62)
+    refusal = await running.until_refused()
+    assert "--new-generation 2" in refusal.message
+    assert await read_generation(database, table) == 1
+    assert await generation.advance(running.session, 2) == 2
+    await running.until_generation(2)
+
+
+@pytest.mark.parametrize("held", [b"", b"two", b"-1", b"0", b"9" * 40, "１".encode(), b"1 "])
+async def test_generation_that_is_no_number_is_refused_and_mended(server: ZooKeeper, held: bytes) -> None:
+    async with connected(server) as session:
+        await session.ensure_path("/countinghouse")
+        await session.create(generation.PATH, held)
+        with pytest.raises(GenerationUnbelievable):
+            await generation.ensure(session, 1)
+        assert await generation.advance(session, 2) == 2
+        assert await generation.ensure(session, 1) == 2
+
+
+async def test_generation_beyond_int64_is_never_written(server: ZooKeeper) -> None:
+    async with connected(server) as session:
+        with pytest.raises(ValueError, match="a generation is a number"):
+            await generation.advance(session, 2**63)
+        assert await generation.read(session) is None
+
+
+async def note_fence(database: Database, of: int, token: int) -> None:
+    """An order that was locked under a fence."""
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    values: dict[str, object] = {}
+    for column in orders.columns:
+        kind = column.type.python_type
+        values[column.name] = {int: 0, str: "", bool: False, bytes: b""}[kind]
+    values |= {"order_id": "o1", "fence_generation": of, "fence_token": token}
+
+    async def step(tx: AsyncConnection) -> None:
+        await tx.execute(text("PRAGMA ignore_check_constraints = 1"))
+        await tx.execute(orders.insert().values(**values))
+
+    await database.run(step)
