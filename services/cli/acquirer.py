@@ -61,7 +61,7 @@ async def log(
         ],
     )
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("faults")

@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import re
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -20,6 +21,8 @@ import typer
 from coordination.address import EnsembleAddress
 from coordination.errors import BadAddress
 from services.cli.connection import Connection, parse_principal
+from services.kernel.errors import InvalidArgument
+from services.kernel.money import MAX_MINOR_UNITS, Money, parse_amount
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ _P = ParamSpec("_P")
 
 DEFAULT_DATA = Path(".countinghouse")
 DEFAULT_TIMEOUT_S = 10.0
+MAX_INT64 = 2**63 - 1
 
 
 def _understood(address: str) -> str:
@@ -61,14 +65,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 Token = Annotated[
     str, typer.Option("--token", envvar="COUNTINGHOUSE_TOKEN", help="Call with this token.", show_default=False)
 ]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for all of it, retries included.", min=0.1)]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", help="Seconds for all of it, retries included.", min=0.1, max=86_400),
+]
 RequestId = Annotated[
     str,
     typer.Option("--request-id", help="Id of this operation; repeat it with the same one.", show_default=False),
 ]
 Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
 Page = Annotated[str, typer.Option("--page", help="The next_page_token of the page before.", show_default=False)]
-Amount = Annotated[int, typer.Option("--amount", help="In minor units: 1250 is 12.50 CNY.", show_default=False)]
+Amount = Annotated[
+    str | None, typer.Option("--amount", help="As people write it: 12.50 of CNY, 1250 of JPY.", show_default=False)
+]
+AmountMinor = Annotated[
+    int | None,
+    typer.Option("--amount-minor", help="Instead, in minor units: 1250 of CNY are 12.50.", show_default=False),
+]
 Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code, like CNY.")]
 
 
@@ -124,7 +137,27 @@ def calling(
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Runs a command's work. What libraries log is not for the terminal: errors reach it as one sentence."""
     logging.getLogger().addHandler(logging.NullHandler())
-    asyncio.run(work)
+    asyncio.run(_interruptible(work))
+
+
+def amount_of(
+    amount: str | None, amount_minor: int | None, currency: str, *, option: str = "--amount", least: int = 1
+) -> int | None:
+    """Reads an amount that is given in major or in minor units; returns minor units, or None if neither is given.
+
+    Raises:
+        typer.BadParameter: Both are given, it is no amount of the currency, or it is out of range.
+    """
+    if amount is not None and amount_minor is not None:
+        raise typer.BadParameter(f"{option} and {option}-minor both say how much; give one of them")
+    try:
+        minor_units = parse_amount(amount, currency) if amount is not None else amount_minor
+        if minor_units is not None and not least <= minor_units <= MAX_MINOR_UNITS:
+            Money(minor_units, currency)  # refuses it
+            raise typer.BadParameter(f"{minor_units} is out of range", param_hint=option)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint=option) from error
+    return minor_units
 
 
 def parse_pairs(values: list[str], example: str) -> dict[str, int]:
@@ -142,11 +175,22 @@ def parse_pairs(values: list[str], example: str) -> dict[str, int]:
     return pairs
 
 
+async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
+    """Lets SIGTERM interrupt as Ctrl-C does; commands that have to stop something say how."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    await work
+
+
 async def _talk(function: Callable[..., Awaitable[None]], connection: Connection, values: dict[str, Any]) -> None:
     from services.cli.client import Client  # noqa: PLC0415  gRPC and kazoo, which `--help` can do without
 
     async with Client(connection) as client:
-        await function(client, **values)
+        try:
+            await function(client, **values)
+        except asyncio.CancelledError:  # Ctrl-C
+            if client.interrupted is None:
+                raise
+            raise client.interrupted from None
 
 
 def _parameters_after_client(function: Callable[..., object]) -> list[inspect.Parameter]:

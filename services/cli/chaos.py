@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import output
+from services.cli import exit_codes, output
 from services.cli.arguments import AsJson, Database, run
 from services.cli.proxy import proxy
 from services.kernel.errors import CountinghouseError, InvalidArgument
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from services.chaos.seeds import Outcome
     from services.kernel.clock import Clock
 
-_EXIT_CODES = {"ok": 0, "violated": 1, "unknown": 2}
+_VERDICTS = ("ok", "violated", "unknown")
+#: More than anybody waits for.
+_MAX_SEEDS = 10_000
 _SECONDS_A_MINUTE = 60
 _POSTGRESQL = "postgresql"
 #: More than this and two cores are the fault that strikes.
@@ -73,7 +75,14 @@ def run_chaos(
         ),
     ] = "",
     some: Annotated[
-        int, typer.Option("--some", help="Only so many of them, drawn by the seed. [default: all]", show_default=False)
+        int,
+        typer.Option(
+            "--some",
+            help="Only so many of them, drawn by the seed. [default: all]",
+            min=0,
+            max=1000,
+            show_default=False,
+        ),
     ] = 0,
     database: Database = _POSTGRESQL,
     stack: Annotated[Where, typer.Option("--stack", help="On processes here, or on containers.")] = Where.LOCAL,
@@ -103,7 +112,7 @@ def run_chaos(
         run(_run(wanted, folder, results))
     (result,) = results
     _tell(result, chosen, as_json=as_json)
-    raise typer.Exit(_EXIT_CODES[result.verdict])
+    raise typer.Exit(exit_codes.of_verdict(result.verdict))
 
 
 @app.command("seeds")
@@ -113,7 +122,7 @@ def run_seeds(
     at_once: Annotated[int, typer.Option("--at-once", help="How many at a time.", min=1, max=16)] = 1,
     minutes: Annotated[float, typer.Option("--minutes", help="As for run.", min=0.1, max=600)] = 1.0,
     faults: Annotated[str, typer.Option("--faults", help="As for run.", show_default=False)] = "",
-    some: Annotated[int, typer.Option("--some", help="As for run.", show_default=False)] = 0,
+    some: Annotated[int, typer.Option("--some", help="As for run.", min=0, max=1000, show_default=False)] = 0,
     database: Database = _POSTGRESQL,
     data: Annotated[
         Path | None, typer.Option("--data", help="Where the runs go. [default: a new folder]", show_default=False)
@@ -133,14 +142,14 @@ def run_seeds(
     outcomes: list[Outcome] = []
     run(_run_seeds(chosen, options, _folder(data), at_once, outcomes))
     verdicts = [outcome.verdict.value for outcome in outcomes]
-    counts = {verdict: verdicts.count(verdict) for verdict in _EXIT_CODES}
+    counts = {verdict: verdicts.count(verdict) for verdict in _VERDICTS}
     if as_json:
         told = [{"verdict": one.verdict.value, "reasons": list(one.reasons), **one.told} for one in outcomes]
         output.print_json({"counts": counts, "seeds": told})
     else:
         print(f"{len(outcomes)} seeds: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     worst = "violated" if counts["violated"] else "unknown" if counts["unknown"] else "ok"
-    raise typer.Exit(_EXIT_CODES[worst])
+    raise typer.Exit(exit_codes.of_verdict(worst))
 
 
 async def _run_seeds(seeds: list[int], options: list[str], folder: Path, at_once: int, outcomes: list[Outcome]) -> None:
@@ -182,7 +191,7 @@ def run_ablation(
         run(_run_ablation(guards, chosen, at_once, folder, matrices))
     (matrix,) = matrices
     _tell_matrix(matrix, folder / "report.html", as_json=as_json)
-    raise typer.Exit(_EXIT_CODES[matrix.verdict])
+    raise typer.Exit(exit_codes.of_verdict(matrix.verdict))
 
 
 async def _run_ablation(guards: str, seeds: list[int], at_once: int, folder: Path, matrices: list[Matrix]) -> None:
@@ -213,7 +222,7 @@ def _tell_matrix(matrix: Matrix, report: Path, *, as_json: bool) -> None:
         return
     output.print_table("Which guard stops which fault", HEADS, table(matrix))
     for reason in matrix.empty:
-        print(f"  {reason}")
+        output.print_line(f"  {reason}")
     print(f"verdict: {matrix.verdict} ({len(matrix.cells)} cells); report: {report}")
 
 
@@ -228,7 +237,9 @@ def _numbers(ranges: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d{1,10})(?:-(\d{1,10}))?\s*", part)
         if match is None:
             raise typer.BadParameter(f"{part!r} is not like 7 or 1-5")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)[: _MAX_SEEDS + 1]
+        if len(numbers) > _MAX_SEEDS:
+            raise typer.BadParameter(f"{part!r} makes more than {_MAX_SEEDS} seeds")
     return list(dict.fromkeys(numbers))
 
 
@@ -245,7 +256,7 @@ def _nothing_proven(*, as_json: bool) -> Iterator[None]:
         traceback.print_exception(error)
     else:
         return
-    raise typer.Exit(_EXIT_CODES["unknown"])
+    raise typer.Exit(exit_codes.of_verdict("unknown"))
 
 
 def _folder(data: Path | None) -> Path:
@@ -343,5 +354,5 @@ def _tell(result: Result, seed: int, *, as_json: bool) -> None:
         output.print_json(document)
         return
     for reason in result.reasons:
-        print(f"  {reason}")
+        output.print_line(f"  {reason}")
     print(f"verdict: {result.verdict.value} ({result.calls} calls, seed {seed}); report: {result.report}")

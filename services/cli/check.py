@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import output
+from services.cli import exit_codes, output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, run
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from services.checker.history import History
     from services.checker.verdict import Check
 
-_EXIT = {"ok": 0, "violated": 1, "unknown": 2}
 #: Drivers that the services themselves use.
 _SCHEMES = ("sqlite", "postgresql+asyncpg")
 
@@ -56,10 +55,12 @@ def check(
         typer.Option("--acquirer-log", metavar="FILE", help="The acquirer's log, as JSON lines.", show_default=False),
     ] = None,
     settle_s: Annotated[
-        float, typer.Option("--settle-s", help="Seconds to wait until nothing is under way.", min=0, max=3600)
+        float,
+        typer.Option("--settle-s", help="Seconds to wait until nothing is under way.", min=0, max=3600),
     ] = 10.0,
     order_limit_s: Annotated[
-        float, typer.Option("--order-limit-s", help="Seconds for one order's calls; then: unknown.", min=0.1, max=3600)
+        float,
+        typer.Option("--order-limit-s", help="Seconds for one order's calls; then: unknown.", min=0.1, max=3600),
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -90,8 +91,7 @@ def check(
     else:
         print_checks(checks)
         print(f"\nverdict: {verdict}")
-    if _EXIT[verdict]:
-        raise typer.Exit(_EXIT[verdict])
+    raise typer.Exit(exit_codes.of_verdict(verdict))
 
 
 def document(checks: Sequence[Check]) -> list[dict[str, Any]]:
@@ -118,7 +118,10 @@ def print_checks(checks: Sequence[Check]) -> None:
     for each in checks:
         for word, sentences in (("broken", each.violations), ("unknown", each.undecided)):
             for sentence in sentences:
-                print(f"  {word}: {each.name}: " + sentence.replace("\n", "\n    "))
+                first, *others = sentence.split("\n")
+                output.print_line(f"  {word}: {each.name}: {first}")
+                for line in others:
+                    output.print_line(f"    {line}")
 
 
 def _result(check: Check) -> str:

@@ -2,13 +2,14 @@
 
 A request that changes something carries its key (request id or ticket) through every try, so that trying again is
 harmless: an answer that was lost is given again, marked as replayed. Tried again is what may yet come right, for as
-long as the timeout lasts; after that the error says under which key to ask again.
+long as the timeout lasts; after that the error says under which key to ask again, and so does an interruption.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,11 +28,19 @@ from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.cli.connection import Connection, user_name
+from services.cli.exit_codes import Interrupted
 from services.cli.tokens import mint
 from services.devstack import state
 from services.devstack.state import INTERFACES
 from services.kernel.clock import Clock, Deadline, SystemClock
-from services.kernel.errors import CountinghouseError, Unavailable, may_come_right
+from services.kernel.errors import (
+    CountinghouseError,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    may_come_right,
+)
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime import status
@@ -47,11 +56,15 @@ _STUBS: Final[dict[str, Any]] = {
 #: What is at the acquirer, which is found by its address.
 _OUTSIDE = ("acquirer", "faults")
 _ACQUIRER_VARIABLE = "COUNTINGHOUSE_ACQUIRER_ADDRESS"
+#: RFC 6750, section 2.1; other characters cannot be sent in a header, or are quotes around it.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 #: A token made for one command need not outlive it by much.
 _TOKEN_MARGIN_S = 60
 #: Of the timeout: so that one lost reply leaves time to ask again.
 _TRY_FRACTION = 0.4
 _RETRY_PAUSE_MS = 200
+#: Refusals that are given before the key is looked up: of an earlier try they say nothing.
+_BEFORE_THE_KEY = (Unauthenticated, PermissionDenied)
 _SESSION_TIMEOUT_S = 4.0
 
 
@@ -76,6 +89,9 @@ class Client:
         self._stubs: dict[str, Any] = {}
         self._role = connection.default_role
         self._token = connection.token
+        self._request_id = ""
+        #: How what is under way can be repeated; empty: nothing is.
+        self._repeat = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +117,15 @@ class Client:
 
     def new_id(self, given: str) -> str:
         """The request id given, or a fresh one."""
-        return given or self._ids.new("req")
+        self._request_id = given or self._ids.new("req")
+        return self._request_id
+
+    @property
+    def interrupted(self) -> Interrupted | None:
+        """What is to be said if the command ends here; None: it was not changing anything."""
+        if not self._repeat:
+            return None
+        return Interrupted("INTERRUPTED", f"interrupted; it may have been done — {self._repeat}")
 
     async def read(self, service: str, method: str, request: Message) -> Any:
         """Asks for something; returns the response message.
@@ -140,20 +164,29 @@ class Client:
             key: The request id or ticket in `request`.
 
         Raises:
-            CountinghouseError: As `read`; names the key if asking again may help.
+            CountinghouseError: As `read`; says how to repeat the command if asking again may help.
+            OutcomeUnknown: A try was not answered, and no later one told what became of it.
         """
         try_s = self._connection.timeout_s * _TRY_FRACTION
+        how = f"use --request-id {key}" if key == self._request_id else "run the same command"
+        self._repeat = f"to ask again, not twice, {how}"
+        unanswered = False
         while True:
             attempt = Deadline.after(min(try_s, self._deadline.remaining_s()), self._clock)
             try:
-                return await self._once(service, method, request, attempt)
+                reply = await self._once(service, method, request, attempt)
             except CountinghouseError as error:
-                if not may_come_right(error):
-                    raise
+                unanswered = unanswered or isinstance(error, OutcomeUnknown)
                 pause_s = (error.retry_after_ms or _RETRY_PAUSE_MS) / 1000
-                if self._deadline.remaining_s() <= pause_s:
-                    raise to_be_asked_again(error, key) from error
-                await asyncio.sleep(pause_s)
+                if may_come_right(error) and self._deadline.remaining_s() > pause_s:
+                    await asyncio.sleep(pause_s)
+                    continue
+                if may_come_right(error) or (unanswered and isinstance(error, _BEFORE_THE_KEY)):
+                    raise self._to_be_asked_again(error, key, unanswered=unanswered) from error
+                self._repeat = ""
+                raise
+            self._repeat = ""
+            return reply
 
     async def session(self) -> Session:
         """A connected ZooKeeper session.
@@ -221,24 +254,28 @@ class Client:
             raise state.StackRefused("NO_ACQUIRER", f"this stack has no acquirer; {_ACQUIRER_VARIABLE} names one")
         return address
 
+    def _to_be_asked_again(self, error: CountinghouseError, key: str, *, unanswered: bool) -> CountinghouseError:
+        """`error`, with what to do to ask again; as an unknown outcome if any try was not answered."""
+        kind = OutcomeUnknown if unanswered else type(error)
+        named = kind.__new__(kind)
+        CountinghouseError.__init__(
+            named,
+            error.reason,
+            f"{error.message} — {self._repeat}",
+            metadata={**error.metadata, "request_id": key},
+            retry_after_ms=error.retry_after_ms,
+            fields=error.fields,
+        )
+        self._repeat = ""
+        return named
+
     def _bearer(self) -> str:
         if not self._token:
             principal = self._connection.principal or Principal(user_name(), self._role)
             ttl_s = int(self._connection.timeout_s) + _TOKEN_MARGIN_S
             self._token = mint(self._connection.data, principal, ttl_s, self._clock)
+        if not _TOKEN.fullmatch(self._token):
+            raise Unauthenticated(
+                "TOKEN_INVALID", "the token has characters that no token has; take one from `countinghouse token`"
+            )
         return self._token
-
-
-def to_be_asked_again(error: CountinghouseError, key: str) -> CountinghouseError:
-    """`error`, with the key under which to ask again."""
-    named = type(error).__new__(type(error))
-    message = f"{error.message} — to ask again, not twice, use --request-id {key}"
-    CountinghouseError.__init__(
-        named,
-        error.reason,
-        message,
-        metadata={**error.metadata, "request_id": key},
-        retry_after_ms=error.retry_after_ms,
-        fields=error.fields,
-    )
-    return named

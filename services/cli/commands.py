@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import acquirer, chaos, ledger, locks, orders, payments, registry
+from services.cli import acquirer, chaos, exit_codes, ledger, locks, orders, payments, registry
 from services.cli.doctor import doctor
 from services.cli.metrics import metrics
 from services.cli.reconcile import reconcile
@@ -26,6 +26,7 @@ PROGRAM = "countinghouse"
 app = typer.Typer(
     name=PROGRAM,
     help="A payment back office where a bill is settled exactly once.",
+    epilog=f"Exit codes\n\n{exit_codes.table()}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -6,15 +6,17 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import output
+from services.cli import exit_codes, output
 from services.cli.check import document, print_checks
 from services.cli.interruption import held_back
 from services.devstack.state import StackRefused
+from services.kernel.currency import format_amount
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards
 from services.kernel.ids import dice
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from services.demo.acts import ActResult
     from services.demo.programme import Outcome
 
-_EXIT = {"ok": 0, "violated": 1, "unknown": 2}
 _MARKS = {True: "✔", False: "✘", None: "?"}
 
 
@@ -74,7 +75,7 @@ def demo(
         output.print_json(_document(outcome))
     else:
         say.end(outcome)
-    raise SystemExit(_EXIT[outcome.verdict])
+    raise SystemExit(exit_codes.of_verdict(outcome.verdict))
 
 
 def _remove(data: Path, unless: Path | None) -> None:
@@ -153,11 +154,14 @@ def _trial_balance(outcome: Outcome) -> list[tuple[str, ...]]:
         amounts = [int(row["amount"]) for row in outcome.books.postings if row["account_id"] == account["account_id"]]
         debits = sum(amount for amount in amounts if amount > 0)
         credits = -sum(amount for amount in amounts if amount < 0)
-        rows.append(
-            (account["account_id"], account["kind"].lower(), str(debits), str(credits), str(account["balance"]))
-        )
-    total = sum(int(row["amount"]) for row in outcome.books.postings)
-    return [*rows, ("debits less credits", "", "", "", str(total))]
+        shown = [format_amount(each, account["currency_code"]) for each in (debits, credits, int(account["balance"]))]
+        rows.append((account["account_id"], account["kind"].lower(), *shown))
+    totals: Counter[str] = Counter()
+    currencies = {row["account_id"]: row["currency_code"] for row in outcome.books.accounts}
+    for row in outcome.books.postings:
+        totals[currencies[row["account_id"]]] += int(row["amount"])
+    total = ", ".join(format_amount(amount, currency) for currency, amount in sorted(totals.items()))
+    return [*rows, ("debits less credits", "", "", "", total)]
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

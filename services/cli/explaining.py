@@ -89,7 +89,7 @@ async def explain(
         output.print_json(call | {"list": directory.state.value, "chosen": choice.chosen, "providers": lines})
         return
     if not lines:
-        print(f"nobody provides {interface}")
+        output.print_line(f"nobody provides {interface}")
         return
     output.print_table(
         f"{interface}/{method}",

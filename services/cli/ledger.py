@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import output
-from services.cli.arguments import Currency, Limit, Page, RequestId, calling
+from services.cli.arguments import MAX_INT64, Currency, Limit, Page, RequestId, amount_of, calling
 from services.kernel.currency import format_amount
 from services.kernel.principal import Role
 
@@ -50,7 +50,7 @@ async def accounts(
     columns = ("account", "kind", "currency", "balance", "overdraft", "version", "closed")
     output.print_table("accounts", columns, [_account_row(account) for account in response["accounts"]])
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("open")
@@ -61,8 +61,14 @@ async def open_account(
     currency: Currency,
     kind: Annotated[Kind, typer.Option("--kind", help="What it is.")] = Kind.LIABILITY,
     overdraft: Annotated[
-        int, typer.Option("--overdraft", help="How far below zero it may fall, in minor units.", min=0)
-    ] = 0,
+        str | None,
+        typer.Option(
+            "--overdraft", help="How far below zero it may fall, like 100.00. [default: 0]", show_default=False
+        ),
+    ] = None,
+    overdraft_minor: Annotated[
+        int | None, typer.Option("--overdraft-minor", help="Instead, in minor units.", show_default=False)
+    ] = None,
     request_id: RequestId = "",
 ) -> None:
     """Opens an account.
@@ -71,13 +77,14 @@ async def open_account(
     """
     from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
 
+    limit = amount_of(overdraft, overdraft_minor, currency, option="--overdraft", least=0)
     key = client.new_id(request_id)
     request = pb.OpenAccountRequest(
         request_id=key,
         account_id=account_id,
         kind=pb.AccountKind.Value(f"ACCOUNT_KIND_{kind.name}"),
         currency_code=currency,
-        overdraft_limit=overdraft,
+        overdraft_limit=limit or 0,
     )
     reply = await client.change("ledger", "OpenAccount", request, key)
     account = output.as_dict(reply.message.account)
@@ -88,8 +95,8 @@ async def open_account(
         [
             ("account", account["account_id"] + (" (replayed)" if reply.replayed else "")),
             ("kind", output.short(account["kind"], "ACCOUNT_KIND_").lower()),
-            ("balance", f"{account['balance']} {account['currency_code']}"),
-            ("overdraft", str(account["overdraft_limit"])),
+            ("balance", format_amount(account["balance"], account["currency_code"])),
+            ("overdraft", format_amount(account["overdraft_limit"], account["currency_code"])),
         ]
     )
 
@@ -153,7 +160,7 @@ async def journals(
                 str(journal["sequence"]),
                 journal["journal_id"],
                 journal["business_key"],
-                "  ".join(f"{leg['account_id']} {leg['amount']:+d}" for leg in journal["postings"]),
+                _postings(journal),
                 output.clerk(journal["posted_by"]),
                 output.moment(journal["posted_at_ms"]),
             )
@@ -161,7 +168,7 @@ async def journals(
         ],
     )
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("trial-balance")
@@ -209,7 +216,9 @@ async def trial_balance(
             )
             print(f"{total['accounts']} accounts: debits {debits}, credits {credits}")
         differences = ", ".join(output.money(difference) for difference in response["differences"])
-        print("balanced" if response["balanced"] else f"NOT BALANCED: debits less credits are {differences}")
+        output.print_line(
+            "balanced" if response["balanced"] else f"NOT BALANCED: debits less credits are {differences}"
+        )
     if not response["balanced"]:
         raise typer.Exit(1)
 
@@ -218,8 +227,8 @@ async def trial_balance(
 @calling(Role.AUDITOR)
 async def verify(
     client: Client,
-    first: Annotated[int, typer.Option("--from", help="First sequence.", min=0, show_default=False)] = 0,
-    last: Annotated[int, typer.Option("--to", help="Last sequence.", min=0, show_default=False)] = 0,
+    first: Annotated[int, typer.Option("--from", help="First sequence.", min=0, max=MAX_INT64, show_default=False)] = 0,
+    last: Annotated[int, typer.Option("--to", help="Last sequence.", min=0, max=MAX_INT64, show_default=False)] = 0,
 ) -> None:
     """Recomputes the journals' hash chain. Exits with 1 where it breaks.
 
@@ -232,9 +241,9 @@ async def verify(
     if client.as_json:
         output.print_json(response)
     elif response["intact"]:
-        print(f"{response['examined']} journals, all as they were written; head {response['head_hash']}")
+        output.print_line(f"{response['examined']} journals, all as they were written; head {response['head_hash']}")
     else:
-        print(f"BROKEN at journal {response['first_broken_sequence']}: {response['problem']}")
+        output.print_line(f"BROKEN at journal {response['first_broken_sequence']}: {response['problem']}")
     if not response["intact"]:
         raise typer.Exit(1)
 
@@ -244,8 +253,15 @@ def _account_row(account: dict[str, Any]) -> tuple[str, ...]:
         account["account_id"],
         output.short(account["kind"], "ACCOUNT_KIND_").lower(),
         account["currency_code"],
-        str(account["balance"]),
-        str(account["overdraft_limit"]),
+        format_amount(account["balance"], account["currency_code"]),
+        format_amount(account["overdraft_limit"], account["currency_code"]),
         str(account["version"]),
         output.moment(account["closed_at_ms"]) if account["closed_at_ms"] else "",
+    )
+
+
+def _postings(journal: dict[str, Any]) -> str:
+    return "  ".join(
+        f"{leg['account_id']} {format_amount(leg['amount'], journal['currency_code'], sign='+')}"
+        for leg in journal["postings"]
     )

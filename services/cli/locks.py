@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from services.cli import output
+from services.cli import output, streams
 from services.cli.arguments import calling
 from services.kernel.principal import Role
 
@@ -85,17 +84,16 @@ async def _draw(queues: QueueWatch) -> None:
 
 
 async def _tell(queues: QueueWatch, *, as_json: bool) -> None:
-    try:
-        async for changes in queues.changes():
-            for change in changes:
-                if as_json:
-                    output.print_json_line(_document(change.order_id, change.queue))
-                else:
-                    print(f"{change.order_id}: {_sentence(change.queue)}", flush=True)
-            if not queues.live:
-                print(_AWAY, file=sys.stderr, flush=True)
-    except BrokenPipeError:  # whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    async for changes in queues.changes():
+        for change in changes:
+            if as_json:
+                output.print_json_line(_document(change.order_id, change.queue))
+            else:
+                output.print_line(f"{change.order_id}: {_sentence(change.queue)}", flush=True)
+        if streams.unread():
+            return
+        if not queues.live:
+            print(_AWAY, file=sys.stderr, flush=True)
 
 
 def _refuse_options_before(subcommand: str, context: typer.Context) -> None:

@@ -43,7 +43,8 @@ async def metrics(
     if client.as_json:
         output.print_json({"instance": instance, "samples": _samples(text)})
     else:
-        print(text, end="")
+        for line in text.splitlines():
+            output.print_line(line)
 
 
 async def _pages(client: Client) -> dict[str, str]:

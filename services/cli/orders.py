@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import output
-from services.cli.arguments import Currency, Limit, Page, RequestId, calling
+from services.cli.arguments import (
+    MAX_INT64,
+    Amount,
+    AmountMinor,
+    Currency,
+    Limit,
+    Page,
+    RequestId,
+    amount_of,
+    calling,
+)
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -26,34 +36,38 @@ async def create(
     client: Client,
     customer: Annotated[str, typer.Option("--customer", help="Whose bill it is.")],
     currency: Currency,
-    amount: Annotated[
-        int,
-        typer.Option(
-            "--amount", help="In minor units: 1250 is 12.50 CNY. [default: sum of the lines]", show_default=False
-        ),
-    ] = 0,
+    amount: Amount = None,
+    amount_minor: AmountMinor = None,
     line: Annotated[
         list[str] | None,
-        typer.Option("--line", help="What was sold, as description:quantity:price.", show_default=False),
+        typer.Option(
+            "--line",
+            help="What was sold, as description:quantity:price, the price like --amount; repeatable. "
+            "Lines make the amount.",
+            show_default=False,
+        ),
     ] = None,
     order_id: Annotated[str, typer.Option("--order-id", help="Name wanted.", show_default=False)] = "",
     request_id: RequestId = "",
 ) -> None:
     """Makes a bill.
 
-    Example: countinghouse order create --customer mei --amount 1250 --currency CNY
+    Example: countinghouse order create --customer mei --amount 12.50 --currency CNY
     """
     from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
     from countinghouse.type.v1 import money_pb2  # noqa: PLC0415
 
+    minor_units = amount_of(amount, amount_minor, currency)
+    if minor_units is None and not line:
+        raise typer.BadParameter("say how much: --amount, --amount-minor, or a --line for each thing sold")
     key = client.new_id(request_id)
     request = pb.CreateOrderRequest(request_id=key, order_id=order_id, customer_id=customer)
     for text in line or ():
-        description, quantity, price = _line(text)
+        description, quantity, price = _line(text, currency)
         unit_price = money_pb2.Money(minor_units=price, currency_code=currency)
         request.lines.append(pb.OrderLine(description=description, quantity=quantity, unit_price=unit_price))
-    if amount or not line:
-        request.amount.minor_units = amount
+    if minor_units is not None:
+        request.amount.minor_units = minor_units
         request.amount.currency_code = currency
     reply = await client.change("order", "CreateOrder", request, key)
     _show(client, reply.message.order, {"replayed": reply.replayed, "request_id": key})
@@ -117,7 +131,7 @@ async def list_orders(
         ],
     )
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("cancel")
@@ -126,7 +140,9 @@ async def cancel(
     client: Client,
     order_id: OrderId,
     reason: Annotated[str, typer.Option("--reason", help="Why; kept in the order's history.")],
-    version: Annotated[int, typer.Option("--version", help="The version you saw; 0 for any.", min=0)] = 0,
+    version: Annotated[
+        int, typer.Option("--version", help="The version you saw; 0 for any.", min=0, max=MAX_INT64)
+    ] = 0,
     request_id: RequestId = "",
 ) -> None:
     """Cancels an unpaid bill.
@@ -172,14 +188,17 @@ async def history(client: Client, order_id: OrderId, limit: Limit = 50, page: Pa
         ],
     )
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
-def _line(text: str) -> tuple[str, int, int]:
-    match = re.fullmatch(r"(.+):(\d+):(\d+)", text)
+def _line(text: str, currency: str) -> tuple[str, int, int]:
+    """Description, quantity, and price in minor units."""
+    match = re.fullmatch(r"(.+):([0-9]{1,9}):([^:]+)", text, re.DOTALL)
     if match is None:
-        raise typer.BadParameter(f"--line {text!r} is not description:quantity:price, like tea:2:300")
-    return match[1], int(match[2]), int(match[3])
+        raise typer.BadParameter(f"{text!r} is not description:quantity:price, like tea:2:3.00", param_hint="--line")
+    price = amount_of(match[3], None, currency, option="--line")
+    assert price is not None  # noqa: S101  it is given
+    return match[1], int(match[2]), price
 
 
 def _show(client: Client, message: Any, about: dict[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""What a command prints: tables on a terminal, plain lines elsewhere, one JSON document if asked."""
+"""What a command prints: tables on a terminal, plain lines elsewhere, one JSON document if asked.
+
+Cells, values and JSON have everything escaped that others could deceive readers with; sentences with others' words in
+them take `escape`, or at least what the stream itself does (`streams.py`). JSON keeps minor units, as the wire does.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from services.kernel.currency import format_amount
+from services.kernel.printable import escape, escape_json
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.table import Table
 
 Row = Sequence[str]
+#: The year 10000.
+_END_OF_TIME_MS = 253_402_300_800_000
 
 
 def as_dict(message: Message) -> dict[str, Any]:
@@ -25,12 +34,17 @@ def as_dict(message: Message) -> dict[str, Any]:
 
 def print_json(document: object) -> None:
     """Prints one document."""
-    print(json.dumps(document, ensure_ascii=False, indent=2))
+    print(escape_json(json.dumps(document, ensure_ascii=False, indent=2)))
 
 
 def print_json_line(document: object) -> None:
     """Prints one document of many, on a line of its own, at once."""
-    print(json.dumps(document, ensure_ascii=False), flush=True)
+    print(escape_json(json.dumps(document, ensure_ascii=False)), flush=True)
+
+
+def print_line(text: str, *, flush: bool = False) -> None:
+    """Prints one line that may hold others' words."""
+    print(escape(text), flush=flush)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -38,8 +52,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None
     if sys.stdout.isatty():
         _print_framed(title, columns, rows)
         return
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for cells in (columns, *rows):
+    lines = [columns, *(tuple(escape(cell) for cell in row) for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for cells in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
@@ -52,7 +67,7 @@ def framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(escape(cell)) for cell in row))
     return table
 
 
@@ -61,17 +76,17 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         if value:
-            print(f"{name.ljust(width)}  {value}")
+            print(f"{name.ljust(width)}  {escape(value)}")
 
 
-def short(enum_name: str, prefix: str) -> str:
-    """An enum's name for people: ORDER_STATE_PAID is PAID."""
-    return enum_name.removeprefix(prefix)
+def short(enum_name: str | int, prefix: str) -> str:
+    """An enum's name for people: ORDER_STATE_PAID is PAID; a number that this version does not know is shown as one."""
+    return str(enum_name).removeprefix(prefix)
 
 
 def money(amount: dict[str, Any] | None) -> str:
-    """Minor units and currency; empty if unset."""
-    return f"{amount['minor_units']} {amount['currency_code']}" if amount and amount["currency_code"] else ""
+    """An amount of the wire as people write it: 12.50 CNY; empty if unset."""
+    return format_amount(amount["minor_units"], amount["currency_code"]) if amount and amount["currency_code"] else ""
 
 
 def clerk(who: dict[str, Any] | None) -> str:
@@ -80,9 +95,11 @@ def clerk(who: dict[str, Any] | None) -> str:
 
 
 def moment(unix_ms: int) -> str:
-    """A time for people, UTC; empty for 0."""
+    """A time for people, UTC; empty for 0, and a number of milliseconds where the calendar ends."""
     if not unix_ms:
         return ""
+    if not 0 < unix_ms < _END_OF_TIME_MS:
+        return f"{unix_ms} ms"
     return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import output
-from services.cli.arguments import Limit, Page, RequestId, calling
+from services.cli import exit_codes, output
+from services.cli.arguments import Amount, AmountMinor, Limit, Page, RequestId, amount_of, calling
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ async def pay(
     client: Client,
     ticket_id: Annotated[str, typer.Argument(metavar="TICKET", help="From `countinghouse ticket`.")],
     source: Source,
-    amount: Annotated[
-        int, typer.Option("--amount", help="In minor units; not for a ticket of a bill.", show_default=False)
-    ] = 0,
-    currency: Annotated[str, typer.Option("--currency", help="ISO 4217 code.", show_default=False)] = "",
+    amount: Amount = None,
+    amount_minor: AmountMinor = None,
+    currency: Annotated[
+        str, typer.Option("--currency", help="ISO 4217 code of the amount; none for a ticket of an order.")
+    ] = "",
     payee: Annotated[
         str, typer.Option("--payee", help="Account to credit; not for a ticket of a bill.", show_default=False)
     ] = "",
@@ -93,10 +94,15 @@ async def pay(
 ) -> None:
     """Pays with a ticket, which is thereby used up. Repeating it pays once.
 
-    Example: countinghouse pay tkt_7d0q --source drawer --amount 5000 --currency CNY --payee wallet:mei:CNY
+    Exit code 0 only if the payment SUCCEEDED; 3: not known yet; 4: not so.
+
+    Example: countinghouse pay tkt_7d0q --source drawer --amount 50.00 --currency CNY --payee wallet:mei:CNY
     """
     from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
 
+    if bool(currency) != (amount is not None or amount_minor is not None):
+        raise typer.BadParameter("--currency and --amount go together; a ticket of an order needs neither")
+    minor_units = amount_of(amount, amount_minor, currency)
     client.act_as(_role_for(source))
     request = pb.PayRequest(
         ticket_id=ticket_id,
@@ -106,11 +112,11 @@ async def pay(
         memo=memo,
         card=card,
     )
-    if amount or currency:
-        request.amount.minor_units = amount
+    if minor_units is not None:
+        request.amount.minor_units = minor_units
         request.amount.currency_code = currency
     reply = await client.change("payment", "Pay", request, ticket_id)
-    _show(client, reply.message.payment, {"replayed": reply.replayed})
+    _end(client, reply.message.payment, {"replayed": reply.replayed}, wanted="SUCCEEDED")
 
 
 @calling(Role.CASHIER)
@@ -124,6 +130,8 @@ async def settle(
 ) -> None:
     """Settles a bill, under its lock. Repeating it settles once.
 
+    Exit code 0 only if the payment SUCCEEDED; 3: not known yet; 4: not so.
+
     Example: countinghouse settle ord_7d0q --source drawer --as cashier:li
     """
     from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
@@ -132,7 +140,8 @@ async def settle(
     key = client.new_id(request_id)
     request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo, card=card)
     reply = await client.change("payment", "Settle", request, key)
-    _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
+    about = {"replayed": reply.replayed, "request_id": key}
+    _end(client, reply.message.payment, about, wanted="SUCCEEDED")
 
 
 @calling(Role.ACCOUNTANT)
@@ -144,6 +153,8 @@ async def reverse(
 ) -> None:
     """Undoes a payment by an opposite journal; its bill can then be settled again.
 
+    Exit code 0 only if it is REVERSED; 3: not known yet; 4: not so.
+
     Example: countinghouse reverse pay_7d0q --reason "wrong bill" --as accountant:wang
     """
     from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
@@ -151,7 +162,8 @@ async def reverse(
     key = client.new_id(request_id)
     request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason=reason)
     reply = await client.change("payment", "Reverse", request, key)
-    _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
+    about = {"replayed": reply.replayed, "request_id": key}
+    _end(client, reply.message.payment, about, wanted="REVERSED")
 
 
 @app.command("get")
@@ -204,7 +216,7 @@ async def history(
         ],
     )
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("park")
@@ -293,7 +305,7 @@ async def _print_page(client: Client, request: Any) -> None:
         ],
     )
     if response["next_page_token"]:
-        print(f"more: --page {response['next_page_token']}")
+        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 def _source(source: From) -> Any:
@@ -305,6 +317,18 @@ def _source(source: From) -> Any:
 def _role_for(source: From) -> Role:
     """Who may take money from there."""
     return Role.ACCOUNTANT if source is From.BANK else Role.CASHIER
+
+
+def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) -> None:
+    """Shows a payment, and ends the command by its state: a script must not ship what is not paid.
+
+    Args:
+        wanted: The state that the command was to bring about.
+    """
+    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
+
+    _show(client, message, about)
+    raise typer.Exit(exit_codes.of_payment(pb.PaymentState.Name(message.state), wanted))
 
 
 def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
@@ -332,4 +356,5 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
         ]
     )
     if payment["state"] in ("PAYMENT_STATE_UNKNOWN", "PAYMENT_STATE_REVERSING"):
-        print(f"not known yet: ask `countinghouse payment get {payment['payment_id']}`")
+        again = f"; to ask again, not twice, use --request-id {about['request_id']}" if "request_id" in about else ""
+        output.print_line(f"not known yet: see `countinghouse payment get {payment['payment_id']}`{again}")

@@ -80,7 +80,7 @@ async def ls(client: Client) -> None:
     _print_consumers(listings)
     for listing in listings:
         for name in listing.malformed:
-            print(f"cannot be read: {listing.interface}: {name}")
+            output.print_line(f"cannot be read: {listing.interface}: {name}")
 
 
 @app.command("offline")
@@ -159,7 +159,7 @@ async def _change(
         output.print_json({"changes": done})
         return
     for change in done:
-        print(_sentence(change))
+        output.print_line(_sentence(change))
 
 
 async def _find(

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +16,13 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, parse_pairs, run
+from services.cli.detached import start
+from services.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from services.devstack.state import StackState
     from services.devstack.supervisor import Stack, StackOptions
 
-_INTERRUPTED = 130
-_REFUSED = 2
 #: A stack drains for some seconds; what takes longer is ended by force.
 _DOWN_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 3.0
@@ -44,7 +43,8 @@ def up(
         ),
     ] = None,
     session_timeout: Annotated[
-        float, typer.Option("--session-timeout", help="Seconds a dead instance keeps its locks.", min=1, max=10)
+        float,
+        typer.Option("--session-timeout", help="Seconds a dead instance keeps its locks.", min=1, max=10),
     ] = 4.0,
     start_timeout: Annotated[
         float, typer.Option("--start-timeout", help="Seconds to get ready in.", min=1, max=600)
@@ -54,7 +54,6 @@ def up(
     ] = "",
     failpoints: Annotated[bool, typer.Option("--failpoints", help="Let faults be armed from outside.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
-    detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Starts ZooKeeper and the services, and shows where they are once all are ready. Ctrl-C stops them.
@@ -82,7 +81,7 @@ def up(
     if detach:
         _start_detached(options, as_json=as_json)
     else:
-        run(_run_in_foreground(options, as_json=as_json or detached, detached=detached))
+        run(supervise(options, as_json=as_json, detached=False))
 
 
 def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
@@ -129,7 +128,12 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-async def _run_in_foreground(options: StackOptions, *, as_json: bool, detached: bool) -> None:
+async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> None:
+    """Runs a stack until SIGINT or SIGTERM.
+
+    Args:
+        detached: Whether standard output ends once the stack is ready, for whoever waits for that.
+    """
     from services.devstack.supervisor import Stack  # noqa: PLC0415
 
     clock = asyncio.get_running_loop().time
@@ -149,7 +153,7 @@ async def _run_in_foreground(options: StackOptions, *, as_json: bool, detached: 
         print(f"GUARDS ARE OFF ({guards}): bills may be settled twice", file=sys.stderr, flush=True)
     try:
         if not await _unless(stop, stack.start()):
-            raise typer.Exit(_INTERRUPTED)
+            raise typer.Exit(ExitCode.INTERRUPTED)
         _log_to(stack.data / "logs" / "stack.log")
         document = _ready_document(stack)
         if as_json:
@@ -185,26 +189,9 @@ async def _unless(stop: asyncio.Event, work: Any) -> bool:
 def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     """Runs `up` in a process of its own, and waits until that one says that it is ready."""
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    arguments = [
-        *(sys.executable, "-P", "-m", "services.cli.main", "up", "--detached", "--data", str(options.data.absolute())),
-        *(f"--replicas={name}={count}" for name, count in options.replicas.items()),
-        *(f"--port={name}={number}" for name, number in options.ports.items()),
-        f"--zookeeper={options.zookeeper}",
-        f"--session-timeout={options.session_timeout_s}",
-        f"--start-timeout={options.start_timeout_s}",
-        f"--guards-off={','.join(options.guards_off)}",
-        *(["--failpoints"] if options.failpoints else []),
-    ]
     words = options.data / "up.log"
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
-        supervisor = subprocess.Popen(  # noqa: S603  ourselves
-            arguments,
-            env={**os.environ, "COUNTINGHOUSE_DATABASE": options.database},  # a URL may hold a password
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
+        supervisor = start(options, log)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # however one gives up waiting, it is the same
     try:
@@ -215,7 +202,7 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
         raise
     if not answer:
         code = supervisor.wait()
-        print(words.read_text().strip() or "the stack did not start", file=sys.stderr)
+        print(words.read_text(errors="replace").strip() or "the stack did not start", file=sys.stderr)
         raise typer.Exit(code or 1)
     document = json.loads(answer)
     if as_json:

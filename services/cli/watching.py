@@ -6,14 +6,12 @@ A table that follows on a terminal; a line for each change elsewhere; with --jso
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.cli import output
+from services.cli import output, streams
 from services.cli.arguments import calling
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
@@ -58,14 +56,11 @@ async def watch(client: Client) -> None:
 
     session = await client.session()
     discovery = Discovery(session)
-    try:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(discovery.close)
-            registry = _Watched(session, discovery, client.remaining_s)
-            stack.push_async_callback(registry.close)
-            await registry.follow(_shown(client, stack))
-    except BrokenPipeError:  # whoever read us has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(discovery.close)
+        registry = _Watched(session, discovery, client.remaining_s)
+        stack.push_async_callback(registry.close)
+        await registry.follow(_shown(client, stack))
 
 
 class _Watched:
@@ -83,7 +78,7 @@ class _Watched:
         self._follower = Follower(session, DEFAULT_ROOT, children, self._interfaces, lambda: None)
 
     async def follow(self, show: Callable[[Rows, Rows], None]) -> None:
-        """Calls `show` with what was and what is, at first and then at every change."""
+        """Calls `show` with what was and what is, at first and then at every change, while somebody reads it."""
         await self._listed.wait()
         before: Rows = {}
         first = True
@@ -92,6 +87,8 @@ class _Watched:
             now = {(row.interface, row.address): row for row in self._rows()}
             if first or now != before:
                 show(before, now)
+            if streams.unread():
+                return
             before, first = now, False
             await self._news.wait()
 
@@ -149,23 +146,15 @@ def _print_lines(before: Rows, now: Rows) -> None:
     at = output.moment(SystemClock().now_ms())
     for event, row in _changes(before, now):
         parts = (at, event.ljust(7), row.interface, row.address, row.instance, f"weight {row.weight}", row.list)
-        print("  ".join(part for part in (*parts, row.why_not) if part), flush=True)
+        output.print_line("  ".join(part for part in (*parts, row.why_not) if part), flush=True)
 
 
 def _print_json_lines(before: Rows, now: Rows) -> None:
     at_ms = SystemClock().now_ms()
     for event, row in _changes(before, now):
-        print(json.dumps({"at_ms": at_ms, "event": event, **asdict(row)}, ensure_ascii=False), flush=True)
+        output.print_json_line({"at_ms": at_ms, "event": event, **asdict(row)})
 
 
 def _table(rows: Mapping[Any, Row]) -> Any:
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    table = Table(title="providers", title_justify="left")
-    for column in _COLUMNS:
-        table.add_column(column)
-    for row in rows.values():
-        cells = (row.interface, row.address, row.instance, str(row.weight), row.list, row.why_not)
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+    shown = [tuple(str(value) for value in astuple(row)) for row in rows.values()]
+    return output.framed("providers", _COLUMNS, shown)

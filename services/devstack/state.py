@@ -164,16 +164,27 @@ def running(data: Path) -> bool:
 
 
 def read(data: Path) -> StackState | None:
-    """The stack that runs on `data`; None: none does."""
+    """The stack that runs on `data`; None: none does.
+
+    Raises:
+        StackRefused: STACK_UNREADABLE: its description is damaged.
+    """
     if not running(data):
         return None
     try:
         stored: dict[str, Any] = json.loads((data / "stack.json").read_bytes())
+        instances = tuple(
+            Instance(**{**part, "state": InstanceState(part["state"])}) for part in stored.pop("instances")
+        )
+        guards_off = tuple(stored.pop("guards_off"))
+        return StackState(instances=instances, guards_off=guards_off, **stored)
     except FileNotFoundError:
         return None
-    instances = tuple(Instance(**{**part, "state": InstanceState(part["state"])}) for part in stored.pop("instances"))
-    guards_off = tuple(stored.pop("guards_off"))
-    return StackState(instances=instances, guards_off=guards_off, **stored)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StackRefused(
+            "STACK_UNREADABLE",
+            f"{data / 'stack.json'} is not the description of a stack; end the stack's process and start it again",
+        ) from error
 
 
 def require(data: Path) -> StackState:

@@ -185,7 +185,8 @@ class Account:
             short_by = -self.overdraft_limit - balance
             raise FailedPrecondition(
                 "INSUFFICIENT_FUNDS",
-                f"{self.account_id} is short by {short_by} {self.currency}; put money in or pay from elsewhere",
+                f"{self.account_id} is short by {format_amount(short_by, self.currency)}; "
+                "put money in or pay from elsewhere",
                 metadata={
                     "account_id": self.account_id,
                     "balance": str(self.balance),
@@ -196,7 +197,8 @@ class Account:
         if balance > MAX_BALANCE:
             raise FailedPrecondition(
                 "BALANCE_OUT_OF_RANGE",
-                f"{self.account_id} would hold more than {MAX_BALANCE} {self.currency}; use another account",
+                f"{self.account_id} would hold more than {format_amount(MAX_BALANCE, self.currency)}; "
+                "use another account",
                 metadata={"account_id": self.account_id, "balance": str(self.balance)},
             )
         return replace(self, balance=balance, version=self.version + 1)
@@ -215,7 +217,8 @@ def check_account_terms(account: Account) -> Account:
         raise InvalidArgument.of_field(
             "OVERDRAFT_OUT_OF_RANGE",
             "overdraft_limit",
-            f"overdraft_limit is 0 to {MAX_MINOR_UNITS} minor units, not {account.overdraft_limit}",
+            f"overdraft_limit is 0 to {format_amount(MAX_MINOR_UNITS, account.currency)}, "
+            f"not {format_amount(account.overdraft_limit, account.currency)}",
         )
     named = _NAMED.fullmatch(account.account_id)
     if named is None:
@@ -313,10 +316,11 @@ class JournalDraft:
         seen: set[str] = set()
         for place, leg in enumerate(self.legs):
             if leg.amount == 0 or abs(leg.amount) > MAX_MINOR_UNITS:
+                shown = [format_amount(amount, self.currency) for amount in (1, MAX_MINOR_UNITS, leg.amount)]
                 raise InvalidArgument.of_field(
                     "AMOUNT_OUT_OF_RANGE",
                     f"postings[{place}].amount",
-                    f"a posting is 1 to {MAX_MINOR_UNITS} minor units, debit or credit, not {leg.amount}",
+                    f"a posting is {shown[0]} to {shown[1]}, debit or credit, not {shown[2]}",
                 )
             if leg.account_id in seen:
                 raise InvalidArgument.of_field(
@@ -328,7 +332,10 @@ class JournalDraft:
         total = sum(leg.amount for leg in self.legs)
         if total != 0:
             raise InvalidArgument.of_field(
-                "UNBALANCED", "postings", f"the postings sum to {total}, not 0; debits are positive, credits negative"
+                "UNBALANCED",
+                "postings",
+                f"the postings sum to {format_amount(total, self.currency)}, not 0; "
+                "debits are positive, credits negative",
             )
         return self
 

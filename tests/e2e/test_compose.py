@@ -113,10 +113,10 @@ async def test_it_is_healthy_in_time(deployment: Deployment) -> None:
 
 async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
     """And sees the rest of what there is: registry, locks, balance, doctor."""
-    made = await deployment.json("order", "create", "--customer", "mei", "--amount", "1250", "--currency", "CNY")
+    made = await deployment.json("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY")
     settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li")
     assert (await deployment.json(*settle))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
-    card = await deployment.json("order", "create", "--customer", "mei", "--amount", "990", "--currency", "CNY")
+    card = await deployment.json("order", "create", "--customer", "mei", "--amount", "9.90", "--currency", "CNY")
     by_card = ("settle", card["order"]["order_id"], "--source", "card", "--card", "tok-mei", "--as", "cashier:li")
     assert (await deployment.json(*by_card))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
     again = await deployment.command(*settle)
@@ -130,7 +130,7 @@ async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
 async def test_readmes_script_settles_a_bill(deployment: Deployment, tmp_path: Path) -> None:
     """A stranger's program on the host finds an instance through the ensemble, and reaches it."""
     bare = tmp_path / "bare"
-    made = await deployment.json("order", "create", "--customer", "mei", "--amount", "1250", "--currency", "CNY")
+    made = await deployment.json("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY")
     order_id = made["order"]["order_id"]
     test_readme.link_modules(bare)
     (tmp_path / "pay.py").write_text(test_readme.readme_script())
@@ -152,7 +152,7 @@ async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deploy
     made = json.loads(
         compose(
             deployment.environment,
-            *(*inside, "order", "create", "--customer", "mei", "--amount", "700", "--currency", "CNY", "--json"),
+            *(*inside, "order", "create", "--customer", "mei", "--amount", "7.00", "--currency", "CNY", "--json"),
         )
     )
     settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li", "--json")
@@ -201,7 +201,7 @@ async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: D
     await teller.settle_at(teller.cashier, VICTIM, first)
     compose(deployment.environment, "restart", "--timeout", "0", "postgres")
     second, key = new_id("bill"), new_id("settle")
-    made = ("order", "create", "--order-id", second, "--customer", "mei", "--amount", "900", "--currency", "CNY")
+    made = ("order", "create", "--order-id", second, "--customer", "mei", "--amount", "9.00", "--currency", "CNY")
     assert (await deployment.command(*made, "--timeout", "30")).returncode == 0
     await teller.settle_at(teller.cashier, OTHER, second, key)
     books = await teller.checked_books()

@@ -347,7 +347,7 @@ class TestStopped:
         data = tmp_path / "data"
         async with up(data):
             made = await command_line(
-                *("order", "create", "--customer", "mei", "--amount", "5", "--currency", "CNY", "--json"),
+                *("order", "create", "--customer", "mei", "--amount", "0.05", "--currency", "CNY", "--json"),
                 *("--data", str(data)),
             )
             order_id = document(made)["order"]["order_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ REQUEST = pb.SettleRequest(request_id="req_1", order_id="o1")
 
 
 async def settle(client: Client) -> Reply:
-    return await client.change("payment", "Settle", REQUEST, "req_1")
+    return await client.change("payment", "Settle", REQUEST, client.new_id("req_1"))
 
 
 @pytest.mark.parametrize("first", [LOST, AWAY, RequestInProgress("req_1", retry_after_ms=1)])
@@ -161,3 +162,61 @@ async def test_list_that_ends_early_is_read_to_its_end(tmp_path: Path) -> None:
     response = await client.read_list("payment", "ListPayments", pb.ListPaymentsRequest(page_size=5), "payments")
     assert len(response.payments) == 1
     assert not response.next_page_token
+
+
+class HangingClient(ScriptedClient):
+    """Is asked, and waits for ever."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__([LOST], data)
+        self.asked = asyncio.Event()
+
+    async def _once(self, service: str, method: str, request: Message, deadline: Deadline) -> Reply:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nothing ends this wait")
+
+
+@pytest.mark.parametrize("given", ["req_mine", ""])
+async def test_interrupted_change_names_the_request_id_that_repeats_it(tmp_path: Path, given: str) -> None:
+    """One that was given as well as one that was made for it."""
+    client = HangingClient(tmp_path)
+    request_id = client.new_id(given)
+    task = asyncio.ensure_future(client.change("payment", "Settle", REQUEST, request_id))
+    await client.asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert client.interrupted is not None
+    assert f"--request-id {request_id}" in client.interrupted.message
+
+
+async def test_interrupted_payment_by_ticket_is_repeated_by_the_same_command(tmp_path: Path) -> None:
+    """Its key is the ticket: there is no --request-id to give."""
+    client = HangingClient(tmp_path)
+    task = asyncio.ensure_future(client.change("payment", "Pay", REQUEST, "tkt_1"))
+    await client.asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert client.interrupted is not None
+    assert "run the same command" in client.interrupted.message
+    assert "--request-id" not in client.interrupted.message
+
+
+async def test_interruption_of_nothing_names_no_request_id(tmp_path: Path) -> None:
+    """Before a change and after its answer."""
+    client = ScriptedClient([DONE], tmp_path)
+    assert client.interrupted is None
+    await settle(client)
+    assert client.interrupted is None
+
+
+@pytest.mark.parametrize("last", [AWAY, Unauthenticated("TOKEN_EXPIRED", "too old")])
+async def test_change_once_unanswered_stays_unknown_whatever_a_later_try_is_told(
+    tmp_path: Path, last: CountinghouseError
+) -> None:
+    """`nothing was done` is true of that try only."""
+    client = ScriptedClient([LOST, last], tmp_path, timeout_s=0.5)
+    with pytest.raises(OutcomeUnknown, match="--request-id req_1"):
+        await settle(client)

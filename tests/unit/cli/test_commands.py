@@ -101,7 +101,7 @@ def test_help_does_not_wait_for_what_only_commands_need() -> None:
         (("settle", "o1", "--source", "drawer", "--as", "li"), 2, "role:name"),
         (("settle", "o1", "--source", "drawer", "--as", "cashier:li", "--token", "x"), 2, "give one of them"),
         (("order", "list", "--state", "LOST"), 2, "UNPAID"),
-        (("order", "create", "--customer", "mei", "--currency", "CNY", "--line", "tea"), 2, "tea:2:300"),
+        (("order", "create", "--customer", "mei", "--currency", "CNY", "--line", "tea"), 2, "tea:2:3.00"),
         (("payment", "list", "--state", "LOST"), 2, "SUCCEEDED"),
         (("registry",), 2, "countinghouse up"),
         (("registry", "--nonsense"), 2, "--nonsense"),

@@ -60,7 +60,7 @@ def test_facts_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_money_people_and_times_read_well() -> None:
-    assert output.money({"minor_units": 1250, "currency_code": "CNY"}) == "1250 CNY"
+    assert output.money({"minor_units": 1250, "currency_code": "CNY"}) == "12.50 CNY"
     assert output.money(None) == ""
     assert output.clerk({"name": "li", "role": "ROLE_CASHIER"}) == "li (cashier)"
     assert output.clerk(None) == ""

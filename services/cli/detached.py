@@ -1,0 +1,74 @@
+"""The process behind `countinghouse up --detach`: starts the stack, says so once, and supervises it until stopped.
+
+It is no command: `up` starts it as `python -m services.cli.detached DATA` and writes the options to its standard input,
+where a database's password is seen by nobody. The directory is an argument so that a list of processes names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.devstack.supervisor import StackOptions
+
+
+def start(options: StackOptions, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the process.
+
+    Args:
+        log: Where its words for people go.
+
+    Returns:
+        The process; its standard output is one JSON document when the stack is ready, and ends there or with it.
+    """
+    supervisor = subprocess.Popen(  # noqa: S603  ourselves
+        [sys.executable, "-P", "-m", "services.cli.detached", str(options.data.absolute())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+    )
+    assert supervisor.stdin is not None  # noqa: S101  it is a pipe
+    with suppress(BrokenPipeError), supervisor.stdin:  # it ended: its words say why
+        supervisor.stdin.write(json.dumps(asdict(options), default=str).encode())
+    return supervisor
+
+
+def main() -> None:
+    """The process."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as in main.py
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from services.cli.main import run  # noqa: PLC0415
+
+    run(_supervise)
+
+
+def _supervise() -> None:
+    from services.cli import arguments, stack  # noqa: PLC0415
+    from services.devstack.state import StackRefused  # noqa: PLC0415
+    from services.devstack.supervisor import StackOptions  # noqa: PLC0415
+
+    try:
+        given = json.loads(sys.stdin.read())
+        options = StackOptions(
+            **given
+            | {
+                "data": Path(given["data"]).absolute(),
+                "services": tuple(given["services"]),
+                "guards_off": tuple(given["guards_off"]),
+            }
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise StackRefused("NOT_A_COMMAND", "only `countinghouse up --detach` starts this program") from error
+    arguments.run(stack.supervise(options, as_json=True, detached=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""With what a command ends. The one table: `--help` and README are made from it or held against it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from services.kernel.errors import OutcomeUnknown
+
+
+class ExitCode(IntEnum):
+    """An exit code and what it says."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "done: the payment SUCCEEDED, the reversal is REVERSED, the verdict is ok"
+    FAILED = 1, "refused or failed, and nothing was done; or what was examined is not as it should be"
+    NOT_RUN = 2, "wrong usage, or no stack to ask; of a verdict (check, chaos, demo): unknown"
+    OUTCOME_UNKNOWN = 3, "not known yet whether it was done: ask again with the same --request-id"
+    NOT_PAID = 4, "answered, and the money did not move as asked: declined, or not reversed"
+    DEFECT = 70, "a defect of this program, with a traceback; what it had asked for may have been done"
+    INTERRUPTED = 130, "interrupted"
+
+
+#: States of a payment whose end is not known yet.
+_OPEN = ("CREATED", "SUBMITTED", "UNKNOWN", "REVERSING", "PARKED")
+_VERDICTS = {"ok": ExitCode.DONE, "violated": ExitCode.FAILED, "unknown": ExitCode.NOT_RUN}
+
+
+class Interrupted(OutcomeUnknown):
+    """Somebody ended the command while it was changing something."""
+
+
+def of_payment(state: str, wanted: str) -> ExitCode:
+    """Return the code of a command that wanted a payment in one state and was told another.
+
+    Args:
+        state: As the enum has it, with its prefix or without: PAYMENT_STATE_SUCCEEDED, SUCCEEDED.
+        wanted: Likewise.
+    """
+    told = state.removeprefix("PAYMENT_STATE_")
+    if told == wanted.removeprefix("PAYMENT_STATE_"):
+        return ExitCode.DONE
+    return ExitCode.OUTCOME_UNKNOWN if told in _OPEN else ExitCode.NOT_PAID
+
+
+def of_verdict(verdict: str) -> ExitCode:
+    """Return the code of a verdict: ok, violated or unknown."""
+    return _VERDICTS[verdict]
+
+
+def table() -> str:
+    """Return every code and its meaning, one a line, as `--help` shows them."""
+    return "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)

@@ -1,0 +1,68 @@
+"""Standard output and standard error, fit for text that others wrote and for readers that leave.
+
+Deceptive characters are escaped (`kernel/printable.py`), and those that the terminal's encoding lacks. A reader that
+has gone (`| head`) ends no command and changes no exit code: money may have moved, and the code says so. What is left
+to print is dropped; commands that print for ever ask `unread`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TextIO
+
+from services.kernel.printable import escape_output
+
+
+class EscapingStream(io.TextIOWrapper):
+    """A text stream that escapes, and that drops what nobody reads any more."""
+
+    unread = False
+
+    @classmethod
+    def around(cls, stream: TextIO) -> EscapingStream:
+        """Return a stream that takes the place of `stream`, with its encoding."""
+        line_buffering = stream.isatty() or stream is sys.stderr
+        buffer = stream.detach() if isinstance(stream, io.TextIOWrapper) else stream.buffer
+        return cls(buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=line_buffering)
+
+    def write(self, text: str, /) -> int:
+        """Write `text`, escaped."""
+        try:
+            super().write(escape_output(text))
+        except BrokenPipeError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        self.unread = True
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self.fileno())
+        os.close(nothing)
+
+
+def prepare() -> None:
+    """Put these streams in the place of Python's."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed by our caller: a socket must not become output
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            descriptor = 1 if name == "stdout" else 2
+            stream = open(descriptor, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        if not isinstance(stream, EscapingStream):
+            setattr(sys, name, EscapingStream.around(stream))
+
+
+def unread() -> bool:
+    """Return whether the reader of standard output has gone."""
+    return bool(getattr(sys.stdout, "unread", False))
