@@ -238,7 +238,7 @@ async def park(
     key = client.new_id(request_id)
     request = pb.ParkRequest(request_id=key, payment_id=payment_id, reason=reason)
     reply = await client.change("payment", "Park", request, key)
-    _show(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key})
+    _end(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key}, wanted="PARKED")
 
 
 @app.command("list")

@@ -212,13 +212,14 @@ async def test_killed(house: House, deed: str, service: str, point: str, company
     if "acquirer" in PASSES[deed]:
         await the_bank_is_reached(teller)
     one = await DEEDS[deed](teller)
-    calls = await killed(house, one, service, point, contended=company == "contended")
+    by_worker = point in BY_WORKER.get(deed, ())
+    calls = await killed(house, one, service, point, contended=company == "contended", by_worker=by_worker)
     healed_s = clock.monotonic_s()
     first, *_ = await asyncio.gather(*calls)
     wishes = {wish.key: wish for wish in (one.wish, one.rival)[: len(calls)]}
     answers = await asyncio.gather(*(wish.insist(teller, ELSEWHERE) for wish in wishes.values()))
     if service == "payment":
-        assert first.open or point in BY_WORKER.get(deed, ()), "its reply died with it"
+        assert first.open or by_worker, "its reply died with it"
         assert answers[0].replayed or point not in _STORED
     one.done(await proved(house, within_s=healed_s + QUIET_S - clock.monotonic_s()), answers)
 
@@ -236,11 +237,15 @@ async def the_bank_is_reached(teller: Teller) -> None:
 
 
 async def killed(
-    house: House, one: Deed, service: str, point: str, *, contended: bool
+    house: House, one: Deed, service: str, point: str, *, contended: bool, by_worker: bool
 ) -> tuple[asyncio.Task[Seen], ...]:
-    """Lets an instance of `service` die at `point`, and serve again; the first call of each who asked."""
+    """Lets an instance of `service` die at `point`, and serve again; the first call of each who asked.
+
+    Args:
+        by_worker: The point is passed by a worker, that of any instance.
+    """
     teller, stack = house.teller, house.teller.stack
-    likely = [HERE] if service == "payment" else instances(teller, service)
+    likely = [HERE] if service == "payment" and not by_worker else instances(teller, service)
     subject = "" if service == "acquirer" else one.subject  # which knows no bills
     for instance in likely:
         await teller.arm(instance, point, STOP, subject)
@@ -248,7 +253,8 @@ async def killed(
     victim = await first_frozen(teller, likely, point)
     try:
         if contended:
-            calls.append(asyncio.create_task(one.rival.ask(teller, ELSEWHERE)))
+            alive = HERE if victim == ELSEWHERE else ELSEWHERE
+            calls.append(asyncio.create_task(one.rival.ask(teller, alive)))
             await in_the_way(house, one, calls[1])
         pid = stack.instance(victim).pid
     finally:
@@ -271,8 +277,10 @@ async def first_frozen(teller: Teller, likely: Sequence[str], point: str) -> str
         raise NotBroughtAbout(f"none of {', '.join(likely)} has come to {point}") from None
     finally:
         for name in likely:
-            if name not in frozen:
+            if name not in frozen[:1]:
+                teller.stack.kill(name, signal.SIGCONT)  # two workers may have stopped at the same moment
                 await teller.disarm(name, point)
+                teller.stack.kill(name, signal.SIGCONT)
     return frozen[0]
 
 

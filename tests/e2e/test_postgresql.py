@@ -18,6 +18,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countinghouse.payment.v1 import payment_pb2
+from services import ledger
 from services.devstack import postgresql
 from services.devstack.child import Child, Command
 from services.devstack.files import database_url
@@ -103,7 +104,8 @@ async def test_the_commands_find_the_books(teller: Teller) -> None:
     assert checked["verdict"] == "ok"
     examined = document(await command_line("doctor", "--json", "--data", str(teller.stack.data)))
     found = {check["name"]: check for check in examined["checks"]}
-    assert "countinghouse_ledger revision 0001" in found["ledger database"]["detail"]
+    newest = sorted(Path(ledger.__file__).parent.glob("migrations/versions/[0-9]*.py"))[-1].name.partition("_")[0]
+    assert f"countinghouse_ledger revision {newest}" in found["ledger database"]["detail"]
     assert "payment 1" in found["generation"]["detail"]
 
 
