@@ -6,6 +6,7 @@ The settings are short: the bank has half a second to answer, and after three si
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -165,6 +166,32 @@ class TestSilence:
         payment = payment_in(await settled(teller, order_id, new_id("settle"), instance=TWO))
         assert payment.acquirer_key == f"{payment.payment_id}:2"
         await teller.checked_books()
+
+
+async def test_command_tells_by_its_exit_code_whether_a_card_paid(teller: Teller) -> None:
+    """An acquirer that is down leaves it open (3), the named request id repeats it (0), and a declined card is not paid."""
+    order_id, data = await teller.bill(), str(teller.stack.data)
+    settle = ("settle", order_id, "--source", "card", "--card", "tok-mei", "--as", "cashier:li", "--data", data)
+    await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+    unknown = await command_line(*settle)
+    assert unknown.returncode == 3, unknown.stderr
+    named = re.search(r"--request-id (\S+)", unknown.stdout)
+    assert named, unknown.stdout
+    await set_faults(teller)
+    await until(lambda: is_settled(teller, order_id))
+    paid = await command_line(*settle, "--request-id", named[1])
+    assert paid.returncode == 0, paid.stderr
+    assert "SUCCEEDED" in paid.stdout
+    other = await teller.bill()
+    declined = await command_line("settle", other, *settle[2:5], "tok-declined", *settle[6:])
+    assert declined.returncode in (1, 4), declined.stderr
+    assert "declined" in (declined.stdout + declined.stderr).lower()
+
+
+async def is_settled(teller: Teller, order_id: str) -> bool:
+    """Whether an order is PAID."""
+    async with Desk.of(teller.stack, "li", Role.CASHIER) as desk:
+        return await desk.order_state(order_id) == "PAID"
 
 
 class TestClosed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from services.devstack.state import INTERFACES
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from tests.e2e.conftest import FreshStack
-from tests.e2e.desk import Desk, command_line, document, new_id
+from tests.e2e.desk import Desk, command_line, document, new_id, start_command_line
 
 
 class Terminal:
@@ -170,6 +172,79 @@ async def test_when_nobody_answers_in_time_the_request_id_is_named(fresh_stack: 
             *("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", "req_mine")
         )
         assert settled["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+
+
+async def test_interrupted_order_create_names_the_request_id_that_makes_no_second_order(
+    terminal: Terminal, stack: Stack
+) -> None:
+    """Ctrl-C while it is under way: the command repeated by the id it named has one order to show."""
+    order_id = new_id("ord")
+    create = (
+        *("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY"),
+        *("--order-id", order_id, "--as", "cashier:li"),
+    )
+    async with Desk.of(stack, "ops", Role.OPERATOR) as operator:
+        failpoints = operator.failpoints_at("order-1")
+
+        async def passed() -> int:
+            listed = await operator.ask(failpoints.ListFailpoints, debug.ListFailpointsRequest())
+            return sum(point.passed for point in listed.failpoints if point.name == "accepted")
+
+        arm = debug.ArmFailpointRequest(
+            name="accepted", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=2_000, subject=order_id
+        )
+        await operator.ask(failpoints.ArmFailpoint, arm)
+        before = await passed()
+        process = await start_command_line(*create, COUNTINGHOUSE_DATA=str(stack.data))
+        async with asyncio.timeout(30):
+            while await passed() == before:  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    named = re.search(rb"--request-id (\S+)", errors)
+    assert named, errors
+    for _ in range(2):
+        made = await terminal.json(*create, "--request-id", named[1].decode())
+    assert made["replayed"] is True
+    listed = await terminal.json("order", "get", order_id)
+    assert listed["order"]["amount"] == {"minor_units": 1250, "currency_code": "CNY"}
+
+
+async def test_amounts_are_shown_in_major_units_and_json_keeps_minor_ones(terminal: Terminal) -> None:
+    """Of an order, its lines, payments, journals, accounts, and in what a server refuses."""
+    buyer = new_id("buyer")
+    wallet = f"wallet:{buyer}:CNY"
+    opened = await terminal.run("ledger", "open", wallet, "--currency", "CNY", "--overdraft", "1.00")
+    assert "1.00 CNY" in opened.stdout
+    made = await terminal.json(
+        *("order", "create", "--customer", buyer, "--currency", "CNY", "--line", "tea:2:3.00", "--line", "cake:1:6.50"),
+        *("--amount", "12.50", "--as", "cashier:li"),
+    )
+    order_id = made["order"]["order_id"]
+    assert made["order"]["amount"]["minor_units"] == 1250
+    shown = (await terminal.run("order", "get", order_id)).stdout
+    assert "12.50 CNY" in shown
+    assert "2 × tea at 3.00 CNY" in shown
+    contradiction = await terminal.run(
+        *("order", "create", "--customer", buyer, "--currency", "CNY", "--line", "tea:2:3.00", "--amount", "12.50")
+    )
+    assert contradiction.returncode == 1
+    assert "12.50 CNY but the lines add up to 6.00 CNY" in contradiction.stderr
+    short = await terminal.run("settle", order_id, "--source", "wallet", "--as", f"customer:{buyer}")
+    assert short.returncode == 1
+    assert "short by 11.50 CNY" in short.stderr
+    paid = await terminal.run("settle", order_id, "--source", "drawer", "--as", "cashier:li")
+    assert "12.50 CNY" in paid.stdout
+    assert "12.50 CNY" in (await terminal.run("payment", "list", "--order", order_id)).stdout
+    journals = (await terminal.run("ledger", "journals", "--order", order_id)).stdout
+    assert "+12.50 CNY" in journals
+    assert "-12.50 CNY" in journals
+    assert re.search(r"\d\.\d\d CNY", (await terminal.run("ledger", "trial-balance")).stdout)
+    accounts = (await terminal.run("ledger", "accounts", "--prefix", wallet)).stdout
+    assert "0.00 CNY" in accounts
+    assert "1.00 CNY" in accounts
 
 
 async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack: Stack) -> None:
