@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from services.checker.acquirer_log import AcquirerRecord
 from services.checker.evidence import Evidence
 from services.checker.verdict import Found
+from services.kernel.currency import format_amount
 
 _NO_LOG = "no acquirer's log was given"
 #: Where a key may go from where it stands; nothing is asked of it at first.
@@ -104,7 +105,7 @@ def _money(record: AcquirerRecord) -> Net:
 
 
 def _shown(net: Net) -> str:
-    return f"{net[1]} {net[0]}"
+    return format_amount(net[1], net[0])
 
 
 def _sums(sums: dict[str, int]) -> str:

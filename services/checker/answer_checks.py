@@ -12,6 +12,7 @@ from services.checker.evidence import Evidence, Key, is_refused_for_ever, names,
 from services.checker.history import Operation, Outcome
 from services.checker.settlement_checks import money_moved
 from services.checker.verdict import Found
+from services.kernel.currency import format_amount
 
 _NOT_RECORDED = "no history was given"
 _MISMATCH = "IDEMPOTENCY_KEY_MISMATCH"
@@ -106,7 +107,8 @@ def _missing(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
                 asked.amount_minor,
                 asked.currency,
             ):
-                yield f"{what} was for {asked.amount_minor} {asked.currency}, and its order is for {_owed(order)}"
+                asked_for = format_amount(asked.amount_minor, asked.currency)
+                yield f"{what} was for {asked_for}, and its order is for {_owed(order)}"
         case "CancelOrder":
             if order is None or order["state"] != "CANCELLED":
                 yield f"{what} was acknowledged, and its order is {order['state'] if order else 'nowhere'}"
@@ -136,7 +138,9 @@ def _unpaid(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
     elif not journals:
         yield f"{what} was acknowledged with {answer.payment_id}, and no journal moved its money"
     elif answer.amount_minor and evidence.amount(journals[0]) != answer.amount_minor:
-        yield f"{what} was acknowledged over {answer.amount_minor}, and {evidence.amount(journals[0])} moved"
+        currency = str(journals[0]["currency_code"])
+        told, moved = (format_amount(each, currency) for each in (answer.amount_minor, evidence.amount(journals[0])))
+        yield f"{what} was acknowledged over {told}, and {moved} moved"
 
 
 def refused_without_effect(evidence: Evidence) -> Found:
@@ -236,4 +240,4 @@ def _unknown(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
 
 
 def _owed(order: Record) -> str:
-    return f"{order['amount_minor_units']} {order['currency_code']}"
+    return format_amount(int(order["amount_minor_units"]), str(order["currency_code"]))

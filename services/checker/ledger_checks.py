@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from services.checker.books import Record
 from services.checker.evidence import Evidence, grouped, names
 from services.checker.verdict import Found
+from services.kernel.currency import format_amount
 
 _NO_HASH = "0" * 64
 _GROWS_BY_DEBITS = ("ASSET", "EXPENSE")
@@ -30,7 +31,7 @@ def postings_balance(evidence: Evidence) -> Found:
             if len(legs) < 2:
                 yield f"journal {journal_id} has {len(legs)} legs"
             if (difference := sum(int(leg["amount"]) for leg in legs)) != 0:
-                yield f"journal {journal_id} is out of balance by {difference} {row['currency_code']}"
+                yield f"journal {journal_id} is out of balance by {_shown(row, difference)}"
             for leg in legs:
                 currency = currencies.get(str(leg["account_id"]), "nothing")
                 total[currency] += int(leg["amount"])
@@ -38,7 +39,7 @@ def postings_balance(evidence: Evidence) -> Found:
                     yield f"journal {journal_id} in {row['currency_code']} has a leg in {currency}"
         for currency, difference in total.items():
             if difference:
-                yield f"all postings in {currency} sum to {difference}"
+                yield f"all postings in {currency} sum to {format_amount(difference, currency)}"
         for journal_id in evidence.legs.keys() - evidence.journals.keys():
             yield f"postings of journal {journal_id} stand without it"
 
@@ -145,13 +146,18 @@ def balances_true(evidence: Evidence) -> Found:
                 balances[name] += sign * int(leg["amount"])
                 versions[name] += 1
                 if balances[name] < -int(account["overdraft_limit"]):
-                    yield f"{name} fell to {balances[name]} with journal {journal['sequence']}"
+                    yield f"{name} fell to {_shown(account, balances[name])} with journal {journal['sequence']}"
                 if balances[name] > _MAX_BALANCE:
-                    yield f"{name} rose to {balances[name]} with journal {journal['sequence']}"
+                    yield f"{name} rose to {_shown(account, balances[name])} with journal {journal['sequence']}"
         for name, account in accounts.items():
             if account["balance"] != balances[name]:
-                yield f"{name} says {account['balance']}, and its postings sum to {balances[name]}"
+                stored = _shown(account, int(account["balance"]))
+                yield f"{name} says {stored}, and its postings sum to {_shown(account, balances[name])}"
             if account["version"] != versions[name]:
                 yield f"{name} is at version {account['version']}, and has {versions[name] - 1} postings"
 
     return Found(len(accounts), violations())
+
+
+def _shown(record: Record, amount: int) -> str:
+    return format_amount(amount, str(record["currency_code"]))

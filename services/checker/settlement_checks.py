@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from services.checker.books import UNFINISHED, Record, caller_of, was_parked
 from services.checker.evidence import Evidence, names, title
 from services.checker.verdict import Found
+from services.kernel.currency import format_amount
 
 _MOVE_MONEY = ("Pay", "Settle", "Reverse")
 
@@ -55,8 +56,8 @@ def _charged(evidence: Evidence, order_id: str, order: Record) -> Violations:
     owed = (order["amount_minor_units"], order["currency_code"])
     for journal in standing:
         if (evidence.amount(journal), journal["currency_code"]) != owed:
-            moved = f"{evidence.amount(journal)} {journal['currency_code']}"
-            yield f"order {order_id} of {owed[0]} {owed[1]} was settled by {moved}"
+            moved = format_amount(evidence.amount(journal), str(journal["currency_code"]))
+            yield f"order {order_id} of {format_amount(*owed)} was settled by {moved}"
 
 
 def payments_match_journals(evidence: Evidence) -> Found:
@@ -80,7 +81,7 @@ def _matches(evidence: Evidence, payment_id: str, payment: Record) -> Violations
         if [row["journal_id"] for row in standing] != [payment["journal_id"]]:
             yield f"payment {payment_id} names {payment['journal_id']}; what stands: {names(standing)}"
         elif (moved := (evidence.amount(standing[0]), standing[0]["currency_code"])) != owed:
-            yield f"payment {payment_id} of {owed[0]} {owed[1]} moved {moved[0]} {moved[1]}"
+            yield f"payment {payment_id} of {format_amount(*owed)} moved {format_amount(*moved)}"
     elif state not in UNFINISHED and standing:
         yield f"payment {payment_id} is {state}, and journal {names(standing)} stands"
     elif state == "REVERSED" and not _was_undone(payment, journals):

@@ -215,7 +215,7 @@ def _print(sides: Sides, found: Sequence[Discrepancy], repairs: Sequence[Repair]
         )
     for repair in repairs:
         done = "repaired" if repair.done else "not repaired"
-        print(f"{done}: {repair.discrepancy.kind}: {_subject(repair.discrepancy)}: {repair.words}")
+        output.print_line(f"{done}: {repair.discrepancy.kind}: {_subject(repair.discrepancy)}: {repair.words}")
     if now.totals:
         columns = ("captured", "refunded", "held", "booked", "difference", "explained", "moving", "unexplained")
         output.print_table(

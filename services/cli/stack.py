@@ -18,6 +18,7 @@ from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, parse_pairs, run
 from services.cli.detached import start
 from services.cli.exit_codes import ExitCode
+from services.kernel.printable import escape
 
 if TYPE_CHECKING:
     from services.devstack.state import StackState
@@ -281,6 +282,15 @@ def _print_addresses(document: dict[str, Any]) -> None:
     )
 
 
+class _EscapingFormatter(logging.Formatter):
+    """Escapes the words of others; the further lines of a record are indented, so that none looks like a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(escape(line) for line in super().format(record).split("\n"))
+
+
 def _log_to(file: Path) -> None:
     """What libraries say in the supervisor goes where the services' words are."""
-    logging.basicConfig(filename=file, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
+    handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_EscapingFormatter("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -169,7 +169,7 @@ class TestSilence:
 
 
 async def test_command_tells_by_its_exit_code_whether_a_card_paid(teller: Teller) -> None:
-    """An acquirer that is down leaves it open (3), the named request id repeats it (0), and a declined card is not paid."""
+    """An acquirer that is down leaves it open (3), the request id it named ends it (0), a declined card is not 0."""
     order_id, data = await teller.bill(), str(teller.stack.data)
     settle = ("settle", order_id, "--source", "card", "--card", "tok-mei", "--as", "cashier:li", "--data", data)
     await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))

@@ -44,24 +44,24 @@ def a_refund_of_nothing(scribe: Scribe) -> None:
     scribe.at_acquirer(payment(scribe, _CARDED), "REFUNDED", attempt=2)
 
 
-@CASES.illegal("key pay_07:1 moved 480 CNY in and 479 CNY out", "charged once per key", "acquirer agrees with ledger")
+@CASES.illegal("key pay_07:1 moved 4.80 CNY in and 4.79 CNY out", "charged once per key", "acquirer agrees with ledger")
 def a_refund_of_a_part(scribe: Scribe) -> None:
     scribe.charges[-1] = replace(scribe.charges[-1], amount_minor=479)
 
 
-@CASES.illegal("the acquirer took 640 CNY for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+@CASES.illegal("the acquirer took 6.40 CNY for pay_06; in the ledger: 3.20 CNY", "acquirer agrees with ledger")
 def a_double_charge(scribe: Scribe) -> None:
     """A retry after a failure made a new key, and the old one had been charged."""
     scribe.at_acquirer(payment(scribe, _CARDED), "CHARGED", attempt=2)
 
 
-@CASES.illegal("the acquirer took nothing for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+@CASES.illegal("the acquirer took nothing for pay_06; in the ledger: 3.20 CNY", "acquirer agrees with ledger")
 def a_card_that_was_never_charged(scribe: Scribe) -> None:
     del scribe.charges[:2]
     scribe.charges = [replace(record, sequence=record.sequence - 2) for record in scribe.charges]
 
 
-@CASES.illegal("the acquirer took 320 USD for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+@CASES.illegal("the acquirer took 3.20 USD for pay_06; in the ledger: 3.20 CNY", "acquirer agrees with ledger")
 def a_charge_in_another_currency(scribe: Scribe) -> None:
     scribe.charges[1] = replace(scribe.charges[1], currency="USD")
 
@@ -71,7 +71,7 @@ def a_charge_for_nobody(scribe: Scribe) -> None:
     scribe.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, "CHARGED")
 
 
-@CASES.illegal("the acquirer took 1250 CNY for pay_02; in the ledger: nothing", "acquirer agrees with ledger")
+@CASES.illegal("the acquirer took 12.50 CNY for pay_02; in the ledger: nothing", "acquirer agrees with ledger")
 def a_declined_payment_that_was_charged(scribe: Scribe) -> None:
     scribe.at_acquirer(payment(scribe, "too-late"), "CHARGED", amount=1250)
 
@@ -117,7 +117,9 @@ def a_key_closed_for_nobody(scribe: Scribe) -> None:
     scribe.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, "TOMBSTONE")
 
 
-@CASES.illegal("the acquirer took 320 CNY, 7 USD for pay_06; in the ledger: 320 CNY", "acquirer agrees with ledger")
+@CASES.illegal(
+    "the acquirer took 3.20 CNY, 0.07 USD for pay_06; in the ledger: 3.20 CNY", "acquirer agrees with ledger"
+)
 def a_charge_in_two_currencies(scribe: Scribe) -> None:
     scribe.at_acquirer(payment(scribe, _CARDED), "CHARGED", attempt=2, amount=7)
     scribe.charges[-1] = replace(scribe.charges[-1], currency="USD")

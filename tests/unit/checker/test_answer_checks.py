@@ -67,7 +67,7 @@ def an_acknowledgement_with_anothers_payment(scribe: Scribe) -> None:
     call.answer = replace(call.answer, payment_id="pay_03", version=0)
 
 
-@CASES.illegal("was acknowledged over 1249, and 1250 moved", "acknowledged is kept", "orders linearizable")
+@CASES.illegal("was acknowledged over 12.49 CNY, and 12.50 CNY moved", "acknowledged is kept", "orders linearizable")
 def an_acknowledgement_over_another_amount(scribe: Scribe) -> None:
     call = scribe.call_of("settle-plain-1")
     call.answer = replace(call.answer, amount_minor=1249)
@@ -139,7 +139,7 @@ def an_acknowledged_order_that_is_gone(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "make-open of li (cashier) was for 71 CNY, and its order is for 70 CNY",
+    "make-open of li (cashier) was for 0.71 CNY, and its order is for 0.70 CNY",
     "acknowledged is kept",
     "orders linearizable",
 )
@@ -149,7 +149,7 @@ def an_order_of_another_amount_than_was_asked(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
-    "make-open of li (cashier) was for 70 USD, and its order is for 70 CNY",
+    "make-open of li (cashier) was for 0.70 USD, and its order is for 0.70 CNY",
     "acknowledged is kept",
     "orders linearizable",
 )

@@ -98,12 +98,12 @@ def a_bill_that_names_another_payment(scribe: Scribe) -> None:
     scribe.order("plain")["payment_id"] = "pay_04"
 
 
-@CASES.illegal("order plain of 1249 CNY was settled by 1250 CNY", "paid means charged")
+@CASES.illegal("order plain of 12.49 CNY was settled by 12.50 CNY", "paid means charged")
 def a_bill_of_another_amount(scribe: Scribe) -> None:
     scribe.order("plain")["amount_minor_units"] = 1249
 
 
-@CASES.illegal("order plain of 1250 USD was settled by 1250 CNY", "paid means charged")
+@CASES.illegal("order plain of 12.50 USD was settled by 12.50 CNY", "paid means charged")
 def a_bill_in_another_currency(scribe: Scribe) -> None:
     scribe.order("plain")["currency_code"] = "USD"
 
@@ -133,12 +133,12 @@ def a_lost_journal_of_a_direct_payment(scribe: Scribe) -> None:
     scribe.seal()
 
 
-@CASES.illegal("payment pay_01 of 1251 CNY moved 1250 CNY", "payments match journals")
+@CASES.illegal("payment pay_01 of 12.51 CNY moved 12.50 CNY", "payments match journals")
 def a_payment_of_another_amount(scribe: Scribe) -> None:
     payment(scribe, "settle-plain-1")["amount_minor"] += 1
 
 
-@CASES.illegal("payment pay_05 of 1000 USD moved 1000 CNY", "payments match journals")
+@CASES.illegal("payment pay_05 of 10.00 USD moved 10.00 CNY", "payments match journals")
 def a_payment_in_another_currency(scribe: Scribe) -> None:
     payment(scribe, "ticket-1")["currency"] = "USD"
 
