@@ -146,3 +146,22 @@ def test_every_proof_that_a_page_names_is_there(page: str) -> None:
     named = set(re.findall(r"`((?:tests|services)/[\w/]+\.py)`", (ROOT / page).read_text(encoding="utf-8")))
     assert named
     assert {path for path in named if not (ROOT / path).is_file()} == set()
+
+
+def test_every_test_that_architecture_names_is_defined() -> None:
+    """As `path::name`, or `::name` of the file named before; a name may be a part of one behind "…"."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named: list[tuple[str, str]] = []
+    path = ""
+    for found in re.finditer(r"`(tests/[\w/]+\.py)?((?:::[\w…]+)*)(?:\[[^\]`]*\])?`", page):
+        path = found[1] or path
+        named += [(path, name) for name in found[2].split("::") if name]
+    assert len(named) > 50
+    wrong = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(
+            rf"(?:def|class) \w*{re.escape(name.lstrip('…'))}\b", (ROOT / path).read_text(encoding="utf-8")
+        )
+    ]
+    assert wrong == []
