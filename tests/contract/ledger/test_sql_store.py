@@ -287,7 +287,7 @@ async def test_verify_finds_an_unbalanced_journal_though_its_hash_is_right(
     verdict = await operations(store).verify(0, 0)
     assert (verdict.broken_at, verdict.problem) == (
         1,
-        "the postings sum to 1, not 0; debits are positive, credits negative",
+        "the postings sum to 0.01 CNY, not 0; debits are positive, credits negative",
     )
 
 

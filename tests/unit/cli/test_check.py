@@ -96,7 +96,10 @@ def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, scribe: Scribe, run
     archived(tmp_path, scribe)
     result = run()
     assert result.exit_code == 1
-    assert "  broken: balances true: drawer:CNY says 2731, and its postings sum to 2730" in result.stdout.splitlines()
+    assert (
+        "  broken: balances true: drawer:CNY says 27.31 CNY, and its postings sum to 27.30 CNY"
+        in result.stdout.splitlines()
+    )
     assert any(line.startswith("balances true") and line.endswith("VIOLATED") for line in result.stdout.splitlines())
     assert result.stdout.splitlines()[-1] == "verdict: violated"
 

@@ -122,7 +122,9 @@ def test_plain_lines_elsewhere_than_on_a_terminal(house: House, capsys: pytest.C
     assert lines[1] == "Ready after 1.5 s."
     assert "violated: double click: 2 charges" in lines
     assert "  broken: balances true: drawer:CNY says 1" in lines
-    assert any(line.split() == ["drawer:CNY", "asset", "2750", "500", "2250"] for line in lines), lines
+    assert any(
+        line.split() == ["drawer:CNY", "asset", "27.50", "CNY", "5.00", "CNY", "22.50", "CNY"] for line in lines
+    ), lines
     assert lines[-1] == "verdict: violated (12.3 s, seed 7)"
 
 
