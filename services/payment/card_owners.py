@@ -25,14 +25,19 @@ _OWNER = select(CARD_OWNERS.c.customer_id).where(CARD_OWNERS.c.card == bindparam
 
 
 async def bind_card(tx: AsyncConnection, payment: Payment, *, now_ms: int) -> None:
-    """Make a payment's card its customer's, unless it is already; a payment that names no customer binds nothing.
+    """Make a payment's card its customer's, unless it is already.
 
-    Of two customers who bring one card at once, the second waits for the first one's commit.
+    Of two customers who bring one card at once, the second waits for the first one's commit. A payment that names no
+    customer binds nothing, and may not use a card that is somebody's already.
 
     Raises:
         FailedPrecondition: CARD_NOT_YOURS: it is another customer's.
     """
-    if not payment.card or not payment.customer_id:
+    if not payment.card:
+        return
+    if not payment.customer_id:
+        if (await tx.execute(_OWNER, {"of_card": payment.card})).first() is not None:
+            raise card_not_yours("")
         return
     row = {
         "card": payment.card,
@@ -47,7 +52,12 @@ async def bind_card(tx: AsyncConnection, payment: Payment, *, now_ms: int) -> No
 
 
 def card_not_yours(customer_id: str) -> FailedPrecondition:
-    """The refusal of a card that another customer has brought before."""
+    """The refusal of a card that another customer brought before, to a payment that names `customer_id`, or nobody."""
+    if not customer_id:
+        return FailedPrecondition(
+            "CARD_NOT_YOURS",
+            "declined: the card belongs to a customer, and the payment names none; name whose card it is",
+        )
     return FailedPrecondition(
         "CARD_NOT_YOURS", f"declined: the card belongs to another customer than {customer_id}; pay otherwise"
     )

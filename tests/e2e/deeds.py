@@ -113,7 +113,7 @@ async def pay(teller: Teller) -> Deed:
 
 async def pay_with_card(teller: Teller) -> Deed:
     """Li pays a merchant from a customer's card, with a ticket."""
-    return await _pay(teller, pb.PayRequest(source=pb.SOURCE_CARD, card="tok-mei"), at=["CHARGED"])
+    return await _pay(teller, pb.PayRequest(source=pb.SOURCE_CARD, card="tok-mei", customer_id="mei"), at=["CHARGED"])
 
 
 async def _pay(teller: Teller, request: pb.PayRequest, *, at: list[str]) -> Deed:

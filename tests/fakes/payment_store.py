@@ -185,6 +185,8 @@ class FakePaymentStore(Store):
         moves = payment.state is PaymentState.CREATED and (fence >= payment.fence or not self._guards.fence)
         if moves and rival is not None and self._guards.unique:
             return Rival(rival)
+        if moves and payment.card in self.card_owners and not charge.customer_id:
+            raise card_not_yours("")
         binds = moves and payment.card and charge.customer_id
         if binds and self.card_owners.setdefault(payment.card, charge.customer_id) != charge.customer_id:
             raise card_not_yours(charge.customer_id)

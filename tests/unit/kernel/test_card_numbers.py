@@ -19,6 +19,7 @@ from services.kernel.errors import InvalidArgument
         "4242 - 4242 - 4242 - 4242",
         "4 2 4 2 4 2 4 2 4 2 4 2 4 2 4 2",
         "pan:4242424242424242",
+        *(f"4242{separator}4242{separator}4242{separator}4242" for separator in "·•‧*+#~='()、。，∶・−;&@"),
         "PAN4242424242424242x",
         "table 7, 4242 4242 4242 4242, exp 12/29",
         "4242–4242—4242‑4242",

@@ -330,12 +330,23 @@ async def died(scene: Scene, coming: Callable[[Scene, Instance], Awaitable[None]
 async def ends_well(scene: Scene) -> None:
     """Whoever asked gets the one stored answer, and nothing is left over."""
     house = scene.house
+    if waits_for_people(house):
+        await came(scene, same, house.instance())
+        house.lapse()
     await house.recovered(by=house.instance())
     answer = await answered(scene)
     again = await scene.ask(house.instance())
     assert (again.response, again.replayed) == (answer.response, True)
     await house.recovered(by=house.instance())
     house.check()
+
+
+def waits_for_people(house: House) -> bool:
+    """Whether the acquirer kept silent so often that no worker charges any more: a park that died is its clerk's."""
+    return any(
+        payment.attention and payment.state is PaymentState.UNKNOWN and payment.source is Source.CARD
+        for payment in house.store.payments.values()
+    )
 
 
 async def answered(scene: Scene) -> Answer:

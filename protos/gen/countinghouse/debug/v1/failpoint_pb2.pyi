@@ -63,7 +63,9 @@ class ArmFailpointRequest(_message.Message):
     DELAY_MS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """One of accepted, locked, claimed, submitted, charged, posted, refunded, recorded, completed, released. Required."""
+    """One of accepted, locked, claimed, submitted, charged, posted, refunded, recorded, voided, parked, completed, released.
+    Required.
+    """
     action: Global___FailpointAction.ValueType
     """What is to happen."""
     hit: _builtins.int

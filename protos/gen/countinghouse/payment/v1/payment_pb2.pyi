@@ -401,7 +401,8 @@ class PayRequest(_message.Message):
     """
     customer_id: _builtins.str
     """Whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves; a clerk
-    who pays from a wallet must name its owner. Another customer than the order's is CUSTOMER_MISMATCH.
+    who pays from a wallet must name its owner, and one who pays with the card of a customer that customer. Another
+    customer than the order's is CUSTOMER_MISMATCH.
     """
     memo: _builtins.str
     """A note for the journal, up to 200 characters; a card number in it is INVALID_ARGUMENT, CARD_NUMBER_REFUSED."""
