@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.checker.checks import run_checks
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
 from tests.unit.checker.scribe import Scribe, with_cards
 
@@ -134,3 +135,18 @@ def test_an_illegal_history_is_named(case: Illegal) -> None:
 @pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
 def test_a_lawful_oddity_passes(case: Lawful) -> None:
     CASES.passes(case)
+
+
+@pytest.mark.parametrize(("state", "found"), [("PARKED", []), ("REVERSED", ["the acquirer took 0.70 CNY for {}"])])
+def test_late_charge_of_a_parked_payment_is_open_until_its_key_is_reversed(state: str, found: list[str]) -> None:
+    """The acquirer is owed the reversal; a payment that says REVERSED while the acquirer has the money is wrong."""
+    scribe = with_cards()
+    parked = scribe.park("open", 70)
+    if state == "REVERSED":
+        scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+    scribe.at_acquirer(parked, "CHARGED", amount=70)
+    checks = run_checks(scribe.books(), acquirer=scribe.acquirer_log(), now_ms=scribe.now_ms())
+    (agreement,) = [check for check in checks if check.name == "acquirer agrees with ledger"]
+    assert [said.partition(";")[0] for said in agreement.violations] == [
+        sentence.format(parked["payment_id"]) for sentence in found
+    ]
