@@ -84,9 +84,8 @@ def acknowledged_kept(evidence: Evidence) -> Found:
                 yield from _unknown(evidence, key, attempt)
                 continue
             row = evidence.requests.get(key)
-            if evidence.may_be_removed(key, ok=True):
-                yield from _missing(evidence, key, attempt)
-            elif row is None or row["state"] != "DONE" or not row["response_ok"]:
+            stored = row is not None and row["state"] == "DONE" and row["response_ok"]
+            if not stored and not evidence.may_be_removed(key):
                 found = row["state"] if row else "nowhere"
                 yield f"{title(key)} was acknowledged, and is {'refused' if found == 'DONE' else found}"
             else:
@@ -124,7 +123,7 @@ def _missing(evidence: Evidence, key: Key, attempt: Operation) -> Violations:
                 yield f"{what} was acknowledged, and its payment is {payment['state'] if payment else 'nowhere'}"
         case "IssueTicket":
             ticket = (key[0], "Pay", answer.ticket)
-            if answer.ticket and ticket not in evidence.requests and not evidence.may_be_removed(ticket, ok=True):
+            if answer.ticket and ticket not in evidence.requests and not evidence.may_be_removed(ticket):
                 yield f"{what} was acknowledged, and there is no ticket {answer.ticket}"
 
 

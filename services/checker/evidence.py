@@ -154,7 +154,7 @@ class Evidence:
                 found[key_of(operation)].append(operation)
         return dict(found)
 
-    def may_be_removed(self, key: Key, *, ok: bool) -> bool:
+    def may_be_removed(self, key: Key, *, ok: bool = True) -> bool:
         """Whether a request that is not there may have been removed for its age: see `services/runtime/retention.py`.
 
         Args:

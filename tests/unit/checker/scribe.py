@@ -162,6 +162,7 @@ class Scribe:
 
     def park(self, order_id: str, amount: int, *, clerk: str = "li", by: str = "wu") -> Row:
         """A card payment of an order that is never answered, and then parked: the order is free again."""
+        began_ms = self._now_ms
         payment = self.accept(order_id, "Settle", f"card-{order_id}", clerk)
         payment.update(asks=0, attention="")
         fence = self.fence()
@@ -171,10 +172,15 @@ class Scribe:
         self.request(by, "Park", f"park-{order_id}")
         payment.update(parking_caller=by, parking_role="accountant", parking_key=f"park-{order_id}", parking_reason="x")
         self.move_payment(payment, "PARKED", fence)
-        self.answer(by, "Park", f"park-{order_id}")
-        self.answer(clerk, "Settle", f"card-{order_id}", ok=False)
+        answer = self.seen_payment(payment, self.answer(by, "Park", f"park-{order_id}"))
+        refused = self.answer(clerk, "Settle", f"card-{order_id}", ok=False)
         self.move_order(order_id, "UNPAID", fence, payment["payment_id"])
         self.deliver(payment, "RELEASE")
+        asked = Arguments(order_id=order_id, key=f"card-{order_id}", clerk=clerk, source="CARD")
+        told = Answer("FAILED_PRECONDITION", "PAYMENT_PARKED", payment_id=payment["payment_id"], sha256=digest(refused))
+        self.call("Settle", asked, told, began_ms)
+        parking = Arguments(payment_id=payment["payment_id"], key=f"park-{order_id}", clerk=by)
+        self.call("Park", parking, answer, began_ms)
         return payment
 
     def pay(self, ticket: str, amount: int, *, payee: str = f"sales:{CURRENCY}", payer: str = "drawer") -> Row:

@@ -197,6 +197,43 @@ def a_settle_that_was_removed_with_old_tickets(scribe: Scribe) -> None:
 
 
 @CASES.illegal(
+    "CreateOrder make-open of li (cashier) was acknowledged, and is nowhere",
+    *("acknowledged is kept", "replays identical"),
+)
+def a_made_order_whose_request_was_removed_with_old_tickets(scribe: Scribe) -> None:
+    """Only a refused one may be: the order is there to be asked about."""
+    scribe.order_requests.remove(scribe.request_of("li", "CreateOrder", "make-open"))
+    scribe.removals.append({"id": 1, "before_ms": scribe.now_ms()})
+
+
+@CASES.lawful("acknowledged is kept")
+def a_parking_whose_key_is_reversed(scribe: Scribe) -> None:
+    parked = scribe.park("open", 70)
+    scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+
+
+@CASES.lawful("acknowledged is kept")
+def a_parking_whose_reversal_is_owed(scribe: Scribe) -> None:
+    scribe.park("open", 70).update(asks=3)
+
+
+@CASES.illegal(
+    "Park park-open of wu (accountant) was acknowledged, and its payment is SUCCEEDED", "acknowledged is kept"
+)
+def a_parking_of_a_payment_that_succeeded(scribe: Scribe) -> None:
+    a_parking_whose_key_is_reversed(scribe)
+    call = scribe.call_of("park-open")
+    call.arguments = replace(call.arguments, payment_id=payment(scribe, "settle-plain-1")["payment_id"])
+
+
+@CASES.illegal("Park park-open of wu (accountant) was acknowledged, and its payment is nowhere", "acknowledged is kept")
+def a_parking_of_no_payment(scribe: Scribe) -> None:
+    a_parking_whose_key_is_reversed(scribe)
+    call = scribe.call_of("park-open")
+    call.arguments = replace(call.arguments, payment_id="pay_99")
+
+
+@CASES.illegal(
     "Settle settle-plain-1 of li (cashier) is under way as pay_02, and is pay_01",
     *("acknowledged is kept", "orders linearizable"),
 )
