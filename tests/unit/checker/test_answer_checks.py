@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from services.checker.books import person
 from services.checker.checks import run_checks
+from services.checker.evidence import Evidence
 from services.checker.history import NO_ANSWER, Answer, Arguments, Operation, Outcome
 from services.checker.verdict import Check
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
-from tests.unit.checker.scribe import Scribe, digest
+from tests.unit.checker.scribe import Scribe, digest, legal
 
 CASES = Cases(by_all)
 _LOCKED = Answer("ABORTED", "ORDER_LOCKED")
@@ -620,3 +622,28 @@ def test_a_recording_that_broke_off_accuses_nobody_of_what_may_have_come_after()
     found: dict[str, Check] = {check.name: check for check in run_checks(scribe.books(), history=history)}
     assert found["refused without effect"].ok
     assert found["refused without effect"].examined == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "ok", "expected"),
+    [
+        ("IssueTicket", "gone", True, True),
+        ("Pay", "gone", True, True),
+        ("CreateOrder", "gone", False, True),
+        ("CreateOrder", "gone", True, False),
+        ("CancelOrder", "gone", False, True),
+        ("CancelOrder", "gone", True, False),
+        ("Settle", "gone", False, False),
+        ("Reverse", "gone", False, False),
+        ("IssueTicket", "ask-1", True, False),
+        ("Pay", "ticket-1", True, False),
+    ],
+)
+def test_request_may_be_removed_only_if_it_is_gone_and_of_a_kind_that_ages(
+    method: str, key: str, ok: bool, expected: bool
+) -> None:
+    """What an order was paid with, and an order that was made, are kept as long as the order."""
+    scribe = legal()
+    scribe.removals.append({"id": 1, "before_ms": scribe.now_ms()})
+    evidence = Evidence(scribe.books(), (), None, None, scribe.now_ms())
+    assert evidence.may_be_removed((person("li", "cashier"), method, key), ok=ok) is expected
