@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, table, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.checker import books as module
-from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
+from services.checker.books import ACQUIRER, SERVICES, Books, caller_of, read_books, settled_books
 from services.kernel.clock import ManualClock, SystemClock
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.migrations import bring_up_to_date
@@ -54,6 +55,28 @@ async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
                 with database.sync_engine.connect() as connection:
                     real = connection.execute(select(text("*")).select_from(table(name))).keys()
                 assert set(getattr(scribe, name)[0]) <= set(real), name
+
+
+async def test_removals_of_old_requests_are_read(urls: Urls) -> None:
+    """Of the order and the payment service; by them the checks excuse a request that is gone."""
+    for service, before_ms in (("order", 7), ("payment", 8)):
+
+        async def note(tx: AsyncConnection, before_ms: int = before_ms) -> None:
+            await tx.execute(text("UPDATE removals SET before_ms = :at"), {"at": before_ms})
+            if not (await tx.execute(text("SELECT 1 FROM removals"))).first():
+                await tx.execute(text("INSERT INTO removals (id, before_ms) VALUES (1, :at)"), {"at": before_ms})
+
+        async with Database(urls[service]) as database:
+            await database.run(note)
+    books = await read_books(urls)
+    assert [row["before_ms"] for row in books.order_removals] == [7]
+    assert [row["before_ms"] for row in books.removals] == [8]
+
+
+def test_caller_of_a_row_of_the_first_release_has_no_role() -> None:
+    assert caller_of({"caller": "li"}) == "li"
+    assert caller_of({"caller": "li", "caller_role": "cashier"}) == "li (cashier)"
+    assert caller_of({"request_caller": "li", "request_role": "customer"}, "request_") == "li (customer)"
 
 
 async def test_every_row_of_every_table_is_read(urls: Urls) -> None:
