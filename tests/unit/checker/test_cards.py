@@ -58,6 +58,13 @@ def test_what_the_acquirer_does_not_hold(state: str) -> None:
     assert said == f"payment {payment['payment_id']}: the acquirer holds 0, and the ledger says {AMOUNT}"
 
 
+def test_parked_payment_is_compared_only_once_its_key_is_reversed() -> None:
+    """The acquirer may hold a late charge until then."""
+    scribe, payment = by_card()
+    payment.update(state="PARKED")
+    assert found(replace(scribe.books(), charges=(charge(payment, amount=AMOUNT + 1),))) == ()
+
+
 def test_another_amount() -> None:
     scribe, payment = by_card()
     (said,) = found(replace(scribe.books(), charges=(charge(payment, amount=AMOUNT + 1),)))

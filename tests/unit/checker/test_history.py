@@ -273,6 +273,7 @@ class TestOutcomes:
             ("Settle", Answer(state="CREATED"), Outcome.INFO),
             ("Pay", Answer(state="SUBMITTED"), Outcome.INFO),
             ("Reverse", Answer(state="REVERSING"), Outcome.INFO),
+            ("Park", Answer(state="UNKNOWN"), Outcome.INFO),
             ("Reverse", Answer(state="SUCCEEDED"), Outcome.INFO),
             ("Settle", Answer("ALREADY_EXISTS", "ORDER_ALREADY_PAID"), Outcome.FAIL),
             ("Settle", Answer("FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"), Outcome.FAIL),
