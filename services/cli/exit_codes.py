@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from services.kernel.errors import OutcomeUnknown
+from services.kernel.errors import FailedPrecondition, OutcomeUnknown
 
 
 class ExitCode(IntEnum):
@@ -30,6 +30,15 @@ class ExitCode(IntEnum):
 #: States of a payment whose end is not known yet.
 _OPEN = ("CREATED", "SUBMITTED", "UNKNOWN", "REVERSING", "PARKED")
 _VERDICTS = {"ok": ExitCode.DONE, "violated": ExitCode.FAILED, "unknown": ExitCode.NOT_RUN}
+
+
+class NotPaid(FailedPrecondition):
+    """A payment, or what was to change one, was definitively refused: the money did not move as asked."""
+
+    @classmethod
+    def of(cls, refusal: FailedPrecondition) -> NotPaid:
+        """Return the refusal of a service as one of this kind."""
+        return cls(refusal.reason, refusal.message, metadata=refusal.metadata)
 
 
 class Interrupted(OutcomeUnknown):

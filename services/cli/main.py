@@ -101,7 +101,7 @@ def _number_of(end: SystemExit) -> int:
 def _end_with(error: CountinghouseError) -> int:
     """Say what was wrong; return the exit code."""
     from services.cli import output  # noqa: PLC0415
-    from services.cli.exit_codes import ExitCode, Interrupted  # noqa: PLC0415
+    from services.cli.exit_codes import ExitCode, Interrupted, NotPaid  # noqa: PLC0415
     from services.devstack.state import StackRefused  # noqa: PLC0415
     from services.kernel.errors import OutcomeUnknown  # noqa: PLC0415
     from services.kernel.printable import escape  # noqa: PLC0415
@@ -113,6 +113,8 @@ def _end_with(error: CountinghouseError) -> int:
         return ExitCode.INTERRUPTED
     if isinstance(error, StackRefused):
         return ExitCode.NOT_RUN
+    if isinstance(error, NotPaid):
+        return ExitCode.NOT_PAID
     return ExitCode.OUTCOME_UNKNOWN if isinstance(error, OutcomeUnknown) else ExitCode.FAILED
 
 

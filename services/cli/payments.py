@@ -9,6 +9,7 @@ import typer
 
 from services.cli import exit_codes, output
 from services.cli.arguments import Amount, AmountMinor, Limit, Page, RequestId, amount_of, calling
+from services.kernel.errors import FailedPrecondition
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ async def pay(
     if minor_units is not None:
         request.amount.minor_units = minor_units
         request.amount.currency_code = currency
-    reply = await client.change("payment", "Pay", request, ticket_id)
+    reply = await _change(client, "Pay", request, ticket_id)
     _end(client, reply.message.payment, {"replayed": reply.replayed}, wanted="SUCCEEDED")
 
 
@@ -139,7 +140,7 @@ async def settle(
     client.act_as(_role_for(source))
     key = client.new_id(request_id)
     request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo, card=card)
-    reply = await client.change("payment", "Settle", request, key)
+    reply = await _change(client, "Settle", request, key)
     about = {"replayed": reply.replayed, "request_id": key}
     _end(client, reply.message.payment, about, wanted="SUCCEEDED")
 
@@ -161,7 +162,7 @@ async def reverse(
 
     key = client.new_id(request_id)
     request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason=reason)
-    reply = await client.change("payment", "Reverse", request, key)
+    reply = await _change(client, "Reverse", request, key)
     about = {"replayed": reply.replayed, "request_id": key}
     _end(client, reply.message.payment, about, wanted="REVERSED")
 
@@ -237,7 +238,7 @@ async def park(
 
     key = client.new_id(request_id)
     request = pb.ParkRequest(request_id=key, payment_id=payment_id, reason=reason)
-    reply = await client.change("payment", "Park", request, key)
+    reply = await _change(client, "Park", request, key)
     _end(client, reply.message.payment, {"replayed": reply.replayed, "request_id": key}, wanted="PARKED")
 
 
@@ -317,6 +318,18 @@ def _source(source: From) -> Any:
 def _role_for(source: From) -> Role:
     """Who may take money from there."""
     return Role.ACCOUNTANT if source is From.BANK else Role.CASHIER
+
+
+async def _change(client: Client, method: str, request: Any, key: str) -> Any:
+    """As `Client.change` of the payment service; a definitive refusal has an exit code of its own.
+
+    Raises:
+        NotPaid: The payment was declined, or stands in a state that forbids what was asked.
+    """
+    try:
+        return await client.change("payment", method, request, key)
+    except FailedPrecondition as refusal:
+        raise exit_codes.NotPaid.of(refusal) from refusal
 
 
 def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) -> None:

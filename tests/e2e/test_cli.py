@@ -233,7 +233,7 @@ async def test_amounts_are_shown_in_major_units_and_json_keeps_minor_ones(termin
     assert contradiction.returncode == 1
     assert "12.50 CNY but the lines add up to 6.00 CNY" in contradiction.stderr
     short = await terminal.run("settle", order_id, "--source", "wallet", "--as", f"customer:{buyer}")
-    assert short.returncode == 1
+    assert short.returncode == 4
     assert "short by 11.50 CNY" in short.stderr
     paid = await terminal.run("settle", order_id, "--source", "drawer", "--as", "cashier:li")
     assert "12.50 CNY" in paid.stdout
