@@ -149,9 +149,19 @@ async def _databases(data: Path, findings: list[Finding]) -> None:
 
 
 def _database(data: Path, service: str) -> Finding:
+    from services.runtime.sqlite import made_note  # noqa: PLC0415
+
     name = f"{service} database"
     file = data / f"{service}.db"
+    note = made_note(file)
     if not file.exists():
+        if note.exists():
+            return Finding(
+                name,
+                False,
+                f"{file} was made before and is missing: put it back, or with no stack running a backup in place of it "
+                f"and of {file}-wal, or remove {note} to begin with an empty database",
+            )
         return Finding(name, True, "none yet")
     try:
         revision = _read(file, "SELECT version_num FROM alembic_version")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -91,8 +92,8 @@ class Database:
 
         Raises:
             Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; DATABASE_FULL,
-                DATABASE_READ_ONLY, DATABASE_IO_ERROR. Nothing was done.
-            OutcomeUnknown: It went away, or failed, while it committed.
+                DATABASE_READ_ONLY, DATABASE_IO_ERROR, DATABASE_LOST. Nothing was done.
+            OutcomeUnknown: It went away, failed or was removed while it committed.
             DatabaseRefused: DATABASE_CORRUPT, DATABASE_LOGIN, DATABASE_MISSING or DATABASE_FORBIDDEN.
         """
         try:
@@ -107,6 +108,11 @@ class Database:
     def writes_fail(self) -> bool:
         """Whether the last write that was tried could not be done for want of space or the like."""
         return self._writes_fail
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite database; None: it is on a server."""
+        return self._backend.file if isinstance(self._backend, SqliteBackend) else None
 
     async def read(self, step: Step[_T]) -> _T:
         """Runs a step that only reads, on one snapshot."""

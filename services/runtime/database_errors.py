@@ -6,10 +6,11 @@
     READONLY                         25006                           DATABASE_READ_ONLY
     IOERR, CANTOPEN, NOMEM, PROTOCOL 58…                             DATABASE_IO_ERROR
                                      53…, 57014, 57P…, no answer     DATABASE_UNAVAILABLE
+    (its file is another one)                                        DATABASE_LOST, `runtime/sqlite.py`
     CORRUPT, NOTADB                  XX001, XX002                    refused: DATABASE_CORRUPT
                                      28…, 3D…, 42501                 refused: its operator has to mend it
 
-Each of the four is UNAVAILABLE and says that nothing was done, which holds until COMMIT is sent. A COMMIT that fails is
+Each of the five is UNAVAILABLE and says that nothing was done, which holds until COMMIT is sent. A COMMIT that fails is
 the same only where the database says so for certain: SQLite after FULL or READONLY, for then the frame that would make
 the transaction stand was not written; after IOERR it may be in the file, and a restart would find it. PostgreSQL's
 refusal of a COMMIT always means that nothing stands.
@@ -32,6 +33,7 @@ FULL: Final = "DATABASE_FULL"
 READ_ONLY: Final = "DATABASE_READ_ONLY"
 IO_ERROR: Final = "DATABASE_IO_ERROR"
 AWAY: Final = "DATABASE_UNAVAILABLE"
+LOST: Final = "DATABASE_LOST"
 
 #: After these no write works until somebody has done something about it.
 WRITES_FAIL: Final = frozenset({FULL, READ_ONLY, IO_ERROR})
@@ -40,6 +42,8 @@ _SENTENCES: Final = {
     FULL: "the disk of the database is full; nothing was done, try again once there is space",
     READ_ONLY: "the database can only be read at present; nothing was done, try again once it can be written",
     IO_ERROR: "the database cannot read or write its files; nothing was done, try again once it can",
+    LOST: "the file of the database was removed or replaced; nothing was done, put the file back, or stop "
+    "the service and put a backup in its place",
 }
 _PASSING_SQLITE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE: Final = {
@@ -76,6 +80,11 @@ class CommitUnanswered(Exception):
 
 class DatabaseRefused(CountinghouseError):
     """The database cannot be used as it is; the message says which one and what to do."""
+
+
+def lost() -> Unavailable:
+    """Return what callers are told of a database whose file is not the one that was opened."""
+    return Unavailable(LOST, _SENTENCES[LOST])
 
 
 def away(error: BaseException) -> Unavailable:

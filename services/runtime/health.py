@@ -8,8 +8,9 @@
 A dependency that is away is no reason to start a process again: while ZooKeeper is frozen, what needs no lock is served
 all the same, and a new process would serve no more than the old one.
 
-A database that cannot be written (its disk is full, it can only be read) is noticed by the calls that fail, or by the
-monitor's own write every WRITE_EVERY_S. From then on it writes at every look, until that works again.
+A database whose file was removed is noticed at the next look. One that cannot be written (its disk is full, it can only
+be read) is noticed by the calls that fail, or by the monitor's own write every WRITE_EVERY_S. From then on it writes at
+every look, until that works again.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class HealthMonitor:
         unsubscribe = self._session.subscribe(lambda _change: changed.set())
         try:
             while True:
-                await self._tell(await self._healthy())
+                why_not = await self._why_not_ready()
+                await self._tell(not why_not, why_not)
                 changed.clear()
                 try:
                     async with asyncio.timeout(_INTERVAL_S):
@@ -91,9 +93,10 @@ class HealthMonitor:
         await self._servicer.set(_LIVENESS, _NOT_SERVING)
         await self._tell(False)
 
-    async def _healthy(self) -> bool:
+    async def _why_not_ready(self) -> str:
+        """Return why the service is not ready, for the log; empty: it is."""
         if self._session.state is not SessionState.CONNECTED:
-            return False
+            return f"ZooKeeper: {self._session.state.name}"
         try:
             async with asyncio.timeout(_PING_TIMEOUT_S):
                 await self._database.ping()
@@ -101,18 +104,20 @@ class HealthMonitor:
                 if self._database.writes_fail or now_s >= self._write_at_s:
                     self._write_at_s = now_s + WRITE_EVERY_S
                     await self._write()
-        except (CountinghouseError, TimeoutError):
-            return False
+        except CountinghouseError as error:
+            return f"{error.reason}: {error.message}"
+        except TimeoutError:
+            return "the database does not answer"
         except Exception:
             log.exception("the database failed in a way nobody expected")
-            return False
-        return True
+            return "the database failed in a way nobody expected"
+        return ""
 
-    async def _tell(self, serving: bool) -> None:
+    async def _tell(self, serving: bool, why_not: str = "") -> None:
         if serving == self._serving:
             return
         self._serving = serving
-        log.info("health", serving=serving)
+        log.info("health", serving=serving, why_not=why_not)
         await self._servicer.set(self._interface, _SERVING if serving else _NOT_SERVING)
         if serving:
             self.ready.set()

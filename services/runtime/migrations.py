@@ -10,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Integer, LargeBinary, String, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from coordination.files import write_whole
 from services.runtime.database import Database, DatabaseRefused
+from services.runtime.sqlite import made_note
 
 #: Any constant: whoever changes the schema or the privileges of one PostgreSQL database takes turns by it.
 ADVISORY_LOCK = 0x636F756E74
+
+log = structlog.get_logger()
 
 
 async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) -> None:
@@ -27,8 +32,13 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
         migrate: Whether to change the schema; otherwise one that is behind is refused.
 
     Raises:
-        DatabaseRefused: DATABASE_NEWER, DATABASE_BEHIND, DATABASE_FOREIGN or DATABASE_CORRUPT.
+        DatabaseRefused: DATABASE_NEWER, DATABASE_BEHIND, DATABASE_FOREIGN or DATABASE_CORRUPT. DATABASE_LOST: it was
+            made before, and its file is missing or empty.
     """
+    note = made_note(database.file) if database.file is not None else None
+    made = note is not None and note.exists()  # asked first: another instance may be making it
+    if made and database.file is not None and not database.file.exists():
+        raise _lost(database.file)
     known = _revisions(package / "migrations" / "versions")
     newest = known[-1]
 
@@ -39,7 +49,10 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
         return (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none(), tables
 
     current, tables = await database.read(look)
+    if current is None and not tables and made and database.file is not None:
+        raise _lost(database.file)
     if current == newest:
+        _write_note(note)
         return
     if current is not None and current not in known:
         raise DatabaseRefused(
@@ -64,6 +77,26 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
         await connection.run_sync(_upgrade, package)
 
     await database.run(upgrade)
+    _write_note(note)
+
+
+def _lost(file: Path) -> DatabaseRefused:
+    note = made_note(file)
+    return DatabaseRefused(
+        "DATABASE_LOST",
+        f"{file} was made before and is missing or empty; put it back, or a backup in place of it and of {file}-wal, "
+        f"or remove {note} to begin with an empty database",
+    )
+
+
+def _write_note(note: Path | None) -> None:
+    """Write down that the database was made; on a full disk the next start does."""
+    if note is None or note.exists():
+        return
+    try:
+        write_whole(note, b"The database beside this file was made. Without its file no service starts.\n", mode=0o600)
+    except OSError as error:
+        log.warning("the note that the database was made cannot be written", note=str(note), why=error.strerror)
 
 
 def _revisions(folder: Path) -> list[str]:

@@ -6,11 +6,16 @@ driver every statement crosses threads several times: a step of three UPDATEs to
 (2 cores, 400 steps each).
 
 Writers of this process take turns, so only other processes are met with busy_timeout.
+
+A file that is removed stays open, and takes writes that nobody will ever read. So each step compares the file at the
+path with the one that was opened first, a writing step again after its commit, and a file of the same folder says that
+the database was made (`made_note`), so that no start begins with an empty one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +26,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import QueuePool
 
-from services.runtime.database_errors import CommitUnanswered, is_undone
+from services.kernel.errors import Unavailable
+from services.runtime.database_errors import CommitUnanswered, is_undone, lost
 
 _T = TypeVar("_T")
 
@@ -37,8 +43,10 @@ class SqliteBackend:
     """
 
     def __init__(self, url: URL, pool: int) -> None:
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        self.file = Path(url.database) if url.database else None
+        self._opened: tuple[int, int] | None = None  # device and inode
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
         self.sync_engine: Engine = create_engine(
             url.set(drivername="sqlite"),
             hide_parameters=True,
@@ -48,6 +56,7 @@ class SqliteBackend:
             connect_args={"check_same_thread": False},  # one thread at a time, but not always the same
         )
         event.listen(self.sync_engine, "connect", _prepare)
+        event.listen(self.sync_engine, "connect", self._note_file)
         event.listen(self.sync_engine, "begin", _begin)
         self._threads = ThreadPoolExecutor(pool, thread_name_prefix="sqlite")
         self._writer = asyncio.Lock()
@@ -57,6 +66,7 @@ class SqliteBackend:
 
         Raises:
             CommitUnanswered: It may stand.
+            Unavailable: DATABASE_LOST; `read` raises it as well.
         """
         async with self._writer:
             return await self._in_thread(step, reading=False)
@@ -83,6 +93,7 @@ class SqliteBackend:
             raise
 
     def _run(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], reading: bool) -> _T:
+        self._check_file()
         with self.sync_engine.connect() as connection:
             connection.execution_options(countinghouse_read=reading)
             with connection.begin() as transaction:
@@ -93,7 +104,36 @@ class SqliteBackend:
                     if reading or is_undone(error):
                         raise
                     raise CommitUnanswered from error
-                return result
+        if not reading:
+            try:
+                self._check_file()
+            except Unavailable as error:  # what was committed may be in a file that is gone
+                raise CommitUnanswered from error
+        return result
+
+    def _note_file(self, _connection: Any, _record: Any) -> None:
+        """A connection was opened: the first one's file is the database, and every other's has to be the same."""
+        if self._opened is None and self.file is not None:
+            self._opened = _identity(self.file)
+        self._check_file()
+
+    def _check_file(self) -> None:
+        """Raises Unavailable: DATABASE_LOST."""
+        if self._opened is not None and self.file is not None and _identity(self.file) != self._opened:
+            raise lost()
+
+
+def made_note(database: Path) -> Path:
+    """Return the file that says that a database was made: `order.made` beside `order.db`."""
+    return database.with_suffix(".made")
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _AtOnce:

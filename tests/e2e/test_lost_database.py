@@ -1,0 +1,43 @@
+"""The file of a running service's database is removed: nothing is acknowledged that is lost, and no start hides it."""
+
+from __future__ import annotations
+
+from countinghouse.order.v1 import order_pb2
+from services.devstack.databases import SQLITE
+from services.devstack.readiness import SERVING
+from services.kernel.principal import Role
+from tests.e2e.conftest import FreshStack
+from tests.e2e.desk import Desk, command_line, money, new_id, refusal
+from tests.e2e.test_full_disk import until_health
+
+
+async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_start_begins_empty(
+    fresh_stack: FreshStack,
+) -> None:
+    async with fresh_stack(database=SQLITE) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
+        order = await desk.bill()
+        file = stack.data / "order.db"
+        away = stack.data / "away.db"
+        file.rename(away)
+        create = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
+        code, error = await refusal(desk.ask(desk.order.CreateOrder, create))
+        assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_LOST", 1000)
+        address = stack.instance("order-1").address
+        await until_health(address, "NOT_SERVING")
+        await until_health(address, SERVING, "")  # to start it again would not help
+        looked = await command_line("doctor", "--data", str(stack.data))
+        assert looked.returncode == 1
+        assert "order.db was made before" in " ".join(looked.stdout.split())
+
+        away.rename(file)
+        await until_health(address, SERVING)
+        assert await desk.order_state(order) == "UNPAID"
+        data = stack.data
+    file.rename(away)
+    refused = await command_line("up", "--data", str(data))
+    assert refused.returncode == 2
+    assert "order.db was made before" in refused.stderr
+    assert not file.exists()
+    away.rename(file)
+    async with fresh_stack(data=data, database=SQLITE) as again, Desk.of(again, "li", Role.CASHIER) as desk:
+        assert await desk.order_state(order) == "UNPAID"
