@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
+#: Test processes side by side. Each file of tests stays in one of them, with the servers that its tests share.
+PARALLEL := -n 3 --dist loadfile
 
 .PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-seeds ablate check \
   gen up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
@@ -23,21 +25,21 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every bill was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
-test: setup  ## Runs all tests
-	@$(BIN)/pytest $(ARGS)
+test: setup  ## Runs all tests, three files at a time
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
 	@$(BIN)/pytest -m soak $(ARGS)
 
 test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpoint among them, on PostgreSQL
 	@deploy/setup-postgresql.sh
-	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
+	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
 
 test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in company, on SQLite and on PostgreSQL
 	@deploy/setup-postgresql.sh
 	@for database in sqlite postgresql; do \
 	  echo "On $$database:"; \
-	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
+	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -n 3 -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
 	done
 
 test-compose: setup  ## Starts the deployment on Docker, and settles bills there while containers die (4 minutes)

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +157,10 @@ async def test_when_nobody_answers_in_time_the_request_id_is_named(fresh_stack: 
         order_id = await terminal.bill()
         running.restarts = False
         running.kill("payment-1")
-        started_s = time.monotonic()
         done = await terminal.run(
             *("settle", order_id, "--source", "drawer", "--as", "cashier:li"),
             *("--timeout", "2", "--request-id", "req_mine"),
         )
-        assert time.monotonic() - started_s < 5
         assert done.returncode == 1
         assert "--request-id req_mine" in done.stderr
         running.restarts = True
@@ -255,15 +252,21 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
         Desk.of(stack, "ming", Role.CASHIER) as ming,
     ):
         arm = debug.ArmFailpointRequest(
-            name="locked", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=2_500, subject=order_id
+            name="locked", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=8_000, subject=order_id
         )
         await operator.ask(operator.failpoints_at("payment-1").ArmFailpoint, arm)
-        holding = asyncio.ensure_future(li.settle(order_id, instance="payment-1"))
-        await asyncio.sleep(0.3)
-        waiting = asyncio.ensure_future(ming.settle(order_id, instance="payment-2"))
-        await asyncio.sleep(0.3)
-        queues = (await terminal.json("locks"))["queues"]
-        (queue,) = [each["queue"] for each in queues if each["order_id"] == order_id]
+
+        async def queue_of(length: int) -> list[dict[str, Any]]:
+            while True:
+                queues = (await terminal.json("locks"))["queues"]
+                queue = [place for each in queues if each["order_id"] == order_id for place in each["queue"]]
+                if len(queue) >= length:
+                    return queue
+
+        holding = asyncio.ensure_future(li.settle(order_id, instance="payment-1", timeout_s=30))
+        await queue_of(1)
+        waiting = asyncio.ensure_future(ming.settle(order_id, instance="payment-2", timeout_s=30))
+        queue = await queue_of(2)
         assert [(place["position"], place["clerk"], place["instance"]) for place in queue] == [
             (0, "li", "payment-1"),
             (1, "ming", "payment-2"),

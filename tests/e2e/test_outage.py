@@ -177,6 +177,8 @@ async def until_settling_works(clients: Clients) -> float:
         try:
             await clients.settle(order_id)  # one that is refused takes until its deadline is near
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                return clients.load.now_s()  # an earlier one was not answered in time, and settled it
             if clients.load.now_s() > until_s:
                 pytest.fail(f"settling does not come back: {error.details()}")
         else:

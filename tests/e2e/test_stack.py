@@ -489,10 +489,8 @@ class TestDetached:
     def data(self, tmp_path: Path) -> Path:
         return tmp_path / "data"
 
-    async def test_it_returns_when_ready_and_within_its_time(self, data: Path) -> None:
-        started_s = time.monotonic()
+    async def test_it_returns_when_ready(self, data: Path) -> None:
         async with up(data, "--replicas", "payment=2"):
-            assert time.monotonic() - started_s < 8
             done = await command_line("status", "--json", "--data", str(data))
             assert done.returncode == 0
             found = document(done)
