@@ -28,6 +28,16 @@ class Kind(StrEnum):
     EXPENSE = "expense"
 
 
+#: What an account is whose name begins so. The ledger refuses any other kind for these names.
+_KIND_OF_NAME = {
+    "wallet": Kind.LIABILITY,
+    "drawer": Kind.ASSET,
+    "bank": Kind.ASSET,
+    "acquirer": Kind.ASSET,
+    "sales": Kind.REVENUE,
+}
+
+
 @app.command("accounts")
 @calling(Role.AUDITOR)
 async def accounts(
@@ -59,7 +69,14 @@ async def open_account(
     client: Client,
     account_id: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name wanted, like wallet:mei:CNY.")],
     currency: Currency,
-    kind: Annotated[Kind, typer.Option("--kind", help="What it is.")] = Kind.LIABILITY,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--kind",
+            help=f"What it is. Required unless the name says it: {', '.join(f'{name}:…' for name in _KIND_OF_NAME)}.",
+            show_default=False,
+        ),
+    ] = None,
     overdraft: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +95,9 @@ async def open_account(
     from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
 
     limit = amount_of(overdraft, overdraft_minor, currency, option="--overdraft", least=0)
+    kind = kind or _KIND_OF_NAME.get(account_id.partition(":")[0])
+    if kind is None:
+        raise typer.BadParameter(f"the name {account_id} does not say what it is; say it", param_hint="--kind")
     key = client.new_id(request_id)
     request = pb.OpenAccountRequest(
         request_id=key,

@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(default=1 << 20, ge=1 << 20)
 
     #: Currencies for which the ledger keeps the house accounts drawer, bank, acquirer and sales.
-    currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "USD")
+    currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "JPY", "USD")
     #: Guards that are off. For demonstrations only.
     guards_off: Annotated[tuple[str, ...], NoDecode] = ()
     #: Serve the failpoint service. For demonstrations and tests only.

@@ -91,6 +91,25 @@ async def test_a_bill_from_its_making_to_its_reversal(terminal: Terminal) -> Non
     assert again["payment"]["round"] == 2
 
 
+async def test_yen_are_settled_on_a_fresh_stack(terminal: Terminal) -> None:
+    """Its house accounts are open; the amount has no decimals."""
+    order = ("--customer", "mei", "--amount", "1250", "--currency", "JPY", "--as", "cashier:li")
+    order_id = (await terminal.json("order", "create", *order))["order"]["order_id"]
+    settled = await terminal.run("settle", order_id, "--source", "drawer", "--as", "cashier:li")
+    assert settled.returncode == 0, settled.stderr
+    assert "1250 JPY" in settled.stdout
+
+
+async def test_account_is_opened_as_its_name_says(terminal: Terminal) -> None:
+    """A drawer is an asset; a name that says nothing needs --kind, which the tests of odd input show."""
+    drawer = f"drawer:{new_id('till')}:CNY"
+    opened = await terminal.json("ledger", "open", drawer, "--currency", "CNY")
+    assert opened["account"]["kind"] == "ACCOUNT_KIND_ASSET"
+    merchant = new_id("merchant")
+    named = await terminal.json("ledger", "open", merchant, "--currency", "CNY", "--kind", "expense")
+    assert named["account"]["kind"] == "ACCOUNT_KIND_EXPENSE"
+
+
 async def test_a_ticket_pays_once(terminal: Terminal) -> None:
     wallet = f"wallet:{new_id('buyer')}:CNY"
     assert (await terminal.json("ledger", "open", wallet, "--currency", "CNY"))["account"]["balance"] == 0
