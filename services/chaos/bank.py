@@ -6,11 +6,10 @@ from typing import Any, Final
 
 from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
-from services.checker.acquirer_log import AcquirerLog, AcquirerRecord
+from services.checker.acquirer_log import KINDS, AcquirerLog, AcquirerRecord
 
 _PAGE: Final = 1000
 _TIMEOUT_S: Final = 10.0
-_KINDS: Final = {"Charge": "charge", "ReverseByKey": "reverse", "GetCharge": "query"}
 
 
 async def read_acquirer_log(address: str, token: str) -> AcquirerLog:
@@ -28,17 +27,18 @@ async def read_acquirer_log(address: str, token: str) -> AcquirerLog:
             page = await stub.ListLog(
                 request, timeout=_TIMEOUT_S, metadata=(("authorization", f"Bearer {token}"),), wait_for_ready=True
             )
-            records += [_record(entry) for entry in page.entries]
+            records += [record_of(entry) for entry in page.entries]
             page_token = page.next_page_token
             if not page_token:
                 return tuple(records)
 
 
-def _record(entry: acquirer_pb2.LogEntry) -> AcquirerRecord:
+def record_of(entry: acquirer_pb2.LogEntry) -> AcquirerRecord:
+    """Return an entry of the log as the checker reads it."""
     return AcquirerRecord(
         sequence=entry.number,
         key=entry.key,
-        kind=_KINDS[entry.method],
+        kind=KINDS[entry.method],
         amount_minor=entry.amount.minor_units,
         currency=entry.amount.currency_code,
         decision=entry.word,

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from services.checker.acquirer_log import AcquirerRecord
+from services.checker.books import UNFINISHED
 from services.checker.evidence import Evidence
 from services.checker.verdict import Found
 from services.kernel.currency import format_amount
 
-_NO_LOG = "no acquirer's log was given"
+_NO_LOG = "the acquirer's log was not read"
 #: Where a key may go from where it stands; nothing is asked of it at first.
 _MOVES = {
     ("", "CHARGED"),
@@ -64,7 +65,7 @@ def acquirer_agrees_with_ledger(evidence: Evidence) -> Found:
     """What the acquirer took for a payment, less what it gave back, is what stands in the ledger for it.
 
     A difference that is put before people (`attention`) is open and listed, and no violation; nor is one of a payment
-    that is PARKED, whose reversal the acquirer is still owed.
+    that has not ended (`nothing left over` lists it), or is PARKED, whose reversal the acquirer is still owed.
     """
     if evidence.acquirer is None:
         return Found(0, skipped=_NO_LOG)
@@ -85,7 +86,7 @@ def acquirer_agrees_with_ledger(evidence: Evidence) -> Found:
                 yield f"the acquirer was asked for {payment_id}, which is no payment"
                 continue
             at_acquirer = {currency: amount for currency, amount in sums.items() if amount}
-            is_open = payment.get("attention") or payment["state"] == "PARKED"
+            is_open = payment.get("attention") or payment["state"] in (*UNFINISHED, "PARKED")
             if at_acquirer != (booked := _booked(evidence, payment_id)) and not is_open:
                 yield f"the acquirer took {_sums(at_acquirer)} for {payment_id}; in the ledger: {_sums(booked)}"
 

@@ -14,9 +14,13 @@ Sequences count from 1. Of an entry without an amount, `amount_minor` is 0 and `
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+#: The kind of each request, by the method that carries it.
+KINDS: Final = {"Charge": "charge", "ReverseByKey": "reverse", "GetCharge": "query"}
 
 _DECISIONS: dict[str, frozenset[str]] = {
     "charge": frozenset({"RECEIVED", "CHARGED", "DECLINED", "REPEATED", "REFUSED"}),
@@ -26,7 +30,7 @@ _DECISIONS: dict[str, frozenset[str]] = {
 
 
 class MalformedLog(ValueError):
-    """A line that is no entry; the message names it by its number."""
+    """A line or a row that is no entry; the message names it by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,29 @@ def read_acquirer_log(path: Path) -> AcquirerLog:
                 records.append(_record(json.loads(line)))
             except ValueError as error:
                 raise MalformedLog(f"{path}, line {number}: {error}") from None
+    return tuple(records)
+
+
+def log_of_rows(rows: Iterable[Mapping[str, Any]]) -> AcquirerLog:
+    """Return the log that the acquirer's own table holds.
+
+    Raises:
+        MalformedLog: A row is no entry.
+    """
+    records = []
+    for row in rows:
+        told = {
+            "sequence": row["number"],
+            "key": row["key"],
+            "kind": KINDS.get(row["method"], row["method"]),
+            "amount_minor": row["amount_minor"],
+            "currency": row["currency"],
+            "decision": row["word"],
+        }
+        try:
+            records.append(_record(told))
+        except ValueError as error:
+            raise MalformedLog(f"the acquirer's database, entry {row['number']} of its log: {error}") from None
     return tuple(records)
 
 

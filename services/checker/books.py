@@ -54,13 +54,22 @@ SERVICES = tuple(_TABLES)
 
 #: The bank outside, which is read as well where it can be.
 ACQUIRER = "acquirer"
-_TABLES[ACQUIRER] = {"charges": "SELECT * FROM charges ORDER BY number"}
+_TABLES[ACQUIRER] = {
+    "charges": "SELECT * FROM charges ORDER BY number",
+    "acquirer_log": "SELECT * FROM log ORDER BY number",
+}
 _LOOK_S = 0.1
 #: How long one table may take to be read.
 _STATEMENT_TIMEOUT_S = 60.0
 
 #: States in which nobody knows yet whether a payment's money has moved.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
+
+#: Words of the acquirer's log that say that it was asked, or asked again.
+_NOTHING_DECIDED = ("RECEIVED", "REPEATED")
+
+#: Columns of a payment that say how often the acquirer was asked and did not answer, and when it is asked again.
+_ASKING = ("asks", "ask_at_ms", "attention")
 
 
 def person(name: str, role: str) -> str:
@@ -83,6 +92,7 @@ class Books:
 
     Args:
         charges: The keys of the acquirer; None: it was not read.
+        acquirer_log: The acquirer's own log, as its table has it; None: it was not read.
         requests: Of the payment service; the others' are `order_requests` and `ledger_requests`.
         removals: Up to when old requests of the payment service were removed, `order_removals` the same of the order
             service; none: they never were.
@@ -99,6 +109,7 @@ class Books:
     postings: tuple[Record, ...]
     order_fences: tuple[Record, ...]
     charges: tuple[Record, ...] | None = None
+    acquirer_log: tuple[Record, ...] | None = None
     refusals: tuple[Record, ...] = ()
     chain_head: tuple[Record, ...] = ()
     order_requests: tuple[Record, ...] = ()
@@ -110,7 +121,7 @@ class Books:
         """What is still under way, each in a few words."""
         return [
             *(described(row) for row in self.payments if row["state"] in (*UNFINISHED, "PARKED")),
-            *(f"order {row['order_id']} is PAYING" for row in self.orders if row["state"] == "PAYING"),
+            *(held(row) for row in self.orders if row["state"] == "PAYING"),
             *(
                 f"{row['method']} {row['key']} of {caller_of(row)} is IN_PROGRESS"
                 for row in self.requests
@@ -124,14 +135,28 @@ class Books:
         ]
 
     def as_moved(self) -> Books:
-        """The books without what changes while nothing moves: who works on a request, and until when."""
+        """The books without what changes while nothing moves.
+
+        That is who works on a request and until when, and how often an acquirer that does not answer was asked.
+        """
         kept = ("caller", "caller_role", "method", "key", "response")
-        return replace(self, requests=tuple({name: row[name] for name in kept} for row in self.requests))
+        log = self.acquirer_log
+        return replace(
+            self,
+            requests=tuple({name: row[name] for name in kept} for row in self.requests),
+            payments=tuple({name: row[name] for name in row if name not in _ASKING} for row in self.payments),
+            acquirer_log=None if log is None else tuple(row for row in log if row["word"] not in _NOTHING_DECIDED),
+        )
 
 
 def described(payment: Record) -> str:
     """A payment and its state, in a few words."""
     return f"payment {payment['payment_id']} is {payment['state']}"
+
+
+def held(order: Record) -> str:
+    """An order that a payment holds, in a few words."""
+    return f"order {order['order_id']} is PAYING"
 
 
 def was_parked(payment: Record) -> bool:

@@ -6,28 +6,33 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from services.checker.books import UNFINISHED, Books, Record
+from services.checker.evidence import Evidence
+from services.checker.verdict import Found
 
 _OWED_BY_ACQUIRER = "acquirer:"
 
 Violations = Iterator[str]
 
 
-def cards_agree(books: Books) -> tuple[int, Violations]:
+def cards_agree(evidence: Evidence) -> Found:
     """Of each card payment that has come to its end, the acquirer holds what the ledger has, under its one key.
 
     What the order costs is compared with the ledger elsewhere (`paid means charged`). A payment that has not ended is
     open, and listed as such (`nothing left over`).
     """
+    books = evidence.books
     payments = {str(row["payment_id"]): row for row in books.payments if row.get("source") == "CARD"}
-    return len(payments), _disagreements(books, payments)
+    if books.charges is not None:
+        return Found(len(payments), _disagreements(books, books.charges, payments))
+    if not payments:
+        return Found(0)
+    if evidence.acquirer is not None:
+        return Found(0, skipped="the acquirer's database was not read; its log was")
+    return Found(0, undecided=["there are card payments, and the acquirer was not read"])
 
 
-def _disagreements(books: Books, payments: dict[str, Record]) -> Violations:
-    if books.charges is None:
-        if payments:
-            yield "there are card payments, and the acquirer was not read"
-        return
-    held = _held(books.charges)
+def _disagreements(books: Books, charges_at_acquirer: tuple[Record, ...], payments: dict[str, Record]) -> Violations:
+    held = _held(charges_at_acquirer)
     owed = _owed(books)
     for payment_id, payment in payments.items():
         if payment["state"] in (*UNFINISHED, "PARKED"):

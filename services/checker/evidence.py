@@ -59,6 +59,7 @@ class Evidence:
         history: None: nobody recorded one.
         acquirer: None: nobody gave its log.
         now_ms: When the books were read, in Unix milliseconds; 0: not known.
+        ended: Whether all work is over, so that what is left is wrong; False: the stack may go on with it.
     """
 
     books: Books
@@ -66,6 +67,7 @@ class Evidence:
     history: History | None
     acquirer: AcquirerLog | None
     now_ms: int
+    ended: bool = True
 
     @cached_property
     def legs(self) -> Mapping[str, list[Record]]:

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
-from services.checker.books import Record, described, was_parked
-from services.checker.evidence import Evidence, grouped, title
+from services.checker.books import UNFINISHED, Record, described, held, was_parked
+from services.checker.evidence import Evidence, Key, grouped, title
 from services.checker.verdict import Found
 
 _ORDER_MOVES = {
@@ -174,17 +174,30 @@ def requests_whole(evidence: Evidence) -> Found:
 
 
 def leases_kept(evidence: Evidence) -> Found:
-    """No request is IN_PROGRESS past its lease: somebody should have taken it over."""
+    """No request is IN_PROGRESS past its lease: somebody should have taken it over.
+
+    Nobody should before its payment is to be asked about again. Of a stack that may go on it is not known whether an
+    instance could have taken it over; then it is undecided.
+    """
     if not evidence.now_ms:
         return Found(0, skipped="the time of reading was not given")
 
-    def violations() -> Violations:
+    def overdue() -> Violations:
         for key, row in evidence.requests.items():
-            over_ms = evidence.now_ms - int(row["lease_until_ms"])
+            over_ms = evidence.now_ms - _due_ms(evidence, key, row)
             if row["state"] == "IN_PROGRESS" and over_ms > _GRACE_MS:
                 yield f"{title(key)} is IN_PROGRESS, {over_ms / 1000:.1f} s past its lease"
 
-    return Found(len(evidence.requests), violations())
+    if evidence.ended:
+        return Found(len(evidence.requests), overdue())
+    return Found(len(evidence.requests), undecided=overdue())
+
+
+def _due_ms(evidence: Evidence, key: Key, request: Record) -> int:
+    """From when on somebody should take a request over: its lease has passed, and its payment waits no more."""
+    payments = evidence.payments_of_key.get(key, ())
+    waits = [int(row.get("ask_at_ms", 0)) for row in payments if row["state"] in UNFINISHED]
+    return max(int(request["lease_until_ms"]), *waits, 0)
 
 
 def outbox_delivered_once(evidence: Evidence) -> Found:
@@ -229,12 +242,41 @@ def nothing_left_over(evidence: Evidence) -> Found:
 
     A parked payment about which the acquirer has kept silent is open and listed (ListPayments), and no violation: its
     order is free, and the reversal of its key is tried until the acquirer is back.
+
+    Of a stack that may go on, only what nobody will finish is a violation. What recovery will finish is open, and
+    undecided until then.
     """
     books = evidence.books
-    looked_at = (books.payments, books.orders, books.requests, books.outbox)
-    open_at_acquirer = {described(row) for row in books.payments if row["state"] == "PARKED" and row.get("asks")}
-    left = [what for what in books.unfinished() if what not in open_at_acquirer]
-    return Found(sum(map(len, looked_at)), left)
+    examined = sum(map(len, (books.payments, books.orders, books.requests, books.outbox)))
+    left = books.unfinished()
+    if evidence.ended:
+        open_at_acquirer = {described(row) for row in books.payments if row["state"] == "PARKED" and row.get("asks")}
+        return Found(examined, [what for what in left if what not in open_at_acquirer])
+    abandoned = _abandoned(evidence)
+    silent = {described(row): row["asks"] for row in books.payments if row.get("asks")}
+    return Found(
+        examined,
+        [f"{what}, and nobody will finish it" for what in left if what in abandoned],
+        [_still_open(what, silent.get(what, 0)) for what in left if what not in abandoned],
+    )
+
+
+def _abandoned(evidence: Evidence) -> set[str]:
+    """What is under way, and no execution or word in the outbox will bring it to its end; each in a few words.
+
+    A request IN_PROGRESS, a word that is undelivered and a payment that is PARKED are found by the recovery.
+    """
+    books = evidence.books
+    running = [key for key, row in evidence.requests.items() if row["state"] == "IN_PROGRESS"]
+    carried = {row["payment_id"] for key in running for row in evidence.payments_of_key.get(key, ())}
+    owed = {row["payment_id"] for row in books.outbox if row["delivered_at_ms"] is None}
+    payments = [row for row in books.payments if row["state"] in UNFINISHED and row["payment_id"] not in carried]
+    orders = [row for row in books.orders if row["payment_id"] not in carried | owed]
+    return {*map(described, payments), *map(held, orders)}
+
+
+def _still_open(what: str, asks: int) -> str:
+    return f"{what}: still open" + (f"; the acquirer was asked {asks} times and has not answered" if asks else "")
 
 
 def _fence(row: Record) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="See what the outside bank has done, and let it fail.")
 
+_LOG_PAGE = 500
 _KINDS = ("drop-reply", "delay-before", "delay-after", "down", "notice-twice", "notice-lost")
 #: `kind[:method][,times=N][,delay=MS][,subject=S]`
 _FAULT = re.compile(
@@ -31,13 +34,21 @@ async def log(
     key: Annotated[str, typer.Option("--key", help="Only entries of this key.", show_default=False)] = "",
     limit: Limit = 50,
     page: Page = "",
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print all pages as JSON lines, as `check --acquirer-log` reads them.")
+    ] = False,
 ) -> None:
-    """Prints the bank's own log, oldest first: every request as it was received, and every decision.
+    """Prints the acquirer's own log, oldest first: every request as it was received, and every decision.
 
     Example: countinghouse acquirer log --key pay_7d0q:1
     """
     from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
 
+    if jsonl:
+        if key or page:
+            raise typer.BadParameter("--jsonl prints the whole log: --key and --page exclude it")
+        await _print_lines(client)
+        return
     request = pb.ListLogRequest(page_size=limit, page_token=page, key=key)
     response = output.as_dict(await client.read_list("acquirer", "ListLog", request, "entries"))
     if client.as_json:
@@ -62,6 +73,22 @@ async def log(
     )
     if response["next_page_token"]:
         output.print_line(f"more: --page {response['next_page_token']}")
+
+
+async def _print_lines(client: Client) -> None:
+    """Prints the whole log, an entry a line."""
+    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
+    from services.chaos.bank import record_of  # noqa: PLC0415
+
+    page = ""
+    while True:
+        request = pb.ListLogRequest(page_size=_LOG_PAGE, page_token=page)
+        response = await client.read("acquirer", "ListLog", request)
+        for entry in response.entries:
+            print(json.dumps(asdict(record_of(entry))))
+        page = response.next_page_token
+        if not page:
+            return
 
 
 @app.command("faults")

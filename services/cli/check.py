@@ -48,11 +48,21 @@ def check(
     ] = None,
     history: Annotated[
         Path | None,
-        typer.Option("--history", metavar="FILE", help="What callers recorded, as JSON lines.", show_default=False),
+        typer.Option(
+            "--history",
+            metavar="FILE",
+            help="What callers recorded, as JSON lines, in a run that is over: then nothing may be left open.",
+            show_default=False,
+        ),
     ] = None,
     acquirer_log: Annotated[
         Path | None,
-        typer.Option("--acquirer-log", metavar="FILE", help="The acquirer's log, as JSON lines.", show_default=False),
+        typer.Option(
+            "--acquirer-log",
+            metavar="FILE",
+            help="Read this instead of the log in the acquirer's database; `acquirer log --jsonl` prints one.",
+            show_default=False,
+        ),
     ] = None,
     settle_s: Annotated[
         float,
@@ -66,6 +76,8 @@ def check(
 ) -> None:
     """Proves that every bill was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
 
+    A payment that is not finished yet is open: unknown. A check whose witness is absent is named as not examined.
+
     Example: countinghouse check --data .countinghouse --history history.jsonl
     """
     from services.checker.checks import Options, run_checks  # noqa: PLC0415  `--help` does without
@@ -77,11 +89,13 @@ def check(
     readings: list[Reading] = []
     told.step("reading the books", 0, 0)
     run(_read(_urls(data, [*_lines(databases), *(database or [])]), settle_s, readings))
+    entries = entries if acquirer_log else _log_in(readings[0])
     checks = run_checks(
         readings[0].books,
         history=calls,
         acquirer=entries,
         now_ms=readings[0].at_ms,
+        ended=calls is not None,
         options=Options(SystemClock(), order_limit_s, told.step),
     )
     told.end()
@@ -90,6 +104,8 @@ def check(
         output.print_json({"verdict": verdict, "checks": _document(checks)})
     else:
         print_checks(checks)
+        if entries is None:
+            output.print_line(f"  there is no acquirer's database in {data}; its log may be given by --acquirer-log")
         print(f"\nverdict: {verdict}")
     raise typer.Exit(exit_codes.of_verdict(verdict))
 
@@ -160,6 +176,18 @@ def _files(history: Path | None, acquirer_log: Path | None) -> tuple[History | N
     except ValueError as error:
         raise StackRefused("FILE_MALFORMED", f"{error}; record it anew, or give the file that was meant") from error
     return calls, entries
+
+
+def _log_in(reading: Reading) -> AcquirerLog | None:
+    """The log that was read from the acquirer's database; None: there is none to be read."""
+    from services.checker.acquirer_log import MalformedLog, log_of_rows  # noqa: PLC0415
+    from services.devstack.state import StackRefused  # noqa: PLC0415
+
+    rows = reading.books.acquirer_log
+    try:
+        return None if rows is None else log_of_rows(rows)
+    except MalformedLog as error:
+        raise StackRefused("ACQUIRER_LOG_MALFORMED", f"{error}; give its log by --acquirer-log instead") from error
 
 
 def _lines(file: Path | None) -> list[str]:

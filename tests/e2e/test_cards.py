@@ -9,6 +9,7 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -186,6 +187,37 @@ async def test_command_tells_by_its_exit_code_whether_a_card_paid(teller: Teller
     declined = await command_line("settle", other, *settle[2:5], "tok-declined", *settle[6:])
     assert declined.returncode == 4, declined.stderr
     assert "declined" in (declined.stdout + declined.stderr).lower()
+
+
+async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payment(
+    teller: Teller, tmp_path: Path
+) -> None:
+    """Charged, and no answer: nothing is wrong, and it is ok once the acquirer answers again.
+
+    The log is read from the acquirer's database, or as JSON lines that the acquirer tells.
+    """
+    order_id, data = await teller.bill(), ("--data", str(teller.stack.data))
+    await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY))
+    payment = payment_in(await press(teller, order_id, new_id("settle")))
+    assert payment.state == pb.PAYMENT_STATE_UNKNOWN
+    checked = await command_line("check", "--settle-s", "0", *data)
+    assert checked.returncode == 2, checked.stdout
+    assert f"unknown: nothing left over: payment {payment.payment_id} is UNKNOWN: still open" in checked.stdout
+    assert "VIOLATED" not in checked.stdout
+    await set_faults(teller)
+    await until(lambda: is_settled(teller, order_id))
+    checked = await command_line("check", *data)
+    assert checked.returncode == 0, checked.stdout
+    assert re.search(r"^acquirer agrees with ledger +[1-9]\d* +ok$", checked.stdout, re.MULTILINE)
+    told = await command_line("acquirer", "log", "--jsonl", *data)
+    assert told.returncode == 0, told.stderr
+    (tmp_path / "log.jsonl").write_text(told.stdout)
+    named = await command_line("check", "--acquirer-log", str(tmp_path / "log.jsonl"), *data)
+    assert named.returncode == 0, named.stdout
+    (tmp_path / "log.jsonl").write_text("".join(told.stdout.splitlines(keepends=True)[1:]))
+    cut = await command_line("check", "--acquirer-log", str(tmp_path / "log.jsonl"), *data)
+    assert cut.returncode == 1
+    assert "broken: acquirer log whole: " in cut.stdout
 
 
 async def is_settled(teller: Teller, order_id: str) -> bool:

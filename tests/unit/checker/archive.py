@@ -12,8 +12,8 @@ from sqlalchemy import column, delete, insert, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
-from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import SERVICES
+from services.checker.acquirer_log import KINDS, AcquirerLog
+from services.checker.books import ACQUIRER, SERVICES
 from services.checker.history import HistoryWriter, Invoked, Operation
 from services.devstack.files import database_url
 from services.kernel.clock import ManualClock
@@ -52,6 +52,36 @@ async def archive(data: Path, scribe: Scribe) -> dict[str, str]:
         await make(url, service)
     await write(urls, scribe)
     return urls
+
+
+async def archive_acquirer(data: Path, scribe: Scribe) -> str:
+    """The acquirer's database in a stack's data directory, with its log and no keys; its URL."""
+    url = database_url(data, ACQUIRER)
+    await make(url, ACQUIRER)
+    await write_log(url, scribe.acquirer_log())
+    return url
+
+
+async def write_log(url: str, records: AcquirerLog) -> None:
+    """Fills the log in the acquirer's database."""
+    methods = {kind: method for method, kind in KINDS.items()}
+    rows: list[Row] = [
+        {
+            "number": entry.sequence,
+            "at_ms": 1,
+            "method": methods[entry.kind],
+            "caller": "payment",
+            "key": entry.key,
+            "word": entry.decision,
+            "card": "tok-mei",
+            "amount_minor": entry.amount_minor,
+            "currency": entry.currency,
+            "reference": entry.payment_id,
+        }
+        for entry in records
+    ]
+    async with Database(url) as database:
+        await database.run(_filling({"log": rows}))
 
 
 def record(path: Path, operations: Iterable[Operation]) -> None:

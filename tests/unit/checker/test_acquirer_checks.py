@@ -106,6 +106,19 @@ def a_difference_that_is_listed(scribe: Scribe) -> None:
     scribe.at_acquirer(payment(scribe, "too-late"), "CHARGED", amount=1250)
 
 
+@pytest.mark.parametrize("state", ["SUBMITTED", "UNKNOWN", "REVERSING"])
+def test_charge_of_a_payment_that_has_not_ended_is_open(state: str) -> None:
+    """The acquirer took the money, and its answer was lost; `nothing left over` lists the payment."""
+    scribe = with_cards()
+    made = scribe.accept("", "Pay", "ticket-2", "li")
+    made.update(amount_minor=70, currency="CNY", payer_account_id="acquirer:CNY")
+    scribe.move_payment(made, state, 0)
+    scribe.at_acquirer(made, "CHARGED", amount=70)
+    checks = run_checks(scribe.books(), acquirer=scribe.acquirer_log(), now_ms=scribe.now_ms())
+    (agreement,) = [check for check in checks if check.name == "acquirer agrees with ledger"]
+    assert (agreement.violations, agreement.undecided) == ((), ())
+
+
 @CASES.illegal("key pay_06:2 was DECLINED, and then CHARGED", "charged once per key", "acquirer agrees with ledger")
 def a_declined_key_that_is_charged(scribe: Scribe) -> None:
     for decision in ("DECLINED", "CHARGED"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.checker.acquirer_log import AcquirerRecord, MalformedLog, read_acquirer_log
+from services.checker.acquirer_log import AcquirerRecord, MalformedLog, log_of_rows, read_acquirer_log
 
 _CHARGED = {
     "sequence": 1,
@@ -75,3 +75,34 @@ def test_what_is_no_entry_is_named(tmp_path: Path, line: Any, words: str) -> Non
     with pytest.raises(MalformedLog) as refused:
         read_acquirer_log(path)
     assert str(refused.value).startswith(f"{path}, {words}")
+
+
+def _row(**changed: Any) -> dict[str, Any]:
+    """A row of the acquirer's own table, with columns that the checker does not read."""
+    row = {"number": 1, "key": "pay_1:2", "method": "Charge", "amount_minor": 1250, "currency": "CNY"}
+    return {**row, "word": "CHARGED", "card": "tok-mei", "at_ms": 1, **changed}
+
+
+@pytest.mark.parametrize(
+    ("method", "word", "kind"),
+    [("Charge", "CHARGED", "charge"), ("ReverseByKey", "REFUNDED", "reverse"), ("GetCharge", "RECEIVED", "query")],
+)
+def test_rows_of_the_acquirers_database_are_entries(method: str, word: str, kind: str) -> None:
+    assert log_of_rows([_row(), _row(number=2, method=method, word=word)]) == (
+        AcquirerRecord(1, "pay_1:2", "charge", 1250, "CNY", "CHARGED"),
+        AcquirerRecord(2, "pay_1:2", kind, 1250, "CNY", word),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"method": "Transfer"}, "there is no Transfer that was CHARGED"),
+        ({"word": "LOST"}, "there is no charge that was LOST"),
+        ({"amount_minor": "1250"}, "amount_minor is no int: '1250'"),
+    ],
+)
+def test_row_that_is_no_entry_is_named(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(MalformedLog) as refused:
+        log_of_rows([_row(), _row(number=7, **changed)])
+    assert str(refused.value) == f"the acquirer's database, entry 7 of its log: {said}"

@@ -14,11 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.checker import books as module
+from services.checker.acquirer_log import log_of_rows
 from services.checker.books import ACQUIRER, SERVICES, Books, caller_of, read_books, settled_books
 from services.kernel.clock import ManualClock, SystemClock
 from services.runtime.database import Database, DatabaseRefused
 from services.runtime.migrations import bring_up_to_date
 from tests.unit.checker import archive
+from tests.unit.checker.cases import payment
 from tests.unit.checker.scribe import Scribe, legal, with_cards
 
 Urls = Mapping[str, str]
@@ -37,8 +39,9 @@ async def urls(tmp_path: Path) -> Urls:
 async def test_the_tables_are_those_that_the_services_make(urls: Urls) -> None:
     """The checker knows them by name only; here the names are held against the migrations."""
     books = await read_books(urls)
-    assert books.payments == books.orders == books.journals == books.charges == ()
-    assert (await read_books({service: urls[service] for service in SERVICES})).charges is None
+    assert books.payments == books.orders == books.journals == books.charges == books.acquirer_log == ()
+    without = await read_books({service: urls[service] for service in SERVICES})
+    assert (without.charges, without.acquirer_log) == (None, None)
 
 
 async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
@@ -94,11 +97,35 @@ async def test_every_row_of_every_table_is_read(urls: Urls) -> None:
     )
     await archive.write(urls, scribe)
     books, written = await read_books(urls), scribe.books()
-    for name in {part.name for part in fields(Books)} - {"charges"}:  # the acquirer's; see test_cards.py
+    for name in {part.name for part in fields(Books)} - {"charges", "acquirer_log"}:  # the acquirer's
         rows = getattr(written, name)
         read = [{column: row[column] for column in rows[0]} for row in getattr(books, name)]
         assert sorted(read, key=repr) == sorted(rows, key=repr), name
     assert [row["sequence"] for row in books.journals] == list(range(1, len(scribe.journals) + 1))
+
+
+async def test_log_in_the_acquirers_database_is_the_log_that_it_tells(urls: Urls) -> None:
+    """Every entry, in the order in which it was written."""
+    scribe = with_cards()
+    await archive.write_log(urls[ACQUIRER], scribe.acquirer_log()[::-1])
+    rows = (await read_books(urls)).acquirer_log
+    assert rows is not None
+    assert log_of_rows(rows) == scribe.acquirer_log()
+
+
+def test_books_move_by_a_decision_of_the_acquirer_and_not_by_a_question() -> None:
+    """A silent acquirer is asked again and again, and nothing changes by that."""
+    scribe = with_cards()
+    asked = replace(scribe.books(), acquirer_log=({"word": "RECEIVED"}, {"word": "CHARGED"}))
+    again = replace(asked, acquirer_log=(*(asked.acquirer_log or ()), {"word": "RECEIVED"}, {"word": "REPEATED"}))
+    decided = replace(asked, acquirer_log=(*(asked.acquirer_log or ()), {"word": "REFUNDED"}))
+    assert asked.as_moved() == again.as_moved() != decided.as_moved()
+    assert scribe.books().as_moved().acquirer_log is None
+    before = scribe.books().as_moved()
+    payment(scribe, "settle-plain-1").update(asks=3, ask_at_ms=9, attention="ACQUIRER_SILENT")
+    assert scribe.books().as_moved() == before
+    payment(scribe, "settle-plain-1").update(state="UNKNOWN")
+    assert scribe.books().as_moved() != before
 
 
 @pytest.mark.parametrize("service", SERVICES)

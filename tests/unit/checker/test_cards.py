@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import Books
 from services.checker.checks import run_checks
+from services.checker.verdict import Check, Verdict
 from tests.unit.checker.scribe import Row, Scribe
 
 AMOUNT = 1250
@@ -41,6 +43,12 @@ def found(books: Books) -> tuple[str, ...]:
     (check,) = [check for check in run_checks(books) if check.name == "cards agree"]
     assert check.examined == 1
     return check.violations
+
+
+def agreement(books: Books, acquirer: AcquirerLog | None = None) -> Check:
+    """The check itself."""
+    (check,) = [check for check in run_checks(books, acquirer=acquirer) if check.name == "cards agree"]
+    return check
 
 
 def test_one_charge_under_the_payments_key() -> None:
@@ -111,10 +119,26 @@ def test_what_has_not_ended_is_open() -> None:
     assert found(replace(scribe.books(), charges=(charge(payment),))) == ()
 
 
-def test_card_payments_need_the_acquirer() -> None:
-    """Without its database nothing is proved."""
+def test_card_payments_without_the_acquirer_are_undecided() -> None:
+    """Without its database nothing is proved, and nothing is wrong either."""
     scribe, _ = by_card()
-    assert found(scribe.books()) == ("there are card payments, and the acquirer was not read",)
+    check = agreement(scribe.books())
+    said = ("there are card payments, and the acquirer was not read",)
+    assert (check.examined, check.violations, check.undecided, check.skipped) == (0, (), said, "")
+    assert check.verdict is Verdict.UNKNOWN
+
+
+def test_card_payments_with_the_acquirers_log_alone_are_left_to_the_checks_of_the_log() -> None:
+    scribe, _ = by_card()
+    check = agreement(scribe.books(), acquirer=())
+    assert (check.examined, check.violations, check.undecided) == (0, (), ())
+    assert check.skipped == "the acquirer's database was not read; its log was"
+
+
+def test_books_without_card_payments_need_no_acquirer() -> None:
+    scribe = Scribe()
+    check = agreement(scribe.books())
+    assert (check.examined, check.verdict, check.skipped) == (0, Verdict.OK, "")
 
 
 class TestUndoneUnseen:

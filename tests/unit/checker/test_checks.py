@@ -30,9 +30,9 @@ _ALL_CASES = [
     )
 ]
 _ASKED_FOR = {
-    "acquirer log whole": "no acquirer's log was given",
-    "charged once per key": "no acquirer's log was given",
-    "acquirer agrees with ledger": "no acquirer's log was given",
+    "acquirer log whole": "the acquirer's log was not read",
+    "charged once per key": "the acquirer's log was not read",
+    "acquirer agrees with ledger": "the acquirer's log was not read",
     "acknowledged is kept": "no history was given",
     "refused without effect": "no history was given",
     "mismatches refused": "no history was given",

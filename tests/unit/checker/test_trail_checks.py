@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.checker.checks import run_checks
-from tests.unit.checker.cases import Cases, Illegal, Lawful, by_books, payment
-from tests.unit.checker.scribe import Scribe, legal
+from services.checker.verdict import Verdict
+from tests.unit.checker.cases import Cases, Change, Illegal, Lawful, by_books, payment
+from tests.unit.checker.scribe import Row, Scribe, legal
 
 CASES = Cases(by_books)
 
@@ -347,6 +348,16 @@ def a_parked_payment_while_the_acquirer_is_away(scribe: Scribe) -> None:
     scribe.settle("open", key="cash")
 
 
+@CASES.lawful("moves are legal", "nothing left over")
+def a_payment_parked_while_its_first_question_was_on_its_way(scribe: Scribe) -> None:
+    """It was SUBMITTED, and nobody had noted yet that the acquirer was silent."""
+    parked = scribe.park("open", 70)
+    parked.update(asks=1)
+    *_, unknown, last = scribe.of(scribe.payment_events, parked)
+    scribe.payment_events.remove(unknown)
+    last["version"] = parked["version"] = 3
+
+
 @CASES.lawful("moves are legal", "payments match journals", "answers are true")
 def a_parked_payment_reversed_beside_another_that_pays(scribe: Scribe) -> None:
     parked = scribe.park("open", 70)
@@ -444,6 +455,150 @@ def test_a_worker_has_two_seconds_to_take_over(over_ms: int, said: tuple[str, ..
     scribe.request_of("li", "Pay", "ticket-unused").update(state="IN_PROGRESS", lease_until_ms=now_ms - over_ms)
     (check,) = [check for check in run_checks(scribe.books(), now_ms=now_ms) if check.name == "leases are kept"]
     assert check.violations == said
+
+
+@pytest.mark.parametrize(
+    ("state", "ask_in_ms", "said"),
+    [
+        ("UNKNOWN", -2_000, ()),
+        ("UNKNOWN", -2_001, ("Settle settle-open-1 of li (cashier) is IN_PROGRESS, 2.0 s past its lease",)),
+        ("CREATED", 9_000, ("Settle settle-open-1 of li (cashier) is IN_PROGRESS, 60.0 s past its lease",)),
+    ],
+)
+def test_lease_of_a_payment_that_waits_for_the_acquirer_may_pass(
+    state: str, ask_in_ms: int, said: tuple[str, ...]
+) -> None:
+    """Nobody takes it over before the acquirer is to be asked again."""
+    scribe = legal()
+    left, now_ms = unanswered(scribe, state), scribe.now_ms()
+    left["ask_at_ms"] = now_ms + ask_in_ms
+    scribe.request_of("li", "Settle", "settle-open-1")["lease_until_ms"] = now_ms - 60_000
+    (check,) = [check for check in run_checks(scribe.books(), now_ms=now_ms) if check.name == "leases are kept"]
+    assert check.violations == said
+
+
+# A stack that may go on
+
+
+def unanswered(scribe: Scribe, state: str = "UNKNOWN") -> Row:
+    """A payment of the bill `open` that somebody works on; the acquirer is silent."""
+    left = scribe.accept("open", "Settle", "settle-open-1", "li")
+    fence = scribe.fence()
+    scribe.move_order("open", "PAYING", fence, left["payment_id"])
+    if state != "CREATED":
+        scribe.submit(left, fence, "acquirer", 70)
+    if state not in ("CREATED", "SUBMITTED"):
+        scribe.move_payment(left, state, fence)
+    return left
+
+
+def going_on(scribe: Scribe, name: str = "nothing left over") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a check finds wrong, and what it finds undecided, while the stack may go on; the others find nothing."""
+    checks = run_checks(scribe.books(), scribe.answers, now_ms=scribe.now_ms(), ended=False)
+    assert [check for check in checks if check.name != name and check.verdict is not Verdict.OK] == []
+    (found,) = [check for check in checks if check.name == name]
+    return found.violations, found.undecided
+
+
+def test_payment_that_waits_for_the_acquirer_is_undecided_while_the_stack_may_go_on() -> None:
+    """The payment, its order and its request are named; after a run they would be violations."""
+    scribe = legal()
+    unanswered(scribe).update(asks=7)
+    assert going_on(scribe) == (
+        (),
+        (
+            "payment pay_06 is UNKNOWN: still open; the acquirer was asked 7 times and has not answered",
+            "order open is PAYING: still open",
+            "Settle settle-open-1 of li (cashier) is IN_PROGRESS: still open",
+        ),
+    )
+    (check,) = [check for check in run_checks(scribe.books()) if check.name == "nothing left over"]
+    assert (len(check.violations), check.undecided) == (3, ())
+
+
+def test_examined_rows_are_the_same_while_the_stack_may_go_on() -> None:
+    scribe = legal()
+    counts = [
+        [check.examined for check in run_checks(scribe.books(), now_ms=scribe.now_ms(), ended=ended)]
+        for ended in (True, False)
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("state", ["CREATED", "SUBMITTED", "UNKNOWN"])
+def test_payment_of_a_running_request_is_open(state: str) -> None:
+    scribe = legal()
+    unanswered(scribe, state)
+    violations, undecided = going_on(scribe)
+    assert (violations, len(undecided)) == ((), 2 if state == "CREATED" else 3)
+
+
+def test_payment_that_is_being_reversed_by_a_running_request_is_open() -> None:
+    scribe = legal()
+    made = payment(scribe, "ticket-1")
+    scribe.request("wu", "Reverse", "undo")
+    made.update(reversal_caller="wu", reversal_role="accountant", reversal_key="undo")
+    scribe.move_payment(made, "REVERSING", 0)
+    assert going_on(scribe) == (
+        (),
+        ("payment pay_05 is REVERSING: still open", "Reverse undo of wu (accountant) is IN_PROGRESS: still open"),
+    )
+
+
+@pytest.mark.parametrize("asks", [0, 2])
+def test_parked_payment_is_open(asks: int) -> None:
+    """The worker reverses its key, whether or not it has asked so far."""
+    scribe = legal()
+    scribe.park("open", 70).update(asks=asks)
+    more = "; the acquirer was asked 2 times and has not answered" if asks else ""
+    assert going_on(scribe) == ((), (f"payment pay_06 is PARKED: still open{more}",))
+
+
+def test_order_of_an_undelivered_word_is_open() -> None:
+    scribe = legal()
+    a_bill_that_was_charged_and_not_told_yet(scribe)
+    assert going_on(scribe) == (
+        (),
+        (
+            "order open is PAYING: still open",
+            "the order service has not been told to COMPLETE open: still open",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (a_payment_left_submitted, "payment pay_06 is SUBMITTED"),
+        (a_payment_left_unknown, "payment pay_06 is UNKNOWN"),
+        (a_payment_left_reversing, "payment pay_05 is REVERSING"),
+        (a_bill_left_half_settled, "order open is PAYING"),
+    ],
+)
+def test_what_nobody_will_finish_is_a_violation_while_the_stack_may_go_on(spoil: Change, said: str) -> None:
+    """No request is running for it, and no word about it is undelivered."""
+    scribe = legal()
+    spoil(scribe)
+    assert going_on(scribe) == ((f"{said}, and nobody will finish it",), ())
+
+
+def test_order_of_a_delivered_word_that_is_still_paying_is_a_violation_while_the_stack_may_go_on() -> None:
+    scribe = legal()
+    a_bill_that_was_charged_and_not_told_yet(scribe)
+    scribe.outbox[-1]["delivered_at_ms"] = scribe.now_ms()
+    checks = run_checks(scribe.books(), now_ms=scribe.now_ms(), ended=False)
+    (found,) = [check for check in checks if check.name == "nothing left over"]
+    assert found.violations == ("order open is PAYING, and nobody will finish it",)
+
+
+def test_lease_that_passed_is_undecided_while_the_stack_may_go_on() -> None:
+    """Perhaps no instance could take it over."""
+    scribe = legal()
+    a_lease_that_passed_long_ago(scribe)
+    checks = run_checks(scribe.books(), now_ms=scribe.now_ms(), ended=False)
+    (found,) = [check for check in checks if check.name == "leases are kept"]
+    assert (found.violations, len(found.undecided)) == ((), 1)
+    assert found.undecided[0].startswith("Pay ticket-unused of li (cashier) is IN_PROGRESS, ")
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)

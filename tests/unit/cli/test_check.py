@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from services.cli import check as module
 from services.cli.commands import app
-from tests.unit.checker.archive import archive, log, record
+from tests.unit.checker.archive import archive, archive_acquirer, log, record
 from tests.unit.checker.scribe import Scribe, with_cards
 
 Run = Callable[..., Result]
@@ -87,8 +88,73 @@ def test_what_nobody_gave_is_named(tmp_path: Path, scribe: Scribe, run: Run) -> 
     assert lines[-1] == "verdict: ok"
     table = {line[:27].strip(): line[27:].split(maxsplit=1)[1] for line in lines if line and "verdict" not in line}
     assert table["orders linearizable"] == "not examined: no history was given"
-    assert table["charged once per key"] == "not examined: no acquirer's log was given"
+    assert table["charged once per key"] == "not examined: the acquirer's log was not read"
     assert table["balances true"] == "ok"
+
+
+def test_absent_acquirer_is_named_in_a_sentence(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    archived(tmp_path, scribe)
+    said = f"  there is no acquirer's database in {tmp_path}; its log may be given by --acquirer-log"
+    assert said in run().stdout.splitlines()
+    asyncio.run(archive_acquirer(tmp_path, scribe))
+    assert "--acquirer-log" not in run().stdout
+
+
+def test_log_in_the_acquirers_database_is_examined(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    """Nobody has to name it."""
+    archived(tmp_path, scribe)
+    asyncio.run(archive_acquirer(tmp_path, scribe))
+    result = run("--json")
+    found = checks_of(result)
+    assert result.exit_code == 0
+    for name in ("acquirer log whole", "charged once per key", "acquirer agrees with ledger"):
+        assert (found[name]["verdict"], found[name]["not_examined"]) == ("ok", ""), name
+        assert found[name]["examined"] > 0, name
+
+
+def test_double_charge_in_the_acquirers_database_is_a_violation(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    scribe.at_acquirer(next(row for row in scribe.payments if row["request_key"] == "settle-carded-1"), "CHARGED")
+    archived(tmp_path, scribe)
+    asyncio.run(archive_acquirer(tmp_path, scribe))
+    result = run()
+    assert result.exit_code == 1
+    assert "and then CHARGED" in result.stdout
+
+
+def test_named_log_is_examined_instead_of_the_acquirers_database(
+    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+) -> None:
+    archived(tmp_path, scribe)
+    asyncio.run(archive_acquirer(tmp_path, scribe))
+    scribe.at_acquirer(next(row for row in scribe.payments if row["request_key"] == "settle-carded-1"), "CHARGED")
+    assert run(*files(scribe)[2:]).exit_code == 1
+
+
+def test_entry_in_the_acquirers_database_that_is_none_is_refused(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+    """In one sentence; it is no verdict."""
+    scribe.charges[0] = replace(scribe.charges[0], decision="LOST")
+    archived(tmp_path, scribe)
+    asyncio.run(archive_acquirer(tmp_path, scribe))
+    result = run()
+    assert type(result.exception).__name__ == "StackRefused"
+    assert "entry 1 of its log: there is no charge that was LOST" in str(result.exception)
+
+
+def test_open_payment_is_unknown_without_a_history_and_a_violation_with_one(
+    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+) -> None:
+    """A history is of a run that is over; without one the stack may go on."""
+    scribe.accept("", "Pay", "ticket-unused", "li")
+    scribe.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
+    archived(tmp_path, scribe)
+    result = run()
+    assert result.exit_code == 2
+    said = "nothing left over: Pay ticket-unused of li (cashier) is IN_PROGRESS"
+    assert f"  unknown: {said}: still open" in result.stdout.splitlines()
+    assert "broken" not in result.stdout
+    over = run(*files(scribe))
+    assert over.exit_code == 1
+    assert f"  broken: {said}" in over.stdout.splitlines()
 
 
 def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, scribe: Scribe, run: Run) -> None:
