@@ -29,8 +29,9 @@ DEFAULT_ROWS, MAX_ROWS = 50, 1_000
 PAGE_BYTES = 1 << 19
 #: A default for lists that were once sent whole: a page of PAGE_BYTES, however many rows that are.
 AS_MANY_AS_FIT = PAGE_BYTES
-#: Rows read from the database at once, so that a page of large rows costs no more than it sends.
-_CHUNK_ROWS = 100
+#: Rows read from the database at first, and at most at once. After the first rows as many are read as the page has room
+#: for by their mean size, and at most _GROWTH times as many rows, for the next ones may be larger.
+_FIRST_ROWS, _CHUNK_ROWS, _GROWTH = 16, 100, 3
 #: Tag and length of a row in the answer.
 _ROW_OVERHEAD = 6
 _FINGERPRINT_LENGTH = 16
@@ -94,21 +95,23 @@ async def read_page(
     wanted = page_size(request.page_size, default_rows)
     after = key_in(request, key_types)
     rows: list[Out] = []
-    size = 0
+    size, chunk = 0, _FIRST_ROWS
     while True:
-        chunk = min(wanted - len(rows), _CHUNK_ROWS)
-        found = await fetch(after, chunk + 1)
-        for row in found[:chunk]:
+        limit = min(wanted + 1 - len(rows), chunk)  # the row behind a full page tells that the list goes on
+        found = await fetch(after, limit)
+        for row in found:
+            if len(rows) == wanted:
+                return Page(rows, token_of(request, after))
             message = out(row)
             size += message.ByteSize() + _ROW_OVERHEAD
             if rows and size > PAGE_BYTES:
                 return Page(rows, token_of(request, after))
             rows.append(message)
             after = key_of(row)
-        if len(found) <= chunk:
+        if len(found) < limit:
             return Page(rows, "")
-        if len(rows) == wanted:
-            return Page(rows, token_of(request, after))
+        room = (PAGE_BYTES - size) * len(rows) // size + 1  # one more than fits ends the page
+        chunk = max(1, min(room, _GROWTH * len(rows), _CHUNK_ROWS))
 
 
 def token_of(request: Any, key: Key | None) -> str:

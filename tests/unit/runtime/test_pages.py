@@ -42,16 +42,17 @@ def refused(request: Any, types: tuple[Any, ...]) -> None:
 
 
 class Numbers:
-    """A list of `count` accounts whose names have so many characters."""
+    """A list of `count` accounts whose names have so many characters, but for the first `small` ones."""
 
-    def __init__(self, count: int, length: int = 1) -> None:
-        self._count, self._length = count, length
-        self.read = 0
+    def __init__(self, count: int, length: int = 1, small: int = 0) -> None:
+        self._count, self._length, self._small = count, length, small
+        self.read = self.queries = 0
 
     async def fetch(self, key: Any, limit: int) -> Sequence[int]:
         first = key[0] + 1 if key else 0
         rows = range(first, min(first + limit, self._count))
         self.read += len(rows)
+        self.queries += 1
         return rows
 
     async def page(self, page_size: int = 0, token: str = "", prefix: str = "") -> pages.Page[Any]:
@@ -60,8 +61,11 @@ class Numbers:
             key_types=(int,),
             fetch=self.fetch,
             key_of=lambda row: (row,),
-            out=lambda row: ledger_pb2.Account(account_id=str(row).rjust(self._length, "x"), version=row),
+            out=lambda row: ledger_pb2.Account(account_id=self._name(row), version=row),
         )
+
+    def _name(self, row: int) -> str:
+        return str(row).rjust(self._length if row >= self._small else 1, "x")
 
     async def walk(self, page_size: int = 0) -> list[pages.Page[Any]]:
         """All pages, following the tokens."""
@@ -105,11 +109,29 @@ async def test_row_larger_than_a_page_is_a_page_of_its_own() -> None:
     assert [[row.version for row in page.rows] for page in found] == [[0], [1], [2]]
 
 
-async def test_page_of_large_rows_reads_few_rows_more_than_it_sends() -> None:
+@pytest.mark.parametrize("length", [30_000, 60_000, 100_000, pages.PAGE_BYTES])
+@pytest.mark.parametrize("size", [0, 8, 100, 1_000])
+async def test_page_of_large_rows_reads_few_rows_more_than_it_sends(length: int, size: int) -> None:
     """The largest page size of the largest rows is no way to make a server read a hundred megabytes."""
-    numbers = Numbers(100_000, length=100_000)
-    await numbers.page(1_000)
-    assert numbers.read <= 101
+    numbers = Numbers(100_000, length=length)
+    page = await numbers.page(size)
+    assert numbers.read <= max(16, len(page.rows) + 1)
+
+
+async def test_page_whose_later_rows_are_large_reads_at_most_as_many_again_as_it_has_grown_by() -> None:
+    """Small rows say nothing of those behind them."""
+    numbers = Numbers(100_000, length=100_000, small=20)
+    page = await numbers.page(1_000)
+    assert len(page.rows) == 25
+    assert numbers.read <= 16 + 3 * 16
+
+
+async def test_page_of_small_rows_is_read_in_few_queries() -> None:
+    """Two for a page of the default size; then the largest part of the rest each time."""
+    for size, queries in ((0, 2), (8, 1), (1_000, 12)):
+        numbers = Numbers(100_000)
+        assert len((await numbers.page(size)).rows) == (size or pages.DEFAULT_ROWS)
+        assert numbers.queries <= queries
 
 
 @pytest.mark.parametrize(("plain", "filtered", "key"), LISTS, ids=NAMES)
