@@ -210,9 +210,11 @@ def _log_unexpected(call: Call, task: asyncio.Task[Any]) -> None:
 
 
 def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization" and isinstance(value, str) and value.lower().startswith("bearer "):
-            return value[7:].strip()
+    sent = [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if len(sent) > 1:  # which of them counts would depend on whoever reads them, such as a proxy
+        raise Unauthenticated("TOKEN_AMBIGUOUS", f"send `authorization` once, not {len(sent)} times")
+    if sent and sent[0].lower().startswith("bearer "):
+        return sent[0][7:].strip()
     raise Unauthenticated(
         "TOKEN_REQUIRED",
         "send a token as metadata `authorization: Bearer …`; get one with `countinghouse token`",

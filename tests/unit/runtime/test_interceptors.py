@@ -258,6 +258,24 @@ async def test_a_typed_error_arrives_with_its_details(server: Server, client: Cl
         assert client.trailers["x-reason"] == error.reason, "Java Dubbo keeps no details"
 
 
+@pytest.mark.parametrize("other", ["theirs", "same", "Basic bGk6"])
+async def test_call_with_two_authorizations_is_refused_whatever_they_are(
+    server: Server, channel: aio.Channel, other: str
+) -> None:
+    """Neither counts, in whichever order: a proxy before us might have looked at the other one."""
+    token = f"Bearer {server.token()}"
+    wang = f"Bearer {server.token(Principal('wang', Role.ACCOUNTANT))}"
+    second = {"theirs": wang, "same": token}.get(other, other)
+    stub: Any = order_pb2_grpc.OrderServiceStub(channel)
+    for both in ((token, second), (second, token)):
+        metadata = tuple(("authorization", value) for value in both)
+        with pytest.raises(aio.AioRpcError) as refusal:
+            await stub.CreateOrder(pb.CreateOrderRequest(), timeout=5.0, metadata=metadata)
+        error = status.from_rpc_error(refusal.value)
+        assert (type(error), error.reason) == (Unauthenticated, "TOKEN_AMBIGUOUS")
+    assert not server.calls
+
+
 async def test_each_call_is_logged_once(server: Server, client: Client) -> None:
     """Method, caller, code, reason and duration; also of those who were not let in."""
     with capture_logs() as logs:
