@@ -1,17 +1,19 @@
 """Calls that need no token: health and reflection.
 
-They have small budgets of their own: a full server does not starve them, and strangers do not starve the server.
+They have small budgets of their own: a full server does not starve them, and strangers do not starve the server. A
+watch too many takes the place of the oldest of the host that has the most, so that no host keeps others out.
 
 | method | at once | ended when |
 |---|---|---|
 | Health.Check | any number: it waits for nothing but its request | the request does not come in time |
-| Health.Watch | `_WATCHES` | the request does not come in time, or a state is not read in time |
+| Health.Watch | `_WATCHES` | the request does not come in time, a state is not read in time, or it gives up its place |
 | ServerReflectionInfo | `_REFLECTIONS` | a question does not come in time, or an answer is not read in time |
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -42,7 +44,7 @@ class PublicCalls:
     def __init__(self, *, message_timeout_s: float) -> None:
         self._message_timeout_s = message_timeout_s
         self._receiver = Receiver(message_timeout_s)
-        self._watches = _Budget("watches of this server's health", _WATCHES)
+        self._watches = _Watches(_WATCHES)
         self._reflections = _Budget("reflections", _REFLECTIONS)
 
     def bounded(self, method: str, handler: Any) -> Any:
@@ -63,7 +65,7 @@ class PublicCalls:
         async def watch(_requests: object, context: _Context) -> None:
             async with _refusing(method, context):
                 request = await next_request(context)
-                with self._watches.taken():
+                async with self._watches.taken(_host_of(context)):
                     await handler.unary_stream(request, _InTime(context, self._message_timeout_s))
 
         async def talk(_requests: object, context: _Context) -> None:
@@ -77,6 +79,46 @@ class PublicCalls:
             return grpc.stream_unary_rpc_method_handler(one, response_serializer=serialize)
         behaviour = watch if handler.unary_stream is not None else talk
         return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=serialize)
+
+
+class _Watches:
+    """The watches that are open, by the hosts they come from."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[asyncio.Timeout, str] = {}  # the oldest first
+
+    @asynccontextmanager
+    async def taken(self, host: str) -> AsyncIterator[None]:
+        """Take a place while inside; the oldest watch of the host that has the most gives up its own if there is none.
+
+        Raises:
+            ResourceExhausted: SERVER_LIMIT: the place was given to another.
+        """
+        try:
+            async with asyncio.timeout(None) as place:
+                self._open[place] = host
+                if len(self._open) > self._most:
+                    self._end_one()
+                try:
+                    yield
+                finally:
+                    self._open.pop(place, None)
+        except TimeoutError:
+            raise ResourceExhausted(
+                "SERVER_LIMIT", "there are too many watches of this server's health", retry_after_ms=_RETRY_MS
+            ) from None
+
+    def _end_one(self) -> None:
+        largest, _ = Counter(self._open.values()).most_common(1)[0]
+        oldest = next(place for place, host in self._open.items() if host == largest)
+        del self._open[oldest]
+        oldest.reschedule(asyncio.get_running_loop().time())
+
+
+def _host_of(context: _Context) -> str:
+    """Return the address of a client without its port."""
+    return str(context.peer()).rpartition(":")[0]
 
 
 class _Budget:

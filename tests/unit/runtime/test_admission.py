@@ -259,29 +259,46 @@ class TestServerLimit:
 class TestPublicCalls:
     """Health and reflection, which need no token."""
 
-    async def test_watches_and_reflections_beyond_their_budget_are_refused_and_checks_are_not(
-        self, channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S) for _ in range(public._WATCHES)]
+    async def test_health_and_reflection_beyond_their_budgets_leave_checks_answered(self, channel: aio.Channel) -> None:
+        """Of too many watches the oldest is ended and the newest served."""
+        watches = [watched(channel) for _ in range(public._WATCHES)]
         for watch in watches:
             await watch.read()
         reflections = [talk(channel) for _ in range(public._REFLECTIONS)]
         for each in reflections:
             await each.write(reflection_pb2.ServerReflectionRequest(list_services=""))
             await each.read()
-        one_more: Any = stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
-        assert await one_more.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await talk(channel).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await health(channel) == health_pb2.HealthCheckResponse.SERVING
-        watches.pop().cancel()
+        watches.append(watched(channel))
+        assert (await watches[-1].read()).status == health_pb2.HealthCheckResponse.SERVING
         async with asyncio.timeout(PATIENCE_S):
-            while True:
-                again: Any = stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
-                if isinstance(await first_of(again), health_pb2.HealthCheckResponse):
-                    break
-        for call in (*watches, *reflections, again):
+            ended, _ = await asyncio.wait(
+                [asyncio.ensure_future(watch.code()) for watch in watches], return_when=asyncio.FIRST_COMPLETED
+            )
+        assert [each.result() for each in ended] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert await health(channel) == health_pb2.HealthCheckResponse.SERVING
+        for call in (*watches, *reflections):
             call.cancel()
+
+    async def test_watches_of_one_host_take_no_place_of_another_hosts(
+        self, address: str, channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each connection stands for a host here."""
+        monkeypatch.setattr(public, "_host_of", lambda context: context.peer())
+        watch = watched(channel)
+        await watch.read()
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        async with aio.insecure_channel(address, options=own) as stranger:
+            pending = {asyncio.create_task(read_to_end(watched(stranger))) for _ in range(3 * public._WATCHES)}
+            async with asyncio.timeout(PATIENCE_S):
+                while len(pending) >= public._WATCHES:
+                    _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            another = watched(channel)
+            await another.read()
+            assert not watch.done()
+            for call in (watch, another, *pending):
+                call.cancel()
 
     async def test_reflection_that_asks_nothing_is_ended(self, channel: aio.Channel) -> None:
         silent = talk(channel)
@@ -347,6 +364,19 @@ async def hung_up_on(server: Server, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
+def watched(channel: aio.Channel) -> Any:
+    """A watch of the server as a whole."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    return stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+
+
+async def read_to_end(call: Any) -> None:
+    """Reads a stream until it is refused."""
+    with pytest.raises(aio.AioRpcError):
+        async for _ in call:
+            pass
+
+
 def talk(channel: aio.Channel) -> Any:
     """A reflection without a question yet."""
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
@@ -364,11 +394,3 @@ async def health(channel: aio.Channel) -> Any:
     """What Check says of the server as a whole."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
     return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)).status
-
-
-async def first_of(call: Any) -> Any:
-    """The first answer of a stream; None: it was refused."""
-    try:
-        return await call.read()
-    except aio.AioRpcError:
-        return None
