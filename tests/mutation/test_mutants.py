@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.equivalent import read_equivalent
-from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.mutants import Mutant, mutants_of, names_of
 from tests.mutation.trial import ROOT, Fate, files_of_tests, sources, try_all
 
 
@@ -65,6 +65,7 @@ def test_a_change_is_known_by_where_it_is() -> None:
     """And by its number, if there are several that say the same; not by its line."""
     source = "class A:\n    def f(self):\n        yield a\n        yield a\n"
     assert changes(source) == ["A.f: yield a → left out", "A.f: yield a → left out (no. 2)"]
+    assert names_of("m.py", source) == {mutant.name for mutant in mutants_of("m.py", source)}
 
 
 def test_the_rest_of_the_module_stays_as_it_is() -> None:
@@ -140,7 +141,7 @@ class TestEquivalent:
 
     def test_each_is_a_change_that_can_be_made(self) -> None:
         """What is no longer there needs no excuse."""
-        names = {mutant.name for module, source in sources().items() for mutant in mutants_of(module, source)}
+        names = set().union(*(names_of(module, source) for module, source in sources().items()))
         assert read_equivalent().keys() - names == set()
 
 
