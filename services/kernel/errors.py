@@ -116,9 +116,10 @@ class RequestInProgress(Aborted):
 
 
 class StaleFence(Aborted):
-    """A write under a lock that has since been held by somebody else."""
+    """A write under an order's lock that has since been held by somebody else."""
 
-    def __init__(self, subject: str, carried: object, seen: object) -> None:
+    def __init__(self, order_id: str, carried: object, seen: object) -> None:
+        subject = f"order {order_id}"
         super().__init__(
             "STALE_FENCE",
             f"{subject} was locked by somebody else since: fence {carried} is behind {seen}; ask again, same id",

@@ -379,7 +379,7 @@ class SqlLedgerStore(LedgerStore):
             for row in await tx.execute(select(order_fences).where(order_fences.c.order_id.in_(behind))):
                 newest[row.order_id] = Fence(row.generation, row.token)
         return {
-            place: StaleFence(f"order {entry.draft.order_id}", entry.fence, newest[entry.draft.order_id])
+            place: StaleFence(entry.draft.order_id, entry.fence, newest[entry.draft.order_id])
             for place, entry in enumerate(entries)
             if entry.draft.order_id in newest and entry.fence < newest[entry.draft.order_id]
         }

@@ -328,7 +328,7 @@ async def _why_not_raised(tx: AsyncConnection, change: Change) -> CountinghouseE
     row = (await tx.execute(_one(), {"wanted": change.order_id})).one_or_none()
     if row is None:
         return not_found(change.order_id)
-    return StaleFence(f"order {change.order_id}", change.fence, Fence(row.fence_generation, row.fence_token))
+    return StaleFence(change.order_id, change.fence, Fence(row.fence_generation, row.fence_token))
 
 
 _WRITE = (

@@ -203,4 +203,4 @@ class FakeLedgerStore(LedgerStore):
         seen = self.fences.get(entry.draft.order_id)
         if seen is None or entry.fence >= seen:
             return None
-        return StaleFence(f"order {entry.draft.order_id}", entry.fence, seen)
+        return StaleFence(entry.draft.order_id, entry.fence, seen)

@@ -123,7 +123,7 @@ class FakeOrderStore(OrderStore):
             return not_found(change.order_id)
         seen = self.fences.get(change.order_id, NO_FENCE)
         if change.fence < seen and self._guards.fence:
-            return StaleFence(f"order {change.order_id}", change.fence, seen)
+            return StaleFence(change.order_id, change.fence, seen)
         self.fences[change.order_id] = max(seen, change.fence)
         try:
             after = decide_move(before, change)

@@ -142,7 +142,7 @@ async def test_a_payment_finished_by_another_is_still_its_clerks(bill: Bill) -> 
     """The frozen holder's own answer was a refusal; its payment succeeded, and that is what the lane says."""
     winner = bill.scribe.settle("o1")
     began_ms = winner["created_at_ms"]
-    stale = StaleFence("order o1", Fence(1, 1), Fence(1, 2))
+    stale = StaleFence("o1", Fence(1, 1), Fence(1, 2))
     lanes = await bill.lanes(seen(began_ms, began_ms + 900, stale), seen(began_ms + 50, began_ms + 90, stale))
     assert (lanes[0].label, lanes[0].mark, lanes[0].end) == ("cashier li", "✔", "settled in 40 ms")
 

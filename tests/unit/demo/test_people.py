@@ -25,7 +25,7 @@ from services.kernel.errors import (
 from services.kernel.fence import Fence
 from services.kernel.principal import Role
 
-_STALE = StaleFence("order o1", Fence(1, 1), Fence(1, 2))
+_STALE = StaleFence("o1", Fence(1, 1), Fence(1, 2))
 _PAID = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li")
 
 
@@ -86,7 +86,7 @@ async def test_an_answer_at_once_is_the_answer() -> None:
 
 async def test_the_same_request_is_sent_until_it_is_answered() -> None:
     """The answer tells how often, what was met first, and how long all of it took."""
-    stale = StaleFence("order o1", Fence(1, 1), Fence(1, 2))
+    stale = StaleFence("o1", Fence(1, 1), Fence(1, 2))
     stale.retry_after_ms = 1
     line = Line(stale, stale, None)
     answer = await insist(line)

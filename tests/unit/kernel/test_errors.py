@@ -33,7 +33,7 @@ def test_an_error_reads_as_its_message() -> None:
 
 def test_a_stale_fence_names_both_fences_and_its_guard() -> None:
     """So that the demo can say which guard caught a frozen holder."""
-    error = errors.StaleFence("order o1", Fence(1, 10), Fence(1, 11))
+    error = errors.StaleFence("o1", Fence(1, 10), Fence(1, 11))
     assert error.metadata == {"subject": "order o1", "carried": "1.a", "seen": "1.b", "guard": "fence"}
     assert error.retry_after_ms is not None
 

@@ -25,7 +25,7 @@ EVERY_ERROR: list[tuple[errors.CountinghouseError, grpc.StatusCode]] = [
     (errors.FailedPrecondition("ILLEGAL_STATE", "m"), grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Aborted("ORDER_LOCKED", "m", retry_after_ms=70), grpc.StatusCode.ABORTED),
     (errors.RequestInProgress("r1"), grpc.StatusCode.ABORTED),
-    (errors.StaleFence("order o1", Fence(1, 1), Fence(1, 2)), grpc.StatusCode.ABORTED),
+    (errors.StaleFence("o1", Fence(1, 1), Fence(1, 2)), grpc.StatusCode.ABORTED),
     (errors.StaleVersion("order o1", 1, 2), grpc.StatusCode.ABORTED),
     (errors.Unavailable("DATABASE_UNAVAILABLE", "m"), grpc.StatusCode.UNAVAILABLE),
     (
@@ -80,7 +80,7 @@ def test_another_domains_error_is_not_taken_for_ours() -> None:
 
 def test_a_rpc_error_with_our_details_is_our_error() -> None:
     """Read from the trailers."""
-    sent = status.to_status(errors.StaleFence("order o1", Fence(1, 1), Fence(1, 2)))
+    sent = status.to_status(errors.StaleFence("o1", Fence(1, 1), Fence(1, 2)))
     trailers = Metadata((status.DETAILS_KEY, sent.SerializeToString()))
     arrived = status.from_rpc_error(rpc_error(grpc.StatusCode.ABORTED, trailers))
     assert isinstance(arrived, errors.Aborted)
