@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from coordination.lock import Holder
+    from coordination.queue import Holder
 
 
 class CoordinationError(Exception):

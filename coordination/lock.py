@@ -24,7 +24,7 @@ Invariants
 
 Which function makes each move
     _join         nothing -> in the queues           _find        reply lost -> in the queues, or unknown
-    _wait_turn    in the queues -> first             Removal.delete  any -> deleting (background)
+    _wait_turns   in the queues -> first             Removal.delete  any -> deleting (background)
     Lease.release  held -> deleting                  Removal         deleting -> gone
 
 What it does not do: a holder whose process was replaced keeps the order until its session expires;

@@ -14,14 +14,14 @@ Invariants
    out: never saw it, or does not have the method. Never after DEADLINE_EXCEEDED. (Dubbo's default failover repeats
    timed-out calls, payments too.)
 2. A request that changes something is outstanding at one endpoint at a time, unless it is broadcast: a second one
-   would meet the first still in progress. An endpoint that falls silent is noticed by its pings (see `link`).
+   would meet the first still in progress. An endpoint that falls silent is noticed by its pings (see link.py).
 3. "Not now" in a server's own words is not given up for an attempt that has less time than this one took, and
    would likely end without any answer.
 4. Only a read is given up while it is outstanding: each attempt has a fair share of the deadline, and when it has
    passed and somebody else stands ready the attempt is cancelled.
 
 Which function makes each move
-    Failover.run  another try            Forking.run  another at the same time          Calling.send  gives up a read
+    Failover.run  another try            Forking.run  another at the same time         Execution.send  gives up a read
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Idempotency(enum.Enum):
 
 
 class Calling(Protocol):
-    """A call under way, as a policy sees it. Made and carried out by `coordination.calls`."""
+    """A call under way, as a policy sees it. Made by `coordination.calls`, carried out by `coordination.execution`."""
 
     @property
     def method(self) -> str:

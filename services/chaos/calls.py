@@ -78,7 +78,8 @@ class Caller:
 
     Args:
         zookeeper: Where to find them.
-        addresses: Instances to be called directly, by name; for faults that need one certain instance.
+        history: Where every call is written.
+        dice: Chooses among endpoints.
     """
 
     def __init__(self, zookeeper: str, history: HistoryWriter, dice: random.Random) -> None:

@@ -29,8 +29,8 @@ from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.cli.connection import Connection, user_name
 from services.cli.exit_codes import Interrupted
-from services.cli.tokens import mint
 from services.devstack import state
+from services.devstack.keys import mint
 from services.devstack.state import INTERFACES
 from services.kernel.clock import Clock, Deadline, SystemClock
 from services.kernel.errors import (

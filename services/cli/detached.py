@@ -8,37 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from services.devstack.supervisor import StackOptions
-
-
-def start(options: StackOptions, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the process.
-
-    Args:
-        log: Where its words for people go.
-
-    Returns:
-        The process; its standard output is one JSON document when the stack is ready, and ends there or with it.
-    """
-    supervisor = subprocess.Popen(  # noqa: S603  ourselves
-        [sys.executable, "-P", "-m", "services.cli.detached", str(options.data.absolute())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        start_new_session=True,
-    )
-    assert supervisor.stdin is not None  # noqa: S101  it is a pipe
-    with suppress(BrokenPipeError), supervisor.stdin:  # it ended: its words say why
-        supervisor.stdin.write(json.dumps(asdict(options), default=str).encode())
-    return supervisor
 
 
 def main() -> None:

@@ -7,16 +7,17 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, parse_pairs, run
-from services.cli.detached import start
 from services.cli.exit_codes import ExitCode
 from services.kernel.printable import escape
 
@@ -192,7 +193,7 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = options.data / "up.log"
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
-        supervisor = start(options, log)
+        supervisor = _start_supervisor(options, log)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # however one gives up waiting, it is the same
     try:
@@ -211,6 +212,28 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     else:
         _print_addresses(document)
         print(f"running on {options.data}; `countinghouse down` stops it")
+
+
+def _start_supervisor(options: StackOptions, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the process of services/cli/detached.py.
+
+    Args:
+        log: Where its words for people go.
+
+    Returns:
+        The process; its standard output is one JSON document when the stack is ready, and ends there or with it.
+    """
+    supervisor = subprocess.Popen(  # noqa: S603  ourselves
+        [sys.executable, "-P", "-m", "services.cli.detached", str(options.data.absolute())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+    )
+    assert supervisor.stdin is not None  # noqa: S101  it is a pipe
+    with suppress(BrokenPipeError), supervisor.stdin:  # it ended: its words say why
+        supervisor.stdin.write(json.dumps(asdict(options), default=str).encode())
+    return supervisor
 
 
 def _close_output() -> None:

@@ -17,6 +17,7 @@ from coordination.files import write_whole
 from services.devstack.files import signing_key
 from services.devstack.state import ACQUIRER
 from services.kernel.clock import Clock
+from services.kernel.errors import Unauthenticated
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.logins import passfile_line, passwords_in
@@ -26,6 +27,22 @@ from services.runtime.tokens import TokenSigner
 SERVICE_TOKEN_TTL_S = 12 * 3600
 #: By the wall clock, since a machine that slept has aged its tokens too.
 LOOK_S = 20.0
+
+
+def mint(data: Path, principal: Principal, ttl_s: int, clock: Clock) -> str:
+    """Sign a token for `principal` with the key of a data directory.
+
+    Raises:
+        Unauthenticated: SIGNING_KEY_MISSING: there is none here.
+        InvalidArgument: FIELD_MALFORMED: it is not a name.
+    """
+    key = signing_key(data)
+    if not key.exists():
+        raise Unauthenticated(
+            "SIGNING_KEY_MISSING",
+            f"there is no signing key in {data}; name the stack's --data, or send a --token made there",
+        )
+    return TokenSigner.from_file(key, clock).sign(principal, ttl_s)
 
 
 class Keys:

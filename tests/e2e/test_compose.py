@@ -25,9 +25,9 @@ import pytest_asyncio
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.chaos.compose import free_digits, named
-from services.cli.tokens import mint
 from services.devstack import state
 from services.devstack.deployment import open_deployment
+from services.devstack.keys import mint
 from services.devstack.state import Instance
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
