@@ -19,11 +19,18 @@ from __future__ import annotations
 
 import re
 
-from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
+from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNodeError
 
 from coordination import operations
 from coordination.deadline import Deadline
-from coordination.errors import CoordinationError, GenerationBehind, GenerationUnbelievable, ZxidBehind
+from coordination.errors import (
+    CoordinationError,
+    Forbidden,
+    GenerationBehind,
+    GenerationUnbelievable,
+    Refused,
+    ZxidBehind,
+)
 from coordination.session import DEFAULT_TIMEOUT_S, Session, Watch
 
 PATH = "/countinghouse/generation"
@@ -85,6 +92,7 @@ async def ensure(
 
     Raises:
         EnsembleUnfit: as `judge`.
+        Forbidden: there is none yet, and ZooKeeper does not let us create it.
         Unavailable: ZooKeeper is away.
     """
     deadline = Deadline.after(timeout_s)
@@ -135,6 +143,10 @@ async def _create(session: Session, path: str, value: int, deadline: Deadline) -
     try:
         _, stat = await session.create(path, str(value).encode(), timeout_s=deadline.remaining_s() or 0.0)
         return value, stat.version
+    except Refused as refusal:
+        if isinstance(refusal.__cause__, NoAuthError):
+            raise Forbidden(path) from refusal
+        raise
     except NodeExistsError:
         found = await _read(session, path, deadline)
         if found is None:

@@ -1,25 +1,32 @@
-"""ZooKeeper that lost its data, or is an older backup: refused in words, and used without a restart once mended."""
+"""ZooKeeper that lost its data, is an older backup or forbids writing: refused in words, and used once mended."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from kazoo.client import KazooClient
+from kazoo.security import make_acl
 
 import services.order
 from coordination import generation
 from coordination.errors import GenerationUnbelievable
+from coordination.lock import OrderLocks
 from coordination.session import Session
+from services.kernel.clock import SystemClock
 from services.kernel.errors import Unavailable
+from services.kernel.principal import Principal, Role
 from services.order.store import ensemble as table
 from services.order.store import orders
+from services.payment.locks import CoordinatedLocks
 from services.runtime.database import Database, read_generation
-from services.runtime.ensemble import Ensemble
+from services.runtime.ensemble import Ensemble, EnsembleRefused
 from services.runtime.migrations import bring_up_to_date
-from tests.integration.zookeeper import ZooKeeper, connected, until
+from tests.integration.zookeeper import ZooKeeper, connected, expire, until
 
 PACKAGE = Path(services.order.__file__).parent
 FENCES = (orders.c.fence_generation, orders.c.fence_token)
@@ -50,6 +57,9 @@ class Running:
     def __init__(self, session: Session, database: Database) -> None:
         self.session = session
         self.ensemble = Ensemble(session, database, table, FENCES)
+        self.start()
+
+    def start(self) -> None:
         self._keeping = asyncio.create_task(self.ensemble.keep())
 
     async def stop(self) -> None:
@@ -60,14 +70,14 @@ class Running:
         assert self.session.session_id is not None
         return await self.ensemble.generation_in(self.session.session_id, 10)
 
-    async def until_refused(self) -> Unavailable:
+    async def until_refused(self, reason: str = "ENSEMBLE_BEHIND") -> Unavailable:
         found: list[Unavailable] = []
 
         def refused() -> bool:
             try:
                 self.ensemble.check()
             except Unavailable as error:
-                if error.reason == "ENSEMBLE_BEHIND":
+                if error.reason == reason:
                     found.append(error)
             return bool(found)
 
@@ -177,6 +187,80 @@ async def test_generation_beyond_int64_is_never_written(server: ZooKeeper) -> No
         with pytest.raises(ValueError, match="a generation is a number"):
             await generation.advance(session, 2**63)
         assert await generation.read(session) is None
+
+
+@pytest.mark.parametrize("node", ["/", "/countinghouse"])
+async def test_ensemble_that_forbids_its_generation_is_refused_until_it_is_allowed(
+    server: ZooKeeper, database: Database, node: str
+) -> None:
+    """In words, to callers and to the start; then it is used without a restart."""
+    async with connected(server) as session, administrating(server) as zookeeper:
+        if node != "/":
+            await session.ensure_path(node)
+        await asyncio.to_thread(zookeeper.set_acls, node, [make_acl("world", "anyone", read=True, admin=True)])
+        running = Running(session, database)
+        try:
+            refusal = await running.until_refused("ENSEMBLE_FORBIDDEN")
+            assert "/countinghouse" in refusal.message
+            assert "nothing was done" in refusal.message
+            with pytest.raises(EnsembleRefused) as ended:
+                await running.ensemble.settle()
+            assert ended.value.reason == "ENSEMBLE_FORBIDDEN"
+            assert await read_generation(database, table) == 0
+            await asyncio.to_thread(zookeeper.set_acls, node, [make_acl("world", "anyone", all=True)])
+            await running.until_generation(1)
+            running.ensemble.check()
+        finally:
+            await running.stop()
+
+
+async def test_lock_of_a_new_session_waits_until_the_generation_is_settled_for_that_session(
+    server: ZooKeeper, running: Running
+) -> None:
+    """What was settled for the session before says nothing: the ensemble may have been made anew between them."""
+    locks = OrderLocks(running.session, root="/countinghouse/locks", shards=4)
+    await locks.prepare(10)
+    orders = CoordinatedLocks(locks, running.ensemble, SystemClock(), instance="payment-1", wait_turn=True)
+    li = Principal("li", Role.CASHIER)
+    async with orders.hold("o1", li, "p1", 10) as hold:
+        assert hold.fence.generation == 1
+    first = running.session.session_id
+    await running.stop()  # nobody looks at the new session
+    await expire(running.session)
+    await until(lambda: running.session.session_id not in (None, first), 30)
+    await running.session.wait_connected(10)
+    async with connected(server) as doctor:
+        await generation.advance(doctor, 2)
+
+    with pytest.raises(Unavailable) as refusal:
+        async with orders.hold("o1", li, "p2", 0.5):
+            raise AssertionError("held under a generation that is not known")
+    assert refusal.value.reason == "ZOOKEEPER_UNAVAILABLE"
+
+    async def held() -> int:
+        async with orders.hold("o1", li, "p3", 20) as hold:
+            return hold.fence.generation
+
+    holding = asyncio.create_task(held())
+    await until(lambda: has_queue(locks, "p3"), 10)
+    running.start()
+    assert await holding == 2
+
+
+async def has_queue(locks: OrderLocks, payment: str) -> bool:
+    """Whether a payment is first in line for the order."""
+    queue = await locks.queue("o1")
+    return bool(queue) and queue[0].holder is not None and queue[0].holder.payment == payment
+
+
+@asynccontextmanager
+async def administrating(server: ZooKeeper) -> AsyncIterator[KazooClient]:
+    """Somebody who may change access lists."""
+    client = KazooClient(hosts=server.hosts)
+    await asyncio.to_thread(client.start)
+    yield client
+    await asyncio.to_thread(client.stop)
+    client.close()
 
 
 async def note_fence(database: Database, of: int, token: int) -> None:
