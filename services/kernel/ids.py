@@ -15,10 +15,13 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _BUSINESS_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,160}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that is read as something else
-#: Letters and symbols by their category, and nothing is drawn: Hangul fillers, the Braille pattern without dots.
-_EMPTY_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-#: Those of them that have no width, and marks that are never drawn.
-_NEVER_DRAWN = _EMPTY_LETTERS - {"\u2800"} | frozenset("\u034f\u17b4\u17b5")
+#: Letters without a glyph that Unicode lets be ignored (Default_Ignorable_Code_Point): the Hangul fillers.
+_IGNORABLE_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")
+#: Letters and symbols whose glyph is blank: the Braille pattern without dots, the null notehead, the full and the half
+#: blank of hieroglyphs. Unicode has no property that tells.
+_BLANK_GLYPHS = frozenset("\u2800\U0001d159\U00013441\U00013442")
+#: Ignorable letters, and marks that are never drawn.
+_NEVER_DRAWN = _IGNORABLE_LETTERS | frozenset("\u034f\u17b4\u17b5")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 #: Format characters that are drawn: the signs before Arabic, Syriac and Kaithi numbers.
 _DRAWN_FORMAT = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
@@ -86,8 +89,15 @@ def check_business_key(value: str, field: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Return whether nothing can be seen of `text`: blanks, marks without a letter, letters that are drawn empty."""
-    return all(character in _EMPTY_LETTERS or unicodedata.category(character)[0] in "ZCM" for character in text)
+    """Return whether nothing can be seen of `text`.
+
+    It has only blanks (Z), controls, formats and unassigned code points (C), marks without a letter (M), and letters
+    and symbols that are not drawn. That is all of Unicode's White_Space and Default_Ignorable_Code_Point, and more.
+    """
+    return all(
+        character in _IGNORABLE_LETTERS or character in _BLANK_GLYPHS or unicodedata.category(character)[0] in "ZCM"
+        for character in text
+    )
 
 
 def check_reason(value: str, field: str) -> str:

@@ -13,8 +13,10 @@ from services.kernel.ids import (
     check_account,
     check_business_key,
     check_name,
+    check_reason,
     check_text,
     check_text_form,
+    is_blank,
 )
 
 LIMITS: list[tuple[Callable[[str, str], str], int]] = [
@@ -114,3 +116,32 @@ def test_seeded_ids_repeat() -> None:
     first = [one.new("ord") for _ in range(5)]
     assert first == [same.new("ord") for _ in range(5)]
     assert first != [other.new("ord") for _ in range(5)]
+
+
+#: White_Space, and Default_Ignorable_Code_Point as DerivedCoreProperties.txt of Unicode 15.1 lists it.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+DEFAULT_IGNORABLE = [
+    *(range(0xAD, 0xAE), range(0x34F, 0x350), range(0x61C, 0x61D), range(0x115F, 0x1161), range(0x17B4, 0x17B6)),
+    *(range(0x180B, 0x1810), range(0x200B, 0x2010), range(0x202A, 0x202F), range(0x2060, 0x2070)),
+    *(range(0x3164, 0x3165), range(0xFE00, 0xFE10), range(0xFEFF, 0xFF00), range(0xFFA0, 0xFFA1)),
+    *(range(0xFFF0, 0xFFF9), range(0x1BCA0, 0x1BCA4), range(0x1D173, 0x1D17B), range(0xE0000, 0xE1000)),
+]
+
+
+def test_whatever_is_not_drawn_is_blank() -> None:
+    """White space, what may be ignored, and glyphs that are blank."""
+    hidden = [*WHITE_SPACE, *(chr(code) for codes in DEFAULT_IGNORABLE for code in codes)]
+    assert [f"{ord(each):04x}" for each in hidden if not is_blank(each)] == []
+
+
+@pytest.mark.parametrize("glyph", ["\u2800", "\U0001d159", "\U00013441", "\U00013442"])
+def test_reason_of_blank_glyphs_is_refused(glyph: str) -> None:
+    for reason in (glyph, f" {glyph}{glyph}\u0301"):
+        with pytest.raises(InvalidArgument) as refusal:
+            check_reason(reason, "reason")
+        assert refusal.value.reason == "FIELD_REQUIRED"
+
+
+@pytest.mark.parametrize("text", ["a", "误", "🙂", "¿", "1", "𝅘𝅥𝅮", "ꙮ"])
+def test_text_that_is_drawn_is_not_blank(text: str) -> None:
+    assert not is_blank(f" {text}")
