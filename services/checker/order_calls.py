@@ -9,6 +9,7 @@ at any time since, or never.
 |---|---|
 | Settle, Pay: SUCCEEDED | Claim, Record |
 | Settle, Pay: ORDER_ALREADY_PAID, ORDER_NOT_PAYABLE | a look at the order |
+| Settle, Pay: ORDER_NOT_FOUND | a look at the order, which is not there; one for all attempts |
 | Settle, Pay: declined | Claim, Decline |
 | Settle, Pay: nothing for certain | Claim, Record, Decline; each or none |
 | CreateOrder, CancelOrder, Reverse | the move, or a look at what forbade it |
@@ -248,8 +249,10 @@ class _Compiler:
         for request in self._requests:
             self._settle(request, before.get(request.number, NOBODY))
         for key, attempts in self._by_key.items():
-            self._look_at_absence(attempts)
-            if key[1] not in _SETTLES:
+            if key[1] in _SETTLES:
+                self._settled_nothing(attempts)
+            else:
+                self._look_at_absence(attempts)
                 self._write(key[1], attempts)
         for operation in self._reads:
             self._read(operation)
@@ -388,10 +391,18 @@ class _Compiler:
             look = ReadPayment(operation.arguments.payment_id, answer.state, self._refused)
             self._add((operation,), _at(operation, look))
 
+    def _settled_nothing(self, attempts: Sequence[Operation]) -> None:
+        """A request that was told that there is no such order looked once; later attempts are told the same again."""
+        told = [attempt for attempt in attempts if _is_told_of_absence(attempt)]
+        if told:
+            first_ns = min(attempt.invoked_ns for attempt in attempts)
+            ended_ns = min((attempt.answered_ns for attempt in told if attempt.answered_ns is not None), default=None)
+            self._add(told, Deed((ReadOrder(Row.ABSENT),), first_ns, ended_ns))
+
     def _look_at_absence(self, operations: Iterable[Operation]) -> None:
         """Whoever was told that there is no such order has looked. A customer is told so of others' orders, too."""
         for operation in operations:
-            if operation.answer.reason == "ORDER_NOT_FOUND" and operation.arguments.role != _CUSTOMER:
+            if _is_told_of_absence(operation):
                 self._add((operation,), _at(operation, ReadOrder(Row.ABSENT)))
 
     def _look(self, answer: Answer, state: str = "") -> ReadOrder:
@@ -411,6 +422,10 @@ class _Compiler:
     def _add(self, calls: Iterable[Operation], deed: Deed) -> None:
         self._made.deeds.append(deed)
         self._made.calls.append(tuple(calls))
+
+
+def _is_told_of_absence(operation: Operation) -> bool:
+    return operation.answer.reason == "ORDER_NOT_FOUND" and operation.arguments.role != _CUSTOMER
 
 
 def _effective(attempts: Iterable[Operation]) -> list[Operation]:

@@ -24,7 +24,8 @@ Rules
    caller's own attempt, the next clerk who finds the bill half settled, and the worker all go through it.
 2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
 3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
-   From the claim on, a payment is brought to its end, by whomever.
+   From the claim on, a payment is brought to its end, by whomever. One whose order does not exist ends DECLINED, and
+   its request stays refused even if somebody makes an order of that id later.
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
 5. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
@@ -198,6 +199,7 @@ class PaymentOperations:
 
         Raises:
             AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the bill is cancelled.
+            NotFound: ORDER_NOT_FOUND; stored like these, unless the caller is a customer.
             Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
             Unavailable: Nothing was done.
         """
@@ -408,6 +410,8 @@ class PaymentOperations:
             except OutcomeUnknown:
                 await self._let_others(work.begun)
                 return self._pending(work, payment)
+            except NotFound as refusal:
+                return await self._refuse(work, hold, payment, refusal)  # or it would stay CREATED until it expires
             except CountinghouseError:
                 await self._give_back(work)  # refused or never sent: nothing was done
                 raise

@@ -652,6 +652,18 @@ class PaymentStoreContract:
         assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE] * release
         assert await subject.store.response_to(settle_key()) == REFUSED
 
+    async def test_declined_before_it_was_claimed_its_request_is_answered_alike(self, make: Make) -> None:
+        """As of an order that does not exist: nobody finds an open payment, and nobody carries the request on."""
+        subject = await make()
+        made = await accepted(subject)
+        declined = await made.decline(release=False)
+        assert await subject.store.accept(draft("p2"), "f", lease(T0 + 9)) == REFUSED
+        assert await made.now() == declined
+        open_ones = Filter(state=PaymentState.CREATED)
+        assert await subject.store.page(open_ones, limit=9, after=None, seen_by=None) == []
+        assert await subject.store.overdue(now_ms=T0 + 10**9, limit=9) == []
+        assert await subject.words() == []
+
     # Reversal
 
     async def test_a_payment_is_undone(self, make: Make) -> None:

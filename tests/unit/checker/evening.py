@@ -263,9 +263,10 @@ class Evening:
         if (refused := (yield from self._lock(call))) is not None:
             return refused
         if not self._is_made(asked.order_id):
-            self._give_back(call)
-            return _NOT_FOUND
-        yield from self._charge_bill(call, payment, asked.source)
+            self._move(call, payment, "DECLINED")
+            self._respond(call.key, _NOT_FOUND)
+        else:
+            yield from self._charge_bill(call, payment, asked.source)
         answer = self._responses[call.key]
         yield
         return answer

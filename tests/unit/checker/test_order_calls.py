@@ -305,6 +305,27 @@ class TestNeverClaimed:
         assert _moves(timeline)[-1] == (ReadPayment("p1", "DECLINED"),)
 
 
+class TestAbsence:
+    """Somebody was told that there is no such order."""
+
+    def test_settle_that_is_told_of_absence_again_looked_once(self) -> None:
+        """The refusal is stored, so a later attempt says nothing of the order, which has been made since."""
+        absent = Answer("NOT_FOUND", "ORDER_NOT_FOUND")
+        timeline = Timeline()
+        timeline.settle("s", -20, -19, answer=absent)
+        timeline.settle("s", 3, 4, answer=absent)
+        assert Deed((ReadOrder(Row.ABSENT),), -20, -19) in _compiled(timeline).deeds
+        assert _moves(timeline).count((ReadOrder(Row.ABSENT),)) == 1
+        assert timeline.is_lawful()
+
+    def test_read_that_is_told_of_absence_again_looks_again(self) -> None:
+        """Nobody keeps the answer to a read."""
+        timeline = Timeline()
+        timeline.absent(-20, -19)
+        timeline.absent(3, 4)
+        assert not timeline.is_lawful()
+
+
 class TestLastLook:
     """The books are looked at when the last call is over."""
 

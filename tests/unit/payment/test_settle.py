@@ -179,14 +179,46 @@ class TestRefused:
         assert not house.ledger.chain
         house.check()
 
-    async def test_an_unknown_bill(self, house: House) -> None:
-        """Not found, and not remembered: once the bill is made, the same request id settles it."""
-        one = house.instance()
-        with pytest.raises(NotFound):
-            await house.settle(one, order_id="o2")
-        assert house.state("s1") is RequestState.ISSUED
+    async def test_settle_of_an_order_that_does_not_exist_ends_its_payment(self, house: House) -> None:
+        """DECLINED, so that no list shows it as open; the same request id is answered alike, even once it exists."""
+        answer = await house.settle(house.instance(), order_id="o2")
+        assert (type(refusal_in(answer.response.body)), reason_in(answer.response.body)) == (
+            NotFound,
+            "ORDER_NOT_FOUND",
+        )
+        assert (house.of("s1").state, house.of("s1").decline_reason) == (PaymentState.DECLINED, "ORDER_NOT_FOUND")
+        assert house.state("s1") is RequestState.DONE
         await house.bill("o2")
-        assert payment_in(await house.settle(one, order_id="o2")).order_id == "o2"
+        again = await house.settle(house.instance(), order_id="o2")
+        assert (again.response, again.replayed) == (answer.response, True)
+        assert payment_in(await house.settle(house.instance(), "s2", "o2")).order_id == "o2"
+        house.check()
+
+    async def test_pay_for_an_order_that_does_not_exist_ends_its_payment(self, house: House) -> None:
+        """The ticket is used up by the refusal."""
+        one = house.instance()
+        ticket = await house.ticket(one, "o2", clerk=LI)
+        answer = await house.pay_bill(one, ticket)
+        assert reason_in(answer.response.body) == "ORDER_NOT_FOUND"
+        (payment,) = house.store.payments.values()
+        assert payment.state is PaymentState.DECLINED
+        assert (await house.pay_bill(one, ticket)).response == answer.response
+        house.check()
+
+    async def test_settle_whose_clerk_died_and_whose_order_does_not_exist_is_ended_by_the_worker(
+        self, house: House
+    ) -> None:
+        """With the answer that the clerk would have got."""
+        dying = house.instance()
+        dying.process.fails("claim", Died())
+        with pytest.raises(Died):
+            await house.settle(dying, order_id="o2")
+        dying.process.dead = True
+        house.locks.expire(dying.name)
+        house.lapse()
+        await house.instance().operations.recover()
+        assert house.of("s1").state is PaymentState.DECLINED
+        assert reason_in((await house.settle(house.instance(), order_id="o2")).response.body) == "ORDER_NOT_FOUND"
         house.check()
 
     async def test_an_empty_wallet(self, house: House) -> None:

@@ -112,7 +112,8 @@ class PaymentServiceServicer:
 
     def Settle(self, request, context):
         """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
-        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder.
+        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
+        NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

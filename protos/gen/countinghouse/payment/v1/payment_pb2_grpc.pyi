@@ -48,7 +48,8 @@ class PaymentServiceStub:
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]
     """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
-    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder.
+    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
+    NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
     """
     Reverse: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
@@ -93,7 +94,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     Settle: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]  # type: ignore[assignment]
     """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
-    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder.
+    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
+    NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
     """
     Reverse: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]  # type: ignore[assignment]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
@@ -153,7 +155,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.SettleResponse, _abc.Awaitable[_payment_pb2.SettleResponse]]:
         """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
-        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder.
+        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
+        NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
         """
 
     @_abc_1.abstractmethod
