@@ -80,8 +80,12 @@ class ChargeStore(Protocol):
         """Keys by number, from behind the number `after`."""
         ...
 
-    async def log(self, *, after: int, limit: int, key: str) -> list[Entry]:
-        """Entries by number, from behind the number `after`; of one key, or if it is empty of all."""
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[Entry]:
+        """Entries by number, rising or falling, from behind the number `after`; of one key, or if it is empty of all.
+
+        Args:
+            after: None: from the start.
+        """
         ...
 
 
@@ -159,9 +163,9 @@ class AcquirerOperations:
         """A page of the statement."""
         return await self._store.statement(after=after, limit=limit)
 
-    async def log(self, *, after: int, limit: int, key: str) -> Sequence[Entry]:
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> Sequence[Entry]:
         """A page of the log."""
-        return await self._store.log(after=after, limit=limit, key=key)
+        return await self._store.log(after=after, limit=limit, key=key, newest_first=newest_first)
 
     async def _receive(self, call: Call, method: str, key: str, payload: Payload | None) -> Request:
         request = Request(method, call.principal.name, key, payload, self._clock.now_ms())

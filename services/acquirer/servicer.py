@@ -76,7 +76,9 @@ class AcquirerServicer(acquirer_pb2_grpc.AcquirerServiceServicer):
         page = await pages.read_page(
             request,
             key_types=(int,),
-            fetch=lambda key, limit: self._operations.log(after=key[0] if key else 0, limit=limit, key=wanted),
+            fetch=lambda key, limit: self._operations.log(
+                after=key[0] if key else None, limit=limit, key=wanted, newest_first=request.newest_first
+            ),
             key_of=lambda entry: (entry.number,),
             out=_entry_out,
         )

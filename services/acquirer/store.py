@@ -133,8 +133,11 @@ class SqlChargeStore(ChargeStore):
 
         return await self._database.read(step)
 
-    async def log(self, *, after: int, limit: int, key: str) -> list[Entry]:
-        query = select(LOG).where(LOG.c.number > after).order_by(LOG.c.number).limit(limit)
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[Entry]:
+        number = LOG.c.number
+        query = select(LOG).order_by(number.desc() if newest_first else number).limit(limit)
+        if after is not None:
+            query = query.where(number < after if newest_first else number > after)
         if key:
             query = query.where(LOG.c.key == key)
 

@@ -38,7 +38,9 @@ async def log(
         bool, typer.Option("--jsonl", help="Print all pages as JSON lines, as `check --acquirer-log` reads them.")
     ] = False,
 ) -> None:
-    """Prints the acquirer's own log, oldest first: every request as it was received, and every decision.
+    """Lists the acquirer's own log, newest first: every request as it was received, and every decision.
+
+    --jsonl prints it oldest first.
 
     Example: countinghouse acquirer log --key pay_7d0q:1
     """
@@ -49,7 +51,7 @@ async def log(
             raise typer.BadParameter("--jsonl prints the whole log: --key and --page exclude it")
         await _print_lines(client)
         return
-    request = pb.ListLogRequest(page_size=limit, page_token=page, key=key)
+    request = pb.ListLogRequest(page_size=limit, page_token=page, key=key, newest_first=True)
     response = output.as_dict(await client.read_list("acquirer", "ListLog", request, "entries"))
     if client.as_json:
         output.print_json(response)

@@ -47,8 +47,11 @@ class FakeChargeStore(ChargeStore):
         found = sorted(self.charges.values(), key=lambda charge: charge.number)
         return [charge for charge in found if charge.number > after][:limit]
 
-    async def log(self, *, after: int, limit: int, key: str) -> list[Entry]:
-        return [entry for entry in self.entries if entry.number > after and key in ("", entry.request.key)][:limit]
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[Entry]:
+        found = [entry for entry in self.entries if key in ("", entry.request.key)]
+        if newest_first:
+            return [entry for entry in reversed(found) if after is None or entry.number < after][:limit]
+        return [entry for entry in found if after is None or entry.number > after][:limit]
 
     def _write(self, request: Request, word: str) -> int:
         number = len(self.entries) + 1

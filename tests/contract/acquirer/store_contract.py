@@ -116,6 +116,20 @@ class ChargeStoreContract:
         assert [entry.number for entry in await store.log(after=0, limit=99, key="")] == list(range(1, 13))
         assert sorted(await words(store)) == ["CHARGED"] + [RECEIVED] * 6 + [REPEATED] * 5
 
+    async def test_log_newest_first_misses_nothing(self, make: Make) -> None:
+        """Two at a time; of all keys and of one."""
+        store = await make()
+        for key in ("k1", "k2", "k1", "k3", "k1"):
+            await charge(store, key)
+        for key, numbers in (("", [5, 4, 3, 2, 1]), ("k1", [5, 3, 1])):
+            read: list[int] = []
+            after: int | None = None
+            while page := await store.log(after=after, limit=2, key=key, newest_first=True):
+                assert len(page) <= 2
+                read += [entry.number for entry in page]
+                after = read[-1]
+            assert read == numbers
+
     async def test_pages_miss_nothing(self, make: Make) -> None:
         """The statement and the log, two at a time, oldest first; a key that changes keeps its place."""
         store = await make()

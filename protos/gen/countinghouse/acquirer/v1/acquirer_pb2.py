@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from countinghouse.type.v1 import money_pb2 as countinghouse_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(countinghouse/acquirer/v1/acquirer.proto\x12\x19\x63ountinghouse.acquirer.v1\x1a!countinghouse/type/v1/money.proto\"\xf2\x01\n\x06\x43harge\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.countinghouse.acquirer.v1.ChargeState\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x0c\n\x04\x63\x61rd\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x06 \x01(\t\x12\x0e\n\x06number\x18\x07 \x01(\x03\x12\x15\n\rdecided_at_ms\x18\x08 \x01(\x03\x12\x16\n\x0erefunded_at_ms\x18\t \x01(\x03\"\x83\x01\n\rChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x02 \x01(\t\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x11\n\treference\x18\x04 \x01(\t\x12\x16\n\x0enotify_address\x18\x05 \x01(\t\"C\n\x0e\x43hargeResponse\x12\x31\n\x06\x63harge\x18\x01 \x01(\x0b\x32!.countinghouse.acquirer.v1.Charge\"\x1f\n\x10GetChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"F\n\x11GetChargeResponse\x12\x31\n\x06\x63harge\x18\x01 \x01(\x0b\x32!.countinghouse.acquirer.v1.Charge\"\"\n\x13ReverseByKeyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"I\n\x14ReverseByKeyResponse\x12\x31\n\x06\x63harge\x18\x01 \x01(\x0b\x32!.countinghouse.acquirer.v1.Charge\";\n\x12ListChargesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x13ListChargesResponse\x12\x32\n\x07\x63harges\x18\x01 \x03(\x0b\x32!.countinghouse.acquirer.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x0eListLogRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\"\xb3\x01\n\x08LogEntry\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0c\n\x04word\x18\x06 \x01(\t\x12,\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x0c\n\x04\x63\x61rd\x18\x08 \x01(\t\x12\x11\n\treference\x18\t \x01(\t\"`\n\x0fListLogResponse\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.countinghouse.acquirer.v1.LogEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x05\x46\x61ult\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.countinghouse.acquirer.v1.FaultKind\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\r\n\x05times\x18\x03 \x01(\x05\x12\x10\n\x08\x64\x65lay_ms\x18\x04 \x01(\x05\x12\x0f\n\x07subject\x18\x05 \x01(\t\"D\n\x10SetFaultsRequest\x12\x30\n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32 .countinghouse.acquirer.v1.Fault\"E\n\x11SetFaultsResponse\x12\x30\n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32 .countinghouse.acquirer.v1.Fault\"\x12\n\x10GetFaultsRequest\"E\n\x11GetFaultsResponse\x12\x30\n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32 .countinghouse.acquirer.v1.Fault*\x97\x01\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_CHARGED\x10\x01\x12\x19\n\x15\x43HARGE_STATE_DECLINED\x10\x02\x12\x19\n\x15\x43HARGE_STATE_REFUNDED\x10\x03\x12\x1a\n\x16\x43HARGE_STATE_TOMBSTONE\x10\x04*\xc9\x01\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46\x41ULT_KIND_DROP_REPLY\x10\x01\x12\x1b\n\x17\x46\x41ULT_KIND_DELAY_BEFORE\x10\x02\x12\x1a\n\x16\x46\x41ULT_KIND_DELAY_AFTER\x10\x03\x12\x13\n\x0f\x46\x41ULT_KIND_DOWN\x10\x04\x12\x1b\n\x17\x46\x41ULT_KIND_NOTICE_TWICE\x10\x05\x12\x1a\n\x16\x46\x41ULT_KIND_NOTICE_LOST\x10\x06\x32\xb2\x04\n\x0f\x41\x63quirerService\x12\x62\n\x06\x43harge\x12(.countinghouse.acquirer.v1.ChargeRequest\x1a).countinghouse.acquirer.v1.ChargeResponse\"\x03\x90\x02\x02\x12k\n\tGetCharge\x12+.countinghouse.acquirer.v1.GetChargeRequest\x1a,.countinghouse.acquirer.v1.GetChargeResponse\"\x03\x90\x02\x01\x12t\n\x0cReverseByKey\x12..countinghouse.acquirer.v1.ReverseByKeyRequest\x1a/.countinghouse.acquirer.v1.ReverseByKeyResponse\"\x03\x90\x02\x02\x12q\n\x0bListCharges\x12-.countinghouse.acquirer.v1.ListChargesRequest\x1a..countinghouse.acquirer.v1.ListChargesResponse\"\x03\x90\x02\x01\x12\x65\n\x07ListLog\x12).countinghouse.acquirer.v1.ListLogRequest\x1a*.countinghouse.acquirer.v1.ListLogResponse\"\x03\x90\x02\x01\x32\xe8\x01\n\x0c\x46\x61ultService\x12k\n\tSetFaults\x12+.countinghouse.acquirer.v1.SetFaultsRequest\x1a,.countinghouse.acquirer.v1.SetFaultsResponse\"\x03\x90\x02\x02\x12k\n\tGetFaults\x12+.countinghouse.acquirer.v1.GetFaultsRequest\x1a,.countinghouse.acquirer.v1.GetFaultsResponse\"\x03\x90\x02\x01\x42,\n\x19\x63ountinghouse.acquirer.v1B\rAcquirerProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(countinghouse/acquirer/v1/acquirer.proto\x12\x19\x63ountinghouse.acquirer.v1\x1a!countinghouse/type/v1/money.proto\"\xf2\x01\n\x06\x43harge\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.countinghouse.acquirer.v1.ChargeState\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x0c\n\x04\x63\x61rd\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x06 \x01(\t\x12\x0e\n\x06number\x18\x07 \x01(\x03\x12\x15\n\rdecided_at_ms\x18\x08 \x01(\x03\x12\x16\n\x0erefunded_at_ms\x18\t \x01(\x03\"\x83\x01\n\rChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x02 \x01(\t\x12,\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x11\n\treference\x18\x04 \x01(\t\x12\x16\n\x0enotify_address\x18\x05 \x01(\t\"C\n\x0e\x43hargeResponse\x12\x31\n\x06\x63harge\x18\x01 \x01(\x0b\x32!.countinghouse.acquirer.v1.Charge\"\x1f\n\x10GetChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"F\n\x11GetChargeResponse\x12\x31\n\x06\x63harge\x18\x01 \x01(\x0b\x32!.countinghouse.acquirer.v1.Charge\"\"\n\x13ReverseByKeyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"I\n\x14ReverseByKeyResponse\x12\x31\n\x06\x63harge\x18\x01 \x01(\x0b\x32!.countinghouse.acquirer.v1.Charge\";\n\x12ListChargesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x13ListChargesResponse\x12\x32\n\x07\x63harges\x18\x01 \x03(\x0b\x32!.countinghouse.acquirer.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x0eListLogRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\"\xb3\x01\n\x08LogEntry\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0c\n\x04word\x18\x06 \x01(\t\x12,\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x1c.countinghouse.type.v1.Money\x12\x0c\n\x04\x63\x61rd\x18\x08 \x01(\t\x12\x11\n\treference\x18\t \x01(\t\"`\n\x0fListLogResponse\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.countinghouse.acquirer.v1.LogEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x05\x46\x61ult\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.countinghouse.acquirer.v1.FaultKind\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\r\n\x05times\x18\x03 \x01(\x05\x12\x10\n\x08\x64\x65lay_ms\x18\x04 \x01(\x05\x12\x0f\n\x07subject\x18\x05 \x01(\t\"D\n\x10SetFaultsRequest\x12\x30\n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32 .countinghouse.acquirer.v1.Fault\"E\n\x11SetFaultsResponse\x12\x30\n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32 .countinghouse.acquirer.v1.Fault\"\x12\n\x10GetFaultsRequest\"E\n\x11GetFaultsResponse\x12\x30\n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32 .countinghouse.acquirer.v1.Fault*\x97\x01\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_CHARGED\x10\x01\x12\x19\n\x15\x43HARGE_STATE_DECLINED\x10\x02\x12\x19\n\x15\x43HARGE_STATE_REFUNDED\x10\x03\x12\x1a\n\x16\x43HARGE_STATE_TOMBSTONE\x10\x04*\xc9\x01\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46\x41ULT_KIND_DROP_REPLY\x10\x01\x12\x1b\n\x17\x46\x41ULT_KIND_DELAY_BEFORE\x10\x02\x12\x1a\n\x16\x46\x41ULT_KIND_DELAY_AFTER\x10\x03\x12\x13\n\x0f\x46\x41ULT_KIND_DOWN\x10\x04\x12\x1b\n\x17\x46\x41ULT_KIND_NOTICE_TWICE\x10\x05\x12\x1a\n\x16\x46\x41ULT_KIND_NOTICE_LOST\x10\x06\x32\xb2\x04\n\x0f\x41\x63quirerService\x12\x62\n\x06\x43harge\x12(.countinghouse.acquirer.v1.ChargeRequest\x1a).countinghouse.acquirer.v1.ChargeResponse\"\x03\x90\x02\x02\x12k\n\tGetCharge\x12+.countinghouse.acquirer.v1.GetChargeRequest\x1a,.countinghouse.acquirer.v1.GetChargeResponse\"\x03\x90\x02\x01\x12t\n\x0cReverseByKey\x12..countinghouse.acquirer.v1.ReverseByKeyRequest\x1a/.countinghouse.acquirer.v1.ReverseByKeyResponse\"\x03\x90\x02\x02\x12q\n\x0bListCharges\x12-.countinghouse.acquirer.v1.ListChargesRequest\x1a..countinghouse.acquirer.v1.ListChargesResponse\"\x03\x90\x02\x01\x12\x65\n\x07ListLog\x12).countinghouse.acquirer.v1.ListLogRequest\x1a*.countinghouse.acquirer.v1.ListLogResponse\"\x03\x90\x02\x01\x32\xe8\x01\n\x0c\x46\x61ultService\x12k\n\tSetFaults\x12+.countinghouse.acquirer.v1.SetFaultsRequest\x1a,.countinghouse.acquirer.v1.SetFaultsResponse\"\x03\x90\x02\x02\x12k\n\tGetFaults\x12+.countinghouse.acquirer.v1.GetFaultsRequest\x1a,.countinghouse.acquirer.v1.GetFaultsResponse\"\x03\x90\x02\x01\x42,\n\x19\x63ountinghouse.acquirer.v1B\rAcquirerProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,10 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAULTSERVICE'].methods_by_name['SetFaults']._serialized_options = b'\220\002\002'
   _globals['_FAULTSERVICE'].methods_by_name['GetFaults']._loaded_options = None
   _globals['_FAULTSERVICE'].methods_by_name['GetFaults']._serialized_options = b'\220\002\001'
-  _globals['_CHARGESTATE']._serialized_start=1641
-  _globals['_CHARGESTATE']._serialized_end=1792
-  _globals['_FAULTKIND']._serialized_start=1795
-  _globals['_FAULTKIND']._serialized_end=1996
+  _globals['_CHARGESTATE']._serialized_start=1663
+  _globals['_CHARGESTATE']._serialized_end=1814
+  _globals['_FAULTKIND']._serialized_start=1817
+  _globals['_FAULTKIND']._serialized_end=2018
   _globals['_CHARGE']._serialized_start=107
   _globals['_CHARGE']._serialized_end=349
   _globals['_CHARGEREQUEST']._serialized_start=352
@@ -70,23 +70,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHARGESRESPONSE']._serialized_start=831
   _globals['_LISTCHARGESRESPONSE']._serialized_end=929
   _globals['_LISTLOGREQUEST']._serialized_start=931
-  _globals['_LISTLOGREQUEST']._serialized_end=999
-  _globals['_LOGENTRY']._serialized_start=1002
-  _globals['_LOGENTRY']._serialized_end=1181
-  _globals['_LISTLOGRESPONSE']._serialized_start=1183
-  _globals['_LISTLOGRESPONSE']._serialized_end=1279
-  _globals['_FAULT']._serialized_start=1281
-  _globals['_FAULT']._serialized_end=1406
-  _globals['_SETFAULTSREQUEST']._serialized_start=1408
-  _globals['_SETFAULTSREQUEST']._serialized_end=1476
-  _globals['_SETFAULTSRESPONSE']._serialized_start=1478
-  _globals['_SETFAULTSRESPONSE']._serialized_end=1547
-  _globals['_GETFAULTSREQUEST']._serialized_start=1549
-  _globals['_GETFAULTSREQUEST']._serialized_end=1567
-  _globals['_GETFAULTSRESPONSE']._serialized_start=1569
-  _globals['_GETFAULTSRESPONSE']._serialized_end=1638
-  _globals['_ACQUIRERSERVICE']._serialized_start=1999
-  _globals['_ACQUIRERSERVICE']._serialized_end=2561
-  _globals['_FAULTSERVICE']._serialized_start=2564
-  _globals['_FAULTSERVICE']._serialized_end=2796
+  _globals['_LISTLOGREQUEST']._serialized_end=1021
+  _globals['_LOGENTRY']._serialized_start=1024
+  _globals['_LOGENTRY']._serialized_end=1203
+  _globals['_LISTLOGRESPONSE']._serialized_start=1205
+  _globals['_LISTLOGRESPONSE']._serialized_end=1301
+  _globals['_FAULT']._serialized_start=1303
+  _globals['_FAULT']._serialized_end=1428
+  _globals['_SETFAULTSREQUEST']._serialized_start=1430
+  _globals['_SETFAULTSREQUEST']._serialized_end=1498
+  _globals['_SETFAULTSRESPONSE']._serialized_start=1500
+  _globals['_SETFAULTSRESPONSE']._serialized_end=1569
+  _globals['_GETFAULTSREQUEST']._serialized_start=1571
+  _globals['_GETFAULTSREQUEST']._serialized_end=1589
+  _globals['_GETFAULTSRESPONSE']._serialized_start=1591
+  _globals['_GETFAULTSRESPONSE']._serialized_end=1660
+  _globals['_ACQUIRERSERVICE']._serialized_start=2021
+  _globals['_ACQUIRERSERVICE']._serialized_end=2583
+  _globals['_FAULTSERVICE']._serialized_start=2586
+  _globals['_FAULTSERVICE']._serialized_end=2818
 # @@protoc_insertion_point(module_scope)

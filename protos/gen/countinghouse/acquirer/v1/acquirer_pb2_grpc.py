@@ -109,7 +109,7 @@ class AcquirerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLog(self, request, context):
-        """The bank's own log, oldest first: every request as it was received, and every decision.
+        """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

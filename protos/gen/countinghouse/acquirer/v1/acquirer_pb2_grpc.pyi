@@ -55,7 +55,7 @@ class AcquirerServiceStub:
     ListCharges: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.ListChargesRequest, _acquirer_pb2.ListChargesResponse]
     """The statement: every key the bank has decided on, as it stands, in the order in which they were decided."""
     ListLog: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.ListLogRequest, _acquirer_pb2.ListLogResponse]
-    """The bank's own log, oldest first: every request as it was received, and every decision."""
+    """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
 
 @_typing.type_check_only
 class AcquirerServiceAsyncStub(AcquirerServiceStub):
@@ -84,7 +84,7 @@ class AcquirerServiceAsyncStub(AcquirerServiceStub):
     ListCharges: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.ListChargesRequest, _acquirer_pb2.ListChargesResponse]  # type: ignore[assignment]
     """The statement: every key the bank has decided on, as it stands, in the order in which they were decided."""
     ListLog: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.ListLogRequest, _acquirer_pb2.ListLogResponse]  # type: ignore[assignment]
-    """The bank's own log, oldest first: every request as it was received, and every decision."""
+    """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
 
 class AcquirerServiceServicer(metaclass=_abc_1.ABCMeta):
     """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
@@ -140,7 +140,7 @@ class AcquirerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _acquirer_pb2.ListLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_acquirer_pb2.ListLogResponse, _abc.Awaitable[_acquirer_pb2.ListLogResponse]]:
-        """The bank's own log, oldest first: every request as it was received, and every decision."""
+        """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
 
 def add_AcquirerServiceServicer_to_server(servicer: AcquirerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
