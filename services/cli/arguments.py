@@ -21,8 +21,10 @@ import typer
 from coordination.address import EnsembleAddress
 from coordination.errors import BadAddress
 from services.cli.connection import Connection, parse_principal
-from services.kernel.errors import InvalidArgument
-from services.kernel.money import MAX_MINOR_UNITS, Money, parse_amount
+from services.cli.flags import told_by_flags
+from services.kernel.currency import format_amount
+from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.money import MAX_MINOR_UNITS, check_currency, parse_amount
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -40,6 +42,14 @@ def _understood(address: str) -> str:
         return str(EnsembleAddress.parse(address)) if address else ""
     except BadAddress as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _known_currency(code: str) -> str:
+    """Check a code where an option is read, so that a refusal names that option; empty: none was given."""
+    try:
+        return check_currency(code) if code else ""
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from error
 
 
 Data = Annotated[Path, typer.Option("--data", envvar="COUNTINGHOUSE_DATA", help="Directory of the stack's data.")]
@@ -82,7 +92,13 @@ AmountMinor = Annotated[
     int | None,
     typer.Option("--amount-minor", help="Instead, in minor units: 1250 of CNY are 12.50.", show_default=False),
 ]
-Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code, like CNY.")]
+Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code, like CNY.", callback=_known_currency)]
+CurrencyOfAmount = Annotated[
+    str,
+    typer.Option(
+        "--currency", help="ISO 4217 code of the amount; none for a ticket of an order.", callback=_known_currency
+    ),
+]
 
 
 def calling(
@@ -110,8 +126,11 @@ def calling(
             _option("as_json", AsJson, False),
         ]
 
+        contexts = [parameter.name for parameter in own if parameter.annotation is typer.Context]
+
         @functools.wraps(function)
         def command(**values: Any) -> None:
+            context = values[contexts[0]] if contexts else values.pop("context")
             given = {parameter.name: values.pop(parameter.name) for parameter in shared}
             if given["acting_as"] and given["token"]:
                 raise typer.BadParameter("--as and --token both say who is calling; give one of them")
@@ -124,9 +143,9 @@ def calling(
                 timeout_s=given["timeout"],
                 as_json=given["as_json"],
             )
-            run(_talk(function, connection, values))
+            run(_talk(function, connection, context, values))
 
-        parameters = [*own, *shared]
+        parameters = [*own, *shared, *([] if contexts else [_CONTEXT])]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
@@ -145,18 +164,25 @@ def amount_of(
 ) -> int | None:
     """Reads an amount that is given in major or in minor units; returns minor units, or None if neither is given.
 
+    Args:
+        currency: Of ISO 4217, as the options for one check.
+        least: The smallest amount that may be given, in minor units.
+
     Raises:
         typer.BadParameter: Both are given, it is no amount of the currency, or it is out of range.
     """
     if amount is not None and amount_minor is not None:
         raise typer.BadParameter(f"{option} and {option}-minor both say how much; give one of them")
+    given = option if amount_minor is None else f"{option}-minor"
     try:
         minor_units = parse_amount(amount, currency) if amount is not None else amount_minor
-        if minor_units is not None and not least <= minor_units <= MAX_MINOR_UNITS:
-            Money(minor_units, currency)  # refuses it
-            raise typer.BadParameter(f"{minor_units} is out of range", param_hint=option)
     except InvalidArgument as error:
-        raise typer.BadParameter(error.message, param_hint=option) from error
+        raise typer.BadParameter(error.message, param_hint=given) from error
+    if minor_units is not None and not least <= minor_units <= MAX_MINOR_UNITS:
+        limits = " to ".join(format_amount(limit, currency) for limit in (least, MAX_MINOR_UNITS))
+        raise typer.BadParameter(
+            f"{format_amount(minor_units, currency)} is out of range; it is {limits}", param_hint=given
+        )
     return minor_units
 
 
@@ -181,7 +207,9 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
     await work
 
 
-async def _talk(function: Callable[..., Awaitable[None]], connection: Connection, values: dict[str, Any]) -> None:
+async def _talk(
+    function: Callable[..., Awaitable[None]], connection: Connection, context: typer.Context, values: dict[str, Any]
+) -> None:
     from services.cli.client import Client  # noqa: PLC0415  gRPC and kazoo, which `--help` can do without
 
     async with Client(connection) as client:
@@ -191,6 +219,15 @@ async def _talk(function: Callable[..., Awaitable[None]], connection: Connection
             if client.interrupted is None:
                 raise
             raise client.interrupted from None
+        except CountinghouseError as error:
+            told = told_by_flags(error, context)
+            if told is error:
+                raise
+            raise told from error
+
+
+#: The command as it was typed.
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
 
 def _parameters_after_client(function: Callable[..., object]) -> list[inspect.Parameter]:

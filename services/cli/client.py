@@ -125,7 +125,7 @@ class Client:
         """What is to be said if the command ends here; None: it was not changing anything."""
         if not self._repeat:
             return None
-        return Interrupted("INTERRUPTED", f"interrupted; it may have been done — {self._repeat}")
+        return Interrupted("INTERRUPTED", f"Interrupted. It may have been done. {self._repeat}")
 
     async def read(self, service: str, method: str, request: Message) -> Any:
         """Asks for something; returns the response message.
@@ -169,7 +169,7 @@ class Client:
         """
         try_s = self._connection.timeout_s * _TRY_FRACTION
         how = f"use --request-id {key}" if key == self._request_id else "run the same command"
-        self._repeat = f"to ask again, not twice, {how}"
+        self._repeat = f"To ask again, not twice, {how}."
         unanswered = False
         while True:
             attempt = Deadline.after(min(try_s, self._deadline.remaining_s()), self._clock)
@@ -261,7 +261,7 @@ class Client:
         CountinghouseError.__init__(
             named,
             error.reason,
-            f"{error.message} — {self._repeat}",
+            f"{error.message.removesuffix('.')}. {self._repeat}",
             metadata={**error.metadata, "request_id": key},
             retry_after_ms=error.retry_after_ms,
             fields=error.fields,

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import typer
 
+from services.kernel.card_numbers import refuse_card_number
+from services.kernel.errors import InvalidArgument
+from services.kernel.ids import check_name
 from services.kernel.principal import Principal, Role
 
 
@@ -41,7 +44,19 @@ def parse_principal(text: str) -> Principal:
     role, _, name = text.partition(":")
     if role not in tuple(Role) or not name:
         raise typer.BadParameter(f"{text!r} is not role:name, like cashier:li; the roles are {', '.join(Role)}")
-    return Principal(name, Role(role))
+    return named(name, Role(role), "--as")
+
+
+def named(name: str, role: Role, option: str) -> Principal:
+    """Return somebody by a name that an option gave.
+
+    Raises:
+        typer.BadParameter: It can be nobody's name.
+    """
+    try:
+        return Principal(refuse_card_number(check_name(name, "name"), "name"), role)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint=option) from error
 
 
 def user_name() -> str:

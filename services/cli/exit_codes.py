@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from services.kernel.errors import FailedPrecondition, OutcomeUnknown
+from services.kernel.errors import FailedPrecondition, InvalidArgument, OutcomeUnknown
 
 
 class ExitCode(IntEnum):
@@ -39,6 +39,10 @@ class NotPaid(FailedPrecondition):
     def of(cls, refusal: FailedPrecondition) -> NotPaid:
         """Return the refusal of a service as one of this kind."""
         return cls(refusal.reason, refusal.message, metadata=refusal.metadata)
+
+
+class WrongUsage(InvalidArgument):
+    """What was typed can never work, as a server said: it names the flag."""
 
 
 class Interrupted(OutcomeUnknown):

@@ -16,7 +16,6 @@ from services.cli import output
 from services.cli.arguments import calling
 from services.devstack.state import INTERFACES
 from services.kernel.clock import SystemClock
-from services.kernel.errors import InvalidArgument
 from services.kernel.ids import dice
 from services.kernel.principal import Role
 
@@ -62,8 +61,9 @@ async def explain(
 ) -> None:
     """Says which instance would get a call about a bill, and why each other one would not.
 
-    Only consistenthash goes by the bill; the others draw anew for each call, so that what is shown is one of many, made
-    by a caller that has no call under way yet.
+    The bill is not looked up: a call about one that does not exist takes the same way. Only consistenthash goes by its
+    id. The others draw anew for each call, so that what is shown is one of many, made by a caller that has no call
+    under way yet.
 
     Example: countinghouse registry explain o1 --service payment --method Settle
     """
@@ -152,5 +152,5 @@ def _line(verdict: Verdict, health: Mapping[str, str], choice: Choice) -> dict[s
 
 def _one_of(what: str, given: str, known: Mapping[str, Any]) -> Any:
     if given not in known:
-        raise InvalidArgument(f"{what.upper()}_UNKNOWN", f"{given} is no {what}; there is {', '.join(known)}")
+        raise typer.BadParameter(f"{given} is no {what}; there is {', '.join(known)}", param_hint=f"--{what}")
     return known[given]

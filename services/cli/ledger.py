@@ -196,6 +196,9 @@ async def journals(
 async def trial_balance(
     client: Client,
     currency: Annotated[str, typer.Option("--currency", help="Only this one.", show_default=False)] = "",
+    all_: Annotated[
+        bool, typer.Option("--all", help="Show accounts without postings, too. --json always does.")
+    ] = False,
 ) -> None:
     """Sums the books from their postings. Exits with 1 if they do not balance.
 
@@ -215,6 +218,7 @@ async def trial_balance(
     if client.as_json:
         output.print_json(response)
     else:
+        rows = [row for row in response["rows"] if all_ or _is_used(row)]
         output.print_table(
             "trial balance",
             ("account", "kind", "currency", "debits", "credits", "balance"),
@@ -227,10 +231,14 @@ async def trial_balance(
                     format_amount(int(row["exact_credits"]), row["currency_code"]),
                     format_amount(row["balance"], row["currency_code"]),
                 )
-                for row in response["rows"]
+                for row in rows
             ],
         )
+        if left_out := len(response["rows"]) - len(rows):
+            print(f"not shown: {left_out} accounts without postings; --all shows them")
         for total in response["totals"]:
+            if not (all_ or int(total["debits"]) or int(total["credits"])):
+                continue
             debits, credits = (
                 format_amount(int(total[side]), total["currency_code"]) for side in ("debits", "credits")
             )
@@ -266,6 +274,11 @@ async def verify(
         output.print_line(f"BROKEN at journal {response['first_broken_sequence']}: {response['problem']}")
     if not response["intact"]:
         raise typer.Exit(1)
+
+
+def _is_used(row: dict[str, Any]) -> bool:
+    """Whether an account has postings, or a balance all the same."""
+    return bool(int(row["exact_debits"]) or int(row["exact_credits"]) or row["balance"])
 
 
 def _account_row(account: dict[str, Any]) -> tuple[str, ...]:

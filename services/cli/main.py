@@ -101,7 +101,7 @@ def _number_of(end: SystemExit) -> int:
 def _end_with(error: CountinghouseError) -> int:
     """Say what was wrong; return the exit code."""
     from services.cli import output  # noqa: PLC0415
-    from services.cli.exit_codes import ExitCode, Interrupted, NotPaid  # noqa: PLC0415
+    from services.cli.exit_codes import ExitCode, Interrupted, NotPaid, WrongUsage  # noqa: PLC0415
     from services.devstack.state import StackRefused  # noqa: PLC0415
     from services.kernel.errors import OutcomeUnknown  # noqa: PLC0415
     from services.kernel.printable import escape  # noqa: PLC0415
@@ -111,7 +111,7 @@ def _end_with(error: CountinghouseError) -> int:
     print(f"countinghouse: {escape(error.message)}", file=sys.stderr)
     if isinstance(error, Interrupted):
         return ExitCode.INTERRUPTED
-    if isinstance(error, StackRefused):
+    if isinstance(error, (StackRefused, WrongUsage)):
         return ExitCode.NOT_RUN
     if isinstance(error, NotPaid):
         return ExitCode.NOT_PAID

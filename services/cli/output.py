@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from services.kernel.clock import rfc3339
 from services.kernel.currency import format_amount
 from services.kernel.printable import escape, escape_json
 
@@ -95,12 +95,15 @@ def clerk(who: dict[str, Any] | None) -> str:
 
 
 def moment(unix_ms: int) -> str:
-    """A time for people, UTC; empty for 0, and a number of milliseconds where the calendar ends."""
+    """Return a time as people are told it everywhere, RFC 3339 in UTC; empty for 0.
+
+    Where the calendar ends it is a number of milliseconds.
+    """
     if not unix_ms:
         return ""
     if not 0 < unix_ms < _END_OF_TIME_MS:
         return f"{unix_ms} ms"
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+    return rfc3339(unix_ms)
 
 
 def _field(message: Message, field: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import exit_codes, output
-from services.cli.arguments import Amount, AmountMinor, Limit, Page, RequestId, amount_of, calling
-from services.kernel.errors import FailedPrecondition
+from services.cli.arguments import Amount, AmountMinor, CurrencyOfAmount, Limit, Page, RequestId, amount_of, calling
+from services.kernel.errors import CountinghouseError, FailedPrecondition
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="See payments.")
 
 _STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED", "PARKED")
+#: What the acquirer did with the card of a payment, by its state; not of REVERSED, which says it otherwise.
+_CARD_MONEY = {
+    "CREATED": "not charged so far",
+    "SUBMITTED": "not known yet",
+    "SUCCEEDED": "charged",
+    "DECLINED": "not charged, or charged and given back",
+    "UNKNOWN": "not known yet",
+    "REVERSING": "being given back, if it was charged",
+    "PARKED": "not known yet; whatever was charged is given back when the acquirer answers",
+}
 
 
 class From(StrEnum):
@@ -78,9 +88,7 @@ async def pay(
     source: Source,
     amount: Amount = None,
     amount_minor: AmountMinor = None,
-    currency: Annotated[
-        str, typer.Option("--currency", help="ISO 4217 code of the amount; none for a ticket of an order.")
-    ] = "",
+    currency: CurrencyOfAmount = "",
     payee: Annotated[
         str, typer.Option("--payee", help="Account to credit; not for a ticket of a bill.", show_default=False)
     ] = "",
@@ -330,6 +338,12 @@ async def _change(client: Client, method: str, request: Any, key: str) -> Any:
         return await client.change("payment", method, request, key)
     except FailedPrecondition as refusal:
         raise exit_codes.NotPaid.of(refusal) from refusal
+    except CountinghouseError as refusal:
+        if refusal.reason == "ORDER_HALF_SETTLED":
+            other = refusal.metadata.get("payment_id")
+            command = f"Run `countinghouse payment park {other} --reason …`"
+            refusal.message = refusal.message.replace(f"Park payment {other}", command)
+        raise
 
 
 def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) -> None:
@@ -342,6 +356,19 @@ def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) ->
 
     _show(client, message, about)
     raise typer.Exit(exit_codes.of_payment(pb.PaymentState.Name(message.state), wanted))
+
+
+def _card_money(payment: dict[str, Any]) -> str:
+    """What the acquirer did with the card of a payment, as far as the payment tells; empty: it is not by card."""
+    if payment["source"] != "SOURCE_CARD":
+        return ""
+    state = output.short(payment["state"], "PAYMENT_STATE_")
+    if state != "REVERSED":
+        return _CARD_MONEY.get(state, "")
+    if payment["journal_id"]:
+        return "charged, and given back"
+    which = f"`countinghouse acquirer log --key {payment['acquirer_key']}` says which"
+    return f"never charged, or charged and given back; {which}"
 
 
 def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
@@ -357,6 +384,7 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
             ("declined", payment["decline_reason"]),
             ("amount", output.money(payment["amount"])),
             ("card", payment["card"]),
+            ("card was", _card_money(payment)),
             ("acquirer key", payment["acquirer_key"]),
             ("attention", payment["attention"]),
             ("from", payment["payer_account_id"]),

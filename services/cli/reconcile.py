@@ -11,6 +11,7 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import calling
+from services.kernel.clock import rfc3339
 from services.kernel.currency import format_number
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Role
@@ -129,7 +130,7 @@ def _document(
     mended = {repair.discrepancy: repair for repair in repairs}
     return {
         "agreed": not found,
-        "period": {"from": _rfc3339(period.from_ms), "to": _rfc3339(period.to_ms)},
+        "period": {"from": _moment_out(period.from_ms), "to": _moment_out(period.to_ms)},
         "examined": _examined(sides),
         "attention": _waiting(sides),
         "discrepancies": [_row(discrepancy) | _outcome(mended.get(discrepancy)) for discrepancy in found],
@@ -191,10 +192,8 @@ def _amount(amount: Amount | None) -> str | None:
     return None if amount is None else f"{amount.minor_units} {amount.currency}"
 
 
-def _rfc3339(at_ms: int | None) -> str | None:
-    if at_ms is None:
-        return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _moment_out(at_ms: int | None) -> str | None:
+    return None if at_ms is None else rfc3339(at_ms)
 
 
 def _subject(discrepancy: Discrepancy) -> str:

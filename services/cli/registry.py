@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _HELP = ("--help",)
 #: Rules take effect within a second; after this another one prevails.
 _EFFECT_S = 2.0
+_MOST_WEIGHT = 1_000_000
 
 
 class _LsByDefault(TyperGroup):
@@ -46,6 +47,13 @@ class _LsByDefault(TyperGroup):
 
 
 app = typer.Typer(cls=_LsByDefault, help="See who provides and who consumes; take a provider out of the traffic.")
+
+
+def _share(number: int) -> int:
+    if not 0 <= number <= _MOST_WEIGHT:
+        raise typer.BadParameter(f"{number} is out of range; it is 0 to {_MOST_WEIGHT}")
+    return number
+
 
 Target = Annotated[str, typer.Argument(metavar="ADDRESS|INSTANCE", help="Which one, like 10.0.0.5:50051 or payment-1.")]
 Interface = Annotated[
@@ -103,14 +111,12 @@ async def online(client: Client, target: Target, interface: Interface = "") -> N
     await _change(client, target, interface, lambda _url: {"disabled": None})
 
 
-@app.command("weight")
+@app.command("weight", context_settings={"ignore_unknown_options": True})  # -1 is a number that is out of range
 @calling(Role.OPERATOR)
 async def weight(
     client: Client,
     target: Target,
-    number: Annotated[
-        int, typer.Argument(metavar="N", help="Its share; 100 is everybody's, 0 none.", min=0, max=1_000_000)
-    ],
+    number: Annotated[int, typer.Argument(metavar="N", help="Its share; 100 is everybody's, 0 none.", callback=_share)],
     interface: Interface = "",
 ) -> None:
     """Gives a provider another share of the calls; the weight it registered with takes the rule away again.

@@ -8,8 +8,8 @@ import typer
 
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data
-from services.cli.connection import user_name
-from services.kernel.principal import Principal, Role
+from services.cli.connection import named, user_name
+from services.kernel.principal import Role
 
 
 def token(
@@ -27,7 +27,7 @@ def token(
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     clock = SystemClock()
-    principal = Principal(name or user_name(), role)
+    principal = named(name or user_name(), role, "--name")
     signed = mint(data, principal, ttl, clock)
     if as_json:
         expires_at_ms = clock.now_ms() + ttl * 1000

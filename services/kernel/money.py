@@ -26,7 +26,9 @@ MAX_BALANCE = 2**61
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
 #: Major units: ASCII digits, no sign, no exponent, no grouping; what 1,000 means is never guessed.
-_MAJOR_UNITS = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,19}))?")
+_MAJOR_UNITS = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
+#: No amount has more digits before its point, and no more of them are made a number.
+_MOST_DIGITS = 19
 #: How much of what was typed is repeated in a refusal.
 _SHOWN_LENGTH = 40
 
@@ -83,14 +85,15 @@ def parse_amount(text: str, currency: str, field: str = "amount") -> int:
             field,
             f"{shown} is not an amount; write digits with at most one point, like {format_number(1250, currency)}",
         )
-    whole, fraction = found[1], found[2] or ""
+    whole, fraction = found[1].lstrip("0"), found[2] or ""
     if len(fraction) > decimals:
         has = f"{decimals} decimals" if decimals else "no decimals"
         raise InvalidArgument.of_field(
             "AMOUNT_MALFORMED", field, f"{shown} has {len(fraction)} decimals, and {currency} has {has}"
         )
-    minor_units = int(whole + fraction.ljust(decimals, "0"))
-    if minor_units > MAX_MINOR_UNITS:
+    is_long = len(whole) > _MOST_DIGITS
+    minor_units = 0 if is_long else int((whole + fraction.ljust(decimals, "0")) or "0")
+    if is_long or minor_units > MAX_MINOR_UNITS:
         limit = format_amount(MAX_MINOR_UNITS, currency)
         raise InvalidArgument.of_field(
             "AMOUNT_OUT_OF_RANGE", field, f"{shown} is more than {limit}, the largest amount"

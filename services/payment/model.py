@@ -627,12 +627,12 @@ def not_parkable(payment: Payment) -> FailedPrecondition:
 
 def half_settled(payment: Payment) -> Aborted:
     """Return the passing refusal for an order that waits for the outcome of another payment, and the way out."""
-    way_out = f"park {payment.payment_id} to settle the order now, or wait" if payment.can_be_parked else "try again"
+    park = f"Park payment {payment.payment_id} to free the order, or wait for its outcome."
     return Aborted(
         "ORDER_HALF_SETTLED",
-        f"{payment.order_id} is being paid from the {payment.source.lower()} with payment {payment.payment_id} of "
-        f"{payment.clerk.name} ({payment.clerk.role}), which is {payment.state} since "
-        f"{rfc3339(payment.updated_at_ms)}; {way_out}",
+        f"{payment.order_id} was not settled. {payment.clerk.name} ({payment.clerk.role}) is paying it from the "
+        f"{payment.source.lower()} with payment {payment.payment_id}. That payment is {payment.state} since "
+        f"{rfc3339(payment.updated_at_ms)}. {park if payment.can_be_parked else 'Try again.'}",
         metadata={
             "order_id": payment.order_id,
             "payment_id": payment.payment_id,

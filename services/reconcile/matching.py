@@ -72,11 +72,13 @@ class Kind(StrEnum):
 class Action(StrEnum):
     """What mends it, in words for people."""
 
-    REFUND = "reverse the key at the acquirer"
+    REFUND = "`reconcile --repair` reverses the key at the acquirer"
     NAME = "no payment of ours has this key: people have to look; --refund KEY gives the money back"
-    UNDO = "ask the acquirer what became of the key; if it holds nothing, reverse the payment"
-    ASK_NOW = "let the payment service ask the acquirer now"
-    WAIT = "wait until the order service has been told"
+    UNDO = "`reconcile --repair` asks the acquirer about the key, and reverses the payment if it holds nothing"
+    ASK_NOW = (
+        "the payment service asks the acquirer by itself, every few seconds; `reconcile --repair` lets it ask at once"
+    )
+    WAIT = "wait: the payment service tells the order service by itself, within seconds"
     LOST = "the payment service does not know the payment: people have to look; was an older database restored?"
     LOOK = "people have to look: `countinghouse check`"
 

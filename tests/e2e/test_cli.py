@@ -246,7 +246,7 @@ async def test_amounts_are_shown_in_major_units_and_json_keeps_minor_ones(termin
     contradiction = await terminal.run(
         *("order", "create", "--customer", buyer, "--currency", "CNY", "--line", "tea:2:3.00", "--amount", "12.50")
     )
-    assert contradiction.returncode == 1
+    assert contradiction.returncode == 2
     assert "12.50 CNY but the lines add up to 6.00 CNY" in contradiction.stderr
     short = await terminal.run("settle", order_id, "--source", "wallet", "--as", f"customer:{buyer}")
     assert short.returncode == 4
@@ -409,12 +409,33 @@ async def test_a_stack_is_reached_without_its_directory(terminal: Terminal, stac
         (("settle", "nope", "--source", "drawer", "--as", "auditor:zhao"), "may not call Settle"),
         (("settle", "nope", "--source", "drawer", "--token", "nonsense"), "countinghouse token"),
         (("pay", "nope", "--source", "drawer"), "nope"),
-        (("order", "list", "--page", "nonsense"), "page_token"),
+        (("payment", "park", "nope", "--reason", "cash"), "nope"),
     ],
 )
 async def test_an_error_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], says: str) -> None:
+    await refused_in_a_sentence(terminal, arguments, says, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("settle", "o1", "--source", "card"), "--card is required"),
+        (("settle", "o1", "--source", "drawer", "--card", "tok-mei"), "--card: leave card out"),
+        (("settle", "o 1", "--source", "drawer"), "ORDER must be"),
+        (("order", "list", "--page", "nonsense"), "--page is not of this list"),
+        (("order", "create", "--customer", "li mei", "--amount", "5", "--currency", "CNY"), "--customer must be"),
+        (("acquirer", "log", "--key", "k 1"), "--key must be"),
+    ],
+)
+async def test_server_refusal_of_a_field_names_the_flag_and_is_wrong_usage(
+    terminal: Terminal, arguments: tuple[str, ...], says: str
+) -> None:
+    await refused_in_a_sentence(terminal, arguments, says, code=2)
+
+
+async def refused_in_a_sentence(terminal: Terminal, arguments: tuple[str, ...], says: str, *, code: int) -> None:
     done = await terminal.run(*arguments)
-    assert done.returncode == 1
+    assert done.returncode == code
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""

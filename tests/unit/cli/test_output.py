@@ -10,6 +10,7 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import clerk_pb2, money_pb2
 from services.cli import output
+from services.kernel.clock import rfc3339
 
 
 def test_json_keeps_the_protos_names_and_its_numbers_are_numbers() -> None:
@@ -64,5 +65,5 @@ def test_money_people_and_times_read_well() -> None:
     assert output.money(None) == ""
     assert output.clerk({"name": "li", "role": "ROLE_CASHIER"}) == "li (cashier)"
     assert output.clerk(None) == ""
-    assert output.moment(1_700_000_000_123) == "2023-11-14 22:13:20.123Z"
+    assert output.moment(1_700_000_000_123) == "2023-11-14T22:13:20.123Z" == rfc3339(1_700_000_000_123)
     assert output.moment(0) == ""

@@ -110,7 +110,7 @@ def test_amount_in_major_units_is_parsed_exactly(text: str, currency: str, minor
     "text",
     [
         *("", " ", "1,000", "1.000,00", "1 000", "1_0", "1e3", "0x10", "NaN", "inf", "-1", "-0", "+1"),
-        *("12.", ".5", "12.5.0", "12.505", "12.500", "12\n", "１２", "٣", "梅", "1" * 100),
+        *("12.", ".5", "12.5.0", "12.505", "12.500", "12\n", "１２", "٣", "梅"),
     ],
 )
 def test_amount_that_people_may_mean_otherwise_is_refused(text: str) -> None:
@@ -130,10 +130,13 @@ def test_decimals_of_a_currency_without_any_are_refused() -> None:
 
 
 def test_amount_beyond_the_largest_is_refused_in_major_units() -> None:
-    """19 digits and more are no tracebacks."""
-    with pytest.raises(InvalidArgument, match=r"more than 10000000000000\.00 CNY") as refusal:
-        parse_amount("10000000000000.01", "CNY")
-    assert refusal.value.reason == "AMOUNT_OUT_OF_RANGE"
+    """However many digits it has."""
+    for text in ("10000000000000.01", "9" * 20, "9" * 5_000, "9" * 5_000 + ".99"):
+        with pytest.raises(InvalidArgument, match=r"more than 10000000000000\.00 CNY") as refusal:
+            parse_amount(text, "CNY")
+        assert refusal.value.reason == "AMOUNT_OUT_OF_RANGE"
+        assert len(refusal.value.message) < 160
+    assert parse_amount("0" * 5_000 + "5", "CNY") == 500
 
 
 def test_amount_in_an_unknown_currency_is_refused() -> None:

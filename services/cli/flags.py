@@ -1,0 +1,62 @@
+"""Fields of requests, told by the flags of the command that was typed.
+
+A server's refusal names the fields of its protos, `customer_id` or `amount.currency_code`. Whoever typed `--customer`
+and `--currency` looks for those. `calling` puts every refusal through `told_by_flags`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from services.cli.exit_codes import WrongUsage
+from services.kernel.errors import CountinghouseError, InvalidArgument
+
+if TYPE_CHECKING:
+    import typer
+
+#: Parameters of commands by the field that they are sent in, where leaving out `_id` does not tell.
+_PARAMETERS: Final = {
+    "currency_code": "currency",
+    "description": "line",
+    "expected_version": "version",
+    "faults": "wanted",
+    "from_sequence": "first",
+    "lines": "line",
+    "minor_units": "amount",
+    "overdraft_limit": "overdraft",
+    "page_size": "limit",
+    "page_token": "page",
+    "payee_account_id": "payee",
+    "quantity": "line",
+    "to_sequence": "last",
+    "ttl_s": "ttl",
+}
+#: Names of fields that no sentence has as words of its own: `customer_id`, `lines[0].description`.
+_FIELD = re.compile(r"\b[a-z]+(?:_[a-z]+|\[\d+\]|\.[a-z]+(?:_[a-z]+)*)+\b")
+
+
+def told_by_flags(error: CountinghouseError, context: typer.Context) -> CountinghouseError:
+    """Return a server's refusal in the words of the command line; of a field that has a flag, as wrong usage."""
+    message = _FIELD.sub(lambda found: _flag(found[0], context) or found[0], error.message)
+    flag = next((flag for field, _ in error.fields if (flag := _flag(field, context))), "")
+    if not isinstance(error, InvalidArgument) or not flag:
+        error.message = message
+        return error
+    for field, _ in error.fields:
+        message = re.sub(rf"^{re.escape(field)}(?= )", flag, message)
+    if flag not in message:
+        message = f"{flag}: {message}"
+    return WrongUsage(error.reason, message, metadata=error.metadata, fields=error.fields)
+
+
+def _flag(field: str, context: typer.Context) -> str:
+    """What was typed for a field: an option, or the name of an argument; empty: the command has nothing for it."""
+    *parents, last = re.sub(r"\[\d+\]", "", field).split(".")
+    known = {parameter.name: parameter for parameter in context.command.params}
+    for part in ("lines",) if "lines" in parents else (last, *parents):
+        for name in (_PARAMETERS.get(part, part), part.removesuffix("_id")):
+            parameter = known.get(name if context.params.get(f"{name}_minor") is None else f"{name}_minor")
+            if parameter is not None:
+                return parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar)
+    return ""

@@ -1,0 +1,177 @@
+"""What commands say of payments and books: what happened, and what can be done next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+from countinghouse.ledger.v1 import ledger_pb2
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.cli import ledger, payments
+from services.kernel.errors import Aborted
+from services.payment.model import PaymentState, Source, half_settled
+from services.reconcile.matching import Action
+from tests.unit.payment.test_model import PAYMENT
+
+
+def _client(**parts: Any) -> Any:
+    """As much of a client as a command needs."""
+    return SimpleNamespace(as_json=False, **parts)
+
+
+def shown(capsys: pytest.CaptureFixture[str], **fields: Any) -> str:
+    """What `payment get` says of the money of a card."""
+    state = pb.PaymentState.Value(f"PAYMENT_STATE_{fields.pop('state')}")
+    payment = pb.Payment(
+        payment_id="p1", state=state, source=pb.SOURCE_CARD, card="tok-mei", acquirer_key="p1:1", **fields
+    )
+    payments._show(_client(), payment, {})
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("card was")]
+    return said.removeprefix("card was").strip()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"state": "CREATED"}, "not charged so far"),
+        ({"state": "SUBMITTED"}, "not known yet"),
+        ({"state": "UNKNOWN"}, "not known yet"),
+        ({"state": "SUCCEEDED", "journal_id": "j1"}, "charged"),
+        ({"state": "DECLINED"}, "not charged, or charged and given back"),
+        ({"state": "REVERSING", "journal_id": "j1"}, "being given back, if it was charged"),
+        ({"state": "REVERSED", "journal_id": "j1", "reversal_journal_id": "j2"}, "charged, and given back"),
+        ({"state": "PARKED"}, "not known yet; whatever was charged is given back when the acquirer answers"),
+    ],
+)
+def test_card_payment_says_what_became_of_the_card(
+    capsys: pytest.CaptureFixture[str], fields: dict[str, Any], says: str
+) -> None:
+    """As far as the payment tells."""
+    assert shown(capsys, **fields) == says
+
+
+def test_parked_and_reversed_payment_says_that_the_card_holds_no_charge_and_who_knows_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It has no journal, so the payment does not tell whether there was a charge to give back; the acquirer does."""
+    assert shown(capsys, state="REVERSED") == (
+        "never charged, or charged and given back; `countinghouse acquirer log --key p1:1` says which"
+    )
+
+
+def test_every_state_of_a_card_payment_says_what_became_of_the_card() -> None:
+    """None is forgotten."""
+    assert payments._CARD_MONEY.keys() == {*map(str, PaymentState)} - {"REVERSED"}
+
+
+def test_payment_that_is_not_by_card_says_nothing_of_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+    payments._show(_client(), pb.Payment(payment_id="p1", source=pb.SOURCE_DRAWER), {})
+    assert "card" not in capsys.readouterr().out
+
+
+async def refused(client_says: Aborted) -> str:
+    """The words of a settle that a service refused."""
+
+    async def change(*_: object) -> None:
+        raise client_says
+
+    with pytest.raises(Aborted) as refusal:
+        await payments._change(_client(change=change), "Settle", None, "s1")
+    return refusal.value.message
+
+
+async def test_settle_of_an_order_that_waits_for_another_payment_names_the_command_that_frees_it() -> None:
+    """A sentence each: what happened, by whom, where it stands, and what to do."""
+    unknown = replace(PAYMENT, state=PaymentState.UNKNOWN, source=Source.CARD, updated_at_ms=1_700_000_000_123)
+    assert await refused(half_settled(unknown)) == (
+        "o1 was not settled. li (cashier) is paying it from the card with payment p1. "
+        "That payment is UNKNOWN since 2023-11-14T22:13:20.123Z. "
+        "Run `countinghouse payment park p1 --reason …` to free the order, or wait for its outcome."
+    )
+
+
+async def test_settle_of_an_order_whose_payment_cannot_be_parked_names_no_command() -> None:
+    """One from the drawer has an outcome as soon as the ledger answers."""
+    unknown = replace(PAYMENT, state=PaymentState.UNKNOWN, source=Source.DRAWER)
+    assert "park" not in (await refused(half_settled(unknown))).lower()
+
+
+@pytest.mark.parametrize("action", [Action.REFUND, Action.UNDO, Action.ASK_NOW])
+def test_reconciliation_names_the_command_that_mends_a_difference(action: Action) -> None:
+    """What `--repair` mends, and what goes on by itself."""
+    assert "`reconcile --repair`" in action
+
+
+@pytest.mark.parametrize("action", [Action.ASK_NOW, Action.WAIT])
+def test_reconciliation_says_what_goes_on_by_itself(action: Action) -> None:
+    """And that nobody has to wait long."""
+    assert "by itself" in action
+    assert "seconds" in action
+
+
+def row(account: str, currency: str, debits: int, credits: int) -> ledger_pb2.TrialBalanceRow:
+    return ledger_pb2.TrialBalanceRow(
+        account_id=f"{account}:{currency}",
+        currency_code=currency,
+        exact_debits=str(debits),
+        exact_credits=str(credits),
+        balance=debits - credits,
+    )
+
+
+BOOKS = ledger_pb2.TrialBalanceResponse(
+    rows=[
+        row("drawer", "CNY", 500, 0),
+        row("sales", "CNY", 0, 500),
+        row("wallet:mei", "CNY", 300, 300),
+        row("bank", "CNY", 0, 0),
+        row("drawer", "EUR", 0, 0),
+    ],
+    totals=[
+        ledger_pb2.TrialBalanceTotal(currency_code="CNY", accounts=4, debits="800", credits="800"),
+        ledger_pb2.TrialBalanceTotal(currency_code="EUR", accounts=1, debits="0", credits="0"),
+    ],
+    balanced=True,
+)
+
+
+async def trial_balance(capsys: pytest.CaptureFixture[str], books: Any = BOOKS, *, all_: bool = False) -> list[str]:
+    async def read(*_: object) -> Any:
+        return books
+
+    command: Any = ledger.trial_balance
+    await command.__wrapped__(_client(read=read), currency="", all_=all_)
+    return capsys.readouterr().out.splitlines()
+
+
+async def test_trial_balance_leaves_out_accounts_without_postings_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One whose postings add up to zero stays."""
+    said = await trial_balance(capsys)
+    assert [line.split()[0] for line in said[1:4]] == ["drawer:CNY", "sales:CNY", "wallet:mei:CNY"]
+    assert said[4:] == [
+        "not shown: 2 accounts without postings; --all shows them",
+        "4 accounts: debits 8.00 CNY, credits 8.00 CNY",
+        "balanced",
+    ]
+
+
+async def test_trial_balance_of_all_shows_every_account(capsys: pytest.CaptureFixture[str]) -> None:
+    said = await trial_balance(capsys, all_=True)
+    assert len(said) == 1 + 5 + 2 + 1
+    assert not any("not shown" in line for line in said)
+
+
+async def test_trial_balance_hides_no_balance_that_has_no_postings(capsys: pytest.CaptureFixture[str]) -> None:
+    """Books that are wrong are shown as they are."""
+    books = ledger_pb2.TrialBalanceResponse(balanced=False)
+    books.rows.append(row("drawer", "CNY", 0, 0))
+    books.rows[0].balance = 7
+    with pytest.raises(typer.Exit):
+        await trial_balance(capsys, books)
+    assert "drawer:CNY" in capsys.readouterr().out
