@@ -372,6 +372,8 @@ class _Compiler:
                 return self._look(answer) if answer.state else NotCancellable()
             case _:
                 payment_id = asked.arguments.payment_id
+                if answer.reason == "PAYMENT_PARKED":  # while it was being reversed unseen
+                    return ReadPayment(payment_id, "PARKED")
                 if answer.reason != "ILLEGAL_STATE":  # the ledger refused, so it was there to be reversed
                     return ReadPayment(payment_id, "SUCCEEDED")
                 return (

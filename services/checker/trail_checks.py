@@ -36,6 +36,7 @@ _PAYMENT_MOVES = {
     ("SUCCEEDED", "REVERSING"),
     ("REVERSING", "REVERSED"),
     ("REVERSING", "SUCCEEDED"),
+    ("REVERSING", "PARKED"),
 }
 _HELD = ("PAYING", "PAID")
 #: Within which a worker that lives takes over.

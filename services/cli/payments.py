@@ -238,7 +238,8 @@ async def park(
 ) -> None:
     """Gives up waiting for the acquirer's answer: the order can be settled in another way at once.
 
-    Whatever the card was charged is given back when the acquirer answers again, however long that takes.
+    Whatever the card was charged is given back when the acquirer answers again, however long that takes. A payment that
+    is REVERSING can be parked, too, unless the ledger has its journal: then its order waits for the refund.
 
     Example: countinghouse payment park pay_7d0q --reason "customer pays cash" --as cashier:li
     """
@@ -283,6 +284,9 @@ async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
 
     They stay UNKNOWN, REVERSING or PARKED, whatever the time. Repeat the same settle (nothing is charged twice), free
     the order with `countinghouse payment park PAYMENT --reason …`, or reverse it: `countinghouse reverse PAYMENT …`.
+
+    ACQUIRER_MISMATCH: its answer has another amount, currency, card or payment than was asked, and is not acted on.
+    Have the acquirer correct what it has under the key; the payment then goes on by itself. Parking it frees its order.
 
     Example: countinghouse payment attention
     """

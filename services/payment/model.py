@@ -13,7 +13,7 @@
                                   REVERSING ◀────────────────────────┘
                                       └──── record_reversal ─▶ REVERSED ◀─ record_parked_reversal ─ PARKED
 
-    park: SUBMITTED or UNKNOWN, of a card that is to pay an order ─▶ PARKED
+    park: SUBMITTED, UNKNOWN, or REVERSING without a journal, of a card that is to pay an order ─▶ PARKED
 
 Invariants
 1. SUBMITTED is committed before the acquirer and the ledger are asked, so money that moved has a payment that says it
@@ -22,7 +22,8 @@ Invariants
 3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN; what
    nobody answers for too long is put before people (`attention`), and stays as it is.
 4. A payment that has a request has it IN_PROGRESS until it is SUCCEEDED, DECLINED, PARKED or REVERSED, and DONE in the
-   same transaction that makes it so. One that is REVERSING without a journal was UNKNOWN: both its requests are open.
+   same transaction that makes it so. One that is REVERSING without a journal was UNKNOWN: both its requests are open,
+   and parking it ends both.
 5. Each change raises `version` by one and writes one event; the fence of a payment never falls. How often the acquirer
    kept silent is no change.
 6. REVERSED without a journal: the acquirer holds nothing under its key, and will never charge it.
@@ -70,8 +71,8 @@ class PaymentState(StrEnum):
 
 #: The machine as a table: from → to. CREATED → DECLINED: refused before anything was sent, for instance because
 #: another clerk had settled the bill. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
-#: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of. SUBMITTED, UNKNOWN → PARKED:
-#: of an order's card payment only.
+#: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of. To PARKED: of an order's card
+#: payment only, and from REVERSING only if it was UNKNOWN before.
 MOVES: dict[PaymentState, frozenset[PaymentState]] = {
     PaymentState.CREATED: frozenset({PaymentState.SUBMITTED, PaymentState.DECLINED}),
     PaymentState.SUBMITTED: frozenset(
@@ -81,7 +82,7 @@ MOVES: dict[PaymentState, frozenset[PaymentState]] = {
         {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSING, PaymentState.PARKED}
     ),
     PaymentState.SUCCEEDED: frozenset({PaymentState.REVERSING}),
-    PaymentState.REVERSING: frozenset({PaymentState.REVERSED, PaymentState.SUCCEEDED}),
+    PaymentState.REVERSING: frozenset({PaymentState.REVERSED, PaymentState.SUCCEEDED, PaymentState.PARKED}),
     PaymentState.DECLINED: frozenset(),
     PaymentState.REVERSED: frozenset(),
     PaymentState.PARKED: frozenset({PaymentState.REVERSED}),
@@ -93,8 +94,8 @@ ACTIVE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.SUCCEEDED, 
 #: The states in which somebody waits for the acquirer.
 UNANSWERED = (PaymentState.UNKNOWN, PaymentState.REVERSING, PaymentState.PARKED)
 
-#: The states in which an order's card payment can be parked.
-PARKABLE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN)
+#: The states in which an order's card payment can be parked, as long as it has no journal.
+PARKABLE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.REVERSING)
 
 
 def sources_of(target: PaymentState) -> tuple[PaymentState, ...]:
@@ -402,8 +403,9 @@ class Payment:
 
     @property
     def can_be_parked(self) -> bool:
-        """Whether it is an order's card payment whose outcome may still be open."""
-        return bool(self.order_id) and self.source is Source.CARD and self.state in PARKABLE
+        """Whether it is an order's card payment that waits for the acquirer and, as far as is known, has no journal."""
+        by_card = bool(self.order_id) and self.source is Source.CARD
+        return by_card and self.state in PARKABLE and not self.journal_id
 
     def is_parked_for(self, parking: Parking) -> bool:
         """Whether it was parked under this request."""
@@ -620,7 +622,7 @@ def not_parkable(payment: Payment) -> FailedPrecondition:
     return FailedPrecondition(
         "ILLEGAL_STATE",
         f"{payment.payment_id} is {payment.state}, from the {payment.source.lower()}; only an order's card payment "
-        "that is SUBMITTED or UNKNOWN can be parked",
+        "that is SUBMITTED, UNKNOWN, or REVERSING without a journal can be parked",
         metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
     )
 

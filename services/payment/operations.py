@@ -308,7 +308,8 @@ class PaymentOperations:
 
         Raises:
             NotFound: PAYMENT_NOT_FOUND. AlreadyExists: ORDER_ALREADY_PAID, by this payment after all.
-            FailedPrecondition: ILLEGAL_STATE: it has ended, is no card payment or has no order.
+            FailedPrecondition: ILLEGAL_STATE: it has ended, is no card payment, has no order, or is being reversed and
+                has a journal.
             CountinghouseError: As `settle`.
         """
         key = RequestKey(call.principal, PARK, command.request_id)

@@ -7,7 +7,7 @@
     tell_order        order PAID, or free again                             completed
 
     undo              the opposite journal (posted), of a card then the refund (refunded), then REVERSED (recorded)
-    park_unanswered   the ledger voids the journal (voided), PARKED and the request refused: one commit (parked)
+    park_unanswered   the ledger voids the journal (voided), PARKED and its open requests refused: one commit (parked)
 
 Rules
 1. Only an execution of the payment's own request causes a charge (`Work.may_charge`). Whoever finishes another's
@@ -218,17 +218,18 @@ class Saga:
 
         The ledger's answer is about all time: no journal of the payment stands, and it refuses one that comes late. So
         the order is free of the payment even if its holder was paused before it posts.
+
+        Of a payment that is REVERSING the acquirer is not asked: whatever it says, the key is to be reversed. If the
+        ledger has its journal, the payment stays as it is, for the acquirer owes the refund.
         """
-        try:
-            said = await self._cards.query(payment, hold.fence, work.deadline.shaved(_AFTER_QUERY_S))
-        except OutcomeUnknown:
-            pass
-        else:
-            if said.state is not KeyState.UNSEEN:
-                return await self.carry_on(work.adopting(), hold, payment)
+        reversing = payment.state is PaymentState.REVERSING
+        if not reversing and await self._is_decided(work, hold, payment):
+            return await self.carry_on(work.adopting(), hold, payment)
         hold.ensure()
         journal_id = await self._ledger.void(payment, hold.fence, work.deadline)
         await self.hit("voided", work, payment)
+        if journal_id and reversing:
+            return payment
         if journal_id:
             payment = await self._store.record(
                 payment.payment_id, hold.fence, journal_id, self._encode, now_ms=self._now()
@@ -240,6 +241,14 @@ class Saga:
         )
         await self.hit("parked", work, payment)
         return payment
+
+    async def _is_decided(self, work: Work, hold: Hold, payment: Payment) -> bool:
+        """Whether the acquirer says in time that it has decided on the payment's key."""
+        try:
+            said = await self._cards.query(payment, hold.fence, work.deadline.shaved(_AFTER_QUERY_S))
+        except OutcomeUnknown:
+            return False
+        return said.state is not KeyState.UNSEEN
 
     async def _post_reversal(self, work: Work, hold: Hold | None, payment: Payment) -> Payment:
         """Undoes a payment's money, and records what that left in the books."""
@@ -387,7 +396,7 @@ class Saga:
         return self._responses.payment(PARK, payment)
 
     def _encode_parked(self, payment: Payment) -> StoredResponse:
-        """The answer to the request of a payment that was parked."""
+        """The answer to the request of a payment that was parked, and to the request that was to reverse it before."""
         parked_by = payment.parking.clerk if payment.parking else payment.clerk
         return self._responses.refusal(
             FailedPrecondition(

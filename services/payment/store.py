@@ -426,13 +426,13 @@ class PaymentStore:
     async def park(
         self, payment_id: str, fence: Fence, parking: Parking, encode: Encode, encode_own: Encode, *, now_ms: int
     ) -> Payment:
-        """SUBMITTED or UNKNOWN → PARKED, of an order's card payment; else the payment as it stands.
+        """SUBMITTED, UNKNOWN, REVERSING → PARKED, of an order's card without a journal; else the payment as it stands.
 
-        Ends the payment's own request and the one that parks it, and leaves the order service to be told that the order
-        is free. The acquirer is asked to reverse its key at the worker's next look.
+        Ends the payment's own request, the one that was to reverse it and the one that parks it, and leaves the order
+        service to be told that the order is free. The acquirer is asked to reverse its key at the worker's next look.
 
         Args:
-            encode: Makes the response to the parking; `encode_own` that to the payment's own request.
+            encode: Makes the response to the parking; `encode_own` that to the others.
         """
         columns = PAYMENTS.c
 
@@ -443,7 +443,7 @@ class PaymentStore:
                 PaymentState.PARKED,
                 fence,
                 now_ms,
-                only_if=and_(columns.source == Source.CARD, columns.order_id != ""),
+                only_if=and_(columns.source == Source.CARD, columns.order_id != "", columns.journal_id == ""),
                 parking_caller=parking.key.caller.name,
                 parking_role=parking.clerk.role,
                 parking_key=parking.key.key,
@@ -454,6 +454,8 @@ class PaymentStore:
             )
             if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
                 await self._end(tx, moved, moved.key, Purpose.RELEASE, encode_own, now_ms)
+                if moved.reversal is not None:
+                    await self._end(tx, moved, moved.reversal.key, None, encode_own, now_ms)
                 await self._end(tx, moved, parking.key, None, encode, now_ms)
             return moved
 

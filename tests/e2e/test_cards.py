@@ -310,6 +310,33 @@ class TestParked:
         assert at_bank(books, card.payment_id) == ["TOMBSTONE"]
         assert charges(books, order_id) == [paid.payment_id]
 
+    async def test_parking_an_unanswered_reversal_lets_cash_settle_the_order(self, teller: Teller) -> None:
+        """The acquirer charged without a word and is down. The accountant reverses the payment, the cashier parks it
+        and takes cash; when the acquirer is back it refunds, and the reversal's request is refused as before.
+        """
+        order_id, key = await teller.bill(), new_id("settle")
+        drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
+        await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+        card = payment_in(await press(teller, order_id, key))
+        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        undo = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=card.payment_id, reason="wrong bill")
+        pending = payment_in(await teller.accountant.ask(teller.address(TWO), "Reverse", undo, timeout_s=8.0))
+        assert pending.state == pb.PAYMENT_STATE_REVERSING
+        parking = pb.ParkRequest(request_id=new_id("park"), payment_id=card.payment_id, reason="pays cash")
+        parked = await teller.until_answered(teller.cashier, ONE, "Park", parking, parking.request_id)
+        assert payment_in(parked).state == pb.PAYMENT_STATE_PARKED
+        cash = settle_request(teller.cashier, order_id, new_id("settle"))
+        paid = payment_in(await teller.until_answered(teller.cashier, TWO, "Settle", cash, cash.request_id))
+        assert paid.state == pb.PAYMENT_STATE_SUCCEEDED
+        await set_faults(teller)
+        await until(lambda: is_in(teller, card.payment_id, pb.PAYMENT_STATE_REVERSED))
+        refused = (await teller.accountant.ask(teller.address(ONE), "Reverse", undo, timeout_s=8.0)).error
+        assert refused is not None
+        assert refused.reason == "PAYMENT_PARKED"
+        books = await teller.checked_books()
+        assert at_bank(books, card.payment_id) == ["REFUNDED"]
+        assert charges(books, order_id) == [paid.payment_id]
+
 
 class TestNotices:
     """Who may say what became of a charge, and what comes of it."""

@@ -295,11 +295,13 @@ class FakePaymentStore(Store):
     ) -> Payment:
         with self._transaction():
             known = self._known(payment_id)
-            if known.source is not Source.CARD or not known.order_id:
+            if known.source is not Source.CARD or not known.order_id or known.journal_id:
                 return self._seen(known, fence)
             moved = self._move(payment_id, PaymentState.PARKED, fence, now_ms, parking=parking, silence=NO_SILENCE)
             if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
                 self._end(moved, moved.key, Purpose.RELEASE, encode_own, now_ms)
+                if moved.reversal is not None:
+                    self._end(moved, moved.reversal.key, None, encode_own, now_ms)
                 self._end(moved, parking.key, None, encode, now_ms)
             return moved
 

@@ -743,6 +743,33 @@ class PaymentStoreContract:
         assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
         assert (await made.states())[-1] is PaymentState.PARKED
 
+    async def test_parking_a_reversal_of_an_unknown_payment_ends_three_requests(self, make: Make) -> None:
+        """Its own and the reversal's are refused, the parking is answered; RELEASE alone goes to the order."""
+        subject = await make()
+        made = await unknown_by_card(subject)
+        await made.begin_reversal()
+        await made.lose_sight(silence=SILENCE)
+        parked = await made.park()
+        assert (parked.state, parked.parking, parked.silence) == (PaymentState.PARKED, parking_of(), NO_SILENCE)
+        assert (await made.now(), parked.reversal) == (parked, reversal_of())
+        for key in (settle_key(), reversal_of().key):
+            assert await subject.store.response_to(key) == REFUSED
+        assert await subject.store.response_to(parking_of().key) == encode_parking(parked)
+        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert (await made.states())[-2:] == [PaymentState.REVERSING, PaymentState.PARKED]
+        assert await subject.store.overdue(now_ms=T0 + 99_000, limit=9) == []
+        assert await made.record_reversal() == parked
+
+    async def test_a_reversal_of_what_has_a_journal_is_not_parked(self, make: Make) -> None:
+        """It stays REVERSING, and the requests of its reversal and of the parking are open."""
+        subject = await make()
+        made = await succeeded(subject, by_card())
+        await made.begin_reversal()
+        assert (await made.park()).state is PaymentState.REVERSING
+        for key in (reversal_of().key, parking_of().key):
+            assert (await subject.request(key))[0] is RequestState.IN_PROGRESS
+        assert (await made.record_reversal()).state is PaymentState.REVERSED
+
     async def test_a_parked_payment_leaves_its_order_to_another(self, make: Make) -> None:
         """It is not active: the next one is submitted, as the next attempt; both are kept."""
         subject = await make()

@@ -160,8 +160,12 @@ class Scribe:
         self.call("Reverse", asked, answer, began_ms)
         return journal
 
-    def park(self, order_id: str, amount: int, *, clerk: str = "li", by: str = "wu") -> Row:
-        """A card payment of an order that is never answered, and then parked: the order is free again."""
+    def park(self, order_id: str, amount: int, *, clerk: str = "li", by: str = "wu", reversing: bool = False) -> Row:
+        """A card payment of an order that is never answered, and then parked: the order is free again.
+
+        Args:
+            reversing: Whether somebody had begun to reverse it.
+        """
         began_ms = self._now_ms
         payment = self.accept(order_id, "Settle", f"card-{order_id}", clerk)
         payment.update(asks=0, attention="")
@@ -169,6 +173,14 @@ class Scribe:
         self.move_order(order_id, "PAYING", fence, payment["payment_id"])
         self.submit(payment, fence, "acquirer", amount)
         self.move_payment(payment, "UNKNOWN", fence)
+        if reversing:
+            self.request(by, "Reverse", f"reverse-{order_id}")
+            payment.update(reversal_caller=by, reversal_role=role_of(by), reversal_key=f"reverse-{order_id}")
+            self.move_payment(payment, "REVERSING", fence)
+            body = self.answer(by, "Reverse", f"reverse-{order_id}", ok=False)
+            undoing = Arguments(payment_id=payment["payment_id"], key=f"reverse-{order_id}", clerk=by)
+            parked = Answer("FAILED_PRECONDITION", "PAYMENT_PARKED", payment_id=payment["payment_id"])
+            self.call("Reverse", undoing, replace(parked, sha256=digest(body)), began_ms)
         self.request(by, "Park", f"park-{order_id}")
         payment.update(parking_caller=by, parking_role="accountant", parking_key=f"park-{order_id}", parking_reason="x")
         self.move_payment(payment, "PARKED", fence)

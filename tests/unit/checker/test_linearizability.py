@@ -463,6 +463,22 @@ def an_unknown_payment_reversed(t: Timeline) -> None:
     t.settle("s2", 9, 10, paid="p2", round_=1)
 
 
+@lawful
+def an_unknown_payment_parked_while_it_was_reversed(t: Timeline) -> None:
+    """Both its requests are told so; the order is free in the same round."""
+    t.settle("s1", 1, 2, answer=Answer(state="UNKNOWN", payment_id="p1"))
+    t.reverse("r1", 3, 4, "p1", Answer(state="REVERSING", payment_id="p1"))
+    t.look_at_payment(5, 6, "p1", "PARKED")
+    t.settle("s2", 7, 8, paid="p2", round_=1)
+    t.reverse("r1", 9, 10, "p1", Answer("FAILED_PRECONDITION", "PAYMENT_PARKED"))
+
+
+@illegal
+def a_reversal_that_was_parked_of_what_stands(t: Timeline) -> None:
+    t.settle("s1", 1, 2, paid="p1")
+    t.reverse("r1", 3, 4, "p1", Answer("FAILED_PRECONDITION", "PAYMENT_PARKED"))
+
+
 @illegal
 def an_unknown_payment_reversed_and_recorded(t: Timeline) -> None:
     t.settle("s1", 1, 2, answer=Answer(state="UNKNOWN", payment_id="p1"))

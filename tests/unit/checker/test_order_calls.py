@@ -277,6 +277,11 @@ class TestOtherWrites:
         timeline.reverse("r", 1, 2, "p1", Answer("FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"))
         assert _compiled(timeline).deeds == [_MADE, Deed((ReadPayment("p1", "SUCCEEDED"),), 1, 2)]
 
+    def test_a_reversal_that_was_parked_was_of_a_payment_that_paid_nothing(self) -> None:
+        timeline = Timeline()
+        timeline.reverse("r", 1, 2, "p1", Answer("FAILED_PRECONDITION", "PAYMENT_PARKED"))
+        assert _compiled(timeline).deeds == [_MADE, Deed((ReadPayment("p1", "PARKED"),), 1, 2)]
+
 
 class TestNeverClaimed:
     """A look at a payment is told which requests cannot have claimed, for theirs may be DECLINED all the same."""

@@ -379,6 +379,13 @@ def a_card_payment_reversed_unseen(scribe: Scribe) -> None:
     scribe.deliver(unseen, "RELEASE")
 
 
+@CASES.lawful("payments match journals", "answers are true", "moves are legal")
+def a_reversal_that_was_parked(scribe: Scribe) -> None:
+    """It was being reversed unseen when somebody parked it; both its requests were refused."""
+    parked = scribe.park("open", 70, reversing=True)
+    scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+
+
 @CASES.lawful("answers are true")
 def a_ticket_given_back(scribe: Scribe) -> None:
     """The bill was locked for too long; nothing was done, and the ticket can be used again."""

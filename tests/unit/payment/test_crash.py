@@ -15,6 +15,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
+from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import ChargeState
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, may_come_right
 from services.kernel.idempotency import Answer, RequestState
@@ -258,6 +259,40 @@ async def parking_what_was_never_charged() -> Scene:
     return await parking(False)
 
 
+async def parking_a_reversal(charged: bool) -> Scene:
+    """Wang has begun to reverse a card payment of which nobody knows, and parks it; li takes cash for the order."""
+    scene = await parking(charged)
+    house, payment_id = scene.house, scene.house.of("s1").payment_id
+    house.acquirer.tells_nothing = True
+    pending = payment_in(await house.reverse(house.instance(), payment_id))
+    assert pending.state == pb.PAYMENT_STATE_REVERSING
+    house.acquirer.tells_nothing = False
+
+    def done() -> None:
+        card = house.of("s1")
+        assert card.state is PaymentState.REVERSED
+        assert not (card.parking and card.journal_id)
+        for key, method in (("s1", SETTLE), ("v1", REVERSE), ("k1", PARK)):
+            assert house.state(key, method) is RequestState.DONE
+        paid = [journal.draft.payment_id for journal in house.journals()]
+        assert len(paid) - bool(card.journal_id) == (house.order().state is OrderState.PAID)
+        assert {charge.state for charge in house.acquirer.charges.values()} <= {
+            *(ChargeState.REFUNDED, ChargeState.TOMBSTONE),
+        }
+
+    return Scene(house, scene.ask, scene.other, done)
+
+
+async def parking_a_reversal_of_what_was_charged_unseen() -> Scene:
+    """It was charged; the reversal may end first, with its journals, and then there is nothing to park."""
+    return await parking_a_reversal(True)
+
+
+async def parking_a_reversal_of_what_was_never_charged() -> Scene:
+    """It was not, and never will be."""
+    return await parking_a_reversal(False)
+
+
 def by_card(house: House, key: str, *, card: str = CARD) -> Callable[[Instance], Awaitable[Answer]]:
     """Somebody settles `o1` by card."""
     return lambda one: house.settle(one, key, source=Source.CARD, card=card)
@@ -288,6 +323,8 @@ SCENES = [
     reversing_what_was_never_charged,
     parking_what_was_charged_unseen,
     parking_what_was_never_charged,
+    parking_a_reversal_of_what_was_charged_unseen,
+    parking_a_reversal_of_what_was_never_charged,
 ]
 
 

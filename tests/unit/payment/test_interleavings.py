@@ -281,6 +281,103 @@ async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: 
     assert (PaymentState.SUCCEEDED, KeyState.CHARGED) in ends, "or the journal stood before it could be voided"
 
 
+def parked_or_reversed_well(house: House, payment: Payment) -> None:
+    """Cash has paid the order, and the card payment is REVERSED, by way of PARKED or by its reversal."""
+    if payment.parking is not None:
+        parked_well(house, payment)
+    else:
+        ended_well(house, payment)
+    assert (payment.state, house.of("cash").state) == (PaymentState.REVERSED, PaymentState.SUCCEEDED)
+
+
+async def reversing(house: House, key: str) -> tuple[Payment, Instance, Awaitable[object], asyncio.Event]:
+    """A payment that others lost sight of and somebody began to reverse; the reversal, overtaken before it asks the
+    acquirer, goes on once its event is set.
+    """
+    sight_lost = house.instance()
+    for name in ("charge", "query"):
+        sight_lost.process.fails(name, SILENCE)
+    with suppress(CountinghouseError):
+        await sight_lost.operations.recover()
+    undoing = house.instance()
+    begun, woken = asyncio.Event(), asyncio.Event()
+
+    async def sleep() -> None:
+        begun.set()
+        await woken.wait()
+
+    undoing.failpoints.at["submitted"] = sleep
+    reversal = asyncio.ensure_future(house.reverse(undoing, house.of(key).payment_id))
+    await begun.wait()
+    house.lapse(undoing)
+    payment = house.of(key)
+    assert (payment.state, payment.journal_id) == (PaymentState.REVERSING, "")
+    return payment, undoing, reversal, woken
+
+
+@pytest.mark.parametrize("late", ["a holder before its charge", "a holder before its post", "a reversal, and a charge"])
+async def test_parking_a_reversal_and_cash_against_what_comes_late(late: str) -> None:
+    """All schedules of a clerk who parks a payment that is being reversed and takes cash, the worker, and whoever was
+    overtaken: the old holder, about to charge or to post, or the reversal, with a charge on its way. Both requests get
+    one answer, the order is paid once, nothing is kept of the card. Every end occurs, or the test would prove nothing.
+    """
+    ends: set[tuple[bool, KeyState]] = set()
+    by_holder = late != "a reversal, and a charge"
+
+    async def play(turns: Turns) -> None:
+        house = House()
+        await house.bill()
+        at = "charged" if late == "a holder before its post" else "submitted"
+        old, pressed, woken, key = await asleep(house, direct=False, at=at)
+        payment, undoing, reversal, reversal_woken = await reversing(house, key)
+        parking, worker = house.instance(), house.instance()
+        comes_late = old if by_holder else undoing
+        for name, one in (("late", comes_late), ("parking", parking), ("worker", worker)):
+            one.process.gate = turns.gate(name)
+
+        async def park_and_take_cash() -> None:
+            await told_to_ask_again(house.park(parking, payment.payment_id))
+            await told_to_ask_again(house.settle(parking, "cash"))
+
+        async def reverse_the_parked() -> None:
+            await turns.turn("worker")
+            await told_to_ask_again(worker.operations.recover())
+
+        async def charge() -> None:
+            await turns.turn("charge")
+            assert payment.amount is not None
+            deadline = house.call(payment.clerk).deadline
+            await house.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
+
+        (woken if by_holder else reversal_woken).set()
+        look = situation_in(house, comes_late, parking, worker)
+        if by_holder:
+            await turns.play(look, told_to_ask_again(pressed()), park_and_take_cash(), reverse_the_parked())
+        else:
+            await turns.play(look, told_to_ask_again(reversal), park_and_take_cash(), charge())
+        for one in (comes_late, parking, worker):
+            one.process.gate = None
+        for event, call in ((woken, pressed()), (reversal_woken, reversal)):
+            event.set()
+            await told_to_ask_again(call)
+        await house.recovered(by=house.instance())
+        await house.settle(house.instance(), "cash")
+        await house.recovered(by=house.instance())
+        payment = house.of(key)
+        parked = payment.parking is not None
+        parked_or_reversed_well(house, payment)
+        assert (await house.reverse(house.instance(), payment.payment_id)).response.ok is not parked
+        ends.add((parked, KeyState(house.acquirer.charges[payment.acquirer_key].state)))
+
+    played = await every_schedule(play)
+    assert played > 20
+    assert (True, KeyState.REFUNDED) in ends
+    if late != "a holder before its post":
+        assert (True, KeyState.TOMBSTONE) in ends
+    if not by_holder:
+        assert (False, KeyState.REFUNDED) in ends
+
+
 def test_no_schedule_is_left_out() -> None:
     """Two actors with two and three calls: ten orders, each once."""
 

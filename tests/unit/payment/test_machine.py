@@ -20,12 +20,14 @@ from services.kernel.principal import Principal, Role
 from services.payment.model import (
     ACTIVE,
     MOVES,
+    PARK,
     PAY,
     REVERSE,
     SETTLE,
     UNANSWERED,
     Accepted,
     Charge,
+    Parking,
     Payment,
     PaymentState,
     Purpose,
@@ -45,7 +47,7 @@ KEYS = st.sampled_from(["k1", "k2", "k3", "k4"])
 ORDERS = st.sampled_from(["o1", "o2", ""])
 SOURCES = st.sampled_from([Source.DRAWER, Source.CARD])
 CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
-_ENDED = {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSED}
+_ENDED = {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSED, PaymentState.PARKED}
 _NUMBER = iter(range(1, 10**9))
 
 
@@ -163,6 +165,27 @@ class Payments(RuleBasedStateMachine):
             fence,
             lambda f: self.store.refuse_reversal(payment, f, "j", answer, said("ok"), now_ms=self.now_ms),
         )
+
+    @rule(payment_id=payments, fence=FENCES, key=KEYS)
+    def park(self, payment_id: str, fence: Fence, key: str) -> None:
+        parking = Parking(RequestKey(LI, PARK, key), LI, "why")
+        try:
+            begun = now(self.store.begin_request(parking.key, payment_id, self.lease()))
+        except CountinghouseError:
+            return
+        if isinstance(begun, StoredResponse):
+            return
+        self.move(
+            payment_id,
+            fence,
+            lambda f: self.store.park(payment_id, f, parking, said("parked"), said("given up"), now_ms=self.now_ms),
+        )
+        if not self.payment(payment_id).is_parked_for(parking):
+            now(self.store.refuse_request(parking.key, said("not so")(PAYMENT), now_ms=self.now_ms))
+
+    @rule(payment_id=payments)
+    def record_parked_reversal(self, payment_id: str) -> None:
+        now(self.store.record_parked_reversal(self.payment(payment_id), now_ms=self.now_ms))
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:

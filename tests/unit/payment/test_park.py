@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import Charge, ChargeState, Payload
 from services.kernel.clock import rfc3339
-from services.kernel.errors import Aborted, FailedPrecondition, Unavailable
+from services.kernel.errors import Aborted, CountinghouseError, FailedPrecondition, Unavailable
 from services.kernel.idempotency import RequestState
 from services.kernel.money import Money
 from services.kernel.principal import Principal
 from services.order.model import OrderState
-from services.payment.model import PARK, KeyState, Payment, PaymentState, Source
+from services.payment.model import PARK, AcquirerSays, KeyState, Payment, PaymentState, Source
 from services.payment.ports import Filter
+from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import CARD, LI, MAX_ASKS, MERCHANT, WANG, House, payment_in
 from tests.unit.payment.test_card import SILENCE, at_bank, by_card, kept_silent, unheard
 from tests.unit.payment.test_settle import reason_in, refusal_in
@@ -142,6 +146,35 @@ async def test_a_contradicting_acquirer_does_not_hinder_parking(house: House) ->
     assert (house.of("s1").state, house.of("s1").attention) == (PaymentState.PARKED, "ACQUIRER_MISMATCH")
 
 
+@pytest.mark.parametrize("parks", [False, True])
+async def test_a_refund_of_another_amount_ends_once_the_acquirer_corrects_it(house: House, parks: bool) -> None:
+    """Before people until then, REVERSING or PARKED; nobody has to do anything here afterwards."""
+    payment = await unheard(house, charged=True)
+    right = house.acquirer.says
+
+    def wrong(charge: Charge) -> AcquirerSays:
+        said = right(charge)
+        assert said.terms is not None
+        return replace(said, terms=replace(said.terms, minor_units=said.terms.minor_units - 10))
+
+    house.acquirer.says = wrong
+    await house.reverse(house.instance(), payment.payment_id)
+    if parks:
+        assert payment_in(await house.park(house.instance(), payment.payment_id)).state == pb.PAYMENT_STATE_PARKED
+        payment_in(await house.settle(house.instance(), "cash"))
+    for _ in range(MAX_ASKS):
+        house.lapse()
+        with suppress(CountinghouseError):
+            await house.instance().operations.recover()
+    expected = PaymentState.PARKED if parks else PaymentState.REVERSING
+    assert (house.of("s1").state, house.of("s1").attention) == (expected, "ACQUIRER_MISMATCH")
+    house.acquirer.says = right
+    await house.recovered(by=house.instance())
+    assert (house.of("s1").state, house.of("s1").attention) == (PaymentState.REVERSED, "")
+    assert at_bank(house, payment) is ChargeState.REFUNDED
+    house.check()
+
+
 def _less(payment: Payment) -> Money:
     assert payment.amount is not None
     return Money(payment.amount.minor_units - 100, payment.amount.currency)
@@ -190,6 +223,121 @@ async def test_a_cashier_and_an_accountant_may_park(house: House, clerk: Princip
     payment = await unheard(house, charged=False)
     answer = await house.park(house.instance(), payment.payment_id, clerk=clerk)
     assert payment_in(answer).state == pb.PAYMENT_STATE_PARKED
+
+
+async def reversing(house: House, *, charged: bool) -> Payment:
+    """Li's unanswered card payment, which wang has begun to reverse while the acquirer is away."""
+    payment = await unheard(house, charged=charged)
+    house.acquirer.tells_nothing = True
+    pending = payment_in(await house.reverse(house.instance(), payment.payment_id))
+    assert pending.state == pb.PAYMENT_STATE_REVERSING
+    return house.of("s1")
+
+
+@pytest.mark.parametrize("charged", [False, True])
+async def test_parking_an_unanswered_reversal_frees_the_order_and_refuses_both_requests(
+    house: House, charged: bool
+) -> None:
+    """The cashier is told to park it and takes cash; the reversal's request gets the same refusal, for good."""
+    payment = await reversing(house, charged=charged)
+    with pytest.raises(Aborted) as blocked:
+        await house.settle(house.instance(), "cash")
+    assert (blocked.value.reason, "park" in blocked.value.message.lower()) == ("ORDER_HALF_SETTLED", True)
+    one = house.instance()
+    answer = payment_in(await house.park(one, payment.payment_id, clerk=LI))
+    assert (answer.state, answer.journal_id, one.failpoints.passed) == (pb.PAYMENT_STATE_PARKED, "", PARKING)
+    refused = await house.reverse(house.instance(), payment.payment_id)
+    refusal = refusal_in(refused.response.body)
+    assert (refusal.reason, refusal.metadata["parked_by"], refused.replayed) == ("PAYMENT_PARKED", "li", True)
+    assert house.stored("s1") == refused.response
+    settled = payment_in(await house.settle(house.instance(), "cash"))
+    house.acquirer.tells_nothing = False
+    await house.recovered(by=house.instance())
+    assert house.of("s1").state is PaymentState.REVERSED
+    assert at_bank(house, payment) is (ChargeState.REFUNDED if charged else ChargeState.TOMBSTONE)
+    assert [journal.draft.payment_id for journal in house.journals()] == [settled.payment_id]
+    assert (await house.reverse(house.instance(), payment.payment_id)).response == refused.response
+    house.check()
+
+
+async def test_parking_a_reversal_asks_no_acquirer(house: House) -> None:
+    """Whatever it would say, the key is to be reversed: a slow acquirer takes nothing from the deadline."""
+    payment = await reversing(house, charged=True)
+    house.acquirer.tells_nothing = False
+    one = house.instance()
+    assert payment_in(await house.park(one, payment.payment_id)).state == pb.PAYMENT_STATE_PARKED
+    asked = [one.process.calls[name] for name in ("charge", "query", "reverse_by_key")]
+    assert asked == [0, 0, 0]
+    await house.recovered(by=house.instance())
+    house.check()
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_reversal_whose_journal_stands_is_not_parked(house: House, known: bool) -> None:
+    """Known to have succeeded before, or found charged by the reversal: the books have both journals, and the order
+    waits for the refund. The refusal changes nothing; the reversal ends when the acquirer answers.
+    """
+    if known:
+        payment_id = (await by_card(house, house.instance())).payment_id
+    else:
+        payment_id = (await unheard(house, charged=True)).payment_id
+    one = house.instance()
+    one.process.fails("reverse_by_key", SILENCE)
+    assert payment_in(await house.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSING
+    before = house.of("s1")
+    refusal = refusal_in((await house.park(one, payment_id)).response.body)
+    assert (refusal.reason, refusal.metadata["state"]) == ("ILLEGAL_STATE", "REVERSING")
+    after = house.of("s1")
+    assert (after.state, after.version, after.parking) == (PaymentState.REVERSING, before.version, None)
+    await house.recovered(by=house.instance())
+    assert house.of("s1").state is PaymentState.REVERSED
+    assert payment_in(await house.reverse(house.instance(), payment_id)).state == pb.PAYMENT_STATE_REVERSED
+    assert (house.order().state, house.order().round) == (OrderState.UNPAID, 2)
+    house.check()
+
+
+@pytest.mark.parametrize("charged", [False, True])
+async def test_a_reversal_after_a_park_that_died_ends_without_a_journal(house: House, charged: bool) -> None:
+    """The ledger has voided the journal, and nothing was parked: what was charged is refunded, the order is free."""
+    payment = await reversing(house, charged=charged)
+    dying = house.instance()
+    dying.process.fails("park", Unavailable("DATABASE_FULL", "no space"))
+    with pytest.raises(Unavailable):
+        await house.park(dying, payment.payment_id)
+    house.acquirer.tells_nothing = False
+    await house.recovered(by=house.instance())
+    assert house.of("s1").state is PaymentState.REVERSED
+    assert at_bank(house, payment) is (ChargeState.REFUNDED if charged else ChargeState.TOMBSTONE)
+    assert (house.order().state, house.order().round, house.ledger.chain) == (OrderState.UNPAID, 1, [])
+    assert payment_in(await house.reverse(house.instance(), payment.payment_id)).state == pb.PAYMENT_STATE_REVERSED
+    house.check()
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_park_that_died_after_voiding_is_at_worst_a_charge_and_its_refund(
+    house: House, number: int, after: bool
+) -> None:
+    """The own request goes on first and dies at each of its calls; no charge is kept, and cash pays."""
+    payment = await unheard(house, charged=False)
+    house.acquirer.tells_nothing = True
+    dying = house.instance()
+    dying.process.fails("park", Unavailable("DATABASE_FULL", "no space"))
+    with pytest.raises(Unavailable):
+        await house.park(dying, payment.payment_id)
+    house.acquirer.tells_nothing = False
+    own = house.instance(dies_at=number, after=after)
+    with suppress(Died, CountinghouseError):
+        await house.settle(own, source=Source.CARD)
+    house.lapse(own)
+    await house.recovered(by=house.instance())
+    assert house.of("s1").state is PaymentState.DECLINED
+    assert (at_bank(house, payment), house.captured()) == (ChargeState.REFUNDED, 1)
+    refusal = refusal_in((await house.settle(house.instance(), source=Source.CARD)).response.body)
+    assert refusal.reason in ("POST_VOIDED", "CHARGE_REVERSED")
+    settled = payment_in(await house.settle(house.instance(), "cash"))
+    assert [journal.draft.payment_id for journal in house.journals()] == [settled.payment_id]
+    house.check()
 
 
 async def test_only_an_open_card_payment_of_an_order_can_be_parked(house: House) -> None:

@@ -133,7 +133,9 @@ class PaymentServiceServicer:
         FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
         the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
         the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
-        and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. Clerks only.
+        and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. A payment that is
+        REVERSING and was UNKNOWN is parked without asking, and the request of its reversal is refused with PAYMENT_PARKED;
+        if the ledger has its journal, Park is FAILED_PRECONDITION, ILLEGAL_STATE, and nothing changes. Clerks only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
