@@ -9,12 +9,12 @@ was charged for, if our payment service does not know that payment.
 | only theirs | they hold money under the key of a payment that ended without any | `REFUND`; `LOOK` if it is booked |
 | only theirs | they hold money under a key that no payment of ours has | `NAME`: never by itself |
 | only ours | our payment succeeded, and they hold nothing under its key | `UNDO` |
-| amount differs | they hold another amount or currency than our payment has | `LOOK` |
+| amount differs | they hold another amount or currency than our payment has | `LOOK`; `CORRECT` if it waits |
 | amount differs | our books or the order have another amount than our payment | `LOOK` |
 | duplicate | they hold money for a payment under a key that is not its own | `NAME` |
 | late | they hold it, and our payment does not know its outcome yet | `ASK_NOW` |
 | late | our payment came to its end, and its order has not been told | `WAIT` |
-| answer differs | the acquirer's answer contradicted what was asked (ACQUIRER_MISMATCH) | `LOOK` |
+| answer differs | the acquirer's answer contradicted what was asked (ACQUIRER_MISMATCH) | `CORRECT` |
 | reversal owed | our payment was parked, and its key has not been reversed yet | `ASK_NOW` |
 | journal without payment | the ledger has a journal of a payment that our payment service does not know | `LOST` |
 | order without payment | an order is PAID by a payment that does not exist, or that has no money | `LOST`, `LOOK` |
@@ -80,6 +80,10 @@ class Action(StrEnum):
     )
     WAIT = "wait: the payment service tells the order service by itself, within seconds"
     LOST = "the payment service does not know the payment: people have to look; was an older database restored?"
+    CORRECT = (
+        "have the acquirer correct what it has under this key; the payment then goes on by itself, and "
+        "`countinghouse payment park` frees its order meanwhile"
+    )
     LOOK = "people have to look: `countinghouse check`"
 
 
@@ -413,9 +417,9 @@ def _at_the_acquirer(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
         if held:
             yield _found(Kind.ONLY_THEIRS, Action.LOOK if any(_booked(item).values()) else Action.REFUND, payment, held)
     elif held and held != payment.amount:
-        yield _found(Kind.AMOUNT, Action.LOOK, payment, held)
+        yield _found(Kind.AMOUNT, Action.CORRECT if payment.attention == _MISMATCH else Action.LOOK, payment, held)
     elif payment.attention == _MISMATCH:
-        yield _found(Kind.ANSWER, Action.LOOK, payment, held)
+        yield _found(Kind.ANSWER, Action.CORRECT, payment, held)
     elif payment.state == _PARKED:
         yield _found(Kind.REVERSAL_OWED, Action.ASK_NOW, payment, held)
     elif payment.state != _SUCCEEDED:

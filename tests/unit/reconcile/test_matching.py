@@ -190,7 +190,18 @@ class TestAnswerDiffers:
         """Whatever the statement says, the payment service waits for people."""
         ours = (replace(PAYMENT, state=state, journal_id="", attention="ACQUIRER_MISMATCH"),)
         found = one(sides(*charges, ours=ours, journals=(), orders=()))
-        assert (found.kind, found.action, found.key) == (Kind.ANSWER, Action.LOOK, "p1:1")
+        assert (found.kind, found.action, found.key) == (Kind.ANSWER, Action.CORRECT, "p1:1")
+
+    @pytest.mark.parametrize("state", [*OPEN, "PARKED"])
+    def test_a_contradicting_answer_is_said_to_be_the_acquirers_to_correct(self, state: str) -> None:
+        """Its statement has another amount, or a refund of another amount; the words name who acts and what follows."""
+        ours = (replace(PAYMENT, state=state, journal_id="", attention="ACQUIRER_MISMATCH"),)
+        other = replace(CHARGE, amount=replace(MONEY, minor_units=MONEY.minor_units - 100))
+        for charge, kind in ((other, Kind.AMOUNT), (replace(other, state="REFUNDED"), Kind.ANSWER)):
+            found = one(sides(charge, ours=ours, journals=(), orders=()))
+            assert (found.kind, found.action) == (kind, Action.CORRECT)
+        assert "acquirer correct" in Action.CORRECT
+        assert "goes on by itself" in Action.CORRECT
 
 
 class TestDuplicate:

@@ -309,7 +309,7 @@ class TestRepairing:
         mended = await repairer(desk, patience_s=0).repair(difference(Kind.LATE, Action.ASK_NOW))
         assert (mended.done, mended.words) == (False, "p1 is UNKNOWN")
 
-    @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK, Action.LOST, Action.NAME])
+    @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK, Action.CORRECT, Action.LOST, Action.NAME])
     async def test_what_cannot_be_mended_from_here_is_left(self, action: Action) -> None:
         """Nobody is asked anything."""
         desk = FakeDesk({})
