@@ -87,16 +87,14 @@ async def test_nothing_else_is_there_to_be_imported(bare: Path, tmp_path: Path, 
 async def test_it_finds_the_service_and_settles_a_bill(
     script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: Desk
 ) -> None:
-    """It exits with 0, and the bill is paid by the payment whose id it prints."""
+    """It exits with 0, and the bill is paid by the payment whose id it prints; run again, it prints the refusal."""
     order_id = await cashier.bill()
     (tmp_path / "pay.py").write_text(script)
-    code, output, errors = await run(
-        bare,
-        tmp_path,
-        *("pay.py", order_id),
-        COUNTINGHOUSE_ZOOKEEPER=stack.zookeeper,
-        COUNTINGHOUSE_TOKEN=stack.token("li", Role.CASHIER),
-    )
+    environment = {
+        "COUNTINGHOUSE_ZOOKEEPER": stack.zookeeper,
+        "COUNTINGHOUSE_TOKEN": stack.token("li", Role.CASHIER),
+    }
+    code, output, errors = await run(bare, tmp_path, "pay.py", order_id, **environment)
     assert (code, errors) == (0, "")
     printed = re.search(r"\bpay_\w+", output)
     assert printed, output
@@ -106,3 +104,6 @@ async def test_it_finds_the_service_and_settles_a_bill(
     assert await cashier.order_state(order_id) == "PAID"
     assert payment.clerk.name == "li"
     assert payment.ticket_id
+    code, again, errors = await run(bare, tmp_path, "pay.py", order_id, **environment)
+    assert (code, again) == (1, "")
+    assert re.fullmatch(rf"ALREADY_EXISTS: .*{printed[0]}.*\n", errors)
