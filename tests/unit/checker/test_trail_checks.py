@@ -348,6 +348,13 @@ def a_parked_payment_while_the_acquirer_is_away(scribe: Scribe) -> None:
     scribe.settle("open", key="cash")
 
 
+@CASES.lawful("fences never fall")
+def a_bill_cancelled_after_its_payment_was_reversed(scribe: Scribe) -> None:
+    """Who cancels holds no lock, and so no fence."""
+    scribe.reverse(payment(scribe, "settle-plain-1"))
+    scribe.move_order("plain", "CANCELLED", 0)
+
+
 @CASES.lawful("moves are legal", "nothing left over")
 def a_payment_parked_while_its_first_question_was_on_its_way(scribe: Scribe) -> None:
     """It was SUBMITTED, and nobody had noted yet that the acquirer was silent."""
