@@ -1,7 +1,7 @@
 """The acquirer, put together. `python -m services.acquirer.main [migrate]`
 
 It stands outside the house: no registry, no locks, no ensemble. It shares with the services the door (tokens,
-deadlines, errors) and the database's connection, and nothing of their life.
+deadlines, errors), the database's connection and readiness, and nothing of their life.
 
 Exit codes: 0 stopped when told; 1 what it needs is away: start it again; 2 refused to start. For 1 and 2 one line on
 standard error says why and what to do.
@@ -15,6 +15,7 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -35,13 +36,14 @@ from services.acquirer.faults import Faults
 from services.acquirer.operations import AcquirerOperations
 from services.acquirer.peers import Merchants
 from services.acquirer.servicer import AcquirerServicer, FaultServicer
-from services.acquirer.store import LOG, SqlChargeStore
+from services.acquirer.store import COUNTER, LOG, SqlChargeStore
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime import log as logs
-from services.runtime.database import Database
+from services.runtime.database import Database, probe_write
 from services.runtime.failpoints import Failpoints, FailpointServicer
 from services.runtime.grpc_server import new_server
+from services.runtime.health import HealthMonitor
 from services.runtime.migrations import bring_up_to_date
 from services.runtime.roles import grant
 from services.runtime.settings import Settings
@@ -111,10 +113,14 @@ async def _serve(settings: Settings) -> None:
         health = _add_services(server, settings, database, merchants, clock)
         port = _listen(server, settings)
         await server.start()
-        await _tell(health, serving=True)
+        write = partial(probe_write, database, COUNTER)
+        monitor = HealthMonitor(health, database, None, SERVICE.interface, write, clock)
+        watching = asyncio.create_task(monitor.watch())
         log.info("listening", host=settings.listen_host, port=port, pid=os.getpid())
         await stop.wait()
-        await _tell(health, serving=False)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await monitor.stopping()
         await server.stop(settings.drain_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_s):
@@ -149,12 +155,6 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
             "PORT_BUSY",
             f"cannot listen on {settings.listen_address}: the port is taken, or the address is none of this machine's",
         ) from error
-
-
-async def _tell(health: HealthServicer, *, serving: bool) -> None:
-    states = health_pb2.HealthCheckResponse
-    for name in ("", SERVICE.interface):
-        await health.set(name, states.SERVING if serving else states.NOT_SERVING)
 
 
 def _end(message: str, code: int) -> None:

@@ -13,7 +13,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.acquirer.model import Charge, ChargeState, Payload
@@ -65,12 +78,13 @@ LOG = Table(
 )
 Index("log_by_key", LOG.c.key, LOG.c.number)
 
-#: One row, with id 1: the number of the last entry in the log.
+#: One row, with id 1: the number of the last entry in the log, and what readiness writes to see that writing works.
 COUNTER = Table(
     "counter",
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("last", BigInteger, nullable=False),
+    Column("probe", LargeBinary, nullable=True),
 )
 
 _NEXT = update(COUNTER).values(last=COUNTER.c.last + 1).returning(COUNTER.c.last)

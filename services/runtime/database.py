@@ -176,6 +176,9 @@ def ensemble_table(metadata: MetaData) -> Table:
 async def probe_write(database: Database, table: Table) -> None:
     """Writes for the sake of writing; after a write has failed, as much as needs new space.
 
+    Args:
+        table: One with one row and a column `probe`: `ensemble_table`, or one whose row is there from the first.
+
     Raises:
         Unavailable: As from `Database.run`: writes do not work.
     """

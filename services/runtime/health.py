@@ -3,7 +3,7 @@
 | name asked for | question | SERVING | otherwise |
 |---|---|---|---|
 | empty | liveness | from listening until told to stop | start the process again |
-| the interface | readiness | while the database answers and can be written, and ZooKeeper knows us | wait |
+| the interface | readiness | while the database answers and can be written, and ZooKeeper, if needed, knows us | wait |
 
 A dependency that is away is no reason to start a process again: while ZooKeeper is frozen, what needs no lock is served
 all the same, and a new process would serve no more than the old one.
@@ -43,6 +43,7 @@ class HealthMonitor:
     """Watches what the service depends on, and tells the health service.
 
     Args:
+        session: None: the program needs no ZooKeeper.
         interface: The service whose readiness is told.
         write: Writes to the database for the sake of writing.
         clock: Of which only the monotonic time is used.
@@ -55,7 +56,7 @@ class HealthMonitor:
         self,
         servicer: HealthServicer,
         database: Database,
-        session: Session,
+        session: Session | None,
         interface: str,
         write: Callable[[], Awaitable[None]],
         clock: Clock,
@@ -74,7 +75,7 @@ class HealthMonitor:
         """Looks again and again; never ends by itself."""
         await self._servicer.set(_LIVENESS, _SERVING)
         changed = asyncio.Event()
-        unsubscribe = self._session.subscribe(lambda _change: changed.set())
+        unsubscribe = self._session.subscribe(lambda _change: changed.set()) if self._session else None
         try:
             while True:
                 why_not = await self._why_not_ready()
@@ -86,7 +87,8 @@ class HealthMonitor:
                 except TimeoutError:
                     pass
         finally:
-            unsubscribe()
+            if unsubscribe is not None:
+                unsubscribe()
 
     async def stopping(self) -> None:
         """Tells everyone that this server takes no new calls."""
@@ -95,7 +97,7 @@ class HealthMonitor:
 
     async def _why_not_ready(self) -> str:
         """Return why the service is not ready, for the log; empty: it is."""
-        if self._session.state is not SessionState.CONNECTED:
+        if self._session is not None and self._session.state is not SessionState.CONNECTED:
             return f"ZooKeeper: {self._session.state.name}"
         try:
             async with asyncio.timeout(_PING_TIMEOUT_S):

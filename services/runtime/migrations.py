@@ -217,13 +217,13 @@ def add_caller_roles(known: Sequence[str], possible: Mapping[str, Sequence[str]]
     op.create_index("requests_by_state", "requests", ["state", "lease_until_ms"])
 
 
-def add_write_probe() -> None:
-    """A column of `ensemble` that is written to see whether writing works: as it is, so that it takes the space."""
+def add_write_probe(table: str = "ensemble") -> None:
+    """A column of a table with one row, written to see whether writing works: as it is, so that it takes the space."""
     from alembic import op  # noqa: PLC0415
 
-    op.add_column("ensemble", Column("probe", LargeBinary, nullable=True))
+    op.add_column(table, Column("probe", LargeBinary, nullable=True))
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("ALTER TABLE ensemble ALTER COLUMN probe SET STORAGE EXTERNAL")
+        op.execute(f"ALTER TABLE {table} ALTER COLUMN probe SET STORAGE EXTERNAL")
 
 
 def refuse(table: str, *statements: str) -> None:

@@ -18,6 +18,8 @@ from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import Desk, money, new_id, refusal
 from tests.full_disk import fill, small_disk
 
+ACQUIRER_INTERFACE = "countinghouse.acquirer.v1.AcquirerService"
+
 
 async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
     tmp_path: Path, fresh_stack: FreshStack
@@ -35,6 +37,8 @@ async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
             code, error = await refusal(desk.ask(desk.order.CreateOrder, refused))
             assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_FULL", 1000)
             await until_health(stack.instance("order-1").address, "NOT_SERVING")
+            await until_health(stack.acquirer, "NOT_SERVING", ACQUIRER_INTERFACE)
+            await until_health(stack.acquirer, SERVING, "")
             assert await desk.order_state(order) == "UNPAID"  # reading goes on
 
             stack.kill(ZOOKEEPER, signal.SIGKILL)
@@ -45,6 +49,7 @@ async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
             await stack.wait_server(ZOOKEEPER)
             for instance in stack.instances:
                 await until_health(instance.address, SERVING, INTERFACES[instance.service])
+            await until_health(stack.acquirer, SERVING, ACQUIRER_INTERFACE)
             assert (await desk.ask(desk.order.CreateOrder, refused)).order.order_id
             await desk.settle(order)
             assert await desk.order_state(order) == "PAID"

@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.acquirer.operations import ChargeStore
-from services.acquirer.store import METADATA, SqlChargeStore
-from services.runtime.database import Database
+from services.acquirer.store import COUNTER, METADATA, SqlChargeStore
+from services.runtime.database import Database, probe_write
 from tests.contract.acquirer.store_contract import ChargeStoreContract, Make, asked, charge, words
 from tests.contract.conftest import FreshDatabase
 
@@ -43,6 +43,16 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
         return await tx.run_sync(differences)
 
     assert await database.run(step) == []
+
+
+async def test_probe_of_writing_works_under_the_acquirers_role_and_takes_no_number(database: Database) -> None:
+    """Of the log, whose numbers have no gap."""
+    store = SqlChargeStore(database)
+    await charge(store)
+    await probe_write(database, COUNTER)
+    await charge(store, "k2")
+    numbers = [entry.number for entry in await store.log(after=0, limit=9, key="")]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.parametrize(

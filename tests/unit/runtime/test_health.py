@@ -171,3 +171,22 @@ async def test_monitor_whose_database_fails_in_an_unforeseen_way_says_not_servin
     await monitored.until(INTERFACE, NOT_SERVING)
     monitored.database.broken = False
     await monitored.until(INTERFACE, SERVING)
+
+
+async def test_readiness_without_a_zookeeper_follows_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The acquirer's: it knows no ZooKeeper."""
+    monkeypatch.setattr(health, "WRITE_EVERY_S", 0.0)
+    monkeypatch.setattr(health, "_INTERVAL_S", 0.01)
+    database, servicer = FakeDatabase(), HealthServicer()
+    made = Monitored()
+    made.servicer, made.database = servicer, database
+    monitor = HealthMonitor(servicer, cast(Database, database), None, INTERFACE, database.write, SystemClock())
+    watching = asyncio.create_task(monitor.watch())
+    await made.until(INTERFACE, SERVING)
+    database.full = True
+    await made.until(INTERFACE, NOT_SERVING)
+    assert await made.says("") == SERVING
+    database.full = False
+    await made.until(INTERFACE, SERVING)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
