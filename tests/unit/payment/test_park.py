@@ -284,11 +284,12 @@ async def test_a_reversal_whose_journal_stands_is_not_parked(house: House, known
     one = house.instance()
     one.process.fails("reverse_by_key", SILENCE)
     assert payment_in(await house.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSING
-    before = house.of("s1")
+    before, order = house.of("s1"), house.order()
     refusal = refusal_in((await house.park(one, payment_id)).response.body)
     assert (refusal.reason, refusal.metadata["state"]) == ("ILLEGAL_STATE", "REVERSING")
     after = house.of("s1")
     assert (after.state, after.version, after.parking) == (PaymentState.REVERSING, before.version, None)
+    assert house.order() == order, "it is not told that it was paid"
     await house.recovered(by=house.instance())
     assert house.of("s1").state is PaymentState.REVERSED
     assert payment_in(await house.reverse(house.instance(), payment_id)).state == pb.PAYMENT_STATE_REVERSED
