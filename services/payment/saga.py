@@ -388,7 +388,9 @@ class Saga:
             return self._encode(payment)
         return self._responses.refusal(
             FailedPrecondition(
-                "PAYMENT_REVERSED", f"{payment.payment_id} was reversed before it was charged; no money moved"
+                "PAYMENT_REVERSED",
+                f"{payment.payment_id} was reversed before it was posted: it settles nothing, and whatever was charged "
+                "is given back",
             )
         )
 

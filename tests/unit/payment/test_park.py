@@ -310,6 +310,8 @@ async def test_a_reversal_after_a_park_that_died_ends_without_a_journal(house: H
     assert house.of("s1").state is PaymentState.REVERSED
     assert at_bank(house, payment) is (ChargeState.REFUNDED if charged else ChargeState.TOMBSTONE)
     assert (house.order().state, house.order().round, house.ledger.chain) == (OrderState.UNPAID, 1, [])
+    own = refusal_in((await house.settle(house.instance(), source=Source.CARD)).response.body)
+    assert (own.reason, "whatever was charged is given back" in own.message) == ("PAYMENT_REVERSED", True)
     assert payment_in(await house.reverse(house.instance(), payment.payment_id)).state == pb.PAYMENT_STATE_REVERSED
     house.check()
 
