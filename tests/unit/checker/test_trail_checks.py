@@ -329,6 +329,13 @@ def a_reversal_without_a_reason(scribe: Scribe) -> None:
     event["reason"] = ""
 
 
+@CASES.illegal("payment pay_06 is PARKED at version 4, and nobody said why", "changes are signed")
+def a_parking_without_a_reason(scribe: Scribe) -> None:
+    parked = scribe.park("open", 70)
+    parked.update(asks=1)
+    scribe.of(scribe.payment_events, parked)[-1]["reason"] = ""
+
+
 # Lawful
 
 
