@@ -169,7 +169,7 @@ class Client:
         """
         try_s = self._connection.timeout_s * _TRY_FRACTION
         how = f"use --request-id {key}" if key == self._request_id else "run the same command"
-        self._repeat = f"To ask again, not twice, {how}."
+        self._repeat = f"To ask again, not twice, {how}"  # no full stop: an id may end with one
         unanswered = False
         while True:
             attempt = Deadline.after(min(try_s, self._deadline.remaining_s()), self._clock)

@@ -96,7 +96,7 @@ async def test_what_is_decided_is_not_asked_again(tmp_path: Path, error: Countin
 
 async def test_when_the_time_is_up_the_error_names_the_key(tmp_path: Path) -> None:
     client = ScriptedClient([LOST], tmp_path, timeout_s=0.5)
-    with pytest.raises(OutcomeUnknown, match="--request-id req_1") as refusal:
+    with pytest.raises(OutcomeUnknown, match=r"--request-id req_1$") as refusal:
         await settle(client)
     assert refusal.value.metadata["request_id"] == "req_1"
     assert len(client.sent) > 1
@@ -188,7 +188,7 @@ async def test_interrupted_change_names_the_request_id_that_repeats_it(tmp_path:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert client.interrupted is not None
-    assert f"--request-id {request_id}" in client.interrupted.message
+    assert client.interrupted.message.endswith(f" --request-id {request_id}")  # to be copied as it stands
 
 
 async def test_interrupted_payment_by_ticket_is_repeated_by_the_same_command(tmp_path: Path) -> None:
