@@ -342,6 +342,18 @@ def a_parking_that_was_refused_and_done(scribe: Scribe) -> None:
     scribe.answers = [answer for answer in scribe.answers if answer.key != "park-open"]
 
 
+@CASES.illegal(
+    "Park park-open of wu (accountant) was acknowledged, and there is pay_06 REVERSED, pay_07 REVERSED",
+    "answers are true",
+)
+def a_parking_that_parked_two_payments(scribe: Scribe) -> None:
+    scribe.bill("other")
+    for order_id in ("open", "other"):
+        parked = scribe.park(order_id, 70)
+        parked["parking_key"] = "park-open"
+        scribe.move_payment(parked, "REVERSED", parked["fence_token"])
+
+
 @CASES.illegal("Park park-x of wu (accountant) was acknowledged, and there is no payment", "answers are true")
 def a_parking_that_was_acknowledged_and_not_done(scribe: Scribe) -> None:
     scribe.request("wu", "Park", "park-x")

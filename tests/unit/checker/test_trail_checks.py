@@ -336,7 +336,20 @@ def a_parking_without_a_reason(scribe: Scribe) -> None:
     scribe.of(scribe.payment_events, parked)[-1]["reason"] = ""
 
 
+@CASES.illegal("payment pay_03 is REVERSED at version 5, and nobody said why", "changes are signed")
+def a_reversal_that_ended_without_a_reason(scribe: Scribe) -> None:
+    scribe.of(scribe.payment_events, payment(scribe, "settle-reversed-1"))[-1]["reason"] = ""
+
+
 # Lawful
+
+
+@CASES.lawful("changes are signed")
+def a_payment_in_books_that_have_no_names(scribe: Scribe) -> None:
+    """The first release had no column for them, and wrote no reasons."""
+    for event in scribe.payment_events:
+        del event["actor_name"]
+        event["reason"] = ""
 
 
 @CASES.lawful("changes are signed")
@@ -408,6 +421,13 @@ def a_payment_declined_after_nobody_knew(scribe: Scribe) -> None:
     scribe.answer("li", "Settle", "settle-open-1", ok=False)
     scribe.move_order("open", "UNPAID", fence, poor["payment_id"])
     scribe.deliver(poor, "RELEASE")
+
+
+@CASES.lawful("fences never fall", "moves are legal")
+def an_order_cancelled_after_a_payment_released_it(scribe: Scribe) -> None:
+    """Only holders of the lock have a fence; whoever cancels holds none."""
+    a_payment_declined_after_nobody_knew(scribe)
+    scribe.move_order("open", "CANCELLED", 0)
 
 
 @CASES.lawful("moves are legal")
