@@ -67,7 +67,7 @@ class Evidence:
     history: History | None
     acquirer: AcquirerLog | None
     now_ms: int
-    ended: bool = True
+    ended: bool
 
     @cached_property
     def legs(self) -> Mapping[str, list[Record]]:

@@ -197,8 +197,8 @@ def leases_kept(evidence: Evidence) -> Found:
 def _due_ms(evidence: Evidence, key: Key, request: Record) -> int:
     """From when on somebody should take a request over: its lease has passed, and its payment waits no more."""
     payments = evidence.payments_of_key.get(key, ())
-    waits = [int(row.get("ask_at_ms", 0)) for row in payments if row["state"] in UNFINISHED]
-    return max(int(request["lease_until_ms"]), *waits, 0)
+    waits = [int(row["ask_at_ms"]) for row in payments if row["state"] in UNFINISHED and row.get("ask_at_ms")]
+    return max([int(request["lease_until_ms"]), *waits])
 
 
 def outbox_delivered_once(evidence: Evidence) -> Found:

@@ -645,5 +645,5 @@ def test_request_may_be_removed_only_if_it_is_gone_and_of_a_kind_that_ages(
     """What an order was paid with, and an order that was made, are kept as long as the order."""
     scribe = legal()
     scribe.removals.append({"id": 1, "before_ms": scribe.now_ms()})
-    evidence = Evidence(scribe.books(), (), None, None, scribe.now_ms())
+    evidence = Evidence(scribe.books(), (), None, None, scribe.now_ms(), ended=True)
     assert evidence.may_be_removed((person("li", "cashier"), method, key), ok=ok) is expected
