@@ -402,10 +402,17 @@ class Payment:
         return ChargeTerms(self.amount.minor_units, self.amount.currency, self.card, self.payment_id)
 
     @property
+    def is_orders_card(self) -> bool:
+        """Whether it pays an order by card."""
+        return bool(self.order_id) and self.source is Source.CARD
+
+    @property
     def can_be_parked(self) -> bool:
-        """Whether it is an order's card payment that waits for the acquirer and, as far as is known, has no journal."""
-        by_card = bool(self.order_id) and self.source is Source.CARD
-        return by_card and self.state in PARKABLE and not self.journal_id
+        """Whether it is an order's card payment that waits for the acquirer and has no journal recorded.
+
+        The ledger may have one that is not recorded yet, and then Park is refused.
+        """
+        return self.is_orders_card and self.state in PARKABLE and not self.journal_id
 
     def is_parked_for(self, parking: Parking) -> bool:
         """Whether it was parked under this request."""
@@ -618,18 +625,27 @@ def not_reversible(payment: Payment) -> FailedPrecondition:
 
 
 def not_parkable(payment: Payment) -> FailedPrecondition:
-    """The refusal to park a payment in its state."""
+    """Return the refusal to park a payment in its state.
+
+    A REVERSING card payment of an order is refused only if the ledger has a journal of it, recorded or not.
+    """
+    why = "only an order's card payment that is SUBMITTED, UNKNOWN, or REVERSING without a journal can be parked"
+    if payment.is_orders_card and payment.state is PaymentState.REVERSING:
+        why = (
+            "it cannot be parked, because the ledger has a journal of it; "
+            "its order is free when the acquirer confirms the refund"
+        )
     return FailedPrecondition(
         "ILLEGAL_STATE",
-        f"{payment.payment_id} is {payment.state}, from the {payment.source.lower()}; only an order's card payment "
-        "that is SUBMITTED, UNKNOWN, or REVERSING without a journal can be parked",
+        f"{payment.payment_id} is {payment.state}, from the {payment.source.lower()}; {why}",
         metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
     )
 
 
 def half_settled(payment: Payment) -> Aborted:
     """Return the passing refusal for an order that waits for the outcome of another payment, and the way out."""
-    park = f"Park payment {payment.payment_id} to free the order, or wait for its outcome."
+    wait = "the refund" if payment.state is PaymentState.REVERSING else "its outcome"
+    park = f"Park payment {payment.payment_id} to free the order, or wait for {wait}."
     return Aborted(
         "ORDER_HALF_SETTLED",
         f"{payment.order_id} was not settled. {payment.clerk.name} ({payment.clerk.role}) is paying it from the "

@@ -220,6 +220,12 @@ def test_half_settled_refusal_names_the_payment_in_the_way_and_the_way_out() -> 
     assert half_settled(replace(card, source=Source.BANK)).message.endswith(". Try again.")
 
 
+def test_half_settled_refusal_for_a_payment_that_is_being_reversed_says_to_park_it_or_to_wait_for_the_refund() -> None:
+    """The ledger may have a journal that is not recorded, and then only the refund frees the order."""
+    card = replace(PAYMENT, state=PaymentState.REVERSING, source=Source.CARD, journal_id="")
+    assert half_settled(card).message.endswith(" Park payment p1 to free the order, or wait for the refund.")
+
+
 TERMS = ChargeTerms(1250, "CNY", "tok-mei", "p1")
 
 

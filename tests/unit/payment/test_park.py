@@ -287,6 +287,7 @@ async def test_a_reversal_whose_journal_stands_is_not_parked(house: House, known
     before, order = house.of("s1"), house.order()
     refusal = refusal_in((await house.park(one, payment_id)).response.body)
     assert (refusal.reason, refusal.metadata["state"]) == ("ILLEGAL_STATE", "REVERSING")
+    assert "the ledger has a journal of it; its order is free when the acquirer confirms the refund" in refusal.message
     after = house.of("s1")
     assert (after.state, after.version, after.parking) == (PaymentState.REVERSING, before.version, None)
     assert house.order() == order, "it is not told that it was paid"
