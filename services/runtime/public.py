@@ -1,7 +1,7 @@
 """Calls that need no token: health and reflection.
 
 They have small budgets of their own: a full server does not starve them, and strangers do not starve the server. A
-watch too many takes the place of the oldest of the host that has the most, so that no host keeps others out.
+watch too many ends the oldest of the host that has the most: see `_Watches`.
 
 | method | at once | ended when |
 |---|---|---|
@@ -82,7 +82,12 @@ class PublicCalls:
 
 
 class _Watches:
-    """The watches that are open, by the hosts they come from."""
+    """The watches that are open, by the hosts they come from.
+
+    A host's many watches end no watch of a host that has fewer. Where each host has one, a new one ends the oldest of
+    all, so that a caller with many addresses can end every watch. A client whose watch was ended watches again, or
+    calls Check.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
