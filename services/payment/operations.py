@@ -24,8 +24,9 @@ Rules
    caller's own attempt, the next clerk who finds the bill half settled, and the worker all go through it.
 2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
 3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
-   From the claim on, a payment is brought to its end, by whomever. One whose order does not exist ends DECLINED, and
-   its request stays refused even if somebody makes an order of that id later.
+   From the claim on, a payment is brought to its end, by whomever. One whose claim finds no such order ends DECLINED,
+   and its request stays refused even if somebody makes an order of that id later. A customer's request, and a Pay that
+   names its customer, look at the order before they begin: told ORDER_NOT_FOUND then, they may run again.
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
 5. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
@@ -169,7 +170,7 @@ class PaymentOperations:
 
         Raises:
             NotFound: TICKET_NOT_FOUND. InvalidArgument, PermissionDenied: the payment could never be made.
-            CountinghouseError: As `settle`.
+            CountinghouseError: As `settle`; but with a `customer_id`, ORDER_NOT_FOUND leaves the ticket unused.
         """
         self._check_source(command.source, call.principal)
         key = RequestKey(ticket_owner(call.principal, command), PAY, command.ticket_id)
@@ -199,7 +200,7 @@ class PaymentOperations:
 
         Raises:
             AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the bill is cancelled.
-            NotFound: ORDER_NOT_FOUND; stored like these, unless the caller is a customer.
+            NotFound: ORDER_NOT_FOUND; a clerk's is stored like these, a customer's is not.
             Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
             Unavailable: Nothing was done.
         """
@@ -235,7 +236,13 @@ class PaymentOperations:
             return await self._execute(work, accepted.payment)
 
     async def _check_customer(self, call: Call, draft: Payment, customer_id: str) -> None:
-        """Refuses a customer who pays somebody else's order, and a payment for another customer than the order's."""
+        """Refuse a customer who pays somebody else's order, and a payment for another customer than the order's.
+
+        The request has not begun, so no refusal is stored, and a ticket stays unused.
+
+        Raises:
+            NotFound: ORDER_NOT_FOUND: there is none, or none of this customer. InvalidArgument: CUSTOMER_MISMATCH.
+        """
         bill = await self._orders.get(draft.order_id, call.deadline)
         if call.principal.role is Role.CUSTOMER and not call.principal.is_customer(bill.customer_id):
             raise NotFound("ORDER_NOT_FOUND", f"there is no order {draft.order_id} of yours")
@@ -309,7 +316,7 @@ class PaymentOperations:
         Raises:
             NotFound: PAYMENT_NOT_FOUND. AlreadyExists: ORDER_ALREADY_PAID, by this payment after all.
             FailedPrecondition: ILLEGAL_STATE: it has ended, is no card payment, has no order, or is being reversed and
-                has a journal.
+                the ledger has a journal of it.
             CountinghouseError: As `settle`.
         """
         key = RequestKey(call.principal, PARK, command.request_id)

@@ -153,9 +153,11 @@ class House:
         command = PayCommand(ticket_id, source, Money(amount, "CNY"), payee, customer, "", "f", card)
         return await instance.operations.pay(self.call(clerk), command)
 
-    async def pay_bill(self, instance: Instance, ticket_id: str, *, clerk: Principal = LI) -> Answer:
+    async def pay_bill(
+        self, instance: Instance, ticket_id: str, *, clerk: Principal = LI, customer: str = ""
+    ) -> Answer:
         """Pays with a ticket that names an order."""
-        command = PayCommand(ticket_id, Source.DRAWER, None, "", "", "", "f")
+        command = PayCommand(ticket_id, Source.DRAWER, None, "", customer, "", "f")
         return await instance.operations.pay(self.call(clerk), command)
 
     async def reverse(self, instance: Instance, payment_id: str, key: str = "v1", *, clerk: Principal = WANG) -> Answer:

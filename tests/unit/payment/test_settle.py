@@ -205,6 +205,17 @@ class TestRefused:
         assert (await house.pay_bill(one, ticket)).response == answer.response
         house.check()
 
+    async def test_pay_for_a_customer_whose_order_does_not_exist_leaves_the_ticket_unused(self, house: House) -> None:
+        """The order is looked at first; the same ticket pays it once it exists."""
+        one = house.instance()
+        ticket = await house.ticket(one, "o2", clerk=LI)
+        with pytest.raises(NotFound, match="o2") as refusal:
+            await house.pay_bill(one, ticket, customer="mei")
+        assert (refusal.value.reason, house.store.payments) == ("ORDER_NOT_FOUND", {})
+        await house.bill("o2")
+        assert payment_in(await house.pay_bill(one, ticket, customer="mei")).order_id == "o2"
+        house.check()
+
     async def test_settle_whose_clerk_died_and_whose_order_does_not_exist_is_ended_by_the_worker(
         self, house: House
     ) -> None:

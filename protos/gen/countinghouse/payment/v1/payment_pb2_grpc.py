@@ -105,6 +105,8 @@ class PaymentServiceServicer:
     def Pay(self, request, context):
         """Method 1, second step: pays with the ticket, which is thereby used up. An expired ticket is
         FAILED_PRECONDITION, TICKET_EXPIRED; the same ticket with another payload is INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH.
+        There is no such order: NOT_FOUND, ORDER_NOT_FOUND. That uses up the ticket of a clerk who names no customer_id;
+        otherwise the ticket stays unused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +115,7 @@ class PaymentServiceServicer:
     def Settle(self, request, context):
         """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-        NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
+        NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,11 +45,13 @@ class PaymentServiceStub:
     Pay: _grpc.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.PayResponse]
     """Method 1, second step: pays with the ticket, which is thereby used up. An expired ticket is
     FAILED_PRECONDITION, TICKET_EXPIRED; the same ticket with another payload is INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH.
+    There is no such order: NOT_FOUND, ORDER_NOT_FOUND. That uses up the ticket of a clerk who names no customer_id;
+    otherwise the ticket stays unused.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]
     """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-    NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
+    NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
     Reverse: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
@@ -93,11 +95,13 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     Pay: _aio.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.PayResponse]  # type: ignore[assignment]
     """Method 1, second step: pays with the ticket, which is thereby used up. An expired ticket is
     FAILED_PRECONDITION, TICKET_EXPIRED; the same ticket with another payload is INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH.
+    There is no such order: NOT_FOUND, ORDER_NOT_FOUND. That uses up the ticket of a clerk who names no customer_id;
+    otherwise the ticket stays unused.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]  # type: ignore[assignment]
     """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-    NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
+    NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
     Reverse: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]  # type: ignore[assignment]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
@@ -150,6 +154,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_pb2.PayResponse, _abc.Awaitable[_payment_pb2.PayResponse]]:
         """Method 1, second step: pays with the ticket, which is thereby used up. An expired ticket is
         FAILED_PRECONDITION, TICKET_EXPIRED; the same ticket with another payload is INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH.
+        There is no such order: NOT_FOUND, ORDER_NOT_FOUND. That uses up the ticket of a clerk who names no customer_id;
+        otherwise the ticket stays unused.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +166,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_pb2.SettleResponse, _abc.Awaitable[_payment_pb2.SettleResponse]]:
         """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-        NOT_FOUND, ORDER_NOT_FOUND, and for the same request_id so for ever.
+        NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
 
     @_abc_1.abstractmethod
