@@ -579,6 +579,75 @@ def test_payment_that_is_being_reversed_by_a_running_request_is_open() -> None:
     )
 
 
+def undone_in_the_ledger(scribe: Scribe) -> Row:
+    """The payment of the order `plain`, which is PAID: the ledger has its reversal, and the acquirer is silent."""
+    made = payment(scribe, "settle-plain-1")
+    fence = scribe.fence()
+    scribe.request("wu", "Reverse", "undo")
+    made.update(reversal_caller="wu", reversal_role="accountant", reversal_key="undo")
+    scribe.move_payment(made, "REVERSING", fence)
+    scribe.undo(made, fence)
+    scribe.seal()
+    return made
+
+
+def reversed_and_not_told(scribe: Scribe) -> Row:
+    """The payment of the order `plain`, which is PAID until the order service can be told of the reversal."""
+    made = undone_in_the_ledger(scribe)
+    made["reversal_journal_id"] = scribe.journals[-1]["journal_id"]
+    scribe.move_payment(made, "REVERSED", made["fence_token"])
+    scribe.answer("wu", "Reverse", "undo")
+    return scribe.deliver(made, "REOPEN", delivered=False)
+
+
+_PAID_BY_NOTHING = (
+    "order plain is PAID with 0 succeeded payments",
+    "order plain is PAID with 0 settle journals that stand",
+)
+
+
+def paid_by_nothing(scribe: Scribe, *, ended: bool) -> tuple[str, ...]:
+    """What is wrong with paid orders."""
+    checks = run_checks(scribe.books(), scribe.answers, now_ms=scribe.now_ms(), ended=ended)
+    (found,) = [check for check in checks if check.name == "paid means charged"]
+    return found.violations
+
+
+def test_paid_order_whose_payment_is_being_reversed_is_open_while_the_stack_may_go_on() -> None:
+    """The ledger is asked before the acquirer; after a run the order would be a violation."""
+    scribe = legal()
+    undone_in_the_ledger(scribe)
+    assert going_on(scribe) == (
+        (),
+        ("payment pay_01 is REVERSING: still open", "Reverse undo of wu (accountant) is IN_PROGRESS: still open"),
+    )
+    assert paid_by_nothing(scribe, ended=True) == _PAID_BY_NOTHING
+
+
+def test_paid_order_that_is_still_to_be_reopened_is_open_while_the_stack_may_go_on() -> None:
+    """The order service is away; after a run the order would be a violation."""
+    scribe = legal()
+    reversed_and_not_told(scribe)
+    assert going_on(scribe) == ((), ("the order service has not been told to REOPEN plain: still open",))
+    assert paid_by_nothing(scribe, ended=True) == _PAID_BY_NOTHING
+
+
+def test_paid_order_that_was_told_to_reopen_is_a_violation_while_the_stack_may_go_on() -> None:
+    scribe = legal()
+    reversed_and_not_told(scribe)["delivered_at_ms"] = scribe.now_ms()
+    assert paid_by_nothing(scribe, ended=False) == _PAID_BY_NOTHING
+
+
+def test_paid_order_of_a_lost_journal_is_a_violation_while_the_stack_may_go_on() -> None:
+    """That the order service may be told once more to complete it does not excuse it; nor does another's reversal."""
+    scribe = legal()
+    scribe.outbox[0]["delivered_at_ms"] = None
+    scribe.remove_journal("jnl_01")
+    other = payment(scribe, "settle-reversed-2")
+    scribe.move_payment(other, "REVERSING", scribe.fence())
+    assert paid_by_nothing(scribe, ended=False) == _PAID_BY_NOTHING[1:]
+
+
 @pytest.mark.parametrize("asks", [0, 2])
 def test_parked_payment_is_open(asks: int) -> None:
     """The worker reverses its key, whether or not it has asked so far."""
