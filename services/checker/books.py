@@ -71,6 +71,9 @@ _NOTHING_DECIDED = ("RECEIVED", "REPEATED")
 #: Columns of a payment that say how often the acquirer was asked and did not answer, and when it is asked again.
 _ASKING = ("asks", "ask_at_ms", "attention")
 
+#: Columns of a payment and of an order that say who held the order's lock last.
+_FENCE = ("fence_generation", "fence_token")
+
 
 def person(name: str, role: str) -> str:
     """Somebody, for people and as part of a key: the name alone tells two persons with the same name not apart."""
@@ -137,16 +140,23 @@ class Books:
     def as_moved(self) -> Books:
         """The books without what changes while nothing moves.
 
-        That is who works on a request and until when, and how often an acquirer that does not answer was asked.
+        That is who works on a request and until when, how often an acquirer that does not answer was asked, and under
+        which fence: whoever asks locks the order anew. A change under a fence leaves a version, a journal or a row.
         """
         kept = ("caller", "caller_role", "method", "key", "response")
         log = self.acquirer_log
         return replace(
             self,
             requests=tuple({name: row[name] for name in kept} for row in self.requests),
-            payments=tuple({name: row[name] for name in row if name not in _ASKING} for row in self.payments),
+            orders=_without(_FENCE, self.orders),
+            payments=_without((*_ASKING, *_FENCE), self.payments),
+            order_fences=(),
             acquirer_log=None if log is None else tuple(row for row in log if row["word"] not in _NOTHING_DECIDED),
         )
+
+
+def _without(columns: tuple[str, ...], rows: tuple[Record, ...]) -> tuple[Record, ...]:
+    return tuple({name: row[name] for name in row if name not in columns} for row in rows)
 
 
 def described(payment: Record) -> str:

@@ -128,6 +128,33 @@ def test_books_move_by_a_decision_of_the_acquirer_and_not_by_a_question() -> Non
     assert scribe.books().as_moved() != before
 
 
+def test_books_do_not_move_by_a_fence_alone() -> None:
+    """Whoever asks a silent acquirer locks the order anew, and the ledger may see that fence for the first time."""
+    scribe = with_cards()
+    before = scribe.books().as_moved()
+    payment(scribe, "settle-plain-1").update(fence_generation=2, fence_token=999)
+    scribe.order("plain").update(fence_generation=2, fence_token=999)
+    scribe.see_fence("plain", 999)
+    scribe.see_fence("open", 1_001)
+    assert scribe.books().as_moved() == before
+
+
+@pytest.mark.parametrize("column", ["state", "version", "payment_id", "round"])
+def test_books_move_by_a_change_of_an_order(column: str) -> None:
+    scribe = legal()
+    before = scribe.books().as_moved()
+    scribe.order("plain")[column] = "another"
+    assert scribe.books().as_moved() != before
+
+
+@pytest.mark.parametrize("column", ["state", "version", "journal_id", "reversal_key"])
+def test_books_move_by_a_change_of_a_payment(column: str) -> None:
+    scribe = legal()
+    before = scribe.books().as_moved()
+    payment(scribe, "settle-plain-1")[column] = "another"
+    assert scribe.books().as_moved() != before
+
+
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_missing_file_is_named_and_not_made(urls: Urls, service: str, tmp_path: Path) -> None:
     """SQLite would make it, and the checker would find that nothing is wrong in it."""
@@ -236,6 +263,19 @@ class TestOneMoment:
         reading = await settled_books({}, 0, ManualClock())
         assert reading.at_rest
         assert reading.books.unfinished() == ["Pay ticket-unused of li (cashier) is IN_PROGRESS"]
+
+    async def test_books_are_at_rest_while_a_silent_acquirer_is_asked(
+        self, reads: Callable[[list[Books]], list[Books]]
+    ) -> None:
+        """Each question has a new fence; what is returned has the newest."""
+        first, second = legal(), legal()
+        second.order("plain")["fence_token"] += 2
+        payment(second, "settle-plain-1")["fence_token"] += 2
+        second.see_fence("plain", second.order("plain")["fence_token"])
+        reads([first.books(), second.books()])
+        reading = await settled_books({}, 0, ManualClock())
+        assert reading.at_rest
+        assert reading.books == second.books()
 
     async def test_what_never_stands_still_is_told(self, reads: Callable[[list[Books]], list[Books]]) -> None:
         before, after = Scribe(), Scribe()
