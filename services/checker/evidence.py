@@ -196,7 +196,7 @@ def title(key: Key) -> str:
 
 def is_refused_for_ever(operation: Operation) -> bool:
     """Whether its caller got the one answer that its request will ever have, and that was a refusal."""
-    return operation.outcome is Outcome.FAIL and is_stored(operation.answer)
+    return operation.outcome is Outcome.FAIL and is_stored(operation)
 
 
 def grouped(rows: Iterable[Record], field_name: str) -> dict[str, list[Record]]:

@@ -174,6 +174,8 @@ _DEFINITIVE_CODES = frozenset(
 )
 #: Passing refusals that are given before anything is done. A stale fence is none of them: it comes after the claim.
 _BEFORE_ANYTHING = frozenset({"REQUEST_IN_PROGRESS", "ORDER_LOCKED", "STALE_VERSION"})
+#: Who may be told that an order does not exist, because it is not theirs.
+CUSTOMER = "customer"
 #: In which state a payment has come to its end; in any other, OK means that the outcome is not known yet.
 _ENDED_STATES = {"Settle": "SUCCEEDED", "Pay": "SUCCEEDED", "Reverse": "REVERSED", "Park": "PARKED"}
 
@@ -188,8 +190,16 @@ def outcome_of(kind: str, answer: Answer) -> Outcome:
     return Outcome.INFO
 
 
-def is_stored(answer: Answer) -> bool:
-    """Whether this refusal is the answer to its request for ever. Others are given before the request is run."""
+def is_stored(operation: Operation) -> bool:
+    """Return whether this refusal is the answer to its request for ever. Others are given before the request is run.
+
+    ORDER_NOT_FOUND is stored for a clerk's Settle. A customer is told so before the request is run. A clerk's Pay may
+    be told so either way: with a `customer_id` the order is looked up first, and the ticket stays open; without one the
+    answer is stored. The history does not say which, so this answer to a Pay is not taken for stored.
+    """
+    answer = operation.answer
+    if answer.reason == "ORDER_NOT_FOUND":
+        return operation.kind == "Settle" and operation.arguments.role != CUSTOMER
     return answer.code in ("ALREADY_EXISTS", "FAILED_PRECONDITION") and answer.reason != "TICKET_EXPIRED"
 
 

@@ -25,7 +25,7 @@ from itertools import pairwise
 from typing import Any
 
 from services.checker.books import Books, caller_of, person
-from services.checker.history import Answer, History, Operation, Outcome, is_stored
+from services.checker.history import CUSTOMER, Answer, History, Operation, Outcome, is_stored
 from services.checker.linearizability import Deed
 from services.checker.order_model import (
     NOBODY,
@@ -52,8 +52,6 @@ Key = tuple[str, str, str]
 _SETTLES = ("Settle", "Pay")
 _WRITES = ("CreateOrder", "CancelOrder", "Reverse", *_SETTLES)
 _ROWS = {row.name: row for row in Row}
-#: Who may be told that an order does not exist, because it is not theirs.
-_CUSTOMER = "customer"
 
 
 @dataclass(slots=True)
@@ -427,12 +425,19 @@ class _Compiler:
 
 
 def _is_told_of_absence(operation: Operation) -> bool:
-    return operation.answer.reason == "ORDER_NOT_FOUND" and operation.arguments.role != _CUSTOMER
+    return operation.answer.reason == "ORDER_NOT_FOUND" and operation.arguments.role != CUSTOMER
 
 
 def _effective(attempts: Iterable[Operation]) -> list[Operation]:
-    """Those that may have done something, or were told for ever what the request has done."""
-    return [attempt for attempt in attempts if attempt.outcome is not Outcome.FAIL or is_stored(attempt.answer)]
+    """Those that may have done something, or were told for ever what the request has done.
+
+    Not those that were told that there is no such order: they are a look of their own.
+    """
+    return [
+        attempt
+        for attempt in attempts
+        if attempt.outcome is not Outcome.FAIL or (is_stored(attempt) and not _is_told_of_absence(attempt))
+    ]
 
 
 def _final(effective: Iterable[Operation]) -> Operation | None:

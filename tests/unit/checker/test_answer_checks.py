@@ -568,6 +568,63 @@ def a_free_bill_that_names_somebody(scribe: Scribe) -> None:
     call.answer = replace(call.answer, payment_id="pay_01")
 
 
+# An order that does not exist
+
+
+def told_of_no_order(scribe: Scribe, kind: str, key: str, clerk: str) -> Operation:
+    """Somebody is told that there is no order `late`."""
+    asked = Arguments(order_id="late", key=key, clerk=clerk, source="DRAWER")
+    return scribe.call(kind, asked, Answer("NOT_FOUND", "ORDER_NOT_FOUND"), scribe.now_ms())
+
+
+@CASES.illegal(
+    "Settle settle-late-1 of li (cashier) got 2 different answers", "replays identical", "refused without effect"
+)
+@CASES.illegal(
+    "Settle settle-late-1 of li (cashier) was refused (ORDER_NOT_FOUND), and jnl_06 moved money",
+    *("replays identical", "refused without effect"),
+)
+def an_order_settled_under_a_key_that_was_told_of_no_order(scribe: Scribe) -> None:
+    """The refusal is stored, so the same request id must not settle an order that is made later."""
+    told_of_no_order(scribe, "Settle", "settle-late-1", "li")
+    scribe.bill("late")
+    scribe.settle("late")
+    scribe.seal()
+
+
+@CASES.lawful("replays identical", "refused without effect")
+def an_order_settled_under_another_key_than_was_told_of_no_order(scribe: Scribe) -> None:
+    """The first request id is told the same again."""
+    refused = scribe.accept("late", "Settle", "settle-typo", "li")
+    scribe.move_payment(refused, "DECLINED", scribe.fence())
+    body = scribe.answer("li", "Settle", "settle-typo", ok=False)
+    first = told_of_no_order(scribe, "Settle", "settle-typo", "li")
+    first.answer = replace(first.answer, sha256=digest(body))
+    scribe.bill("late")
+    scribe.settle("late")
+    again(scribe, "settle-typo")
+
+
+@CASES.lawful("replays identical", "refused without effect")
+def an_order_settled_by_a_customer_who_was_told_of_no_order(scribe: Scribe) -> None:
+    """Customers are told so before the request is run."""
+    told_of_no_order(scribe, "Settle", "settle-late-1", "mei")
+    scribe.bill("late")
+    scribe.settle("late", clerk="mei")
+
+
+@CASES.lawful("replays identical", "refused without effect")
+def an_order_paid_with_a_ticket_that_was_told_of_no_order(scribe: Scribe) -> None:
+    """The order of a Pay that names a customer is looked up before the ticket is used."""
+    refused = told_of_no_order(scribe, "Pay", "ticket-late", "li")
+    scribe.bill("late")
+    paid = scribe.settle("late", key="ticket-late")
+    paid["request_method"] = "Pay"
+    scribe.request_of("li", "Settle", "ticket-late")["method"] = "Pay"
+    scribe.calls[-1].kind = "Pay"
+    scribe.calls[-1].arguments = refused.arguments
+
+
 @CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
 def a_payment_going_backwards_while_somebody_still_waits(scribe: Scribe) -> None:
     """The first to ask is the last to be answered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from services.checker.history import (
 from services.kernel.clock import ManualClock, SystemClock
 
 _SETTLE = Arguments(order_id="o1", key="s1", clerk="li", role="cashier", source="DRAWER")
+_NO_ORDER = Answer("NOT_FOUND", "ORDER_NOT_FOUND")
 _PAID = Answer(state="SUCCEEDED", payment_id="p1", round=1, version=3, sha256="ab", replayed=True)
 _INVOKE = {"type": "invoke", "at_ns": 5, "op": 1, "process": "p", "kind": "Settle", "arguments": {"key": "s1"}}
 _OK = {"type": "ok", "at_ns": 6, "op": 1, "process": "p", "kind": "Settle", "answer": {"state": "SUCCEEDED"}}
@@ -299,14 +300,21 @@ class TestOutcomes:
         assert outcome_of(kind, answer) is outcome
 
     @pytest.mark.parametrize(
-        ("answer", "stored"),
+        ("kind", "role", "answer", "stored"),
         [
-            (Answer("ALREADY_EXISTS", "ORDER_EXISTS"), True),
-            (Answer("FAILED_PRECONDITION", "ILLEGAL_STATE"), True),
-            (Answer("FAILED_PRECONDITION", "TICKET_EXPIRED"), False),
-            (Answer("ABORTED", "ORDER_LOCKED"), False),
-            (Answer("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH"), False),
+            ("CreateOrder", "cashier", Answer("ALREADY_EXISTS", "ORDER_EXISTS"), True),
+            ("Reverse", "accountant", Answer("FAILED_PRECONDITION", "ILLEGAL_STATE"), True),
+            ("Pay", "cashier", Answer("FAILED_PRECONDITION", "TICKET_EXPIRED"), False),
+            ("Settle", "cashier", Answer("ABORTED", "ORDER_LOCKED"), False),
+            ("Settle", "cashier", Answer("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH"), False),
+            ("Settle", "cashier", Answer("NOT_FOUND", "ACCOUNT_NOT_FOUND"), False),
+            ("Settle", "cashier", _NO_ORDER, True),
+            ("Settle", "accountant", _NO_ORDER, True),
+            ("Settle", "customer", _NO_ORDER, False),
+            ("Pay", "cashier", _NO_ORDER, False),
+            ("CancelOrder", "cashier", _NO_ORDER, False),
         ],
     )
-    def test_some_refusals_are_the_answer_for_ever(self, answer: Answer, stored: bool) -> None:
-        assert is_stored(answer) is stored
+    def test_some_refusals_are_the_answer_for_ever(self, kind: str, role: str, answer: Answer, stored: bool) -> None:
+        call = Operation(1, "li-1", kind, replace(_SETTLE, role=role), 1, Outcome.FAIL, answer, 2)
+        assert is_stored(call) is stored
