@@ -51,7 +51,8 @@ def check(
         typer.Option(
             "--history",
             metavar="FILE",
-            help="What callers recorded, as JSON lines, in a run that is over: then nothing may be left open.",
+            help="What callers recorded, as JSON lines, in a run that is over: then nothing may be left open, except a "
+            "parked payment that the silent acquirer still owes an answer to.",
             show_default=False,
         ),
     ] = None,
