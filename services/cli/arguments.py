@@ -52,6 +52,14 @@ def _known_currency(code: str) -> str:
         raise typer.BadParameter(error.message) from error
 
 
+def _not_empty(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Refuse an empty value that was given: a script with an unset variable means something else."""
+    source = context.get_parameter_source(str(parameter.name))
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("it is empty; leave the option out for a new id")
+    return value
+
+
 Data = Annotated[Path, typer.Option("--data", envvar="COUNTINGHOUSE_DATA", help="Directory of the stack's data.")]
 ZooKeeper = Annotated[
     str,
@@ -81,7 +89,12 @@ Timeout = Annotated[
 ]
 RequestId = Annotated[
     str,
-    typer.Option("--request-id", help="Id of this operation; repeat it with the same one.", show_default=False),
+    typer.Option(
+        "--request-id",
+        help="Id of this operation; repeat it with the same one.",
+        show_default=False,
+        callback=_not_empty,
+    ),
 ]
 Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
 Page = Annotated[str, typer.Option("--page", help="The next_page_token of the page before.", show_default=False)]

@@ -222,6 +222,12 @@ class Client:
                 raise Unavailable(
                     "SERVICE_UNAVAILABLE", f"the {service} service cannot be reached ({error.details()}); try again"
                 ) from error
+            if service == "faults" and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise state.StackRefused(
+                    "FAILPOINTS_OFF",
+                    "the acquirer takes no faults: its stack was started without --failpoints; "
+                    "start it with `countinghouse up --failpoints`",
+                ) from error
             raise status.from_rpc_error(error) from error
         trailers = await call.trailing_metadata() or ()
         return Reply(message, any(pair == ("x-replayed", "true") for pair in trailers))

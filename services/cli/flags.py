@@ -32,19 +32,22 @@ _PARAMETERS: Final = {
     "to_sequence": "last",
     "ttl_s": "ttl",
 }
-#: Names of fields that no sentence has as words of its own: `customer_id`, `lines[0].description`.
-_FIELD = re.compile(r"\b[a-z]+(?:_[a-z]+|\[\d+\]|\.[a-z]+(?:_[a-z]+)*)+\b")
+#: Names of fields that no sentence has as words of its own, like `customer_id`; no part of an id, a path, an address.
+_FIELD = re.compile(r"(?<![\w.:/@-])[a-z]+(?:_[a-z]+)+(?![\w:/@-]|\.\w)")
 
 
 def told_by_flags(error: CountinghouseError, context: typer.Context) -> CountinghouseError:
-    """Return a server's refusal in the words of the command line; of a field that has a flag, as wrong usage."""
-    message = _FIELD.sub(lambda found: _flag(found[0], context) or found[0], error.message)
+    """Return the refusal of a field that has a flag in the words of the command line, as wrong usage.
+
+    Any other refusal stays as it is: its sentence may hold an id or a path that was typed.
+    """
     flag = next((flag for field, _ in error.fields if (flag := _flag(field, context))), "")
     if not isinstance(error, InvalidArgument) or not flag:
-        error.message = message
         return error
+    message = error.message
     for field, _ in error.fields:
-        message = re.sub(rf"^{re.escape(field)}(?= )", flag, message)
+        message = re.sub(rf"^{re.escape(field)}(?= )", _flag(field, context) or field, message)
+    message = _FIELD.sub(lambda found: _flag(found[0], context) or found[0], message)
     if flag not in message:
         message = f"{flag}: {message}"
     return WrongUsage(error.reason, message, metadata=error.metadata, fields=error.fields)

@@ -8,8 +8,9 @@ driver every statement crosses threads several times: a step of three UPDATEs to
 Writers of this process take turns, so only other processes are met with busy_timeout.
 
 A file that is removed stays open, and takes writes that nobody will ever read. So each step compares the file at the
-path with the one that was opened first, a writing step again after its commit, and a file of the same folder says that
-the database was made (`made_note`), so that no start begins with an empty one.
+path, and the write-ahead log beside it, with those that were opened first; a writing step again after its commit. A
+file of the same folder says that the database was made (`made_note`), so that no start begins with an empty one. What
+is written into the file in place, by `cp` for instance, is not noticed.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class SqliteBackend:
     """
 
     def __init__(self, url: URL, pool: int) -> None:
-        self.file = Path(url.database) if url.database else None
-        self._opened: tuple[int, int] | None = None  # device and inode
+        self.file = Path(str(url.database)) if _is_file(url) else None
+        self._opened: dict[Path, tuple[int, int]] = {}  # device and inode
+        self._connections = 0
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         self.sync_engine: Engine = create_engine(
@@ -57,6 +59,7 @@ class SqliteBackend:
         )
         event.listen(self.sync_engine, "connect", _prepare)
         event.listen(self.sync_engine, "connect", self._note_file)
+        event.listen(self.sync_engine, "close", self._forget_log)
         event.listen(self.sync_engine, "begin", _begin)
         self._threads = ThreadPoolExecutor(pool, thread_name_prefix="sqlite")
         self._writer = asyncio.Lock()
@@ -113,19 +116,44 @@ class SqliteBackend:
 
     def _note_file(self, _connection: Any, _record: Any) -> None:
         """A connection was opened: the first one's file is the database, and every other's has to be the same."""
-        if self._opened is None and self.file is not None:
-            self._opened = _identity(self.file)
+        self._connections += 1
+        if self.file is not None:
+            self._note(self.file)
         self._check_file()
+
+    def _forget_log(self, _connection: Any, _record: Any) -> None:
+        """A connection is closed: with the last one SQLite removes its log."""
+        self._connections -= 1
+        if self._connections == 0 and self.file is not None:
+            self._opened.pop(log_of(self.file), None)
+
+    def _note(self, file: Path) -> None:
+        found = _identity(file)
+        if found is not None:
+            self._opened.setdefault(file, found)
 
     def _check_file(self) -> None:
         """Raises Unavailable: DATABASE_LOST."""
-        if self._opened is not None and self.file is not None and _identity(self.file) != self._opened:
+        if self.file is None or self.file not in self._opened:
+            return
+        self._note(log_of(self.file))  # SQLite makes it when it first needs it, and keeps it while a connection is open
+        if any(_identity(file) != opened for file, opened in self._opened.items()):
             raise lost()
 
 
 def made_note(database: Path) -> Path:
-    """Return the file that says that a database was made: `order.made` beside `order.db`."""
-    return database.with_suffix(".made")
+    """Return the file that says that a database was made: `order.db.made` beside `order.db`."""
+    return database.with_name(f"{database.name}.made")
+
+
+def log_of(database: Path) -> Path:
+    """Return SQLite's write-ahead log of a database."""
+    return database.with_name(f"{database.name}-wal")
+
+
+def _is_file(url: URL) -> bool:
+    """Whether the database is a file under its own name: not in memory, and not named by a URI of SQLite's own."""
+    return bool(url.database) and url.database != ":memory:" and not str(url.database).startswith("file:")
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

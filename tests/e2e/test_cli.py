@@ -271,7 +271,7 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
         Desk.of(stack, "ming", Role.CASHIER) as ming,
     ):
         arm = debug.ArmFailpointRequest(
-            name="locked", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=8_000, subject=order_id
+            name="locked", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=12_000, subject=order_id
         )
         await operator.ask(operator.failpoints_at("payment-1").ArmFailpoint, arm)
 
@@ -282,16 +282,22 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
                 if len(queue) >= length:
                     return queue
 
+        async def told_of(length: int) -> str:
+            while True:
+                said = (await terminal.run("locks")).stdout
+                if said.count(order_id) >= length:
+                    return said
+
         holding = asyncio.ensure_future(li.settle(order_id, instance="payment-1", timeout_s=30))
         await queue_of(1)
         waiting = asyncio.ensure_future(ming.settle(order_id, instance="payment-2", timeout_s=30))
-        queue = await queue_of(2)
+        queue, said = await asyncio.gather(queue_of(2), told_of(2))
         assert [(place["position"], place["clerk"], place["instance"]) for place in queue] == [
             (0, "li", "payment-1"),
             (1, "ming", "payment-2"),
         ]
-        said = await terminal.run("locks")
-        assert "holds" in said.stdout
+        assert "holds" in said
+        assert "waits, 1 ahead" in said
         await holding
         await asyncio.gather(waiting, return_exceptions=True)
     assert "nobody" in (await terminal.run("locks")).stdout

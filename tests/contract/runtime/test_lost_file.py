@@ -16,7 +16,7 @@ from services.kernel.errors import OutcomeUnknown, Unavailable
 from services.order.store import ensemble
 from services.runtime.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.migrations import bring_up_to_date
-from services.runtime.sqlite import made_note
+from services.runtime.sqlite import SqliteBackend, log_of, made_note
 
 PACKAGE = Path(services.order.__file__).parent
 
@@ -71,6 +71,35 @@ async def test_file_replaced_by_a_copy_refuses_steps(database: Database, file: P
     shutil.copy(file, copy)
     copy.replace(file)
     assert await refused(database) == ["DATABASE_LOST"] * 2
+
+
+async def test_removed_log_refuses_steps(database: Database, file: Path) -> None:
+    """What was committed and not yet copied into the file is in the log only."""
+    log_of(file).unlink()
+    assert await refused(database) == ["DATABASE_LOST"] * 2
+
+
+async def test_log_that_sqlite_removes_itself_is_not_missed(database: Database, file: Path) -> None:
+    """It does with the last connection; the next one makes another."""
+    backend = database._backend
+    assert isinstance(backend, SqliteBackend)
+    backend.sync_engine.pool.dispose()
+    assert not log_of(file).exists()
+    await write_generation(database, ensemble, 4)
+    assert await read_generation(database, ensemble) == 4
+
+
+async def test_database_in_memory_leaves_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Database("sqlite:///:memory:") as database:
+        assert database.file is None
+    assert list_files(tmp_path) == []
+
+
+def test_notes_of_databases_in_one_folder_are_apart(tmp_path: Path) -> None:
+    names = ("order.db", "order", "house.order", "house.payment", "order.sqlite")
+    assert len({made_note(tmp_path / name) for name in names}) == len(names)
+    assert made_note(tmp_path / "order.db").name == "order.db.made"
 
 
 async def test_file_removed_within_a_step_leaves_its_outcome_unknown(database: Database, file: Path) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 
+from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli.client import Client, Reply
 from services.cli.connection import Connection
@@ -100,6 +103,21 @@ async def test_when_the_time_is_up_the_error_names_the_key(tmp_path: Path) -> No
         await settle(client)
     assert refusal.value.metadata["request_id"] == "req_1"
     assert len(client.sent) > 1
+
+
+async def test_faults_of_a_stack_without_failpoints_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    """The acquirer has no such method; nothing was done, and asking again would not help."""
+    missing = AioRpcError(StatusCode.UNIMPLEMENTED, Metadata(), Metadata(), "Method not found!")
+
+    class Stub:
+        async def GetFaults(self, request: Message, **_: object) -> Message:  # noqa: N802
+            raise missing
+
+    client = Client(Connection(tmp_path, "", None, Role.OPERATOR, "token", 5.0, False))
+    client._stubs["faults"] = Stub()
+    with pytest.raises(StackRefused, match="countinghouse up --failpoints") as refusal:
+        await client.read("faults", "GetFaults", acquirer_pb2.GetFaultsRequest())
+    assert refusal.value.reason == "FAILPOINTS_OFF"
 
 
 def test_aborted_without_a_waiting_time_is_final() -> None:

@@ -103,10 +103,10 @@ def test_generation_that_is_not_the_next_is_not_set(tmp_path: Path, wanted: int)
 
 
 def test_database_file_that_was_made_and_is_missing_is_a_fault_with_the_remedies(tmp_path: Path) -> None:
-    (tmp_path / "order.made").touch()
+    (tmp_path / "order.db.made").touch()
     code, checks = examine(tmp_path)
     assert code == 1
     assert not checks["order database"]["ok"]
     assert f"{tmp_path / 'order.db'} was made before and is missing" in checks["order database"]["detail"]
-    assert f"remove {tmp_path / 'order.made'}" in checks["order database"]["detail"]
+    assert f"remove {tmp_path / 'order.db.made'}" in checks["order database"]["detail"]
     assert checks["ledger database"]["ok"]

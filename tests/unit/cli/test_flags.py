@@ -11,7 +11,14 @@ from services.cli.commands import app
 from services.cli.exit_codes import ExitCode, WrongUsage
 from services.cli.flags import told_by_flags
 from services.cli.main import _end_with
-from services.kernel.errors import CountinghouseError, InvalidArgument, KeyMismatch, PermissionDenied
+from services.kernel.errors import (
+    CountinghouseError,
+    InvalidArgument,
+    KeyMismatch,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from services.kernel.ids import check_name
 from services.kernel.principal import Principal, Role
 from services.payment.commands import PayCommand, ticket_owner
@@ -101,9 +108,20 @@ def test_amount_given_in_minor_units_is_told_by_that_flag() -> None:
 
 
 @pytest.mark.parametrize(
+    "value", ["shop.source", "my.card", "host.memo:50051", "/tmp/request_id.data", "evening.order_id"]
+)
+def test_value_that_looks_like_a_field_stays_what_it_is(value: str) -> None:
+    """An id that was typed may be named like anything."""
+    refusal = InvalidArgument.of_field("FIELD_MALFORMED", "source", f"source is not known; see {value}")
+    assert told_by_flags(refusal, context_of("settle")).message == f"--source is not known; see {value}"
+
+
+@pytest.mark.parametrize(
     "error",
     [
         KeyMismatch("req_mine"),
+        NotFound("ORDER_NOT_FOUND", "there is no order my_shop.source nor order_id"),
+        Unavailable("AWAY", "nobody answered. To ask again, not twice, use --request-id shop.card"),
         PermissionDenied("NOT_ALLOWED", "role auditor may not call Settle"),
         InvalidArgument.of_field("FIELD_REQUIRED", "fence", "fence is required"),
     ],

@@ -90,6 +90,7 @@ def run_bytes(*arguments: bytes, **environment: bytes) -> subprocess.CompletedPr
         (("registry", "weight", "payment-2", "1000001"), "1000001 is out of range; it is 0 to 1000000"),
         (("registry", "weight", "payment-2", "5", "--intrface"), "extra argument"),
         ((*SETTLE, "--as", "cashier:梅"), "--as: name must be"),
+        ((*SETTLE, "--request-id", ""), "'--request-id': it is empty"),
     ],
 )
 def test_odd_value_is_a_usage_error(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
