@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from services.reconcile.matching import Amount, Comparison, ControlTotal, Discrepancy, Period, Sides
     from services.reconcile.repairing import Repair
 
-_DIFFERENT = 1
+_OPEN = 1
 _TIMEOUT_S = 120.0
 #: How long one payment may take to be brought to its end by those whose it is.
 _PATIENCE_S = 30.0
+#: How many payments without an outcome are named in a line.
+_NAMED = 20
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -63,7 +65,10 @@ async def reconcile(
     A payment lies in a period by the time at which the acquirer decided on its charge, with all that came of it later.
     --repair never gives back money under a key that no payment of ours has: name it with --refund.
 
-    Exit code 0: nothing is open, at the end of all repairs; 1: something is.
+    A payment without an outcome (SUBMITTED, UNKNOWN, REVERSING) is no difference, but it is open: it is named as well.
+    A PARKED one is a difference until the acquirer has reversed its key.
+
+    Exit code 0: nothing is open, at the end of all repairs; 1: something differs, or a payment has no outcome yet.
 
     Example: countinghouse reconcile --from 2026-03-01 --to 2026-04-01
     """
@@ -83,13 +88,12 @@ async def reconcile(
         rest = [discrepancy for discrepancy in found.compared.discrepancies if discrepancy not in refunds]
         repairs += [await repairer.repair(discrepancy) for discrepancy in rest]
     now = await find(client, settle_s, period) if repairs else found
-    discrepancies = found.compared.discrepancies
     if client.as_json:
-        output.print_json(_document(now.sides, discrepancies, repairs, now.compared, period))
+        output.print_json(_document(now.sides, found.compared, repairs, now.compared, period))
     else:
-        _print(now.sides, discrepancies, repairs, now.compared)
-    if now.compared.discrepancies:
-        raise typer.Exit(_DIFFERENT)
+        _print(now.sides, found.compared.discrepancies, repairs, now.compared)
+    if now.compared.open:
+        raise typer.Exit(_OPEN)
 
 
 def _period(from_: str, to: str) -> Period:
@@ -125,17 +129,17 @@ def _moment_ms(text: str, option: str) -> int | None:
 
 
 def _document(
-    sides: Sides, found: Sequence[Discrepancy], repairs: Sequence[Repair], now: Comparison, period: Period
+    sides: Sides, found: Comparison, repairs: Sequence[Repair], now: Comparison, period: Period
 ) -> dict[str, Any]:
     mended = {repair.discrepancy: repair for repair in repairs}
     return {
-        "agreed": not found,
+        "agreed": not found.open,
         "period": {"from": _moment_out(period.from_ms), "to": _moment_out(period.to_ms)},
         "examined": _examined(sides),
         "attention": _waiting(sides),
-        "discrepancies": [_row(discrepancy) | _outcome(mended.get(discrepancy)) for discrepancy in found],
+        "discrepancies": [_row(discrepancy) | _outcome(mended.get(discrepancy)) for discrepancy in found.discrepancies],
         "control_totals": [_total(total) for total in now.totals],
-        "open": [_row(discrepancy) for discrepancy in now.discrepancies],
+        "open": [_row(discrepancy) for discrepancy in now.open],
     }
 
 
@@ -228,7 +232,17 @@ def _print(sides: Sides, found: Sequence[Discrepancy], repairs: Sequence[Repair]
     examined = ", ".join(f"{number} of {side}" for side, number in _examined(sides).items())
     print(f"examined {examined}; {len(found) or 'nothing'} {'differ' if len(found) > 1 else 'differs'}")
     if repairs:
-        left = len(now.discrepancies)
+        left = len(now.open)
         print(f"{left or 'nothing'} {'are' if left > 1 else 'is'} still open")
+    if now.undecided:
+        output.print_line(_undecided(now.undecided))
     if waiting := _waiting(sides):
-        print(f"{waiting} payments wait for people: see `countinghouse payment attention`")
+        who = "1 payment waits" if waiting == 1 else f"{waiting} payments wait"
+        print(f"{who} for people: see `countinghouse payment attention`")
+
+
+def _undecided(undecided: Sequence[Discrepancy]) -> str:
+    number = len(undecided)
+    names = ", ".join(each.payment_id for each in undecided[:_NAMED])
+    more = f" and {number - _NAMED} more" if number > _NAMED else ""
+    return f"{number} {'payment has' if number == 1 else 'payments have'} no outcome yet: {names}{more}"

@@ -21,6 +21,9 @@ was charged for, if our payment service does not know that payment.
 | payment without journal | our payment succeeded, and the ledger does not have its journal | `LOOK` |
 | control total | an account and its counterpart differ, and nothing above says why | `LOOK` |
 
+A payment that has no outcome yet (SUBMITTED, UNKNOWN, REVERSING) and of which nothing differs is no discrepancy. It is
+open all the same, and listed as undecided (`no outcome yet`): `PENDING`.
+
 Control totals: what the acquirer captured less what it gave back, for each currency, against the account
 `acquirer:<currency>`. Their difference is explained by the discrepancies, except for items that changed between the two
 readings; the rest is unexplained, and a discrepancy of its own.
@@ -48,6 +51,8 @@ _WITHOUT_MONEY = ("CREATED", "DECLINED", "REVERSED")
 _SUCCEEDED, _REVERSED = "SUCCEEDED", "REVERSED"
 #: Abandoned without an answer: the acquirer is still to be told to reverse its key.
 _PARKED = "PARKED"
+#: States of a payment that has no outcome yet; one that is PARKED is a discrepancy, too.
+_NO_OUTCOME = ("SUBMITTED", "UNKNOWN", "REVERSING", _PARKED)
 #: Why a payment waits for people: the acquirer's answer contradicts what was asked, and is acted on by nobody.
 _MISMATCH = "ACQUIRER_MISMATCH"
 _CHARGED, _REFUNDED = "CHARGED", "REFUNDED"
@@ -67,6 +72,7 @@ class Kind(StrEnum):
     ORDER_WITHOUT_PAYMENT = "order without payment"
     PAYMENT_WITHOUT_JOURNAL = "payment without journal"
     CONTROL_TOTAL = "control total"
+    NO_OUTCOME = "no outcome yet"
 
 
 class Action(StrEnum):
@@ -85,6 +91,7 @@ class Action(StrEnum):
         "`countinghouse payment park` frees its order meanwhile"
     )
     LOOK = "people have to look: `countinghouse check`"
+    PENDING = "wait: the payment service asks by itself until it knows the outcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +289,20 @@ class ControlTotal:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What differs, theirs first, in the order in which either side lists it; and the totals, by currency."""
+    """What differs, theirs first, in the order in which either side lists it; and the totals, by currency.
+
+    Args:
+        undecided: The payments that have no outcome yet and of which nothing differs.
+    """
 
     discrepancies: tuple[Discrepancy, ...]
     totals: tuple[ControlTotal, ...]
+    undecided: tuple[Discrepancy, ...] = ()
+
+    @property
+    def open(self) -> tuple[Discrepancy, ...]:
+        """What differs, and what has no outcome yet."""
+        return (*self.discrepancies, *self.undecided)
 
 
 @dataclass(slots=True)
@@ -334,12 +351,14 @@ def compare(sides: Sides, period: Period = ALL_TIME, before: Sides | None = None
     """All differences and totals of a period.
 
     Args:
-        before: An earlier reading: only what differed then as well is a discrepancy, and an item that has changed since
-            explains a difference of the totals. None: there is none.
+        before: An earlier reading: only what differed then as well is a discrepancy, only what had no outcome then as
+            well is undecided, and an item that has changed since explains a difference of the totals. None: there is
+            none.
     """
     items = {name: item for name, item in _items(sides).items() if item.at_ms in period}
     earlier = _items(before) if before is not None else items
     discrepancies: list[Discrepancy] = []
+    undecided: list[Discrepancy] = []
     explained: Counter[str] = Counter()
     moving: Counter[str] = Counter()
     for name, item in items.items():
@@ -353,10 +372,12 @@ def compare(sides: Sides, period: Period = ALL_TIME, before: Sides | None = None
             explained.update(item.differences())
         elif was != item:
             moving.update(item.differences())
+        if not found and _has_no_outcome(item) and was is not None and _has_no_outcome(was):
+            undecided.append(_found(Kind.NO_OUTCOME, Action.PENDING, item.payment, item.held))
     totals = tuple(_totals(items.values(), sides.accounts, explained, moving))
     unbalanced = _unbalanced_accounts(sides) if period == ALL_TIME else ()
     unexplained = (_unexplained(total) for total in totals if total.unexplained)
-    return Comparison((*discrepancies, *unbalanced, *unexplained), totals)
+    return Comparison((*discrepancies, *unbalanced, *unexplained), totals, tuple(undecided))
 
 
 def _items(sides: Sides) -> dict[str, _Item]:
@@ -379,6 +400,10 @@ def _items(sides: Sides) -> dict[str, _Item]:
     for order in sides.orders:
         items.setdefault(order.payment_id, _Item()).orders.append(order)
     return items
+
+
+def _has_no_outcome(item: _Item) -> bool:
+    return item.payment is not None and item.payment.state in _NO_OUTCOME
 
 
 def _of_item(item: _Item) -> Iterator[Discrepancy]:

@@ -1,8 +1,8 @@
 """Asks the acquirer, the ledger, the order service and the payment service, page by page.
 
 The four are not read at one moment, and payments go on meanwhile. So what differs is looked at twice, with a pause in
-between, and only what differs in both readings is a discrepancy. Payments are read last, so that whatever the others
-have of a payment, the payment is there as well.
+between, and only what differs in both readings is a discrepancy, as only what has no outcome in both is undecided.
+Payments are read last, so that whatever the others have of a payment, the payment is there as well.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ async def find(reader: Reader, settle_s: float, period: Period = ALL_TIME) -> Re
     """Reads everything and compares it.
 
     Args:
-        settle_s: Seconds between the two readings; the second is left out where nothing differs.
+        settle_s: Seconds between the two readings; the second is left out where nothing is open.
     """
     first = await read(reader)
     compared = compare(first, period)
-    if not compared.discrepancies:
+    if not compared.open:
         return Reconciliation(first, compared)
     await asyncio.sleep(settle_s)
     second = await read(reader)

@@ -358,3 +358,24 @@ def steps_of(work: Callable[[], Any]) -> int:
     finally:
         sys.settrace(before)
     return count
+
+
+@pytest.mark.parametrize("state", OPEN)
+def test_payment_without_an_outcome_of_which_nothing_differs_is_undecided(state: str) -> None:
+    """If it had none at the reading before, either; once the acquirer holds its money, it is a discrepancy instead."""
+    pending = sides(ours=at_rest(state), journals=(), orders=())
+    compared = compare(pending)
+    assert compared.discrepancies == ()
+    assert [(each.kind, each.action, each.payment_id) for each in compared.undecided] == [
+        (Kind.NO_OUTCOME, Action.PENDING, "p1")
+    ]
+    assert compare(pending, before=pending).open == compared.undecided
+    assert compare(pending, before=Sides()).open == ()
+    assert compare(sides(CHARGE), before=pending).open == ()
+    held = compare(sides(CHARGE, ours=at_rest(state), journals=(), orders=()))
+    assert (held.undecided, [each.kind for each in held.discrepancies]) == ((), [Kind.LATE])
+
+
+@pytest.mark.parametrize("state", [*WITHOUT_MONEY, "PARKED"])
+def test_payment_that_ended_or_is_listed_already_is_not_undecided(state: str) -> None:
+    assert compare(sides(ours=at_rest(state), journals=(), orders=())).undecided == ()
