@@ -65,7 +65,7 @@ def read_acquirer_log(path: Path) -> AcquirerLog:
 
     Raises:
         OSError: The file cannot be read.
-        MalformedLog: A line is no entry.
+        MalformedLog: A line is no entry, or there is none: an empty file is no evidence that nothing was charged.
     """
     records = []
     with path.open("rb") as file:
@@ -74,6 +74,8 @@ def read_acquirer_log(path: Path) -> AcquirerLog:
                 records.append(_record(json.loads(line)))
             except ValueError as error:
                 raise MalformedLog(f"{path}, line {number}: {error}") from None
+    if not records:
+        raise MalformedLog(f"{path}: the file is empty")
     return tuple(records)
 
 

@@ -318,7 +318,10 @@ def read_history(path: Path) -> History:
             except ValueError as error:
                 if line.endswith(b"\n"):
                     raise MalformedHistory(f"{path}, line {number}: no JSON: {error}") from None
-    return reading.history()
+    try:
+        return reading.history()
+    except MalformedHistory as error:
+        raise MalformedHistory(f"{path}: {error}") from None
 
 
 class _Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ class TestReading:
 
     def test_an_empty_file_is_no_history(self, path: Path) -> None:
         path.write_bytes(b"")
-        with pytest.raises(MalformedHistory, match=r"^the file is empty$"):
+        with pytest.raises(MalformedHistory, match=rf"^{re.escape(str(path))}: the file is empty$"):
             read_history(path)
 
 

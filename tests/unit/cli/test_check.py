@@ -203,6 +203,8 @@ def test_the_lines_of_a_violation_stand_below_each_other(
         ("--acquirer-log", None, "cannot be read: No such file or directory"),
         ("--history", "{}\n", "line 1: a history begins with its one `run`; record it anew"),
         ("--acquirer-log", "{}\n", "line 1: an entry has sequence"),
+        ("--history", "", "file.jsonl: the file is empty; record it anew"),
+        ("--acquirer-log", "", "file.jsonl: the file is empty; record it anew"),
     ],
 )
 def test_a_file_that_is_none_ends_with_2(
