@@ -146,7 +146,7 @@ def calling(
             context = values[contexts[0]] if contexts else values.pop("context")
             given = {parameter.name: values.pop(parameter.name) for parameter in shared}
             if given["acting_as"] and given["token"]:
-                raise typer.BadParameter("--as and --token both say who is calling; give one of them")
+                raise _two_callers(context)
             connection = Connection(
                 data=given["data"],
                 zookeeper=given["zookeeper"],
@@ -212,6 +212,16 @@ def parse_pairs(values: list[str], example: str) -> dict[str, int]:
             raise typer.BadParameter(f"{value!r} is not like {example}")
         pairs[match[1]] = int(match[2])
     return pairs
+
+
+def _two_callers(context: typer.Context) -> typer.BadParameter:
+    """The refusal of --as beside a token, by the name under which the token was given."""
+    source = context.get_parameter_source("token")
+    if source is not None and source.name == "ENVIRONMENT":
+        return typer.BadParameter(
+            "--as and the variable COUNTINGHOUSE_TOKEN both say who is calling; leave out --as, or unset the variable"
+        )
+    return typer.BadParameter("--as and --token both say who is calling; give one of them")
 
 
 async def _interruptible(work: Coroutine[Any, Any, None]) -> None:

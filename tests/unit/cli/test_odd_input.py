@@ -103,6 +103,24 @@ def test_odd_value_is_a_usage_error(tmp_path: Path, arguments: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
+    ("arguments", "variable", "says"),
+    [
+        ((), {"COUNTINGHOUSE_TOKEN": "t"}, "--as and the variable COUNTINGHOUSE_TOKEN both say who is calling"),
+        (("--token", "t"), {}, "--as and --token both say who is calling"),
+        (("--token", "t"), {"COUNTINGHOUSE_TOKEN": "u"}, "--as and --token both say who is calling"),
+    ],
+)
+def test_token_beside_as_is_refused_by_the_name_under_which_it_was_given(
+    tmp_path: Path, arguments: tuple[str, ...], variable: dict[str, str], says: str
+) -> None:
+    """Whoever set the variable long ago has typed no --token."""
+    settings = {"COUNTINGHOUSE_DATA": str(tmp_path), "NO_COLOR": "1", "COLUMNS": "300", "TERMINAL_WIDTH": "300"}
+    done = CliRunner().invoke(app, [*SETTLE, "--as", "cashier:li", *arguments], env=settings | variable)
+    assert done.exit_code == 2
+    assert says in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         (b"order", b"get", b"li\xe9"),
