@@ -66,6 +66,8 @@ _RETRY_PAUSE_MS = 200
 #: Refusals that are given before the key is looked up: of an earlier try they say nothing.
 _BEFORE_THE_KEY = (Unauthenticated, PermissionDenied)
 _SESSION_TIMEOUT_S = 4.0
+#: The trailer of an answer that is a stored one.
+_REPLAYED = ("x-replayed", "true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class Client:
                 if may_come_right(error) or (unanswered and isinstance(error, _BEFORE_THE_KEY)):
                     raise self._to_be_asked_again(error, key, unanswered=unanswered) from error
                 self._repeat = ""
+                if "replayed" in error.metadata:
+                    self._tell_replayed(error, key)
                 raise
             self._repeat = ""
             return reply
@@ -228,9 +232,12 @@ class Client:
                     "the acquirer takes no faults: its stack was started without --failpoints; "
                     "start it with `countinghouse up --failpoints`",
                 ) from error
-            raise status.from_rpc_error(error) from error
+            refusal = status.from_rpc_error(error)
+            if _REPLAYED in tuple(error.trailing_metadata() or ()):
+                refusal.metadata["replayed"] = "true"
+            raise refusal from error
         trailers = await call.trailing_metadata() or ()
-        return Reply(message, any(pair == ("x-replayed", "true") for pair in trailers))
+        return Reply(message, _REPLAYED in tuple(trailers))
 
     async def _stub(self, service: str) -> Any:
         if service in _OUTSIDE and service not in self._stubs:
@@ -274,6 +281,14 @@ class Client:
         )
         self._repeat = ""
         return named
+
+    def _tell_replayed(self, error: CountinghouseError, key: str) -> None:
+        """Say of a stored refusal that it is one: what it tells was so then, and may no longer be."""
+        whose, new = f"ticket {key}", "fetch a new ticket"
+        if key == self._request_id:
+            whose, new = f"--request-id {key}", "use a new id"
+            error.metadata["request_id"] = key
+        error.message = f"{error.message.removesuffix('.')}. This is the stored answer to {whose}; {new} to ask anew."
 
     def _bearer(self) -> str:
         if not self._token:

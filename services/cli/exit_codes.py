@@ -33,7 +33,7 @@ _VERDICTS = {"ok": ExitCode.DONE, "violated": ExitCode.FAILED, "unknown": ExitCo
 
 
 class NotPaid(FailedPrecondition):
-    """A payment, or what was to change one, was definitively refused: the money did not move as asked."""
+    """The answer is that the money did not move as asked: declined, or not reversed. No refusal by state."""
 
     @classmethod
     def of(cls, refusal: FailedPrecondition) -> NotPaid:

@@ -107,7 +107,7 @@ def _end_with(error: CountinghouseError) -> int:
     from services.kernel.printable import escape  # noqa: PLC0415
 
     if "--json" in sys.argv and not isinstance(error, StackRefused):
-        output.print_json({"error": {"reason": error.reason, "message": error.message, "metadata": error.metadata}})
+        output.print_json(_document(error))
     print(f"countinghouse: {escape(error.message)}", file=sys.stderr)
     if isinstance(error, Interrupted):
         return ExitCode.INTERRUPTED
@@ -116,6 +116,15 @@ def _end_with(error: CountinghouseError) -> int:
     if isinstance(error, NotPaid):
         return ExitCode.NOT_PAID
     return ExitCode.OUTCOME_UNKNOWN if isinstance(error, OutcomeUnknown) else ExitCode.FAILED
+
+
+def _document(error: CountinghouseError) -> dict[str, object]:
+    """The error; of a stored refusal, `replayed` and `request_id` stand where they stand beside a stored result."""
+    shown = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+    if "replayed" not in error.metadata:
+        return {"error": shown}
+    key = {name: value for name, value in error.metadata.items() if name == "request_id"}
+    return {"error": shown, "replayed": True, **key}
 
 
 def _translated(error: Exception) -> CountinghouseError | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="See payments.")
 
 _STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED", "PARKED")
+#: Refusals by how things stand: nothing was tried. Any other definitive one tells how a payment or a reversal ended.
+_OF_STATE = ("ILLEGAL_STATE", "ORDER_NOT_PAYABLE", "CARDS_NOT_TAKEN")
 #: What the acquirer did with the card of a payment, by its state; not of REVERSED, which says it otherwise.
 _CARD_MONEY = {
     "CREATED": "not charged so far",
@@ -103,7 +105,7 @@ async def pay(
 ) -> None:
     """Pays with a ticket, which is thereby used up. Repeating it pays once.
 
-    Exit code 0 only if the payment SUCCEEDED; 3: not known yet; 4: not so.
+    Exit code 0 only if the payment SUCCEEDED; 1: refused; 3: not known yet; 4: declined.
 
     Example: countinghouse pay tkt_7d0q --source drawer --amount 50.00 --currency CNY --payee wallet:mei:CNY
     """
@@ -139,7 +141,7 @@ async def settle(
 ) -> None:
     """Settles a bill, under its lock. Repeating it settles once.
 
-    Exit code 0 only if the payment SUCCEEDED; 3: not known yet; 4: not so.
+    Exit code 0 only if the payment SUCCEEDED; 1: refused; 3: not known yet; 4: declined.
 
     Example: countinghouse settle ord_7d0q --source drawer --as cashier:li
     """
@@ -162,7 +164,7 @@ async def reverse(
 ) -> None:
     """Undoes a payment by an opposite journal; its bill can then be settled again.
 
-    Exit code 0 only if it is REVERSED; 3: not known yet; 4: not so.
+    Exit code 0 only if it is REVERSED; 1: refused; 3: not known yet; 4: it ended without being reversed.
 
     Example: countinghouse reverse pay_7d0q --reason "wrong bill" --as accountant:wang
     """
@@ -333,14 +335,17 @@ def _role_for(source: From) -> Role:
 
 
 async def _change(client: Client, method: str, request: Any, key: str) -> Any:
-    """As `Client.change` of the payment service; a definitive refusal has an exit code of its own.
+    """As `Client.change` of the payment service; an answer that the money did not move has an exit code of its own.
 
     Raises:
-        NotPaid: The payment was declined, or stands in a state that forbids what was asked.
+        NotPaid: The payment was declined, or undone before it had an outcome, or its reversal was refused.
+        FailedPrecondition: The state of the payment or its order forbids it, or no cards are taken: nothing was done.
     """
     try:
         return await client.change("payment", method, request, key)
     except FailedPrecondition as refusal:
+        if refusal.reason in _OF_STATE:
+            raise
         raise exit_codes.NotPaid.of(refusal) from refusal
     except CountinghouseError as refusal:
         if refusal.reason == "ORDER_HALF_SETTLED":
@@ -401,5 +406,26 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
         ]
     )
     if payment["state"] in ("PAYMENT_STATE_UNKNOWN", "PAYMENT_STATE_REVERSING"):
+        output.print_line(f"not known yet: {_what_to_do(payment, about)}")
+
+
+def _what_to_do(payment: dict[str, Any], about: dict[str, Any]) -> str:
+    """What can be done about a payment whose outcome is not known yet.
+
+    Args:
+        about: Of the command that asked for it; empty: the payment was only looked at.
+    """
+    payment_id = payment["payment_id"]
+    if about:
         again = f"; to ask again, not twice, use --request-id {about['request_id']}" if "request_id" in about else ""
-        output.print_line(f"not known yet: see `countinghouse payment get {payment['payment_id']}`{again}")
+        return f"see `countinghouse payment get {payment_id}`{again}"
+    ways = ["wait, as the payment service asks again by itself"]
+    if payment["state"] == "PAYMENT_STATE_REVERSING":
+        ways.append("repeat the same reverse with its --request-id")
+    elif payment["ticket_id"]:
+        ways.append(f"repeat the same pay with ticket {payment['ticket_id']}")
+    else:
+        ways.append("repeat the same settle with its --request-id")
+    if payment["source"] == "SOURCE_CARD" and payment["order_id"] and not payment["journal_id"]:
+        ways.append(f"free the order with `countinghouse payment park {payment_id} --reason …`")
+    return ", or ".join(ways)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -14,6 +17,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
+from services.cli import main
 from services.cli.client import Client, Reply
 from services.cli.connection import Connection
 from services.devstack.state import StackRefused
@@ -32,6 +36,7 @@ from services.kernel.errors import (
     may_come_right,
 )
 from services.kernel.principal import Role
+from services.runtime.status import DETAILS_KEY, to_status
 
 LOST = OutcomeUnknown("OUTCOME_UNKNOWN", "no answer")
 AWAY = Unavailable("SERVICE_UNAVAILABLE", "away", retry_after_ms=1)
@@ -238,3 +243,54 @@ async def test_change_once_unanswered_stays_unknown_whatever_a_later_try_is_told
     client = ScriptedClient([LOST, last], tmp_path, timeout_s=0.5)
     with pytest.raises(OutcomeUnknown, match="--request-id req_1"):
         await settle(client)
+
+
+class RefusingClient(Client):
+    """Is told one stored refusal by a server."""
+
+    async def _stub(self, service: str) -> Any:
+        refusal = to_status(AlreadyExists("ORDER_ALREADY_PAID", "o1 is already settled"))
+        trailers = grpc.aio.Metadata((DETAILS_KEY, refusal.SerializeToString()), ("x-replayed", "true"))
+
+        async def call(*_: object, **__: object) -> None:
+            raise grpc.aio.AioRpcError(
+                code=grpc.StatusCode.ALREADY_EXISTS,
+                initial_metadata=grpc.aio.Metadata(),
+                trailing_metadata=trailers,
+                details=refusal.message,
+            )
+
+        return SimpleNamespace(Settle=call)
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("req_1", "This is the stored answer to --request-id req_1; use a new id to ask anew."),
+        ("tkt_1", "This is the stored answer to ticket tkt_1; fetch a new ticket to ask anew."),
+    ],
+)
+async def test_stored_refusal_is_told_as_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, sentence: str
+) -> None:
+    """What it says was so when it was first given; as JSON it is marked as a stored result is."""
+    client = RefusingClient(
+        Connection(
+            data=tmp_path,
+            zookeeper="",
+            principal=None,
+            default_role=Role.CASHIER,
+            token="t",
+            timeout_s=5.0,
+            as_json=True,
+        )
+    )
+    client.new_id("req_1")
+    with pytest.raises(AlreadyExists) as refusal:
+        await client.change("payment", "Settle", REQUEST, key)
+    assert refusal.value.message == f"o1 is already settled. {sentence}"
+    monkeypatch.setattr("sys.argv", ["countinghouse", "settle", "--json"])
+    assert main._end_with(refusal.value) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["replayed"] is True
+    assert document.get("request_id") == ("req_1" if key == "req_1" else None), "as of a result: a ticket is none"

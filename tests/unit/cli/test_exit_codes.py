@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,12 @@ import typer
 from typer.testing import CliRunner
 
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.cli import exit_codes, payments
+from services.cli import exit_codes, main, payments
 from services.cli.commands import app
 from services.cli.exit_codes import ExitCode
+from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition
+from services.payment.model import PaymentState, not_parkable, not_reversible
+from tests.unit.payment.test_model import PAYMENT
 
 #: As much of a client as showing needs.
 CLIENT: Any = SimpleNamespace(as_json=False)
@@ -74,6 +78,34 @@ def test_payment_of_unknown_outcome_names_the_request_id_that_repeats_it(capsys:
 def test_reversal_that_is_not_reversed_ends_with_a_code_of_its_own(state: str, code: ExitCode) -> None:
     """A ledger may refuse to reverse."""
     assert exit_codes.of_payment(f"PAYMENT_STATE_{state}", "REVERSED") is code
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        *(
+            (not_allowed(replace(PAYMENT, state=state)), ExitCode.FAILED)
+            for not_allowed in (not_reversible, not_parkable)
+            for state in (PaymentState.REVERSED, PaymentState.DECLINED)
+        ),
+        (FailedPrecondition("ORDER_NOT_PAYABLE", "o1 is CANCELLED"), ExitCode.FAILED),
+        (FailedPrecondition("CARDS_NOT_TAKEN", "no acquirer is set"), ExitCode.FAILED),
+        (AlreadyExists("ORDER_ALREADY_PAID", "paid"), ExitCode.FAILED),
+        (FailedPrecondition("INSUFFICIENT_FUNDS", "declined: short"), ExitCode.NOT_PAID),
+        (FailedPrecondition("ALREADY_REVERSED", "nothing is left to undo"), ExitCode.NOT_PAID),
+    ],
+)
+async def test_refusal_by_state_ends_with_1_and_an_answer_that_no_money_moved_with_4(
+    refusal: CountinghouseError, code: ExitCode
+) -> None:
+    """Whichever command met it."""
+
+    async def change(*_: object) -> None:
+        raise refusal
+
+    with pytest.raises(type(refusal)) as refused:
+        await payments._change(SimpleNamespace(change=change), "Reverse", None, "r1")  # type: ignore[arg-type]
+    assert main._end_with(refused.value) == code
 
 
 def test_state_of_a_payment_is_known_to_the_exit_codes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ import typer
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli import ledger, payments
+from services.cli.reconcile import reconcile
 from services.kernel.errors import Aborted
 from services.payment.model import PaymentState, Source, half_settled
 from services.reconcile.matching import Action
@@ -71,6 +74,106 @@ def test_every_state_of_a_card_payment_says_what_became_of_the_card() -> None:
 def test_payment_that_is_not_by_card_says_nothing_of_a_card(capsys: pytest.CaptureFixture[str]) -> None:
     payments._show(_client(), pb.Payment(payment_id="p1", source=pb.SOURCE_DRAWER), {})
     assert "card" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"state": pb.PAYMENT_STATE_UNKNOWN, "source": pb.SOURCE_CARD, "order_id": "o1"},
+            "or repeat the same settle with its --request-id, "
+            "or free the order with `countinghouse payment park p1 --reason …`",
+        ),
+        (
+            {"state": pb.PAYMENT_STATE_UNKNOWN, "source": pb.SOURCE_CARD, "ticket_id": "tkt_1"},
+            "or repeat the same pay with ticket tkt_1",
+        ),
+        (
+            {"state": pb.PAYMENT_STATE_UNKNOWN, "source": pb.SOURCE_DRAWER, "order_id": "o1"},
+            "or repeat the same settle with its --request-id",
+        ),
+        (
+            {"state": pb.PAYMENT_STATE_REVERSING, "source": pb.SOURCE_CARD, "order_id": "o1", "journal_id": "j1"},
+            "or repeat the same reverse with its --request-id",
+        ),
+    ],
+)
+def test_payment_get_of_an_unknown_outcome_says_what_can_be_done(
+    capsys: pytest.CaptureFixture[str], fields: dict[str, Any], says: str
+) -> None:
+    """And does not name the command that was just run."""
+    payments._show(_client(), pb.Payment(payment_id="p1", **fields), {})
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"not known yet: wait, as the payment service asks again by itself, {says}"
+
+
+class ReconciledClient:
+    """Services that have these payments, an acquirer that is asked for its charges, and nothing else."""
+
+    def __init__(self, *states: pb.PaymentState.ValueType, as_json: bool = False, attention: str = "") -> None:
+        self.as_json = as_json
+        self._payments = [
+            pb.Payment(
+                payment_id=f"p{number}",
+                state=state,
+                source=pb.SOURCE_CARD,
+                acquirer_key=f"p{number}:1",
+                attention=attention,
+            )
+            for number, state in enumerate(states, start=1)
+        ]
+
+    def new_id(self, given: str) -> str:
+        return given or "run"
+
+    async def read(self, _: str, method: str, __: object) -> Any:
+        if method == "ListPayments":
+            return pb.ListPaymentsResponse(payments=self._payments)
+        return SimpleNamespace(accounts=[], charges=[], journals=[], orders=[], next_page_token="")
+
+
+async def reconciled(*states: pb.PaymentState.ValueType, **settings: Any) -> int:
+    """The exit code of `reconcile`."""
+    command: Any = inspect.unwrap(reconcile)
+    try:
+        await command(ReconciledClient(*states, **settings), repair=False, refund=None, from_="", to="", settle_s=0.0)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
+async def test_reconcile_with_payments_without_an_outcome_names_them_and_ends_with_1(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing differs, but something is open."""
+    assert await reconciled(pb.PAYMENT_STATE_UNKNOWN, pb.PAYMENT_STATE_DECLINED) == 1
+    said = capsys.readouterr().out
+    assert "nothing differs" in said
+    assert "1 payment has no outcome yet: p1\n" in said
+    assert await reconciled(pb.PAYMENT_STATE_REVERSING, pb.PAYMENT_STATE_SUBMITTED) == 1
+    assert "2 payments have no outcome yet: p1, p2\n" in capsys.readouterr().out
+    assert await reconciled(*[pb.PAYMENT_STATE_UNKNOWN] * 25) == 1
+    assert capsys.readouterr().out.endswith(", p20 and 5 more\n")
+    assert await reconciled(pb.PAYMENT_STATE_DECLINED) == 0
+
+
+async def test_reconcile_as_json_lists_payments_without_an_outcome_as_open(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are no discrepancies, and the sides do not agree before the outcome is known."""
+    assert await reconciled(pb.PAYMENT_STATE_UNKNOWN, as_json=True) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["agreed"], told["discrepancies"]) == (False, [])
+    assert [(row["class"], row["payment_id"], row["key"]) for row in told["open"]] == [("no outcome yet", "p1", "p1:1")]
+    assert await reconciled(pb.PAYMENT_STATE_DECLINED, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["agreed"], told["open"]) == (True, [])
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 payment waits for people"), (2, "2 payments wait for people")])
+async def test_reconcile_counts_the_payments_that_wait_for_people(
+    capsys: pytest.CaptureFixture[str], number: int, words: str
+) -> None:
+    await reconciled(*[pb.PAYMENT_STATE_UNKNOWN] * number, attention="ACQUIRER_SILENT")
+    assert f"{words}: see" in capsys.readouterr().out
 
 
 async def refused(client_says: Aborted) -> str:
