@@ -278,10 +278,19 @@ async def first_frozen(teller: Teller, likely: Sequence[str], point: str) -> str
     finally:
         for name in likely:
             if name not in frozen[:1]:
-                teller.stack.kill(name, signal.SIGCONT)  # two workers may have stopped at the same moment
-                await teller.disarm(name, point)
-                teller.stack.kill(name, signal.SIGCONT)
+                await let_off(teller, name, point)
     return frozen[0]
+
+
+async def let_off(teller: Teller, name: str, point: str) -> None:
+    """Disarms an instance that may have stopped itself, or stops itself while it is being told: two workers may come to
+    one point.
+    """
+    disarming = asyncio.create_task(teller.disarm(name, point))
+    while not disarming.done():
+        teller.stack.kill(name, signal.SIGCONT)
+        await asyncio.wait({disarming}, timeout=_LOOK_S)
+    await disarming
 
 
 async def in_the_way(house: House, one: Deed, rival: asyncio.Task[Seen]) -> None:
