@@ -43,7 +43,9 @@ def parse_principal(text: str) -> Principal:
     """
     role, _, name = text.partition(":")
     if role not in tuple(Role) or not name:
-        raise typer.BadParameter(f"{text!r} is not role:name, like cashier:li; the roles are {', '.join(Role)}")
+        raise typer.BadParameter(
+            f"{text!r} is not role:name, like cashier:li; the roles are {', '.join(Role)}", param_hint="--as"
+        )
     return named(name, Role(role), "--as")
 
 

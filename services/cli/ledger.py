@@ -242,7 +242,7 @@ async def trial_balance(
             debits, credits = (
                 format_amount(int(total[side]), total["currency_code"]) for side in ("debits", "credits")
             )
-            print(f"{total['accounts']} accounts: debits {debits}, credits {credits}")
+            print(f"{total['currency_code']}, {total['accounts']} accounts: debits {debits}, credits {credits}")
         differences = ", ".join(output.money(difference) for difference in response["differences"])
         output.print_line(
             "balanced" if response["balanced"] else f"NOT BALANCED: debits less credits are {differences}"

@@ -89,7 +89,7 @@ def parse_amount(text: str, currency: str, field: str = "amount") -> int:
     if len(fraction) > decimals:
         has = f"{decimals} decimals" if decimals else "no decimals"
         raise InvalidArgument.of_field(
-            "AMOUNT_MALFORMED", field, f"{shown} has {len(fraction)} decimals, and {currency} has {has}"
+            "AMOUNT_MALFORMED", field, f"{shown} has too many decimals: {currency} has {has}"
         )
     is_long = len(whole) > _MOST_DIGITS
     minor_units = 0 if is_long else int((whole + fraction.ljust(decimals, "0")) or "0")

@@ -259,7 +259,7 @@ async def test_trial_balance_leaves_out_accounts_without_postings_and_says_so(
     assert [line.split()[0] for line in said[1:4]] == ["drawer:CNY", "sales:CNY", "wallet:mei:CNY"]
     assert said[4:] == [
         "not shown: 2 accounts without postings; --all shows them",
-        "4 accounts: debits 8.00 CNY, credits 8.00 CNY",
+        "CNY, 4 accounts: debits 8.00 CNY, credits 8.00 CNY",
         "balanced",
     ]
 
