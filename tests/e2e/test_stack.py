@@ -392,7 +392,7 @@ class TestStopped:
         async with asyncio.timeout(20):
             _, errors = await process.communicate()
         assert process.returncode in (0, 130, -number), errors.decode()
-        assert b"services/" not in errors  # on a busy machine Python itself may still be starting
+        assert b", in main\n" not in errors  # before `main` an interruption is Python's own
         assert processes_of(tmp_path / "data") == []
 
     async def test_ctrl_c_while_waiting_for_a_detached_stack_leaves_nothing(self, tmp_path: Path) -> None:
