@@ -141,7 +141,7 @@ class Books:
         """The books without what changes while nothing moves.
 
         That is who works on a request and until when, how often an acquirer that does not answer was asked, and under
-        which fence: whoever asks locks the order anew. A change under a fence leaves a version, a journal or a row.
+        which fence: each question locks the order anew. A change under a fence leaves a version, a journal or a row.
         """
         kept = ("caller", "caller_role", "method", "key", "response")
         log = self.acquirer_log

@@ -175,9 +175,9 @@ def requests_whole(evidence: Evidence) -> Found:
 
 
 def leases_kept(evidence: Evidence) -> Found:
-    """No request is IN_PROGRESS past its lease: somebody should have taken it over.
+    """No request is IN_PROGRESS past its lease: the recovery takes it over by then.
 
-    Nobody should before its payment is to be asked about again. Of a stack that may go on it is not known whether an
+    It does not before its payment is to be asked about again. Of a stack that may go on it is not known whether an
     instance could have taken it over; then it is undecided.
     """
     if not evidence.now_ms:
@@ -195,7 +195,7 @@ def leases_kept(evidence: Evidence) -> Found:
 
 
 def _due_ms(evidence: Evidence, key: Key, request: Record) -> int:
-    """From when on somebody should take a request over: its lease has passed, and its payment waits no more."""
+    """From when on the recovery should take a request over: its lease has passed, and its payment waits no more."""
     payments = evidence.payments_of_key.get(key, ())
     waits = [int(row["ask_at_ms"]) for row in payments if row["state"] in UNFINISHED and row.get("ask_at_ms")]
     return max([int(request["lease_until_ms"]), *waits])
@@ -244,7 +244,7 @@ def nothing_left_over(evidence: Evidence) -> Found:
     A parked payment about which the acquirer has kept silent is open and listed (ListPayments), and no violation: its
     order is free, and the reversal of its key is tried until the acquirer is back.
 
-    Of a stack that may go on, only what nobody will finish is a violation. What recovery will finish is open, and
+    Of a stack that may go on, only what no recovery will finish is a violation. What recovery will finish is open, and
     undecided until then.
     """
     books = evidence.books

@@ -50,10 +50,10 @@ def parse_principal(text: str) -> Principal:
 
 
 def named(name: str, role: Role, option: str) -> Principal:
-    """Return somebody by a name that an option gave.
+    """Return the principal of a name that an option gave.
 
     Raises:
-        typer.BadParameter: It can be nobody's name.
+        typer.BadParameter: It is not a name.
     """
     try:
         return Principal(refuse_card_number(check_name(name, "name"), "name"), role)

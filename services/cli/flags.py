@@ -1,6 +1,6 @@
 """Fields of requests, told by the flags of the command that was typed.
 
-A server's refusal names the fields of its protos, `customer_id` or `amount.currency_code`. Whoever typed `--customer`
+A server's refusal names the fields of its protos, `customer_id` or `amount.currency_code`. Who typed `--customer`
 and `--currency` looks for those. `calling` puts every refusal through `told_by_flags`.
 """
 

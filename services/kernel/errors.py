@@ -116,7 +116,7 @@ class RequestInProgress(Aborted):
 
 
 class StaleFence(Aborted):
-    """A write under an order's lock that has since been held by somebody else."""
+    """A write under an order's lock that another holder has had since."""
 
     def __init__(self, order_id: str, carried: object, seen: object) -> None:
         subject = f"order {order_id}"

@@ -25,7 +25,7 @@ Rules
 2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
 3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
    From the claim on, a payment is brought to its end, by whomever. One whose claim finds no such order ends DECLINED,
-   and its request stays refused even if somebody makes an order of that id later. A customer's request, and a Pay that
+   and its request stays refused even if an order of that id is made later. A customer's request, and a Pay that
    names its customer, look at the order before they begin: told ORDER_NOT_FOUND then, they may run again.
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
@@ -236,7 +236,7 @@ class PaymentOperations:
             return await self._execute(work, accepted.payment)
 
     async def _check_customer(self, call: Call, draft: Payment, customer_id: str) -> None:
-        """Refuse a customer who pays somebody else's order, and a payment for another customer than the order's.
+        """Refuse a customer who pays another customer's order, and a payment for another customer than the order's.
 
         The request has not begun, so no refusal is stored, and a ticket stays unused.
 

@@ -211,7 +211,7 @@ def _log_unexpected(call: Call, task: asyncio.Task[Any]) -> None:
 
 def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
     sent = [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
-    if len(sent) > 1:  # which of them counts would depend on whoever reads them, such as a proxy
+    if len(sent) > 1:  # which of them counts would depend on the reader, such as a proxy
         raise Unauthenticated("TOKEN_AMBIGUOUS", f"send `authorization` once, not {len(sent)} times")
     if sent and sent[0].lower().startswith("bearer "):
         return sent[0][7:].strip()

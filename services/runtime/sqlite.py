@@ -7,7 +7,7 @@ driver every statement crosses threads several times: a step of three UPDATEs to
 
 Writers of this process take turns, so only other processes are met with busy_timeout.
 
-A file that is removed stays open, and takes writes that nobody will ever read. So each step compares the file at the
+A file that is removed stays open, and takes writes that are lost. So each step compares the file at the
 path, and the write-ahead log beside it, with those that were opened first; a writing step again after its commit. A
 file of the same folder says that the database was made (`made_note`), so that no start begins with an empty one. What
 is written into the file in place, by `cp` for instance, is not noticed.
