@@ -29,6 +29,9 @@ _MARGIN_S = 3.0
 #: A call of the instance is held up here for so long, so that each is told to stop in the middle of one.
 _HELD_UP_AT = {"order": "claimed", "payment": "submitted", "ledger": "posted"}
 _HELD_UP_MS = 800
+#: A call reaches the instance within this time. After a slow or a lost call callers prefer the other instance; see
+#: `DECAY_S` in coordination/load.py.
+_CALLED_AGAIN_S = 60.0
 
 
 def mixed(clients: Clients) -> Work:
@@ -84,7 +87,7 @@ class Restarts:
         )
         teller = self.teller
         await teller.do(teller.operator, name, "countinghouse.debug.v1.FailpointService/ArmFailpoint", request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_CALLED_AGAIN_S):
             while (found := await teller.failpoint(name, point)) is None or found.fired == 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
