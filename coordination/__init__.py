@@ -1,7 +1,13 @@
-"""ZooKeeper for asyncio services: a session that can be trusted, an order lock, Dubbo's registry, gRPC
-channels.
+"""ZooKeeper for asyncio services, in six packages, each of which imports those below it only.
 
-Knows kazoo, grpc and the standard library; nothing of the services that use it. Import from the modules:
-``coordination.session``, ``coordination.lock``, ``coordination.registry``, ``coordination.discovery``,
-``coordination.channel`` …; README.md says what each of them guarantees.
+    channel     gRPC channels to whoever provides an interface now
+    discovery   the endpoints of an interface, kept up to date
+    rules       Dubbo's governance rules, followed and applied
+    registry    Dubbo's registry: providers' URLs and registrations          locks   with fencing tokens
+    session     a session with ZooKeeper, and requests with deadlines
+
+It knows kazoo, grpc, PyYAML, prometheus-client and the standard library; nothing of the services that use it.
+Import from the packages, like `from coordination.session import Session`; README.md says what each of them guarantees.
 """
+
+__all__ = ["channel", "discovery", "locks", "registry", "rules", "session"]

@@ -5,8 +5,8 @@
     │   ├── Refused         ZooKeeper answered that it did not do it: throttled, over quota, not authorised
     │   │   └── Forbidden   a node that we need is missing, and ZooKeeper does not let us create it
     │   └── WrongProcess    the session was started before fork; build one in the child
-    ├── LockTimeout         somebody else holds the order
-    ├── LockLost            we may not hold the order any more; begin no side effect
+    ├── LockTimeout         somebody else holds the order             (locks/errors.py)
+    ├── LockLost            we may not hold the order any more        (locks/errors.py)
     ├── NoProviders         nobody is registered for an interface
     ├── BadAddress          an address of ZooKeeper cannot be understood
     ├── BadProviderURL      a provider's address cannot be read or written
@@ -21,11 +21,6 @@ exceptions: they are results, not failures of coordination.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from coordination.queue import Holder
 
 
 class CoordinationError(Exception):
@@ -73,31 +68,6 @@ class Forbidden(Refused):
             "create it for us, or allow us CREATE on the node above it"
         )
         self.path = path
-
-
-class LockTimeout(CoordinationError):
-    """The order's lock was not had in time.
-
-    Attributes:
-        order_id: the order asked for.
-        holder: who held it when last looked, or None if that could not be read.
-        waited_s: seconds from the call to this error.
-    """
-
-    def __init__(self, order_id: str, holder: Holder | None, waited_s: float) -> None:
-        by = f"{holder.clerk} ({holder.role}, {holder.instance})" if holder else "somebody"
-        super().__init__(f"order {order_id} is held by {by}; waited {waited_s:.3f} s")
-        self.order_id = order_id
-        self.holder = holder
-        self.waited_s = waited_s
-
-
-class LockLost(CoordinationError):
-    """The lease on an order can no longer be relied on: released, session gone, or no word from ZooKeeper."""
-
-    def __init__(self, order_id: str) -> None:
-        super().__init__(f"the lock on order {order_id} may have been lost: no new side effect may begin")
-        self.order_id = order_id
 
 
 class NoProviders(CoordinationError):

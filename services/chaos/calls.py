@@ -21,8 +21,8 @@ from typing import Any, Final, Self
 import grpc
 from google.protobuf.message import Message
 
-from coordination.balancing import PowerOfTwoChoices
-from coordination.channel import DiscoveredChannel, never_sent
+from coordination.channel import PowerOfTwoChoices
+from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Directory, Discovery
 from coordination.grpc_channel import PATIENT, open_channel
 from coordination.session import Session

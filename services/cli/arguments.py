@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from coordination.address import EnsembleAddress
 from coordination.errors import BadAddress
+from coordination.session import EnsembleAddress
 from services.cli.connection import Connection, parse_principal
 from services.cli.flags import told_by_flags
 from services.kernel.currency import format_amount

@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import Message
 
 from coordination import errors as coordination_errors
-from coordination.channel import DiscoveredChannel, never_sent
+from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
 from coordination.grpc_channel import open_channel
 from coordination.session import Session

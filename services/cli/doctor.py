@@ -266,10 +266,11 @@ async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
 
 
 async def _generation(data: Path, address: str, findings: list[Finding]) -> None:
-    from coordination import generation, operations  # noqa: PLC0415
     from coordination.deadline import Deadline  # noqa: PLC0415
     from coordination.errors import CoordinationError, EnsembleUnfit  # noqa: PLC0415
-    from coordination.session import Session  # noqa: PLC0415
+    from coordination.locks import generation  # noqa: PLC0415
+    from coordination.session import requests  # noqa: PLC0415
+    from coordination.session.session import Session  # noqa: PLC0415
     from services.devstack import state  # noqa: PLC0415
 
     seen, _ = await _seen(data)
@@ -284,7 +285,7 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
     try:
         async with Session(where, name="doctor") as session:
             await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
-            await session.ask(operations.sync(generation.PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
+            await session.ask(requests.sync(generation.PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
             found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S)
             for each in seen.values():
                 if each.generation:
@@ -299,7 +300,7 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
 
 async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -> None:
     """Raises the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
-    from coordination.generation import MAX_AHEAD  # noqa: PLC0415
+    from coordination.locks.generation import MAX_AHEAD  # noqa: PLC0415
     from services.devstack import state  # noqa: PLC0415
     from services.devstack.supervisor import Stack, StackOptions  # noqa: PLC0415
 
@@ -320,8 +321,8 @@ async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -
 
 
 async def _advanced(address: str, to: int) -> Finding:
-    from coordination import generation  # noqa: PLC0415
-    from coordination.session import Session  # noqa: PLC0415
+    from coordination.locks import generation  # noqa: PLC0415
+    from coordination.session.session import Session  # noqa: PLC0415
 
     async with Session(address, name="doctor") as session:
         await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)

@@ -20,8 +20,8 @@ from services.kernel.ids import dice
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
-    from coordination.discovery import Verdict
-    from coordination.endpoint import Endpoint
+    from coordination.discovery.discovery import Verdict
+    from coordination.registry import Endpoint
     from services.cli.client import Client
 
 #: As who the rules are asked: the command itself is the consumer.
@@ -67,8 +67,8 @@ async def explain(
 
     Example: countinghouse registry explain o1 --service payment --method Settle
     """
-    from coordination.balancing import PickerName  # noqa: PLC0415  `--help` does without
-    from coordination.discovery import Consumer, Discovery  # noqa: PLC0415
+    from coordination.channel.load_balancing import PickerName  # noqa: PLC0415  `--help` does without
+    from coordination.discovery.discovery import Consumer, Discovery  # noqa: PLC0415
 
     interface = _one_of("service", service, INTERFACES)
     _one_of("picker", picker, {name.value: name for name in PickerName})
@@ -109,8 +109,8 @@ async def explain(
 
 
 def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice:
-    from coordination.balancing import Candidate, Standing, by_name  # noqa: PLC0415
-    from coordination.load import Load  # noqa: PLC0415
+    from coordination.channel.load import Load  # noqa: PLC0415
+    from coordination.channel.load_balancing import Candidate, Standing, by_name  # noqa: PLC0415
 
     now_ms = SystemClock().now_ms()
     candidates = [Candidate(endpoint, endpoint.weight_at(now_ms), Load()) for endpoint in reachable]

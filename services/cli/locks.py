@@ -15,8 +15,7 @@ from services.cli.arguments import calling
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
-    from coordination.queue import Place
-    from coordination.watching import QueueWatch
+    from coordination.locks import Place, QueueWatch
     from services.cli.client import Client
 
     Queue = Sequence[Place]
@@ -41,7 +40,7 @@ async def locks(client: Client, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         _refuse_options_before(context.invoked_subcommand, context)
         return
-    from coordination.lock import OrderLocks  # noqa: PLC0415  `--help` does without
+    from coordination.locks.lock import OrderLocks  # noqa: PLC0415  `--help` does without
 
     queues = await OrderLocks(await client.session()).queues(timeout_s=client.remaining_s)
     if client.as_json:
@@ -62,7 +61,7 @@ async def watch(client: Client) -> None:
 
     Example: countinghouse locks watch
     """
-    from coordination.watching import QueueWatch  # noqa: PLC0415
+    from coordination.locks.queue_watch import QueueWatch  # noqa: PLC0415
 
     async with QueueWatch(await client.session()) as queues:
         if sys.stdout.isatty() and not client.as_json:

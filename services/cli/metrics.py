@@ -49,7 +49,7 @@ async def metrics(
 
 async def _pages(client: Client) -> dict[str, str]:
     """The address of each instance's metrics; empty if it serves none."""
-    from coordination.registry import Registry  # noqa: PLC0415  `--help` does without
+    from coordination.registry.registration import Registry  # noqa: PLC0415  `--help` does without
 
     listings = await Registry(await client.session()).ls(timeout_s=client.remaining_s)
     return {

@@ -22,12 +22,10 @@ from services.kernel.principal import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from coordination.discovery import Directory, Discovery, Verdict
-    from coordination.endpoint import Endpoint
-    from coordination.overrides import Changes, Overrides
-    from coordination.registry import InterfaceListing
-    from coordination.service import Service
-    from coordination.url import ProviderURL
+    from coordination.discovery.discovery import Directory, Discovery, Verdict
+    from coordination.registry import Endpoint, ProviderURL, Service
+    from coordination.registry.registration import InterfaceListing
+    from coordination.rules import Changes, Overrides
     from services.cli.client import Client
 
 _HELP = ("--help",)
@@ -68,8 +66,8 @@ async def ls(client: Client) -> None:
 
     Example: countinghouse registry ls
     """
-    from coordination.discovery import Discovery  # noqa: PLC0415  `--help` does without
-    from coordination.registry import Registry  # noqa: PLC0415
+    from coordination.discovery.discovery import Discovery  # noqa: PLC0415  `--help` does without
+    from coordination.registry.registration import Registry  # noqa: PLC0415
 
     session = await client.session()
     listings = await Registry(session).ls(timeout_s=client.remaining_s)
@@ -142,8 +140,8 @@ async def _change(
     client: Client, target: str, interface: str, changes_for: Callable[[ProviderURL | None], Changes]
 ) -> None:
     """Writes what is wanted of `target`, waits until it has effect, and says so."""
-    from coordination.discovery import Discovery  # noqa: PLC0415
-    from coordination.overrides import OverrideRefused, Overrides  # noqa: PLC0415
+    from coordination.discovery.discovery import Discovery  # noqa: PLC0415
+    from coordination.rules.overrides import OverrideRefused, Overrides  # noqa: PLC0415
 
     session = await client.session()
     overrides, discovery = Overrides(session), Discovery(session)
@@ -176,8 +174,8 @@ async def _find(
     Raises:
         NotFound: PROVIDER_NOT_FOUND, saying what there is.
     """
-    from coordination.registry import Registry  # noqa: PLC0415
-    from coordination.service import Service  # noqa: PLC0415
+    from coordination.registry.registration import Registry  # noqa: PLC0415
+    from coordination.registry.service_key import Service  # noqa: PLC0415
 
     found: dict[tuple[Service, str], ProviderURL | None] = {}
     known: list[str] = []

@@ -19,7 +19,7 @@ from services.kernel.principal import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from coordination.discovery import Directory, Discovery, Verdict
+    from coordination.discovery.discovery import Directory, Discovery, Verdict
     from coordination.session import Session
     from services.cli.client import Client
 
@@ -52,7 +52,7 @@ async def watch(client: Client) -> None:
 
     Example: countinghouse registry watch
     """
-    from coordination.discovery import Discovery  # noqa: PLC0415  `--help` does without
+    from coordination.discovery.discovery import Discovery  # noqa: PLC0415  `--help` does without
 
     session = await client.session()
     discovery = Discovery(session)
@@ -67,8 +67,8 @@ class _Watched:
     """All interfaces of a registry, those too that come later."""
 
     def __init__(self, session: Session, discovery: Discovery, timeout_s: float) -> None:
-        from coordination.following import Follower, children  # noqa: PLC0415
-        from coordination.registry import DEFAULT_ROOT  # noqa: PLC0415
+        from coordination.registry.registration import DEFAULT_ROOT  # noqa: PLC0415
+        from coordination.session.node_watcher import Follower, children  # noqa: PLC0415
 
         self._discovery = discovery
         self._directories: dict[str, Directory] = {}
@@ -97,7 +97,7 @@ class _Watched:
         await self._follower.close()
 
     async def _interfaces(self, names: list[str]) -> None:
-        from coordination.registry import NOT_INTERFACES  # noqa: PLC0415
+        from coordination.registry.registration import NOT_INTERFACES  # noqa: PLC0415
 
         for name in sorted(set(names) - NOT_INTERFACES - self._directories.keys()):
             directory = await self._discovery.subscribe(name, group="*", version="*", timeout_s=self._timeout_s)

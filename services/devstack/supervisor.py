@@ -34,9 +34,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from coordination.address import EnsembleAddress
 from coordination.errors import BadAddress
 from coordination.files import write_whole
+from coordination.session import EnsembleAddress
 from services.devstack import databases, postgresql, state, zookeeper
 from services.devstack.child import Child, Command
 from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
@@ -83,7 +83,7 @@ class StackOptions:
 
     Args:
         data: Directory of everything the stack keeps; made if missing.
-        zookeeper: Address of one to use (coordination/address.py); empty: one of our own.
+        zookeeper: Address of one to use (coordination/session/address.py); empty: one of our own.
         database: What the services keep their data in; see `databases.py`.
         services: Which services.
         replicas: Instances of a service; 1 unless named.

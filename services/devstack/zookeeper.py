@@ -25,8 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordination.address import ServerAddress
 from coordination.files import write_whole
+from coordination.session import ServerAddress
 from services.devstack.child import Command
 from services.devstack.state import StackRefused
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from coordination.errors import LockLost, LockTimeout, Refused, Unavailable
-from coordination.lock import Holder, OrderLease, OrderLocks
+from coordination.errors import Refused, Unavailable
+from coordination.locks import LockLost, LockTimeout
+from coordination.locks.lock import Holder, OrderLease, OrderLocks
 from services.kernel import errors
 from services.kernel.clock import Clock, Deadline
 from services.kernel.fence import Fence

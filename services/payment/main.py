@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coordination.grpc_channel import open_channel
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub

@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError
 from services.payment.operations import PaymentOperations

@@ -21,8 +21,8 @@ import asyncio
 import structlog
 from sqlalchemy import Column, Table
 
-from coordination import generation
 from coordination.errors import CoordinationError, EnsembleUnfit, Forbidden
+from coordination.locks import generation
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
 from services.runtime.database import Database, read_newest_fence, write_generation

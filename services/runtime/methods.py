@@ -6,7 +6,7 @@ from functools import cache
 
 from google.protobuf import descriptor_pool
 
-from coordination.policies import Idempotency
+from coordination.channel import Idempotency
 
 
 @cache

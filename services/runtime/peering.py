@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from coordination.balancing import PickerName, by_name
-from coordination.channel import DiscoveredChannel, never_sent
+from coordination.channel import PickerName, by_name
+from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session

@@ -39,12 +39,11 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from sqlalchemy import Column, Table
 
-from coordination.address import EnsembleAddress, ServerAddress, is_loopback
 from coordination.discovery import Consumer
 from coordination.metrics import Metrics
-from coordination.registry import Registry
+from coordination.registry import ProviderURL, Registry
 from coordination.session import Session
-from coordination.url import ProviderURL
+from coordination.session.address import EnsembleAddress, ServerAddress, is_loopback
 from countinghouse.debug.v1 import failpoint_pb2_grpc
 from services.kernel.clock import Clock, Deadline, SystemClock
 from services.kernel.errors import CountinghouseError, Unavailable

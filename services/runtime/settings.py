@@ -13,8 +13,8 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from coordination.address import EnsembleAddress, ServerAddress, parse_host
-from coordination.balancing import PickerName
+from coordination.channel import PickerName
+from coordination.session.address import EnsembleAddress, ServerAddress, parse_host
 from services.kernel.guards import Guards
 from services.kernel.money import check_currency
 
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=-1, le=65_535)
 
-    #: The ensemble's address, in any spelling of coordination/address.py.
+    #: The ensemble's address, in any spelling of coordination/session/address.py.
     zookeeper: str = "127.0.0.1:2181"
     #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)

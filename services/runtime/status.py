@@ -13,7 +13,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from coordination.attempts import maybe_sent_before
+from coordination.channel import maybe_sent_before
 from services.kernel import errors
 
 DOMAIN = "countinghouse"

@@ -19,9 +19,9 @@ from typing import Any
 import grpc
 import uvloop
 
-from coordination.balancing import Candidate, PickerName, by_name
 from coordination.channel import DiscoveredChannel
-from coordination.load import Load
+from coordination.channel.load import Load
+from coordination.channel.load_balancing import Candidate, PickerName, by_name
 from services.cli import output
 from tests.bench.figures import Figure
 from tests.integration.echo import INTERFACE, directory_of, idempotency

@@ -10,12 +10,11 @@ from __future__ import annotations
 import random
 import time
 
-from coordination.channel import DiscoveredChannel
-from coordination.configurators import parse_configurators
+from coordination.channel import DiscoveredChannel, Idempotency
 from coordination.discovery import Directory
-from coordination.governance import Rules
-from coordination.policies import Idempotency
-from coordination.url import ProviderURL
+from coordination.registry import ProviderURL
+from coordination.rules import Rules
+from coordination.rules.configurators import parse_configurators
 from tests.bench.figures import Figure, median_ms
 
 _INTERFACE = "countinghouse.order.v1.OrderService"

@@ -30,7 +30,7 @@ from pathlib import Path
 import uvloop
 from kazoo.client import KazooClient
 
-from coordination.lock import Holder, OrderLocks
+from coordination.locks.lock import Holder, OrderLocks
 from coordination.session import Session
 from services.cli import output
 from tests.bench.figures import Figure

@@ -28,7 +28,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks
 from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb

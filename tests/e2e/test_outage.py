@@ -14,7 +14,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from coordination.channel import maybe_sent_before
+from coordination.channel.channel import maybe_sent_before
 from coordination.registry import Registry
 from coordination.session import Session
 from services.devstack.state import INTERFACES

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from kazoo.exceptions import NoNodeError
 
-from coordination.lock import Holder, OrderLocks
+from coordination.locks.lock import Holder, OrderLocks
 from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb

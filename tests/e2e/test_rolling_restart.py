@@ -30,7 +30,7 @@ _MARGIN_S = 3.0
 _HELD_UP_AT = {"order": "claimed", "payment": "submitted", "ledger": "posted"}
 _HELD_UP_MS = 800
 #: A call reaches the instance within this time. After a slow or a lost call callers prefer the other instance; see
-#: `DECAY_S` in coordination/load.py.
+#: `DECAY_S` in coordination/channel/load.py.
 _CALLED_AGAIN_S = 60.0
 
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import make_url
 
-from coordination import generation
+from coordination.locks import generation
 from coordination.session import Session
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb

@@ -12,11 +12,10 @@ from typing import Any
 
 import grpc
 
-from coordination.address import ServerAddress
-from coordination.balancing import Candidate, Standing, Verdict
-from coordination.channel import DiscoveredChannel
+from coordination.channel import DiscoveredChannel, Idempotency
+from coordination.channel.load_balancing import Candidate, Standing, Verdict
 from coordination.discovery import Directory
-from coordination.policies import Idempotency
+from coordination.session import ServerAddress
 from tests.integration.provider import SERVER_OPTIONS, provider_url
 
 INTERFACE = "test.Echo"

@@ -22,8 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-from coordination.errors import LockLost
-from coordination.lock import OrderLease, OrderLocks
+from coordination.locks import LockLost
+from coordination.locks.lock import OrderLease, OrderLocks
 from coordination.session import Session
 from tests.integration.queueing import CASHIER
 from tests.integration.zookeeper import TICK_S, until

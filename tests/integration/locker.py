@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks
 from coordination.session import Session
 from tests.integration.queueing import CASHIER
 

@@ -18,9 +18,8 @@ from typing import Any
 
 import grpc
 
-from coordination.registry import Registry
+from coordination.registry import ProviderURL, Registry
 from coordination.session import Session
-from coordination.url import ProviderURL
 
 SERVER_OPTIONS = [("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
 """As the services have them: consumers may ping every second."""

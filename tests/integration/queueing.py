@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordination.lock import DEFAULT_ROOT, Holder, OrderLocks
+from coordination.locks.lock import DEFAULT_ROOT, Holder, OrderLocks
 from coordination.session import Session
 from tests.integration.zookeeper import until
 

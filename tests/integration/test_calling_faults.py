@@ -14,8 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 import pytest
 from grpc.aio import AioRpcError
 
-from coordination.balancing import PickerName, by_name
-from coordination.channel import sends
+from coordination.channel import PickerName, by_name
+from coordination.channel.channel import sends
 from coordination.discovery import Directory, Discovery
 from coordination.registry import Registry
 from coordination.session import Session

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from prometheus_client import CollectorRegistry
 
-from coordination.balancing import WeightedRandom
-from coordination.channel import never_sent
+from coordination.channel.channel import never_sent
+from coordination.channel.load_balancing import WeightedRandom
 from coordination.discovery import Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
@@ -196,7 +196,7 @@ async def test_cancelling_reaches_the_server() -> None:
 
 async def test_endpoint_that_left_is_closed_after_limbo(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that comes back in time keeps its connection; one that stays away has it closed."""
-    monkeypatch.setattr("coordination.cluster.LIMBO_S", 0.1)
+    monkeypatch.setattr("coordination.channel.endpoint_pool.LIMBO_S", 0.1)
     async with Echo().serving() as port:
         directory = directory_of(port)
         async with channel_to(directory) as channel:

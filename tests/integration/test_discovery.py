@@ -12,9 +12,8 @@ import pytest
 
 from coordination.discovery import Consumer, Directory, DirectoryState, Discovery
 from coordination.errors import NoProviders
-from coordination.registry import Registry
+from coordination.registry import ProviderURL, Registry
 from coordination.session import Session
-from coordination.url import ProviderURL
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire
 from tests.integration.zookeeper import until as eventually

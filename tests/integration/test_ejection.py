@@ -14,9 +14,9 @@ import pytest
 from grpc.aio import AioRpcError
 from prometheus_client import CollectorRegistry
 
-from coordination.attempts import DETAILS_KEY
-from coordination.balancing import Standing
 from coordination.channel import DiscoveredChannel
+from coordination.channel.load_balancing import Standing
+from coordination.channel.outcomes import DETAILS_KEY
 from coordination.metrics import Metrics
 from tests.integration.echo import INTERFACE, Cable, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
 from tests.integration.provider import provider_url, started
@@ -44,7 +44,7 @@ class Three:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first time out is a fifth of a second."""
-    monkeypatch.setattr("coordination.outliers.FIRST_OUT_S", 0.2)
+    monkeypatch.setattr("coordination.channel.outlier_detection.FIRST_OUT_S", 0.2)
 
 
 @asynccontextmanager

@@ -13,11 +13,11 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError
 
-from coordination.attempts import DETAILS_KEY
-from coordination.channel import DiscoveredChannel, maybe_sent_before, never_sent, sends
+from coordination.channel import Failover
+from coordination.channel.channel import DiscoveredChannel, maybe_sent_before, never_sent, sends
+from coordination.channel.outcomes import DETAILS_KEY
 from coordination.discovery import Directory
-from coordination.endpoint import Endpoint
-from coordination.policies import Failover
+from coordination.registry import Endpoint
 from tests.integration.echo import Cable, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
 from tests.integration.provider import started
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from coordination import generation
 from coordination.errors import CoordinationError, GenerationBehind, Unavailable
+from coordination.locks import generation
 from coordination.session import Session
 from tests.integration.zookeeper import ZooKeeper, connected
 

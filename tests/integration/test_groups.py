@@ -12,10 +12,10 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 from prometheus_client import CollectorRegistry
 
-from coordination.balancing import RoundRobin, Standing
+from coordination.channel.load_balancing import RoundRobin, Standing
 from coordination.discovery import Consumer, Directory
 from coordination.metrics import Metrics
-from coordination.service import Service
+from coordination.registry import Service
 from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import until
@@ -104,7 +104,7 @@ async def test_one_group_that_fails_is_out_and_the_other_is_not() -> None:
 
 async def test_series_of_an_endpoint_go_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before its limbo has passed, and no other's; at the end none is left."""
-    monkeypatch.setattr("coordination.cluster.LIMBO_S", 0.1)
+    monkeypatch.setattr("coordination.channel.endpoint_pool.LIMBO_S", 0.1)
     echo, counted = Echo(), CollectorRegistry()
 
     def addresses(name: str) -> set[str]:
@@ -135,7 +135,7 @@ async def test_series_of_an_endpoint_go_with_it(monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take some seconds more than the endpoint is remembered, and fail then; the endpoint is not probed."""
-    monkeypatch.setattr("coordination.cluster.LIMBO_S", 0.05)
+    monkeypatch.setattr("coordination.channel.endpoint_pool.LIMBO_S", 0.05)
     echo, counted, begun, enough = Echo(), CollectorRegistry(), asyncio.Event(), asyncio.Event()
 
     async def wait(context: Context) -> None:

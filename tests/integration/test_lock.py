@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from coordination.errors import LockLost, LockTimeout, Unavailable
-from coordination.lease import Lease
-from coordination.lock import OrderLocks
+from coordination.errors import Unavailable
+from coordination.locks import LockLost, LockTimeout, OrderLocks
+from coordination.locks.lease import Lease
 from coordination.session import Session, SessionState
 from tests.integration.queueing import ACCOUNTANT, CASHIER, SLACK_S, nodes_left, queued
 from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, MULTI, relayed

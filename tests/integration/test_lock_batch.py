@@ -10,8 +10,8 @@ from collections import defaultdict
 
 import pytest
 
-from coordination.errors import LockLost, LockTimeout
-from coordination.lock import MAX_ORDERS, Holder, OrderLocks
+from coordination.locks import LockLost, LockTimeout
+from coordination.locks.lock import MAX_ORDERS, Holder, OrderLocks
 from coordination.session import Session
 from tests.integration.queueing import ACCOUNTANT, CASHIER, nodes_left, queued
 from tests.integration.relay import DELETE, MULTI, MULTI_READ, relayed

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks
 from coordination.session import Session
 from tests.integration.queueing import ACCOUNTANT, CASHIER, nodes_left, queued
 from tests.integration.zookeeper import Ensemble, ZooKeeper

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coordination.errors import LockLost, LockTimeout, Unavailable
-from coordination.lease import Lease
-from coordination.lock import OrderLocks
+from coordination.errors import Unavailable
+from coordination.locks import LockLost, LockTimeout, OrderLocks
+from coordination.locks.lease import Lease
 from coordination.metrics import Metrics
 from coordination.session import Session, SessionChange, SessionState
 from tests.integration.queueing import CASHIER, SLACK_S

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordination.lock import MAX_ORDERS, BatchLease, OrderLocks
+from coordination.locks.lock import MAX_ORDERS, BatchLease, OrderLocks
 from coordination.session import Session
 from tests.integration.queueing import ACCOUNTANT
 from tests.integration.zookeeper import ZooKeeper, until

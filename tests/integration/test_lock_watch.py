@@ -15,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from coordination import watching
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks, QueueChange, QueueWatch, queue_watch
 from coordination.session import Session
-from coordination.watching import QueueChange, QueueWatch
 from tests.integration.queueing import ACCOUNTANT, CASHIER, queued
 from tests.integration.relay import relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, until
@@ -130,7 +128,7 @@ async def test_events_that_pile_up_are_replaced_by_a_list(
     locks: OrderLocks, zookeeper: ZooKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An onlooker too slow for what happens catches up with a list, and then knows what is there."""
-    monkeypatch.setattr(watching, "MAX_EVENTS", 10)
+    monkeypatch.setattr(queue_watch, "MAX_EVENTS", 10)
     async with connected(zookeeper) as session, looking_on(session) as onlooker:
         batch = await locks.acquire_all([f"b-{number}" for number in range(50)], CASHIER, timeout_s=5)
         await until(lambda: len(onlooker.watch.queues()) == 50)

@@ -13,9 +13,8 @@ from kazoo.client import KazooClient
 from kazoo.security import make_acl
 
 import services.order
-from coordination import generation
 from coordination.errors import GenerationUnbelievable
-from coordination.lock import OrderLocks
+from coordination.locks import OrderLocks, generation
 from coordination.session import Session
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Unavailable

@@ -13,11 +13,11 @@ import pytest
 from grpc.aio import AioRpcError
 from prometheus_client import CollectorRegistry
 
-from coordination.attempts import DETAILS_KEY
-from coordination.balancing import PickerName, Standing, by_name
-from coordination.channel import DiscoveredChannel, never_sent
+from coordination.channel import Broadcast, Failfast, Forking
+from coordination.channel.channel import DiscoveredChannel, never_sent
+from coordination.channel.load_balancing import PickerName, Standing, by_name
+from coordination.channel.outcomes import DETAILS_KEY
 from coordination.metrics import Metrics
-from coordination.policies import Broadcast, Failfast, Forking
 from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to, directory_of
 from tests.integration.zookeeper import until
 
@@ -204,8 +204,8 @@ async def test_only_what_is_no_grpc_server_is_unavailable(serve: Serve) -> None:
 
 async def test_another_program_comes_back_once_it_serves_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is SERVING all the time, but not what was called, so it stays out; replaced by the right one it comes back."""
-    monkeypatch.setattr("coordination.outliers.FIRST_OUT_S", 0.1)
-    monkeypatch.setattr("coordination.outliers.LONGEST_OUT_S", 0.1)
+    monkeypatch.setattr("coordination.channel.outlier_detection.FIRST_OUT_S", 0.1)
+    monkeypatch.setattr("coordination.channel.outlier_detection.LONGEST_OUT_S", 0.1)
     good, other = Echo(), Echo()
     other.knows = ELSEWHERE.encode()
     async with AsyncExitStack() as stack:

@@ -8,8 +8,8 @@ import pytest
 from kazoo.protocol.states import ZnodeStat
 
 from coordination.errors import Unavailable
-from coordination.overrides import OverrideRefused, Overrides
-from coordination.service import Service
+from coordination.registry import Service
+from coordination.rules import OverrideRefused, Overrides
 from coordination.session import Session
 from tests.integration.zookeeper import ZooKeeper, connected
 

@@ -16,9 +16,9 @@ from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2
 from prometheus_client import CollectorRegistry
 
-from coordination.channel import DiscoveredChannel, maybe_sent_before, never_sent, sends
+from coordination.channel import Broadcast, Failfast, Failover, Failsafe, Forking, Policy
+from coordination.channel.channel import DiscoveredChannel, maybe_sent_before, never_sent, sends
 from coordination.metrics import Metrics
-from coordination.policies import Broadcast, Failfast, Failover, Failsafe, Forking, Policy
 from tests.integration.echo import INTERFACE, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
 from tests.integration.zookeeper import until
 

@@ -9,11 +9,10 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.security import make_acl
 
-from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Refused, Unavailable
-from coordination.lock import OrderLocks
-from coordination.session import Session, SessionState
+from coordination.locks import OrderLocks
+from coordination.session import Session, SessionState, requests
 from tests.integration.queueing import CASHIER, nodes_left
 from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, Relay, relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, until
@@ -151,9 +150,9 @@ async def test_listing_of_a_node_that_may_not_be_read_is_refused(zookeeper: ZooK
         await asyncio.to_thread(administrator.create, "/shown", b"")
         with pytest.raises(Refused):
             await session.get_children("/hidden", timeout_s=WAIT_S)
-        reply = await session.ask(operations.get_children_of(["/shown", "/hidden"]), Deadline.after(WAIT_S))
+        reply = await session.ask(requests.get_children_of(["/shown", "/hidden"]), Deadline.after(WAIT_S))
         with pytest.raises(Refused):
-            operations.names_of(["/shown", "/hidden"], reply)
+            requests.names_of(["/shown", "/hidden"], reply)
     finally:
         await asyncio.to_thread(administrator.stop)
         administrator.close()

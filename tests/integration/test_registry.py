@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from coordination.errors import BadProviderURL
 from coordination.metrics import Metrics
-from coordination.registry import Registry
+from coordination.registry import ProviderURL, Registry
 from coordination.session import Session, SessionState
-from coordination.url import ProviderURL
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 

@@ -16,12 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from coordination.discovery import Consumer, Discovery
-from coordination.overrides import Overrides
-from coordination.registry import Registry
-from coordination.rules import config_path
-from coordination.service import Service
+from coordination.registry import ProviderURL, Registry, Service
+from coordination.rules import Overrides
+from coordination.rules.rule_watcher import config_path
 from coordination.session import Session
-from coordination.url import ProviderURL
 from tests.e2e.desk import command_line, document, start_command_line
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import ZooKeeper

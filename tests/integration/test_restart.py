@@ -8,7 +8,7 @@ import time
 import pytest
 from grpc.aio import AioRpcError
 
-from coordination.channel import never_sent
+from coordination.channel.channel import never_sent
 from coordination.discovery import DirectoryState, Discovery
 from coordination.registry import Registry
 from coordination.session import Session

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from coordination.discovery import Consumer, Directory, DirectoryState, Discovery
 from coordination.metrics import Metrics
 from coordination.registry import Registry
-from coordination.rules import config_path
+from coordination.rules.rule_watcher import config_path
 from coordination.session import Session
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import ZooKeeper, connected, expire

@@ -18,11 +18,11 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NodeExistsError, NoNodeError
 from kazoo.security import ACL, ANYONE_ID_UNSAFE, OPEN_ACL_UNSAFE, Permissions
 
-from coordination import operations
 from coordination.deadline import Deadline
 from coordination.errors import Forbidden, Unavailable, WrongProcess
 from coordination.metrics import Metrics
-from coordination.session import SLOTS, Session, SessionChange, SessionState
+from coordination.session import requests
+from coordination.session.session import SLOTS, Session, SessionChange, SessionState
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 
 SLACK_S = 0.25
@@ -82,11 +82,11 @@ async def test_paths_lie_under_the_chroot(zookeeper: ZooKeeper, session: Session
         path, _ = await inside.create("/this/node-", sequence=True)
         assert path == "/this/node-0000000000"
         deadline = Deadline.after(5)
-        parts = [operations.Create("/this/other"), operations.Create("/below"), operations.Create("/below/below")]
-        assert await inside.ask(operations.transaction(parts), deadline) == [part.path for part in parts]
+        parts = [requests.Create("/this/other"), requests.Create("/below"), requests.Create("/below/below")]
+        assert await inside.ask(requests.transaction(parts), deadline) == [part.path for part in parts]
         assert (await inside.create("/below/too"))[0] == "/below/too"
-        listings = await inside.ask(operations.get_children_of(["/", "/this", "/none"]), deadline)
-        assert operations.names_of(["/", "/this", "/none"], listings)["/none"] == []
+        listings = await inside.ask(requests.get_children_of(["/", "/this", "/none"]), deadline)
+        assert requests.names_of(["/", "/this", "/none"], listings)["/none"] == []
         assert sorted(listings[1]) == ["node-0000000000", "other"]
         news = asyncio.Event()
         await inside.get("/this/other", watch=news.set)
@@ -220,7 +220,7 @@ async def test_request_that_got_lost_inside_ends_with_the_connection(session: Se
 
     connection: Any = session._connection
     connection.hand_over = lambda requests: None
-    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    (reply,) = await session.send(requests.exists("/"), deadline=Deadline.after(1))
     await asyncio.sleep(0)
     del connection.hand_over
     connection._socket.shutdown(socket.SHUT_RDWR)
@@ -243,7 +243,7 @@ async def test_lost_request_is_told_together_with_the_loss(session: Session, zoo
 
     client._notify_pending = preempted
     zookeeper.pause()
-    (reply,) = await session.send(operations.exists("/"), deadline=Deadline.after(1))
+    (reply,) = await session.send(requests.exists("/"), deadline=Deadline.after(1))
     states: list[SessionState] = []
     reply.add_done_callback(lambda _: states.append(session.state))
     await asyncio.sleep(0.05)
@@ -270,7 +270,7 @@ async def test_request_given_up_is_not_sent_later(session: Session) -> None:
     client._notify_pending = preempted
     client._connection._socket.shutdown(socket.SHUT_RDWR)
     await until(failed.is_set)
-    (reply,) = await session.send(operations.create("/too-late", b""), deadline=Deadline.after(1))
+    (reply,) = await session.send(requests.create("/too-late", b""), deadline=Deadline.after(1))
     await asyncio.sleep(0)
     assert [request.type for request, _ in client._queue] == [15]
     go_on.set()
@@ -296,7 +296,7 @@ async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
     connection._write = hang
     replies = []
     for _ in range(1000):
-        replies.append(session.post(operations.exists("/")))
+        replies.append(session.post(requests.exists("/")))
         await asyncio.sleep(0)
     assert not went_on.is_set()
     stuck.set()
@@ -380,7 +380,7 @@ async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
 async def test_late_replies_are_somebodys(session: Session, zookeeper: ZooKeeper) -> None:
     """The future of a request outlives its deadline, so that what it did late can be undone."""
     zookeeper.pause()
-    (reply,) = await session.send(operations.create("/late", b""), deadline=Deadline.after(1))
+    (reply,) = await session.send(requests.create("/late", b""), deadline=Deadline.after(1))
     with pytest.raises(Unavailable):
         await session.receive(reply, Deadline.after(0.1))
     zookeeper.resume()

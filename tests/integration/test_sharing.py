@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from coordination.balancing import PickerName, Standing, by_name
 from coordination.channel import DiscoveredChannel
-from coordination.endpoint import Endpoint
+from coordination.channel.load_balancing import PickerName, Standing, by_name
+from coordination.registry import Endpoint
 from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to, dead_port, directory_of
 from tests.integration.provider import provider_url
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from kazoo.client import KazooClient
 
-from coordination.address import ServerAddress
-from coordination.session import Session
+from coordination.session import ServerAddress, Session
 
 DEBIAN_CLASSPATH = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar"
 CONFIGURATION = """\

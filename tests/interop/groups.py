@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from coordination.balancing import RoundRobin
-from coordination.channel import DiscoveredChannel
+from coordination.channel import DiscoveredChannel, Idempotency
+from coordination.channel.load_balancing import RoundRobin
 from coordination.discovery import Directory, Discovery
-from coordination.policies import Idempotency
 from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
 from services.kernel.ids import dice

@@ -16,9 +16,8 @@ from typing import Final
 
 import grpc
 
-from coordination.channel import DiscoveredChannel
+from coordination.channel import DiscoveredChannel, Idempotency
 from coordination.discovery import Directory, DirectoryState, Discovery
-from coordination.policies import Idempotency
 from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
 from services.kernel.ids import dice

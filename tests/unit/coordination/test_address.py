@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kazoo.hosts import collect_hosts
 
-from coordination.address import EnsembleAddress, ServerAddress
 from coordination.errors import BadAddress
+from coordination.session import EnsembleAddress, ServerAddress
 
 
 @pytest.mark.parametrize(

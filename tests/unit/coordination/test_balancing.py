@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from coordination.balancing import (
+from coordination.channel.load import Load
+from coordination.channel.load_balancing import (
     Candidate,
     ConsistentHash,
     LeastActive,
@@ -21,9 +22,7 @@ from coordination.balancing import (
     WeightedRandom,
     by_name,
 )
-from coordination.endpoint import Endpoint
-from coordination.load import Load
-from coordination.url import ProviderURL
+from coordination.registry import Endpoint, ProviderURL
 
 KEYS = [f"order-{number}" for number in range(10_000)]
 

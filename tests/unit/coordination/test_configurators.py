@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.configurators import Configurator, in_order, parse_configurators, parse_override
 from coordination.errors import BadRule
-from coordination.service import Service
-from coordination.url import ProviderURL
+from coordination.registry import ProviderURL, Service
+from coordination.rules.configurators import Configurator, in_order, parse_configurators, parse_override
 
 INTERFACE = "com.foo.BarService"
 KEY = f"{INTERFACE}::"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.connection import MARGIN_FRACTION, Backoff, Belief
+from coordination.session.liveness import MARGIN_FRACTION, Backoff, Belief
 
 
 @given(st.floats(1, 60), st.lists(st.floats(0, 1000), min_size=1))

@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coordination.configurators import parse_configurators
-from coordination.discovery import MAX_ROUTED, Consumer, Directory, DirectoryState, _CacheFile
-from coordination.endpoint import Endpoint
+from coordination.discovery.discovery import MAX_ROUTED, Consumer, Directory, DirectoryState, _CacheFile
 from coordination.errors import NoProviders
-from coordination.governance import Rules
 from coordination.metrics import Metrics
-from coordination.routes import parse_condition
-from coordination.service import Service
-from coordination.url import ProviderURL
+from coordination.registry import Endpoint, ProviderURL, Service
+from coordination.rules import Rules
+from coordination.rules.configurators import parse_configurators
+from coordination.rules.routers import parse_condition
 
 NODE = ProviderURL("tri", "h", 1, "a.B").node_name()
 OTHER = ProviderURL("tri", "h", 2, "a.B").node_name()

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.endpoint import Endpoint, ProviderReader, Registration
-from coordination.service import Service
-from coordination.url import ProviderURL
+from coordination.registry import ProviderURL, Service
+from coordination.registry.endpoint import Endpoint, ProviderReader, Registration
 
 SERVICE = Service("a.B")
 NOW_MS = 1_700_000_000_000

@@ -10,13 +10,13 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError, Metadata
 
-from coordination.attempts import DETAILS_KEY, NEVER_CONNECTED, NeverSent, maybe_sent_before, never_sent, sends
-from coordination.cluster import Cluster
+from coordination.channel import Failover, Idempotency
+from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.execution import Execution
+from coordination.channel.invocation import Invocation, Method
+from coordination.channel.load import Load
+from coordination.channel.outcomes import DETAILS_KEY, NEVER_CONNECTED, NeverSent, maybe_sent_before, never_sent, sends
 from coordination.deadline import Deadline
-from coordination.execution import Execution
-from coordination.invocation import Invocation, Method
-from coordination.load import Load
-from coordination.policies import Failover, Idempotency
 
 BROKE_BEFORE = AioRpcError(
     grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=f"{NEVER_CONNECTED}; last error: refused"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from coordination.configurators import parse_configurators, parse_override
-from coordination.endpoint import Endpoint
-from coordination.governance import Rules
-from coordination.routes import parse_condition, parse_conditions, parse_tags
-from coordination.url import ProviderURL
+from coordination.registry import Endpoint, ProviderURL
+from coordination.rules import Rules
+from coordination.rules.configurators import parse_configurators, parse_override
+from coordination.rules.routers import parse_condition, parse_conditions, parse_tags
 
 CONSUMER = ProviderURL.consumer("a.B", "10.0.0.9", application="desk", timestamp_ms=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.load import DECAY_S, Load
+from coordination.channel.load import DECAY_S, Load
 
 
 def ended(load: Load, now_s: float, took_s: float, *, failed: bool = False) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.queue import Holder, NodeName, ahead_by, line_of, made_by
+from coordination.locks.lock_node import Holder, NodeName, ahead_by, line_of, made_by
 
 order_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
 nonces = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from coordination import operations
 from coordination.deadline import Deadline
-from coordination.errors import LockTimeout
-from coordination.lock import Holder, OrderLocks, _Attempt, _Taken
-from coordination.removal import Nodes
-from coordination.session import SessionState
+from coordination.locks import LockTimeout
+from coordination.locks.cleanup import Nodes
+from coordination.locks.lock import Holder, OrderLocks, _Attempt, _Taken
+from coordination.session import SessionState, requests
 
 LAST, FIRST_AFTER_THE_WRAP = 2**31 - 1, -(2**31)
 HOLDER = Holder("li", "cashier", "payment-1", "pay-1", 0)
@@ -27,7 +26,7 @@ class OneSession:
 
     def subscribe(self, callback: object) -> None: ...
 
-    async def ask(self, operation: operations.Operation, deadline: Deadline) -> Any:
+    async def ask(self, operation: requests.Operation, deadline: Deadline) -> Any:
         return HOLDER.to_json(), None
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import random
 
-from coordination.balancing import Candidate
-from coordination.endpoint import Endpoint
-from coordination.load import Load
-from coordination.outliers import FAILURES_WITHIN_S, FIRST_OUT_S, JITTER, LONGEST_OUT_S, Outliers, State
-from coordination.url import ProviderURL
+from coordination.channel.load import Load
+from coordination.channel.load_balancing import Candidate
+from coordination.channel.outlier_detection import (
+    FAILURES_WITHIN_S,
+    FIRST_OUT_S,
+    JITTER,
+    LONGEST_OUT_S,
+    Outliers,
+    State,
+)
+from coordination.registry import Endpoint, ProviderURL
 
 
 def candidates(*hosts: str) -> list[Candidate]:

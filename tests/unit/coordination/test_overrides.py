@@ -10,10 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.configurators import parse_configurators
-from coordination.overrides import Changes, OverrideRefused, edited, read
-from coordination.service import Service
-from coordination.url import ProviderURL
+from coordination.registry import ProviderURL, Service
+from coordination.rules.configurators import parse_configurators
+from coordination.rules.overrides import Changes, OverrideRefused, edited, read
 
 SERVICE = Service("a.B", "g", "1.0")
 ADDRESS = "10.0.0.5:50051"

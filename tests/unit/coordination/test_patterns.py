@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.errors import BadRule
-from coordination.patterns import AddressPattern, StringMatch, ValuePattern, glob_matches
+from coordination.rules.patterns import AddressPattern, StringMatch, ValuePattern, glob_matches
 
 
 @pytest.mark.parametrize(

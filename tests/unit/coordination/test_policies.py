@@ -10,10 +10,10 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError, Metadata
 
-from coordination.attempts import DETAILS_KEY, NEVER_CONNECTED, NeverSent, Slow
+from coordination.channel import Failover, Idempotency
+from coordination.channel.connection import Link
+from coordination.channel.outcomes import DETAILS_KEY, NEVER_CONNECTED, NeverSent, Slow
 from coordination.deadline import Deadline
-from coordination.link import Link
-from coordination.policies import Failover, Idempotency
 
 UNKNOWN, READ, WRITE = Idempotency.UNKNOWN, Idempotency.NO_SIDE_EFFECTS, Idempotency.IDEMPOTENT
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.endpoint import Endpoint
 from coordination.errors import BadRule
-from coordination.patterns import ANY_HOST
-from coordination.routes import (
+from coordination.registry import Endpoint, ProviderURL
+from coordination.rules.patterns import ANY_HOST
+from coordination.rules.routers import (
     ConditionRoute,
     TagRoute,
     parse_condition,
@@ -21,7 +21,6 @@ from coordination.routes import (
     parse_route,
     parse_tags,
 )
-from coordination.url import ProviderURL
 
 INTERFACE = "com.foo.BarService"
 CONSUMER = ProviderURL.consumer(INTERFACE, "10.0.0.9", application="desk", timestamp_ms=1)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from coordination.configurators import parse_configurators, parse_override
 from coordination.errors import BadProviderURL, BadRule
-from coordination.queue import Holder
+from coordination.locks import Holder
 from coordination.quoting import MAX_CHARACTERS, MAX_ORIGIN_CHARACTERS, quoted
-from coordination.routes import parse_conditions, parse_tags
-from coordination.rule_document import MAX_DEPTH, MAX_NODES, MAX_TEXT_CHARACTERS, RuleDocument, load
-from coordination.url import ProviderURL
+from coordination.registry import ProviderURL
+from coordination.rules.configurators import parse_configurators, parse_override
+from coordination.rules.document import MAX_DEPTH, MAX_NODES, MAX_TEXT_CHARACTERS, RuleDocument, load
+from coordination.rules.routers import parse_conditions, parse_tags
 
 KEY = "a.B::"
 #: Nine lists, each of nine times the one before: 344 bytes for 387,420,489 texts.

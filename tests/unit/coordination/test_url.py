@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.errors import BadProviderURL
-from coordination.patterns import ANY_HOST
-from coordination.url import ProviderURL
+from coordination.registry import ProviderURL
+from coordination.rules.patterns import ANY_HOST
 
 INTERFACE = "countinghouse.payment.v1.PaymentService"
 OURS = ProviderURL.provider(

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
-from coordination.policies import Idempotency
+from coordination.channel import Idempotency
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.ledger.v1 import ledger_pb2

@@ -63,7 +63,7 @@ async def test_a_database_that_is_away_is_asked_again(
 
     monkeypatch.setattr(ensemble, "read_newest_fence", beside.read)
     monkeypatch.setattr(ensemble, "write_generation", beside.write)
-    monkeypatch.setattr("coordination.generation.ensure", ensure)
+    monkeypatch.setattr("coordination.locks.generation.ensure", ensure)
     monkeypatch.setattr(ensemble, "_RETRY_S", 0.0)
     found = Ensemble(cast(Any, Connected()), cast(Any, None), cast(Any, None), cast(Any, None))
     keeping = asyncio.create_task(found.keep())

@@ -9,8 +9,8 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError, Metadata
 
-from coordination.attempts import NeverSent, SentBefore
-from coordination.balancing import PickerName
+from coordination.channel import PickerName
+from coordination.channel.outcomes import NeverSent, SentBefore
 from coordination.discovery import ANYBODY
 from coordination.metrics import Metrics
 from coordination.session import Session

@@ -1,0 +1,243 @@
+"""A gRPC channel to whoever provides an interface now.
+
+Generated stubs take it as they take any ``grpc.aio.Channel``:
+``PaymentServiceStub(DiscoveredChannel(directory, …))``.
+
+    a stub's call ─▶ calls ─▶ execution ─▶ policies    how often, and whose answer counts
+                                  │
+                                  └──────▶ cluster     to whom: rules, weights, outliers, the picker
+                                              │
+                                              └──▶ link    the connection to one endpoint
+
+Each of these modules says what it guarantees. In one place:
+
+1. A request is sent again only if its method may be repeated and nobody answered, or if it is proved that nobody
+   saw it; never after DEADLINE_EXCEEDED. One deadline covers every attempt (`policies`, `execution`).
+2. An endpoint that cannot be reached, or has fallen silent, fails no call that may be repeated as long as another
+   endpoint answers (`cluster`, `link`, `outliers`).
+3. An error tells whether the call may have been carried out (`attempts`).
+4. A stream is opened on one endpoint and never moved to another (`calls`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from coordination.channel.calls import Callee, StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.invocation import Invocation, Method
+from coordination.channel.load_balancing import Picker, PowerOfTwoChoices, Verdict
+from coordination.channel.outcomes import maybe_sent_before, never_sent, sends
+from coordination.channel.policies import Failover, Idempotency, Policy
+from coordination.deadline import Deadline
+from coordination.discovery.discovery import Directory
+from coordination.grpc_channel import Option
+from coordination.metrics import Metrics
+
+__all__ = ["DiscoveredChannel", "maybe_sent_before", "never_sent", "sends"]
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def order_id_of(_method: str, request: Any) -> str:
+    """Return the order a request is about; empty if it does not say. Calls of one order hash to one endpoint."""
+    order_id = getattr(request, "order_id", "")
+    return order_id if isinstance(order_id, str) else ""
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class DiscoveredChannel(grpc.aio.Channel):
+    """A ``grpc.aio.Channel`` over all endpoints of a directory.
+
+    Args:
+        directory: whom to call.
+        idempotency: tells of a full method name (``/pkg.Service/Method``) whether it may be repeated.
+        picker: which endpoint next; None: `PowerOfTwoChoices`.
+        policy: how often a unary call is sent and whose answer counts: one for all methods, or one for each full
+            method name.
+        hash_key: what a request is about, of full method name and request; for `ConsistentHash`.
+        rng: the dice of the default picker, and of how long an endpoint is out; None: a fresh one.
+        options: gRPC channel options, over those of `grpc_channel`.
+        default_timeout_s: deadline of unary calls that give none, seconds, unless the endpoint's rules know one;
+            None for no deadline. Streams that give none have none.
+        credentials: for TLS; None for plain text.
+        metrics: where to count; None: nowhere to be seen.
+        now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        idempotency: Callable[[str], Idempotency],
+        picker: Picker | None = None,
+        policy: Policy | Callable[[str], Policy] | None = None,
+        hash_key: Callable[[str, Any], str] = order_id_of,
+        rng: random.Random | None = None,
+        options: Iterable[Option] = (),
+        default_timeout_s: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        metrics: Metrics | None = None,
+        now_ms: Callable[[], int] = _wall_clock_ms,
+    ) -> None:
+        dice = rng or random.Random()
+        self._cluster = Cluster(
+            directory,
+            picker=picker or PowerOfTwoChoices(dice),
+            rng=dice,
+            options=tuple(options),
+            credentials=credentials,
+            metrics=metrics or Metrics(),
+            now_ms=now_ms,
+        )
+        self._idempotency = idempotency
+        self._policy = policy or Failover()
+        self._hash_key = hash_key
+        self._default_timeout_s = default_timeout_s
+
+    @property
+    def directory(self) -> Directory:
+        """Whom this channel calls."""
+        return self._cluster.directory
+
+    def explain(self, method: str, request: Any, metadata: Any = None) -> list[Verdict]:
+        """Return what becomes of each registered provider when a call like this is made now.
+
+        Nothing is sent. An endpoint never connected to counts as reachable.
+
+        Args:
+            method: full method name.
+            request: the message; what it is about may decide.
+            metadata: the call's; its tag may decide.
+        """
+        key = self._hash_key(method, request)
+        described = Method("unary_unary", method, None, None)
+        return self._cluster.explain(
+            Invocation(described, request, Deadline.after(None), metadata, None, None, None, key=key)
+        )
+
+    # ---- what stubs ask for --------------------------------------------------------------------------
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Request], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Response] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.UnaryUnaryMultiCallable[Request, Response]:
+        """See grpc.aio."""
+        return UnaryUnary(self._callee("unary_unary", method, request_serializer, response_deserializer))
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Request], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Response] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.UnaryStreamMultiCallable[Request, Response]:
+        """See grpc.aio."""
+        return UnaryStream(self._callee("unary_stream", method, request_serializer, response_deserializer))
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Request], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Response] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.StreamUnaryMultiCallable[Request, Response]:
+        """See grpc.aio."""
+        return StreamUnary(self._callee("stream_unary", method, request_serializer, response_deserializer))
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Request], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Response] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.StreamStreamMultiCallable[Request, Response]:
+        """See grpc.aio."""
+        return StreamStream(self._callee("stream_stream", method, request_serializer, response_deserializer))
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Return the best state among the endpoints: READY if a call could be sent at once."""
+        if self._cluster.closed:
+            return grpc.ChannelConnectivity.SHUTDOWN
+        if try_to_connect:
+            for endpoint in self._cluster.directory.endpoints:
+                self._cluster.link_to(endpoint)
+        states = {link.channel.get_state(try_to_connect) for link in self._cluster.links.values()}
+        for state in (
+            grpc.ChannelConnectivity.READY,
+            grpc.ChannelConnectivity.CONNECTING,
+            grpc.ChannelConnectivity.IDLE,
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+        ):
+            if state in states:
+                return state
+        return grpc.ChannelConnectivity.IDLE
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Return once `get_state()` is another."""
+        while self.get_state() is last_observed_state:
+            news = asyncio.Event()
+            unsubscribe = self._cluster.directory.subscribe(news.set)
+            waits: list[asyncio.Task[Any]] = [
+                asyncio.ensure_future(link.channel.wait_for_state_change(link.channel.get_state()))
+                for link in self._cluster.links.values()
+            ]
+            waits.append(asyncio.ensure_future(news.wait()))
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                unsubscribe()
+                for wait in waits:
+                    wait.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+
+    async def channel_ready(self) -> None:
+        """Return once some endpoint can be called."""
+        while (state := self.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            await self.wait_for_state_change(state)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Take no new call; cancel those under way after `grace` seconds (None: at once). Idempotent."""
+        if not self._cluster.closed:
+            await self._cluster.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _callee(
+        self,
+        kind: str,
+        name: str,
+        request_serializer: Callable[[Any], bytes] | None,
+        response_deserializer: Callable[[bytes], Any] | None,
+    ) -> Callee:
+        idempotency = self._idempotency(name)
+        policy = self._policy(name) if callable(self._policy) else self._policy
+        return Callee(
+            self._cluster,
+            Method(kind, name, request_serializer, response_deserializer),
+            idempotency,
+            policy,
+            policy.refuses(idempotency),
+            self._hash_key,
+            self._default_timeout_s,
+        )

@@ -1,0 +1,365 @@
+"""The endpoints behind one channel: who may get a call, connections to them, and what became of their calls.
+
+    directory's candidates ─▶ with a weight ─▶ not out ─▶ not down ─▶ not tried ─▶ picker ─▶ connect ─▶ a link
+      (rules and tags)          │ if none has:    │          │ if that leaves nobody: those with a     │ no
+                                ▼ all             ▼          ▼ weight that were not tried              ▼
+                                             see `outliers`                                      tried; pick another
+
+Invariants
+1. An endpoint that cannot be reached fails no call as long as another can.
+2. With nobody to call the error is NeverSent and says so, within the deadline; nothing was done.
+3. An endpoint that is out comes back by a health check of ours and not by a user's call.
+4. Who left the directory gets no new call; their connection is kept LIMBO_S, and their calls then CLOSE_GRACE_S. With
+   the connection go the metrics of the endpoint.
+
+Which function makes each move
+    connect     picks, and proves reachable            failed, answered   IN -> OUT, any -> IN (see `outliers`)
+    _bring_back OUT -> PROBED -> ON PROBATION | OUT    _in_limbo          closes what has long been gone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import grpc
+from prometheus_client import Histogram
+
+from coordination.channel.connection import Link
+from coordination.channel.invocation import Invocation
+from coordination.channel.load_balancing import Candidate, Picker, Standing, Verdict
+from coordination.channel.outcomes import NeverSent
+from coordination.channel.outlier_detection import Outliers
+from coordination.deadline import Deadline
+from coordination.discovery.discovery import Directory, DirectoryState
+from coordination.errors import NoProviders
+from coordination.grpc_channel import Option
+from coordination.metrics import Metrics
+from coordination.registry.endpoint import Endpoint
+
+WAIT_FOR_PROVIDER_S = 1.0  # how long a call waits for somebody to be registered (at most 4/5 of its deadline)
+CONNECT_SLICE_S = 1.0  # how long one endpoint may take to connect before the next is tried
+ROUND_PAUSE_S = 0.1  # between two rounds through all endpoints, for a call that waits for one to be ready
+PROBE_TIMEOUT_S = 1.0  # how long a health check may take, connecting included
+LIMBO_S = 30.0  # an endpoint that left the directory may come back: its connection is kept so long
+CLOSE_GRACE_S = 5.0  # and its calls may then take so much longer
+
+log = logging.getLogger(__name__)
+
+
+class Cluster:
+    """What a channel knows of its endpoints.
+
+    Args:
+        directory: whom to call.
+        picker: which of them next.
+        rng: for the jitter of ejections.
+        options: gRPC channel options, over those of `grpc_channel`.
+        credentials: for TLS; None for plain text.
+        metrics: where to count.
+        now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        picker: Picker,
+        rng: random.Random,
+        options: Sequence[Option],
+        credentials: grpc.ChannelCredentials | None,
+        metrics: Metrics,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.directory = directory
+        self.picker = picker
+        self.links: dict[str, Link] = {}
+        self.outliers = Outliers(rng)
+        self.closed = False
+        self._options = options
+        self._credentials = credentials
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._counted: dict[str, set[str]] = {}  # by endpoint: the outcomes of attempts counted there
+        self._calls: dict[grpc.StatusCode, Histogram] = {}
+        self._ejected = metrics.ejected.labels(directory.interface)
+        self._limbo: dict[str, asyncio.Task[None]] = {}
+        self._probing: dict[str, asyncio.Task[None]] = {}
+        self._unsubscribe = directory.subscribe(self._directory_changed)
+
+    def link_to(self, endpoint: Endpoint) -> Link:
+        """Return the link to an endpoint; a new one does not connect by itself."""
+        link = self.links.get(endpoint.key)
+        if link is None:
+            link = self.links[endpoint.key] = Link(endpoint, self._options, self._credentials)
+        link.endpoint = endpoint
+        return link
+
+    async def close(self, grace_s: float | None) -> None:
+        """Take no new call; cancel those under way after `grace_s` seconds (None: at once)."""
+        self.closed = True
+        self._unsubscribe()
+        tasks = [*self._limbo.values(), *self._probing.values()]
+        self._ejected.dec(len(self._probing))
+        self._limbo.clear()
+        self._probing.clear()
+        for task in tasks:
+            task.cancel()
+        links = list(self.links.values())
+        self.links.clear()
+        for key in list(self._counted):
+            self._stop_counting(key)
+        await asyncio.gather(*tasks, *(link.channel.close(grace_s) for link in links), return_exceptions=True)
+
+    # ---- choosing ------------------------------------------------------------------------------------
+
+    async def connect(self, invocation: Invocation, tried: set[str], others: Collection[str] = ()) -> tuple[Link, int]:
+        """Return a link that is connected, and how many others there may still be.
+
+        Args:
+            invocation: the call. With `wait_for_ready` everybody is tried again and again until its deadline.
+            tried: whom not to ask; the one returned and those that cannot be reached are added.
+            others: those of them that do not have the method, and are not asked again in this call.
+
+        Raises:
+            NeverSent: nobody is registered, nobody may serve the call, or nobody can be reached.
+        """
+        deadline = invocation.deadline
+        while not self.closed:
+            endpoints = await self._providers(invocation)
+            usable = self._usable(self._candidates(endpoints), tried)
+            hopeful = any(endpoint.key not in others for endpoint in endpoints)
+            if not usable and hopeful and invocation.wait_for_ready and not deadline.expired():
+                await asyncio.sleep(ROUND_PAUSE_S)
+                tried.intersection_update(others)
+                continue
+            if not usable and await self._successor(deadline):
+                tried.intersection_update(others)  # nothing was sent to the rest, or it may be sent again
+                continue
+            if not usable:
+                raise NeverSent(self._nobody(invocation, tried, others))
+            link = self.links[self.picker.pick(usable, invocation.key).key]
+            tried.add(link.key)
+            if link.ready() or await link.reachable(_slice(deadline, len(usable))):
+                return link, len(usable) - 1
+            self.unreachable(link)
+        raise NeverSent("the channel is closed")
+
+    def _nobody(self, invocation: Invocation, tried: Collection[str], others: Collection[str]) -> str:
+        """Say why nobody is left to be asked."""
+        unreachable = sorted(set(tried) - set(others))
+        reasons = []
+        if unreachable or not others:
+            reasons.append(f"no provider of {self.directory.interface} can be reached (tried {', '.join(unreachable)})")
+        if others:
+            reasons.append(
+                f"{', '.join(sorted(others))} answered UNIMPLEMENTED: another program listens there, "
+                f"or one without {invocation.method.bare_name}"
+            )
+        return "; ".join(reasons)
+
+    async def _successor(self, deadline: Deadline) -> bool:
+        """Wait for somebody to register where the only ones there were have gone and may be restarting.
+
+        Returns False at once if the list is not emptying, and else if nobody comes for as long as a call waits for a
+        provider.
+        """
+        return self.directory.state is DirectoryState.EMPTYING and await self.directory._wait_until(
+            lambda: self.directory.state is not DirectoryState.EMPTYING and bool(self.directory.endpoints),
+            _patience_s(deadline),
+        )
+
+    def everyone(self, invocation: Invocation) -> list[Link]:
+        """Return links to all endpoints that may serve a call, connected or not, out or not."""
+        return [
+            self.link_to(endpoint)
+            for endpoint in self.directory.candidates(invocation.method.bare_name, invocation.tag)
+        ]
+
+    async def _providers(self, invocation: Invocation) -> tuple[Endpoint, ...]:
+        method, tag = invocation.method.bare_name, invocation.tag
+        candidates = self.directory.candidates(method, tag)
+        if candidates:
+            return candidates
+        if not self.directory.endpoints:
+            try:
+                await self.directory.wait_any(_patience_s(invocation.deadline))
+            except NoProviders as error:
+                raise NeverSent(str(error)) from error
+            candidates = self.directory.candidates(method, tag)
+        if not candidates:
+            tagged = f" with tag {tag!r}" if tag else ""
+            raise NeverSent(f"no provider of {self.directory.interface} may serve {method}{tagged}: rules forbid all")
+        return candidates
+
+    def _candidates(self, endpoints: Sequence[Endpoint]) -> list[Candidate]:
+        now_ms = self._now_ms()
+        return [Candidate(endpoint, endpoint.weight_at(now_ms), self.link_to(endpoint).load) for endpoint in endpoints]
+
+    def _usable(self, candidates: Sequence[Candidate], tried: Collection[str] = ()) -> Sequence[Candidate]:
+        """Return who may be picked: of those not tried the best there are, in the order of the module's picture."""
+        for tier in self._tiers(candidates):
+            usable = [candidate for candidate in tier if candidate.endpoint.key not in tried] if tried else tier
+            if usable:
+                return usable
+        return ()
+
+    def _tiers(self, candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+        weighted = [candidate for candidate in candidates if candidate.weight > 0] or candidates
+        yield [candidate for candidate in self.outliers.inside(weighted) if not self._down(candidate.key)]
+        yield [candidate for candidate in weighted if not self._down(candidate.key)]
+        yield weighted
+
+    def _down(self, key: str) -> bool:
+        return self.links[key].down()
+
+    # ---- what became of calls ------------------------------------------------------------------------
+
+    def answered(self, link: Link, code: grpc.StatusCode) -> None:
+        """An endpoint gave an answer that shows it at work: nothing is held against it any more."""
+        self._count(link, code.name)
+        if self.outliers.cleared(link.key):
+            log.info("%s: %s gets calls again: it answered one", self.directory.interface, link.key)
+            self._stop_probing(link.key)
+
+    def failed(self, link: Link, code: grpc.StatusCode, why: str, *, another_program: bool = False) -> None:
+        """An attempt failed by the fault of its endpoint, as far as one can tell."""
+        self._count(link, code.name)
+        now_s = time.monotonic()
+        if self.links.get(link.key) is not link:  # it has gone: nobody asks it how it is
+            return
+        if not self.outliers.failed(link.key, why, now_s, another_program=another_program):
+            return
+        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.key, why)
+        self._metrics.ejections.labels(self.directory.interface, link.key).inc()
+        self._ejected.inc()
+        self._probing[link.key] = asyncio.get_running_loop().create_task(self._bring_back(link))
+
+    def unreachable(self, link: Link) -> None:
+        """An endpoint could not be connected to, or not for long enough to send anything. That is not held against
+        it: gRPC says by itself that it is down, until it has connected again."""
+        self._count(link, "NEVER_SENT")
+
+    def given_up(self, link: Link, code: grpc.StatusCode) -> None:
+        """An attempt ended by no fault of its endpoint."""
+        self._count(link, code.name)
+
+    def repeated(self, why: str) -> None:
+        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost,
+        refused ("not now"), slow or is forked."""
+        self._metrics.retries.labels(self.directory.interface, why).inc()
+
+    def call_ended(self, code: grpc.StatusCode, took_s: float) -> None:
+        """A unary call has come to its end, with all its attempts."""
+        histogram = self._calls.get(code)
+        if histogram is None:
+            histogram = self._calls[code] = self._metrics.call_seconds.labels(self.directory.interface, code.name)
+        histogram.observe(took_s)
+
+    def _count(self, link: Link, code: str) -> None:
+        if self.links.get(link.key) is not link:  # it has gone, and so have its series
+            return
+        self._counted.setdefault(link.key, set()).add(code)
+        self._metrics.attempts.labels(self.directory.interface, link.key, code).inc()
+
+    def _stop_counting(self, key: str) -> None:
+        """Take the series of an endpoint that has gone out of the metrics: addresses come and go without end."""
+        interface = self.directory.interface
+        for code in self._counted.pop(key, ()):
+            self._metrics.attempts.remove(interface, key, code)
+        self._metrics.ejections.remove(interface, key)
+
+    async def _bring_back(self, link: Link) -> None:
+        """Ask an endpoint that is out how it is, at ever longer intervals, until it may come back."""
+        key = link.key
+        while self.outliers[key].out:
+            await asyncio.sleep(self.outliers[key].until_s - time.monotonic())
+            if self.outliers.due(key, time.monotonic()):
+                self.outliers.probed(key, time.monotonic(), answered=await self._healthy(link))
+        log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, key)
+        del self._probing[key]
+        self._ejected.dec()
+
+    async def _healthy(self, link: Link) -> bool:
+        try:
+            interface = self.directory.interface if self.outliers[link.key].another_program else ""
+            return await link.healthy(Deadline.after(PROBE_TIMEOUT_S), interface)
+        except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
+            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.key)
+            return False
+
+    def _stop_probing(self, key: str) -> None:
+        task = self._probing.pop(key, None)
+        if task is not None:  # None: the channel is closed
+            task.cancel()
+            self._ejected.dec()
+
+    # ---- explaining ----------------------------------------------------------------------------------
+
+    def explain(self, invocation: Invocation) -> list[Verdict]:
+        """Return the verdict on every registered provider, as a call made now would meet it. Nothing is sent,
+        connected or counted."""
+        method, tag = invocation.method.bare_name, invocation.tag
+        candidates = self._candidates(self.directory.candidates(method, tag))
+        usable = self._usable(candidates)
+        picked = self.picker.explain(usable, invocation.key) if usable else []
+        verdicts = {verdict.address: verdict for verdict in picked}
+        for candidate in candidates:
+            verdicts[candidate.key] = self._verdict(candidate, verdicts.get(candidate.key))
+        return [
+            Verdict(known.key or known.registration.name, Standing.RULED_OUT, known.why_not)
+            if known.why_not
+            else verdicts[known.key]
+            for known in self.directory.verdicts(method, tag)
+        ]
+
+    def _verdict(self, candidate: Candidate, picked: Verdict | None) -> Verdict:
+        """Return the picker's verdict with what else there is to say; None: it was not even among the usable."""
+        key, full = candidate.key, candidate.endpoint.weight
+        outlier = self.outliers[key]
+        if picked is not None and picked.standing is not Standing.CHOSEN and candidate.weight < full:
+            why = f"weight {candidate.weight} of {full} by now; {picked.standing}: {picked.why}"
+            return Verdict(key, Standing.WARMING_UP, why)
+        if picked is not None:
+            return picked
+        if candidate.weight <= 0:
+            return Verdict(key, Standing.WEIGHT_ZERO, "others have a weight")
+        if outlier.out:
+            left_s = max(0.0, outlier.until_s - time.monotonic())
+            return Verdict(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
+        return Verdict(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
+
+    # ---- limbo ---------------------------------------------------------------------------------------
+
+    def _directory_changed(self) -> None:
+        present = {endpoint.key for endpoint in self.directory.endpoints}
+        for key in present & self._limbo.keys():
+            self._limbo.pop(key).cancel()
+        for key in self.links.keys() - present - self._limbo.keys():
+            self._limbo[key] = asyncio.get_running_loop().create_task(self._in_limbo(key))
+
+    async def _in_limbo(self, key: str) -> None:
+        await asyncio.sleep(LIMBO_S)
+        self._limbo.pop(key, None)
+        if self.outliers.cleared(key):
+            self._stop_probing(key)
+        self._stop_counting(key)
+        link = self.links.pop(key, None)
+        if link is not None:
+            await link.channel.close(CLOSE_GRACE_S)
+
+
+def _patience_s(deadline: Deadline) -> float:
+    """Return for how many seconds a call waits for somebody to register: some time is left to make it."""
+    left_s = deadline.remaining_s()
+    return WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
+
+
+def _slice(deadline: Deadline, candidates: int) -> Deadline:
+    """Return the part of a deadline that one endpoint may take to connect: a fair share, so that one that
+    swallows packets leaves time for the others and for the call itself."""
+    left_s = deadline.remaining_s()
+    return deadline.at_most(CONNECT_SLICE_S if left_s is None else min(CONNECT_SLICE_S, left_s / (candidates + 1)))

@@ -1,0 +1,272 @@
+"""One unary call on its way through its attempts.
+
+    policy ── connect ──▶ an endpoint, connected ── send ──▶ OK, or an error ──▶ policy: another try, or the end
+                                                     │                                      ▲
+                                                     │ a read, and its share has passed     │ Slow
+                                                     └──▶ another is connected ──▶ cancelled┘
+
+Invariants
+1. One deadline covers every attempt; what is left of it is what each attempt, and its server, gets.
+2. Every attempt is counted once: in the endpoint's load, for it or against it, and in the metrics.
+3. The error that ends a call is that of the last attempt which a server may have carried out; that somebody may have
+   done so matters more than that nobody was left to ask afterwards.
+4. An endpoint that does not have the method is asked once in a call. It cannot have carried the call out: another is
+   asked whatever the method, and the attempt does not count.
+
+Which function makes each move
+    connect     finds an endpoint            _relieve    finds another and gives the attempt up
+    send        sends, and counts the end    _final      makes the error for the caller
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+from grpc.aio import AioRpcError, Metadata
+
+from coordination.channel.connection import Link
+from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.invocation import Invocation
+from coordination.channel.outcomes import (
+    AnotherProgram,
+    NeverSent,
+    SentBefore,
+    Slow,
+    answered,
+    endpoint_failed,
+    from_another_program,
+    never_sent,
+    refused,
+)
+from coordination.channel.policies import LOST, Idempotency, Policy
+from coordination.deadline import Deadline
+from coordination.quoting import quoted
+
+FAIR_TRIAL_S = 0.05  # who had less time than this when the deadline passed is not blamed for it
+
+
+class Execution:
+    """Carries one call out under a policy, whose `Calling` it is.
+
+    Attributes:
+        decisive: grpc.aio's call of the attempt that ended with OK; None until there is one.
+        swallowed: the error that an empty response was given for.
+    """
+
+    def __init__(self, cluster: Cluster, invocation: Invocation, idempotency: Idempotency) -> None:
+        self.decisive: Any = None
+        self.swallowed: AioRpcError | None = None
+        self._cluster = cluster
+        self._invocation = invocation
+        self._idempotency = idempotency
+        self._tried: set[str] = set()
+        self._other_programs: set[str] = set()  # of those tried: they do not have the method
+        self._others = 0
+        self._relief: Link | None = None
+        self._why_again = ""  # how the last attempt ended, if it did not end the call
+        self._sends = 0  # attempts that a server which has the method may have seen
+        self._maybe_done = 0  # those of them that it may have carried out
+        self._last: AioRpcError | None = None  # how the last of them ended, unless with OK
+
+    async def run(self, policy: Policy) -> Any:
+        """Carry the call out; returns the response.
+
+        Raises:
+            AioRpcError: see `attempts` for what it tells.
+        """
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            response = await policy.run(self)
+            code = grpc.StatusCode.OK if self.swallowed is None else self.swallowed.code()
+            return response
+        except AioRpcError as error:
+            final = self._final(error)
+            code = final.code()
+            raise final from None
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            self._cluster.call_ended(code, time.monotonic() - self._invocation.began_s)
+
+    # ---- what policies ask for -----------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """See `Calling`."""
+        return self._invocation.method.name
+
+    @property
+    def idempotency(self) -> Idempotency:
+        """See `Calling`."""
+        return self._idempotency
+
+    @property
+    def deadline(self) -> Deadline:
+        """See `Calling`."""
+        return self._invocation.deadline
+
+    def others(self) -> int:
+        """See `Calling`."""
+        return self._others
+
+    def everyone(self) -> list[Link]:
+        """See `Calling`."""
+        return self._cluster.everyone(self._invocation)
+
+    async def connect(self) -> Link:
+        """See `Calling`."""
+        link, self._relief = self._relief, None
+        if link is None:
+            before = len(self._tried)
+            link, self._others = await self._cluster.connect(self._invocation, self._tried, self._other_programs)
+            if len(self._tried) > before + 1 and not self._why_again:
+                self._why_again = "never_sent"
+        return link
+
+    async def send(self, link: Link, *, attempts: int = 1, forked: bool = False) -> Any:
+        """See `Calling`."""
+        if forked or self._why_again:
+            self._cluster.repeated("forked" if forked else self._why_again)
+        self._invocation.govern(link.endpoint.timeout_s(self._invocation.method.bare_name))
+        relieving: asyncio.Task[None] | None = None
+        share: asyncio.TimerHandle | None = None
+        began_s = time.monotonic()
+        call = link.open(self._invocation)
+        link.load.began()
+
+        def share_passed() -> None:
+            nonlocal relieving
+            relieving = asyncio.ensure_future(self._relieve(call))
+
+        if attempts > 1 and (left_s := self.deadline.remaining_s()) is not None:
+            share = asyncio.get_running_loop().call_later(left_s / attempts, share_passed)
+        try:
+            response = _message(await call)
+        except AioRpcError as error:
+            self._failed(link, error, began_s)
+            if from_another_program(error):
+                raise AnotherProgram(link.address) from error
+            raise
+        except asyncio.CancelledError:
+            slow = self._cancelled(link, began_s)
+            if slow is None:
+                raise
+            raise slow from None
+        except Exception:  # what the caller gave cannot be sent, or what came cannot be read
+            link.load.given_up(began_s, 0.0)
+            raise
+        finally:
+            if share is not None:
+                share.cancel()
+            if relieving is not None:
+                relieving.cancel()
+        self._succeeded(link, call, began_s)
+        return response
+
+    def answer_empty(self, error: AioRpcError) -> Any:
+        """See `Calling`."""
+        self.swallowed = self._final(error)
+        deserialize = self._invocation.method.response_deserializer
+        return b"" if deserialize is None else deserialize(b"")
+
+    async def _relieve(self, call: Any) -> None:
+        """Give up an attempt as soon as somebody else stands ready; if nobody does, let it go on."""
+        try:
+            link, self._others = await self._cluster.connect(self._invocation, self._tried, self._other_programs)
+        except NeverSent:
+            return
+        self._relief = link
+        call.cancel()
+
+    # ---- how attempts end ----------------------------------------------------------------------------
+
+    def _succeeded(self, link: Link, call: Any, began_s: float) -> None:
+        now_s = time.monotonic()
+        link.load.ended(now_s, now_s - began_s, failed=False)
+        self._cluster.answered(link, grpc.StatusCode.OK)
+        self._sends += 1
+        self._maybe_done += 1
+        self.decisive = call
+
+    def _failed(self, link: Link, error: AioRpcError, began_s: float) -> None:
+        """Count an attempt that ended with an error, against its endpoint if the endpoint is to blame."""
+        now_s, code = time.monotonic(), error.code()
+        took_s = now_s - began_s
+        if never_sent(error):
+            self._why_again = "never_sent"
+            link.load.ended(now_s, took_s, failed=True)
+            self._cluster.unreachable(link)
+            return
+        why = f"{code.name}: {quoted(error.details() or '')}"
+        if from_another_program(error):
+            self._why_again = "never_sent"
+            self._other_programs.add(link.key)
+            link.load.ended(now_s, took_s, failed=True)
+            self._cluster.failed(link, code, why, another_program=True)
+            return
+        self._sent_in_vain(error)
+        self._why_again = "refused" if answered(error) else "lost"
+        if refused(error) or (code in LOST and answered(error)):
+            link.load.ended(now_s, took_s, failed=True)  # dearer, but not to be taken out: it may serve other calls
+            self._cluster.given_up(link, code)
+        elif code in LOST or endpoint_failed(error):
+            link.load.ended(now_s, took_s, failed=True)
+            self._cluster.failed(link, code, why)
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED and self.deadline.expired():
+            if took_s < FAIR_TRIAL_S:
+                link.load.given_up(now_s, took_s)
+                self._cluster.given_up(link, code)
+            else:
+                link.load.ended(now_s, took_s, failed=True)
+                self._cluster.failed(link, code, f"no answer within {took_s:.3f} s")
+        else:
+            link.load.ended(now_s, took_s, failed=False)
+            self._cluster.answered(link, code)
+
+    def _cancelled(self, link: Link, began_s: float) -> Slow | None:
+        """Count an attempt that was cancelled: by `_relieve`, whose error is returned, or by the caller."""
+        now_s = time.monotonic()
+        took_s = now_s - began_s
+        task = asyncio.current_task()
+        if self._relief is None or (task is not None and task.cancelling()):
+            link.load.given_up(now_s, took_s)
+            self._cluster.given_up(link, grpc.StatusCode.CANCELLED)
+            self._sends += 1
+            self._maybe_done += 1
+            return None
+        self._why_again = "slow"
+        slow = Slow(link.address, took_s)
+        self._sent_in_vain(slow)
+        link.load.ended(now_s, took_s, failed=True)
+        self._cluster.failed(link, grpc.StatusCode.CANCELLED, f"no answer within its share, {took_s:.3f} s")
+        return slow
+
+    def _sent_in_vain(self, error: AioRpcError) -> None:
+        self._sends += 1
+        self._maybe_done += not answered(error)
+        self._last = error
+
+    def _final(self, error: AioRpcError) -> AioRpcError:
+        """Return the error for the caller, which knows of the other attempts."""
+        if never_sent(error):
+            error = self._last or error
+        own = 0 if never_sent(error) else 1
+        if self._sends == own:
+            return error
+        return SentBefore(error, self._sends, self._maybe_done - (own and not answered(error)))
+
+
+def _message(response: Any) -> Any:
+    """Return a response.
+
+    Raises:
+        AioRpcError: INTERNAL: there is none. grpc.aio gives None for a status OK that came alone.
+    """
+    if response is None:
+        details = "the server answered OK without a message"
+        raise AioRpcError(grpc.StatusCode.INTERNAL, Metadata(), Metadata(), details=details)
+    return response

@@ -1,0 +1,498 @@
+"""Who provides an interface now: Dubbo's registry in ZooKeeper, the consumers' side.
+
+                 file from last time
+    UNKNOWN ───────────────────────▶ CACHED
+       │ read                          │ read
+       ▼                               ▼
+      LIVE ◀── read again ── AWAY ◀── connection dropped (from any of the others that were read)
+       │ ▲
+       │ └─ read: somebody, or still nobody after LIMBO_S
+       ▼
+    EMPTYING   read: nobody, where there was somebody
+
+Invariants
+1. `endpoints` comes from the last list read, whatever happened since: ZooKeeper going away takes no endpoint out.
+2. An empty list is believed only once it has lasted for LIMBO_S, and then the state is LIVE: "really nobody". One
+   endpoint that leaves others behind is gone at once, and so is one that a rule disables, be it the last.
+3. A directory is never given up: a providers node that is missing, deleted and made again, an expired session, a
+   failed read all lead back to reading, with a watch on whatever is there to be watched.
+4. One child that cannot be read costs that child and no other; so does one rule.
+5. A list is shown only when the rules that govern it have been looked at, or RULES_WAIT_S later.
+
+Why limbo. A list is empty for a moment whenever the only instance restarts, and whenever ZooKeeper was away for longer
+than sessions last: consumers read again sooner than providers register again. Dubbo 2.7 believed an empty list at once
+and refused such calls; 3.0 never believed one and went on calling the dead; 3.2 believes again. Here it takes
+LIMBO_S: whoever is called meanwhile either answers or refuses the connection, and then nothing was sent.
+
+Which function makes each move
+    Directory._read  UNKNOWN | CACHED | AWAY | EMPTYING -> LIVE, and LIVE | CACHED | AWAY -> EMPTYING
+    _away            LIVE | EMPTYING -> AWAY
+    _recall          UNKNOWN -> CACHED
+    _govern          no state; what the rules make of the list
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from coordination.deadline import Deadline
+from coordination.errors import NoProviders
+from coordination.files import write_whole
+from coordination.metrics import Metrics
+from coordination.registry.endpoint import Endpoint, ProviderReader, Registration
+from coordination.registry.registration import DEFAULT_ROOT, Registry
+from coordination.registry.service_key import Service
+from coordination.registry.url import ProviderURL
+from coordination.rules.patterns import ANY_HOST
+from coordination.rules.rule_set import Rules
+from coordination.rules.rule_watcher import RuleBook
+from coordination.session.node_watcher import Follower, children
+from coordination.session.session import Session
+
+log = logging.getLogger(__name__)
+
+LIMBO_S = 5.0
+"""How long an empty list is doubted: the pause of a restart, and of registering again after an absence."""
+
+RULES_WAIT_S = 0.5
+CLOSE_TIMEOUT_S = 0.5
+LOGGED = 10  # of the endpoints that came or went at once
+MAX_ROUTED = 1024  # answers to (method, tag) that are remembered; tags come from callers, and could be any number
+
+
+class DirectoryState(enum.Enum):
+    """What a directory's list is worth."""
+
+    UNKNOWN = "unknown"
+    """Never read. The list is empty and says nothing."""
+
+    CACHED = "cached"
+    """From a file of an earlier run; ZooKeeper has not been asked yet, or is away. Rules are not remembered."""
+
+    LIVE = "live"
+    """As ZooKeeper has it, watched. An empty list is the truth."""
+
+    EMPTYING = "emptying"
+    """ZooKeeper has nobody; these were there a moment ago. They are believed gone after LIMBO_S."""
+
+    AWAY = "away"
+    """As ZooKeeper had it when last reached."""
+
+
+ASKED = frozenset({DirectoryState.LIVE, DirectoryState.EMPTYING})
+"""The states in which ZooKeeper has answered and is watched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Who subscribes: what rules compare with, and what operators see under ``consumers/``.
+
+    Attributes:
+        application: its name.
+        host: its address; empty if that means nothing to others, and then it is not made known.
+        timestamp_ms: when it started, Unix milliseconds.
+        instance: which of its application's instances.
+        tag: the tag of calls that have none (``dubbo.tag``).
+    """
+
+    application: str
+    host: str = ""
+    timestamp_ms: int = 0
+    instance: str = ""
+    tag: str = ""
+
+    def url(self, service: Service) -> ProviderURL:
+        """Return the URL of this consumer of a service. The process id keeps two of one host apart."""
+        more = {
+            "group": service.group,
+            "version": service.version,
+            "dubbo.tag": self.tag,
+            "instance": self.instance,
+            "pid": str(os.getpid()),
+        }
+        return ProviderURL.consumer(
+            service.interface,
+            self.host or ANY_HOST,
+            application=self.application,
+            timestamp_ms=self.timestamp_ms,
+            **{key: value for key, value in more.items() if value},
+        )
+
+
+ANYBODY = Consumer("")
+"""Nobody in particular: rules for a host or an application are not for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a registered provider may get a call, and why not.
+
+    Attributes:
+        registration: the provider's node.
+        endpoint: what rules make of it; None if it is no endpoint at all.
+        why_not: empty if it is a candidate.
+    """
+
+    registration: Registration
+    endpoint: Endpoint | None
+    why_not: str = ""
+
+    @property
+    def address(self) -> str:
+        """``host:port``; empty if the node cannot be read."""
+        return self.registration.address
+
+    @property
+    def key(self) -> str:
+        """The endpoint's key; empty if the node cannot be read."""
+        return self.registration.key
+
+
+class Directory:
+    """The endpoints of one interface, kept up to date. Made by `Discovery.subscribe`.
+
+    Args:
+        interface: full service name.
+        consumer: who asks, for which group and version; None: anybody, for providers without group and version.
+        limbo_s: seconds for which an empty list is doubted.
+        metrics: what to count in; None: nothing anybody collects.
+
+    Attributes:
+        interface: full service name.
+        service: the same with group and version.
+        consumer: who asks.
+        endpoints: those not disabled, by address; replaced as a whole, never changed in place.
+        state: what that list is worth.
+        changed: an event set at every change of the list, the state or the rules; whoever waits clears it first.
+            With more than one who waits use `subscribe`.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        *,
+        consumer: ProviderURL | None = None,
+        limbo_s: float = LIMBO_S,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.interface = interface
+        self.consumer = consumer or ANYBODY.url(Service(interface))
+        self.service = Service.of(self.consumer)
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self.state = DirectoryState.UNKNOWN
+        self.changed = asyncio.Event()
+        self._limbo_s = limbo_s
+        self._doubt: Deadline | None = None  # until when an empty list is doubted, while EMPTYING
+        self._reader = ProviderReader(self.service)
+        self._registrations: tuple[Registration, ...] = ()
+        self._by_node: dict[str, Endpoint] = {}  # as the rules have them, by node's name
+        self._governed: tuple[Endpoint, ...] = ()  # the disabled among them
+        self._rules = Rules()
+        self._routed: dict[tuple[str, str], tuple[Endpoint, ...]] = {}
+        self._subscribers: list[Callable[[], None]] = []
+        metrics = metrics or Metrics()
+        self._endpoints_gauge = metrics.endpoints.labels(interface)
+        self._live_gauge = metrics.directory_live.labels(interface)
+
+    @property
+    def registered(self) -> tuple[Endpoint, ...]:
+        """All endpoints as rules have them, the disabled among them."""
+        return self._governed
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called on the loop after every change; returns what ends that."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
+        """Return the endpoints that may serve a call.
+
+        Remembered until the list or the rules change: it is on the way of every call.
+
+        Args:
+            method: the bare name of the method called.
+            tag: the call's tag (metadata ``dubbo.tag``); empty if it has none.
+        """
+        found = self._routed.get((method, tag))
+        if found is None:
+            if len(self._routed) >= MAX_ROUTED:
+                self._routed.clear()
+            found, _ = self._rules.route(self.endpoints, self.consumer, method, tag)
+            self._routed[method, tag] = found
+        return found
+
+    def verdicts(self, method: str, tag: str = "") -> tuple[Verdict, ...]:
+        """Return of every registered provider whether it may serve a call, and why not. Arguments as `candidates`."""
+        governed = {endpoint.key: endpoint for endpoint in self._governed}
+        _, reasons = self._rules.route(self.endpoints, self.consumer, method, tag)
+        verdicts = []
+        for registration in self._registrations:
+            if registration.refusal:
+                verdicts.append(Verdict(registration, None, registration.refusal))
+                continue
+            endpoint = governed[registration.key]
+            why_not = _why_disabled(endpoint) or reasons.get(endpoint.key, "")
+            verdicts.append(Verdict(registration, endpoint, why_not))
+        return tuple(verdicts)
+
+    async def wait_any(self, timeout_s: float | None) -> tuple[Endpoint, ...]:
+        """Return the endpoints as soon as there is one.
+
+        Raises:
+            NoProviders: none within `timeout_s` seconds; its `away` tells whether ZooKeeper could be asked.
+        """
+        await self._wait_until(lambda: bool(self.endpoints), timeout_s)
+        if not self.endpoints:
+            raise NoProviders(self.interface, away=self.state not in ASKED, disabled=len(self._governed))
+        return self.endpoints
+
+    async def wait_live(self, timeout_s: float | None) -> bool:
+        """Wait until ZooKeeper has answered and is watched; False if not within `timeout_s` seconds."""
+        return await self._wait_until(lambda: self.state in ASKED, timeout_s)
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+        deadline = Deadline.after(timeout_s)
+        news = asyncio.Event()
+        unsubscribe = self.subscribe(news.set)
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                while not condition():
+                    news.clear()
+                    await news.wait()
+        except TimeoutError:
+            return condition()
+        finally:
+            unsubscribe()
+        return True
+
+    def _recall(self, node_names: Iterable[str]) -> None:
+        remembered = self._reader.read(node_names)
+        if self.state is DirectoryState.UNKNOWN and any(not one.refusal for one in remembered):
+            self._become(DirectoryState.CACHED, remembered)
+
+    def _read(self, node_names: Iterable[str]) -> None:
+        self._take(self._reader.read(node_names))
+
+    def _take(self, found: tuple[Registration, ...]) -> None:
+        self._warn_of_unreadable(found)
+        kept = tuple(one for one in self._registrations if not one.refusal)
+        believed = self._limbo_s <= 0 or (self._doubt is not None and self._doubt.expired())
+        if believed or not kept or any(not one.refusal for one in found):
+            self._doubt = None
+            self._become(DirectoryState.LIVE, found)
+            return
+        if self._doubt is None:
+            self._doubt = Deadline.after(self._limbo_s)
+        self._become(DirectoryState.EMPTYING, (*found, *kept))
+
+    def _away(self) -> None:
+        self._doubt = None
+        if self.state in ASKED:
+            self._become(DirectoryState.AWAY, self._registrations)
+
+    def _doubtful_for_s(self) -> float | None:
+        """Return the seconds after which an empty list is to be asked for again; None: only at news."""
+        return None if self._doubt is None else self._doubt.remaining_s()
+
+    def _govern(self, rules: Rules) -> None:
+        self._rules = rules
+        self._by_node.clear()
+        self._become(self.state, self._registrations, news=True)
+
+    def _become(self, state: DirectoryState, registrations: tuple[Registration, ...], *, news: bool = False) -> None:
+        if not news and (state, registrations) == (self.state, self._registrations):
+            return
+        known = self._by_node
+        self._by_node = {
+            one.name: known.get(one.name) or self._rules.govern(one.endpoint, self.consumer)
+            for one in registrations
+            if one.endpoint is not None
+        }
+        self._governed = tuple(self._by_node.values())
+        endpoints = tuple(endpoint for endpoint in self._governed if not endpoint.url.disabled)
+        if endpoints != self.endpoints:
+            self._log(endpoints, state)
+        self._endpoints_gauge.inc(len(endpoints) - len(self.endpoints))
+        self._live_gauge.set(state is DirectoryState.LIVE)
+        self.state, self._registrations, self.endpoints = state, registrations, endpoints
+        self._routed.clear()
+        self.changed.set()
+        for callback in list(self._subscribers):
+            try:
+                callback()
+            except Exception:
+                log.exception("a subscriber of %s failed", self.interface)
+
+    def _log(self, endpoints: tuple[Endpoint, ...], state: DirectoryState) -> None:
+        before, after = {one.key for one in self.endpoints}, {one.key for one in endpoints}
+        log.info(
+            "%s: %d endpoints (%s); new: %s; gone: %s",
+            self.interface,
+            len(endpoints),
+            state.value,
+            _some(after - before),
+            _some(before - after),
+        )
+
+    def _warn_of_unreadable(self, found: Iterable[Registration]) -> None:
+        known = {one.name for one in self._registrations}
+        for one in found:
+            if one.url is None and one.name not in known:
+                log.warning("skipping a provider of %s: %s", self.interface, one.refusal)
+
+
+class Discovery:
+    """Follows the providers of interfaces, over one session.
+
+    Args:
+        session: a started session; it may be away.
+        root: Dubbo's root.
+        cache_dir: where to keep the last lists for a start without ZooKeeper; None for nowhere.
+        consumer: who asks. One with a host is registered under the interfaces it subscribes to.
+        limbo_s: seconds for which an empty list is doubted.
+        metrics: what to count in; None: nothing anybody collects.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        root: str = DEFAULT_ROOT,
+        cache_dir: Path | None = None,
+        *,
+        consumer: Consumer = ANYBODY,
+        limbo_s: float = LIMBO_S,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._session = session
+        self._root = root
+        self._cache_dir = cache_dir
+        self._consumer = consumer
+        self._limbo_s = limbo_s
+        self._metrics = metrics or Metrics()
+        self._registry = Registry(session, root, metrics=self._metrics)
+        self._subscriptions: dict[Service, _Subscription] = {}
+
+    async def subscribe(
+        self, interface: str, *, group: str = "", version: str = "", timeout_s: float = 1.0
+    ) -> Directory:
+        """Follow an interface from now on; the same directory for everybody who asks.
+
+        Waits at most `timeout_s` seconds for the first list and never fails because ZooKeeper is away: see the
+        directory's `state`.
+
+        Args:
+            interface: full service name.
+            group: Dubbo's group, several with commas, ``*`` for any; "" for providers without one.
+            version: Dubbo's version, ``*`` for any; "" for providers without one.
+            timeout_s: how long to wait for the first list, seconds.
+
+        Raises:
+            BadProviderURL: no interface can be called so.
+        """
+        service = Service(interface, group, version)
+        subscription = self._subscriptions.get(service)
+        if subscription is None:
+            url = self._consumer.url(service)
+            if self._consumer.host:
+                await self._registry.register_consumer(url, timeout_s=0)
+            directory = Directory(interface, consumer=url, limbo_s=self._limbo_s, metrics=self._metrics)
+            subscription = _Subscription(self._session, self._root, directory, self._cache_of(service), self._metrics)
+            self._subscriptions[service] = subscription
+        await subscription.directory.wait_live(timeout_s)
+        return subscription.directory
+
+    async def close(self) -> None:
+        """Stop following, and take our consumers out. The directories keep their last lists."""
+        subscriptions = list(self._subscriptions.values())
+        self._subscriptions.clear()
+        await asyncio.gather(*(subscription.close() for subscription in subscriptions))
+        await self._registry.close(timeout_s=CLOSE_TIMEOUT_S)
+
+    def _cache_of(self, service: Service) -> _CacheFile | None:
+        if self._cache_dir is None:
+            return None
+        return _CacheFile(self._cache_dir / f"{quote(str(service), safe='')}.json")
+
+
+class _Subscription:
+    """What keeps one directory up to date."""
+
+    def __init__(
+        self, session: Session, root: str, directory: Directory, cache: _CacheFile | None, metrics: Metrics
+    ) -> None:
+        self.directory = directory
+        self._cache = cache
+        self._remembering = asyncio.get_running_loop().create_task(self._remember())
+        self._rules = RuleBook(session, root, directory.consumer, directory._govern, metrics)
+        path = f"{root}/{directory.interface}/providers"
+        self._follower = Follower(session, path, children, self._on_read, directory._away)
+
+    async def close(self) -> None:
+        """Stop."""
+        self._remembering.cancel()
+        await asyncio.gather(self._follower.close(), self._rules.close(), self._remembering, return_exceptions=True)
+
+    async def _remember(self) -> None:
+        if self._cache is not None:
+            self.directory._recall(await asyncio.to_thread(self._cache.load))
+
+    async def _on_read(self, names: list[str]) -> float | None:
+        await self.directory._reader.prepare(names)
+        found = self.directory._reader.read(names)
+        self._rules.govern(one.url for one in found if one.url and not one.refusal)
+        await self._rules.ready(RULES_WAIT_S)
+        self.directory._take(found)
+        if self._cache is not None and names:  # an old list is of more use to a cold start than none
+            await asyncio.to_thread(self._cache.save, names)
+        return self.directory._doubtful_for_s()
+
+
+def _some(keys: set[str]) -> str:
+    shown = sorted(keys)[:LOGGED]
+    return ", ".join(shown) + (f" and {len(keys) - LOGGED} more" if len(keys) > LOGGED else "") or "nobody"
+
+
+def _why_disabled(endpoint: Endpoint) -> str:
+    if not endpoint.url.disabled:
+        return ""
+    origin = endpoint.changed_by.get("disabled") or endpoint.changed_by.get("enabled")
+    return f"disabled by {origin}" if origin else "registered as disabled"
+
+
+class _CacheFile:
+    """The last list read, as a JSON array of node names. Losing it costs a cold start and nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> list[str]:
+        """Return what was saved; empty if there is nothing that can be read."""
+        try:
+            names = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            log.warning("the remembered providers in %s cannot be read: %s", self._path, error)
+            return []
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+    def save(self, node_names: list[str]) -> None:
+        """Replace the file, whole or not at all."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path, json.dumps(sorted(node_names), indent=0).encode(), mode=0o666)
+        except OSError as error:
+            log.warning("the providers cannot be remembered in %s: %s", self._path, error)

@@ -1,0 +1,21 @@
+"""Locks in ZooKeeper with fencing tokens: one or many at once, their leases, their queues live, and the generation of
+the ensemble within which tokens compare.
+"""
+
+from coordination.locks.errors import LockLost, LockTimeout
+from coordination.locks.lease import BatchLease, OrderLease
+from coordination.locks.lock import OrderLocks
+from coordination.locks.lock_node import Holder, Place
+from coordination.locks.queue_watch import QueueChange, QueueWatch
+
+__all__ = [
+    "BatchLease",
+    "Holder",
+    "LockLost",
+    "LockTimeout",
+    "OrderLease",
+    "OrderLocks",
+    "Place",
+    "QueueChange",
+    "QueueWatch",
+]

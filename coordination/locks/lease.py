@@ -1,0 +1,314 @@
+"""Leases: the right to act on an order, or on a batch of them, for as long as it can be relied on.
+
+            ┌── release() ──────────────────────────▶ RELEASED (also after LOST: the node may still be there)
+    HELD ───┤
+            └── session gone, or not heard of ──▶ LOST
+
+Invariants
+1. `valid()` is asked of the clock at that moment: no event, task or timer has to come first. It is a local
+   promise; a process paused *after* asking is stopped by its fence, not by the lock.
+2. Whoever wants to be told of the loss is told in the turn of the loop in which it is learnt: the session
+   was lost or closed, or the time passed until which it was surely alive. A dropped connection alone is no
+   loss: nothing new may begin, but the order is still ours until that time.
+3. Who was told finds the lease invalid ever after, also if the session turns out to have survived.
+4. Nobody wants to be told: no timer, no subscription. One of each serves all who want to be.
+
+Which function makes each move
+    Leases.grant    nothing -> HELD            release     HELD | LOST -> RELEASED
+    Leases._look    HELD -> LOST, if somebody wants to be told; else `valid()` and `release` find it so
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from coordination.locks.cleanup import Nodes, Removal
+from coordination.locks.errors import LockLost
+from coordination.locks.lock_node import Holder
+from coordination.metrics import Metrics
+from coordination.session.session import Session
+
+log = logging.getLogger(__name__)
+
+TIMER_GRAIN_S = 0.001  # a loop's clock counts milliseconds; a timer must not come too early by one
+
+OnEnd = Callable[[bool], object]
+"""Called on the loop when a lease ends: True if it was lost, False if it was released."""
+
+
+class Lease:
+    """What leases of one order and of many have in common.
+
+    Attributes:
+        token: grows with every holder of the order; with the generation it is the fence.
+        session_id: the session in which it was taken.
+        waited_s: seconds spent in line; 0.0 if there was nobody.
+    """
+
+    def __init__(self, leases: Leases, stake: _Stake, waited_s: float) -> None:
+        self.token = stake.token
+        self.session_id = stake.session_id
+        self.waited_s = waited_s
+        self._leases = leases
+        self._stake = stake
+        self._released = False
+
+    @property
+    def name(self) -> str:
+        """What is held, for people."""
+        raise NotImplementedError
+
+    def valid(self) -> bool:
+        """Tell whether a side effect may begin now: not released, connected, session surely not expired.
+
+        False in a forked child.
+        """
+        stake = self._stake
+        return not (self._released or stake.lost) and self._leases.session.believes_in(stake.session_id)
+
+    def ensure(self) -> None:
+        """Do nothing if `valid()`.
+
+        Raises:
+            LockLost: it is not.
+            WrongProcess: this is a forked child.
+        """
+        if not self.valid():
+            self._leases.session.check_process()
+            raise LockLost(self.name)
+
+    def on_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Have `callback` called once, on the loop, if the lease is lost before it is released.
+
+        If it is lost already, that is in the next turn of the loop.
+
+        Returns:
+            What makes it forgotten. Idempotent.
+
+        Raises:
+            WrongProcess: this is a forked child.
+        """
+        return self._leases.listen(self, lambda lost: callback() if lost else None)
+
+    async def lost(self) -> bool:
+        """Wait until the lease ends.
+
+        Returns:
+            True: it was lost before it was released. False: it was released.
+
+        Raises:
+            WrongProcess: this is a forked child.
+        """
+        self._leases.session.check_process()
+        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def end(lost: bool) -> None:
+            if not ended.done():
+                ended.set_result(lost)
+
+        forget = self._leases.listen(self, end)
+        try:
+            return False if self._released else await ended
+        finally:
+            forget()
+
+    def release(self) -> None:
+        """Give up what is held. Returns at once; the deleting is done in the background, tried again until
+        it is done or the session has ended. Idempotent. Must be called on the event loop.
+
+        Raises:
+            WrongProcess: this is a forked child.
+        """
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Same as `release`, for ``contextlib.aclosing``."""
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} token={self.token} valid={self.valid()}>"
+
+
+class OrderLease(Lease):
+    """The right to act on one order. Made by `OrderLocks.acquire`, or one of a batch.
+
+    Attributes:
+        order_id: the order.
+        waited_for: who held the order when last looked before our turn; None if nobody did.
+    """
+
+    def __init__(
+        self, leases: Leases, stake: _Stake, waited_s: float, order_id: str, path: str, waited_for: Holder | None
+    ) -> None:
+        super().__init__(leases, stake, waited_s)
+        self.order_id = order_id
+        self.waited_for = waited_for
+        self._path = path
+
+    @property
+    def name(self) -> str:
+        """The order's id."""
+        return self.order_id
+
+    def release(self) -> None:
+        """See `Lease.release`."""
+        self._leases.give_up(self._stake, [self])
+
+
+class BatchLease(Lease):
+    """The right to act on many orders, taken together at one zxid. Made by `OrderLocks.acquire_all`.
+
+    ``batch[order_id]`` is the lease of one of them, with the same token: what is written for one order takes one
+    of a batch. An order given up singly is no longer the batch's concern; lost they are all together.
+
+    Attributes:
+        orders: the leases by order id, in the order in which they were asked for.
+    """
+
+    def __init__(self, leases: Leases, stake: _Stake, waited_s: float, orders: Sequence[OrderLease]) -> None:
+        super().__init__(leases, stake, waited_s)
+        self.orders: Mapping[str, OrderLease] = MappingProxyType({lease.order_id: lease for lease in orders})
+
+    @property
+    def name(self) -> str:
+        """Some of the orders' ids."""
+        first, *more = self.orders
+        return f"{first} and {len(more)} more" if more else first
+
+    def release(self) -> None:
+        """See `Lease.release`; the deleting is one transaction for all that was not given up singly."""
+        self._leases.give_up(self._stake, [self, *self.orders.values()])
+
+    def __getitem__(self, order_id: str) -> OrderLease:
+        return self.orders[order_id]
+
+
+@dataclass(slots=True, eq=False)
+class _Stake:
+    """What the orders taken at one zxid stand on together.
+
+    Attributes:
+        lost: somebody was told so.
+        held: how many of the orders are not released.
+    """
+
+    token: int
+    session_id: int
+    lost: bool
+    held: int
+
+
+class Leases:
+    """All leases of one `OrderLocks`: granted, given up, and told of their loss."""
+
+    def __init__(self, session: Session, removal: Removal, metrics: Metrics) -> None:
+        self.session = session
+        self._removal = removal
+        self._metrics = metrics
+        self._listeners: dict[Lease, list[OnEnd]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def grant(
+        self, order_ids: Sequence[str], nodes: Nodes, token: int, waited_s: float, waited_for: Mapping[str, Holder]
+    ) -> list[OrderLease]:
+        """Make the leases of orders taken together: one for each of them, in their order."""
+        stake = _Stake(token, nodes.session_id, lost=False, held=len(order_ids))
+        self._metrics.locks_held.inc(stake.held)
+        return [
+            OrderLease(self, stake, waited_s, order_id, path, waited_for.get(order_id))
+            for order_id, path in zip(order_ids, nodes.paths, strict=True)
+        ]
+
+    def bind(self, orders: Sequence[OrderLease]) -> BatchLease:
+        """Make one lease of those that were granted together."""
+        return BatchLease(self, orders[0]._stake, orders[0].waited_s, orders)
+
+    def give_up(self, stake: _Stake, leases: Sequence[Lease]) -> None:
+        """Release those of the leases that are not released yet."""
+        self.session.check_process()
+        paths: list[str] = []
+        for lease in leases:
+            if not lease._released:
+                lease._released = True
+                self._end(lease, lost=False)
+                if isinstance(lease, OrderLease):
+                    paths.append(lease._path)
+        if not paths:
+            return
+        if not (stake.lost or self._stands(stake)):
+            self._metrics.locks_lost.inc(len(paths))
+        if not stake.lost:
+            self._metrics.locks_held.dec(len(paths))
+        stake.held -= len(paths)
+        self._removal.delete(Nodes(tuple(paths), stake.session_id))
+
+    def listen(self, lease: Lease, ended: OnEnd) -> Callable[[], None]:
+        """Have `ended` called when the lease ends; returns what makes it forgotten."""
+        self.session.check_process()
+        if lease._released:
+            return lambda: None
+        self._listeners.setdefault(lease, []).append(ended)
+        if self._unsubscribe is None:
+            self._unsubscribe = self.session.subscribe(lambda _: self._look())
+        self._look_in(0.0)  # it may be lost already
+
+        def forget() -> None:
+            listeners = self._listeners.get(lease, [])
+            if ended in listeners:
+                listeners.remove(ended)
+            if not listeners:
+                self._listeners.pop(lease, None)
+                self._rest_unless_needed()
+
+        return forget
+
+    def _stands(self, stake: _Stake) -> bool:
+        """Tell whether the session surely lives, connected or not."""
+        return self.session.session_id == stake.session_id and time.monotonic() < self.session.believed_until()
+
+    def _look(self) -> None:
+        """Tell who wants to be told of leases that are lost; look again when the present belief ends."""
+        for lease in list(self._listeners):
+            stake = lease._stake
+            if not (stake.lost or self._stands(stake)):
+                stake.lost = True
+                self._metrics.locks_lost.inc(stake.held)
+                self._metrics.locks_held.dec(stake.held)
+            if stake.lost:
+                self._end(lease, lost=True)
+        if self._listeners:
+            self._look_in(self.session.believed_until() - time.monotonic())
+
+    def _look_in(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s + TIMER_GRAIN_S, self._look)
+
+    def _end(self, lease: Lease, *, lost: bool) -> None:
+        for ended in self._listeners.pop(lease, ()):
+            try:
+                ended(lost)
+            except Exception:
+                log.exception("a callback failed at the end of the lease on %s", lease.name)
+        self._rest_unless_needed()
+
+    def _rest_unless_needed(self) -> None:
+        if not self._listeners and self._unsubscribe is not None and self._timer is not None:
+            self._timer.cancel()
+            self._unsubscribe()
+            self._timer = self._unsubscribe = None

@@ -1,0 +1,73 @@
+"""Governance: what all of Dubbo's rules together make of the providers of an interface.
+
+    registered ──configurators──▶ governed ──not disabled──▶ endpoints ──tags──▶ ──conditions──▶ candidates of a call
+                    weight,                                  (of the list)                       (of one method, tag)
+                    timeout, …
+
+Order, as in Dubbo: configurators of 2.6, then of applications, then of the service, so that the service's prevail;
+tags, then conditions of the service, of applications, and of 2.6.
+
+Invariants
+1. Pure: rules are values, and applying them looks nothing up. rule_watcher.py finds them in ZooKeeper.
+2. A rule changes or takes away; it never adds a provider.
+3. For every provider taken away there is a reason with the rule's place in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from coordination.registry.endpoint import Endpoint
+from coordination.registry.url import ProviderURL
+from coordination.rules.configurators import Configurator
+from coordination.rules.routers import ConditionRoute, Reasons, TagRoute
+
+_ONLY_STATIC_TAGS = TagRoute("the providers' own tags")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one interface, for one consumer, at one moment.
+
+    Attributes:
+        configurators: in the order in which they are applied.
+        tags: by the application of the providers whose tags they are.
+        conditions: in the order in which they are asked.
+    """
+
+    configurators: tuple[Configurator, ...] = ()
+    tags: Mapping[str, TagRoute] = field(default_factory=dict)
+    conditions: tuple[ConditionRoute, ...] = ()
+
+    def govern(self, endpoint: Endpoint, consumer: ProviderURL) -> Endpoint:
+        """Return a registered endpoint as the configurators have it; see its `url.disabled`."""
+        url, changed_by = endpoint.registered, dict[str, str]()
+        for configurator in self.configurators:
+            configured = configurator.configure(url, consumer)
+            for key, value in configurator.parameters.items() if configured is not url else ():
+                if url.parameters.get(key) != value and configured.parameters.get(key) == value:
+                    changed_by[key] = configurator.origin
+            url = configured
+        if not changed_by:
+            return Endpoint(endpoint.address, endpoint.registered) if endpoint.before_rules else endpoint
+        return Endpoint(endpoint.address, url, endpoint.registered, changed_by)
+
+    def route(
+        self, endpoints: Sequence[Endpoint], consumer: ProviderURL, method: str, tag: str
+    ) -> tuple[tuple[Endpoint, ...], Reasons]:
+        """Return the candidates for a call, and why the other endpoints are none.
+
+        Args:
+            method: the bare name of the method called.
+            tag: the call's tag; empty: the consumer's own, if it has one.
+        """
+        if not endpoints:
+            return (), {}
+        # Dubbo, too, takes the tags of one application, that of the first provider.
+        tags = self.tags.get(endpoints[0].registered.application, _ONLY_STATIC_TAGS)
+        left, reasons = tags.route(endpoints, tag or consumer.tag)
+        for condition in self.conditions:
+            left, more = condition.route(left, consumer, method)
+            reasons |= more
+        return tuple(left), reasons

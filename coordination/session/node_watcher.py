@@ -1,0 +1,122 @@
+"""Something in ZooKeeper, read again at every piece of news of it, for ever.
+
+    read ──▶ on_read ──▶ wait for news ──the node changed──────────────▶ read
+      │                       │
+      │ ZooKeeper is away     │ the connection dropped
+      └────────▶ on_away ◀────┘ ──connected again, same session or not──▶ read
+
+kazoo's own watchers (ChildrenWatch, DataWatch) end for good when their node is missing, and read in a listener's
+thread; these do neither.
+
+Invariants
+1. Whatever is there to be watched is watched: the node, or its creation if there is none.
+2. Nothing ends it but `close` or the end of the session: neither a failed read nor a failing `on_read`.
+3. News that come while `on_read` runs are not lost: it is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from kazoo.exceptions import KazooException, NoNodeError
+
+from coordination.errors import Unavailable
+from coordination.session.session import Session, SessionState, Watch
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 5.0
+
+Found = TypeVar("Found")
+Reader = Callable[[Session, str, Watch], Awaitable[Found]]
+
+
+async def children(session: Session, path: str, watch: Watch) -> list[str]:
+    """Return a node's children, none if it is missing; `watch` is called when that may have changed."""
+    while True:
+        try:
+            return await session.get_children(path, watch=watch)
+        except NoNodeError:
+            if await session.exists(path, watch=watch) is None:
+                return []
+
+
+async def content(session: Session, path: str, watch: Watch) -> bytes | None:
+    """Return a node's data, None if it is missing; `watch` is called when that may have changed."""
+    while True:
+        try:
+            data, _ = await session.get(path, watch=watch)
+        except NoNodeError:
+            if await session.exists(path, watch=watch) is None:
+                return None
+        else:
+            return data
+
+
+class Follower(Generic[Found]):
+    """The task that follows one node.
+
+    Args:
+        session: a started session; it may be away.
+        path: the node; it need not exist.
+        read: `children` or `content`.
+        on_read: takes what was found; what it returns is after how many seconds to read again even without news
+            (None: only at news).
+        on_away: called when what was read last may be out of date.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        path: str,
+        read: Reader[Found],
+        on_read: Callable[[Found], Awaitable[float | None]],
+        on_away: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._path = path
+        self._read = read
+        self._on_read = on_read
+        self._on_away = on_away
+        self._news = asyncio.Event()  # the node changed, or the connection dropped: look again
+        self._heard = self._news.set  # one object, so that a watch can be taken back
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop following."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._session.unwatch(self._path, self._heard)
+
+    async def _run(self) -> None:
+        pause_s = RETRY_FIRST_S
+        while self._session.state is not SessionState.CLOSED:
+            try:
+                await self._session.wait_connected(None)
+                self._news.clear()
+                again_s = await self._on_read(await self._read(self._session, self._path, self._heard))
+            except (Unavailable, KazooException) as error:
+                log.debug("%s: %r; reading again", self._path, error)
+            except Exception:
+                log.exception("%s: what was read could not be taken in; reading again", self._path)
+            else:
+                pause_s = RETRY_FIRST_S
+                await self._wait_for_news(again_s)
+                if self._session.state is not SessionState.CONNECTED:
+                    self._on_away()
+                continue
+            self._on_away()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+        self._on_away()
+
+    async def _wait_for_news(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return
