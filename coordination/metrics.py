@@ -3,7 +3,7 @@
 Every part takes a `Metrics`; one process makes one and gives it to all of them. Without one they count into a
 `Metrics` of their own that nobody collects, so there is no second path through the code.
 
-Labels have few values each: interfaces, addresses of providers, outcomes. Never an order, a clerk or a payment.
+Labels have few values each: interfaces, addresses of providers, outcomes. Never a resource or a user.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Metrics:
         )
         self.lock_acquire_seconds = Histogram(
             "coordination_lock_acquire_seconds",
-            "From asking for orders' locks to having them (held), or not: timeout, unavailable, cancelled.",
+            "From asking for locks to having them (held), or not: timeout, unavailable, cancelled.",
             ["outcome"],
             buckets=LOCK_SECONDS,
             registry=registry,
         )
         self.locks_held = Gauge(
-            "coordination_locks_held", "Orders whose lock this process holds now.", registry=registry
+            "coordination_locks_held", "Resources whose lock this process holds now.", registry=registry
         )
         self.locks_waiting = Gauge(
             "coordination_locks_waiting", "Calls that stand in line for a lock now.", registry=registry

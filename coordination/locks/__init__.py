@@ -3,8 +3,8 @@ the ensemble within which tokens compare.
 """
 
 from coordination.locks.errors import LockLost, LockTimeout
-from coordination.locks.lease import BatchLease, OrderLease
-from coordination.locks.lock import OrderLocks
+from coordination.locks.lease import BatchLease, ResourceLease
+from coordination.locks.lock import ResourceLocks
 from coordination.locks.lock_node import Holder, Place
 from coordination.locks.queue_watch import QueueChange, QueueWatch
 
@@ -13,9 +13,9 @@ __all__ = [
     "Holder",
     "LockLost",
     "LockTimeout",
-    "OrderLease",
-    "OrderLocks",
     "Place",
     "QueueChange",
     "QueueWatch",
+    "ResourceLease",
+    "ResourceLocks",
 ]

@@ -55,7 +55,7 @@ class Nodes:
 
 
 class Removal:
-    """Removes the lock nodes of one session's `OrderLocks`."""
+    """Removes the lock nodes of one session's `ResourceLocks`."""
 
     def __init__(self, session: Session, metrics: Metrics) -> None:
         self._session = session
@@ -122,8 +122,8 @@ class Removal:
         if error is None and not refused:
             self._pause_s = FIRST_PAUSE_S
             self._gone()
-        elif isinstance(error, NoNodeError):
-            self._gone()
+        elif isinstance(error, NoNodeError) or self._session.state is SessionState.CLOSED:
+            self._gone()  # with its session, at the latest
         elif refused:
             self._under_way += len(nodes.paths) - 1
             for path in nodes.paths:

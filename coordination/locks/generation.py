@@ -33,7 +33,6 @@ from coordination.errors import (
 from coordination.session import requests
 from coordination.session.session import DEFAULT_TIMEOUT_S, Session, Watch
 
-PATH = "/countinghouse/generation"
 FIRST = 1
 MAX_AHEAD = 1000
 """So far may an ensemble be ahead of a database, such as one from a backup: each is an ensemble that was lost."""
@@ -42,7 +41,7 @@ _MAX = 2**63 - 1
 _GARBAGE = 0
 
 
-async def read(session: Session, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str = PATH) -> int | None:
+async def read(session: Session, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str) -> int | None:
     """Return the ensemble's generation, or None if it has none.
 
     Raises:
@@ -55,7 +54,7 @@ async def read(session: Session, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: 
     return None if found is None else found[0]
 
 
-def judge(found: int | None, zxid: int, database_generation: int, newest_zxid: int, *, path: str = PATH) -> int:
+def judge(found: int | None, zxid: int, database_generation: int, newest_zxid: int, *, path: str) -> int:
     """Return the generation of an ensemble that may be used with a database.
 
     Args:
@@ -83,7 +82,7 @@ async def ensure(
     *,
     newest_zxid: int = 0,
     watch: Watch | None = None,
-    path: str = PATH,
+    path: str,
 ) -> int:
     """Return the ensemble's generation, making the first one for a database that has seen none (0).
 
@@ -105,7 +104,7 @@ async def ensure(
     return judge(held, session.last_zxid, database_generation, newest_zxid, path=path)
 
 
-async def advance(session: Session, to: int, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str = PATH) -> int:
+async def advance(session: Session, to: int, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str) -> int:
     """Raise the ensemble's generation to at least `to`; returns what it is then. Never lowers it.
 
     What cannot be a generation beside `to` is written over.

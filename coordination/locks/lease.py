@@ -1,4 +1,4 @@
-"""Leases: the right to act on an order, or on a batch of them, for as long as it can be relied on.
+"""Leases: the right to act on a resource, or on a batch of them, for as long as it can be relied on.
 
             ┌── release() ──────────────────────────▶ RELEASED (also after LOST: the node may still be there)
     HELD ───┤
@@ -9,7 +9,7 @@ Invariants
    promise; a process paused *after* asking is stopped by its fence, not by the lock.
 2. Whoever wants to be told of the loss is told in the turn of the loop in which it is learnt: the session
    was lost or closed, or the time passed until which it was surely alive. A dropped connection alone is no
-   loss: nothing new may begin, but the order is still ours until that time.
+   loss: nothing new may begin, but the resource is still ours until that time.
 3. Who was told finds the lease invalid ever after, also if the session turns out to have survived.
 4. Nobody wants to be told: no timer, no subscription. One of each serves all who want to be.
 
@@ -43,10 +43,10 @@ OnEnd = Callable[[bool], object]
 
 
 class Lease:
-    """What leases of one order and of many have in common.
+    """What leases of one resource and of many have in common.
 
     Attributes:
-        token: grows with every holder of the order; with the generation it is the fence.
+        token: grows with every holder of the resource; with the generation it is the fence.
         session_id: the session in which it was taken.
         waited_s: seconds spent in line; 0.0 if there was nobody.
     """
@@ -143,26 +143,26 @@ class Lease:
         return f"<{type(self).__name__} {self.name} token={self.token} valid={self.valid()}>"
 
 
-class OrderLease(Lease):
-    """The right to act on one order. Made by `OrderLocks.acquire`, or one of a batch.
+class ResourceLease(Lease):
+    """The right to act on one resource. Made by `ResourceLocks.acquire`, or one of a batch.
 
     Attributes:
-        order_id: the order.
-        waited_for: who held the order when last looked before our turn; None if nobody did.
+        resource_id: the resource.
+        waited_for: who held the resource when last looked before our turn; None if nobody did.
     """
 
     def __init__(
-        self, leases: Leases, stake: _Stake, waited_s: float, order_id: str, path: str, waited_for: Holder | None
+        self, leases: Leases, stake: _Stake, waited_s: float, resource_id: str, path: str, waited_for: Holder | None
     ) -> None:
         super().__init__(leases, stake, waited_s)
-        self.order_id = order_id
+        self.resource_id = resource_id
         self.waited_for = waited_for
         self._path = path
 
     @property
     def name(self) -> str:
-        """The order's id."""
-        return self.order_id
+        """The resource's id."""
+        return self.resource_id
 
     def release(self) -> None:
         """See `Lease.release`."""
@@ -170,40 +170,42 @@ class OrderLease(Lease):
 
 
 class BatchLease(Lease):
-    """The right to act on many orders, taken together at one zxid. Made by `OrderLocks.acquire_all`.
+    """The right to act on many resources, taken together at one zxid. Made by `ResourceLocks.acquire_all`.
 
-    ``batch[order_id]`` is the lease of one of them, with the same token: what is written for one order takes one
-    of a batch. An order given up singly is no longer the batch's concern; lost they are all together.
+    ``batch[resource_id]`` is the lease of one of them, with the same token: what is written for one resource takes one
+    of a batch. A resource given up singly is no longer the batch's concern; lost they are all together.
 
     Attributes:
-        orders: the leases by order id, in the order in which they were asked for.
+        resources: the leases by resource id, in the order in which they were asked for.
     """
 
-    def __init__(self, leases: Leases, stake: _Stake, waited_s: float, orders: Sequence[OrderLease]) -> None:
+    def __init__(self, leases: Leases, stake: _Stake, waited_s: float, resources: Sequence[ResourceLease]) -> None:
         super().__init__(leases, stake, waited_s)
-        self.orders: Mapping[str, OrderLease] = MappingProxyType({lease.order_id: lease for lease in orders})
+        self.resources: Mapping[str, ResourceLease] = MappingProxyType(
+            {lease.resource_id: lease for lease in resources}
+        )
 
     @property
     def name(self) -> str:
-        """Some of the orders' ids."""
-        first, *more = self.orders
+        """Some of the resources' ids."""
+        first, *more = self.resources
         return f"{first} and {len(more)} more" if more else first
 
     def release(self) -> None:
         """See `Lease.release`; the deleting is one transaction for all that was not given up singly."""
-        self._leases.give_up(self._stake, [self, *self.orders.values()])
+        self._leases.give_up(self._stake, [self, *self.resources.values()])
 
-    def __getitem__(self, order_id: str) -> OrderLease:
-        return self.orders[order_id]
+    def __getitem__(self, resource_id: str) -> ResourceLease:
+        return self.resources[resource_id]
 
 
 @dataclass(slots=True, eq=False)
 class _Stake:
-    """What the orders taken at one zxid stand on together.
+    """What the resources taken at one zxid stand on together.
 
     Attributes:
         lost: somebody was told so.
-        held: how many of the orders are not released.
+        held: how many of the resources are not released.
     """
 
     token: int
@@ -213,7 +215,7 @@ class _Stake:
 
 
 class Leases:
-    """All leases of one `OrderLocks`: granted, given up, and told of their loss."""
+    """All leases of one `ResourceLocks`: granted, given up, and told of their loss."""
 
     def __init__(self, session: Session, removal: Removal, metrics: Metrics) -> None:
         self.session = session
@@ -224,19 +226,19 @@ class Leases:
         self._unsubscribe: Callable[[], None] | None = None
 
     def grant(
-        self, order_ids: Sequence[str], nodes: Nodes, token: int, waited_s: float, waited_for: Mapping[str, Holder]
-    ) -> list[OrderLease]:
-        """Make the leases of orders taken together: one for each of them, in their order."""
-        stake = _Stake(token, nodes.session_id, lost=False, held=len(order_ids))
+        self, resource_ids: Sequence[str], nodes: Nodes, token: int, waited_s: float, waited_for: Mapping[str, Holder]
+    ) -> list[ResourceLease]:
+        """Make the leases of resources taken together: one for each of them, in their order."""
+        stake = _Stake(token, nodes.session_id, lost=False, held=len(resource_ids))
         self._metrics.locks_held.inc(stake.held)
         return [
-            OrderLease(self, stake, waited_s, order_id, path, waited_for.get(order_id))
-            for order_id, path in zip(order_ids, nodes.paths, strict=True)
+            ResourceLease(self, stake, waited_s, resource_id, path, waited_for.get(resource_id))
+            for resource_id, path in zip(resource_ids, nodes.paths, strict=True)
         ]
 
-    def bind(self, orders: Sequence[OrderLease]) -> BatchLease:
+    def bind(self, resources: Sequence[ResourceLease]) -> BatchLease:
         """Make one lease of those that were granted together."""
-        return BatchLease(self, orders[0]._stake, orders[0].waited_s, orders)
+        return BatchLease(self, resources[0]._stake, resources[0].waited_s, resources)
 
     def give_up(self, stake: _Stake, leases: Sequence[Lease]) -> None:
         """Release those of the leases that are not released yet."""
@@ -246,7 +248,7 @@ class Leases:
             if not lease._released:
                 lease._released = True
                 self._end(lease, lost=False)
-                if isinstance(lease, OrderLease):
+                if isinstance(lease, ResourceLease):
                     paths.append(lease._path)
         if not paths:
             return

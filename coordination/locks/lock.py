@@ -1,14 +1,14 @@
-"""The order lock: clerks queue for a bill in ZooKeeper, and each holder gets a token that grows.
+"""Locks in ZooKeeper: holders queue for a resource, and each of them gets a token that grows.
 
     acquire():   create + list ──first──▶ held ──release()──▶ deleting ──▶ gone
                  (one round trip)           ▲                  (coordination.locks.cleanup)
                       └─not first─▶ waiting ┘ watches its predecessor only; looks again when that goes
 
-    acquire_all() is the same for many orders: one transaction creates all their nodes, one request lists all
+    acquire_all() is the same for many resources: one transaction creates all their nodes, one request lists all
     their shards in the same round trip, and then it waits in one queue after the other.
 
 Invariants
-1. Of an order's living nodes the one with the lowest sequence number holds. Numbers are signed 32-bit
+1. Of a resource's living nodes the one with the lowest sequence number holds. Numbers are signed 32-bit
    counters that wrap, so they are compared by their wrapped difference.
 2. Tokens grow in holding order: a token is the node's czxid, and ZooKeeper gives numbers and zxids in
    the same order. All nodes of one batch share a czxid. Tokens compare within one generation of the ensemble
@@ -27,7 +27,7 @@ Which function makes each move
     _wait_turns   in the queues -> first             Removal.delete  any -> deleting (background)
     Lease.release  held -> deleting                  Removal         deleting -> gone
 
-What it does not do: a holder whose process was replaced keeps the order until its session expires;
+What it does not do: a holder whose process was replaced keeps the resource until its session expires;
 nobody's node is ever deleted by somebody else.
 """
 
@@ -49,13 +49,13 @@ from coordination.deadline import Deadline
 from coordination.errors import Refused, Unavailable, WrongProcess
 from coordination.locks.cleanup import Nodes, Removal, list_surely
 from coordination.locks.errors import LockTimeout
-from coordination.locks.lease import BatchLease, Leases, OrderLease
+from coordination.locks.lease import BatchLease, Leases, ResourceLease
 from coordination.locks.lock_node import (
     MAX_HOLDER_BYTES,
     Holder,
     NodeName,
     Place,
-    check_order_id,
+    check_resource_id,
     line_of,
     made_by,
     shard_name,
@@ -67,28 +67,27 @@ from coordination.session.error_codes import outcome
 from coordination.session.in_flight import Reply
 from coordination.session.session import Session, SessionState
 
-__all__ = ["BatchLease", "Holder", "OrderLease", "OrderLocks", "Place"]
+__all__ = ["BatchLease", "Holder", "Place", "ResourceLease", "ResourceLocks"]
 
 _T = TypeVar("_T")
 
-DEFAULT_ROOT = "/countinghouse/locks"
 DEFAULT_SHARDS = 1024
 SHARDS_PER_TRANSACTION = 128  # 128 creates are about 10 kB, well under ZooKeeper's 1 MB a request
-MAX_ORDERS = 500
-"""Orders in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms."""
+MAX_RESOURCES = 500
+"""Resources in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms."""
 
 REFUSED_PAUSE_S = 0.1
 """Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. Who waits keeps their place."""
-LAST_LOOK_S = 0.05  # kept back from the deadline to learn who holds the order now (at most a tenth of it)
+LAST_LOOK_S = 0.05  # kept back from the deadline to learn who holds the resource now (at most a tenth of it)
 
 
-class OrderLocks:
-    """The locks of all orders, over one session.
+class ResourceLocks:
+    """The locks of all resources, over one session.
 
     Args:
         session: a started session; it may be away.
         root: directory of the shards.
-        shards: how many directories the orders are spread over. Every process must use the same number.
+        shards: how many directories the resources are spread over. Every process must use the same number.
         metrics: counts what happens to locks.
     """
 
@@ -96,7 +95,7 @@ class OrderLocks:
         self,
         session: Session,
         *,
-        root: str = DEFAULT_ROOT,
+        root: str,
         shards: int = DEFAULT_SHARDS,
         metrics: Metrics | None = None,
     ) -> None:
@@ -128,8 +127,8 @@ class OrderLocks:
                 if not await self._session.create_all(batch, timeout_s=_left(deadline)):
                     break  # somebody else is at it: see what is still missing
 
-    async def acquire(self, order_id: str, holder: Holder, *, timeout_s: float) -> OrderLease:
-        """Take an order's lock, waiting in line (first come, first served) for at most `timeout_s` seconds.
+    async def acquire(self, resource_id: str, holder: Holder, *, timeout_s: float) -> ResourceLease:
+        """Take a resource's lock, waiting in line (first come, first served) for at most `timeout_s` seconds.
 
         Returns:
             The lease. Check `ensure()` before each side effect; `release()` it when done.
@@ -137,19 +136,19 @@ class OrderLocks:
         Raises:
             LockTimeout: somebody else still held it, with who that was.
             Unavailable: ZooKeeper is away, or refused. Either error comes within `timeout_s` + 100 ms.
-            ValueError: not an order id: 1–64 of A–Z a–z 0–9 _ . : -
+            ValueError: not a resource id: 1–64 of A–Z a–z 0–9 _ . : -
         """
-        (lease,) = await self._acquire((order_id,), holder, timeout_s, wait=True)
+        (lease,) = await self._acquire((resource_id,), holder, timeout_s, wait=True)
         return lease
 
-    async def acquire_all(self, order_ids: Sequence[str], holder: Holder, *, timeout_s: float) -> BatchLease:
-        """Take the locks of many orders at once: all of them, or none.
+    async def acquire_all(self, resource_ids: Sequence[str], holder: Holder, *, timeout_s: float) -> BatchLease:
+        """Take the locks of many resources at once: all of them, or none.
 
         The places in all queues are taken in one step, so that batches that overlap never block each other
-        for good; then each order's turn is waited for.
+        for good; then each resource's turn is waited for.
 
         Args:
-            order_ids: 1 to `MAX_ORDERS` different ones, of any shards.
+            resource_ids: 1 to `MAX_RESOURCES` different ones, of any shards.
 
         Returns:
             One lease for all of them, which has the lease of each.
@@ -157,38 +156,38 @@ class OrderLocks:
         Raises:
             LockTimeout: somebody else still held one of them: the first that was not had, and who held it.
             Unavailable: ZooKeeper is away, or refused. Either error comes within `timeout_s` + 100 ms.
-            ValueError: not order ids, one of them twice, none, or too many.
+            ValueError: not resource ids, one of them twice, none, or too many.
         """
-        if not 1 <= len(order_ids) <= MAX_ORDERS:
-            raise ValueError(f"a batch is 1 to {MAX_ORDERS} orders, not {len(order_ids)}")
-        if len(set(order_ids)) < len(order_ids):
-            twice = next(order_id for order_id in order_ids if order_ids.count(order_id) > 1)
-            raise ValueError(f"order {twice} is in the batch twice")
-        return self._leases.bind(await self._acquire(tuple(order_ids), holder, timeout_s, wait=True))
+        if not 1 <= len(resource_ids) <= MAX_RESOURCES:
+            raise ValueError(f"a batch is 1 to {MAX_RESOURCES} resources, not {len(resource_ids)}")
+        if len(set(resource_ids)) < len(resource_ids):
+            twice = next(resource_id for resource_id in resource_ids if resource_ids.count(resource_id) > 1)
+            raise ValueError(f"{twice} is in the batch twice")
+        return self._leases.bind(await self._acquire(tuple(resource_ids), holder, timeout_s, wait=True))
 
-    async def enter(self, order_id: str, holder: Holder, *, timeout_s: float) -> OrderLease:
+    async def enter(self, resource_id: str, holder: Holder, *, timeout_s: float) -> ResourceLease:
         """Take a place in line and its token, and go on WITHOUT waiting for one's turn.
 
         It excludes nobody. It exists to show what the other guards stop when the lock guard is switched off.
 
         Raises: as `acquire`, but never LockTimeout.
         """
-        (lease,) = await self._acquire((order_id,), holder, timeout_s, wait=False)
+        (lease,) = await self._acquire((resource_id,), holder, timeout_s, wait=False)
         return lease
 
-    async def queue(self, order_id: str, *, timeout_s: float = 5.0) -> list[Place]:
-        """Return an order's queue, the holder first; empty if nobody is there.
+    async def queue(self, resource_id: str, *, timeout_s: float = 5.0) -> list[Place]:
+        """Return a resource's queue, the holder first; empty if nobody is there.
 
         Raises:
             Unavailable: ZooKeeper is away.
         """
-        check_order_id(order_id)
+        check_resource_id(resource_id)
         deadline = Deadline.after(timeout_s)
-        shard = self._shard_of(order_id)
-        return await self._places(shard, line_of(order_id, await self._list(shard, deadline)), deadline)
+        shard = self._shard_of(resource_id)
+        return await self._places(shard, line_of(resource_id, await self._list(shard, deadline)), deadline)
 
     async def queues(self, *, timeout_s: float = 5.0) -> dict[str, list[Place]]:
-        """Return the queue of every order that has one, by order id. It reads all shards: for people.
+        """Return the queue of every resource that has one, by resource id. It reads all shards: for people.
 
         Raises:
             Unavailable: ZooKeeper is away.
@@ -202,9 +201,9 @@ class OrderLocks:
         reply = await self._session.ask(requests.get_children_of(paths), deadline) if paths else []
         queues: dict[str, list[Place]] = {}
         for path, names in requests.names_of(paths, reply).items():
-            for order_id in sorted({node.order_id for name in names if (node := NodeName.parse(name))}):
-                if places := await self._places(path, line_of(order_id, names), deadline):
-                    queues[order_id] = places
+            for resource_id in sorted({node.resource_id for name in names if (node := NodeName.parse(name))}):
+                if places := await self._places(path, line_of(resource_id, names), deadline):
+                    queues[resource_id] = places
         return queues
 
     async def drained(self, timeout_s: float | None = None) -> bool:
@@ -215,9 +214,9 @@ class OrderLocks:
     # ---- taking places -------------------------------------------------------------------------------
 
     async def _acquire(
-        self, order_ids: tuple[str, ...], holder: Holder, timeout_s: float, *, wait: bool
-    ) -> list[OrderLease]:
-        attempt = self._attempt(order_ids, holder, timeout_s)
+        self, resource_ids: tuple[str, ...], holder: Holder, timeout_s: float, *, wait: bool
+    ) -> list[ResourceLease]:
+        attempt = self._attempt(resource_ids, holder, timeout_s)
         outcome = "unavailable"
         try:
             leases = await self._take(attempt, wait=wait)
@@ -234,16 +233,16 @@ class OrderLocks:
             if attempt.in_line:
                 self._metrics.locks_waiting.dec()
 
-    def _attempt(self, order_ids: tuple[str, ...], holder: Holder, timeout_s: float) -> _Attempt:
-        for order_id in order_ids:
-            check_order_id(order_id)
+    def _attempt(self, resource_ids: tuple[str, ...], holder: Holder, timeout_s: float) -> _Attempt:
+        for resource_id in resource_ids:
+            check_resource_id(resource_id)
         data = holder.to_json()
         if len(data) > MAX_HOLDER_BYTES:
             raise ValueError(f"a holder is described in {MAX_HOLDER_BYTES} bytes at most, not {len(data)}")
-        shards = {order_id: self._shard_of(order_id) for order_id in order_ids}
+        shards = {resource_id: self._shard_of(resource_id) for resource_id in resource_ids}
         return _Attempt(shards, data, time.monotonic(), Deadline.after(timeout_s))
 
-    async def _take(self, attempt: _Attempt, *, wait: bool) -> list[OrderLease]:
+    async def _take(self, attempt: _Attempt, *, wait: bool) -> list[ResourceLease]:
         while True:
             taken, listings = await self._join(attempt)
             try:
@@ -287,7 +286,7 @@ class OrderLocks:
                 raise
 
     def _creation(self, attempt: _Attempt, nonce: str) -> requests.Operation:
-        prefixes = [f"{shard}/{order_id}-{nonce}-" for order_id, shard in attempt.shards.items()]
+        prefixes = [f"{shard}/{resource_id}-{nonce}-" for resource_id, shard in attempt.shards.items()]
         if len(prefixes) == 1:
             return requests.create(prefixes[0], attempt.data, ephemeral=True, sequence=True)
         creates = [requests.Create(prefix, attempt.data, ephemeral=True, sequence=True) for prefix in prefixes]
@@ -313,7 +312,7 @@ class OrderLocks:
         try:
             listings = await self._trying(lambda: list_surely(session, shards, deadline), deadline)
             paths = made_by(nonce, listings)
-            ours = tuple(paths[order_id] for order_id in attempt.shards if order_id in paths)
+            ours = tuple(paths[resource_id] for resource_id in attempt.shards if resource_id in paths)
             stat = await session.ask(requests.exists(ours[0]), deadline) if ours else None
             if stat is not None and stat.ephemeralOwner == session.session_id:
                 found = _Taken(Nodes(ours, stat.ephemeralOwner), stat.czxid), listings
@@ -342,22 +341,22 @@ class OrderLocks:
         Raises:
             LockTimeout, Unavailable: by the attempt's deadline.
         """
-        for (order_id, shard), path in zip(attempt.shards.items(), taken.nodes.paths, strict=True):
-            turn = _Turn(order_id, shard, path.rpartition("/")[2], taken.nodes.session_id)
+        for (resource_id, shard), path in zip(attempt.shards.items(), taken.nodes.paths, strict=True):
+            turn = _Turn(resource_id, shard, path.rpartition("/")[2], taken.nodes.session_id)
             try:
                 if not await self._stand_in_line(attempt, turn, listings[shard]):
                     return False
             except Unavailable:
-                if self._session.state is SessionState.CONNECTED and order_id in attempt.waited_for:
+                if self._session.state is SessionState.CONNECTED and resource_id in attempt.waited_for:
                     # Too slow for the last look, but not away: we do stand in line, and were told behind whom.
-                    raise attempt.timed_out(order_id) from None
+                    raise attempt.timed_out(resource_id) from None
                 raise
         return True
 
     async def _stand_in_line(self, attempt: _Attempt, turn: _Turn, names: list[str]) -> bool:
         last_look = attempt.last_look()
         while True:
-            line = line_of(turn.order_id, names)
+            line = line_of(turn.resource_id, names)
             if turn.name not in line or turn.session_id != self._session.session_id:
                 return False
             position = line.index(turn.name)
@@ -368,7 +367,7 @@ class OrderLocks:
                 self._metrics.locks_waiting.inc()
             if last_look.expired():
                 await self._note_holder(attempt, turn, line[0])
-                raise attempt.timed_out(turn.order_id)
+                raise attempt.timed_out(turn.resource_id)
             await self._watch(attempt, turn, line[position - 1], line[0], last_look)
             names = await self._list(turn.shard, attempt.deadline)
 
@@ -381,7 +380,7 @@ class OrderLocks:
             # `get`, not `exists`: on a node that has just gone `exists` would leave a watch for ever.
             data, _ = await self._session.ask(requests.get(path, watch=True), attempt.deadline)
             if predecessor == holder:
-                attempt.waited_for[turn.order_id] = Holder.from_json(data)
+                attempt.waited_for[turn.resource_id] = Holder.from_json(data)
             else:
                 await self._note_holder(attempt, turn, holder)
             await _wait_for(gone, last_look)
@@ -402,12 +401,12 @@ class OrderLocks:
         except NoNodeError:
             return  # it has just released
         turn.holder = name
-        attempt.waited_for[turn.order_id] = Holder.from_json(data)
+        attempt.waited_for[turn.resource_id] = Holder.from_json(data)
 
     # ---- reading -------------------------------------------------------------------------------------
 
-    def _shard_of(self, order_id: str) -> str:
-        return f"{self._root}/{shard_of(order_id, self._shards)}"
+    def _shard_of(self, resource_id: str) -> str:
+        return f"{self._root}/{shard_of(resource_id, self._shards)}"
 
     async def _list(self, shard: str, deadline: Deadline) -> list[str]:
         try:
@@ -463,10 +462,10 @@ class _Attempt:
     """One call of `acquire` or `acquire_all`, and what it has learned so far.
 
     Attributes:
-        shards: the path of each order's shard.
+        shards: the path of each resource's shard.
         data: who asks, as it is written into the nodes.
         in_line: it had to wait.
-        waited_for: who held which order when last looked.
+        waited_for: who held which resource when last looked.
     """
 
     shards: dict[str, str]
@@ -479,11 +478,11 @@ class _Attempt:
     def distinct_shards(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.shards.values()))
 
-    def timed_out(self, order_id: str) -> LockTimeout:
-        return LockTimeout(order_id, self.waited_for.get(order_id), time.monotonic() - self.started)
+    def timed_out(self, resource_id: str) -> LockTimeout:
+        return LockTimeout(resource_id, self.waited_for.get(resource_id), time.monotonic() - self.started)
 
     def last_look(self) -> Deadline:
-        """When to stop waiting: early enough to look once more who holds the order."""
+        """When to stop waiting: early enough to look once more who holds the resource."""
         return Deadline(self.deadline.at - min(LAST_LOOK_S, (self.deadline.at - self.started) / 10))
 
 
@@ -491,7 +490,7 @@ class _Attempt:
 class _Turn:
     """Our place in one queue; `holder` is the node of whom we know that it is first."""
 
-    order_id: str
+    resource_id: str
     shard: str
     name: str
     session_id: int
@@ -499,7 +498,7 @@ class _Turn:
 
 
 def _taken(made: Any, session_id: int) -> _Taken:
-    """Read the reply to `OrderLocks._creation`.
+    """Read the reply to `ResourceLocks._creation`.
 
     Raises:
         NoNodeError: a shard is missing, so nothing was made.

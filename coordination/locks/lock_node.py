@@ -1,8 +1,8 @@
-"""An order's queue as it stands in ZooKeeper: the names of its nodes, their order, and who they say they are.
+"""A resource's queue as it stands in ZooKeeper: the names of its nodes, their order, and who they say they are.
 
-    <root>/<shard>/<order>-<nonce>-<sequence>       ephemeral, data: who (JSON)
+    <root>/<shard>/<resource>-<nonce>-<sequence>       ephemeral, data: who (JSON)
 
-Pure: nothing here asks ZooKeeper. An order's shard is its CRC-32 modulo the number of shards. The nonce tells one
+Pure: nothing here asks ZooKeeper. A resource's shard is its CRC-32 modulo the number of shards. The nonce tells one
 attempt's nodes from all others; all nodes of one batch carry the same. The sequence is the counter of the shard's
 directory, signed, 32 bits wide, and it wraps.
 """
@@ -13,9 +13,9 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_ORDER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_RESOURCE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 # Java prints the number with %010d: ten characters, the sign included, so nine or ten digits after a sign.
 _NODE = re.compile(r"([A-Za-z0-9_.:-]{1,64})-([0-9a-f]{16})-(\d{10}|-\d{9,10})")
 
@@ -28,52 +28,47 @@ class Holder:
     """Who stands in a queue, as shown to the others.
 
     Attributes:
-        clerk: the person's id.
-        role: cashier or accountant.
-        instance: the service process that acts for them.
-        payment: the payment they are settling.
+        owner: who acts, such as a user's name.
+        details: what else is shown, such as the process that acts for them. Names are not `owner` or `since_ms`.
         since_ms: when they asked, Unix milliseconds by their own clock; for display only.
     """
 
-    clerk: str
-    role: str
-    instance: str
-    payment: str
-    since_ms: int
+    owner: str
+    details: Mapping[str, str] = field(default_factory=dict)
+    since_ms: int = 0
+
+    def __str__(self) -> str:
+        """Return the owner, and the details in parentheses."""
+        details = ", ".join(detail for detail in self.details.values() if detail)
+        return f"{self.owner} ({details})" if details else self.owner
 
     def to_json(self) -> bytes:
-        """Return the node's data."""
-        fields = {
-            "clerk": self.clerk,
-            "role": self.role,
-            "instance": self.instance,
-            "payment": self.payment,
-            "since_ms": self.since_ms,
-        }
+        """Return the node's data: one flat object."""
+        fields = {"owner": self.owner, **self.details, "since_ms": self.since_ms}
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Holder:
-        """Read a node's data; what is missing or malformed reads as "?" (or 0), for it is only shown."""
+        """Read a node's data; what is missing or malformed reads as "?" (or 0), for it is only shown.
+
+        The first release wrote `clerk` where `owner` is now.
+        """
         try:
             fields = json.loads(data) if len(data) <= MAX_HOLDER_BYTES else None
         except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
-            fields = {}
-        since_ms = fields.get("since_ms")
-        return cls(
-            clerk=str(fields.get("clerk", "?")),
-            role=str(fields.get("role", "?")),
-            instance=str(fields.get("instance", "?")),
-            payment=str(fields.get("payment", "?")),
-            since_ms=since_ms if isinstance(since_ms, int) else 0,
-        )
+            return cls("?")
+        since_ms = fields.pop("since_ms", 0)
+        first_release = fields.pop("clerk", "?")
+        owner = fields.pop("owner", first_release)
+        details = {str(name): str(value) for name, value in fields.items()}
+        return cls(str(owner), details, since_ms if isinstance(since_ms, int) else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One node of an order's queue: position 0 holds; token is its czxid."""
+    """One node of a resource's queue: position 0 holds; token is its czxid."""
 
     position: int
     token: int
@@ -84,25 +79,25 @@ class Place:
 class NodeName:
     """A lock node's name, taken apart."""
 
-    order_id: str
+    resource_id: str
     nonce: str
     sequence: int
 
     @classmethod
     def parse(cls, name: str) -> NodeName | None:
-        """Take a name apart from the right, since order ids may hold '-'; None if it is not a lock's."""
+        """Take a name apart from the right, since resource ids may hold '-'; None if it is not a lock's."""
         match = _NODE.fullmatch(name)
         return cls(match[1], match[2], int(match[3])) if match else None
 
 
-def check_order_id(order_id: str) -> None:
+def check_resource_id(resource_id: str) -> None:
     """Do nothing if it is one.
 
     Raises:
         ValueError: it is not.
     """
-    if not _ORDER_ID.fullmatch(order_id):
-        raise ValueError(f"not an order id (1-64 of A-Z a-z 0-9 _ . : -): {order_id!r}")
+    if not _RESOURCE_ID.fullmatch(resource_id):
+        raise ValueError(f"not a resource id (1-64 of A-Z a-z 0-9 _ . : -): {resource_id!r}")
 
 
 def shard_name(number: int) -> str:
@@ -110,9 +105,9 @@ def shard_name(number: int) -> str:
     return f"{number:04d}"
 
 
-def shard_of(order_id: str, shards: int) -> str:
-    """Return the name of the directory that holds an order's nodes."""
-    return shard_name(zlib.crc32(order_id.encode()) % shards)
+def shard_of(resource_id: str, shards: int) -> str:
+    """Return the name of the directory that holds a resource's nodes."""
+    return shard_name(zlib.crc32(resource_id.encode()) % shards)
 
 
 def ahead_by(sequence: int, other: int) -> int:
@@ -123,13 +118,13 @@ def ahead_by(sequence: int, other: int) -> int:
     return (other - sequence + 2**31) % 2**32 - 2**31
 
 
-def line_of(order_id: str, names: Iterable[str]) -> list[str]:
-    """Return the names of one order's nodes, out of a shard's, in queue order."""
-    prefix = order_id + "-"
+def line_of(resource_id: str, names: Iterable[str]) -> list[str]:
+    """Return the names of one resource's nodes, out of a shard's, in queue order."""
+    prefix = resource_id + "-"
     nodes = [
         (name, node.sequence)
         for name in names
-        if name.startswith(prefix) and (node := NodeName.parse(name)) and node.order_id == order_id
+        if name.startswith(prefix) and (node := NodeName.parse(name)) and node.resource_id == resource_id
     ]
     if not nodes:
         return []
@@ -138,9 +133,9 @@ def line_of(order_id: str, names: Iterable[str]) -> list[str]:
 
 
 def made_by(nonce: str, listings: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Return the paths of one attempt's nodes, by order id, out of the names in each shard."""
+    """Return the paths of one attempt's nodes, by resource id, out of the names in each shard."""
     return {
-        node.order_id: f"{shard}/{name}"
+        node.resource_id: f"{shard}/{name}"
         for shard, names in listings.items()
         for name in names
         if nonce in name and (node := NodeName.parse(name)) and node.nonce == nonce

@@ -1,4 +1,4 @@
-"""The queues of all orders, live: one watch on ZooKeeper, whatever the number of shards.
+"""The queues of all resources, live: one watch on ZooKeeper, whatever the number of shards.
 
     AWAY ──connected: add_watch, then list──▶ LIVE ──an event for each node that comes or goes──▶ LIVE
       ▲                                        │
@@ -34,7 +34,6 @@ from kazoo.exceptions import NoNodeError, UnimplementedError
 
 from coordination.deadline import Deadline
 from coordination.errors import CoordinationError, Refused, Unavailable
-from coordination.locks.lock import DEFAULT_ROOT
 from coordination.locks.lock_node import Holder, NodeName, Place, ahead_by
 from coordination.session import requests
 from coordination.session.session import Session, SessionChange, SessionState
@@ -46,24 +45,24 @@ MAX_EVENTS = 20_000  # not yet looked at; beyond them a new list is cheaper
 
 @dataclass(frozen=True, slots=True)
 class QueueChange:
-    """An order's queue after one change, the holder first; empty: nobody is there any more."""
+    """A resource's queue after one change, the holder first; empty: nobody is there any more."""
 
-    order_id: str
+    resource_id: str
     queue: tuple[Place, ...]
 
 
 class QueueWatch:
-    """Follows the queues of all orders, over one session: ``async with QueueWatch(session) as watch``.
+    """Follows the queues of all resources, over one session: ``async with QueueWatch(session, root=root) as watch``.
 
     Args:
-        root: directory of the shards, as `OrderLocks` has it.
+        root: directory of the shards, as `ResourceLocks` has it.
     """
 
-    def __init__(self, session: Session, *, root: str = DEFAULT_ROOT) -> None:
+    def __init__(self, session: Session, *, root: str) -> None:
         self._session = session
         self._root = root
         self._live = False
-        self._nodes: dict[str, dict[NodeName, _Node]] = {}  # by order id
+        self._nodes: dict[str, dict[NodeName, _Node]] = {}  # by resource id
         self._events: list[tuple[int, str]] = []
         self._gap = False
         self._news = asyncio.Event()
@@ -89,8 +88,8 @@ class QueueWatch:
         return self._live
 
     def queues(self) -> dict[str, tuple[Place, ...]]:
-        """Return the queue of every order that has one, by order id in alphabetical order."""
-        return {order_id: self._queue(order_id) for order_id in sorted(self._nodes)}
+        """Return the queue of every resource that has one, by resource id in alphabetical order."""
+        return {resource_id: self._queue(resource_id) for resource_id in sorted(self._nodes)}
 
     async def changes(self) -> AsyncIterator[list[QueueChange]]:
         """Tell of every change, those together that came together; first of what is there. Ends with the session.
@@ -145,9 +144,9 @@ class QueueWatch:
         self._live = True
         after = self.queues()
         return [
-            QueueChange(order_id, after.get(order_id, ()))
-            for order_id in sorted(before.keys() | after.keys())
-            if before.get(order_id) != after.get(order_id)
+            QueueChange(resource_id, after.get(resource_id, ()))
+            for resource_id in sorted(before.keys() | after.keys())
+            if before.get(resource_id) != after.get(resource_id)
         ]
 
     async def _apply(self) -> list[QueueChange]:
@@ -161,20 +160,20 @@ class QueueWatch:
             if (kind == requests.CREATED and path in came and self._add(came[path])) or (
                 kind == requests.DELETED and self._remove(node)
             ):
-                changes.append(QueueChange(node.order_id, self._queue(node.order_id)))
+                changes.append(QueueChange(node.resource_id, self._queue(node.resource_id)))
         return changes
 
     def _add(self, node: _Node) -> bool:
         """Show a node; False if it is shown already."""
-        nodes = self._nodes.setdefault(node.name.order_id, {})
+        nodes = self._nodes.setdefault(node.name.resource_id, {})
         return nodes.setdefault(node.name, node) is node
 
     def _remove(self, name: NodeName) -> bool:
         """Show a node no more; False if it was not shown."""
-        nodes = self._nodes.get(name.order_id, {})
+        nodes = self._nodes.get(name.resource_id, {})
         shown = nodes.pop(name, None) is not None
         if shown and not nodes:
-            del self._nodes[name.order_id]
+            del self._nodes[name.resource_id]
         return shown
 
     # ---- reading -------------------------------------------------------------------------------------
@@ -182,7 +181,7 @@ class QueueWatch:
     async def _list(self) -> list[str]:
         try:
             shards = await self._session.ask(requests.get_children(self._root), _soon())
-        except NoNodeError:  # nobody has ever locked an order
+        except NoNodeError:  # nobody has ever locked a resource
             return []
         paths = [f"{self._root}/{shard}" for shard in shards]
         reply = await self._session.ask(requests.get_children_of(paths), _soon()) if paths else []
@@ -198,8 +197,8 @@ class QueueWatch:
             if node is not None
         }
 
-    def _queue(self, order_id: str) -> tuple[Place, ...]:
-        nodes = list(self._nodes.get(order_id, {}).values())
+    def _queue(self, resource_id: str) -> tuple[Place, ...]:
+        nodes = list(self._nodes.get(resource_id, {}).values())
         nodes.sort(key=cmp_to_key(lambda one, other: -ahead_by(one.name.sequence, other.name.sequence)))
         return tuple(Place(position, node.token, node.holder) for position, node in enumerate(nodes))
 

@@ -18,6 +18,7 @@ import services
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
+from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _PYTHON = (3, 11)
 _ZOOKEEPER_TIMEOUT_S = 5.0
@@ -285,11 +286,11 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
     try:
         async with Session(where, name="doctor") as session:
             await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
-            await session.ask(requests.sync(generation.PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
-            found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S)
+            await session.ask(requests.sync(GENERATION_PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
+            found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
             for each in seen.values():
                 if each.generation:
-                    generation.judge(found, session.last_zxid, each.generation, each.zxid)
+                    generation.judge(found, session.last_zxid, each.generation, each.zxid, path=GENERATION_PATH)
     except EnsembleUnfit as error:
         findings.append(Finding("generation", False, f"{error}; {said}; {remedy}"))
     except (CoordinationError, ValueError) as error:
@@ -326,7 +327,7 @@ async def _advanced(address: str, to: int) -> Finding:
 
     async with Session(address, name="doctor") as session:
         await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
-        now = await generation.advance(session, to, timeout_s=_ZOOKEEPER_TIMEOUT_S)
+        now = await generation.advance(session, to, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
     return Finding(
         "new generation", True, f"ZooKeeper at {address} is now at {now}; running services go on by themselves"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,14 +12,17 @@ import typer
 from services.cli import output, streams
 from services.cli.arguments import calling
 from services.kernel.principal import Role
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 if TYPE_CHECKING:
-    from coordination.locks import Place, QueueWatch
+    from coordination.locks import Holder, Place, QueueWatch
     from services.cli.client import Client
 
     Queue = Sequence[Place]
 
 _TITLE = "locks"
+#: Of a holder, what the payment service says beside the name.
+_DETAILS = ("role", "instance", "payment")
 _COLUMNS = ("order", "", "clerk", "role", "instance", "payment", "since")
 _AWAY = "ZooKeeper is away; this goes on when it is back"
 _NOBODY = "nobody is settling a bill at this moment"
@@ -40,9 +42,9 @@ async def locks(client: Client, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         _refuse_options_before(context.invoked_subcommand, context)
         return
-    from coordination.locks.lock import OrderLocks  # noqa: PLC0415  `--help` does without
+    from coordination.locks.lock import ResourceLocks  # noqa: PLC0415  `--help` does without
 
-    queues = await OrderLocks(await client.session()).queues(timeout_s=client.remaining_s)
+    queues = await ResourceLocks(await client.session(), root=LOCKS_ROOT).queues(timeout_s=client.remaining_s)
     if client.as_json:
         output.print_json({"queues": [_document(order_id, queue) for order_id, queue in queues.items()]})
     elif queues:
@@ -63,7 +65,7 @@ async def watch(client: Client) -> None:
     """
     from coordination.locks.queue_watch import QueueWatch  # noqa: PLC0415
 
-    async with QueueWatch(await client.session()) as queues:
+    async with QueueWatch(await client.session(), root=LOCKS_ROOT) as queues:
         if sys.stdout.isatty() and not client.as_json:
             await _draw(queues)
         else:
@@ -86,9 +88,9 @@ async def _tell(queues: QueueWatch, *, as_json: bool) -> None:
     async for changes in queues.changes():
         for change in changes:
             if as_json:
-                output.print_json_line(_document(change.order_id, change.queue))
+                output.print_json_line(_document(change.resource_id, change.queue))
             else:
-                output.print_line(f"{change.order_id}: {_sentence(change.queue)}", flush=True)
+                output.print_line(f"{change.resource_id}: {_sentence(change.queue)}", flush=True)
         if streams.unread():
             return
         if not queues.live:
@@ -105,8 +107,24 @@ def _refuse_options_before(subcommand: str, context: typer.Context) -> None:
 def _document(order_id: str, queue: Queue) -> dict[str, Any]:
     return {
         "order_id": order_id,
-        "queue": [{"position": place.position, "token": place.token, **asdict(place.holder)} for place in queue],
+        "queue": [_place_document(place) for place in queue],
     }
+
+
+def _place_document(place: Place) -> dict[str, Any]:
+    holder = place.holder
+    details = {name: holder.details.get(name, "?") for name in _DETAILS}
+    return {
+        "position": place.position,
+        "token": place.token,
+        "clerk": holder.owner,
+        **details,
+        "since_ms": holder.since_ms,
+    }
+
+
+def _name(holder: Holder) -> str:
+    return f"{holder.owner} ({holder.details.get('role', '?')}, {holder.details.get('instance', '?')})"
 
 
 def _rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
@@ -114,10 +132,8 @@ def _rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
         (
             order_id,
             "holds" if place.position == 0 else f"waits, {place.position} ahead",
-            place.holder.clerk,
-            place.holder.role,
-            place.holder.instance,
-            place.holder.payment,
+            place.holder.owner,
+            *(place.holder.details.get(name, "?") for name in _DETAILS),
             output.moment(place.holder.since_ms),
         )
         for order_id, queue in queues.items()
@@ -128,5 +144,5 @@ def _rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
 def _sentence(queue: Queue) -> str:
     if not queue:
         return "nobody"
-    names = [f"{place.holder.clerk} ({place.holder.role}, {place.holder.instance})" for place in queue]
+    names = [_name(place.holder) for place in queue]
     return f"{names[0]} holds" + "".join(f"; {name} waits" for name in names[1:])

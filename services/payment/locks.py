@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from coordination.errors import Refused, Unavailable
 from coordination.locks import LockLost, LockTimeout
-from coordination.locks.lock import Holder, OrderLease, OrderLocks
+from coordination.locks.lock import Holder, ResourceLease, ResourceLocks
 from services.kernel import errors
 from services.kernel.clock import Clock, Deadline
 from services.kernel.fence import Fence
@@ -18,15 +18,15 @@ from services.runtime.ensemble import Ensemble
 class Hold:
     """A held lock."""
 
-    def __init__(self, lease: OrderLease, fence: Fence) -> None:
+    def __init__(self, lease: ResourceLease, fence: Fence) -> None:
         self._lease = lease
         self.fence = fence
 
     def ensure(self) -> None:
         """Lets the next side effect begin.
 
-        This is no more than good manners towards the next holder: between this line and the effect the process may
-        be paused. What makes the effect safe is the fence inside it.
+        It only fails fast: between this line and the effect the process may be paused. The fencing token in the
+        write guarantees safety.
 
         Raises:
             Aborted: ORDER_LOCK_LOST.
@@ -36,8 +36,8 @@ class Hold:
         except LockLost as lost:
             raise errors.Aborted(
                 "ORDER_LOCK_LOST",
-                f"the lock of {self._lease.order_id} may be somebody else's by now; ask again with the same id",
-                metadata={"order_id": self._lease.order_id, "guard": "lock"},
+                f"the lock of {self._lease.resource_id} may be somebody else's by now; ask again with the same id",
+                metadata={"order_id": self._lease.resource_id, "guard": "lock"},
                 retry_after_ms=50,
             ) from lost
 
@@ -50,7 +50,9 @@ class CoordinatedLocks:
         wait_turn: False, with the guard `lock` off: take a place and its fence, and go on at once.
     """
 
-    def __init__(self, locks: OrderLocks, ensemble: Ensemble, clock: Clock, *, instance: str, wait_turn: bool) -> None:
+    def __init__(
+        self, locks: ResourceLocks, ensemble: Ensemble, clock: Clock, *, instance: str, wait_turn: bool
+    ) -> None:
         self._locks = locks
         self._ensemble = ensemble
         self._clock = clock
@@ -67,7 +69,8 @@ class CoordinatedLocks:
         """
         self._ensemble.check()
         deadline = Deadline.after(wait_s, self._clock)
-        holder = Holder(clerk.name, clerk.role, self._instance, payment_id, self._clock.now_ms())
+        details = {"role": str(clerk.role), "instance": self._instance, "payment": payment_id}
+        holder = Holder(clerk.name, details, self._clock.now_ms())
         take = self._locks.acquire if self._wait_turn else self._locks.enter
         try:
             lease = await take(order_id, holder, timeout_s=wait_s)
@@ -88,18 +91,19 @@ class CoordinatedLocks:
 
 
 def _locked(timeout: LockTimeout) -> errors.Aborted:
-    holder = timeout.holder
-    who = f"{holder.clerk} ({holder.role})" if holder else "somebody else"
+    holder, order_id = timeout.holder, timeout.resource_id
+    shown = holder.details if holder else {}
+    who = f"{holder.owner} ({shown.get('role', '?')})" if holder else "somebody else"
     waited_ms = round(timeout.waited_s * 1000)
     return errors.Aborted(
         "ORDER_LOCKED",
-        f"{timeout.order_id} is being settled by {who}; waited {waited_ms} ms, ask again with the same id",
+        f"{order_id} is being settled by {who}; waited {waited_ms} ms, ask again with the same id",
         metadata={
-            "order_id": timeout.order_id,
-            "holder": holder.clerk if holder else "",
-            "holder_role": holder.role if holder else "",
-            "holder_instance": holder.instance if holder else "",
-            "holder_payment_id": holder.payment if holder else "",
+            "order_id": order_id,
+            "holder": holder.owner if holder else "",
+            "holder_role": shown.get("role", ""),
+            "holder_instance": shown.get("instance", ""),
+            "holder_payment_id": shown.get("payment", ""),
             "waited_ms": str(waited_ms),
             "guard": "lock",
         },

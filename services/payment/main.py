@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coordination.grpc_channel import open_channel
-from coordination.locks import OrderLocks
+from coordination.locks import ResourceLocks
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
@@ -21,6 +21,7 @@ from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.server import Parts, Runtime, Service, run
 from services.runtime.tokens import TokenFile
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 
 async def build(runtime: Runtime) -> Parts:
@@ -28,7 +29,7 @@ async def build(runtime: Runtime) -> Parts:
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
     store = PaymentStore(runtime.database, guards)
     await store.prepare()
-    locks = OrderLocks(runtime.session, metrics=runtime.metrics)
+    locks = ResourceLocks(runtime.session, metrics=runtime.metrics, root=LOCKS_ROOT)
     outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
     operations = PaymentOperations(
         store=store,

@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from coordination.locks import OrderLocks
+from coordination.locks import ResourceLocks
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError
 from services.payment.operations import PaymentOperations
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 class LockPreparer:
     """Makes the directories of the order locks once ZooKeeper is there, so that no clerk waits for one to be made."""
 
-    def __init__(self, session: Session, locks: OrderLocks) -> None:
+    def __init__(self, session: Session, locks: ResourceLocks) -> None:
         self._session = session
         self._locks = locks
 

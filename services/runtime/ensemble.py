@@ -26,6 +26,7 @@ from coordination.locks import generation
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
 from services.runtime.database import Database, read_newest_fence, write_generation
+from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _RETRY_S = 0.5
 _TIMEOUT_S = 5.0
@@ -115,7 +116,7 @@ class Ensemble:
             await self._session.wait_connected(_TIMEOUT_S)
             session_id = self._session.session_id
             found = await generation.ensure(
-                self._session, known, _TIMEOUT_S, newest_zxid=newest_zxid, watch=changed.set
+                self._session, known, _TIMEOUT_S, newest_zxid=newest_zxid, watch=changed.set, path=GENERATION_PATH
             )
             if found > known:
                 await write_generation(self._database, self._table, found)

@@ -14,7 +14,7 @@ from tests.architecture.code import PACKAGES, dotted, modules, tree
 _MADE_IN_MAIN = {
     *("create_engine", "create_async_engine", "Database"),
     *("insecure_channel", "secure_channel", "Channel", "server"),
-    *("KazooClient", "Session", "OrderLocks", "Discovery", "Registration"),
+    *("KazooClient", "Session", "ResourceLocks", "Discovery", "Registration"),
     *("SystemClock", "ManualClock", "RandomIds", "Random", "SystemRandom", "dice"),
     *("get_event_loop", "new_event_loop"),
 }

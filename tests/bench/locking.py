@@ -30,7 +30,7 @@ from pathlib import Path
 import uvloop
 from kazoo.client import KazooClient
 
-from coordination.locks.lock import Holder, OrderLocks
+from coordination.locks.lock import Holder, ResourceLocks
 from coordination.session import Session
 from services.cli import output
 from tests.bench.figures import Figure
@@ -43,7 +43,7 @@ _THREADS, _KAZOOS_PER_BLOCK = 16, 160
 _BATCH = 50
 _BATCHES_PER_BLOCK = 3
 _TIMEOUT_S = 30.0
-_HOLDER = Holder("li", "cashier", "bench", "pay_bench", 0)
+_HOLDER = Holder("li", {"role": "cashier", "instance": "bench", "payment": "pay_bench"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Comparison:
 class Contest:
     """Ours and kazoo's at one server."""
 
-    def __init__(self, locks: OrderLocks, kazoo: KazooClient) -> None:
+    def __init__(self, locks: ResourceLocks, kazoo: KazooClient) -> None:
         self._locks = locks
         self._kazoo = kazoo
         self._numbers = itertools.count()
@@ -225,7 +225,7 @@ async def contest(zookeeper: str) -> AsyncIterator[Contest]:
     try:
         async with Session(zookeeper, name="bench") as session:
             await session.wait_connected(_TIMEOUT_S)
-            locks = OrderLocks(session, root="/bench/ours")
+            locks = ResourceLocks(session, root="/bench/ours")
             await locks.prepare(_TIMEOUT_S)
             yield Contest(locks, kazoo)
     finally:

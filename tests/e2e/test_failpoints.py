@@ -28,7 +28,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from coordination.locks import OrderLocks
+from coordination.locks import ResourceLocks
 from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
@@ -42,6 +42,7 @@ from services.demo.stage import NotBroughtAbout
 from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
 from services.kernel.clock import SystemClock
 from services.runtime.failpoints import NAMES
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.architecture.code import ACQUIRER, SERVICES, modules, tree
 from tests.e2e import deeds
 from tests.e2e.conftest import SESSION_TIMEOUT_S, SETTINGS, options
@@ -150,7 +151,7 @@ class House:
     """
 
     teller: Teller
-    locks: OrderLocks
+    locks: ResourceLocks
     history: HistoryWriter
     path: Path
 
@@ -168,7 +169,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_star
             teller_at(stack, history) as teller,
         ):
             assert await teller.open_wallet("merchant") == MERCHANT
-            yield House(teller, OrderLocks(session), history, path)
+            yield House(teller, ResourceLocks(session, root=LOCKS_ROOT), history, path)
 
 
 def test_every_failpoint_in_the_code_is_there() -> None:
@@ -298,7 +299,7 @@ async def in_the_way(house: House, one: Deed, rival: asyncio.Task[Seen]) -> None
     async with asyncio.timeout(QUIET_S):
         while not rival.done():
             queue = await house.locks.queue(one.order_id) if one.order_id else []
-            if any(place.position and place.holder.clerk == one.rival.person.name for place in queue):
+            if any(place.position and place.holder.owner == one.rival.person.name for place in queue):
                 return
             await asyncio.sleep(_LOOK_S)
 

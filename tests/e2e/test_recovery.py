@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from kazoo.exceptions import NoNodeError
 
-from coordination.locks.lock import Holder, OrderLocks
+from coordination.locks.lock import Holder, ResourceLocks
 from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
@@ -20,6 +20,7 @@ from services.devstack.state import InstanceState
 from services.devstack.supervisor import Stack
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Aborted, AlreadyExists, Unavailable
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import new_id
 from tests.e2e.teller import Teller, charges, payment_in, settle_request, states, teller_at
@@ -158,8 +159,8 @@ class TestLoad:
         bills = [(await busy.bill(), new_id("settle")) for _ in range(20)]
         pid = busy.stack.instance(ONE).pid
         async with Session(busy.stack.zookeeper, name="test") as session:
-            locks = OrderLocks(session)
-            me = Holder("test", "operator", "test", "", SystemClock().now_ms())
+            locks = ResourceLocks(session, root=LOCKS_ROOT)
+            me = Holder("test", {"role": "operator", "instance": "test"}, SystemClock().now_ms())
             leases = [await locks.acquire(order_id, me, timeout_s=5) for order_id, _ in bills]
             running = [
                 asyncio.create_task(press(busy, busy.cashier, ONE, order_id, key, timeout_s=10))

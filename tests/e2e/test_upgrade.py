@@ -20,6 +20,7 @@ from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from services.runtime.logins import Roles
 from services.runtime.roles import prepare
+from services.runtime.zookeeper_paths import GENERATION_PATH
 from tests.e2e.conftest import options
 from tests.e2e.desk import Desk
 from tests.e2e.teller import teller_at
@@ -72,7 +73,7 @@ async def upgraded(
     data = tmp_path_factory.mktemp("upgraded") / "data"
     async with Session(rebuilt.hosts) as session:
         await session.ensure_path(f"/{kind}/countinghouse")
-        await generation.advance(session, GENERATION, path=f"/{kind}{generation.PATH}")
+        await generation.advance(session, GENERATION, path=f"/{kind}{GENERATION_PATH}")
     if kind == "sqlite":
         restore_files(data)
         async with Stack(options(data, zookeeper=f"{rebuilt.hosts}/{kind}", database="sqlite")) as stack:

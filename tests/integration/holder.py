@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 
 from coordination.locks import LockLost
-from coordination.locks.lock import OrderLease, OrderLocks
+from coordination.locks.lock import ResourceLease, ResourceLocks
 from coordination.session import Session
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import CASHIER
 from tests.integration.zookeeper import TICK_S, until
 
@@ -56,10 +57,10 @@ class Books:
 class Till:
     """All the orders of this process, and what became of their writes."""
 
-    def __init__(self, books: Books, locks: list[OrderLocks]) -> None:
+    def __init__(self, books: Books, locks: list[ResourceLocks]) -> None:
         self._books = books
         self._locks = locks
-        self._leases: dict[str, OrderLease] = {}
+        self._leases: dict[str, ResourceLease] = {}
         self.written = self.refused = 0
 
     async def all_at_work(self, orders: list[str]) -> list[asyncio.Task[None]]:
@@ -79,7 +80,7 @@ class Till:
                 holder.cancel()
             await asyncio.wait(holders)
 
-    async def _take(self, orders: list[str]) -> list[OrderLease]:
+    async def _take(self, orders: list[str]) -> list[ResourceLease]:
         while missing := [order for order in orders if order not in self._leases or not self._leases[order].valid()]:
             desks = [self._locks[number % SESSIONS] for number in range(len(missing))]
             leases = await asyncio.gather(
@@ -88,7 +89,7 @@ class Till:
             self._leases.update(zip(missing, leases, strict=True))
         return list(self._leases.values())
 
-    async def go_round(self, lease: OrderLease) -> None:
+    async def go_round(self, lease: ResourceLease) -> None:
         """One holder, until it may not go on."""
         while True:
             asked_at_s = time.monotonic()
@@ -96,7 +97,7 @@ class Till:
                 lease.ensure()
             except LockLost:
                 return
-            self._books.begin_effect(asked_at_s, lease.order_id, lease.token)
+            self._books.begin_effect(asked_at_s, lease.resource_id, lease.token)
             self._write(lease)
             await asyncio.sleep(0)
 
@@ -106,14 +107,14 @@ class Till:
         for lease in on_the_way:
             asked_at_s = time.monotonic()
             lease.ensure()
-            self._books.begin_effect(asked_at_s, lease.order_id, lease.token)
+            self._books.begin_effect(asked_at_s, lease.resource_id, lease.token)
         self.written = self.refused = 0
         os.kill(os.getpid(), signal.SIGSTOP)
         for lease in on_the_way:
             self._write(lease)
 
-    def _write(self, lease: OrderLease) -> None:
-        if self._books.write(lease.order_id, lease.token):
+    def _write(self, lease: ResourceLease) -> None:
+        if self._books.write(lease.resource_id, lease.token):
             self.written += 1
         else:
             self.refused += 1
@@ -128,7 +129,7 @@ async def main(hosts: str, directory: str, count: str, on_the_way: str) -> None:
     sessions = [Session(hosts, timeout_s=SHORTEST_S, name=f"holder-{number}") for number in range(SESSIONS)]
     for session in sessions:
         await session.start()
-    till = Till(Books(Path(directory)), [OrderLocks(session) for session in sessions])
+    till = Till(Books(Path(directory)), [ResourceLocks(session, root=LOCKS_ROOT) for session in sessions])
     orders = [f"bill-{number}" for number in range(int(count))]
     holders = await till.all_at_work(orders)
     if int(on_the_way):

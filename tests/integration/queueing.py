@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from coordination.locks.lock import DEFAULT_ROOT, Holder, OrderLocks
+from coordination.locks import Holder, ResourceLocks
 from coordination.session import Session
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.zookeeper import until
 
 SLACK_S = 0.1
 """What the lock promises: a call returns this much after its deadline at most."""
 
-CASHIER = Holder("alice", "cashier", "payment-1", "pay-1", 1_700_000_000_000)
-ACCOUNTANT = Holder("bob", "accountant", "payment-2", "pay-2", 1_700_000_000_500)
+CASHIER = Holder("alice", {"role": "cashier", "instance": "payment-1"}, 1_700_000_000_000)
+ACCOUNTANT = Holder("bob", {"role": "accountant", "instance": "payment-2"}, 1_700_000_000_500)
 
 
-async def nodes_left(session: Session, root: str = DEFAULT_ROOT) -> list[str]:
+async def nodes_left(session: Session, root: str = LOCKS_ROOT) -> list[str]:
     """Return every lock node there is."""
     names: list[str] = []
     for shard in await session.get_children(root):
@@ -21,7 +22,7 @@ async def nodes_left(session: Session, root: str = DEFAULT_ROOT) -> list[str]:
     return names
 
 
-async def queued(locks: OrderLocks, order_id: str, places: int) -> None:
+async def queued(locks: ResourceLocks, order_id: str, places: int) -> None:
     """Wait until an order's queue has so many places."""
 
     async def so() -> bool:

@@ -17,18 +17,19 @@ from typing import Any
 import pytest
 
 from coordination.errors import Unavailable
-from coordination.locks import LockLost, LockTimeout, OrderLocks
+from coordination.locks import LockLost, LockTimeout, ResourceLocks
 from coordination.locks.lease import Lease
 from coordination.session import Session, SessionState
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import ACCOUNTANT, CASHIER, SLACK_S, nodes_left, queued
 from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, MULTI, relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
 
 
 @pytest.fixture
-async def locks(session: Session) -> OrderLocks:
+async def locks(session: Session) -> ResourceLocks:
     """Prepared locks."""
-    locks = OrderLocks(session)
+    locks = ResourceLocks(session, root=LOCKS_ROOT)
     await locks.prepare(5)
     return locks
 
@@ -37,12 +38,12 @@ async def test_preparing_takes_few_requests_and_can_be_done_by_many(zookeeper: Z
     """All 1,024 shards are made in a few dozen requests, by several processes at once, and again for nothing."""
     async with connected(zookeeper) as one, connected(zookeeper) as two, connected(zookeeper) as three:
         root = "/elsewhere/locks"
-        many = [OrderLocks(session, root=root) for session in (one, two, three)]
+        many = [ResourceLocks(session, root=root) for session in (one, two, three)]
         before = zookeeper.metric("zk_packets_received")
         await many[0].prepare(5)
         assert zookeeper.metric("zk_packets_received") - before < 50
         assert len(await one.get_children(root)) == 1024
-        more = [OrderLocks(session, root="/more/locks") for session in (one, two, three)]
+        more = [ResourceLocks(session, root="/more/locks") for session in (one, two, three)]
         await asyncio.gather(*(locks.prepare(5) for locks in more))
         await more[0].prepare(5)
         assert len(await one.get_children("/more/locks")) == 1024
@@ -50,19 +51,19 @@ async def test_preparing_takes_few_requests_and_can_be_done_by_many(zookeeper: Z
 
 async def test_unprepared_shards_are_made_when_needed(session: Session) -> None:
     """Without prepare() the first lock of a shard makes its directory."""
-    locks = OrderLocks(session, root="/lazy/locks")
+    locks = ResourceLocks(session, root="/lazy/locks")
     async with await locks.acquire("o-1", CASHIER, timeout_s=5) as lease:
         assert lease.valid()
 
 
-async def test_uncontended_acquire_is_one_round_trip(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_uncontended_acquire_is_one_round_trip(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """On the wire: exactly two requests, both sent before either is answered, and the token comes with them.
 
     A relay keeps both from ZooKeeper until both are seen, so neither can have been answered.
     """
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         relay.hold()
         acquiring = asyncio.create_task(clerks.acquire("o-1", CASHIER, timeout_s=5))
         await until(lambda: len(relay.requests()) == 2)
@@ -80,11 +81,11 @@ async def test_uncontended_acquire_is_one_round_trip(locks: OrderLocks, zookeepe
         assert relay.requests() == [CREATE2, GET_CHILDREN, DELETE]
 
 
-async def test_release_delays_nobody(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_release_delays_nobody(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """On the wire: a clerk's next request leaves before the delete of the last order is answered, every time."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         for number in range(20):
             async with await clerks.acquire(f"o-{number}", CASHIER, timeout_s=5):
                 pass
@@ -98,10 +99,10 @@ async def test_release_delays_nobody(locks: OrderLocks, zookeeper: ZooKeeper) ->
             assert relay.frames.index(create) < answered[delete.xid]
 
 
-async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, locks: OrderLocks) -> None:
+async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
     """The second of two gets the lock when the first releases, a greater token, and the first one's name."""
     async with connected(zookeeper) as session:
-        others = OrderLocks(session)
+        others = ResourceLocks(session, root=LOCKS_ROOT)
         first = await locks.acquire("o-2", CASHIER, timeout_s=5)
         waiting = asyncio.create_task(others.acquire("o-2", ACCOUNTANT, timeout_s=5))
         await queued(locks, "o-2", 2)
@@ -121,9 +122,9 @@ async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, loc
         assert await others.drained(5)
 
 
-async def test_orders_do_not_wait_for_each_other(locks: OrderLocks) -> None:
+async def test_orders_do_not_wait_for_each_other(locks: ResourceLocks) -> None:
     """Orders of one shard, and orders whose ids begin alike, have queues of their own."""
-    one = OrderLocks(locks._session, root="/one/shard", shards=1)
+    one = ResourceLocks(locks._session, root="/one/shard", shards=1)
     leases = [await one.acquire(order, CASHIER, timeout_s=1) for order in ("a", "a-1", "a-1-2", "b:c.d_e")]
     assert all(lease.valid() for lease in leases)
     assert sorted(await one.queues()) == ["a", "a-1", "a-1-2", "b:c.d_e"]
@@ -136,11 +137,11 @@ async def test_orders_do_not_wait_for_each_other(locks: OrderLocks) -> None:
 async def test_first_come_first_served(zookeeper: ZooKeeper, session: Session) -> None:
     """Many waiters from three sessions are served in the order of their tokens, one at a time."""
     async with connected(zookeeper) as two, connected(zookeeper) as three:
-        everybody = [OrderLocks(each) for each in (session, two, three)]
+        everybody = [ResourceLocks(each, root=LOCKS_ROOT) for each in (session, two, three)]
         served: list[int] = []
         inside = 0
 
-        async def settle(locks: OrderLocks) -> None:
+        async def settle(locks: ResourceLocks) -> None:
             nonlocal inside
             lease = await locks.acquire("o-3", CASHIER, timeout_s=20)
             inside += 1
@@ -160,20 +161,22 @@ async def test_first_come_first_served(zookeeper: ZooKeeper, session: Session) -
 
 
 async def test_fifty_waiters_are_served_in_order_of_arrival_and_woken_one_at_a_time(
-    locks: OrderLocks, session: Session, zookeeper: ZooKeeper
+    locks: ResourceLocks, session: Session, zookeeper: ZooKeeper
 ) -> None:
     """Fifty clerks of five sessions wait for one order: they are served as they came, and each hand-over costs one
     watch event on the wire, in all."""
     holder = await locks.acquire("o-50", CASHIER, timeout_s=5)
     served: list[int] = []
 
-    async def settle(clerks: OrderLocks, number: int) -> None:
+    async def settle(clerks: ResourceLocks, number: int) -> None:
         async with await clerks.acquire("o-50", ACCOUNTANT, timeout_s=60):
             served.append(number)
 
     async with relayed(zookeeper.hosts) as relay, AsyncExitStack() as sessions:
         everybody = [
-            OrderLocks(await sessions.enter_async_context(Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S)))
+            ResourceLocks(
+                await sessions.enter_async_context(Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S)), root=LOCKS_ROOT
+            )
             for _ in range(5)
         ]
         waiting: list[asyncio.Task[None]] = []
@@ -193,7 +196,7 @@ async def test_fifty_waiters_are_served_in_order_of_arrival_and_woken_one_at_a_t
     assert zookeeper.metric("zk_watch_count") == 0
 
 
-async def test_deadline_covers_changing_predecessors(locks: OrderLocks) -> None:
+async def test_deadline_covers_changing_predecessors(locks: ResourceLocks) -> None:
     """A waiter whose predecessors give up one after the other still leaves at its own deadline, told the holder."""
     holder = await locks.acquire("o-4", CASHIER, timeout_s=5)
     impatient = [  # long enough for all of them to be seen in the queue before the first gives up
@@ -205,7 +208,7 @@ async def test_deadline_covers_changing_predecessors(locks: OrderLocks) -> None:
         await locks.acquire("o-4", ACCOUNTANT, timeout_s=2.2)
     assert time.monotonic() - began < 2.2 + SLACK_S
     assert caught.value.holder == CASHIER
-    assert caught.value.order_id == "o-4"
+    assert caught.value.resource_id == "o-4"
     assert 2.0 < caught.value.waited_s < 2.2 + SLACK_S
     results = await asyncio.gather(*impatient, return_exceptions=True)
     assert all(isinstance(result, LockTimeout) for result in results)
@@ -214,7 +217,7 @@ async def test_deadline_covers_changing_predecessors(locks: OrderLocks) -> None:
     assert await locks.queues() == {}
 
 
-async def take(locks: OrderLocks, orders: list[str], *, timeout_s: float) -> Lease:
+async def take(locks: ResourceLocks, orders: list[str], *, timeout_s: float) -> Lease:
     """Take one order, or a batch."""
     if len(orders) == 1:
         return await locks.acquire(orders[0], CASHIER, timeout_s=timeout_s)
@@ -238,7 +241,7 @@ class Stopwatch:
             self.seconds = time.monotonic() - began
 
 
-async def test_deadlines_with_zookeeper_frozen(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_deadlines_with_zookeeper_frozen(session: Session, locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """ZooKeeper stands still: nobody comes later than 100 ms after their deadline, alone, in line or in a batch;
     a cancelled one comes at once, release() takes no time, and what all of them began is cleared up afterwards."""
     held = await locks.acquire("o-5", CASHIER, timeout_s=5)
@@ -288,12 +291,12 @@ ONE_OR_MANY = pytest.mark.parametrize(
 
 @ONE_OR_MANY
 async def test_lost_create_reply_is_found_by_its_nonce(
-    locks: OrderLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
+    locks: ResourceLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
 ) -> None:
     """The connection drops after the create was done: the nodes made are adopted, no second ones are made."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         relay.lose_reply(creating, stay_away=False)
         lease = await take(clerks, orders, timeout_s=5)
         assert relay.requests().count(creating) == 1
@@ -309,13 +312,13 @@ async def test_lost_create_reply_is_found_by_its_nonce(
 
 @ONE_OR_MANY
 async def test_lost_create_reply_is_cleared_up(
-    locks: OrderLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
+    locks: ResourceLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
 ) -> None:
     """As above, but ZooKeeper stays away past the deadline: the nodes made are removed when it is back, although their
     session lives on."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=10) as session:
         await session.wait_connected(5)
-        before, clerks = session.session_id, OrderLocks(session)
+        before, clerks = session.session_id, ResourceLocks(session, root=LOCKS_ROOT)
         relay.lose_reply(creating, stay_away=True)
         with pytest.raises(Unavailable):
             await take(clerks, orders, timeout_s=0.5)
@@ -327,12 +330,12 @@ async def test_lost_create_reply_is_cleared_up(
         assert await locks.queues() == {}
 
 
-async def test_dropped_connection_costs_nobody_their_place(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_dropped_connection_costs_nobody_their_place(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """The connection drops while a waiter watches, and again while it lists: it is served in its old place."""
     holder = await locks.acquire("o-16", CASHIER, timeout_s=5)
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=10) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         waiting = asyncio.create_task(clerks.acquire("o-16", ACCOUNTANT, timeout_s=20))
         await queued(locks, "o-16", 2)
         second = (await locks.queue("o-16"))[1].token
@@ -348,7 +351,7 @@ async def test_dropped_connection_costs_nobody_their_place(locks: OrderLocks, zo
     assert await locks.queues() == {}
 
 
-async def test_cancelled_waiter_leaves_nothing(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_cancelled_waiter_leaves_nothing(session: Session, locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """A cancelled waiter's node goes, its watch is forgotten, and whoever stood behind it moves up."""
     holder = await locks.acquire("o-8", CASHIER, timeout_s=5)
     waiter = asyncio.create_task(locks.acquire("o-8", ACCOUNTANT, timeout_s=30))
@@ -372,7 +375,7 @@ async def test_cancelled_waiter_leaves_nothing(session: Session, locks: OrderLoc
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4, 6, 10, 20])
-async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: OrderLocks, turns: int) -> None:
+async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: ResourceLocks, turns: int) -> None:
     """Wherever in its course an acquire is cancelled, its node ends."""
     acquiring = asyncio.create_task(locks.acquire(f"o-9-{turns}", CASHIER, timeout_s=5))
     for _ in range(turns):
@@ -386,7 +389,7 @@ async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: OrderL
     assert await nodes_left(session) == []
 
 
-async def settle_new_bills(locks: OrderLocks, numbers: range) -> None:
+async def settle_new_bills(locks: ResourceLocks, numbers: range) -> None:
     """Lock and release orders never seen before, twenty at a time."""
     pile = iter(numbers)
 
@@ -404,7 +407,7 @@ async def settle_new_bills(locks: OrderLocks, numbers: range) -> None:
     [3_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
 async def test_orders_leave_nothing_behind(
-    session: Session, locks: OrderLocks, zookeeper: ZooKeeper, bills: int
+    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, bills: int
 ) -> None:
     """However many new orders are locked and released, no node, watch or bookkeeping stays, and the memory in use after
     all of them is that after a tenth of them, give or take 64 kB (which is less than one byte an order in the end)."""
@@ -435,7 +438,7 @@ async def test_orders_leave_nothing_behind(
     assert session._watches == {}
 
 
-async def test_lease_ends_with_its_session(session: Session, zookeeper: ZooKeeper, locks: OrderLocks) -> None:
+async def test_lease_ends_with_its_session(session: Session, zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
     """After expiry a lease is invalid for ever, also under the new session, and others may hold the order."""
     lease = await locks.acquire("o-10", CASHIER, timeout_s=5)
     assert lease.valid()
@@ -447,7 +450,7 @@ async def test_lease_ends_with_its_session(session: Session, zookeeper: ZooKeepe
     with pytest.raises(LockLost):
         lease.ensure()
     async with connected(zookeeper) as other:
-        others = OrderLocks(other)
+        others = ResourceLocks(other, root=LOCKS_ROOT)
         async with await others.acquire("o-10", ACCOUNTANT, timeout_s=5) as taken:
             assert taken.token > lease.token
             lease.release()
@@ -457,11 +460,11 @@ async def test_lease_ends_with_its_session(session: Session, zookeeper: ZooKeepe
         assert await others.drained(5)
 
 
-async def test_waiter_whose_session_is_lost_queues_again(zookeeper: ZooKeeper, locks: OrderLocks) -> None:
+async def test_waiter_whose_session_is_lost_queues_again(zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
     """A waiter that lost its place with its session takes another, within the same deadline."""
     holder = await locks.acquire("o-11", CASHIER, timeout_s=5)
     async with connected(zookeeper) as other:
-        others = OrderLocks(other)
+        others = ResourceLocks(other, root=LOCKS_ROOT)
         waiting = asyncio.create_task(others.acquire("o-11", ACCOUNTANT, timeout_s=10))
         await queued(locks, "o-11", 2)
         await expire(other)
@@ -473,12 +476,12 @@ async def test_waiter_whose_session_is_lost_queues_again(zookeeper: ZooKeeper, l
         assert await others.drained(5)
 
 
-async def test_dead_holder_is_waited_out(zookeeper: ZooKeeper, locks: OrderLocks) -> None:
+async def test_dead_holder_is_waited_out(zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
     """A holder that died keeps the order until its session expires; then the next in line has it."""
     dying = Session(zookeeper.hosts, timeout_s=1.0, name="dying")
     await dying.start()
     await dying.wait_connected(5)
-    await OrderLocks(dying).acquire("o-12", CASHIER, timeout_s=5)
+    await ResourceLocks(dying, root=LOCKS_ROOT).acquire("o-12", CASHIER, timeout_s=5)
     began = time.monotonic()
     assert dying._connection is not None
     assert dying._client is not None
@@ -492,7 +495,9 @@ async def test_dead_holder_is_waited_out(zookeeper: ZooKeeper, locks: OrderLocks
     await dying.close(timeout_s=0.1)
 
 
-async def test_valid_lapses_though_nobody_was_told(session: Session, locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_valid_lapses_though_nobody_was_told(
+    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper
+) -> None:
     """A holder that could hear nothing for a session's length, as when paused, knows it at its first look."""
     lease = await locks.acquire("o-13", CASHIER, timeout_s=5)
     zookeeper.pause()
@@ -504,7 +509,7 @@ async def test_valid_lapses_though_nobody_was_told(session: Session, locks: Orde
     assert await locks.drained(10)
 
 
-async def test_enter_excludes_nobody(locks: OrderLocks) -> None:
+async def test_enter_excludes_nobody(locks: ResourceLocks) -> None:
     """With the guard switched off several hold the order at once, each with a token of its own."""
     first = await locks.acquire("o-14", CASHIER, timeout_s=5)
     second = await locks.enter("o-14", ACCOUNTANT, timeout_s=5)
@@ -516,7 +521,7 @@ async def test_enter_excludes_nobody(locks: OrderLocks) -> None:
     assert await locks.drained(5)
 
 
-async def test_a_forked_child_is_told_at_once(locks: OrderLocks) -> None:
+async def test_a_forked_child_is_told_at_once(locks: ResourceLocks) -> None:
     """In a forked child, whose threads are gone, every call says so instead of hanging or writing on the parent's
     connection; and the parent's locks are as they were."""
     lease = await locks.acquire("o-17", CASHIER, timeout_s=5)
@@ -571,7 +576,7 @@ def verdict(call: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("order_id", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])
-async def test_bad_order_ids_are_refused(locks: OrderLocks, order_id: str) -> None:
+async def test_bad_order_ids_are_refused(locks: ResourceLocks, order_id: str) -> None:
     """Only 1 to 64 of A-Z a-z 0-9 _ . : - make an order id; nothing is sent for another."""
     with pytest.raises(ValueError, match="order id"):
         await locks.acquire(order_id, CASHIER, timeout_s=1)

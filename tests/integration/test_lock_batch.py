@@ -11,17 +11,18 @@ from collections import defaultdict
 import pytest
 
 from coordination.locks import LockLost, LockTimeout
-from coordination.locks.lock import MAX_ORDERS, Holder, OrderLocks
+from coordination.locks.lock import MAX_RESOURCES, Holder, ResourceLocks
 from coordination.session import Session
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import ACCOUNTANT, CASHIER, nodes_left, queued
 from tests.integration.relay import DELETE, MULTI, MULTI_READ, relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, until
 
 
 @pytest.fixture
-async def locks(session: Session) -> OrderLocks:
+async def locks(session: Session) -> ResourceLocks:
     """Prepared locks."""
-    locks = OrderLocks(session)
+    locks = ResourceLocks(session, root=LOCKS_ROOT)
     await locks.prepare(5)
     return locks
 
@@ -31,14 +32,14 @@ def bills(count: int, name: str = "b") -> list[str]:
     return [f"{name}-{number}" for number in range(count)]
 
 
-@pytest.mark.parametrize("count", [2, 50, MAX_ORDERS])
-async def test_a_free_batch_is_one_round_trip(locks: OrderLocks, zookeeper: ZooKeeper, count: int) -> None:
+@pytest.mark.parametrize("count", [2, 50, MAX_RESOURCES])
+async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: ZooKeeper, count: int) -> None:
     """On the wire: one transaction and one list of all shards, both sent before either is answered; and one transaction
     to release them."""
     orders = bills(count)
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         relay.hold()
         acquiring = asyncio.create_task(clerks.acquire_all(orders, CASHIER, timeout_s=5))
         await until(lambda: len(relay.requests()) == 2)
@@ -48,7 +49,7 @@ async def test_a_free_batch_is_one_round_trip(locks: OrderLocks, zookeeper: ZooK
         batch = await acquiring
         assert relay.requests() == [MULTI, MULTI_READ]
         assert batch.valid()
-        assert list(batch.orders) == orders
+        assert list(batch.resources) == orders
         assert batch.waited_s == 0.0
         relay.forget()
         batch.release()
@@ -57,7 +58,7 @@ async def test_a_free_batch_is_one_round_trip(locks: OrderLocks, zookeeper: ZooK
         assert await locks.queues() == {}
 
 
-async def test_all_orders_of_a_batch_have_one_token(locks: OrderLocks) -> None:
+async def test_all_orders_of_a_batch_have_one_token(locks: ResourceLocks) -> None:
     """The token of every order is the czxid of its node, which all of them share; the next holder's is greater."""
     orders = bills(5)
     async with await locks.acquire_all(orders, CASHIER, timeout_s=5) as batch:
@@ -75,13 +76,13 @@ async def test_all_orders_of_a_batch_have_one_token(locks: OrderLocks) -> None:
 
 async def test_unprepared_shards_are_made_when_needed(session: Session) -> None:
     """Without prepare() the first batch makes the directories it needs."""
-    locks = OrderLocks(session, root="/lazy/batch")
+    locks = ResourceLocks(session, root="/lazy/batch")
     async with await locks.acquire_all(bills(20), CASHIER, timeout_s=5) as batch:
         assert batch.valid()
     assert await locks.drained(5)
 
 
-async def test_a_batch_waits_its_turn_among_single_clerks(locks: OrderLocks, session: Session) -> None:
+async def test_a_batch_waits_its_turn_among_single_clerks(locks: ResourceLocks, session: Session) -> None:
     """First come, first served, in every queue: behind who was there, before who comes later."""
     order = "o-1"
     holder = await locks.acquire(order, CASHIER, timeout_s=5)
@@ -109,12 +110,12 @@ async def test_a_batch_waits_its_turn_among_single_clerks(locks: OrderLocks, ses
     assert await nodes_left(session) == []
 
 
-async def test_a_batch_that_does_not_get_one_order_gets_none(locks: OrderLocks, session: Session) -> None:
+async def test_a_batch_that_does_not_get_one_order_gets_none(locks: ResourceLocks, session: Session) -> None:
     """At the deadline the error names the order that was not had and who holds it, and every place is given up."""
     holder = await locks.acquire("b-7", CASHIER, timeout_s=5)
     with pytest.raises(LockTimeout) as caught:
         await locks.acquire_all(bills(20), ACCOUNTANT, timeout_s=0.3)
-    assert caught.value.order_id == "b-7"
+    assert caught.value.resource_id == "b-7"
     assert caught.value.holder == CASHIER
     assert await locks.drained(5)
     assert set(await locks.queues()) == {"b-7"}
@@ -131,7 +132,7 @@ async def test_overlapping_batches_all_finish(zookeeper: ZooKeeper, session: Ses
     inside: set[str] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
 
-    async def settle(locks: OrderLocks) -> None:
+    async def settle(locks: ResourceLocks) -> None:
         for _ in range(10):
             wanted = dice.sample(orders, dice.randint(2, 8))
             async with await locks.acquire_all(wanted, CASHIER, timeout_s=60) as batch:
@@ -144,7 +145,7 @@ async def test_overlapping_batches_all_finish(zookeeper: ZooKeeper, session: Ses
                 inside.difference_update(wanted)
 
     async with connected(zookeeper) as two, connected(zookeeper) as three, connected(zookeeper) as four:
-        everybody = [OrderLocks(each) for each in (session, two, three, four)]
+        everybody = [ResourceLocks(each, root=LOCKS_ROOT) for each in (session, two, three, four)]
         await asyncio.gather(*(settle(locks) for locks in everybody for _ in range(5)))
         for locks in everybody:
             assert await locks.drained(5)
@@ -180,17 +181,17 @@ async def test_a_killed_process_leaves_no_part_of_a_batch(zookeeper: ZooKeeper, 
         await until(gone)
 
 
-async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """What is written for one order takes one of a batch; the batch's release is one transaction for the rest, and
     orders given up before are no concern of it any more."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         batch = await clerks.acquire_all(bills(6), CASHIER, timeout_s=5)
         relay.forget()
         async with batch["b-2"] as lease:
             lease.ensure()
-            assert lease.order_id == "b-2"
+            assert lease.resource_id == "b-2"
         batch["b-4"].release()
         batch["b-4"].release()
         assert await clerks.drained(5)
@@ -212,7 +213,7 @@ async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: OrderLoc
         assert await locks.queues() == {}
 
 
-async def test_a_node_that_has_gone_does_not_keep_the_others(locks: OrderLocks, session: Session) -> None:
+async def test_a_node_that_has_gone_does_not_keep_the_others(locks: ResourceLocks, session: Session) -> None:
     """If somebody has deleted a node by hand, the transaction is refused and the others are deleted singly."""
     batch = await locks.acquire_all(bills(5), CASHIER, timeout_s=5)
     shard = locks._shard_of("b-3")
@@ -225,7 +226,7 @@ async def test_a_node_that_has_gone_does_not_keep_the_others(locks: OrderLocks, 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4, 6, 10, 20])
 async def test_cancelled_anywhere_leaves_nothing(
-    session: Session, locks: OrderLocks, zookeeper: ZooKeeper, turns: int
+    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, turns: int
 ) -> None:
     """Wherever in its course a batch is cancelled, also while it stands in line, its nodes and its watch end."""
     holder = await locks.acquire("b-9", CASHIER, timeout_s=5)
@@ -254,24 +255,24 @@ async def test_cancelled_anywhere_leaves_nothing(
     ("orders", "says"),
     [
         ([], "1 to 500"),
-        (bills(MAX_ORDERS + 1), "1 to 500"),
+        (bills(MAX_RESOURCES + 1), "1 to 500"),
         (["a", "b", "a"], "order a is in the batch twice"),
         (["a", "b/c"], "not an order id"),
     ],
 )
-async def test_bad_batches_are_refused(locks: OrderLocks, session: Session, orders: list[str], says: str) -> None:
+async def test_bad_batches_are_refused(locks: ResourceLocks, session: Session, orders: list[str], says: str) -> None:
     """Nothing is sent for a batch that is empty, too large, or names an order twice or wrongly."""
     with pytest.raises(ValueError, match=says):
         await locks.acquire_all(orders, CASHIER, timeout_s=1)
     assert await nodes_left(session) == []
 
 
-async def test_a_holder_too_long_for_a_batch_is_refused(locks: OrderLocks) -> None:
+async def test_a_holder_too_long_for_a_batch_is_refused(locks: ResourceLocks) -> None:
     """The nodes of the largest batch, with the longest description of their holder, stay under ZooKeeper's 1 MB."""
-    long = Holder("x" * 1400, "cashier", "payment-1", "", 0)
-    ids = [f"{'y' * 60}-{number:03d}" for number in range(MAX_ORDERS)]
+    long = Holder("x" * 1400, {"role": "cashier", "instance": "payment-1"})
+    ids = [f"{'y' * 60}-{number:03d}" for number in range(MAX_RESOURCES)]
     async with await locks.acquire_all(ids, long, timeout_s=10) as batch:
         assert batch.valid()
     assert await locks.drained(10)
     with pytest.raises(ValueError, match="1500 bytes"):
-        await locks.acquire("a", Holder("x" * 1500, "cashier", "payment-1", "", 0), timeout_s=1)
+        await locks.acquire("a", Holder("x" * 1500), timeout_s=1)

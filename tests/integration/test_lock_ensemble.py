@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from coordination.locks import OrderLocks
+from coordination.locks import ResourceLocks
 from coordination.session import Session
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import ACCOUNTANT, CASHIER, nodes_left, queued
 from tests.integration.zookeeper import Ensemble, ZooKeeper
 
@@ -30,7 +31,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ensemble]:
 
 
 @pytest.fixture
-async def desks(ensemble: Ensemble) -> AsyncIterator[list[OrderLocks]]:
+async def desks(ensemble: Ensemble) -> AsyncIterator[list[ResourceLocks]]:
     """Locks over three sessions, each of which begins at another member and knows the others."""
     hosts = [member.hosts for member in ensemble.members]
     async with AsyncExitStack() as sessions:
@@ -39,7 +40,7 @@ async def desks(ensemble: Ensemble) -> AsyncIterator[list[OrderLocks]]:
             where = ",".join(hosts[number:] + hosts[:number])
             session = await sessions.enter_async_context(Session(where, timeout_s=SESSION_TIMEOUT_S))
             await session.wait_connected(10)
-            desks.append(OrderLocks(session))
+            desks.append(ResourceLocks(session, root=LOCKS_ROOT))
         await desks[0].prepare(10)
         yield desks
         for locks in desks:
@@ -47,13 +48,13 @@ async def desks(ensemble: Ensemble) -> AsyncIterator[list[OrderLocks]]:
         assert await nodes_left(desks[0]._session) == []
 
 
-async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: list[OrderLocks]) -> None:
+async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: list[ResourceLocks]) -> None:
     """One holder of each order at a time, with growing tokens, for single orders and batches alike; and a batch's token
     is the czxid of each of its nodes, whichever member it was taken through."""
     inside: set[str] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
 
-    async def settle(locks: OrderLocks, wanted: list[str]) -> None:
+    async def settle(locks: ResourceLocks, wanted: list[str]) -> None:
         async with await locks.acquire_all(wanted, CASHIER, timeout_s=60) as batch:
             assert inside.isdisjoint(wanted)
             inside.update(wanted)
@@ -69,7 +70,7 @@ async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: 
     assert sum(map(len, tokens.values())) == 12 * sum(map(len, wanted))
 
 
-async def test_a_dead_leader_costs_nobody_their_place(ensemble: Ensemble, desks: list[OrderLocks]) -> None:
+async def test_a_dead_leader_costs_nobody_their_place(ensemble: Ensemble, desks: list[ResourceLocks]) -> None:
     """The leader is killed while an order is held and waited for, through every member: after the election everybody is
     served in the old order, and whoever asks for another order gets it."""
     holder = await desks[0].acquire("o-1", CASHIER, timeout_s=10)
@@ -90,7 +91,7 @@ async def test_a_dead_leader_costs_nobody_their_place(ensemble: Ensemble, desks:
     await asyncio.to_thread(leader.start)
 
 
-async def pass_through(locks: OrderLocks, orders: list[str]) -> None:
+async def pass_through(locks: ResourceLocks, orders: list[str]) -> None:
     """Hold a batch for a moment."""
     async with await locks.acquire_all(orders, CASHIER, timeout_s=60):
         await asyncio.sleep(0)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from coordination.errors import Unavailable
-from coordination.locks import LockLost, LockTimeout, OrderLocks
+from coordination.locks import LockLost, LockTimeout, ResourceLocks
 from coordination.locks.lease import Lease
 from coordination.metrics import Metrics
 from coordination.session import Session, SessionChange, SessionState
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import CASHIER, SLACK_S
 from tests.integration.relay import relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, expire, until
@@ -25,9 +26,9 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-async def locks(session: Session, metrics: Metrics) -> OrderLocks:
+async def locks(session: Session, metrics: Metrics) -> ResourceLocks:
     """Prepared locks."""
-    locks = OrderLocks(session, metrics=metrics)
+    locks = ResourceLocks(session, metrics=metrics, root=LOCKS_ROOT)
     await locks.prepare(5)
     return locks
 
@@ -52,12 +53,14 @@ class Told:
         return self.called_at + awaited_at
 
 
-def machinery(session: Session, locks: OrderLocks) -> tuple[int, int, bool]:
+def machinery(session: Session, locks: ResourceLocks) -> tuple[int, int, bool]:
     """Return how many tasks run, how many subscribe to the session, and whether a timer waits to look at leases."""
     return len(asyncio.all_tasks()), len(session._subscribers), locks._leases._timer is not None
 
 
-async def test_holders_are_told_of_expiry_within_100_ms(session: Session, locks: OrderLocks, metrics: Metrics) -> None:
+async def test_holders_are_told_of_expiry_within_100_ms(
+    session: Session, locks: ResourceLocks, metrics: Metrics
+) -> None:
     """A hundred holders and a batch learn of their session's end when the client learns of it."""
     learnt_at: list[float] = []
 
@@ -82,7 +85,7 @@ async def test_holders_are_told_of_expiry_within_100_ms(session: Session, locks:
 
 
 async def test_holders_are_told_when_nothing_is_heard(
-    session: Session, locks: OrderLocks, zookeeper: ZooKeeper
+    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper
 ) -> None:
     """ZooKeeper falls silent: a holder is told at the moment its session may have expired, not before, although no
     event says so; and however often that moment has moved on before."""
@@ -101,11 +104,11 @@ async def test_holders_are_told_when_nothing_is_heard(
     assert await locks.drained(10)
 
 
-async def test_a_dropped_connection_alone_is_no_loss(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_a_dropped_connection_alone_is_no_loss(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """While the connection is away nothing may begin, but nobody is told of a loss; when it is back all is well."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
-        clerks = OrderLocks(session)
+        clerks = ResourceLocks(session, root=LOCKS_ROOT)
         lease = await clerks.acquire("o-2", CASHIER, timeout_s=5)
         lost: list[bool] = []
         lease.on_lost(lambda: lost.append(True))
@@ -123,7 +126,7 @@ async def test_a_dropped_connection_alone_is_no_loss(locks: OrderLocks, zookeepe
         assert await clerks.drained(5)
 
 
-async def test_told_once_is_lost_for_good(session: Session, locks: OrderLocks) -> None:
+async def test_told_once_is_lost_for_good(session: Session, locks: ResourceLocks) -> None:
     """Who was told finds the lease invalid ever after, even if it turns out that the session has survived."""
     batch = await locks.acquire_all(["o-3", "o-4"], CASHIER, timeout_s=5)
     told = Told([batch])
@@ -143,7 +146,7 @@ async def test_told_once_is_lost_for_good(session: Session, locks: OrderLocks) -
     assert await locks.queues() == {}
 
 
-async def test_released_is_not_lost(session: Session, locks: OrderLocks, metrics: Metrics) -> None:
+async def test_released_is_not_lost(session: Session, locks: ResourceLocks, metrics: Metrics) -> None:
     """Release ends the waiting for a loss, and calls nobody."""
     lease = await locks.acquire("o-5", CASHIER, timeout_s=5)
     called: list[bool] = []
@@ -163,7 +166,7 @@ async def test_released_is_not_lost(session: Session, locks: OrderLocks, metrics
     assert await locks.drained(5)
 
 
-async def test_one_bad_callback_keeps_nobody_from_being_told(session: Session, locks: OrderLocks) -> None:
+async def test_one_bad_callback_keeps_nobody_from_being_told(session: Session, locks: ResourceLocks) -> None:
     """A callback that raises is logged, and the others are called."""
 
     def fail() -> None:
@@ -177,7 +180,7 @@ async def test_one_bad_callback_keeps_nobody_from_being_told(session: Session, l
     await told.all_at()
 
 
-async def test_nothing_is_kept_running_for_those_who_do_not_ask(session: Session, locks: OrderLocks) -> None:
+async def test_nothing_is_kept_running_for_those_who_do_not_ask(session: Session, locks: ResourceLocks) -> None:
     """No task, timer or subscription for a lease nobody watches; one timer for all that are watched, and none after."""
     leases = [await locks.acquire(f"o-7-{number}", CASHIER, timeout_s=5) for number in range(10)]
     await asyncio.sleep(0)
@@ -208,7 +211,7 @@ def count_of(metrics: Metrics, outcome: str) -> float | None:
     return counts[0] if counts else None
 
 
-async def test_calls_are_counted_by_their_outcome(locks: OrderLocks, metrics: Metrics, zookeeper: ZooKeeper) -> None:
+async def test_calls_are_counted_by_their_outcome(locks: ResourceLocks, metrics: Metrics, zookeeper: ZooKeeper) -> None:
     """Who stands in line is counted while they do, and how long each call took by what came of it."""
     holder = await locks.acquire("o-11", CASHIER, timeout_s=5)
     cancelled = asyncio.create_task(locks.acquire("o-11", CASHIER, timeout_s=5))
@@ -232,7 +235,7 @@ async def test_calls_are_counted_by_their_outcome(locks: OrderLocks, metrics: Me
 
 
 async def test_a_loss_nobody_asked_for_is_counted_at_release(
-    session: Session, locks: OrderLocks, metrics: Metrics
+    session: Session, locks: ResourceLocks, metrics: Metrics
 ) -> None:
     """The counter of lost leases counts each once, whether or not anybody wanted to be told."""
     batch = await locks.acquire_all(["o-8", "o-9", "o-10"], CASHIER, timeout_s=5)

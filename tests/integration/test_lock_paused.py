@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordination.locks.lock import MAX_ORDERS, BatchLease, OrderLocks
+from coordination.locks.lock import MAX_RESOURCES, BatchLease, ResourceLocks
 from coordination.session import Session
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import ACCOUNTANT
 from tests.integration.zookeeper import ZooKeeper, until
 
@@ -73,16 +74,16 @@ async def stop_at_any_moment(process: asyncio.subprocess.Process, database: sqli
 
 async def take_over(session: Session, database: sqlite3.Connection) -> list[BatchLease]:
     """Lock every order behind its paused holder, and write with the newer fence."""
-    locks = OrderLocks(session)
+    locks = ResourceLocks(session, root=LOCKS_ROOT)
     orders = [f"bill-{number}" for number in range(HOLDERS)]
     batches = await asyncio.gather(
         *(
-            locks.acquire_all(orders[start : start + MAX_ORDERS], ACCOUNTANT, timeout_s=30)
-            for start in range(0, HOLDERS, MAX_ORDERS)
+            locks.acquire_all(orders[start : start + MAX_RESOURCES], ACCOUNTANT, timeout_s=30)
+            for start in range(0, HOLDERS, MAX_RESOURCES)
         )
     )
     for batch in batches:
-        rows = [(batch.token, order_id, batch.token) for order_id in batch.orders]
+        rows = [(batch.token, order_id, batch.token) for order_id in batch.resources]
         done = database.executemany("UPDATE bills SET fence = ? WHERE id = ? AND fence <= ?", rows)
         assert done.rowcount == len(rows)
     return batches
@@ -111,7 +112,7 @@ async def test_woken_holders_begin_nothing_and_their_writes_are_refused(
     assert [effect for effect in effects if float(effect[0]) >= woken_at] == [], "given leave after waking"
     if on_the_way:
         assert outcome == {"written": 0, "refused": on_the_way}
-    expected = {order_id: batch.token for batch in batches for order_id in batch.orders}
+    expected = {order_id: batch.token for batch in batches for order_id in batch.resources}
     assert dict(database.execute("SELECT id, fence FROM bills")) == expected
     assert all(int(token) < expected[order_id] for _, order_id, token in effects)
     for batch in batches:

@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 
-from coordination.locks import OrderLocks, QueueChange, QueueWatch, queue_watch
+from coordination.locks import QueueChange, QueueWatch, ResourceLocks, queue_watch
 from coordination.session import Session
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import ACCOUNTANT, CASHIER, queued
 from tests.integration.relay import relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, until
 
 
 @pytest.fixture
-async def locks(session: Session) -> OrderLocks:
+async def locks(session: Session) -> ResourceLocks:
     """Prepared locks."""
-    locks = OrderLocks(session)
+    locks = ResourceLocks(session, root=LOCKS_ROOT)
     await locks.prepare(5)
     return locks
 
@@ -46,7 +47,9 @@ class Onlooker:
 
     def of(self, order_id: str) -> list[list[str]]:
         """Return the clerks in an order's queue after each of its changes."""
-        return [[place.holder.clerk for place in change.queue] for change in self.told if change.order_id == order_id]
+        return [
+            [place.holder.owner for place in change.queue] for change in self.told if change.resource_id == order_id
+        ]
 
     async def close(self) -> None:
         self._task.cancel()
@@ -56,14 +59,14 @@ class Onlooker:
 @asynccontextmanager
 async def looking_on(session: Session) -> AsyncIterator[Onlooker]:
     """An onlooker who has seen what was there."""
-    async with QueueWatch(session) as watch:
+    async with QueueWatch(session, root=LOCKS_ROOT) as watch:
         onlooker = Onlooker(watch)
         await until(lambda: watch.live)
         yield onlooker
         await onlooker.close()
 
 
-async def test_every_change_is_told(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_every_change_is_told(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """What was there, who joins, who leaves, who moves up; and the watch shows at any time what is there."""
     holder = await locks.acquire("o-1", CASHIER, timeout_s=5)
     async with connected(zookeeper) as session, looking_on(session) as onlooker:
@@ -84,7 +87,7 @@ async def test_every_change_is_told(locks: OrderLocks, zookeeper: ZooKeeper) -> 
         assert onlooker.watch.queues() == {}
 
 
-async def test_watching_costs_one_watch(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_watching_costs_one_watch(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """A thousand shards are followed with one watch, which the server keeps in two tables, and which goes with the
     onlooker."""
     async with connected(zookeeper) as session:
@@ -100,7 +103,7 @@ async def test_watching_costs_one_watch(locks: OrderLocks, zookeeper: ZooKeeper)
         assert session._followers == []
 
 
-async def test_what_happened_while_away_is_told_afterwards(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_what_happened_while_away_is_told_afterwards(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """While the connection is away the onlooker knows it; back again, what differs is told, and events come again."""
     leases = {order: await locks.acquire(order, CASHIER, timeout_s=5) for order in ("o-5", "o-6")}
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
@@ -125,7 +128,7 @@ async def test_what_happened_while_away_is_told_afterwards(locks: OrderLocks, zo
 
 
 async def test_events_that_pile_up_are_replaced_by_a_list(
-    locks: OrderLocks, zookeeper: ZooKeeper, monkeypatch: pytest.MonkeyPatch
+    locks: ResourceLocks, zookeeper: ZooKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An onlooker too slow for what happens catches up with a list, and then knows what is there."""
     monkeypatch.setattr(queue_watch, "MAX_EVENTS", 10)
@@ -138,7 +141,7 @@ async def test_events_that_pile_up_are_replaced_by_a_list(
     assert await locks.drained(5)
 
 
-async def test_busy_queues_are_followed_to_the_end(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_busy_queues_are_followed_to_the_end(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """Many clerks on few orders: each order's queue changes by one place at a time, and ends empty."""
     dice = random.Random(3)
 
@@ -151,9 +154,9 @@ async def test_busy_queues_are_followed_to_the_end(locks: OrderLocks, zookeeper:
         await asyncio.gather(*(clerk() for _ in range(8)))
         assert await locks.drained(5)
         await until(lambda: onlooker.watch.queues() == {})
-        for order_id in {change.order_id for change in onlooker.told}:
+        for order_id in {change.resource_id for change in onlooker.told}:
             queues = [
-                [place.token for place in change.queue] for change in onlooker.told if change.order_id == order_id
+                [place.token for place in change.queue] for change in onlooker.told if change.resource_id == order_id
             ]
             for before, after in zip([[], *queues], queues, strict=False):
                 assert len(set(before) ^ set(after)) == 1
@@ -172,7 +175,7 @@ async def start_watching(zookeeper: ZooKeeper, *options: str, **streams: Any) ->
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
 async def test_the_command_prints_a_line_for_each_change(
-    locks: OrderLocks, zookeeper: ZooKeeper, options: tuple[str, ...]
+    locks: ResourceLocks, zookeeper: ZooKeeper, options: tuple[str, ...]
 ) -> None:
     """On a pipe there is one line for each change, in words or as JSON, and Ctrl-C ends it with 130."""
     holder = await locks.acquire("o-20", CASHIER, timeout_s=5)
@@ -211,7 +214,7 @@ async def test_the_command_prints_a_line_for_each_change(
     assert await locks.drained(5)
 
 
-async def test_the_command_draws_a_table_on_a_terminal(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_the_command_draws_a_table_on_a_terminal(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """On a terminal there is a table that changes; Ctrl-C on the keyboard ends it with 130 and the cursor is back."""
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
@@ -244,7 +247,7 @@ async def test_the_command_draws_a_table_on_a_terminal(locks: OrderLocks, zookee
     assert await locks.drained(5)
 
 
-async def test_a_reader_that_has_seen_enough_is_no_error(locks: OrderLocks, zookeeper: ZooKeeper) -> None:
+async def test_a_reader_that_has_seen_enough_is_no_error(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """`countinghouse locks watch | head -1` prints one line and no complaint."""
     lease = await locks.acquire("o-22", CASHIER, timeout_s=5)
     process = await start_watching(zookeeper, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)

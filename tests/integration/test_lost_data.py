@@ -14,7 +14,7 @@ from kazoo.security import make_acl
 
 import services.order
 from coordination.errors import GenerationUnbelievable
-from coordination.locks import OrderLocks, generation
+from coordination.locks import ResourceLocks, generation
 from coordination.session import Session
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Unavailable
@@ -25,6 +25,7 @@ from services.payment.locks import CoordinatedLocks
 from services.runtime.database import Database, read_generation
 from services.runtime.ensemble import Ensemble, EnsembleRefused
 from services.runtime.migrations import bring_up_to_date
+from services.runtime.zookeeper_paths import GENERATION_PATH
 from tests.integration.zookeeper import ZooKeeper, connected, expire, until
 
 PACKAGE = Path(services.order.__file__).parent
@@ -133,7 +134,7 @@ async def test_ensemble_that_lost_its_data_is_refused_until_the_remedy_and_then_
     refusal = await running.until_refused()
     assert "countinghouse doctor --new-generation 2" in refusal.message
     async with connected(server) as doctor:
-        await generation.advance(doctor, 2)
+        await generation.advance(doctor, 2, path=GENERATION_PATH)
     await running.until_generation(2)
     assert await read_generation(database, table) == 2
 
@@ -154,7 +155,7 @@ async def test_older_backup_of_the_same_generation_is_refused_until_the_remedy(
     refusal = await running.until_refused()
     assert "countinghouse doctor --new-generation 2" in refusal.message
     async with connected(server) as doctor:
-        await generation.advance(doctor, 2)
+        await generation.advance(doctor, 2, path=GENERATION_PATH)
     await running.until_generation(2)
 
 
@@ -162,11 +163,11 @@ async def test_generation_that_nobody_can_have_given_is_refused_and_mended(
     running: Running, database: Database
 ) -> None:
     """It is not taken over, so the next one is still a small number."""
-    await running.session.set(generation.PATH, b"%d" % 2**62)
+    await running.session.set(GENERATION_PATH, b"%d" % 2**62)
     refusal = await running.until_refused()
     assert "--new-generation 2" in refusal.message
     assert await read_generation(database, table) == 1
-    assert await generation.advance(running.session, 2) == 2
+    assert await generation.advance(running.session, 2, path=GENERATION_PATH) == 2
     await running.until_generation(2)
 
 
@@ -174,18 +175,18 @@ async def test_generation_that_nobody_can_have_given_is_refused_and_mended(
 async def test_generation_that_is_no_number_is_refused_and_mended(server: ZooKeeper, held: bytes) -> None:
     async with connected(server) as session:
         await session.ensure_path("/countinghouse")
-        await session.create(generation.PATH, held)
+        await session.create(GENERATION_PATH, held)
         with pytest.raises(GenerationUnbelievable):
-            await generation.ensure(session, 1)
-        assert await generation.advance(session, 2) == 2
-        assert await generation.ensure(session, 1) == 2
+            await generation.ensure(session, 1, path=GENERATION_PATH)
+        assert await generation.advance(session, 2, path=GENERATION_PATH) == 2
+        assert await generation.ensure(session, 1, path=GENERATION_PATH) == 2
 
 
 async def test_generation_beyond_int64_is_never_written(server: ZooKeeper) -> None:
     async with connected(server) as session:
         with pytest.raises(ValueError, match="a generation is a number"):
-            await generation.advance(session, 2**63)
-        assert await generation.read(session) is None
+            await generation.advance(session, 2**63, path=GENERATION_PATH)
+        assert await generation.read(session, path=GENERATION_PATH) is None
 
 
 @pytest.mark.parametrize("node", ["/", "/countinghouse"])
@@ -217,7 +218,7 @@ async def test_lock_of_a_new_session_waits_until_the_generation_is_settled_for_t
     server: ZooKeeper, running: Running
 ) -> None:
     """What was settled for the session before says nothing: the ensemble may have been made anew between them."""
-    locks = OrderLocks(running.session, root="/countinghouse/locks", shards=4)
+    locks = ResourceLocks(running.session, root="/countinghouse/locks", shards=4)
     await locks.prepare(10)
     orders = CoordinatedLocks(locks, running.ensemble, SystemClock(), instance="payment-1", wait_turn=True)
     li = Principal("li", Role.CASHIER)
@@ -229,7 +230,7 @@ async def test_lock_of_a_new_session_waits_until_the_generation_is_settled_for_t
     await until(lambda: running.session.session_id not in (None, first), 30)
     await running.session.wait_connected(10)
     async with connected(server) as doctor:
-        await generation.advance(doctor, 2)
+        await generation.advance(doctor, 2, path=GENERATION_PATH)
 
     with pytest.raises(Unavailable) as refusal:
         async with orders.hold("o1", li, "p2", 0.5):
@@ -246,10 +247,10 @@ async def test_lock_of_a_new_session_waits_until_the_generation_is_settled_for_t
     assert await holding == 2
 
 
-async def has_queue(locks: OrderLocks, payment: str) -> bool:
+async def has_queue(locks: ResourceLocks, payment: str) -> bool:
     """Whether a payment is first in line for the order."""
     queue = await locks.queue("o1")
-    return bool(queue) and queue[0].holder is not None and queue[0].holder.payment == payment
+    return bool(queue) and queue[0].holder is not None and queue[0].holder.details["payment"] == payment
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from kazoo.security import make_acl
 
 from coordination.deadline import Deadline
 from coordination.errors import Refused, Unavailable
-from coordination.locks import OrderLocks
+from coordination.locks import ResourceLocks
 from coordination.session import Session, SessionState, requests
 from tests.integration.queueing import CASHIER, nodes_left
 from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, Relay, relayed
@@ -37,9 +37,9 @@ async def through(relay: Relay) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-async def locks(through: Session) -> OrderLocks:
+async def locks(through: Session) -> ResourceLocks:
     """Prepared locks of that session."""
-    locks = OrderLocks(through, root="/refused/locks", shards=4)
+    locks = ResourceLocks(through, root="/refused/locks", shards=4)
     await locks.prepare(WAIT_S)
     return locks
 
@@ -72,7 +72,7 @@ async def test_unknown_error_code_ends_one_request_and_not_the_session(through: 
 
 @pytest.mark.parametrize("code", [THROTTLED, QUOTA_EXCEEDED])
 async def test_refused_lock_is_unavailable_and_leaves_no_node(
-    locks: OrderLocks, relay: Relay, session: Session, code: int
+    locks: ResourceLocks, relay: Relay, session: Session, code: int
 ) -> None:
     """Also for a batch, whose refusal lies in the results of its transaction."""
     relay.answer(CREATE2, code)
@@ -85,14 +85,14 @@ async def test_refused_lock_is_unavailable_and_leaves_no_node(
         assert lease.valid()
 
 
-async def test_lock_created_by_a_request_that_timed_out_is_held(locks: OrderLocks, relay: Relay) -> None:
+async def test_lock_created_by_a_request_that_timed_out_is_held(locks: ResourceLocks, relay: Relay) -> None:
     """The node is found by its nonce, as after a lost reply."""
     relay.answer(CREATE2, REQUEST_TIMEOUT, done=True)
     async with await locks.acquire("order-1", CASHIER, timeout_s=WAIT_S) as lease:
         assert lease.valid()
 
 
-async def test_listing_refused_for_now_keeps_the_place_in_the_queue(locks: OrderLocks, relay: Relay) -> None:
+async def test_listing_refused_for_now_keeps_the_place_in_the_queue(locks: ResourceLocks, relay: Relay) -> None:
     relay.forget()
     relay.answer(GET_CHILDREN, THROTTLED)
     taking = asyncio.ensure_future(locks.acquire("order-1", CASHIER, timeout_s=WAIT_S))
@@ -104,7 +104,7 @@ async def test_listing_refused_for_now_keeps_the_place_in_the_queue(locks: Order
 
 
 async def test_release_refused_is_tried_again_until_the_node_is_gone(
-    locks: OrderLocks, relay: Relay, session: Session
+    locks: ResourceLocks, relay: Relay, session: Session
 ) -> None:
     """`drained()` says so only then."""
     lease = await locks.acquire("order-1", CASHIER, timeout_s=WAIT_S)
@@ -119,7 +119,7 @@ async def test_release_refused_is_tried_again_until_the_node_is_gone(
 
 
 async def test_shard_without_the_right_to_create_refuses_one_lock_and_a_batch(
-    zookeeper: ZooKeeper, locks: OrderLocks, session: Session
+    zookeeper: ZooKeeper, locks: ResourceLocks, session: Session
 ) -> None:
     """A real NOAUTH, from an ACL."""
     read_only = [make_acl("world", "anyone", read=True)]

@@ -58,17 +58,28 @@ def test_the_nodes_of_a_batch_are_found_by_their_nonce(orders: list[str], nonce:
     assert sorted(found) == sorted(orders)
     for order_id, path in found.items():
         assert path.startswith(("/a/", "/b/"))
-        assert NodeName.parse(path[3:]).order_id == order_id  # type: ignore[union-attr]
+        assert NodeName.parse(path[3:]).resource_id == order_id  # type: ignore[union-attr]
 
 
 def test_holders_survive_being_written() -> None:
     """A holder comes back from its node's data."""
-    holder = Holder("阿丽", "cashier", "payment-1", "pay-1", 1_700_000_000_000)
+    holder = Holder("阿丽", {"role": "cashier", "instance": "payment-1"}, 1_700_000_000_000)
     assert Holder.from_json(holder.to_json()) == holder
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", b"[1]", b"\xff", b'{"clerk":7,"since_ms":"soon"}'])
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"[1]", b"\xff", b'{"role":7,"since_ms":"soon"}'])
 def test_unreadable_holders_are_shown_as_such(data: bytes) -> None:
     """Data nobody can read hides nobody from the queue."""
-    assert Holder.from_json(data).role == "?"
+    assert Holder.from_json(data).owner == "?"
     assert Holder.from_json(data).since_ms == 0
+
+
+def test_holder_of_the_first_release_is_read() -> None:
+    """It named its owner `clerk`; during an upgrade both releases stand in one queue."""
+    data = b'{"clerk":"li","role":"cashier","instance":"payment-1","payment":"pay-1","since_ms":7}'
+    assert Holder.from_json(data) == Holder("li", {"role": "cashier", "instance": "payment-1", "payment": "pay-1"}, 7)
+
+
+def test_holder_is_shown_with_its_details() -> None:
+    assert str(Holder("li", {"role": "cashier", "payment": "", "instance": "payment-1"})) == "li (cashier, payment-1)"
+    assert str(Holder("li")) == "li"

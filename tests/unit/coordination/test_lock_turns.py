@@ -10,11 +10,12 @@ import pytest
 from coordination.deadline import Deadline
 from coordination.locks import LockTimeout
 from coordination.locks.cleanup import Nodes
-from coordination.locks.lock import Holder, OrderLocks, _Attempt, _Taken
+from coordination.locks.lock import Holder, ResourceLocks, _Attempt, _Taken
 from coordination.session import SessionState, requests
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 LAST, FIRST_AFTER_THE_WRAP = 2**31 - 1, -(2**31)
-HOLDER = Holder("li", "cashier", "payment-1", "pay-1", 0)
+HOLDER = Holder("li", {"role": "cashier"})
 SESSION_ID = 7
 
 
@@ -37,7 +38,7 @@ def name(order_id: str, nonce: str, sequence: int) -> str:
 async def turns(sequences: dict[str, tuple[int, int]]) -> bool:
     """Stand in the queues of these orders, each with the numbers (ours, somebody else's), without time to wait."""
     session: Any = OneSession()
-    locks = OrderLocks(session, shards=1)
+    locks = ResourceLocks(session, shards=1, root=LOCKS_ROOT)
     shards = dict.fromkeys(sequences, "/shard")
     attempt = _Attempt(shards, b"", time.monotonic(), Deadline.after(0))
     ours = {order_id: name(order_id, "a", mine) for order_id, (mine, _) in sequences.items()}
@@ -52,7 +53,7 @@ async def test_the_last_number_stands_before_the_first_after_the_wrap(orders: li
     assert await turns(dict.fromkeys(orders, (LAST, FIRST_AFTER_THE_WRAP)))
     with pytest.raises(LockTimeout) as caught:
         await turns(dict.fromkeys(orders, (FIRST_AFTER_THE_WRAP, LAST)))
-    assert caught.value.order_id == orders[0]
+    assert caught.value.resource_id == orders[0]
     assert caught.value.holder == HOLDER
 
 
@@ -61,4 +62,4 @@ async def test_a_batch_waits_for_the_one_order_that_is_behind_the_wrap() -> None
     ahead, behind = (LAST - 1, LAST), (FIRST_AFTER_THE_WRAP + 3, LAST - 5)
     with pytest.raises(LockTimeout) as caught:
         await turns({"o-1": ahead, "o-2": behind, "o-3": ahead})
-    assert caught.value.order_id == "o-2"
+    assert caught.value.resource_id == "o-2"
