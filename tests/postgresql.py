@@ -27,10 +27,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.devstack import postgresql
 from services.devstack.child import identity
-from services.runtime.database import Database
-from services.runtime.logins import Roles
-from services.runtime.migrations import bring_up_to_date
-from services.runtime.roles import grant, prepare
+from services.runtime.database.database import Database
+from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.pgpass import Roles
+from services.runtime.database.postgres_roles import grant, prepare
 from services.runtime.server import Service
 
 _NUMBERS = itertools.count(1)

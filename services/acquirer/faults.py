@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.kernel.errors import InvalidArgument, Unavailable
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 _MAX_FAULTS = 100
 _MAX_DELAY_MS = 600_000

@@ -40,14 +40,14 @@ from services.acquirer.store import COUNTER, LOG, SqlChargeStore
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime import log as logs
-from services.runtime.database import Database, probe_write
-from services.runtime.failpoints import Failpoints, FailpointServicer
-from services.runtime.grpc_server import new_server
-from services.runtime.health import HealthMonitor
-from services.runtime.migrations import bring_up_to_date
-from services.runtime.roles import grant
+from services.runtime.database.database import Database, probe_write
+from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.postgres_roles import grant
+from services.runtime.grpc.failpoints import Failpoints, FailpointServicer
+from services.runtime.grpc.grpc_server import new_server
+from services.runtime.grpc.health import HealthMonitor
+from services.runtime.grpc.tokens import TokenFile
 from services.runtime.settings import Settings
-from services.runtime.tokens import TokenFile
 
 _DEBUGGING = ("countinghouse.acquirer.v1.FaultService", "countinghouse.debug.v1.FailpointService")
 
@@ -60,7 +60,7 @@ class Outside:
 
     Args:
         package: Folder of the program, where its migrations are.
-        append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`runtime/roles.py`).
+        append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`postgres_roles.py`).
     """
 
     name: str

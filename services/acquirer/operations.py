@@ -16,7 +16,7 @@ from services.acquirer import model
 from services.acquirer.faults import Faults
 from services.acquirer.model import Charge, ChargeState, Payload, charge_not_found
 from services.kernel.clock import Clock
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 #: Words of the log besides the states.
 RECEIVED, REPEATED, REFUSED = "RECEIVED", "REPEATED", "REFUSED"

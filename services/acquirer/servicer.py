@@ -12,8 +12,8 @@ from services.acquirer.faults import Fault, FaultKind, Faults
 from services.acquirer.model import Charge, ChargeState, Payload
 from services.acquirer.operations import AcquirerOperations, Entry
 from services.kernel.ids import check_name, check_text
-from services.runtime import pages, translate
-from services.runtime.context import current_call
+from services.runtime.grpc import pagination, translate
+from services.runtime.grpc.context import current_call
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -62,7 +62,7 @@ class AcquirerServicer(acquirer_pb2_grpc.AcquirerServiceServicer):
         return pb.ReverseByKeyResponse(charge=_charge_out(reversed_))
 
     async def ListCharges(self, request: pb.ListChargesRequest, _context: _Context) -> pb.ListChargesResponse:
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int,),
             fetch=lambda key, limit: self._operations.statement(after=key[0] if key else 0, limit=limit),
@@ -73,7 +73,7 @@ class AcquirerServicer(acquirer_pb2_grpc.AcquirerServiceServicer):
 
     async def ListLog(self, request: pb.ListLogRequest, _context: _Context) -> pb.ListLogResponse:
         wanted = request.key and check_name(request.key, "key")
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int,),
             fetch=lambda key, limit: self._operations.log(

@@ -42,7 +42,7 @@ from services.acquirer.operations import (
 )
 from services.kernel.errors import KeyMismatch
 from services.kernel.money import Money
-from services.runtime.database import Database
+from services.runtime.database.database import Database
 
 METADATA = MetaData()
 

@@ -31,8 +31,8 @@ from countinghouse.payment.v1 import payment_pb2
 from services.checker.history import NO_ANSWER, Answer, Arguments, HistoryWriter, Outcome
 from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
-from services.runtime import status
-from services.runtime.methods import idempotency
+from services.runtime.grpc import status
+from services.runtime.grpc.methods import idempotency
 
 _SESSION_TIMEOUT_S = 4.0
 _FIND_TIMEOUT_S = 5.0

@@ -40,7 +40,7 @@ from services.devstack.files import database_url, signing_key
 from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
-from services.runtime.tokens import TokenSigner
+from services.runtime.grpc.tokens import TokenSigner
 
 #: As docker-compose.chaos.yml sets it.
 SESSION_TIMEOUT_S: Final = 4.0

@@ -24,7 +24,7 @@ from services.checker.verdict import Check, Found
 from services.kernel.errors import CountinghouseError
 from services.reconcile.matching import Discrepancy
 from services.reconcile.reading import Reconciliation, find
-from services.runtime import status
+from services.runtime.grpc import status
 
 NAME: Final = "reconciled by balance"
 #: Between two readings, where something differs at the first.

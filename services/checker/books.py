@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.clock import Clock
-from services.runtime.database import Database, DatabaseRefused
+from services.runtime.database.database import Database, DatabaseRefused
 
 #: One row, as a table has it.
 Record = Mapping[str, Any]

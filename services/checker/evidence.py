@@ -157,7 +157,7 @@ class Evidence:
         return dict(found)
 
     def may_be_removed(self, key: Key, *, ok: bool = True) -> bool:
-        """Whether a request that is not there may have been removed for its age: see `services/runtime/retention.py`.
+        """Whether a request that is not there may have been removed for its age: see runtime/database/retention.py.
 
         Args:
             ok: Whether it was answered with a success.

@@ -234,7 +234,7 @@ async def _read(urls: dict[str, str], settle_s: float, readings: list[Reading]) 
     from services.devstack.state import StackRefused  # noqa: PLC0415
     from services.kernel.clock import SystemClock  # noqa: PLC0415
     from services.kernel.errors import Unavailable  # noqa: PLC0415
-    from services.runtime.database import DatabaseRefused  # noqa: PLC0415
+    from services.runtime.database.database import DatabaseRefused  # noqa: PLC0415
 
     try:
         reading = await settled_books(urls, settle_s, SystemClock())

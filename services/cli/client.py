@@ -43,8 +43,8 @@ from services.kernel.errors import (
 )
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
-from services.runtime import status
-from services.runtime.methods import idempotency
+from services.runtime.grpc import status
+from services.runtime.grpc.methods import idempotency
 
 _STUBS: Final[dict[str, Any]] = {
     "order": order_pb2_grpc.OrderServiceStub,

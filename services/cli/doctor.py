@@ -150,7 +150,7 @@ async def _databases(data: Path, findings: list[Finding]) -> None:
 
 
 def _database(data: Path, service: str) -> Finding:
-    from services.runtime.sqlite import made_note  # noqa: PLC0415
+    from services.runtime.database.sqlite import made_note  # noqa: PLC0415
 
     name = f"{service} database"
     file = data / f"{service}.db"
@@ -223,7 +223,7 @@ async def _ask(url: str, query: str) -> object:
     from sqlalchemy import text  # noqa: PLC0415
     from sqlalchemy.ext.asyncio import AsyncConnection  # noqa: PLC0415
 
-    from services.runtime.database import Database  # noqa: PLC0415
+    from services.runtime.database.database import Database  # noqa: PLC0415
 
     async def step(connection: AsyncConnection) -> object:
         return (await connection.execute(text(query))).scalar_one_or_none()

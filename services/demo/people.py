@@ -18,7 +18,7 @@ from services.checker.checks import Answered
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.principal import Role
-from services.runtime import status
+from services.runtime.grpc import status
 
 _PAYMENT = "/countinghouse.payment.v1.PaymentService/"
 _RETRY_MS = 100

@@ -4,7 +4,7 @@
     postgresql                          a server of the stack's own, under <data>/postgresql
     postgresql://superuser@host/house   one that runs elsewhere; `house` begins the names of its databases and roles
 
-On PostgreSQL everything is as in a deployment: a database, an owner and a role for each service (`runtime/roles.py`),
+On PostgreSQL everything is as in a deployment: a database, an owner and a role for each service (`postgres_roles.py`),
 migrated by its owner before its instances start under the role that may not change the schema. With the guard `unique`
 off they run as the owner, since that guard's indexes are dropped at start.
 
@@ -26,7 +26,7 @@ from services.devstack.keys import Keys
 from services.devstack.postgresql import SUPERUSER
 from services.devstack.state import StackRefused
 from services.kernel.errors import InvalidArgument
-from services.runtime.logins import Roles
+from services.runtime.database.pgpass import Roles
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -108,8 +108,8 @@ class ServerDatabases:
         """
         from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  a stack on files does without
 
-        from services.runtime.database_errors import said  # noqa: PLC0415
-        from services.runtime.roles import prepare  # noqa: PLC0415
+        from services.runtime.database.errors import said  # noqa: PLC0415
+        from services.runtime.database.postgres_roles import prepare  # noqa: PLC0415
 
         every = [self._roles(service) for service in services]
         names = {name for roles in every for name in (roles.owner, roles.user, roles.checker)}

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from services.devstack.files import remember_databases, signing_key
 from services.devstack.state import ACQUIRER, INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
-from services.runtime.logins import Roles
+from services.runtime.database.pgpass import Roles
 
 #: COMPOSE_PROJECT_NAME names another, for docker compose as well.
 PROJECT = "countinghouse"

@@ -5,7 +5,7 @@
     /secrets/operator/           a data directory: the signing key, every password, where the databases are
     /secrets/<service>/          verify.pem, service.token, and pgpass: the password of the role it works under
     /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` alone
-    /secrets/roles/              pgpass: every role's password, for `services.runtime.roles`
+    /secrets/roles/              pgpass: every role's password, for `services.runtime.database.postgres_roles`
 
 Each folder is a volume of its own, mounted read-only by whom it is for. It is a folder and not a file, since tokens are
 written anew well before they expire, and a file that is mounted by itself stays the old one. Who signs tokens is this
@@ -26,7 +26,7 @@ from services.devstack.databases import HOUSE
 from services.devstack.files import remember_databases
 from services.devstack.keys import LOOK_S, Keys
 from services.kernel.clock import Clock, SystemClock
-from services.runtime.logins import Roles
+from services.runtime.database.pgpass import Roles
 
 #: Where the containers find the server.
 _SERVER = "postgres:5432"

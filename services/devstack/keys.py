@@ -20,8 +20,8 @@ from services.kernel.clock import Clock
 from services.kernel.errors import Unauthenticated
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
-from services.runtime.logins import passfile_line, passwords_in
-from services.runtime.tokens import TokenSigner
+from services.runtime.database.pgpass import passfile_line, passwords_in
+from services.runtime.grpc.tokens import TokenSigner
 
 #: A stolen token is of use for this long at most.
 SERVICE_TOKEN_TTL_S = 12 * 3600

@@ -133,7 +133,7 @@ def command(installation: Installation, directory: Path, port: int, environment:
 
 async def until_answering(server: URL) -> None:
     """Waits until a server lets its superuser in."""
-    from services.runtime.database import Database  # noqa: PLC0415  a stack on files does without
+    from services.runtime.database.database import Database  # noqa: PLC0415  a stack on files does without
 
     async with Database(server.render_as_string(), pool=1) as database:
         while True:

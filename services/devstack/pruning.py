@@ -1,6 +1,6 @@
 """Old requests and tickets are removed once a day, by `main prune` of each service under the owner of its tables.
 
-See `services/runtime/retention.py`. Why a run failed is in its log, `<data>/logs/<service>-prune.log`; the next run
+See `runtime/database/retention.py`. Why a run failed is in its log, `<data>/logs/<service>-prune.log`; the next run
 makes up for it.
 """
 

@@ -27,7 +27,7 @@ async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S, *, interface
     """What grpc.health says at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE.
 
     Args:
-        interface: Whose readiness is asked for; empty: whether the process is alive. See `runtime/health.py`.
+        interface: Whose readiness is asked for; empty: whether the process is alive. See `runtime/grpc/health.py`.
     """
     async with open_channel(address) as channel:
         try:

@@ -3,7 +3,7 @@
 Two clocks, never mixed: the wall clock dates what people read and compares with stored times; the monotonic clock
 measures waits and deadlines. Nothing that must be right depends on the wall clock: leases by it only decide *when* a
 recovery is tried, and fences and conditional updates decide whether it may write. What instances compare with each
-other's times is dated by one clock all the same (`runtime/clock.py`), or recovery would come too late.
+other's times is dated by one clock all the same (`runtime/database/clock.py`), or recovery would come too late.
 """
 
 from __future__ import annotations

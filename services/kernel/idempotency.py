@@ -13,14 +13,14 @@ Invariants
    was paused never holds what another has begun since. A response is stored in the transaction of its effect, whose own
    conditional update decides which of two executions that is.
 3. DONE and EXPIRED never change; the response of DONE is replayed byte for byte for as long as the row is kept
-   (`runtime/retention.py`: for ever, if an order was made, cancelled or paid by it).
+   (`runtime/database/retention.py`: for ever, if an order was made, cancelled or paid by it).
 4. A key is given back (IN_PROGRESS → ISSUED) only by the execution that holds it, and only if nothing was done.
    Whoever starts an ISSUED key is therefore its first execution, whatever the attempt.
 5. EXPIRED is refused, never run. Only ISSUED expires: an execution once begun is brought to its end.
    A payment that was given back and is then finished by another clerk goes from ISSUED to DONE.
 6. A consumed key has a fingerprint; another payload under it is refused, in every state.
 
-`decide` says what a caller meets; the stores make each move by one conditional UPDATE, `runtime/requests.py`.
+`decide` says what a caller meets; the stores make each move by one conditional UPDATE, `idempotency_table.py`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from services.ledger.model import (
     house_accounts,
     journal_not_found,
 )
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 #: Journals read at once while the chain is walked: enough to be quick, few enough to stay small.
 _VERIFY_CHUNK = 500

@@ -22,9 +22,9 @@ from sqlalchemy import (
 from services.kernel.money import MAX_BALANCE
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Closing
-from services.runtime.database import ensemble_table
-from services.runtime.requests import request_table
-from services.runtime.retention import Retention, removals_table
+from services.runtime.database.database import ensemble_table
+from services.runtime.database.idempotency_table import request_table
+from services.runtime.database.retention import Retention, removals_table
 
 #: Account ids are compared byte by byte, on PostgreSQL too, whatever the locale: pages and prefixes rely on it.
 _ACCOUNT_ID = String(100).with_variant(VARCHAR(100, collation="C"), "postgresql")
@@ -123,7 +123,7 @@ chain_head = Table(
 
 requests = request_table(metadata)
 ensemble = ensemble_table(metadata)
-#: Whoever opens an account again on the same terms finds it open. See runtime/retention.py.
+#: Whoever opens an account again on the same terms finds it open. See runtime/database/retention.py.
 retention = Retention(requests, removals_table(metadata), requests.c.method == "OpenAccount")
 
 

@@ -15,10 +15,10 @@ from services.kernel.ids import check_account, check_business_key, check_name, c
 from services.kernel.money import check_currency, check_currency_form
 from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow, TrialTotal
 from services.ledger.operations import JournalFilter, LedgerOperations
-from services.runtime import pages, status
-from services.runtime.context import current_call
-from services.runtime.interceptors import reply
-from services.runtime.translate import clerk_in, clerk_out, enum_in, fence_in, fingerprint_without
+from services.runtime.grpc import pagination, status
+from services.runtime.grpc.context import current_call
+from services.runtime.grpc.interceptors import reply
+from services.runtime.grpc.translate import clerk_in, clerk_out, enum_in, fence_in, fingerprint_without
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -70,7 +70,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def ListAccounts(self, request: pb.ListAccountsRequest, _context: _Context) -> pb.ListAccountsResponse:
         prefix = request.prefix and check_account(request.prefix, "prefix")
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(str,),
             fetch=lambda key, limit: self._operations.accounts(prefix=prefix, after=key[0] if key else "", limit=limit),
@@ -128,7 +128,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             account_id=check_account(request.account_id, "account_id") if request.account_id else "",
             order_id=check_name(request.order_id, "order_id") if request.order_id else "",
         )
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int,),
             fetch=lambda key, limit: self._operations.journals(which, before=key and key[0], limit=limit),
@@ -151,7 +151,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def TrialBalance(self, request: pb.TrialBalanceRequest, _context: _Context) -> pb.TrialBalanceResponse:
         currency = request.currency_code and check_currency_form(request.currency_code)
-        key = pages.key_in(request, _TRIAL_KEY)
+        key = pagination.key_in(request, _TRIAL_KEY)
         trial = None if key else await self._operations.trial_balance(currency)
         last = trial.last if trial else key[0] if key else 0
         rows: list[TrialRow] = []
@@ -163,13 +163,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             rows.append(row)
             return _row_out(row)
 
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=_TRIAL_KEY,
             fetch=fetch,
             key_of=lambda row: (last, row.account.account_id),
             out=out,
-            default_rows=pages.AS_MANY_AS_FIT,
+            default_rows=pagination.AS_MANY_AS_FIT,
         )
         return pb.TrialBalanceResponse(
             rows=page.rows,

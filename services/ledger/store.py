@@ -90,8 +90,8 @@ from services.ledger.schema import (
     to_account,
     unique_indexes,
 )
-from services.runtime.database import Database, DatabaseRefused
-from services.runtime.requests import Requests, insert_if_absent
+from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.idempotency_table import Requests, insert_if_absent
 
 #: Sorts after every character an id may have.
 _LAST_CHARACTER = "\x7f"

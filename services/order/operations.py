@@ -21,7 +21,7 @@ from services.kernel.ids import IdSource, check_reason, is_blank
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState, total
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 #: One item's result of a step that takes a list: the bill as it stands, or why it was refused.
 Outcome = Order | CountinghouseError

@@ -15,10 +15,10 @@ from services.kernel.ids import check_name, check_text, check_text_form
 from services.kernel.money import Money
 from services.order.model import Order, OrderEvent, OrderLine, OrderState
 from services.order.operations import Draft, Filter, OrderOperations
-from services.runtime import pages, status
-from services.runtime.context import current_call
-from services.runtime.interceptors import reply
-from services.runtime.translate import (
+from services.runtime.grpc import pagination, status
+from services.runtime.grpc.context import current_call
+from services.runtime.grpc.interceptors import reply
+from services.runtime.grpc.translate import (
     clerk_in,
     clerk_out,
     fence_in,
@@ -72,7 +72,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             state=optional_enum_in(_STATES_BY_NUMBER, request.state, "state"),
         )
         call = current_call()
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int,),
             fetch=lambda key, limit: self._operations.page(call, which, limit=limit, after=key and key[0]),
@@ -85,7 +85,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: pb.GetOrderHistoryRequest, _context: _Context
     ) -> pb.GetOrderHistoryResponse:
         order_id, call = check_name(request.order_id, "order_id"), current_call()
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int,),
             fetch=lambda key, limit: self._operations.history(call, order_id, after=key[0] if key else 0, limit=limit),

@@ -57,9 +57,9 @@ from services.kernel.principal import Principal, Role
 from services.order import model
 from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState
 from services.order.operations import Encoding, Filter, Listed, Outcome, Request, not_found
-from services.runtime.database import Database, ensemble_table
-from services.runtime.requests import Requests, insert_if_absent, request_table
-from services.runtime.retention import Retention, removals_table
+from services.runtime.database.database import Database, ensemble_table
+from services.runtime.database.idempotency_table import Requests, insert_if_absent, request_table
+from services.runtime.database.retention import Retention, removals_table
 
 metadata = MetaData()
 
@@ -125,7 +125,7 @@ order_events = Table(
 
 requests = request_table(metadata)
 ensemble = ensemble_table(metadata)
-#: A refusal changed nothing; what made or cancelled an order is kept with it. See runtime/retention.py.
+#: A refusal changed nothing; what made or cancelled an order is kept with it. See runtime/database/retention.py.
 retention = Retention(requests, removals_table(metadata), requests.c.response_ok.is_(False))
 
 

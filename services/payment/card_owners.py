@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.kernel.errors import FailedPrecondition
 from services.payment.model import Payment
 from services.payment.schema import METADATA
-from services.runtime.requests import insert_if_absent
+from services.runtime.database.idempotency_table import insert_if_absent
 
 CARD_OWNERS = Table(
     "card_owners",

@@ -19,8 +19,8 @@ from services.payment.schema import ENSEMBLE, EVENTS, PAYMENTS, RETENTION
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
+from services.runtime.grpc.tokens import TokenFile
 from services.runtime.server import Parts, Runtime, Service, run
-from services.runtime.tokens import TokenFile
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 

@@ -90,7 +90,7 @@ from services.payment.model import (
 from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Limits, Locks, Orders, Responses, Store
 from services.payment.recovery import RECOVERY_S, Recovery
 from services.payment.saga import Charging, Saga, Work
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 #: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
 _AFTER_LOCK_S = 0.5

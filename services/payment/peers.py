@@ -28,8 +28,8 @@ from services.payment.model import (
     Payment,
     Reversal,
 )
-from services.runtime import status, translate
-from services.runtime.peering import Peers
+from services.runtime.grpc import status, translate
+from services.runtime.grpc.service_client import Peers
 
 ORDER_INTERFACE = "countinghouse.order.v1.OrderService"
 LEDGER_INTERFACE = "countinghouse.ledger.v1.LedgerService"

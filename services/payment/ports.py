@@ -31,7 +31,7 @@ from services.payment.model import (
     Source,
     Undone,
 )
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 #: Makes the response to a request from the payment as it is about to be committed.
 Encode = Callable[[Payment], StoredResponse]
@@ -96,7 +96,7 @@ class Responses(Protocol):
 
 
 class Failpoints(Protocol):
-    """Named moments; see `runtime/failpoints.py`."""
+    """Named moments; see `runtime/grpc/failpoints.py`."""
 
     async def hit(self, name: str, call: Call | None, *subjects: str) -> None: ...
 

@@ -56,7 +56,7 @@ from services.payment.model import (
     sales_account,
 )
 from services.payment.ports import Failpoints, Hold, Ledger, Orders, Responses, Store
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 
 #: Kept back from a park's deadline for what comes after the question to the acquirer, in seconds.
 _AFTER_QUERY_S = 0.5

@@ -39,9 +39,9 @@ from services.payment.model import (
     Silence,
     Source,
 )
-from services.runtime.database import ensemble_table
-from services.runtime.requests import request_table
-from services.runtime.retention import Retention, removals_table
+from services.runtime.database.database import ensemble_table
+from services.runtime.database.idempotency_table import request_table
+from services.runtime.database.retention import Retention, removals_table
 
 METADATA = MetaData()
 ENSEMBLE = ensemble_table(METADATA)
@@ -177,7 +177,7 @@ def _is_open(ticket: Column[str]) -> ColumnElement[bool]:
     )
 
 
-#: A ticket that paid no order; a request for a ticket with which nothing was or will be paid. See runtime/retention.py.
+#: A ticket that paid no order; a request for a ticket with which nothing was or will be paid. See retention.py.
 RETENTION = Retention(
     REQUESTS,
     REMOVALS,

@@ -18,9 +18,9 @@ from services.payment.commands import ParkCommand, PayCommand, ReverseCommand, S
 from services.payment.model import PARK, PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
 from services.payment.operations import PaymentOperations
 from services.payment.ports import Filter
-from services.runtime import pages, status, translate
-from services.runtime.context import current_call
-from services.runtime.interceptors import reply
+from services.runtime.grpc import pagination, status, translate
+from services.runtime.grpc.context import current_call
+from services.runtime.grpc.interceptors import reply
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -123,7 +123,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self, request: pb.GetPaymentHistoryRequest, _context: _Context
     ) -> pb.GetPaymentHistoryResponse:
         payment_id, call = check_name(request.payment_id, "payment_id"), current_call()
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int,),
             fetch=lambda key, limit: self._operations.history(
@@ -142,7 +142,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             needs_attention=request.needs_attention,
         )
         call = current_call()
-        page = await pages.read_page(
+        page = await pagination.read_page(
             request,
             key_types=(int, str),
             fetch=lambda key, limit: self._operations.page(call, which, limit=limit, after=key),

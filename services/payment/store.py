@@ -68,8 +68,8 @@ from services.payment.schema import (
     to_word,
 )
 from services.payment.statements import earlier_attempts, made_by, page_of, raise_fence, undone_for
-from services.runtime.database import Database
-from services.runtime.requests import Requests, insert_if_absent, is_named, named
+from services.runtime.database.database import Database
+from services.runtime.database.idempotency_table import Requests, insert_if_absent, is_named, named
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)

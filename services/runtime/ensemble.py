@@ -25,7 +25,7 @@ from coordination.errors import CoordinationError, EnsembleUnfit, Forbidden
 from coordination.locks import generation
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
-from services.runtime.database import Database, read_newest_fence, write_generation
+from services.runtime.database.database import Database, read_newest_fence, write_generation
 from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _RETRY_S = 0.5

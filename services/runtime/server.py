@@ -50,21 +50,21 @@ from services.kernel.errors import CountinghouseError, Unavailable
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource, RandomIds
 from services.runtime import log as logs
-from services.runtime.clock import DatabaseClock
-from services.runtime.database import Database, probe_write
+from services.runtime.database.clock import DatabaseClock
+from services.runtime.database.database import Database, probe_write
+from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.postgres_roles import grant
+from services.runtime.database.retention import DAY_MS, Retention, remove_old_requests
 from services.runtime.ensemble import Ensemble
-from services.runtime.failpoints import Failpoints, FailpointServicer
-from services.runtime.grpc_server import new_server
-from services.runtime.health import HealthMonitor
-from services.runtime.interceptors import CallInterceptor
-from services.runtime.methods import method_names
+from services.runtime.grpc.failpoints import Failpoints, FailpointServicer
+from services.runtime.grpc.grpc_server import new_server
+from services.runtime.grpc.health import HealthMonitor
+from services.runtime.grpc.interceptors import CallInterceptor
+from services.runtime.grpc.methods import method_names
+from services.runtime.grpc.service_client import Peers
+from services.runtime.grpc.tokens import TokenFile
 from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
-from services.runtime.migrations import bring_up_to_date
-from services.runtime.peering import Peers
-from services.runtime.retention import DAY_MS, Retention, remove_old_requests
-from services.runtime.roles import grant
 from services.runtime.settings import EVERYWHERE, Settings
-from services.runtime.tokens import TokenFile
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
 #: How long consumers get to hear that a provider is gone before it stops taking calls.
@@ -136,7 +136,7 @@ class Service:
         package: Folder of the service, where its migrations are.
         ensemble: Its table of the ZooKeeper generation.
         fences: The columns of generation and token of the fences it keeps.
-        append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`runtime/roles.py`).
+        append_only: Its tables of which no row is ever changed; its role on PostgreSQL may not (`postgres_roles.py`).
         retention: Which of its requests need not be kept.
         build: Puts the parts together.
     """
@@ -184,7 +184,7 @@ async def _migrate(service: Service, settings: Settings) -> None:
 
 
 async def _prune(service: Service, settings: Settings) -> None:
-    """Removes old requests, once or again and again; run as the owner of the tables (`runtime/retention.py`)."""
+    """Removes old requests, once or again and again; run as the owner of the tables (`retention.py`)."""
     async with Database(settings.database_url) as database:
         while True:
             try:

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     #: Bring the database's schema up to date at start; off where a job of its own does that.
     migrate: bool = True
     #: PostgreSQL: roles to which `python -m services.<name>.main migrate` gives what they need, and no more: the one
-    #: that the service works under, and the one that the checker reads under. Empty: none. See runtime/roles.py.
+    #: that the service works under, and the one that the checker reads under. Empty: none. See postgres_roles.py.
     service_role: str = ""
     checker_role: str = ""
     database_pool: int = Field(default=8, ge=1, le=100)
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     acquirer_asks: int = Field(default=28, ge=1, le=1_000)
     #: How many tickets one customer may have open: not used, and not a day old.
     ticket_quota: int = Field(default=100, ge=1)
-    #: How long `prune` keeps requests and tickets that have ended (`runtime/retention.py`); and how often it looks,
+    #: How long `prune` keeps requests and tickets that have ended (`retention.py`); and how often it looks,
     #: 0: once, and ends.
     retention_days: int = Field(default=30, ge=30)
     prune_every_h: float = Field(default=0, ge=0)
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=5.0, ge=0)
     #: How many calls are executed at once. While half are, lists and sums of whole tables are refused.
     max_concurrent_calls: int = Field(default=512, ge=1)
-    #: What the calls of one caller (role and name) may cost at once, see `runtime/admission.py`: a read costs 1, a
+    #: What the calls of one caller (role and name) may cost at once, see `runtime/grpc/admission.py`: a read costs 1, a
     #: change 4, a list 32. A service has a larger budget, for it carries the calls of many.
     caller_budget: int = Field(default=256, ge=1)
     service_budget: int = Field(default=1024, ge=1)

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from services.kernel.principal import Role
-from services.runtime.access import MAY_CALL
+from services.runtime.grpc.access import MAY_CALL
 from tests.architecture.code import ROOT
 
 #: Where the servicer of a proto package is.
@@ -21,7 +21,7 @@ _SERVICERS = {
     "payment": "services.payment.servicer",
     "ledger": "services.ledger.servicer",
     "acquirer": "services.acquirer.servicer",
-    "debug": "services.runtime.failpoints",
+    "debug": "services.runtime.grpc.failpoints",
 }
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import services
-from services.runtime.database import Database
-from services.runtime.migrations import bring_up_to_date
+from services.runtime.database.database import Database
+from services.runtime.database.migrations import bring_up_to_date
 from tests.postgresql import PostgresServer, server
 
 FreshDatabase = Callable[[Path], Awaitable[Database]]

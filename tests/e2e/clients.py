@@ -21,7 +21,7 @@ from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.devstack.state import INTERFACES
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
-from services.runtime.methods import idempotency
+from services.runtime.grpc.methods import idempotency
 from tests.e2e.desk import money, new_id
 from tests.e2e.load import Load
 

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.runtime.logins import Roles
+from services.runtime.database.pgpass import Roles
 from tests.postgresql import PostgresServer
 
 SQLITE = "sqlite"

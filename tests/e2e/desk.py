@@ -27,7 +27,7 @@ from services.devstack.supervisor import Stack
 from services.kernel.errors import CountinghouseError
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Role
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.e2e import databases
 
 _IDS = RandomIds()

@@ -28,7 +28,7 @@ import grpc
 from google.protobuf.message import Message
 
 from services.kernel.errors import CountinghouseError
-from services.runtime import status
+from services.runtime.grpc import status
 
 #: What one client does; its number among all of them tells them apart.
 Work = Callable[[int], Awaitable[None]]

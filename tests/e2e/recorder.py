@@ -17,7 +17,7 @@ from services.demo.people import Person, Seen, Telephone
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, OutcomeUnknown
 from services.kernel.principal import Principal, Role
-from services.runtime import status
+from services.runtime.grpc import status
 
 _RESPONSES: dict[str, type[Message]] = {
     "CreateOrder": order_pb2.CreateOrderResponse,

@@ -16,7 +16,7 @@ from services.devstack.supervisor import Stack
 from services.kernel.clock import ManualClock, SystemClock
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
-from services.runtime.tokens import TokenSigner
+from services.runtime.grpc.tokens import TokenSigner
 from tests.e2e.desk import Desk, money, new_id, refusal
 
 LONG = "x" * 65

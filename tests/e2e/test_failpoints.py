@@ -41,7 +41,7 @@ from services.demo.people import Seen
 from services.demo.stage import NotBroughtAbout
 from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
 from services.kernel.clock import SystemClock
-from services.runtime.failpoints import NAMES
+from services.runtime.grpc.failpoints import NAMES
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.architecture.code import ACQUIRER, SERVICES, modules, tree
 from tests.e2e import deeds

@@ -13,7 +13,7 @@ from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli.metrics import _read
-from services.runtime.probe import state
+from services.runtime.grpc.probe import state
 from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import new_id
 from tests.e2e.teller import at_bank, payment_in, settle_by_card, teller_at

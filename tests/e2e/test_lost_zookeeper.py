@@ -13,7 +13,7 @@ import pytest
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.supervisor import ZOOKEEPER, Stack
 from services.kernel.principal import Role
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import Desk, command_line
 

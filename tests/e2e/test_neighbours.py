@@ -17,7 +17,7 @@ from countinghouse.payment.v1 import payment_pb2
 from services.devstack.readiness import health
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.e2e.desk import Desk
 
 _SETTLE = "/countinghouse.payment.v1.PaymentService/Settle"

@@ -20,7 +20,7 @@ from coordination.session import Session
 from services.devstack.state import INTERFACES
 from services.devstack.supervisor import ZOOKEEPER, Stack
 from services.kernel.errors import Unavailable
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.e2e.clients import Clients, clients_of
 from tests.e2e.conftest import SESSION_TIMEOUT_S, options
 from tests.e2e.counts import pages, samples

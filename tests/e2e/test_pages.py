@@ -9,7 +9,7 @@ import pytest
 
 from countinghouse.order.v1 import order_pb2
 from services.devstack.supervisor import Stack
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.e2e.desk import Desk, command_line, document, money, new_id, refusal
 
 #: The largest order that is taken: 84 KB, so that twenty are more than a message holds.

@@ -25,7 +25,7 @@ from services.devstack.files import database_url
 from services.devstack.state import InstanceState, StackRefused
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
-from services.runtime.database import Database, DatabaseRefused
+from services.runtime.database.database import Database, DatabaseRefused
 from tests.contract.runtime.wire import wire_to
 from tests.e2e.conftest import options
 from tests.e2e.desk import Desk, command_line, document, processes_of

@@ -18,8 +18,8 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
-from services.runtime.logins import Roles
-from services.runtime.roles import prepare
+from services.runtime.database.pgpass import Roles
+from services.runtime.database.postgres_roles import prepare
 from services.runtime.zookeeper_paths import GENERATION_PATH
 from tests.e2e.conftest import options
 from tests.e2e.desk import Desk

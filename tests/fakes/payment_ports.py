@@ -22,7 +22,7 @@ from services.order.model import Change, Order
 from services.order.operations import OrderStore, Outcome, not_found
 from services.payment.model import AccountTerms, Bill, BillState, Payment, Reversal
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
 from tests.fakes.order_store import FakeOrderStore
 

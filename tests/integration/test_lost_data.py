@@ -22,9 +22,9 @@ from services.kernel.principal import Principal, Role
 from services.order.store import ensemble as table
 from services.order.store import orders
 from services.payment.locks import CoordinatedLocks
-from services.runtime.database import Database, read_generation
+from services.runtime.database.database import Database, read_generation
+from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.ensemble import Ensemble, EnsembleRefused
-from services.runtime.migrations import bring_up_to_date
 from services.runtime.zookeeper_paths import GENERATION_PATH
 from tests.integration.zookeeper import ZooKeeper, connected, expire, until
 

@@ -30,7 +30,7 @@ import typer.testing  # noqa: F401
 
 import services.devstack.state
 import services.ledger.model
-import services.runtime.database  # noqa: F401
+import services.runtime.database.database  # noqa: F401
 from tests.mutation.mutants import Mutant
 
 ROOT = Path(__file__).parents[2]

@@ -1,5 +1,5 @@
-"""Where Alembic begins; see services/runtime/migrations.py."""
+"""Where Alembic begins; see services/runtime/database/migrations.py."""
 
-from services.runtime.migrations import run_revisions
+from services.runtime.database.migrations import run_revisions
 
 run_revisions()

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.acquirer.operations import ChargeStore
 from services.acquirer.store import COUNTER, METADATA, SqlChargeStore
-from services.runtime.database import Database, probe_write
+from services.runtime.database.database import Database, probe_write
 from tests.contract.acquirer.store_contract import ChargeStoreContract, Make, asked, charge, words
 from tests.contract.conftest import FreshDatabase
 

@@ -13,7 +13,7 @@ from services.checker.books import SERVICES, Books, Record, read_books, settled_
 from services.checker.checks import run_checks
 from services.checker.verdict import Verdict, verdict_of
 from services.kernel.clock import SystemClock
-from services.runtime.database import Database, DatabaseRefused
+from services.runtime.database.database import Database, DatabaseRefused
 from tests.unit.checker import archive
 from tests.unit.checker.scribe import Scribe, with_cards
 

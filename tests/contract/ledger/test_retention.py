@@ -6,8 +6,8 @@ from services.kernel.guards import Guards
 from services.ledger.model import Account, AccountKind
 from services.ledger.schema import retention
 from services.ledger.store import SqlLedgerStore
-from services.runtime.database import Database
-from services.runtime.retention import DAY_MS, remove_old_requests
+from services.runtime.database.database import Database
+from services.runtime.database.retention import DAY_MS, remove_old_requests
 from tests.contract.ledger.store_contract import ENCODING, NOW_MS, WALLET, opening
 
 

@@ -25,9 +25,9 @@ from services.ledger.operations import JournalFilter, LedgerOperations, Verdict
 from services.ledger.schema import metadata, order_fences
 from services.ledger.store import SqlLedgerStore, journals_of
 from services.ledger.trial import rows_of
-from services.runtime.database import Database, DatabaseRefused
-from services.runtime.failpoints import Failpoints
-from services.runtime.migrations import bring_up_to_date
+from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.grpc.failpoints import Failpoints
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.ledger.store_contract import (
     ENCODING,

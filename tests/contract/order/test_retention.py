@@ -7,8 +7,8 @@ import pytest
 from services.kernel.guards import Guards
 from services.order.model import OrderState
 from services.order.store import SqlOrderStore, retention
-from services.runtime.database import Database
-from services.runtime.retention import remove_old_requests
+from services.runtime.database.database import Database
+from services.runtime.database.retention import remove_old_requests
 from tests.contract.order.store_contract import ENCODING, bill, created, request
 from tests.contract.order.test_sql_store import InDatabase
 

@@ -22,7 +22,7 @@ from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
 from services.order.operations import Filter
 from services.order.store import SqlOrderStore, metadata, order_events, orders
-from services.runtime.database import Database
+from services.runtime.database.database import Database
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.order.store_contract import ENCODING, Made, Make, OrderStoreContract, bill, created, request
 from tests.fakes.order_store import Event

@@ -25,7 +25,7 @@ from services.kernel.principal import Principal, Role
 from services.payment.model import KeyState
 from services.payment.peers import AcquirerPeer
 from services.payment.ports import Acquirer
-from services.runtime.tokens import TokenSigner
+from services.runtime.grpc.tokens import TokenSigner
 from tests.contract.payment.acquirer_contract import AMOUNT, AcquirerContract, fresh
 from tests.fakes.payment_acquirer import FakeAcquirer
 

@@ -12,8 +12,8 @@ from services.kernel.idempotency import RequestKey, RequestState, StoredResponse
 from services.payment.model import ISSUE_TICKET, PAY
 from services.payment.schema import REMOVALS, REQUESTS, RETENTION
 from services.payment.store import PaymentStore
-from services.runtime.database import Database
-from services.runtime.retention import remove_old_requests
+from services.runtime.database.database import Database
+from services.runtime.database.retention import remove_old_requests
 from tests.contract.payment.store_contract import (
     LI,
     RESPONSES,

@@ -20,7 +20,7 @@ from services.kernel.idempotency import RequestKey, RequestState
 from services.payment.model import Accepted, Payment, PaymentState, Purpose, Rival
 from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
 from services.payment.store import PaymentStore
-from services.runtime.database import Database
+from services.runtime.database.database import Database
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.payment.store_contract import (
     LI,

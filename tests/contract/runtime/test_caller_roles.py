@@ -29,8 +29,8 @@ from services.order.servicer import MessageEncoding
 from services.order.store import SqlOrderStore
 from services.payment.model import PAY, REVERSE, SETTLE, Accepted, Payment, Source
 from services.payment.store import PaymentStore
-from services.runtime.database import Database
-from services.runtime.migrations import bring_up_to_date
+from services.runtime.database.database import Database
+from services.runtime.database.migrations import bring_up_to_date
 
 SERVICES = Path(services.__path__[0])
 NOW_MS = 50_000

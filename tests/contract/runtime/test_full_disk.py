@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import services.order
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
 from services.order.store import ensemble
-from services.runtime.database import Database, probe_write, read_generation, write_generation
-from services.runtime.migrations import bring_up_to_date
+from services.runtime.database.database import Database, probe_write, read_generation, write_generation
+from services.runtime.database.migrations import bring_up_to_date
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.full_disk import fill, small_disk
 from tests.postgresql import PostgresServer

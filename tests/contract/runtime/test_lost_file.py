@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import services.order
 from services.kernel.errors import OutcomeUnknown, Unavailable
 from services.order.store import ensemble
-from services.runtime.database import Database, DatabaseRefused, read_generation, write_generation
-from services.runtime.migrations import bring_up_to_date
-from services.runtime.sqlite import SqliteBackend, log_of, made_note
+from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
+from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.sqlite import SqliteBackend, log_of, made_note
 
 PACKAGE = Path(services.order.__file__).parent
 

@@ -14,8 +14,8 @@ import services.order
 from services.kernel.clock import SystemClock
 from services.kernel.errors import OutcomeUnknown, Unavailable
 from services.order.store import ensemble
-from services.runtime.database import Database, DatabaseRefused, read_generation, write_generation
-from services.runtime.postgresql import PostgresqlBackend
+from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
+from services.runtime.database.postgresql import PostgresqlBackend
 from tests.contract.runtime.wire import Commit, Wire, wire_to
 from tests.postgresql import PostgresServer
 

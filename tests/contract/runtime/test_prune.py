@@ -16,9 +16,9 @@ from services.kernel.guards import Guards
 from services.kernel.idempotency import Lease, RequestKey, StoredResponse
 from services.kernel.principal import Principal, Role
 from services.order.store import requests
-from services.runtime.database import Database
-from services.runtime.requests import Requests
-from services.runtime.retention import DAY_MS
+from services.runtime.database.database import Database
+from services.runtime.database.idempotency_table import Requests
+from services.runtime.database.retention import DAY_MS
 from tests.contract.conftest import FreshDatabase, OwnerOf
 
 LI = Principal("li", Role.CASHIER)

@@ -17,8 +17,8 @@ from services.kernel.guards import Guards
 from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, RequestState, StoredResponse
 from services.kernel.principal import Principal, Role
 from services.order.store import requests as table
-from services.runtime.database import Database
-from services.runtime.requests import REQUEST_TTL_MS, Requests
+from services.runtime.database.database import Database
+from services.runtime.database.idempotency_table import REQUEST_TTL_MS, Requests
 from tests.fakes.request_table import FakeRequestTable
 
 LI = Principal("li", Role.CASHIER)

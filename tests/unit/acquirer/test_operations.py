@@ -13,7 +13,7 @@ from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import InvalidArgument, KeyMismatch, NotFound, Unavailable
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 from tests.fakes.charge_store import FakeChargeStore
 from tests.fakes.payment_ports import FakeFailpoints
 

@@ -17,8 +17,8 @@ from services.checker.books import ACQUIRER, SERVICES
 from services.checker.history import HistoryWriter, Invoked, Operation
 from services.devstack.files import database_url
 from services.kernel.clock import ManualClock
-from services.runtime.database import Database
-from services.runtime.migrations import bring_up_to_date
+from services.runtime.database.database import Database
+from services.runtime.database.migrations import bring_up_to_date
 from tests.unit.checker.scribe import Row, Scribe
 
 #: Each service's tables, in the order in which they refer to each other, and where the scribe keeps their rows.

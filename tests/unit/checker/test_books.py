@@ -17,8 +17,8 @@ from services.checker import books as module
 from services.checker.acquirer_log import log_of_rows
 from services.checker.books import ACQUIRER, SERVICES, Books, caller_of, read_books, settled_books
 from services.kernel.clock import ManualClock, SystemClock
-from services.runtime.database import Database, DatabaseRefused
-from services.runtime.migrations import bring_up_to_date
+from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.migrations import bring_up_to_date
 from tests.unit.checker import archive
 from tests.unit.checker.cases import payment
 from tests.unit.checker.scribe import Scribe, legal, with_cards

@@ -36,7 +36,7 @@ from services.kernel.errors import (
     may_come_right,
 )
 from services.kernel.principal import Role
-from services.runtime.status import DETAILS_KEY, to_status
+from services.runtime.grpc.status import DETAILS_KEY, to_status
 
 LOST = OutcomeUnknown("OUTCOME_UNKNOWN", "no answer")
 AWAY = Unavailable("SERVICE_UNAVAILABLE", "away", retry_after_ms=1)

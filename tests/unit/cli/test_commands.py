@@ -19,7 +19,7 @@ from services.cli.commands import app
 from services.cli.connection import parse_principal, user_name
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
-from services.runtime.tokens import TokenSigner, TokenVerifier
+from services.runtime.grpc.tokens import TokenSigner, TokenVerifier
 
 #: They are given their own arguments when they are imported.
 PASSED_ON = {"demo", "check"}

@@ -168,7 +168,7 @@ def test_an_instance_is_asked_for_its_health_where_it_listens(name: str) -> None
     """For its liveness: no interface is named. Readiness fails while ZooKeeper is frozen."""
     service = SERVICES[name]
     port = service["environment"]["COUNTINGHOUSE_LISTEN_PORT"]
-    assert service["healthcheck"]["test"][-2:] == ["services.runtime.probe", f"127.0.0.1:{port}"]
+    assert service["healthcheck"]["test"][-2:] == ["services.runtime.grpc.probe", f"127.0.0.1:{port}"]
     assert service["ports"][0].endswith(f":{port}")
 
 

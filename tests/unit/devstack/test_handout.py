@@ -10,8 +10,8 @@ from services.devstack.handout import Handout
 from services.devstack.keys import SERVICE_TOKEN_TTL_S
 from services.kernel.clock import ManualClock
 from services.kernel.principal import Principal, Role
-from services.runtime.logins import passwords_in
-from services.runtime.tokens import TokenVerifier
+from services.runtime.database.pgpass import passwords_in
+from services.runtime.grpc.tokens import TokenVerifier
 
 SERVICES = ("order", "ledger")
 

@@ -9,7 +9,7 @@ from services.devstack.files import signing_key
 from services.devstack.keys import SERVICE_TOKEN_TTL_S, Keys
 from services.kernel.clock import ManualClock
 from services.kernel.principal import Principal, Role
-from services.runtime.tokens import TokenVerifier
+from services.runtime.grpc.tokens import TokenVerifier
 
 
 def test_they_are_made_once_and_kept_from_others(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from services.kernel.principal import Principal, Role
 from services.ledger.model import NO_HASH, Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted
 from services.ledger.operations import LedgerOperations, Verdict
 from services.ledger.servicer import MessageEncoding
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
 
 LI = Principal("li", Role.CASHIER)

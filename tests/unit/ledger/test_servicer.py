@@ -17,10 +17,10 @@ from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, TrialRow
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import LedgerServicer, MessageEncoding, _row_out
-from services.runtime import status
-from services.runtime.context import Call, serving
-from services.runtime.failpoints import Failpoints
-from services.runtime.interceptors import StoredRefusal
+from services.runtime.grpc import status
+from services.runtime.grpc.context import Call, serving
+from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.interceptors import StoredRefusal
 from tests.fakes.ledger_store import FakeLedgerStore
 
 NO_CONTEXT: Any = None

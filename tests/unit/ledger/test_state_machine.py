@@ -26,7 +26,7 @@ from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Entry, Journal, JournalDraft, Leg, Outcome, Posted
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import MessageEncoding
-from services.runtime.failpoints import Failpoints
+from services.runtime.grpc.failpoints import Failpoints
 from tests.fakes.ledger_store import FakeLedgerStore
 
 LI = Principal("li", Role.CASHIER)

@@ -24,7 +24,7 @@ from services.kernel.principal import Principal, Role
 from services.order.model import Order, OrderLine, OrderState
 from services.order.operations import Draft, Filter, OrderOperations, Request
 from services.order.servicer import MessageEncoding
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 from tests.fakes.order_store import FakeOrderStore
 
 MEI = Principal("mei", Role.CUSTOMER)

@@ -17,10 +17,10 @@ from services.kernel.principal import Principal, Role
 from services.order.model import OrderLine
 from services.order.operations import OrderOperations
 from services.order.servicer import MessageEncoding, OrderServicer
-from services.runtime import status
-from services.runtime.context import Call, current_call, serving
-from services.runtime.failpoints import Failpoints
-from services.runtime.interceptors import StoredRefusal
+from services.runtime.grpc import status
+from services.runtime.grpc.context import Call, current_call, serving
+from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.interceptors import StoredRefusal
 from tests.fakes.order_store import FakeOrderStore
 
 LI = Principal("li", Role.CASHIER)

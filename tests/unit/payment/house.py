@@ -23,7 +23,7 @@ from services.payment.model import REVERSE, SETTLE, UNANSWERED, Payment, Payment
 from services.payment.operations import PaymentOperations
 from services.payment.ports import Limits
 from services.payment.servicer import PaymentResponses
-from services.runtime.context import Call
+from services.runtime.grpc.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
 from tests.fakes.order_store import FakeOrderStore
 from tests.fakes.payment_acquirer import FakeAcquirer

@@ -21,7 +21,7 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import REVERSE, SETTLE, AcquirerSays, ChargeTerms, KeyState, Payment, Reversal, Source
 from services.payment.peers import AcquirerPeer, LedgerPeer, OrderPeer
-from services.runtime import status
+from services.runtime.grpc import status
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)

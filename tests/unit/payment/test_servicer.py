@@ -11,7 +11,7 @@ from countinghouse.type.v1 import money_pb2
 from services.kernel.errors import InvalidArgument, NotFound
 from services.kernel.principal import Principal, Role
 from services.payment.servicer import PaymentServicer
-from services.runtime.context import serving
+from services.runtime.grpc.context import serving
 from tests.unit.payment.house import LI, WANG, House, payment_in
 
 CONTEXT: Any = None  # the servicer needs nothing of grpc's

@@ -25,7 +25,7 @@ from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind
 from services.order.model import OrderState
 from services.payment.model import PaymentState, Source
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.house import (
     AMOUNT,

@@ -14,7 +14,7 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.kernel.errors import PermissionDenied
 from services.kernel.principal import Principal, Role
-from services.runtime import access, methods
+from services.runtime.grpc import access, methods
 
 FILES: list[FileDescriptor] = [
     order_pb2.DESCRIPTOR,

@@ -19,8 +19,8 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.kernel.errors import Aborted, CountinghouseError, InvalidArgument, ResourceExhausted, Unauthenticated
 from services.kernel.principal import Principal, Role
-from services.runtime import methods, public, receiving, status
-from services.runtime.admission import CHANGE_COST, LIST_COST, READ_COST, cost_of
+from services.runtime.grpc import methods, public, receiving, status
+from services.runtime.grpc.admission import CHANGE_COST, LIST_COST, READ_COST, cost_of
 from tests.e2e.http2 import INITIAL_WINDOW_SIZE, pinging
 from tests.unit.runtime.test_interceptors import BUDGET, LI, MESSAGE_S, MOST, Hold, Server
 

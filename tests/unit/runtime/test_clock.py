@@ -6,7 +6,7 @@ import pytest
 
 from services.kernel.clock import ManualClock
 from services.kernel.errors import Unavailable
-from services.runtime.clock import DatabaseClock
+from services.runtime.database.clock import DatabaseClock
 
 
 class Hands:

@@ -21,8 +21,8 @@ from services.kernel.principal import Principal, Role
 from services.ledger.servicer import LedgerServicer
 from services.order.servicer import OrderServicer
 from services.payment.servicer import PaymentServicer
-from services.runtime.context import Call, serving
-from services.runtime.failpoints import FailpointServicer
+from services.runtime.grpc.context import Call, serving
+from services.runtime.grpc.failpoints import FailpointServicer
 
 UNKNOWN: Any = 99
 PACKAGES = (order_pb2, payment_pb2, ledger_pb2, acquirer_pb2, failpoint_pb2)

@@ -10,7 +10,7 @@ import pytest
 
 from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime import server
-from services.runtime.database import DatabaseRefused
+from services.runtime.database.database import DatabaseRefused
 from services.runtime.server import Service
 
 SERVICE = Service(

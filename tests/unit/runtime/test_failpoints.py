@@ -13,8 +13,8 @@ from countinghouse.debug.v1 import failpoint_pb2 as pb
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Principal, Role
-from services.runtime.context import Call
-from services.runtime.failpoints import NAMES, Failpoints, FailpointServicer
+from services.runtime.grpc.context import Call
+from services.runtime.grpc.failpoints import NAMES, Failpoints, FailpointServicer
 
 DROP = pb.FAILPOINT_ACTION_DROP_REPLY
 

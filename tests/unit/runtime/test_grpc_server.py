@@ -16,10 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from services.kernel.clock import SystemClock
-from services.runtime import grpc_server
-from services.runtime.grpc_server import new_server
+from services.runtime.grpc import grpc_server
+from services.runtime.grpc.grpc_server import new_server
+from services.runtime.grpc.tokens import TokenSigner
 from services.runtime.settings import Settings
-from services.runtime.tokens import TokenSigner
 from tests.e2e.http2 import MAX_CONCURRENT_STREAMS, pinging
 
 #: Longer than anything here takes; only so that a test which fails ends.

@@ -15,9 +15,9 @@ from grpc_health.v1._async import HealthServicer
 from coordination.session import Session, SessionState
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Unavailable
-from services.runtime import health
-from services.runtime.database import Database
-from services.runtime.health import HealthMonitor
+from services.runtime.database.database import Database
+from services.runtime.grpc import health
+from services.runtime.grpc.health import HealthMonitor
 
 INTERFACE = "countinghouse.order.v1.OrderService"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

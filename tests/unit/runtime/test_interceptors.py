@@ -30,13 +30,13 @@ from services.kernel.errors import (
 )
 from services.kernel.idempotency import Answer, StoredResponse
 from services.kernel.principal import Principal, Role
-from services.runtime import status
-from services.runtime.admission import Admission
-from services.runtime.context import Call, current_call
-from services.runtime.failpoints import Failpoints
-from services.runtime.interceptors import CallInterceptor, reply
+from services.runtime.grpc import status
+from services.runtime.grpc.admission import Admission
+from services.runtime.grpc.context import Call, current_call
+from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.interceptors import CallInterceptor, reply
+from services.runtime.grpc.tokens import TokenSigner, TokenVerifier
 from services.runtime.metrics import CallMetrics
-from services.runtime.tokens import TokenSigner, TokenVerifier
 
 LI = Principal("li", Role.CASHIER)
 DEFAULT_S, MAX_S = 10.0, 60.0

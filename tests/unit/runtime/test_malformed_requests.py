@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from countinghouse.order.v1 import order_pb2 as pb
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Principal, Role
-from services.runtime import status
+from services.runtime.grpc import status
 from tests.unit.runtime.test_interceptors import Server
 
 CREATE = "/countinghouse.order.v1.OrderService/CreateOrder"

@@ -15,7 +15,7 @@ from countinghouse.type.v1 import clerk_pb2, money_pb2
 from services.kernel.money import MAX_MINOR_UNITS, Money
 from services.ledger.model import MAX_LEGS
 from services.order.model import MAX_LINES, MAX_QUANTITY, OrderLine, total
-from services.runtime.pages import PAGE_BYTES
+from services.runtime.grpc.pagination import PAGE_BYTES
 from services.runtime.settings import Settings
 
 #: A character of four bytes, of which a text may have 200; and the longest ids.

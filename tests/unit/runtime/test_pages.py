@@ -16,7 +16,7 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.kernel.errors import InvalidArgument
-from services.runtime import pages
+from services.runtime.grpc import pagination
 
 #: Every request of a page, with two filters, where it has one.
 LISTS: list[tuple[Any, Any, tuple[Any, ...]]] = [
@@ -36,7 +36,7 @@ def types_of(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def refused(request: Any, types: tuple[Any, ...]) -> None:
     with pytest.raises(InvalidArgument) as refusal:
-        pages.key_in(request, types)
+        pagination.key_in(request, types)
     assert refusal.value.reason == "PAGE_TOKEN_INVALID"
     assert refusal.value.fields[0][0] == "page_token"
 
@@ -55,8 +55,8 @@ class Numbers:
         self.queries += 1
         return rows
 
-    async def page(self, page_size: int = 0, token: str = "", prefix: str = "") -> pages.Page[Any]:
-        return await pages.read_page(
+    async def page(self, page_size: int = 0, token: str = "", prefix: str = "") -> pagination.Page[Any]:
+        return await pagination.read_page(
             ledger_pb2.ListAccountsRequest(page_size=page_size, page_token=token, prefix=prefix),
             key_types=(int,),
             fetch=self.fetch,
@@ -67,7 +67,7 @@ class Numbers:
     def _name(self, row: int) -> str:
         return str(row).rjust(self._length if row >= self._small else 1, "x")
 
-    async def walk(self, page_size: int = 0) -> list[pages.Page[Any]]:
+    async def walk(self, page_size: int = 0) -> list[pagination.Page[Any]]:
         """All pages, following the tokens."""
         found = [await self.page(page_size)]
         while found[-1].next_page_token:
@@ -77,10 +77,10 @@ class Numbers:
 
 def test_sizes() -> None:
     """0 is the default; the bounds are taken, what is beyond them is refused."""
-    assert [pages.page_size(asked) for asked in (0, 1, 1_000)] == [50, 1, 1_000]
+    assert [pagination.page_size(asked) for asked in (0, 1, 1_000)] == [50, 1, 1_000]
     for asked in (-1, 1_001):
         with pytest.raises(InvalidArgument) as refusal:
-            pages.page_size(asked)
+            pagination.page_size(asked)
         assert refusal.value.reason == "PAGE_SIZE_OUT_OF_RANGE"
 
 
@@ -100,16 +100,16 @@ async def test_page_of_large_rows_is_cut_by_bytes() -> None:
     assert len(found) == 8
     for page in found:
         answer = ledger_pb2.ListAccountsResponse(accounts=page.rows, next_page_token=page.next_page_token)
-        assert answer.ByteSize() < pages.PAGE_BYTES + 1_000
+        assert answer.ByteSize() < pagination.PAGE_BYTES + 1_000
 
 
 async def test_row_larger_than_a_page_is_a_page_of_its_own() -> None:
     """No list stops at it for ever."""
-    found = await Numbers(3, length=pages.PAGE_BYTES + 1).walk()
+    found = await Numbers(3, length=pagination.PAGE_BYTES + 1).walk()
     assert [[row.version for row in page.rows] for page in found] == [[0], [1], [2]]
 
 
-@pytest.mark.parametrize("length", [30_000, 60_000, 100_000, pages.PAGE_BYTES])
+@pytest.mark.parametrize("length", [30_000, 60_000, 100_000, pagination.PAGE_BYTES])
 @pytest.mark.parametrize("size", [0, 8, 100, 1_000])
 async def test_page_of_large_rows_reads_few_rows_more_than_it_sends(length: int, size: int) -> None:
     """The largest page size of the largest rows is no way to make a server read a hundred megabytes."""
@@ -130,7 +130,7 @@ async def test_page_of_small_rows_is_read_in_few_queries() -> None:
     """Two for a page of the default size; then the largest part of the rest each time."""
     for size, queries in ((0, 2), (8, 1), (1_000, 12)):
         numbers = Numbers(100_000)
-        assert len((await numbers.page(size)).rows) == (size or pages.DEFAULT_ROWS)
+        assert len((await numbers.page(size)).rows) == (size or pagination.DEFAULT_ROWS)
         assert numbers.queries <= queries
 
 
@@ -138,11 +138,11 @@ async def test_page_of_small_rows_is_read_in_few_queries() -> None:
 def test_key_comes_back_as_it_went_out(plain: Any, filtered: Any, key: tuple[Any, ...]) -> None:
     """Whatever the page size; the token is safe in a URL."""
     for request in (plain, filtered):
-        token = pages.token_of(request, key)
+        token = pagination.token_of(request, key)
         assert token.replace("-", "").replace("_", "").isalnum()
         again = type(request)(page_token=token, page_size=17)
         again.MergeFrom(request)
-        assert pages.key_in(again, types_of(key)) == key
+        assert pagination.key_in(again, types_of(key)) == key
 
 
 @pytest.mark.parametrize(("plain", "filtered", "key"), LISTS, ids=NAMES)
@@ -153,14 +153,14 @@ def test_token_of_another_list_or_filter_is_refused(plain: Any, filtered: Any, k
             for mine in (plain, filtered):
                 if other == mine and type(other) is type(mine):
                     continue
-                request = type(mine)(page_token=pages.token_of(other, key))
+                request = type(mine)(page_token=pagination.token_of(other, key))
                 request.MergeFrom(mine)
                 refused(request, types_of(key))
 
 
 def test_first_page_has_no_key() -> None:
     """An empty token begins."""
-    assert pages.key_in(order_pb2.ListOrdersRequest(), (int,)) is None
+    assert pagination.key_in(order_pb2.ListOrdersRequest(), (int,)) is None
 
 
 def forged(*parts: object) -> str:
@@ -169,7 +169,7 @@ def forged(*parts: object) -> str:
 
 
 PLAIN = order_pb2.ListOrdersRequest()
-MINE = base64.urlsafe_b64decode(pages.token_of(PLAIN, (1,)) + "==").decode().split("\n")[0]
+MINE = base64.urlsafe_b64decode(pagination.token_of(PLAIN, (1,)) + "==").decode().split("\n")[0]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_token_that_was_not_given_out_is_refused(token: str) -> None:
 def test_token_with_a_key_that_no_row_has_is_refused(part: str) -> None:
     """No text of a caller comes to a database this way."""
     request = ledger_pb2.ListAccountsRequest()
-    request.page_token = pages.token_of(request, (part,))
+    request.page_token = pagination.token_of(request, (part,))
     refused(request, (str,))
 
 
@@ -210,4 +210,4 @@ def test_any_text_is_a_key_or_refused(token: str) -> None:
     """No other exception leaves."""
     request = order_pb2.ListOrdersRequest(page_token=token)
     with suppress(InvalidArgument):
-        pages.key_in(request, (int,))
+        pagination.key_in(request, (int,))

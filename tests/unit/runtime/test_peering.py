@@ -26,9 +26,9 @@ from services.kernel.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.runtime import status
-from services.runtime.peering import Peers
-from services.runtime.tokens import TokenFile
+from services.runtime.grpc import status
+from services.runtime.grpc.service_client import Peers
+from services.runtime.grpc.tokens import TokenFile
 
 AWAY = Unavailable("ZOOKEEPER_UNAVAILABLE", "away")
 

@@ -30,7 +30,7 @@ def address(servicer: health.HealthServicer) -> Iterator[str]:
 
 
 def probe(address: str, *interface: str) -> tuple[int, str]:
-    command = [sys.executable, "-P", "-m", "services.runtime.probe", address, *interface]
+    command = [sys.executable, "-P", "-m", "services.runtime.grpc.probe", address, *interface]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.strip()
 
@@ -57,7 +57,7 @@ def test_nobody_there_is_not_healthy() -> None:
 
 def test_it_imports_little() -> None:
     """It runs every few seconds in every container: no framework, no settings, no database."""
-    program = "import sys, services.runtime.probe; print(*sys.modules)"
+    program = "import sys, services.runtime.grpc.probe; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     heavy = {"pydantic", "sqlalchemy", "structlog", "kazoo", "alembic", "typer", "rich", "jwt"}
     assert not heavy & set(done.stdout.split())

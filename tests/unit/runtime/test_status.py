@@ -9,8 +9,8 @@ from grpc.aio import AioRpcError, Metadata
 
 from services.kernel import errors
 from services.kernel.fence import Fence
-from services.runtime import status
-from services.runtime.database import DatabaseRefused
+from services.runtime.database.database import DatabaseRefused
+from services.runtime.grpc import status
 
 EVERY_ERROR: list[tuple[errors.CountinghouseError, grpc.StatusCode]] = [
     (errors.InvalidArgument.of_field("FIELD_REQUIRED", "order_id", "required"), grpc.StatusCode.INVALID_ARGUMENT),

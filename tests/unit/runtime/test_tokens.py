@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from services.kernel.clock import ManualClock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unauthenticated
 from services.kernel.principal import Principal, Role
-from services.runtime.tokens import TokenFile, TokenSigner, TokenVerifier
+from services.runtime.grpc.tokens import TokenFile, TokenSigner, TokenVerifier
 
 LI = Principal("li", Role.CASHIER)
 

@@ -9,7 +9,7 @@ from services.kernel.errors import InvalidArgument
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.runtime import translate
+from services.runtime.grpc import translate
 
 
 @pytest.mark.parametrize("role", Role)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.runtime.migrations import create_removals
+from services.runtime.database.migrations import create_removals
 
 revision = "0004"
 down_revision = "0002"

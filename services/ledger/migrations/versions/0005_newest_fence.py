@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from services.runtime.migrations import add_write_probe
+from services.runtime.database.migrations import add_write_probe
 
 revision = "0005"
 down_revision = "0004"

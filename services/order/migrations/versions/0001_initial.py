@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from services.runtime.migrations import create_shared_tables, refuse
+from services.runtime.database.migrations import create_shared_tables, refuse
 
 revision = "0001"
 down_revision = None

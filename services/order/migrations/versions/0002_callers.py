@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.runtime.migrations import add_caller_roles
+from services.runtime.database.migrations import add_caller_roles
 
 revision = "0002"
 down_revision = "0001"

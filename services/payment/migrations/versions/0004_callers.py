@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from services.runtime.migrations import add_caller_roles
+from services.runtime.database.migrations import add_caller_roles
 
 revision = "0004"
 down_revision = "0003"

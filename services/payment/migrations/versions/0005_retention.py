@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from services.runtime.migrations import create_removals
+from services.runtime.database.migrations import create_removals
 
 revision = "0005"
 down_revision = "0004"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from services.runtime.migrations import refuse
+from services.runtime.database.migrations import refuse
 
 revision = "0007"
 down_revision = "0006"

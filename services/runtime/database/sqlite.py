@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import QueuePool
 
 from services.kernel.errors import Unavailable
-from services.runtime.database_errors import CommitUnanswered, is_undone, lost
+from services.runtime.database.errors import CommitUnanswered, is_undone, lost
 
 _T = TypeVar("_T")
 

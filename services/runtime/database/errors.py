@@ -6,7 +6,7 @@
     READONLY                         25006                           DATABASE_READ_ONLY
     IOERR, CANTOPEN, NOMEM, PROTOCOL 58…                             DATABASE_IO_ERROR
                                      53…, 57014, 57P…, no answer     DATABASE_UNAVAILABLE
-    (its file is another one)                                        DATABASE_LOST, `runtime/sqlite.py`
+    (its file is another one)                                        DATABASE_LOST, `runtime/database/sqlite.py`
     CORRUPT, NOTADB                  XX001, XX002                    refused: DATABASE_CORRUPT
                                      28…, 3D…, 42501                 refused: its operator has to mend it
 
@@ -62,7 +62,7 @@ _SQLSTATES: Final = {"53100": FULL, "25006": READ_ONLY, "58": IO_ERROR, "53": AW
 #: What its operator has to mend, by the beginning of the SQLSTATE.
 _REFUSED: Final = {
     "28": ("DATABASE_LOGIN", "see that its URL names the right role, and its passfile that role's password"),
-    "3D": ("DATABASE_MISSING", "make it (services/runtime/roles.py), or name another"),
+    "3D": ("DATABASE_MISSING", "make it (services/runtime/database/postgres_roles.py), or name another"),
     "42501": ("DATABASE_FORBIDDEN", "its role may not do this; only the owner of the tables may change the schema"),
     "XX001": ("DATABASE_CORRUPT", "it is damaged; restore a backup"),
     "XX002": ("DATABASE_CORRUPT", "an index of it is damaged; rebuild it or restore a backup"),

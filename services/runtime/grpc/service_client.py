@@ -16,9 +16,9 @@ from coordination.session import Session
 from services.kernel.clock import Deadline
 from services.kernel.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from services.kernel.ids import dice
-from services.runtime import status
-from services.runtime.methods import idempotency
-from services.runtime.tokens import TokenFile
+from services.runtime.grpc import status
+from services.runtime.grpc.methods import idempotency
+from services.runtime.grpc.tokens import TokenFile
 
 #: Kept back at each hop, so that the answer of the next one still finds us waiting.
 _HOP_MARGIN_S = 0.03

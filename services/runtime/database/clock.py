@@ -16,7 +16,7 @@ from typing import Final
 
 from services.kernel.clock import Clock
 from services.kernel.errors import Unavailable
-from services.runtime.database import Database
+from services.runtime.database.database import Database
 
 _SET_AGAIN_S: Final = 10.0
 #: An answer that took longer says too little of when it was given.

@@ -2,7 +2,7 @@
 
 A URL names such a file by `?passfile=…`, and asyncpg reads it for each new connection; mode 0600, or it is passed over.
 A line of ours, `*:*:*:role:password`, holds for every server and database. Names and passwords have neither a colon nor
-a backslash, so nothing needs to be escaped. What each role may do is said in `runtime/roles.py`.
+a backslash, so nothing needs to be escaped. What each role may do is said in `runtime/database/postgres_roles.py`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ What is kept for ever by 3, because the order or payment it is about is:
 So a caller who asks for a ticket and pays with it under ids of their own, and repeats both after years, is led to the
 ticket that is paid or gone, never to a second one.
 
-The job is the owner's, `python -m services.<name>.main prune`: a service's role deletes nothing (`runtime/roles.py`).
+The job is the owner's, `python -m services.<name>.main prune`: a service's role deletes nothing (`postgres_roles.py`).
 It removes a batch in each transaction, in the order of the keys, and notes in `removals` up to which time: the checker
 then knows that a row may be missing.
 """
@@ -46,8 +46,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.idempotency import RequestState
-from services.runtime.database import Database
-from services.runtime.requests import insert_if_absent
+from services.runtime.database.database import Database
+from services.runtime.database.idempotency_table import insert_if_absent
 
 #: Rows in one transaction: few enough that nobody waits for it.
 BATCH: Final = 500

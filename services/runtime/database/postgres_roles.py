@@ -29,10 +29,10 @@ from sqlalchemy import URL, inspect, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from services.runtime.database import Database
-from services.runtime.database_errors import said
-from services.runtime.logins import Roles, passwords_in
-from services.runtime.migrations import ADVISORY_LOCK
+from services.runtime.database.database import Database
+from services.runtime.database.errors import said
+from services.runtime.database.migrations import ADVISORY_LOCK
+from services.runtime.database.pgpass import Roles, passwords_in
 
 #: What the tables of Alembic and their like are to the service: something to look at.
 _LOOKED_AT = ("alembic_version",)
@@ -133,8 +133,10 @@ async def _say(connection: AsyncConnection, statement: str, *names: str) -> None
 
 
 def main() -> None:
-    """`python -m services.runtime.roles --server URL --passfile FILE SERVICE…`: as `prepare`."""
-    parser = argparse.ArgumentParser(prog="python -m services.runtime.roles", description=prepare.__doc__)
+    """`python -m services.runtime.database.postgres_roles --server URL --passfile FILE SERVICE…`: as `prepare`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.runtime.database.postgres_roles", description=prepare.__doc__
+    )
     parser.add_argument("--server", required=True, help="postgresql+asyncpg://superuser@host/postgres")
     parser.add_argument("--passfile", required=True, type=Path, help="the password of each role, as in ~/.pgpass")
     parser.add_argument("--house", default="countinghouse", help="what all names begin with")

@@ -17,8 +17,8 @@ from grpc import aio
 from countinghouse.debug.v1 import failpoint_pb2 as pb
 from countinghouse.debug.v1 import failpoint_pb2_grpc
 from services.kernel.errors import InvalidArgument
-from services.runtime.context import Call
-from services.runtime.translate import optional_enum_in
+from services.runtime.grpc.context import Call
+from services.runtime.grpc.translate import optional_enum_in
 
 #: In the order in which a payment passes them.
 NAMES = (

@@ -4,7 +4,7 @@
 
 A method has a cost: about how long it keeps the event loop from others, in reads of one row. A caller (role and name)
 has a budget of cost that may be in use at once; the server has a limit of executions. Beyond either a call is refused
-with RESOURCE_EXHAUSTED before it is worked on. Health and reflection are outside both (`runtime/public.py`).
+with RESOURCE_EXHAUSTED before it is worked on. Health and reflection are outside both (`runtime/grpc/public.py`).
 
 Invariants
 1. A caller's cost is in use from the headers until the call and its execution have ended: whoever hangs up, sends no
@@ -27,7 +27,7 @@ from google.protobuf import descriptor_pool
 
 from services.kernel.errors import ResourceExhausted
 from services.kernel.principal import Principal, Role
-from services.runtime import methods
+from services.runtime.grpc import methods
 
 READ_COST: Final = 1
 CHANGE_COST: Final = 4

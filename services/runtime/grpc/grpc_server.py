@@ -8,7 +8,7 @@
 | time without a call | a connection | `idle_connection_s` |
 | time to answer a ping | a connection with calls | `_PING_TIMEOUT_MS` |
 | time to send the request in | a call | `message_timeout_s` |
-| calls at once | a caller, the server | `runtime/admission.py` |
+| calls at once | a caller, the server | `runtime/grpc/admission.py` |
 
 grpc.aio's own limit of calls is not used: it counts what has no token and sends no request, and health as well.
 """
@@ -22,11 +22,11 @@ import grpc
 from coordination.grpc_channel import SERVER_PING_OPTIONS
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
-from services.runtime.admission import Admission
-from services.runtime.interceptors import CallInterceptor
+from services.runtime.grpc.admission import Admission
+from services.runtime.grpc.interceptors import CallInterceptor
+from services.runtime.grpc.tokens import TokenVerifier
 from services.runtime.metrics import CallMetrics
 from services.runtime.settings import Settings
-from services.runtime.tokens import TokenVerifier
 
 #: For the preface of HTTP/2 and the first SETTINGS.
 _HANDSHAKE_MS: Final = 5_000

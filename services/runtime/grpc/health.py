@@ -25,7 +25,7 @@ from grpc_health.v1._async import HealthServicer
 from coordination.session import Session, SessionState
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
-from services.runtime.database import Database
+from services.runtime.database.database import Database
 
 _INTERVAL_S = 0.5
 _PING_TIMEOUT_S = 2.0

@@ -6,7 +6,7 @@ Guarantees
    broke before its commit, is run again as a whole, a bounded number of times. So a step touches nothing but its
    connection, and awaits nothing else.
 3. `Unavailable` means that nothing was done. Where a commit was not answered, or failed in a way that leaves its
-   outcome open, nobody knows: `OutcomeUnknown`. Which error means what is in `runtime/database_errors.py`.
+   outcome open, nobody knows: `OutcomeUnknown`. Which error means what is in `runtime/database/errors.py`.
 4. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
 
 No network call is made inside a step.
@@ -27,7 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import OutcomeUnknown, Unavailable
-from services.runtime.database_errors import (
+from services.runtime.database.errors import (
     WRITES_FAIL,
     CommitUnanswered,
     DatabaseRefused,
@@ -36,8 +36,8 @@ from services.runtime.database_errors import (
     keep_values_out,
     translated,
 )
-from services.runtime.postgresql import PostgresqlBackend
-from services.runtime.sqlite import SqliteBackend
+from services.runtime.database.postgresql import PostgresqlBackend
+from services.runtime.database.sqlite import SqliteBackend
 
 __all__ = [
     "Database",
@@ -63,7 +63,7 @@ class Database:
     """The database of one service.
 
     Args:
-        url: `sqlite:///file` or `postgresql+asyncpg://…`; see `runtime/postgresql.py` for the password.
+        url: `sqlite:///file` or `postgresql+asyncpg://…`; see `runtime/database/postgresql.py` for the password.
         pool: How many connections at most.
         statement_timeout_s: PostgreSQL: how long one statement may take; see there as well.
     """

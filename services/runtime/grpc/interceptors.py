@@ -7,7 +7,7 @@ Out: errors → statuses; a stored response → the trailer `x-replayed`; the un
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
 patience must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
-everybody, within bounds of their own (`runtime/public.py`).
+everybody, within bounds of their own (`runtime/grpc/public.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from grpc import aio
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
-from services.runtime import access, methods, parsing, status
-from services.runtime.admission import Admission, Place
-from services.runtime.context import Call, serving
+from services.runtime.grpc import access, methods, parsing, status
+from services.runtime.grpc.admission import Admission, Place
+from services.runtime.grpc.context import Call, serving
+from services.runtime.grpc.public import PublicCalls
+from services.runtime.grpc.receiving import Receiver
+from services.runtime.grpc.tokens import TokenVerifier
 from services.runtime.metrics import CallMetrics
-from services.runtime.public import PublicCalls
-from services.runtime.receiving import Receiver
-from services.runtime.tokens import TokenVerifier
 
 _OURS = "/countinghouse."
 #: Kept back from the caller's deadline, so that our answer still reaches them.

@@ -27,7 +27,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from services.runtime.database_errors import CommitUnanswered, sqlstate_of
+from services.runtime.database.errors import CommitUnanswered, sqlstate_of
 
 _T = TypeVar("_T")
 

@@ -1,6 +1,6 @@
-"""`python -m services.runtime.probe HOST:PORT [INTERFACE]`: exit code 0 if grpc.health says SERVING there, else 1.
+"""`python -m services.runtime.grpc.probe HOST:PORT [INTERFACE]`: exit code 0 if grpc.health says SERVING there, else 1.
 
-Without an interface it asks for liveness, with one for the readiness of that interface (`runtime/health.py`).
+Without an interface it asks for liveness, with one for the readiness of that interface (`runtime/grpc/health.py`).
 
 For a container's health check, which runs again and again: it imports gRPC and nothing else.
 """

@@ -23,8 +23,8 @@ import structlog
 from grpc import aio
 
 from services.kernel.errors import Aborted, CountinghouseError, ResourceExhausted
-from services.runtime import parsing, status
-from services.runtime.receiving import Receiver
+from services.runtime.grpc import parsing, status
+from services.runtime.grpc.receiving import Receiver
 
 _WATCHES: Final = 32
 _REFLECTIONS: Final = 16

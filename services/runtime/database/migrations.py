@@ -15,8 +15,8 @@ from sqlalchemy import BigInteger, Boolean, Column, Connection, Integer, LargeBi
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordination.files import write_whole
-from services.runtime.database import Database, DatabaseRefused
-from services.runtime.sqlite import made_note
+from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.sqlite import made_note
 
 #: Any constant: whoever changes the schema or the privileges of one PostgreSQL database takes turns by it.
 ADVISORY_LOCK = 0x636F756E74
@@ -153,7 +153,7 @@ def create_shared_tables() -> None:
 
 
 def create_removals() -> None:
-    """The table that says how far old requests were removed, `runtime/retention.py`."""
+    """The table that says how far old requests were removed, `runtime/database/retention.py`."""
     from alembic import op  # noqa: PLC0415
 
     op.create_table(

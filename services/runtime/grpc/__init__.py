@@ -1,0 +1,1 @@
+"""What every server does with a gRPC call: limits, tokens, access, errors, health; and calls to other services."""
