@@ -27,11 +27,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.devstack import postgresql
 from services.devstack.child import identity
+from services.runtime.cluster_member import Service
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.pgpass import Roles
 from services.runtime.database.postgres_roles import grant, prepare
-from services.runtime.server import Service
 
 _NUMBERS = itertools.count(1)
 _PASSWORD = "known-to-every-test"

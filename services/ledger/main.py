@@ -9,10 +9,10 @@ from services.ledger.operations import LedgerOperations
 from services.ledger.schema import ensemble, journals, order_fences, postings, refusals, retention
 from services.ledger.servicer import LedgerServicer, MessageEncoding
 from services.ledger.store import SqlLedgerStore
-from services.runtime.server import Parts, Runtime, Service, run
+from services.runtime.cluster_member import Components, Runtime, Service, run
 
 
-async def build(runtime: Runtime) -> Parts:
+async def build(runtime: Runtime) -> Components:
     """The parts of one instance, its house accounts open."""
     store = SqlLedgerStore(runtime.database, runtime.guards)
     await store.prepare()
@@ -25,7 +25,7 @@ async def build(runtime: Runtime) -> Parts:
     )
     await operations.open_house_accounts(runtime.settings.currencies)
     servicer = LedgerServicer(operations)
-    return Parts(add=lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server))
+    return Components(add=lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server))
 
 
 SERVICE = Service(

@@ -8,10 +8,10 @@ from countinghouse.order.v1 import order_pb2_grpc
 from services.order.operations import OrderOperations
 from services.order.servicer import MessageEncoding, OrderServicer
 from services.order.store import SqlOrderStore, ensemble, order_events, order_lines, orders, retention
-from services.runtime.server import Parts, Runtime, Service, run
+from services.runtime.cluster_member import Components, Runtime, Service, run
 
 
-async def build(runtime: Runtime) -> Parts:
+async def build(runtime: Runtime) -> Components:
     """The parts of one instance."""
     operations = OrderOperations(
         store=SqlOrderStore(runtime.database, runtime.guards),
@@ -21,7 +21,7 @@ async def build(runtime: Runtime) -> Parts:
         encoding=MessageEncoding(),
     )
     servicer = OrderServicer(operations)
-    return Parts(add=lambda server: order_pb2_grpc.add_OrderServiceServicer_to_server(servicer, server))
+    return Components(add=lambda server: order_pb2_grpc.add_OrderServiceServicer_to_server(servicer, server))
 
 
 SERVICE = Service(

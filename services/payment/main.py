@@ -19,12 +19,12 @@ from services.payment.schema import ENSEMBLE, EVENTS, PAYMENTS, RETENTION
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import PaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
+from services.runtime.cluster_member import Components, Runtime, Service, run
 from services.runtime.grpc.tokens import TokenFile
-from services.runtime.server import Parts, Runtime, Service, run
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 
-async def build(runtime: Runtime) -> Parts:
+async def build(runtime: Runtime) -> Components:
     """Constructor injection, all of it."""
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
     store = PaymentStore(runtime.database, guards)
@@ -39,7 +39,7 @@ async def build(runtime: Runtime) -> Parts:
             AcquirerServiceStub(outside) if outside else None,
             token=TokenFile(settings.token_file).token,
             timeout_s=settings.acquirer_timeout_s,
-            own_address=lambda: runtime.whereabouts.address,
+            own_address=lambda: runtime.advertised.address,
         ),
         locks=CoordinatedLocks(
             locks, runtime.ensemble, runtime.clock, instance=settings.instance, wait_turn=guards.lock
@@ -66,10 +66,10 @@ async def build(runtime: Runtime) -> Parts:
         if outside is not None:
             await outside.close()
 
-    return Parts(
+    return Components(
         add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
         workers=workers,
-        keepers=[LeaseRenewer(operations, settings.lease_s).run],
+        drain_tasks=[LeaseRenewer(operations, settings.lease_s).run],
         close=close,
     )
 

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.devstack.state import ACQUIRER
+from services.runtime.cluster_member import Service
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.pgpass import Roles, passfile_line, passwords_in
 from services.runtime.database.postgres_roles import grant, prepare
-from services.runtime.server import Service
 from tests.architecture.code import SERVICES
 from tests.postgresql import PostgresServer
 

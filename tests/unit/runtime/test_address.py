@@ -10,7 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from services.kernel.errors import Unavailable
-from services.runtime.server import Whereabouts, _advertised_host, _listen
+from services.runtime.cluster_member import AdvertisedAddress, _advertised_host, _listen
 from services.runtime.settings import Settings
 
 
@@ -118,8 +118,8 @@ def test_registering_loopback_while_listening_on_all_is_warned_about(
     settings: dict[str, str], warned: bool, address: str
 ) -> None:
     """Somebody on another machine is meant to call it, and would call himself."""
-    whereabouts = Whereabouts()
+    advertised = AdvertisedAddress()
     with structlog.testing.capture_logs() as logged:
-        _listen(cast(grpc.aio.Server, Listening()), Settings(**settings), whereabouts)  # type: ignore[arg-type]
-    assert whereabouts.address == address
+        _listen(cast(grpc.aio.Server, Listening()), Settings(**settings), advertised)  # type: ignore[arg-type]
+    assert advertised.address == address
     assert ([entry["log_level"] for entry in logged] == ["warning"]) is warned

@@ -1,27 +1,20 @@
-"""How a service ends that cannot start: whether starting it again may help is told by its exit code."""
+"""How a process ends that cannot start: whether starting it again may help is told by its exit code."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from services.kernel.errors import CountinghouseError, Unavailable
-from services.runtime import server
+from services.runtime import process
 from services.runtime.database.database import DatabaseRefused
-from services.runtime.server import Service
+from services.runtime.process import Program
 
-SERVICE = Service(
-    name="order",
-    interface="countinghouse.order.v1.OrderService",
-    package=Path("nowhere"),
-    ensemble=cast(Any, None),
-    fences=cast(Any, None),
-    append_only=(),
-    retention=cast(Any, None),
-    build=cast(Any, None),
+PROGRAM = Program(
+    name="order", interface="countinghouse.order.v1.OrderService", package=Path("nowhere"), append_only=()
 )
 
 
@@ -36,15 +29,14 @@ SERVICE = Service(
 def test_what_went_away_is_started_again_and_what_refuses_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: CountinghouseError, code: int
 ) -> None:
-    """One line on standard error says why, and of which service it is."""
+    """One line on standard error says why, and of which program it is."""
 
-    async def serve(_service: Service, _settings: Any) -> None:
+    async def serve(_settings: Any) -> None:
         raise error
 
-    monkeypatch.setattr(server, "_serve", serve)
     monkeypatch.setattr("services.runtime.log.configure", lambda *_names: None)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     with pytest.raises(SystemExit) as ended:
-        server.run(SERVICE)
+        process.run(PROGRAM, {"": serve})
     assert ended.value.code == code
     assert capsys.readouterr().err == f"order: {error.message}\n"
