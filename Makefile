@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@deploy/setup-python.sh "$(PYTHON)"
 	@touch $@
 
-demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every bill was settled once
+demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every order was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
 test: setup  ## Runs all tests, three files at a time
@@ -42,10 +42,10 @@ test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in 
 	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -n 3 -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
 	done
 
-test-compose: setup  ## Starts the deployment on Docker, and settles bills there while containers die (4 minutes)
+test-compose: setup  ## Starts the deployment on Docker, and settles orders there while containers die (4 minutes)
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/chaos/test_containers.py $(ARGS)
 
-chaos: setup  ## Breaks everything while bills are settled, six seeds of a minute, and proves the books (10 minutes)
+chaos: setup  ## Breaks everything while orders are settled, six seeds of a minute, and proves the books (10 minutes)
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
 	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
@@ -96,7 +96,7 @@ bench-call: setup  ## Measures: calls through a discovered channel against grpc.
 bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper and on an ensemble of three
 	@$(BIN)/python -m tests.bench.locking $(ARGS)
 
-bench-check: setup  ## Measures the checker on 100,000 calls at 5,000 bills
+bench-check: setup  ## Measures the checker on 100,000 calls at 5,000 orders
 	@$(BIN)/python -m tests.bench.checking $(ARGS)
 
 mutate-checker: setup  ## Breaks the checker in every small way there is, and says which its tests do not notice

@@ -1,6 +1,6 @@
 """The booth: a small stack of its own with some guards off, two clerks and a customer, and levers for single faults.
 
-    make a bill ──▶ arm a failpoint ──▶ clerks press, and a process dies, freezes or loses a reply ──▶ rest ──▶ judge
+    make an order ──▶ arm a failpoint ──▶ clerks press, and a process dies, freezes or loses a reply ──▶ rest ──▶ judge
 
 All that is asked here is in one history, and the verdict is the checker's alone, from that history, the databases and
 the bank's own log. A booth may see one scene after the other as long as its books are right.
@@ -73,7 +73,7 @@ class Booth:
 
     Args:
         cashier: Sits at `payment-1`; the accountant at `payment-2`.
-        orders: The bills made here.
+        orders: The orders made here.
     """
 
     stack: Stack
@@ -97,9 +97,9 @@ class Booth:
         self._number += 1
         return f"{what}-{self._number}-{self.dice.randrange(16**6):06x}"
 
-    async def bill(self) -> str:
-        """Makes a bill; its order id."""
-        order_id = self.new_id("bill")
+    async def new_order(self) -> str:
+        """Makes an order; its order id."""
+        order_id = self.new_id("order")
         amount = self.dice.randrange(100, 100_000)
         request = order_pb2.CreateOrderRequest(
             request_id=f"make-{order_id}",
@@ -117,7 +117,7 @@ class Booth:
     async def settle(
         self, clerk: Person, order_id: str, *, at: str, timeout_s: float = 5.0, card: str = "", insist: bool = False
     ) -> Heard:
-        """A clerk settles a bill at one certain instance.
+        """A clerk settles an order at one certain instance.
 
         Args:
             card: Empty: from the source that is the clerk's.
@@ -137,13 +137,13 @@ class Booth:
     async def reverse(self, order_id: str, payment_id: str) -> Heard:
         """The accountant undoes a payment."""
         request = payment_pb2.ReverseRequest(
-            request_id=self.new_id("reverse"), payment_id=payment_id, reason="wrong bill"
+            request_id=self.new_id("reverse"), payment_id=payment_id, reason="wrong order"
         )
         told = self._arguments(self.accountant, order_id=order_id, payment_id=payment_id, key=request.request_id)
         return await self.sure(self.accountant, "Reverse", request, told, at="payment-2")
 
     async def cancel(self, order_id: str) -> Heard:
-        """The customer cancels a bill."""
+        """The customer cancels an order."""
         request = order_pb2.CancelOrderRequest(
             request_id=self.new_id("cancel"), order_id=order_id, reason="nobody wants it"
         )
@@ -151,7 +151,7 @@ class Booth:
         return await self.sure(self.customer, "CancelOrder", request, told)
 
     async def ticket(self) -> str:
-        """The cashier fetches a ticket for a payment that is no bill."""
+        """The cashier fetches a ticket for a payment that is no order."""
         request = payment_pb2.IssueTicketRequest(request_id=self.new_id("ticket"))
         told = self._arguments(self.cashier, key=request.request_id)
         return (await self.sure(self.cashier, "IssueTicket", request, told)).answer.ticket
@@ -296,7 +296,7 @@ class Booth:
         await self.until(died, f"{instance} did not die")
 
     async def order_state(self, order_id: str) -> str:
-        """Where a bill stands, by the books."""
+        """Where an order stands, by the books."""
         return next(str(row["state"]) for row in (await self.books()).orders if row["order_id"] == order_id)
 
     async def books(self) -> Books:
@@ -314,7 +314,7 @@ class Booth:
         """Lets everything come to rest, in the time it may take, and has it checked.
 
         Args:
-            calm_since: Since so many calls nobody has died or frozen, so that nobody may be thrown off a bill either;
+            calm_since: Since so many calls nobody has died or frozen, so that nobody may be thrown off an order either;
                 None: somebody has.
         """
         reading = await settled_books(self._databases, REST_WITHIN_S, self.clock)
@@ -328,7 +328,7 @@ class Booth:
         history = replace(read_history(self.path), whole=True)
         checks = [Found(len(reading.books.payments), left).check(f"at rest within {REST_WITHIN_S:g} s")]
         if calm_since is not None:
-            checks.append(nobody_thrown_off(history.operations[calm_since:]).check("nobody is thrown off a bill"))
+            checks.append(nobody_thrown_off(history.operations[calm_since:]).check("nobody is thrown off an order"))
         checks += await asyncio.to_thread(
             run_checks, reading.books, history=history, acquirer=log, now_ms=reading.at_ms
         )
@@ -349,9 +349,9 @@ class Booth:
 
 
 def nobody_thrown_off(operations: tuple[Operation, ...]) -> Found:
-    """While nobody dies or freezes, whoever has begun with a bill ends with it: others wait, or go away.
+    """While nobody dies or freezes, whoever has begun with an order ends with it: others wait, or go away.
 
-    That is what the order's lock promises. The fence, too, keeps a bill from being settled twice, but by refusing the
+    That is what the order's lock promises. The fence, too, keeps an order from being settled twice, but by refusing the
     clerk who was there first.
     """
     pressed = [operation for operation in operations if operation.kind in ("Settle", "Pay", "Reverse")]

@@ -149,7 +149,7 @@ def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> s
 
 
 def lane(operations: Sequence[Operation]) -> str:
-    """One bill: a row for each process that called about it, a bar for each call, on a scale of its own."""
+    """One order: a row for each process that called about it, a bar for each call, on a scale of its own."""
     scale = TimeScale(History(tuple(operations)))
     processes = list(dict.fromkeys(operation.process for operation in operations))
     height = 24 * len(processes) + 26
@@ -167,7 +167,7 @@ def lane(operations: Sequence[Operation]) -> str:
             )
             if scale.x(end_s) - scale.x(start_s) > 60:
                 parts.append(_text(scale.x(start_s) + 4, y + 12, f"{operation.kind} {_told(operation)}", "inside"))
-    return _svg(height, parts, "One bill")
+    return _svg(height, parts, "One order")
 
 
 def _told(operation: Operation) -> str:

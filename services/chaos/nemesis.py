@@ -5,7 +5,7 @@
 Each fault is a context: entering strikes and returns what was seen of it, leaving heals. Whatever ends a run, every
 fault that has begun is healed. One that could not be brought about stays PLANNED, and makes the run's verdict unknown.
 
-A fault that strikes at a certain step of a payment brings its own bait: a fresh bill, settled at the victim by one
+A fault that strikes at a certain step of a payment brings its own bait: a fresh order, settled at the victim by one
 clerk and, in company, by another clerk elsewhere. So it strikes at that step and no other, and a frozen holder is
 really overtaken before it wakes. It stands at that step, and the blow comes from outside.
 """
@@ -257,7 +257,7 @@ async def _watch(stage: Stage, instance: str, point: str) -> Callable[[], Awaita
 
 
 class _Bait:
-    """A bill that is settled at the victim, and in company by another clerk elsewhere."""
+    """An order that is settled at the victim, and in company by another clerk elsewhere."""
 
     def __init__(self, stage: Stage, strike: Strike, order_id: str) -> None:
         self.order_id = order_id
@@ -268,7 +268,7 @@ class _Bait:
 
     @classmethod
     async def laid(cls, stage: Stage, strike: Strike, number: int) -> _Bait:
-        """Makes the bill."""
+        """Makes the order."""
         order_id = f"bait-{strike.fault}-{round(strike.at_s * 1000)}-{number}"
         request = order_pb2.CreateOrderRequest(
             request_id=f"make-{order_id}",
@@ -288,7 +288,7 @@ class _Bait:
         raise NotBroughtAbout("no bait could be laid: CreateOrder is not answered")
 
     async def settle_at_victim(self, likely: Sequence[str], head_start_s: float) -> None:
-        """Arms those who may be met, for this bill only, and has the cashier settle it; a rival comes so much later."""
+        """Arms those who may be met, for this order only, and the cashier settles it; a rival comes so much later."""
         stage, strike = self._stage, self._strike
         subject = self._card if strike.target.startswith("acquirer") else self.order_id  # the bank knows no orders
         stop, hold = failpoint_pb2.FAILPOINT_ACTION_STOP, failpoint_pb2.FAILPOINT_ACTION_DELAY
@@ -307,7 +307,7 @@ class _Bait:
         self._calls.append(asyncio.create_task(self._settle("bait-holder", self._stage.cashier, "")))
 
     async def taken(self, struck: Callable[[], Awaitable[bool]]) -> bool:
-        """Waits until the fault has struck, or the bill was settled without."""
+        """Waits until the fault has struck, or the order was settled without."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_STRIKE_WITHIN_S):
                 while not await struck():
@@ -474,7 +474,7 @@ def _spoiled(kind: str, stream: str, **attributes: int) -> Fault:
 
 
 async def _until_used(stage: Stage, strike: Strike) -> None:
-    """Waits until a connection was concerned; if nobody uses the line, bills are settled until somebody does."""
+    """Waits until a connection was concerned; if nobody uses the line, orders are settled until somebody does."""
 
     async def used() -> bool:
         return await stage.world.concerned(strike.target) > 0

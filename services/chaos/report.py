@@ -70,14 +70,14 @@ def render(report: Report) -> str:
             _section("Answers", _LEGEND + charts.answers(report.history, scale, struck)),
             _section("Latency", charts.latencies(report.history, scale, struck)),
             _section("Which fault struck at which step", _coverage(report.coverage)),
-            _section("Bills worth a look", _lanes(report.history)),
+            _section("Orders worth a look", _lanes(report.history)),
             "</main></body></html>",
         ]
     )
 
 
 def interesting(history: History, most: int = _MAX_LANES) -> list[tuple[str, str, list[Operation]]]:
-    """Bills worth a look: order id, why, and the calls about it; those of most interest first.
+    """Orders worth a look: order id, why, and the calls about it; those of most interest first.
 
     Contended: two clerks settled at one time. Struck: the bait of a fault. Reversed. Unknown: somebody never heard.
     """
@@ -95,7 +95,7 @@ def interesting(history: History, most: int = _MAX_LANES) -> list[tuple[str, str
 
 
 def contended(operations: Sequence[Operation]) -> bool:
-    """Whether two clerks were settling one bill at the same time."""
+    """Whether two clerks were settling one order at the same time."""
     settling = [operation for operation in operations if operation.kind in ("Settle", "Pay")]
     for number, one in enumerate(settling):
         for other in settling[number + 1 :]:

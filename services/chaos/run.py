@@ -3,8 +3,8 @@
     plan ─▶ people and faults, at once ─▶ healed ─▶ come to rest (15 s) ─▶ last looks ─▶ reconcile ─▶ check ─▶ report
 
 The verdict is `ok` only if the checker finds nothing, the acquirer and the ledger agree on every total, and the run
-really was what was planned: every fault struck, two clerks met at a bill, and, where a holder was frozen, a stale fence
-was refused. A run that proves less is `unknown`.
+was what was planned: every fault struck, two clerks met at an order, and, where a holder was frozen, a stale fence was
+refused. A run that proves less is `unknown`.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _at_rest(reading: Reading) -> Check:
 
 
 async def _last_looks(caller: Caller, auditor: Person, order_ids: Sequence[str]) -> None:
-    """Reads every bill that was made: what callers are told now has to agree with all they were told before."""
+    """Reads every order that was made: what callers are told now has to agree with all they were told before."""
     limit = asyncio.Semaphore(_LAST_LOOKS_AT_ONCE)
 
     async def look(order_id: str) -> None:
@@ -266,7 +266,7 @@ def _proofs(history: History, faults: Sequence[str]) -> dict[str, int]:
     reasons = Counter(operation.answer.reason for operation in history.operations)
     proofs = {
         "calls that were done": outcomes[Outcome.OK],
-        "bills at which two clerks met": sum(
+        "orders at which two clerks met": sum(
             bool(order_id) and contended(operations) for order_id, operations in by_order.items()
         ),
         "answers given again": sum(operation.answer.replayed for operation in history.operations),

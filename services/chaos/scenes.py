@@ -8,7 +8,7 @@ has somebody ask again, unless finishing what others left is the very thing to b
 |---|---|---|
 | reply lost | ticket | the retry of a payment with no order looks like a payment of its own |
 | pressed while busy | lock | somebody takes over from a clerk who is alive and at work |
-| late claim | fence | a claim out of a process that was frozen: the bill is free again, no state forbids it |
+| late claim | fence | a claim out of a process that was frozen: the order is free again, no state forbids it |
 | cancelled meanwhile | state | a first payment, against which no key, index or fence stands |
 | ledger died | unique | one holder posts twice, for it heard nothing of the first time |
 | clerk died | recovery | nobody else knows of it |
@@ -38,7 +38,7 @@ _DROPPED_S: Final = 1.0
 _BUSY_S, _HURRIED_S = 3.0, 1.0
 _LEDGERS: Final = ("ledger-1", "ledger-2")
 #: Which of two ledgers a payment asks is up to the balancer, who may prefer one; they are armed in turn, so many times.
-_BILLS: Final = 10
+_TURNS: Final = 10
 #: A write that a woken process had in its hands is done by then.
 _LATE_S: Final = 1.5
 
@@ -54,22 +54,22 @@ async def reply_lost(booth: Booth) -> None:
 
 
 async def pressed_while_busy(booth: Booth) -> None:
-    """The cashier is at work on a bill; the accountant presses, too, has little time, and goes away if they must."""
-    order_id = await booth.bill()
+    """The cashier is at work on an order; the accountant presses, too, has little time, and goes away if they must."""
+    order_id = await booth.new_order()
     async with _cashier_busy_with(booth, order_id):
         await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, timeout_s=_HURRIED_S)
 
 
 async def pressed_at_once(booth: Booth) -> None:
-    """The cashier is at work on a bill; the accountant presses, too, until there is an answer."""
-    order_id = await booth.bill()
+    """The cashier is at work on an order; the accountant presses, too, until there is an answer."""
+    order_id = await booth.new_order()
     async with _cashier_busy_with(booth, order_id):
         await booth.settle(booth.accountant, order_id, at=ACCOUNTANTS, insist=True)
 
 
 @asynccontextmanager
 async def _cashier_busy_with(booth: Booth, order_id: str) -> AsyncIterator[None]:
-    """While inside, the cashier has submitted the payment of a bill and not yet posted it; then they are answered."""
+    """While inside, the cashier has submitted the payment of an order and not yet posted it; then they are answered."""
     await booth.arm(CASHIERS, "submitted", DELAY, order_id, delay_s=_BUSY_S)
     async with _meanwhile(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=_BUSY_S * 4)):
 
@@ -94,11 +94,11 @@ async def _meanwhile(work: Coroutine[Any, Any, Heard]) -> AsyncIterator[asyncio.
 
 
 async def late_claim(booth: Booth) -> None:
-    """An order instance freezes with a claim in its hands; the bill is settled by way of the other one and reversed.
+    """An order instance freezes with a claim in its hands; the order is settled by way of the other one and reversed.
 
     Then the frozen one wakes, and carries out the claim of a payment that ended long ago.
     """
-    order_id = await booth.bill()
+    order_id = await booth.new_order()
 
     def is_now(state: str) -> Callable[[], Awaitable[bool]]:
         async def is_state() -> bool:
@@ -116,9 +116,9 @@ async def late_claim(booth: Booth) -> None:
             await booth.arm(other, "accepted", DISARM)
             settled = await settling
             if settled.outcome is not Outcome.OK:
-                raise NotBroughtAbout(f"the bill was not settled: {settled.answer}")
+                raise NotBroughtAbout(f"the order was not settled: {settled.answer}")
             await booth.reverse(order_id, settled.answer.payment_id)
-            await booth.until(is_now("UNPAID"), "the bill was not reopened")
+            await booth.until(is_now("UNPAID"), "the order was not reopened")
         finally:
             booth.thaw(frozen)
     with suppress(NotBroughtAbout):  # as it should be
@@ -126,8 +126,8 @@ async def late_claim(booth: Booth) -> None:
 
 
 async def frozen_holder(booth: Booth) -> None:
-    """The cashier's process freezes about to move money; the accountant finishes the bill; then it wakes."""
-    order_id = await booth.bill()
+    """The cashier's process freezes about to move money; the accountant finishes the order; then it wakes."""
+    order_id = await booth.new_order()
     await booth.arm(CASHIERS, "submitted", STOP, order_id)
     async with _meanwhile(booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=25.0)):
         await booth.until_frozen(CASHIERS)
@@ -138,17 +138,17 @@ async def frozen_holder(booth: Booth) -> None:
 
 
 async def cancelled_meanwhile(booth: Booth) -> None:
-    """The customer cancels a bill that still stands on the cashier's screen, who then settles it."""
-    order_id = await booth.bill()
+    """The customer cancels an order that still stands on the cashier's screen, who then settles it."""
+    order_id = await booth.new_order()
     await booth.cancel(order_id)
     await booth.settle(booth.cashier, order_id, at=CASHIERS, insist=True)
 
 
 async def ledger_died(booth: Booth) -> None:
     """A ledger instance dies between its commit and its reply; the payment service asks the other one."""
-    for number in range(_BILLS):
+    for number in range(_TURNS):
         victim = _LEDGERS[number % 2]
-        order_id = await booth.bill()
+        order_id = await booth.new_order()
         pid = await booth.arm(victim, "posted", KILL, order_id)
         await booth.settle(booth.cashier, order_id, at=CASHIERS, timeout_s=10.0, insist=True)
         if await booth.died_at(victim, "posted", pid):
@@ -159,7 +159,7 @@ async def ledger_died(booth: Booth) -> None:
 
 async def clerk_died(booth: Booth) -> None:
     """The cashier's process dies about to move money, and the cashier goes home."""
-    order_id = await booth.bill()
+    order_id = await booth.new_order()
     pid = await booth.arm(CASHIERS, "submitted", KILL, order_id)
     await booth.settle(booth.cashier, order_id, at=CASHIERS)
     await booth.until_died(CASHIERS, pid)
@@ -167,7 +167,7 @@ async def clerk_died(booth: Booth) -> None:
 
 async def bank_silent(booth: Booth) -> None:
     """The bank charges a card and does not answer; the accountant, who cannot wait, reverses the payment."""
-    order_id = await booth.bill()
+    order_id = await booth.new_order()
     card = f"tok-{order_id}"
     await booth.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
     unheard = await booth.settle(booth.cashier, order_id, at=CASHIERS, card=card)
@@ -216,10 +216,10 @@ LATE_CLAIM: Final = Scene(
     {**_TWO_CLERKS, "order": 2},
 )
 FROZEN_HOLDER: Final = Scene(
-    "frozen holder", "a holder freezes about to post; another finishes the bill; it wakes", frozen_holder, _TWO_CLERKS
+    "frozen holder", "a holder freezes about to post; another finishes the order; it wakes", frozen_holder, _TWO_CLERKS
 )
 CANCELLED_MEANWHILE: Final = Scene(
-    "cancelled meanwhile", "the bill is cancelled, and then settled from an old screen", cancelled_meanwhile, calm=True
+    "cancelled meanwhile", "the order is cancelled, and then settled from an old screen", cancelled_meanwhile, calm=True
 )
 LEDGER_DIED: Final = Scene(
     "ledger died", "a ledger dies between commit and reply; the other is asked", ledger_died, {"ledger": 2}

@@ -1,11 +1,11 @@
 """The people of a chaos run: each does what such people do, as their own dice say, until the day is over.
 
-    clerk      settles bills, presses twice, asks again under the same id, reuses an id by mistake, reverses, parks,
+    clerk      settles orders, presses twice, asks again under the same id, reuses an id by mistake, reverses, parks,
                looks
-    customer   fetches tickets and pays with them, for bills and directly; cancels
-    batcher    settles a pile of bills at once, and the whole pile again if some of it failed
+    customer   fetches tickets and pays with them, for orders and directly; cancels
+    batcher    settles a pile of orders at once, and the whole pile again if some of it failed
 
-They share a few open bills at a time, so that they meet. Each of them is one process of the history, and follows the
+They share a few open orders at a time, so that they meet. Each of them is one process of the history, and follows the
 rule for callers: an unknown outcome is asked for again under the same key, and after a while given up, which leaves it
 unknown. The seed decides what they want; what comes of it is up to the faults.
 """
@@ -30,10 +30,10 @@ CURRENCY: Final = "CNY"
 _TIMEOUT_S: Final = 4.0
 _TRIES: Final = 4
 _ASK_AGAIN_S: Final = (0.05, 0.4)
-#: Bills open to everybody at one time: few, so that people meet.
-_OPEN_BILLS: Final = 8
-#: After so many calls about it a bill is taken away, so that no order's history grows beyond what can be examined.
-_CALLS_PER_BILL: Final = 10
+#: Orders open to everybody at one time: few, so that people meet.
+_OPEN_ORDERS: Final = 8
+#: After so many calls about it an order is taken away, so that no order's history grows beyond what can be examined.
+_CALLS_PER_ORDER: Final = 10
 _PILE: Final = 6
 
 _SOURCES: Final[Mapping[Role, tuple[str, ...]]] = {
@@ -48,8 +48,8 @@ Deed = tuple[float, Callable[[], Awaitable[object]]]
 
 
 @dataclass(slots=True)
-class Bill:
-    """A bill on the counter."""
+class Order:
+    """An order on the counter."""
 
     order_id: str
     amount: int
@@ -59,9 +59,9 @@ class Bill:
 
 @dataclass(slots=True)
 class Counter:
-    """What all of them see: the open bills, the payments that have settled some, and cards without an answer."""
+    """What all of them see: the open orders, the payments that have settled some, and cards without an answer."""
 
-    bills: deque[Bill] = field(default_factory=lambda: deque(maxlen=_OPEN_BILLS))
+    orders: deque[Order] = field(default_factory=lambda: deque(maxlen=_OPEN_ORDERS))
     settled: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=20))  # order, payment
     unanswered: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=20))  # order, payment
     made: list[str] = field(default_factory=list)
@@ -107,21 +107,21 @@ class Worker:
         self._number += 1
         return f"{self.name}-{what}-{self._number}"
 
-    def a_bill(self) -> Bill | None:
-        """One of the open bills, the newest most often; None: there is none."""
-        if not self.counter.bills:
+    def an_order(self) -> Order | None:
+        """One of the open orders, the newest most often; None: there is none."""
+        if not self.counter.orders:
             return None
-        bill = self.counter.bills[-1 - min(int(self.dice.expovariate(0.7)), len(self.counter.bills) - 1)]
-        bill.calls += 1
-        if bill.calls >= _CALLS_PER_BILL:
-            self.counter.bills.remove(bill)
-        return bill
+        order = self.counter.orders[-1 - min(int(self.dice.expovariate(0.7)), len(self.counter.orders) - 1)]
+        order.calls += 1
+        if order.calls >= _CALLS_PER_ORDER:
+            self.counter.orders.remove(order)
+        return order
 
     # ---- what is asked -------------------------------------------------------------------------------
 
-    async def make_bill(self) -> None:
-        """A new bill comes to the counter."""
-        name, amount = self.new_id("bill"), self.dice.randrange(100, 100_000)
+    async def make_order(self) -> None:
+        """A new order comes to the counter."""
+        name, amount = self.new_id("order"), self.dice.randrange(100, 100_000)
         by_customer = self.person.role is Role.CUSTOMER
         customer, order_id = (self.person.name, "") if by_customer else ("mei", name)  # only staff choose order ids
         request = order_pb2.CreateOrderRequest(
@@ -132,45 +132,45 @@ class Worker:
             heard = await self._ask("CreateOrder", request, arguments)
             if heard.outcome is Outcome.OK:
                 self.counter.made.append(heard.answer.order_id)
-                self.counter.bills.append(Bill(heard.answer.order_id, amount, customer))
+                self.counter.orders.append(Order(heard.answer.order_id, amount, customer))
                 return
             if await self._rest(*_ASK_AGAIN_S):
                 return
 
     async def look(self) -> None:
-        """Reads a bill, or a payment."""
+        """Reads an order, or a payment."""
         if self.counter.settled and self.dice.random() < 0.4:
             order_id, payment_id = self.dice.choice(self.counter.settled)
             looked = payment_pb2.GetPaymentRequest(payment_id=payment_id)
             await self._ask("GetPayment", looked, self._arguments(order_id=order_id, payment_id=payment_id))
-        elif bill := self.a_bill():
-            request = order_pb2.GetOrderRequest(order_id=bill.order_id)
-            await self._ask("GetOrder", request, self._arguments(order_id=bill.order_id))
+        elif order := self.an_order():
+            request = order_pb2.GetOrderRequest(order_id=order.order_id)
+            await self._ask("GetOrder", request, self._arguments(order_id=order.order_id))
 
     async def cancel(self) -> None:
-        """Cancels a bill, if it can still be."""
-        if bill := self.a_bill():
+        """Cancels an order, if it can still be."""
+        if order := self.an_order():
             request = order_pb2.CancelOrderRequest(
-                request_id=self.new_id("cancel"), order_id=bill.order_id, reason="chaos says so"
+                request_id=self.new_id("cancel"), order_id=order.order_id, reason="chaos says so"
             )
-            await self._ask("CancelOrder", request, self._arguments(order_id=bill.order_id, key=request.request_id))
+            await self._ask("CancelOrder", request, self._arguments(order_id=order.order_id, key=request.request_id))
 
     async def settle(self) -> None:
-        """Settles a bill, asking again until there is an answer or patience ends."""
-        if bill := self.a_bill():
-            await self._insist(self._settle_call(bill, self.new_id("settle")))
+        """Settles an order, asking again until there is an answer or patience ends."""
+        if order := self.an_order():
+            await self._insist(self._settle_call(order, self.new_id("settle")))
 
     async def press_twice(self) -> None:
         """The same call twice at once."""
-        if bill := self.a_bill():
-            asked = self._settle_call(bill, self.new_id("twice"))
+        if order := self.an_order():
+            asked = self._settle_call(order, self.new_id("twice"))
             await asyncio.gather(self._insist(asked), self._insist(asked))
 
     async def settle_pile(self) -> None:
-        """Settles several bills at once; if some failed the whole pile is run again, word for word."""
+        """Settles several orders at once; if some failed the whole pile is run again, word for word."""
         run = self.new_id("run")
-        pile = list(self.counter.bills)[-_PILE:]
-        calls = [self._settle_call(bill, f"{run}-{bill.order_id}"[:64]) for bill in pile]
+        pile = list(self.counter.orders)[-_PILE:]
+        calls = [self._settle_call(order, f"{run}-{order.order_id}"[:64]) for order in pile]
         for _ in range(2):
             results = await asyncio.gather(*(self._insist(call) for call in calls))
             if all(heard.outcome is Outcome.OK for heard in results):
@@ -186,8 +186,8 @@ class Worker:
     async def mix_up_ids(self) -> None:
         """Uses an id a second time, for something else; it has to be refused."""
         settled = [asked for asked in self._remembered if asked.kind == "Settle"]
-        if settled and (bill := self.a_bill()):
-            await self._once(self._settle_call(bill, self.dice.choice(settled).arguments.key))
+        if settled and (order := self.an_order()):
+            await self._once(self._settle_call(order, self.dice.choice(settled).arguments.key))
 
     async def reverse(self) -> None:
         """Undoes a payment."""
@@ -220,19 +220,19 @@ class Worker:
         arguments = self._arguments(order_id=order_id, key=settle.request_id, source=source)
         await self._insist(Asked("Settle", settle, arguments))
 
-    async def pay_bill(self) -> None:
-        """Fetches a ticket for a bill and pays with it, sometimes twice at once."""
-        if bill := self.a_bill():
-            await self._pay(bill)
+    async def pay_order(self) -> None:
+        """Fetches a ticket for an order and pays with it, sometimes twice at once."""
+        if order := self.an_order():
+            await self._pay(order)
 
     async def pay_directly(self) -> None:
-        """Fetches a ticket and pays something that is no bill."""
+        """Fetches a ticket and pays something that is no order."""
         await self._pay(None)
 
     # ---- inside --------------------------------------------------------------------------------------
 
-    async def _pay(self, bill: Bill | None) -> None:
-        order_id = bill.order_id if bill else ""
+    async def _pay(self, order: Order | None) -> None:
+        order_id = order.order_id if order else ""
         issue = payment_pb2.IssueTicketRequest(request_id=self.new_id("ticket"), order_id=order_id)
         issued = await self._ask("IssueTicket", issue, self._arguments(order_id=order_id, key=issue.request_id))
         if issued.message is None:
@@ -242,31 +242,31 @@ class Worker:
             ticket_id=issued.answer.ticket, source=payment_pb2.Source.Value(f"SOURCE_{source}")
         )
         amount, payee = 0, ""
-        if bill is None:
+        if order is None:
             amount, payee = self.dice.randrange(100, 10_000), f"sales:{CURRENCY}"
             request.amount.CopyFrom(_money(amount))
             request.payee_account_id = payee
         if source == "CARD":
-            request.card = self._a_card(bill.customer if bill else self.person.name)
+            request.card = self._a_card(order.customer if order else self.person.name)
         arguments = self._arguments(
             order_id=order_id,
             key=request.ticket_id,
             source=source,
             amount_minor=amount,
-            currency=CURRENCY if bill is None else "",
+            currency=CURRENCY if order is None else "",
             payee_account_id=payee,
         )
         asked = Asked("Pay", request, arguments)
         await asyncio.gather(*(self._insist(asked) for _ in range(1 + (self.dice.random() < 0.3))))
 
-    def _settle_call(self, bill: Bill, key: str) -> Asked:
+    def _settle_call(self, order: Order, key: str) -> Asked:
         source = self._a_source()
         request = payment_pb2.SettleRequest(
-            request_id=key, order_id=bill.order_id, source=payment_pb2.Source.Value(f"SOURCE_{source}")
+            request_id=key, order_id=order.order_id, source=payment_pb2.Source.Value(f"SOURCE_{source}")
         )
         if source == "CARD":
-            request.card = self._a_card(bill.customer)
-        return Asked("Settle", request, self._arguments(order_id=bill.order_id, key=key, source=source))
+            request.card = self._a_card(order.customer)
+        return Asked("Settle", request, self._arguments(order_id=order.order_id, key=key, source=source))
 
     def _a_source(self) -> str:
         return self.dice.choice(_SOURCES[self.person.role])
@@ -343,7 +343,7 @@ def hire(
         worker = Worker(name, person, caller, counter, seed=seed, rate_per_s=rate_per_s / len(people))
         if name.startswith("clerk"):
             deeds: list[Deed] = [
-                (3.0, worker.make_bill),
+                (3.0, worker.make_order),
                 (5.0, worker.settle),
                 (1.5, worker.press_twice),
                 (1.0, worker.ask_again),
@@ -354,15 +354,15 @@ def hire(
             ]
         elif name.startswith("customer"):
             deeds = [
-                (2.0, worker.make_bill),
-                (3.0, worker.pay_bill),
+                (2.0, worker.make_order),
+                (3.0, worker.pay_order),
                 (1.0, worker.pay_directly),
                 (0.3, worker.cancel),
                 (1.5, worker.look),
                 (0.5, worker.ask_again),
             ]
         else:
-            deeds = [(2.0, worker.make_bill), (1.0, worker.settle_pile)]
+            deeds = [(2.0, worker.make_order), (1.0, worker.settle_pile)]
         hired.append((worker, deeds))
     return hired
 

@@ -1,6 +1,6 @@
 """What the three databases hold, read whole: the checker's evidence.
 
-Each database is read on one snapshot of its own, and three snapshots are not one: between them a bill may be settled.
+Each database is read on one snapshot of its own, and three snapshots are not one: between them an order may be settled.
 So `settled_books` reads until nothing is under way and two readings say the same. Every change leaves a trace that
 stays (a version, a journal, a row), so two equal readings mean that nothing changed between the end of the first and
 the beginning of the second: that moment is the one snapshot.

@@ -1,4 +1,4 @@
-"""Why some calls cannot be put in one order, told in as few of them as possible.
+"""Why some calls cannot be put in one sequence, told in as few of them as possible.
 
 First the history is cut off where the contradiction is complete. Then each call is left out, or held to be one of which
 nobody heard, if the others contradict each other without it.
@@ -35,7 +35,7 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
     except Undecided:
         needed = [number for number, deed in enumerate(order.deeds) if _is_known(deed, end_ns)]
     begin_ns = min(order.deeds[number].invoked_ns for number in needed)
-    lines = [f"order {order.order_id}: these calls cannot be put in one order:"]
+    lines = [f"order {order.order_id}: these calls cannot be put in one sequence:"]
     lines += _calls(order, needed, (begin_ns, end_ns), _MAX_NEEDED)
     unknown = [
         number

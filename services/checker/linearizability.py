@@ -1,4 +1,4 @@
-"""Whether calls that overlapped can be put in one order in which a single-threaded model would have said the same.
+"""Whether calls that overlapped can be put in one sequence in which a single-threaded model would have said the same.
 
 The search goes through the calls' beginnings and ends in time and keeps the set of all *configurations* that are
 possible so far: how the model stands, and which of the calls that are open now have taken effect.
@@ -80,7 +80,7 @@ class Undecided(Exception):
 
 
 def has_order(deeds: Sequence[Deed], start: State, budget: Budget) -> bool:
-    """Whether the deeds can be put in one order.
+    """Whether the deeds can be put in one sequence.
 
     Raises:
         Undecided: The budget was spent first.

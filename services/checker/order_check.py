@@ -23,7 +23,7 @@ OnProgress = Callable[[int, int], None]
 def orders_linearizable(
     history: History, books: Books | None, clock: Clock, *, limit_s: float, on_progress: OnProgress
 ) -> Found:
-    """Whether each order's calls can be put in one order in which a single clerk would have been told the same.
+    """Whether each order's calls can be put in one sequence in which a single clerk would have been told the same.
 
     Args:
         books: As `order_calls`.
@@ -57,4 +57,4 @@ def _look(
         if not has_order(order.deeds, before_all(order.names), Budget.of(limit_s, clock)):
             violations.append(explain(order, history.nemesis, Budget.of(limit_s, clock)))
     except Undecided:
-        undecided.append(f"order {order.order_id}: no order of its calls was found or ruled out in {limit_s:g} s")
+        undecided.append(f"order {order.order_id}: no sequence of its calls was found or ruled out in {limit_s:g} s")

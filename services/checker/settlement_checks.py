@@ -1,4 +1,4 @@
-"""What must be true of bills, payments and journals together: each bill was settled once, by money that moved."""
+"""What must be true of orders, payments and journals together: each order was settled once, by money that moved."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _unseen_by_the_ledger(evidence: Evidence) -> Violations:
 
 
 def moves_legal(evidence: Evidence) -> Found:
-    """Versions have no gap, each state follows lawfully from the one before, and only who holds a bill moves it."""
+    """Versions have no gap, each state follows lawfully from the one before, and only who holds an order moves it."""
     books = evidence.books
 
     def violations() -> Violations:
@@ -120,7 +120,7 @@ def _moves(
 
 
 def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
-    """A bill is held by the payment that claimed it until it is UNPAID again; a round ends when it was PAID before."""
+    """An order is held by the payment that claimed it until it is UNPAID again; a round ends if it was PAID before."""
     holder, round_ = "", 1
     for before, after in pairwise(steps):
         if (before["to_state"], after["to_state"]) == ("PAID", "UNPAID"):
@@ -217,7 +217,7 @@ def outbox_delivered_once(evidence: Evidence) -> Found:
             made = moves[payment_id, word]
             if made > 1:
                 yield f"the word to {word} {row['order_id']} for {payment_id} was obeyed {made} times"
-            if not made and row["delivered_at_ms"] is not None and word != "RELEASE":  # of a bill never claimed
+            if not made and row["delivered_at_ms"] is not None and word != "RELEASE":  # of an order never claimed
                 yield f"the word to {word} {row['order_id']} for {payment_id} was delivered, and not obeyed"
         for payment_id, word in moves.keys() - words:
             yield f"nobody said to {word} an order for {payment_id}, and it was done"

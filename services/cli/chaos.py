@@ -97,7 +97,7 @@ def run_chaos(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Settles bills while faults strike, and proves the books afterwards. Exit code 0: ok, 1: violated, 2: unknown.
+    """Settles orders while faults strike, and proves the books afterwards. Exit code 0: ok, 1: violated, 2: unknown.
 
     The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, a bank; on containers
     that of deploy/docker-compose.yml.

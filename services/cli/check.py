@@ -75,7 +75,7 @@ def check(
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Proves that every bill was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
+    """Proves that every order was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
 
     A payment that is not finished yet is open: unknown. A check whose witness is absent is named as not examined.
 
@@ -244,7 +244,7 @@ async def _read(urls: dict[str, str], settle_s: float, readings: list[Reading]) 
     if not reading.at_rest:
         raise StackRefused(
             "BOOKS_MOVING",
-            f"bills are still being settled after {settle_s:g} s, and three databases cannot be read at one moment; "
+            f"orders are still being settled after {settle_s:g} s, and three databases cannot be read at one moment; "
             "check again when it is quiet, or allow more by --settle-s",
         )
     readings.append(reading)

@@ -25,7 +25,7 @@ PROGRAM = "countinghouse"
 
 app = typer.Typer(
     name=PROGRAM,
-    help="A payment back office where a bill is settled exactly once.",
+    help="A payment back office where an order is settled exactly once.",
     epilog=f"Exit codes\n\n{exit_codes.table()}",
     no_args_is_help=True,
     add_completion=False,
@@ -72,7 +72,7 @@ def choose(
     os.environ.update(open_deployment(os.environ, resources))
 
 
-_STACK, _MONEY, _LOOK = "The stack", "Bills and money", "Looking closer"
+_STACK, _MONEY, _LOOK = "The stack", "Orders and money", "Looking closer"
 
 app.command(rich_help_panel=_STACK)(up)
 app.command(rich_help_panel=_STACK)(status)
@@ -99,13 +99,13 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 
 @app.command(rich_help_panel=_LOOK, context_settings=_PASSED_ON, add_help_option=False)
 def check(context: typer.Context) -> None:
-    """Reads the databases and proves that every bill was settled exactly once."""
+    """Reads the databases and proves that every order was settled exactly once."""
     _pass_on("services.cli.check", "check", context.args)
 
 
 @app.command(rich_help_panel=_STACK, context_settings=_PASSED_ON, add_help_option=False)
 def demo(context: typer.Context) -> None:
-    """Settles bills on a stack of its own while things go wrong, and checks the result."""
+    """Settles orders on a stack of its own while things go wrong, and checks the result."""
     _pass_on("services.cli.demo", "demo", context.args)
 
 

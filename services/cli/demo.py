@@ -38,7 +38,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep the data and logs in this new directory.")] = None,
 ) -> None:
-    """Settles bills on a stack of its own while things go wrong, and checks the result.
+    """Settles orders on a stack of its own while things go wrong, and checks the result.
 
     Guards: ticket, lock, fence, state, unique, recovery, acquirer-key. Exit code 0: ok, 1: violated, 2: unknown.
 

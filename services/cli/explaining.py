@@ -46,7 +46,7 @@ class Choice:
 @calling(Role.AUDITOR)
 async def explain(
     client: Client,
-    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which bill the call is about.")],
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which order the call is about.")],
     service: Annotated[str, typer.Option("--service", help="Which service is called.")] = "payment",
     method: Annotated[
         str, typer.Option("--method", help="Which method. [default: Settle, GetOrder, Post]", show_default=False)
@@ -59,9 +59,9 @@ async def explain(
         ),
     ] = "p2c",
 ) -> None:
-    """Says which instance would get a call about a bill, and why each other one would not.
+    """Says which instance would get a call about an order, and why each other one would not.
 
-    The bill is not looked up: a call about one that does not exist takes the same way. Only consistenthash goes by its
+    The order is not looked up: a call about one that does not exist takes the same way. Only consistenthash goes by its
     id. The others draw anew for each call, so that what is shown is one of many, made by a caller that has no call
     under way yet.
 

@@ -157,7 +157,7 @@ async def close_account(
 async def journals(
     client: Client,
     account: Annotated[str, typer.Option("--account", help="Only with a leg on it.", show_default=False)] = "",
-    order: Annotated[str, typer.Option("--order", help="Only of this bill.", show_default=False)] = "",
+    order: Annotated[str, typer.Option("--order", help="Only of this order.", show_default=False)] = "",
     limit: Limit = 50,
     page: Page = "",
 ) -> None:

@@ -1,4 +1,4 @@
-"""`countinghouse locks`: who holds which bill, and who waits; now, or live."""
+"""`countinghouse locks`: who holds which order, and who waits; now, or live."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TITLE = "locks"
 _DETAILS = ("role", "instance", "payment")
 _COLUMNS = ("order", "", "clerk", "role", "instance", "payment", "since")
 _AWAY = "ZooKeeper is away; this goes on when it is back"
-_NOBODY = "nobody is settling a bill at this moment"
+_NOBODY = "nobody is settling an order at this moment"
 #: The eye follows no more; what happens in between is shown together.
 _REDRAW_PAUSE_S = 0.1
 
@@ -35,7 +35,7 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 @calling(Role.AUDITOR)
 async def locks(client: Client, context: typer.Context) -> None:
-    """Shows the queue of every bill that somebody is settling now.
+    """Shows the queue of every order that somebody is settling now.
 
     Example: countinghouse locks
     """
@@ -58,7 +58,7 @@ async def locks(client: Client, context: typer.Context) -> None:
 async def watch(client: Client) -> None:
     """Follows the queues until Ctrl-C: as a table on a terminal, elsewhere with a line for each change.
 
-    With --json each line is a JSON document: a bill and its queue after the change, empty when nobody is left. The
+    With --json each line is a JSON document: an order and its queue after the change, empty when nobody is left. The
     timeout is for connecting.
 
     Example: countinghouse locks watch

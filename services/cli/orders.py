@@ -1,4 +1,4 @@
-"""`countinghouse order …`: the bills."""
+"""`countinghouse order …`: the orders."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from services.kernel.principal import Role
 if TYPE_CHECKING:
     from services.cli.client import Client
 
-app = typer.Typer(no_args_is_help=True, help="Make, see and cancel bills.")
+app = typer.Typer(no_args_is_help=True, help="Make, see and cancel orders.")
 
 _STATES = ("UNPAID", "PAYING", "PAID", "CANCELLED")
-OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="Which bill.")]
+OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="Which order.")]
 
 
 @app.command("create")
 @calling(Role.CASHIER)
 async def create(
     client: Client,
-    customer: Annotated[str, typer.Option("--customer", help="Whose bill it is.")],
+    customer: Annotated[str, typer.Option("--customer", help="Whose order it is.")],
     currency: Currency,
     amount: Amount = None,
     amount_minor: AmountMinor = None,
@@ -50,7 +50,7 @@ async def create(
     order_id: Annotated[str, typer.Option("--order-id", help="Name wanted.", show_default=False)] = "",
     request_id: RequestId = "",
 ) -> None:
-    """Makes a bill.
+    """Makes an order.
 
     Example: countinghouse order create --customer mei --amount 12.50 --currency CNY
     """
@@ -76,7 +76,7 @@ async def create(
 @app.command("get")
 @calling(Role.AUDITOR)
 async def get(client: Client, order_id: OrderId) -> None:
-    """Shows one bill.
+    """Shows one order.
 
     Example: countinghouse order get ord_7d0q
     """
@@ -95,7 +95,7 @@ async def list_orders(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Lists bills, newest first.
+    """Lists orders, newest first.
 
     Example: countinghouse order list --state UNPAID
     """
@@ -145,7 +145,7 @@ async def cancel(
     ] = 0,
     request_id: RequestId = "",
 ) -> None:
-    """Cancels an unpaid bill.
+    """Cancels an unpaid order.
 
     Example: countinghouse order cancel ord_7d0q --reason "ordered twice"
     """
@@ -160,7 +160,7 @@ async def cancel(
 @app.command("history")
 @calling(Role.AUDITOR)
 async def history(client: Client, order_id: OrderId, limit: Limit = 50, page: Page = "") -> None:
-    """Shows who changed a bill, when, how and why, the oldest change first.
+    """Shows who changed an order, when, how and why, the oldest change first.
 
     Example: countinghouse order history ord_7d0q
     """

@@ -56,7 +56,7 @@ Memo = Annotated[str, typer.Option("--memo", help="A note for the journal.", sho
 @calling(Role.CASHIER)
 async def ticket(
     client: Client,
-    order: Annotated[str, typer.Option("--order", help="The bill it is for.", show_default=False)] = "",
+    order: Annotated[str, typer.Option("--order", help="The order it is for.", show_default=False)] = "",
     ttl: Annotated[int, typer.Option("--ttl", help="Seconds it can be used.", min=1, max=86_400)] = 900,
     request_id: RequestId = "",
 ) -> None:
@@ -92,7 +92,7 @@ async def pay(
     amount_minor: AmountMinor = None,
     currency: CurrencyOfAmount = "",
     payee: Annotated[
-        str, typer.Option("--payee", help="Account to credit; not for a ticket of a bill.", show_default=False)
+        str, typer.Option("--payee", help="Account to credit; not for a ticket of an order.", show_default=False)
     ] = "",
     customer: Annotated[
         str,
@@ -133,13 +133,13 @@ async def pay(
 @calling(Role.CASHIER)
 async def settle(
     client: Client,
-    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which bill.")],
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which order.")],
     source: Source,
     card: Card = "",
     memo: Memo = "",
     request_id: RequestId = "",
 ) -> None:
-    """Settles a bill, under its lock. Repeating it settles once.
+    """Settles an order, under its lock. Repeating it settles once.
 
     Exit code 0 only if the payment SUCCEEDED; 1: refused; 3: not known yet; 4: declined.
 
@@ -162,11 +162,11 @@ async def reverse(
     reason: Annotated[str, typer.Option("--reason", help="Why; written into the journal.")],
     request_id: RequestId = "",
 ) -> None:
-    """Undoes a payment by an opposite journal; its bill can then be settled again.
+    """Undoes a payment by an opposite journal; its order can then be settled again.
 
     Exit code 0 only if it is REVERSED; 1: refused; 3: not known yet; 4: it ended without being reversed.
 
-    Example: countinghouse reverse pay_7d0q --reason "wrong bill" --as accountant:wang
+    Example: countinghouse reverse pay_7d0q --reason "wrong order" --as accountant:wang
     """
     from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
 
@@ -258,7 +258,7 @@ async def park(
 async def list_payments(
     client: Client,
     state: Annotated[str, typer.Option("--state", help=f"Only these: {', '.join(_STATES)}.", show_default=False)] = "",
-    order: Annotated[str, typer.Option("--order", help="Only of this bill.", show_default=False)] = "",
+    order: Annotated[str, typer.Option("--order", help="Only of this order.", show_default=False)] = "",
     limit: Limit = 50,
     page: Page = "",
 ) -> None:

@@ -152,7 +152,7 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop)
     if options.guards_off:
         guards = ", ".join(options.guards_off)
-        print(f"GUARDS ARE OFF ({guards}): bills may be settled twice", file=sys.stderr, flush=True)
+        print(f"GUARDS ARE OFF ({guards}): orders may be settled twice", file=sys.stderr, flush=True)
     try:
         if not await _unless(stop, stack.start()):
             raise typer.Exit(ExitCode.INTERRUPTED)

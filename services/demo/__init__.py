@@ -1,1 +1,1 @@
-"""The demonstration: acts in which things go wrong on a real stack, and the proof that every bill was settled once."""
+"""The demonstration: acts in which things go wrong on a real stack, and the proof that every order was settled once."""

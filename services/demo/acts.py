@@ -1,7 +1,7 @@
 """The acts: each brings one fault about, looks at what became of it, and says which guard stood against it.
 
-An act is ok if its own check holds, not ok if a bill was settled other than once, and unknown (`None`) if its situation
-could not be brought about: then it proves nothing. With guards switched off (`--without`) an act shows what they stop.
+An act is ok if its own check holds, not ok if an order was settled other than once, and unknown (`None`) if its
+situation could not be brought about. With guards switched off (`--without`) an act shows what they stop.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from services.devstack.supervisor import ACQUIRER_INSTANCE
 from services.kernel.errors import CountinghouseError
 
 _CLICKS = 10
-_BILLS = 20
-_BILLS_AT_ONCE = 4
+_ORDERS = 20
+_ORDERS_AT_ONCE = 4
 #: How long somebody whose reply is dropped waits for it.
 _DROPPED_S = 1.0
 #: Somebody dead or frozen is waited for by others for a session's length; this is several.
@@ -67,19 +67,19 @@ async def double_click(stage: Stage) -> tuple[bool, str, list[Lane]]:
 
 
 async def two_clerks(stage: Stage) -> tuple[bool, str, list[Lane]]:
-    """Twenty bills; cashier and accountant press Settle on each at the same moment, at different instances."""
-    bills = [await stage.bill() for _ in range(_BILLS)]
-    counter = asyncio.Semaphore(_BILLS_AT_ONCE)
+    """Twenty orders; cashier and accountant press Settle on each at the same moment, at different instances."""
+    orders = [await stage.new_order() for _ in range(_ORDERS)]
+    counter = asyncio.Semaphore(_ORDERS_AT_ONCE)
 
     async def contest(order_id: str) -> tuple[Seen, Seen]:
         async with counter:
             return await _both_settle(stage, order_id)
 
-    contests = await asyncio.gather(*(contest(order_id) for order_id in bills))
+    contests = await asyncio.gather(*(contest(order_id) for order_id in orders))
     _all_answered([seen for pair in contests for seen in pair])
     met = sum(one.began_ms <= other.ended_ms and other.began_ms <= one.ended_ms for one, other in contests)
-    if met < _BILLS:
-        raise NotBroughtAbout(f"only at {met} of {_BILLS} bills did the two clerks meet")
+    if met < _ORDERS:
+        raise NotBroughtAbout(f"only at {met} of {_ORDERS} orders did the two clerks meet")
     wins: Counter[str] = Counter()
     caught: Counter[str] = Counter()
     told = 0
@@ -93,16 +93,16 @@ async def two_clerks(stage: Stage) -> tuple[bool, str, list[Lane]]:
             if loser.first_error is not None and loser.first_error is not loser.error:
                 caught[loser.first_error.metadata.get("guard", "?")] += 1
     ok = all((cashier.error is None) != (accountant.error is None) for cashier, accountant in contests)
-    detail = f"{_BILLS} bills, two clerks each: cashier settled {wins['cashier']}, accountant {wins['accountant']}"
+    detail = f"{_ORDERS} orders, two clerks each: cashier settled {wins['cashier']}, accountant {wins['accountant']}"
     if ok:
         detail += f"; the other {told} were told by whom and when; caught by {_guards(caught)}"
-    lanes = await lanes_of(stage, bills[0], contests[0])
+    lanes = await lanes_of(stage, orders[0], contests[0])
     return ok, detail, lanes
 
 
 async def lost_reply(stage: Stage) -> tuple[bool, str, list[Lane]]:
     """The reply is dropped after the commit; the retry gets the stored answer, at another instance."""
-    order_id, key = await stage.bill(), stage.new_id("settle")
+    order_id, key = await stage.new_order(), stage.new_id("settle")
     await stage.arm(CASHIERS, "recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, order_id)
     lost = await stage.settle(stage.cashier, CASHIERS, order_id, key, timeout_s=_DROPPED_S, patience_s=_DROPPED_S)
     if not lost.open:
@@ -119,7 +119,7 @@ async def lost_reply(stage: Stage) -> tuple[bool, str, list[Lane]]:
 
 async def killed_mid_payment(stage: Stage) -> tuple[bool, str, list[Lane]]:
     """kill -9 of the instance after the ledger posted and before its own commit; the other instance finishes it."""
-    order_id, key = await stage.bill(), stage.new_id("settle")
+    order_id, key = await stage.new_order(), stage.new_id("settle")
     pid = stage.stack.instance(CASHIERS).pid
     await stage.arm(CASHIERS, "posted", failpoint_pb2.FAILPOINT_ACTION_KILL, order_id)
     died = await stage.cashier.ask(stage.address(CASHIERS), "Settle", settle_request(stage.cashier, order_id, key))
@@ -149,7 +149,7 @@ async def killed_mid_payment(stage: Stage) -> tuple[bool, str, list[Lane]]:
 
 async def frozen_holder(stage: Stage) -> tuple[bool, str, list[Lane]]:
     """SIGSTOP past the session's end, about to move money; the other clerk settles; SIGCONT: the fence is stale."""
-    order_id, key = await stage.bill(), stage.new_id("settle")
+    order_id, key = await stage.new_order(), stage.new_id("settle")
     await stage.arm(CASHIERS, "submitted", failpoint_pb2.FAILPOINT_ACTION_STOP, order_id)
     frozen = asyncio.create_task(
         stage.cashier.ask(stage.address(CASHIERS), "Settle", settle_request(stage.cashier, order_id, key), timeout_s=15)
@@ -182,13 +182,13 @@ async def frozen_holder(stage: Stage) -> tuple[bool, str, list[Lane]]:
 
 
 async def reversal(stage: Stage) -> tuple[bool, str, list[Lane]]:
-    """A settled bill is reversed by an opposite journal, asked twice and done once, and settled again."""
-    order_id = await stage.bill()
+    """A settled order is reversed by an opposite journal, asked twice and done once, and settled again."""
+    order_id = await stage.new_order()
     first = await stage.settle(stage.cashier, CASHIERS, order_id, stage.new_id("settle"))
     _all_answered([first])
     payment_id = payment_pb2.SettleResponse.FromString(first.body).payment.payment_id
     key = stage.new_id("reverse")
-    request = payment_pb2.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong bill")
+    request = payment_pb2.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong order")
     undone = await asyncio.gather(
         *(
             stage.accountant.insist(stage.address(instance), "Reverse", request, key)
@@ -208,7 +208,7 @@ async def reversal(stage: Stage) -> tuple[bool, str, list[Lane]]:
 
 async def silent_bank(stage: Stage) -> tuple[bool, str, list[Lane]]:
     """The outside bank charges a card and does not answer; asked again under the same key, it has charged once."""
-    order_id, key = await stage.bill(), stage.new_id("settle")
+    order_id, key = await stage.new_order(), stage.new_id("settle")
     card = f"tok-{order_id}"
     await stage.arm(ACQUIRER_INSTANCE, "charged", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, card)
     request = payment_pb2.SettleRequest(request_id=key, order_id=order_id, source=payment_pb2.SOURCE_CARD, card=card)
@@ -231,7 +231,7 @@ async def silent_bank(stage: Stage) -> tuple[bool, str, list[Lane]]:
 #: In the order in which they are played.
 ACTS: dict[str, Callable[[Stage], Awaitable[tuple[bool, str, list[Lane]]]]] = {
     "double click": double_click,
-    "two clerks, one bill": two_clerks,
+    "two clerks, one order": two_clerks,
     "lost reply": lost_reply,
     "killed mid-payment": killed_mid_payment,
     "frozen holder": frozen_holder,

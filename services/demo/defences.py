@@ -28,7 +28,7 @@ class Defence:
 #: By act, in the order in which they are played.
 DEFENCES: Final[Mapping[str, Defence]] = {
     "double click": Defence(alone={"ticket": "one charge per key"}),
-    "two clerks, one bill": Defence(
+    "two clerks, one order": Defence(
         together={
             ("state", "unique"): "settled at most once",
             ("lock", "unique"): "settled at most once",

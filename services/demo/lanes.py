@@ -69,7 +69,7 @@ def draw(lanes: Sequence[Lane]) -> list[str]:
 
 
 async def lanes_of(stage: Stage, order_id: str, seen: tuple[Seen, Seen]) -> list[Lane]:
-    """A lane for each of the two who pressed on this bill, and one for each service that wrote it down."""
+    """A lane for each of the two who pressed on this order, and one for each service that wrote it down."""
     books = await stage.books()
     people = {person.name: f"{person.role} {person.name}" for person in (stage.cashier, stage.accountant)}
     began_ms = min(answer.began_ms for answer in seen)
@@ -106,7 +106,7 @@ def _clerk_lane(books: Books, payment: Record, label: str, seen: tuple[Seen, See
 
 
 def _service_lanes(books: Books, order_id: str, began_ms: int) -> list[Lane]:
-    """What the order service, the ledger and the acquirer wrote about this bill, since the press."""
+    """What the order service, the ledger and the acquirer wrote about this order, since the press."""
     payment_ids = {row["payment_id"] for row in books.payments if row["order_id"] == order_id}
     written = {
         "order": [

@@ -65,9 +65,9 @@ class Stage:
         self._number += 1
         return f"{what}-{self._number:03d}-{self.dice.randrange(16**6):06x}"
 
-    async def bill(self, minor_units: int | None = None) -> str:
-        """Makes a bill; its order id."""
-        order_id = self.new_id("bill")
+    async def new_order(self, minor_units: int | None = None) -> str:
+        """Makes an order; its order id."""
+        order_id = self.new_id("order")
         amount = money_pb2.Money(minor_units=minor_units or self.dice.randrange(100, 100_000), currency_code=CURRENCY)
         request = order_pb2.CreateOrderRequest(
             request_id=f"make-{order_id}", order_id=order_id, customer_id=self.customer.name, amount=amount

@@ -21,7 +21,7 @@ class Guards:
     lock: bool = True
     #: A write with a smaller fence than the row has seen is refused.
     fence: bool = True
-    #: States change by conditional updates, and a settled bill is not settled again.
+    #: States change by conditional updates, and a settled order is not settled again.
     state: bool = True
     #: Unique indexes: one active payment per order, one journal per business key, one reversal per journal.
     unique: bool = True

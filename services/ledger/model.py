@@ -286,7 +286,7 @@ class JournalDraft:
         legs: 2 to 100, which sum to zero.
         currency: Of all legs.
         memo: A note; of a reversal, the reason.
-        order_id: The bill behind it; empty: none.
+        order_id: The order behind it; empty: none.
         payment_id: The payment behind it.
         clerk: On whose behalf. Not part of the payload: who finishes a payment does not make it another one.
         reversal_of: The journal it undoes; empty: none.

@@ -1,1 +1,1 @@
-"""The bills: what customers owe, and which payment settled each."""
+"""The orders: what customers owe, and which payment settled each."""

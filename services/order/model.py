@@ -1,4 +1,4 @@
-"""The bill: its states, who may move it, and what must be true of it at any moment. No I/O.
+"""The order: its states, who may move it, and what must be true of it at any moment. No I/O.
 
                   claim                complete
      ┌▶ UNPAID ──────────▶ PAYING ──────────────▶ PAID
@@ -10,13 +10,13 @@
 
 Invariants
 1. PAYING and PAID name exactly one payment; UNPAID and CANCELLED name none.
-2. Only the payment that is named moves the bill on; so a round is paid at most once.
-3. `settled_by` and `settled_at_ms` are set when the bill is PAID, and only then.
+2. Only the payment that is named moves the order on; so a round is paid at most once.
+3. `settled_by` and `settled_at_ms` are set when the order is PAID, and only then.
 4. Every change raises `version` by one, from 1; what changes nothing raises nothing.
 5. `round` grows by one with every reopening, from 1, and never otherwise.
 6. The amount is the sum of the lines, if there are any, and never changes.
 
-Each of `claim`, `complete`, `release`, `reopen` and `cancel` takes a bill and gives it as it stands afterwards:
+Each of `claim`, `complete`, `release`, `reopen` and `cancel` takes an order and gives it as it stands afterwards:
 the very same object when nothing is to be changed. A move asked for again by the payment that has made it
 already changes nothing. A store makes the move by one conditional update of the version and state seen here.
 """
@@ -38,7 +38,7 @@ MAX_QUANTITY = 1_000_000
 
 
 class OrderState(StrEnum):
-    """Where a bill stands."""
+    """Where an order stands."""
 
     UNPAID = "UNPAID"
     PAYING = "PAYING"
@@ -89,7 +89,7 @@ class OrderLine:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A bill as it stands. Times are Unix milliseconds.
+    """An order as it stands. Times are Unix milliseconds.
 
     Args:
         payment_id: The payment that is PAYING or has PAID; empty otherwise.
@@ -168,7 +168,7 @@ def total(amount: Money | None, lines: Sequence[OrderLine]) -> Money:
     """
     if len(lines) > MAX_LINES:
         raise InvalidArgument.of_field(
-            "TOO_MANY_LINES", "lines", f"a bill has at most {MAX_LINES} lines, not {len(lines)}; split it"
+            "TOO_MANY_LINES", "lines", f"an order has at most {MAX_LINES} lines, not {len(lines)}; split it"
         )
     if not lines:
         if amount is None:
@@ -187,7 +187,7 @@ def total(amount: Money | None, lines: Sequence[OrderLine]) -> Money:
 
 
 def claim(order: Order, change: Change) -> Order:
-    """UNPAID → PAYING for the asking payment; any other bill as it stands."""
+    """UNPAID → PAYING for the asking payment; any other order as it stands."""
     if _is_with(order, OrderState.PAYING, change) or OrderState.PAYING not in MOVES[order.state]:
         return order
     return _moved(order, OrderState.PAYING, change, payment_id=change.payment_id)
@@ -197,7 +197,7 @@ def complete(order: Order, change: Change) -> Order:
     """PAYING → PAID by the claiming payment.
 
     Raises:
-        FailedPrecondition: ILLEGAL_STATE: this payment has no claim on the bill.
+        FailedPrecondition: ILLEGAL_STATE: this payment has no claim on the order.
     """
     if _is_with(order, OrderState.PAID, change):
         return order
@@ -208,14 +208,14 @@ def complete(order: Order, change: Change) -> Order:
 
 
 def release(order: Order, change: Change) -> Order:
-    """PAYING → UNPAID by the claiming payment, which was declined; any other bill as it stands."""
+    """PAYING → UNPAID by the claiming payment, which was declined; any other order as it stands."""
     if not _is_with(order, OrderState.PAYING, change):
         return order
     return _moved(order, OrderState.UNPAID, change)
 
 
 def reopen(order: Order, change: Change) -> Order:
-    """PAID → UNPAID in the next round, for the paying payment was reversed; any other bill as it stands."""
+    """PAID → UNPAID in the next round, for the paying payment was reversed; any other order as it stands."""
     if not _is_with(order, OrderState.PAID, change):
         return order
     return replace(_moved(order, OrderState.UNPAID, change), round=order.round + 1)
@@ -228,12 +228,12 @@ def cancel(order: Order, at_ms: int) -> Order:
         FailedPrecondition: ILLEGAL_STATE: it is not UNPAID.
     """
     if OrderState.CANCELLED not in MOVES[order.state]:
-        raise illegal_state(order, "cannot be cancelled: only an UNPAID bill can")
+        raise illegal_state(order, "cannot be cancelled: only an UNPAID order can")
     return replace(order, state=OrderState.CANCELLED, version=order.version + 1, updated_at_ms=at_ms)
 
 
 def illegal_state(order: Order, problem: str) -> FailedPrecondition:
-    """The refusal of a move that the state of a bill forbids."""
+    """The refusal of a move that the state of an order forbids."""
     return FailedPrecondition(
         "ILLEGAL_STATE",
         f"order {order.order_id} is {order.state} and {problem}",
@@ -252,7 +252,7 @@ def _is_with(order: Order, state: OrderState, change: Change) -> bool:
 
 
 def _moved(order: Order, state: OrderState, change: Change, *, payment_id: str = "") -> Order:
-    """The bill one version on, with nobody having settled it."""
+    """The order one version on, with nobody having settled it."""
     return replace(
         order,
         state=state,

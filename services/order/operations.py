@@ -1,6 +1,6 @@
-"""What can be done with bills: who may, in which order, and what is told to whom. No I/O of its own.
+"""What can be done with orders: who may, in which order, and what is told to whom. No I/O of its own.
 
-A customer's world holds only their own bills: another's is not forbidden but not there, so that nobody learns
+A customer's world holds only their own orders: another's is not forbidden but not there, so that nobody learns
 which order ids exist. `settled_by` and every name in the history come from tokens, never from a customer's
 request.
 
@@ -23,7 +23,7 @@ from services.kernel.principal import Principal, Role
 from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState, total
 from services.runtime.grpc.context import Call
 
-#: One item's result of a step that takes a list: the bill as it stands, or why it was refused.
+#: One item's result of a step that takes a list: the order as it stands, or why it was refused.
 Outcome = Order | CountinghouseError
 
 
@@ -59,7 +59,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which bills to list; None: all."""
+    """Which orders to list; None: all."""
 
     customer_id: str | None = None
     state: OrderState | None = None
@@ -82,15 +82,15 @@ class Encoding(Protocol):
 
 
 class OrderStore(Protocol):
-    """Where bills are kept. Every method is one whole step: all of it happens, or none.
+    """Where orders are kept. Every method is one whole step: all of it happens, or none.
 
-    The four moves of a payment raise the fence of the bill first, whatever becomes of the move: a smaller one
-    than the bill has seen is refused with StaleFence, an equal one is the same holder asking again. The result
+    The four moves of a payment raise the fence of the order first, whatever becomes of the move: a smaller one
+    than the order has seen is refused with StaleFence, an equal one is the same holder asking again. The result
     has one entry for each change, in the order asked for; one refused change does not hinder the others.
     """
 
     async def create(self, request: Request, order: Order, encoding: Encoding) -> Answer:
-        """Makes a bill and stores the answer with it; stores the refusal ORDER_EXISTS of a taken id.
+        """Makes an order and stores the answer with it; stores the refusal ORDER_EXISTS of a taken id.
 
         Raises:
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
@@ -117,7 +117,7 @@ class OrderStore(Protocol):
         """UNPAID → CANCELLED, and stores the answer; stores the refusal ILLEGAL_STATE.
 
         Args:
-            customer_id: Whose bill it must be; None: anybody's.
+            customer_id: Whose order it must be; None: anybody's.
             expected_version: The version it must be at; 0: any.
 
         Raises:
@@ -128,7 +128,7 @@ class OrderStore(Protocol):
         ...
 
     async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
-        """UNPAID → PAYING; any other bill as it stands. Refusals: NotFound, StaleFence."""
+        """UNPAID → PAYING; any other order as it stands. Refusals: NotFound, StaleFence."""
         ...
 
     async def complete(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -136,15 +136,15 @@ class OrderStore(Protocol):
         ...
 
     async def release(self, changes: Sequence[Change]) -> list[Outcome]:
-        """PAYING → UNPAID; any other bill as it stands. Refusals: NotFound, StaleFence."""
+        """PAYING → UNPAID; any other order as it stands. Refusals: NotFound, StaleFence."""
         ...
 
     async def reopen(self, changes: Sequence[Change]) -> list[Outcome]:
-        """PAID → UNPAID, next round; any other bill as it stands. Refusals: NotFound, StaleFence."""
+        """PAID → UNPAID, next round; any other order as it stands. Refusals: NotFound, StaleFence."""
         ...
 
     async def get(self, order_id: str) -> Order | None:
-        """One bill; None: there is none."""
+        """One order; None: there is none."""
         ...
 
     async def history(self, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
@@ -170,7 +170,7 @@ class Failpoints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A bill that is asked for.
+    """An order that is asked for.
 
     Args:
         order_id: Name wanted, by staff only; empty: one is made.
@@ -196,7 +196,7 @@ class OrderOperations:
         self._encoding = encoding
 
     async def create(self, call: Call, request_id: str, fingerprint: str, draft: Draft) -> Answer:
-        """Makes a bill.
+        """Makes an order.
 
         Raises:
             PermissionDenied: NOT_YOUR_ORDER: a customer asks for somebody else's order; ORDER_ID_NOT_YOURS: they
@@ -252,7 +252,7 @@ class OrderOperations:
         )
 
     async def get(self, call: Call, order_id: str) -> Order:
-        """Reads one bill.
+        """Reads one order.
 
         Raises:
             NotFound: ORDER_NOT_FOUND: there is none, or none the caller may see.
@@ -268,7 +268,7 @@ class OrderOperations:
         return await self._store.history(order_id, after=after, limit=limit)
 
     async def page(self, call: Call, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
-        """Lists bills, newest first; a customer's own only."""
+        """Lists orders, newest first; a customer's own only."""
         only = _only(call)
         if only is not None:
             if which.customer_id not in (None, only):
@@ -277,7 +277,7 @@ class OrderOperations:
         return await self._store.page(which, limit=limit, after=after)
 
     async def claim(self, call: Call, order_id: str, payment_id: str, fence: Fence, clerk: Principal) -> Order:
-        """Claims a bill for a payment; it is granted if the bill is then PAYING with this payment id.
+        """Claims an order for a payment; it is granted if the order is then PAYING with this payment id.
 
         Raises:
             NotFound: ORDER_NOT_FOUND.
@@ -298,7 +298,7 @@ class OrderOperations:
         settled_by: Principal,
         settled_at_ms: int,
     ) -> Order:
-        """Marks a bill paid by the payment that claimed it.
+        """Marks an order paid by the payment that claimed it.
 
         Raises:
             FailedPrecondition: ILLEGAL_STATE: this payment has no claim on it.
@@ -319,7 +319,7 @@ class OrderOperations:
         actor: Principal | None = None,
         reason: str = "",
     ) -> Order:
-        """Gives a bill back, whose claiming payment was declined. Raises as `claim`.
+        """Gives an order back, whose claiming payment was declined. Raises as `claim`.
 
         Args:
             actor: On whose behalf; None: the caller's own.
@@ -337,7 +337,7 @@ class OrderOperations:
         actor: Principal | None = None,
         reason: str = "",
     ) -> Order:
-        """Opens the next round of a bill, whose paying payment was reversed. Raises as `claim`.
+        """Opens the next round of an order, whose paying payment was reversed. Raises as `claim`.
 
         Args:
             actor: On whose behalf; None: the caller's own.
@@ -360,10 +360,10 @@ class OrderOperations:
 
 
 def _only(call: Call) -> str | None:
-    """The one customer whose bills the caller may see; None: everybody's."""
+    """The one customer whose orders the caller may see; None: everybody's."""
     return call.principal.name if call.principal.role is Role.CUSTOMER else None
 
 
 def not_found(order_id: str) -> NotFound:
-    """There is no such bill, or none the caller may see."""
+    """There is no such order, or none the caller may see."""
     return NotFound("ORDER_NOT_FOUND", f"there is no order {order_id}; check the id", metadata={"order_id": order_id})

@@ -168,7 +168,7 @@ class MessageEncoding:
 
 
 def order_out(order: Order) -> pb.Order:
-    """The bill as a message."""
+    """The order as a message."""
     return pb.Order(
         order_id=order.order_id,
         customer_id=order.customer_id,

@@ -1,4 +1,4 @@
-"""Bills in a database; the only file that knows their tables.
+"""Orders in a database; the only file that knows their tables.
 
 How a move of a payment is written, in one transaction (guard in brackets):
 
@@ -11,8 +11,8 @@ Steps 3 and 4 are left out when nothing changes; the fence stays raised even whe
 of a list are made in the order of their order ids, so that two lists never wait for each other in a circle.
 
 Invariants of the tables, beyond those of the model
-1. (fence_generation, fence_token) of a bill never falls.
-2. order_events has exactly one row for each version of each bill; it and order_lines only grow (triggers).
+1. (fence_generation, fence_token) of an order never falls.
+2. order_events has exactly one row for each version of each order; it and order_lines only grow (triggers).
 3. An answer is stored in the transaction that had the effect it tells of.
 """
 
@@ -63,7 +63,7 @@ from services.runtime.database.retention import Retention, removals_table
 
 metadata = MetaData()
 
-#: `seq` orders the bills by when they were made, for paging; SQLite counts only plain INTEGER keys by itself.
+#: `seq` orders the orders by when they were made, for paging; SQLite counts only plain INTEGER keys by itself.
 orders = Table(
     "orders",
     metadata,
@@ -104,7 +104,7 @@ order_lines = Table(
     Column("unit_minor_units", BigInteger, nullable=False),
 )
 
-#: The history. `from_state` is empty for a bill's first event; `payment_id` is the payment that made the move,
+#: The history. `from_state` is empty for an order's first event; `payment_id` is the payment that made the move,
 #: empty for none; the fence is the one it was made under, 0.0 for none.
 order_events = Table(
     "order_events",
@@ -176,7 +176,7 @@ class SqlOrderStore:
         expected_version: int,
     ) -> Answer:
         async def step(tx: AsyncConnection) -> Answer:
-            # Whose bill it is comes first: not even a stored answer is shown to another customer.
+            # Whose order it is comes first: not even a stored answer is shown to another customer.
             row = (await tx.execute(_one().with_for_update(), {"wanted": order_id})).one_or_none()
             if row is None or customer_id not in (None, row.customer_id):
                 raise not_found(order_id)
@@ -305,7 +305,7 @@ def _one() -> Any:
 
 
 def _raise_fence(*, guarded: bool) -> Any:
-    """The statement that raises the fence of one bill and gives its row; no row if the fence is behind.
+    """The statement that raises the fence of one order and gives its row; no row if the fence is behind.
 
     Args:
         guarded: Otherwise one that is behind is let through, and the larger one stays.
@@ -439,7 +439,7 @@ def _to_event(row: Row[Any]) -> OrderEvent:
 
 
 async def _orders_of(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> list[Order]:
-    """The bills of some rows, with their lines, in one further look at most."""
+    """The orders of some rows, with their lines, in one further look at most."""
     found = list(rows)
     with_lines = [row.order_id for row in found if row.line_count]
     lines: dict[str, list[Row[Any]]] = {}

@@ -1,1 +1,1 @@
-"""Settles bills and takes direct payments, each exactly once. Begin with README.md, then main.py."""
+"""Settles orders and takes direct payments, each exactly once. Begin with README.md, then main.py."""

@@ -70,7 +70,7 @@ class PaymentState(StrEnum):
 
 
 #: The machine as a table: from → to. CREATED → DECLINED: refused before anything was sent, for instance because
-#: another clerk had settled the bill. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
+#: another clerk had settled the order. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
 #: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of. To PARKED: of an order's card
 #: payment only, and from REVERSING only if it was UNKNOWN before.
 MOVES: dict[PaymentState, frozenset[PaymentState]] = {
@@ -145,7 +145,7 @@ def payer_account(source: Source, customer_id: str, currency: str) -> str:
 
 
 def sales_account(currency: str) -> str:
-    """The ledger account that is credited when a bill is settled."""
+    """The ledger account that is credited when an order is settled."""
     return f"sales:{currency}"
 
 
@@ -298,7 +298,7 @@ NO_SILENCE = Silence(0, 0)
 class Payment:
     """A payment as stored. Times are Unix milliseconds.
 
-    The amount, customer and accounts of a bill's payment are set when it is submitted; with them, of a card's, which
+    The amount, customer and accounts of an order's payment are set when it is submitted; with them, of a card's, which
     attempt at its round it is, and its key at the acquirer.
     """
 
@@ -341,7 +341,7 @@ class Payment:
         at_ms: int,
         card: str = "",
     ) -> Payment:
-        """One that was accepted a moment ago: nothing has been sent, and of a bill nothing is known yet."""
+        """One that was accepted a moment ago: nothing has been sent, and of an order nothing is known yet."""
         return cls(
             payment_id=payment_id,
             key=key,
@@ -369,7 +369,7 @@ class Payment:
 
     @property
     def business_key(self) -> str:
-        """What its journal stands for: one round of a bill, or this one direct payment."""
+        """What its journal stands for: one round of an order, or this one direct payment."""
         return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
 
     def is_seen_by(self, customer: Principal) -> bool:
@@ -479,8 +479,8 @@ class Rival:
 ISSUE_TICKET, PAY, SETTLE, REVERSE, PARK = "IssueTicket", "Pay", "Settle", "Reverse", "Park"
 
 
-class BillState(StrEnum):
-    """Where a bill stands, as the order service says."""
+class OrderState(StrEnum):
+    """Where an order stands, as the order service says."""
 
     UNPAID = "UNPAID"
     PAYING = "PAYING"
@@ -489,12 +489,12 @@ class BillState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
+class Order:
     """An order as this service sees it."""
 
     order_id: str
     customer_id: str
-    state: BillState
+    state: OrderState
     amount: Money
     round: int
     payment_id: str
@@ -503,7 +503,7 @@ class Bill:
 
     def is_being_paid_by(self, payment: Payment) -> bool:
         """Whether this payment owns the claim."""
-        return self.state is BillState.PAYING and self.payment_id == payment.payment_id
+        return self.state is OrderState.PAYING and self.payment_id == payment.payment_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,12 +558,12 @@ class Charge:
     by_card: bool = False
 
 
-def charge_for(bill: Bill, payment: Payment) -> Charge:
-    """What settles this bill from the payment's source."""
-    currency = bill.amount.currency
-    payer = payer_account(payment.source, bill.customer_id, currency)
+def charge_for(order: Order, payment: Payment) -> Charge:
+    """What settles this order from the payment's source."""
+    currency = order.amount.currency
+    payer = payer_account(payment.source, order.customer_id, currency)
     by_card = payment.source is Source.CARD
-    return Charge(bill.round, bill.customer_id, bill.amount, payer, sales_account(currency), by_card)
+    return Charge(order.round, order.customer_id, order.amount, payer, sales_account(currency), by_card)
 
 
 def acquirer_key(payment_id: str, attempt: int) -> str:

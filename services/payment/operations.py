@@ -1,6 +1,6 @@
-"""The use cases: issue a ticket, pay with it, settle a bill, reverse a payment, and finish what others left.
+"""The use cases: issue a ticket, pay with it, settle an order, reverse a payment, and finish what others left.
 
-One bill, from the call to the reply; each line is a commit or a call, and the name on the right its failpoint:
+One order, from the call to the reply; each line is a commit or a call, and the name on the right its failpoint:
 
     accept            request row IN_PROGRESS, payment CREATED              accepted
     hold              the order's lock, and with it the fence               locked
@@ -21,7 +21,7 @@ request refused (parked), the order is released (completed). The worker owes the
 
 Rules
 1. Every step can be repeated: `Saga.carry_on` brings a payment to its end from whatever state it is found in. The
-   caller's own attempt, the next clerk who finds the bill half settled, and the worker all go through it.
+   caller's own attempt, the next clerk who finds the order half settled, and the worker all go through it.
 2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
 3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
    From the claim on, a payment is brought to its end, by whomever. One whose claim finds no such order ends DECLINED,
@@ -70,9 +70,9 @@ from services.payment.model import (
     PAY,
     REVERSE,
     SETTLE,
-    Bill,
-    BillState,
     Charge,
+    Order,
+    OrderState,
     Parking,
     Payment,
     PaymentEvent,
@@ -196,10 +196,10 @@ class PaymentOperations:
     # Method 2: an order, under its lock
 
     async def settle(self, call: Call, command: SettleCommand) -> Answer:
-        """Settles a bill.
+        """Settles an order.
 
         Raises:
-            AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the bill is cancelled.
+            AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the order is cancelled.
             NotFound: ORDER_NOT_FOUND; a clerk's is stored like these, a customer's is not.
             Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
             Unavailable: Nothing was done.
@@ -243,10 +243,10 @@ class PaymentOperations:
         Raises:
             NotFound: ORDER_NOT_FOUND: there is none, or none of this customer. InvalidArgument: CUSTOMER_MISMATCH.
         """
-        bill = await self._orders.get(draft.order_id, call.deadline)
-        if call.principal.role is Role.CUSTOMER and not call.principal.is_customer(bill.customer_id):
+        order = await self._orders.get(draft.order_id, call.deadline)
+        if call.principal.role is Role.CUSTOMER and not call.principal.is_customer(order.customer_id):
             raise NotFound("ORDER_NOT_FOUND", f"there is no order {draft.order_id} of yours")
-        if customer_id not in ("", bill.customer_id):
+        if customer_id not in ("", order.customer_id):
             raise InvalidArgument.of_field(
                 "CUSTOMER_MISMATCH",
                 "customer_id",
@@ -294,7 +294,7 @@ class PaymentOperations:
     async def _reverse(self, work: Work, hold: Hold | None, payment: Payment, reversal: Reversal) -> Answer:
         fence = hold.fence if hold else NO_FENCE
         try:
-            await self._saga.tell_order(work, hold, payment)  # the bill must be PAID before it can be reopened
+            await self._saga.tell_order(work, hold, payment)  # the order must be PAID before it can be reopened
             payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
             undoing = payment.state is PaymentState.REVERSING
             if undoing and not payment.is_undone_for(reversal) and self._guards.recovery:
@@ -409,12 +409,12 @@ class PaymentOperations:
         return answer
 
     async def _settle(self, work: Work, hold: Hold, payment: Payment) -> Answer:
-        """Claims the bill for this payment, finishing other people's half settled ones first."""
+        """Claims the order for this payment, finishing other people's half settled ones first."""
         for _ in range(_MAX_ADOPTIONS + 1):
             if payment.state is not PaymentState.CREATED:
                 return await self._conclude(work, hold, payment)
             try:
-                bill = await self._orders.claim(payment, hold.fence, work.deadline)
+                order = await self._orders.claim(payment, hold.fence, work.deadline)
             except OutcomeUnknown:
                 await self._let_others(work.begun)
                 return self._pending(work, payment)
@@ -424,30 +424,30 @@ class PaymentOperations:
                 await self._give_back(work)  # refused or never sent: nothing was done
                 raise
             await self._saga.hit("claimed", work, payment)
-            if bill.is_being_paid_by(payment) or not self._guards.state:
-                return await self._charge(work, hold, payment, bill)
-            if bill.state is not BillState.PAYING:
-                return await self._refuse(work, hold, payment, await self._why_not(bill))
-            await self._adopt(work, hold, bill)
+            if order.is_being_paid_by(payment) or not self._guards.state:
+                return await self._charge(work, hold, payment, order)
+            if order.state is not OrderState.PAYING:
+                return await self._refuse(work, hold, payment, await self._why_not(order))
+            await self._adopt(work, hold, order)
         await self._give_back(work)
         raise Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
 
-    async def _adopt(self, work: Work, hold: Hold, bill: Bill) -> None:
-        """Finishes the payment that a dead or paused process left on this bill, whose lock we hold."""
+    async def _adopt(self, work: Work, hold: Hold, order: Order) -> None:
+        """Finishes the payment that a dead or paused process left on this order, whose lock we hold."""
         if not self._guards.recovery:
             await self._give_back(work)
-            raise Unavailable("ORDER_HALF_SETTLED", f"{bill.order_id} is half settled and recovery is switched off")
+            raise Unavailable("ORDER_HALF_SETTLED", f"{order.order_id} is half settled and recovery is switched off")
         try:
-            await self._finish_other(work, hold, await self._store.get(bill.payment_id), bill)
+            await self._finish_other(work, hold, await self._store.get(order.payment_id), order)
         except CountinghouseError:
             await self._give_back(work)
             raise
 
-    async def _finish_other(self, work: Work, hold: Hold, other: Payment, bill: Bill | None = None) -> Payment:
+    async def _finish_other(self, work: Work, hold: Hold, other: Payment, order: Order | None = None) -> Payment:
         """Bring a payment that another request made to its end, without charging its card.
 
         Args:
-            bill: As for `Saga.carry_on`.
+            order: As for `Saga.carry_on`.
 
         Raises:
             Aborted: ORDER_HALF_SETTLED: nobody can tell its outcome now.
@@ -455,22 +455,22 @@ class PaymentOperations:
         if other.state is PaymentState.CREATED and other.source is Source.CARD:
             raise half_settled(other)  # to finish it would be to charge it
         try:
-            return await self._saga.carry_on(work.adopting(), hold, other, bill)
+            return await self._saga.carry_on(work.adopting(), hold, other, order)
         except OutcomeUnknown as unknown:
             raise half_settled(await self._store.get(other.payment_id)) from unknown
 
-    async def _charge(self, work: Work, hold: Hold, payment: Payment, bill: Bill) -> Answer:
+    async def _charge(self, work: Work, hold: Hold, payment: Payment, order: Order) -> Answer:
         """The claim is ours: check the accounts, submit, then conclude."""
-        claimed = bill.is_being_paid_by(payment)
+        claimed = order.is_being_paid_by(payment)
         try:
-            await self._saga.check_accounts(payment, charge_for(bill, payment), work.deadline)
+            await self._saga.check_accounts(payment, charge_for(order, payment), work.deadline)
         except FailedPrecondition as refusal:
             return await self._refuse(work, hold, payment, refusal, release=claimed)
         except Unavailable:
             await self._let_others(work.begun)
             return self._pending(work, payment)
         for _ in range(_MAX_ADOPTIONS + 1):
-            submitted = await self._saga.submit(hold, payment, bill)
+            submitted = await self._saga.submit(hold, payment, order)
             if isinstance(submitted, Payment):
                 return await self._conclude(work, hold, submitted)
             rival = await self._finish_other(work, hold, submitted.payment)
@@ -512,20 +512,20 @@ class PaymentOperations:
 
     # Refusing
 
-    async def _why_not(self, bill: Bill) -> CountinghouseError:
-        """Why a bill that is not ours to charge is refused."""
-        if bill.state is BillState.PAID:
+    async def _why_not(self, order: Order) -> CountinghouseError:
+        """Why an order that is not ours to charge is refused."""
+        if order.state is OrderState.PAID:
             return await self._saga.already_paid(
-                bill.order_id,
-                bill.payment_id,
+                order.order_id,
+                order.payment_id,
                 guard="state",
-                clerk=bill.settled_by,
-                settled_at_ms=bill.settled_at_ms,
+                clerk=order.settled_by,
+                settled_at_ms=order.settled_at_ms,
             )
         return FailedPrecondition(
             "ORDER_NOT_PAYABLE",
-            f"{bill.order_id} is {bill.state}; only an UNPAID order can be settled",
-            metadata={"order_id": bill.order_id, "state": bill.state, "guard": "state"},
+            f"{order.order_id} is {order.state}; only an UNPAID order can be settled",
+            metadata={"order_id": order.order_id, "state": order.state, "guard": "state"},
         )
 
     async def _refuse_request(self, key: RequestKey, refusal: CountinghouseError) -> Answer:

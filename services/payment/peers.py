@@ -21,10 +21,10 @@ from services.kernel.money import Money
 from services.payment.model import (
     AccountTerms,
     AcquirerSays,
-    Bill,
-    BillState,
     ChargeTerms,
     KeyState,
+    Order,
+    OrderState,
     Payment,
     Reversal,
 )
@@ -35,10 +35,10 @@ ORDER_INTERFACE = "countinghouse.order.v1.OrderService"
 LEDGER_INTERFACE = "countinghouse.ledger.v1.LedgerService"
 
 _STATES = {
-    order.ORDER_STATE_UNPAID: BillState.UNPAID,
-    order.ORDER_STATE_PAYING: BillState.PAYING,
-    order.ORDER_STATE_PAID: BillState.PAID,
-    order.ORDER_STATE_CANCELLED: BillState.CANCELLED,
+    order.ORDER_STATE_UNPAID: OrderState.UNPAID,
+    order.ORDER_STATE_PAYING: OrderState.PAYING,
+    order.ORDER_STATE_PAID: OrderState.PAID,
+    order.ORDER_STATE_CANCELLED: OrderState.CANCELLED,
 }
 #: What a reason of the acquirer must look like to be stored and shown.
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
@@ -55,26 +55,26 @@ _SILENCE_MARGIN_S = 0.25
 
 
 class OrderPeer:
-    """Bills. Every method raises as `Peers.call`."""
+    """Orders. Every method raises as `Peers.call`."""
 
     def __init__(self, stub: OrderServiceStub, peers: Peers) -> None:
         self._stub = stub
         self._peers = peers
 
-    async def get(self, order_id: str, deadline: Deadline) -> Bill:
-        """The bill as it stands."""
+    async def get(self, order_id: str, deadline: Deadline) -> Order:
+        """The order as it stands."""
         answer = await self._peers.call(self._stub.GetOrder, order.GetOrderRequest(order_id=order_id), deadline)
-        return _bill(answer.order, order_id)
+        return _order(answer.order, order_id)
 
-    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Bill:
-        """Claims the payment's bill; the answer says whose it is."""
+    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:
+        """Claims the payment's order; the answer says whose it is."""
         request = order.ClaimOrderRequest(
             order_id=payment.order_id,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(payment.clerk),
         )
-        return _bill((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order, payment.order_id)
+        return _order((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order, payment.order_id)
 
     async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
         """Says that the payment succeeded."""
@@ -276,7 +276,7 @@ def _journal_of(journal: ledger.Journal, payment: Payment, amount: Money) -> str
     return journal.journal_id
 
 
-def _bill(message: order.Order, order_id: str) -> Bill:
+def _order(message: order.Order, order_id: str) -> Order:
     """The order that was asked about.
 
     Raises:
@@ -284,7 +284,7 @@ def _bill(message: order.Order, order_id: str) -> Bill:
     """
     if message.order_id != order_id:
         raise OutcomeUnknown("ORDER_MISMATCH", f"the order service answered of another order than {order_id}")
-    return Bill(
+    return Order(
         order_id=message.order_id,
         customer_id=message.customer_id,
         state=_STATES[message.state],

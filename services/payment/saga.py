@@ -39,9 +39,9 @@ from services.payment.model import (
     PARK,
     REVERSE,
     AccountTerms,
-    Bill,
     Charge,
     KeyState,
+    Order,
     Parking,
     Payment,
     PaymentState,
@@ -125,14 +125,14 @@ class Saga:
         self._clock = clock
         self._house_accounts: dict[str, AccountTerms] = {}
 
-    async def carry_on(self, work: Work, hold: Hold | None, payment: Payment, bill: Bill | None = None) -> Payment:
+    async def carry_on(self, work: Work, hold: Hold | None, payment: Payment, order: Order | None = None) -> Payment:
         """From whatever state a payment is in to its end; every step can be repeated.
 
         Args:
-            bill: For a payment that claimed its bill and was not submitted.
+            order: For a payment that claimed its order and was not submitted.
         """
-        if payment.state is PaymentState.CREATED and bill is not None and hold is not None:
-            submitted = await self.submit(hold, payment, bill)
+        if payment.state is PaymentState.CREATED and order is not None and hold is not None:
+            submitted = await self.submit(hold, payment, order)
             if isinstance(submitted, Rival):
                 return payment
             payment = submitted
@@ -146,9 +146,9 @@ class Saga:
         await self.tell_order(work, hold, payment, word)
         return payment
 
-    async def submit(self, hold: Hold, payment: Payment, bill: Bill) -> Payment | Rival:
+    async def submit(self, hold: Hold, payment: Payment, order: Order) -> Payment | Rival:
         """CREATED → SUBMITTED, or DECLINED because the card is another customer's."""
-        charge = charge_for(bill, payment)
+        charge = charge_for(order, payment)
         try:
             return await self._store.submit(payment.payment_id, charge, hold.fence, now_ms=self._now())
         except FailedPrecondition as refusal:

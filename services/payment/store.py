@@ -314,7 +314,7 @@ class PaymentStore:
         """To DECLINED, with the stored refusal.
 
         Args:
-            release: Whether the order service has to be told that the bill is free again.
+            release: Whether the order service has to be told that the order is free again.
         """
 
         async def step(tx: AsyncConnection) -> Payment:
@@ -359,7 +359,7 @@ class PaymentStore:
         """REVERSING → REVERSED, with the stored response and the words to the order service.
 
         One that was UNKNOWN before ends its own request here, too. If it had been charged, the order service hears that
-        it was paid, and that it is not any more; otherwise that the bill is free again.
+        it was paid, and that it is not any more; otherwise that the order is free again.
 
         Args:
             payment: As it was when it was undone.
@@ -605,7 +605,7 @@ class PaymentStore:
                     ended = await self._move(
                         tx, payment.payment_id, PaymentState.DECLINED, payment.fence, now_ms, decline_reason=reason
                     )
-                    await self._tell(tx, ended, Purpose.RELEASE, now_ms)  # harmless if the bill was never claimed
+                    await self._tell(tx, ended, Purpose.RELEASE, now_ms)  # harmless if the order was never claimed
             return len(keys)
 
         return await self._database.run(step)
@@ -662,7 +662,7 @@ class PaymentStore:
     # Parts of steps
 
     async def _next_attempt(self, tx: AsyncConnection, payment_id: str, in_round: int) -> int:
-        """Which attempt at its bill's round a card payment is; all before it were definitively declined."""
+        """Which attempt at its order's round a card payment is; all before it were definitively declined."""
         made = await tx.execute(earlier_attempts(payment_id, in_round))
         return int(made.scalar_one()) + 1
 

@@ -151,7 +151,7 @@ async def _prune(service: Service, settings: Settings) -> None:
 async def _serve(service: Service, settings: Settings) -> None:
     stop = process.stop_event()
     if settings.guards.off:
-        log.warning("GUARDS ARE OFF: bills may be settled twice", off=settings.guards.off)
+        log.warning("GUARDS ARE OFF: orders may be settled twice", off=settings.guards.off)
 
     async with AsyncExitStack() as stack:
         collected = process_registry()

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     #: Deadline of a call that brings none, and the longest that is honoured.
     default_deadline_s: float = Field(default=10.0, gt=0)
     max_deadline_s: float = Field(default=60.0, gt=0)
-    #: How long a clerk waits in the queue of a bill, if the call's deadline allows.
+    #: How long a clerk waits in the queue of an order, if the call's deadline allows.
     lock_wait_s: float = Field(default=5.0, gt=0)
     #: How long an execution holds its request before others may finish it. Longer than any healthy payment takes.
     lease_s: float = Field(default=5.0, gt=0)

@@ -1,4 +1,4 @@
-"""The checker on a made-up evening of 100,000 calls at 5,000 bills: `make bench-check`.
+"""The checker on a made-up evening of 100,000 calls at 5,000 orders: `make bench-check`.
 
 The evening is made first, with lost replies and dead processes, and put where the command looks: a history and three
 SQLite files. Then `countinghouse check` is run on them as a user runs it, and its parts are measured one by one.
@@ -28,14 +28,14 @@ from tests.unit.checker.archive import archive, record
 from tests.unit.checker.evening import Evening
 
 _T = TypeVar("_T")
-_BILLS, _CALLS_EACH = 5_000, 20
+_ORDERS, _CALLS_EACH = 5_000, 20
 _SEED = 7
 _LIMIT_S = 10.0
 
 
-def measure(folder: Path, bills: int) -> list[Figure]:
+def measure(folder: Path, orders: int) -> list[Figure]:
     """Makes the evening, checks it as a whole and in parts."""
-    scribe = Evening(_SEED, bills=bills, calls=_CALLS_EACH - 1, at_once=16).pass_by()
+    scribe = Evening(_SEED, orders=orders, calls=_CALLS_EACH - 1, at_once=16).pass_by()
     calls = len(scribe.calls)
     file = folder / "history.jsonl"
     _, record_s = _timed(lambda: record(file, scribe.calls))
@@ -48,7 +48,7 @@ def measure(folder: Path, bills: int) -> list[Figure]:
     rows = sum(len(getattr(reading.books, name) or ()) for name in reading.books.__slots__)
     peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return [
-        Figure("check_calls", f"calls at {bills:,} bills", calls, ""),
+        Figure("check_calls", f"calls at {orders:,} orders", calls, ""),
         Figure("check_rows", "rows in three databases", rows, ""),
         Figure("check_whole_s", "countinghouse check, all of it", whole_s, "s", "60 s"),
         Figure("check_peak_mib", "countinghouse check, memory at most", peak_mib, "MiB"),
@@ -63,11 +63,11 @@ def measure(folder: Path, bills: int) -> list[Figure]:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.checking", description=__doc__)
-    parser.add_argument("--bills", type=int, default=_BILLS, help=f"how many; {_CALLS_EACH} calls each")
+    parser.add_argument("--orders", type=int, default=_ORDERS, help=f"how many; {_CALLS_EACH} calls each")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="countinghouse-bench-") as folder:
-        figures = measure(Path(folder), arguments.bills)
+        figures = measure(Path(folder), arguments.orders)
     if arguments.json:
         output.print_json({figure.key: round(figure.value, 3) for figure in figures})
     else:

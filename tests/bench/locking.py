@@ -114,7 +114,7 @@ class Contest:
 
     def _new(self) -> str:
         """An order never seen before."""
-        return f"bill-{next(self._numbers)}"
+        return f"order-{next(self._numbers)}"
 
     async def _latency(self, key: str, what: str, order: Callable[[], str], at_most: float | None = None) -> Comparison:
         ours_s: list[float] = []

@@ -1,4 +1,4 @@
-"""Settling on a running stack, as a client sees it: one bill after the other, and many clerks at once."""
+"""Settling on a running stack, as a client sees it: one order after the other, and many clerks at once."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _TIMEOUT_S = 20.0
 
 
 async def measure(stack: Stack) -> list[Figure]:
-    """Settles some hundred bills."""
+    """Settles some hundred orders."""
     async with Desk.of(stack, "li", Role.CASHIER, timeout_s=_TIMEOUT_S) as desk:
-        await _one_by_one(desk, await _bills(desk, _WARM_UP))
-        lasted_s = await _one_by_one(desk, await _bills(desk, _SEQUENTIAL))
-        per_s = await _at_once(desk, await _bills(desk, _PIPELINED))
+        await _one_by_one(desk, await _orders(desk, _WARM_UP))
+        lasted_s = await _one_by_one(desk, await _orders(desk, _SEQUENTIAL))
+        per_s = await _at_once(desk, await _orders(desk, _PIPELINED))
     return [
         Figure(
-            "settle_median_ms", f"settle, sequential, {_SEQUENTIAL} bills: median", median_ms(lasted_s), "ms", "≤ 25"
+            "settle_median_ms", f"settle, sequential, {_SEQUENTIAL} orders: median", median_ms(lasted_s), "ms", "≤ 25"
         ),
-        Figure("settle_p95_ms", f"settle, sequential, {_SEQUENTIAL} bills: p95", p95_ms(lasted_s), "ms"),
-        Figure("settle_16_clerks_per_s", f"settle, {_CLERKS} clerks, {_PIPELINED} bills", per_s, "bills/s"),
+        Figure("settle_p95_ms", f"settle, sequential, {_SEQUENTIAL} orders: p95", p95_ms(lasted_s), "ms"),
+        Figure("settle_16_clerks_per_s", f"settle, {_CLERKS} clerks, {_PIPELINED} orders", per_s, "orders/s"),
     ]
 
 
-async def _bills(desk: Desk, count: int) -> list[str]:
-    return [await desk.bill() for _ in range(count)]
+async def _orders(desk: Desk, count: int) -> list[str]:
+    return [await desk.new_order() for _ in range(count)]
 
 
-async def _one_by_one(desk: Desk, bills: Iterable[str]) -> list[float]:
+async def _one_by_one(desk: Desk, orders: Iterable[str]) -> list[float]:
     lasted_s = []
-    for order_id in bills:
+    for order_id in orders:
         began_s = time.perf_counter()
         await desk.settle(order_id)
         lasted_s.append(time.perf_counter() - began_s)
     return lasted_s
 
 
-async def _at_once(desk: Desk, bills: list[str]) -> float:
-    """Bills a second, when each clerk takes the next bill as soon as theirs is settled."""
-    pile = iter(bills)
+async def _at_once(desk: Desk, orders: list[str]) -> float:
+    """Orders a second, when each clerk takes the next order as soon as theirs is settled."""
+    pile = iter(orders)
 
     async def clerk() -> None:
         for order_id in pile:
@@ -58,4 +58,4 @@ async def _at_once(desk: Desk, bills: list[str]) -> float:
     async with asyncio.TaskGroup() as counter:
         for _ in range(_CLERKS):
             counter.create_task(clerk())
-    return len(bills) / (time.perf_counter() - began_s)
+    return len(orders) / (time.perf_counter() - began_s)

@@ -38,13 +38,13 @@ async def run_on(folder: Path, *faults: str, length_s: float, guards_off: tuple[
         return await run(world, course, folder, clock, lambda _sentence: None)
 
 
-async def test_a_bill_is_settled_once_whatever_dies(tmp_path: Path) -> None:
+async def test_an_order_is_settled_once_whatever_dies(tmp_path: Path) -> None:
     """Clerks are killed and frozen and the bank is silent: the books are right, and everything planned did strike."""
     result = await run_on(tmp_path, "kill-at", "freeze-at", "bank-silent", length_s=10)
     assert (result.verdict, result.reasons) == (Verdict.OK, ())
     assert set(result.fired) == {"kill-at", "freeze-at", "bank-silent"}
     assert result.proofs["stale fences refused"] >= 1
-    assert result.proofs["bills at which two clerks met"] >= 1
+    assert result.proofs["orders at which two clerks met"] >= 1
     assert [check.examined > 0 for check in result.checks if check.name == reconciliation.NAME] == [True]
     history = read_history(result.history)
     assert history.whole

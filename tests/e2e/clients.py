@@ -60,19 +60,19 @@ class Clients:
 
     # ---- what needs no lock ---------------------------------------------------------------------------
 
-    async def bill(self) -> str:
-        """Makes a bill."""
+    async def new_order(self) -> str:
+        """Makes an order."""
         request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id=CUSTOMER, amount=money(1250))
         order_id = str((await self.ask(self.order.CreateOrder, request)).order.order_id)
         _remember(self.order_ids, order_id)
         return order_id
 
-    async def look_at_a_bill(self) -> None:
-        """Reads the bill made last."""
+    async def look_at_an_order(self) -> None:
+        """Reads the order made last."""
         await self.ask(self.order.GetOrder, order_pb2.GetOrderRequest(order_id=self.order_ids[-1]), Role.CUSTOMER)
 
-    async def list_bills(self) -> None:
-        """Reads the newest bills."""
+    async def list_orders(self) -> None:
+        """Reads the newest orders."""
         await self.ask(self.order.ListOrders, order_pb2.ListOrdersRequest(page_size=10))
 
     async def ticket(self, order_id: str = "") -> str:
@@ -110,30 +110,30 @@ class Clients:
         """Asks for the journal of the first payment once more, as a service does whose first answer was lost."""
         await self.ask(self.ledger.Post, self.first_post, Role.SERVICE)
 
-    # ---- what needs the lock of a bill ----------------------------------------------------------------
+    # ---- what needs the lock of an order ----------------------------------------------------------------
 
     async def settle(self, order_id: str) -> payment_pb2.Payment:
-        """Settles a bill."""
+        """Settles an order."""
         request = payment_pb2.SettleRequest(request_id=new_id(), order_id=order_id, source=payment_pb2.SOURCE_DRAWER)
         payment: payment_pb2.Payment = (await self.ask(self.payment.Settle, request)).payment
         _remember(self.payment_ids, payment.payment_id)
         return payment
 
-    async def pay_a_bill(self, ticket_id: str) -> payment_pb2.Payment:
-        """Pays the bill that a ticket names."""
+    async def pay_an_order(self, ticket_id: str) -> payment_pb2.Payment:
+        """Pays the order that a ticket names."""
         request = payment_pb2.PayRequest(ticket_id=ticket_id, source=payment_pb2.SOURCE_DRAWER)
         payment: payment_pb2.Payment = (await self.ask(self.payment.Pay, request)).payment
         return payment
 
     async def reverse(self, payment_id: str) -> None:
         """Undoes a payment."""
-        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment_id, reason="wrong bill")
+        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment_id, reason="wrong order")
         await self.ask(self.payment.Reverse, request, Role.ACCOUNTANT)
 
 
 @asynccontextmanager
 async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> AsyncIterator[Clients]:
-    """Clients of a running stack, with one bill and one payment made, over a ZooKeeper session of their own."""
+    """Clients of a running stack, with one order and one payment made, over a ZooKeeper session of their own."""
     async with AsyncExitStack() as resources:
         session = await resources.enter_async_context(
             Session(stack.zookeeper, timeout_s=stack.options.session_timeout_s, name="clients")
@@ -160,7 +160,7 @@ async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> Asy
             timeout_s=timeout_s,
         )
         await _open_the_merchant(clients)
-        await clients.bill()
+        await clients.new_order()
         await clients.pay_a_merchant()
         clients.first_post = await _post_of(clients, clients.payment_ids[0])
         yield clients

@@ -113,6 +113,6 @@ async def operator(stack: Stack) -> AsyncIterator[Desk]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def customer(stack: Stack) -> AsyncIterator[Desk]:
-    """Mei, who pays her own bills."""
+    """Mei, who pays her own orders."""
     async with Desk.of(stack, "mei", Role.CUSTOMER) as desk:
         yield desk

@@ -3,7 +3,7 @@ company, and says what the books must hold in the end, whoever of the two was qu
 
 | deed | in company |
 |---|---|
-| a bill is settled | another clerk settles it, too: one of the two pays, and the other is told so |
+| an order is settled | another clerk settles it, too: one of the two pays, and the other is told so |
 | a payment is undone | another accountant undoes it, too: one of the two does, and the other is told that it is done |
 | an unanswered card payment is parked | another accountant parks it, too: one of the two does, and the other is told |
 | somebody is paid with a ticket | the same ticket again, elsewhere: there is no lock, and one payment |
@@ -70,8 +70,8 @@ class Deed:
 
 
 async def settle(teller: Teller) -> Deed:
-    """Li settles a fresh bill from the drawer; Wang from the bank."""
-    order_id, keys = await teller.bill(), (new_id("settle"), new_id("settle"))
+    """Li settles a fresh order from the drawer; Wang from the bank."""
+    order_id, keys = await teller.new_order(), (new_id("settle"), new_id("settle"))
     clerks = (teller.cashier, teller.accountant)
     wish, rival = (
         Wish(clerk, "Settle", settle_request(clerk, order_id, key), key)
@@ -81,8 +81,8 @@ async def settle(teller: Teller) -> Deed:
 
 
 async def settle_with_card(teller: Teller) -> Deed:
-    """Li settles a fresh bill by card; Wang does, too."""
-    order_id, keys = await teller.bill(), (new_id("settle"), new_id("settle"))
+    """Li settles a fresh order by card; Wang does, too."""
+    order_id, keys = await teller.new_order(), (new_id("settle"), new_id("settle"))
     clerks = (teller.cashier, teller.accountant)
     wish, rival = (
         Wish(clerk, "Settle", settle_by_card(order_id, key), key) for clerk, key in zip(clerks, keys, strict=True)
@@ -93,7 +93,7 @@ async def settle_with_card(teller: Teller) -> Deed:
 
 
 def _settled(books: Books, answers: Sequence[Seen], order_id: str, *, at: list[str]) -> None:
-    """One clerk has settled the bill; the other is told who, and moved nothing, at the bank neither."""
+    """One clerk has settled the order; the other is told who, and moved nothing, at the bank neither."""
     (payment,) = [payment_in(seen) for seen in answers if seen.error is None]
     assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
     for refused in (seen.error for seen in answers if seen.error is not None):
@@ -103,7 +103,7 @@ def _settled(books: Books, answers: Sequence[Seen], order_id: str, *, at: list[s
     made = [str(row["payment_id"]) for row in books.payments if row["order_id"] == order_id]
     assert [state for payment_id in made for state in at_bank(books, payment_id)] == at
     assert at_bank(books, payment.payment_id) == at
-    assert _bill(books, order_id) == ("PAID", payment.payment_id, 1)
+    assert _order(books, order_id) == ("PAID", payment.payment_id, 1)
 
 
 async def pay(teller: Teller) -> Deed:
@@ -154,7 +154,7 @@ async def _reverse(teller: Teller, settling: Deed, *, at: list[str]) -> Deed:
         Wish(
             who,
             "Reverse",
-            pb.ReverseRequest(request_id=key, payment_id=settled.payment_id, reason="wrong bill"),
+            pb.ReverseRequest(request_id=key, payment_id=settled.payment_id, reason="wrong order"),
             key,
         )
         for who, key in zip(accountants, keys, strict=True)
@@ -170,7 +170,7 @@ async def _reverse(teller: Teller, settling: Deed, *, at: list[str]) -> Deed:
         undoing = [row["journal_id"] for row in books.journals if row["reversal_of"] == settled.journal_id]
         assert undoing == [payment.reversal_journal_id]
         assert at_bank(books, settled.payment_id) == at
-        state, _, opened = _bill(books, order_id)
+        state, _, opened = _order(books, order_id)
         assert (state, opened) == ("UNPAID", 2)
 
     return Deed(wish, rival, settled.payment_id, order_id, done)
@@ -178,7 +178,7 @@ async def _reverse(teller: Teller, settling: Deed, *, at: list[str]) -> Deed:
 
 async def park(teller: Teller) -> Deed:
     """Wang parks li's card payment, which the acquirer never answers; Zhou does, too."""
-    order_id, card = await teller.bill(), new_id("tok")
+    order_id, card = await teller.new_order(), new_id("tok")
     await _silence(teller, card)
     asked = settle_by_card(order_id, new_id("settle"), card)
     unheard = payment_in(await teller.cashier.ask(teller.address(ELSEWHERE), "Settle", asked, timeout_s=8.0))
@@ -201,7 +201,7 @@ async def park(teller: Teller) -> Deed:
         (row,) = [row for row in books.payments if row["payment_id"] == unheard.payment_id]
         assert (row["state"], row["journal_id"]) == ("REVERSED", "")
         assert at_bank(books, unheard.payment_id) == ["TOMBSTONE"]
-        assert _bill(books, order_id) == ("UNPAID", "", 1)
+        assert _order(books, order_id) == ("UNPAID", "", 1)
 
     return Deed(wish, rival, unheard.payment_id, order_id, done)
 
@@ -214,7 +214,7 @@ async def _silence(teller: Teller, card: str) -> None:
     await teller.do(teller.operator, ACQUIRER_INSTANCE, method, request)
 
 
-def _bill(books: Books, order_id: str) -> tuple[str, str, int]:
-    """Where a bill stands, whose payment it has, and in which round it is."""
+def _order(books: Books, order_id: str) -> tuple[str, str, int]:
+    """Where an order stands, whose payment it has, and in which round it is."""
     (order,) = [row for row in books.orders if row["order_id"] == order_id]
     return str(order["state"]), str(order["payment_id"]), int(order["round"])

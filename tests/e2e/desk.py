@@ -119,8 +119,8 @@ class Desk:
         response = await call
         return response, dict(await call.trailing_metadata() or ())
 
-    async def bill(self, amount: int = 1250, customer: str = "mei", currency: str = "CNY") -> str:
-        """Makes a bill; returns its id."""
+    async def new_order(self, amount: int = 1250, customer: str = "mei", currency: str = "CNY") -> str:
+        """Makes an order; returns its id."""
         request = order_pb2.CreateOrderRequest(
             request_id=new_id(), customer_id=customer, amount=money(amount, currency)
         )
@@ -136,7 +136,7 @@ class Desk:
         card: str = "",
         timeout_s: float | None = None,
     ) -> payment_pb2.Payment:
-        """Settles a bill."""
+        """Settles an order."""
         request = payment_pb2.SettleRequest(
             request_id=request_id or new_id(), order_id=order_id, source=source, card=card
         )
@@ -150,12 +150,12 @@ class Desk:
         return str((await self.ask(self.payment.IssueTicket, request)).ticket.ticket_id)
 
     async def order_state(self, order_id: str) -> str:
-        """Where a bill stands, like PAID."""
+        """Where an order stands, like PAID."""
         order = (await self.ask(self.order.GetOrder, order_pb2.GetOrderRequest(order_id=order_id))).order
         return order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_")
 
     async def journals(self, order_id: str) -> list[ledger_pb2.Journal]:
-        """The journals of a bill, newest first."""
+        """The journals of an order, newest first."""
         response = await self.ask(self.ledger.ListJournals, ledger_pb2.ListJournalsRequest(order_id=order_id))
         return list(response.journals)
 

@@ -8,7 +8,7 @@
 
 Whoever waits for an answer before asking again slows down together with the system, and so hides what it does to
 others; here the arrivals stay as they are (an open loop). A *work* is what one client does in a row, such as making a
-bill and settling it; each *call* in it goes through `Load.ask`. A work ends with its first call that fails.
+order and settling it; each *call* in it goes through `Load.ask`. A work ends with its first call that fails.
 """
 
 from __future__ import annotations

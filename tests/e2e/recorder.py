@@ -56,7 +56,7 @@ class Recorder:
         """Calls the method that takes this request, once.
 
         Args:
-            order_id: The bill that a ticket is for, which a Pay does not say.
+            order_id: The order that a ticket is for, which a Pay does not say.
         """
         kind = type(request).__name__.removesuffix("Request")
         service = _ORDERS if "Order" in kind else _PAYMENTS
@@ -79,7 +79,7 @@ class Recorder:
 
 
 class NotingTelephone(Telephone):
-    """A telephone over which every call about bills and payments is written down as well."""
+    """A telephone over which every call about orders and payments is written down as well."""
 
     def __init__(self, clock: Clock, history: HistoryWriter) -> None:
         super().__init__(clock)

@@ -120,7 +120,7 @@ def payment_in(seen: Seen) -> pb.Payment:
 
 
 def charges(books: Books, order_id: str) -> list[str]:
-    """The payments that charged a bill, reversals not counted."""
+    """The payments that charged an order, reversals not counted."""
     return [str(row["payment_id"]) for row in books.journals if row["order_id"] == order_id and not row["reversal_of"]]
 
 
@@ -140,7 +140,7 @@ async def teller_at(stack: Stack, history: HistoryWriter | None = None) -> Async
     """Opens the window of a running stack.
 
     Args:
-        history: Where every call about bills and payments is written down; None: nowhere.
+        history: Where every call about orders and payments is written down; None: nowhere.
     """
     clock = SystemClock()
     telephone = Telephone(clock) if history is None else NotingTelephone(clock, history)

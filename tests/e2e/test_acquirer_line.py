@@ -14,8 +14,8 @@ INSTANCE = "payment-1"
 
 
 async def settled_once(teller: Teller) -> pb.Payment:
-    """Li settles a new bill by card, and does not ask again."""
-    request = settle_by_card(await teller.bill(), new_id("settle"))
+    """Li settles a new order by card, and does not ask again."""
+    request = settle_by_card(await teller.new_order(), new_id("settle"))
     return payment_in(await teller.cashier.ask(teller.address(INSTANCE), "Settle", request, timeout_s=8.0))
 
 

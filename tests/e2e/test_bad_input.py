@@ -175,7 +175,7 @@ class TestMalformed:
         await assert_refused(cashier.ask(cashier.payment.Settle, settle(memo=memo)), "INVALID_ARGUMENT", reason, "memo")
 
     async def test_a_memo_of_200_characters_is_taken(self, cashier: Desk) -> None:
-        order_id = await cashier.bill()
+        order_id = await cashier.new_order()
         response = await cashier.ask(cashier.payment.Settle, settle(order_id=order_id, memo="梅" * 200))
         assert response.payment.memo == "梅" * 200
 
@@ -207,7 +207,7 @@ class TestMalformed:
             "AMOUNT_MISMATCH",
         )
 
-    async def test_a_bill_without_amount_or_lines(self, cashier: Desk) -> None:
+    async def test_an_order_without_amount_or_lines(self, cashier: Desk) -> None:
         request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei")
         await assert_refused(cashier.ask(cashier.order.CreateOrder, request), "INVALID_ARGUMENT", "AMOUNT_REQUIRED")
 
@@ -314,7 +314,7 @@ class TestAmounts:
     """Zero, negative and overflowing amounts, and currencies that are none or another's."""
 
     @pytest.mark.parametrize("amount", AMOUNTS)
-    async def test_of_a_bill(self, cashier: Desk, amount: int) -> None:
+    async def test_of_an_order(self, cashier: Desk, amount: int) -> None:
         await assert_refused(
             cashier.ask(cashier.order.CreateOrder, create(amount=money(amount))),
             "INVALID_ARGUMENT",
@@ -360,8 +360,8 @@ class TestAmounts:
             "CURRENCY_MISMATCH",
         )
 
-    async def test_a_bill_in_a_currency_without_books(self, cashier: Desk) -> None:
-        order_id = await cashier.bill(currency="GBP")
+    async def test_an_order_in_a_currency_without_books(self, cashier: Desk) -> None:
+        order_id = await cashier.new_order(currency="GBP")
         await assert_refused(cashier.settle(order_id), "FAILED_PRECONDITION", "ACCOUNT_NOT_FOUND")
         assert await cashier.order_state(order_id) == "UNPAID"
 
@@ -408,7 +408,7 @@ class TestWho:
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="p", reason="r")
         await assert_refused(cashier.ask(cashier.payment.Reverse, request), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
 
-    async def test_only_services_write_journals_and_move_bills(self, accountant: Desk) -> None:
+    async def test_only_services_write_journals_and_move_orders(self, accountant: Desk) -> None:
         await assert_refused(
             accountant.ask(accountant.ledger.Post, ledger_pb2.PostRequest()), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED"
         )
@@ -427,7 +427,7 @@ class TestWho:
     async def test_the_bank_is_not_for_cashiers_nor_the_drawer_for_accountants(
         self, cashier: Desk, accountant: Desk
     ) -> None:
-        order_id = await cashier.bill()
+        order_id = await cashier.new_order()
         await assert_refused(
             cashier.settle(order_id, payment_pb2.SOURCE_BANK), "PERMISSION_DENIED", "SOURCE_NOT_ALLOWED"
         )
@@ -437,7 +437,7 @@ class TestWho:
         assert await cashier.order_state(order_id) == "UNPAID"
 
     async def test_a_customer_sees_and_pays_only_what_is_theirs(self, cashier: Desk, customer: Desk) -> None:
-        order_id = await cashier.bill(customer="somebody-else")
+        order_id = await cashier.new_order(customer="somebody-else")
         await assert_refused(
             customer.ask(customer.order.GetOrder, order_pb2.GetOrderRequest(order_id=order_id)),
             "NOT_FOUND",
@@ -455,8 +455,8 @@ class TestWho:
 class TestState:
     """What was possible once and is not any more, or not with what is there."""
 
-    async def test_a_cancelled_bill_is_not_settled(self, cashier: Desk) -> None:
-        order_id = await cashier.bill()
+    async def test_a_cancelled_order_is_not_settled(self, cashier: Desk) -> None:
+        order_id = await cashier.new_order()
         await cashier.ask(
             cashier.order.CancelOrder,
             order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late"),
@@ -472,10 +472,10 @@ class TestState:
         )
         assert await cashier.journals(order_id) == []
 
-    async def test_a_paid_bill_is_not_settled_again_and_the_loser_learns_by_whom(
+    async def test_a_paid_order_is_not_settled_again_and_the_loser_learns_by_whom(
         self, cashier: Desk, accountant: Desk
     ) -> None:
-        order_id = await cashier.bill()
+        order_id = await cashier.new_order()
         payment = await cashier.settle(order_id)
         error = await assert_refused(
             accountant.settle(order_id, payment_pb2.SOURCE_BANK), "ALREADY_EXISTS", "ORDER_ALREADY_PAID"
@@ -485,14 +485,14 @@ class TestState:
         assert int(error.metadata["settled_at_ms"]) == payment.settled_at_ms
         assert len(await cashier.journals(order_id)) == 1
 
-    async def test_a_paid_bill_is_not_cancelled(self, cashier: Desk) -> None:
-        order_id = await cashier.bill()
+    async def test_a_paid_order_is_not_cancelled(self, cashier: Desk) -> None:
+        order_id = await cashier.new_order()
         await cashier.settle(order_id)
         request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late")
         await assert_refused(cashier.ask(cashier.order.CancelOrder, request), "FAILED_PRECONDITION", "ILLEGAL_STATE")
 
     async def test_a_version_that_has_passed(self, cashier: Desk) -> None:
-        order_id = await cashier.bill()
+        order_id = await cashier.new_order()
         request = order_pb2.CancelOrderRequest(
             request_id=new_id(), order_id=order_id, expected_version=7, reason="late"
         )
@@ -501,7 +501,7 @@ class TestState:
     async def test_a_wallet_with_too_little(self, stack: Stack, cashier: Desk, operator: Desk) -> None:
         buyer = new_id("buyer")
         await operator.ask(operator.ledger.OpenAccount, open_account(account_id=f"wallet:{buyer}:CNY"))
-        order_id = await cashier.bill(customer=buyer)
+        order_id = await cashier.new_order(customer=buyer)
         async with Desk.of(stack, buyer, Role.CUSTOMER) as owner:
             await assert_refused(
                 owner.settle(order_id, payment_pb2.SOURCE_WALLET), "FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"
@@ -517,7 +517,7 @@ class TestState:
         wallet = f"wallet:{buyer}:CNY"
         await operator.ask(operator.ledger.OpenAccount, open_account(account_id=wallet))
         await cashier.ask(cashier.payment.Pay, pay(await cashier.ticket(), amount=money(1250), payee_account_id=wallet))
-        order_id = await cashier.bill(customer=buyer)
+        order_id = await cashier.new_order(customer=buyer)
         from_wallet: Any = {"source": payment_pb2.SOURCE_WALLET, "customer_id": buyer}
         theft = pay(await cashier.ticket(), amount=money(1250), payee_account_id="sales:CNY", **from_wallet)
         await assert_refused(cashier.ask(cashier.payment.Pay, theft), "PERMISSION_DENIED", "NOT_YOUR_WALLET")
@@ -537,7 +537,7 @@ class TestState:
         """Also when the wallet has been filled since: the request id stands for the answer it got."""
         buyer = new_id("buyer")
         await operator.ask(operator.ledger.OpenAccount, open_account(account_id=f"wallet:{buyer}:CNY"))
-        order_id = await cashier.bill(customer=buyer)
+        order_id = await cashier.new_order(customer=buyer)
         request_id = new_id()
         async with Desk.of(stack, buyer, Role.CUSTOMER) as owner:
             first = await refusal(owner.settle(order_id, payment_pb2.SOURCE_WALLET, request_id=request_id))
@@ -550,16 +550,16 @@ class TestState:
         await assert_refused(cashier.ask(cashier.payment.Pay, pay(ticket)), "FAILED_PRECONDITION", "TICKET_EXPIRED")
 
     async def test_a_payment_is_reversed_once(self, cashier: Desk, accountant: Desk) -> None:
-        order_id = await cashier.bill()
+        order_id = await cashier.new_order()
         payment = await cashier.settle(order_id)
-        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment.payment_id, reason="wrong bill")
+        request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment.payment_id, reason="wrong order")
         await accountant.ask(accountant.payment.Reverse, request)
         again = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment.payment_id, reason="again")
         await assert_refused(accountant.ask(accountant.payment.Reverse, again), "FAILED_PRECONDITION", "ILLEGAL_STATE")
         assert len(await cashier.journals(order_id)) == 2
 
     async def test_a_taken_name(self, cashier: Desk) -> None:
-        order_id = await cashier.bill()
+        order_id = await cashier.new_order()
         await assert_refused(
             cashier.ask(cashier.order.CreateOrder, create(order_id=order_id)), "ALREADY_EXISTS", "ORDER_EXISTS"
         )
@@ -586,13 +586,13 @@ class TestSameKey:
         )
 
     async def test_of_a_settle(self, cashier: Desk) -> None:
-        request = settle(order_id=await cashier.bill())
+        request = settle(order_id=await cashier.new_order())
         first = await cashier.ask(cashier.payment.Settle, request)
         other_instance = cashier.payment_at("payment-2")
         again, trailers = await cashier.ask_with_trailers(other_instance.Settle, request)
         assert again.SerializeToString() == first.SerializeToString()
         assert trailers["x-replayed"] == "true"
-        other = settle(request_id=request.request_id, order_id=await cashier.bill())
+        other = settle(request_id=request.request_id, order_id=await cashier.new_order())
         await assert_refused(cashier.ask(other_instance.Settle, other), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH")
 
     async def test_of_a_ticket(self, cashier: Desk) -> None:

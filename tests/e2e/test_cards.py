@@ -25,7 +25,7 @@ from tests.e2e.teller import Teller, at_bank, charges, payment_in, settle_by_car
 
 ONE, TWO = "payment-1", "payment-2"
 BANK_SETTINGS = {"acquirer_timeout_s": 0.5, "acquirer_asks": 3}
-#: How many bills are settled at once, each of which the bank charges without a word.
+#: How many orders are settled at once, each of which the bank charges without a word.
 AT_ONCE = 6
 _LOOK_S = 0.05
 _WAIT_S = 40.0
@@ -71,7 +71,7 @@ async def settled(teller: Teller, order_id: str, key: str, *, instance: str = ON
 async def reversed_(teller: Teller, payment_id: str, key: str = "", *, instance: str = TWO) -> Seen:
     """Wang undoes a payment, until there is an answer for good."""
     key = key or new_id("reverse")
-    request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong bill")
+    request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong order")
     return await teller.until_answered(teller.accountant, instance, "Reverse", request, key)
 
 
@@ -82,20 +82,20 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(_LOOK_S)
 
 
-async def charged_without_a_word(teller: Teller, bills: int) -> None:
-    """Bills whose cards are charged, and the bank says nothing the first time that it is asked for each."""
+async def charged_without_a_word(teller: Teller, orders: int) -> None:
+    """Orders whose cards are charged, and the bank says nothing the first time that it is asked for each."""
     drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
     await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
     counter = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> tuple[str, Seen]:
         async with counter:
-            order_id, key = await teller.bill(), new_id("settle")
+            order_id, key = await teller.new_order(), new_id("settle")
             unheard = await press(teller, order_id, key, instance=(ONE, TWO)[number % 2])
             assert payment_in(unheard).state == pb.PAYMENT_STATE_UNKNOWN
             return order_id, await settled(teller, order_id, key, instance=(TWO, ONE)[number % 2])
 
-    outcomes = await asyncio.gather(*(one(number) for number in range(bills)))
+    outcomes = await asyncio.gather(*(one(number) for number in range(orders)))
     assert {payment_in(seen).state for _, seen in outcomes} == {pb.PAYMENT_STATE_SUCCEEDED}
     books = await teller.checked_books()
     for order_id, seen in outcomes:
@@ -121,7 +121,7 @@ class TestSilence:
 
     async def test_the_worker_asks_by_itself(self, teller: Teller) -> None:
         """Nobody asks again; the payment succeeds all the same, and the caller finds it with GetPayment."""
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
         await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
         unheard = payment_in(await press(teller, order_id, key))
@@ -132,7 +132,7 @@ class TestSilence:
 
     async def test_a_notice_lets_it_ask_at_once(self, teller: Teller) -> None:
         """Told late and twice; each notice is harmless, and the payment is charged once."""
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         slow = bank.Fault(kind=bank.FAULT_KIND_DELAY_BEFORE, method="Charge", times=1, delay_ms=1_000)
         await set_faults(teller, slow, bank.Fault(kind=bank.FAULT_KIND_NOTICE_TWICE))
         unheard = payment_in(await press(teller, order_id, key))
@@ -143,7 +143,7 @@ class TestSilence:
 
     async def test_a_frozen_bank(self, teller: Teller) -> None:
         """SIGSTOP: the caller is told UNKNOWN within the deadline; SIGCONT, and it is charged once."""
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         clock = teller.telephone.clock
         teller.stack.kill(ACQUIRER_INSTANCE, signal.SIGSTOP)
         try:
@@ -157,9 +157,9 @@ class TestSilence:
         books = await teller.checked_books()
         assert at_bank(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_decline_is_definitive_and_the_bill_is_free(self, teller: Teller) -> None:
+    async def test_a_decline_is_definitive_and_the_order_is_free(self, teller: Teller) -> None:
         """The next attempt has the next key."""
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         request = settle_by_card(order_id, key, "tok-declined")
         declined = await teller.until_answered(teller.cashier, ONE, "Settle", request, key)
         assert declined.error is not None
@@ -171,7 +171,7 @@ class TestSilence:
 
 async def test_command_tells_by_its_exit_code_whether_a_card_paid(teller: Teller) -> None:
     """An acquirer that is down leaves it open (3), the request id it named ends it (0), a declined card is 4."""
-    order_id, data = await teller.bill(), str(teller.stack.data)
+    order_id, data = await teller.new_order(), str(teller.stack.data)
     settle = ("settle", order_id, "--source", "card", "--card", "tok-mei", "--as", "cashier:li", "--data", data)
     await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
     unknown = await command_line(*settle)
@@ -183,7 +183,7 @@ async def test_command_tells_by_its_exit_code_whether_a_card_paid(teller: Teller
     paid = await command_line(*settle, "--request-id", named[1])
     assert paid.returncode == 0, paid.stderr
     assert "SUCCEEDED" in paid.stdout
-    other = await teller.bill()
+    other = await teller.new_order()
     declined = await command_line("settle", other, *settle[2:5], "tok-declined", *settle[6:])
     assert declined.returncode == 4, declined.stderr
     assert "declined" in (declined.stdout + declined.stderr).lower()
@@ -196,7 +196,7 @@ async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payme
 
     The log is read from the acquirer's database, or as JSON lines that the acquirer tells.
     """
-    order_id, data = await teller.bill(), ("--data", str(teller.stack.data))
+    order_id, data = await teller.new_order(), ("--data", str(teller.stack.data))
     await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY))
     payment = payment_in(await press(teller, order_id, new_id("settle")))
     assert payment.state == pb.PAYMENT_STATE_UNKNOWN
@@ -231,9 +231,9 @@ class TestClosed:
 
     async def test_put_before_people_and_reversed(self, teller: Teller) -> None:
         """Still UNKNOWN, listed on the command line; an accountant reverses it, a late charge meets the tombstone, and
-        the bill can be settled again.
+        the order can be settled again.
         """
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
         payment = payment_in(await press(teller, order_id, key))
         assert payment.state == pb.PAYMENT_STATE_UNKNOWN
@@ -260,16 +260,16 @@ class TestClosed:
         assert at_bank(books, payment.payment_id) == ["TOMBSTONE"]
 
     async def test_reversed_while_it_is_closed(self, teller: Teller) -> None:
-        """It had charged the card without a word. REVERSING until it opens; then the money is back, and the bill in its
-        next round.
+        """It had charged the card without a word. REVERSING until it opens; then the money is back, and the order
+        is in its next round.
         """
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
         await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
         payment = payment_in(await press(teller, order_id, key))
         await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
         assert payment.state == pb.PAYMENT_STATE_UNKNOWN
-        request = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=payment.payment_id, reason="wrong bill")
+        request = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=payment.payment_id, reason="wrong order")
         pending = payment_in(await teller.accountant.ask(teller.address(TWO), "Reverse", request, timeout_s=8.0))
         assert pending.state == pb.PAYMENT_STATE_REVERSING
         await set_faults(teller)
@@ -287,7 +287,7 @@ class TestParked:
         """The cashier is told which payment is in the way, parks it on the command line and takes the cash; the
         acquirer gets its tombstone when it is back.
         """
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
         card = payment_in(await press(teller, order_id, key))
         assert card.state == pb.PAYMENT_STATE_UNKNOWN
@@ -314,12 +314,12 @@ class TestParked:
         """The acquirer charged without a word and is down. The accountant reverses the payment, the cashier parks it
         and takes cash; when the acquirer is back it refunds, and the reversal's request is refused as before.
         """
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
         await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
         card = payment_in(await press(teller, order_id, key))
         await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
-        undo = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=card.payment_id, reason="wrong bill")
+        undo = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=card.payment_id, reason="wrong order")
         pending = payment_in(await teller.accountant.ask(teller.address(TWO), "Reverse", undo, timeout_s=8.0))
         assert pending.state == pb.PAYMENT_STATE_REVERSING
         parking = pb.ParkRequest(request_id=new_id("park"), payment_id=card.payment_id, reason="pays cash")
@@ -343,7 +343,7 @@ class TestNotices:
 
     async def test_a_forged_notice_changes_nothing(self, teller: Teller) -> None:
         """Nothing is believed: of a payment that ended, of one that does not exist, with the wrong outcome."""
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         payment = payment_in(await settled(teller, order_id, key))
         async with Desk.of(teller.stack, "acquirer", Role.ACQUIRER) as forger:
             for told in (payment.acquirer_key, "pay_nothing:1"):

@@ -25,7 +25,7 @@ from tests.e2e.conftest import FreshStack
 from tests.e2e.recorder import Recorder
 from tests.e2e.teller import QUIET_S, Teller, settle_request, teller_at
 
-_BILLS, _CLIENTS = 10, 6
+_ORDERS, _CLIENTS = 10, 6
 #: Calls before, between and after the faults.
 _BETWEEN_FAULTS = 120
 #: Longer than a session lasts.
@@ -35,11 +35,11 @@ _INSTANCES = ("payment-1", "payment-2")
 
 
 class Client:
-    """Somebody who does this and that with the bills, and now and then the same again."""
+    """Somebody who does this and that with the orders, and now and then the same again."""
 
-    def __init__(self, name: str, teller: Teller, recorder: Recorder, bills: list[str], seed: int) -> None:
+    def __init__(self, name: str, teller: Teller, recorder: Recorder, orders: list[str], seed: int) -> None:
         self._name, self._teller, self._recorder = name, teller, recorder
-        self._bills = bills
+        self._orders = orders
         self._dice = random.Random(seed)
         self._earlier: list[tuple[Person, Message]] = []
         self._keys = 0
@@ -59,7 +59,7 @@ class Client:
             await self._recorder.ask(self._name, person, address, request, timeout_s=timeout_s)
 
     def _next(self) -> tuple[Person, Message]:
-        teller, order_id = self._teller, self._dice.choice(self._bills)
+        teller, order_id = self._teller, self._dice.choice(self._orders)
         person = self._dice.choice((teller.cashier, teller.accountant))
         self._keys += 1
         key = f"{self._name}-{self._keys}"
@@ -73,7 +73,7 @@ class Client:
                 return person, payment_pb2.GetPaymentRequest(payment_id=self._dice.choice(self._known))
             case "reverse" if self._known:
                 payment_id = self._dice.choice(self._known)
-                request = payment_pb2.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong bill")
+                request = payment_pb2.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong order")
                 self._earlier.append((teller.accountant, request))
                 return self._earlier[-1]
             case "cancel":
@@ -125,10 +125,10 @@ async def test_a_run_under_faults_is_lawful(
     async with fresh_stack(replicas={"payment": 2}) as stack, teller_at(stack) as teller:
         with HistoryWriter(path, clock, seed=7) as history:
             recorder = Recorder(history)
-            bills = [f"bill-{number}" for number in range(_BILLS)]
-            for order_id in bills:
-                await recorder.ask("setter", teller.cashier, teller.address("order-1"), new_bill(order_id))
-            clients = [Client(f"client-{number}", teller, recorder, bills, number) for number in range(_CLIENTS)]
+            orders = [f"order-{number}" for number in range(_ORDERS)]
+            for order_id in orders:
+                await recorder.ask("setter", teller.cashier, teller.address("order-1"), new_order(order_id))
+            clients = [Client(f"client-{number}", teller, recorder, orders, number) for number in range(_CLIENTS)]
             work = [asyncio.create_task(client.work()) for client in clients]
             await nemesis(teller, recorder, history, faults)
             for client in clients:
@@ -141,12 +141,12 @@ async def test_a_run_under_faults_is_lawful(
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
     assert said == []
     assert {check.name for check in checks if check.skipped} == _NO_ACQUIRER
-    assert {check.name: check.examined for check in checks}["orders linearizable"] == _BILLS
+    assert {check.name: check.examined for check in checks}["orders linearizable"] == _ORDERS
     assert recorded.whole
     assert [(moment.fault, moment.target) for moment in recorded.nemesis[::2]] == list(faults)
 
 
-def new_bill(order_id: str) -> order_pb2.CreateOrderRequest:
+def new_order(order_id: str) -> order_pb2.CreateOrderRequest:
     """Mei's, over 12.50."""
     amount = money_pb2.Money(minor_units=1250, currency_code="CNY")
     return order_pb2.CreateOrderRequest(

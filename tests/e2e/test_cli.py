@@ -34,8 +34,8 @@ class Terminal:
         """Runs one with --json; returns the document."""
         return document(await self.run(*arguments, "--json"))
 
-    async def bill(self, amount: int = 1250) -> str:
-        """Makes a bill; returns its id."""
+    async def new_order(self, amount: int = 1250) -> str:
+        """Makes an order; returns its id."""
         made = await self.json(
             "order",
             "create",
@@ -57,7 +57,7 @@ def terminal(stack: Stack) -> Terminal:
     return Terminal(stack)
 
 
-async def test_a_bill_from_its_making_to_its_reversal(terminal: Terminal) -> None:
+async def test_an_order_from_its_making_to_its_reversal(terminal: Terminal) -> None:
     """Each step is seen by the others: orders, payments, journals and the balance."""
     made = await terminal.json(
         *("order", "create", "--customer", "mei", "--currency", "CNY", "--as", "cashier:li"),
@@ -81,11 +81,11 @@ async def test_a_bill_from_its_making_to_its_reversal(terminal: Terminal) -> Non
     assert order["settled_by"]["name"] == "li"
 
     reversed_ = await terminal.json(
-        "reverse", payment["payment_id"], "--reason", "wrong bill", "--as", "accountant:wang"
+        "reverse", payment["payment_id"], "--reason", "wrong order", "--as", "accountant:wang"
     )
     assert reversed_["payment"]["state"] == "PAYMENT_STATE_REVERSED"
     journals = (await terminal.json("ledger", "journals", "--order", order_id))["journals"]
-    assert [journal["memo"] for journal in journals] == ["wrong bill", "table 4"]
+    assert [journal["memo"] for journal in journals] == ["wrong order", "table 4"]
     assert sum(leg["amount"] for journal in journals for leg in journal["postings"]) == 0
     again = await terminal.json("settle", order_id, "--source", "bank", "--as", "accountant:wang")
     assert again["payment"]["round"] == 2
@@ -126,7 +126,7 @@ async def test_a_ticket_pays_once(terminal: Terminal) -> None:
 
 
 async def test_a_request_id_makes_a_repeat_a_replay(terminal: Terminal) -> None:
-    order_id, request_id = await terminal.bill(), new_id()
+    order_id, request_id = await terminal.new_order(), new_id()
     settle = ("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", request_id)
     first = await terminal.json(*settle)
     again = await terminal.json(*settle)
@@ -136,7 +136,7 @@ async def test_a_request_id_makes_a_repeat_a_replay(terminal: Terminal) -> None:
 
 
 async def test_the_loser_is_told_by_whom_and_when(terminal: Terminal) -> None:
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li")
     done = await terminal.run("settle", order_id, "--source", "bank", "--as", "accountant:wang")
     assert done.returncode == 1
@@ -147,7 +147,7 @@ async def test_the_loser_is_told_by_whom_and_when(terminal: Terminal) -> None:
 
 
 async def test_two_terminals_at_once_settle_once(terminal: Terminal) -> None:
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     cashier, accountant = await asyncio.gather(
         terminal.run("settle", order_id, "--source", "drawer", "--as", "cashier:li"),
         terminal.run("settle", order_id, "--source", "bank", "--as", "accountant:wang"),
@@ -158,7 +158,7 @@ async def test_two_terminals_at_once_settle_once(terminal: Terminal) -> None:
 
 async def test_a_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack) -> None:
     """The reply is dropped after the commit, on whichever instance is asked; the command gets the stored one."""
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     async with Desk.of(stack, "ops", Role.OPERATOR) as operator:
         for instance in ("payment-1", "payment-2"):
             arm = debug.ArmFailpointRequest(name="recorded", action=debug.FAILPOINT_ACTION_DROP_REPLY, subject=order_id)
@@ -173,7 +173,7 @@ async def test_when_nobody_answers_in_time_the_request_id_is_named(fresh_stack: 
     """And with it the same operation is asked for again, not done twice."""
     async with fresh_stack() as running:
         terminal = Terminal(running)
-        order_id = await terminal.bill()
+        order_id = await terminal.new_order()
         running.restarts = False
         running.kill("payment-1")
         done = await terminal.run(
@@ -264,7 +264,7 @@ async def test_amounts_are_shown_in_major_units_and_json_keeps_minor_ones(termin
 
 
 async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack: Stack) -> None:
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     async with (
         Desk.of(stack, "ops", Role.OPERATOR) as operator,
         Desk.of(stack, "li", Role.CASHIER) as li,
@@ -304,7 +304,7 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
 
 
 async def test_the_books_balance_and_are_as_they_were_written(terminal: Terminal) -> None:
-    await terminal.json("settle", await terminal.bill(), "--source", "drawer", "--as", "cashier:li")
+    await terminal.json("settle", await terminal.new_order(), "--source", "drawer", "--as", "cashier:li")
     balance = await terminal.json("ledger", "trial-balance", "--currency", "CNY")
     assert balance["balanced"] is True
     assert sum(row["debits"] - row["credits"] for row in balance["rows"]) == 0
@@ -315,7 +315,7 @@ async def test_the_books_balance_and_are_as_they_were_written(terminal: Terminal
 
 
 async def test_lists_go_on_page_by_page(terminal: Terminal) -> None:
-    mine = {await terminal.bill() for _ in range(3)}
+    mine = {await terminal.new_order() for _ in range(3)}
     seen: list[str] = []
     page: tuple[str, ...] = ()
     while not mine <= set(seen):
@@ -329,8 +329,8 @@ async def test_lists_go_on_page_by_page(terminal: Terminal) -> None:
     assert "more: --page" in (await terminal.run("order", "list", "--limit", "1")).stdout
 
 
-async def test_a_bill_is_cancelled(terminal: Terminal) -> None:
-    order_id = await terminal.bill()
+async def test_an_order_is_cancelled(terminal: Terminal) -> None:
+    order_id = await terminal.new_order()
     cancelled = await terminal.json("order", "cancel", order_id, "--reason", "ordered twice", "--version", "1")
     assert cancelled["order"]["state"] == "ORDER_STATE_CANCELLED"
     assert "CANCELLED" in (await terminal.run("order", "get", order_id)).stdout
@@ -338,7 +338,7 @@ async def test_a_bill_is_cancelled(terminal: Terminal) -> None:
 
 async def test_history_commands_say_who_changed_what_and_why(terminal: Terminal) -> None:
     """Of an order that was settled, reversed and cancelled, and of its payment: as JSON, and for people."""
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     paid = await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li")
     payment_id = paid["payment"]["payment_id"]
     await terminal.json("reverse", payment_id, "--reason", "wrong order", "--as", "accountant:wang")
@@ -380,7 +380,7 @@ async def test_an_instance_taken_offline_gets_no_calls(terminal: Terminal) -> No
         assert why["payment-1"] == f"disabled by {done['interface']}::.configurators, configs 1"
         chosen = [provider["instance"] for provider in explained["providers"] if provider["chosen"]]
         assert chosen == ["payment-2"]
-        settled = await terminal.json("settle", await terminal.bill(), "--source", "drawer", "--as", "cashier:li")
+        settled = await terminal.json("settle", await terminal.new_order(), "--source", "drawer", "--as", "cashier:li")
         assert settled["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
     finally:
         await terminal.json("registry", "online", "payment-1")
@@ -390,7 +390,7 @@ async def test_an_instance_taken_offline_gets_no_calls(terminal: Terminal) -> No
 
 async def test_a_token_given_by_hand_says_who_calls(terminal: Terminal) -> None:
     token = (await terminal.run("token", "--role", "cashier", "--name", "ming")).stdout.strip()
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     done = await terminal.run("settle", order_id, "--source", "drawer", "--json", COUNTINGHOUSE_TOKEN=token)
     assert document(done)["payment"]["clerk"]["name"] == "ming"
 
@@ -398,7 +398,7 @@ async def test_a_token_given_by_hand_says_who_calls(terminal: Terminal) -> None:
 async def test_a_stack_is_reached_without_its_directory(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
     """With ZooKeeper's address and a token one needs nothing else, as from another machine."""
     token = (await terminal.run("token", "--role", "auditor", "--name", "zhao")).stdout.strip()
-    order_id = await terminal.bill()
+    order_id = await terminal.new_order()
     done = await command_line(
         *("order", "get", order_id, "--json", "--data", str(tmp_path)),
         *("--zookeeper", stack.zookeeper, "--token", token),

@@ -1,4 +1,4 @@
-"""The deployment of deploy/docker-compose.yml on Docker: it gets healthy by itself, and a bill is settled once there.
+"""The deployment of deploy/docker-compose.yml on Docker: it gets healthy by itself, and an order is settled once there.
 
 `make test-compose` runs these; they need a Docker daemon with compose. The project has a name, ports and volumes of its
 own, so a deployment that runs already is not met, and all of it is removed in the end.
@@ -111,7 +111,7 @@ async def test_it_is_healthy_in_time(deployment: Deployment) -> None:
     assert len(shown["zookeeper"].split(",")) == 3
 
 
-async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
+async def test_the_command_line_settles_an_order(deployment: Deployment) -> None:
     """And sees the rest of what there is: registry, locks, balance, doctor."""
     made = await deployment.json("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY")
     settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li")
@@ -127,7 +127,7 @@ async def test_the_command_line_settles_a_bill(deployment: Deployment) -> None:
     assert (await deployment.json("check"))["verdict"] == "ok"
 
 
-async def test_readmes_script_settles_a_bill(deployment: Deployment, tmp_path: Path) -> None:
+async def test_readmes_script_settles_an_order(deployment: Deployment, tmp_path: Path) -> None:
     """A stranger's program on the host finds an instance through the ensemble, and reaches it."""
     bare = tmp_path / "bare"
     made = await deployment.json("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY")
@@ -164,8 +164,8 @@ async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deploy
 async def test_an_instance_killed_in_the_middle_of_a_payment_is_made_good_by_another(
     deployment: Deployment, teller: Teller
 ) -> None:
-    """`docker compose kill` between two commits: asked again elsewhere under the same key, the bill is settled once."""
-    order_id, key = await teller.bill(), new_id("settle")
+    """`docker compose kill` between two commits: asked elsewhere under the same key, the order is settled once."""
+    order_id, key = await teller.new_order(), new_id("settle")
     request = settle_request(teller.cashier, order_id, key)
     arm = failpoint_pb2.ArmFailpointRequest(
         name="posted", action=failpoint_pb2.FAILPOINT_ACTION_DELAY, delay_ms=300_000, subject=order_id
@@ -197,10 +197,10 @@ async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: D
         if "leader" in compose(deployment.environment, "exec", "-T", name, "bash", "-c", f"{mode} || true")
     ]
     compose(deployment.environment, "kill", *leading)
-    first = await teller.bill()
+    first = await teller.new_order()
     await teller.settle_at(teller.cashier, VICTIM, first)
     compose(deployment.environment, "restart", "--timeout", "0", "postgres")
-    second, key = new_id("bill"), new_id("settle")
+    second, key = new_id("order"), new_id("settle")
     made = ("order", "create", "--order-id", second, "--customer", "mei", "--amount", "9.00", "--currency", "CNY")
     assert (await deployment.command(*made, "--timeout", "30")).returncode == 0
     await teller.settle_at(teller.cashier, OTHER, second, key)

@@ -29,7 +29,7 @@ from tests.e2e.desk import Desk, command_line, document, processes_of, start_com
 Run = tuple[str, ...]
 Performed = Callable[[Run], Awaitable[subprocess.CompletedProcess[str]]]
 
-_CLICK, _TWO, _LOST, _KILLED = "double click", "two clerks, one bill", "lost reply", "killed mid-payment"
+_CLICK, _TWO, _LOST, _KILLED = "double click", "two clerks, one order", "lost reply", "killed mid-payment"
 _FROZEN, _REVERSAL, _SILENT = "frozen holder", "reversal", "the bank did not answer"
 _AT_ONCE = 2
 
@@ -77,7 +77,7 @@ class TestWhole:
     """All acts, all guards."""
 
     async def test_the_verdict_is_ok(self, performed: Performed, run: Run) -> None:
-        """Every bill was settled exactly once, whatever went wrong."""
+        """Every order was settled exactly once, whatever went wrong."""
         done = await performed(run)
         found = document(done)
         assert found["verdict"] == "ok", found
@@ -131,7 +131,7 @@ class TestWhole:
         assert {name: again[name] for name in told} == told
 
     async def test_a_forged_row_is_found(self, performed: Performed, run: Run, kept: Path, tmp_path: Path) -> None:
-        """Behind the services' backs somebody marks a bill UNPAID, to have it settled again."""
+        """Behind the services' backs somebody marks an order UNPAID, to have it settled again."""
         await performed(run)
         forged = tmp_path / "order.db"
         with closing(sqlite3.connect(kept / "order.db")) as real, closing(sqlite3.connect(forged)) as copy:
@@ -145,7 +145,7 @@ class TestWhole:
         done = await command_line("check", *arguments)
         assert done.returncode == 1, done.stderr
         assert "verdict: violated" in done.stdout
-        assert "broken: paid means charged: order bill-" in done.stdout
+        assert "broken: paid means charged: order order-" in done.stdout
         found = document(await command_line("check", "--json", *arguments))
         broken = {check["name"]: check["violations"] for check in found["checks"] if not check["ok"]}
         assert set(broken) == {"paid means charged", "moves are legal"}
@@ -264,8 +264,8 @@ class TestCheck:
     """`countinghouse check` by itself."""
 
     async def test_a_running_stack(self, stack: Stack, cashier: Desk) -> None:
-        """After all that other tests did to it, it is as right as after one bill."""
-        await cashier.settle(await cashier.bill())
+        """After all that other tests did to it, it is as right as after one order."""
+        await cashier.settle(await cashier.new_order())
         done = await command_line("check", "--data", str(stack.data))
         assert done.returncode == 0, done.stdout
         assert "verdict: ok" in done.stdout
@@ -290,7 +290,7 @@ class TestCheck:
         assert "secret" not in done.stderr
 
     async def test_a_damaged_database_is_no_verdict(self, tmp_path: Path) -> None:
-        """Exit code 1 would say that a bill was settled twice."""
+        """Exit code 1 would say that an order was settled twice."""
         for service in ("order", "payment", "ledger"):
             (tmp_path / f"{service}.db").write_bytes(b"this has never been a database" * 200)
         done = await command_line("check", "--data", str(tmp_path))

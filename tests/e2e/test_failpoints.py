@@ -146,7 +146,7 @@ class House:
     """A running stack, and who looks at it.
 
     Args:
-        locks: For looking at the queues of bills.
+        locks: For looking at the queues of orders.
         history: Where every call so far is written down.
     """
 
@@ -247,7 +247,7 @@ async def killed(
     """
     teller, stack = house.teller, house.teller.stack
     likely = [HERE] if service == "payment" and not by_worker else instances(teller, service)
-    subject = "" if service == "acquirer" else one.subject  # which knows no bills
+    subject = "" if service == "acquirer" else one.subject  # which knows no orders
     for instance in likely:
         await teller.arm(instance, point, STOP, subject)
     calls = [asyncio.create_task(one.wish.ask(teller, HERE))]
@@ -295,7 +295,7 @@ async def let_off(teller: Teller, name: str, point: str) -> None:
 
 
 async def in_the_way(house: House, one: Deed, rival: asyncio.Task[Seen]) -> None:
-    """Waits until the rival stands behind somebody at the bill, or needs nobody's leave and was answered."""
+    """Waits until the rival stands behind somebody at the order, or needs nobody's leave and was answered."""
     async with asyncio.timeout(QUIET_S):
         while not rival.done():
             queue = await house.locks.queue(one.order_id) if one.order_id else []

@@ -31,7 +31,7 @@ async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
             fresh_stack(tell=said.append, data=disk / "data", database=SQLITE) as stack,
             Desk.of(stack, "li", Role.CASHIER, timeout_s=10) as desk,
         ):
-            order = await desk.bill()
+            order = await desk.new_order()
             fill(disk / "filler")
             refused = await first_refused(desk)
             code, error = await refusal(desk.ask(desk.order.CreateOrder, refused))

@@ -28,7 +28,7 @@ ADVERTISED = {"order-1": "127.0.0.1", "ledger-1": "[::1]", "payment-1": "[::1]"}
 @pytest.mark.timeout(150)
 async def test_a_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
     """One service listens on ::, one on [::1], one on ::1, and the acquirer is reached at [::1]. All register under the
-    address that they can be called at, metrics included; a bill is settled by card."""
+    address that they can be called at, metrics included; an order is settled by card."""
     cable = Cable(0)
     async with cable.laid("::1") as port:
         settings: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ async def test_a_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
                 assert channel.get_state() is grpc.ChannelConnectivity.READY
             key = new_id("settle")
             seen = await teller.cashier.ask(
-                teller.address("payment-1"), "Settle", settle_by_card(await teller.bill(), key), timeout_s=8.0
+                teller.address("payment-1"), "Settle", settle_by_card(await teller.new_order(), key), timeout_s=8.0
             )
             assert payment_in(seen).state == pb.PAYMENT_STATE_SUCCEEDED
             assert cable.connections >= 1

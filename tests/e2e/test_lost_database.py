@@ -15,7 +15,7 @@ async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_sta
     fresh_stack: FreshStack,
 ) -> None:
     async with fresh_stack(database=SQLITE) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
-        order = await desk.bill()
+        order = await desk.new_order()
         file = stack.data / "order.db"
         away = stack.data / "away.db"
         file.rename(away)

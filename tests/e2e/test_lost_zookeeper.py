@@ -24,16 +24,16 @@ async def test_stack_whose_zookeeper_lost_its_data_settles_again_after_the_remed
 ) -> None:
     async with fresh_stack() as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
         data = stack.data / ZOOKEEPER / "data"
-        await desk.settle(await desk.bill())
+        await desk.settle(await desk.new_order())
         if backup:
             await replace(stack, data, keep=True)
-            await until_settled(desk, await desk.bill())
+            await until_settled(desk, await desk.new_order())
             for _ in range(30):
-                await desk.settle(await desk.bill())
+                await desk.settle(await desk.new_order())
         pids = {instance.name: instance.pid for instance in stack.instances}
         await replace(stack, data, keep=False)
 
-        order = await desk.bill()
+        order = await desk.new_order()
         message = await until_refused(desk, order)
         assert "countinghouse doctor --new-generation 2" in message
         looked = await command_line("doctor", "--data", str(stack.data))

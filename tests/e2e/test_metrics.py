@@ -31,12 +31,12 @@ def calls(method: str, code: str = "OK") -> str:
     return f'countinghouse_calls_total{{code="{code}",method="{method}"}}'
 
 
-async def test_a_settled_bill_is_counted_by_everybody_who_had_a_part_in_it(stack: Stack, cashier: Desk) -> None:
+async def test_a_settled_order_is_counted_by_everybody_who_had_a_part_in_it(stack: Stack, cashier: Desk) -> None:
     """One Settle at the one payment instance, one claim and one completion at the order service, one Post at the
     ledger; another clerk's is refused, and counted as that. At the other payment instance nothing moved.
     """
     names = ("payment-1", "payment-2", "order-1", "ledger-1")
-    order_id = await cashier.bill()
+    order_id = await cashier.new_order()
     before = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
     await cashier.settle(order_id, instance="payment-1")
     await refusal(cashier.settle(order_id, request_id=new_id(), instance="payment-1"))
@@ -56,7 +56,7 @@ async def test_a_settled_bill_is_counted_by_everybody_who_had_a_part_in_it(stack
 
 async def test_the_numbers_add_up(stack: Stack, cashier: Desk) -> None:
     """Of every method of every instance: the calls of all codes are as many as the durations."""
-    await cashier.settle(await cashier.bill())
+    await cashier.settle(await cashier.new_order())
     for instance in stack.instances:
         by_method: defaultdict[str, float] = defaultdict(float)
         durations: dict[str, float] = {}

@@ -42,7 +42,7 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
             for method in (_SETTLE, _CHECK)
         ]
         await asyncio.gather(*(call.wait_for_connection() for call in silent), return_exceptions=True)
-        assert (await desk.settle(await desk.bill())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert (await desk.settle(await desk.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert await health(address) == "SERVING"
         assert await health(address, interface="countinghouse.payment.v1.PaymentService") == "SERVING"
         refused = Counter([await call.code() for call in silent[::2]])
@@ -54,7 +54,7 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
 async def test_a_clients_many_lists_are_refused_and_its_neighbours_reads_are_served(stack: Stack) -> None:
     """At any moment it executes no more of them than its budget pays for; the rest is refused, and can be repeated."""
     async with Desk.of(stack, "zhang", Role.CASHIER) as greedy, Desk.of(stack, "li", Role.CASHIER) as neighbour:
-        order_id = await neighbour.bill()
+        order_id = await neighbour.new_order()
         request = order_pb2.ListOrdersRequest(page_size=1_000)
         lists = [
             asyncio.ensure_future(greedy.ask(greedy.order.ListOrders, request, timeout_s=60.0)) for _ in range(_LISTS)

@@ -30,7 +30,7 @@ def both(directory: Directory) -> bool:
 
 @pytest.mark.timeout(150)
 async def test_an_address_registered_for_another_service_fails_no_call(fresh_stack: FreshStack) -> None:
-    """Every service has one such address beside its own. Each bill is settled, each read is answered, at the first
+    """Every service has one such address beside its own. Each order is settled, each read is answered, at the first
     attempt of its caller; the books are right."""
     async with fresh_stack() as stack, teller_at(stack) as teller, Session(stack.zookeeper, name="test") as session:
         registry = Registry(session)
@@ -42,10 +42,10 @@ async def test_an_address_registered_for_another_service_fails_no_call(fresh_sta
             for directory in clients.directories:
                 await until(partial(both, directory))
             for _ in range(SETTLES):
-                payment = await clients.settle(await clients.bill())
+                payment = await clients.settle(await clients.new_order())
                 assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
             for _ in range(READS):
-                await clients.look_at_a_bill()
+                await clients.look_at_an_order()
                 await clients.look_at_a_payment()
                 await clients.look_at_an_account()
         await registry.close()

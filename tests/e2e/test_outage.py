@@ -61,7 +61,7 @@ class Day:
 
     Args:
         settled: Payments to be reversed.
-        refused: Bills and payments of which a call was answered that nothing was done.
+        refused: Orders and payments of which a call was answered that nothing was done.
         done: Those of which a call succeeded, or may have.
     """
 
@@ -76,11 +76,11 @@ class Day:
         clients = self.clients
         match number % 11:
             case 0:
-                await clients.bill()
+                await clients.new_order()
             case 1:
-                await clients.look_at_a_bill()
+                await clients.look_at_an_order()
             case 2:
-                await clients.list_bills()
+                await clients.list_orders()
             case 3:
                 await clients.pay_a_merchant()
             case 4:
@@ -92,11 +92,11 @@ class Day:
             case 7:
                 await clients.sum_the_books()
             case 8:
-                order_id = await clients.bill()
+                order_id = await clients.new_order()
                 await self.noted(order_id, clients.settle(order_id))
             case 9:
-                order_id = await clients.bill()
-                await self.noted(order_id, clients.pay_a_bill(await clients.ticket(order_id)))
+                order_id = await clients.new_order()
+                await self.noted(order_id, clients.pay_an_order(await clients.ticket(order_id)))
             case 10 if self.reversing:
                 payment_id = self.settled[number // 11 % len(self.settled)]
                 await self.noted(payment_id, clients.reverse(payment_id))
@@ -126,7 +126,7 @@ async def test_zookeeper_away_under_load(
     stack, load = teller.stack, Load()
     await stack.wait_serving()
     async with clients_of(stack, load, timeout_s=_TIMEOUT_S) as clients:
-        settled = [(await clients.settle(await clients.bill())).payment_id for _ in range(_SETTLED_BEFORE)]
+        settled = [(await clients.settle(await clients.new_order())).payment_id for _ in range(_SETTLED_BEFORE)]
         day = Day(clients, settled)
         async with load.offered(day.work, rate_per_s=_RATE_PER_S):
             await asyncio.sleep(1.0)
@@ -171,8 +171,8 @@ def start_zookeeper(stack: Stack, how: signal.Signals) -> None:
 
 
 async def until_settling_works(clients: Clients) -> float:
-    """Settles a bill as soon as that can be done; when that was."""
-    order_id, until_s = await clients.bill(), clients.load.now_s() + _BACK_S
+    """Settles an order as soon as that can be done; when that was."""
+    order_id, until_s = await clients.new_order(), clients.load.now_s() + _BACK_S
     while True:
         try:
             await clients.settle(order_id)  # one that is refused takes until its deadline is near
@@ -241,7 +241,7 @@ def excused(load: Load, outcome: Outcome) -> bool:
 
 
 def needs_lock(outcome: Outcome) -> bool:
-    """Whether it was about a bill. A Pay of a merchant is answered at once and OK, and of a bill it cannot be."""
+    """Whether it was about an order. A Pay of a merchant is answered at once and OK, and of an order it cannot be."""
     return outcome.kind in ("Settle", "Reverse") or (outcome.kind == "Pay" and not outcome.ok)
 
 
@@ -251,7 +251,7 @@ def refused_for_now(outcome: Outcome) -> bool:
 
 
 async def check_nothing_was_done(teller: Teller, day: Day) -> None:
-    """Bills that were refused are unpaid and without a journal, payments that were to be reversed stand."""
+    """Orders that were refused are unpaid and without a journal, payments that were to be reversed stand."""
     books = await teller.quiet_books(within_s=_BACK_S)
     untouched = day.refused - day.done
     assert untouched

@@ -32,7 +32,7 @@ from tests.e2e.desk import Desk, command_line, document, processes_of
 from tests.e2e.teller import Teller, charges, payment_in, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
-BILLS = 12
+ORDERS = 12
 #: Making a server's data takes a while on a machine that others use too.
 START_S = 90.0
 
@@ -72,8 +72,8 @@ async def refused(url: str, statement: str) -> str:
     return refusal.value.reason
 
 
-async def test_a_bill_is_settled_and_the_books_are_read(teller: Teller) -> None:
-    order_id = await teller.bill()
+async def test_an_order_is_settled_and_the_books_are_read(teller: Teller) -> None:
+    order_id = await teller.new_order()
     payment = payment_in(await teller.settle_at(teller.cashier, ONE, order_id))
     assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert charges(await teller.checked_books(), order_id) == [payment.payment_id]
@@ -109,13 +109,13 @@ async def test_the_commands_find_the_books(teller: Teller) -> None:
     assert "payment 1" in found["generation"]["detail"]
 
 
-async def test_a_killed_server_comes_back_and_every_bill_is_settled_once(teller: Teller) -> None:
+async def test_a_killed_server_comes_back_and_every_order_is_settled_once(teller: Teller) -> None:
     """In the middle of it all: what was not answered is asked again under the same key, and charged once."""
-    bills = [await teller.bill() for _ in range(BILLS)]
+    orders = [await teller.new_order() for _ in range(ORDERS)]
     address = teller.stack.instance("postgresql").address
     settling = [
         asyncio.ensure_future(teller.settle_at(teller.cashier, (ONE, TWO)[number % 2], order_id))
-        for number, order_id in enumerate(bills)
+        for number, order_id in enumerate(orders)
     ]
     await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
     teller.stack.kill("postgresql")
@@ -125,14 +125,14 @@ async def test_a_killed_server_comes_back_and_every_bill_is_settled_once(teller:
     assert teller.stack.instance("postgresql").address == address
     assert all(instance.state is InstanceState.SERVING for instance in teller.stack.instances)
     books = await teller.checked_books()
-    assert all(len(charges(books, order_id)) == 1 for order_id in bills)
+    assert all(len(charges(books, order_id)) == 1 for order_id in orders)
 
 
 async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
         async with Desk.of(stack, "li", Role.CASHIER) as desk:
-            order_id = await desk.bill()
+            order_id = await desk.new_order()
             await desk.settle(order_id)
         log = stack.data / "logs" / "postgresql.log"
     assert processes_of(stack.data) == []
@@ -153,7 +153,7 @@ async def test_without_the_guard_unique_the_services_own_their_tables(data: Path
         data.with_name("unguarded"), database="postgresql", start_timeout_s=START_S, guards_off=("unique",)
     )
     async with Stack(chosen) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
-        assert (await desk.settle(await desk.bill())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert (await desk.settle(await desk.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")

@@ -84,11 +84,11 @@ async def test_nothing_else_is_there_to_be_imported(bare: Path, tmp_path: Path, 
     assert f"No module named '{package}'" in errors
 
 
-async def test_it_finds_the_service_and_settles_a_bill(
+async def test_it_finds_the_service_and_settles_an_order(
     script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: Desk
 ) -> None:
-    """It exits with 0, and the bill is paid by the payment whose id it prints; run again, it prints the refusal."""
-    order_id = await cashier.bill()
+    """It exits with 0, and the order is paid by the payment whose id it prints; run again, it prints the refusal."""
+    order_id = await cashier.new_order()
     (tmp_path / "pay.py").write_text(script)
     environment = {
         "COUNTINGHOUSE_ZOOKEEPER": stack.zookeeper,

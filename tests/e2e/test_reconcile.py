@@ -39,8 +39,8 @@ async def teller(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_sta
 
 
 async def by_card(teller: Teller, card: str = "tok-mei") -> tuple[str, pb.Payment]:
-    """Li settles a fresh bill by card; the bill and the payment."""
-    order_id, key = await teller.bill(AMOUNT), new_id("settle")
+    """Li settles a fresh order by card; the order and the payment."""
+    order_id, key = await teller.new_order(AMOUNT), new_id("settle")
     request = pb.SettleRequest(request_id=key, order_id=order_id, source=pb.SOURCE_CARD, card=card)
     seen = await teller.until_answered(teller.cashier, "payment-1", "Settle", request, key)
     if seen.error is None:
@@ -141,7 +141,7 @@ class Planted:
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, subject=card)
         lost = bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST, subject=card)
         await set_faults(self._teller, drop, lost)
-        order_id, key = await self._teller.bill(AMOUNT), new_id("settle")
+        order_id, key = await self._teller.new_order(AMOUNT), new_id("settle")
         request = pb.SettleRequest(request_id=key, order_id=order_id, source=pb.SOURCE_CARD, card=card)
         address = self._teller.address("payment-1")
         payment = payment_in(await self._teller.cashier.ask(address, "Settle", request, timeout_s=8.0))

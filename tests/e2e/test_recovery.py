@@ -26,7 +26,7 @@ from tests.e2e.desk import new_id
 from tests.e2e.teller import Teller, charges, payment_in, settle_request, states, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
-BILLS = 1_000
+ORDERS = 1_000
 AT_ONCE = 24
 _LOCKS = "/countinghouse/locks"
 #: Releasing a lock delays nobody's reply; so long may the last one take.
@@ -58,13 +58,13 @@ async def press(teller: Teller, person: Person, instance: str, order_id: str, ke
 
 
 class TestClerks:
-    """What one clerk does with a bill that another has left behind."""
+    """What one clerk does with an order that another has left behind."""
 
     async def test_the_frozen_holder(self, alone: Teller) -> None:
-        """Frozen past its session, about to move money: the other clerk's bill is settled; the woken one's fence is
+        """Frozen past its session, about to move money: the other clerk's order is settled; the woken one's fence is
         stale, its retry gets the stored answer, and there is one journal.
         """
-        order_id, key = await alone.bill(), new_id("settle")
+        order_id, key = await alone.new_order(), new_id("settle")
         await alone.arm(ONE, "submitted", failpoint_pb2.FAILPOINT_ACTION_STOP, order_id)
         frozen = asyncio.create_task(press(alone, alone.cashier, ONE, order_id, key, timeout_s=30))
         try:
@@ -84,10 +84,10 @@ class TestClerks:
         assert charges(books, order_id) == [payment_in(again).payment_id] == [other.error.metadata["payment_id"]]
 
     @pytest.mark.parametrize("point", ["claimed", "submitted", "posted", "recorded"])
-    async def test_the_accountant_finds_a_half_settled_bill(self, alone: Teller, point: str) -> None:
+    async def test_the_accountant_finds_a_half_settled_order(self, alone: Teller, point: str) -> None:
         """They finish the dead cashier's payment; their own is declined, and moved nothing."""
         await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
-        order_id, key = await alone.bill(), new_id("settle")
+        order_id, key = await alone.new_order(), new_id("settle")
         pid = alone.stack.instance(ONE).pid
         await alone.arm(ONE, point, failpoint_pb2.FAILPOINT_ACTION_KILL, order_id)
         died = await press(alone, alone.cashier, ONE, order_id, key, timeout_s=8)
@@ -107,7 +107,7 @@ class TestClerks:
     async def test_a_lost_reply(self, alone: Teller) -> None:
         """The retry, at the other instance, gets the stored bytes, marked; and so does every one after it."""
         await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
-        order_id, key = await alone.bill(), new_id("settle")
+        order_id, key = await alone.new_order(), new_id("settle")
         await alone.arm(ONE, "recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, order_id)
         lost = await press(alone, alone.cashier, ONE, order_id, key, timeout_s=1.0)
         assert lost.open
@@ -119,10 +119,10 @@ class TestClerks:
 
 
 class TestLoad:
-    """Many bills at once, while instances and ZooKeeper come and go."""
+    """Many orders at once, while instances and ZooKeeper come and go."""
 
     @pytest.mark.timeout(240)
-    async def test_a_thousand_bills_leave_no_node_behind(
+    async def test_a_thousand_orders_leave_no_node_behind(
         self, busy: Teller, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Cashier and accountant at two instances; the books are right, and ZooKeeper holds nothing of any order."""
@@ -131,22 +131,22 @@ class TestLoad:
 
         async def made() -> str:
             async with counter:
-                return await busy.bill(100)
+                return await busy.new_order(100)
 
         async def settled(number: int, order_id: str) -> Seen:
             async with counter:
                 clerk = (busy.cashier, busy.accountant)[number % 2]
                 return await busy.settle_at(clerk, (ONE, TWO)[number // 2 % 2], order_id)
 
-        order_ids = await asyncio.gather(*(made() for _ in range(BILLS)))
+        order_ids = await asyncio.gather(*(made() for _ in range(ORDERS)))
         began_s = clock.monotonic_s()
         answers = await asyncio.gather(*(settled(number, order_id) for number, order_id in enumerate(order_ids)))
         took_s = clock.monotonic_s() - began_s
         with capsys.disabled():
-            print(f"\n{BILLS} bills settled by {AT_ONCE} at once in {took_s:.1f} s: {BILLS / took_s:.0f} a second")  # noqa: T201  a measurement, not a check
+            print(f"\n{ORDERS} orders settled by {AT_ONCE} at once in {took_s:.1f} s: {ORDERS / took_s:.0f} a second")  # noqa: T201  a measurement, not a check
         assert {payment_in(seen).state for seen in answers} == {pb.PAYMENT_STATE_SUCCEEDED}
         books = await busy.checked_books()
-        assert len(books.journals) == len({row["order_id"] for row in books.journals}) == BILLS
+        assert len(books.journals) == len({row["order_id"] for row in books.journals}) == ORDERS
         async with Session(busy.stack.zookeeper, name="test") as session:
             await until_no_lock(session)
             named = [path async for path in paths(session, "/") if any(order_id in path for order_id in order_ids)]
@@ -156,28 +156,28 @@ class TestLoad:
         """SIGTERM while twenty settles stand in line for their locks: new calls are refused, none of these fails."""
         before = await busy.failpoint(ONE, "accepted")
         assert before is not None
-        bills = [(await busy.bill(), new_id("settle")) for _ in range(20)]
+        orders = [(await busy.new_order(), new_id("settle")) for _ in range(20)]
         pid = busy.stack.instance(ONE).pid
         async with Session(busy.stack.zookeeper, name="test") as session:
             locks = ResourceLocks(session, root=LOCKS_ROOT)
             me = Holder("test", {"role": "operator", "instance": "test"}, SystemClock().now_ms())
-            leases = [await locks.acquire(order_id, me, timeout_s=5) for order_id, _ in bills]
+            leases = [await locks.acquire(order_id, me, timeout_s=5) for order_id, _ in orders]
             running = [
                 asyncio.create_task(press(busy, busy.cashier, ONE, order_id, key, timeout_s=10))
-                for order_id, key in bills
+                for order_id, key in orders
             ]
-            await busy.until_passed(ONE, "accepted", before.passed + len(bills))
+            await busy.until_passed(ONE, "accepted", before.passed + len(orders))
             busy.stack.kill(ONE, signal.SIGTERM)
             await busy.until_closed(ONE)
             assert not any(task.done() for task in running)
             for lease in leases:
                 await lease.aclose()
         seen = await asyncio.gather(*running)
-        assert [answer.error for answer in seen] == [None] * len(bills)
+        assert [answer.error for answer in seen] == [None] * len(orders)
         assert {payment_in(answer).state for answer in seen} == {pb.PAYMENT_STATE_SUCCEEDED}
         await busy.wait_died(ONE, pid, within_s=15)
         await busy.stack.wait_serving(ONE, timeout_s=30)
-        for (order_id, key), answer in zip(bills, seen, strict=True):
+        for (order_id, key), answer in zip(orders, seen, strict=True):
             busy.telephone.answers.append(Answered(key, True, answer.body))
             again = await busy.settle_at(busy.cashier, ONE, order_id, key)
             assert (again.body, again.replayed) == (answer.body, True)
@@ -186,8 +186,8 @@ class TestLoad:
     async def test_zookeeper_is_killed_and_comes_back(self, busy: Teller) -> None:
         """While it is away every settle is answered UNAVAILABLE within its deadline; then all goes on unaided."""
         await busy.stack.wait_serving(ONE, TWO, timeout_s=30)
-        bills = [(await busy.bill(), new_id("settle")) for _ in range(60)]
-        under_way = bills[:20]
+        orders = [(await busy.new_order(), new_id("settle")) for _ in range(60)]
+        under_way = orders[:20]
         pid = busy.stack.zookeeper_pid
         clock = SystemClock()
         load = [
@@ -200,7 +200,7 @@ class TestLoad:
             busy.stack.kill("zookeeper")
             await busy.stack.wait_until(lambda: busy.stack.zookeeper_pid != pid, 10)
             for timeout_s in (2.0, 1.0):
-                away = bills[20:40] if timeout_s == 2.0 else bills[40:]
+                away = orders[20:40] if timeout_s == 2.0 else orders[40:]
                 began_s = clock.monotonic_s()
                 seen = await asyncio.gather(
                     *(
@@ -216,12 +216,12 @@ class TestLoad:
         finally:
             busy.stack.restarts = True
         later = await asyncio.gather(
-            *(busy.settle_at(busy.cashier, (ONE, TWO)[number % 2], *bill) for number, bill in enumerate(bills[20:]))
+            *(busy.settle_at(busy.cashier, (ONE, TWO)[number % 2], *order) for number, order in enumerate(orders[20:]))
         )
         earlier = await asyncio.gather(*load)
         assert {payment_in(answer).state for answer in (*earlier, *later)} == {pb.PAYMENT_STATE_SUCCEEDED}
         books = await busy.checked_books()
-        assert all(len(charges(books, order_id)) == 1 for order_id, _ in bills)
+        assert all(len(charges(books, order_id)) == 1 for order_id, _ in orders)
 
 
 async def paths(session: Session, root: str) -> AsyncIterator[str]:

@@ -38,17 +38,17 @@ def mixed(clients: Clients) -> Work:
     """Settles, tickets and pays, and reads, in turn."""
 
     async def settle() -> None:
-        await clients.settle(await clients.bill())
+        await clients.settle(await clients.new_order())
 
-    async def pay_a_bill() -> None:
-        await clients.pay_a_bill(await clients.ticket(await clients.bill()))
+    async def pay_an_order() -> None:
+        await clients.pay_an_order(await clients.ticket(await clients.new_order()))
 
     turns: list[Callable[[], Awaitable[object]]] = [
         settle,
-        clients.look_at_a_bill,
+        clients.look_at_an_order,
         clients.pay_a_merchant,
-        clients.list_bills,
-        pay_a_bill,
+        clients.list_orders,
+        pay_an_order,
         clients.look_at_a_payment,
         clients.look_at_an_account,
         clients.sum_the_books,

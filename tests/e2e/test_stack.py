@@ -55,7 +55,7 @@ async def until_health(address: str, interface: str, wanted: str, timeout_s: flo
 
 
 async def settled_once_available(desk: Desk, order_id: str, timeout_s: float = 15.0) -> payment_pb2.Payment:
-    """Settles a bill as soon as that is possible; until then the only answer allowed is UNAVAILABLE."""
+    """Settles an order as soon as that is possible; until then the only answer allowed is UNAVAILABLE."""
     async with asyncio.timeout(timeout_s):
         while True:
             try:
@@ -94,7 +94,7 @@ class TestReady:
     async def test_frozen_zookeeper_readiness_fails_and_liveness_does_not(self, fresh_stack: FreshStack) -> None:
         """Nobody restarts an instance that still answers reads."""
         async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
-            order_id = await desk.bill()
+            order_id = await desk.new_order()
             os.kill(running.zookeeper_pid, signal.SIGSTOP)
             try:
                 for instance in running.instances:
@@ -150,7 +150,7 @@ class TestKeptAlive:
         assert after.restarts == before.restarts + 1
         assert await health(after.address) == "SERVING"
         async with Desk.of(stack, "li", Role.CASHIER) as desk:
-            order_id = await desk.bill()
+            order_id = await desk.new_order()
             assert (await desk.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
     async def test_a_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
@@ -158,7 +158,7 @@ class TestKeptAlive:
         stack.kill("zookeeper")
         await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 10)
         async with Desk.of(stack, "li", Role.CASHIER, timeout_s=10) as desk:
-            order_id = await desk.bill()
+            order_id = await desk.new_order()
             payment = await settled_once_available(desk, order_id)
         assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert stack.zookeeper == address
@@ -172,7 +172,7 @@ class TestKeptAlive:
         await stack.wait_serving("acquirer-1")
         assert stack.instance("acquirer-1").address == stack.acquirer == address
         async with Desk.of(stack, "li", Role.CASHIER) as desk:
-            payment = await desk.settle(await desk.bill(), payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10)
+            payment = await desk.settle(await desk.new_order(), payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10)
         assert payment.state in (payment_pb2.PAYMENT_STATE_SUCCEEDED, payment_pb2.PAYMENT_STATE_UNKNOWN)
 
     async def test_a_frozen_instance_is_left_alone(self, stack: Stack) -> None:
@@ -248,7 +248,7 @@ class TestWithoutZooKeeper:
         self, fresh_stack: FreshStack
     ) -> None:
         async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
-            order_id = await desk.bill()
+            order_id = await desk.new_order()
             running.restarts = False
             running.kill("zookeeper")
             started_s = time.monotonic()
@@ -336,7 +336,7 @@ class TestRefusals:
         mended = await command_line("doctor", "--data", str(data), "--new-generation", "2")
         assert mended.returncode == 0, mended.stdout
         async with fresh_stack(data=data) as again, Desk.of(again, "li", Role.CASHIER) as desk:
-            payment = await desk.settle(await desk.bill())
+            payment = await desk.settle(await desk.new_order())
             assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
@@ -442,7 +442,7 @@ class TestStopped:
             assert other.zookeeper != stack.zookeeper
             async with Desk.of(other, "li", Role.CASHIER) as there, Desk.of(stack, "li", Role.CASHIER) as here:
                 order_id = new_id("ord")
-                assert (await there.bill()) != (await here.bill())
+                assert (await there.new_order()) != (await here.new_order())
                 code, error = await refusal(here.settle(order_id))
                 assert (code, error.reason) == ("NOT_FOUND", "ORDER_NOT_FOUND")
         await stack.wait_serving()
@@ -464,7 +464,7 @@ class TestPruning:
             VALUES ('old', 'customer', :method, 'k', 'EXPIRED', '', 0, '', 0, 1, '', 0, NULL, 1, 1)
         """
         async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
-            await desk.bill()
+            await desk.new_order()
             for service, method in (("order", "CreateOrder"), ("payment", "Pay"), ("ledger", "OpenAccount")):
                 with contextlib.closing(sqlite3.connect(running.data / f"{service}.db", timeout=30)) as database:
                     database.execute(long_ago, {"method": method})

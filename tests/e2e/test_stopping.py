@@ -53,10 +53,10 @@ class House:
         return time.monotonic() - told_s
 
     async def held_up(self, point: str, delay_ms: int) -> tuple[str, str, asyncio.Task[Seen]]:
-        """A settle under way at the first payment instance, waiting at a failpoint: its bill, its key, its answer."""
+        """A settle under way at the first payment instance, waiting at a failpoint: its order, its key, its answer."""
         teller = self.teller
         await self.stack.wait_serving(timeout_s=30)
-        order_id, key = await teller.bill(), new_id("settle")
+        order_id, key = await teller.new_order(), new_id("settle")
         request = failpoint_pb2.ArmFailpointRequest(
             name=point, action=failpoint_pb2.FAILPOINT_ACTION_DELAY, delay_ms=delay_ms, subject=order_id
         )
@@ -145,7 +145,7 @@ async def test_while_it_drains_new_calls_go_elsewhere(house: House) -> None:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(host, int(port))
         for _ in range(20):
-            await clients.settle(await clients.bill())
+            await clients.settle(await clients.new_order())
         assert not asking.done(), "it was to be draining all that time"
         assert payment_in(await asking).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         await house.gone(ONE, pid, told_s)

@@ -18,9 +18,10 @@ from services.kernel.ids import IdSource
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
-from services.order.model import Change, Order
+from services.order import model as order_model
+from services.order.model import Change
 from services.order.operations import OrderStore, Outcome, not_found
-from services.payment.model import AccountTerms, Bill, BillState, Payment, Reversal
+from services.payment.model import AccountTerms, Order, OrderState, Payment, Reversal
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
 from services.runtime.grpc.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
@@ -34,13 +35,13 @@ class FakeOrders(Orders):
         self._store = store
         self._clock = clock
 
-    async def get(self, order_id: str, deadline: Deadline) -> Bill:
+    async def get(self, order_id: str, deadline: Deadline) -> Order:
         order = await self._store.get(order_id)
         if order is None:
             raise not_found(order_id)
-        return _bill(order)
+        return _order(order)
 
-    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Bill:
+    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:
         return await self._move(OrderStore.claim, payment, fence)
 
     async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
@@ -54,7 +55,7 @@ class FakeOrders(Orders):
 
     async def _move(
         self, step: Callable[[Any, list[Change]], Awaitable[list[Outcome]]], payment: Payment, fence: Fence
-    ) -> Bill:
+    ) -> Order:
         lets_go = step in {OrderStore.release, OrderStore.reopen}
         actor, reason = payment.latest_change if lets_go else (payment.clerk, "")
         change = Change(
@@ -69,14 +70,14 @@ class FakeOrders(Orders):
         (outcome,) = await getattr(self._store, step.__name__)([change])
         if isinstance(outcome, CountinghouseError):
             raise outcome
-        return _bill(outcome)
+        return _order(outcome)
 
 
-def _bill(order: Order) -> Bill:
-    return Bill(
+def _order(order: order_model.Order) -> Order:
+    return Order(
         order.order_id,
         order.customer_id,
-        BillState(order.state),
+        OrderState(order.state),
         order.amount,
         order.round,
         order.payment_id,

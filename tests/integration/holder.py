@@ -48,7 +48,7 @@ class Books:
     def write(self, order_id: str, token: int) -> bool:
         """Write with a fence; False if a newer one was there."""
         changed = self._database.execute(
-            "UPDATE bills SET fence = :t, writes = writes + 1 WHERE id = :id AND fence <= :t",
+            "UPDATE orders SET fence = :t, writes = writes + 1 WHERE id = :id AND fence <= :t",
             {"id": order_id, "t": token},
         )
         return changed.rowcount == 1
@@ -130,7 +130,7 @@ async def main(hosts: str, directory: str, count: str, on_the_way: str) -> None:
     for session in sessions:
         await session.start()
     till = Till(Books(Path(directory)), [ResourceLocks(session, root=LOCKS_ROOT) for session in sessions])
-    orders = [f"bill-{number}" for number in range(int(count))]
+    orders = [f"order-{number}" for number in range(int(count))]
     holders = await till.all_at_work(orders)
     if int(on_the_way):
         till.stop_on_the_way(orders[: int(on_the_way)])

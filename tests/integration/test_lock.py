@@ -389,13 +389,13 @@ async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: Resour
     assert await nodes_left(session) == []
 
 
-async def settle_new_bills(locks: ResourceLocks, numbers: range) -> None:
+async def settle_new_orders(locks: ResourceLocks, numbers: range) -> None:
     """Lock and release orders never seen before, twenty at a time."""
     pile = iter(numbers)
 
     async def clerk() -> None:
         for number in pile:
-            async with await locks.acquire(f"bill-{number}", CASHIER, timeout_s=10) as lease:
+            async with await locks.acquire(f"order-{number}", CASHIER, timeout_s=10) as lease:
                 lease.ensure()
 
     await asyncio.gather(*(clerk() for _ in range(20)))
@@ -403,21 +403,21 @@ async def settle_new_bills(locks: ResourceLocks, numbers: range) -> None:
 
 
 @pytest.mark.parametrize(
-    "bills",
+    "orders",
     [3_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
 async def test_orders_leave_nothing_behind(
-    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, bills: int
+    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, orders: int
 ) -> None:
     """However many new orders are locked and released, no node, watch or bookkeeping stays, and the memory in use after
     all of them is that after a tenth of them, give or take 64 kB (which is less than one byte an order in the end)."""
     nodes_before = zookeeper.metric("zk_znode_count")
     tracemalloc.start()
     try:
-        await settle_new_bills(locks, range(bills // 10))
+        await settle_new_orders(locks, range(orders // 10))
         gc.collect()
         early, _ = tracemalloc.get_traced_memory()
-        await settle_new_bills(locks, range(bills // 10, bills))
+        await settle_new_orders(locks, range(orders // 10, orders))
         gc.collect()
         late, _ = tracemalloc.get_traced_memory()
     finally:

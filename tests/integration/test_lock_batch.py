@@ -27,7 +27,7 @@ async def locks(session: Session) -> ResourceLocks:
     return locks
 
 
-def bills(count: int, name: str = "b") -> list[str]:
+def new_orders(count: int, name: str = "b") -> list[str]:
     """Order ids, which fall into shards of all kinds."""
     return [f"{name}-{number}" for number in range(count)]
 
@@ -36,7 +36,7 @@ def bills(count: int, name: str = "b") -> list[str]:
 async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: ZooKeeper, count: int) -> None:
     """On the wire: one transaction and one list of all shards, both sent before either is answered; and one transaction
     to release them."""
-    orders = bills(count)
+    orders = new_orders(count)
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = ResourceLocks(session, root=LOCKS_ROOT)
@@ -60,7 +60,7 @@ async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: Z
 
 async def test_all_orders_of_a_batch_have_one_token(locks: ResourceLocks) -> None:
     """The token of every order is the czxid of its node, which all of them share; the next holder's is greater."""
-    orders = bills(5)
+    orders = new_orders(5)
     async with await locks.acquire_all(orders, CASHIER, timeout_s=5) as batch:
         queues = await locks.queues()
         assert {order_id: [place.token for place in queue] for order_id, queue in queues.items()} == {
@@ -77,7 +77,7 @@ async def test_all_orders_of_a_batch_have_one_token(locks: ResourceLocks) -> Non
 async def test_unprepared_shards_are_made_when_needed(session: Session) -> None:
     """Without prepare() the first batch makes the directories it needs."""
     locks = ResourceLocks(session, root="/lazy/batch")
-    async with await locks.acquire_all(bills(20), CASHIER, timeout_s=5) as batch:
+    async with await locks.acquire_all(new_orders(20), CASHIER, timeout_s=5) as batch:
         assert batch.valid()
     assert await locks.drained(5)
 
@@ -114,7 +114,7 @@ async def test_a_batch_that_does_not_get_one_order_gets_none(locks: ResourceLock
     """At the deadline the error names the order that was not had and who holds it, and every place is given up."""
     holder = await locks.acquire("b-7", CASHIER, timeout_s=5)
     with pytest.raises(LockTimeout) as caught:
-        await locks.acquire_all(bills(20), ACCOUNTANT, timeout_s=0.3)
+        await locks.acquire_all(new_orders(20), ACCOUNTANT, timeout_s=0.3)
     assert caught.value.resource_id == "b-7"
     assert caught.value.holder == CASHIER
     assert await locks.drained(5)
@@ -128,7 +128,7 @@ async def test_overlapping_batches_all_finish(zookeeper: ZooKeeper, session: Ses
     """Batches that meet in many queues, asked for in whatever order of orders by four sessions: none waits for ever,
     and of each order there is one holder at a time, with growing tokens."""
     dice = random.Random(7)
-    orders = bills(12, "shared")
+    orders = new_orders(12, "shared")
     inside: set[str] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
 
@@ -187,7 +187,7 @@ async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: Resource
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = ResourceLocks(session, root=LOCKS_ROOT)
-        batch = await clerks.acquire_all(bills(6), CASHIER, timeout_s=5)
+        batch = await clerks.acquire_all(new_orders(6), CASHIER, timeout_s=5)
         relay.forget()
         async with batch["b-2"] as lease:
             lease.ensure()
@@ -215,7 +215,7 @@ async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: Resource
 
 async def test_a_node_that_has_gone_does_not_keep_the_others(locks: ResourceLocks, session: Session) -> None:
     """If somebody has deleted a node by hand, the transaction is refused and the others are deleted singly."""
-    batch = await locks.acquire_all(bills(5), CASHIER, timeout_s=5)
+    batch = await locks.acquire_all(new_orders(5), CASHIER, timeout_s=5)
     shard = locks._shard_of("b-3")
     (name,) = await session.get_children(shard)
     await session.delete(f"{shard}/{name}")
@@ -230,10 +230,10 @@ async def test_cancelled_anywhere_leaves_nothing(
 ) -> None:
     """Wherever in its course a batch is cancelled, also while it stands in line, its nodes and its watch end."""
     holder = await locks.acquire("b-9", CASHIER, timeout_s=5)
-    in_line = asyncio.create_task(locks.acquire_all(bills(12), ACCOUNTANT, timeout_s=30))
+    in_line = asyncio.create_task(locks.acquire_all(new_orders(12), ACCOUNTANT, timeout_s=30))
     await queued(locks, "b-9", 2)
     await until(lambda: len(session._watches) == 1)
-    acquiring = asyncio.create_task(locks.acquire_all(bills(100, "other"), ACCOUNTANT, timeout_s=5))
+    acquiring = asyncio.create_task(locks.acquire_all(new_orders(100, "other"), ACCOUNTANT, timeout_s=5))
     for _ in range(turns):
         await asyncio.sleep(0)
     for task in (in_line, acquiring):
@@ -255,7 +255,7 @@ async def test_cancelled_anywhere_leaves_nothing(
     ("orders", "says"),
     [
         ([], "1 to 500"),
-        (bills(MAX_RESOURCES + 1), "1 to 500"),
+        (new_orders(MAX_RESOURCES + 1), "1 to 500"),
         (["a", "b", "a"], "order a is in the batch twice"),
         (["a", "b/c"], "not an order id"),
     ],

@@ -28,11 +28,11 @@ ON_THE_WAY = 100
 
 
 def prepared(directory: Path) -> sqlite3.Connection:
-    """Rows for the bills, none of which has seen a fence."""
+    """Rows for the orders, none of which has seen a fence."""
     database = sqlite3.connect(directory / "fences.db", isolation_level=None, timeout=0)
     database.execute("PRAGMA journal_mode=WAL")
-    database.execute("CREATE TABLE bills (id TEXT PRIMARY KEY, fence INTEGER, writes INTEGER)")
-    database.executemany("INSERT INTO bills VALUES (?, 0, 0)", [(f"bill-{number}",) for number in range(HOLDERS)])
+    database.execute("CREATE TABLE orders (id TEXT PRIMARY KEY, fence INTEGER, writes INTEGER)")
+    database.executemany("INSERT INTO orders VALUES (?, 0, 0)", [(f"order-{number}",) for number in range(HOLDERS)])
     return database
 
 
@@ -75,7 +75,7 @@ async def stop_at_any_moment(process: asyncio.subprocess.Process, database: sqli
 async def take_over(session: Session, database: sqlite3.Connection) -> list[BatchLease]:
     """Lock every order behind its paused holder, and write with the newer fence."""
     locks = ResourceLocks(session, root=LOCKS_ROOT)
-    orders = [f"bill-{number}" for number in range(HOLDERS)]
+    orders = [f"order-{number}" for number in range(HOLDERS)]
     batches = await asyncio.gather(
         *(
             locks.acquire_all(orders[start : start + MAX_RESOURCES], ACCOUNTANT, timeout_s=30)
@@ -84,7 +84,7 @@ async def take_over(session: Session, database: sqlite3.Connection) -> list[Batc
     )
     for batch in batches:
         rows = [(batch.token, order_id, batch.token) for order_id in batch.resources]
-        done = database.executemany("UPDATE bills SET fence = ? WHERE id = ? AND fence <= ?", rows)
+        done = database.executemany("UPDATE orders SET fence = ? WHERE id = ? AND fence <= ?", rows)
         assert done.rowcount == len(rows)
     return batches
 
@@ -113,7 +113,7 @@ async def test_woken_holders_begin_nothing_and_their_writes_are_refused(
     if on_the_way:
         assert outcome == {"written": 0, "refused": on_the_way}
     expected = {order_id: batch.token for batch in batches for order_id in batch.resources}
-    assert dict(database.execute("SELECT id, fence FROM bills")) == expected
+    assert dict(database.execute("SELECT id, fence FROM orders")) == expected
     assert all(int(token) < expected[order_id] for _, order_id, token in effects)
     for batch in batches:
         batch.release()

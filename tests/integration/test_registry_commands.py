@@ -319,7 +319,7 @@ async def test_explain_says_why_for_everybody(terminal: Terminal, session: Sessi
 
 
 async def test_explain_asks_the_picker(terminal: Terminal, session: Session) -> None:
-    """Of several, one is chosen and each other told why not; a bill's own instance is the same every time."""
+    """Of several, one is chosen and each other told why not; an order's own instance is the same every time."""
     overrides, service = Overrides(session), Service(PAYMENT)
     async with (
         serving(SERVING) as well,

@@ -65,7 +65,7 @@ async def _compare(said: Mapping[str, list[str]], desk: Desk, *, tells_reason: b
     _agree("payment in the books", order.payment_id, said["settled"][0])
     _agree("clerk in the books", order.settled_by.name, CLERK)
     journals = [journal.journal_id for journal in await desk.journals(order_id)]
-    _agree("journals of the bill", journals, said["journal"])
+    _agree("journals of the order", journals, said["journal"])
     _agree("trial balance", said["balanced"][0], "true")
 
     code, _, reason = said["refused"][0].partition(" ")
@@ -73,7 +73,7 @@ async def _compare(said: Mapping[str, list[str]], desk: Desk, *, tells_reason: b
     _agree("reason of the second Settle", reason, "ORDER_ALREADY_PAID" if tells_reason else "")
     refusal = "ALREADY_EXISTS, ORDER_ALREADY_PAID" if tells_reason else "ALREADY_EXISTS (its Dubbo keeps no reason)"
     return (
-        "one ticket, Pay twice: 1 payment, the same answer; bill settled by its token's clerk, 1 journal; "
+        "one ticket, Pay twice: 1 payment, the same answer; order settled by its token's clerk, 1 journal; "
         f"second Settle refused: {refusal}; journal and even trial balance read"
     )
 

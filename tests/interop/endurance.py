@@ -41,7 +41,7 @@ async def play(stage: Stage) -> str:
     """
     stack = await stage.ready(JAVA)
     async with Desk.of(stack, CLERK, Role.CASHIER) as desk:
-        payment = await desk.settle(await desk.bill())
+        payment = await desk.settle(await desk.new_order())
     async with await stage.program(JAVA, "endurance", payment.payment_id) as program:
         await program.says("address", _START_S)  # said of each that has served it for the first time
         idle = await _idle(program)

@@ -61,7 +61,7 @@ class Stage:
             except ZooKeeperMissing as missing:
                 raise Skip(f"because {missing.message}") from missing
             async with Desk.of(self._stack, CLERK, Role.CASHIER) as desk:
-                await desk.bill()  # the first call of each service connects it to the others
+                await desk.new_order()  # the first call of each service connects it to the others
         return self._stack
 
     async def program(self, toolchain: Toolchain, name: str, *arguments: str) -> Program:

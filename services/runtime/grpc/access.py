@@ -1,6 +1,6 @@
 """Who may call what: the one table. A method that is not in it can be called by nobody.
 
-The role is only half of it: which bills, payments and wallets somebody may see or pay from is decided in operations,
+The role is only half of it: which orders, payments and wallets somebody may see or pay from is decided in operations,
 where the thing is known.
 """
 

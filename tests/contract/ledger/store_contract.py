@@ -63,7 +63,7 @@ def draft(
     key: str | None = None,
     payment_id: str | None = None,
 ) -> JournalDraft:
-    """A bill of `amount` that is settled by debiting `payer`."""
+    """An order of `amount` that is settled by debiting `payer`."""
     order_id = f"o{number}" if order_id is None else order_id
     return JournalDraft(
         business_key=key or f"settle:{order_id}:1",
@@ -399,7 +399,7 @@ class LedgerStoreContract:
     # At once
 
     async def test_of_many_at_once_exactly_the_affordable_succeed(self, store: LedgerStore) -> None:
-        """Twenty bills of 10 against 70: seven are paid, thirteen refused, and the wallet ends empty."""
+        """Twenty orders of 10 against 70: seven are paid, thirteen refused, and the wallet ends empty."""
         await top_up(store, 70)
         outcomes = await asyncio.gather(*(post(store, draft(number, 10, payer=WALLET)) for number in range(20)))
         assert sum(isinstance(outcome, Posted) for outcome in outcomes) == 7
@@ -599,9 +599,9 @@ class LedgerStoreContract:
         await top_up(store, 50)
         await posted(store, draft(1, payer=WALLET))
         await posted(store, draft(2))
-        wallet, bill = JournalFilter(account_id=WALLET), JournalFilter(order_id="o2")
+        wallet, order = JournalFilter(account_id=WALLET), JournalFilter(order_id="o2")
         both = JournalFilter(account_id=WALLET, order_id="o2")
-        pages = [await store.journals(which, before=None, limit=10) for which in (wallet, bill, both)]
+        pages = [await store.journals(which, before=None, limit=10) for which in (wallet, order, both)]
         assert [[journal.sequence for journal in page] for page in pages] == [[2, 1], [3], []]
 
     async def test_links_are_read_in_order_and_in_part(self, store: LedgerStore) -> None:

@@ -396,8 +396,8 @@ async def test_two_instances_share_a_database(database: Database, store: SqlLedg
     """Posts of two processes' stores at once: each key once, twenty replays, one unbroken chain."""
     async with Database(database.url) as other:
         stores = [store, SqlLedgerStore(other, Guards())]
-        bills = [draft(number, 10) for number in range(1, 21)]
-        outcomes = await asyncio.gather(*(post(stores[n % 2], bill) for bill in bills for n in range(2)))
+        orders = [draft(number, 10) for number in range(1, 21)]
+        outcomes = await asyncio.gather(*(post(stores[n % 2], order) for order in orders for n in range(2)))
         assert sum(isinstance(outcome, Posted) and not outcome.replayed for outcome in outcomes) == 20
         assert sum(isinstance(outcome, Posted) and outcome.replayed for outcome in outcomes) == 20
     verdict = await operations(store).verify(0, 0)
@@ -420,8 +420,8 @@ async def test_rising_fences_at_once_leave_the_highest(database: Database, store
 
 async def test_lists_at_once_do_not_wait_in_a_circle(store: SqlLedgerStore) -> None:
     """Lists of the same orders, in opposite order, many at a time."""
-    bills = [entry(draft(number)) for number in range(1, 21)]
-    lists = [bills if n % 2 else bills[::-1] for n in range(10)]
+    orders = [entry(draft(number)) for number in range(1, 21)]
+    lists = [orders if n % 2 else orders[::-1] for n in range(10)]
     outcomes = await asyncio.gather(*(store.post(each) for each in lists))
     assert all(isinstance(outcome, Posted) for each in outcomes for outcome in each)
     assert (await store.head()).sequence == 20

@@ -41,11 +41,11 @@ class Subject(Protocol):
     def store(self) -> OrderStore: ...
 
     async def history(self, order_id: str) -> list[Event]:
-        """The events of one bill, by version."""
+        """The events of one order, by version."""
         ...
 
     async def fence(self, order_id: str) -> Fence:
-        """The newest fence one bill has seen."""
+        """The newest fence one order has seen."""
         ...
 
 
@@ -54,7 +54,7 @@ Make = Callable[..., Awaitable[Subject]]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A bill that has been created in a store."""
+    """An order that has been created in a store."""
 
     subject: Subject
     order: Order
@@ -93,7 +93,7 @@ def request(method: str, key: str, *, fingerprint: str = "f", caller: Principal 
     return Request(RequestKey(caller, method, key), fingerprint, caller, at_ms=2_000)
 
 
-def bill(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> Order:
+def new_order(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> Order:
     return Order(
         order_id,
         customer_id,
@@ -105,7 +105,7 @@ def bill(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> O
 
 
 async def created(subject: Subject, order: Order | None = None) -> Made:
-    order = order or bill()
+    order = order or new_order()
     answer = await subject.store.create(request("CreateOrder", order.order_id), order, ENCODING)
     assert answer.response.ok
     return Made(subject, order)
@@ -114,10 +114,10 @@ async def created(subject: Subject, order: Order | None = None) -> Made:
 class OrderStoreContract:
     """Subclasses bring a fixture `make`: an async callable that takes guards and gives a Subject on an empty store."""
 
-    async def test_a_bill_is_kept_as_it_was_made(self, make: Make) -> None:
+    async def test_an_order_is_kept_as_it_was_made(self, make: Make) -> None:
         """UNPAID, version 1, round 1, lines in their order; the first event is its making."""
         subject = await make()
-        made = await created(subject, bill(lines=3))
+        made = await created(subject, new_order(lines=3))
         assert await made.now() == made.order
         assert await subject.history("o1") == [
             Event("o1", 1, None, OrderState.UNPAID, 1, "", NO_FENCE, LI, 2_000),
@@ -127,7 +127,7 @@ class OrderStoreContract:
         """Oldest first, a page at a time; another order's changes are not in it."""
         subject = await make()
         made = await created(subject)
-        await created(subject, bill("o2"))
+        await created(subject, new_order("o2"))
         asked = replace(request("CancelOrder", "c1", caller=WANG), reason="ordered twice")
         await subject.store.cancel(asked, "o1", ENCODING, customer_id=None, expected_version=0)
         events = [
@@ -151,7 +151,7 @@ class OrderStoreContract:
         event = (await subject.store.history("o1", after=3, limit=1))[0]
         assert (event.to_state, event.actor, event.reason) == (OrderState.UNPAID, WANG, "wrong order")
 
-    async def test_a_bill_nobody_made_is_none(self, make: Make) -> None:
+    async def test_an_order_nobody_made_is_none(self, make: Make) -> None:
         """get says so without raising."""
         assert await (await make()).store.get("o9") is None
 
@@ -160,17 +160,17 @@ class OrderStoreContract:
         store = (await make()).store
         assert await store.answered(request("CreateOrder", "r1")) is None
         assert await store.answered(request("CreateOrder", "r1")) is None
-        stored = await store.create(request("CreateOrder", "r1"), bill(), ENCODING)
+        stored = await store.create(request("CreateOrder", "r1"), new_order(), ENCODING)
         assert await store.answered(request("CreateOrder", "r1")) == Answer(stored.response, replayed=True)
         with pytest.raises(KeyMismatch):
             await store.answered(request("CreateOrder", "r1", fingerprint="g"))
 
     async def test_a_creation_repeated_is_answered_as_before(self, make: Make) -> None:
-        """Byte for byte, also when the bill has moved on since; nothing is made twice."""
+        """Byte for byte, also when the order has moved on since; nothing is made twice."""
         subject = await make()
-        first = await subject.store.create(request("CreateOrder", "r1"), bill(lines=2), ENCODING)
-        await Made(subject, bill()).claim()
-        again = await subject.store.create(request("CreateOrder", "r1"), bill("other"), ENCODING)
+        first = await subject.store.create(request("CreateOrder", "r1"), new_order(lines=2), ENCODING)
+        await Made(subject, new_order()).claim()
+        again = await subject.store.create(request("CreateOrder", "r1"), new_order("other"), ENCODING)
         assert (first.replayed, again.replayed) == (False, True)
         assert first.response == again.response
         assert await subject.store.get("other") is None
@@ -178,25 +178,25 @@ class OrderStoreContract:
     async def test_a_request_id_is_not_taken_for_something_else(self, make: Make) -> None:
         """The same id with another payload is refused, and has no effect."""
         subject = await make()
-        await subject.store.create(request("CreateOrder", "r1"), bill(), ENCODING)
+        await subject.store.create(request("CreateOrder", "r1"), new_order(), ENCODING)
         with pytest.raises(KeyMismatch):
-            await subject.store.create(request("CreateOrder", "r1", fingerprint="g"), bill("o2"), ENCODING)
+            await subject.store.create(request("CreateOrder", "r1", fingerprint="g"), new_order("o2"), ENCODING)
         assert await subject.store.get("o2") is None
 
     async def test_request_ids_of_two_callers_or_methods_never_meet(self, make: Make) -> None:
         """A key belongs to (caller, method, key)."""
         subject = await make()
         made = await created(subject)
-        other = await subject.store.create(request("CreateOrder", "o1", caller=WANG), bill("o2"), ENCODING)
+        other = await subject.store.create(request("CreateOrder", "o1", caller=WANG), new_order("o2"), ENCODING)
         cancelled = await made.cancel("o1")
         assert (other.replayed, cancelled.replayed) == (False, False)
 
     async def test_a_taken_order_id_is_a_stored_refusal(self, make: Make) -> None:
-        """ORDER_EXISTS is definitive: it is replayed to the same request id, and the bill stays as it was."""
+        """ORDER_EXISTS is definitive: it is replayed to the same request id, and the order stays as it was."""
         subject = await make()
         made = await created(subject)
         answers = [
-            await subject.store.create(request("CreateOrder", "r2"), bill(customer_id="other"), ENCODING)
+            await subject.store.create(request("CreateOrder", "r2"), new_order(customer_id="other"), ENCODING)
             for _ in range(2)
         ]
         assert [answer.replayed for answer in answers] == [False, True]
@@ -205,17 +205,17 @@ class OrderStoreContract:
         assert await made.now() == made.order
         assert len(await subject.history("o1")) == 1
 
-    async def test_ten_creations_at_once_make_one_bill(self, make: Make) -> None:
+    async def test_ten_creations_at_once_make_one_order(self, make: Make) -> None:
         """The same request id ten times: one effect, ten equal answers."""
         subject = await make()
         answers = await asyncio.gather(
-            *(subject.store.create(request("CreateOrder", "r1"), bill(f"o{n}"), ENCODING) for n in range(10))
+            *(subject.store.create(request("CreateOrder", "r1"), new_order(f"o{n}"), ENCODING) for n in range(10))
         )
         assert sum(not answer.replayed for answer in answers) == 1
         assert len({answer.response.body for answer in answers}) == 1
         assert len(await subject.store.page(Filter(), limit=20, after=None)) == 1
 
-    async def test_a_bill_is_cancelled_once(self, make: Make) -> None:
+    async def test_an_order_is_cancelled_once(self, make: Make) -> None:
         """The repeat of the request id is replayed; another request id meets ILLEGAL_STATE, which is stored too."""
         subject = await make()
         made = await created(subject)
@@ -229,7 +229,7 @@ class OrderStoreContract:
         assert [event.to_state for event in await subject.history("o1")] == [OrderState.UNPAID, OrderState.CANCELLED]
 
     async def test_another_version_is_refused_and_not_stored(self, make: Make) -> None:
-        """STALE_VERSION passes: the same request id works once the bill is at that version."""
+        """STALE_VERSION passes: the same request id works once the order is at that version."""
         made = await created(await make())
         with pytest.raises(StaleVersion):
             await made.cancel("c1", expected_version=3)
@@ -237,15 +237,15 @@ class OrderStoreContract:
         await made.release()
         assert (await made.cancel("c1", expected_version=3)).response.ok
 
-    async def test_a_missing_bill_is_refused_and_not_stored(self, make: Make) -> None:
-        """ORDER_NOT_FOUND passes: the bill may be made yet."""
+    async def test_a_missing_order_is_refused_and_not_stored(self, make: Make) -> None:
+        """ORDER_NOT_FOUND passes: the order may be made yet."""
         subject = await make()
         with pytest.raises(NotFound):
-            await Made(subject, bill()).cancel("c1")
+            await Made(subject, new_order()).cancel("c1")
         made = await created(subject)
         assert (await made.cancel("c1")).response.ok
 
-    async def test_another_customers_bill_is_not_there(self, make: Make) -> None:
+    async def test_another_customers_order_is_not_there(self, make: Make) -> None:
         """Not to be cancelled, and not even a stored answer about it is shown."""
         made = await created(await make())
         with pytest.raises(NotFound):
@@ -254,10 +254,10 @@ class OrderStoreContract:
         with pytest.raises(NotFound):
             await made.cancel("c1", customer_id="other")
 
-    async def test_a_bill_goes_through_two_rounds(self, make: Make) -> None:
+    async def test_an_order_goes_through_two_rounds(self, make: Make) -> None:
         """Claim, decline, claim, complete, reopen, claim: every step in the history, with fence and actor."""
         subject = await make()
-        made = await created(subject, bill(lines=2))
+        made = await created(subject, new_order(lines=2))
         steps = [
             await made.claim("p1"),
             await made.release("p1"),
@@ -290,7 +290,7 @@ class OrderStoreContract:
         assert {(event.actor, event.at_ms) for event in events} == {(WANG, 3_000)}
 
     async def test_repeats_change_nothing(self, make: Make) -> None:
-        """Each of the four moves asked for again by the same payment is answered with the bill as it stands."""
+        """Each of the four moves asked for again by the same payment is answered with the order as it stands."""
         subject = await make()
         made = await created(subject)
         for move in (made.claim, made.complete, made.reopen, made.claim, made.release):
@@ -298,7 +298,7 @@ class OrderStoreContract:
             assert await move() == first
         assert [event.version for event in await subject.history("o1")] == [1, 2, 3, 4, 5, 6]
 
-    async def test_a_late_repeat_is_answered_with_the_bill_as_it_stands(self, make: Make) -> None:
+    async def test_a_late_repeat_is_answered_with_the_order_as_it_stands(self, make: Make) -> None:
         """A claim repeated after its completion, a release after another's claim: no error, no change."""
         made = await created(await make())
         await made.claim("p1")
@@ -308,14 +308,14 @@ class OrderStoreContract:
         assert await made.release("p1") == paid
         assert await made.reopen("p2") == paid
 
-    async def test_a_cancelled_bill_is_not_claimed(self, make: Make) -> None:
-        """The claim is answered with the bill as it stands."""
+    async def test_a_cancelled_order_is_not_claimed(self, make: Make) -> None:
+        """The claim is answered with the order as it stands."""
         made = await created(await make())
         await made.cancel("c1")
         assert _order(await made.claim()).state is OrderState.CANCELLED
 
     async def test_a_completion_without_a_claim_is_refused(self, make: Make) -> None:
-        """ILLEGAL_STATE by the guard `state`; the bill stays with its own payment."""
+        """ILLEGAL_STATE by the guard `state`; the order stays with its own payment."""
         made = await created(await make())
         refusals = [await made.complete("p2")]
         claimed = await made.claim("p1")
@@ -335,14 +335,14 @@ class OrderStoreContract:
         assert len(await subject.history("o1")) == 2
 
     async def test_claims_and_cancellations_at_once_end_in_one_of_both(self, make: Make) -> None:
-        """Whichever came first, bill by bill; never a claimed bill that is cancelled, and nobody fails."""
+        """Whichever came first, order by order; never a claimed order that is cancelled, and nobody fails."""
         subject = await make()
-        bills = [await created(subject, bill(f"o{number:02}")) for number in range(20)]
+        orders = [await created(subject, new_order(f"o{number:02}")) for number in range(20)]
         claims, cancelled = await asyncio.gather(
-            asyncio.gather(*(made.claim() for made in bills)),
-            asyncio.gather(*(made.cancel(f"c-{made.order.order_id}") for made in reversed(bills))),
+            asyncio.gather(*(made.claim() for made in orders)),
+            asyncio.gather(*(made.cancel(f"c-{made.order.order_id}") for made in reversed(orders))),
         )
-        for made, claim, answer in zip(bills, claims, reversed(cancelled), strict=True):
+        for made, claim, answer in zip(orders, claims, reversed(cancelled), strict=True):
             expected = OrderState.CANCELLED if answer.response.ok else OrderState.PAYING
             assert (await made.now()).state is _order(claim).state is expected
             assert len(await subject.history(made.order.order_id)) == 2
@@ -385,9 +385,9 @@ class OrderStoreContract:
         assert await subject.fence("o1") == large
         assert isinstance(await made.complete("p1", Fence(1, 2**63 - 2)), StaleFence)
 
-    async def test_moves_of_a_missing_bill_are_not_found(self, make: Make) -> None:
+    async def test_moves_of_a_missing_order_are_not_found(self, make: Make) -> None:
         """ORDER_NOT_FOUND, not STALE_FENCE."""
-        made = Made(await make(), bill())
+        made = Made(await make(), new_order())
         for move in (made.claim, made.complete, made.release, made.reopen):
             refusal = await move()
             assert isinstance(refusal, NotFound)
@@ -397,7 +397,7 @@ class OrderStoreContract:
         """In the order asked for; one refused item does not hinder the others; repeats within a list are seen."""
         subject = await make()
         for order_id in ("o1", "o2", "o3"):
-            await created(subject, bill(order_id, lines=1))
+            await created(subject, new_order(order_id, lines=1))
         asked = [("o3", "p1"), ("o9", "p1"), ("o1", "p1"), ("o3", "p2"), ("o1", "p1")]
         outcomes = await subject.store.claim([Change(o, p, FENCE, LI, at_ms=3_000) for o, p in asked])
         assert isinstance(outcomes[1], NotFound)
@@ -412,11 +412,11 @@ class OrderStoreContract:
         assert await subject.store.claim([]) == []
 
     async def test_two_lists_in_opposite_order_both_end(self, make: Make) -> None:
-        """No circle of waiting; each bill goes to one of the two payments."""
+        """No circle of waiting; each order goes to one of the two payments."""
         subject = await make()
         names = [f"o{number:02}" for number in range(12)]
         for name in names:
-            await created(subject, bill(name))
+            await created(subject, new_order(name))
         there, back = await asyncio.gather(
             subject.store.claim([Change(name, "p1", FENCE, LI, at_ms=3_000) for name in names]),
             subject.store.claim([Change(name, "p2", FENCE, LI, at_ms=3_000) for name in reversed(names)]),
@@ -425,13 +425,13 @@ class OrderStoreContract:
             _order(outcome).payment_id for outcome in back[::-1]
         ]
 
-    async def test_bills_are_paged_newest_first(self, make: Make) -> None:
-        """Every bill once, lines included; a bill made meanwhile does not shift the pages after it."""
+    async def test_orders_are_paged_newest_first(self, make: Make) -> None:
+        """Every order once, lines included; an order made meanwhile does not shift the pages after it."""
         subject = await make()
         for number in range(5):
-            await created(subject, bill(f"o{number}", lines=number % 2))
+            await created(subject, new_order(f"o{number}", lines=number % 2))
         first = await subject.store.page(Filter(), limit=2, after=None)
-        await created(subject, bill("o5"))
+        await created(subject, new_order("o5"))
         second = await subject.store.page(Filter(), limit=2, after=first[-1].place)
         third = await subject.store.page(Filter(), limit=2, after=second[-1].place)
         found = [listed.order for page in (first, second, third) for listed in page]
@@ -440,11 +440,11 @@ class OrderStoreContract:
         assert [len(page) for page in (first, second, third)] == [2, 2, 1]
         assert await subject.store.page(Filter(), limit=2, after=third[-1].place) == []
 
-    async def test_bills_are_filtered(self, make: Make) -> None:
+    async def test_orders_are_filtered(self, make: Make) -> None:
         """By customer, by state, by both."""
         subject = await make()
         for number, customer in enumerate(("mei", "mei", "tom", "tom")):
-            made = await created(subject, bill(f"o{number}", customer))
+            made = await created(subject, new_order(f"o{number}", customer))
             if number % 2:
                 await made.claim()
 
@@ -464,18 +464,18 @@ class OrderStoreContract:
         assert _order(await made.complete("p1", FENCE)).state is OrderState.PAID
         assert await subject.fence("o1") == NEWER
 
-    async def test_without_the_ticket_guard_a_repeat_makes_another_bill(self, make: Make) -> None:
+    async def test_without_the_ticket_guard_a_repeat_makes_another_order(self, make: Make) -> None:
         """What the guard stops."""
         subject = await make(Guards.without(["ticket"]))
         answers = [
-            await subject.store.create(request("CreateOrder", "r1"), bill(name), ENCODING) for name in ("o1", "o2")
+            await subject.store.create(request("CreateOrder", "r1"), new_order(name), ENCODING) for name in ("o1", "o2")
         ]
         assert [answer.replayed for answer in answers] == [False, False]
         assert len(await subject.store.page(Filter(), limit=9, after=None)) == 2
 
     async def test_amounts_keep_all_their_digits(self, make: Make) -> None:
         """The largest payable amount comes back as it went in."""
-        made = await created(await make(), replace(bill(), amount=Money(10**15, "CNY")))
+        made = await created(await make(), replace(new_order(), amount=Money(10**15, "CNY")))
         assert (await made.now()).amount == Money(10**15, "CNY")
 
 

@@ -24,7 +24,7 @@ from services.order.operations import Filter
 from services.order.store import SqlOrderStore, metadata, order_events, orders
 from services.runtime.database.database import Database
 from tests.contract.conftest import FreshDatabase, OwnerOf
-from tests.contract.order.store_contract import ENCODING, Made, Make, OrderStoreContract, bill, created, request
+from tests.contract.order.store_contract import ENCODING, Made, Make, OrderStoreContract, created, new_order, request
 from tests.fakes.order_store import Event
 
 PACKAGE = Path(services.order.__file__).parent
@@ -115,7 +115,7 @@ async def test_what_must_not_change_is_protected(
     """By the database itself, whoever asks it."""
     database = await fresh_database(PACKAGE)
     subject = InDatabase(SqlOrderStore(database, Guards()), database)
-    made = await created(subject, bill(lines=2))
+    made = await created(subject, new_order(lines=2))
 
     async def step(tx: AsyncConnection) -> None:
         await tx.execute(text(statement))
@@ -127,7 +127,7 @@ async def test_what_must_not_change_is_protected(
 
 
 async def test_two_instances_share_a_database(fresh_database: FreshDatabase) -> None:
-    """Claims and creations of two processes' stores at once: one claim granted, one bill made, nobody fails."""
+    """Claims and creations of two processes' stores at once: one claim granted, one order made, nobody fails."""
     database = await fresh_database(PACKAGE)
     async with Database(database.url) as other:
         subjects = [InDatabase(SqlOrderStore(each, Guards()), each) for each in (database, other)]
@@ -137,7 +137,7 @@ async def test_two_instances_share_a_database(fresh_database: FreshDatabase) -> 
         assert len({claim.payment_id for claim in claims if not isinstance(claim, CountinghouseError)}) == 1
         answers = await asyncio.gather(
             *(
-                subjects[n % 2].store.create(request("CreateOrder", "same"), bill(f"new{n}"), ENCODING)
+                subjects[n % 2].store.create(request("CreateOrder", "same"), new_order(f"new{n}"), ENCODING)
                 for n in range(20)
             )
         )
@@ -163,7 +163,7 @@ async def test_rows_of_a_list_are_locked_in_one_order(fresh_database: FreshDatab
     database = await fresh_database(PACKAGE)
     subject = InDatabase(SqlOrderStore(database, Guards()), database)
     names = ["o3", "o1", "o2"]
-    bills = [await created(subject, bill(name)) for name in names]
+    orders = [await created(subject, new_order(name)) for name in names]
     locked: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
@@ -171,6 +171,6 @@ async def test_rows_of_a_list_are_locked_in_one_order(fresh_database: FreshDatab
             locked.extend(value for value in parameters if value in names)
 
     event.listen(database.sync_engine, "before_cursor_execute", note)
-    outcomes = await subject.store.claim([made.change("p1", Fence(1, 1)) for made in bills])
+    outcomes = await subject.store.claim([made.change("p1", Fence(1, 1)) for made in orders])
     assert locked == sorted(names)
     assert [outcome.order_id for outcome in outcomes if not isinstance(outcome, CountinghouseError)] == names

@@ -93,7 +93,7 @@ def settle_key(key: str = "s1", caller: Principal = LI) -> RequestKey:
 
 
 def reversal_of(key: str = "v1") -> Reversal:
-    return Reversal(RequestKey(WANG, REVERSE, key), WANG, "wrong bill")
+    return Reversal(RequestKey(WANG, REVERSE, key), WANG, "wrong order")
 
 
 def parking_of(key: str = "k1") -> Parking:
@@ -876,7 +876,7 @@ class PaymentStoreContract:
         assert await subject.store.owes("p1") == ()
 
     async def test_words_are_owed_in_the_order_of_the_payment(self, make: Make) -> None:
-        """Also when the wall clock went back between them: a bill has to be PAID before it is reopened."""
+        """Also when the wall clock went back between them: an order has to be PAID before it is reopened."""
         subject = await make()
         made = await succeeded(subject)
         await made.begin_reversal()
@@ -927,7 +927,7 @@ class PaymentStoreContract:
         assert await subject.store.expire(now_ms=T0 + DAY_MS * 9) == 0
 
     async def test_a_payment_given_back_and_never_run_again_ends_with_its_request(self, make: Make) -> None:
-        """DECLINED, and the order service is told to free a bill it may have claimed."""
+        """DECLINED, and the order service is told to free an order it may have claimed."""
         subject = await make()
         begun = begun_in(await subject.store.accept(draft(), "f", lease()))
         await subject.store.give_back(begun, now_ms=T0)
@@ -975,7 +975,7 @@ class PaymentStoreContract:
             (1, PaymentState.CREATED, LI, ""),
             (2, PaymentState.SUBMITTED, LI, ""),
             (3, PaymentState.SUCCEEDED, LI, ""),
-            (4, PaymentState.REVERSING, WANG, "wrong bill"),
+            (4, PaymentState.REVERSING, WANG, "wrong order"),
             (5, PaymentState.SUCCEEDED, WANG, "REVERSAL_REFUSED"),
         ]
         assert [event.at_ms for event in events[3:]] == [T0 + 4, T0 + 5]
@@ -1228,7 +1228,7 @@ class PaymentStoreContract:
         assert (await card.begin_reversal("v3")).state is PaymentState.REVERSING
 
     async def test_undone_without_ever_being_charged(self, make: Make) -> None:
-        """REVERSED without a journal: its own request is refused, the reversal's is done, and the bill is free."""
+        """REVERSED without a journal: its own request is refused, the reversal's is done, and the order is free."""
         subject = await make()
         made = await unknown_by_card(subject)
         await made.begin_reversal()
@@ -1251,7 +1251,7 @@ class PaymentStoreContract:
             assert (await subject.request(key))[0] is RequestState.DONE
 
     async def test_what_was_unknown_and_may_not_be_undone_has_succeeded(self, make: Make) -> None:
-        """The ledger refused the reversal of a journal that it had: both requests are answered, the bill is paid."""
+        """The ledger refused the reversal of a journal that it had: both requests are answered, the order is paid."""
         subject = await make()
         made = await unknown_by_card(subject)
         await made.refuse_reversal(await made.begin_reversal())

@@ -113,7 +113,7 @@ async def test_ticket_that_paid_no_order_is_removed_and_never_paid_with_again(
 
 
 async def test_refused_settle_is_kept(subject: InDatabase, owner: Database) -> None:
-    """The same id must not settle a bill that was refused to it once."""
+    """The same id must not settle an order that was refused to it once."""
     made = await accepted(subject)
     await made.decline()
     assert await remove_old_requests(owner, RETENTION, before_ms=LATER) == 0

@@ -23,7 +23,7 @@ import (
 
 const timeout = 5 * time.Second
 
-// consume makes a bill, pays with a ticket twice, settles, and reads the ledger.
+// consume makes an order, pays with a ticket twice, settles, and reads the ledger.
 func consume() error {
 	dubbo, err := client.NewClient(
 		client.WithClientRegistry(registry.WithZookeeper(), registry.WithAddress(zookeeper()), registry.WithRegisterInterface()),

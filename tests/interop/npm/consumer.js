@@ -1,4 +1,4 @@
-// A consumer of Countinghouse written with npm's @apachedubbo/dubbo: makes a bill, pays with a ticket twice, settles.
+// A consumer of Countinghouse written with npm's @apachedubbo/dubbo: makes an order, pays with a ticket twice, settles.
 //
 //     node consumer.js DESCRIPTORS ORDER_ADDRESS PAYMENT_ADDRESS LEDGER_ADDRESS
 //

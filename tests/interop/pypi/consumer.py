@@ -1,4 +1,4 @@
-"""A consumer of Countinghouse written with PyPI's apache-dubbo: makes a bill, pays with a ticket twice, settles.
+"""A consumer of Countinghouse written with PyPI's apache-dubbo: makes an order, pays with a ticket twice, settles.
 
 Says what it was answered as lines of `name value`; whoever started it compares them with the books.
 """

@@ -237,11 +237,11 @@ class TestPlaying:
         assert found.cells[ONE, Column.ALL_ON].tries == 2
 
 
-def test_nobody_is_thrown_off_a_bill() -> None:
+def test_nobody_is_thrown_off_an_order() -> None:
     """Waiting, being told and being refused are no harm; to be overtaken while at work is."""
 
     def settle(reason: str, kind: str = "Settle") -> Operation:
-        return Operation(1, "li", kind, Arguments("bill-1"), 0, answer=Answer(code="ABORTED", reason=reason))
+        return Operation(1, "li", kind, Arguments("order-1"), 0, answer=Answer(code="ABORTED", reason=reason))
 
     lawful = [settle(reason) for reason in ("", "ORDER_LOCKED", "ORDER_ALREADY_PAID", "REQUEST_IN_PROGRESS")]
     assert nobody_thrown_off(tuple(lawful)).check("queue").ok
@@ -249,7 +249,7 @@ def test_nobody_is_thrown_off_a_bill() -> None:
         for reason in ("STALE_FENCE", "ORDER_LOCK_LOST"):
             found = nobody_thrown_off((*lawful, settle(reason, kind))).check("queue")
             assert found.examined == 5
-            assert found.violations == (f"li was thrown off bill-1 ({reason}), and had neither died nor frozen",)
+            assert found.violations == (f"li was thrown off order-1 ({reason}), and had neither died nor frozen",)
 
 
 class TestTelling:

@@ -79,7 +79,7 @@ class Registry:
 
 @dataclass(slots=True)
 class SlowVictim:
-    """A world in which payment-1 takes its time, and the rival at payment-2 none; who is first has the bill."""
+    """A world in which payment-1 takes its time, and the rival at payment-2 none; who is first has the order."""
 
     instances: tuple[str, ...] = ("payment-1", "payment-2")
     holds_at_failpoints: bool = False
@@ -114,7 +114,7 @@ def stage_of(world: Ensemble | Line | Registry | SlowVictim) -> Stage:
     return Stage(cast(Any, world), cast(Any, world), cashier, cashier, nobody, nothing, 2.0, SystemClock())
 
 
-async def test_a_line_that_nobody_uses_is_used_by_bills_made_for_it() -> None:
+async def test_a_line_that_nobody_uses_is_used_by_orders_made_for_it() -> None:
     """A spoiled line of which nobody takes notice is no fault that struck."""
     line = Line()
     async with FAULTS["reset"](stage_of(line), Strike("reset", "ledger-1", 1.0, 0.5), random.Random(1)):

@@ -1,4 +1,4 @@
-"""A made-up evening: clerks, a queue at each bill, lost replies and dead processes, all from one seed.
+"""A made-up evening: clerks, a queue at each order, lost replies and dead processes, all from one seed.
 
     callers' calls ──▶ steps, taken in turns by the dice ──▶ what callers recorded, what the services wrote
 
@@ -71,16 +71,16 @@ class _Call:
 
 @dataclass
 class Evening:
-    """Bills, people, and what becomes of them.
+    """Orders, people, and what becomes of them.
 
     Args:
-        bills: How many.
-        calls: How many calls at each bill.
+        orders: How many.
+        calls: How many calls at each order.
         at_once: How many calls are under way at most.
     """
 
     seed: int
-    bills: int = 2
+    orders: int = 2
     calls: int = 12
     at_once: int = 4
     weather: Weather = field(default_factory=Weather)
@@ -91,7 +91,7 @@ class Evening:
         self.scribe.account("wallet:mei:CNY", "LIABILITY", overdraft=10**12)
         self._responses: dict[Key, Answer] = {}
         self._payments: dict[Key, Row] = {}
-        self._of_bill: defaultdict[str, list[Row]] = defaultdict(list)
+        self._of_order: defaultdict[str, list[Row]] = defaultdict(list)
         self._settles: defaultdict[str, list[Arguments]] = defaultdict(list)
         self._words: defaultdict[str, list[Row]] = defaultdict(list)
         self._locks: dict[str, _Call] = {}
@@ -102,8 +102,8 @@ class Evening:
 
     def pass_by(self) -> Scribe:
         """The whole evening, until nothing is under way any more; what all witnesses know."""
-        under_way = [self._create(f"bill-{number}") for number in range(self.bills)]
-        plan = [f"bill-{number}" for number in range(self.bills) for _ in range(self.calls)]
+        under_way = [self._create(f"order-{number}") for number in range(self.orders)]
+        plan = [f"order-{number}" for number in range(self.orders) for _ in range(self.calls)]
         self._shuffle(plan)
         while plan or under_way:
             while plan and len(under_way) < self.at_once:
@@ -117,7 +117,7 @@ class Evening:
         return self.scribe
 
     def _shuffle(self, plan: list[str]) -> None:
-        """Most calls at a bill come soon after each other; some are late."""
+        """Most calls at an order come soon after each other; some are late."""
         plan.sort(
             key=lambda order_id: (int(order_id[5:]) + self.dice.expovariate(0.5), self.dice.random()), reverse=True
         )
@@ -165,7 +165,7 @@ class Evening:
             weights=(8, 4, 8, 3, 2, 0.3, 0.3),
         )[0]
         clerk = self.dice.choice(list(CLERKS))
-        known = self._of_bill[order_id]
+        known = self._of_order[order_id]
         match kind:
             case "Again" if self._settles[order_id]:
                 return self._settle(self.dice.choice(self._settles[order_id][-4:]))
@@ -216,7 +216,7 @@ class Evening:
                 self.scribe.request(*call.key, rows=self.scribe.order_requests)
                 self._respond(call.key, Answer("ALREADY_EXISTS", "ORDER_EXISTS"))
             else:
-                row, body = self.scribe.open_bill(asked.order_id, asked.amount_minor, key=asked.key, clerk=asked.clerk)
+                row, body = self.scribe.open_order(asked.order_id, asked.amount_minor, key=asked.key, clerk=asked.clerk)
                 self._responses[call.key] = replace(self.scribe.seen_order(row), sha256=digest(body))
         answer = self._responses[call.key]
         yield
@@ -258,7 +258,7 @@ class Evening:
         if payment is None:
             payment = self.scribe.accept(asked.order_id, "Settle", asked.key, asked.clerk)
             self._payments[call.key] = payment
-            self._of_bill[asked.order_id].append(payment)
+            self._of_order[asked.order_id].append(payment)
         yield
         if (refused := (yield from self._lock(call))) is not None:
             return refused
@@ -266,7 +266,7 @@ class Evening:
             self._move(call, payment, "DECLINED")
             self._respond(call.key, _NOT_FOUND)
         else:
-            yield from self._charge_bill(call, payment, asked.source)
+            yield from self._charge_order(call, payment, asked.source)
         answer = self._responses[call.key]
         yield
         return answer
@@ -323,7 +323,7 @@ class Evening:
         if payment is None or payment["state"] == "CREATED":
             self.scribe.request_of(*call.key).update(state="ISSUED")
 
-    def _charge_bill(self, call: _Call, payment: Row, source: str) -> Parts:
+    def _charge_order(self, call: _Call, payment: Row, source: str) -> Parts:
         while payment["state"] == "CREATED":
             self._check(call)
             order = self.scribe.order(payment["order_id"])
@@ -334,7 +334,7 @@ class Evening:
             elif order["payment_id"] == payment["payment_id"]:
                 break
             elif order["state"] == "PAYING":
-                holder = next(row for row in self._of_bill[call.order_id] if row["payment_id"] == order["payment_id"])
+                holder = next(row for row in self._of_order[call.order_id] if row["payment_id"] == order["payment_id"])
                 yield from self._carry_on(call, holder, certainly=True)
             else:
                 self._refuse(call, payment, order)
@@ -446,7 +446,7 @@ class Evening:
             if row["state"] != "IN_PROGRESS" or key[1] not in ("Settle", "Reverse"):
                 continue
             self._work(key)
-        for payments in self._of_bill.values():
+        for payments in self._of_order.values():
             for payment in payments:
                 if self._words[payment["payment_id"]]:
                     call = self._hold(payment["order_id"])
@@ -465,7 +465,7 @@ class Evening:
             self.scribe.request_of(*key).update(state="ISSUED")
             return
         call = self._hold(payment["order_id"])
-        _run(self._charge_bill(call, payment, CLERKS[payment["clerk_name"]]))
+        _run(self._charge_order(call, payment, CLERKS[payment["clerk_name"]]))
         self._locks.clear()
 
     def _hold(self, order_id: str) -> _Call:

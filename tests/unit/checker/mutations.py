@@ -130,7 +130,7 @@ def another_answer_to_a_retry(scribe: Scribe, dice: random.Random) -> bool:
 @mutation
 def an_acknowledgement_of_nothing(scribe: Scribe, dice: random.Random) -> bool:
     call = dice.choice(scribe.calls)
-    asked = replace(call.arguments, key="never", order_id=call.arguments.order_id or "bill-0", payment_id="")
+    asked = replace(call.arguments, key="never", order_id=call.arguments.order_id or "order-0", payment_id="")
     answer = Answer(state="SUCCEEDED", payment_id="pay_never")
     scribe.calls.append(
         Operation(10**6, "ghost", "Settle", asked, call.invoked_ns, Outcome.OK, answer, call.answered_ns)

@@ -81,16 +81,16 @@ class Scribe:
         self.answer("ops", "OpenAccount", f"open-{customer}")
         return account_id
 
-    def bill(self, order_id: str, amount: int = 1250, *, clerk: str = "li") -> Row:
-        """Makes a bill."""
+    def new_order(self, order_id: str, amount: int = 1250, *, clerk: str = "li") -> Row:
+        """Makes an order."""
         began_ms, key = self.now_ms(), f"make-{order_id}"
-        row, body = self.open_bill(order_id, amount, key=key, clerk=clerk)
+        row, body = self.open_order(order_id, amount, key=key, clerk=clerk)
         asked = Arguments(order_id=order_id, key=key, clerk=clerk, amount_minor=amount, currency=CURRENCY)
         self.call("CreateOrder", asked, replace(self.seen_order(row), sha256=digest(body)), began_ms)
         return row
 
-    def open_bill(self, order_id: str, amount: int, *, key: str, clerk: str) -> tuple[Row, bytes]:
-        """Makes a bill, and does not say that somebody heard of it; the row, and what was answered."""
+    def open_order(self, order_id: str, amount: int, *, key: str, clerk: str) -> tuple[Row, bytes]:
+        """Makes an order, and does not say that somebody heard of it; the row, and what was answered."""
         self.request(clerk, "CreateOrder", key, rows=self.order_requests)
         row: Row = {
             "seq": len(self.orders) + 1,
@@ -117,7 +117,7 @@ class Scribe:
         return row, self.answer(clerk, "CreateOrder", key)
 
     def settle(self, order_id: str, *, clerk: str = "li", key: str = "", source: str = "drawer") -> Row:
-        """Settles a bill, from the press to the reply; the payment."""
+        """Settles an order, from the press to the reply; the payment."""
         order, fence, began_ms = self.order(order_id), self.fence(), self._now_ms
         payment = self.accept(order_id, "Settle", key or f"settle-{order_id}-{order['round']}", clerk)
         self.move_order(order_id, "PAYING", fence, payment["payment_id"])
@@ -144,7 +144,7 @@ class Scribe:
         return payment
 
     def reverse(self, payment: Row, *, clerk: str = "wu") -> Row:
-        """Undoes a payment, and opens its bill's next round; the opposite journal."""
+        """Undoes a payment, and opens its order's next round; the opposite journal."""
         fence, key, began_ms = self.fence(), f"reverse-{payment['payment_id']}", self._now_ms
         self.request(clerk, "Reverse", key)
         payment.update(reversal_caller=clerk, reversal_role=role_of(clerk), reversal_key=key)
@@ -457,7 +457,7 @@ class Scribe:
         return self.outbox[-1]
 
     def move_order(self, order_id: str, state: str, token: int, payment_id: str = "") -> None:
-        """A bill changes its state; the payment that moves it holds it while it is PAYING or PAID."""
+        """An order changes its state; the payment that moves it holds it while it is PAYING or PAID."""
         order = self.order(order_id)
         before = order["state"] if order["version"] else ""
         if (before, state) == ("PAID", "UNPAID"):
@@ -508,11 +508,11 @@ class Scribe:
     # Looking things up, and taking them away
 
     def has_order(self, order_id: str) -> bool:
-        """Whether a bill has been made."""
+        """Whether an order has been made."""
         return order_id in self._orders
 
     def order(self, order_id: str) -> Row:
-        """One bill."""
+        """One order."""
         return self._orders[order_id]
 
     def request_of(self, caller: str, method: str, key: str) -> Row:
@@ -628,15 +628,15 @@ def digest(body: bytes) -> str:
 
 
 def legal() -> Scribe:
-    """An evening without a fault: a contested bill, one that was reversed and settled again, a top-up."""
+    """An evening without a fault: a contested order, one that was reversed and settled again, a top-up."""
     scribe = Scribe()
-    scribe.bill("plain")
+    scribe.new_order("plain")
     scribe.settle("plain")
     scribe.decline("plain", key="too-late")
-    scribe.bill("reversed", 500)
+    scribe.new_order("reversed", 500)
     scribe.reverse(scribe.settle("reversed"))
     scribe.settle("reversed", clerk="wu", source="bank")
-    scribe.bill("open", 70)
+    scribe.new_order("open", 70)
     scribe.wallet("mei", overdraft=300)
     scribe.ticket("ask-1", "ticket-1")
     scribe.pay("ticket-1", 1_000, payee="wallet:mei:CNY")
@@ -648,12 +648,12 @@ def legal() -> Scribe:
 
 
 def with_cards() -> Scribe:
-    """The same evening, with a bill that was paid by card, and one whose card payment was reversed and paid anew."""
+    """The same evening, with an order that was paid by card, and one whose card payment was reversed and paid anew."""
     scribe = legal()
     scribe.account("acquirer:CNY", "ASSET")
-    scribe.bill("carded", 320)
+    scribe.new_order("carded", 320)
     scribe.at_acquirer(scribe.settle("carded", source="acquirer"), "CHARGED")
-    scribe.bill("returned", 480)
+    scribe.new_order("returned", 480)
     first = scribe.settle("returned", source="acquirer")
     scribe.at_acquirer(first, "CHARGED")
     scribe.reverse(first)

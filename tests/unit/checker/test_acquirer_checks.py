@@ -80,7 +80,7 @@ def a_declined_payment_that_was_charged(scribe: Scribe) -> None:
 @CASES.lawful("charged once per key", "acquirer agrees with ledger", "acquirer log whole")
 def a_card_that_declined_first(scribe: Scribe) -> None:
     """A new attempt has a new key, for the first was definitively declined."""
-    scribe.bill("twice", 90)
+    scribe.new_order("twice", 90)
     made = scribe.settle("twice", source="acquirer")
     scribe.at_acquirer(made, "DECLINED")
     scribe.at_acquirer(made, "CHARGED", attempt=2)

@@ -38,7 +38,7 @@ def again(scribe: Scribe, key: str, answer: Answer | None = None, **arguments: o
     "Settle lost of li (cashier) was acknowledged, and is nowhere", "acknowledged is kept", "orders linearizable"
 )
 def a_forgotten_acknowledgement(scribe: Scribe) -> None:
-    """Somebody heard that the bill is settled, and nobody knows of it."""
+    """Somebody heard that the order is settled, and nobody knows of it."""
     answer = Answer(state="SUCCEEDED", order_id="open", payment_id="pay_99", round=1)
     scribe.call("Settle", Arguments(order_id="open", key="lost", clerk="li"), answer, scribe.now_ms())
 
@@ -322,7 +322,7 @@ def a_reversal_refused_but_done(scribe: Scribe) -> None:
 
 @CASES.lawful("refused without effect")
 def refused_at_first_and_done_at_last(scribe: Scribe) -> None:
-    """The same request was sent again when the bill was free."""
+    """The same request was sent again when the order was free."""
     call = scribe.call_of("settle-plain-1")
     scribe.call(
         "Settle", call.arguments, _LOCKED, call.invoked_ns // 1_000_000 - 1, ended_ms=call.invoked_ns // 1_000_000
@@ -364,7 +364,7 @@ def a_replay_that_says_something_else(scribe: Scribe) -> None:
 
 
 @CASES.illegal("make-open of li (cashier) was answered with something that is not stored", "replays identical")
-def a_bill_made_by_another_answer_than_is_stored(scribe: Scribe) -> None:
+def a_order_made_by_another_answer_than_is_stored(scribe: Scribe) -> None:
     call = scribe.call_of("make-open")
     call.answer = replace(call.answer, sha256="f" * 64)
 
@@ -480,7 +480,7 @@ def two_reads_that_overlap(scribe: Scribe) -> None:
 
 
 @CASES.lawful("reads were written")
-def a_free_bill_that_names_nobody(scribe: Scribe) -> None:
+def a_free_order_that_names_nobody(scribe: Scribe) -> None:
     """The trail says which payment made it free."""
     scribe.reverse(payment(scribe, "settle-plain-1"))
     scribe.look("plain")
@@ -491,7 +491,7 @@ def a_free_bill_that_names_nobody(scribe: Scribe) -> None:
 )
 def the_answer_to_another_clerks_request(scribe: Scribe) -> None:
     """Its key has the same letters, and it is not theirs."""
-    scribe.bill("second")
+    scribe.new_order("second")
     scribe.settle("second", clerk="wu", key="settle-plain-1", source="bank")
     theirs = scribe.calls[-1].answer
     mine = scribe.call_of("settle-plain-1")
@@ -543,7 +543,7 @@ def an_acknowledged_account_that_is_gone(scribe: Scribe) -> None:
 
 
 @CASES.illegal("saw open as UNPAID at version 2, and it never had that version", "reads were written")
-def a_bill_made_at_a_version_that_never_was(scribe: Scribe) -> None:
+def a_order_made_at_a_version_that_never_was(scribe: Scribe) -> None:
     call = scribe.call_of("make-open")
     call.answer = replace(call.answer, version=2)
 
@@ -551,8 +551,8 @@ def a_bill_made_at_a_version_that_never_was(scribe: Scribe) -> None:
 @CASES.illegal(
     "saw stopped as CANCELLED at version 3, and it never had that version", "reads were written", "orders linearizable"
 )
-def a_bill_cancelled_at_a_version_that_never_was(scribe: Scribe) -> None:
-    scribe.bill("stopped")
+def a_order_cancelled_at_a_version_that_never_was(scribe: Scribe) -> None:
+    scribe.new_order("stopped")
     scribe.request("li", "CancelOrder", "stop", rows=scribe.order_requests)
     scribe.move_order("stopped", "CANCELLED", 0)
     body = scribe.answer("li", "CancelOrder", "stop")
@@ -563,7 +563,7 @@ def a_bill_cancelled_at_a_version_that_never_was(scribe: Scribe) -> None:
 @CASES.illegal(
     "saw open as UNPAID at version 1 by pay_01, and it was nobody", "reads were written", "orders linearizable"
 )
-def a_free_bill_that_names_somebody(scribe: Scribe) -> None:
+def a_free_order_that_names_somebody(scribe: Scribe) -> None:
     call = scribe.look("open")
     call.answer = replace(call.answer, payment_id="pay_01")
 
@@ -587,7 +587,7 @@ def told_of_no_order(scribe: Scribe, kind: str, key: str, clerk: str) -> Operati
 def an_order_settled_under_a_key_that_was_told_of_no_order(scribe: Scribe) -> None:
     """The refusal is stored, so the same request id must not settle an order that is made later."""
     told_of_no_order(scribe, "Settle", "settle-late-1", "li")
-    scribe.bill("late")
+    scribe.new_order("late")
     scribe.settle("late")
     scribe.seal()
 
@@ -600,7 +600,7 @@ def an_order_settled_under_another_key_than_was_told_of_no_order(scribe: Scribe)
     body = scribe.answer("li", "Settle", "settle-typo", ok=False)
     first = told_of_no_order(scribe, "Settle", "settle-typo", "li")
     first.answer = replace(first.answer, sha256=digest(body))
-    scribe.bill("late")
+    scribe.new_order("late")
     scribe.settle("late")
     again(scribe, "settle-typo")
 
@@ -609,7 +609,7 @@ def an_order_settled_under_another_key_than_was_told_of_no_order(scribe: Scribe)
 def an_order_settled_by_a_customer_who_was_told_of_no_order(scribe: Scribe) -> None:
     """Customers are told so before the request is run."""
     told_of_no_order(scribe, "Settle", "settle-late-1", "mei")
-    scribe.bill("late")
+    scribe.new_order("late")
     scribe.settle("late", clerk="mei")
 
 
@@ -617,7 +617,7 @@ def an_order_settled_by_a_customer_who_was_told_of_no_order(scribe: Scribe) -> N
 def an_order_paid_with_a_ticket_that_was_told_of_no_order(scribe: Scribe) -> None:
     """The order of a Pay that names a customer is looked up before the ticket is used."""
     refused = told_of_no_order(scribe, "Pay", "ticket-late", "li")
-    scribe.bill("late")
+    scribe.new_order("late")
     paid = scribe.settle("late", key="ticket-late")
     paid["request_method"] = "Pay"
     scribe.request_of("li", "Settle", "ticket-late")["method"] = "Pay"
@@ -642,8 +642,8 @@ def a_payment_going_backwards_after_going_forward(scribe: Scribe) -> None:
 
 
 @CASES.lawful("reads go forward")
-def another_payment_of_a_bill_that_was_looked_at(scribe: Scribe) -> None:
-    """Its versions are its own, also where callers say which bill they mean."""
+def another_payment_of_an_order_that_was_looked_at(scribe: Scribe) -> None:
+    """Its versions are its own, also where callers say which order they mean."""
     first = payment(scribe, "settle-plain-1")
     scribe.reverse(first)
     for one in (first, scribe.settle("plain", clerk="wu", source="bank")):

@@ -217,10 +217,10 @@ class TestOneMoment:
         assert len(seen) == 2
 
     async def test_what_changes_is_read_until_it_does_not(self, reads: Callable[[list[Books]], list[Books]]) -> None:
-        """A bill that is settled between two readings is never half of one and half of the other."""
+        """An order that is settled between two readings is never half of one and half of the other."""
         before, after = Scribe(), Scribe()
         for scribe in (before, after):
-            scribe.bill("b")
+            scribe.new_order("b")
         after.settle("b")
         torn = replace(before.books(), journals=after.books().journals, postings=after.books().postings)
         seen = reads([before.books(), torn, after.books()])
@@ -238,7 +238,7 @@ class TestOneMoment:
             pauses.append(seconds)
 
         before, after = Scribe(), Scribe()
-        after.bill("b")
+        after.new_order("b")
         reads([before.books(), after.books()])
         monkeypatch.setattr("services.checker.books.asyncio.sleep", pause)
         reading = await settled_books({}, 10, SystemClock())
@@ -279,6 +279,6 @@ class TestOneMoment:
 
     async def test_what_never_stands_still_is_told(self, reads: Callable[[list[Books]], list[Books]]) -> None:
         before, after = Scribe(), Scribe()
-        after.bill("b")
+        after.new_order("b")
         reads([before.books(), after.books()])
         assert not (await settled_books({}, 0, ManualClock())).at_rest

@@ -27,12 +27,12 @@ def charge(payment: Row, *, key: str = "", state: str = "CHARGED", amount: int =
 
 
 def by_card() -> tuple[Scribe, Row]:
-    """A bill that was settled by card, and one from the drawer; the card payment."""
+    """An order that was settled by card, and one from the drawer; the card payment."""
     scribe = Scribe()
     scribe.account("acquirer:CNY", "ASSET")
-    scribe.bill("cash")
+    scribe.new_order("cash")
     scribe.settle("cash")
-    scribe.bill("card", AMOUNT)
+    scribe.new_order("card", AMOUNT)
     payment = scribe.settle("card", source="acquirer")
     payment.update(source="CARD", acquirer_key=f"{payment['payment_id']}:1")
     return scribe, payment
@@ -146,7 +146,7 @@ class TestUndoneUnseen:
 
     def lawful(self) -> tuple[Scribe, Row]:
         scribe = Scribe()
-        scribe.bill("card", AMOUNT)
+        scribe.new_order("card", AMOUNT)
         payment = scribe.accept("card", "Settle", "s1", "li")
         scribe.move_order("card", "PAYING", 1, payment["payment_id"])
         payment.update(source="CARD", acquirer_key="k:1", amount_minor=AMOUNT, currency="CNY")
@@ -161,7 +161,7 @@ class TestUndoneUnseen:
         return scribe, payment
 
     def test_it_is_lawful(self) -> None:
-        """No journal, an acknowledged reversal, a refused request, and a bill that is free."""
+        """No journal, an acknowledged reversal, a refused request, and an order that is free."""
         scribe, payment = self.lawful()
         books = replace(scribe.books(), charges=(charge(payment, state="TOMBSTONE"),))
         assert [check for check in run_checks(books, scribe.answers) if not check.ok] == []

@@ -29,7 +29,7 @@ _CHANGED = 12
 _evenings = st.builds(
     Evening,
     seed=st.integers(0, 2**32),
-    bills=st.integers(1, 3),
+    orders=st.integers(1, 3),
     calls=st.integers(1, 16),
     at_once=st.integers(1, 6),
     weather=st.sampled_from((CALM, Weather(), STORM)),
@@ -97,7 +97,7 @@ def test_one_change_is_found(name: str) -> None:
     found: Counter[Verdict] = Counter()
     for seed in range(10 * _CHANGED):
         dice = random.Random(seed)
-        scribe = Evening(seed, bills=2, calls=10, weather=(CALM, Weather())[seed % 2]).pass_by()
+        scribe = Evening(seed, orders=2, calls=10, weather=(CALM, Weather())[seed % 2]).pass_by()
         if MUTATIONS[name](scribe, dice):
             found[verdict_of(examined(scribe))] += 1
         if found.total() == _CHANGED:
@@ -146,7 +146,7 @@ def test_the_search_finds_what_trying_everything_finds(seed: int, changed: bool,
     """Neither more nor less: what it leaves out makes no difference."""
     dice = random.Random(seed)
     weather = dice.choice((CALM, Weather(), STORM))
-    scribe = Evening(seed, bills=1, calls=dice.randrange(1, 8), at_once=3, weather=weather).pass_by()
+    scribe = Evening(seed, orders=1, calls=dice.randrange(1, 8), at_once=3, weather=weather).pass_by()
     if changed:
         MUTATIONS[dice.choice(("another state", "another version", "another payment", "done but refused"))](
             scribe, dice

@@ -166,7 +166,7 @@ def a_note_in_many_scripts(scribe: Scribe) -> None:
 
 @CASES.lawful("postings balance")
 def a_journal_of_three_legs(scribe: Scribe) -> None:
-    """A bill that is paid half in cash and half by transfer."""
+    """An order that is paid half in cash and half by transfer."""
     credit = scribe.legs("jnl_05")[1]
     scribe.account("wallet:wu:CNY", "LIABILITY")
     credit["amount"] += 400

@@ -1,4 +1,4 @@
-"""Calls at one order, written by hand: which can be put in one order and which cannot. Without books."""
+"""Calls at one order, written by hand: which can be put in one sequence and which cannot. Without books."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def in_a_state_that_no_order_has(t: Timeline) -> None:
 
 
 @lawful
-def two_clerks_one_bill(t: Timeline) -> None:
+def two_clerks_one_order(t: Timeline) -> None:
     """The other is told by whom."""
     t.settle("s1", 1, 6, paid="p1", clerk="li")
     t.refused("s2", 2, 7, by="p1", winner="li")
@@ -197,7 +197,7 @@ def refused_and_charged(t: Timeline) -> None:
 
 @illegal
 def locked_out_and_charged(t: Timeline) -> None:
-    """Refused before anything was done; then the bill is being paid."""
+    """Refused before anything was done; then the order is being paid."""
     t.settle("s1", 1, 2, answer=Answer("ABORTED", "ORDER_LOCKED"))
     t.look(3, 4, "PAYING", "p1")
 
@@ -267,7 +267,7 @@ def an_answer_that_the_outcome_is_not_known(t: Timeline) -> None:
 
 @lawful
 def a_timeout_that_was_declined(t: Timeline) -> None:
-    """The bill was claimed, and is free again."""
+    """The order was claimed, and is free again."""
     t.settle("s1", 1, 2)
     t.look(3, 4, "PAYING", "p1", version=2)
     t.look(5, 6, "UNPAID", version=3)
@@ -455,7 +455,7 @@ def a_reversal_that_the_ledger_refuses_of_what_is_reversed(t: Timeline) -> None:
 
 @lawful
 def an_unknown_payment_reversed(t: Timeline) -> None:
-    """Whatever became of it, it ends as if it had been declined: the bill is free in the same round."""
+    """Whatever became of it, it ends as if it had been declined: the order is free in the same round."""
     t.settle("s1", 1, 2, answer=Answer(state="UNKNOWN", payment_id="p1"))
     t.reversed("r1", 3, 4, "p1")
     t.look_at_payment(5, 6, "p1", "REVERSED")

@@ -28,14 +28,14 @@ _PAID_BY_NOBODY = ("paid means charged", "outbox delivered once")
 
 
 @CASES.illegal("in the end: the books say CANCELLED, round 1, version 2", _NAME)
-def a_bill_cancelled_by_a_caller_who_was_refused(scribe: Scribe) -> None:
+def a_order_cancelled_by_a_caller_who_was_refused(scribe: Scribe) -> None:
     scribe.move_order("open", "CANCELLED", 0)
     asked = Arguments(order_id="open", key="stop", clerk="li", expected_version=4)
     scribe.call("CancelOrder", asked, Answer("ABORTED", "STALE_VERSION", version=1), scribe.now_ms())
 
 
 @CASES.illegal("in the end: the books say PAID, by pay_99, round 1, version 3", _NAME, *_PAID_BY_NOBODY)
-def a_bill_paid_by_nobody_who_called(scribe: Scribe) -> None:
+def a_order_paid_by_nobody_who_called(scribe: Scribe) -> None:
     fence = scribe.fence()
     scribe.move_order("open", "PAYING", fence, "pay_99")
     scribe.move_order("open", "PAID", fence, "pay_99")
@@ -48,25 +48,25 @@ def an_order_that_the_books_have_lost(scribe: Scribe) -> None:
 
 
 @CASES.illegal("in the end: the books say something that no order is, round 1, version 1", _NAME, "moves are legal")
-def a_bill_in_no_state(scribe: Scribe) -> None:
+def a_order_in_no_state(scribe: Scribe) -> None:
     scribe.order("open")["state"] = "SETTLED"
 
 
 @CASES.lawful(_NAME)
-def a_bill_that_nobody_was_told_is_settled(scribe: Scribe) -> None:
+def a_order_that_nobody_was_told_is_settled(scribe: Scribe) -> None:
     """The reply was lost; in the end it is paid."""
     scribe.settle("open")
     scribe.calls[-1].answer, scribe.calls[-1].outcome = NO_ANSWER, Outcome.INFO
 
 
 @CASES.lawful(_NAME)
-def a_bill_cancelled_by_a_caller_who_was_not_answered(scribe: Scribe) -> None:
+def a_order_cancelled_by_a_caller_who_was_not_answered(scribe: Scribe) -> None:
     scribe.move_order("open", "CANCELLED", 0)
     scribe.call("CancelOrder", Arguments(order_id="open", key="stop", clerk="li"), NO_ANSWER, scribe.now_ms())
 
 
 @CASES.lawful(_NAME)
-def a_ticket_that_pays_a_bill(scribe: Scribe) -> None:
+def a_ticket_that_pays_an_order(scribe: Scribe) -> None:
     """The call does not say which; the ticket does."""
     scribe.settle("open")
     ticket = scribe.call_of("ask-2")
@@ -151,7 +151,7 @@ class TestUndecided:
         timeline.look(4, 5, "PAID", "p1")
         found = orders_linearizable(timeline.history(), None, Hurried(), limit_s=1, on_progress=lambda _done, _of: None)
         assert list(found.violations) == []
-        assert list(found.undecided) == ["order o: no order of its calls was found or ruled out in 1 s"]
+        assert list(found.undecided) == ["order o: no sequence of its calls was found or ruled out in 1 s"]
 
     def test_unheard_requests_that_are_alike_are_tried_in_one_order_only(self) -> None:
         """Forty clicks of one clerk, none of them answered: 40 possibilities and not 2^40."""
@@ -183,7 +183,7 @@ class TestTelling:
         timeline.settle("s3", 12 * ms, 13 * ms, paid="pay_3")
         timeline.settle("s1", 14 * ms, 15 * ms, paid="pay_1", round_=1)
         assert self.told(timeline) == [
-            "order o: these calls cannot be put in one order:",
+            "order o: these calls cannot be put in one sequence:",
             "  +0.000000 s to +0.003000 s  p3: Settle s1 by li → ok: SUCCEEDED, by pay_1, round 1",
             "  +0.001000 s to +0.006000 s  p4: Settle s2 by wu → ok: SUCCEEDED, by pay_2",
         ]
@@ -198,7 +198,7 @@ class TestTelling:
         timeline.settle("s3", 7, None)
         timeline.look_at_payment(8, 9, "p1", "SUCCEEDED")
         assert self.told(timeline) == [
-            "order o: these calls cannot be put in one order:",
+            "order o: these calls cannot be put in one sequence:",
             "  +0.000000 s to +0.000000 s  p4: GetOrder → ok: PAID, by p1, version 3",
             "  +0.000000 s to +0.000000 s  p5: GetOrder → ok: PAYING, by p1, version 2",
             "whether or not any of these was done, of which nobody had heard by then:",
@@ -294,7 +294,7 @@ def test_progress_is_told() -> None:
     """Of the first order, now and then, and of the last."""
     scribe = Scribe()
     for number in range(130):
-        scribe.bill(f"bill-{number}")
+        scribe.new_order(f"order-{number}")
     scribe.seal()
     told: list[tuple[str, int, int]] = []
     options = Options(SystemClock(), on_progress=lambda *words: told.append(words))

@@ -1,4 +1,4 @@
-"""The checks of bills, payments and journals together."""
+"""The checks of orders, payments and journals together."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CASES = Cases(by_books)
     "order plain has 2 settle journals and 0 reversals",
     *("settled at most once", "paid means charged", "business keys unique", "outbox delivered once"),
 )
-def a_bill_charged_twice(scribe: Scribe) -> None:
-    """Two clerks, no guard: two payments, two journals, one bill."""
+def a_order_charged_twice(scribe: Scribe) -> None:
+    """Two clerks, no guard: two payments, two journals, one order."""
     second = scribe.accept("plain", "Settle", "settle-again", "wu")
     scribe.charge(second, scribe.fence(), "bank", "settle:plain:1", 1250)
     scribe.answer("wu", "Settle", "settle-again")
@@ -78,7 +78,7 @@ def a_reversal_of_a_part(scribe: Scribe) -> None:
 
 
 @CASES.illegal("order open is PAID with 0 succeeded payments", "paid means charged", "outbox delivered once")
-def a_bill_paid_by_nobody(scribe: Scribe) -> None:
+def a_order_paid_by_nobody(scribe: Scribe) -> None:
     fence = scribe.fence()
     scribe.move_order("open", "PAYING", fence, "pay_99")
     scribe.move_order("open", "PAID", fence, "pay_99")
@@ -88,23 +88,23 @@ def a_bill_paid_by_nobody(scribe: Scribe) -> None:
     "order plain is UNPAID with 1 succeeded payments",
     *("paid means charged", "outbox delivered once"),
 )
-def a_bill_charged_and_released(scribe: Scribe) -> None:
+def a_order_charged_and_released(scribe: Scribe) -> None:
     scribe.order_events[2]["to_state"] = "UNPAID"
     scribe.order("plain").update(state="UNPAID", payment_id="", settled_by_name="")
 
 
 @CASES.illegal("order plain names pay_04; what succeeded: pay_01", "paid means charged", "moves are legal")
-def a_bill_that_names_another_payment(scribe: Scribe) -> None:
+def a_order_that_names_another_payment(scribe: Scribe) -> None:
     scribe.order("plain")["payment_id"] = "pay_04"
 
 
 @CASES.illegal("order plain of 12.49 CNY was settled by 12.50 CNY", "paid means charged")
-def a_bill_of_another_amount(scribe: Scribe) -> None:
+def a_order_of_another_amount(scribe: Scribe) -> None:
     scribe.order("plain")["amount_minor_units"] = 1249
 
 
 @CASES.illegal("order plain of 12.50 USD was settled by 12.50 CNY", "paid means charged")
-def a_bill_in_another_currency(scribe: Scribe) -> None:
+def a_order_in_another_currency(scribe: Scribe) -> None:
     scribe.order("plain")["currency_code"] = "USD"
 
 
@@ -268,7 +268,7 @@ def two_persons_of_one_name_use_one_request_id(scribe: Scribe) -> None:
 
 @CASES.lawful("settled at most once", "reversed at most once", "business keys unique", "moves are legal")
 def three_rounds(scribe: Scribe) -> None:
-    """A bill may be reversed and settled as often as one likes."""
+    """An order may be reversed and settled as often as one likes."""
     standing = payment(scribe, "settle-reversed-2")
     for clerk in ("li", "wu", "li"):
         scribe.reverse(standing)
@@ -282,7 +282,7 @@ def two_declined_beside_one_success(scribe: Scribe) -> None:
 
 
 @CASES.lawful("paid means charged", "payments match journals", "outbox delivered once")
-def a_decline_that_releases_its_bill(scribe: Scribe) -> None:
+def a_decline_that_releases_its_order(scribe: Scribe) -> None:
     """The wallet was empty; the next clerk takes cash."""
     poor = scribe.accept("open", "Settle", "settle-open-1", "li")
     fence = scribe.fence()
@@ -347,7 +347,7 @@ def a_parking_that_was_refused_and_done(scribe: Scribe) -> None:
     "answers are true",
 )
 def a_parking_that_parked_two_payments(scribe: Scribe) -> None:
-    scribe.bill("other")
+    scribe.new_order("other")
     for order_id in ("open", "other"):
         parked = scribe.park(order_id, 70)
         parked["parking_key"] = "park-open"
@@ -369,7 +369,7 @@ def an_answer_that_nobody_heard(scribe: Scribe) -> None:
 @CASES.lawful("one charge per key", "replays identical")
 def the_same_key_of_two_clerks(scribe: Scribe) -> None:
     """Keys belong to their caller."""
-    scribe.bill("second")
+    scribe.new_order("second")
     scribe.settle("second", clerk="wu", key="settle-plain-1", source="bank")
 
 
@@ -400,13 +400,13 @@ def a_reversal_that_was_parked(scribe: Scribe) -> None:
 
 @CASES.lawful("answers are true")
 def a_ticket_given_back(scribe: Scribe) -> None:
-    """The bill was locked for too long; nothing was done, and the ticket can be used again."""
+    """The order was locked for too long; nothing was done, and the ticket can be used again."""
     scribe.accept("", "Pay", "ticket-unused", "li")
 
 
 @CASES.lawful("paid means charged", "payments match journals")
-def a_bill_of_the_smallest_amount(scribe: Scribe) -> None:
-    scribe.bill("cent", 1)
+def a_order_of_the_smallest_amount(scribe: Scribe) -> None:
+    scribe.new_order("cent", 1)
     scribe.settle("cent")
 
 

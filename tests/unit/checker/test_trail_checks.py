@@ -101,12 +101,12 @@ def a_payment_that_began_in_the_middle(scribe: Scribe) -> None:
 
 
 @CASES.illegal("order plain was held by pay_01, and pay_02 made it PAID", "moves are legal", "outbox delivered once")
-def a_bill_completed_by_somebody_elses_payment(scribe: Scribe) -> None:
+def a_order_completed_by_somebody_elses_payment(scribe: Scribe) -> None:
     scribe.order_events[2]["payment_id"] = "pay_02"
 
 
 @CASES.illegal("order plain was held by pay_01, and nobody made it PAID", "moves are legal", "outbox delivered once")
-def a_bill_completed_by_no_payment(scribe: Scribe) -> None:
+def a_order_completed_by_no_payment(scribe: Scribe) -> None:
     scribe.order_events[2]["payment_id"] = ""
 
 
@@ -114,19 +114,19 @@ def a_bill_completed_by_no_payment(scribe: Scribe) -> None:
     "order plain names pay_02 in round 1, not pay_01",
     *("moves are legal", "outbox delivered once", "paid means charged"),
 )
-def a_bill_taken_over_while_it_was_held(scribe: Scribe) -> None:
+def a_order_taken_over_while_it_was_held(scribe: Scribe) -> None:
     """The row agrees with whoever took it; it was still the first one's."""
     scribe.order_events[2]["payment_id"] = scribe.order("plain")["payment_id"] = "pay_02"
 
 
 @CASES.illegal("order plain names no payment in round 1, not pay_01", "moves are legal", "paid means charged")
-def a_paid_bill_that_names_nobody(scribe: Scribe) -> None:
+def a_paid_order_that_names_nobody(scribe: Scribe) -> None:
     scribe.order("plain")["payment_id"] = ""
 
 
 @CASES.illegal("order born names pay_99 in round 1, not none", "moves are legal", "nothing left over")
-def a_bill_that_was_held_when_it_was_made(scribe: Scribe) -> None:
-    scribe.bill("born")["state"] = scribe.order_events[-1]["to_state"] = "PAYING"
+def a_order_that_was_held_when_it_was_made(scribe: Scribe) -> None:
+    scribe.new_order("born")["state"] = scribe.order_events[-1]["to_state"] = "PAYING"
     scribe.order("born")["payment_id"] = "pay_99"
 
 
@@ -136,7 +136,7 @@ def a_round_that_nobody_opened(scribe: Scribe) -> None:
 
 
 @CASES.illegal("order plain says PAID and round 1 at version 2", "moves are legal")
-def a_move_from_where_the_bill_was_not(scribe: Scribe) -> None:
+def a_move_from_where_the_order_was_not(scribe: Scribe) -> None:
     scribe.order_events[1]["from_state"] = "PAID"
 
 
@@ -146,17 +146,17 @@ def a_row_in_another_round_than_its_history(scribe: Scribe) -> None:
 
 
 @CASES.illegal("order open names pay_01 in round 1, not none", "moves are legal")
-def an_unpaid_bill_that_names_a_payment(scribe: Scribe) -> None:
+def an_unpaid_order_that_names_a_payment(scribe: Scribe) -> None:
     scribe.order("open")["payment_id"] = "pay_01"
 
 
 @CASES.illegal("order plain is PAID, settled by nobody", "moves are legal")
-def a_bill_paid_and_settled_by_nobody(scribe: Scribe) -> None:
+def a_order_paid_and_settled_by_nobody(scribe: Scribe) -> None:
     scribe.order("plain")["settled_by_name"] = ""
 
 
 @CASES.illegal("order open is UNPAID, settled by li", "moves are legal")
-def a_bill_settled_and_not_paid(scribe: Scribe) -> None:
+def a_order_settled_and_not_paid(scribe: Scribe) -> None:
     scribe.order("open")["settled_by_name"] = "li"
 
 
@@ -175,7 +175,7 @@ def a_word_delivered_and_not_obeyed(scribe: Scribe) -> None:
 
 
 @CASES.illegal("nobody said to COMPLETE an order for pay_01, and it was done", "outbox delivered once")
-def a_bill_completed_though_nobody_said_so(scribe: Scribe) -> None:
+def a_order_completed_though_nobody_said_so(scribe: Scribe) -> None:
     scribe.outbox.pop(0)
 
 
@@ -185,7 +185,7 @@ def a_reversal_of_which_the_order_is_not_told(scribe: Scribe) -> None:
 
 
 @CASES.illegal("nobody said to RELEASE an order for pay_06, and it was done", "outbox delivered once")
-def a_bill_released_though_nobody_said_so(scribe: Scribe) -> None:
+def a_order_released_though_nobody_said_so(scribe: Scribe) -> None:
     a_payment_declined_after_nobody_knew(scribe)
     scribe.outbox.pop()
 
@@ -247,7 +247,7 @@ def a_lease_that_has_just_passed(scribe: Scribe) -> None:
 
 
 @CASES.illegal("CreateOrder make-plain of li (cashier) is DONE without a response", "requests are whole")
-def a_bill_made_without_a_response(scribe: Scribe) -> None:
+def a_order_made_without_a_response(scribe: Scribe) -> None:
     scribe.order_requests[0]["response"] = None
     scribe.answers = [answer for answer in scribe.answers if answer.key != "make-plain"]
 
@@ -287,12 +287,12 @@ def a_payment_left_reversing(scribe: Scribe) -> None:
 
 
 @CASES.illegal("order open is PAYING", "nothing left over")
-def a_bill_left_half_settled(scribe: Scribe) -> None:
+def a_order_left_half_settled(scribe: Scribe) -> None:
     scribe.move_order("open", "PAYING", scribe.fence(), "pay_99")
 
 
 @CASES.illegal("order open is PAYING", "nothing left over")
-def a_bill_that_was_charged_and_not_told_yet(scribe: Scribe) -> None:
+def a_order_that_was_charged_and_not_told_yet(scribe: Scribe) -> None:
     """Its payment has succeeded, which is as it should be; only the last step is missing."""
     left = scribe.accept("open", "Settle", "settle-open-1", "li")
     fence = scribe.fence()
@@ -369,7 +369,7 @@ def a_parked_payment_while_the_acquirer_is_away(scribe: Scribe) -> None:
 
 
 @CASES.lawful("fences never fall")
-def a_bill_cancelled_after_its_payment_was_reversed(scribe: Scribe) -> None:
+def a_order_cancelled_after_its_payment_was_reversed(scribe: Scribe) -> None:
     """Who cancels holds no lock, and so no fence."""
     scribe.reverse(payment(scribe, "settle-plain-1"))
     scribe.move_order("plain", "CANCELLED", 0)
@@ -431,7 +431,7 @@ def an_order_cancelled_after_a_payment_released_it(scribe: Scribe) -> None:
 
 
 @CASES.lawful("moves are legal")
-def a_cancelled_bill(scribe: Scribe) -> None:
+def a_cancelled_order(scribe: Scribe) -> None:
     scribe.move_order("open", "CANCELLED", 0)
 
 
@@ -453,7 +453,7 @@ def a_ledger_that_was_asked_by_a_later_holder(scribe: Scribe) -> None:
 
 @CASES.lawful("nothing left over", "requests are whole")
 def a_request_given_back(scribe: Scribe) -> None:
-    """Its bill was locked: the request is open again, and its payment has done nothing."""
+    """Its order was locked: the request is open again, and its payment has done nothing."""
     scribe.accept("plain", "Settle", "gave-up", "wu")
     scribe.request_of("wu", "Settle", "gave-up")["state"] = "ISSUED"
 
@@ -464,13 +464,13 @@ def a_lease_of_a_request_that_is_done(scribe: Scribe) -> None:
 
 
 @CASES.lawful("outbox delivered once")
-def a_word_about_a_bill_that_was_never_claimed(scribe: Scribe) -> None:
-    """The bill is released for safety's sake, and is free already."""
+def a_word_about_an_order_that_was_never_claimed(scribe: Scribe) -> None:
+    """The order is released for safety's sake, and is free already."""
     scribe.deliver(payment(scribe, "too-late"), "RELEASE")
 
 
 @CASES.lawful("outbox delivered once")
-def a_reversed_payment_of_no_bill(scribe: Scribe) -> None:
+def a_reversed_payment_of_no_order(scribe: Scribe) -> None:
     """There is nobody to be told."""
     scribe.reverse(payment(scribe, "ticket-1"))
 
@@ -515,7 +515,7 @@ def test_lease_of_a_payment_that_waits_for_the_acquirer_may_pass(
 
 
 def unanswered(scribe: Scribe, state: str = "UNKNOWN") -> Row:
-    """A payment of the bill `open` that somebody works on; the acquirer is silent."""
+    """A payment of the order `open` that somebody works on; the acquirer is silent."""
     left = scribe.accept("open", "Settle", "settle-open-1", "li")
     fence = scribe.fence()
     scribe.move_order("open", "PAYING", fence, left["payment_id"])
@@ -659,7 +659,7 @@ def test_parked_payment_is_open(asks: int) -> None:
 
 def test_order_of_an_undelivered_word_is_open() -> None:
     scribe = legal()
-    a_bill_that_was_charged_and_not_told_yet(scribe)
+    a_order_that_was_charged_and_not_told_yet(scribe)
     assert going_on(scribe) == (
         (),
         (
@@ -675,7 +675,7 @@ def test_order_of_an_undelivered_word_is_open() -> None:
         (a_payment_left_submitted, "payment pay_06 is SUBMITTED"),
         (a_payment_left_unknown, "payment pay_06 is UNKNOWN"),
         (a_payment_left_reversing, "payment pay_05 is REVERSING"),
-        (a_bill_left_half_settled, "order open is PAYING"),
+        (a_order_left_half_settled, "order open is PAYING"),
     ],
 )
 def test_what_nobody_will_finish_is_a_violation_while_the_stack_may_go_on(spoil: Change, said: str) -> None:
@@ -687,7 +687,7 @@ def test_what_nobody_will_finish_is_a_violation_while_the_stack_may_go_on(spoil:
 
 def test_order_of_a_delivered_word_that_is_still_paying_is_a_violation_while_the_stack_may_go_on() -> None:
     scribe = legal()
-    a_bill_that_was_charged_and_not_told_yet(scribe)
+    a_order_that_was_charged_and_not_told_yet(scribe)
     scribe.outbox[-1]["delivered_at_ms"] = scribe.now_ms()
     checks = run_checks(scribe.books(), now_ms=scribe.now_ms(), ended=False)
     (found,) = [check for check in checks if check.name == "nothing left over"]

@@ -57,7 +57,7 @@ class Timeline:
         return self.call("Settle", Arguments(order_id=ORDER, key=key, clerk=clerk), answer, began, ended)
 
     def refused(self, key: str, began: int, ended: int, by: str, *, clerk: str = "wu", winner: str = "") -> Operation:
-        """Settle, of a bill that was paid already."""
+        """Settle, of an order that was paid already."""
         answer = Answer("ALREADY_EXISTS", "ORDER_ALREADY_PAID", payment_id=by, clerk=winner)
         return self.settle(key, began, ended, answer=answer, clerk=clerk)
 

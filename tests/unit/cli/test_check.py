@@ -191,7 +191,7 @@ def test_the_lines_of_a_violation_stand_below_each_other(
     scribe.settle("open")
     result = run(*files(scribe))
     lines = result.stdout.splitlines()
-    place = lines.index("  broken: orders linearizable: order open: these calls cannot be put in one order:")
+    place = lines.index("  broken: orders linearizable: order open: these calls cannot be put in one sequence:")
     assert lines[place + 1].startswith("      +0.000000 s to +")
     assert result.exit_code == 1
 

@@ -38,12 +38,12 @@ def test_an_enum_of_a_newer_version_stays_a_number() -> None:
 
 
 def test_lines_are_aligned_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table("bills", ("order", "state"), [("o1", "PAID"), ("order-22", "UNPAID")])
+    output.print_table("orders", ("order", "state"), [("o1", "PAID"), ("order-22", "UNPAID")])
     assert capsys.readouterr().out == "order     state\no1        PAID\norder-22  UNPAID\n"
 
 
 def test_a_table_of_nothing_has_its_heads(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table("bills", ("order", "state"), [])
+    output.print_table("orders", ("order", "state"), [])
     assert capsys.readouterr().out == "order  state\n"
 
 
@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_frame_and_no_markup_is_read_into_values(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    output.print_table("bills", ("order",), [("[red]o1[/red]",)])
+    output.print_table("orders", ("order",), [("[red]o1[/red]",)])
     assert "[red]o1[/red]" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""The lanes: drawn line by line, and what of a bill's history they show."""
+"""The lanes: drawn line by line, and what of an order's history they show."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_a_lane_of_an_answer_says_how_it_went(answer: Seen, mark: str, end: str)
 
 
 @dataclass
-class Bill:
-    """A bill two clerks contest, and the stage on which they do."""
+class Order:
+    """An order two clerks contest, and the stage on which they do."""
 
     scribe: Scribe
 
@@ -101,19 +101,19 @@ class Bill:
 
 
 @pytest.fixture
-def bill() -> Bill:
+def new_order() -> Order:
     scribe = Scribe()
-    scribe.bill("o1")
-    return Bill(scribe)
+    scribe.new_order("o1")
+    return Order(scribe)
 
 
-async def test_winner_loser_and_services_each_have_a_lane(bill: Bill) -> None:
+async def test_winner_loser_and_services_each_have_a_lane(order: Order) -> None:
     """The scribe's clock goes on by 10 ms a step."""
-    winner = bill.scribe.settle("o1")
-    bill.scribe.decline("o1", key="late")
+    winner = order.scribe.settle("o1")
+    order.scribe.decline("o1", key="late")
     began_ms = winner["created_at_ms"]
     told = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li, 41 ms ago")
-    lanes = await bill.lanes(seen(began_ms, began_ms + 60), seen(began_ms, began_ms + 90, told))
+    lanes = await order.lanes(seen(began_ms, began_ms + 60), seen(began_ms, began_ms + 90, told))
     assert [(lane.label, lane.mark, lane.end) for lane in lanes] == [
         ("cashier li", "✔", "settled in 40 ms"),
         ("accountant wu", "✘", "already settled by li, 41 ms ago"),
@@ -125,33 +125,33 @@ async def test_winner_loser_and_services_each_have_a_lane(bill: Bill) -> None:
     assert [word for _, word in lanes[2].steps] == ["paying", "paid"]
 
 
-async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(bill: Bill) -> None:
+async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(order: Order) -> None:
     """The loser's lane ends with what the loser was told, in whichever order the two are given."""
-    bill.scribe.settle("o1")
-    bill.scribe.decline("o1", key="late")
-    moment_ms = bill.scribe.payments[0]["created_at_ms"]
-    bill.scribe.payments[1]["created_at_ms"] = moment_ms
+    order.scribe.settle("o1")
+    order.scribe.decline("o1", key="late")
+    moment_ms = order.scribe.payments[0]["created_at_ms"]
+    order.scribe.payments[1]["created_at_ms"] = moment_ms
     told = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li, 41 ms ago")
     good, bad = seen(moment_ms, moment_ms + 60), seen(moment_ms, moment_ms + 60, told)
     for pair in ((good, bad), (bad, good)):
-        ends = {lane.label: lane.end for lane in await bill.lanes(*pair)}
+        ends = {lane.label: lane.end for lane in await order.lanes(*pair)}
         assert ends["accountant wu"] == "already settled by li, 41 ms ago"
 
 
-async def test_a_payment_finished_by_another_is_still_its_clerks(bill: Bill) -> None:
+async def test_a_payment_finished_by_another_is_still_its_clerks(order: Order) -> None:
     """The frozen holder's own answer was a refusal; its payment succeeded, and that is what the lane says."""
-    winner = bill.scribe.settle("o1")
+    winner = order.scribe.settle("o1")
     began_ms = winner["created_at_ms"]
     stale = StaleFence("o1", Fence(1, 1), Fence(1, 2))
-    lanes = await bill.lanes(seen(began_ms, began_ms + 900, stale), seen(began_ms + 50, began_ms + 90, stale))
+    lanes = await order.lanes(seen(began_ms, began_ms + 900, stale), seen(began_ms + 50, began_ms + 90, stale))
     assert (lanes[0].label, lanes[0].mark, lanes[0].end) == ("cashier li", "✔", "settled in 40 ms")
 
 
-async def test_a_reversed_payment_says_so_and_the_ledger_undoes(bill: Bill) -> None:
-    bill.scribe.reverse(bill.scribe.settle("o1"))
-    bill.scribe.settle("o1", clerk="wu", source="bank")
-    first_ms, second_ms = (row["created_at_ms"] for row in bill.scribe.payments)
-    lanes = await bill.lanes(seen(first_ms, first_ms + 60), seen(second_ms, second_ms + 60))
+async def test_a_reversed_payment_says_so_and_the_ledger_undoes(order: Order) -> None:
+    order.scribe.reverse(order.scribe.settle("o1"))
+    order.scribe.settle("o1", clerk="wu", source="bank")
+    first_ms, second_ms = (row["created_at_ms"] for row in order.scribe.payments)
+    lanes = await order.lanes(seen(first_ms, first_ms + 60), seen(second_ms, second_ms + 60))
     assert [lane.end for lane in lanes[:2]] == ["settled in 40 ms, reversed later", "settled in 40 ms"]
     assert [word for _, word in lanes[2].steps] == ["paying", "paid", "unpaid", "paying", "paid"]
     assert [word for _, word in lanes[3].steps] == ["post", "undo", "post"]

@@ -119,7 +119,7 @@ async def test_the_worst_act_decides(playing: Perform, parts: tuple[Any, ...], v
 
 @pytest.mark.parametrize("part", [went_well, not_brought_about])
 async def test_a_broken_invariant_decides_whatever_the_acts_say(playing: Perform, stage: PaperStage, part: Any) -> None:
-    """The acts look at their own bill; the checker looks at all of them."""
+    """The acts look at their own order; the checker looks at all of them."""
     stage.scribe.accounts[0]["balance"] += 1
     outcome = await playing(one=part)
     assert outcome.verdict is Verdict.VIOLATED
@@ -152,6 +152,6 @@ async def test_what_nobody_expected_still_takes_the_stage_down(playing: Perform,
 
 def test_the_acts_are_those_of_the_programme() -> None:
     assert list(acts.ACTS) == [
-        *("double click", "two clerks, one bill", "lost reply", "killed mid-payment", "frozen holder", "reversal"),
+        *("double click", "two clerks, one order", "lost reply", "killed mid-payment", "frozen holder", "reversal"),
         "the bank did not answer",
     ]

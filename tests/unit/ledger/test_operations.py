@@ -68,7 +68,7 @@ async def house() -> House:
     return house
 
 
-def bill(number: int = 1, *, order_id: str | None = None, key: str | None = None) -> JournalDraft:
+def new_order(number: int = 1, *, order_id: str | None = None, key: str | None = None) -> JournalDraft:
     order_id = f"o{number}" if order_id is None else order_id
     legs = (Leg("drawer:CNY", 10), Leg("sales:CNY", -10))
     return JournalDraft(key or f"settle:{order_id}:1", legs, "CNY", "", order_id, f"p{number}", LI)
@@ -144,40 +144,40 @@ async def test_a_house_account_on_other_terms_stops_the_start() -> None:
 
 async def test_a_post_passes_its_failpoints(house: House) -> None:
     """`accepted` before the transaction, `posted` after it, each with the order and the payment."""
-    await house.post(bill())
+    await house.post(new_order())
     assert house.failpoints.names == [("accepted", "o1", "p1"), ("posted", "o1", "p1")]
 
 
 async def test_a_refused_post_is_not_posted(house: House) -> None:
     """It passes `accepted` only."""
-    await refusal(house.post(replace(bill(), legs=(Leg("drawer:CNY", 1), Leg("wallet:none:CNY", -1)))))
+    await refusal(house.post(replace(new_order(), legs=(Leg("drawer:CNY", 1), Leg("wallet:none:CNY", -1)))))
     assert house.failpoints.names == [("accepted", "o1", "p1")]
 
 
 async def test_a_replay_is_marked(house: House) -> None:
     """In the call, whence the trailer comes."""
     first, second = house.call(), house.call()
-    journal = await house.operations.post(first, "a", bill(), FENCE)
-    assert await house.operations.post(second, "a", bill(), FENCE) == journal
+    journal = await house.operations.post(first, "a", new_order(), FENCE)
+    assert await house.operations.post(second, "a", new_order(), FENCE) == journal
     assert (first.replayed, second.replayed) == (False, True)
 
 
 async def test_reversal_keys_are_made_by_reversals_only(house: House) -> None:
     """Else a post could stand in the way of a reversal for ever."""
-    error = await refusal(house.post(bill(key="reverse:jnl_1")))
+    error = await refusal(house.post(new_order(key="reverse:jnl_1")))
     assert (error.reason, error.fields[0][0]) == ("BUSINESS_KEY_RESERVED", "business_key")
 
 
 async def test_an_unbalanced_draft_never_reaches_the_store(house: House) -> None:
     """Nor does it raise the order's fence."""
-    draft = replace(bill(), legs=(Leg("drawer:CNY", 10), Leg("sales:CNY", -9)))
+    draft = replace(new_order(), legs=(Leg("drawer:CNY", 10), Leg("sales:CNY", -9)))
     assert (await refusal(house.post(draft))).reason == "UNBALANCED"
     assert not house.store.fences
 
 
 async def test_a_reversal_is_of_the_journals_own_payment(house: House) -> None:
     """And under the fence of its order, which is raised."""
-    journal = await house.post(bill())
+    journal = await house.post(new_order())
     other = await refusal(house.reverse(journal, payment_id="p9"))
     assert (other.reason, isinstance(other, InvalidArgument)) == ("PAYMENT_MISMATCH", True)
     assert (await refusal(house.reverse(journal, fence=NO_FENCE))).reason == "FENCE_REQUIRED"
@@ -191,7 +191,7 @@ async def test_a_reversal_is_of_the_journals_own_payment(house: House) -> None:
 
 async def test_a_journal_without_an_order_needs_no_fence(house: House) -> None:
     """Neither to be posted nor to be reversed."""
-    journal = await house.post(bill(order_id="", key="pay:p1"), NO_FENCE)
+    journal = await house.post(new_order(order_id="", key="pay:p1"), NO_FENCE)
     assert (await house.reverse(journal, fence=NO_FENCE)).sequence == 2
 
 
@@ -200,7 +200,7 @@ async def test_a_journal_without_an_order_needs_no_fence(house: House) -> None:
 
 async def test_the_trial_balance_adds_up_each_currency(house: House) -> None:
     """By code; a stored balance that its postings do not explain unbalances it."""
-    await house.post(bill())
+    await house.post(new_order())
     trial = await house.operations.trial_balance("")
     assert (trial.balanced, trial.differences) == (True, (("CNY", 0), ("USD", 0)))
     house.store.open["bank:USD"] = replace(house.store.open["bank:USD"], balance=1)
@@ -214,7 +214,7 @@ async def test_the_trial_balance_adds_up_each_currency(house: House) -> None:
 @pytest.fixture
 async def long(house: House) -> House:
     """A chain of 1,200 journals: more than two chunks of the walk."""
-    outcomes = await house.store.post([Entry(bill(n), "a", f"jnl_{n}", n, FENCE) for n in range(1, 1_201)])
+    outcomes = await house.store.post([Entry(new_order(n), "a", f"jnl_{n}", n, FENCE) for n in range(1, 1_201)])
     assert all(isinstance(outcome, Posted) for outcome in outcomes)
     return house
 

@@ -1,4 +1,4 @@
-"""Any number of payments pulling at bills in any order: what holds after every single step."""
+"""Any number of payments pulling at orders in any order: what holds after every single step."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def now(step: Coroutine[Any, Any, _T]) -> _T:
     raise AssertionError("the fake waited")
 
 
-class Bills(RuleBasedStateMachine):
-    """Some bills, three payments, and clerks whose fences come in any order."""
+class Orders(RuleBasedStateMachine):
+    """Some orders, three payments, and clerks whose fences come in any order."""
 
     orders = Bundle("orders")
 
@@ -167,5 +167,5 @@ class Bills(RuleBasedStateMachine):
         return Request(RequestKey(LI, method, f"r{self.made}"), "fingerprint", LI, at_ms=1)
 
 
-TestBills = Bills.TestCase
-TestBills.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestOrders = Orders.TestCase
+TestOrders.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

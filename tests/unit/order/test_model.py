@@ -1,4 +1,4 @@
-"""The bill by itself: each move, each refusal, and what adds up."""
+"""The order by itself: each move, each refusal, and what adds up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOVES_BY_NAME: dict[str, Callable[..., Order]] = {
 }
 
 
-def bill(state: OrderState = OrderState.UNPAID, payment_id: str = "") -> Order:
+def new_order(state: OrderState = OrderState.UNPAID, payment_id: str = "") -> Order:
     order = Order("o1", "mei", Money(500, "CNY"), (), 1_000, 1_000, state=state, version=4, payment_id=payment_id)
     if state is OrderState.PAID:
         order = replace(order, settled_by=LI, settled_at_ms=900)
@@ -35,46 +35,46 @@ def change(payment_id: str = "p1") -> Change:
     return Change("o1", payment_id, Fence(1, 7), LI, at_ms=2_000, settled_at_ms=1_900)
 
 
-ANY_BILL = [
-    bill(),
-    bill(OrderState.CANCELLED),
-    *(bill(state, payment) for state in (OrderState.PAYING, OrderState.PAID) for payment in ("p1", "p2")),
+ANY_ORDER = [
+    new_order(),
+    new_order(OrderState.CANCELLED),
+    *(new_order(state, payment) for state in (OrderState.PAYING, OrderState.PAID) for payment in ("p1", "p2")),
 ]
 
 
-def test_a_claim_gives_an_unpaid_bill_to_the_payment() -> None:
+def test_a_claim_gives_an_unpaid_order_to_the_payment() -> None:
     """UNPAID → PAYING names the payment and raises the version; nothing else changes."""
-    assert model.claim(bill(), change()) == replace(
-        bill(), state=OrderState.PAYING, payment_id="p1", version=5, updated_at_ms=2_000
+    assert model.claim(new_order(), change()) == replace(
+        new_order(), state=OrderState.PAYING, payment_id="p1", version=5, updated_at_ms=2_000
     )
 
 
-@pytest.mark.parametrize("order", [order for order in ANY_BILL if order.state is not OrderState.UNPAID])
-def test_a_claim_leaves_any_other_bill_as_it_stands(order: Order) -> None:
-    """Whoever asks, also the payment that holds it: the very same bill comes back."""
+@pytest.mark.parametrize("order", [order for order in ANY_ORDER if order.state is not OrderState.UNPAID])
+def test_a_claim_leaves_any_other_order_as_it_stands(order: Order) -> None:
+    """Whoever asks, also the payment that holds it: the very same order comes back."""
     assert model.claim(order, change()) is order
 
 
 def test_a_completion_says_who_settled_and_when() -> None:
     """PAYING → PAID takes clerk and time from the change, not from the clock of the order service."""
-    paid = model.complete(bill(OrderState.PAYING, "p1"), change())
+    paid = model.complete(new_order(OrderState.PAYING, "p1"), change())
     assert (paid.state, paid.payment_id, paid.version) == (OrderState.PAID, "p1", 5)
     assert (paid.settled_by, paid.settled_at_ms, paid.updated_at_ms) == (LI, 1_900, 2_000)
 
 
 def test_a_completion_repeated_changes_nothing() -> None:
     """The stored clerk and time stay, whatever the repeat says."""
-    paid = bill(OrderState.PAID, "p1")
+    paid = new_order(OrderState.PAID, "p1")
     assert model.complete(paid, change()) is paid
 
 
 @pytest.mark.parametrize(
     "order",
-    [order for order in ANY_BILL if order.payment_id != "p1"],
+    [order for order in ANY_ORDER if order.payment_id != "p1"],
     ids=lambda order: f"{order.state}-{order.payment_id}",
 )
 def test_a_completion_without_a_claim_is_refused(order: Order) -> None:
-    """ILLEGAL_STATE says where the bill stands, with whom, and which guard refused."""
+    """ILLEGAL_STATE says where the order stands, with whom, and which guard refused."""
     with pytest.raises(FailedPrecondition) as refusal:
         model.complete(order, change())
     assert refusal.value.reason == "ILLEGAL_STATE"
@@ -87,42 +87,42 @@ def test_a_completion_without_a_claim_is_refused(order: Order) -> None:
     }
 
 
-def test_a_release_frees_the_bill_in_the_same_round() -> None:
+def test_a_release_frees_the_order_in_the_same_round() -> None:
     """PAYING → UNPAID: a declined payment opens no new round."""
-    freed = model.release(bill(OrderState.PAYING, "p1"), change())
+    freed = model.release(new_order(OrderState.PAYING, "p1"), change())
     assert (freed.state, freed.payment_id, freed.round, freed.version) == (OrderState.UNPAID, "", 1, 5)
 
 
 def test_a_reopening_begins_the_next_round() -> None:
     """PAID → UNPAID forgets who settled, and counts the round."""
-    again = model.reopen(bill(OrderState.PAID, "p1"), change())
+    again = model.reopen(new_order(OrderState.PAID, "p1"), change())
     assert (again.state, again.payment_id, again.round, again.version) == (OrderState.UNPAID, "", 2, 5)
     assert (again.settled_by, again.settled_at_ms) == (None, 0)
 
 
 @pytest.mark.parametrize(("move", "from_state"), [(model.release, OrderState.PAYING), (model.reopen, OrderState.PAID)])
-@pytest.mark.parametrize("order", ANY_BILL, ids=lambda order: f"{order.state}-{order.payment_id}")
-def test_only_the_payment_that_holds_a_bill_gives_it_back(
+@pytest.mark.parametrize("order", ANY_ORDER, ids=lambda order: f"{order.state}-{order.payment_id}")
+def test_only_the_payment_that_holds_an_order_gives_it_back(
     move: Callable[..., Order], from_state: OrderState, order: Order
 ) -> None:
-    """Every other bill is answered as it stands."""
+    """Every other order is answered as it stands."""
     if (order.state, order.payment_id) != (from_state, "p1"):
         assert move(order, change()) is order
 
 
-@pytest.mark.parametrize("order", ANY_BILL, ids=lambda order: f"{order.state}-{order.payment_id}")
-def test_only_an_unpaid_bill_is_cancelled(order: Order) -> None:
+@pytest.mark.parametrize("order", ANY_ORDER, ids=lambda order: f"{order.state}-{order.payment_id}")
+def test_only_an_unpaid_order_is_cancelled(order: Order) -> None:
     """UNPAID → CANCELLED; any other state is ILLEGAL_STATE."""
     if order.state is OrderState.UNPAID:
         cancelled = model.cancel(order, 2_000)
         assert (cancelled.state, cancelled.version, cancelled.updated_at_ms) == (OrderState.CANCELLED, 5, 2_000)
         return
-    with pytest.raises(FailedPrecondition, match="only an UNPAID bill") as refusal:
+    with pytest.raises(FailedPrecondition, match="only an UNPAID order") as refusal:
         model.cancel(order, 2_000)
     assert refusal.value.reason == "ILLEGAL_STATE"
 
 
-@pytest.mark.parametrize(("order", "name"), list(itertools.product(ANY_BILL, MOVES_BY_NAME)))
+@pytest.mark.parametrize(("order", "name"), list(itertools.product(ANY_ORDER, MOVES_BY_NAME)))
 def test_every_move_is_in_the_table(order: Order, name: str) -> None:
     """No function makes a move that MOVES does not have, nor skips a version."""
     try:

@@ -1,4 +1,4 @@
-"""Who may do what with whose bill, and which failpoints are passed on the way."""
+"""Who may do what with whose order, and which failpoints are passed on the way."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def house() -> House:
 
 
 @pytest.mark.parametrize("clerk", [MEI, LI, Principal("wang", Role.ACCOUNTANT)])
-async def test_clerks_make_bills_for_anybody_and_customers_for_themselves(house: House, clerk: Principal) -> None:
-    """The customer in the request is the one whose bill it is; the caller is in the history."""
+async def test_clerks_make_orders_for_anybody_and_customers_for_themselves(house: House, clerk: Principal) -> None:
+    """The customer in the request is the one whose order it is; the caller is in the history."""
     assert await house.create(clerk)
     assert (await house.operations.get(house.call(LI), "o1")).customer_id == "mei"
     assert house.store.events[0].actor == clerk
 
 
-async def test_a_customer_cannot_make_a_bill_for_another(house: House) -> None:
+async def test_a_customer_cannot_make_an_order_for_another(house: House) -> None:
     """NOT_YOUR_ORDER, and nothing is made."""
     with pytest.raises(PermissionDenied) as refusal:
         await house.create(TOM)
@@ -100,7 +100,7 @@ async def test_a_customer_cannot_make_a_bill_for_another(house: House) -> None:
     assert not house.store.events
 
 
-async def test_a_bill_without_a_name_gets_one(house: House) -> None:
+async def test_an_order_without_a_name_gets_one(house: House) -> None:
     """From the id source, with the prefix `ord`; and it is dated by the clock."""
     await house.create(MEI, order_id="")
     (listed,) = await house.operations.page(house.call(MEI), Filter(), limit=9, after=None)
@@ -135,7 +135,7 @@ async def test_create_order_id_chosen_by_customer_before_the_upgrade_is_answered
     assert len(house.store.events) == 1
 
 
-async def test_a_bill_that_does_not_add_up_is_not_remembered(house: House) -> None:
+async def test_an_order_that_does_not_add_up_is_not_remembered(house: House) -> None:
     """A malformed request stores nothing: the same request id may be sent again, mended."""
     lines = (OrderLine("tea", 1, Money(99, "CNY")),)
     with pytest.raises(InvalidArgument):
@@ -159,8 +159,8 @@ async def test_create_equal_request_ids_of_a_customer_and_a_clerk_of_one_name_ar
         await house.operations.get(house.call(Principal("li", Role.CUSTOMER)), "o1")
 
 
-async def test_another_customers_bill_is_not_there(house: House) -> None:
-    """Reading and cancelling say ORDER_NOT_FOUND, just as for a bill that nobody made."""
+async def test_another_customers_order_is_not_there(house: House) -> None:
+    """Reading and cancelling say ORDER_NOT_FOUND, just as for an order that nobody made."""
     await house.create(MEI)
     refusals: list[CountinghouseError] = []
     for order_id in ("o1", "o9"):
@@ -175,7 +175,7 @@ async def test_another_customers_bill_is_not_there(house: House) -> None:
 
 
 async def test_customers_list_their_own_and_staff_everybodys(house: House) -> None:
-    """A customer who asks for another's bills gets none; who asks for all gets their own."""
+    """A customer who asks for another's orders gets none; who asks for all gets their own."""
     await house.create(MEI)
     await house.create(LI, "r2", order_id="o2", customer="tom")
 
@@ -192,7 +192,7 @@ async def test_customers_list_their_own_and_staff_everybodys(house: House) -> No
         assert await listed(Principal("x", role), Filter(customer_id="tom")) == ["o2"]
 
 
-async def test_a_customer_cancels_their_own_bill(house: House) -> None:
+async def test_a_customer_cancels_their_own_order(house: House) -> None:
     """And is told of it again when they repeat the request."""
     await house.create(MEI)
     first = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1, "late")

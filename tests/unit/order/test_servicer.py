@@ -54,7 +54,7 @@ async def created(servicer: OrderServicer, **fields: Any) -> pb.Order:
     return pb.CreateOrderResponse.FromString(sent(await servicer.CreateOrder(creation(**fields), CONTEXT))).order
 
 
-async def test_a_new_bill(servicer: OrderServicer) -> None:
+async def test_a_new_order(servicer: OrderServicer) -> None:
     """Every field of the message is filled as the proto says."""
     line = pb.OrderLine(description="tea", quantity=2, unit_price=money_pb2.Money(minor_units=50, currency_code="CNY"))
     now_ms = ManualClock().now_ms()
@@ -184,7 +184,7 @@ async def test_the_fingerprint_covers_everything_but_the_request_id(servicer: Or
         ),
     ],
 )
-async def test_malformed_bills_are_refused(
+async def test_malformed_orders_are_refused(
     servicer: OrderServicer, fields: dict[str, Any], reason: str, field: str
 ) -> None:
     """With the reason, and the field by its place in the request."""
@@ -203,7 +203,7 @@ async def test_pages_follow_each_other(servicer: OrderServicer) -> None:
     assert second.next_page_token == ""
 
 
-async def test_bills_are_filtered_by_state(servicer: OrderServicer) -> None:
+async def test_orders_are_filtered_by_state(servicer: OrderServicer) -> None:
     """Unspecified is any."""
     await created(servicer)
     for state, count in ((pb.ORDER_STATE_UNSPECIFIED, 1), (pb.ORDER_STATE_UNPAID, 1), (pb.ORDER_STATE_PAID, 0)):
@@ -229,7 +229,7 @@ async def test_malformed_lists_are_refused(
     assert refusal.value.reason == reason
 
 
-async def test_a_bill_is_settled_and_reopened(servicer: OrderServicer) -> None:
+async def test_an_order_is_settled_and_reopened(servicer: OrderServicer) -> None:
     """The four calls of a payment, as the payment service makes them."""
     await created(servicer)
     asked: dict[str, Any] = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
@@ -245,7 +245,7 @@ async def test_a_bill_is_settled_and_reopened(servicer: OrderServicer) -> None:
     assert (freed.state, freed.round, freed.version) == (pb.ORDER_STATE_UNPAID, 2, 6)
 
 
-async def test_a_bill_is_cancelled(servicer: OrderServicer) -> None:
+async def test_an_order_is_cancelled(servicer: OrderServicer) -> None:
     """At the version the caller saw."""
     await created(servicer)
     answer = await servicer.CancelOrder(

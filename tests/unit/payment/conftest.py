@@ -9,7 +9,7 @@ from tests.unit.payment.house import House
 
 @pytest.fixture
 async def house() -> House:
-    """All guards on, and one unpaid bill `o1` of mei's."""
+    """All guards on, and one unpaid order `o1` of mei's."""
     house = House()
-    await house.bill()
+    await house.new_order()
     return house

@@ -101,7 +101,7 @@ class House:
     def call(self, principal: Principal, seconds: float = 60) -> Call:
         return Call("/x/y", principal, Deadline.after(seconds, self.clock))
 
-    async def bill(self, order_id: str = "o1", customer: str = "mei") -> str:
+    async def new_order(self, order_id: str = "o1", customer: str = "mei") -> str:
         """Makes an order of a customer's."""
         order = Order(order_id, customer, Money(AMOUNT, "CNY"), (), 1, 1)
         request = Request(RequestKey(LI, "CreateOrder", order_id), "f", LI, self.clock.now_ms())
@@ -153,7 +153,7 @@ class House:
         command = PayCommand(ticket_id, source, Money(amount, "CNY"), payee, customer, "", "f", card)
         return await instance.operations.pay(self.call(clerk), command)
 
-    async def pay_bill(
+    async def pay_order(
         self, instance: Instance, ticket_id: str, *, clerk: Principal = LI, customer: str = ""
     ) -> Answer:
         """Pays with a ticket that names an order."""
@@ -162,7 +162,7 @@ class House:
 
     async def reverse(self, instance: Instance, payment_id: str, key: str = "v1", *, clerk: Principal = WANG) -> Answer:
         """An accountant undoes a payment."""
-        command = ReverseCommand(key, payment_id, "wrong bill", "f")
+        command = ReverseCommand(key, payment_id, "wrong order", "f")
         return await instance.operations.reverse(self.call(clerk), command)
 
     async def park(
@@ -180,7 +180,7 @@ class House:
         return await instance.operations.park(self.call(clerk, seconds), command)
 
     async def cancel(self, order_id: str = "o1") -> None:
-        """The bill is cancelled."""
+        """The order is cancelled."""
         request = Request(RequestKey(LI, "CancelOrder", order_id), "f", LI, self.clock.now_ms())
         await self.orders.cancel(request, order_id, MessageEncoding(), customer_id=None, expected_version=0)
 
@@ -189,7 +189,7 @@ class House:
         self.ledger.open[account_id] = replace(self.ledger.open[account_id], balance=balance)
 
     def forget_order(self, order_id: str = "o1") -> None:
-        """The order service loses its memory of a bill's settlement."""
+        """The order service loses its memory of an order's settlement."""
         order = self.orders._orders[order_id]
         self.orders._orders[order_id] = replace(order, state=OrderState.UNPAID, payment_id="", settled_by=None)
 
@@ -246,7 +246,7 @@ class House:
         return payment
 
     def journals(self, order_id: str = "o1") -> list[Journal]:
-        """The journals of a bill that are not reversals."""
+        """The journals of an order that are not reversals."""
         return [
             journal
             for journal in self.ledger.chain

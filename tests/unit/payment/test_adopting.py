@@ -218,7 +218,7 @@ class TestAccountsFirst:
     async def test_house_accounts_are_asked_for_once(self, house: House) -> None:
         one = house.instance()
         for number in range(3):
-            await house.settle(one, f"s{number}", await house.bill(f"b{number}"), source=Source.CARD)
+            await house.settle(one, f"s{number}", await house.new_order(f"b{number}"), source=Source.CARD)
         assert one.process.calls["account"] == 2
         house.check()
 

@@ -71,7 +71,7 @@ def at_bank(house: House, payment: Payment) -> ChargeState:
 class TestWell:
     """Nothing goes wrong."""
 
-    async def test_a_bill_is_settled_by_card(self, house: House) -> None:
+    async def test_an_order_is_settled_by_card(self, house: House) -> None:
         """Charged once under its own key, owed by the acquirer in the books, PAID; every failpoint in its order."""
         one = house.instance()
         payment = await by_card(house, one)
@@ -121,7 +121,7 @@ class TestWell:
         """By whichever clerk; the order is free again, and the card still its owner's."""
         one = house.instance()
         await by_card(house, one)
-        await house.bill("of-tom", "tom")
+        await house.new_order("of-tom", "tom")
         asked = len(house.acquirer.charges)
         answer = await house.settle(one, "s2", "of-tom", source=Source.CARD)
         assert reason_in(answer.response.body) == "CARD_NOT_YOURS"
@@ -157,7 +157,7 @@ class TestDeclined:
     """A definitive no."""
 
     async def test_the_card_is_declined(self, house: House) -> None:
-        """DECLINED with the acquirer's reason, nothing in the books, the bill free, and the answer replayed."""
+        """DECLINED with the acquirer's reason, nothing in the books, the order free, and the answer replayed."""
         one = house.instance()
         answer = await house.settle(one, source=Source.CARD, card="tok-declined")
         refusal = refusal_in(answer.response.body)
@@ -232,7 +232,7 @@ class TestSilence:
         house.check()
 
     async def test_silence_about_a_decline(self, house: House) -> None:
-        """It ends DECLINED, and the bill is free again."""
+        """It ends DECLINED, and the order is free again."""
         one = house.instance()
         one.process.fails("charge", SILENCE, after=True)
         assert (await by_card(house, one, card="tok-expired")).state == pb.PAYMENT_STATE_UNKNOWN
@@ -260,7 +260,7 @@ class TestSilence:
         house.check()
 
     async def test_the_next_clerk_meets_silence_too(self, house: House) -> None:
-        """ABORTED, nothing done; nobody charges the bill a second time while its outcome is open."""
+        """ABORTED, nothing done; nobody charges the order a second time while its outcome is open."""
         await unheard(house, charged=False)
         two = house.instance()
         two.process.fails("query", SILENCE)
@@ -389,7 +389,7 @@ class TestReverse:
     """Undoing a card payment."""
 
     async def test_a_success_is_undone_in_the_books_and_at_the_bank(self, house: House) -> None:
-        """An opposite journal, then the refund; the bill opens its next round; every failpoint in its order."""
+        """An opposite journal, then the refund; the order opens its next round; every failpoint in its order."""
         settled = await by_card(house, house.instance())
         one = house.instance()
 
@@ -451,7 +451,7 @@ class TestReverseUnseen:
     """Undoing a card payment of which nobody knows whether it was charged."""
 
     async def test_never_charged(self, house: House) -> None:
-        """A tombstone, no journal, the bill free in the same round; who settled is told that it was reversed."""
+        """A tombstone, no journal, the order free in the same round; who settled is told that it was reversed."""
         payment = await unheard(house, charged=False)
         undone = payment_in(await house.reverse(house.instance(), payment.payment_id))
         assert (undone.state, undone.journal_id) == (pb.PAYMENT_STATE_REVERSED, "")
@@ -466,7 +466,7 @@ class TestReverseUnseen:
         house.check()
 
     async def test_charged_after_all(self, house: House) -> None:
-        """Refunded; the books have both journals, the bill was paid and opens its next round."""
+        """Refunded; the books have both journals, the order was paid and opens its next round."""
         payment = await unheard(house, charged=True)
         undone = payment_in(await house.reverse(house.instance(), payment.payment_id))
         assert undone.state == pb.PAYMENT_STATE_REVERSED
@@ -585,7 +585,7 @@ class TestReverseUnseen:
         house.check()
 
     async def test_the_reverser_dies_and_a_clerk_comes(self, house: House) -> None:
-        """Whoever finds the bill half settled finishes the reversal first, and then settles the bill."""
+        """Whoever finds the order half settled finishes the reversal first, and then settles the order."""
         payment = await unheard(house, charged=False)
         dying = house.instance()
         dying.process.fails("begin_reversal", Died(), after=True)

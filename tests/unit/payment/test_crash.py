@@ -45,16 +45,16 @@ class Scene:
 
     house: House
     ask: Callable[[Instance], Awaitable[Answer]]
-    #: Another person who wants the same bill settled, or the same payment undone.
+    #: Another person who wants the same order settled, or the same payment undone.
     other: Callable[[Instance], Awaitable[Answer]]
     #: What must be so in the end.
     done: Callable[[], None]
 
 
 async def settling() -> Scene:
-    """Li settles the bill; Wang wants to as well."""
+    """Li settles the order; Wang wants to as well."""
     house = House()
-    await house.bill()
+    await house.new_order()
 
     def done() -> None:
         assert len(house.journals()) == 1
@@ -100,7 +100,7 @@ async def paying() -> Scene:
 async def reversing() -> Scene:
     """Wang undoes li's settlement; so does another accountant."""
     house = House()
-    await house.bill()
+    await house.new_order()
     payment_id = payment_in(await house.settle(house.instance())).payment_id
 
     def done() -> None:
@@ -117,7 +117,7 @@ async def reversing() -> Scene:
 
 
 async def settling_by_card() -> Scene:
-    """Li settles the bill by card; Wang wants to as well, by another one."""
+    """Li settles the order by card; Wang wants to as well, by another one."""
     scene = await settling()
     house = scene.house
 
@@ -180,7 +180,7 @@ async def paying_by_card() -> Scene:
 async def reversing_a_card() -> Scene:
     """Wang undoes li's settlement by card; the bank refunds, and does not say so at first."""
     house = House()
-    await house.bill()
+    await house.new_order()
     payment_id = payment_in(await by_card(house, "s1")(house.instance())).payment_id
     house.acquirer.drops_first = True
     return Scene(
@@ -194,7 +194,7 @@ async def reversing_a_card() -> Scene:
 async def reversing_unseen(charged: bool) -> Scene:
     """Wang undoes a card payment of which nobody knows; somebody else wants to undo it as well."""
     house = House()
-    await house.bill()
+    await house.new_order()
     one = house.instance()
     one.process.fails("charge", OutcomeUnknown("ACQUIRER_SILENT", "no answer"), after=charged)
     payment_id = payment_in(await by_card(house, "s1")(one)).payment_id
@@ -220,7 +220,7 @@ async def reversing_what_was_never_charged() -> Scene:
 async def parking(charged: bool) -> Scene:
     """Wang parks a card payment of which nobody knows while the acquirer is away; li takes cash for the order."""
     house = House()
-    await house.bill()
+    await house.new_order()
     one = house.instance()
     one.process.fails("charge", OutcomeUnknown("ACQUIRER_SILENT", "no answer"), after=charged)
     payment_id = payment_in(await by_card(house, "s1")(one)).payment_id

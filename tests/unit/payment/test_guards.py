@@ -17,7 +17,7 @@ from tests.unit.payment.test_settle import reason_in
 async def house_without(*names: str, peers_too: bool = False) -> House:
     guards = Guards.without(names)
     house = House(guards, guards if peers_too else None)
-    await house.bill()
+    await house.new_order()
     return house
 
 
@@ -31,7 +31,7 @@ async def test_without_the_ticket_a_double_click_charges_twice() -> None:
     assert house.ledger.open[WALLET].balance == 1000 - 2 * AMOUNT
 
 
-async def test_without_the_ticket_a_bill_is_still_settled_once() -> None:
+async def test_without_the_ticket_an_order_is_still_settled_once() -> None:
     """The order's own state stands against it."""
     house = await house_without("ticket")
     one = house.instance()
@@ -41,7 +41,7 @@ async def test_without_the_ticket_a_bill_is_still_settled_once() -> None:
 
 
 async def test_without_the_state_the_unique_index_speaks() -> None:
-    """A settled bill is charged again, and the one active payment an order may have refuses: `guard` says so."""
+    """A settled order is charged again, and the one active payment an order may have refuses: `guard` says so."""
     house = await house_without("state")
     one = house.instance()
     settled = payment_in(await house.settle(one))
@@ -69,7 +69,7 @@ async def test_without_the_state_a_half_settled_rival_is_finished_first() -> Non
     assert len(house.journals()) == 1
 
 
-async def test_without_state_and_unique_the_bill_is_settled_twice() -> None:
+async def test_without_state_and_unique_the_order_is_settled_twice() -> None:
     """With all the guards off that stand against it."""
     house = await house_without("state", "unique", peers_too=True)
     one = house.instance()
@@ -91,7 +91,7 @@ async def dead_after_post(house: House) -> Instance:
     return dying
 
 
-async def test_without_recovery_a_half_settled_bill_stays_so() -> None:
+async def test_without_recovery_a_half_settled_order_stays_so() -> None:
     """The next clerk does not finish it, and neither does the dead one's own retry."""
     house = await house_without("recovery")
     await dead_after_post(house)

@@ -168,7 +168,7 @@ def ended_well(house: House, payment: Payment) -> None:
 @pytest.mark.parametrize(
     ("direct", "copies"),
     [
-        *(pytest.param(False, copies, id=f"a bill, and {copies} copies") for copies in (0, 1, 2)),
+        *(pytest.param(False, copies, id=f"an order, and {copies} copies") for copies in (0, 1, 2)),
         *(pytest.param(True, copies, id=f"without a lock, and {copies} copies") for copies in (0, 1)),
         pytest.param(True, 2, id="without a lock, and 2 copies", marks=pytest.mark.soak),
     ],
@@ -179,7 +179,7 @@ async def test_a_late_charge_against_a_reversal(direct: bool, copies: int) -> No
 
     async def play(turns: Turns) -> None:
         house = House()
-        await house.bill()
+        await house.new_order()
         old, pressed, woken, key = await asleep(house, direct=direct)
         sight_lost = house.instance()
         sight_lost.process.fails("charge", SILENCE)
@@ -238,7 +238,7 @@ async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: 
 
     async def play(turns: Turns) -> None:
         house = House()
-        await house.bill()
+        await house.new_order()
         old, pressed, woken, key = await asleep(house, direct=False, at=wakes_at)
         payment = house.of(key)
         parking, worker = house.instance(), house.instance()
@@ -326,7 +326,7 @@ async def test_parking_a_reversal_and_cash_against_what_comes_late(late: str) ->
 
     async def play(turns: Turns) -> None:
         house = House()
-        await house.bill()
+        await house.new_order()
         at = "charged" if late == "a holder before its post" else "submitted"
         old, pressed, woken, key = await asleep(house, direct=False, at=at)
         payment, undoing, reversal, reversal_woken = await reversing(house, key)

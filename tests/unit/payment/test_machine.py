@@ -1,4 +1,4 @@
-"""Payments of two bills, pulled at by any number of executions in any order: what holds after every single step."""
+"""Payments of two orders, pulled at by any number of executions in any order: what holds after every single step."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from services.payment.model import (
     SETTLE,
     AccountTerms,
     AcquirerSays,
-    Bill,
-    BillState,
     Charge,
     ChargeTerms,
     KeyState,
+    Order,
+    OrderState,
     Payment,
     PaymentEvent,
     PaymentState,
@@ -45,7 +45,7 @@ from services.payment.model import (
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
 PAYMENT = replace(Payment.created("p1", RequestKey(LI, SETTLE, "s1"), "o1", Source.WALLET, LI, "", 1), round=2)
-BILL = Bill("o1", "mei", BillState.UNPAID, Money(300, "CNY"), 2, "", None, 0)
+ORDER = Order("o1", "mei", OrderState.UNPAID, Money(300, "CNY"), 2, "", None, 0)
 
 
 class TestMoves:
@@ -113,11 +113,11 @@ def test_each_role_has_its_sources(source: Source, role: Role) -> None:
     ],
 )
 def test_each_source_has_its_account(source: Source, account: str) -> None:
-    """Of the customer, or of the house; in the bill's currency."""
+    """Of the customer, or of the house; in the order's currency."""
     assert payer_account(source, "mei", "CNY") == account
-    charge = charge_for(BILL, replace(PAYMENT, source=source))
+    charge = charge_for(ORDER, replace(PAYMENT, source=source))
     assert (charge.payer_account_id, charge.payee_account_id) == (account, "sales:CNY")
-    assert (charge.round, charge.customer_id, charge.amount) == (2, "mei", BILL.amount)
+    assert (charge.round, charge.customer_id, charge.amount) == (2, "mei", ORDER.amount)
     assert charge.by_card is (source is Source.CARD)
 
 
@@ -167,10 +167,10 @@ def test_a_payment_is_undone_for_one_request() -> None:
 
 def test_a_claim_is_of_one_payment() -> None:
     """PAYING by another, or PAID by this one, is no claim of this one."""
-    claimed = replace(BILL, state=BillState.PAYING, payment_id="p1")
+    claimed = replace(ORDER, state=OrderState.PAYING, payment_id="p1")
     assert claimed.is_being_paid_by(PAYMENT)
     assert not replace(claimed, payment_id="p2").is_being_paid_by(PAYMENT)
-    assert not replace(claimed, state=BillState.PAID).is_being_paid_by(PAYMENT)
+    assert not replace(claimed, state=OrderState.PAID).is_being_paid_by(PAYMENT)
 
 
 def test_already_paid_names_payment_source_clerk_and_absolute_time() -> None:

@@ -396,7 +396,7 @@ async def test_a_notice_lets_the_reversal_of_a_parked_payment_be_tried_at_once(h
 async def test_many_parked_payments_delay_no_other_recovery_by_more_than_a_few_asks(house: House) -> None:
     """An acquirer that is away is asked about a few of them in each look."""
     for number in range(20):
-        order = await house.bill(f"b{number}")
+        order = await house.new_order(f"b{number}")
         one = house.instance()
         one.process.fails("charge", SILENCE)
         payment = payment_in(await house.settle(one, f"c{number}", order, source=Source.CARD))

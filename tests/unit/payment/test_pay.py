@@ -93,19 +93,19 @@ class TestTickets:
         """As Settle does; the ticket stays on the payment."""
         one = house.instance()
         ticket = await house.ticket(one, "o1")
-        payment = payment_in(await house.pay_bill(one, ticket))
+        payment = payment_in(await house.pay_order(one, ticket))
         assert (payment.order_id, payment.ticket_id) == ("o1", ticket)
         assert house.order().state is OrderState.PAID
         assert one.process.calls["hold"] == 1
-        assert payment_in(await house.pay_bill(house.instance(), ticket)) == payment
+        assert payment_in(await house.pay_order(house.instance(), ticket)) == payment
         house.check()
 
     async def test_two_tickets_for_one_order(self, house: House) -> None:
         """One pays; the other is told that it is paid."""
         one = house.instance()
         first, second = [await house.ticket(one, "o1") for _ in range(2)]
-        payment_in(await house.pay_bill(one, first))
-        assert reason_in((await house.pay_bill(one, second)).response.body) == "ORDER_ALREADY_PAID"
+        payment_in(await house.pay_order(one, first))
+        assert reason_in((await house.pay_order(one, second)).response.body) == "ORDER_ALREADY_PAID"
         house.check()
 
     async def test_an_amount_with_a_ticket_for_an_order(self, house: House) -> None:
@@ -115,7 +115,7 @@ class TestTickets:
         with pytest.raises(InvalidArgument) as refusal:
             await house.pay(one, ticket, clerk=LI, source=Source.DRAWER)
         assert refusal.value.reason == "TICKET_NAMES_ORDER"
-        payment_in(await house.pay_bill(one, ticket))
+        payment_in(await house.pay_order(one, ticket))
 
 
 class TestForm:

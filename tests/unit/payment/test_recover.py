@@ -21,7 +21,7 @@ POISON = PermissionDenied("ROLE_NOT_ALLOWED", "the service's token is no longer 
 
 
 async def left(house: House, order_id: str, step: str, key: str = "") -> None:
-    """A process dies at a step of settling a bill."""
+    """A process dies at a step of settling an order."""
     dying = house.instance()
     dying.process.fails(step, Died(), after=True)
     with pytest.raises(Died):
@@ -48,7 +48,7 @@ async def test_many_left_at_every_step(house: House) -> None:
     """All of them are finished in one look, each with one journal."""
     steps = ["accept", "hold", "claim", "submit", "post", "record", "complete"]
     for step in steps:
-        await left(house, await house.bill(f"b-{step}"), step)
+        await left(house, await house.new_order(f"b-{step}"), step)
     house.lapse()
     worker = house.instance()
     await worker.operations.recover()
@@ -64,7 +64,7 @@ async def test_many_left_at_every_step(house: House) -> None:
 async def test_two_workers_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see the same payments; each is taken over by one of them, and nobody fails."""
     for n in range(5):
-        await left(house, await house.bill(f"b{n}"), "post")
+        await left(house, await house.new_order(f"b{n}"), "post")
     house.lapse()
     house.locks.patience_s = 5
     rows = await house.store.overdue(now_ms=house.clock.now_ms(), limit=9)
@@ -82,8 +82,8 @@ async def test_one_that_cannot_be_finished_holds_up_no_other(house: House) -> No
     """A payment the ledger keeps refusing for a passing reason, in front of others and of words to be delivered."""
     await left(house, "o1", "submit")
     house.clock.advance(1)
-    await left(house, await house.bill("o2"), "submit")
-    await left(house, await house.bill("o3"), "record")
+    await left(house, await house.new_order("o2"), "submit")
+    await left(house, await house.new_order("o3"), "record")
     house.lapse()
     worker = house.instance()
     worker.process.fails("post", POISON)
@@ -98,12 +98,12 @@ async def test_one_that_cannot_be_finished_holds_up_no_other(house: House) -> No
 
 
 async def test_a_word_that_cannot_be_delivered_holds_up_no_other(house: House) -> None:
-    """Its bill is locked for the moment; the other bill's word is delivered."""
+    """Its order is locked for the moment; the other order's word is delivered."""
     one = house.instance()
     one.process.fails("complete", AWAY, times=2)
     await house.settle(one, "s1")
     house.clock.advance(1)
-    await house.settle(one, "s2", await house.bill("o2"))
+    await house.settle(one, "s2", await house.new_order("o2"))
     house.lapse()
     worker = house.instance()
     async with house.locks.of("another").hold("o1", WANG, "p0", 1):

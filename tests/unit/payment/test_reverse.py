@@ -51,8 +51,8 @@ def undone(house: House) -> int:
 class TestWell:
     """Nothing goes wrong."""
 
-    async def test_a_bill_is_reopened(self, house: House, payment_id: str) -> None:
-        """An opposite journal, the bill UNPAID in its next round, every failpoint passed in its order."""
+    async def test_an_order_is_reopened(self, house: House, payment_id: str) -> None:
+        """An opposite journal, the order UNPAID in its next round, every failpoint passed in its order."""
         one = house.instance()
         answer = await house.reverse(one, payment_id)
         payment = payment_in(answer)
@@ -63,7 +63,7 @@ class TestWell:
         assert one.failpoints.passed == FAILPOINTS
         house.check()
 
-    async def test_the_bill_can_be_settled_again(self, house: House, payment_id: str) -> None:
+    async def test_the_order_can_be_settled_again(self, house: House, payment_id: str) -> None:
         """In round 2, by another payment under another business key."""
         one = house.instance()
         await house.reverse(one, payment_id)
@@ -132,7 +132,7 @@ class TestRefused:
             await one.operations.reverse(house.call(WANG), command)
 
     async def test_the_ledger_refuses(self, house: House, payment_id: str) -> None:
-        """The drawer has been emptied since: SUCCEEDED again, the bill stays PAID, the refusal is replayed; another
+        """The drawer has been emptied since: SUCCEEDED again, the order stays PAID, the refusal is replayed; another
         request undoes it once the money is back.
         """
         one = house.instance()
@@ -184,7 +184,7 @@ class TestGivenBack:
 
         async def overtaken() -> None:
             house.locks.expire(one.name)
-            await house.settle(house.instance(), "s2")  # looks at the bill under a newer fence
+            await house.settle(house.instance(), "s2")  # looks at the order under a newer fence
             await house.reverse(house.instance(), payment_id, "v2")
 
         one.failpoints.at["locked"] = overtaken

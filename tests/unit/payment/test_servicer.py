@@ -64,7 +64,7 @@ async def test_reverse_without_a_reason_that_can_be_seen_is_refused(reason: str)
 async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
     """As the proto says, page after page."""
     house = House()
-    await house.bill()
+    await house.new_order()
     servicer = PaymentServicer(house.instance().operations)
     one = house.instance()
     payment_id = payment_in(await house.settle(one)).payment_id
@@ -85,17 +85,17 @@ async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
         (1, "CREATED", "li", ""),
         (2, "SUBMITTED", "li", ""),
         (3, "SUCCEEDED", "li", ""),
-        (4, "REVERSING", "wang", "wrong bill"),
-        (5, "REVERSED", "wang", "wrong bill"),
+        (4, "REVERSING", "wang", "wrong order"),
+        (5, "REVERSED", "wang", "wrong order"),
     ]
     assert all(event.at_ms for event in seen)
     assert house.orders.events[-1].actor == WANG
-    assert house.orders.events[-1].reason == "wrong bill"
+    assert house.orders.events[-1].reason == "wrong order"
 
 
 async def test_get_payment_history_of_somebody_elses_payment_is_not_found() -> None:
     house = House()
-    await house.bill()
+    await house.new_order()
     payment_id = payment_in(await house.settle(house.instance())).payment_id
     serving(house.call(Principal("li", Role.CUSTOMER)))
     with pytest.raises(NotFound):

@@ -70,7 +70,7 @@ async def half_settled(house: House, step: str, *, after: bool = False) -> Insta
 class TestWell:
     """Nothing goes wrong."""
 
-    async def test_a_bill_is_settled(self, house: House) -> None:
+    async def test_an_order_is_settled(self, house: House) -> None:
         """PAID by the clerk of the token, one journal, the answer stored, every failpoint passed in its order."""
         one = house.instance()
         answer = await house.settle(one)
@@ -133,7 +133,7 @@ class TestWell:
             await house.settle(one, clerk=clerk, source=source)
         assert not house.store.requests.rows
 
-    async def test_a_customer_settles_their_own_bill_only(self, house: House) -> None:
+    async def test_a_customer_settles_their_own_order_only(self, house: House) -> None:
         """Another's is not forbidden but not there."""
         one = house.instance()
         with pytest.raises(NotFound):
@@ -144,9 +144,9 @@ class TestWell:
 
 
 class TestRefused:
-    """The bill is not there to be settled."""
+    """The order is not there to be settled."""
 
-    async def test_a_paid_bill(self, house: House) -> None:
+    async def test_a_paid_order(self, house: House) -> None:
         """ALREADY_EXISTS, with the payment, the clerk and the time; stored, and replayed byte for byte."""
         one = house.instance()
         settled = payment_in(await house.settle(one))
@@ -170,8 +170,8 @@ class TestRefused:
         assert len(house.journals()) == 1
         house.check()
 
-    async def test_a_cancelled_bill(self, house: House) -> None:
-        """ORDER_NOT_PAYABLE, definitive; the cancelled bill stays cancelled."""
+    async def test_a_cancelled_order(self, house: House) -> None:
+        """ORDER_NOT_PAYABLE, definitive; the cancelled order stays cancelled."""
         await house.cancel()
         answer = await house.settle(house.instance())
         assert reason_in(answer.response.body) == "ORDER_NOT_PAYABLE"
@@ -188,7 +188,7 @@ class TestRefused:
         )
         assert (house.of("s1").state, house.of("s1").decline_reason) == (PaymentState.DECLINED, "ORDER_NOT_FOUND")
         assert house.state("s1") is RequestState.DONE
-        await house.bill("o2")
+        await house.new_order("o2")
         again = await house.settle(house.instance(), order_id="o2")
         assert (again.response, again.replayed) == (answer.response, True)
         assert payment_in(await house.settle(house.instance(), "s2", "o2")).order_id == "o2"
@@ -198,11 +198,11 @@ class TestRefused:
         """The ticket is used up by the refusal."""
         one = house.instance()
         ticket = await house.ticket(one, "o2", clerk=LI)
-        answer = await house.pay_bill(one, ticket)
+        answer = await house.pay_order(one, ticket)
         assert reason_in(answer.response.body) == "ORDER_NOT_FOUND"
         (payment,) = house.store.payments.values()
         assert payment.state is PaymentState.DECLINED
-        assert (await house.pay_bill(one, ticket)).response == answer.response
+        assert (await house.pay_order(one, ticket)).response == answer.response
         house.check()
 
     async def test_pay_for_a_customer_whose_order_does_not_exist_leaves_the_ticket_unused(self, house: House) -> None:
@@ -210,10 +210,10 @@ class TestRefused:
         one = house.instance()
         ticket = await house.ticket(one, "o2", clerk=LI)
         with pytest.raises(NotFound, match="o2") as refusal:
-            await house.pay_bill(one, ticket, customer="mei")
+            await house.pay_order(one, ticket, customer="mei")
         assert (refusal.value.reason, house.store.payments) == ("ORDER_NOT_FOUND", {})
-        await house.bill("o2")
-        assert payment_in(await house.pay_bill(one, ticket, customer="mei")).order_id == "o2"
+        await house.new_order("o2")
+        assert payment_in(await house.pay_order(one, ticket, customer="mei")).order_id == "o2"
         house.check()
 
     async def test_settle_whose_clerk_died_and_whose_order_does_not_exist_is_ended_by_the_worker(
@@ -233,7 +233,7 @@ class TestRefused:
         house.check()
 
     async def test_an_empty_wallet(self, house: House) -> None:
-        """DECLINED: no money moved, the bill is free again, and the refusal is replayed even when there is money."""
+        """DECLINED: no money moved, the order is free again, and the refusal is replayed even when there is money."""
         house.fund(WALLET, AMOUNT - 1)
         one = house.instance()
         answer = await house.settle(one, source=Source.WALLET)
@@ -269,8 +269,8 @@ class TestRefused:
         assert refusal.metadata["payment_id"] == settled.payment_id
         assert len(house.journals()) == 1
 
-    async def test_a_bill_of_which_the_order_service_knows_nothing(self, house: House) -> None:
-        """It was restored from a backup; the one active payment refuses, and the new claim on the bill is released."""
+    async def test_an_order_of_which_the_order_service_knows_nothing(self, house: House) -> None:
+        """It was restored from a backup; the one active payment refuses, and the new claim on the order is released."""
         one = house.instance()
         settled = payment_in(await house.settle(one))
         house.forget_order()
@@ -332,7 +332,7 @@ class TestGivenBack:
         house.check()
 
     async def test_the_claim_is_refused_for_its_fence(self, house: House) -> None:
-        """Somebody locked the bill since: ABORTED, and the retry comes with a newer fence."""
+        """Somebody locked the order since: ABORTED, and the retry comes with a newer fence."""
         house.orders.fences["o1"] = Fence(1, 2)
         one = house.instance()
         with pytest.raises(StaleFence):
@@ -440,7 +440,7 @@ class TestUnanswered:
         house.check()
 
     async def test_a_release(self, house: House) -> None:
-        """A declined payment whose bill could not be freed: the next clerk frees it and settles."""
+        """A declined payment whose order could not be freed: the next clerk frees it and settles."""
         house.fund(WALLET, 1)
         one = house.instance()
         one.process.fails("release", AWAY)
@@ -452,7 +452,7 @@ class TestUnanswered:
 
 
 class TestAdopted:
-    """A clerk finds the bill half settled by a dead process, and finishes *that* payment."""
+    """A clerk finds the order half settled by a dead process, and finishes *that* payment."""
 
     @pytest.mark.parametrize(
         ("step", "after", "left"),
@@ -464,7 +464,7 @@ class TestAdopted:
         ],
     )
     async def test_at_every_state(self, house: House, step: str, after: bool, left: PaymentState) -> None:
-        """The bill is paid by the dead clerk's payment; the living one is told so; the dead one's retry is answered."""
+        """The order is paid by the dead clerk's payment; the living one is told; the dead one's retry is answered."""
         await half_settled(house, step, after=after)
         assert house.of("dead").state is left
         answer = await house.settle(house.instance(), "s2", clerk=WANG)
@@ -487,7 +487,7 @@ class TestAdopted:
         house.check()
 
     async def test_one_that_is_declined(self, house: House) -> None:
-        """Then the bill is free, and the living clerk settles it."""
+        """Then the order is free, and the living clerk settles it."""
         house.fund(WALLET, 1)
         dying = house.instance()
         dying.process.fails("post", Died())
@@ -515,7 +515,7 @@ class TestAdopted:
         house.check()
 
     async def test_the_order_service_does_not_listen(self, house: House) -> None:
-        """A bill that stays claimed is not tried for ever: UNAVAILABLE, given back."""
+        """An order that stays claimed is not tried for ever: UNAVAILABLE, given back."""
         await half_settled(house, "record", after=True)
         two = house.instance()
         two.process.fails("complete", AWAY, times=9)
@@ -551,7 +551,7 @@ class TestOvertaken:
         house.check()
 
     async def test_frozen_before_the_claim(self, house: House) -> None:
-        """Another payment paid the bill meanwhile: the claim is stale, and the retry is told by whom."""
+        """Another payment paid the order meanwhile: the claim is stale, and the retry is told by whom."""
         frozen = house.instance()
 
         async def meanwhile() -> None:
@@ -565,7 +565,7 @@ class TestOvertaken:
         house.check()
 
     async def test_frozen_before_the_lock_while_others_settle_and_undo(self, house: House) -> None:
-        """Its own payment was finished by the worker and reversed since; waking, it must not claim the bill anew."""
+        """Its own payment was finished by the worker and reversed since; waking, it must not claim the order anew."""
         frozen = house.instance()
 
         async def meanwhile() -> None:

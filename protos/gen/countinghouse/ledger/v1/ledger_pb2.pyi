@@ -174,7 +174,7 @@ class Journal(_message.Message):
     memo: _builtins.str
     """A note, up to 200 characters."""
     order_id: _builtins.str
-    """The bill behind it; empty: none."""
+    """The order behind it; empty: none."""
     payment_id: _builtins.str
     """The payment behind it; empty: none."""
     reversal_of: _builtins.str
@@ -462,7 +462,7 @@ class PostRequest(_message.Message):
     memo: _builtins.str
     """A note, up to 200 characters."""
     order_id: _builtins.str
-    """The bill behind it; empty: none."""
+    """The order behind it; empty: none."""
     payment_id: _builtins.str
     """The payment behind it. Required."""
     request_id: _builtins.str
@@ -657,7 +657,7 @@ class ListJournalsRequest(_message.Message):
     account_id: _builtins.str
     """Only journals with a leg on this account; empty: all."""
     order_id: _builtins.str
-    """Only journals of this bill; empty: all."""
+    """Only journals of this order; empty: all."""
     def __init__(
         self,
         *,

@@ -33,21 +33,21 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_UNPAID: _OrderState.ValueType  # 1
     """Nobody has paid and nobody is paying."""
     ORDER_STATE_PAYING: _OrderState.ValueType  # 2
-    """One payment has claimed the bill and has not ended."""
+    """One payment has claimed the order and has not ended."""
     ORDER_STATE_PAID: _OrderState.ValueType  # 3
     """Settled, exactly once in this round."""
     ORDER_STATE_CANCELLED: _OrderState.ValueType  # 4
     """Will never be paid."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
-    """Where a bill stands. UNPAID → PAYING → PAID; UNPAID → CANCELLED; PAYING → UNPAID; PAID → UNPAID."""
+    """Where an order stands. UNPAID → PAYING → PAID; UNPAID → CANCELLED; PAYING → UNPAID; PAID → UNPAID."""
 
 ORDER_STATE_UNSPECIFIED: OrderState.ValueType  # 0
 """Not said. In a filter: any state."""
 ORDER_STATE_UNPAID: OrderState.ValueType  # 1
 """Nobody has paid and nobody is paying."""
 ORDER_STATE_PAYING: OrderState.ValueType  # 2
-"""One payment has claimed the bill and has not ended."""
+"""One payment has claimed the order and has not ended."""
 ORDER_STATE_PAID: OrderState.ValueType  # 3
 """Settled, exactly once in this round."""
 ORDER_STATE_CANCELLED: OrderState.ValueType  # 4
@@ -56,7 +56,7 @@ Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 @_typing.final
 class OrderLine(_message.Message):
-    """One line of a bill."""
+    """One line of an order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -88,7 +88,7 @@ Global___OrderLine: _TypeAlias = OrderLine  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
-    """A bill."""
+    """An order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -107,9 +107,9 @@ class Order(_message.Message):
     order_id: _builtins.str
     """Name of the order, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`."""
     customer_id: _builtins.str
-    """Whose bill it is; also whose wallet pays it. Same form as order_id."""
+    """Whose order it is; also whose wallet pays it. Same form as order_id."""
     state: Global___OrderState.ValueType
-    """Where the bill stands."""
+    """Where the order stands."""
     version: _builtins.int
     """Grows by one with every change, from 1, without a gap."""
     round: _builtins.int
@@ -160,7 +160,7 @@ Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class CreateOrderRequest(_message.Message):
-    """Asks for a new bill."""
+    """Asks for a new order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -176,7 +176,7 @@ class CreateOrderRequest(_message.Message):
     customer's order is named by the service, and theirs with an order_id is PERMISSION_DENIED, ORDER_ID_NOT_YOURS.
     """
     customer_id: _builtins.str
-    """Whose bill it is. Required; a customer may only name themselves."""
+    """Whose order it is. Required; a customer may only name themselves."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What is owed. May be left out when there are lines; otherwise it must equal their sum."""
@@ -204,7 +204,7 @@ Global___CreateOrderRequest: _TypeAlias = CreateOrderRequest  # noqa: Y015
 
 @_typing.final
 class CreateOrderResponse(_message.Message):
-    """The new bill."""
+    """The new order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -228,7 +228,7 @@ Global___CreateOrderResponse: _TypeAlias = CreateOrderResponse  # noqa: Y015
 
 @_typing.final
 class GetOrderRequest(_message.Message):
-    """Asks for one bill."""
+    """Asks for one order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -250,7 +250,7 @@ Global___GetOrderRequest: _TypeAlias = GetOrderRequest  # noqa: Y015
 
 @_typing.final
 class GetOrderResponse(_message.Message):
-    """One bill."""
+    """One order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -390,7 +390,7 @@ Global___OrderEvent: _TypeAlias = OrderEvent  # noqa: Y015
 
 @_typing.final
 class ListOrdersRequest(_message.Message):
-    """Asks for a page of bills."""
+    """Asks for a page of orders."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,9 +403,9 @@ class ListOrdersRequest(_message.Message):
     page_token: _builtins.str
     """The next_page_token of the page before, asked for with the same filter; empty: the first page."""
     state: Global___OrderState.ValueType
-    """Only bills in this state; unspecified: all."""
+    """Only orders in this state; unspecified: all."""
     customer_id: _builtins.str
-    """Only this customer's bills; empty: everyone's."""
+    """Only this customer's orders; empty: everyone's."""
     def __init__(
         self,
         *,
@@ -424,7 +424,7 @@ Global___ListOrdersRequest: _TypeAlias = ListOrdersRequest  # noqa: Y015
 
 @_typing.final
 class ListOrdersResponse(_message.Message):
-    """A page of bills."""
+    """A page of orders."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -452,7 +452,7 @@ Global___ListOrdersResponse: _TypeAlias = ListOrdersResponse  # noqa: Y015
 
 @_typing.final
 class CancelOrderRequest(_message.Message):
-    """Asks to cancel a bill."""
+    """Asks to cancel an order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -463,7 +463,7 @@ class CancelOrderRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own id of this operation. Required."""
     order_id: _builtins.str
-    """Which bill. Required."""
+    """Which order. Required."""
     expected_version: _builtins.int
     """The version the caller saw; 0: whatever it is now. Another version is ABORTED, STALE_VERSION."""
     reason: _builtins.str
@@ -486,7 +486,7 @@ Global___CancelOrderRequest: _TypeAlias = CancelOrderRequest  # noqa: Y015
 
 @_typing.final
 class CancelOrderResponse(_message.Message):
-    """The cancelled bill."""
+    """The cancelled order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -510,7 +510,7 @@ Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015
 
 @_typing.final
 class ClaimOrderRequest(_message.Message):
-    """Asks for the right to charge a bill."""
+    """Asks for the right to charge an order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -519,7 +519,7 @@ class ClaimOrderRequest(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     CLERK_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """Which bill. Required."""
+    """Which order. Required."""
     payment_id: _builtins.str
     """The payment that wants it; also the key that makes repeats harmless. Required."""
     @_builtins.property
@@ -548,7 +548,7 @@ Global___ClaimOrderRequest: _TypeAlias = ClaimOrderRequest  # noqa: Y015
 
 @_typing.final
 class ClaimOrderResponse(_message.Message):
-    """Where the bill stands after the claim."""
+    """Where the order stands after the claim."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -582,7 +582,7 @@ class CompleteOrderRequest(_message.Message):
     SETTLED_BY_FIELD_NUMBER: _builtins.int
     SETTLED_AT_MS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """Which bill. Required."""
+    """Which order. Required."""
     payment_id: _builtins.str
     """The payment that claimed it. Required."""
     settled_at_ms: _builtins.int
@@ -614,7 +614,7 @@ Global___CompleteOrderRequest: _TypeAlias = CompleteOrderRequest  # noqa: Y015
 
 @_typing.final
 class CompleteOrderResponse(_message.Message):
-    """The settled bill."""
+    """The settled order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -648,7 +648,7 @@ class ReleaseOrderRequest(_message.Message):
     CLERK_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """Which bill. Required."""
+    """Which order. Required."""
     payment_id: _builtins.str
     """The payment that claimed it. Required."""
     reason: _builtins.str
@@ -680,7 +680,7 @@ Global___ReleaseOrderRequest: _TypeAlias = ReleaseOrderRequest  # noqa: Y015
 
 @_typing.final
 class ReleaseOrderResponse(_message.Message):
-    """The released bill."""
+    """The released order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -714,7 +714,7 @@ class ReopenOrderRequest(_message.Message):
     CLERK_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """Which bill. Required."""
+    """Which order. Required."""
     payment_id: _builtins.str
     """The payment that had paid it. Required."""
     reason: _builtins.str
@@ -746,7 +746,7 @@ Global___ReopenOrderRequest: _TypeAlias = ReopenOrderRequest  # noqa: Y015
 
 @_typing.final
 class ReopenOrderResponse(_message.Message):
-    """The reopened bill."""
+    """The reopened order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class OrderServiceStub:
-    """The bills: what customers owe, and which payment settled each.
+    """The orders: what customers owe, and which payment settled each.
 
-    The payment service moves a bill through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
+    The payment service moves an order through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
     the payment id, which is their idempotency key, and the fence of the order lock.
     """
 
@@ -86,28 +86,28 @@ class OrderServiceStub:
 
 
 class OrderServiceServicer:
-    """The bills: what customers owe, and which payment settled each.
+    """The orders: what customers owe, and which payment settled each.
 
-    The payment service moves a bill through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
+    The payment service moves an order through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
     the payment id, which is their idempotency key, and the fence of the order lock.
     """
 
     def CreateOrder(self, request, context):
-        """Makes a bill. Repeating a request id answers with the stored response and the trailer `x-replayed: true`.
+        """Makes an order. Repeating a request id answers with the stored response and the trailer `x-replayed: true`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Reads one bill. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND.
+        """Reads one order. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """Lists bills, newest first. A customer sees only their own.
+        """Lists orders, newest first. A customer sees only their own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +121,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels an UNPAID bill. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE.
+        """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,9 +214,9 @@ def add_OrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrderService:
-    """The bills: what customers owe, and which payment settled each.
+    """The orders: what customers owe, and which payment settled each.
 
-    The payment service moves a bill through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
+    The payment service moves an order through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
     the payment id, which is their idempotency key, and the fence of the order lock.
     """
 

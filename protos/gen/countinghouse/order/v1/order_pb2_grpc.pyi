@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrderServiceStub:
-    """The bills: what customers owe, and which payment settled each.
+    """The orders: what customers owe, and which payment settled each.
 
-    The payment service moves a bill through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
+    The payment service moves an order through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
     the payment id, which is their idempotency key, and the fence of the order lock.
     """
 
@@ -38,15 +38,15 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     CreateOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CreateOrderRequest, _order_pb2.CreateOrderResponse]
-    """Makes a bill. Repeating a request id answers with the stored response and the trailer `x-replayed: true`."""
+    """Makes an order. Repeating a request id answers with the stored response and the trailer `x-replayed: true`."""
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
-    """Reads one bill. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
+    """Reads one order. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
-    """Lists bills, newest first. A customer sees only their own."""
+    """Lists orders, newest first. A customer sees only their own."""
     GetOrderHistory: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]
     """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
-    """Cancels an UNPAID bill. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
+    """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]
     """UNPAID → PAYING for this payment. Answers with the order as it stands after the call: the caller owns the claim
     only if the order is PAYING with its own payment id. The fence is raised first, whatever the state. Services only.
@@ -62,23 +62,23 @@ class OrderServiceStub:
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
-    """The bills: what customers owe, and which payment settled each.
+    """The orders: what customers owe, and which payment settled each.
 
-    The payment service moves a bill through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
+    The payment service moves an order through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
     the payment id, which is their idempotency key, and the fence of the order lock.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CreateOrderRequest, _order_pb2.CreateOrderResponse]  # type: ignore[assignment]
-    """Makes a bill. Repeating a request id answers with the stored response and the trailer `x-replayed: true`."""
+    """Makes an order. Repeating a request id answers with the stored response and the trailer `x-replayed: true`."""
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]  # type: ignore[assignment]
-    """Reads one bill. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
+    """Reads one order. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """Lists bills, newest first. A customer sees only their own."""
+    """Lists orders, newest first. A customer sees only their own."""
     GetOrderHistory: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]  # type: ignore[assignment]
     """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
-    """Cancels an UNPAID bill. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
+    """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]  # type: ignore[assignment]
     """UNPAID → PAYING for this payment. Answers with the order as it stands after the call: the caller owns the claim
     only if the order is PAYING with its own payment id. The fence is raised first, whatever the state. Services only.
@@ -93,9 +93,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The bills: what customers owe, and which payment settled each.
+    """The orders: what customers owe, and which payment settled each.
 
-    The payment service moves a bill through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
+    The payment service moves an order through ClaimOrder, CompleteOrder, ReleaseOrder and ReopenOrder. Those four carry
     the payment id, which is their idempotency key, and the fence of the order lock.
     """
 
@@ -105,7 +105,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.CreateOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CreateOrderResponse, _abc.Awaitable[_order_pb2.CreateOrderResponse]]:
-        """Makes a bill. Repeating a request id answers with the stored response and the trailer `x-replayed: true`."""
+        """Makes an order. Repeating a request id answers with the stored response and the trailer `x-replayed: true`."""
 
     @_abc_1.abstractmethod
     def GetOrder(
@@ -113,7 +113,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.GetOrderResponse, _abc.Awaitable[_order_pb2.GetOrderResponse]]:
-        """Reads one bill. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
+        """Reads one order. A customer sees only their own; others are NOT_FOUND, ORDER_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListOrders(
@@ -121,7 +121,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.ListOrdersResponse, _abc.Awaitable[_order_pb2.ListOrdersResponse]]:
-        """Lists bills, newest first. A customer sees only their own."""
+        """Lists orders, newest first. A customer sees only their own."""
 
     @_abc_1.abstractmethod
     def GetOrderHistory(
@@ -137,7 +137,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CancelOrderResponse, _abc.Awaitable[_order_pb2.CancelOrderResponse]]:
-        """Cancels an UNPAID bill. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
+        """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
 
     @_abc_1.abstractmethod
     def ClaimOrder(

@@ -185,7 +185,7 @@ class Ticket(_message.Message):
     state: Global___TicketState.ValueType
     """Where it stands."""
     order_id: _builtins.str
-    """The bill it pays; empty: a direct payment."""
+    """The order it pays; empty: a direct payment."""
     expires_at_ms: _builtins.int
     """From when on it is refused, Unix time in milliseconds."""
     def __init__(
@@ -206,7 +206,7 @@ Global___Ticket: _TypeAlias = Ticket  # noqa: Y015
 
 @_typing.final
 class Payment(_message.Message):
-    """One attempt to move money, for a bill or directly."""
+    """One attempt to move money, for an order or directly."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -235,17 +235,17 @@ class Payment(_message.Message):
     payment_id: _builtins.str
     """The payment's id, made by the service."""
     order_id: _builtins.str
-    """The bill it settles; empty for a direct payment."""
+    """The order it settles; empty for a direct payment."""
     round: _builtins.int
-    """The bill's round; 0 for a direct payment and before the claim."""
+    """The order's round; 0 for a direct payment and before the claim."""
     state: Global___PaymentState.ValueType
     """Where it stands."""
     source: Global___Source.ValueType
     """Where the money comes from."""
     payer_account_id: _builtins.str
-    """The ledger account that is debited, for example `wallet:mei:CNY` or `drawer:CNY`. Before the claim of a bill: empty."""
+    """The ledger account that is debited, for example `wallet:mei:CNY` or `drawer:CNY`. Before the claim of an order: empty."""
     payee_account_id: _builtins.str
-    """The ledger account that is credited. Before the claim of a bill: empty."""
+    """The ledger account that is credited. Before the claim of an order: empty."""
     journal_id: _builtins.str
     """The journal that moved the money; empty until SUCCEEDED, and where no money ever moved."""
     reversal_journal_id: _builtins.str
@@ -267,7 +267,7 @@ class Payment(_message.Message):
     card: _builtins.str
     """The card's token; empty unless the source is a card."""
     attempt: _builtins.int
-    """Which attempt at charging this bill's round it is, from 1; each one before it was declined, parked or reversed. 1 for a
+    """Which attempt at charging this order's round it is, from 1; each one before it was declined, parked or reversed. 1 for a
     direct payment; 0 before SUBMITTED, and unless the source is a card.
     """
     acquirer_key: _builtins.str
@@ -279,11 +279,11 @@ class Payment(_message.Message):
     """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """How much. Before the claim of a bill: unset."""
+        """How much. Before the claim of an order: unset."""
 
     @_builtins.property
     def clerk(self) -> _clerk_pb2.Clerk:
-        """Who asked for it, from the token. For a bill: who settled it."""
+        """Who asked for it, from the token. For an order: who settled it."""
 
     def __init__(
         self,
@@ -333,7 +333,7 @@ class IssueTicketRequest(_message.Message):
     it answers with the same ticket.
     """
     order_id: _builtins.str
-    """The bill the ticket is for; empty: a direct payment."""
+    """The order the ticket is for; empty: a direct payment."""
     ttl_s: _builtins.int
     """How long the ticket can be used, in seconds, 1 to 86,400; 0 means 900."""
     def __init__(
@@ -459,7 +459,7 @@ Global___PayResponse: _TypeAlias = PayResponse  # noqa: Y015
 
 @_typing.final
 class SettleRequest(_message.Message):
-    """Settles a bill."""
+    """Settles an order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -471,7 +471,7 @@ class SettleRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
     order_id: _builtins.str
-    """Which bill. Required."""
+    """Which order. Required."""
     source: Global___Source.ValueType
     """Where the money comes from. Required. The wallet is for the order's own customer; for clerks it is PERMISSION_DENIED,
     NOT_YOUR_WALLET: they Pay with a ticket that the customer fetched for this order.
@@ -802,7 +802,7 @@ class ListPaymentsRequest(_message.Message):
     state: Global___PaymentState.ValueType
     """Only payments in this state; unspecified: all."""
     order_id: _builtins.str
-    """Only payments of this bill; empty: all."""
+    """Only payments of this order; empty: all."""
     needs_attention: _builtins.bool
     """Only payments with an `attention`: the queue for people."""
     source: Global___Source.ValueType

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PaymentServiceStub:
-    """Settles bills and takes direct payments, each exactly once.
+    """Settles orders and takes direct payments, each exactly once.
 
     Two methods make a retry harmless. Method 1: fetch a single-use ticket, then Pay with it. Method 2: Settle an order,
     whose state is checked under the order's lock. A repeat of either answers with the stored response, byte for byte,
@@ -87,7 +87,7 @@ class PaymentServiceStub:
 
 
 class PaymentServiceServicer:
-    """Settles bills and takes direct payments, each exactly once.
+    """Settles orders and takes direct payments, each exactly once.
 
     Two methods make a retry harmless. Method 1: fetch a single-use ticket, then Pay with it. Method 2: Settle an order,
     whose state is checked under the order's lock. A repeat of either answers with the stored response, byte for byte,
@@ -113,7 +113,7 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+        """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
         NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
@@ -122,7 +122,7 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reverse(self, request, context):
-        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its order can then be settled again. Undoes an UNKNOWN card
         payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -229,7 +229,7 @@ def add_PaymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PaymentService:
-    """Settles bills and takes direct payments, each exactly once.
+    """Settles orders and takes direct payments, each exactly once.
 
     Two methods make a retry harmless. Method 1: fetch a single-use ticket, then Pay with it. Method 2: Settle an order,
     whose state is checked under the order's lock. A repeat of either answers with the stored response, byte for byte,

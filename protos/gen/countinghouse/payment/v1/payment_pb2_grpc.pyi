@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PaymentServiceStub:
-    """Settles bills and takes direct payments, each exactly once.
+    """Settles orders and takes direct payments, each exactly once.
 
     Two methods make a retry harmless. Method 1: fetch a single-use ticket, then Pay with it. Method 2: Settle an order,
     whose state is checked under the order's lock. A repeat of either answers with the stored response, byte for byte,
@@ -49,12 +49,12 @@ class PaymentServiceStub:
     otherwise the ticket stays unused.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]
-    """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+    """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
     NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
     Reverse: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]
-    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its order can then be settled again. Undoes an UNKNOWN card
     payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
     """
     Park: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ParkRequest, _payment_pb2.ParkResponse]
@@ -80,7 +80,7 @@ class PaymentServiceStub:
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
-    """Settles bills and takes direct payments, each exactly once.
+    """Settles orders and takes direct payments, each exactly once.
 
     Two methods make a retry harmless. Method 1: fetch a single-use ticket, then Pay with it. Method 2: Settle an order,
     whose state is checked under the order's lock. A repeat of either answers with the stored response, byte for byte,
@@ -99,12 +99,12 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     otherwise the ticket stays unused.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]  # type: ignore[assignment]
-    """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+    """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
     NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
     Reverse: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]  # type: ignore[assignment]
-    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+    """Undoes a SUCCEEDED payment by an opposite journal (冲正); its order can then be settled again. Undoes an UNKNOWN card
     payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
     """
     Park: _aio.UnaryUnaryMultiCallable[_payment_pb2.ParkRequest, _payment_pb2.ParkResponse]  # type: ignore[assignment]
@@ -129,7 +129,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Settles bills and takes direct payments, each exactly once.
+    """Settles orders and takes direct payments, each exactly once.
 
     Two methods make a retry harmless. Method 1: fetch a single-use ticket, then Pay with it. Method 2: Settle an order,
     whose state is checked under the order's lock. A repeat of either answers with the stored response, byte for byte,
@@ -164,7 +164,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.SettleResponse, _abc.Awaitable[_payment_pb2.SettleResponse]]:
-        """Method 2: settles a bill under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+        """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
         NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
@@ -175,7 +175,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ReverseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ReverseResponse, _abc.Awaitable[_payment_pb2.ReverseResponse]]:
-        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its bill can then be settled again. Undoes an UNKNOWN card
+        """Undoes a SUCCEEDED payment by an opposite journal (冲正); its order can then be settled again. Undoes an UNKNOWN card
         payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
         """
 

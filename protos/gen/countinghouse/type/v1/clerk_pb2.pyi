@@ -26,7 +26,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Not said; refused wherever a role is needed."""
     ROLE_CUSTOMER: _Role.ValueType  # 1
-    """Someone with a wallet, who pays their own bills."""
+    """Someone with a wallet, who pays their own orders."""
     ROLE_CASHIER: _Role.ValueType  # 2
     """A clerk at the counter: settles into the cash drawer, and from a wallet with a ticket of its owner."""
     ROLE_ACCOUNTANT: _Role.ValueType  # 3
@@ -46,7 +46,7 @@ class Role(_Role, metaclass=_RoleEnumTypeWrapper):
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Not said; refused wherever a role is needed."""
 ROLE_CUSTOMER: Role.ValueType  # 1
-"""Someone with a wallet, who pays their own bills."""
+"""Someone with a wallet, who pays their own orders."""
 ROLE_CASHIER: Role.ValueType  # 2
 """A clerk at the counter: settles into the cash drawer, and from a wallet with a ticket of its owner."""
 ROLE_ACCOUNTANT: Role.ValueType  # 3

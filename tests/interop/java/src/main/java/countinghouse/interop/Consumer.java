@@ -19,7 +19,7 @@ import java.util.UUID;
 import org.apache.dubbo.rpc.RpcContext;
 
 /**
- * A bill made, paid for with a ticket twice and settled, from Java. Says what it was answered as lines of
+ * An order made, paid for with a ticket twice and settled, from Java. Says what it was answered as lines of
  * {@code name value}; whoever started it compares them with the books.
  */
 public final class Consumer {
@@ -28,7 +28,7 @@ public final class Consumer {
 
     public static void main(String[] arguments) {
         Countinghouse countinghouse = new Countinghouse(Map.of());
-        String order = bill(countinghouse.orders());
+        String order = order(countinghouse.orders());
         PaymentService payments = countinghouse.payments();
         payTwice(payments);
         say("settled", settle(payments, order));
@@ -43,7 +43,7 @@ public final class Consumer {
         System.exit(0);
     }
 
-    private static String bill(OrderService orders) {
+    private static String order(OrderService orders) {
         CreateOrderRequest request = CreateOrderRequest.newBuilder()
                 .setRequestId(newId())
                 .setCustomerId("mei")
