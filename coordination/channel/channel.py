@@ -67,7 +67,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         policy: how often a unary call is sent and whose answer counts: one for all methods, or one for each full
             method name.
         hash_key: what a request is about, of full method name and request; for `ConsistentHash`.
-        rng: the dice of the default picker, and of how long an endpoint is out; None: a fresh one.
+        rng: draws for the default picker and the jitter of ejections; None: a new one.
         options: gRPC channel options, over those of `grpc_channel`.
         default_timeout_s: deadline of unary calls that give none, seconds, unless the endpoint's rules know one;
             None for no deadline. Streams that give none have none.
@@ -91,11 +91,11 @@ class DiscoveredChannel(grpc.aio.Channel):
         metrics: Metrics | None = None,
         now_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
-        dice = rng or random.Random()
+        rng = rng or random.Random()
         self._cluster = Cluster(
             directory,
-            picker=picker or PowerOfTwoChoices(dice),
-            rng=dice,
+            picker=picker or PowerOfTwoChoices(rng),
+            rng=rng,
             options=tuple(options),
             credentials=credentials,
             metrics=metrics or Metrics(),

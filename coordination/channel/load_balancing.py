@@ -14,7 +14,7 @@ a seed replays a run.
 
 Invariants
 1. Weight 0 gets nothing, unless all have it; then all count the same.
-2. `explain` says whom `pick` would choose now, and changes nothing: neither turns nor dice.
+2. `explain` says whom `pick` would choose now, and changes nothing: neither turns nor the state of `rng`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class PowerOfTwoChoices:
     the call itself by the greater weight of the two, or the heavier of two idle endpoints would get everything.
 
     Args:
-        rng: the dice.
+        rng: what draws.
         now_s: a monotonic clock, seconds.
     """
 
@@ -227,7 +227,7 @@ class LeastActive:
     A call that has just failed counts as FAILURE_COST calls in flight: an endpoint that fails fast is always idle.
 
     Args:
-        rng: the dice.
+        rng: what draws.
         now_s: a monotonic clock, seconds.
     """
 
@@ -310,7 +310,7 @@ def by_name(name: str, rng: random.Random) -> Picker:
 
     Args:
         name: a `PickerName`.
-        rng: the dice, for those that need them.
+        rng: for the pickers that draw.
 
     Raises:
         ValueError: there is none of this name; the message lists those there are.

@@ -82,7 +82,7 @@ class Booth:
     history: HistoryWriter
     path: Path
     clock: Clock
-    dice: random.Random
+    rng: random.Random
     cashier: Person
     accountant: Person
     customer: Person
@@ -95,12 +95,12 @@ class Booth:
     def new_id(self, what: str) -> str:
         """An id the same seed gives again."""
         self._number += 1
-        return f"{what}-{self._number}-{self.dice.randrange(16**6):06x}"
+        return f"{what}-{self._number}-{self.rng.randrange(16**6):06x}"
 
     async def new_order(self) -> str:
         """Makes an order; its order id."""
         order_id = self.new_id("order")
-        amount = self.dice.randrange(100, 100_000)
+        amount = self.rng.randrange(100, 100_000)
         request = order_pb2.CreateOrderRequest(
             request_id=f"make-{order_id}",
             order_id=order_id,
@@ -405,7 +405,7 @@ async def open_booth(
                         history=history,
                         path=path,
                         clock=clock,
-                        dice=random.Random(f"{seed}/booth"),  # noqa: S311
+                        rng=random.Random(f"{seed}/booth"),  # noqa: S311
                         cashier=person("li", Role.CASHIER),
                         accountant=person("wu", Role.ACCOUNTANT),
                         customer=person("mei", Role.CUSTOMER),

@@ -79,13 +79,13 @@ class Caller:
     Args:
         zookeeper: Where to find them.
         history: Where every call is written.
-        dice: Chooses among endpoints.
+        rng: Chooses among endpoints.
     """
 
-    def __init__(self, zookeeper: str, history: HistoryWriter, dice: random.Random) -> None:
+    def __init__(self, zookeeper: str, history: HistoryWriter, rng: random.Random) -> None:
         self._session = Session(zookeeper, timeout_s=_SESSION_TIMEOUT_S, name="chaos")
         self._history = history
-        self._dice = dice
+        self._rng = rng
         self._resources = AsyncExitStack()
         self._directories: dict[str, Directory] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -98,7 +98,7 @@ class Caller:
         for service, interface in INTERFACES.items():
             directory = await self.discovery.subscribe(interface, timeout_s=_FIND_TIMEOUT_S)
             self._directories[service] = directory
-            channel = DiscoveredChannel(directory, picker=PowerOfTwoChoices(self._dice), idempotency=idempotency)
+            channel = DiscoveredChannel(directory, picker=PowerOfTwoChoices(self._rng), idempotency=idempotency)
             self._channels[service] = channel
             self._resources.push_async_callback(channel.close)
         return self

@@ -125,10 +125,10 @@ class Nemesis:
 
     async def _strike(self, number: int) -> None:
         strike = self._plan[number]
-        dice = random.Random(f"{self._seed}/strike/{number}")  # noqa: S311
+        rng = random.Random(f"{self._seed}/strike/{number}")  # noqa: S311
         named = f"{strike.fault} {strike.target}".strip()
         try:
-            async with FAULTS[strike.fault](self._stage, strike, dice) as seen:
+            async with FAULTS[strike.fault](self._stage, strike, rng) as seen:
                 self.fired[strike.fault] += 1
                 self._history.nemesis(strike.fault, Phase.BEGUN, strike.target, **strike.facts, **seen)
                 self._tell(f"{named} {_in_words({**strike.facts, **seen})}".strip())
@@ -147,7 +147,7 @@ def _in_words(facts: Mapping[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def _kill(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _kill(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     in_flight = dict(await stage.in_flight())
     await stage.world.kill(strike.target)
     yield {"in_flight": in_flight}
@@ -155,7 +155,7 @@ async def _kill(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIter
 
 
 @asynccontextmanager
-async def _pause(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _pause(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     in_flight = dict(await stage.in_flight())
     try:
         await stage.world.pause(strike.target)
@@ -165,7 +165,7 @@ async def _pause(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIte
 
 
 @asynccontextmanager
-async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _rolling_restart(stage: Stage, _strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     in_flight = dict(await stage.in_flight())
     first, *others = stage.world.instances
     await stage.world.terminate(first)
@@ -180,7 +180,7 @@ async def _rolling_restart(stage: Stage, _strike: Strike, _dice: random.Random) 
 
 
 @asynccontextmanager
-async def _kill_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _kill_at(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     async with _met(stage, strike) as (bait, victim):
         await stage.world.kill(victim)
         yield {"order_id": bait.order_id, "victim": victim}
@@ -189,7 +189,7 @@ async def _kill_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncI
 
 
 @asynccontextmanager
-async def _freeze_at(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _freeze_at(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     async with _met(stage, strike) as (bait, victim):
         if stage.world.holds_at_failpoints:
             await stage.world.pause(victim)
@@ -379,7 +379,7 @@ async def _arm(
 
 
 @asynccontextmanager
-async def _leader_kill(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _leader_kill(stage: Stage, _strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     leader = await _leader(stage)
     try:
         await stage.world.kill_server(leader)
@@ -389,8 +389,8 @@ async def _leader_kill(stage: Stage, _strike: Strike, _dice: random.Random) -> A
 
 
 @asynccontextmanager
-async def _quorum_loss(stage: Stage, _strike: Strike, dice: random.Random) -> AsyncIterator[Seen]:
-    victims = dice.sample(sorted(await stage.world.zookeeper_servers()), 2)
+async def _quorum_loss(stage: Stage, _strike: Strike, rng: random.Random) -> AsyncIterator[Seen]:
+    victims = rng.sample(sorted(await stage.world.zookeeper_servers()), 2)
     try:
         for server in victims:
             await stage.world.kill_server(server)
@@ -400,7 +400,7 @@ async def _quorum_loss(stage: Stage, _strike: Strike, dice: random.Random) -> As
 
 
 @asynccontextmanager
-async def _zookeeper_freeze(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _zookeeper_freeze(stage: Stage, _strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     servers = sorted(await stage.world.zookeeper_servers())
     try:
         for server in servers:
@@ -412,7 +412,7 @@ async def _zookeeper_freeze(stage: Stage, _strike: Strike, _dice: random.Random)
 
 
 @asynccontextmanager
-async def _session_expiry(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _session_expiry(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     """Cuts one instance off from ZooKeeper until its session has expired: its registration goes with it."""
     line = f"zookeeper/{strike.target}"
     try:
@@ -442,7 +442,7 @@ async def _leader(stage: Stage) -> str:
 
 def _postgresql(*, politely: bool) -> Fault:
     @asynccontextmanager
-    async def fault(stage: Stage, _strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    async def fault(stage: Stage, _strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
         in_flight = dict(await stage.in_flight())
         try:
             await stage.world.stop_postgresql(politely=politely)
@@ -460,7 +460,7 @@ def _spoiled(kind: str, stream: str, **attributes: int) -> Fault:
     """A line spoiled by a toxic. It strikes when the line is in use."""
 
     @asynccontextmanager
-    async def fault(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    async def fault(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
         in_flight = dict(await stage.in_flight())
         await stage.world.mend(strike.target)
         try:
@@ -493,7 +493,7 @@ async def _until_used(stage: Stage, strike: Strike) -> None:
 
 
 @asynccontextmanager
-async def _cut(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+async def _cut(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
     in_flight = dict(await stage.in_flight())
     try:
         await stage.world.cut(strike.target)
@@ -506,8 +506,8 @@ async def _cut(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncItera
 
 
 @asynccontextmanager
-async def _clock_jump(stage: Stage, strike: Strike, dice: random.Random) -> AsyncIterator[Seen]:
-    by_s = round(dice.choice((-1, 1)) * dice.uniform(5, 3600), 1)
+async def _clock_jump(stage: Stage, strike: Strike, rng: random.Random) -> AsyncIterator[Seen]:
+    by_s = round(rng.choice((-1, 1)) * rng.uniform(5, 3600), 1)
     try:
         await stage.world.shift_clock(strike.target, by_s)
         yield {"by_s": by_s}
@@ -520,7 +520,7 @@ async def _clock_jump(stage: Stage, strike: Strike, dice: random.Random) -> Asyn
 
 def _bank(*faults: acquirer_pb2.Fault) -> Fault:
     @asynccontextmanager
-    async def fault(stage: Stage, strike: Strike, _dice: random.Random) -> AsyncIterator[Seen]:
+    async def fault(stage: Stage, strike: Strike, _rng: random.Random) -> AsyncIterator[Seen]:
         try:
             await _set_bank(stage, strike.target, faults)
             yield {}

@@ -90,10 +90,10 @@ def make_plan(kinds: Sequence[Kind], seed: int, length_s: float, *, calm_s: floa
     Raises:
         InvalidArgument: PLAN_TOO_SHORT: the faults do not find room.
     """
-    dice = random.Random(f"{seed}/plan")  # noqa: S311
-    shuffled = dice.sample(list(kinds), len(kinds))
-    drawn = [(kind, dice.uniform(kind.shortest_s, kind.longest_s)) for kind in shuffled]
-    more = ((kind, dice.uniform(kind.shortest_s, kind.longest_s)) for kind in iter(lambda: dice.choice(shuffled), None))
+    rng = random.Random(f"{seed}/plan")  # noqa: S311
+    shuffled = rng.sample(list(kinds), len(kinds))
+    drawn = [(kind, rng.uniform(kind.shortest_s, kind.longest_s)) for kind in shuffled]
+    more = ((kind, rng.uniform(kind.shortest_s, kind.longest_s)) for kind in iter(lambda: rng.choice(shuffled), None))
     placed = list(_placed(chain(drawn, more), length_s, calm_s))
     if len(placed) < len(drawn):
         shortest = [(kind, kind.shortest_s) for kind in shuffled]
@@ -102,8 +102,8 @@ def make_plan(kinds: Sequence[Kind], seed: int, length_s: float, *, calm_s: floa
             raise _too_short(shortest, length_s, calm_s)
     strikes = []
     for kind, at_s, for_s in placed:
-        facts = {name: dice.choice(values) for name, values in kind.choices.items()}
-        strikes.append(Strike(kind.name, dice.choice(kind.targets), round(at_s, 3), round(for_s, 3), facts))
+        facts = {name: rng.choice(values) for name, values in kind.choices.items()}
+        strikes.append(Strike(kind.name, rng.choice(kind.targets), round(at_s, 3), round(for_s, 3), facts))
     return tuple(sorted(strikes, key=lambda strike: (strike.at_s, strike.fault, strike.target)))
 
 

@@ -11,7 +11,7 @@ Invariants
    another one: it is closed at the latest when that toxic goes, for a stream with a hole in it is none TCP knows.
 2. A toxic works from its adding to its removal, on connections open before as well.
 3. A disabled proxy has no connection and refuses new ones; its port stays its own.
-4. Whether a toxic concerns a connection (toxicity) is drawn once for both, from the dice given: a seed repeats it.
+4. Whether a toxic concerns a connection (toxicity) is drawn once for both, from the `rng` given: a seed repeats it.
 
 Which function makes each move
     Proxy.enable, disable   listening, refusing        Proxy.add, change, remove   the toxics
@@ -109,7 +109,7 @@ class Proxy:
         upstream: `host:port` to pass connections on to; may change, and need not answer yet.
         host: An address of this machine, IPv4 or IPv6.
         listen_port: 0 takes a free one.
-        dice: Of jitter, slices and toxicity.
+        rng: Of jitter, slices and toxicity.
 
     Raises:
         OSError: The port is taken, or the address is none of this machine's.
@@ -122,7 +122,7 @@ class Proxy:
         *,
         host: str = HOST,
         listen_port: int = 0,
-        dice: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.name = name
         self.host = host
@@ -131,7 +131,7 @@ class Proxy:
         self.toxics: dict[str, Toxic] = {}
         self.connected = 0  #: Connections ever passed on.
         self.spoiled = 0  #: Connections that some toxic has concerned, or that disabling has cut.
-        self._dice = dice or random.Random()  # noqa: S311
+        self._rng = rng or random.Random()  # noqa: S311
         self._socket = bound(host, listen_port)
         self.port = int(self._socket.getsockname()[1])  #: The same for as long as it lives.
         self._server: asyncio.Server | None = None
@@ -212,11 +212,11 @@ class Proxy:
 
     def concerns(self, toxic: Toxic) -> bool:
         """Draws whether a toxic concerns a connection."""
-        return toxic.toxicity >= 1 or self._dice.random() < toxic.toxicity
+        return toxic.toxicity >= 1 or self._rng.random() < toxic.toxicity
 
     def draw(self, low: float, high: float) -> float:
         """A number between the two."""
-        return self._dice.uniform(low, high)
+        return self._rng.uniform(low, high)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= _MAX_CONNECTIONS:

@@ -112,8 +112,8 @@ async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Ca
     path = folder / "history.jsonl"
     facts = {"world": world.name, "faults": ", ".join(course.faults), "length_s": course.length_s}
     with HistoryWriter(path, clock, seed=course.seed, facts=facts) as history:
-        dice = random.Random(f"{course.seed}/calls")  # noqa: S311
-        async with Caller(world.zookeeper, history, dice) as caller:
+        rng = random.Random(f"{course.seed}/calls")  # noqa: S311
+        async with Caller(world.zookeeper, history, rng) as caller:
             till = Till()
             nemesis = await _act(world, course, plan, caller, history, till, clock, tell)
             tell("every fault is healed; waiting for rest")

@@ -45,7 +45,7 @@ _LATE_S: Final = 1.5
 
 async def reply_lost(booth: Booth) -> None:
     """A payment with a ticket: its reply is lost after the commit, and the cashier asks again elsewhere."""
-    ticket, amount = await booth.ticket(), booth.dice.randrange(100, 10_000)
+    ticket, amount = await booth.ticket(), booth.rng.randrange(100, 10_000)
     await booth.arm(CASHIERS, "recorded", DROP_REPLY)
     lost = await booth.pay(ticket, amount, at=CASHIERS, timeout_s=_DROPPED_S)
     if lost.answer.code != "DEADLINE_EXCEEDED":

@@ -1,4 +1,4 @@
-"""The people of a chaos run: each does what such people do, as their own dice say, until the day is over.
+"""The people of a chaos run: each does what such people do, as their own random numbers say, until the day is over.
 
     clerk      settles orders, presses twice, asks again under the same id, reuses an id by mistake, reverses, parks,
                looks
@@ -90,7 +90,7 @@ class Worker:
         self.name = name
         self.person = person
         self.counter = counter
-        self.dice = random.Random(f"{seed}/{name}")  # noqa: S311
+        self.rng = random.Random(f"{seed}/{name}")  # noqa: S311
         self._caller = caller
         self._rate_per_s = rate_per_s
         self._number = 0
@@ -100,7 +100,7 @@ class Worker:
         """Does one deed after the other, each with its weight, until the day is over."""
         weights, doings = zip(*deeds, strict=True)
         while not await self._rest():
-            await self.dice.choices(doings, weights)[0]()
+            await self.rng.choices(doings, weights)[0]()
 
     def new_id(self, what: str) -> str:
         """An id the same seed gives again."""
@@ -111,7 +111,7 @@ class Worker:
         """One of the open orders, the newest most often; None: there is none."""
         if not self.counter.orders:
             return None
-        order = self.counter.orders[-1 - min(int(self.dice.expovariate(0.7)), len(self.counter.orders) - 1)]
+        order = self.counter.orders[-1 - min(int(self.rng.expovariate(0.7)), len(self.counter.orders) - 1)]
         order.calls += 1
         if order.calls >= _CALLS_PER_ORDER:
             self.counter.orders.remove(order)
@@ -121,7 +121,7 @@ class Worker:
 
     async def make_order(self) -> None:
         """A new order comes to the counter."""
-        name, amount = self.new_id("order"), self.dice.randrange(100, 100_000)
+        name, amount = self.new_id("order"), self.rng.randrange(100, 100_000)
         by_customer = self.person.role is Role.CUSTOMER
         customer, order_id = (self.person.name, "") if by_customer else ("mei", name)  # only staff choose order ids
         request = order_pb2.CreateOrderRequest(
@@ -139,8 +139,8 @@ class Worker:
 
     async def look(self) -> None:
         """Reads an order, or a payment."""
-        if self.counter.settled and self.dice.random() < 0.4:
-            order_id, payment_id = self.dice.choice(self.counter.settled)
+        if self.counter.settled and self.rng.random() < 0.4:
+            order_id, payment_id = self.rng.choice(self.counter.settled)
             looked = payment_pb2.GetPaymentRequest(payment_id=payment_id)
             await self._ask("GetPayment", looked, self._arguments(order_id=order_id, payment_id=payment_id))
         elif order := self.an_order():
@@ -181,19 +181,19 @@ class Worker:
     async def ask_again(self) -> None:
         """Repeats something of before, long answered or given up, word for word."""
         if self._remembered:
-            await self._once(self.dice.choice(self._remembered))
+            await self._once(self.rng.choice(self._remembered))
 
     async def mix_up_ids(self) -> None:
         """Uses an id a second time, for something else; it has to be refused."""
         settled = [asked for asked in self._remembered if asked.kind == "Settle"]
         if settled and (order := self.an_order()):
-            await self._once(self._settle_call(order, self.dice.choice(settled).arguments.key))
+            await self._once(self._settle_call(order, self.rng.choice(settled).arguments.key))
 
     async def reverse(self) -> None:
         """Undoes a payment."""
         if not self.counter.settled:
             return
-        order_id, payment_id = self.dice.choice(self.counter.settled)
+        order_id, payment_id = self.rng.choice(self.counter.settled)
         request = payment_pb2.ReverseRequest(
             request_id=self.new_id("reverse"), payment_id=payment_id, reason="chaos says so"
         )
@@ -204,8 +204,8 @@ class Worker:
         """Parks a card payment that nobody has answered, and pays its order from elsewhere, or only tries to pay it."""
         if not self.counter.unanswered:
             return
-        order_id, payment_id = self.dice.choice(self.counter.unanswered)
-        if self.dice.random() < 0.7:
+        order_id, payment_id = self.rng.choice(self.counter.unanswered)
+        if self.rng.random() < 0.7:
             request = payment_pb2.ParkRequest(
                 request_id=self.new_id("park"), payment_id=payment_id, reason="chaos says so"
             )
@@ -243,7 +243,7 @@ class Worker:
         )
         amount, payee = 0, ""
         if order is None:
-            amount, payee = self.dice.randrange(100, 10_000), f"sales:{CURRENCY}"
+            amount, payee = self.rng.randrange(100, 10_000), f"sales:{CURRENCY}"
             request.amount.CopyFrom(_money(amount))
             request.payee_account_id = payee
         if source == "CARD":
@@ -257,7 +257,7 @@ class Worker:
             payee_account_id=payee,
         )
         asked = Asked("Pay", request, arguments)
-        await asyncio.gather(*(self._insist(asked) for _ in range(1 + (self.dice.random() < 0.3))))
+        await asyncio.gather(*(self._insist(asked) for _ in range(1 + (self.rng.random() < 0.3))))
 
     def _settle_call(self, order: Order, key: str) -> Asked:
         source = self._a_source()
@@ -269,11 +269,11 @@ class Worker:
         return Asked("Settle", request, self._arguments(order_id=order.order_id, key=key, source=source))
 
     def _a_source(self) -> str:
-        return self.dice.choice(_SOURCES[self.person.role])
+        return self.rng.choice(_SOURCES[self.person.role])
 
     def _a_card(self, customer: str) -> str:
         """A customer's card, a good one nearly always."""
-        return f"tok-declined-{customer}" if self.dice.random() < 0.08 else f"tok-{customer}"
+        return f"tok-declined-{customer}" if self.rng.random() < 0.08 else f"tok-{customer}"
 
     async def _insist(self, asked: Asked) -> Heard:
         """Asks until there is a definitive answer, some times at most."""
@@ -308,9 +308,9 @@ class Worker:
     async def _rest(self, shortest_s: float = 0.0, longest_s: float = 0.0) -> bool:
         """Waits; True: the day is over."""
         pause_s = (
-            self.dice.uniform(shortest_s, longest_s)
+            self.rng.uniform(shortest_s, longest_s)
             if longest_s
-            else min(self.dice.expovariate(self._rate_per_s), 5 / self._rate_per_s)
+            else min(self.rng.expovariate(self._rate_per_s), 5 / self._rate_per_s)
         )
         try:
             async with asyncio.timeout(pause_s):

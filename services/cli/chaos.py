@@ -25,7 +25,7 @@ from services.cli import exit_codes, output
 from services.cli.arguments import AsJson, Database, run
 from services.cli.proxy import proxy
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.ids import dice
+from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
     from services.chaos.ablation import Cell, Matrix
@@ -104,7 +104,7 @@ def run_chaos(
 
     Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,bank-silent
     """
-    chosen = dice().randrange(2**31) if seed is None else seed
+    chosen = new_rng().randrange(2**31) if seed is None else seed
     folder = _folder(data)
     wanted = _Wanted(stack, chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
     results: list[Result] = []
@@ -135,7 +135,7 @@ def run_seeds(
 
     Example: countinghouse chaos seeds --seeds 1-100 --minutes 0.2 --some 3 --at-once 2
     """
-    chosen = [*_numbers(seeds), *(dice().randrange(2**31) for _ in range(fresh))]
+    chosen = [*_numbers(seeds), *(new_rng().randrange(2**31) for _ in range(fresh))]
     if not chosen:
         raise typer.BadParameter("name some seeds, like --seeds 1-5, or ask for fresh ones with --fresh 1")
     options = [*("--minutes", str(minutes)), *("--some", str(some)), *("--faults", faults), *("--database", database)]

@@ -19,7 +19,7 @@ from services.devstack.state import StackRefused
 from services.kernel.currency import format_amount
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards
-from services.kernel.ids import dice
+from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
     from services.demo.acts import ActResult
@@ -55,7 +55,7 @@ def demo(
     for name in act or ():
         if name not in ACTS:
             raise typer.BadParameter(f"there is no act {name!r}; there are: {'; '.join(ACTS)}", param_hint="--act")
-    chosen_seed = dice().randrange(10**6) if seed is None else seed
+    chosen_seed = new_rng().randrange(10**6) if seed is None else seed
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty; name a new directory", param_hint="--keep")
     data = keep or Path(tempfile.mkdtemp(prefix="countinghouse-demo-"))

@@ -16,7 +16,7 @@ from services.cli import output
 from services.cli.arguments import calling
 from services.devstack.state import INTERFACES
 from services.kernel.clock import SystemClock
-from services.kernel.ids import dice
+from services.kernel.ids import new_rng
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice
 
     now_ms = SystemClock().now_ms()
     candidates = [Candidate(endpoint, endpoint.weight_at(now_ms), Load()) for endpoint in reachable]
-    verdicts = by_name(picker, dice()).explain(candidates, order_id)
+    verdicts = by_name(picker, new_rng()).explain(candidates, order_id)
     chosen = next(verdict.address for verdict in verdicts if verdict.standing is Standing.CHOSEN)
     return Choice(chosen, {verdict.address: f"{verdict.standing}: {verdict.why}" for verdict in verdicts})
 

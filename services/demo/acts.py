@@ -44,7 +44,7 @@ async def double_click(stage: Stage) -> tuple[bool, str, list[Lane]]:
     """A customer's direct payment: one ticket, ten Pays at once. The ticket is the only guard."""
     payee = await stage.open_wallet(stage.new_id("merchant"))
     ticket = await stage.ticket(stage.cashier, CASHIERS)
-    amount = money_pb2.Money(minor_units=stage.dice.randrange(100, 10_000), currency_code=CURRENCY)
+    amount = money_pb2.Money(minor_units=stage.rng.randrange(100, 10_000), currency_code=CURRENCY)
     request = payment_pb2.PayRequest(
         ticket_id=ticket, source=payment_pb2.SOURCE_DRAWER, amount=amount, payee_account_id=payee
     )

@@ -48,7 +48,7 @@ class Stage:
 
     stack: Stack
     telephone: Telephone
-    dice: random.Random
+    rng: random.Random
     guards: Guards
     cashier: Person
     accountant: Person
@@ -63,12 +63,12 @@ class Stage:
     def new_id(self, what: str) -> str:
         """An id that the same seed gives again."""
         self._number += 1
-        return f"{what}-{self._number:03d}-{self.dice.randrange(16**6):06x}"
+        return f"{what}-{self._number:03d}-{self.rng.randrange(16**6):06x}"
 
     async def new_order(self, minor_units: int | None = None) -> str:
         """Makes an order; its order id."""
         order_id = self.new_id("order")
-        amount = money_pb2.Money(minor_units=minor_units or self.dice.randrange(100, 100_000), currency_code=CURRENCY)
+        amount = money_pb2.Money(minor_units=minor_units or self.rng.randrange(100, 100_000), currency_code=CURRENCY)
         request = order_pb2.CreateOrderRequest(
             request_id=f"make-{order_id}", order_id=order_id, customer_id=self.customer.name, amount=amount
         )
@@ -196,7 +196,7 @@ async def set_stage(data: Path, guards_off: tuple[str, ...], seed: int) -> Async
             yield Stage(
                 stack=stack,
                 telephone=telephone,
-                dice=random.Random(seed),  # noqa: S311
+                rng=random.Random(seed),  # noqa: S311
                 guards=Guards.without(guards_off),
                 cashier=person("li", Role.CASHIER),
                 accountant=person("wu", Role.ACCOUNTANT),

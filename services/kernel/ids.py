@@ -54,7 +54,7 @@ class SeededIds:
         return f"{prefix}_" + "".join(self._random.choice(_ALPHABET) for _ in range(_LENGTH))
 
 
-def dice() -> random.Random:
+def new_rng() -> random.Random:
     """Randomness for choices that need not be secret, such as which of two instances to ask."""
     return random.Random()
 

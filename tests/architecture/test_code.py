@@ -15,7 +15,7 @@ _MADE_IN_MAIN = {
     *("create_engine", "create_async_engine", "Database"),
     *("insecure_channel", "secure_channel", "Channel", "server"),
     *("KazooClient", "Session", "ResourceLocks", "Discovery", "Registration"),
-    *("SystemClock", "ManualClock", "RandomIds", "Random", "SystemRandom", "dice"),
+    *("SystemClock", "ManualClock", "RandomIds", "Random", "SystemRandom", "new_rng"),
     *("get_event_loop", "new_event_loop"),
 }
 _CHANNELS = Path("coordination/grpc_channel.py")

@@ -152,7 +152,7 @@ async def teller_at(stack: Stack, history: HistoryWriter | None = None) -> Async
         yield Teller(
             stack=stack,
             telephone=telephone,
-            dice=random.Random(7),
+            rng=random.Random(7),
             guards=Guards(),
             cashier=person("li", Role.CASHIER),
             accountant=person("wang", Role.ACCOUNTANT),

@@ -40,7 +40,7 @@ class Client:
     def __init__(self, name: str, teller: Teller, recorder: Recorder, orders: list[str], seed: int) -> None:
         self._name, self._teller, self._recorder = name, teller, recorder
         self._orders = orders
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         self._earlier: list[tuple[Person, Message]] = []
         self._keys = 0
         self._stopped = False
@@ -53,26 +53,26 @@ class Client:
         """Makes one call after the other."""
         while not self._stopped:
             person, request = self._next()
-            instance = "order-1" if "Order" in type(request).__name__ else self._dice.choice(_INSTANCES)
-            timeout_s = self._dice.choice((0.3, 2.0))
+            instance = "order-1" if "Order" in type(request).__name__ else self._rng.choice(_INSTANCES)
+            timeout_s = self._rng.choice((0.3, 2.0))
             address = self._teller.address(instance)
             await self._recorder.ask(self._name, person, address, request, timeout_s=timeout_s)
 
     def _next(self) -> tuple[Person, Message]:
-        teller, order_id = self._teller, self._dice.choice(self._orders)
-        person = self._dice.choice((teller.cashier, teller.accountant))
+        teller, order_id = self._teller, self._rng.choice(self._orders)
+        person = self._rng.choice((teller.cashier, teller.accountant))
         self._keys += 1
         key = f"{self._name}-{self._keys}"
-        match self._dice.choices(("settle", "again", "look", "payment", "reverse", "cancel"), (6, 3, 6, 2, 2, 0.1))[0]:
+        match self._rng.choices(("settle", "again", "look", "payment", "reverse", "cancel"), (6, 3, 6, 2, 2, 0.1))[0]:
             case "settle":
                 self._earlier.append((person, settle_request(person, order_id, key)))
                 return self._earlier[-1]
             case "again" if self._earlier:
-                return self._dice.choice(self._earlier[-3:])
+                return self._rng.choice(self._earlier[-3:])
             case "payment" if self._known:
-                return person, payment_pb2.GetPaymentRequest(payment_id=self._dice.choice(self._known))
+                return person, payment_pb2.GetPaymentRequest(payment_id=self._rng.choice(self._known))
             case "reverse" if self._known:
-                payment_id = self._dice.choice(self._known)
+                payment_id = self._rng.choice(self._known)
                 request = payment_pb2.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong order")
                 self._earlier.append((teller.accountant, request))
                 return self._earlier[-1]

@@ -137,10 +137,10 @@ def free_ports(*services: str) -> dict[str, int]:
     """Two free ports for each service, of which the first is named; none of those the kernel gives to connections,
     which could be taken while an instance is away.
     """
-    dice = random.Random()
+    rng = random.Random()
     found: dict[str, int] = {}
     while len(found) < len(services):
-        port = dice.randrange(20_000, 32_000, 2)
+        port = rng.randrange(20_000, 32_000, 2)
         if port not in found.values() and is_free(port) and is_free(port + 1):
             found[services[len(found)]] = port
     return found

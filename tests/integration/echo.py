@@ -214,7 +214,7 @@ def directory_of(*ports: int, **parameters: str) -> Directory:
 
 @asynccontextmanager
 async def channel_to(directory: Directory, *in_turn: int, **more: Any) -> AsyncIterator[DiscoveredChannel]:
-    """Return a channel that prefers endpoints by port in the order given, and throws known dice."""
+    """Return a channel that prefers endpoints by port in the order given, seeded."""
     settings: dict[str, Any] = {"idempotency": idempotency, "rng": random.Random(7)}
     if in_turn:
         settings["picker"] = InTurn(*in_turn)

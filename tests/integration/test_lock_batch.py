@@ -127,14 +127,14 @@ async def test_a_batch_that_does_not_get_one_order_gets_none(locks: ResourceLock
 async def test_overlapping_batches_all_finish(zookeeper: ZooKeeper, session: Session) -> None:
     """Batches that meet in many queues, asked for in whatever order of orders by four sessions: none waits for ever,
     and of each order there is one holder at a time, with growing tokens."""
-    dice = random.Random(7)
+    rng = random.Random(7)
     orders = new_orders(12, "shared")
     inside: set[str] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
 
     async def settle(locks: ResourceLocks) -> None:
         for _ in range(10):
-            wanted = dice.sample(orders, dice.randint(2, 8))
+            wanted = rng.sample(orders, rng.randint(2, 8))
             async with await locks.acquire_all(wanted, CASHIER, timeout_s=60) as batch:
                 assert inside.isdisjoint(wanted)
                 inside.update(wanted)

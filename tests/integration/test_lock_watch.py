@@ -143,11 +143,11 @@ async def test_events_that_pile_up_are_replaced_by_a_list(
 
 async def test_busy_queues_are_followed_to_the_end(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """Many clerks on few orders: each order's queue changes by one place at a time, and ends empty."""
-    dice = random.Random(3)
+    rng = random.Random(3)
 
     async def clerk() -> None:
         for _ in range(10):
-            async with await locks.acquire(f"o-{dice.randint(10, 13)}", CASHIER, timeout_s=30):
+            async with await locks.acquire(f"o-{rng.randint(10, 13)}", CASHIER, timeout_s=30):
                 await asyncio.sleep(0.002)
 
     async with connected(zookeeper) as session, looking_on(session) as onlooker:

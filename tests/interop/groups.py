@@ -13,7 +13,7 @@ from coordination.channel.load_balancing import RoundRobin
 from coordination.discovery import Directory, Discovery
 from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
-from services.kernel.ids import dice
+from services.kernel.ids import new_rng
 from tests.interop.consumers import Wrong
 from tests.interop.providers import EXCHANGE, free_port, until
 from tests.interop.stage import Stage
@@ -65,7 +65,7 @@ async def _rates(directory: Directory) -> Counter[int]:
     """Calls so often, and counts the rates in the answers."""
     rates: Counter[int] = Counter()
     async with DiscoveredChannel(
-        directory, idempotency=lambda _method: Idempotency.UNKNOWN, picker=RoundRobin(), rng=dice()
+        directory, idempotency=lambda _method: Idempotency.UNKNOWN, picker=RoundRobin(), rng=new_rng()
     ) as channel:
         convert = channel.unary_unary(
             f"/{EXCHANGE}/Convert",

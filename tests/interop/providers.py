@@ -20,7 +20,7 @@ from coordination.channel import DiscoveredChannel, Idempotency
 from coordination.discovery import Directory, DirectoryState, Discovery
 from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
-from services.kernel.ids import dice
+from services.kernel.ids import new_rng
 from tests.interop.consumers import Wrong
 from tests.interop.program import Program
 from tests.interop.stage import Stage
@@ -94,7 +94,7 @@ async def _registered(directory: Directory, address: str, program: Program) -> N
 
 
 async def _call(directory: Directory, refuses: str) -> str:
-    async with DiscoveredChannel(directory, idempotency=lambda _method: Idempotency.UNKNOWN, rng=dice()) as channel:
+    async with DiscoveredChannel(directory, idempotency=lambda _method: Idempotency.UNKNOWN, rng=new_rng()) as channel:
         convert = channel.unary_unary(
             f"/{EXCHANGE}/Convert",
             request_serializer=money_pb2.Money.SerializeToString,

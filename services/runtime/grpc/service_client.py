@@ -15,7 +15,7 @@ from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import Deadline
 from services.kernel.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
-from services.kernel.ids import dice
+from services.kernel.ids import new_rng
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
 from services.runtime.grpc.tokens import TokenFile
@@ -50,8 +50,8 @@ class Peers:
         channel = DiscoveredChannel(
             directory,
             idempotency=idempotency,
-            picker=by_name(self._picker, dice()),
-            rng=dice(),
+            picker=by_name(self._picker, new_rng()),
+            rng=new_rng(),
             default_timeout_s=_MAX_CALL_S,
             metrics=self._metrics,
         )

@@ -18,7 +18,7 @@ from tests.unit.chaos.echo import Connection, closed, echo, said
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
     """A proxy in front of an echo."""
-    async with echo() as upstream, Proxy("echo", upstream, dice=random.Random(7)) as proxy:
+    async with echo() as upstream, Proxy("echo", upstream, rng=random.Random(7)) as proxy:
         yield proxy
 
 
@@ -171,11 +171,11 @@ async def test_upstream_may_be_away(proxy: Proxy) -> None:
     assert await said(await connect(proxy), b"x") == b"x"
 
 
-async def test_toxicity_is_drawn_from_the_dice() -> None:
+async def test_toxicity_is_drawn_from_the_rng() -> None:
     """Of many connections the toxic concerns its part, the same ones for the same seed."""
     fates: list[list[bool]] = []
     for _ in range(2):
-        async with echo() as upstream, Proxy("echo", upstream, dice=random.Random(5)) as proxy:
+        async with echo() as upstream, Proxy("echo", upstream, rng=random.Random(5)) as proxy:
             proxy.add(Toxic("cut", "reset_peer", toxicity=0.5))
             fates.append([await _survives(await connect(proxy)) for _ in range(40)])
     assert fates[0] == fates[1]

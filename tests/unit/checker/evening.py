@@ -1,6 +1,6 @@
 """A made-up evening: clerks, a queue at each order, lost replies and dead processes, all from one seed.
 
-    callers' calls ──▶ steps, taken in turns by the dice ──▶ what callers recorded, what the services wrote
+    callers' calls ──▶ steps, in a random order      ──▶ what callers recorded, what the services wrote
 
 It does what the services promise, in its own words: every call is a generator that takes one step at a time, and
 between two steps anybody else may take theirs. A caller may stop listening at any step (the reply is lost), a process
@@ -86,7 +86,7 @@ class Evening:
     weather: Weather = field(default_factory=Weather)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.seed)
+        self.rng = random.Random(self.seed)
         self.scribe = Scribe()
         self.scribe.account("wallet:mei:CNY", "LIABILITY", overdraft=10**12)
         self._responses: dict[Key, Answer] = {}
@@ -108,7 +108,7 @@ class Evening:
         while plan or under_way:
             while plan and len(under_way) < self.at_once:
                 under_way.append(self._ask(plan.pop()))
-            place = self.dice.randrange(len(under_way))
+            place = self.rng.randrange(len(under_way))
             if not self._advance(under_way[place]):
                 under_way[place] = under_way[-1]
                 under_way.pop()
@@ -118,21 +118,19 @@ class Evening:
 
     def _shuffle(self, plan: list[str]) -> None:
         """Most calls at an order come soon after each other; some are late."""
-        plan.sort(
-            key=lambda order_id: (int(order_id[5:]) + self.dice.expovariate(0.5), self.dice.random()), reverse=True
-        )
+        plan.sort(key=lambda order_id: (int(order_id[5:]) + self.rng.expovariate(0.5), self.rng.random()), reverse=True)
 
     # Callers
 
     def _advance(self, call: _Call) -> bool:
         """One more step of a call; False: it is over."""
         weather = self.weather
-        if self.dice.random() < weather.death:
-            self._is_over(call, self.dice.choice((NO_ANSWER, _AWAY)))
+        if self.rng.random() < weather.death:
+            self._is_over(call, self.rng.choice((NO_ANSWER, _AWAY)))
             return False
-        if self.dice.random() < weather.freeze and self._locks.get(call.order_id) is call:
+        if self.rng.random() < weather.freeze and self._locks.get(call.order_id) is call:
             del self._locks[call.order_id]
-        if call.operation is not None and self.dice.random() < weather.lost_reply:
+        if call.operation is not None and self.rng.random() < weather.lost_reply:
             self._note(call.operation, NO_ANSWER)
             call.operation = None
         assert call.steps is not None
@@ -160,25 +158,25 @@ class Evening:
         operation.answered_ns = self._tick()
 
     def _ask(self, order_id: str) -> _Call:
-        kind = self.dice.choices(
+        kind = self.rng.choices(
             ("Settle", "Again", "GetOrder", "GetPayment", "Reverse", "CancelOrder", "CreateOrder"),
             weights=(8, 4, 8, 3, 2, 0.3, 0.3),
         )[0]
-        clerk = self.dice.choice(list(CLERKS))
+        clerk = self.rng.choice(list(CLERKS))
         known = self._of_order[order_id]
         match kind:
             case "Again" if self._settles[order_id]:
-                return self._settle(self.dice.choice(self._settles[order_id][-4:]))
+                return self._settle(self.rng.choice(self._settles[order_id][-4:]))
             case "Settle" | "Again":
                 asked = Arguments(order_id=order_id, key=self._key("s"), clerk=clerk, source=CLERKS[clerk])
                 self._settles[order_id].append(asked)
                 return self._settle(asked)
             case "Reverse" if known:
-                payment = self.dice.choice(known)
+                payment = self.rng.choice(known)
                 asked = Arguments(payment_id=payment["payment_id"], key=self._key("r"), clerk="wu")
                 return self._begin("Reverse", asked, order_id, lambda call: self._reverse_steps(call, payment))
             case "GetPayment" if known:
-                payment = self.dice.choice(known)
+                payment = self.rng.choice(known)
                 asked = Arguments(payment_id=payment["payment_id"], clerk=clerk)
                 return self._begin("GetPayment", asked, "", lambda _call: self._look_at_payment(payment))
             case "CancelOrder":
@@ -190,7 +188,7 @@ class Evening:
         return self._begin("GetOrder", asked, "", lambda _call: self._look_at_order(order_id))
 
     def _create(self, order_id: str) -> _Call:
-        amount = self.dice.randrange(1, 10_000)
+        amount = self.rng.randrange(1, 10_000)
         key = self._key("m")
         asked = Arguments(order_id=order_id, key=key, clerk="li", amount_minor=amount, currency=CURRENCY)
         return self._begin("CreateOrder", asked, order_id, lambda call: self._create_steps(call, asked))
@@ -368,7 +366,7 @@ class Evening:
         self.scribe.see_fence(payment["order_id"], call.fence)
         key = (payment["request_caller"], payment["request_method"], payment["request_key"])
         by_wallet = payment["payer_account_id"].startswith("wallet")
-        if not payment["journal_id"] and by_wallet and self.dice.random() < self.weather.decline:
+        if not payment["journal_id"] and by_wallet and self.rng.random() < self.weather.decline:
             self._move(call, payment, "DECLINED")
             self._respond(key, Answer("FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"))
             self._words[payment["payment_id"]].append(self.scribe.deliver(payment, "RELEASE", delivered=False))
@@ -378,7 +376,7 @@ class Evening:
             self.scribe.post(payment, call.fence, business_key)
             yield
             self._check(call)
-            if payment["state"] == "SUBMITTED" and self.dice.random() < self.weather.lost_reply:
+            if payment["state"] == "SUBMITTED" and self.rng.random() < self.weather.lost_reply:
                 self._move(call, payment, "UNKNOWN")
                 yield
                 self._check(call)
@@ -406,7 +404,7 @@ class Evening:
         moves = {"COMPLETE": ("PAYING", "PAID"), "RELEASE": ("PAYING", "UNPAID"), "REOPEN": ("PAID", "UNPAID")}
         words = self._words[payment["payment_id"]]
         while words:
-            if not certainly and self.dice.random() < self.weather.late_word:
+            if not certainly and self.rng.random() < self.weather.late_word:
                 return
             self._check(call)
             word = words[0]
@@ -478,7 +476,7 @@ class Evening:
         return f"{what}-{self._keys}"
 
     def _tick(self) -> int:
-        self._now_ns += self.dice.randrange(1, 1_000_000)
+        self._now_ns += self.rng.randrange(1, 1_000_000)
         return self._now_ns
 
 

@@ -1,4 +1,4 @@
-"""One change to what the witnesses of a lawful evening say, by the dice. Nearly every one makes it unlawful."""
+"""One change to what the witnesses of a lawful evening say, at random. Nearly every one makes it unlawful."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ def settled(scribe: Scribe) -> list[Operation]:
 
 
 @mutation
-def another_state(scribe: Scribe, dice: random.Random) -> bool:
+def another_state(scribe: Scribe, rng: random.Random) -> bool:
     reads = answered(scribe, "GetOrder")
     if not reads:
         return False
-    read = dice.choice(reads)
+    read = rng.choice(reads)
     states = {"UNPAID", "PAYING", "PAID", "CANCELLED"} - {read.answer.state}
-    read.answer = replace(read.answer, state=dice.choice(sorted(states)))
+    read.answer = replace(read.answer, state=rng.choice(sorted(states)))
     return True
 
 
 @mutation
-def another_version(scribe: Scribe, dice: random.Random) -> bool:
+def another_version(scribe: Scribe, rng: random.Random) -> bool:
     reads = answered(scribe, "GetOrder") + answered(scribe, "GetPayment")
     if not reads:
         return False
-    read = dice.choice(reads)
-    read.answer = replace(read.answer, version=read.answer.version + dice.choice((-1, 1, 2)))
+    read = rng.choice(reads)
+    read.answer = replace(read.answer, version=read.answer.version + rng.choice((-1, 1, 2)))
     return read.answer.version > 0
 
 
 @mutation
-def another_payment(scribe: Scribe, dice: random.Random) -> bool:
+def another_payment(scribe: Scribe, rng: random.Random) -> bool:
     reads = [call for call in scribe.calls if call.answer.payment_id and call.kind in ("GetOrder", "Settle")]
     if not reads:
         return False
-    read = dice.choice(reads)
+    read = rng.choice(reads)
     read.answer = replace(read.answer, payment_id="pay_nobody")
     return True
 
 
 @mutation
-def a_look_too_late(scribe: Scribe, dice: random.Random) -> bool:
+def a_look_too_late(scribe: Scribe, rng: random.Random) -> bool:
     """Somebody is told after everything what was so at first. One version late may be: the order hears last."""
     doubtful = {call.arguments.order_id for call in scribe.calls if call.outcome is Outcome.INFO}
     old = [
@@ -77,24 +77,24 @@ def a_look_too_late(scribe: Scribe, dice: random.Random) -> bool:
     ]
     if not old:
         return False
-    call = dice.choice(old)
+    call = rng.choice(old)
     end_ns = max(call.answered_ns or call.invoked_ns for call in scribe.calls)
     call.invoked_ns, call.answered_ns = end_ns + 1, end_ns + 2
     return True
 
 
 @mutation
-def done_but_refused(scribe: Scribe, dice: random.Random) -> bool:
+def done_but_refused(scribe: Scribe, rng: random.Random) -> bool:
     calls = settled(scribe)
     if not calls:
         return False
-    call = dice.choice(calls)
+    call = rng.choice(calls)
     call.answer, call.outcome = Answer("ABORTED", "ORDER_LOCKED"), Outcome.FAIL
     return True
 
 
 @mutation
-def refused_but_acknowledged(scribe: Scribe, dice: random.Random) -> bool:
+def refused_but_acknowledged(scribe: Scribe, rng: random.Random) -> bool:
     calls = [
         call
         for call in answered(scribe, "Settle", Outcome.FAIL)
@@ -102,34 +102,34 @@ def refused_but_acknowledged(scribe: Scribe, dice: random.Random) -> bool:
     ]
     if not calls:
         return False
-    call = dice.choice(calls)
+    call = rng.choice(calls)
     answer = Answer(state="SUCCEEDED", payment_id="pay_nobody", sha256=call.answer.sha256)
     call.answer, call.outcome = answer, Outcome.OK
     return True
 
 
 @mutation
-def a_caller_who_never_called(scribe: Scribe, dice: random.Random) -> bool:
+def a_caller_who_never_called(scribe: Scribe, rng: random.Random) -> bool:
     """Somebody settled whom the history does not know: nobody says that this is right, or wrong."""
     calls = settled(scribe)
     if calls:
-        scribe.calls.remove(dice.choice(calls))
+        scribe.calls.remove(rng.choice(calls))
     return bool(calls)
 
 
 @mutation
-def another_answer_to_a_retry(scribe: Scribe, dice: random.Random) -> bool:
+def another_answer_to_a_retry(scribe: Scribe, rng: random.Random) -> bool:
     calls = [call for call in scribe.calls if call.answer.sha256]
     if not calls:
         return False
-    call = dice.choice(calls)
+    call = rng.choice(calls)
     call.answer = replace(call.answer, sha256="0" * 64)
     return True
 
 
 @mutation
-def an_acknowledgement_of_nothing(scribe: Scribe, dice: random.Random) -> bool:
-    call = dice.choice(scribe.calls)
+def an_acknowledgement_of_nothing(scribe: Scribe, rng: random.Random) -> bool:
+    call = rng.choice(scribe.calls)
     asked = replace(call.arguments, key="never", order_id=call.arguments.order_id or "order-0", payment_id="")
     answer = Answer(state="SUCCEEDED", payment_id="pay_never")
     scribe.calls.append(
@@ -142,15 +142,15 @@ def an_acknowledgement_of_nothing(scribe: Scribe, dice: random.Random) -> bool:
 
 
 @mutation
-def a_lost_journal(scribe: Scribe, dice: random.Random) -> bool:
-    return _removed(scribe, dice, lambda: scribe.remove_journal(dice.choice(scribe.journals)["journal_id"]))
+def a_lost_journal(scribe: Scribe, rng: random.Random) -> bool:
+    return _removed(scribe, rng, lambda: scribe.remove_journal(rng.choice(scribe.journals)["journal_id"]))
 
 
 @mutation
-def a_journal_twice(scribe: Scribe, dice: random.Random) -> bool:
+def a_journal_twice(scribe: Scribe, rng: random.Random) -> bool:
     if not scribe.journals:
         return False
-    row = dice.choice(scribe.journals)
+    row = rng.choice(scribe.journals)
     legs = [(leg["account_id"], leg["amount"]) for leg in scribe.legs(row["journal_id"])]
     names = {name: row[name] for name in ("order_id", "payment_id", "reversal_of")}
     scribe.journal(row["business_key"], legs, **names)
@@ -159,84 +159,84 @@ def a_journal_twice(scribe: Scribe, dice: random.Random) -> bool:
 
 
 @mutation
-def another_amount(scribe: Scribe, dice: random.Random) -> bool:
+def another_amount(scribe: Scribe, rng: random.Random) -> bool:
     if not scribe.postings:
         return False
-    dice.choice(scribe.postings)["amount"] += dice.choice((-1, 1))
+    rng.choice(scribe.postings)["amount"] += rng.choice((-1, 1))
     scribe.seal()
     return True
 
 
 @mutation
-def an_altered_journal(scribe: Scribe, dice: random.Random) -> bool:
+def an_altered_journal(scribe: Scribe, rng: random.Random) -> bool:
     if not scribe.journals:
         return False
-    dice.choice(scribe.journals)[dice.choice(("memo", "clerk_name", "order_id", "payment_id"))] = "altered"
+    rng.choice(scribe.journals)[rng.choice(("memo", "clerk_name", "order_id", "payment_id"))] = "altered"
     return True
 
 
 @mutation
-def a_wrong_balance(scribe: Scribe, dice: random.Random) -> bool:
-    dice.choice(scribe.accounts)["balance"] += dice.choice((-1, 1))
+def a_wrong_balance(scribe: Scribe, rng: random.Random) -> bool:
+    rng.choice(scribe.accounts)["balance"] += rng.choice((-1, 1))
     return True
 
 
 @mutation
-def a_lower_fence(scribe: Scribe, dice: random.Random) -> bool:
+def a_lower_fence(scribe: Scribe, rng: random.Random) -> bool:
     later = [row for row in scribe.payment_events if row["version"] > 2]
     if not later:
         return False
-    dice.choice(later)["fence_token"] = 1
+    rng.choice(later)["fence_token"] = 1
     return True
 
 
 @mutation
-def a_missing_event(scribe: Scribe, dice: random.Random) -> bool:
-    events = dice.choice((scribe.order_events, scribe.payment_events))
-    return _removed(scribe, dice, lambda: events.remove(dice.choice(events)))
+def a_missing_event(scribe: Scribe, rng: random.Random) -> bool:
+    events = rng.choice((scribe.order_events, scribe.payment_events))
+    return _removed(scribe, rng, lambda: events.remove(rng.choice(events)))
 
 
 @mutation
-def another_order_state(scribe: Scribe, dice: random.Random) -> bool:
+def another_order_state(scribe: Scribe, rng: random.Random) -> bool:
     if not scribe.orders:
         return False
-    order = dice.choice(scribe.orders)
+    order = rng.choice(scribe.orders)
     states = {"UNPAID", "PAYING", "PAID", "CANCELLED"} - {order["state"]}
-    order["state"] = dice.choice(sorted(states))
+    order["state"] = rng.choice(sorted(states))
     return True
 
 
 @mutation
-def another_payment_state(scribe: Scribe, dice: random.Random) -> bool:
+def another_payment_state(scribe: Scribe, rng: random.Random) -> bool:
     if not scribe.payments:
         return False
-    row = dice.choice(scribe.payments)
+    row = rng.choice(scribe.payments)
     states = {"SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSED"} - {row["state"]}
-    row["state"] = dice.choice(sorted(states))
+    row["state"] = rng.choice(sorted(states))
     return True
 
 
 @mutation
-def a_lost_request(scribe: Scribe, dice: random.Random) -> bool:
+def a_lost_request(scribe: Scribe, rng: random.Random) -> bool:
     done = [row for row in scribe.requests if row["state"] == "DONE" and _was_told(scribe, row)]
     if done:
-        scribe.requests.remove(dice.choice(done))
+        scribe.requests.remove(rng.choice(done))
     return bool(done)
 
 
 @mutation
-def another_response(scribe: Scribe, dice: random.Random) -> bool:
+def another_response(scribe: Scribe, rng: random.Random) -> bool:
     done = [row for row in scribe.requests if row["state"] == "DONE" and _was_told(scribe, row)]
     if done:
-        dice.choice(done)["response"] = b"another"
+        rng.choice(done)["response"] = b"another"
     return bool(done)
 
 
 @mutation
-def a_lost_word(scribe: Scribe, dice: random.Random) -> bool:
+def a_lost_word(scribe: Scribe, rng: random.Random) -> bool:
     words = [row for row in scribe.outbox if row["purpose"] != "RELEASE"]
     if words:
-        scribe.outbox.remove(dice.choice(words))
+        scribe.outbox.remove(rng.choice(words))
     return bool(words)
 
 
@@ -244,7 +244,7 @@ def _was_told(scribe: Scribe, row: Row) -> bool:
     return any(call.arguments.key == row["key"] and call.answer.sha256 for call in scribe.calls)
 
 
-def _removed(scribe: Scribe, _dice: random.Random, remove: Callable[[], None]) -> bool:
+def _removed(scribe: Scribe, _rng: random.Random, remove: Callable[[], None]) -> bool:
     if not (scribe.journals and scribe.order_events and scribe.payment_events):
         return False
     remove()

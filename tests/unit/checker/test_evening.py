@@ -66,11 +66,11 @@ def test_the_calls_alone_are_accepted(evening: Evening) -> None:
 
 @_slow
 @given(_evenings, st.randoms(use_true_random=False))
-def test_outcomes_may_be_forgotten(evening: Evening, dice: random.Random) -> None:
+def test_outcomes_may_be_forgotten(evening: Evening, rng: random.Random) -> None:
     """A caller who is told nothing contradicts nobody."""
     scribe = evening.pass_by()
     for call in scribe.calls:
-        if dice.random() < 0.3:
+        if rng.random() < 0.3:
             call.answer, call.outcome = replace(call.answer, code="", reason="", state=""), Outcome.INFO
     assert alone(scribe.history())[0] == []
 
@@ -96,9 +96,9 @@ def test_one_change_is_found(name: str) -> None:
     """Of evenings in which one witness says something else none is accepted."""
     found: Counter[Verdict] = Counter()
     for seed in range(10 * _CHANGED):
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         scribe = Evening(seed, orders=2, calls=10, weather=(CALM, Weather())[seed % 2]).pass_by()
-        if MUTATIONS[name](scribe, dice):
+        if MUTATIONS[name](scribe, rng):
             found[verdict_of(examined(scribe))] += 1
         if found.total() == _CHANGED:
             break
@@ -144,13 +144,11 @@ def brute(deeds: Sequence[Deed], start: State) -> bool:
 @given(st.integers(0, 2**32), st.booleans(), st.booleans())
 def test_the_search_finds_what_trying_everything_finds(seed: int, changed: bool, with_books: bool) -> None:
     """Neither more nor less: what it leaves out makes no difference."""
-    dice = random.Random(seed)
-    weather = dice.choice((CALM, Weather(), STORM))
-    scribe = Evening(seed, orders=1, calls=dice.randrange(1, 8), at_once=3, weather=weather).pass_by()
+    rng = random.Random(seed)
+    weather = rng.choice((CALM, Weather(), STORM))
+    scribe = Evening(seed, orders=1, calls=rng.randrange(1, 8), at_once=3, weather=weather).pass_by()
     if changed:
-        MUTATIONS[dice.choice(("another state", "another version", "another payment", "done but refused"))](
-            scribe, dice
-        )
+        MUTATIONS[rng.choice(("another state", "another version", "another payment", "done but refused"))](scribe, rng)
     for order in order_calls(scribe.history(), scribe.books() if with_books else None):
         start = before_all(order.names)
         assert has_order(order.deeds, start, Budget.of(_LIMIT_S, SystemClock())) is brute(order.deeds, start)
