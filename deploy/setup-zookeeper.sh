@@ -3,7 +3,7 @@
 #
 #   1. Java and ZooKeeper's jars are here (or COUNTINGHOUSE_ZOOKEEPER names a running one): nothing to do
 #   2. root, or sudo without a password: apt-get install
-#   3. neither: download the packages and unpack them into the user's cache, where services/devstack/zookeeper.py looks
+#   3. neither: download the packages and unpack them into the user's cache, where services/devstack/components/zookeeper.py looks
 #   4. none of that: say what to install, exit 1
 set -eu
 
@@ -16,7 +16,7 @@ have_java() {
     command -v java >/dev/null 2>&1 || { [ -n "${JAVA_HOME:-}" ] && [ -x "$JAVA_HOME/bin/java" ]; }
 }
 
-# All that services/devstack/zookeeper.py needs, below the root directory $1.
+# All that services/devstack/components/zookeeper.py needs, below the root directory $1.
 complete() {
     for jar in zookeeper zookeeper-jute slf4j-api slf4j-simple metrics-core commons-cli; do
         [ -e "$1$jars/$jar.jar" ] || return 1

@@ -25,8 +25,8 @@ import pytest
 from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.devstack import postgresql
 from services.devstack.child import identity
+from services.devstack.components import postgresql
 from services.runtime.cluster_member import Service
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date

@@ -34,7 +34,7 @@ from services.checker.checks import run_checks
 from services.checker.history import Arguments, HistoryWriter, Operation, Outcome, read_history
 from services.checker.verdict import Check, Found
 from services.devstack.files import database_url
-from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack, StackOptions
+from services.devstack.stack import ACQUIRER_INSTANCE, Stack, StackOptions
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.kernel.guards import Guards

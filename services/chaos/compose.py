@@ -34,7 +34,7 @@ from services.chaos.world import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import ACQUIRER as BANK
 from services.checker.books import SERVICES
-from services.devstack import zookeeper
+from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
 from services.devstack.files import database_url, signing_key
 from services.devstack.state import INTERFACES, StackRefused

@@ -30,11 +30,11 @@ from services.chaos.world import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import ACQUIRER as BANK
 from services.checker.books import SERVICES
-from services.devstack.databases import POSTGRESQL
+from services.devstack.components.databases import POSTGRESQL
+from services.devstack.components.zookeeper import PortReservation
 from services.devstack.ensemble import ZooKeeperEnsemble
 from services.devstack.files import database_url
-from services.devstack.supervisor import Stack, StackOptions
-from services.devstack.zookeeper import PortReservation
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import Clock
 from services.kernel.principal import Role
 

@@ -27,7 +27,7 @@ from services.chaos.booth import DELAY, DISARM, DROP_REPLY, KILL, STOP, Booth
 from services.chaos.calls import Heard
 from services.chaos.world import NotBroughtAbout
 from services.checker.history import Outcome
-from services.devstack.supervisor import ACQUIRER_INSTANCE
+from services.devstack.stack import ACQUIRER_INSTANCE
 
 CASHIERS: Final = "payment-1"
 ACCOUNTANTS: Final = "payment-2"

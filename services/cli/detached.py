@@ -23,8 +23,8 @@ def main() -> None:
 
 def _supervise() -> None:
     from services.cli import arguments, stack  # noqa: PLC0415
+    from services.devstack.stack import StackOptions  # noqa: PLC0415
     from services.devstack.state import StackRefused  # noqa: PLC0415
-    from services.devstack.supervisor import StackOptions  # noqa: PLC0415
 
     try:
         given = json.loads(sys.stdin.read())

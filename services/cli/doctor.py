@@ -93,14 +93,14 @@ def _python() -> Finding:
 
 
 def _java() -> Finding:
-    from services.devstack import zookeeper  # noqa: PLC0415  `--help` does without
+    from services.devstack.components import zookeeper  # noqa: PLC0415  `--help` does without
 
     java = zookeeper.find_java(os.environ)
     return Finding("java", True, str(java) if java else "none; needed unless Docker or a running ZooKeeper is used")
 
 
 def _zookeeper(address: str) -> Finding:
-    from services.devstack import zookeeper  # noqa: PLC0415
+    from services.devstack.components import zookeeper  # noqa: PLC0415
 
     if address:
         return Finding("zookeeper", True, f"configured: {address}")
@@ -303,7 +303,7 @@ async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -
     """Raises the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
     from coordination.locks.generation import MAX_AHEAD  # noqa: PLC0415
     from services.devstack import state  # noqa: PLC0415
-    from services.devstack.supervisor import Stack, StackOptions  # noqa: PLC0415
+    from services.devstack.stack import Stack, StackOptions  # noqa: PLC0415
 
     seen, unread = await _seen(data)
     newest = max((each.generation for each in seen.values()), default=0)

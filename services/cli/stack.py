@@ -22,8 +22,8 @@ from services.cli.exit_codes import ExitCode
 from services.kernel.printable import escape
 
 if TYPE_CHECKING:
+    from services.devstack.stack import Stack, StackOptions
     from services.devstack.state import StackState
-    from services.devstack.supervisor import Stack, StackOptions
 
 #: A stack drains for some seconds; what takes longer is ended by force.
 _DOWN_TIMEOUT_S = 30.0
@@ -62,7 +62,7 @@ def up(
 
     Example: countinghouse up --replicas payment=2
     """
-    from services.devstack.supervisor import StackOptions  # noqa: PLC0415  `--help` does without
+    from services.devstack.stack import StackOptions  # noqa: PLC0415  `--help` does without
     from services.kernel.errors import InvalidArgument  # noqa: PLC0415
 
     try:
@@ -136,7 +136,7 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
     Args:
         detached: Whether standard output ends once the stack is ready, for whoever waits for that.
     """
-    from services.devstack.supervisor import Stack  # noqa: PLC0415
+    from services.devstack.stack import Stack  # noqa: PLC0415
 
     clock = asyncio.get_running_loop().time
     started_s = clock()

@@ -18,7 +18,7 @@ from services.checker.books import Books
 from services.demo.lanes import Lane, lanes_of
 from services.demo.people import Seen
 from services.demo.stage import ACCOUNTANTS, CASHIERS, CURRENCY, NotBroughtAbout, Stage, settle_request
-from services.devstack.supervisor import ACQUIRER_INSTANCE
+from services.devstack.stack import ACQUIRER_INSTANCE
 from services.kernel.errors import CountinghouseError
 
 _CLICKS = 10

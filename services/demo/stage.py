@@ -21,7 +21,7 @@ from countinghouse.type.v1 import money_pb2
 from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
 from services.demo.people import Person, Seen, Telephone
 from services.devstack.files import database_url
-from services.devstack.supervisor import Stack, StackOptions
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError
 from services.kernel.guards import Guards

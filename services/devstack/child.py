@@ -34,7 +34,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 #: A log file this large is put aside at the next start; the one put aside before is dropped.
 _MAX_LOG_BYTES = 10 << 20
-_LAST_WORDS_BYTES = 4096
+_LAST_LINE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +132,12 @@ class Child:
             self.signal(signal.SIGKILL)
             await self.wait()
 
-    def last_words(self, prefix: str = "") -> str:
+    def last_log_line(self, prefix: str = "") -> str:
         """The last line it wrote, if possible one that begins with `prefix`; empty if it wrote none."""
         try:
             with self._log.open("rb") as log:
                 size = log.seek(0, os.SEEK_END)
-                log.seek(max(self._log_start, size - _LAST_WORDS_BYTES))
+                log.seek(max(self._log_start, size - _LAST_LINE_BYTES))
                 lines = log.read().decode(errors="replace").strip().splitlines()
         except OSError:
             return ""

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from services.devstack import zookeeper
 from services.devstack.child import Child
-from services.devstack.zookeeper import HOST, JavaInstallation, Member, PortReservation, ZooKeeperMissing
+from services.devstack.components import zookeeper
+from services.devstack.components.zookeeper import HOST, JavaInstallation, Member, PortReservation, ZooKeeperMissing
 
 _SERVERS: Final = 3
 _GRACE_S: Final = 2.0

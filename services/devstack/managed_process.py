@@ -137,7 +137,7 @@ class ManagedProcess:
             code = await child.wait()
         finally:
             watch.cancel()
-        said = child.last_words(f"{self.service}: ")
+        said = child.last_log_line(f"{self.service}: ")
         if code == _REFUSED:
             self._give_up(StackRefused("PROCESS_REFUSED", said or f"{self.name} refused to start"))
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 
 from services.cli import output
-from services.devstack.supervisor import Stack, StackOptions
+from services.devstack.stack import Stack, StackOptions
 from tests.bench import discovering, locking, reconciling, settling, starting
 from tests.bench.figures import Figure
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.principal import Role
 from tests.bench.figures import Figure, median_ms, p95_ms
 from tests.e2e.desk import Desk

@@ -18,8 +18,8 @@ from coordination.session import Session
 from countinghouse.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2, order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
+from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
-from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from services.runtime.grpc.methods import idempotency
 from tests.e2e.desk import money, new_id

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.devstack import zookeeper
-from services.devstack.supervisor import Stack, StackOptions
-from services.devstack.zookeeper import ZooKeeperMissing
+from services.devstack.components import zookeeper
+from services.devstack.components.zookeeper import ZooKeeperMissing
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.principal import Role
 from tests.e2e import databases
 from tests.e2e.desk import Desk

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordination.registry import Registry
 from coordination.session import Session
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 
 _TIMEOUT_S = 5.0
 

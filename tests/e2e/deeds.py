@@ -21,7 +21,7 @@ from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.type.v1 import money_pb2
 from services.checker.books import Books
 from services.demo.people import Person, Seen
-from services.devstack.supervisor import ACQUIRER_INSTANCE
+from services.devstack.stack import ACQUIRER_INSTANCE
 from services.kernel.errors import AlreadyExists, FailedPrecondition
 from services.kernel.principal import Role
 from tests.e2e.desk import new_id

@@ -23,7 +23,7 @@ from countinghouse.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2, order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
 from countinghouse.type.v1 import money_pb2
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.errors import CountinghouseError
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Role

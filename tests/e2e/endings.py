@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 
 
 class Endings:

@@ -18,7 +18,7 @@ from services.checker.checks import Answered, run_checks
 from services.checker.history import HistoryWriter
 from services.demo.people import Person, Seen, Telephone
 from services.demo.stage import Stage
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.clock import SystemClock
 from services.kernel.guards import Guards
 from services.kernel.principal import Role

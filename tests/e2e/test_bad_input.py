@@ -12,7 +12,7 @@ from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.clock import ManualClock, SystemClock
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role

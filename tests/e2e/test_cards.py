@@ -17,7 +17,7 @@ import pytest_asyncio
 from countinghouse.acquirer.v1 import acquirer_pb2 as bank
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.demo.people import Seen
-from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
+from services.devstack.stack import ACQUIRER_INSTANCE, Stack
 from services.kernel.principal import Role
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import Desk, command_line, document, new_id, refusal

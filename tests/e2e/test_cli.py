@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from countinghouse.debug.v1 import failpoint_pb2 as debug
+from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
-from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import Desk, command_line, document, new_id, start_command_line

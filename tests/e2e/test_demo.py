@@ -21,8 +21,8 @@ import pytest_asyncio
 
 from services.demo.defences import DEFENCES
 from services.devstack import state
+from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
-from services.devstack.supervisor import Stack
 from services.kernel.guards import NAMES
 from tests.e2e.desk import Desk, command_line, document, processes_of, start_command_line
 

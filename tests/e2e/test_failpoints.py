@@ -39,7 +39,7 @@ from services.checker.history import HistoryWriter, read_history
 from services.checker.verdict import Verdict
 from services.demo.people import Seen
 from services.demo.stage import NotBroughtAbout
-from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
+from services.devstack.stack import ACQUIRER_INSTANCE, Stack
 from services.kernel.clock import SystemClock
 from services.runtime.grpc.failpoints import NAMES
 from services.runtime.zookeeper_paths import LOCKS_ROOT

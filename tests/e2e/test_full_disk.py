@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 
 from countinghouse.order.v1 import order_pb2
-from services.devstack.databases import SQLITE
+from services.devstack.components.databases import SQLITE
 from services.devstack.readiness import SERVING, health
+from services.devstack.stack import ZOOKEEPER
 from services.devstack.state import INTERFACES
-from services.devstack.supervisor import ZOOKEEPER
 from services.kernel.principal import Role
 from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import Desk, money, new_id, refusal

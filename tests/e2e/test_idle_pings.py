@@ -16,8 +16,8 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
-from services.devstack.supervisor import Stack
 from tests.e2e.http2 import ENHANCE_YOUR_CALM, HungUp, Pinger, pinging
 
 #: (seconds between two pings, how many)

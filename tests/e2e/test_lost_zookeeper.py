@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack.supervisor import ZOOKEEPER, Stack
+from services.devstack.stack import ZOOKEEPER, Stack
 from services.kernel.principal import Role
 from services.runtime.grpc import status
 from tests.e2e.conftest import FreshStack

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from tests.e2e.conftest import SETTINGS, FreshStack
 from tests.e2e.counts import pages
 from tests.e2e.desk import Desk, command_line, document, new_id, refusal

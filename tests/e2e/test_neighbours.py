@@ -15,7 +15,7 @@ import grpc
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.readiness import health
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.principal import Role
 from services.runtime.grpc import status
 from tests.e2e.desk import Desk

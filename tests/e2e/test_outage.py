@@ -17,8 +17,8 @@ import pytest_asyncio
 from coordination.channel.channel import maybe_sent_before
 from coordination.registry import Registry
 from coordination.session import Session
+from services.devstack.stack import ZOOKEEPER, Stack
 from services.devstack.state import INTERFACES
-from services.devstack.supervisor import ZOOKEEPER, Stack
 from services.kernel.errors import Unavailable
 from services.runtime.grpc import status
 from tests.e2e.clients import Clients, clients_of

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from countinghouse.order.v1 import order_pb2
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.runtime.grpc import status
 from tests.e2e.desk import Desk, command_line, document, money, new_id, refusal
 

@@ -19,11 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countinghouse.payment.v1 import payment_pb2
 from services import ledger
-from services.devstack import postgresql
 from services.devstack.child import Child, Command
+from services.devstack.components import postgresql
 from services.devstack.files import database_url
+from services.devstack.stack import Stack
 from services.devstack.state import InstanceState, StackRefused
-from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from services.runtime.database.database import Database, DatabaseRefused
 from tests.contract.runtime.wire import wire_to
@@ -204,7 +204,7 @@ async def test_a_migration_says_which_database_refuses_it(teller: Teller, tmp_pa
     settings = {"COUNTINGHOUSE_DATABASE_URL": url.render_as_string(hide_password=False)}
     child = Child.spawn(Command(command, {**os.environ, **settings}, log))
     assert await child.wait() == 2
-    assert "password authentication failed" in child.last_words("order: ")
+    assert "password authentication failed" in child.last_log_line("order: ")
     assert "guessed" not in log.read_text()
 
 

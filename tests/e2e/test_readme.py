@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.principal import Role
 from tests.e2e.desk import Desk
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from countinghouse.acquirer.v1 import acquirer_pb2 as bank
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.devstack.supervisor import ACQUIRER_INSTANCE, Stack
+from services.devstack.stack import ACQUIRER_INSTANCE, Stack
 from services.kernel.principal import Role
 from tests.e2e import databases
 from tests.e2e.conftest import SETTINGS, options

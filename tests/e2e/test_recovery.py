@@ -16,8 +16,8 @@ from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.checker.checks import Answered
 from services.demo.people import Person, Seen
+from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
-from services.devstack.supervisor import Stack
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Aborted, AlreadyExists, Unavailable
 from services.runtime.zookeeper_paths import LOCKS_ROOT

@@ -24,12 +24,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack import pruning, state, zookeeper
+from services.devstack import pruning, state
 from services.devstack.child import Child
+from services.devstack.components import zookeeper
+from services.devstack.components.zookeeper import PortReservation
 from services.devstack.readiness import health
+from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES, InstanceState, StackRefused
-from services.devstack.supervisor import Stack
-from services.devstack.zookeeper import PortReservation
 from services.kernel.principal import Role
 from tests.e2e import databases
 from tests.e2e.conftest import FreshStack, options

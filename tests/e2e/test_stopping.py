@@ -15,7 +15,7 @@ import pytest_asyncio
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.demo.people import Seen
-from services.devstack.supervisor import ZOOKEEPER, Stack
+from services.devstack.stack import ZOOKEEPER, Stack
 from services.kernel.errors import Aborted
 from tests.e2e.clients import clients_of
 from tests.e2e.conftest import SETTINGS, FreshStack, options

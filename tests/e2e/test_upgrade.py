@@ -16,7 +16,7 @@ from coordination.locks import generation
 from coordination.session import Session
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from services.kernel.principal import Role
 from services.runtime.database.pgpass import Roles
 from services.runtime.database.postgres_roles import prepare

@@ -10,7 +10,7 @@ from typing import Final
 
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack.supervisor import Stack
+from services.devstack.stack import Stack
 from tests.e2e.desk import Desk
 from tests.interop.stage import CLERK, Stage
 from tests.interop.toolchain import Toolchain

@@ -10,8 +10,8 @@ import asyncio
 import signal
 from typing import Final
 
+from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
-from services.devstack.supervisor import Stack
 from services.kernel.principal import Role
 from tests.e2e.desk import Desk
 from tests.interop.consumers import Wrong

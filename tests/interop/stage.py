@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.devstack.supervisor import Stack, StackOptions
-from services.devstack.zookeeper import ZooKeeperMissing
+from services.devstack.components.zookeeper import ZooKeeperMissing
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.principal import Role
 from tests.e2e.desk import Desk
 from tests.interop.program import Program

@@ -37,7 +37,7 @@ def database(data: Path, service: str, revision: str, generation: int = 1) -> Pa
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own ZooKeeper is not what these tests are about."""
-    monkeypatch.setattr("services.devstack.zookeeper.find", lambda _environment: "found")
+    monkeypatch.setattr("services.devstack.components.zookeeper.find", lambda _environment: "found")
 
 
 def test_a_fresh_directory_is_fit(tmp_path: Path) -> None:

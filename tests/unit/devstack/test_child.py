@@ -27,30 +27,30 @@ async def started(tmp_path: Path, script: str) -> Child:
     """A child that has said its first word."""
     child = Child.spawn(command(tmp_path, script))
     async with asyncio.timeout(10):
-        while not child.last_words() and not child.ended:  # noqa: ASYNC110  another process writes them
+        while not child.last_log_line() and not child.ended:  # noqa: ASYNC110  another process writes them
             await asyncio.sleep(0.01)
     return child
 
 
-async def test_exit_code_and_last_words_are_known(tmp_path: Path) -> None:
+async def test_exit_code_and_last_log_line_are_known(tmp_path: Path) -> None:
     child = Child.spawn(command(tmp_path, "import sys; print('one'); print('order: no'); print('{}'); sys.exit(2)"))
     assert await child.wait() == 2
     assert child.returncode == 2
-    assert child.last_words() == "{}"
-    assert child.last_words("order: ") == "order: no"
+    assert child.last_log_line() == "{}"
+    assert child.last_log_line("order: ") == "order: no"
 
 
 async def test_words_of_an_earlier_run_are_not_its_own(tmp_path: Path) -> None:
     await Child.spawn(command(tmp_path, "print('old')")).wait()
     silent = Child.spawn(command(tmp_path, ""))
     await silent.wait()
-    assert silent.last_words() == ""
+    assert silent.last_log_line() == ""
 
 
 async def test_it_gets_its_environment_and_no_other(tmp_path: Path) -> None:
     child = Child.spawn(command(tmp_path, "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))"))
     await child.wait()
-    assert child.last_words() == "['A']"
+    assert child.last_log_line() == "['A']"
 
 
 async def test_stop_asks_before_it_forces(tmp_path: Path) -> None:

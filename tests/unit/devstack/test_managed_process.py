@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from services.devstack import keys, managed_process, supervisor
+from services.devstack import keys, managed_process
+from services.devstack import stack as stack_module
 from services.devstack.child import Child, Command
-from services.devstack.handout import Handout
 from services.devstack.keys import Keys
 from services.devstack.managed_process import ManagedProcess
+from services.devstack.secret_distributor import SecretDistributor
+from services.devstack.stack import Stack, StackOptions
 from services.devstack.state import InstanceState, StackLock, StackState
-from services.devstack.supervisor import Stack, StackOptions
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError
 
@@ -138,7 +139,7 @@ async def test_process_that_was_killed_is_started_again_while_its_stack_cannot_b
         described.append(state)
 
     monkeypatch.setattr(StackState, "write", write)
-    monkeypatch.setattr(supervisor, "_DESCRIBE_AGAIN_S", 0.01)
+    monkeypatch.setattr(stack_module, "_DESCRIBE_AGAIN_S", 0.01)
     said: list[str] = []
     stack = Stack(StackOptions(tmp_path, services=()), tell=said.append)
     stack._lock = StackLock(tmp_path)
@@ -197,19 +198,19 @@ async def test_tokens_that_cannot_be_renewed_are_renewed_later(tmp_path: Path, m
 def test_token_that_could_not_be_handed_out_is_handed_out_at_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handout = Handout(tmp_path, ["order"], SystemClock())
-    handout.give()
+    distributor = SecretDistributor(tmp_path, ["order"], SystemClock())
+    distributor.distribute()
     monkeypatch.setattr("services.devstack.keys.SERVICE_TOKEN_TTL_S", -1)  # every token is old
-    write = Handout._write
+    write = SecretDistributor._write
 
     def fail(*_: object) -> None:
         raise NO_SPACE
 
-    monkeypatch.setattr(Handout, "_write", fail)
+    monkeypatch.setattr(SecretDistributor, "_write", fail)
     with pytest.raises(OSError, match="No space"):
-        handout.renew()
-    monkeypatch.setattr(Handout, "_write", write)
+        distributor.renew()
+    monkeypatch.setattr(SecretDistributor, "_write", write)
     monkeypatch.setattr("services.devstack.keys.SERVICE_TOKEN_TTL_S", 12 * 3600)  # none is old any more
-    assert handout.renew() == []
+    assert distributor.renew() == []
     kept = (tmp_path / "operator" / "keys" / "order.token").read_bytes()
     assert (tmp_path / "order" / "service.token").read_bytes() == kept

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.devstack.supervisor import Stack, StackOptions
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.principal import Role
 

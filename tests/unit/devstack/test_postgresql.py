@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from services.devstack import databases, postgresql
+from services.devstack.components import databases, postgresql
+from services.devstack.components.postgresql import PostgresqlMissing
 from services.devstack.files import database_url, remember_databases
-from services.devstack.postgresql import PostgresqlMissing
+from services.devstack.stack import StackOptions
 from services.devstack.state import INTERFACES, StackRefused
-from services.devstack.supervisor import StackOptions
 from services.kernel.errors import InvalidArgument
 
 SERVER = "postgresql://postgres:sesame@db:5432/second"

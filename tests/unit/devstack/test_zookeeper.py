@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from services.devstack import zookeeper
-from services.devstack.zookeeper import DockerInstallation, JavaInstallation, PortReservation, ZooKeeperMissing
+from services.devstack.components import zookeeper
+from services.devstack.components.zookeeper import (
+    DockerInstallation,
+    JavaInstallation,
+    PortReservation,
+    ZooKeeperMissing,
+)
 
 DEBIAN_JARS = ("zookeeper.jar", "zookeeper-jute.jar", "slf4j-api.jar", "slf4j-simple.jar", "netty-common.jar")
 

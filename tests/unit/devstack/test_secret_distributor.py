@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 from services.devstack.files import databases_elsewhere, signing_key
-from services.devstack.handout import Handout
 from services.devstack.keys import SERVICE_TOKEN_TTL_S
+from services.devstack.secret_distributor import SecretDistributor
 from services.kernel.clock import ManualClock
 from services.kernel.principal import Principal, Role
 from services.runtime.database.pgpass import passwords_in
@@ -23,7 +23,7 @@ def passwords(root: Path, reader: str) -> dict[str, str]:
 def test_a_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> None:
     """And nothing of anybody else's."""
     clock = ManualClock()
-    Handout(tmp_path, SERVICES, clock).give()
+    SecretDistributor(tmp_path, SERVICES, clock).distribute()
     for service in SERVICES:
         folder = tmp_path / service
         assert {path.name for path in folder.iterdir()} == {"verify.pem", "service.token", "pgpass"}
@@ -37,7 +37,7 @@ def test_a_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> 
 
 def test_whoever_makes_the_roles_gets_every_password(tmp_path: Path) -> None:
     """The same as are handed out; no two are alike."""
-    Handout(tmp_path, SERVICES, ManualClock()).give()
+    SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     given = passwords(tmp_path, "roles")
     assert len(given) == len(set(given.values())) == 2 * len(SERVICES) + 1
     for reader in (*SERVICES, *(f"{service}-owner" for service in SERVICES)):
@@ -47,7 +47,7 @@ def test_whoever_makes_the_roles_gets_every_password(tmp_path: Path) -> None:
 
 def test_the_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
     """Commands that run beside the keys sign with them, and find the books."""
-    Handout(tmp_path, SERVICES, ManualClock()).give()
+    SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     assert signing_key(tmp_path / "operator").exists()
     urls = databases_elsewhere(tmp_path / "operator")
     passfile = tmp_path / "operator" / "keys" / "countinghouse_checker.pgpass"
@@ -58,7 +58,7 @@ def test_the_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
 
 
 def test_all_of_it_is_for_its_reader_only(tmp_path: Path) -> None:
-    Handout(tmp_path, SERVICES, ManualClock()).give()
+    SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     for path in tmp_path.rglob("*"):
         if path != tmp_path / "operator" / "keys" / "verify.pem" and path != tmp_path / "operator":
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
@@ -67,10 +67,10 @@ def test_all_of_it_is_for_its_reader_only(tmp_path: Path) -> None:
 def test_a_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
     """The databases keep their passwords; a service added later gets its own, under the same key."""
     clock = ManualClock()
-    Handout(tmp_path, SERVICES, clock).give()
+    SecretDistributor(tmp_path, SERVICES, clock).distribute()
     before = passwords(tmp_path, "roles")
     key = (tmp_path / "order" / "verify.pem").read_bytes()
-    Handout(tmp_path, (*SERVICES, "payment"), clock).give()
+    SecretDistributor(tmp_path, (*SERVICES, "payment"), clock).distribute()
     assert before.items() < passwords(tmp_path, "roles").items()
     assert (tmp_path / "payment" / "verify.pem").read_bytes() == key
 
@@ -78,12 +78,12 @@ def test_a_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
 def test_a_renewed_token_reaches_its_service(tmp_path: Path) -> None:
     """Long before the old one expires."""
     clock = ManualClock()
-    handout = Handout(tmp_path, SERVICES, clock)
-    handout.give()
+    distributor = SecretDistributor(tmp_path, SERVICES, clock)
+    distributor.distribute()
     old = (tmp_path / "order" / "service.token").read_text()
-    assert handout.renew() == []
+    assert distributor.renew() == []
     clock.advance(SERVICE_TOKEN_TTL_S * 1000 // 2)
-    assert handout.renew() == list(SERVICES)
+    assert distributor.renew() == list(SERVICES)
     new = (tmp_path / "order" / "service.token").read_text()
     assert new != old
     assert TokenVerifier((tmp_path / "order" / "verify.pem").read_bytes(), clock).verify(old).name == "order-service"

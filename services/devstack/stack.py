@@ -37,9 +37,11 @@ from typing import TYPE_CHECKING, Self
 from coordination.errors import BadAddress
 from coordination.files import write_whole
 from coordination.session import EnsembleAddress
-from services.devstack import databases, postgresql, state, zookeeper
+from services.devstack import state
 from services.devstack.child import Child, Command
-from services.devstack.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
+from services.devstack.components import databases, postgresql, zookeeper
+from services.devstack.components.databases import POSTGRESQL, SQLITE, FileDatabases, ServerDatabases
+from services.devstack.components.zookeeper import PortReservation
 from services.devstack.keys import Keys
 from services.devstack.managed_process import ManagedProcess
 from services.devstack.pruning import prune_daily
@@ -53,7 +55,6 @@ from services.devstack.state import (
     StackRefused,
     StackState,
 )
-from services.devstack.zookeeper import PortReservation
 from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import Guards

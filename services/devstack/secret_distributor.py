@@ -1,6 +1,6 @@
 """The keys of a deployment: made once, handed to each container in a folder that only it can see, and kept fresh.
 
-    python -m services.devstack.handout /secrets order payment ledger
+    python -m services.devstack.secret_distributor /secrets order payment ledger
 
     /secrets/operator/           a data directory: the signing key, every password, where the databases are
     /secrets/<service>/          verify.pem, service.token, and pgpass: the password of the role it works under
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coordination.files import write_whole
-from services.devstack.databases import HOUSE
+from services.devstack.components.databases import HOUSE
 from services.devstack.files import remember_databases
 from services.devstack.keys import LOOK_S, Keys
 from services.kernel.clock import Clock, SystemClock
@@ -32,7 +32,7 @@ from services.runtime.database.pgpass import Roles
 _SERVER = "postgres:5432"
 
 
-class Handout:
+class SecretDistributor:
     """What each reader of a deployment's keys gets.
 
     Args:
@@ -44,7 +44,7 @@ class Handout:
         self._services = tuple(services)
         self._keys = Keys(root / "operator", clock)
 
-    def give(self) -> None:
+    def distribute(self) -> None:
         """Hands out everything; what was made before is handed out again, only tokens are new."""
         passfiles: dict[str, bytes] = {}
         urls: dict[str, str] = {}
@@ -76,7 +76,7 @@ class Handout:
         write_whole(folder / name, content, mode=0o600)
 
 
-async def _keep(handout: Handout) -> None:
+async def _keep(distributor: SecretDistributor) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -86,22 +86,22 @@ async def _keep(handout: Handout) -> None:
                 await stop.wait()
         except TimeoutError:
             try:
-                handout.renew()
+                distributor.renew()
             except OSError as error:  # of a full disk: the tokens have half their lives left
-                print(f"handout: tokens cannot be renewed: {error}; trying again", file=sys.stderr)  # noqa: T201
+                print(f"secret_distributor: tokens cannot be renewed: {error}; trying again", file=sys.stderr)  # noqa: T201
 
 
 def main() -> None:
     """Hands out everything, and then what is renewed, until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m services.devstack.handout", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.devstack.secret_distributor", description=main.__doc__)
     parser.add_argument("root", type=Path, help="where the readers' folders are")
     parser.add_argument("services", nargs="+", metavar="SERVICE")
     parser.add_argument("--ready", type=Path, required=True, help="file that is made when all has been handed out")
     given = parser.parse_args()
-    handout = Handout(given.root, given.services, SystemClock())
-    handout.give()
+    distributor = SecretDistributor(given.root, given.services, SystemClock())
+    distributor.distribute()
     given.ready.touch()
-    asyncio.run(_keep(handout))
+    asyncio.run(_keep(distributor))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.devstack.child import Child, Command
+from services.devstack.components.postgresql import SUPERUSER
 from services.devstack.files import database_url, databases_elsewhere, remember_databases
 from services.devstack.keys import Keys
-from services.devstack.postgresql import SUPERUSER
 from services.devstack.state import StackRefused
 from services.kernel.errors import InvalidArgument
 from services.runtime.database.pgpass import Roles
@@ -135,7 +135,7 @@ class ServerDatabases:
         finally:
             await child.stop(0)
         if code != 0:
-            words = child.last_words(f"{roles.service}: ") or f"its migration ended with {code}; see {log}"
+            words = child.last_log_line(f"{roles.service}: ") or f"its migration ended with {code}; see {log}"
             raise StackRefused("PROCESS_REFUSED", words)
 
     def _roles(self, service: str) -> Roles:
