@@ -219,7 +219,10 @@ class TestInterrupted:
 
     @pytest.mark.parametrize("processes", [1, 2])
     async def test_while_the_stack_starts(self, tmp_path: Path, processes: int) -> None:
-        """Before the stack's first process, and after. Python itself answers a SIGINT that comes before the command begins."""
+        """Before the stack's first process, and after.
+
+        Python itself answers a SIGINT that comes before the command begins.
+        """
         begun = _until(lambda: _left_in(tmp_path) and len(processes_of(tmp_path)) >= processes)
         await self._interrupt(tmp_path, begun)
 
