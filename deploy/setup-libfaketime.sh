@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that chaos can make one service's wall clock wrong (services/chaos/local.py). Quiet when it can.
+# Makes sure that chaos can make one service's wall clock wrong (services/chaos/targets/local.py). Quiet when it can.
 #
 #   1. libfaketime is here: nothing to do
 #   2. root, or sudo without a password: apt-get install

@@ -31,7 +31,7 @@ from typing import Final
 from services.chaos import scenes
 from services.chaos.booth import Booth, open_booth
 from services.chaos.scenes import Scene
-from services.chaos.world import NotBroughtAbout
+from services.chaos.targets.target import NotBroughtAbout
 from services.checker.verdict import Check, Verdict, verdict_of
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument

@@ -25,10 +25,10 @@ from countinghouse.debug.v1 import failpoint_pb2, failpoint_pb2_grpc
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.chaos.bank import read_acquirer_log
+from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.calls import Caller, Heard, Person
+from services.chaos.targets.target import NotBroughtAbout
 from services.chaos.workload import CURRENCY
-from services.chaos.world import NotBroughtAbout
 from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
 from services.checker.checks import run_checks
 from services.checker.history import Arguments, HistoryWriter, Operation, Outcome, read_history

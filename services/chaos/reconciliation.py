@@ -19,7 +19,7 @@ from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.chaos.calls import Person
-from services.chaos.world import World
+from services.chaos.targets.target import World
 from services.checker.verdict import Check, Found
 from services.kernel.errors import CountinghouseError
 from services.reconcile.matching import Discrepancy

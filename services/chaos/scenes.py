@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from services.chaos.booth import DELAY, DISARM, DROP_REPLY, KILL, STOP, Booth
 from services.chaos.calls import Heard
-from services.chaos.world import NotBroughtAbout
+from services.chaos.targets.target import NotBroughtAbout
 from services.checker.history import Outcome
 from services.devstack.stack import ACQUIRER_INSTANCE
 

@@ -80,7 +80,7 @@ async def log(
 async def _print_lines(client: Client) -> None:
     """Prints the whole log, an entry a line."""
     from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
-    from services.chaos.bank import record_of  # noqa: PLC0415
+    from services.chaos.acquirer_log import record_of  # noqa: PLC0415
 
     page = ""
     while True:

@@ -29,10 +29,10 @@ from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
     from services.chaos.ablation import Cell, Matrix
-    from services.chaos.compose import ComposeWorld
-    from services.chaos.local import LocalWorld
-    from services.chaos.run import Course, Result
-    from services.chaos.seeds import Outcome
+    from services.chaos.runner import Course, Result
+    from services.chaos.sweep import Outcome
+    from services.chaos.targets.compose import ComposeWorld
+    from services.chaos.targets.local import LocalWorld
     from services.kernel.clock import Clock
 
 _VERDICTS = ("ok", "violated", "unknown")
@@ -153,7 +153,7 @@ def run_seeds(
 
 
 async def _run_seeds(seeds: list[int], options: list[str], folder: Path, at_once: int, outcomes: list[Outcome]) -> None:
-    from services.chaos.seeds import run_seeds as run_all  # noqa: PLC0415  `--help` does without
+    from services.chaos.sweep import run_seeds as run_all  # noqa: PLC0415  `--help` does without
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     def tell(outcome: Outcome) -> None:
@@ -196,7 +196,7 @@ def run_ablation(
 
 async def _run_ablation(guards: str, seeds: list[int], at_once: int, folder: Path, matrices: list[Matrix]) -> None:
     from services.chaos.ablation import ablate, chosen_rows  # noqa: PLC0415  `--help` does without
-    from services.chaos.matrix_page import render  # noqa: PLC0415
+    from services.chaos.report.matrix_page import render  # noqa: PLC0415
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     clock = SystemClock()
@@ -215,7 +215,7 @@ async def _run_ablation(guards: str, seeds: list[int], at_once: int, folder: Pat
 
 
 def _tell_matrix(matrix: Matrix, report: Path, *, as_json: bool) -> None:
-    from services.chaos.matrix_page import HEADS, document, table  # noqa: PLC0415  `--help` does without
+    from services.chaos.report.matrix_page import HEADS, document, table  # noqa: PLC0415  `--help` does without
 
     if as_json:
         output.print_json(document(matrix) | {"report": str(report)})
@@ -285,7 +285,7 @@ class _Wanted:
             InvalidArgument: FAULT_UNKNOWN.
         """
         from services.chaos.plan import draw_some  # noqa: PLC0415
-        from services.chaos.run import Course  # noqa: PLC0415
+        from services.chaos.runner import Course  # noqa: PLC0415
 
         names = _chosen(self.faults, known)
         if self.some:
@@ -301,7 +301,7 @@ class _Wanted:
 
 
 async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
-    from services.chaos.run import run  # noqa: PLC0415  `--help` does without
+    from services.chaos.runner import run  # noqa: PLC0415  `--help` does without
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     # however one gives up, nothing may be left running
@@ -323,7 +323,7 @@ async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
 
 def _world(wanted: _Wanted, folder: Path, clock: Clock) -> tuple[LocalWorld | ComposeWorld, float]:
     """The world that was asked for, and how long its sessions are."""
-    from services.chaos import compose, local  # noqa: PLC0415
+    from services.chaos.targets import compose, local  # noqa: PLC0415
 
     if wanted.stack is Where.COMPOSE:
         return compose.ComposeWorld(compose.ComposeOptions(folder), clock), compose.SESSION_TIMEOUT_S

@@ -16,7 +16,7 @@ from services.cli import output
 from services.cli.arguments import AsJson, run
 
 if TYPE_CHECKING:
-    from services.chaos.proxies import Proxies, ProxyFields
+    from services.chaos.faultproxy.proxies import Proxies, ProxyFields
 
 
 def proxy(
@@ -41,7 +41,7 @@ def proxy(
 
     Example: countinghouse chaos proxy --listen 127.0.0.1:8474 --config proxies.json
     """
-    from services.chaos.proxies import is_loopback  # noqa: PLC0415  `--help` does without
+    from services.chaos.faultproxy.proxies import is_loopback  # noqa: PLC0415  `--help` does without
 
     host, port = _address(listen)
     wanted = _read(config) if config else []
@@ -57,7 +57,7 @@ def proxy(
 def _address(listen: str) -> tuple[str, int]:
     import ipaddress  # noqa: PLC0415
 
-    from services.chaos.proxy import HOST, split_address  # noqa: PLC0415
+    from services.chaos.faultproxy.proxy import HOST, split_address  # noqa: PLC0415
     from services.kernel.errors import InvalidArgument  # noqa: PLC0415
 
     try:
@@ -70,7 +70,7 @@ def _address(listen: str) -> tuple[str, int]:
 
 
 def _read(config: Path) -> list[ProxyFields]:
-    from services.chaos.proxy_api import parse_proxies  # noqa: PLC0415
+    from services.chaos.faultproxy.proxy_api import parse_proxies  # noqa: PLC0415
     from services.kernel.errors import InvalidArgument  # noqa: PLC0415
 
     try:
@@ -80,8 +80,8 @@ def _read(config: Path) -> list[ProxyFields]:
 
 
 async def _serve(host: str, port: int, wanted: list[ProxyFields], *, as_json: bool) -> None:
-    from services.chaos.proxies import Proxies  # noqa: PLC0415
-    from services.chaos.proxy_api import serve  # noqa: PLC0415
+    from services.chaos.faultproxy.proxies import Proxies  # noqa: PLC0415
+    from services.chaos.faultproxy.proxy_api import serve  # noqa: PLC0415
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -97,7 +97,7 @@ async def _serve(host: str, port: int, wanted: list[ProxyFields], *, as_json: bo
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    from services.chaos.proxy import bound, join_address  # noqa: PLC0415
+    from services.chaos.faultproxy.proxy import bound, join_address  # noqa: PLC0415
     from services.kernel.errors import Unavailable  # noqa: PLC0415
 
     try:
@@ -110,7 +110,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _tell(listening: socket.socket, proxies: Proxies, *, as_json: bool) -> None:
-    from services.chaos.proxy import join_address  # noqa: PLC0415
+    from services.chaos.faultproxy.proxy import join_address  # noqa: PLC0415
 
     address = join_address(*listening.getsockname()[:2])
     if as_json:

@@ -16,12 +16,11 @@ import pytest
 from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
 from countinghouse.type.v1 import money_pb2
-from services.chaos import nemesis, reconciliation
-from services.chaos import run as chaos_run
+from services.chaos import injector, reconciliation, runner
 from services.chaos.calls import Person
-from services.chaos.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld
-from services.chaos.run import Course, Result, run
-from services.chaos.world import NotBroughtAbout, World
+from services.chaos.runner import Course, Result, run
+from services.chaos.targets.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld
+from services.chaos.targets.target import NotBroughtAbout, World
 from services.checker.history import Phase, read_history
 from services.checker.verdict import Check, Verdict
 from services.kernel.clock import SystemClock
@@ -65,7 +64,7 @@ async def test_a_fault_that_never_struck_makes_a_run_unknown(tmp_path: Path, mon
         async def __aexit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(nemesis, "FAULTS", {**nemesis.FAULTS, "kill": lambda *_: Missing()})
+    monkeypatch.setattr(injector, "FAULTS", {**injector.FAULTS, "kill": lambda *_: Missing()})
     result = await run_on(tmp_path, "kill", "bank-slow", length_s=6)
     assert result.verdict is Verdict.UNKNOWN
     assert result.fired.keys() == {"bank-slow"}
@@ -84,7 +83,7 @@ async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeyp
             await stub.Charge(request, timeout=10, metadata=metadata, wait_for_ready=True)
         return await reconciliation.reconcile(world, accountant)
 
-    monkeypatch.setattr(chaos_run, "reconcile", and_charge)
+    monkeypatch.setattr(runner, "reconcile", and_charge)
     result = await run_on(tmp_path, "bank-slow", length_s=5)
     assert result.verdict is Verdict.VIOLATED
     violations = [reason for reason in result.reasons if reason.startswith(reconciliation.NAME)]

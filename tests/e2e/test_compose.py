@@ -24,7 +24,7 @@ import pytest_asyncio
 
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
-from services.chaos.compose import free_digits, named
+from services.chaos.targets.compose import free_digits, named
 from services.devstack import state
 from services.devstack.deployment import open_deployment
 from services.devstack.keys import mint

@@ -32,7 +32,7 @@ from coordination.locks import ResourceLocks
 from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.chaos.bank import read_acquirer_log
+from services.chaos.acquirer_log import read_acquirer_log
 from services.checker.books import Books
 from services.checker.checks import run_checks
 from services.checker.history import HistoryWriter, read_history

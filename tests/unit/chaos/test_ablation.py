@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from services.chaos import ablation
 from services.chaos.ablation import ROWS, Cell, Column, GuardsOff, Matrix, Row, ablate, chosen_rows, jobs_of
 from services.chaos.booth import nobody_thrown_off
-from services.chaos.matrix_page import HEADS, document, render, table
+from services.chaos.report.matrix_page import HEADS, document, render, table
 from services.chaos.scenes import Scene
 from services.checker.history import Answer, Arguments, Operation
 from services.checker.verdict import Verdict

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.chaos.proxy import Proxy, Stream, Toxic, bound, join_address, split_address
+from services.chaos.faultproxy.proxy import Proxy, Stream, Toxic, bound, join_address, split_address
 from services.kernel.errors import InvalidArgument
 from tests.unit.chaos.echo import Connection, closed, echo, said
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from services.chaos import proxy_api
-from services.chaos.proxies import MAX_PROXIES, MAX_TOXICS, Proxies
-from services.chaos.proxy import bound
-from services.chaos.proxy_api import MAX_BODY_BYTES, MAX_REQUESTS, serve
+from services.chaos.faultproxy import proxy_api
+from services.chaos.faultproxy.proxies import MAX_PROXIES, MAX_TOXICS, Proxies
+from services.chaos.faultproxy.proxy import bound
+from services.chaos.faultproxy.proxy_api import MAX_BODY_BYTES, MAX_REQUESTS, serve
 from tests.unit.chaos.echo import Connection, closed, echo, said
 
 _TIMEOUT_S = 20.0

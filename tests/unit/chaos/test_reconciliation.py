@@ -10,7 +10,7 @@ import pytest
 from services.chaos import reconciliation
 from services.chaos.calls import Person
 from services.chaos.reconciliation import NAME, balanced, reconcile
-from services.chaos.world import World
+from services.chaos.targets.target import World
 from services.checker.verdict import Check, Verdict
 from services.kernel.errors import Unavailable
 from services.kernel.principal import Role

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.chaos.compose import PORTS, service_name
+from services.chaos.targets.compose import PORTS, service_name
 from services.devstack.state import ACQUIRER, INTERFACES
 
 FOLDER = Path(__file__).parents[3] / "deploy"

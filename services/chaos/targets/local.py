@@ -22,11 +22,11 @@ from typing import Final, Self
 
 import psutil
 
-from services.chaos.bank import read_acquirer_log
-from services.chaos.kinds import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
+from services.chaos.acquirer_log import read_acquirer_log
+from services.chaos.faultproxy.proxy import HOST, Proxy, Stream, Toxic
+from services.chaos.faults.types import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
 from services.chaos.plan import Kind
-from services.chaos.proxy import HOST, Proxy, Stream, Toxic
-from services.chaos.world import NotBroughtAbout
+from services.chaos.targets.target import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import ACQUIRER as BANK
 from services.checker.books import SERVICES

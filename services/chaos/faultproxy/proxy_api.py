@@ -31,8 +31,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.chaos.proxies import Proxies, ProxyFields, ToxicFields
-from services.chaos.proxy import Proxy, Toxic
+from services.chaos.faultproxy.proxies import Proxies, ProxyFields, ToxicFields
+from services.chaos.faultproxy.proxy import Proxy, Toxic
 from services.kernel.errors import (
     AlreadyExists,
     CountinghouseError,

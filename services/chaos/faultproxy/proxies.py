@@ -29,7 +29,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.chaos.proxy import ATTRIBUTES, HOST, Proxy, Stream, Toxic, join_address, split_address
+from services.chaos.faultproxy.proxy import ATTRIBUTES, HOST, Proxy, Stream, Toxic, join_address, split_address
 from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 MAX_PROXIES: Final = 256

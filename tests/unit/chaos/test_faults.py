@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from services.chaos import nemesis
+from services.chaos import injector
 from services.chaos.calls import Heard, Person
-from services.chaos.nemesis import FAULTS, Stage
+from services.chaos.injector import FAULTS, Stage
 from services.chaos.plan import Strike
-from services.chaos.world import NotBroughtAbout
+from services.chaos.targets.target import NotBroughtAbout
 from services.checker.history import NO_ANSWER, Outcome
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
@@ -152,8 +152,8 @@ async def test_a_session_that_does_not_expire_is_no_fault_that_struck() -> None:
 
 async def test_a_victim_that_is_slower_than_its_rival_is_met_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a step behind the lock it would never stand, if the rival pressed at the same moment each time."""
-    monkeypatch.setattr(nemesis, "_STRIKE_WITHIN_S", 2.0)
-    monkeypatch.setattr(nemesis, "_arm", lambda *_: asyncio.sleep(0))
+    monkeypatch.setattr(injector, "_STRIKE_WITHIN_S", 2.0)
+    monkeypatch.setattr(injector, "_arm", lambda *_: asyncio.sleep(0))
     world = SlowVictim()
     strike = Strike("freeze-at", "payment-1", 1.0, 0.5, {"point": "submitted", "company": "contended"})
     async with FAULTS["freeze-at"](stage_of(world), strike, random.Random(1)) as seen:

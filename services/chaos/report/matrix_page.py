@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, Final
 
 from services.chaos.ablation import Cell, Column, Matrix, Row
-from services.chaos.report import STYLE
+from services.chaos.report.run_page import STYLE
 from services.checker.verdict import Verdict
 
 HEADS: Final = ("guard", "fault", *(str(column) for column in Column), "row")

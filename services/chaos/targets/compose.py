@@ -27,10 +27,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.grpc_channel import open_channel
-from services.chaos.bank import read_acquirer_log
-from services.chaos.kinds import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
+from services.chaos.acquirer_log import read_acquirer_log
+from services.chaos.faults.types import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
 from services.chaos.plan import Kind
-from services.chaos.world import NotBroughtAbout
+from services.chaos.targets.target import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import ACQUIRER as BANK
 from services.checker.books import SERVICES
@@ -44,7 +44,7 @@ from services.runtime.grpc.tokens import TokenSigner
 
 #: As docker-compose.chaos.yml sets it.
 SESSION_TIMEOUT_S: Final = 4.0
-DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+DEPLOY: Final = Path(__file__).parents[3] / "deploy"
 _FILES: Final = ("docker-compose.yml", "docker-compose.chaos.yml")
 _HOST: Final = "127.0.0.1"
 _SERVERS: Final = ("zoo1", "zoo2", "zoo3")

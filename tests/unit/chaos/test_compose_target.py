@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from services.chaos.compose import ComposeOptions, ComposeWorld
 from services.chaos.plan import make_plan
-from services.chaos.world import NotBroughtAbout
+from services.chaos.targets.compose import ComposeOptions, ComposeWorld
+from services.chaos.targets.target import NotBroughtAbout
 from services.kernel.clock import SystemClock
 
 PROJECT = "chaos"

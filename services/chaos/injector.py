@@ -31,8 +31,8 @@ from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
 from services.chaos.calls import Caller, Heard, Person
 from services.chaos.plan import Kind, Strike, may_overlap
+from services.chaos.targets.target import NotBroughtAbout, World
 from services.chaos.workload import CURRENCY
-from services.chaos.world import NotBroughtAbout, World
 from services.checker.history import Arguments, HistoryWriter, Outcome, Phase
 from services.kernel.clock import Clock
 

@@ -19,13 +19,13 @@ from typing import Final
 
 from countinghouse.order.v1 import order_pb2
 from services.chaos.calls import Caller, Person
-from services.chaos.nemesis import Nemesis, Stage
+from services.chaos.injector import Nemesis, Stage
 from services.chaos.plan import Kind, Strike, make_plan
 from services.chaos.reconciliation import reconcile
-from services.chaos.report import Examined, Report, contended, render
+from services.chaos.report.run_page import Examined, Report, contended, render
+from services.chaos.targets.target import World
 from services.chaos.workload import Counter as Till
 from services.chaos.workload import hire
-from services.chaos.world import World
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.books import UNFINISHED, Reading, read_books, settled_books
 from services.checker.checks import run_checks

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from services.chaos import charts
+from services.chaos.report import charts
 from services.checker.history import History, Operation, Outcome
 
 _MAX_LANES = 14

@@ -1,0 +1,1 @@
+"""The fault types, one module for each component of a target."""
