@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from coordination.channel.connection import Link
-from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.connection import EndpointConnection
+from coordination.channel.endpoint_pool import EndpointPool
 from coordination.channel.execution import Execution
 from coordination.channel.invocation import Invocation, Method
 from coordination.channel.outcomes import endpoint_failed, from_another_program
@@ -37,7 +37,7 @@ class Callee:
         default_timeout_s: deadline of unary calls that give none, seconds; None for no deadline.
     """
 
-    cluster: Cluster
+    pool: EndpointPool
     method: Method
     idempotency: Idempotency
     policy: Policy
@@ -138,7 +138,7 @@ class _UnaryCall(_Call, grpc.aio.UnaryUnaryCall[Request, Response], Generic[Requ
 
     def __init__(self, callee: Callee, invocation: Invocation) -> None:
         self._policy = callee.policy
-        self._execution = Execution(callee.cluster, invocation, callee.idempotency)
+        self._execution = Execution(callee.pool, invocation, callee.idempotency)
         super().__init__(invocation)
 
     def __await__(self) -> Generator[Any, None, Response]:
@@ -158,22 +158,22 @@ class _StreamCall(_Call):
     """A call with a stream in it: its task ends when an endpoint was found and the call is open there."""
 
     def __init__(self, callee: Callee, invocation: Invocation) -> None:
-        self._cluster = callee.cluster
+        self._pool = callee.pool
         self._judging: asyncio.Task[None] | None = None
         super().__init__(invocation)
 
     async def _run(self) -> None:
-        link, _ = await self._cluster.connect(self._invocation, set())
-        self._inner = link.open(self._invocation)
-        self._judging = asyncio.get_running_loop().create_task(self._judge(link))
+        connection, _ = await self._pool.connect(self._invocation, set())
+        self._inner = connection.open(self._invocation)
+        self._judging = asyncio.get_running_loop().create_task(self._judge(connection))
 
-    async def _judge(self, link: Link) -> None:
+    async def _judge(self, connection: EndpointConnection) -> None:
         """Hold it against the endpoint if the stream ends because it does not do its work."""
         code, details = await self._inner.code(), await self._inner.details()
         error = AioRpcError(code, Metadata(), await self._inner.trailing_metadata(), details=details)
         if endpoint_failed(error):
             why = f"{code.name}: {quoted(details or '')}"
-            self._cluster.failed(link, code, why, another_program=from_another_program(error))
+            self._pool.failed(connection, code, why, another_program=from_another_program(error))
 
     async def read(self) -> Any:
         """See grpc.aio."""

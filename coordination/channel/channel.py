@@ -14,7 +14,7 @@ Each of these modules says what it guarantees. In one place:
 1. A request is sent again only if its method may be repeated and nobody answered, or if it is proved that nobody
    saw it; never after DEADLINE_EXCEEDED. One deadline covers every attempt (`policies`, `execution`).
 2. An endpoint that cannot be reached, or has fallen silent, fails no call that may be repeated as long as another
-   endpoint answers (`cluster`, `link`, `outliers`).
+   endpoint answers (`pool`, `connection`, `outliers`).
 3. An error tells whether the call may have been carried out (`attempts`).
 4. A stream is opened on one endpoint and never moved to another (`calls`).
 """
@@ -31,9 +31,9 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from coordination.channel.calls import Callee, StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.endpoint_pool import EndpointPool
 from coordination.channel.invocation import Invocation, Method
-from coordination.channel.load_balancing import Picker, PowerOfTwoChoices, Verdict
+from coordination.channel.load_balancing import Explanation, Picker, PowerOfTwoChoices
 from coordination.channel.outcomes import maybe_sent_before, never_sent, sends
 from coordination.channel.policies import Failover, Idempotency, Policy
 from coordination.deadline import Deadline
@@ -47,10 +47,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-def order_id_of(_method: str, request: Any) -> str:
-    """Return the order a request is about; empty if it does not say. Calls of one order hash to one endpoint."""
-    order_id = getattr(request, "order_id", "")
-    return order_id if isinstance(order_id, str) else ""
+def _no_key(_method: str, _request: Any) -> str:
+    return ""
 
 
 def _wall_clock_ms() -> int:
@@ -66,7 +64,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         picker: which endpoint next; None: `PowerOfTwoChoices`.
         policy: how often a unary call is sent and whose answer counts: one for all methods, or one for each full
             method name.
-        hash_key: what a request is about, of full method name and request; for `ConsistentHash`.
+        hash_key: returns the key of a request (full method name, request) for `ConsistentHash`; "" for no key.
         rng: draws for the default picker and the jitter of ejections; None: a new one.
         options: gRPC channel options, over those of `grpc_channel`.
         default_timeout_s: deadline of unary calls that give none, seconds, unless the endpoint's rules know one;
@@ -83,7 +81,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         idempotency: Callable[[str], Idempotency],
         picker: Picker | None = None,
         policy: Policy | Callable[[str], Policy] | None = None,
-        hash_key: Callable[[str, Any], str] = order_id_of,
+        hash_key: Callable[[str, Any], str] = _no_key,
         rng: random.Random | None = None,
         options: Iterable[Option] = (),
         default_timeout_s: float | None = None,
@@ -92,7 +90,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         now_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
         rng = rng or random.Random()
-        self._cluster = Cluster(
+        self._pool = EndpointPool(
             directory,
             picker=picker or PowerOfTwoChoices(rng),
             rng=rng,
@@ -109,9 +107,9 @@ class DiscoveredChannel(grpc.aio.Channel):
     @property
     def directory(self) -> Directory:
         """Whom this channel calls."""
-        return self._cluster.directory
+        return self._pool.directory
 
-    def explain(self, method: str, request: Any, metadata: Any = None) -> list[Verdict]:
+    def explain(self, method: str, request: Any, metadata: Any = None) -> list[Explanation]:
         """Return what becomes of each registered provider when a call like this is made now.
 
         Nothing is sent. An endpoint never connected to counts as reachable.
@@ -123,7 +121,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         """
         key = self._hash_key(method, request)
         described = Method("unary_unary", method, None, None)
-        return self._cluster.explain(
+        return self._pool.explain(
             Invocation(described, request, Deadline.after(None), metadata, None, None, None, key=key)
         )
 
@@ -171,12 +169,12 @@ class DiscoveredChannel(grpc.aio.Channel):
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Return the best state among the endpoints: READY if a call could be sent at once."""
-        if self._cluster.closed:
+        if self._pool.closed:
             return grpc.ChannelConnectivity.SHUTDOWN
         if try_to_connect:
-            for endpoint in self._cluster.directory.endpoints:
-                self._cluster.link_to(endpoint)
-        states = {link.channel.get_state(try_to_connect) for link in self._cluster.links.values()}
+            for endpoint in self._pool.directory.endpoints:
+                self._pool.connection_to(endpoint)
+        states = {connection.channel.get_state(try_to_connect) for connection in self._pool.connections.values()}
         for state in (
             grpc.ChannelConnectivity.READY,
             grpc.ChannelConnectivity.CONNECTING,
@@ -191,10 +189,10 @@ class DiscoveredChannel(grpc.aio.Channel):
         """Return once `get_state()` is another."""
         while self.get_state() is last_observed_state:
             news = asyncio.Event()
-            unsubscribe = self._cluster.directory.subscribe(news.set)
+            unsubscribe = self._pool.directory.subscribe(news.set)
             waits: list[asyncio.Task[Any]] = [
-                asyncio.ensure_future(link.channel.wait_for_state_change(link.channel.get_state()))
-                for link in self._cluster.links.values()
+                asyncio.ensure_future(connection.channel.wait_for_state_change(connection.channel.get_state()))
+                for connection in self._pool.connections.values()
             ]
             waits.append(asyncio.ensure_future(news.wait()))
             try:
@@ -212,8 +210,8 @@ class DiscoveredChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Take no new call; cancel those under way after `grace` seconds (None: at once). Idempotent."""
-        if not self._cluster.closed:
-            await self._cluster.close(grace)
+        if not self._pool.closed:
+            await self._pool.close(grace)
 
     async def __aenter__(self) -> Self:
         return self
@@ -233,7 +231,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         idempotency = self._idempotency(name)
         policy = self._policy(name) if callable(self._policy) else self._policy
         return Callee(
-            self._cluster,
+            self._pool,
             Method(kind, name, request_serializer, response_deserializer),
             idempotency,
             policy,

@@ -27,7 +27,7 @@ ALIVE_ALL_THE_SAME = frozenset(
 _ON_ITS_WAY = frozenset({grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING})
 
 
-class Link:
+class EndpointConnection:
     """The connection to one endpoint, and the callables made on it.
 
     Attributes:

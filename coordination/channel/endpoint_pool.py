@@ -9,12 +9,12 @@ Invariants
 1. An endpoint that cannot be reached fails no call as long as another can.
 2. With nobody to call the error is NeverSent and says so, within the deadline; nothing was done.
 3. An endpoint that is out comes back by a health check of ours and not by a user's call.
-4. Who left the directory gets no new call; their connection is kept LIMBO_S, and their calls then CLOSE_GRACE_S. With
-   the connection go the metrics of the endpoint.
+4. An endpoint that left the directory gets no new call. Its connection is kept REMOVED_ENDPOINT_TTL_S, and the calls
+   on it then CLOSE_GRACE_S. With the connection go the metrics of the endpoint.
 
 Which function makes each move
     connect     picks, and proves reachable            failed, answered   IN -> OUT, any -> IN (see `outliers`)
-    _bring_back OUT -> PROBED -> ON PROBATION | OUT    _in_limbo          closes what has long been gone
+    _bring_back OUT -> PROBED -> ON PROBATION | OUT    _close_after_ttl          closes what has long been gone
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import grpc
 from prometheus_client import Histogram
 
-from coordination.channel.connection import Link
+from coordination.channel.connection import EndpointConnection
 from coordination.channel.invocation import Invocation
-from coordination.channel.load_balancing import Candidate, Picker, Standing, Verdict
+from coordination.channel.load_balancing import Candidate, Explanation, Picker, Standing
 from coordination.channel.outcomes import NeverSent
 from coordination.channel.outlier_detection import Outliers
 from coordination.deadline import Deadline
@@ -44,13 +44,13 @@ WAIT_FOR_PROVIDER_S = 1.0  # how long a call waits for somebody to be registered
 CONNECT_SLICE_S = 1.0  # how long one endpoint may take to connect before the next is tried
 ROUND_PAUSE_S = 0.1  # between two rounds through all endpoints, for a call that waits for one to be ready
 PROBE_TIMEOUT_S = 1.0  # how long a health check may take, connecting included
-LIMBO_S = 30.0  # an endpoint that left the directory may come back: its connection is kept so long
+REMOVED_ENDPOINT_TTL_S = 30.0  # an endpoint that left the directory may come back: its connection is kept so long
 CLOSE_GRACE_S = 5.0  # and its calls may then take so much longer
 
 log = logging.getLogger(__name__)
 
 
-class Cluster:
+class EndpointPool:
     """What a channel knows of its endpoints.
 
     Args:
@@ -76,7 +76,7 @@ class Cluster:
     ) -> None:
         self.directory = directory
         self.picker = picker
-        self.links: dict[str, Link] = {}
+        self.connections: dict[str, EndpointConnection] = {}
         self.outliers = Outliers(rng)
         self.closed = False
         self._options = options
@@ -86,37 +86,41 @@ class Cluster:
         self._counted: dict[str, set[str]] = {}  # by endpoint: the outcomes of attempts counted there
         self._calls: dict[grpc.StatusCode, Histogram] = {}
         self._ejected = metrics.ejected.labels(directory.interface)
-        self._limbo: dict[str, asyncio.Task[None]] = {}
+        self._removed: dict[str, asyncio.Task[None]] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._unsubscribe = directory.subscribe(self._directory_changed)
 
-    def link_to(self, endpoint: Endpoint) -> Link:
+    def connection_to(self, endpoint: Endpoint) -> EndpointConnection:
         """Return the link to an endpoint; a new one does not connect by itself."""
-        link = self.links.get(endpoint.key)
-        if link is None:
-            link = self.links[endpoint.key] = Link(endpoint, self._options, self._credentials)
-        link.endpoint = endpoint
-        return link
+        connection = self.connections.get(endpoint.key)
+        if connection is None:
+            connection = self.connections[endpoint.key] = EndpointConnection(endpoint, self._options, self._credentials)
+        connection.endpoint = endpoint
+        return connection
 
     async def close(self, grace_s: float | None) -> None:
         """Take no new call; cancel those under way after `grace_s` seconds (None: at once)."""
         self.closed = True
         self._unsubscribe()
-        tasks = [*self._limbo.values(), *self._probing.values()]
+        tasks = [*self._removed.values(), *self._probing.values()]
         self._ejected.dec(len(self._probing))
-        self._limbo.clear()
+        self._removed.clear()
         self._probing.clear()
         for task in tasks:
             task.cancel()
-        links = list(self.links.values())
-        self.links.clear()
+        connections = list(self.connections.values())
+        self.connections.clear()
         for key in list(self._counted):
             self._stop_counting(key)
-        await asyncio.gather(*tasks, *(link.channel.close(grace_s) for link in links), return_exceptions=True)
+        await asyncio.gather(
+            *tasks, *(connection.channel.close(grace_s) for connection in connections), return_exceptions=True
+        )
 
     # ---- choosing ------------------------------------------------------------------------------------
 
-    async def connect(self, invocation: Invocation, tried: set[str], others: Collection[str] = ()) -> tuple[Link, int]:
+    async def connect(
+        self, invocation: Invocation, tried: set[str], others: Collection[str] = ()
+    ) -> tuple[EndpointConnection, int]:
         """Return a link that is connected, and how many others there may still be.
 
         Args:
@@ -141,11 +145,11 @@ class Cluster:
                 continue
             if not usable:
                 raise NeverSent(self._nobody(invocation, tried, others))
-            link = self.links[self.picker.pick(usable, invocation.key).key]
-            tried.add(link.key)
-            if link.ready() or await link.reachable(_slice(deadline, len(usable))):
-                return link, len(usable) - 1
-            self.unreachable(link)
+            connection = self.connections[self.picker.pick(usable, invocation.key).key]
+            tried.add(connection.key)
+            if connection.ready() or await connection.reachable(_slice(deadline, len(usable))):
+                return connection, len(usable) - 1
+            self.unreachable(connection)
         raise NeverSent("the channel is closed")
 
     def _nobody(self, invocation: Invocation, tried: Collection[str], others: Collection[str]) -> str:
@@ -172,10 +176,10 @@ class Cluster:
             _patience_s(deadline),
         )
 
-    def everyone(self, invocation: Invocation) -> list[Link]:
+    def all_connections(self, invocation: Invocation) -> list[EndpointConnection]:
         """Return links to all endpoints that may serve a call, connected or not, out or not."""
         return [
-            self.link_to(endpoint)
+            self.connection_to(endpoint)
             for endpoint in self.directory.candidates(invocation.method.bare_name, invocation.tag)
         ]
 
@@ -197,7 +201,9 @@ class Cluster:
 
     def _candidates(self, endpoints: Sequence[Endpoint]) -> list[Candidate]:
         now_ms = self._now_ms()
-        return [Candidate(endpoint, endpoint.weight_at(now_ms), self.link_to(endpoint).load) for endpoint in endpoints]
+        return [
+            Candidate(endpoint, endpoint.weight_at(now_ms), self.connection_to(endpoint).load) for endpoint in endpoints
+        ]
 
     def _usable(self, candidates: Sequence[Candidate], tried: Collection[str] = ()) -> Sequence[Candidate]:
         """Return who may be picked: of those not tried the best there are, in the order of the module's picture."""
@@ -214,38 +220,40 @@ class Cluster:
         yield weighted
 
     def _down(self, key: str) -> bool:
-        return self.links[key].down()
+        return self.connections[key].down()
 
     # ---- what became of calls ------------------------------------------------------------------------
 
-    def answered(self, link: Link, code: grpc.StatusCode) -> None:
+    def answered(self, connection: EndpointConnection, code: grpc.StatusCode) -> None:
         """An endpoint gave an answer that shows it at work: nothing is held against it any more."""
-        self._count(link, code.name)
-        if self.outliers.cleared(link.key):
-            log.info("%s: %s gets calls again: it answered one", self.directory.interface, link.key)
-            self._stop_probing(link.key)
+        self._count(connection, code.name)
+        if self.outliers.cleared(connection.key):
+            log.info("%s: %s gets calls again: it answered one", self.directory.interface, connection.key)
+            self._stop_probing(connection.key)
 
-    def failed(self, link: Link, code: grpc.StatusCode, why: str, *, another_program: bool = False) -> None:
+    def failed(
+        self, connection: EndpointConnection, code: grpc.StatusCode, why: str, *, another_program: bool = False
+    ) -> None:
         """An attempt failed by the fault of its endpoint, as far as one can tell."""
-        self._count(link, code.name)
+        self._count(connection, code.name)
         now_s = time.monotonic()
-        if self.links.get(link.key) is not link:  # it has gone: nobody asks it how it is
+        if self.connections.get(connection.key) is not connection:  # it has gone: nobody asks it how it is
             return
-        if not self.outliers.failed(link.key, why, now_s, another_program=another_program):
+        if not self.outliers.failed(connection.key, why, now_s, another_program=another_program):
             return
-        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, link.key, why)
-        self._metrics.ejections.labels(self.directory.interface, link.key).inc()
+        log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, connection.key, why)
+        self._metrics.ejections.labels(self.directory.interface, connection.key).inc()
         self._ejected.inc()
-        self._probing[link.key] = asyncio.get_running_loop().create_task(self._bring_back(link))
+        self._probing[connection.key] = asyncio.get_running_loop().create_task(self._bring_back(connection))
 
-    def unreachable(self, link: Link) -> None:
+    def unreachable(self, connection: EndpointConnection) -> None:
         """An endpoint could not be connected to, or not for long enough to send anything. That is not held against
         it: gRPC says by itself that it is down, until it has connected again."""
-        self._count(link, "NEVER_SENT")
+        self._count(connection, "NEVER_SENT")
 
-    def given_up(self, link: Link, code: grpc.StatusCode) -> None:
+    def given_up(self, connection: EndpointConnection, code: grpc.StatusCode) -> None:
         """An attempt ended by no fault of its endpoint."""
-        self._count(link, code.name)
+        self._count(connection, code.name)
 
     def repeated(self, why: str) -> None:
         """A call is given to an endpoint, and not for the first time: because it was never_sent, lost,
@@ -259,11 +267,11 @@ class Cluster:
             histogram = self._calls[code] = self._metrics.call_seconds.labels(self.directory.interface, code.name)
         histogram.observe(took_s)
 
-    def _count(self, link: Link, code: str) -> None:
-        if self.links.get(link.key) is not link:  # it has gone, and so have its series
+    def _count(self, connection: EndpointConnection, code: str) -> None:
+        if self.connections.get(connection.key) is not connection:  # it has gone, and so have its series
             return
-        self._counted.setdefault(link.key, set()).add(code)
-        self._metrics.attempts.labels(self.directory.interface, link.key, code).inc()
+        self._counted.setdefault(connection.key, set()).add(code)
+        self._metrics.attempts.labels(self.directory.interface, connection.key, code).inc()
 
     def _stop_counting(self, key: str) -> None:
         """Take the series of an endpoint that has gone out of the metrics: addresses come and go without end."""
@@ -272,23 +280,23 @@ class Cluster:
             self._metrics.attempts.remove(interface, key, code)
         self._metrics.ejections.remove(interface, key)
 
-    async def _bring_back(self, link: Link) -> None:
+    async def _bring_back(self, connection: EndpointConnection) -> None:
         """Ask an endpoint that is out how it is, at ever longer intervals, until it may come back."""
-        key = link.key
+        key = connection.key
         while self.outliers[key].out:
             await asyncio.sleep(self.outliers[key].until_s - time.monotonic())
             if self.outliers.due(key, time.monotonic()):
-                self.outliers.probed(key, time.monotonic(), answered=await self._healthy(link))
+                self.outliers.probed(key, time.monotonic(), answered=await self._healthy(connection))
         log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, key)
         del self._probing[key]
         self._ejected.dec()
 
-    async def _healthy(self, link: Link) -> bool:
+    async def _healthy(self, connection: EndpointConnection) -> bool:
         try:
-            interface = self.directory.interface if self.outliers[link.key].another_program else ""
-            return await link.healthy(Deadline.after(PROBE_TIMEOUT_S), interface)
+            interface = self.directory.interface if self.outliers[connection.key].another_program else ""
+            return await connection.healthy(Deadline.after(PROBE_TIMEOUT_S), interface)
         except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
-            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, link.key)
+            log.exception("%s: the health of %s cannot be asked for", self.directory.interface, connection.key)
             return False
 
     def _stop_probing(self, key: str) -> None:
@@ -299,57 +307,57 @@ class Cluster:
 
     # ---- explaining ----------------------------------------------------------------------------------
 
-    def explain(self, invocation: Invocation) -> list[Verdict]:
+    def explain(self, invocation: Invocation) -> list[Explanation]:
         """Return the verdict on every registered provider, as a call made now would meet it. Nothing is sent,
         connected or counted."""
         method, tag = invocation.method.bare_name, invocation.tag
         candidates = self._candidates(self.directory.candidates(method, tag))
         usable = self._usable(candidates)
         picked = self.picker.explain(usable, invocation.key) if usable else []
-        verdicts = {verdict.address: verdict for verdict in picked}
+        explanations = {explanation.address: explanation for explanation in picked}
         for candidate in candidates:
-            verdicts[candidate.key] = self._verdict(candidate, verdicts.get(candidate.key))
+            explanations[candidate.key] = self._explanation(candidate, explanations.get(candidate.key))
         return [
-            Verdict(known.key or known.registration.name, Standing.RULED_OUT, known.why_not)
+            Explanation(known.key or known.registration.name, Standing.RULED_OUT, known.why_not)
             if known.why_not
-            else verdicts[known.key]
-            for known in self.directory.verdicts(method, tag)
+            else explanations[known.key]
+            for known in self.directory.eligibility(method, tag)
         ]
 
-    def _verdict(self, candidate: Candidate, picked: Verdict | None) -> Verdict:
+    def _explanation(self, candidate: Candidate, picked: Explanation | None) -> Explanation:
         """Return the picker's verdict with what else there is to say; None: it was not even among the usable."""
         key, full = candidate.key, candidate.endpoint.weight
         outlier = self.outliers[key]
         if picked is not None and picked.standing is not Standing.CHOSEN and candidate.weight < full:
             why = f"weight {candidate.weight} of {full} by now; {picked.standing}: {picked.why}"
-            return Verdict(key, Standing.WARMING_UP, why)
+            return Explanation(key, Standing.WARMING_UP, why)
         if picked is not None:
             return picked
         if candidate.weight <= 0:
-            return Verdict(key, Standing.WEIGHT_ZERO, "others have a weight")
+            return Explanation(key, Standing.WEIGHT_ZERO, "others have a weight")
         if outlier.out:
             left_s = max(0.0, outlier.until_s - time.monotonic())
-            return Verdict(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
-        return Verdict(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
+            return Explanation(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
+        return Explanation(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
 
     # ---- limbo ---------------------------------------------------------------------------------------
 
     def _directory_changed(self) -> None:
         present = {endpoint.key for endpoint in self.directory.endpoints}
-        for key in present & self._limbo.keys():
-            self._limbo.pop(key).cancel()
-        for key in self.links.keys() - present - self._limbo.keys():
-            self._limbo[key] = asyncio.get_running_loop().create_task(self._in_limbo(key))
+        for key in present & self._removed.keys():
+            self._removed.pop(key).cancel()
+        for key in self.connections.keys() - present - self._removed.keys():
+            self._removed[key] = asyncio.get_running_loop().create_task(self._close_after_ttl(key))
 
-    async def _in_limbo(self, key: str) -> None:
-        await asyncio.sleep(LIMBO_S)
-        self._limbo.pop(key, None)
+    async def _close_after_ttl(self, key: str) -> None:
+        await asyncio.sleep(REMOVED_ENDPOINT_TTL_S)
+        self._removed.pop(key, None)
         if self.outliers.cleared(key):
             self._stop_probing(key)
         self._stop_counting(key)
-        link = self.links.pop(key, None)
-        if link is not None:
-            await link.channel.close(CLOSE_GRACE_S)
+        connection = self.connections.pop(key, None)
+        if connection is not None:
+            await connection.channel.close(CLOSE_GRACE_S)
 
 
 def _patience_s(deadline: Deadline) -> float:

@@ -27,8 +27,8 @@ from typing import Any
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from coordination.channel.connection import Link
-from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.connection import EndpointConnection
+from coordination.channel.endpoint_pool import EndpointPool
 from coordination.channel.invocation import Invocation
 from coordination.channel.outcomes import (
     AnotherProgram,
@@ -49,23 +49,23 @@ FAIR_TRIAL_S = 0.05  # who had less time than this when the deadline passed is n
 
 
 class Execution:
-    """Carries one call out under a policy, whose `Calling` it is.
+    """Carries one call out under a policy, whose `CallContext` it is.
 
     Attributes:
         decisive: grpc.aio's call of the attempt that ended with OK; None until there is one.
         swallowed: the error that an empty response was given for.
     """
 
-    def __init__(self, cluster: Cluster, invocation: Invocation, idempotency: Idempotency) -> None:
+    def __init__(self, pool: EndpointPool, invocation: Invocation, idempotency: Idempotency) -> None:
         self.decisive: Any = None
         self.swallowed: AioRpcError | None = None
-        self._cluster = cluster
+        self._pool = pool
         self._invocation = invocation
         self._idempotency = idempotency
         self._tried: set[str] = set()
         self._other_programs: set[str] = set()  # of those tried: they do not have the method
         self._others = 0
-        self._relief: Link | None = None
+        self._next_connection: EndpointConnection | None = None
         self._why_again = ""  # how the last attempt ended, if it did not end the call
         self._sends = 0  # attempts that a server which has the method may have seen
         self._maybe_done = 0  # those of them that it may have carried out
@@ -90,162 +90,164 @@ class Execution:
             code = grpc.StatusCode.CANCELLED
             raise
         finally:
-            self._cluster.call_ended(code, time.monotonic() - self._invocation.began_s)
+            self._pool.call_ended(code, time.monotonic() - self._invocation.began_s)
 
     # ---- what policies ask for -----------------------------------------------------------------------
 
     @property
     def method(self) -> str:
-        """See `Calling`."""
+        """See `CallContext`."""
         return self._invocation.method.name
 
     @property
     def idempotency(self) -> Idempotency:
-        """See `Calling`."""
+        """See `CallContext`."""
         return self._idempotency
 
     @property
     def deadline(self) -> Deadline:
-        """See `Calling`."""
+        """See `CallContext`."""
         return self._invocation.deadline
 
     def others(self) -> int:
-        """See `Calling`."""
+        """See `CallContext`."""
         return self._others
 
-    def everyone(self) -> list[Link]:
-        """See `Calling`."""
-        return self._cluster.everyone(self._invocation)
+    def all_connections(self) -> list[EndpointConnection]:
+        """See `CallContext`."""
+        return self._pool.all_connections(self._invocation)
 
-    async def connect(self) -> Link:
-        """See `Calling`."""
-        link, self._relief = self._relief, None
-        if link is None:
+    async def connect(self) -> EndpointConnection:
+        """See `CallContext`."""
+        connection, self._next_connection = self._next_connection, None
+        if connection is None:
             before = len(self._tried)
-            link, self._others = await self._cluster.connect(self._invocation, self._tried, self._other_programs)
+            connection, self._others = await self._pool.connect(self._invocation, self._tried, self._other_programs)
             if len(self._tried) > before + 1 and not self._why_again:
                 self._why_again = "never_sent"
-        return link
+        return connection
 
-    async def send(self, link: Link, *, attempts: int = 1, forked: bool = False) -> Any:
-        """See `Calling`."""
+    async def send(self, connection: EndpointConnection, *, attempts: int = 1, forked: bool = False) -> Any:
+        """See `CallContext`."""
         if forked or self._why_again:
-            self._cluster.repeated("forked" if forked else self._why_again)
-        self._invocation.govern(link.endpoint.timeout_s(self._invocation.method.bare_name))
+            self._pool.repeated("forked" if forked else self._why_again)
+        self._invocation.govern(connection.endpoint.timeout_s(self._invocation.method.bare_name))
         relieving: asyncio.Task[None] | None = None
         share: asyncio.TimerHandle | None = None
         began_s = time.monotonic()
-        call = link.open(self._invocation)
-        link.load.began()
+        call = connection.open(self._invocation)
+        connection.load.began()
 
         def share_passed() -> None:
             nonlocal relieving
-            relieving = asyncio.ensure_future(self._relieve(call))
+            relieving = asyncio.ensure_future(self._switch_when_ready(call))
 
         if attempts > 1 and (left_s := self.deadline.remaining_s()) is not None:
             share = asyncio.get_running_loop().call_later(left_s / attempts, share_passed)
         try:
             response = _message(await call)
         except AioRpcError as error:
-            self._failed(link, error, began_s)
+            self._failed(connection, error, began_s)
             if from_another_program(error):
-                raise AnotherProgram(link.address) from error
+                raise AnotherProgram(connection.address) from error
             raise
         except asyncio.CancelledError:
-            slow = self._cancelled(link, began_s)
+            slow = self._cancelled(connection, began_s)
             if slow is None:
                 raise
             raise slow from None
         except Exception:  # what the caller gave cannot be sent, or what came cannot be read
-            link.load.given_up(began_s, 0.0)
+            connection.load.given_up(began_s, 0.0)
             raise
         finally:
             if share is not None:
                 share.cancel()
             if relieving is not None:
                 relieving.cancel()
-        self._succeeded(link, call, began_s)
+        self._succeeded(connection, call, began_s)
         return response
 
     def answer_empty(self, error: AioRpcError) -> Any:
-        """See `Calling`."""
+        """See `CallContext`."""
         self.swallowed = self._final(error)
         deserialize = self._invocation.method.response_deserializer
         return b"" if deserialize is None else deserialize(b"")
 
-    async def _relieve(self, call: Any) -> None:
+    async def _switch_when_ready(self, call: Any) -> None:
         """Give up an attempt as soon as somebody else stands ready; if nobody does, let it go on."""
         try:
-            link, self._others = await self._cluster.connect(self._invocation, self._tried, self._other_programs)
+            connection, self._others = await self._pool.connect(self._invocation, self._tried, self._other_programs)
         except NeverSent:
             return
-        self._relief = link
+        self._next_connection = connection
         call.cancel()
 
     # ---- how attempts end ----------------------------------------------------------------------------
 
-    def _succeeded(self, link: Link, call: Any, began_s: float) -> None:
+    def _succeeded(self, connection: EndpointConnection, call: Any, began_s: float) -> None:
         now_s = time.monotonic()
-        link.load.ended(now_s, now_s - began_s, failed=False)
-        self._cluster.answered(link, grpc.StatusCode.OK)
+        connection.load.ended(now_s, now_s - began_s, failed=False)
+        self._pool.answered(connection, grpc.StatusCode.OK)
         self._sends += 1
         self._maybe_done += 1
         self.decisive = call
 
-    def _failed(self, link: Link, error: AioRpcError, began_s: float) -> None:
+    def _failed(self, connection: EndpointConnection, error: AioRpcError, began_s: float) -> None:
         """Count an attempt that ended with an error, against its endpoint if the endpoint is to blame."""
         now_s, code = time.monotonic(), error.code()
         took_s = now_s - began_s
         if never_sent(error):
             self._why_again = "never_sent"
-            link.load.ended(now_s, took_s, failed=True)
-            self._cluster.unreachable(link)
+            connection.load.ended(now_s, took_s, failed=True)
+            self._pool.unreachable(connection)
             return
         why = f"{code.name}: {quoted(error.details() or '')}"
         if from_another_program(error):
             self._why_again = "never_sent"
-            self._other_programs.add(link.key)
-            link.load.ended(now_s, took_s, failed=True)
-            self._cluster.failed(link, code, why, another_program=True)
+            self._other_programs.add(connection.key)
+            connection.load.ended(now_s, took_s, failed=True)
+            self._pool.failed(connection, code, why, another_program=True)
             return
-        self._sent_in_vain(error)
+        self._count_unanswered(error)
         self._why_again = "refused" if answered(error) else "lost"
         if refused(error) or (code in LOST and answered(error)):
-            link.load.ended(now_s, took_s, failed=True)  # dearer, but not to be taken out: it may serve other calls
-            self._cluster.given_up(link, code)
+            connection.load.ended(
+                now_s, took_s, failed=True
+            )  # dearer, but not to be taken out: it may serve other calls
+            self._pool.given_up(connection, code)
         elif code in LOST or endpoint_failed(error):
-            link.load.ended(now_s, took_s, failed=True)
-            self._cluster.failed(link, code, why)
+            connection.load.ended(now_s, took_s, failed=True)
+            self._pool.failed(connection, code, why)
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED and self.deadline.expired():
             if took_s < FAIR_TRIAL_S:
-                link.load.given_up(now_s, took_s)
-                self._cluster.given_up(link, code)
+                connection.load.given_up(now_s, took_s)
+                self._pool.given_up(connection, code)
             else:
-                link.load.ended(now_s, took_s, failed=True)
-                self._cluster.failed(link, code, f"no answer within {took_s:.3f} s")
+                connection.load.ended(now_s, took_s, failed=True)
+                self._pool.failed(connection, code, f"no answer within {took_s:.3f} s")
         else:
-            link.load.ended(now_s, took_s, failed=False)
-            self._cluster.answered(link, code)
+            connection.load.ended(now_s, took_s, failed=False)
+            self._pool.answered(connection, code)
 
-    def _cancelled(self, link: Link, began_s: float) -> Slow | None:
-        """Count an attempt that was cancelled: by `_relieve`, whose error is returned, or by the caller."""
+    def _cancelled(self, connection: EndpointConnection, began_s: float) -> Slow | None:
+        """Count an attempt that was cancelled: by `_switch_when_ready`, whose error is returned, or by the caller."""
         now_s = time.monotonic()
         took_s = now_s - began_s
         task = asyncio.current_task()
-        if self._relief is None or (task is not None and task.cancelling()):
-            link.load.given_up(now_s, took_s)
-            self._cluster.given_up(link, grpc.StatusCode.CANCELLED)
+        if self._next_connection is None or (task is not None and task.cancelling()):
+            connection.load.given_up(now_s, took_s)
+            self._pool.given_up(connection, grpc.StatusCode.CANCELLED)
             self._sends += 1
             self._maybe_done += 1
             return None
         self._why_again = "slow"
-        slow = Slow(link.address, took_s)
-        self._sent_in_vain(slow)
-        link.load.ended(now_s, took_s, failed=True)
-        self._cluster.failed(link, grpc.StatusCode.CANCELLED, f"no answer within its share, {took_s:.3f} s")
+        slow = Slow(connection.address, took_s)
+        self._count_unanswered(slow)
+        connection.load.ended(now_s, took_s, failed=True)
+        self._pool.failed(connection, grpc.StatusCode.CANCELLED, f"no answer within its share, {took_s:.3f} s")
         return slow
 
-    def _sent_in_vain(self, error: AioRpcError) -> None:
+    def _count_unanswered(self, error: AioRpcError) -> None:
         self._sends += 1
         self._maybe_done += not answered(error)
         self._last = error

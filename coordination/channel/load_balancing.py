@@ -32,7 +32,7 @@ from typing import Protocol
 from coordination.channel.load import Load
 from coordination.registry.endpoint import Endpoint
 
-CLEARLY = 1.5  # costs that differ by less say nothing: those of equal endpoints do, too
+COST_RATIO_MIN = 1.5  # costs that differ by less say nothing: those of equal endpoints do, too
 FAILURE_COST = 10.0  # a call that has just failed makes an endpoint so many times dearer, or as busy; it fades
 TURNS_KEPT = 64  # how many absent endpoints RoundRobin remembers the turn of
 
@@ -65,7 +65,7 @@ class Standing(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Explanation:
     """An endpoint's standing, and why, in a few words.
 
     Attributes:
@@ -88,7 +88,7 @@ class Picker(Protocol):
         """
         ...
 
-    def explain(self, candidates: Sequence[Candidate], key: str = "", /) -> list[Verdict]:
+    def explain(self, candidates: Sequence[Candidate], key: str = "", /) -> list[Explanation]:
         """Return the verdict on each of `candidates`, in order; CHOSEN is the one `pick` would return."""
         ...
 
@@ -116,12 +116,12 @@ class PowerOfTwoChoices:
     def pick(self, candidates: Sequence[Candidate], _key: str = "") -> Candidate:
         """See `Picker`."""
         first, second = self._two(candidates, self._rng)
-        return first if second is None or not self._clearly_dearer(first, second) else second
+        return first if second is None or not self._costs_more(first, second) else second
 
-    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Verdict]:
+    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Explanation]:
         """See `Picker`."""
         first, second = self._two(candidates, copy.copy(self._rng))
-        chosen = first if second is None or not self._clearly_dearer(first, second) else second
+        chosen = first if second is None or not self._costs_more(first, second) else second
 
         def passed_over(candidate: Candidate) -> tuple[Standing, str]:
             if candidate is first:
@@ -130,7 +130,7 @@ class PowerOfTwoChoices:
                 return Standing.DEARER, f"or not clearly cheaper than {chosen.key}: {self._figures(second)}"
             return Standing.NOT_DRAWN, f"{_share(candidate, candidates)}; {self._figures(candidate)}"
 
-        return _verdicts(candidates, chosen, self._figures(chosen), passed_over)
+        return _explanations(candidates, chosen, self._figures(chosen), passed_over)
 
     @staticmethod
     def _two(candidates: Sequence[Candidate], rng: random.Random) -> tuple[Candidate, Candidate | None]:
@@ -141,8 +141,8 @@ class PowerOfTwoChoices:
         entrants.remove(first)
         return first, _draw(entrants, rng)
 
-    def _clearly_dearer(self, one: Candidate, other: Candidate) -> bool:
-        """Tell whether a call costs at `one` more than CLEARLY times what it costs at `other`."""
+    def _costs_more(self, one: Candidate, other: Candidate) -> bool:
+        """Tell whether a call costs at `one` more than COST_RATIO_MIN times what it costs at `other`."""
         now_s = self._now_s()
         heavier = max(one.weight, other.weight) or 1
         latency_s, others_s = one.load.latency_s(now_s), other.load.latency_s(now_s)
@@ -152,7 +152,7 @@ class PowerOfTwoChoices:
         others = others_s * (other.load.in_flight / (other.weight or 1) + 1 / heavier)
         cost *= 1 + FAILURE_COST * one.load.failures(now_s)
         others *= 1 + FAILURE_COST * other.load.failures(now_s)
-        return cost > CLEARLY * others
+        return cost > COST_RATIO_MIN * others
 
     def _figures(self, candidate: Candidate) -> str:
         now_s = self._now_s()
@@ -173,10 +173,10 @@ class WeightedRandom:
         """See `Picker`."""
         return _draw(_weighted(candidates), self._rng)
 
-    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Verdict]:
+    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Explanation]:
         """See `Picker`."""
         chosen = _draw(_weighted(candidates), copy.copy(self._rng))
-        return _verdicts(
+        return _explanations(
             candidates,
             chosen,
             _share(chosen, candidates),
@@ -205,12 +205,12 @@ class RoundRobin:
             self._credits = earned
         return chosen
 
-    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Verdict]:
+    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Explanation]:
         """See `Picker`."""
         entrants = _weighted(candidates)
         earned = self._earned(entrants)
         chosen = max(entrants, key=lambda entrant: earned[entrant.key])
-        return _verdicts(
+        return _explanations(
             candidates,
             chosen,
             f"its turn: {earned[chosen.key]} earned",
@@ -239,7 +239,7 @@ class LeastActive:
         """See `Picker`."""
         return _draw(self._idlest(candidates), self._rng)
 
-    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Verdict]:
+    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Explanation]:
         """See `Picker`."""
         idlest = self._idlest(candidates)
         chosen = _draw(idlest, copy.copy(self._rng))
@@ -247,7 +247,7 @@ class LeastActive:
         def passed_over(candidate: Candidate) -> tuple[Standing, str]:
             return (Standing.NOT_DRAWN if candidate in idlest else Standing.DEARER), self._figures(candidate)
 
-        return _verdicts(candidates, chosen, self._figures(chosen), passed_over)
+        return _explanations(candidates, chosen, self._figures(chosen), passed_over)
 
     def _idlest(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         now_s = self._now_s()
@@ -282,12 +282,12 @@ class ConsistentHash:
             return self._without_key.pick(candidates)
         return max(_weighted(candidates), key=lambda candidate: _lot(candidate, key))
 
-    def explain(self, candidates: Sequence[Candidate], key: str = "") -> list[Verdict]:
+    def explain(self, candidates: Sequence[Candidate], key: str = "") -> list[Explanation]:
         """See `Picker`."""
         if not key:
             return self._without_key.explain(candidates)
         ranking = sorted(_weighted(candidates), key=lambda candidate: _lot(candidate, key), reverse=True)
-        return _verdicts(
+        return _explanations(
             candidates,
             ranking[0],
             f"{key} belongs here",
@@ -361,20 +361,20 @@ def _share(candidate: Candidate, candidates: Sequence[Candidate]) -> str:
     return f"weight {candidate.weight or 1} of {sum(entrant.weight or 1 for entrant in entrants)}"
 
 
-def _verdicts(
+def _explanations(
     candidates: Sequence[Candidate],
     chosen: Candidate,
     why: str,
     passed_over: Callable[[Candidate], tuple[Standing, str]],
-) -> list[Verdict]:
+) -> list[Explanation]:
     """Return a verdict for each; `passed_over` is asked about those that could have been chosen."""
     entrants = _weighted(candidates)
-    verdicts = []
+    explanations = []
     for candidate in candidates:
         if candidate is chosen:
-            verdicts.append(Verdict(candidate.key, Standing.CHOSEN, why))
+            explanations.append(Explanation(candidate.key, Standing.CHOSEN, why))
         elif candidate not in entrants:
-            verdicts.append(Verdict(candidate.key, Standing.WEIGHT_ZERO, "others have a weight"))
+            explanations.append(Explanation(candidate.key, Standing.WEIGHT_ZERO, "others have a weight"))
         else:
-            verdicts.append(Verdict(candidate.key, *passed_over(candidate)))
-    return verdicts
+            explanations.append(Explanation(candidate.key, *passed_over(candidate)))
+    return explanations

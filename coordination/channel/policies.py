@@ -37,7 +37,7 @@ from typing import Any, Protocol
 import grpc
 from grpc.aio import AioRpcError
 
-from coordination.channel.connection import Link
+from coordination.channel.connection import EndpointConnection
 from coordination.channel.outcomes import NeverSent, Slow, answered, never_sent
 from coordination.deadline import Deadline
 
@@ -60,7 +60,7 @@ class Idempotency(enum.Enum):
     """A write that may be sent again when its reply was lost."""
 
 
-class Calling(Protocol):
+class CallContext(Protocol):
     """A call under way, as a policy sees it. Made by calls.py, carried out by execution.py."""
 
     @property
@@ -78,7 +78,7 @@ class Calling(Protocol):
         """Of all attempts together."""
         ...
 
-    async def connect(self) -> Link:
+    async def connect(self) -> EndpointConnection:
         """Return an endpoint that is connected and was not asked before in this call.
 
         Raises:
@@ -86,7 +86,7 @@ class Calling(Protocol):
         """
         ...
 
-    async def send(self, link: Link, *, attempts: int = 1, forked: bool = False) -> Any:
+    async def send(self, connection: EndpointConnection, *, attempts: int = 1, forked: bool = False) -> Any:
         """Send the request to one endpoint; returns the response.
 
         Args:
@@ -101,7 +101,7 @@ class Calling(Protocol):
         """
         ...
 
-    def everyone(self) -> list[Link]:
+    def all_connections(self) -> list[EndpointConnection]:
         """Return all endpoints that may serve the call, connected or not."""
         ...
 
@@ -121,7 +121,7 @@ class Policy(Protocol):
         """Return why methods of this kind cannot be called so; empty if they can."""
         ...
 
-    async def run(self, calling: Calling) -> Any:
+    async def run(self, context: CallContext) -> Any:
         """Carry the call out; returns the response.
 
         Raises:
@@ -148,21 +148,21 @@ class Failover:
         """See `Policy`."""
         return ""
 
-    async def run(self, calling: Calling) -> Any:
+    async def run(self, context: CallContext) -> Any:
         """See `Policy`."""
-        read = calling.idempotency is Idempotency.NO_SIDE_EFFECTS
+        read = context.idempotency is Idempotency.NO_SIDE_EFFECTS
         left = self.max_attempts
         while True:
-            link = await calling.connect()
-            attempts = min(left, 1 + calling.others()) if read and left > 1 else 1
+            connection = await context.connect()
+            attempts = min(left, 1 + context.others()) if read and left > 1 else 1
             began_s = time.monotonic()
             try:
-                return await calling.send(link, attempts=attempts)
+                return await context.send(connection, attempts=attempts)
             except AioRpcError as error:
                 if never_sent(error):
                     continue
                 left -= 1
-                if left == 0 or not _repeatable(error, calling, time.monotonic() - began_s):
+                if left == 0 or not _repeatable(error, context, time.monotonic() - began_s):
                     raise
 
 
@@ -174,9 +174,9 @@ class Failfast:
         """See `Policy`."""
         return ""
 
-    async def run(self, calling: Calling) -> Any:
+    async def run(self, context: CallContext) -> Any:
         """See `Policy`."""
-        return await Failover(1).run(calling)
+        return await Failover(1).run(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +197,13 @@ class Failsafe:
             return "failsafe would hide that something was not done; it is for reads, or Failsafe(writes=True)"
         return self.within.refuses(idempotency)
 
-    async def run(self, calling: Calling) -> Any:
+    async def run(self, context: CallContext) -> Any:
         """See `Policy`."""
         try:
-            return await self.within.run(calling)
+            return await self.within.run(context)
         except AioRpcError as error:
-            log.warning("%s failed and is answered empty: %s %s", calling.method, error.code().name, error.details())
-            return calling.answer_empty(error)
+            log.warning("%s failed and is answered empty: %s %s", context.method, error.code().name, error.details())
+            return context.answer_empty(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ class Forking:
             return ""
         return "forking sends a request to several endpoints at once; it is for methods without side effects"
 
-    async def run(self, calling: Calling) -> Any:
+    async def run(self, context: CallContext) -> Any:
         """See `Policy`."""
         tasks: list[asyncio.Task[Any]] = []
         running: set[asyncio.Task[Any]] = set()
@@ -237,7 +237,7 @@ class Forking:
         try:
             while len(tasks) < self.endpoints or running:
                 if len(tasks) < self.endpoints:
-                    tasks.append(asyncio.ensure_future(self._ask(calling, forked=bool(running))))
+                    tasks.append(asyncio.ensure_future(self._ask(context, forked=bool(running))))
                     running.add(tasks[-1])
                 patience_s = self.stagger_s if len(tasks) < self.endpoints else None
                 done, running = await asyncio.wait(running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
@@ -252,11 +252,11 @@ class Forking:
             await _cancelled(tasks)
 
     @staticmethod
-    async def _ask(calling: Calling, *, forked: bool) -> Any:
+    async def _ask(context: CallContext, *, forked: bool) -> Any:
         while True:
-            link = await calling.connect()
+            connection = await context.connect()
             try:
-                return await calling.send(link, forked=forked)
+                return await context.send(connection, forked=forked)
             except AioRpcError as error:
                 if not never_sent(error):
                     raise
@@ -272,13 +272,13 @@ class Broadcast:
             return ""
         return "broadcast carries a request out several times; it is for methods that may be repeated"
 
-    async def run(self, calling: Calling) -> Any:
+    async def run(self, context: CallContext) -> Any:
         """See `Policy`."""
-        links = calling.everyone()
-        if not links:
-            await calling.connect()  # says why there is nobody
-            links = calling.everyone()
-        tasks = [asyncio.ensure_future(self._tell(calling, link)) for link in links]
+        connections = context.all_connections()
+        if not connections:
+            await context.connect()  # says why there is nobody
+            connections = context.all_connections()
+        tasks = [asyncio.ensure_future(self._tell(context, connection)) for connection in connections]
         failures: list[BaseException] = []
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -296,17 +296,17 @@ class Broadcast:
         return tasks[0].result()
 
     @staticmethod
-    async def _tell(calling: Calling, link: Link) -> Any:
-        if not await link.reachable(calling.deadline):
-            raise NeverSent(f"{link.address} cannot be reached")
-        return await calling.send(link, forked=True)
+    async def _tell(context: CallContext, connection: EndpointConnection) -> Any:
+        if not await connection.reachable(context.deadline):
+            raise NeverSent(f"{connection.address} cannot be reached")
+        return await context.send(connection, forked=True)
 
 
-def _repeatable(error: AioRpcError, calling: Calling, took_s: float) -> bool:
+def _repeatable(error: AioRpcError, context: CallContext, took_s: float) -> bool:
     """Tell whether an attempt that may have been carried out may be followed by another."""
-    if calling.deadline.expired() or calling.idempotency is Idempotency.UNKNOWN:
+    if context.deadline.expired() or context.idempotency is Idempotency.UNKNOWN:
         return False
-    if answered(error) and took_s > calling.deadline.at - time.monotonic():
+    if answered(error) and took_s > context.deadline.at - time.monotonic():
         return False
     return isinstance(error, Slow) or error.code() in LOST
 

@@ -6,14 +6,14 @@
        ▼                               ▼
       LIVE ◀── read again ── AWAY ◀── connection dropped (from any of the others that were read)
        │ ▲
-       │ └─ read: somebody, or still nobody after LIMBO_S
+       │ └─ read: somebody, or still nobody after EMPTY_LIST_GRACE_S
        ▼
     EMPTYING   read: nobody, where there was somebody
 
 Invariants
 1. `endpoints` comes from the last list read, whatever happened since: ZooKeeper going away takes no endpoint out.
-2. An empty list is believed only once it has lasted for LIMBO_S, and then the state is LIVE: "really nobody". One
-   endpoint that leaves others behind is gone at once, and so is one that a rule disables, be it the last.
+2. An empty list is taken as true once it has lasted for EMPTY_LIST_GRACE_S; then the state is LIVE. One endpoint that
+   leaves others behind is gone at once, and so is one that a rule disables, be it the last.
 3. A directory is never given up: a providers node that is missing, deleted and made again, an expired session, a
    failed read all lead back to reading, with a watch on whatever is there to be watched.
 4. One child that cannot be read costs that child and no other; so does one rule.
@@ -22,7 +22,7 @@ Invariants
 Why limbo. A list is empty for a moment whenever the only instance restarts, and whenever ZooKeeper was away for longer
 than sessions last: consumers read again sooner than providers register again. Dubbo 2.7 believed an empty list at once
 and refused such calls; 3.0 never believed one and went on calling the dead; 3.2 believes again. Here it takes
-LIMBO_S: whoever is called meanwhile either answers or refuses the connection, and then nothing was sent.
+EMPTY_LIST_GRACE_S: whoever is called meanwhile either answers or refuses the connection, and then nothing was sent.
 
 Which function makes each move
     Directory._read  UNKNOWN | CACHED | AWAY | EMPTYING -> LIVE, and LIVE | CACHED | AWAY -> EMPTYING
@@ -53,13 +53,13 @@ from coordination.registry.service_key import Service
 from coordination.registry.url import ProviderURL
 from coordination.rules.patterns import ANY_HOST
 from coordination.rules.rule_set import Rules
-from coordination.rules.rule_watcher import RuleBook
-from coordination.session.node_watcher import Follower, children
+from coordination.rules.rule_watcher import RuleWatcher
+from coordination.session.node_watcher import NodeWatcher, children
 from coordination.session.session import Session
 
 log = logging.getLogger(__name__)
 
-LIMBO_S = 5.0
+EMPTY_LIST_GRACE_S = 5.0
 """How long an empty list is doubted: the pause of a restart, and of registering again after an absence."""
 
 RULES_WAIT_S = 0.5
@@ -81,13 +81,13 @@ class DirectoryState(enum.Enum):
     """As ZooKeeper has it, watched. An empty list is the truth."""
 
     EMPTYING = "emptying"
-    """ZooKeeper has nobody; these were there a moment ago. They are believed gone after LIMBO_S."""
+    """ZooKeeper has nobody; these were there a moment ago. They are believed gone after EMPTY_LIST_GRACE_S."""
 
     AWAY = "away"
     """As ZooKeeper had it when last reached."""
 
 
-ASKED = frozenset({DirectoryState.LIVE, DirectoryState.EMPTYING})
+READ = frozenset({DirectoryState.LIVE, DirectoryState.EMPTYING})
 """The states in which ZooKeeper has answered and is watched."""
 
 
@@ -127,12 +127,12 @@ class Consumer:
         )
 
 
-ANYBODY = Consumer("")
+ANY_CONSUMER = Consumer("")
 """Nobody in particular: rules for a host or an application are not for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Eligibility:
     """Whether a registered provider may get a call, and why not.
 
     Attributes:
@@ -162,7 +162,7 @@ class Directory:
     Args:
         interface: full service name.
         consumer: who asks, for which group and version; None: anybody, for providers without group and version.
-        limbo_s: seconds for which an empty list is doubted.
+        empty_list_grace_s: seconds for which an empty list is doubted.
         metrics: what to count in; None: nothing anybody collects.
 
     Attributes:
@@ -180,17 +180,17 @@ class Directory:
         interface: str,
         *,
         consumer: ProviderURL | None = None,
-        limbo_s: float = LIMBO_S,
+        empty_list_grace_s: float = EMPTY_LIST_GRACE_S,
         metrics: Metrics | None = None,
     ) -> None:
         self.interface = interface
-        self.consumer = consumer or ANYBODY.url(Service(interface))
+        self.consumer = consumer or ANY_CONSUMER.url(Service(interface))
         self.service = Service.of(self.consumer)
         self.endpoints: tuple[Endpoint, ...] = ()
         self.state = DirectoryState.UNKNOWN
         self.changed = asyncio.Event()
-        self._limbo_s = limbo_s
-        self._doubt: Deadline | None = None  # until when an empty list is doubted, while EMPTYING
+        self._empty_list_grace_s = empty_list_grace_s
+        self._grace: Deadline | None = None  # until when an empty list is doubted, while EMPTYING
         self._reader = ProviderReader(self.service)
         self._registrations: tuple[Registration, ...] = ()
         self._by_node: dict[str, Endpoint] = {}  # as the rules have them, by node's name
@@ -234,19 +234,19 @@ class Directory:
             self._routed[method, tag] = found
         return found
 
-    def verdicts(self, method: str, tag: str = "") -> tuple[Verdict, ...]:
+    def eligibility(self, method: str, tag: str = "") -> tuple[Eligibility, ...]:
         """Return of every registered provider whether it may serve a call, and why not. Arguments as `candidates`."""
         governed = {endpoint.key: endpoint for endpoint in self._governed}
         _, reasons = self._rules.route(self.endpoints, self.consumer, method, tag)
-        verdicts = []
+        eligibility = []
         for registration in self._registrations:
             if registration.refusal:
-                verdicts.append(Verdict(registration, None, registration.refusal))
+                eligibility.append(Eligibility(registration, None, registration.refusal))
                 continue
             endpoint = governed[registration.key]
             why_not = _why_disabled(endpoint) or reasons.get(endpoint.key, "")
-            verdicts.append(Verdict(registration, endpoint, why_not))
-        return tuple(verdicts)
+            eligibility.append(Eligibility(registration, endpoint, why_not))
+        return tuple(eligibility)
 
     async def wait_any(self, timeout_s: float | None) -> tuple[Endpoint, ...]:
         """Return the endpoints as soon as there is one.
@@ -256,12 +256,12 @@ class Directory:
         """
         await self._wait_until(lambda: bool(self.endpoints), timeout_s)
         if not self.endpoints:
-            raise NoProviders(self.interface, away=self.state not in ASKED, disabled=len(self._governed))
+            raise NoProviders(self.interface, away=self.state not in READ, disabled=len(self._governed))
         return self.endpoints
 
     async def wait_live(self, timeout_s: float | None) -> bool:
         """Wait until ZooKeeper has answered and is watched; False if not within `timeout_s` seconds."""
-        return await self._wait_until(lambda: self.state in ASKED, timeout_s)
+        return await self._wait_until(lambda: self.state in READ, timeout_s)
 
     async def _wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
         deadline = Deadline.after(timeout_s)
@@ -278,10 +278,10 @@ class Directory:
             unsubscribe()
         return True
 
-    def _recall(self, node_names: Iterable[str]) -> None:
+    def _load_cached(self, node_names: Iterable[str]) -> None:
         remembered = self._reader.read(node_names)
         if self.state is DirectoryState.UNKNOWN and any(not one.refusal for one in remembered):
-            self._become(DirectoryState.CACHED, remembered)
+            self._set(DirectoryState.CACHED, remembered)
 
     def _read(self, node_names: Iterable[str]) -> None:
         self._take(self._reader.read(node_names))
@@ -289,30 +289,30 @@ class Directory:
     def _take(self, found: tuple[Registration, ...]) -> None:
         self._warn_of_unreadable(found)
         kept = tuple(one for one in self._registrations if not one.refusal)
-        believed = self._limbo_s <= 0 or (self._doubt is not None and self._doubt.expired())
+        believed = self._empty_list_grace_s <= 0 or (self._grace is not None and self._grace.expired())
         if believed or not kept or any(not one.refusal for one in found):
-            self._doubt = None
-            self._become(DirectoryState.LIVE, found)
+            self._grace = None
+            self._set(DirectoryState.LIVE, found)
             return
-        if self._doubt is None:
-            self._doubt = Deadline.after(self._limbo_s)
-        self._become(DirectoryState.EMPTYING, (*found, *kept))
+        if self._grace is None:
+            self._grace = Deadline.after(self._empty_list_grace_s)
+        self._set(DirectoryState.EMPTYING, (*found, *kept))
 
-    def _away(self) -> None:
-        self._doubt = None
-        if self.state in ASKED:
-            self._become(DirectoryState.AWAY, self._registrations)
+    def _on_away(self) -> None:
+        self._grace = None
+        if self.state in READ:
+            self._set(DirectoryState.AWAY, self._registrations)
 
-    def _doubtful_for_s(self) -> float | None:
+    def _reread_after_s(self) -> float | None:
         """Return the seconds after which an empty list is to be asked for again; None: only at news."""
-        return None if self._doubt is None else self._doubt.remaining_s()
+        return None if self._grace is None else self._grace.remaining_s()
 
     def _govern(self, rules: Rules) -> None:
         self._rules = rules
         self._by_node.clear()
-        self._become(self.state, self._registrations, news=True)
+        self._set(self.state, self._registrations, news=True)
 
-    def _become(self, state: DirectoryState, registrations: tuple[Registration, ...], *, news: bool = False) -> None:
+    def _set(self, state: DirectoryState, registrations: tuple[Registration, ...], *, news: bool = False) -> None:
         if not news and (state, registrations) == (self.state, self._registrations):
             return
         known = self._by_node
@@ -362,7 +362,7 @@ class Discovery:
         root: Dubbo's root.
         cache_dir: where to keep the last lists for a start without ZooKeeper; None for nowhere.
         consumer: who asks. One with a host is registered under the interfaces it subscribes to.
-        limbo_s: seconds for which an empty list is doubted.
+        empty_list_grace_s: seconds for which an empty list is doubted.
         metrics: what to count in; None: nothing anybody collects.
     """
 
@@ -372,15 +372,15 @@ class Discovery:
         root: str = DEFAULT_ROOT,
         cache_dir: Path | None = None,
         *,
-        consumer: Consumer = ANYBODY,
-        limbo_s: float = LIMBO_S,
+        consumer: Consumer = ANY_CONSUMER,
+        empty_list_grace_s: float = EMPTY_LIST_GRACE_S,
         metrics: Metrics | None = None,
     ) -> None:
         self._session = session
         self._root = root
         self._cache_dir = cache_dir
         self._consumer = consumer
-        self._limbo_s = limbo_s
+        self._empty_list_grace_s = empty_list_grace_s
         self._metrics = metrics or Metrics()
         self._registry = Registry(session, root, metrics=self._metrics)
         self._subscriptions: dict[Service, _Subscription] = {}
@@ -408,7 +408,9 @@ class Discovery:
             url = self._consumer.url(service)
             if self._consumer.host:
                 await self._registry.register_consumer(url, timeout_s=0)
-            directory = Directory(interface, consumer=url, limbo_s=self._limbo_s, metrics=self._metrics)
+            directory = Directory(
+                interface, consumer=url, empty_list_grace_s=self._empty_list_grace_s, metrics=self._metrics
+            )
             subscription = _Subscription(self._session, self._root, directory, self._cache_of(service), self._metrics)
             self._subscriptions[service] = subscription
         await subscription.directory.wait_live(timeout_s)
@@ -436,18 +438,18 @@ class _Subscription:
         self.directory = directory
         self._cache = cache
         self._remembering = asyncio.get_running_loop().create_task(self._remember())
-        self._rules = RuleBook(session, root, directory.consumer, directory._govern, metrics)
+        self._rules = RuleWatcher(session, root, directory.consumer, directory._govern, metrics)
         path = f"{root}/{directory.interface}/providers"
-        self._follower = Follower(session, path, children, self._on_read, directory._away)
+        self._watcher = NodeWatcher(session, path, children, self._on_read, directory._on_away)
 
     async def close(self) -> None:
         """Stop."""
         self._remembering.cancel()
-        await asyncio.gather(self._follower.close(), self._rules.close(), self._remembering, return_exceptions=True)
+        await asyncio.gather(self._watcher.close(), self._rules.close(), self._remembering, return_exceptions=True)
 
     async def _remember(self) -> None:
         if self._cache is not None:
-            self.directory._recall(await asyncio.to_thread(self._cache.load))
+            self.directory._load_cached(await asyncio.to_thread(self._cache.load))
 
     async def _on_read(self, names: list[str]) -> float | None:
         await self.directory._reader.prepare(names)
@@ -457,7 +459,7 @@ class _Subscription:
         self.directory._take(found)
         if self._cache is not None and names:  # an old list is of more use to a cold start than none
             await asyncio.to_thread(self._cache.save, names)
-        return self.directory._doubtful_for_s()
+        return self.directory._reread_after_s()
 
 
 def _some(keys: set[str]) -> str:

@@ -164,7 +164,7 @@ class Removal:
         while self._session.state is not SessionState.CLOSED:
             try:
                 await self._session.wait_connected(None)
-                listings = await list_surely(self._session, shards, Deadline.after(LOOK_TIMEOUT_S))
+                listings = await sync_and_list(self._session, shards, Deadline.after(LOOK_TIMEOUT_S))
             except WrongProcess:
                 break
             except Unavailable as error:
@@ -175,7 +175,7 @@ class Removal:
         return []
 
 
-async def list_surely(session: Session, shards: Sequence[str], deadline: Deadline) -> dict[str, list[str]]:
+async def sync_and_list(session: Session, shards: Sequence[str], deadline: Deadline) -> dict[str, list[str]]:
     """Return the names in each shard as the leader knows them now; none if there is no such shard.
 
     Raises:

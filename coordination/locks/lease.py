@@ -51,12 +51,12 @@ class Lease:
         waited_s: seconds spent in line; 0.0 if there was nobody.
     """
 
-    def __init__(self, leases: Leases, stake: _Stake, waited_s: float) -> None:
-        self.token = stake.token
-        self.session_id = stake.session_id
+    def __init__(self, leases: Leases, grant: _Grant, waited_s: float) -> None:
+        self.token = grant.token
+        self.session_id = grant.session_id
         self.waited_s = waited_s
         self._leases = leases
-        self._stake = stake
+        self._grant = grant
         self._released = False
 
     @property
@@ -69,8 +69,8 @@ class Lease:
 
         False in a forked child.
         """
-        stake = self._stake
-        return not (self._released or stake.lost) and self._leases.session.believes_in(stake.session_id)
+        grant = self._grant
+        return not (self._released or grant.lost) and self._leases.session.is_valid(grant.session_id)
 
     def ensure(self) -> None:
         """Do nothing if `valid()`.
@@ -152,9 +152,9 @@ class ResourceLease(Lease):
     """
 
     def __init__(
-        self, leases: Leases, stake: _Stake, waited_s: float, resource_id: str, path: str, waited_for: Holder | None
+        self, leases: Leases, grant: _Grant, waited_s: float, resource_id: str, path: str, waited_for: Holder | None
     ) -> None:
-        super().__init__(leases, stake, waited_s)
+        super().__init__(leases, grant, waited_s)
         self.resource_id = resource_id
         self.waited_for = waited_for
         self._path = path
@@ -166,7 +166,7 @@ class ResourceLease(Lease):
 
     def release(self) -> None:
         """See `Lease.release`."""
-        self._leases.give_up(self._stake, [self])
+        self._leases.give_up(self._grant, [self])
 
 
 class BatchLease(Lease):
@@ -179,8 +179,8 @@ class BatchLease(Lease):
         resources: the leases by resource id, in the order in which they were asked for.
     """
 
-    def __init__(self, leases: Leases, stake: _Stake, waited_s: float, resources: Sequence[ResourceLease]) -> None:
-        super().__init__(leases, stake, waited_s)
+    def __init__(self, leases: Leases, grant: _Grant, waited_s: float, resources: Sequence[ResourceLease]) -> None:
+        super().__init__(leases, grant, waited_s)
         self.resources: Mapping[str, ResourceLease] = MappingProxyType(
             {lease.resource_id: lease for lease in resources}
         )
@@ -193,14 +193,14 @@ class BatchLease(Lease):
 
     def release(self) -> None:
         """See `Lease.release`; the deleting is one transaction for all that was not given up singly."""
-        self._leases.give_up(self._stake, [self, *self.resources.values()])
+        self._leases.give_up(self._grant, [self, *self.resources.values()])
 
     def __getitem__(self, resource_id: str) -> ResourceLease:
         return self.resources[resource_id]
 
 
 @dataclass(slots=True, eq=False)
-class _Stake:
+class _Grant:
     """What the resources taken at one zxid stand on together.
 
     Attributes:
@@ -225,22 +225,22 @@ class Leases:
         self._timer: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
-    def grant(
+    def issue(
         self, resource_ids: Sequence[str], nodes: Nodes, token: int, waited_s: float, waited_for: Mapping[str, Holder]
     ) -> list[ResourceLease]:
         """Make the leases of resources taken together: one for each of them, in their order."""
-        stake = _Stake(token, nodes.session_id, lost=False, held=len(resource_ids))
-        self._metrics.locks_held.inc(stake.held)
+        grant = _Grant(token, nodes.session_id, lost=False, held=len(resource_ids))
+        self._metrics.locks_held.inc(grant.held)
         return [
-            ResourceLease(self, stake, waited_s, resource_id, path, waited_for.get(resource_id))
+            ResourceLease(self, grant, waited_s, resource_id, path, waited_for.get(resource_id))
             for resource_id, path in zip(resource_ids, nodes.paths, strict=True)
         ]
 
     def bind(self, resources: Sequence[ResourceLease]) -> BatchLease:
         """Make one lease of those that were granted together."""
-        return BatchLease(self, resources[0]._stake, resources[0].waited_s, resources)
+        return BatchLease(self, resources[0]._grant, resources[0].waited_s, resources)
 
-    def give_up(self, stake: _Stake, leases: Sequence[Lease]) -> None:
+    def give_up(self, grant: _Grant, leases: Sequence[Lease]) -> None:
         """Release those of the leases that are not released yet."""
         self.session.check_process()
         paths: list[str] = []
@@ -252,12 +252,12 @@ class Leases:
                     paths.append(lease._path)
         if not paths:
             return
-        if not (stake.lost or self._stands(stake)):
+        if not (grant.lost or self._stands(grant)):
             self._metrics.locks_lost.inc(len(paths))
-        if not stake.lost:
+        if not grant.lost:
             self._metrics.locks_held.dec(len(paths))
-        stake.held -= len(paths)
-        self._removal.delete(Nodes(tuple(paths), stake.session_id))
+        grant.held -= len(paths)
+        self._removal.delete(Nodes(tuple(paths), grant.session_id))
 
     def listen(self, lease: Lease, ended: OnEnd) -> Callable[[], None]:
         """Have `ended` called when the lease ends; returns what makes it forgotten."""
@@ -279,22 +279,22 @@ class Leases:
 
         return forget
 
-    def _stands(self, stake: _Stake) -> bool:
+    def _stands(self, grant: _Grant) -> bool:
         """Tell whether the session surely lives, connected or not."""
-        return self.session.session_id == stake.session_id and time.monotonic() < self.session.believed_until()
+        return self.session.session_id == grant.session_id and time.monotonic() < self.session.valid_until()
 
     def _look(self) -> None:
         """Tell who wants to be told of leases that are lost; look again when the present belief ends."""
         for lease in list(self._listeners):
-            stake = lease._stake
-            if not (stake.lost or self._stands(stake)):
-                stake.lost = True
-                self._metrics.locks_lost.inc(stake.held)
-                self._metrics.locks_held.dec(stake.held)
-            if stake.lost:
+            grant = lease._grant
+            if not (grant.lost or self._stands(grant)):
+                grant.lost = True
+                self._metrics.locks_lost.inc(grant.held)
+                self._metrics.locks_held.dec(grant.held)
+            if grant.lost:
                 self._end(lease, lost=True)
         if self._listeners:
-            self._look_in(self.session.believed_until() - time.monotonic())
+            self._look_in(self.session.valid_until() - time.monotonic())
 
     def _look_in(self, delay_s: float) -> None:
         if self._timer is not None:

@@ -47,7 +47,7 @@ from kazoo.protocol.states import ZnodeStat
 
 from coordination.deadline import Deadline
 from coordination.errors import Refused, Unavailable, WrongProcess
-from coordination.locks.cleanup import Nodes, Removal, list_surely
+from coordination.locks.cleanup import Nodes, Removal, sync_and_list
 from coordination.locks.errors import LockTimeout
 from coordination.locks.lease import BatchLease, Leases, ResourceLease
 from coordination.locks.lock_node import (
@@ -56,8 +56,8 @@ from coordination.locks.lock_node import (
     NodeName,
     Place,
     check_resource_id,
-    line_of,
     made_by,
+    queue_of,
     shard_name,
     shard_of,
 )
@@ -184,7 +184,7 @@ class ResourceLocks:
         check_resource_id(resource_id)
         deadline = Deadline.after(timeout_s)
         shard = self._shard_of(resource_id)
-        return await self._places(shard, line_of(resource_id, await self._list(shard, deadline)), deadline)
+        return await self._places(shard, queue_of(resource_id, await self._list(shard, deadline)), deadline)
 
     async def queues(self, *, timeout_s: float = 5.0) -> dict[str, list[Place]]:
         """Return the queue of every resource that has one, by resource id. It reads all shards: for people.
@@ -202,7 +202,7 @@ class ResourceLocks:
         queues: dict[str, list[Place]] = {}
         for path, names in requests.names_of(paths, reply).items():
             for resource_id in sorted({node.resource_id for name in names if (node := NodeName.parse(name))}):
-                if places := await self._places(path, line_of(resource_id, names), deadline):
+                if places := await self._places(path, queue_of(resource_id, names), deadline):
                     queues[resource_id] = places
         return queues
 
@@ -230,7 +230,7 @@ class ResourceLocks:
             raise
         finally:
             self._metrics.lock_acquire_seconds.labels(outcome).observe(time.monotonic() - attempt.started)
-            if attempt.in_line:
+            if attempt.queued:
                 self._metrics.locks_waiting.dec()
 
     def _attempt(self, resource_ids: tuple[str, ...], holder: Holder, timeout_s: float) -> _Attempt:
@@ -251,8 +251,8 @@ class ResourceLocks:
                 self._removal.delete(taken.nodes)
                 raise
             if first:
-                waited_s = time.monotonic() - attempt.started if attempt.in_line else 0.0
-                return self._leases.grant(tuple(attempt.shards), taken.nodes, taken.token, waited_s, attempt.waited_for)
+                waited_s = time.monotonic() - attempt.started if attempt.queued else 0.0
+                return self._leases.issue(tuple(attempt.shards), taken.nodes, taken.token, waited_s, attempt.waited_for)
             # The session was lost while waiting, and the places with it: take others.
 
     async def _join(self, attempt: _Attempt) -> tuple[_Taken, _Listings]:
@@ -310,7 +310,7 @@ class ResourceLocks:
             raise Unavailable("ZooKeeper did not reply in time", maybe_done=True)
         found: tuple[_Taken, _Listings] | None = None
         try:
-            listings = await self._trying(lambda: list_surely(session, shards, deadline), deadline)
+            listings = await self._trying(lambda: sync_and_list(session, shards, deadline), deadline)
             paths = made_by(nonce, listings)
             ours = tuple(paths[resource_id] for resource_id in attempt.shards if resource_id in paths)
             stat = await session.ask(requests.exists(ours[0]), deadline) if ours else None
@@ -344,7 +344,7 @@ class ResourceLocks:
         for (resource_id, shard), path in zip(attempt.shards.items(), taken.nodes.paths, strict=True):
             turn = _Turn(resource_id, shard, path.rpartition("/")[2], taken.nodes.session_id)
             try:
-                if not await self._stand_in_line(attempt, turn, listings[shard]):
+                if not await self._wait_turn(attempt, turn, listings[shard]):
                     return False
             except Unavailable:
                 if self._session.state is SessionState.CONNECTED and resource_id in attempt.waited_for:
@@ -353,17 +353,17 @@ class ResourceLocks:
                 raise
         return True
 
-    async def _stand_in_line(self, attempt: _Attempt, turn: _Turn, names: list[str]) -> bool:
+    async def _wait_turn(self, attempt: _Attempt, turn: _Turn, names: list[str]) -> bool:
         last_look = attempt.last_look()
         while True:
-            line = line_of(turn.resource_id, names)
+            line = queue_of(turn.resource_id, names)
             if turn.name not in line or turn.session_id != self._session.session_id:
                 return False
             position = line.index(turn.name)
             if position == 0:
                 return True
-            if not attempt.in_line:
-                attempt.in_line = True
+            if not attempt.queued:
+                attempt.queued = True
                 self._metrics.locks_waiting.inc()
             if last_look.expired():
                 await self._note_holder(attempt, turn, line[0])
@@ -464,7 +464,7 @@ class _Attempt:
     Attributes:
         shards: the path of each resource's shard.
         data: who asks, as it is written into the nodes.
-        in_line: it had to wait.
+        queued: it had to wait.
         waited_for: who held which resource when last looked.
     """
 
@@ -472,7 +472,7 @@ class _Attempt:
     data: bytes
     started: float
     deadline: Deadline
-    in_line: bool = False
+    queued: bool = False
     waited_for: dict[str, Holder] = field(default_factory=dict)
 
     def distinct_shards(self) -> tuple[str, ...]:

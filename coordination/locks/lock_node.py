@@ -118,7 +118,7 @@ def ahead_by(sequence: int, other: int) -> int:
     return (other - sequence + 2**31) % 2**32 - 2**31
 
 
-def line_of(resource_id: str, names: Iterable[str]) -> list[str]:
+def queue_of(resource_id: str, names: Iterable[str]) -> list[str]:
     """Return the names of one resource's nodes, out of a shard's, in queue order."""
     prefix = resource_id + "-"
     nodes = [

@@ -65,7 +65,7 @@ class QueueWatch:
         self._nodes: dict[str, dict[NodeName, _Node]] = {}  # by resource id
         self._events: list[tuple[int, str]] = []
         self._gap = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._undo: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Self:
@@ -104,8 +104,8 @@ class QueueWatch:
                 await self._session.wait_connected(None)
                 yield await self._catch_up()
                 while not self._gap:
-                    await self._news.wait()
-                    self._news.clear()
+                    await self._changed.wait()
+                    self._changed.clear()
                     if changes := await self._apply():
                         yield changes
             except Refused:
@@ -121,13 +121,13 @@ class QueueWatch:
     def _session_changed(self, change: SessionChange) -> None:
         if change.state is not SessionState.CONNECTED:
             self._gap = True
-            self._news.set()
+            self._changed.set()
 
     def _came(self, kind: int, path: str) -> None:
         self._events.append((kind, path))
         if len(self._events) > MAX_EVENTS:
             self._gap = True
-        self._news.set()
+        self._changed.set()
 
     async def _catch_up(self) -> list[QueueChange]:
         """Ask for the watch, read everything, and return what differs from what was shown."""

@@ -174,7 +174,7 @@ class _Registration:
         self._session = session
         self._on_gone = on_gone
         self._made_in: int | None = None  # the session in which we made the node
-        self._news = asyncio.Event()  # the node or the session changed, or other things are wanted: look again
+        self._changed = asyncio.Event()  # the node or the session changed, or other things are wanted: look again
         self._settled = asyncio.Event()  # what is wanted is so
         self.task = asyncio.get_running_loop().create_task(self._keep())
 
@@ -184,7 +184,7 @@ class _Registration:
             self.wanted = False
             self._count("")
             self._settled.clear()
-            self._news.set()
+            self._changed.set()
 
     def abandon(self) -> None:
         """Stop looking after the node, whatever its state."""
@@ -203,7 +203,7 @@ class _Registration:
     async def _keep(self) -> None:
         pause_s = RETRY_FIRST_S
         while True:
-            self._news.clear()
+            self._changed.clear()
             try:
                 await self._session.wait_connected(None)
                 await (self._establish() if self.wanted else self._withdraw())
@@ -211,18 +211,18 @@ class _Registration:
                 if self._session.state is SessionState.CLOSED:
                     break  # the node goes with the session
                 log.warning("%s %s: %r; trying again", "registering" if self.wanted else "removing", self.path, error)
-                await self._wait_for_news(pause_s)
+                await self._wait_for_change(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_FIRST_S
-            if self._news.is_set():
+            if self._changed.is_set():
                 continue
             if not self.wanted:
                 break
             self._settled.set()
             self.established = True
             self._count("yes")
-            await self._news.wait()
+            await self._changed.wait()
             self.established = False
             self._settled.clear()
             self._count("no" if self.wanted else "")
@@ -254,7 +254,7 @@ class _Registration:
 
     async def _is_ours(self) -> bool:
         """Tell whether the node lives and dies with our session, and watch it from now on."""
-        stat = await self._session.exists(self.path, watch=self._news.set)
+        stat = await self._session.exists(self.path, watch=self._changed.set)
         return stat is not None and stat.ephemeralOwner == self._session.session_id
 
     async def _make_directories(self) -> None:
@@ -276,10 +276,10 @@ class _Registration:
             self._gauge.labels(established).inc()
         self._counted = established
 
-    async def _wait_for_news(self, timeout_s: float) -> None:
+    async def _wait_for_change(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return
 

@@ -2,12 +2,12 @@
 
 from coordination.rules.overrides import Changes, OverrideRefused, Overrides
 from coordination.rules.rule_set import Rules
-from coordination.rules.rule_watcher import RuleBook
+from coordination.rules.rule_watcher import RuleWatcher
 
 __all__ = [
     "Changes",
     "OverrideRefused",
     "Overrides",
-    "RuleBook",
+    "RuleWatcher",
     "Rules",
 ]

@@ -59,7 +59,7 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionRoute:
+class ConditionRouter:
     """One condition.
 
     Attributes:
@@ -109,7 +109,7 @@ class ConditionRoute:
         return f"{self.origin} ({self.text})"
 
 
-def parse_condition(text: str, origin: str, *, force: bool) -> ConditionRoute:
+def parse_condition(text: str, origin: str, *, force: bool) -> ConditionRouter:
     """Read one condition.
 
     Raises:
@@ -126,10 +126,10 @@ def parse_condition(text: str, origin: str, *, force: bool) -> ConditionRoute:
         then = None if right.strip() in ("", "false") else _parse_terms(right)
     except BadRule as error:
         raise BadRule(f"{origin}: {error}, in {quoted(text)}") from error
-    return ConditionRoute(origin, text, when, then, force)
+    return ConditionRouter(origin, text, when, then, force)
 
 
-def parse_conditions(text: str, key: str) -> tuple[ConditionRoute, ...]:
+def parse_conditions(text: str, key: str) -> tuple[ConditionRouter, ...]:
     """Read the YAML of the node of a service or application; empty if it is switched off.
 
     Raises:
@@ -146,7 +146,7 @@ def parse_conditions(text: str, key: str) -> tuple[ConditionRoute, ...]:
     return routes if rule.flag("enabled", True) else ()
 
 
-def parse_route(name: str) -> tuple[ConditionRoute, ...]:
+def parse_router(name: str) -> tuple[ConditionRouter, ...]:
     """Read a node's name (or a URL) of 2.6; empty if it is switched off, or a 2.7 rule's copy for older readers.
 
     Raises:
@@ -167,7 +167,7 @@ def parse_route(name: str) -> tuple[ConditionRoute, ...]:
     if not re.fullmatch(r"-?[0-9]{1,9}", priority):
         raise BadRule(f"{origin}: priority should be a whole number, not {quoted(priority)}")
     return (
-        ConditionRoute(
+        ConditionRouter(
             origin, route.text, route.when, route.then, route.force, int(priority), Service.of(url), url.host
         ),
     )
@@ -237,7 +237,7 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True)
-class TagRoute:
+class TagRouter:
     """The tags of one application's providers; with none in it, only those in the providers' own URLs count.
 
     A call with a tag goes to that tag's providers; if there is none, to those without any tag, unless the rule has
@@ -283,7 +283,7 @@ class TagRoute:
         return None
 
 
-def parse_tags(text: str, key: str) -> tuple[TagRoute, ...]:
+def parse_tags(text: str, key: str) -> tuple[TagRouter, ...]:
     """Read the YAML of the node of an application: one route, or none if it is switched off.
 
     Raises:
@@ -294,7 +294,7 @@ def parse_tags(text: str, key: str) -> tuple[TagRoute, ...]:
     tags = tuple(_parse_tag(entry) for entry in rule.documents("tags"))
     if not tags:
         raise BadRule(f"{origin}: no tags")
-    return (TagRoute(origin, tags, rule.flag("force", False)),) if rule.flag("enabled", True) else ()
+    return (TagRouter(origin, tags, rule.flag("force", False)),) if rule.flag("enabled", True) else ()
 
 
 def _parse_tag(entry: RuleDocument) -> Tag:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from coordination.registry.endpoint import Endpoint
 from coordination.registry.url import ProviderURL
 from coordination.rules.configurators import Configurator
-from coordination.rules.routers import ConditionRoute, Reasons, TagRoute
+from coordination.rules.routers import ConditionRouter, Reasons, TagRouter
 
-_ONLY_STATIC_TAGS = TagRoute("the providers' own tags")
+_ONLY_STATIC_TAGS = TagRouter("the providers' own tags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Rules:
     """
 
     configurators: tuple[Configurator, ...] = ()
-    tags: Mapping[str, TagRoute] = field(default_factory=dict)
-    conditions: tuple[ConditionRoute, ...] = ()
+    tags: Mapping[str, TagRouter] = field(default_factory=dict)
+    conditions: tuple[ConditionRouter, ...] = ()
 
     def govern(self, endpoint: Endpoint, consumer: ProviderURL) -> Endpoint:
         """Return a registered endpoint as the configurators have it; see its `url.disabled`."""

@@ -29,7 +29,7 @@ from coordination.registry.service_key import Service
 from coordination.registry.url import ProviderURL
 from coordination.rules import configurators, routers
 from coordination.rules.rule_set import Rules
-from coordination.session.node_watcher import Follower, Found, Reader, children, content
+from coordination.session.node_watcher import Found, NodeWatcher, Reader, children, content
 from coordination.session.session import Session
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ NAMES_A_TURN = 50
 
 Rule = TypeVar("Rule")
 Parse = Callable[[str, str], tuple[Rule, ...]]
-Heard = Callable[[bool], None]
+OnRuleRead = Callable[[bool], None]
 """Called at every change of a rule, with whether it could be read."""
 
 
@@ -59,7 +59,7 @@ def config_path(root: str, key: str, kind: str) -> str:
     return f"{root}/config/dubbo/{key}.{kind}"
 
 
-class RuleBook:
+class RuleWatcher:
     """Follows the rules that govern an interface's providers, for one consumer.
 
     Args:
@@ -79,12 +79,12 @@ class RuleBook:
         self._rules = Rules()
         interface = f"{root}/{consumer.interface}"
         self._overrides = _Names(
-            session, f"{interface}/configurators", configurators.parse_override, self._heard(OVERRIDE)
+            session, f"{interface}/configurators", configurators.parse_override, self._on_rule_read(OVERRIDE)
         )
-        self._routes = _Names(session, f"{interface}/routers", routers.parse_route, self._heard(ROUTE))
+        self._routers = _Names(session, f"{interface}/routers", routers.parse_router, self._on_rule_read(ROUTE))
 
         def nodes(kind: str, parse: Parse[Rule]) -> _Nodes[Rule]:
-            return _Nodes(session, partial(config_path, root, kind=kind), parse, self._heard(kind))
+            return _Nodes(session, partial(config_path, root, kind=kind), parse, self._on_rule_read(kind))
 
         self._configurators = nodes(configurators.KIND, configurators.parse_configurators)
         self._conditions = nodes(routers.CONDITIONS, routers.parse_conditions)
@@ -108,7 +108,7 @@ class RuleBook:
         try:
             async with asyncio.timeout(timeout_s):
                 for source in self._sources():
-                    await source.looked.wait()
+                    await source.read_once.wait()
         except TimeoutError:
             return False
         return True
@@ -116,23 +116,23 @@ class RuleBook:
     async def close(self) -> None:
         """Stop following. The rules stay as they are."""
         nodes = (self._configurators, self._conditions, self._tags)
-        await asyncio.gather(self._overrides.close(), self._routes.close(), *(kind.close() for kind in nodes))
+        await asyncio.gather(self._overrides.close(), self._routers.close(), *(kind.close() for kind in nodes))
 
     def _sources(self) -> Iterator[_Source[Any, Any]]:
-        yield from (self._overrides, self._routes)
+        yield from (self._overrides, self._routers)
         for nodes in (self._configurators, self._conditions, self._tags):
             yield from nodes.by_key.values()
 
-    def _heard(self, kind: str) -> Heard:
-        def heard(readable: bool) -> None:
+    def _on_rule_read(self, kind: str) -> OnRuleRead:
+        def on_rule_read(readable: bool) -> None:
             self._metrics.rule_changes.labels(kind, "yes" if readable else "no").inc()
             if readable:
                 self._changed()
 
-        return heard
+        return on_rule_read
 
     def _changed(self) -> None:
-        of_26 = sorted(self._routes.rules, key=lambda route: -route.priority)
+        of_26 = sorted(self._routers.rules, key=lambda route: -route.priority)
         rules = Rules(
             configurators=(*configurators.in_order(self._overrides.rules), *self._configurators.rules),
             tags={key: route for key, node in self._tags.by_key.items() for route in node.rules},
@@ -151,36 +151,38 @@ class _Source(Generic[Found, Rule]):
         looked: set once the node has been looked at, whatever came of it.
     """
 
-    def __init__(self, session: Session, path: str, read: Reader[Found], heard: Heard) -> None:
+    def __init__(self, session: Session, path: str, read: Reader[Found], on_rule_read: OnRuleRead) -> None:
         self.rules: tuple[Rule, ...] = ()
-        self.looked = asyncio.Event()
+        self.read_once = asyncio.Event()
         self._path = path
-        self._heard = heard
-        self._follower = Follower(session, path, read, self._on_read, self.looked.set)
+        self._on_rule_read = on_rule_read
+        self._watcher = NodeWatcher(session, path, read, self._on_read, self.read_once.set)
 
     async def close(self) -> None:
         """Stop following."""
-        await self._follower.close()
+        await self._watcher.close()
 
     async def _on_read(self, found: Found) -> None:
         await self._take(found)
-        self.looked.set()
+        self.read_once.set()
 
     async def _take(self, found: Found) -> None:
         raise NotImplementedError
 
     def _refused(self, error: BadRule) -> None:
         log.warning("a rule under %s is not applied: %s", self._path, error)
-        self._heard(False)
+        self._on_rule_read(False)
 
 
 class _Names(_Source[list[str], Rule]):
     """A node whose children's names are rules (2.6)."""
 
-    def __init__(self, session: Session, path: str, parse: Callable[[str], tuple[Rule, ...]], heard: Heard) -> None:
+    def __init__(
+        self, session: Session, path: str, parse: Callable[[str], tuple[Rule, ...]], on_rule_read: OnRuleRead
+    ) -> None:
         self._parse = parse
         self._known: dict[str, tuple[Rule, ...] | None] = {}
-        super().__init__(session, path, children, heard)
+        super().__init__(session, path, children, on_rule_read)
 
     async def _take(self, found: list[str]) -> None:
         if len(found) > MAX_NAMES:
@@ -194,7 +196,7 @@ class _Names(_Source[list[str], Rule]):
         self.rules = tuple(rule for rules in self._known.values() for rule in rules or ())
         for name in before.keys() ^ self._known.keys():
             if (before | self._known)[name] is not None:
-                self._heard(True)
+                self._on_rule_read(True)
 
     def _parsed(self, name: str) -> tuple[Rule, ...] | None:
         try:
@@ -207,11 +209,11 @@ class _Names(_Source[list[str], Rule]):
 class _Node(_Source[bytes | None, Rule]):
     """A node whose data is a rule in YAML (2.7, 3.x). Missing or blank is no rule."""
 
-    def __init__(self, session: Session, path: str, key: str, parse: Parse[Rule], heard: Heard) -> None:
+    def __init__(self, session: Session, path: str, key: str, parse: Parse[Rule], on_rule_read: OnRuleRead) -> None:
         self._key = key
         self._parse = parse
         self._data = b""
-        super().__init__(session, path, content, heard)
+        super().__init__(session, path, content, on_rule_read)
 
     async def _take(self, found: bytes | None) -> None:
         data = (found or b"").strip()
@@ -225,17 +227,19 @@ class _Node(_Source[bytes | None, Rule]):
         except BadRule as error:
             self._refused(error)  # the last good one is kept
         else:
-            self._heard(True)
+            self._on_rule_read(True)
 
 
 class _Nodes(Generic[Rule]):
     """The nodes of one kind, by the service or application they are of, in the order in which their rules count."""
 
-    def __init__(self, session: Session, path_of: Callable[[str], str], parse: Parse[Rule], heard: Heard) -> None:
+    def __init__(
+        self, session: Session, path_of: Callable[[str], str], parse: Parse[Rule], on_rule_read: OnRuleRead
+    ) -> None:
         self.by_key: dict[str, _Node[Rule]] = {}
 
         def make(key: str) -> _Node[Rule]:
-            return _Node(session, path_of(key), key, parse, heard)
+            return _Node(session, path_of(key), key, parse, on_rule_read)
 
         self._make = make
         self._closing: set[asyncio.Task[None]] = set()

@@ -87,7 +87,7 @@ class Slot:
             self._slots.release()
 
 
-class Answer:
+class PendingReply:
     """The way of one reply, from kazoo's thread to the future somebody may wait for.
 
     Args:
@@ -100,7 +100,7 @@ class Answer:
         self,
         loop: asyncio.AbstractEventLoop,
         mailbox: Mailbox,
-        settle: Callable[[Answer, Any, Exception | None], object],
+        settle: Callable[[PendingReply, Any, Exception | None], object],
         slot: Slot | None,
     ) -> None:
         self._mailbox = mailbox

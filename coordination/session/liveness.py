@@ -1,11 +1,11 @@
 """kazoo's connection loop, made to remember what ZooKeeper has acknowledged and until when that binds it.
 
 Invariants
-1. `belief.until` never exceeds (send time of an acknowledged packet) + negotiated timeout − margin.
+1. `validity.until` never exceeds (send time of an acknowledged packet) + negotiated timeout − margin.
    ZooKeeper counts a session's time from *receiving* a packet, which is after sending it, so the session
    lives at least so long.
 2. A packet's send time is taken before its first byte is written; with two pings out, the earlier counts.
-3. `belief` always names the session it is about; a new session starts with its own.
+3. `validity` always names the session it is about; a new session starts with its own.
 4. The loop ends only by telling: `on_end` is called once, whatever ended it.
 5. A server that does not answer a connect costs its share of the time in which the session surely lives, so that the
    others can still be asked; the one whose connection has just dropped is asked last.
@@ -20,7 +20,7 @@ Which function makes each move
     _send_request  drops a connection that takes requests and answers none
     abort          wakes the loop so that closing need not wait for a silent server
 
-Everything but `abort` runs on kazoo's I/O thread; `belief` is one reference, so other threads read it whole.
+Everything but `abort` runs on kazoo's I/O thread; `validity` is one reference, so other threads read it whole.
 
 What it cannot know: in an ensemble a follower cut off from its leader goes on answering pings and reads for
 up to syncLimit ticks while the leader may already count the session as expired. That is why holders also
@@ -51,17 +51,17 @@ MARGIN_FRACTION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
+class SessionValidity:
     """Until `until` (monotonic seconds), session `session_id` has surely not expired."""
 
     session_id: int
     timeout_s: float
     until: float
 
-    def renewed(self, sent_at: float) -> Belief:
+    def renewed(self, sent_at: float) -> SessionValidity:
         """Return the belief after a packet sent at `sent_at` was acknowledged; never shorter than before."""
         until = sent_at + self.timeout_s * (1 - MARGIN_FRACTION)
-        return Belief(self.session_id, self.timeout_s, max(until, self.until))
+        return SessionValidity(self.session_id, self.timeout_s, max(until, self.until))
 
 
 MAX_HANG_UPS = 3
@@ -105,11 +105,11 @@ class AcknowledgedConnection(PipelinedConnection):
         client: Any,
         retry_sleeper: Any,
         on_event: Callable[[int, str], None],
-        on_gulp: Callable[[], None],
+        on_batch: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
-        super().__init__(client, retry_sleeper, log, on_event, on_gulp)
-        self.belief: Belief | None = None
+        super().__init__(client, retry_sleeper, log, on_event, on_batch)
+        self.validity: SessionValidity | None = None
         self._on_end = on_end
         self._aborted = False
         self._hang_ups = 0  # in the handshake, one after the other
@@ -152,7 +152,7 @@ class AcknowledgedConnection(PipelinedConnection):
     def _share(self) -> float:
         """Return the seconds that one server may take for the connect, and again for the handshake."""
         even_s = float(self.client._session_timeout) / 1000.0 / self._servers
-        left_s = self.belief.until - time.monotonic() if self.belief is not None else 0.0
+        left_s = self.validity.until - time.monotonic() if self.validity is not None else 0.0
         return even_s if left_s <= 0 else max(left_s / self._servers, even_s * MIN_SHARE_FRACTION)
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
@@ -170,10 +170,10 @@ class AcknowledgedConnection(PipelinedConnection):
         self._hang_ups = 0
         granted = answer[0]
         if granted.time_out > 0:
-            nothing_yet = Belief(granted.session_id, granted.time_out / 1000.0, float("-inf"))
-            self.belief = nothing_yet.renewed(sent_at)
+            nothing_yet = SessionValidity(granted.session_id, granted.time_out / 1000.0, float("-inf"))
+            self.validity = nothing_yet.renewed(sent_at)
         else:
-            self.belief = None
+            self.validity = None
         return answer
 
     def _hung_up_on(self) -> None:
@@ -186,11 +186,11 @@ class AcknowledgedConnection(PipelinedConnection):
             SessionExpiredError: it is given up.
         """
         self._hang_ups += 1
-        over = self.belief is None or time.monotonic() > self.belief.until
+        over = self.validity is None or time.monotonic() > self.validity.until
         if self.client.last_zxid > 0 and over and self._hang_ups >= MAX_HANG_UPS * self._servers:
             log.warning("ZooKeeper hangs up on our session, as if it had lost its data; asking for a new one")
             self._hang_ups = 0
-            self.belief = None
+            self.validity = None
             raise SessionExpiredError("hung up on")
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
@@ -206,8 +206,8 @@ class AcknowledgedConnection(PipelinedConnection):
         sent_at = self._sent_at.pop(header.xid, None)
         if sent_at is not None and self._backoff is not None:
             self._backoff.answered()
-        if sent_at is not None and self.belief is not None:
-            self.belief = self.belief.renewed(sent_at)
+        if sent_at is not None and self.validity is not None:
+            self.validity = self.validity.renewed(sent_at)
         return header, buffer, offset
 
     def _send_request(self, read_timeout: float, connect_timeout: float) -> None:

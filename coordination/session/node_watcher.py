@@ -57,7 +57,7 @@ async def content(session: Session, path: str, watch: Watch) -> bytes | None:
             return data
 
 
-class Follower(Generic[Found]):
+class NodeWatcher(Generic[Found]):
     """The task that follows one node.
 
     Args:
@@ -82,30 +82,30 @@ class Follower(Generic[Found]):
         self._read = read
         self._on_read = on_read
         self._on_away = on_away
-        self._news = asyncio.Event()  # the node changed, or the connection dropped: look again
-        self._heard = self._news.set  # one object, so that a watch can be taken back
+        self._changed = asyncio.Event()  # the node changed, or the connection dropped: look again
+        self._on_watch = self._changed.set  # one object, so that a watch can be taken back
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
         """Stop following."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._session.unwatch(self._path, self._heard)
+        self._session.unwatch(self._path, self._on_watch)
 
     async def _run(self) -> None:
         pause_s = RETRY_FIRST_S
         while self._session.state is not SessionState.CLOSED:
             try:
                 await self._session.wait_connected(None)
-                self._news.clear()
-                again_s = await self._on_read(await self._read(self._session, self._path, self._heard))
+                self._changed.clear()
+                again_s = await self._on_read(await self._read(self._session, self._path, self._on_watch))
             except (Unavailable, KazooException) as error:
                 log.debug("%s: %r; reading again", self._path, error)
             except Exception:
                 log.exception("%s: what was read could not be taken in; reading again", self._path)
             else:
                 pause_s = RETRY_FIRST_S
-                await self._wait_for_news(again_s)
+                await self._wait_for_change(again_s)
                 if self._session.state is not SessionState.CONNECTED:
                     self._on_away()
                 continue
@@ -114,9 +114,9 @@ class Follower(Generic[Found]):
             pause_s = min(2 * pause_s, RETRY_MAX_S)
         self._on_away()
 
-    async def _wait_for_news(self, timeout_s: float | None) -> None:
+    async def _wait_for_change(self, timeout_s: float | None) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return

@@ -10,7 +10,7 @@ Invariants
 2. A request leaves the queue before its first byte is written, so it fails with the connection and is never sent
    twice. One that nobody waits for any more, because an earlier connection took the hope with it, is not sent at all.
 3. At most one byte lies in kazoo's wake-up socket pair for all requests that are queued: handing over never blocks.
-4. `on_gulp` is called after replies and events have been given out, once for all that came together.
+4. `on_batch` is called after replies and events have been given out, once for all that came together.
 
 Which function makes each move
     hand_over      loop -> queue                  _read_socket       ZooKeeper -> frames -> kazoo's _read_response
@@ -33,11 +33,11 @@ from kazoo.protocol.serialization import Watch, int_int_struct, int_struct
 
 from coordination.session.requests import Request
 
-_GULP = 65536
+_READ_BYTES = 65536
 _AGAIN = (BlockingIOError, InterruptedError)
 
 
-class Answer(Protocol):
+class ReplySink(Protocol):
     """What becomes of a request, as kazoo tells it; called on the I/O thread."""
 
     def set(self, value: Any) -> None:
@@ -90,18 +90,18 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
         retry_sleeper: Any,
         logger: Any,
         on_event: Callable[[int, str], None],
-        on_gulp: Callable[[], None],
+        on_batch: Callable[[], None],
     ) -> None:
         super().__init__(client, retry_sleeper, logger=logger)
         self._on_event = on_event
-        self._on_gulp = on_gulp
+        self._on_batch = on_batch
         self._awake = False  # a byte lies in the socket pair
         self._xid = 0
         self._connecting = False
         self._came = bytearray()
         self._taken = 0  # of `_came`
 
-    def hand_over(self, requests: Iterable[tuple[Request, Answer]]) -> None:
+    def hand_over(self, requests: Iterable[tuple[Request, ReplySink]]) -> None:
         """Queue requests and wake the I/O thread. Any thread."""
         self.client._queue.extend(requests)
         if not self._awake:
@@ -112,7 +112,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
     # ---- sending -------------------------------------------------------------------------------------
 
     def _send_request(self, _read_timeout: float, connect_timeout: float) -> None:
-        self._read_sock.recv(_GULP)
+        self._read_sock.recv(_READ_BYTES)
         self._awake = False
         packet = bytearray()
         xid = self._xid
@@ -121,7 +121,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
             request, answer = queue.popleft()
             if answer is not None and not answer.wanted():
                 answer.set(None)
-                self._on_gulp()
+                self._on_batch()
                 continue
             self._xid = xid = xid % 0x7FFFFFFF + 1
             body = request.serialize()
@@ -161,7 +161,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
                 if response == CLOSE_RESPONSE or not self._has_frame():
                     return response
         finally:
-            self._on_gulp()
+            self._on_batch()
 
     def _has_frame(self) -> bool:
         left = len(self._came) - self._taken
@@ -169,13 +169,13 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
 
     def _read(self, length: int, timeout: float) -> bytes:
         while (missing := length - (len(self._came) - self._taken)) > 0:
-            self._gulp(missing if self._connecting else _GULP, timeout)
+            self._fill_buffer(missing if self._connecting else _READ_BYTES, timeout)
         end = self._taken + length
         found = bytes(self._came[self._taken : end])
         self._taken = end
         return found
 
-    def _gulp(self, size: int, timeout: float) -> None:
+    def _fill_buffer(self, size: int, timeout: float) -> None:
         del self._came[: self._taken]
         self._taken = 0
         with self._socket_error_handling():

@@ -58,7 +58,7 @@ from coordination.metrics import Metrics
 from coordination.session import requests
 from coordination.session.address import EnsembleAddress
 from coordination.session.error_codes import outcome
-from coordination.session.in_flight import Answer, Mailbox, Reply, Slot, done_by
+from coordination.session.in_flight import Mailbox, PendingReply, Reply, Slot, done_by
 from coordination.session.liveness import AcknowledgedConnection, Backoff
 from coordination.session.pipeline import PollingHandler
 from coordination.session.requests import Create, Operation, Request
@@ -83,13 +83,13 @@ class SessionState(enum.Enum):
     """No session yet. Nothing of ours is in ZooKeeper."""
 
     CONNECTED = "connected"
-    """The session lives and ZooKeeper answers, as far as is known. Until `believed_until()` our nodes are
+    """The session lives and ZooKeeper answers, as far as is known. Until `valid_until()` our nodes are
     surely there; past it assume nothing, even though the state still says CONNECTED (the process may have
     been paused)."""
 
     SUSPENDED = "suspended"
     """The connection dropped; the session may live or expire without our hearing of it. Our nodes are there
-    until `believed_until()`. Begin no new side effect that relies on a lock. Lists read before may be out
+    until `valid_until()`. Begin no new side effect that relies on a lock. Lists read before may be out
     of date."""
 
     LOST = "lost"
@@ -139,8 +139,8 @@ class Session:
         self._connection: AcknowledgedConnection | None = None
         self._up = asyncio.Event()  # set while CONNECTED, and for good once CLOSED
         self._slots = asyncio.Semaphore(SLOTS)
-        self._in_flight: set[Answer] = set()
-        self._outbox: list[tuple[Request, Answer]] = []
+        self._in_flight: set[PendingReply] = set()
+        self._outbox: list[tuple[Request, PendingReply]] = []
         self._watches: dict[str, set[Watch]] = {}
         self._followers: list[tuple[str, Callable[[int, str], object]]] = []
         self._subscribers: list[Callable[[SessionChange], None]] = []
@@ -215,23 +215,23 @@ class Session:
         """The newest zxid that ZooKeeper has told this session; 0: none. After a `sync`, no older than the leader's."""
         return int(self._client.last_zxid) if self._client is not None else 0
 
-    def believed_until(self) -> float:
+    def valid_until(self) -> float:
         """Return the monotonic time (seconds) until which the present session has surely not expired.
 
         It is the send time of the last packet ZooKeeper acknowledged, plus the negotiated timeout, less a
         margin (`coordination.session.liveness`). Minus infinity without a session.
         """
-        belief = self._connection.belief if self._connection is not None else None
-        if belief is None or belief.session_id != self._session_id:
+        validity = self._connection.validity if self._connection is not None else None
+        if validity is None or validity.session_id != self._session_id:
             return float("-inf")
-        return belief.until
+        return validity.until
 
-    def believes_in(self, session_id: int) -> bool:
+    def is_valid(self, session_id: int) -> bool:
         """Tell whether `session_id` is the present session, connected, and surely not expired now."""
         return (
             self._state is SessionState.CONNECTED
             and self._session_id == session_id
-            and time.monotonic() < self.believed_until()
+            and time.monotonic() < self.valid_until()
             and self._started_in_pid == os.getpid()
         )
 
@@ -498,7 +498,7 @@ class Session:
     def _hand_over(self, batched: list[Request], slot: Slot | None) -> tuple[Reply, ...]:
         if not self._outbox:
             self._loop.call_soon(self._flush)
-        answers = [Answer(self._loop, self._mailbox, self._settle, slot) for _ in batched]
+        answers = [PendingReply(self._loop, self._mailbox, self._settle, slot) for _ in batched]
         self._outbox += zip(batched, answers, strict=True)
         self._in_flight.update(answers)
         return tuple(answer.reply for answer in answers)
@@ -509,7 +509,7 @@ class Session:
         if self._connection is not None:
             self._connection.hand_over(outbox)
 
-    def _settle(self, answer: Answer, value: Any, error: Exception | None = None) -> None:
+    def _settle(self, answer: PendingReply, value: Any, error: Exception | None = None) -> None:
         if answer not in self._in_flight:  # the connection dropped meanwhile
             return
         self._in_flight.discard(answer)

@@ -20,7 +20,7 @@ from services.kernel.ids import new_rng
 from services.kernel.principal import Role
 
 if TYPE_CHECKING:
-    from coordination.discovery.discovery import Verdict
+    from coordination.discovery.discovery import Eligibility
     from coordination.registry import Endpoint
     from services.cli.client import Client
 
@@ -76,7 +76,7 @@ async def explain(
     discovery = Discovery(await client.session(), consumer=Consumer(_APPLICATION))
     try:
         directory = await discovery.subscribe(interface, timeout_s=client.remaining_s)
-        verdicts = directory.verdicts(method, tag)
+        verdicts = directory.eligibility(method, tag)
     finally:
         await discovery.close()
     asked = {verdict.address for verdict in verdicts if not verdict.why_not}
@@ -128,13 +128,13 @@ async def _health(addresses: set[str], interface: str, left_s: float) -> dict[st
     return dict(zip(ordered, answers, strict=True))
 
 
-def _is_reachable(verdict: Verdict, health: Mapping[str, str]) -> bool:
+def _is_reachable(verdict: Eligibility, health: Mapping[str, str]) -> bool:
     from services.devstack.readiness import UNREACHABLE  # noqa: PLC0415
 
     return health.get(verdict.address, UNREACHABLE) != UNREACHABLE
 
 
-def _line(verdict: Verdict, health: Mapping[str, str], choice: Choice) -> dict[str, Any]:
+def _line(verdict: Eligibility, health: Mapping[str, str], choice: Choice) -> dict[str, Any]:
     url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
     why = verdict.why_not or choice.reasons.get(verdict.key, "cannot be reached")
     changed_by = verdict.endpoint.changed_by if verdict.endpoint else {}

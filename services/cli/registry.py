@@ -22,7 +22,7 @@ from services.kernel.principal import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from coordination.discovery.discovery import Directory, Discovery, Verdict
+    from coordination.discovery.discovery import Directory, Discovery, Eligibility
     from coordination.registry import Endpoint, ProviderURL, Service
     from coordination.registry.registration import InterfaceListing
     from coordination.rules import Changes, Overrides
@@ -82,7 +82,7 @@ async def ls(client: Client) -> None:
         found = zip(listings, directories, strict=True)
         output.print_json({"interfaces": [_listing_as_dict(listing, directory) for listing, directory in found]})
         return
-    _print_providers([verdict for directory in directories for verdict in directory.verdicts("")])
+    _print_providers([verdict for directory in directories for verdict in directory.eligibility("")])
     _print_consumers(listings)
     for listing in listings:
         for name in listing.malformed:
@@ -274,7 +274,7 @@ def _sentence(change: dict[str, Any]) -> str:
 # ---- showing ---------------------------------------------------------------------------------------------
 
 
-def standing(verdict: Verdict) -> str:
+def standing(verdict: Eligibility) -> str:
     """In a few words, how a provider stands with consumers; empty if it is called as it registered."""
     if verdict.why_not or verdict.endpoint is None:
         return verdict.why_not
@@ -284,7 +284,7 @@ def standing(verdict: Verdict) -> str:
     return f"weight {registered} changed by {verdict.endpoint.changed_by.get('weight', 'a rule')}"
 
 
-def _print_providers(verdicts: Sequence[Verdict]) -> None:
+def _print_providers(eligibility: Sequence[Eligibility]) -> None:
     rows = [
         (
             verdict.registration.url.interface,
@@ -295,7 +295,7 @@ def _print_providers(verdicts: Sequence[Verdict]) -> None:
             output.moment(verdict.registration.started_ms),
             standing(verdict),
         )
-        for verdict in verdicts
+        for verdict in eligibility
         if verdict.registration.url is not None
     ]
     output.print_table("providers", ("interface", "address", "instance", "pid", "weight", "since", "standing"), rows)
@@ -324,7 +324,7 @@ def _listing_as_dict(listing: InterfaceListing, directory: Directory) -> dict[st
         "interface": listing.interface,
         "providers": [
             _url_as_dict(verdict.registration.url) | _governed_as_dict(verdict)
-            for verdict in directory.verdicts("")
+            for verdict in directory.eligibility("")
             if verdict.registration.url is not None
         ],
         "consumers": [_url_as_dict(url) for url in listing.consumers],
@@ -337,7 +337,7 @@ def _url_as_dict(url: ProviderURL) -> dict[str, Any]:
     return {"url": str(url), "address": address, "parameters": dict(url.parameters)}
 
 
-def _governed_as_dict(verdict: Verdict) -> dict[str, Any]:
+def _governed_as_dict(verdict: Eligibility) -> dict[str, Any]:
     endpoint = verdict.endpoint
     return {
         "weight": endpoint.weight if endpoint else None,

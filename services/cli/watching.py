@@ -19,7 +19,7 @@ from services.kernel.principal import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from coordination.discovery.discovery import Directory, Discovery, Verdict
+    from coordination.discovery.discovery import Directory, Discovery, Eligibility
     from coordination.session import Session
     from services.cli.client import Client
 
@@ -68,14 +68,14 @@ class _Watched:
 
     def __init__(self, session: Session, discovery: Discovery, timeout_s: float) -> None:
         from coordination.registry.registration import DEFAULT_ROOT  # noqa: PLC0415
-        from coordination.session.node_watcher import Follower, children  # noqa: PLC0415
+        from coordination.session.node_watcher import NodeWatcher, children  # noqa: PLC0415
 
         self._discovery = discovery
         self._directories: dict[str, Directory] = {}
         self._timeout_s = timeout_s
         self._news = asyncio.Event()
         self._listed = asyncio.Event()
-        self._follower = Follower(session, DEFAULT_ROOT, children, self._interfaces, lambda: None)
+        self._follower = NodeWatcher(session, DEFAULT_ROOT, children, self._interfaces, lambda: None)
 
     async def follow(self, show: Callable[[Rows, Rows], None]) -> None:
         """Calls `show` with what was and what is, at first and then at every change, while somebody reads it."""
@@ -109,12 +109,12 @@ class _Watched:
     def _rows(self) -> Iterator[Row]:
         for interface in sorted(self._directories):
             directory = self._directories[interface]
-            for verdict in directory.verdicts(""):
+            for verdict in directory.eligibility(""):
                 if verdict.registration.url is not None:
                     yield _row(interface, verdict, directory.state.value)
 
 
-def _row(interface: str, verdict: Verdict, state: str) -> Row:
+def _row(interface: str, verdict: Eligibility, state: str) -> Row:
     url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
     assert url is not None  # noqa: S101  those that cannot be read are not asked for
     return Row(interface, verdict.key, url.parameters.get("instance", ""), url.weight, state, verdict.why_not)

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from coordination.channel import DiscoveredChannel, Idempotency
-from coordination.channel.load_balancing import Candidate, Standing, Verdict
+from coordination.channel.load_balancing import Candidate, Explanation, Standing
 from coordination.discovery import Directory
 from coordination.session import ServerAddress
 from tests.integration.provider import SERVER_OPTIONS, provider_url
@@ -201,13 +201,13 @@ class InTurn:
         self.picked[chosen.endpoint.url.port] += 1
         return chosen
 
-    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Verdict]:
-        return [Verdict(candidate.key, Standing.NOT_DRAWN, "") for candidate in candidates]
+    def explain(self, candidates: Sequence[Candidate], _key: str = "") -> list[Explanation]:
+        return [Explanation(candidate.key, Standing.NOT_DRAWN, "") for candidate in candidates]
 
 
 def directory_of(*ports: int, **parameters: str) -> Directory:
     """Return a directory that names these ports, without ZooKeeper."""
-    directory = Directory(INTERFACE, limbo_s=0)
+    directory = Directory(INTERFACE, empty_list_grace_s=0)
     directory._read([provider_url(port, INTERFACE, **parameters).node_name() for port in ports])
     return directory
 

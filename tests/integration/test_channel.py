@@ -194,20 +194,20 @@ async def test_cancelling_reaches_the_server() -> None:
         assert call.cancelled()
 
 
-async def test_endpoint_that_left_is_closed_after_limbo(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_to_a_removed_endpoint_is_closed_after_its_ttl(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that comes back in time keeps its connection; one that stays away has it closed."""
-    monkeypatch.setattr("coordination.channel.endpoint_pool.LIMBO_S", 0.1)
+    monkeypatch.setattr("coordination.channel.endpoint_pool.REMOVED_ENDPOINT_TTL_S", 0.1)
     async with Echo().serving() as port:
         directory = directory_of(port)
         async with channel_to(directory) as channel:
             await Stub(channel).look(b"hi", timeout=2.0)
-            (link,) = channel._cluster.links.values()
+            (link,) = channel._pool.connections.values()
             directory._read([])
             directory._read([provider_url(port, INTERFACE).node_name()])
             await asyncio.sleep(0.2)
-            assert list(channel._cluster.links.values()) == [link]
+            assert list(channel._pool.connections.values()) == [link]
             directory._read([])
-            await until(lambda: not channel._cluster.links)
+            await until(lambda: not channel._pool.connections)
 
 
 async def test_closed_channel_takes_no_call() -> None:
@@ -275,5 +275,5 @@ async def test_a_request_that_cannot_be_sent_leaves_nothing_behind() -> None:
         for _ in range(3):
             with pytest.raises(TypeError):
                 await Stub(channel).look("not bytes", timeout=2.0)
-        (link,) = channel._cluster.links.values()
+        (link,) = channel._pool.connections.values()
         assert link.load.in_flight == 0

@@ -18,7 +18,7 @@ from tests.integration.provider import provider_url
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire
 from tests.integration.zookeeper import until as eventually
 
-SHORT_LIMBO_S = 0.3
+SHORT_GRACE_S = 0.3
 FOUND_WITHIN_S = 1.0
 
 
@@ -50,7 +50,7 @@ class History:
 @pytest.fixture
 async def discovery(session: Session) -> AsyncIterator[Discovery]:
     """A discovery without a cache, which doubts an empty list for a short time only."""
-    discovery = Discovery(session, limbo_s=SHORT_LIMBO_S)
+    discovery = Discovery(session, empty_list_grace_s=SHORT_GRACE_S)
     yield discovery
     await discovery.close()
 
@@ -116,7 +116,7 @@ async def test_a_restart_of_the_only_instance_is_not_nobody(zookeeper: ZooKeeper
     await discovery.close()
 
 
-async def test_really_nobody_is_believed_after_limbo(zookeeper: ZooKeeper, discovery: Discovery) -> None:
+async def test_empty_list_is_believed_after_the_grace_period(zookeeper: ZooKeeper, discovery: Discovery) -> None:
     """An empty list that lasts becomes the truth, not before and not much after the time it is doubted for; ZooKeeper
     is asked once more."""
     interface = "test.gone.Service"
@@ -128,7 +128,7 @@ async def test_really_nobody_is_believed_after_limbo(zookeeper: ZooKeeper, disco
         await registry.close()
         await until(directory, lambda: (directory.state, ports(directory)) == (DirectoryState.LIVE, []))
     lasted_s = history.first(DirectoryState.LIVE, []) - history.first(DirectoryState.EMPTYING, [1])
-    assert SHORT_LIMBO_S <= lasted_s < SHORT_LIMBO_S + 0.5
+    assert SHORT_GRACE_S <= lasted_s < SHORT_GRACE_S + 0.5
 
 
 async def test_all_gone_while_zookeeper_was_away_is_doubted_too(zookeeper: ZooKeeper, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ async def test_malformed_child_is_skipped(
     assert ports(directory) == [3]
     assert "nonsense" in caplog.text
     assert "noport" in caplog.text
-    assert [bool(verdict.why_not) for verdict in directory.verdicts("A")] == [True, True, False, True]
+    assert [bool(verdict.why_not) for verdict in directory.eligibility("A")] == [True, True, False, True]
 
 
 async def test_group_and_version_choose(session: Session, discovery: Discovery) -> None:

@@ -26,7 +26,7 @@ GROUP, VERSION = "tri-service-group", "tri-service-version"
 def directory_of_any(port: int, *services: tuple[str, str]) -> Directory:
     """Return the directory of a consumer of any group and version, with one address registered in several."""
     consumer = Consumer("tests").url(Service(INTERFACE, "*", "*"))
-    directory = Directory(INTERFACE, consumer=consumer, limbo_s=0)
+    directory = Directory(INTERFACE, consumer=consumer, empty_list_grace_s=0)
     read(directory, port, *services)
     return directory
 
@@ -104,7 +104,7 @@ async def test_one_group_that_fails_is_out_and_the_other_is_not() -> None:
 
 async def test_series_of_an_endpoint_go_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before its limbo has passed, and no other's; at the end none is left."""
-    monkeypatch.setattr("coordination.channel.endpoint_pool.LIMBO_S", 0.1)
+    monkeypatch.setattr("coordination.channel.endpoint_pool.REMOVED_ENDPOINT_TTL_S", 0.1)
     echo, counted = Echo(), CollectorRegistry()
 
     def addresses(name: str) -> set[str]:
@@ -135,7 +135,7 @@ async def test_series_of_an_endpoint_go_with_it(monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take some seconds more than the endpoint is remembered, and fail then; the endpoint is not probed."""
-    monkeypatch.setattr("coordination.channel.endpoint_pool.LIMBO_S", 0.05)
+    monkeypatch.setattr("coordination.channel.endpoint_pool.REMOVED_ENDPOINT_TTL_S", 0.05)
     echo, counted, begun, enough = Echo(), CollectorRegistry(), asyncio.Event(), asyncio.Event()
 
     async def wait(context: Context) -> None:
@@ -150,13 +150,13 @@ async def test_a_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: p
             calls = [asyncio.ensure_future(Stub(channel).charge(b"hi", timeout=20.0)) for _ in range(2)]
             await begun.wait()
             read(directory, port)
-            await until(lambda: not channel._cluster.links)
+            await until(lambda: not channel._pool.connections)
             enough.set()
             ended = await asyncio.gather(*calls, return_exceptions=True)
             assert [error.code() for error in ended if isinstance(error, AioRpcError)] == [grpc.StatusCode.INTERNAL] * 2
             samples = [sample for metric in counted.collect() for sample in metric.samples]
             assert [sample for sample in samples if "address" in sample.labels] == []
-            assert channel._cluster._probing == {}
+            assert channel._pool._probing == {}
 
 
 async def test_what_another_program_says_is_escaped() -> None:
@@ -171,6 +171,6 @@ async def test_what_another_program_says_is_escaped() -> None:
         for _ in range(4):
             await asyncio.gather(Stub(channel).charge(b"hi", timeout=5.0), return_exceptions=True)
         whys = [verdict.why for verdict in channel.explain(f"/{INTERFACE}/Charge", b"")]
-        whys += [channel._cluster.outliers[key].why for key in channel._cluster.links]
+        whys += [channel._pool.outliers[key].why for key in channel._pool.connections]
         assert any("INTERNAL" in why for why in whys)
         assert all(why.isprintable() and len(why) < 500 for why in whys)

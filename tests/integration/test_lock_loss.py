@@ -90,12 +90,12 @@ async def test_holders_are_told_when_nothing_is_heard(
     """ZooKeeper falls silent: a holder is told at the moment its session may have expired, not before, although no
     event says so; and however often that moment has moved on before."""
     lease = await locks.acquire("o-1", CASHIER, timeout_s=5)
-    first = session.believed_until()
+    first = session.valid_until()
     told = Told([lease])
-    await until(lambda: session.believed_until() > first + 0.5)
+    await until(lambda: session.valid_until() > first + 0.5)
     assert told.called_at == []
     zookeeper.pause()
-    last = session.believed_until()
+    last = session.valid_until()
     told_at = await told.all_at()
     zookeeper.resume()
     assert session.state is not SessionState.LOST
@@ -131,12 +131,12 @@ async def test_told_once_is_lost_for_good(session: Session, locks: ResourceLocks
     batch = await locks.acquire_all(["o-3", "o-4"], CASHIER, timeout_s=5)
     told = Told([batch])
     patched: Any = session
-    patched.believed_until = lambda: time.monotonic() - 1
+    patched.valid_until = lambda: time.monotonic() - 1
     batch.on_lost(lambda: None)  # makes it look
     await told.all_at()
-    del patched.believed_until
+    del patched.valid_until
     assert session.session_id is not None
-    assert session.believes_in(session.session_id)
+    assert session.is_valid(session.session_id)
     for lease in (batch, batch["o-3"], batch["o-4"]):
         with pytest.raises(LockLost):
             lease.ensure()

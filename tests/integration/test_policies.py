@@ -53,8 +53,8 @@ async def three(policy: Policy) -> AsyncIterator[Three]:
             channel_to(directory_of(*ports), picker=InTurn(*ports), policy=policy, metrics=Metrics(counted))
         )
         channel.get_state(try_to_connect=True)
-        for link in channel._cluster.links.values():
-            await link.channel.channel_ready()
+        for connection in channel._pool.connections.values():
+            await connection.channel.channel_ready()
         yield Three([echo for _, echo in served], channel, Stub(channel), counted)
 
 

@@ -32,12 +32,12 @@ async def test_a_call_made_meanwhile_waits_for_the_successor(zookeeper: ZooKeepe
         async with channel_to(directory) as channel:
             await old.close()
             assert await directory._wait_until(lambda: directory.state is DirectoryState.EMPTYING, 5)
-            calling = asyncio.ensure_future(Stub(channel).charge(b"meanwhile", timeout=5.0))
-            done, _ = await asyncio.wait({calling}, timeout=0.3)
+            context = asyncio.ensure_future(Stub(channel).charge(b"meanwhile", timeout=5.0))
+            done, _ = await asyncio.wait({context}, timeout=0.3)
             assert not done
             async with echo.serving() as port:
                 await new.register(provider_url(port, INTERFACE))
-                assert await calling == b"meanwhile"
+                assert await context == b"meanwhile"
                 assert echo.carried_out == 2
                 await new.close()
     await discovery.close()

@@ -73,7 +73,7 @@ class House:
     async def soon(self, condition: Callable[[], bool], began: float | None = None) -> None:
         """Wait until it is so, and see that this took less than a second from `began`, or now."""
         began = time.monotonic() if began is None else began
-        assert await self.directory._wait_until(condition, 10.0), (self.weights(), self.directory.verdicts("A"))
+        assert await self.directory._wait_until(condition, 10.0), (self.weights(), self.directory.eligibility("A"))
         assert time.monotonic() - began < WITHIN_S
 
 
@@ -215,7 +215,7 @@ async def test_condition_routes_of_both_styles(zookeeper: ZooKeeper, session: Se
         await house_.soon(lambda: house_.candidates("Pay") == [2], began)
         assert house_.candidates("Look") == [1, 2]
         assert house_.weights() == {1: 100, 2: 100}
-        assert [verdict.why_not for verdict in house_.directory.verdicts("Pay")] == [
+        assert [verdict.why_not for verdict in house_.directory.eligibility("Pay")] == [
             "routed away by test.rules.conditions::.condition-router (method=Pay* & application=desk => port=2)",
             "",
         ]

@@ -122,7 +122,7 @@ async def test_starts_without_zookeeper() -> None:
         assert caught.value.retry_after_s > 0
         assert session.state is SessionState.CONNECTING
         assert session.session_id is None
-        assert session.believed_until() == float("-inf")
+        assert session.valid_until() == float("-inf")
         with pytest.raises(Unavailable) as caught:
             await session.get("/", timeout_s=0.1)
         assert not caught.value.maybe_done
@@ -306,17 +306,17 @@ async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
 
 async def test_belief_follows_acknowledgements(session: Session, zookeeper: ZooKeeper) -> None:
     """While ZooKeeper answers, belief moves on by pings alone; when it is silent, belief lapses in time."""
-    first = session.believed_until()
+    first = session.valid_until()
     assert time.monotonic() < first <= time.monotonic() + SESSION_TIMEOUT_S
     assert session.session_id is not None
-    await until(lambda: session.believed_until() > first)
+    await until(lambda: session.valid_until() > first)
     assert time.monotonic() < first
     zookeeper.pause()
     silent_since = time.monotonic()
     present = session.session_id
-    await until(lambda: not session.believes_in(present))
+    await until(lambda: not session.is_valid(present))
     assert time.monotonic() <= silent_since + SESSION_TIMEOUT_S
-    assert session.believed_until() <= silent_since + SESSION_TIMEOUT_S
+    assert session.valid_until() <= silent_since + SESSION_TIMEOUT_S
 
 
 async def test_same_session_reconnected(session: Session) -> None:

@@ -108,40 +108,34 @@ async def test_power_of_two_choices_avoids_a_slow_endpoint() -> None:
     assert abs(shares[PickerName.WEIGHTED_RANDOM] - 1 / 3) * 600 <= 5 * binomial_sd(600, 1 / 3), shares
 
 
-class Request:
-    """What has an order, as the services' messages do."""
-
-    def __init__(self, order_id: str) -> None:
-        self.order_id = order_id
-
-
-async def test_calls_of_one_order_go_to_one_endpoint() -> None:
-    """Under consistent hash the request's order decides; when its endpoint dies another takes over, and no other
-    order moves."""
+async def test_consistent_hash_keeps_a_key_at_its_endpoint_until_that_dies() -> None:
+    """When its endpoint dies another takes over, and no other key moves."""
     async with serving(3) as echoes, AsyncExitStack() as mortal:
         dying = Echo()
         port = await mortal.enter_async_context(dying.serving())
         async with channel_to(
-            directory_of(*echoes, port), picker=by_name("consistenthash", random.Random(7))
+            directory_of(*echoes, port),
+            picker=by_name("consistenthash", random.Random(7)),
+            hash_key=lambda _method, request: request,
         ) as channel:
             owners = await owners_of(channel, {**echoes, port: dying})
             assert set(owners.values()) == {*echoes, port}
             assert await owners_of(channel, {**echoes, port: dying}) == owners
             await mortal.aclose()
             after = await owners_of(channel, echoes)
-            assert {order for order in owners if owners[order] != after[order]} == {
-                order for order in owners if owners[order] == port
+            assert {key for key in owners if owners[key] != after[key]} == {
+                key for key in owners if owners[key] == port
             }
 
 
 async def owners_of(channel: DiscoveredChannel, echoes: dict[int, Echo]) -> dict[str, int]:
-    """Return which port carries out the calls of each of some orders."""
-    put: Any = channel.unary_unary(f"/{INTERFACE}/Put", request_serializer=lambda request: request.order_id.encode())
+    """Return which port carries out the calls of each of some keys."""
+    put: Any = channel.unary_unary(f"/{INTERFACE}/Put", request_serializer=str.encode)
     owners = {}
     for number in range(60):
         before = {port: echo.carried_out for port, echo in echoes.items()}
-        await put(Request(f"order-{number}"), timeout=5.0)
-        (owners[f"order-{number}"],) = [port for port, echo in echoes.items() if echo.carried_out > before[port]]
+        await put(f"key-{number}", timeout=5.0)
+        (owners[f"key-{number}"],) = [port for port, echo in echoes.items() if echo.carried_out > before[port]]
     return owners
 
 
@@ -160,13 +154,15 @@ async def test_explaining_covers_every_provider(monkeypatch: pytest.MonkeyPatch)
         echoes[ejected].healthy = False
         async with channel_to(directory, picker=by_name("roundrobin", random.Random(7))) as channel:
             channel.get_state(try_to_connect=True)
-            links = {link.endpoint.url.port: link for link in channel._cluster.links.values()}
+            connections = {
+                connection.endpoint.url.port: connection for connection in channel._pool.connections.values()
+            }
             for port in (drained, warming, ejected, chosen):
-                await links[port].channel.channel_ready()
-            while not links[dead].down():
-                await links[dead].channel.wait_for_state_change(links[dead].channel.get_state())
+                await connections[port].channel.channel_ready()
+            while not connections[dead].down():
+                await connections[dead].channel.wait_for_state_change(connections[dead].channel.get_state())
             for _ in range(2):
-                channel._cluster.failed(links[ejected], grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: gone")
+                channel._pool.failed(connections[ejected], grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: gone")
             verdicts = {verdict.address: verdict for verdict in channel.explain(f"/{INTERFACE}/Put", b"hi")}
             assert {address: verdict.standing for address, verdict in verdicts.items()} == {
                 f"127.0.0.1:{ruled_out}": Standing.RULED_OUT,

@@ -41,7 +41,7 @@ async def play(stage: Stage, toolchain: Toolchain) -> str:
         Session(stack.zookeeper, timeout_s=4.0, name="interop") as session,
         await stage.program(toolchain, "groups", str(port)),
     ):
-        discovery = Discovery(session, limbo_s=0)
+        discovery = Discovery(session, empty_list_grace_s=0)
         try:
             for (group, version), rate in _RATES.items():
                 directory = await discovery.subscribe(EXCHANGE, group=group, version=version)

@@ -60,7 +60,9 @@ async def play(
         Session(stack.zookeeper, timeout_s=4.0, name="interop") as session,
         await stage.program(toolchain, "provider", address.rpartition(":")[2]) as program,
     ):
-        discovery = Discovery(session, limbo_s=0)  # an empty list is believed at once: it is what is looked for
+        discovery = Discovery(
+            session, empty_list_grace_s=0
+        )  # an empty list is believed at once: it is what is looked for
         try:
             directory = await discovery.subscribe(EXCHANGE)
             await _registered(directory, address, program)

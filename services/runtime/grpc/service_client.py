@@ -52,6 +52,7 @@ class Peers:
             idempotency=idempotency,
             picker=by_name(self._picker, new_rng()),
             rng=new_rng(),
+            hash_key=_order_id_of,
             default_timeout_s=_MAX_CALL_S,
             metrics=self._metrics,
         )
@@ -99,3 +100,9 @@ class Peers:
         for channel in self._channels:
             await channel.close()
         await self._discovery.close()
+
+
+def _order_id_of(_method: str, request: Any) -> str:
+    """The order a request is about, so that calls about one order hash to one endpoint; empty if it names none."""
+    order_id = getattr(request, "order_id", "")
+    return order_id if isinstance(order_id, str) else ""

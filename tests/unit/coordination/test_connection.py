@@ -5,18 +5,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.session.liveness import MARGIN_FRACTION, Backoff, Belief
+from coordination.session.liveness import MARGIN_FRACTION, Backoff, SessionValidity
 
 
 @given(st.floats(1, 60), st.lists(st.floats(0, 1000), min_size=1))
 def test_belief_never_exceeds_what_was_acknowledged(timeout_s: float, sent_at: list[float]) -> None:
     """Belief ends a margin before (latest acknowledged send time + timeout), in whatever order replies come."""
-    belief = Belief(1, timeout_s, float("-inf"))
+    validity = SessionValidity(1, timeout_s, float("-inf"))
     for moment in sent_at:
-        renewed = belief.renewed(moment)
-        assert renewed.until >= belief.until
-        belief = renewed
-    assert belief.until == max(sent_at) + timeout_s * (1 - MARGIN_FRACTION)
+        renewed = validity.renewed(moment)
+        assert renewed.until >= validity.until
+        validity = renewed
+    assert validity.until == max(sent_at) + timeout_s * (1 - MARGIN_FRACTION)
 
 
 def test_backoff_starts_again_only_when_a_request_was_answered() -> None:

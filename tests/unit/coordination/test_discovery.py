@@ -33,11 +33,11 @@ def disabling(address: str) -> Rules:
 
 def test_away_and_empty_are_told_apart() -> None:
     """Going away takes nobody out; an empty list that is believed does."""
-    directory = Directory("a.B", limbo_s=0)
-    directory._away()
+    directory = Directory("a.B", empty_list_grace_s=0)
+    directory._on_away()
     assert directory.state is DirectoryState.UNKNOWN
     directory._read([NODE])
-    directory._away()
+    directory._on_away()
     assert (directory.state, len(directory.endpoints)) == (DirectoryState.AWAY, 1)
     directory._read([])
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
@@ -45,26 +45,26 @@ def test_away_and_empty_are_told_apart() -> None:
 
 async def test_an_empty_list_is_believed_when_it_has_lasted() -> None:
     """Nobody where there was somebody is doubted; read again after the time of doubt it is the truth."""
-    directory = Directory("a.B", limbo_s=0.2)
+    directory = Directory("a.B", empty_list_grace_s=0.2)
     directory._read([NODE])
-    assert directory._doubtful_for_s() is None
+    assert directory._reread_after_s() is None
     directory._read([])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
     await asyncio.sleep(0.05)
     directory._read([])  # the same again does not begin the doubt anew
     assert directory.state is DirectoryState.EMPTYING
-    doubtful_s = directory._doubtful_for_s()
+    doubtful_s = directory._reread_after_s()
     assert doubtful_s is not None
     assert doubtful_s <= 0.15
     await asyncio.sleep(doubtful_s)
     directory._read([])
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
-    assert directory._doubtful_for_s() is None
+    assert directory._reread_after_s() is None
 
 
 def test_somebody_ends_the_doubt() -> None:
     """Whoever comes back is the list, be it another; and the next emptiness is doubted anew."""
-    directory = Directory("a.B", limbo_s=60)
+    directory = Directory("a.B", empty_list_grace_s=60)
     directory._read([NODE])
     directory._read([])
     directory._read([OTHER])
@@ -74,7 +74,7 @@ def test_somebody_ends_the_doubt() -> None:
 
 
 def test_one_that_leaves_others_behind_is_gone_at_once() -> None:
-    directory = Directory("a.B", limbo_s=60)
+    directory = Directory("a.B", empty_list_grace_s=60)
     directory._read([NODE, OTHER])
     directory._read([OTHER])
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
@@ -82,28 +82,31 @@ def test_one_that_leaves_others_behind_is_gone_at_once() -> None:
 
 def test_nobody_usable_is_nobody() -> None:
     """A list in which nobody can be called is as good as empty, and is doubted like one."""
-    directory = Directory("a.B", limbo_s=60)
+    directory = Directory("a.B", empty_list_grace_s=60)
     directory._read([NODE])
     directory._read(["nonsense"])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
-    assert [verdict.why_not for verdict in directory.verdicts("Any")] == ["cannot be read: not a URL: 'nonsense'", ""]
+    assert [verdict.why_not for verdict in directory.eligibility("Any")] == [
+        "cannot be read: not a URL: 'nonsense'",
+        "",
+    ]
 
 
 def test_away_while_emptying_the_doubt_begins_anew() -> None:
     """ZooKeeper gone and back with nobody: they may be about to register again."""
-    directory = Directory("a.B", limbo_s=60)
+    directory = Directory("a.B", empty_list_grace_s=60)
     directory._read([NODE])
     directory._read([])
-    directory._away()
+    directory._on_away()
     assert (directory.state, addresses(directory)) == (DirectoryState.AWAY, ["h:1"])
-    assert directory._doubtful_for_s() is None
+    assert directory._reread_after_s() is None
     directory._read([])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
 
 
 def test_who_was_never_there_is_not_waited_for() -> None:
     """The first list is the truth at once, empty or not."""
-    directory = Directory("a.B", limbo_s=60)
+    directory = Directory("a.B", empty_list_grace_s=60)
     directory._read([])
     assert directory.state is DirectoryState.LIVE
 
@@ -111,18 +114,18 @@ def test_who_was_never_there_is_not_waited_for() -> None:
 def test_memory_never_replaces_what_was_read() -> None:
     """A file read late does not undo ZooKeeper's list, and an empty memory says nothing."""
     directory = Directory("a.B")
-    directory._recall([])
+    directory._load_cached([])
     assert directory.state is DirectoryState.UNKNOWN
-    directory._recall(["nonsense"])
+    directory._load_cached(["nonsense"])
     assert directory.state is DirectoryState.UNKNOWN
     directory._read([])
-    directory._recall([NODE])
+    directory._load_cached([NODE])
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
 def test_subscribers_hear_of_changes_only(caplog: pytest.LogCaptureFixture) -> None:
     """The same list again is no news; a subscriber that fails keeps none of the others from hearing."""
-    directory, heard = Directory("a.B", limbo_s=0), list[int]()
+    directory, heard = Directory("a.B", empty_list_grace_s=0), list[int]()
 
     def fail() -> None:
         raise RuntimeError("a subscriber's own fault")
@@ -159,7 +162,7 @@ async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     directory._govern(disabling("h:1"))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
     assert [endpoint.address for endpoint in directory.registered] == ["h:1"]
-    (verdict,) = directory.verdicts("Any")
+    (verdict,) = directory.eligibility("Any")
     assert verdict.why_not == "disabled by a.B::.configurators, configs 1"
     with pytest.raises(NoProviders, match=r"every provider of a\.B is disabled \(1\)") as caught:
         await directory.wait_any(0.01)
@@ -171,7 +174,7 @@ async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
 def test_disabled_by_itself() -> None:
     directory = Directory("a.B")
     directory._read([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()])
-    assert [verdict.why_not for verdict in directory.verdicts("Any")] == ["registered as disabled"]
+    assert [verdict.why_not for verdict in directory.eligibility("Any")] == ["registered as disabled"]
 
 
 def test_candidates_follow_the_list_and_the_rules() -> None:
@@ -185,7 +188,7 @@ def test_candidates_follow_the_list_and_the_rules() -> None:
     assert [one.address for one in directory.candidates("Look")] == ["h:1", "h:2"]
     directory._read([NODE])
     assert directory.candidates("Pay") == ()
-    (verdict,) = directory.verdicts("Pay")
+    (verdict,) = directory.eligibility("Pay")
     assert verdict.why_not == "routed away by here (method = Pay => port = 2)"
     assert verdict.endpoint is not None
 
@@ -206,7 +209,7 @@ def test_a_verdict_on_everybody() -> None:
     directory = Directory("a.B")
     directory._govern(disabling("h:2"))
     directory._read([NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()])
-    assert {verdict.address: verdict.why_not for verdict in directory.verdicts("Pay")} == {
+    assert {verdict.address: verdict.why_not for verdict in directory.eligibility("Pay")} == {
         "": "cannot be read: not a URL: 'nonsense'",
         "h:1": "",
         "h:2": "disabled by a.B::.configurators, configs 1",
@@ -241,7 +244,7 @@ def test_what_is_counted() -> None:
     assert figures() == (2, 1)
     directory._govern(disabling("h:1"))
     assert figures() == (1, 1)
-    directory._away()
+    directory._on_away()
     assert figures() == (1, 0)
     directory._read([])
     assert figures() == (1, 0)

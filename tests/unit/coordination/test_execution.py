@@ -11,7 +11,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from coordination.channel import Failover, Idempotency
-from coordination.channel.endpoint_pool import Cluster
+from coordination.channel.endpoint_pool import EndpointPool
 from coordination.channel.execution import Execution
 from coordination.channel.invocation import Invocation, Method
 from coordination.channel.load import Load
@@ -61,30 +61,30 @@ class ScriptedCluster:
     """Endpoints in order, and what is said of them."""
 
     def __init__(self, *outcomes: AioRpcError | str | None) -> None:
-        self.links = [ScriptedLink(number, outcome) for number, outcome in enumerate(outcomes)]
+        self.connections = [ScriptedLink(number, outcome) for number, outcome in enumerate(outcomes)]
         self.said: list[str] = []
-        self._left = list(self.links)
+        self._left = list(self.connections)
 
     async def connect(self, _invocation: Invocation, tried: set[str], _others: set[str]) -> tuple[ScriptedLink, int]:
         if not self._left:
             raise NeverSent("nobody is left")
-        link = self._left.pop(0)
-        tried.add(link.address)
-        return link, len(self._left)
+        connection = self._left.pop(0)
+        tried.add(connection.address)
+        return connection, len(self._left)
 
     def __getattr__(self, what: str) -> Any:
         return lambda *_, **__: self.said.append(what)
 
 
-async def run(idempotency: Idempotency, cluster: ScriptedCluster) -> Any:
+async def run(idempotency: Idempotency, pool: ScriptedCluster) -> Any:
     """Carry a call out."""
     invocation = Invocation(
         Method("unary_unary", "/a.B/C", None, None), b"", Deadline.after(5.0), None, None, None, None
     )
     try:
-        return await Execution(cast(Cluster, cluster), invocation, idempotency).run(Failover())
+        return await Execution(cast(EndpointPool, pool), invocation, idempotency).run(Failover())
     finally:
-        assert [link.load.in_flight for link in cluster.links] == [0] * len(cluster.links)
+        assert [connection.load.in_flight for connection in pool.connections] == [0] * len(pool.connections)
 
 
 async def failure(idempotency: Idempotency, *outcomes: AioRpcError | str | None) -> AioRpcError:
@@ -97,9 +97,9 @@ async def failure(idempotency: Idempotency, *outcomes: AioRpcError | str | None)
 async def test_a_connection_that_breaks_before_anything_is_sent() -> None:
     """Ready when looked at, gone when used: gRPC proves that nobody saw the call, and another endpoint is asked
     whatever the method is. Nothing is held against the endpoint."""
-    cluster = ScriptedCluster(BROKE_BEFORE, "OK")
-    assert await run(Idempotency.UNKNOWN, cluster) == "OK"
-    assert cluster.said == ["unreachable", "repeated", "answered", "call_ended"]
+    pool = ScriptedCluster(BROKE_BEFORE, "OK")
+    assert await run(Idempotency.UNKNOWN, pool) == "OK"
+    assert pool.said == ["unreachable", "repeated", "answered", "call_ended"]
 
 
 async def test_sends_count_what_somebody_may_have_seen() -> None:
@@ -130,17 +130,17 @@ async def test_whether_another_attempt_may_have_done_it(outcomes: tuple[AioRpcEr
 
 async def test_each_attempt_is_counted_once() -> None:
     """By how it ended; a refusal in the server's own words takes nobody out."""
-    cluster = ScriptedCluster(LOST, NOT_NOW, "OK")
-    assert await run(Idempotency.IDEMPOTENT, cluster) == "OK"
-    assert cluster.said == ["failed", "repeated", "given_up", "repeated", "answered", "call_ended"]
+    pool = ScriptedCluster(LOST, NOT_NOW, "OK")
+    assert await run(Idempotency.IDEMPOTENT, pool) == "OK"
+    assert pool.said == ["failed", "repeated", "given_up", "repeated", "answered", "call_ended"]
 
 
 async def test_another_program_is_no_attempt_whatever_the_method() -> None:
     """UNIMPLEMENTED without details: the next is asked, as often as there is one; it is held against the endpoint."""
-    cluster = ScriptedCluster(*[NO_SUCH_METHOD] * 4, "OK")
-    assert await run(Idempotency.UNKNOWN, cluster) == "OK"
-    assert cluster.said == [*["failed", "repeated"] * 4, "answered", "call_ended"]
-    assert [link.load.failures(0.0) > 0 for link in cluster.links] == [True] * 4 + [False]
+    pool = ScriptedCluster(*[NO_SUCH_METHOD] * 4, "OK")
+    assert await run(Idempotency.UNKNOWN, pool) == "OK"
+    assert pool.said == [*["failed", "repeated"] * 4, "answered", "call_ended"]
+    assert [connection.load.failures(0.0) > 0 for connection in pool.connections] == [True] * 4 + [False]
 
 
 async def test_only_other_programs_is_never_sent() -> None:
@@ -159,10 +159,10 @@ async def test_a_lost_reply_matters_more_than_another_program_asked_after_it() -
 async def test_unimplemented_with_details_is_an_answer() -> None:
     """The server has the method and says why it does not do it: nobody else is asked."""
     refusal = AioRpcError(grpc.StatusCode.UNIMPLEMENTED, Metadata(), Metadata((DETAILS_KEY, b"why")), details="no")
-    cluster = ScriptedCluster(refusal, "OK")
+    pool = ScriptedCluster(refusal, "OK")
     with pytest.raises(AioRpcError):
-        await run(Idempotency.IDEMPOTENT, cluster)
-    assert cluster.said == ["answered", "call_ended"]
+        await run(Idempotency.IDEMPOTENT, pool)
+    assert pool.said == ["answered", "call_ended"]
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ async def test_unimplemented_with_details_is_an_answer() -> None:
 async def test_what_an_answer_says_of_its_endpoint(code: grpc.StatusCode, with_details: str, without: str) -> None:
     """One that broke, or refuses without details, failed; one that refuses in its own words is only dearer."""
     for details, said in (((DETAILS_KEY, b"why"),), with_details), ((), without):
-        cluster = ScriptedCluster(AioRpcError(code, Metadata(), Metadata(*details), details="no"))
+        pool = ScriptedCluster(AioRpcError(code, Metadata(), Metadata(*details), details="no"))
         with pytest.raises(AioRpcError):
-            await run(Idempotency.UNKNOWN, cluster)
-        assert cluster.said == [said, "call_ended"]
-        assert (cluster.links[0].load.failures(0.0) > 0) == (said != "answered")
+            await run(Idempotency.UNKNOWN, pool)
+        assert pool.said == [said, "call_ended"]
+        assert (pool.connections[0].load.failures(0.0) > 0) == (said != "answered")
 
 
 async def test_a_message_over_the_limit_is_not_the_endpoints_fault() -> None:
@@ -198,16 +198,16 @@ async def test_a_message_over_the_limit_is_not_the_endpoints_fault() -> None:
         Metadata(),
         details="CLIENT: Received message larger than max (5 vs. 4)",
     )
-    cluster = ScriptedCluster(too_large)
+    pool = ScriptedCluster(too_large)
     with pytest.raises(AioRpcError):
-        await run(Idempotency.UNKNOWN, cluster)
-    assert cluster.said == ["answered", "call_ended"]
+        await run(Idempotency.UNKNOWN, pool)
+    assert pool.said == ["answered", "call_ended"]
 
 
 async def test_ok_without_a_message_is_a_failure() -> None:
     """grpc.aio returns None for it, which no caller expects."""
-    cluster = ScriptedCluster(None)
+    pool = ScriptedCluster(None)
     with pytest.raises(AioRpcError) as caught:
-        await run(Idempotency.UNKNOWN, cluster)
+        await run(Idempotency.UNKNOWN, pool)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
-    assert cluster.said == ["failed", "call_ended"]
+    assert pool.said == ["failed", "call_ended"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.locks.lock_node import Holder, NodeName, ahead_by, line_of, made_by
+from coordination.locks.lock_node import Holder, NodeName, ahead_by, made_by, queue_of
 
 order_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
 nonces = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
@@ -23,7 +23,7 @@ def test_names_are_taken_apart_from_the_right(order_id: str, nonce: str, sequenc
 def test_other_nodes_are_not_locks(name: str) -> None:
     """What is not a lock's name is nobody's place."""
     assert NodeName.parse(name) is None
-    assert line_of("a", [name]) == []
+    assert queue_of("a", [name]) == []
 
 
 @given(sequences, st.integers(0, 2**31 - 1))
@@ -42,7 +42,7 @@ def test_line_over_the_wrap() -> None:
 
     line = [2**31 - 2, 2**31 - 1, -(2**31), -(2**31) + 1]
     names = [name("o-1", sequence) for sequence in line]
-    assert line_of("o-1", [*reversed(names), name("o", 0), name("o-1-2", 5)]) == names
+    assert queue_of("o-1", [*reversed(names), name("o", 0), name("o-1-2", 5)]) == names
 
 
 @given(st.lists(order_ids, min_size=1, max_size=20, unique=True), nonces, sequences)

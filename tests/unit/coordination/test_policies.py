@@ -11,7 +11,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from coordination.channel import Failover, Idempotency
-from coordination.channel.connection import Link
+from coordination.channel.connection import EndpointConnection
 from coordination.channel.outcomes import DETAILS_KEY, NEVER_CONNECTED, NeverSent, Slow
 from coordination.deadline import Deadline
 
@@ -40,7 +40,7 @@ class Scripted:
             raise NeverSent("nobody is left")
         return None
 
-    async def send(self, link: Link, *, attempts: int = 1, forked: bool = False) -> Any:
+    async def send(self, connection: EndpointConnection, *, attempts: int = 1, forked: bool = False) -> Any:
         self.shares.append(attempts)
         await asyncio.sleep(self._takes_s)
         outcome = self._outcomes.pop(0)
@@ -51,7 +51,7 @@ class Scripted:
     def others(self) -> int:
         return 2 - len(self.shares)
 
-    def everyone(self) -> list[Link]:
+    def all_connections(self) -> list[EndpointConnection]:
         return []
 
     def answer_empty(self, error: AioRpcError) -> Any:
@@ -63,10 +63,10 @@ async def attempts(
 ) -> tuple[int, list[int]]:
     """Return how many attempts are made when the first comes to `outcome` and a second would succeed, and how the
     deadline was shared among them."""
-    calling = Scripted(idempotency, [outcome, "OK"], deadline or Deadline.after(None), takes_s)
+    context = Scripted(idempotency, [outcome, "OK"], deadline or Deadline.after(None), takes_s)
     with contextlib.suppress(type(outcome)):
-        assert await Failover().run(calling) == "OK"
-    return len(calling.shares), calling.shares
+        assert await Failover().run(context) == "OK"
+    return len(context.shares), context.shares
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ async def test_only_reads_share_their_deadline() -> None:
     """Fairly, among the attempts left; a write has all of it until nobody can answer it any more."""
     lost = ended(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     for idempotency, shares in ((READ, [3, 2, 1]), (WRITE, [1, 1, 1]), (UNKNOWN, [1])):
-        calling = Scripted(idempotency, [lost, lost, lost], Deadline.after(9.0))
+        context = Scripted(idempotency, [lost, lost, lost], Deadline.after(9.0))
         with pytest.raises(AioRpcError):
-            await Failover().run(calling)
-        assert calling.shares == shares
+            await Failover().run(context)
+        assert context.shares == shares
 
 
 async def test_an_answer_in_hand_is_kept_when_time_is_short() -> None:

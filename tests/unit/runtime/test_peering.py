@@ -11,9 +11,11 @@ from grpc.aio import AioRpcError, Metadata
 
 from coordination.channel import PickerName
 from coordination.channel.outcomes import NeverSent, SentBefore
-from coordination.discovery import ANYBODY
+from coordination.discovery import ANY_CONSUMER, Directory, Discovery
 from coordination.metrics import Metrics
+from coordination.registry import ProviderURL
 from coordination.session import Session
+from countinghouse.payment.v1 import payment_pb2
 from services.kernel.clock import Deadline, SystemClock
 from services.kernel.errors import (
     Aborted,
@@ -44,18 +46,17 @@ def lost() -> AioRpcError:
     return AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details="recvmsg: Connection reset")
 
 
-async def asked(tmp_path: Path, error: AioRpcError) -> CountinghouseError:
-    """Return what `Peers.call` raises when the stub raises `error`."""
+def peers_with(picker: PickerName, tmp_path: Path) -> Peers:
     token = tmp_path / "token"
     token.write_text("x")
-    peers = Peers(
-        cast(Session, None),
-        TokenFile(token),
-        consumer=ANYBODY,
-        picker=PickerName.POWER_OF_TWO_CHOICES,
-        cache=None,
-        metrics=Metrics(),
+    return Peers(
+        cast(Session, None), TokenFile(token), consumer=ANY_CONSUMER, picker=picker, cache=None, metrics=Metrics()
     )
+
+
+async def asked(tmp_path: Path, error: AioRpcError) -> CountinghouseError:
+    """Return what `Peers.call` raises when the stub raises `error`."""
+    peers = peers_with(PickerName.POWER_OF_TWO_CHOICES, tmp_path)
 
     async def method(_request: Any, **_: Any) -> Any:
         raise error
@@ -105,3 +106,20 @@ async def test_nothing_done_by_one_says_nothing_of_another(tmp_path: Path, told:
 async def test_a_definitive_refusal_is_an_answer_for_all(tmp_path: Path, told: CountinghouseError) -> None:
     """It would have met the earlier attempt, too, or is what that one led to."""
     assert type(await asked(tmp_path, SentBefore(answer(told), sends=2, maybe_done=1))) is type(told)
+
+
+async def test_consistent_hash_goes_by_the_requests_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request without an order has no key."""
+
+    async def subscribe(_discovery: Discovery, interface: str) -> Directory:
+        directory = Directory(interface)
+        urls = [ProviderURL("tri", "h", port, interface, {"interface": interface}) for port in (1, 2)]
+        directory._read([url.node_name() for url in urls])
+        return directory
+
+    monkeypatch.setattr(Discovery, "subscribe", subscribe)
+    channel = await peers_with(PickerName.CONSISTENT_HASH, tmp_path).channel("a.B")
+    reasons = {explanation.why for explanation in channel.explain("/a.B/C", payment_pb2.SettleRequest(order_id="o1"))}
+    assert reasons == {"o1 belongs here", "number 2 for o1"}
+    assert not any("belongs" in explanation.why for explanation in channel.explain("/a.B/C", object()))
+    await channel.close()

@@ -14,11 +14,11 @@ from coordination.errors import BadRule
 from coordination.registry import Endpoint, ProviderURL
 from coordination.rules.patterns import ANY_HOST
 from coordination.rules.routers import (
-    ConditionRoute,
-    TagRoute,
+    ConditionRouter,
+    TagRouter,
     parse_condition,
     parse_conditions,
-    parse_route,
+    parse_router,
     parse_tags,
 )
 
@@ -40,7 +40,7 @@ NORTH, NORTH_TOO, SOUTH = (
 ALL = (NORTH, NORTH_TOO, SOUTH)
 
 
-def left(route: ConditionRoute, method: str = "getFoo", endpoints: Sequence[Endpoint] = ALL) -> list[Endpoint]:
+def left(route: ConditionRouter, method: str = "getFoo", endpoints: Sequence[Endpoint] = ALL) -> list[Endpoint]:
     kept, reasons = route.route(endpoints, CONSUMER, method)
     assert {one.address for one in endpoints} == {one.address for one in kept} | reasons.keys()
     assert len(kept) + len(reasons) == len(endpoints)
@@ -201,10 +201,10 @@ def route_name(rule: str, protocol: str = "condition", host: str = ANY_HOST, **m
 
 def test_routes_of_26() -> None:
     """The rule stands in a parameter, encoded by itself."""
-    (route,) = parse_route(route_name("host = 10.0.0.9 => host = 10.2.0.1", force="true", priority="3"))
+    (route,) = parse_router(route_name("host = 10.0.0.9 => host = 10.2.0.1", force="true", priority="3"))
     assert (route.text, route.force, route.priority) == ("host = 10.0.0.9 => host = 10.2.0.1", True, 3)
     assert left(route) == [SOUTH]
-    (older,) = parse_route(route_name("=> host = 10.2.0.1", "route", router="condition"))
+    (older,) = parse_router(route_name("=> host = 10.2.0.1", "route", router="condition"))
     assert left(older) == [SOUTH]
 
 
@@ -220,14 +220,14 @@ def test_routes_of_26() -> None:
 )
 def test_for_whom_a_route_of_26_is(more: dict[str, str], applies: bool) -> None:
     """A host is a consumer's; group and version are the consumer's."""
-    (route,) = parse_route(route_name("=> region = south", **more))
+    (route,) = parse_router(route_name("=> region = south", **more))
     assert left(route) == ([SOUTH] if applies else list(ALL))
 
 
 def test_routes_of_26_that_are_none() -> None:
     """Switched off, or the copy of a 2.7 rule: no route. Scripts and nonsense: a bad rule."""
-    assert parse_route(route_name("=> a = 1", enabled="false")) == ()
-    assert parse_route(route_name("=> a = 1", compatible_config="true")) == ()
+    assert parse_router(route_name("=> a = 1", enabled="false")) == ()
+    assert parse_router(route_name("=> a = 1", compatible_config="true")) == ()
     for name in (
         "nonsense",
         route_name("a"),
@@ -237,7 +237,7 @@ def test_routes_of_26_that_are_none() -> None:
         route_name("=> a = 1", priority="high"),
     ):
         with pytest.raises(BadRule):
-            parse_route(name)
+            parse_router(name)
 
 
 @given(st.text(max_size=80))
@@ -249,7 +249,7 @@ def test_any_text_is_a_route_or_a_bad_rule(text: str) -> None:
         with contextlib.suppress(BadRule):
             parse(text, KEY)
     with contextlib.suppress(BadRule):
-        parse_route(text)
+        parse_router(text)
 
 
 terms = st.text("ab=!,& *~$", max_size=12)
@@ -269,12 +269,12 @@ GRAY = endpoint("10.3.0.1", 20880, **{"dubbo.tag": "gray"})
 BLUE = endpoint("10.3.0.2", 20880, **{"dubbo.tag": "blue"})
 
 
-def tagged(text: str) -> TagRoute:
+def tagged(text: str) -> TagRouter:
     (route,) = parse_tags(text, "shop")
     return route
 
 
-def addresses(route: TagRoute, tag: str, endpoints: Sequence[Endpoint]) -> list[str]:
+def addresses(route: TagRouter, tag: str, endpoints: Sequence[Endpoint]) -> list[str]:
     kept, reasons = route.route(endpoints, tag)
     assert len(kept) + len(reasons) == len(endpoints)
     return [one.url.host for one in kept]
@@ -292,7 +292,7 @@ def addresses(route: TagRoute, tag: str, endpoints: Sequence[Endpoint]) -> list[
 )
 def test_tags_in_the_providers_urls(tag: str, endpoints: list[Endpoint], kept: list[str]) -> None:
     """With no rule a provider's own tag counts."""
-    assert addresses(TagRoute("none"), tag, endpoints) == kept
+    assert addresses(TagRouter("none"), tag, endpoints) == kept
 
 
 DYNAMIC = """
