@@ -100,7 +100,7 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Execution:
     """The caller now executes this key.
 
     Args:

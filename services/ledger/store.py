@@ -53,7 +53,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Begun, Lease, StoredResponse
+from services.kernel.idempotency import Answer, Execution, Lease, StoredResponse
 from services.kernel.principal import Principal, Role
 from services.ledger import trial
 from services.ledger.model import (
@@ -216,9 +216,9 @@ class SqlLedgerStore(LedgerStore):
 
         async def step(tx: AsyncConnection) -> Answer:
             lease = Lease(owner="", now_ms=now_ms, until_ms=now_ms)
-            begun = await self._requests.begin(tx, opening.key, opening.fingerprint, lease)
-            if not isinstance(begun, Begun):
-                return Answer(begun, replayed=True)
+            execution = await self._requests.begin(tx, opening.key, opening.fingerprint, lease)
+            if not isinstance(execution, Execution):
+                return Answer(execution, replayed=True)
             standing = await _open(tx, wanted)
             try:
                 standing.check_open()
@@ -237,9 +237,9 @@ class SqlLedgerStore(LedgerStore):
 
         async def step(tx: AsyncConnection) -> Answer:
             lease = Lease(owner="", now_ms=closing.at_ms, until_ms=closing.at_ms)
-            begun = await self._requests.begin(tx, request.key, request.fingerprint, lease)
-            if not isinstance(begun, Begun):
-                return Answer(begun, replayed=True)
+            execution = await self._requests.begin(tx, request.key, request.fingerprint, lease)
+            if not isinstance(execution, Execution):
+                return Answer(execution, replayed=True)
             await tx.execute(_LOCK_HEAD)  # as those who write journals, before the account
             row = (await tx.execute(_LOCK_ACCOUNTS, {"ids": [request.account_id]})).one_or_none()
             if row is None:

@@ -254,9 +254,9 @@ class SqlOrderStore:
         The request row is IN_PROGRESS inside this transaction only, so its lease is never seen by anybody.
         """
         lease = Lease(request.actor.name, now_ms=request.at_ms, until_ms=request.at_ms)
-        begun = await self._requests.begin(tx, request.key, request.fingerprint, lease)
-        if isinstance(begun, StoredResponse):
-            return Answer(begun, replayed=True)
+        execution = await self._requests.begin(tx, request.key, request.fingerprint, lease)
+        if isinstance(execution, StoredResponse):
+            return Answer(execution, replayed=True)
         try:
             response = await effect(tx)
         except (AlreadyExists, FailedPrecondition) as refusal:

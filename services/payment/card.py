@@ -27,7 +27,7 @@ from services.kernel.errors import CountinghouseError, FailedPrecondition, Outco
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource
-from services.payment.model import AcquirerSays, KeyState, Payment, Silence
+from services.payment.model import AcquirerRetry, ChargeStatus, KeyState, Payment
 from services.payment.ports import Acquirer, Store
 
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 5_000
@@ -82,12 +82,12 @@ class CardMoney:
             raise OutcomeUnknown("CHARGE_UNSEEN", f"{payment.acquirer_key} was not charged so far")
         return _why_not(payment, said)
 
-    async def query(self, payment: Payment, fence: Fence, deadline: Deadline) -> AcquirerSays:
+    async def query(self, payment: Payment, fence: Fence, deadline: Deadline) -> ChargeStatus:
         """What became of the payment's key."""
         key = payment.acquirer_key
         return await self._heard(payment, fence, self._acquirer.query(key, deadline), _FOUND, key)
 
-    async def reverse(self, payment: Payment, fence: Fence, deadline: Deadline) -> AcquirerSays:
+    async def reverse(self, payment: Payment, fence: Fence, deadline: Deadline) -> ChargeStatus:
         """Gives back whatever was charged, and sees to it that nothing will be."""
         key = payment.acquirer_key
         return await self._heard(payment, fence, self._acquirer.reverse_by_key(key, deadline), _REVERSED, key)
@@ -96,10 +96,10 @@ class CardMoney:
         self,
         payment: Payment,
         fence: Fence,
-        asking: Awaitable[AcquirerSays],
+        asking: Awaitable[ChargeStatus],
         expected: frozenset[KeyState],
         key: str,
-    ) -> AcquirerSays:
+    ) -> ChargeStatus:
         """Wait for an answer and look at all of it.
 
         Args:
@@ -125,16 +125,16 @@ class CardMoney:
         return said
 
     async def _write_down(self, payment: Payment, fence: Fence, reason: str) -> None:
-        asks = payment.silence.asks + 1
+        asks = payment.retry.asks + 1
         now_ms = self._clock.now_ms()
         pause_ms = min(_FIRST_PAUSE_MS * 2 ** min(asks - 1, 10), _LONGEST_PAUSE_MS)
         attention = reason if asks >= self._max_asks or reason == MISMATCH else payment.attention
-        await self._store.lose_sight(
-            payment.payment_id, fence, now_ms=now_ms, silence=Silence(asks, now_ms + pause_ms, attention)
+        await self._store.mark_unknown(
+            payment.payment_id, fence, now_ms=now_ms, retry=AcquirerRetry(asks, now_ms + pause_ms, attention)
         )
 
 
-def _why_not(payment: Payment, said: AcquirerSays) -> FailedPrecondition | None:
+def _why_not(payment: Payment, said: ChargeStatus) -> FailedPrecondition | None:
     """A charge that will never be, in this service's words; None: it stands."""
     if said.state is KeyState.CHARGED:
         return None

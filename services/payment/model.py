@@ -4,7 +4,7 @@
                         │                                     ▼
     accept ──▶ CREATED ─┴─ submit ─▶ SUBMITTED ── decline ─▶ DECLINED
                                       │  │                    ▲
-                               record │  └─ lose_sight ─▶ UNKNOWN ───┐
+                               record │  └─ mark_unknown ─▶ UNKNOWN ───┐
                                       ▼                    │  (record, decline)
                                   SUCCEEDED ◀──────────────┘         │
                                       │  ▲                           │
@@ -48,7 +48,7 @@ from services.kernel.errors import (
     ResourceExhausted,
 )
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import Begun, RequestKey, fingerprint
+from services.kernel.idempotency import Execution, RequestKey, fingerprint
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 
@@ -163,7 +163,7 @@ def check_payee(payee_account_id: str, payer_account_id: str) -> None:
         )
 
 
-class Purpose(StrEnum):
+class OutboxAction(StrEnum):
     """What the order service still has to be told; one outbox row each."""
 
     COMPLETE = "COMPLETE"
@@ -195,7 +195,7 @@ class Parking:
 
 
 @dataclass(frozen=True, slots=True)
-class Undone:
+class ReversalResult:
     """What a reversal left in the books.
 
     Args:
@@ -235,7 +235,7 @@ class ChargeTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class AcquirerSays:
+class ChargeStatus:
     """An answer of the acquirer.
 
     Args:
@@ -275,7 +275,7 @@ class AcquirerSays:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class AcquirerRetry:
     """The acquirer was asked and did not answer.
 
     Args:
@@ -291,7 +291,7 @@ class Silence:
 
 
 #: Nobody kept silent yet.
-NO_SILENCE = Silence(0, 0)
+NO_RETRY = AcquirerRetry(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ class Payment:
     card: str = ""
     attempt: int = 0
     acquirer_key: str = ""
-    silence: Silence = NO_SILENCE
+    retry: AcquirerRetry = NO_RETRY
     parking: Parking | None = None
 
     @classmethod
@@ -392,7 +392,7 @@ class Payment:
     @property
     def attention(self) -> str:
         """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""
-        return self.silence.attention
+        return self.retry.attention
 
     @property
     def charge_terms(self) -> ChargeTerms:
@@ -464,12 +464,12 @@ def filled_in(event: PaymentEvent, payment: Payment) -> PaymentEvent:
 class Accepted:
     """A request that now runs, and its payment."""
 
-    begun: Begun
+    execution: Execution
     payment: Payment
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class ConflictingPayment:
     """Another payment of the same order is active: the unique index refused."""
 
     payment: Payment

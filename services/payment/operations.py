@@ -51,7 +51,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.idempotency import Answer, Execution, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.ids import IdSource
 from services.kernel.principal import Principal, Role
 from services.payment.card import CardMoney
@@ -71,6 +71,7 @@ from services.payment.model import (
     REVERSE,
     SETTLE,
     Charge,
+    ConflictingPayment,
     Order,
     OrderState,
     Parking,
@@ -78,7 +79,6 @@ from services.payment.model import (
     PaymentEvent,
     PaymentState,
     Reversal,
-    Rival,
     Source,
     charge_for,
     check_source,
@@ -134,10 +134,15 @@ class PaymentOperations:
         self._guards = guards
         self._limits = limits
         self._instance = instance
-        self._executing: dict[RequestKey, Begun] = {}
+        self._executing: dict[RequestKey, Execution] = {}
         self._saga = Saga(store, orders, ledger, self._cards, responses, failpoints, clock)
         self._recovery = Recovery(
-            store, self._cards, failpoints, clock, finish_request=self._recover_request, deliver=self._recover_word
+            store,
+            self._cards,
+            failpoints,
+            clock,
+            finish_request=self._recover_request,
+            deliver=self._recover_notification,
         )
 
     # Method 1: a ticket, then a payment
@@ -230,8 +235,8 @@ class PaymentOperations:
         accepted = await self._store.accept(draft, fingerprint, self._lease())
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
-        work = Work(call.deadline, call, accepted.begun, Charging.YES)
-        async with self._execution(accepted.begun):
+        work = Work(call.deadline, call, accepted.execution, Charging.YES)
+        async with self._execution(accepted.execution):
             await self._saga.hit("accepted", work, accepted.payment)
             return await self._execute(work, accepted.payment)
 
@@ -280,11 +285,11 @@ class PaymentOperations:
     ) -> Answer:
         """Run a request that changes a payment of another request, under the lock of its order."""
         payment = await self._store.get(command.payment_id)
-        begun = await self._store.begin_request(key, command.fingerprint, self._lease())
-        if isinstance(begun, StoredResponse):
-            return Answer(begun, replayed=True)
-        work = Work(call.deadline, call, begun)
-        async with self._execution(begun):
+        execution = await self._store.begin_request(key, command.fingerprint, self._lease())
+        if isinstance(execution, StoredResponse):
+            return Answer(execution, replayed=True)
+        work = Work(call.deadline, call, execution)
+        async with self._execution(execution):
             await self._saga.hit("accepted", work, payment)
             async with self._held(work, payment, call.principal) as hold:
                 answer = await act(work, hold, await self._store.get(payment.payment_id))
@@ -361,7 +366,7 @@ class PaymentOperations:
 
     async def notified(self, key: str) -> None:
         """The acquirer has something to say about a key: whoever waits for that asks soon. Nothing is believed."""
-        await self._store.ask_now(key)
+        await self._store.schedule_query(key)
 
     # What was left between two commits
 
@@ -376,19 +381,19 @@ class PaymentOperations:
             await self._store.renew(list(self._executing.values()), until_ms=until_ms)
 
     async def _recover_request(self, row: RequestRow) -> None:
-        begun = await self._store.take_over(row, self._lease())
-        if begun is None:
+        execution = await self._store.take_over(row, self._lease())
+        if execution is None:
             return
         payment = await self._store.of_request(row.key)
         if payment is None:  # a reversal that had not begun: nothing was done
-            await self._store.give_back(begun, now_ms=self._now())
+            await self._store.give_back(execution, now_ms=self._now())
             return
         charging = Charging.UNTIL_ATTENTION if row.key == payment.key else Charging.NEVER
-        work = Work(Deadline.after(RECOVERY_S, self._clock), None, begun, charging)
-        async with self._execution(begun):
+        work = Work(Deadline.after(RECOVERY_S, self._clock), None, execution, charging)
+        async with self._execution(execution):
             await self._execute(work, payment)
 
-    async def _recover_word(self, payment_id: str) -> None:
+    async def _recover_notification(self, payment_id: str) -> None:
         payment = await self._store.get(payment_id)
         work = Work(Deadline.after(RECOVERY_S, self._clock), None, None)
         async with self._held(work, payment, payment.clerk) as hold:
@@ -416,7 +421,7 @@ class PaymentOperations:
             try:
                 order = await self._orders.claim(payment, hold.fence, work.deadline)
             except OutcomeUnknown:
-                await self._let_others(work.begun)
+                await self._release_lease(work.execution)
                 return self._pending(work, payment)
             except NotFound as refusal:
                 return await self._refuse(work, hold, payment, refusal)  # or it would stay CREATED until it expires
@@ -467,15 +472,15 @@ class PaymentOperations:
         except FailedPrecondition as refusal:
             return await self._refuse(work, hold, payment, refusal, release=claimed)
         except Unavailable:
-            await self._let_others(work.begun)
+            await self._release_lease(work.execution)
             return self._pending(work, payment)
         for _ in range(_MAX_ADOPTIONS + 1):
             submitted = await self._saga.submit(hold, payment, order)
             if isinstance(submitted, Payment):
                 return await self._conclude(work, hold, submitted)
-            rival = await self._finish_other(work, hold, submitted.payment)
-            if rival.state is PaymentState.SUCCEEDED:
-                paid = await self._saga.already_paid(payment.order_id, rival.payment_id, guard="unique")
+            conflicting = await self._finish_other(work, hold, submitted.payment)
+            if conflicting.state is PaymentState.SUCCEEDED:
+                paid = await self._saga.already_paid(payment.order_id, conflicting.payment_id, guard="unique")
                 return await self._refuse(work, hold, payment, paid, release=claimed)
         raise Unavailable("ORDER_BUSY", f"{payment.order_id} is paid by one payment after another; try again")
 
@@ -499,16 +504,18 @@ class PaymentOperations:
         except Unavailable:
             await self._give_back(work)
             raise
-        return await self._conclude(work, None, submitted.payment if isinstance(submitted, Rival) else submitted)
+        return await self._conclude(
+            work, None, submitted.payment if isinstance(submitted, ConflictingPayment) else submitted
+        )
 
     async def _conclude(self, work: Work, hold: Hold | None, payment: Payment) -> Answer:
         """Brings a payment that is past its claim to its end, and answers its request."""
         try:
             ended = await self._saga.carry_on(work, hold, payment)
         except _NO_ANSWER:
-            await self._let_others(work.begun)
+            await self._release_lease(work.execution)
             return self._pending(work, await self._store.get(payment.payment_id))
-        return await self._answer(ended.key if work.begun is None else work.begun.key)
+        return await self._answer(ended.key if work.execution is None else work.execution.key)
 
     # Refusing
 
@@ -549,7 +556,7 @@ class PaymentOperations:
 
     def _pending(self, work: Work, payment: Payment) -> Answer:
         """The outcome is not known yet: the caller is told where the payment stands, and nothing is stored."""
-        key = work.begun.key if work.begun else payment.key
+        key = work.execution.key if work.execution else payment.key
         return Answer(self._responses.payment(key.method, payment))
 
     def _draft(self, clerk: Principal, key: RequestKey, order_id: str, asked: PayCommand | SettleCommand) -> Payment:
@@ -581,32 +588,32 @@ class PaymentOperations:
             await holding.__aexit__(None, None, None)
 
     @asynccontextmanager
-    async def _execution(self, begun: Begun) -> AsyncIterator[None]:
+    async def _execution(self, execution: Execution) -> AsyncIterator[None]:
         """While inside, the lease of this request is renewed; after an error others may carry on at once."""
-        self._executing[begun.key] = begun
+        self._executing[execution.key] = execution
         try:
             yield
         except CountinghouseError:
-            await self._let_others(begun)
+            await self._release_lease(execution)
             raise
         finally:
-            self._is_over(begun)
+            self._forget_execution(execution)
 
     async def _give_back(self, work: Work) -> None:
         """Nothing was done, so the request may run again; unless an earlier execution may have done something."""
-        if work.begun is not None and work.begun.first and self._is_over(work.begun):
-            await self._store.give_back(work.begun, now_ms=self._now())
+        if work.execution is not None and work.execution.first and self._forget_execution(work.execution):
+            await self._store.give_back(work.execution, now_ms=self._now())
 
-    async def _let_others(self, begun: Begun | None) -> None:
+    async def _release_lease(self, execution: Execution | None) -> None:
         """This execution is over and its payment is not: whoever comes next may carry on at once."""
-        if begun is not None and self._is_over(begun):
-            await self._store.renew([begun], until_ms=self._now())
+        if execution is not None and self._forget_execution(execution):
+            await self._store.renew([execution], until_ms=self._now())
 
-    def _is_over(self, begun: Begun) -> bool:
+    def _forget_execution(self, execution: Execution) -> bool:
         """Ends the renewing of an execution's lease; False: it had been ended. The key may be another's by now."""
-        ours = self._executing.get(begun.key) is begun
+        ours = self._executing.get(execution.key) is execution
         if ours:
-            del self._executing[begun.key]
+            del self._executing[execution.key]
         return ours
 
     def _lease(self) -> Lease:

@@ -20,7 +20,7 @@ from services.kernel.fence import Fence
 from services.kernel.money import Money
 from services.payment.model import (
     AccountTerms,
-    AcquirerSays,
+    ChargeStatus,
     ChargeTerms,
     KeyState,
     Order,
@@ -205,7 +205,7 @@ class AcquirerPeer:
         self._timeout_s = timeout_s
         self._own_address = own_address
 
-    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> AcquirerSays:
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> ChargeStatus:
         """Charges the payment's card under `key`, or finds it charged.
 
         Raises:
@@ -220,15 +220,15 @@ class AcquirerPeer:
         )
         return await self._ask("Charge", request, deadline)
 
-    async def query(self, key: str, deadline: Deadline) -> AcquirerSays:
+    async def query(self, key: str, deadline: Deadline) -> ChargeStatus:
         """Where `key` stands. Raises as `charge`."""
         return await self._ask("GetCharge", acquirer.GetChargeRequest(key=key), deadline)
 
-    async def reverse_by_key(self, key: str, deadline: Deadline) -> AcquirerSays:
+    async def reverse_by_key(self, key: str, deadline: Deadline) -> ChargeStatus:
         """Gives back whatever was charged under `key`, and forbids what was not. Raises as `charge`."""
         return await self._ask("ReverseByKey", acquirer.ReverseByKeyRequest(key=key), deadline)
 
-    async def _ask(self, method: str, request: Any, deadline: Deadline) -> AcquirerSays:
+    async def _ask(self, method: str, request: Any, deadline: Deadline) -> ChargeStatus:
         if self._stub is None:
             raise OutcomeUnknown("NO_ACQUIRER", "no acquirer is set; COUNTINGHOUSE_ACQUIRER_ADDRESS names one")
         wait_s = min(self._timeout_s, deadline.remaining_s() - _SILENCE_MARGIN_S)
@@ -240,7 +240,7 @@ class AcquirerPeer:
         except grpc.aio.AioRpcError as error:
             answer = status.from_rpc_error(error)
             if isinstance(answer, NotFound) and answer.reason == "CHARGE_NOT_FOUND":
-                return AcquirerSays(KeyState.UNSEEN)
+                return ChargeStatus(KeyState.UNSEEN)
             told = not isinstance(answer, OutcomeUnknown) and _REASON.fullmatch(answer.reason)
             reason = answer.reason if told else "ACQUIRER_SILENT"
             raise OutcomeUnknown(reason, f"the acquirer did not answer {method}") from error
@@ -252,7 +252,7 @@ class AcquirerPeer:
         if charge.HasField("amount"):
             amount = charge.amount
             terms = ChargeTerms(amount.minor_units, amount.currency_code, charge.card, charge.reference)
-        return AcquirerSays(state, reason if state is KeyState.DECLINED else "", charge.key, terms)
+        return ChargeStatus(state, reason if state is KeyState.DECLINED else "", charge.key, terms)
 
 
 def _postings(payment: Payment, amount: Money) -> list[ledger.Posting]:

@@ -1,7 +1,7 @@
 """What no living execution works on any more, brought to its end; called by the worker of every instance.
 
     overdue requests        taken over, one execution each, and carried on     `finish_request`
-    undelivered words       told to the order service, under the order's lock  `deliver`
+    pending notifications      told to the order service, under the order's lock  `deliver`
     parked payments         reversed by key at the acquirer, however long it
                             is away: PARKED → REVERSED                         `_reverse_parked`
 

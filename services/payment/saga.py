@@ -32,7 +32,7 @@ from services.kernel.errors import (
     Unavailable,
 )
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import Begun, StoredResponse
+from services.kernel.idempotency import Execution, StoredResponse
 from services.kernel.principal import Principal
 from services.payment.card import CardMoney
 from services.payment.model import (
@@ -40,16 +40,16 @@ from services.payment.model import (
     REVERSE,
     AccountTerms,
     Charge,
+    ConflictingPayment,
     KeyState,
     Order,
+    OutboxAction,
     Parking,
     Payment,
     PaymentState,
-    Purpose,
     Reversal,
-    Rival,
+    ReversalResult,
     Source,
-    Undone,
     already_paid,
     charge_for,
     check_accounts,
@@ -61,9 +61,9 @@ from services.runtime.grpc.context import Call
 #: Kept back from a park's deadline for what comes after the question to the acquirer, in seconds.
 _AFTER_QUERY_S = 0.5
 #: What the order service is told of a payment that has just come to this state.
-_WORDS = {
-    PaymentState.SUCCEEDED: Purpose.COMPLETE,
-    PaymentState.DECLINED: Purpose.RELEASE,
+_ACTIONS = {
+    PaymentState.SUCCEEDED: OutboxAction.COMPLETE,
+    PaymentState.DECLINED: OutboxAction.RELEASE,
 }
 #: What a ledger says when it will never post this: no money moved.
 _REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
@@ -91,12 +91,12 @@ class Work:
 
     deadline: Deadline
     call: Call | None
-    begun: Begun | None
+    execution: Execution | None
     charging: Charging = Charging.NEVER
 
     def adopting(self) -> Work:
         """The same execution, as it finishes a payment that another request made."""
-        return replace(self, begun=None, charging=Charging.NEVER)
+        return replace(self, execution=None, charging=Charging.NEVER)
 
     def may_charge(self, payment: Payment) -> bool:
         """Whether it may charge this payment's card, or only ask what became of its key."""
@@ -133,20 +133,20 @@ class Saga:
         """
         if payment.state is PaymentState.CREATED and order is not None and hold is not None:
             submitted = await self.submit(hold, payment, order)
-            if isinstance(submitted, Rival):
+            if isinstance(submitted, ConflictingPayment):
                 return payment
             payment = submitted
-        word: Purpose | None = None
+        action: OutboxAction | None = None
         if payment.state in (PaymentState.SUBMITTED, PaymentState.UNKNOWN):
             payment = await self._post(work, hold, payment)
-            word = _WORDS.get(payment.state)
+            action = _ACTIONS.get(payment.state)
         if payment.state is PaymentState.REVERSING:
             payment = await self._post_reversal(work, hold, payment)
-            word = None  # the order service may not even have heard yet that it was paid; that comes first
-        await self.tell_order(work, hold, payment, word)
+            action = None  # the order service may not even have heard yet that it was paid; that comes first
+        await self.tell_order(work, hold, payment, action)
         return payment
 
-    async def submit(self, hold: Hold, payment: Payment, order: Order) -> Payment | Rival:
+    async def submit(self, hold: Hold, payment: Payment, order: Order) -> Payment | ConflictingPayment:
         """CREATED → SUBMITTED, or DECLINED because the card is another customer's."""
         charge = charge_for(order, payment)
         try:
@@ -202,7 +202,7 @@ class Saga:
             journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
         except OutcomeUnknown:
             if payment.state is PaymentState.SUBMITTED:
-                await self._store.lose_sight(payment.payment_id, fence, now_ms=self._now())
+                await self._store.mark_unknown(payment.payment_id, fence, now_ms=self._now())
             raise
         except _REFUSALS as refusal:
             if by_card:
@@ -234,7 +234,7 @@ class Saga:
             payment = await self._store.record(
                 payment.payment_id, hold.fence, journal_id, self._encode, now_ms=self._now()
             )
-            await self.tell_order(work, hold, payment, Purpose.COMPLETE)
+            await self.tell_order(work, hold, payment, OutboxAction.COMPLETE)
             return payment
         payment = await self._store.park(
             payment.payment_id, hold.fence, parking, self._encode_parking, self._encode_parked, now_ms=self._now()
@@ -269,7 +269,7 @@ class Saga:
         await self.hit("recorded", work, payment)
         return payment
 
-    async def _undo_card(self, work: Work, fence: Fence, payment: Payment, reversal: Reversal) -> Undone | None:
+    async def _undo_card(self, work: Work, fence: Fence, payment: Payment, reversal: Reversal) -> ReversalResult | None:
         """The ledger first, which may refuse, then the acquirer; None: the ledger refused, and that is recorded.
 
         Of a payment whose outcome nobody knew the acquirer says whether there is anything to undo in the ledger: nobody
@@ -277,7 +277,7 @@ class Saga:
         """
         known = bool(payment.journal_id)
         charged = known or (await self._cards.query(payment, fence, work.deadline)).was_charged
-        undone: Undone | None = Undone()
+        undone: ReversalResult | None = ReversalResult()
         if charged:
             undone = await self._undo_in_ledger(work, fence, payment, reversal)
             if undone is None:
@@ -288,7 +288,9 @@ class Saga:
         await self.hit("refunded", work, payment)
         return undone
 
-    async def _undo_in_ledger(self, work: Work, fence: Fence, payment: Payment, reversal: Reversal) -> Undone | None:
+    async def _undo_in_ledger(
+        self, work: Work, fence: Fence, payment: Payment, reversal: Reversal
+    ) -> ReversalResult | None:
         """Writes the opposite journal; None: the ledger refused, and that is recorded.
 
         A card's payment that was UNKNOWN may have a journal or not: it is given one, under its own key, to be undone.
@@ -298,7 +300,7 @@ class Saga:
             try:
                 journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
             except _REFUSALS:
-                return Undone()  # it is not in the books, and never will be
+                return ReversalResult()  # it is not in the books, and never will be
         try:
             posted = replace(payment, journal_id=journal_id)
             reversal_journal_id = await self._ledger.reverse(posted, reversal, fence, work.deadline)
@@ -307,21 +309,23 @@ class Saga:
             await self._store.refuse_reversal(payment, fence, journal_id, answer, self._encode, now_ms=self._now())
             return None
         await self.hit("posted", work, payment)
-        return Undone(journal_id, reversal_journal_id)
+        return ReversalResult(journal_id, reversal_journal_id)
 
-    async def tell_order(self, work: Work, hold: Hold | None, payment: Payment, word: Purpose | None = None) -> None:
+    async def tell_order(
+        self, work: Work, hold: Hold | None, payment: Payment, action: OutboxAction | None = None
+    ) -> None:
         """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox.
 
         Args:
-            word: What was put there a moment ago; None: whatever is there.
+            action: What was put there a moment ago; None: whatever is there.
         """
         if hold is None:
             return
-        for purpose in (word,) if word else await self._store.owes(payment.payment_id):
+        for purpose in (action,) if action else await self._store.pending_notifications(payment.payment_id):
             tell = {
-                Purpose.COMPLETE: self._orders.complete,
-                Purpose.RELEASE: self._orders.release,
-                Purpose.REOPEN: self._orders.reopen,
+                OutboxAction.COMPLETE: self._orders.complete,
+                OutboxAction.RELEASE: self._orders.release,
+                OutboxAction.REOPEN: self._orders.reopen,
             }[purpose]
             try:
                 await tell(payment, hold.fence, work.deadline)

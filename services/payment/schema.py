@@ -30,13 +30,13 @@ from services.payment.model import (
     PARK,
     PAY,
     REVERSE,
+    AcquirerRetry,
+    OutboxAction,
     Parking,
     Payment,
     PaymentEvent,
     PaymentState,
-    Purpose,
     Reversal,
-    Silence,
     Source,
 )
 from services.runtime.database.database import ensemble_table
@@ -230,9 +230,9 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "card": payment.card,
         "attempt": payment.attempt,
         "acquirer_key": payment.acquirer_key,
-        "asks": payment.silence.asks,
-        "ask_at_ms": payment.silence.ask_at_ms,
-        "attention": payment.silence.attention,
+        "asks": payment.retry.asks,
+        "ask_at_ms": payment.retry.ask_at_ms,
+        "attention": payment.retry.attention,
         "parking_caller": parking.key.caller.name if parking else "",
         "parking_role": parking.clerk.role if parking else "",
         "parking_key": parking.key.key if parking else "",
@@ -240,7 +240,7 @@ def to_row(payment: Payment) -> dict[str, Any]:
     }
 
 
-def to_word(payment: Payment, purpose: Purpose, now_ms: int) -> dict[str, Any]:
+def to_outbox_row(payment: Payment, purpose: OutboxAction, now_ms: int) -> dict[str, Any]:
     """The row that tells the order service something of a payment."""
     return {
         "payment_id": payment.payment_id,
@@ -314,6 +314,6 @@ def to_payment(row: Row[Any]) -> Payment:
         card=row.card,
         attempt=row.attempt,
         acquirer_key=row.acquirer_key,
-        silence=Silence(row.asks, row.ask_at_ms, row.attention),
+        retry=AcquirerRetry(row.asks, row.ask_at_ms, row.attention),
         parking=parking,
     )

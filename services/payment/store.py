@@ -29,26 +29,26 @@ from sqlalchemy.sql.dml import Update
 from services.kernel.errors import NotFound, RequestInProgress, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.principal import Principal
 from services.payment.card_owners import bind_card
 from services.payment.model import (
-    NO_SILENCE,
+    NO_RETRY,
     PAY,
     REVERSE,
     UNANSWERED,
     Accepted,
+    AcquirerRetry,
     Charge,
+    ConflictingPayment,
+    OutboxAction,
     Parking,
     Payment,
     PaymentEvent,
     PaymentState,
-    Purpose,
     Reversal,
-    Rival,
-    Silence,
+    ReversalResult,
     Source,
-    Undone,
     acquirer_key,
     check_quota,
     sources_of,
@@ -63,9 +63,9 @@ from services.payment.schema import (
     REQUESTS,
     to_event,
     to_event_row,
+    to_outbox_row,
     to_payment,
     to_row,
-    to_word,
 )
 from services.payment.statements import earlier_attempts, made_by, page_of, raise_fence, undone_for
 from services.runtime.database.database import Database
@@ -125,9 +125,9 @@ class PaymentStore:
         """
 
         async def step(tx: AsyncConnection) -> StoredResponse | None:
-            begun = await self._requests.begin(tx, request, fingerprint, lease)
-            if isinstance(begun, StoredResponse):
-                return begun
+            execution = await self._requests.begin(tx, request, fingerprint, lease)
+            if isinstance(execution, StoredResponse):
+                return execution
             if quota is not None:
                 check_quota(await self._requests.unused(tx, ticket.caller, PAY, now_ms=lease.now_ms), quota)
             await self._requests.issue(tx, ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
@@ -161,23 +161,23 @@ class PaymentStore:
 
         async def step(tx: AsyncConnection) -> Accepted | StoredResponse:
             start = self._requests.consume if draft.key.method == PAY else self._requests.begin
-            begun = await start(tx, draft.key, fingerprint, lease)
-            if isinstance(begun, StoredResponse):
-                return begun
-            if self._guards.ticket and not begun.fresh:
+            execution = await start(tx, draft.key, fingerprint, lease)
+            if isinstance(execution, StoredResponse):
+                return execution
+            if self._guards.ticket and not execution.fresh:
                 earlier = await self._find(tx, *made_by(draft.key))
                 if earlier is not None:
-                    return Accepted(begun, earlier)
+                    return Accepted(execution, earlier)
             await tx.execute(_INSERT_PAYMENT, to_row(draft))
             await self._write_event(tx, draft)
-            return Accepted(begun, draft)
+            return Accepted(execution, draft)
 
         return await self._database.run(step)
 
-    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         """Starts a request that makes no payment of its own: a reversal."""
 
-        async def step(tx: AsyncConnection) -> Begun | StoredResponse:
+        async def step(tx: AsyncConnection) -> Execution | StoredResponse:
             return await self._requests.begin(tx, key, fingerprint, lease)
 
         return await self._database.run(step)
@@ -213,15 +213,15 @@ class PaymentStore:
 
         return await self._database.read(step)
 
-    async def give_back(self, begun: Begun, *, now_ms: int) -> None:
+    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
         """Lets the same request run again, since nothing was done under it."""
 
         async def step(tx: AsyncConnection) -> None:
-            await self._requests.give_back(tx, begun.key, begun.attempt, now_ms=now_ms)
+            await self._requests.give_back(tx, execution.key, execution.attempt, now_ms=now_ms)
 
         await self._database.run(step)
 
-    async def renew(self, held: Sequence[Begun], *, until_ms: int) -> None:
+    async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
         """Moves the end of the leases of running executions; a moment in the past lets others carry on at once."""
 
         async def step(tx: AsyncConnection) -> None:
@@ -231,7 +231,9 @@ class PaymentStore:
 
     # The payment's moves
 
-    async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival:
+    async def submit(
+        self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int
+    ) -> Payment | ConflictingPayment:
         """CREATED → SUBMITTED, before the acquirer or the ledger is asked.
 
         Raises:
@@ -240,7 +242,9 @@ class PaymentStore:
         """
 
         async def step(tx: AsyncConnection) -> Payment:
-            attempt = await self._next_attempt(tx, payment_id, charge.round) if charge.by_card else 0
+            attempt = 0
+            if charge.by_card:  # all attempts before it were definitively declined
+                attempt = 1 + (await tx.execute(earlier_attempts(payment_id, charge.round))).scalar_one()
             payment = await self._move(
                 tx,
                 payment_id,
@@ -262,34 +266,36 @@ class PaymentStore:
         try:
             return await self._database.run(step)
         except IntegrityError:
-            rival = await self._active_beside(payment_id)
-            if rival is None:
+            active = await self._active_beside(payment_id)
+            if active is None:
                 raise
-            return Rival(rival)
+            return ConflictingPayment(active)
 
-    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int, silence: Silence = NO_SILENCE) -> Payment:
+    async def mark_unknown(
+        self, payment_id: str, fence: Fence, *, now_ms: int, retry: AcquirerRetry = NO_RETRY
+    ) -> Payment:
         """SUBMITTED → UNKNOWN: the ledger or the acquirer was asked and nobody told us the outcome.
 
         Args:
-            silence: Written down for a payment that then waits for the acquirer, whether or not it was SUBMITTED.
+            retry: Written down for a payment that then waits for the acquirer, whether or not it was SUBMITTED.
         """
         columns = PAYMENTS.c
-        keep_silent = (
+        note_retry = (
             update(PAYMENTS)
             .where(columns.payment_id == payment_id, columns.state.in_(UNANSWERED))
-            .values(asks=silence.asks, ask_at_ms=silence.ask_at_ms, attention=silence.attention)
+            .values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention)
         )
 
         async def step(tx: AsyncConnection) -> Payment:
             payment = await self._move(tx, payment_id, PaymentState.UNKNOWN, fence, now_ms)
-            if silence != NO_SILENCE:
-                await tx.execute(keep_silent)
+            if retry != NO_RETRY:
+                await tx.execute(note_retry)
             return payment
 
         return await self._database.run(step)
 
     async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
-        """SUBMITTED or UNKNOWN → SUCCEEDED, with the stored response and the word to the order service."""
+        """SUBMITTED or UNKNOWN → SUCCEEDED, with the stored response and the message to the order service."""
 
         async def step(tx: AsyncConnection) -> Payment:
             payment = await self._move(
@@ -303,7 +309,7 @@ class PaymentStore:
                 settled_at_ms=now_ms,
             )
             if payment.state is PaymentState.SUCCEEDED:
-                await self._end(tx, payment, payment.key, Purpose.COMPLETE, encode, now_ms)
+                await self._end(tx, payment, payment.key, OutboxAction.COMPLETE, encode, now_ms)
             return payment
 
         return await self._database.run(step)
@@ -320,7 +326,7 @@ class PaymentStore:
         async def step(tx: AsyncConnection) -> Payment:
             payment = await self._move(tx, payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
             if payment.state is PaymentState.DECLINED:
-                await self._end(tx, payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
+                await self._end(tx, payment, payment.key, OutboxAction.RELEASE if release else None, encode, now_ms)
             return payment
 
         return await self._database.run(step)
@@ -354,9 +360,9 @@ class PaymentStore:
         return await self._database.run(step)
 
     async def record_reversal(
-        self, payment: Payment, fence: Fence, undone: Undone, encode: Encode, encode_own: Encode, *, now_ms: int
+        self, payment: Payment, fence: Fence, undone: ReversalResult, encode: Encode, encode_own: Encode, *, now_ms: int
     ) -> Payment:
-        """REVERSING → REVERSED, with the stored response and the words to the order service.
+        """REVERSING → REVERSED, with the stored response and the message to the order service.
 
         One that was UNKNOWN before ends its own request here, too. If it had been charged, the order service hears that
         it was paid, and that it is not any more; otherwise that the order is free again.
@@ -383,9 +389,9 @@ class PaymentStore:
             )
             if moved.state is PaymentState.REVERSED and moved.reversal is not None:
                 if was_unknown:
-                    word = Purpose.COMPLETE if in_books else Purpose.RELEASE
-                    await self._end(tx, moved, moved.key, word, encode_own, now_ms)
-                word_undone = Purpose.REOPEN if in_books else None
+                    message = OutboxAction.COMPLETE if in_books else OutboxAction.RELEASE
+                    await self._end(tx, moved, moved.key, message, encode_own, now_ms)
+                word_undone = OutboxAction.REOPEN if in_books else None
                 await self._end(tx, moved, moved.reversal.key, word_undone, encode, now_ms)
             return moved
 
@@ -418,7 +424,7 @@ class PaymentStore:
             )
             if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
                 if was_unknown:
-                    await self._end(tx, moved, moved.key, Purpose.COMPLETE, encode, now_ms)
+                    await self._end(tx, moved, moved.key, OutboxAction.COMPLETE, encode, now_ms)
                 await self._requests.finish(tx, payment.reversal.key, answer, now_ms=now_ms)
 
         await self._database.run(step)
@@ -453,7 +459,7 @@ class PaymentStore:
                 attention="",
             )
             if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
-                await self._end(tx, moved, moved.key, Purpose.RELEASE, encode_own, now_ms)
+                await self._end(tx, moved, moved.key, OutboxAction.RELEASE, encode_own, now_ms)
                 if moved.reversal is not None:
                     await self._end(tx, moved, moved.reversal.key, None, encode_own, now_ms)
                 await self._end(tx, moved, parking.key, None, encode, now_ms)
@@ -475,7 +481,7 @@ class PaymentStore:
 
         return await self._database.run(step)
 
-    async def ask_now(self, key: str) -> None:
+    async def schedule_query(self, key: str) -> None:
         """Lets the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
         columns = PAYMENTS.c
 
@@ -492,7 +498,7 @@ class PaymentStore:
 
         await self._database.run(step)
 
-    async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None:
+    async def delivered(self, payment_id: str, purpose: OutboxAction, *, now_ms: int) -> None:
         """Notes that the order service has been told."""
 
         async def step(tx: AsyncConnection) -> None:
@@ -553,10 +559,10 @@ class PaymentStore:
 
         return await self._database.read(step)
 
-    async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
+    async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
         """Carries on an execution; None: somebody else does."""
 
-        async def step(tx: AsyncConnection) -> Begun | None:
+        async def step(tx: AsyncConnection) -> Execution | None:
             return await self._requests.take_over(tx, row.key, row.attempt, lease)
 
         return await self._database.run(step)
@@ -576,20 +582,20 @@ class PaymentStore:
 
         return await self._database.read(step)
 
-    async def owes(self, payment_id: str) -> tuple[Purpose, ...]:
+    async def pending_notifications(self, payment_id: str) -> tuple[OutboxAction, ...]:
         """What the order service has yet to be told of a payment, in the order in which it came about.
 
         That is the order of their names, COMPLETE or RELEASE before REOPEN; the wall clock may have gone back between.
         """
 
-        async def step(tx: AsyncConnection) -> tuple[Purpose, ...]:
+        async def step(tx: AsyncConnection) -> tuple[OutboxAction, ...]:
             columns = OUTBOX.c
             rows = await tx.execute(
                 select(columns.purpose)
                 .where(columns.payment_id == payment_id, columns.delivered_at_ms.is_(None))
                 .order_by(columns.purpose)
             )
-            return tuple(Purpose(row) for row in rows.scalars())
+            return tuple(OutboxAction(row) for row in rows.scalars())
 
         return await self._database.read(step)
 
@@ -605,7 +611,7 @@ class PaymentStore:
                     ended = await self._move(
                         tx, payment.payment_id, PaymentState.DECLINED, payment.fence, now_ms, decline_reason=reason
                     )
-                    await self._tell(tx, ended, Purpose.RELEASE, now_ms)  # harmless if the order was never claimed
+                    await self._tell(tx, ended, OutboxAction.RELEASE, now_ms)  # harmless if the order was never claimed
             return len(keys)
 
         return await self._database.run(step)
@@ -661,11 +667,6 @@ class PaymentStore:
 
     # Parts of steps
 
-    async def _next_attempt(self, tx: AsyncConnection, payment_id: str, in_round: int) -> int:
-        """Which attempt at its order's round a card payment is; all before it were definitively declined."""
-        made = await tx.execute(earlier_attempts(payment_id, in_round))
-        return int(made.scalar_one()) + 1
-
     async def _move(
         self,
         tx: AsyncConnection,
@@ -719,19 +720,19 @@ class PaymentStore:
         tx: AsyncConnection,
         payment: Payment,
         key: RequestKey,
-        purpose: Purpose | None,
+        purpose: OutboxAction | None,
         encode: Encode,
         now_ms: int,
     ) -> None:
-        """Stores the response and the word to the order service, if this transaction is the one that ended it."""
+        """Stores the response and the message to the order service, if this transaction is the one that ended it."""
         ended = await self._requests.finish(tx, key, encode(payment), now_ms=now_ms)
         if ended and purpose is not None:
             await self._tell(tx, payment, purpose, now_ms)
 
-    async def _tell(self, tx: AsyncConnection, payment: Payment, purpose: Purpose, now_ms: int) -> None:
-        """Puts a word for the order service into the outbox."""
+    async def _tell(self, tx: AsyncConnection, payment: Payment, purpose: OutboxAction, now_ms: int) -> None:
+        """Puts a message for the order service into the outbox."""
         if payment.order_id:
-            await insert_if_absent(tx, OUTBOX, to_word(payment, purpose, now_ms))
+            await insert_if_absent(tx, OUTBOX, to_outbox_row(payment, purpose, now_ms))
 
     async def _write_event(self, tx: AsyncConnection, payment: Payment) -> None:
         await tx.execute(_INSERT_EVENT, to_event_row(payment))

@@ -8,7 +8,7 @@ from services.acquirer import model
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import KeyMismatch, OutcomeUnknown
 from services.kernel.money import Money
-from services.payment.model import AcquirerSays, ChargeTerms, KeyState, Payment
+from services.payment.model import ChargeStatus, ChargeTerms, KeyState, Payment
 from services.payment.ports import Acquirer
 
 
@@ -26,7 +26,7 @@ class FakeAcquirer(Acquirer):
     def __init__(self, clock: Clock) -> None:
         self.present = True
         self.drops_first = False
-        self.says: Callable[[model.Charge], AcquirerSays] = _says
+        self.says: Callable[[model.Charge], ChargeStatus] = _says
         self.refuses_to_reverse = False
         self.knows_nothing = False
         self.tells_nothing = False
@@ -34,32 +34,32 @@ class FakeAcquirer(Acquirer):
         self.charges: dict[str, model.Charge] = {}
         self._clock = clock
 
-    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> AcquirerSays:
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> ChargeStatus:
         if self.knows_nothing:
-            return AcquirerSays(KeyState.UNSEEN)
+            return ChargeStatus(KeyState.UNSEEN)
         payload = model.Payload(payment.card, amount, payment.payment_id)
         said = self._decide(key, lambda standing: model.charge(standing, key, payload, self._clock.now_ms()))
         return self._answered("charge", key, said)
 
-    async def query(self, key: str, deadline: Deadline) -> AcquirerSays:
+    async def query(self, key: str, deadline: Deadline) -> ChargeStatus:
         if self.tells_nothing:
             raise OutcomeUnknown("ACQUIRER_SILENT", "no answer")
         standing = self.charges.get(key)
-        return AcquirerSays(KeyState.UNSEEN) if standing is None else self.says(standing)
+        return ChargeStatus(KeyState.UNSEEN) if standing is None else self.says(standing)
 
-    async def reverse_by_key(self, key: str, deadline: Deadline) -> AcquirerSays:
+    async def reverse_by_key(self, key: str, deadline: Deadline) -> ChargeStatus:
         if self.refuses_to_reverse:
             return self.says(self.charges[key])
         said = self._decide(key, lambda standing: model.reverse(standing, key, self._clock.now_ms()))
         return self._answered("reverse_by_key", key, said)
 
-    def _answered(self, method: str, key: str, said: AcquirerSays) -> AcquirerSays:
+    def _answered(self, method: str, key: str, said: ChargeStatus) -> ChargeStatus:
         if self.drops_first and (method, key) not in self._dropped:
             self._dropped.add((method, key))
             raise OutcomeUnknown("ACQUIRER_SILENT", "it has acted, and does not say so")
         return said
 
-    def _decide(self, key: str, decide: Callable[[model.Charge | None], model.Charge]) -> AcquirerSays:
+    def _decide(self, key: str, decide: Callable[[model.Charge | None], model.Charge]) -> ChargeStatus:
         try:
             self.charges[key] = decide(self.charges.get(key))
         except KeyMismatch as mismatch:
@@ -67,9 +67,9 @@ class FakeAcquirer(Acquirer):
         return self.says(self.charges[key])
 
 
-def _says(charge: model.Charge) -> AcquirerSays:
+def _says(charge: model.Charge) -> ChargeStatus:
     payload = charge.payload
     terms = None
     if payload is not None:
         terms = ChargeTerms(payload.amount.minor_units, payload.amount.currency, payload.card, payload.reference)
-    return AcquirerSays(KeyState(charge.state), charge.decline_reason, charge.key, terms)
+    return ChargeStatus(KeyState(charge.state), charge.decline_reason, charge.key, terms)

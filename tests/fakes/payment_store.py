@@ -10,7 +10,7 @@ from services.kernel.errors import NotFound, RequestInProgress, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import (
-    Begun,
+    Execution,
     Lease,
     RequestKey,
     RequestRow,
@@ -21,22 +21,22 @@ from services.kernel.principal import Principal
 from services.payment.card_owners import card_not_yours
 from services.payment.model import (
     ACTIVE,
-    NO_SILENCE,
+    NO_RETRY,
     PAY,
     REVERSE,
     UNANSWERED,
     Accepted,
+    AcquirerRetry,
     Charge,
+    ConflictingPayment,
+    OutboxAction,
     Parking,
     Payment,
     PaymentEvent,
     PaymentState,
-    Purpose,
     Reversal,
-    Rival,
-    Silence,
+    ReversalResult,
     Source,
-    Undone,
     acquirer_key,
     check_quota,
     sources_of,
@@ -59,11 +59,11 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class OutboxMessage:
     """One row of the outbox."""
 
     payment_id: str
-    purpose: Purpose
+    purpose: OutboxAction
     order_id: str
     created_at_ms: int
     delivered_at_ms: int | None
@@ -76,7 +76,7 @@ class GuardedRequestTable(FakeRequestTable):
         super().__init__()
         self._guards = guards
 
-    def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         row = self.rows.get(key)
         if row is not None and not self._guards.ticket:
             return self._started(replace(row, fingerprint=fingerprint), lease, first=row.state is RequestState.ISSUED)
@@ -104,7 +104,7 @@ class FakePaymentStore(Store):
         self.requests = GuardedRequestTable(self._guards)
         self.payments: dict[str, Payment] = {}
         self.events: list[Event] = []
-        self.outbox: dict[tuple[str, Purpose], Word] = {}
+        self.outbox: dict[tuple[str, OutboxAction], OutboxMessage] = {}
         self.card_owners: dict[str, str] = {}
 
     # Tickets and requests
@@ -122,9 +122,9 @@ class FakePaymentStore(Store):
         quota: int | None,
     ) -> StoredResponse | None:
         with self._transaction():
-            begun = self.requests.begin(request, fingerprint, lease)
-            if isinstance(begun, StoredResponse):
-                return begun
+            execution = self.requests.begin(request, fingerprint, lease)
+            if isinstance(execution, StoredResponse):
+                return execution
             if quota is not None:
                 check_quota(self.requests.unused(ticket.caller, PAY, now_ms=lease.now_ms), quota)
             self.requests.issue(ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
@@ -140,16 +140,16 @@ class FakePaymentStore(Store):
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
         with self._transaction():
             start = self.requests.consume if draft.key.method == PAY else self.requests.begin
-            begun = start(draft.key, fingerprint, lease)
-            if isinstance(begun, StoredResponse):
-                return begun
+            execution = start(draft.key, fingerprint, lease)
+            if isinstance(execution, StoredResponse):
+                return execution
             earlier = self._of_key(draft.key)
             if earlier is not None and self._guards.ticket:
-                return Accepted(begun, earlier)
+                return Accepted(execution, earlier)
             self._put(draft)
-            return Accepted(begun, draft)
+            return Accepted(execution, draft)
 
-    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         return self.requests.begin(key, fingerprint, lease)
 
     async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
@@ -164,17 +164,19 @@ class FakePaymentStore(Store):
     async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
         return self.requests.answered(key, fingerprint, now_ms=now_ms)
 
-    async def give_back(self, begun: Begun, *, now_ms: int) -> None:
-        self.requests.give_back(begun.key, begun.attempt, now_ms=now_ms)
+    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
+        self.requests.give_back(execution.key, execution.attempt, now_ms=now_ms)
 
-    async def renew(self, held: Sequence[Begun], *, until_ms: int) -> None:
+    async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
         self.requests.renew(held, until_ms=until_ms)
 
     # The payment's moves
 
-    async def submit(self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int) -> Payment | Rival:
+    async def submit(
+        self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int
+    ) -> Payment | ConflictingPayment:
         payment = self._known(payment_id)
-        rival = next(
+        conflicting = next(
             (
                 other
                 for other in self.payments.values()
@@ -183,8 +185,8 @@ class FakePaymentStore(Store):
             None,
         )
         moves = payment.state is PaymentState.CREATED and (fence >= payment.fence or not self._guards.fence)
-        if moves and rival is not None and self._guards.unique:
-            return Rival(rival)
+        if moves and conflicting is not None and self._guards.unique:
+            return ConflictingPayment(conflicting)
         if moves and payment.card in self.card_owners and not charge.customer_id:
             raise card_not_yours("")
         binds = moves and payment.card and charge.customer_id
@@ -206,11 +208,13 @@ class FakePaymentStore(Store):
                 acquirer_key=acquirer_key(payment_id, attempt) if attempt else "",
             )
 
-    async def lose_sight(self, payment_id: str, fence: Fence, *, now_ms: int, silence: Silence = NO_SILENCE) -> Payment:
+    async def mark_unknown(
+        self, payment_id: str, fence: Fence, *, now_ms: int, retry: AcquirerRetry = NO_RETRY
+    ) -> Payment:
         with self._transaction():
             payment = self._move(payment_id, PaymentState.UNKNOWN, fence, now_ms)
-            if silence != NO_SILENCE and payment.state in UNANSWERED:
-                self.payments[payment_id] = replace(payment, silence=silence)
+            if retry != NO_RETRY and payment.state in UNANSWERED:
+                self.payments[payment_id] = replace(payment, retry=retry)
             return payment
 
     async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
@@ -225,7 +229,7 @@ class FakePaymentStore(Store):
                 settled_at_ms=now_ms,
             )
             if payment.state is PaymentState.SUCCEEDED:
-                self._end(payment, payment.key, Purpose.COMPLETE, encode, now_ms)
+                self._end(payment, payment.key, OutboxAction.COMPLETE, encode, now_ms)
             return payment
 
     async def decline(
@@ -234,7 +238,7 @@ class FakePaymentStore(Store):
         with self._transaction():
             payment = self._move(payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
             if payment.state is PaymentState.DECLINED:
-                self._end(payment, payment.key, Purpose.RELEASE if release else None, encode, now_ms)
+                self._end(payment, payment.key, OutboxAction.RELEASE if release else None, encode, now_ms)
             return payment
 
     async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
@@ -244,10 +248,10 @@ class FakePaymentStore(Store):
             can_be_undone = known.state is PaymentState.SUCCEEDED or known.source is Source.CARD
             if begun_before or not can_be_undone:
                 return self._seen(known, fence)
-            return self._move(payment_id, PaymentState.REVERSING, fence, now_ms, reversal=reversal, silence=NO_SILENCE)
+            return self._move(payment_id, PaymentState.REVERSING, fence, now_ms, reversal=reversal, retry=NO_RETRY)
 
     async def record_reversal(
-        self, payment: Payment, fence: Fence, undone: Undone, encode: Encode, encode_own: Encode, *, now_ms: int
+        self, payment: Payment, fence: Fence, undone: ReversalResult, encode: Encode, encode_own: Encode, *, now_ms: int
     ) -> Payment:
         was_unknown, in_books = not payment.journal_id, bool(undone.journal_id)
         with self._transaction():
@@ -263,9 +267,9 @@ class FakePaymentStore(Store):
             )
             if moved.state is PaymentState.REVERSED and moved.reversal is not None:
                 if was_unknown:
-                    word = Purpose.COMPLETE if in_books else Purpose.RELEASE
-                    self._end(moved, moved.key, word, encode_own, now_ms)
-                self._end(moved, moved.reversal.key, Purpose.REOPEN if in_books else None, encode, now_ms)
+                    message = OutboxAction.COMPLETE if in_books else OutboxAction.RELEASE
+                    self._end(moved, moved.key, message, encode_own, now_ms)
+                self._end(moved, moved.reversal.key, OutboxAction.REOPEN if in_books else None, encode, now_ms)
             return moved
 
     async def refuse_reversal(
@@ -287,7 +291,7 @@ class FakePaymentStore(Store):
                 moved = self._seen(known, fence)
             if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
                 if not payment.journal_id:
-                    self._end(moved, moved.key, Purpose.COMPLETE, encode, now_ms)
+                    self._end(moved, moved.key, OutboxAction.COMPLETE, encode, now_ms)
                 self.requests.finish(payment.reversal.key, answer, now_ms=now_ms)
 
     async def park(
@@ -297,9 +301,9 @@ class FakePaymentStore(Store):
             known = self._known(payment_id)
             if known.source is not Source.CARD or not known.order_id or known.journal_id:
                 return self._seen(known, fence)
-            moved = self._move(payment_id, PaymentState.PARKED, fence, now_ms, parking=parking, silence=NO_SILENCE)
+            moved = self._move(payment_id, PaymentState.PARKED, fence, now_ms, parking=parking, retry=NO_RETRY)
             if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
-                self._end(moved, moved.key, Purpose.RELEASE, encode_own, now_ms)
+                self._end(moved, moved.key, OutboxAction.RELEASE, encode_own, now_ms)
                 if moved.reversal is not None:
                     self._end(moved, moved.reversal.key, None, encode_own, now_ms)
                 self._end(moved, parking.key, None, encode, now_ms)
@@ -311,16 +315,16 @@ class FakePaymentStore(Store):
                 payment.payment_id, PaymentState.REVERSED, payment.fence, now_ms, only_from=(PaymentState.PARKED,)
             )
 
-    async def ask_now(self, key: str) -> None:
+    async def schedule_query(self, key: str) -> None:
         for payment in list(self.payments.values()):
             if key and payment.acquirer_key == key and payment.state in UNANSWERED:
-                silence = replace(payment.silence, ask_at_ms=0)
-                self.payments[payment.payment_id] = replace(payment, silence=silence)
+                retry = replace(payment.retry, ask_at_ms=0)
+                self.payments[payment.payment_id] = replace(payment, retry=retry)
 
-    async def delivered(self, payment_id: str, purpose: Purpose, *, now_ms: int) -> None:
-        word = self.outbox.get((payment_id, purpose))
-        if word is not None and word.delivered_at_ms is None:
-            self.outbox[payment_id, purpose] = replace(word, delivered_at_ms=now_ms)
+    async def delivered(self, payment_id: str, purpose: OutboxAction, *, now_ms: int) -> None:
+        message = self.outbox.get((payment_id, purpose))
+        if message is not None and message.delivered_at_ms is None:
+            self.outbox[payment_id, purpose] = replace(message, delivered_at_ms=now_ms)
 
     # What was left between two commits
 
@@ -328,7 +332,7 @@ class FakePaymentStore(Store):
         resting = {
             key
             for payment in self.payments.values()
-            if payment.silence.ask_at_ms > now_ms and payment.state in UNANSWERED
+            if payment.retry.ask_at_ms > now_ms and payment.state in UNANSWERED
             for key in (payment.key, payment.reversal.key if payment.reversal else None)
         }
         rows = self.requests.overdue(now_ms=now_ms, limit=len(self.requests.rows))
@@ -338,23 +342,25 @@ class FakePaymentStore(Store):
         found = [
             payment
             for payment in self.payments.values()
-            if payment.state is PaymentState.PARKED and payment.silence.ask_at_ms <= now_ms
+            if payment.state is PaymentState.PARKED and payment.retry.ask_at_ms <= now_ms
         ]
-        return sorted(found, key=lambda payment: payment.silence.ask_at_ms)[:limit]
+        return sorted(found, key=lambda payment: payment.retry.ask_at_ms)[:limit]
 
-    async def take_over(self, row: RequestRow, lease: Lease) -> Begun | None:
+    async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
         return self.requests.take_over(row.key, row.attempt, lease)
 
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
-        words = [
-            word for word in self.outbox.values() if word.delivered_at_ms is None and word.created_at_ms <= before_ms
+        messages = [
+            message
+            for message in self.outbox.values()
+            if message.delivered_at_ms is None and message.created_at_ms <= before_ms
         ]
-        return [word.payment_id for word in sorted(words, key=lambda word: word.created_at_ms)][:limit]
+        return [message.payment_id for message in sorted(messages, key=lambda message: message.created_at_ms)][:limit]
 
-    async def owes(self, payment_id: str) -> tuple[Purpose, ...]:
+    async def pending_notifications(self, payment_id: str) -> tuple[OutboxAction, ...]:
         return tuple(
             purpose
-            for purpose in (Purpose.COMPLETE, Purpose.RELEASE, Purpose.REOPEN)
+            for purpose in (OutboxAction.COMPLETE, OutboxAction.RELEASE, OutboxAction.REOPEN)
             if (payment_id, purpose) in self.outbox and self.outbox[payment_id, purpose].delivered_at_ms is None
         )
 
@@ -371,7 +377,7 @@ class FakePaymentStore(Store):
                         now_ms,
                         decline_reason="TICKET_EXPIRED",
                     )
-                    self._tell(ended, Purpose.RELEASE, now_ms)
+                    self._tell(ended, OutboxAction.RELEASE, now_ms)
             return len(keys)
 
     # Reading
@@ -444,7 +450,7 @@ class FakePaymentStore(Store):
     ) -> Payment:
         payment = self._known(payment_id)
         if target not in UNANSWERED:
-            values["silence"] = replace(payment.silence, attention="")
+            values["retry"] = replace(payment.retry, attention="")
         if payment.state not in (only_from or sources_of(target)):
             return self._seen(payment, fence)
         moved = replace(
@@ -476,14 +482,16 @@ class FakePaymentStore(Store):
             raise StaleFence(payment.order_id, fence, payment.fence)
         return max(fence, payment.fence)
 
-    def _end(self, payment: Payment, key: RequestKey, purpose: Purpose | None, encode: Encode, now_ms: int) -> None:
+    def _end(
+        self, payment: Payment, key: RequestKey, purpose: OutboxAction | None, encode: Encode, now_ms: int
+    ) -> None:
         if self.requests.finish(key, encode(payment), now_ms=now_ms) and purpose is not None:
             self._tell(payment, purpose, now_ms)
 
-    def _tell(self, payment: Payment, purpose: Purpose, now_ms: int) -> None:
+    def _tell(self, payment: Payment, purpose: OutboxAction, now_ms: int) -> None:
         if payment.order_id:
-            word = Word(payment.payment_id, purpose, payment.order_id, now_ms, None)
-            self.outbox.setdefault((payment.payment_id, purpose), word)
+            message = OutboxMessage(payment.payment_id, purpose, payment.order_id, now_ms, None)
+            self.outbox.setdefault((payment.payment_id, purpose), message)
 
     def _put(self, payment: Payment) -> None:
         self.payments[payment.payment_id] = payment

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from services.kernel.errors import NotFound
 from services.kernel.idempotency import (
-    Begun,
     Decision,
+    Execution,
     Lease,
     RequestKey,
     RequestRow,
@@ -35,16 +35,16 @@ class FakeRequestTable:
             self._order_ids[key] = order_id
             self._issued_at_ms[key] = now_ms
 
-    def begin(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    def begin(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         if key in self.rows:
             return self.consume(key, fingerprint, lease)
         self._order_ids[key] = ""
         self.rows[key] = RequestRow(
             key, RequestState.IN_PROGRESS, fingerprint, 1, lease.until_ms, lease.now_ms + _TTL_MS, None
         )
-        return Begun(key, 1, first=True)
+        return Execution(key, 1, first=True)
 
-    def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Begun | StoredResponse:
+    def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         row = self.rows.get(key)
         if row is None:
             raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {key.key}", metadata={"key": key.key})
@@ -53,7 +53,7 @@ class FakeRequestTable:
             return row.response
         return self._started(replace(row, fingerprint=fingerprint), lease, first=row.state is RequestState.ISSUED)
 
-    def take_over(self, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
+    def take_over(self, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
         row = self._held(key, attempt)
         if row is None or row.lease_until_ms > lease.now_ms:
             return None
@@ -66,11 +66,11 @@ class FakeRequestTable:
         self.rows[key] = replace(row, state=RequestState.DONE, response=response)
         return True
 
-    def renew(self, held: Sequence[Begun], *, until_ms: int) -> None:
-        for begun in held:
-            row = self._held(begun.key, begun.attempt)
+    def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
+        for execution in held:
+            row = self._held(execution.key, execution.attempt)
             if row is not None:
-                self.rows[begun.key] = replace(row, lease_until_ms=until_ms)
+                self.rows[execution.key] = replace(row, lease_until_ms=until_ms)
 
     def give_back(self, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
         row = self._held(key, attempt)
@@ -116,9 +116,9 @@ class FakeRequestTable:
         row = self.rows.get(key)
         return row if row and (row.state, row.attempt) == (RequestState.IN_PROGRESS, attempt) else None
 
-    def _started(self, row: RequestRow, lease: Lease, *, first: bool) -> Begun:
+    def _started(self, row: RequestRow, lease: Lease, *, first: bool) -> Execution:
         attempt = row.attempt + 1
         self.rows[row.key] = replace(
             row, state=RequestState.IN_PROGRESS, attempt=attempt, lease_until_ms=lease.until_ms
         )
-        return Begun(row.key, attempt, first=first)
+        return Execution(row.key, attempt, first=first)

@@ -44,8 +44,8 @@ from sqlalchemy.sql.dml import Insert
 from services.kernel.errors import NotFound, RequestInProgress
 from services.kernel.guards import Guards
 from services.kernel.idempotency import (
-    Begun,
     Decision,
+    Execution,
     Lease,
     RequestKey,
     RequestRow,
@@ -135,7 +135,7 @@ class Requests:
 
     async def begin(
         self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
-    ) -> Begun | StoredResponse:
+    ) -> Execution | StoredResponse:
         """Starts executing a request id, or says what it was answered with.
 
         Raises:
@@ -152,12 +152,12 @@ class Requests:
             lease.now_ms,
         )
         if await insert_if_absent(tx, self._table, row):
-            return Begun(key, 1, first=True, fresh=True)
+            return Execution(key, 1, first=True, fresh=True)
         return await self.consume(tx, key, fingerprint, lease)
 
     async def consume(
         self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
-    ) -> Begun | StoredResponse:
+    ) -> Execution | StoredResponse:
         """Starts executing a key that was issued, or says what it was answered with.
 
         Raises:
@@ -170,11 +170,11 @@ class Requests:
             free += [columns.expires_at_ms > lease.now_ms, columns.fingerprint.in_(("", fingerprint))]
         attempt = await self._start(tx, key, lease, *free, fingerprint=fingerprint)
         if attempt is not None:
-            return Begun(key, attempt, first=True)
+            return Execution(key, attempt, first=True)
         if not self._guards.ticket:
             attempt = await self._start(tx, key, lease, fingerprint=fingerprint)
             if attempt is not None:
-                return Begun(key, attempt, first=False)
+                return Execution(key, attempt, first=False)
         row = await self.find(tx, key)
         if row is None:
             raise NotFound(
@@ -185,12 +185,12 @@ class Requests:
         decision = decide(row, fingerprint, lease.now_ms, take_over=self._guards.recovery)
         if decision is Decision.REPLAY and row.response is not None:
             return row.response
-        begun = await self.take_over(tx, key, row.attempt, lease)
-        if begun is None:  # its executor gave it back, or somebody else took it over, between our two statements
+        execution = await self.take_over(tx, key, row.attempt, lease)
+        if execution is None:  # its executor gave it back, or somebody else took it over, between our two statements
             raise RequestInProgress(key.key)
-        return begun
+        return execution
 
-    async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Begun | None:
+    async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
         """Carries on an execution whose lease has passed; None: somebody else did."""
         columns = self._table.c
         taken = await self._start(
@@ -201,7 +201,7 @@ class Requests:
             columns.attempt == attempt,
             columns.lease_until_ms <= lease.now_ms,
         )
-        return None if taken is None else Begun(key, taken, first=False)
+        return None if taken is None else Execution(key, taken, first=False)
 
     async def finish(self, tx: AsyncConnection, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
         """Stores the response for good; says whether it was this call that ended the request.
@@ -212,16 +212,16 @@ class Requests:
         said = {"ok": response.ok, "body": response.body, "now_ms": now_ms}
         return (await tx.execute(self._finish, named(key) | said)).rowcount == 1
 
-    async def renew(self, tx: AsyncConnection, held: Sequence[Begun], *, until_ms: int) -> None:
+    async def renew(self, tx: AsyncConnection, held: Sequence[Execution], *, until_ms: int) -> None:
         """Keeps others out of keys that are being executed; an `until_ms` that has passed lets them in."""
         columns = self._table.c
-        for begun in held:
+        for execution in held:
             await tx.execute(
                 update(self._table)
                 .where(
-                    self._is(begun.key),
+                    self._is(execution.key),
                     columns.state == RequestState.IN_PROGRESS,
-                    columns.attempt == begun.attempt,
+                    columns.attempt == execution.attempt,
                 )
                 .values(lease_until_ms=until_ms)
             )

@@ -13,7 +13,7 @@ from services.kernel.idempotency import RequestKey
 from services.kernel.ids import RandomIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import SETTLE, AcquirerSays, ChargeTerms, KeyState, Payment, Source
+from services.payment.model import SETTLE, ChargeStatus, ChargeTerms, KeyState, Payment, Source
 from services.payment.ports import Acquirer
 
 LI = Principal("li", Role.CASHIER)
@@ -27,19 +27,19 @@ class Key:
     acquirer: Acquirer
     payment: Payment
 
-    async def charge(self, amount: Money = AMOUNT, *, card: str = "tok-mei") -> AcquirerSays:
+    async def charge(self, amount: Money = AMOUNT, *, card: str = "tok-mei") -> ChargeStatus:
         payment = replace(self.payment, card=card)
         return await self.acquirer.charge(self.payment.acquirer_key, payment, amount, soon())
 
-    def says(self, state: KeyState, reason: str = "", *, card: str = "tok-mei") -> AcquirerSays:
+    def says(self, state: KeyState, reason: str = "", *, card: str = "tok-mei") -> ChargeStatus:
         """The whole answer about this key in `state`."""
         terms = ChargeTerms(AMOUNT.minor_units, AMOUNT.currency, card, self.payment.payment_id)
-        return AcquirerSays(state, reason, self.payment.acquirer_key, None if state is KeyState.TOMBSTONE else terms)
+        return ChargeStatus(state, reason, self.payment.acquirer_key, None if state is KeyState.TOMBSTONE else terms)
 
-    async def query(self) -> AcquirerSays:
+    async def query(self) -> ChargeStatus:
         return await self.acquirer.query(self.payment.acquirer_key, soon())
 
-    async def reverse(self) -> AcquirerSays:
+    async def reverse(self) -> ChargeStatus:
         return await self.acquirer.reverse_by_key(self.payment.acquirer_key, soon())
 
 
@@ -59,7 +59,7 @@ class AcquirerContract:
     async def test_a_charge_stands(self, acquirer: Acquirer) -> None:
         """Asked about or asked for again, it is the same."""
         key = fresh(acquirer)
-        assert await key.query() == AcquirerSays(KeyState.UNSEEN)
+        assert await key.query() == ChargeStatus(KeyState.UNSEEN)
         assert await key.charge() == key.says(KeyState.CHARGED)
         assert await key.charge() == await key.query() == key.says(KeyState.CHARGED)
 

@@ -21,30 +21,30 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Begun, Lease, RequestKey, RequestState, StoredResponse
+from services.kernel.idempotency import Execution, Lease, RequestKey, RequestState, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import (
-    NO_SILENCE,
+    NO_RETRY,
     PARK,
     PAY,
     REVERSE,
     SETTLE,
     Accepted,
+    AcquirerRetry,
     Charge,
+    ConflictingPayment,
+    OutboxAction,
     Parking,
     Payment,
     PaymentState,
-    Purpose,
     Reversal,
-    Rival,
-    Silence,
+    ReversalResult,
     Source,
-    Undone,
 )
 from services.payment.ports import Filter, Store
 from services.payment.servicer import PaymentResponses
-from tests.fakes.payment_store import Event, Word
+from tests.fakes.payment_store import Event, OutboxMessage
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -55,8 +55,8 @@ T0 = 10_000
 FENCE, NEWER = Fence(1, 100), Fence(1, 101)
 CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
 BY_CARD = Charge(1, "mei", Money(300, "CNY"), "acquirer:CNY", "sales:CNY", by_card=True)
-SILENCE = Silence(3, T0 + 4_000)
-UNDONE = Undone("j1", "j2")
+SILENCE = AcquirerRetry(3, T0 + 4_000)
+UNDONE = ReversalResult("j1", "j2")
 REFUSED = StoredResponse(False, b"refused")
 RESPONSES = PaymentResponses()
 DAY_MS = 24 * 3600 * 1000
@@ -72,7 +72,7 @@ class Subject(Protocol):
         """The events of one payment, by version."""
         ...
 
-    async def words(self) -> list[Word]:
+    async def messages(self) -> list[OutboxMessage]:
         """The whole outbox, by payment and purpose."""
         ...
 
@@ -126,9 +126,9 @@ def encode_reversal(payment: Payment) -> StoredResponse:
     return RESPONSES.payment(REVERSE, payment)
 
 
-def begun_in(accepted: Accepted | StoredResponse) -> Begun:
+def execution_in(accepted: Accepted | StoredResponse) -> Execution:
     assert isinstance(accepted, Accepted)
-    return accepted.begun
+    return accepted.execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,15 @@ class Made:
     subject: Subject
     payment_id: str = "p1"
 
-    async def submit(self, fence: Fence = FENCE, *, charge: Charge = CHARGE, now_ms: int = T0 + 1) -> Payment | Rival:
+    async def submit(
+        self, fence: Fence = FENCE, *, charge: Charge = CHARGE, now_ms: int = T0 + 1
+    ) -> Payment | ConflictingPayment:
         return await self.subject.store.submit(self.payment_id, charge, fence, now_ms=now_ms)
 
-    async def lose_sight(self, fence: Fence = FENCE, *, silence: Silence = NO_SILENCE, now_ms: int = T0 + 2) -> Payment:
-        return await self.subject.store.lose_sight(self.payment_id, fence, now_ms=now_ms, silence=silence)
+    async def mark_unknown(
+        self, fence: Fence = FENCE, *, retry: AcquirerRetry = NO_RETRY, now_ms: int = T0 + 2
+    ) -> Payment:
+        return await self.subject.store.mark_unknown(self.payment_id, fence, now_ms=now_ms, retry=retry)
 
     async def record(self, fence: Fence = FENCE, *, now_ms: int = T0 + 3) -> Payment:
         return await self.subject.store.record(self.payment_id, fence, "j1", encode, now_ms=now_ms)
@@ -164,7 +168,9 @@ class Made:
         await store.begin_request(reversal_of(key).key, "f", lease(now_ms))
         return await store.begin_reversal(self.payment_id, fence, reversal_of(key), now_ms=now_ms)
 
-    async def record_reversal(self, fence: Fence = FENCE, *, undone: Undone = UNDONE, now_ms: int = T0 + 5) -> Payment:
+    async def record_reversal(
+        self, fence: Fence = FENCE, *, undone: ReversalResult = UNDONE, now_ms: int = T0 + 5
+    ) -> Payment:
         return await self.subject.store.record_reversal(
             await self.now(), fence, undone, encode_reversal, lambda _payment: REFUSED, now_ms=now_ms
         )
@@ -196,7 +202,7 @@ async def unknown_by_card(subject: Subject) -> Made:
     """A card payment of which nobody knows."""
     made = await accepted(subject, by_card())
     await made.submit(charge=BY_CARD)
-    await made.lose_sight(silence=SILENCE)
+    await made.mark_unknown(retry=SILENCE)
     return made
 
 
@@ -244,7 +250,7 @@ class PaymentStoreContract:
         made = await accepted(subject)
         assert await made.now() == draft()
         assert await subject.history("p1") == [Event("p1", 1, PaymentState.CREATED, NO_FENCE, T0)]
-        assert await subject.words() == []
+        assert await subject.messages() == []
         assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 1)
 
     async def test_one_ticket_and_ten_payments_at_once(self, make: Make) -> None:
@@ -257,7 +263,7 @@ class PaymentStoreContract:
         )
         assert refused(outcomes, RequestInProgress) == 9
         (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
-        assert winner.begun == Begun(ticket, 1, first=True)
+        assert winner.execution == Execution(ticket, 1, first=True)
         assert await everything(subject) == [winner.payment]
 
     async def test_one_request_id_and_ten_settles_at_once(self, make: Make) -> None:
@@ -390,21 +396,21 @@ class PaymentStoreContract:
     async def test_what_was_given_back_runs_again(self, make: Make) -> None:
         """As if for the first time, and with the same payment."""
         subject = await make()
-        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
-        await subject.store.give_back(begun, now_ms=T0)
+        execution = execution_in(await subject.store.accept(draft(), "f", lease()))
+        await subject.store.give_back(execution, now_ms=T0)
         assert await subject.request(settle_key()) == (RequestState.ISSUED, 1)
         again = await subject.store.accept(draft("p2"), "f", lease())
         assert isinstance(again, Accepted)
-        assert again.begun == Begun(settle_key(), 2, first=True)
+        assert again.execution == Execution(settle_key(), 2, first=True)
         assert again.payment == draft("p1")
 
     async def test_only_its_own_execution_gives_a_request_back(self, make: Make) -> None:
         """Not one that was overtaken, and not once it is done."""
         subject = await make()
-        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
-        later = begun_in(await subject.store.accept(draft(), "f", lease(T0 + 5_000)))
-        assert later == Begun(settle_key(), 2, first=False)
-        await subject.store.give_back(begun, now_ms=T0)
+        execution = execution_in(await subject.store.accept(draft(), "f", lease()))
+        later = execution_in(await subject.store.accept(draft(), "f", lease(T0 + 5_000)))
+        assert later == Execution(settle_key(), 2, first=False)
+        await subject.store.give_back(execution, now_ms=T0)
         assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 2)
         await Made(subject).submit()
         await Made(subject).record()
@@ -418,15 +424,15 @@ class PaymentStoreContract:
         with pytest.raises(RequestInProgress):
             await subject.store.accept(draft("p2"), "f", lease(T0 + 4_999))
         carried_on = await subject.store.accept(draft("p2"), "f", lease(T0 + 5_000))
-        assert carried_on == Accepted(Begun(settle_key(), 2, first=False), draft("p1"))
+        assert carried_on == Accepted(Execution(settle_key(), 2, first=False), draft("p1"))
 
     async def test_a_lease_is_renewed_by_its_own_execution(self, make: Make) -> None:
         """An overtaken one renews nothing; a moment that has passed lets others in."""
         subject = await make()
-        first = begun_in(await subject.store.accept(draft(), "f", lease()))
+        first = execution_in(await subject.store.accept(draft(), "f", lease()))
         await subject.store.renew([first], until_ms=T0 + 9_000)
         assert await subject.store.overdue(now_ms=T0 + 8_999, limit=9) == []
-        second = begun_in(await subject.store.accept(draft(), "f", lease(T0 + 9_000)))
+        second = execution_in(await subject.store.accept(draft(), "f", lease(T0 + 9_000)))
         await subject.store.renew([first], until_ms=T0 + 90_000)
         (row,) = await subject.store.overdue(now_ms=T0 + 14_000, limit=9)
         assert (row.key, row.attempt) == (settle_key(), 2)
@@ -438,7 +444,7 @@ class PaymentStoreContract:
     async def test_many_leases_are_renewed_at_once(self, make: Make) -> None:
         subject = await make()
         held = [
-            begun_in(await subject.store.accept(draft(f"p{n}", settle_key(f"s{n}"), f"o{n}"), "f", lease()))
+            execution_in(await subject.store.accept(draft(f"p{n}", settle_key(f"s{n}"), f"o{n}"), "f", lease()))
             for n in range(3)
         ]
         await subject.store.renew(held[:2], until_ms=T0 + 60_000)
@@ -458,22 +464,22 @@ class PaymentStoreContract:
         await accepted(subject)
         (row,) = await subject.store.overdue(now_ms=T0 + 5_000, limit=9)
         taken = await asyncio.gather(*(subject.store.take_over(row, lease(T0 + 5_000)) for _ in range(10)))
-        assert [begun for begun in taken if begun is not None] == [Begun(settle_key(), 2, first=False)]
+        assert [execution for execution in taken if execution is not None] == [Execution(settle_key(), 2, first=False)]
         assert await subject.store.take_over(row, lease(T0 + 90_000)) is None
 
     async def test_a_renewed_execution_is_not_taken_over(self, make: Make) -> None:
         """Its executor came back to life between the worker's look and its grasp."""
         subject = await make()
-        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
+        execution = execution_in(await subject.store.accept(draft(), "f", lease()))
         (row,) = await subject.store.overdue(now_ms=T0 + 5_000, limit=9)
-        await subject.store.renew([begun], until_ms=T0 + 10_000)
+        await subject.store.renew([execution], until_ms=T0 + 10_000)
         assert await subject.store.take_over(row, lease(T0 + 5_000)) is None
 
     async def test_a_refused_request_is_answered_for_ever(self, make: Make) -> None:
         """A reversal that never touched a payment."""
         subject = await make()
         key = reversal_of().key
-        assert await subject.store.begin_request(key, "f", lease()) == Begun(key, 1, first=True)
+        assert await subject.store.begin_request(key, "f", lease()) == Execution(key, 1, first=True)
         await subject.store.refuse_request(key, REFUSED, now_ms=T0)
         assert await subject.store.begin_request(key, "f", lease()) == REFUSED
 
@@ -497,7 +503,7 @@ class PaymentStoreContract:
             version=2,
             updated_at_ms=T0 + 1,
         )
-        await made.lose_sight()
+        await made.mark_unknown()
         recorded = await made.record()
         assert (recorded.state, recorded.journal_id, recorded.settled_at_ms) == (PaymentState.SUCCEEDED, "j1", T0 + 3)
         assert await subject.history("p1") == [
@@ -508,7 +514,7 @@ class PaymentStoreContract:
         ]
         assert await made.now() == recorded
         assert await subject.store.response_to(settle_key()) == encode(recorded)
-        assert await subject.words() == [Word("p1", Purpose.COMPLETE, "o1", T0 + 3, None)]
+        assert await subject.messages() == [OutboxMessage("p1", OutboxAction.COMPLETE, "o1", T0 + 3, None)]
 
     async def test_every_move_can_be_repeated(self, make: Make) -> None:
         """It answers with the payment as it stands, and changes nothing."""
@@ -516,27 +522,27 @@ class PaymentStoreContract:
         made = await succeeded(subject)
         stands = await made.now()
         assert await made.submit() == stands
-        assert await made.lose_sight() == stands
+        assert await made.mark_unknown() == stands
         assert await made.record(now_ms=T0 + 99) == stands
         assert await made.decline() == stands
         assert len(await subject.history("p1")) == 3
         assert await subject.store.response_to(settle_key()) == encode(stands)
-        assert len(await subject.words()) == 1
+        assert len(await subject.messages()) == 1
 
     async def test_a_move_out_of_turn_changes_and_answers_nothing(self, make: Make) -> None:
         """What was never submitted cannot succeed, nor be undone; its request stays open."""
         subject = await make()
         made = await accepted(subject)
-        for step in (made.lose_sight, made.record, made.begin_reversal, made.record_reversal):
+        for step in (made.mark_unknown, made.record, made.begin_reversal, made.record_reversal):
             assert (await step()).state is PaymentState.CREATED
         assert await made.states() == [PaymentState.CREATED]
         assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
-        assert await subject.words() == []
+        assert await subject.messages() == []
 
     async def test_an_unknown_payment_is_not_found(self, make: Make) -> None:
         subject = await make()
         made = Made(subject, "p9")
-        for step in (made.now, made.submit, made.lose_sight, made.record, made.decline, made.record_reversal):
+        for step in (made.now, made.submit, made.mark_unknown, made.record, made.decline, made.record_reversal):
             with pytest.raises(NotFound) as refusal:
                 await step()
             assert refusal.value.reason == "PAYMENT_NOT_FOUND"
@@ -547,7 +553,7 @@ class PaymentStoreContract:
         made = [await accepted(subject, draft(f"p{n}", settle_key(f"s{n}"))) for n in range(10)]
         outcomes = await asyncio.gather(*(payment.submit() for payment in made))
         (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Payment)]
-        rivals = [outcome.payment.payment_id for outcome in outcomes if isinstance(outcome, Rival)]
+        rivals = [outcome.payment.payment_id for outcome in outcomes if isinstance(outcome, ConflictingPayment)]
         assert rivals == [winner.payment_id] * 9
         submitted = [payment for payment in await everything(subject) if payment.state is PaymentState.SUBMITTED]
         assert [payment.payment_id for payment in submitted] == [winner.payment_id]
@@ -559,15 +565,15 @@ class PaymentStoreContract:
         made = await accepted(subject)
         await made.submit()
         if state == "UNKNOWN":
-            await made.lose_sight()
+            await made.mark_unknown()
         elif state != "SUBMITTED":
             await made.record()
         if state == "REVERSING":
             await made.begin_reversal()
         other = await accepted(subject, draft("p2", settle_key("s2")))
-        rival = await other.submit(NEWER)
-        assert isinstance(rival, Rival)
-        assert (rival.payment.payment_id, rival.payment.state) == ("p1", state)
+        conflicting = await other.submit(NEWER)
+        assert isinstance(conflicting, ConflictingPayment)
+        assert (conflicting.payment.payment_id, conflicting.payment.state) == ("p1", state)
         assert await other.states() == [PaymentState.CREATED]
 
     @pytest.mark.parametrize("ended", ["DECLINED", "REVERSED"])
@@ -598,7 +604,7 @@ class PaymentStoreContract:
         made = await accepted(subject)
         await made.submit(NEWER)
         before = await made.now()
-        for step in (made.submit, made.lose_sight, made.record, made.decline, made.record_reversal):
+        for step in (made.submit, made.mark_unknown, made.record, made.decline, made.record_reversal):
             with pytest.raises(StaleFence) as refusal:
                 await step(FENCE)
             assert refusal.value.metadata["guard"] == "fence"
@@ -619,7 +625,7 @@ class PaymentStoreContract:
         subject = await make()
         made = await accepted(subject)
         await made.submit()
-        assert (await made.submit(NEWER)).fence == NEWER  # type: ignore[union-attr]  # there is no rival
+        assert (await made.submit(NEWER)).fence == NEWER  # type: ignore[union-attr]  # there is no conflicting payment
         with pytest.raises(StaleFence):
             await made.record(FENCE)
         assert len(await made.states()) == 2
@@ -641,7 +647,7 @@ class PaymentStoreContract:
         assert await made.now() == before
         assert len(await subject.history("p1")) == 2
         assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 1)
-        assert await subject.words() == []
+        assert await subject.messages() == []
 
     @pytest.mark.parametrize("release", [True, False])
     async def test_a_decline_tells_the_order_service_if_it_has_to(self, make: Make, release: bool) -> None:
@@ -649,7 +655,7 @@ class PaymentStoreContract:
         made = await accepted(subject)
         declined = await made.decline(release=release)
         assert (declined.state, declined.decline_reason) == (PaymentState.DECLINED, "WHY")
-        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE] * release
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE] * release
         assert await subject.store.response_to(settle_key()) == REFUSED
 
     async def test_declined_before_it_was_claimed_its_request_is_answered_alike(self, make: Make) -> None:
@@ -662,7 +668,7 @@ class PaymentStoreContract:
         open_ones = Filter(state=PaymentState.CREATED)
         assert await subject.store.page(open_ones, limit=9, after=None, seen_by=None) == []
         assert await subject.store.overdue(now_ms=T0 + 10**9, limit=9) == []
-        assert await subject.words() == []
+        assert await subject.messages() == []
 
     # Reversal
 
@@ -676,7 +682,7 @@ class PaymentStoreContract:
         reversed_ = await made.record_reversal()
         assert (reversed_.state, reversed_.reversal_journal_id) == (PaymentState.REVERSED, "j2")
         assert await subject.store.response_to(reversal_of().key) == encode_reversal(reversed_)
-        assert [word.purpose for word in await subject.words()] == [Purpose.COMPLETE, Purpose.REOPEN]
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.COMPLETE, OutboxAction.REOPEN]
 
     async def test_a_late_record_does_not_end_a_reversal(self, make: Make) -> None:
         """Both moves lead to SUCCEEDED; only a refusal leads there from REVERSING."""
@@ -734,13 +740,13 @@ class PaymentStoreContract:
         made = await accepted(subject, by_card())
         await made.submit(charge=BY_CARD)
         if state is PaymentState.UNKNOWN:
-            await made.lose_sight(silence=replace(SILENCE, attention="ACQUIRER_SILENT"))
+            await made.mark_unknown(retry=replace(SILENCE, attention="ACQUIRER_SILENT"))
         parked = await made.park()
-        assert (parked.state, parked.parking, parked.silence) == (PaymentState.PARKED, parking_of(), NO_SILENCE)
+        assert (parked.state, parked.parking, parked.retry) == (PaymentState.PARKED, parking_of(), NO_RETRY)
         assert await made.now() == parked
         assert await subject.store.response_to(settle_key()) == REFUSED
         assert await subject.store.response_to(parking_of().key) == encode_parking(parked)
-        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert (await made.states())[-1] is PaymentState.PARKED
 
     async def test_parking_a_reversal_of_an_unknown_payment_ends_three_requests(self, make: Make) -> None:
@@ -748,14 +754,14 @@ class PaymentStoreContract:
         subject = await make()
         made = await unknown_by_card(subject)
         await made.begin_reversal()
-        await made.lose_sight(silence=SILENCE)
+        await made.mark_unknown(retry=SILENCE)
         parked = await made.park()
-        assert (parked.state, parked.parking, parked.silence) == (PaymentState.PARKED, parking_of(), NO_SILENCE)
+        assert (parked.state, parked.parking, parked.retry) == (PaymentState.PARKED, parking_of(), NO_RETRY)
         assert (await made.now(), parked.reversal) == (parked, reversal_of())
         for key in (settle_key(), reversal_of().key):
             assert await subject.store.response_to(key) == REFUSED
         assert await subject.store.response_to(parking_of().key) == encode_parking(parked)
-        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert (await made.states())[-2:] == [PaymentState.REVERSING, PaymentState.PARKED]
         assert await subject.store.overdue(now_ms=T0 + 99_000, limit=9) == []
         assert await made.record_reversal() == parked
@@ -798,7 +804,7 @@ class PaymentStoreContract:
     async def test_a_stale_fence_parks_nothing(self, make: Make) -> None:
         subject = await make()
         made = await unknown_by_card(subject)
-        await made.lose_sight(NEWER)
+        await made.mark_unknown(NEWER)
         with pytest.raises(StaleFence):
             await made.park(fence=FENCE)
         assert (await made.now()).state is PaymentState.UNKNOWN
@@ -819,7 +825,7 @@ class PaymentStoreContract:
         made = await unknown_by_card(subject)
         parked = await made.park()
         assert await made.record() == await made.decline() == parked
-        assert await made.lose_sight() == parked
+        assert await made.mark_unknown() == parked
         assert (await made.begin_reversal()).state is PaymentState.PARKED
         assert (await made.record_reversal()).state is PaymentState.PARKED
 
@@ -830,11 +836,11 @@ class PaymentStoreContract:
         parked = await made.park()
         store = subject.store
         assert await store.parked(now_ms=T0, limit=9) == [parked]
-        silent = await made.lose_sight(silence=SILENCE)
-        assert (silent.state, (await made.now()).silence) == (PaymentState.PARKED, SILENCE)
+        silent = await made.mark_unknown(retry=SILENCE)
+        assert (silent.state, (await made.now()).retry) == (PaymentState.PARKED, SILENCE)
         assert await store.parked(now_ms=SILENCE.ask_at_ms - 1, limit=9) == []
         assert len(await store.parked(now_ms=SILENCE.ask_at_ms, limit=9)) == 1
-        await store.ask_now(parked.acquirer_key)
+        await store.schedule_query(parked.acquirer_key)
         assert len(await store.parked(now_ms=0, limit=9)) == 1
 
     async def test_the_reversal_of_a_parked_payment_is_recorded_once(self, make: Make) -> None:
@@ -848,7 +854,7 @@ class PaymentStoreContract:
         assert {payment.state for payment in outcomes} == {PaymentState.REVERSED}
         assert (await made.states()).count(PaymentState.REVERSED) == 1
         assert (await made.now()).journal_id == ""
-        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert await subject.store.parked(now_ms=T0 + 99_000, limit=9) == []
 
     async def test_a_parking_is_not_taken_for_a_reversal_of_the_same_key(self, make: Make) -> None:
@@ -864,16 +870,16 @@ class PaymentStoreContract:
         """Delivered once: a second time changes nothing."""
         subject = await make()
         made = await succeeded(subject)
-        assert await subject.store.owes("p1") == (Purpose.COMPLETE,)
+        assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE,)
         assert await subject.store.undelivered(before_ms=T0 + 2, limit=9) == []
         assert await subject.store.undelivered(before_ms=T0 + 3, limit=9) == ["p1"]
         for now_ms in (T0 + 10, T0 + 20):
-            await subject.store.delivered("p1", Purpose.COMPLETE, now_ms=now_ms)
-        assert await subject.store.owes("p1") == ()
+            await subject.store.delivered("p1", OutboxAction.COMPLETE, now_ms=now_ms)
+        assert await subject.store.pending_notifications("p1") == ()
         assert await subject.store.undelivered(before_ms=T0 + DAY_MS, limit=9) == []
-        assert await subject.words() == [Word("p1", Purpose.COMPLETE, "o1", T0 + 3, T0 + 10)]
+        assert await subject.messages() == [OutboxMessage("p1", OutboxAction.COMPLETE, "o1", T0 + 3, T0 + 10)]
         assert await made.record() == await made.now()
-        assert await subject.store.owes("p1") == ()
+        assert await subject.store.pending_notifications("p1") == ()
 
     async def test_words_are_owed_in_the_order_of_the_payment(self, make: Make) -> None:
         """Also when the wall clock went back between them: an order has to be PAID before it is reopened."""
@@ -881,7 +887,7 @@ class PaymentStoreContract:
         made = await succeeded(subject)
         await made.begin_reversal()
         await made.record_reversal(now_ms=T0 - 5_000)
-        assert await subject.store.owes("p1") == (Purpose.COMPLETE, Purpose.REOPEN)
+        assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE, OutboxAction.REOPEN)
 
     async def test_undelivered_words_come_oldest_first(self, make: Make) -> None:
         """And no more of them than asked for."""
@@ -897,7 +903,7 @@ class PaymentStoreContract:
         made = await succeeded(subject, draft(order_id=""))
         await made.begin_reversal()
         await made.record_reversal()
-        assert await subject.words() == []
+        assert await subject.messages() == []
 
     # Expiry
 
@@ -929,8 +935,8 @@ class PaymentStoreContract:
     async def test_a_payment_given_back_and_never_run_again_ends_with_its_request(self, make: Make) -> None:
         """DECLINED, and the order service is told to free an order it may have claimed."""
         subject = await make()
-        begun = begun_in(await subject.store.accept(draft(), "f", lease()))
-        await subject.store.give_back(begun, now_ms=T0)
+        execution = execution_in(await subject.store.accept(draft(), "f", lease()))
+        await subject.store.give_back(execution, now_ms=T0)
         assert await subject.store.expire(now_ms=T0 + DAY_MS) == 1
         payment = await subject.store.get("p1")
         assert (payment.state, payment.decline_reason, payment.version) == (
@@ -938,7 +944,7 @@ class PaymentStoreContract:
             "TICKET_EXPIRED",
             2,
         )
-        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert await subject.store.expire(now_ms=T0 + DAY_MS) == 0
 
     # Reading
@@ -1004,7 +1010,7 @@ class PaymentStoreContract:
         first = await accepted(subject, draft("p1", settle_key("s1"), "o1"))
         drafted = replace(draft("p2", settle_key("s1", CUSTOMER_LI), "o2"), clerk=CUSTOMER_LI)
         second = await subject.store.accept(drafted, "other", lease())
-        assert begun_in(second).first
+        assert execution_in(second).first
         assert await subject.store.of_request(settle_key("s1")) == await first.now()
         of_customer = await subject.store.of_request(settle_key("s1", CUSTOMER_LI))
         assert of_customer == drafted
@@ -1058,7 +1064,7 @@ class PaymentStoreContract:
         assert (await made.now()).card == "tok-mei"
         assert (await made.now()).acquirer_key == ""
         await made.submit(charge=BY_CARD)
-        for step in (made.submit, made.lose_sight, made.record):
+        for step in (made.submit, made.mark_unknown, made.record):
             await step()
             assert ((await made.now()).attempt, (await made.now()).acquirer_key) == (1, "p1:1")
         cash = await accepted(subject, draft("p2", settle_key("s2"), "o2"))
@@ -1137,16 +1143,16 @@ class PaymentStoreContract:
         subject = await make()
         made = await accepted(subject, by_card())
         await made.submit(charge=BY_CARD)
-        await made.lose_sight(silence=SILENCE)
-        assert ((await made.now()).silence, (await made.now()).version) == (SILENCE, 3)
-        longer = Silence(4, T0 + 9_000, "ACQUIRER_SILENT")
-        await made.lose_sight(silence=longer)
-        assert ((await made.now()).silence, (await made.now()).version) == (longer, 3)
+        await made.mark_unknown(retry=SILENCE)
+        assert ((await made.now()).retry, (await made.now()).version) == (SILENCE, 3)
+        longer = AcquirerRetry(4, T0 + 9_000, "ACQUIRER_SILENT")
+        await made.mark_unknown(retry=longer)
+        assert ((await made.now()).retry, (await made.now()).version) == (longer, 3)
         assert (await made.now()).attention == "ACQUIRER_SILENT"
         undoing = await made.begin_reversal()
-        assert (undoing.silence, undoing.attention) == (NO_SILENCE, "")
-        await made.lose_sight(silence=SILENCE)
-        assert (await made.now()).silence == SILENCE
+        assert (undoing.retry, undoing.attention) == (NO_RETRY, "")
+        await made.mark_unknown(retry=SILENCE)
+        assert (await made.now()).retry == SILENCE
         assert await made.states() == [
             PaymentState.CREATED,
             PaymentState.SUBMITTED,
@@ -1160,10 +1166,10 @@ class PaymentStoreContract:
         made = await accepted(subject, by_card())
         await made.submit(charge=BY_CARD)
         with pytest.raises(StaleFence):
-            await made.lose_sight(Fence(1, 99), silence=SILENCE)
+            await made.mark_unknown(Fence(1, 99), retry=SILENCE)
         await made.record()
         before = await made.now()
-        await made.lose_sight(silence=SILENCE)
+        await made.mark_unknown(retry=SILENCE)
         assert await made.now() == before
 
     async def test_who_waits_for_the_acquirer_is_not_overdue(self, make: Make) -> None:
@@ -1171,9 +1177,9 @@ class PaymentStoreContract:
         subject = await make()
         made = await accepted(subject, by_card())
         await made.submit(charge=BY_CARD)
-        await made.lose_sight(silence=Silence(1, T0 + 60_000))
+        await made.mark_unknown(retry=AcquirerRetry(1, T0 + 60_000))
         await made.begin_reversal()
-        await made.lose_sight(silence=Silence(1, T0 + 60_000))
+        await made.mark_unknown(retry=AcquirerRetry(1, T0 + 60_000))
 
         async def overdue(now_ms: int) -> set[str]:
             return {row.key.key for row in await subject.store.overdue(now_ms=now_ms, limit=9)}
@@ -1181,9 +1187,9 @@ class PaymentStoreContract:
         assert await overdue(T0 + 59_999) == set()
         assert await overdue(T0 + 60_000) == {"s1", "v1"}
         for other in ("p1:2", "p1", "", "p2:1"):
-            await subject.store.ask_now(other)
+            await subject.store.schedule_query(other)
         assert await overdue(T0 + 30_000) == set()
-        await subject.store.ask_now("p1:1")
+        await subject.store.schedule_query("p1:1")
         assert await overdue(T0 + 30_000) == {"s1", "v1"}
         assert (await made.now()).version == 4
 
@@ -1192,9 +1198,9 @@ class PaymentStoreContract:
         subject = await make()
         made = await accepted(subject, by_card())
         await made.submit(charge=BY_CARD)
-        await made.lose_sight(silence=SILENCE)
+        await made.mark_unknown(retry=SILENCE)
         before = await made.record()
-        await subject.store.ask_now("p1:1")
+        await subject.store.schedule_query("p1:1")
         assert await made.now() == before
 
     async def test_the_queue_for_people(self, make: Make) -> None:
@@ -1203,7 +1209,7 @@ class PaymentStoreContract:
         for n, attention in enumerate(("", "ACQUIRER_SILENT", "ACQUIRER_SILENT")):
             made = await accepted(subject, by_card(f"p{n}", settle_key(f"s{n}"), f"o{n}"))
             await made.submit(charge=BY_CARD)
-            await made.lose_sight(silence=Silence(9, T0, attention))
+            await made.mark_unknown(retry=AcquirerRetry(9, T0, attention))
 
         async def queue() -> list[str]:
             page = await subject.store.page(Filter(needs_attention=True), limit=9, after=None, seen_by=None)
@@ -1219,12 +1225,12 @@ class PaymentStoreContract:
         subject = await make()
         made = await accepted(subject)
         await made.submit()
-        await made.lose_sight()
+        await made.mark_unknown()
         assert (await made.begin_reversal()).state is PaymentState.UNKNOWN
         card = await accepted(subject, by_card("p2", settle_key("s2"), "o2"))
         await card.submit(charge=BY_CARD)
         assert (await card.begin_reversal("v2")).state is PaymentState.SUBMITTED
-        await card.lose_sight()
+        await card.mark_unknown()
         assert (await card.begin_reversal("v3")).state is PaymentState.REVERSING
 
     async def test_undone_without_ever_being_charged(self, make: Make) -> None:
@@ -1232,12 +1238,12 @@ class PaymentStoreContract:
         subject = await make()
         made = await unknown_by_card(subject)
         await made.begin_reversal()
-        undone = await made.record_reversal(undone=Undone())
+        undone = await made.record_reversal(undone=ReversalResult())
         assert (undone.state, undone.journal_id, undone.reversal_journal_id) == (PaymentState.REVERSED, "", "")
         assert undone.settled_at_ms == 0
         assert await subject.store.response_to(settle_key()) == REFUSED
         assert await subject.store.response_to(reversal_of().key) == encode_reversal(undone)
-        assert [word.purpose for word in await subject.words()] == [Purpose.RELEASE]
+        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
 
     async def test_undone_after_it_was_charged_unseen(self, make: Make) -> None:
         """REVERSED with both journals: the order service hears that it was paid, and that it is not any more."""
@@ -1246,7 +1252,7 @@ class PaymentStoreContract:
         await made.begin_reversal()
         undone = await made.record_reversal()
         assert (undone.journal_id, undone.reversal_journal_id, undone.settled_at_ms) == ("j1", "j2", T0 + 5)
-        assert await subject.store.owes("p1") == (Purpose.COMPLETE, Purpose.REOPEN)
+        assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE, OutboxAction.REOPEN)
         for key in (settle_key(), reversal_of().key):
             assert (await subject.request(key))[0] is RequestState.DONE
 
@@ -1259,7 +1265,7 @@ class PaymentStoreContract:
         assert (now.state, now.journal_id, now.settled_at_ms) == (PaymentState.SUCCEEDED, "j1", T0 + 5)
         assert await subject.store.response_to(reversal_of().key) == REFUSED
         assert await subject.store.response_to(settle_key()) == encode(now)
-        assert await subject.store.owes("p1") == (Purpose.COMPLETE,)
+        assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE,)
 
     async def test_a_known_success_is_answered_once(self, make: Make) -> None:
         """Undoing it, or failing to, touches neither its own answer nor when it was settled."""
@@ -1271,7 +1277,7 @@ class PaymentStoreContract:
         await made.begin_reversal("v2")
         assert (await made.record_reversal()).settled_at_ms == settled_at_ms
         assert await subject.store.response_to(settle_key()) == answer
-        assert await subject.store.owes("p1") == (Purpose.COMPLETE, Purpose.REOPEN)
+        assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE, OutboxAction.REOPEN)
 
     # Guards
 

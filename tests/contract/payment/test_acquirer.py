@@ -129,7 +129,7 @@ class TestRealAcquirer(AcquirerContract):
         await stub.SetFaults(request, timeout=5, metadata=(("authorization", f"Bearer {running.operator_token}"),))
 
     async def test_charged_and_no_reply(self, running: Running, channel: grpc.aio.Channel) -> None:
-        """Silence is told within the time that it may take; the charge stands, and asking again finds it."""
+        """AcquirerRetry is told within the time that it may take; the charge stands, and asking again finds it."""
         acquirer = running.peer(channel, timeout_s=0.5)
         key = fresh(acquirer)
         fault = pb.Fault(kind=pb.FAULT_KIND_DROP_REPLY, method="Charge", times=1, subject=key.payment.acquirer_key)
@@ -160,7 +160,7 @@ class TestRealAcquirer(AcquirerContract):
                 await fresh(running.peer(channel)).charge()
 
     async def test_too_little_time_is_left(self, running: Running, channel: grpc.aio.Channel) -> None:
-        """It is not asked, and that too is silence: whoever is asked again finds nothing."""
+        """It is not asked, and that too is retry: whoever is asked again finds nothing."""
         acquirer = running.peer(channel)
         key = fresh(acquirer)
         deadline = Deadline.after(0.2, SystemClock())

@@ -9,7 +9,7 @@ import pytest
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
 from tests.contract.payment.store_contract import Make, PaymentStoreContract
-from tests.fakes.payment_store import Event, FakePaymentStore, Word
+from tests.fakes.payment_store import Event, FakePaymentStore, OutboxMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class InMemory:
     async def history(self, payment_id: str) -> list[Event]:
         return [event for event in self.store.events if event.payment_id == payment_id]
 
-    async def words(self) -> list[Word]:
-        return sorted(self.store.outbox.values(), key=lambda word: (word.payment_id, word.purpose))
+    async def messages(self) -> list[OutboxMessage]:
+        return sorted(self.store.outbox.values(), key=lambda message: (message.payment_id, message.purpose))
 
     async def request(self, key: RequestKey) -> tuple[RequestState, int]:
         row = self.store.requests.rows[key]

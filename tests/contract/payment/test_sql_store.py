@@ -17,7 +17,7 @@ from services.kernel.errors import RequestInProgress
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
-from services.payment.model import Accepted, Payment, PaymentState, Purpose, Rival
+from services.payment.model import Accepted, ConflictingPayment, OutboxAction, Payment, PaymentState
 from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
 from services.payment.store import PaymentStore
 from services.runtime.database.database import Database
@@ -35,7 +35,7 @@ from tests.contract.payment.store_contract import (
     settle_key,
     succeeded,
 )
-from tests.fakes.payment_store import Event, Word
+from tests.fakes.payment_store import Event, OutboxMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,15 @@ class InDatabase:
 
         return await self.database.read(step)
 
-    async def words(self) -> list[Word]:
+    async def messages(self) -> list[OutboxMessage]:
         columns = OUTBOX.c
 
-        async def step(tx: AsyncConnection) -> list[Word]:
+        async def step(tx: AsyncConnection) -> list[OutboxMessage]:
             rows = await tx.execute(select(OUTBOX).order_by(columns.payment_id, columns.purpose))
             return [
-                Word(row.payment_id, Purpose(row.purpose), row.order_id, row.created_at_ms, row.delivered_at_ms)
+                OutboxMessage(
+                    row.payment_id, OutboxAction(row.purpose), row.order_id, row.created_at_ms, row.delivered_at_ms
+                )
                 for row in rows
             ]
 
@@ -169,7 +171,7 @@ async def test_the_index_of_the_guard_unique_falls_and_stands_again(owner: Datab
         assert (str(ONE_ACTIVE_PER_ORDER.name) in await owner.run(step)) is stands
     subject = await in_database(owner)
     await (await accepted(subject)).submit()
-    assert isinstance(await (await accepted(subject, draft("p2", settle_key("s2")))).submit(), Rival)
+    assert isinstance(await (await accepted(subject, draft("p2", settle_key("s2")))).submit(), ConflictingPayment)
 
 
 async def test_two_instances_share_a_database(database: Database) -> None:
@@ -207,5 +209,5 @@ async def test_the_clerk_is_kept_with_the_role(database: Database) -> None:
     assert (await made.now()).clerk == LI
 
 
-def _winner(outcome: Payment | Rival) -> str:
-    return (outcome.payment if isinstance(outcome, Rival) else outcome).payment_id
+def _winner(outcome: Payment | ConflictingPayment) -> str:
+    return (outcome.payment if isinstance(outcome, ConflictingPayment) else outcome).payment_id

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import services.order
 from services.kernel.errors import FailedPrecondition, KeyMismatch, NotFound, RequestInProgress
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Begun, Lease, RequestKey, RequestRow, RequestState, StoredResponse
+from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow, RequestState, StoredResponse
 from services.kernel.principal import Principal, Role
 from services.order.store import requests as table
 from services.runtime.database.database import Database
@@ -71,7 +71,7 @@ class RequestTableContract:
 
     async def test_a_request_is_begun_and_finished_once(self, moves: Any) -> None:
         """And answered with what was stored, byte for byte, for ever after."""
-        assert await moves.begin(KEY, "f", lease()) == Begun(KEY, 1, first=True)
+        assert await moves.begin(KEY, "f", lease()) == Execution(KEY, 1, first=True)
         assert await moves.finish(KEY, DONE, now_ms=NOW_MS)
         for now_ms in (NOW_MS, NOW_MS + 2 * REQUEST_TTL_MS):
             assert await moves.begin(KEY, "f", lease(now_ms)) == DONE
@@ -103,19 +103,19 @@ class RequestTableContract:
             RequestKey(LI, "Pay", "t2"),
         ]
         for key in (KEY, *others):
-            assert await moves.begin(key, "f", lease()) == Begun(key, 1, first=True)
+            assert await moves.begin(key, "f", lease()) == Execution(key, 1, first=True)
 
     async def test_ten_at_once_begin_once(self, moves: Any) -> None:
         """One executes; the others are told to wait."""
         found = await asyncio.gather(*(moves.begin(KEY, "f", lease()) for _ in range(10)), return_exceptions=True)
-        assert [result for result in found if isinstance(result, Begun)] == [Begun(KEY, 1, first=True)]
+        assert [result for result in found if isinstance(result, Execution)] == [Execution(KEY, 1, first=True)]
         assert sum(isinstance(result, RequestInProgress) for result in found) == 9
 
     async def test_ten_at_once_use_a_ticket_once(self, moves: Any) -> None:
         """The same for a key that was issued before."""
         await moves.issue(KEY, now_ms=NOW_MS, expires_at_ms=NOW_MS + 100, order_id="o1")
         found = await asyncio.gather(*(moves.consume(KEY, "f", lease()) for _ in range(10)), return_exceptions=True)
-        assert [result for result in found if isinstance(result, Begun)] == [Begun(KEY, 1, first=True)]
+        assert [result for result in found if isinstance(result, Execution)] == [Execution(KEY, 1, first=True)]
         assert sum(isinstance(result, RequestInProgress) for result in found) == 9
 
     async def test_a_ticket_must_have_been_issued(self, moves: Any) -> None:
@@ -163,10 +163,10 @@ class RequestTableContract:
 
     async def test_a_key_is_given_back_by_its_own_execution(self, moves: Any) -> None:
         """Then it runs again, as if for the first time, with the same payload only."""
-        begun = await moves.begin(KEY, "f", lease())
-        assert not await moves.give_back(KEY, begun.attempt + 1, now_ms=NOW_MS)
-        assert await moves.give_back(KEY, begun.attempt, now_ms=NOW_MS)
-        assert not await moves.give_back(KEY, begun.attempt, now_ms=NOW_MS)
+        execution = await moves.begin(KEY, "f", lease())
+        assert not await moves.give_back(KEY, execution.attempt + 1, now_ms=NOW_MS)
+        assert await moves.give_back(KEY, execution.attempt, now_ms=NOW_MS)
+        assert not await moves.give_back(KEY, execution.attempt, now_ms=NOW_MS)
         with pytest.raises(KeyMismatch):
             await moves.begin(KEY, "g", lease())
         assert (await moves.begin(KEY, "f", lease())).first
@@ -189,8 +189,8 @@ class RequestTableContract:
 
     async def test_a_key_given_back_may_still_be_answered(self, moves: Any) -> None:
         """Its payment may be finished by another clerk: then the answer is there for whoever comes back."""
-        begun = await moves.begin(KEY, "f", lease())
-        await moves.give_back(KEY, begun.attempt, now_ms=NOW_MS)
+        execution = await moves.begin(KEY, "f", lease())
+        await moves.give_back(KEY, execution.attempt, now_ms=NOW_MS)
         assert await moves.finish(KEY, DONE, now_ms=NOW_MS)
         assert await moves.begin(KEY, "f", lease()) == DONE
 
@@ -199,7 +199,7 @@ class RequestTableContract:
         await moves.begin(KEY, "f", lease())
         with pytest.raises(RequestInProgress):
             await moves.begin(KEY, "f", lease(NOW_MS + 4_999))
-        assert await moves.begin(KEY, "f", lease(NOW_MS + 5_000)) == Begun(KEY, 2, first=False)
+        assert await moves.begin(KEY, "f", lease(NOW_MS + 5_000)) == Execution(KEY, 2, first=False)
         assert not await moves.give_back(KEY, 1, now_ms=NOW_MS + 5_000)
 
     async def test_ten_workers_take_over_once(self, moves: Any) -> None:
@@ -208,9 +208,9 @@ class RequestTableContract:
         assert await moves.take_over(KEY, 1, lease(NOW_MS + 4_999)) is None
         late = lease(NOW_MS + 5_000, "worker")
         found = await asyncio.gather(*(moves.take_over(KEY, 1, late) for _ in range(10)))
-        assert [taken for taken in found if taken is not None] == [Begun(KEY, 2, first=False)]
+        assert [taken for taken in found if taken is not None] == [Execution(KEY, 2, first=False)]
         assert await moves.take_over(KEY, 1, lease(NOW_MS + 99_000)) is None
-        assert await moves.take_over(KEY, 2, lease(NOW_MS + 99_000)) == Begun(KEY, 3, first=False)
+        assert await moves.take_over(KEY, 2, lease(NOW_MS + 99_000)) == Execution(KEY, 3, first=False)
 
     async def test_what_is_done_is_not_taken_over(self, moves: Any) -> None:
         """Nor what was never begun."""
@@ -221,14 +221,14 @@ class RequestTableContract:
 
     async def test_a_lease_is_renewed_by_whoever_holds_it(self, moves: Any) -> None:
         """Longer to keep others out, shorter to let them in; a former holder renews nothing."""
-        begun = await moves.begin(KEY, "f", lease())
-        await moves.renew([begun], until_ms=NOW_MS + 50_000)
+        execution = await moves.begin(KEY, "f", lease())
+        await moves.renew([execution], until_ms=NOW_MS + 50_000)
         with pytest.raises(RequestInProgress):
             await moves.begin(KEY, "f", lease(NOW_MS + 49_999))
-        await moves.renew([begun], until_ms=0)
+        await moves.renew([execution], until_ms=0)
         second = await moves.begin(KEY, "f", lease())
         assert second.attempt == 2
-        await moves.renew([begun], until_ms=0)
+        await moves.renew([execution], until_ms=0)
         with pytest.raises(RequestInProgress):
             await moves.begin(KEY, "f", lease())
 
@@ -297,7 +297,7 @@ async def test_two_instances_begin_one_request_once(database: Database) -> None:
         found = await asyncio.gather(
             *(each[number % 2].begin(KEY, "f", lease()) for number in range(20)), return_exceptions=True
         )
-    assert sum(isinstance(result, Begun) for result in found) == 1
+    assert sum(isinstance(result, Execution) for result in found) == 1
     assert sum(isinstance(result, RequestInProgress) for result in found) == 19
 
 

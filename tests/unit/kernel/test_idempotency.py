@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.kernel.errors import CountinghouseError, FailedPrecondition, KeyMismatch, RequestInProgress
 from services.kernel.idempotency import (
     MOVES,
-    Begun,
     Decision,
+    Execution,
     Lease,
     RequestKey,
     RequestRow,
@@ -87,7 +87,7 @@ class Key(RuleBasedStateMachine):
         super().__init__()
         self.table = FakeRequestTable()
         self.now_ms = 0
-        self.executions: list[Begun] = []
+        self.executions: list[Execution] = []
         self.path: list[RequestState] = []
         self.answers: set[StoredResponse] = set()
         self.payload = ""

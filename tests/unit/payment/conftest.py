@@ -1,15 +1,15 @@
-"""Every test here plays in a counting house of its own."""
+"""Every test here has an in-memory cluster of its own."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unit.payment.house import House
+from tests.unit.payment.cluster import InMemoryCluster
 
 
 @pytest.fixture
-async def house() -> House:
+async def cluster() -> InMemoryCluster:
     """All guards on, and one unpaid order `o1` of mei's."""
-    house = House()
-    await house.new_order()
-    return house
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    return cluster

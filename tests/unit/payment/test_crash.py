@@ -23,7 +23,7 @@ from services.kernel.money import MAX_BALANCE
 from services.order.model import OrderState
 from services.payment.model import PARK, PAY, REVERSE, SETTLE, PaymentState, Source
 from tests.fakes.payment_ports import Died
-from tests.unit.payment.house import (
+from tests.unit.payment.cluster import (
     AMOUNT,
     CARD,
     LI,
@@ -31,7 +31,7 @@ from tests.unit.payment.house import (
     OWED_FOR_CARDS,
     WALLET,
     WANG,
-    House,
+    InMemoryCluster,
     Instance,
     payment_in,
 )
@@ -40,10 +40,10 @@ _MOST_CALLS = 40
 
 
 @dataclass
-class Scene:
-    """A house, and the one thing that is to be done in it exactly once."""
+class Scenario:
+    """A cluster, and the one thing that is to be done in it exactly once."""
 
-    house: House
+    cluster: InMemoryCluster
     ask: Callable[[Instance], Awaitable[Answer]]
     #: Another person who wants the same order settled, or the same payment undone.
     other: Callable[[Instance], Awaitable[Answer]]
@@ -51,264 +51,264 @@ class Scene:
     done: Callable[[], None]
 
 
-async def settling() -> Scene:
+async def settling() -> Scenario:
     """Li settles the order; Wang wants to as well."""
-    house = House()
-    await house.new_order()
+    cluster = InMemoryCluster()
+    await cluster.new_order()
 
     def done() -> None:
-        assert len(house.journals()) == 1
-        assert house.order().state is OrderState.PAID
-        assert house.state("s1", SETTLE, LI) is RequestState.DONE
+        assert len(cluster.journals()) == 1
+        assert cluster.order().state is OrderState.PAID
+        assert cluster.state("s1", SETTLE, LI) is RequestState.DONE
 
-    return Scene(house, house.settle, lambda one: house.settle(one, "s2", clerk=WANG), done)
+    return Scenario(cluster, cluster.settle, lambda one: cluster.settle(one, "s2", clerk=WANG), done)
 
 
-async def settling_from_an_empty_wallet() -> Scene:
+async def settling_from_an_empty_wallet() -> Scenario:
     """Mei has too little; so have all who try to settle from her wallet."""
-    scene = await settling()
-    house = scene.house
-    house.fund(WALLET, AMOUNT - 1)
+    scenario = await settling()
+    cluster = scenario.cluster
+    cluster.fund(WALLET, AMOUNT - 1)
 
     def done() -> None:
-        assert not house.journals()
-        assert house.order().state is OrderState.UNPAID
-        assert house.of("s1").state is PaymentState.DECLINED
+        assert not cluster.journals()
+        assert cluster.order().state is OrderState.UNPAID
+        assert cluster.of("s1").state is PaymentState.DECLINED
 
     def from_wallet(key: str) -> Callable[[Instance], Awaitable[Answer]]:
-        return lambda one: house.settle(one, key, source=Source.WALLET)
+        return lambda one: cluster.settle(one, key, source=Source.WALLET)
 
-    return Scene(house, from_wallet("s1"), from_wallet("s2"), done)
+    return Scenario(cluster, from_wallet("s1"), from_wallet("s2"), done)
 
 
-async def paying() -> Scene:
+async def paying() -> Scenario:
     """Li pays from Mei's wallet with a ticket; the only other person is li, clicking again."""
-    house = House()
-    ticket = await house.ticket(house.instance())
+    cluster = InMemoryCluster()
+    ticket = await cluster.ticket(cluster.instance())
 
     def done() -> None:
-        assert len(house.ledger.chain) == 1
-        assert house.ledger.open[WALLET].balance == 1000 - AMOUNT
-        assert house.state(ticket, PAY) is RequestState.DONE
+        assert len(cluster.ledger.chain) == 1
+        assert cluster.ledger.open[WALLET].balance == 1000 - AMOUNT
+        assert cluster.state(ticket, PAY) is RequestState.DONE
 
     def pay(one: Instance) -> Awaitable[Answer]:
-        return house.pay(one, ticket)
+        return cluster.pay(one, ticket)
 
-    return Scene(house, pay, pay, done)
+    return Scenario(cluster, pay, pay, done)
 
 
-async def reversing() -> Scene:
+async def reversing() -> Scenario:
     """Wang undoes li's settlement; so does another accountant."""
-    house = House()
-    await house.new_order()
-    payment_id = payment_in(await house.settle(house.instance())).payment_id
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    payment_id = payment_in(await cluster.settle(cluster.instance())).payment_id
 
     def done() -> None:
-        assert len(house.ledger.chain) == 2
-        assert (house.order().state, house.order().round) == (OrderState.UNPAID, 2)
-        assert house.state("v1", REVERSE, WANG) is RequestState.DONE
+        assert len(cluster.ledger.chain) == 2
+        assert (cluster.order().state, cluster.order().round) == (OrderState.UNPAID, 2)
+        assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
 
-    return Scene(
-        house,
-        lambda one: house.reverse(one, payment_id),
-        lambda one: house.reverse(one, payment_id, "v2"),
+    return Scenario(
+        cluster,
+        lambda one: cluster.reverse(one, payment_id),
+        lambda one: cluster.reverse(one, payment_id, "v2"),
         done,
     )
 
 
-async def settling_by_card() -> Scene:
+async def settling_by_card() -> Scenario:
     """Li settles the order by card; Wang wants to as well, by another one."""
-    scene = await settling()
-    house = scene.house
+    scenario = await settling()
+    cluster = scenario.cluster
 
     def done() -> None:
-        scene.done()
-        assert house.captured() == 1
+        scenario.done()
+        assert cluster.captured() == 1
 
-    return Scene(house, by_card(house, "s1"), by_card(house, "s2", card="tok-wang"), done)
+    return Scenario(cluster, by_card(cluster, "s1"), by_card(cluster, "s2", card="tok-wang"), done)
 
 
-async def settling_by_card_unheard() -> Scene:
+async def settling_by_card_unheard() -> Scenario:
     """The same, and the bank does not answer when a key is new to it."""
-    scene = await settling_by_card()
-    scene.house.acquirer.drops_first = True
-    return scene
+    scenario = await settling_by_card()
+    scenario.cluster.acquirer.drops_first = True
+    return scenario
 
 
-async def settling_by_a_card_that_declines() -> Scene:
+async def settling_by_a_card_that_declines() -> Scenario:
     """So do all others."""
-    scene = await settling_from_an_empty_wallet()
-    house = scene.house
+    scenario = await settling_from_an_empty_wallet()
+    cluster = scenario.cluster
 
     def done() -> None:
-        scene.done()
-        assert house.captured() == 0
+        scenario.done()
+        assert cluster.captured() == 0
 
-    return Scene(house, by_card(house, "s1", card="tok-short"), by_card(house, "s2", card="tok-short"), done)
+    return Scenario(cluster, by_card(cluster, "s1", card="tok-short"), by_card(cluster, "s2", card="tok-short"), done)
 
 
-async def settling_by_card_without_an_account() -> Scene:
+async def settling_by_card_without_an_account() -> Scenario:
     """The ledger cannot post what was charged, so it is given back, of which the bank does not say so at first."""
-    scene = await settling_from_an_empty_wallet()
-    house = scene.house
-    house.acquirer.drops_first = True
-    house.fund(OWED_FOR_CARDS, MAX_BALANCE)
+    scenario = await settling_from_an_empty_wallet()
+    cluster = scenario.cluster
+    cluster.acquirer.drops_first = True
+    cluster.fund(OWED_FOR_CARDS, MAX_BALANCE)
 
     def done() -> None:
-        scene.done()
-        assert {charge.state for charge in house.acquirer.charges.values()} <= {ChargeState.REFUNDED}
+        scenario.done()
+        assert {charge.state for charge in cluster.acquirer.charges.values()} <= {ChargeState.REFUNDED}
 
-    return Scene(house, by_card(house, "s1"), by_card(house, "s2"), done)
+    return Scenario(cluster, by_card(cluster, "s1"), by_card(cluster, "s2"), done)
 
 
-async def paying_by_card() -> Scene:
+async def paying_by_card() -> Scenario:
     """Li pays a merchant by card, with a ticket and without a lock."""
-    house = House()
-    house.acquirer.drops_first = True
-    ticket = await house.ticket(house.instance())
+    cluster = InMemoryCluster()
+    cluster.acquirer.drops_first = True
+    ticket = await cluster.ticket(cluster.instance())
 
     def done() -> None:
-        assert len(house.ledger.chain) == house.captured() == 1
-        assert house.ledger.open[MERCHANT].balance == 1000 + AMOUNT
+        assert len(cluster.ledger.chain) == cluster.captured() == 1
+        assert cluster.ledger.open[MERCHANT].balance == 1000 + AMOUNT
 
     def pay(one: Instance) -> Awaitable[Answer]:
-        return house.pay(one, ticket, source=Source.CARD)
+        return cluster.pay(one, ticket, source=Source.CARD)
 
-    return Scene(house, pay, pay, done)
+    return Scenario(cluster, pay, pay, done)
 
 
-async def reversing_a_card() -> Scene:
+async def reversing_a_card() -> Scenario:
     """Wang undoes li's settlement by card; the bank refunds, and does not say so at first."""
-    house = House()
-    await house.new_order()
-    payment_id = payment_in(await by_card(house, "s1")(house.instance())).payment_id
-    house.acquirer.drops_first = True
-    return Scene(
-        house,
-        lambda one: house.reverse(one, payment_id),
-        lambda one: house.reverse(one, payment_id, "v2"),
-        lambda: undone(house, journals=2),
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    payment_id = payment_in(await by_card(cluster, "s1")(cluster.instance())).payment_id
+    cluster.acquirer.drops_first = True
+    return Scenario(
+        cluster,
+        lambda one: cluster.reverse(one, payment_id),
+        lambda one: cluster.reverse(one, payment_id, "v2"),
+        lambda: undone(cluster, journals=2),
     )
 
 
-async def reversing_unseen(charged: bool) -> Scene:
+async def reversing_unseen(charged: bool) -> Scenario:
     """Wang undoes a card payment of which nobody knows; somebody else wants to undo it as well."""
-    house = House()
-    await house.new_order()
-    one = house.instance()
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    one = cluster.instance()
     one.process.fails("charge", OutcomeUnknown("ACQUIRER_SILENT", "no answer"), after=charged)
-    payment_id = payment_in(await by_card(house, "s1")(one)).payment_id
-    house.acquirer.drops_first = True
-    return Scene(
-        house,
-        lambda one: house.reverse(one, payment_id),
-        lambda one: house.reverse(one, payment_id, "v2"),
-        lambda: undone(house, journals=2 if charged else 0),
+    payment_id = payment_in(await by_card(cluster, "s1")(one)).payment_id
+    cluster.acquirer.drops_first = True
+    return Scenario(
+        cluster,
+        lambda one: cluster.reverse(one, payment_id),
+        lambda one: cluster.reverse(one, payment_id, "v2"),
+        lambda: undone(cluster, journals=2 if charged else 0),
     )
 
 
-async def reversing_what_was_charged_unseen() -> Scene:
+async def reversing_what_was_charged_unseen() -> Scenario:
     """It was charged."""
     return await reversing_unseen(True)
 
 
-async def reversing_what_was_never_charged() -> Scene:
+async def reversing_what_was_never_charged() -> Scenario:
     """It was not; or the worker charges it before the reversal has begun, and then it was."""
     return await reversing_unseen(False)
 
 
-async def parking(charged: bool) -> Scene:
+async def parking(charged: bool) -> Scenario:
     """Wang parks a card payment of which nobody knows while the acquirer is away; li takes cash for the order."""
-    house = House()
-    await house.new_order()
-    one = house.instance()
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    one = cluster.instance()
     one.process.fails("charge", OutcomeUnknown("ACQUIRER_SILENT", "no answer"), after=charged)
-    payment_id = payment_in(await by_card(house, "s1")(one)).payment_id
-    house.acquirer.drops_first = True
+    payment_id = payment_in(await by_card(cluster, "s1")(one)).payment_id
+    cluster.acquirer.drops_first = True
 
     async def park(one: Instance) -> Answer:
-        house.acquirer.tells_nothing = True
+        cluster.acquirer.tells_nothing = True
         try:
-            return await house.park(one, payment_id)
+            return await cluster.park(one, payment_id)
         finally:
-            house.acquirer.tells_nothing = False
+            cluster.acquirer.tells_nothing = False
 
     def done() -> None:
-        card = house.of("s1")
-        assert house.state("k1", PARK, WANG) is RequestState.DONE
-        paid = [journal.draft.payment_id for journal in house.journals()]
-        assert len(paid) == (house.order().state is OrderState.PAID)
+        card = cluster.of("s1")
+        assert cluster.state("k1", PARK, WANG) is RequestState.DONE
+        paid = [journal.draft.payment_id for journal in cluster.journals()]
+        assert len(paid) == (cluster.order().state is OrderState.PAID)
         if card.state is PaymentState.SUCCEEDED:  # the worker found it charged before it was parked
             assert paid == [card.payment_id]
         else:
             assert card.payment_id not in paid
-            assert {charge.state for charge in house.acquirer.charges.values()} <= {
+            assert {charge.state for charge in cluster.acquirer.charges.values()} <= {
                 *(ChargeState.REFUNDED, ChargeState.TOMBSTONE),
             }
 
-    return Scene(house, park, lambda one: house.settle(one, "s2", source=Source.DRAWER), done)
+    return Scenario(cluster, park, lambda one: cluster.settle(one, "s2", source=Source.DRAWER), done)
 
 
-async def parking_what_was_charged_unseen() -> Scene:
+async def parking_what_was_charged_unseen() -> Scenario:
     """It was charged."""
     return await parking(True)
 
 
-async def parking_what_was_never_charged() -> Scene:
+async def parking_what_was_never_charged() -> Scenario:
     """It was not, unless the worker charges it before it is parked."""
     return await parking(False)
 
 
-async def parking_a_reversal(charged: bool) -> Scene:
+async def parking_a_reversal(charged: bool) -> Scenario:
     """Wang has begun to reverse a card payment of which nobody knows, and parks it; li takes cash for the order."""
-    scene = await parking(charged)
-    house, payment_id = scene.house, scene.house.of("s1").payment_id
-    house.acquirer.tells_nothing = True
-    pending = payment_in(await house.reverse(house.instance(), payment_id))
+    scenario = await parking(charged)
+    cluster, payment_id = scenario.cluster, scenario.cluster.of("s1").payment_id
+    cluster.acquirer.tells_nothing = True
+    pending = payment_in(await cluster.reverse(cluster.instance(), payment_id))
     assert pending.state == pb.PAYMENT_STATE_REVERSING
-    house.acquirer.tells_nothing = False
+    cluster.acquirer.tells_nothing = False
 
     def done() -> None:
-        card = house.of("s1")
+        card = cluster.of("s1")
         assert card.state is PaymentState.REVERSED
         assert not (card.parking and card.journal_id)
         for key, method in (("s1", SETTLE), ("v1", REVERSE), ("k1", PARK)):
-            assert house.state(key, method) is RequestState.DONE
-        paid = [journal.draft.payment_id for journal in house.journals()]
-        assert len(paid) - bool(card.journal_id) == (house.order().state is OrderState.PAID)
-        assert {charge.state for charge in house.acquirer.charges.values()} <= {
+            assert cluster.state(key, method) is RequestState.DONE
+        paid = [journal.draft.payment_id for journal in cluster.journals()]
+        assert len(paid) - bool(card.journal_id) == (cluster.order().state is OrderState.PAID)
+        assert {charge.state for charge in cluster.acquirer.charges.values()} <= {
             *(ChargeState.REFUNDED, ChargeState.TOMBSTONE),
         }
 
-    return Scene(house, scene.ask, scene.other, done)
+    return Scenario(cluster, scenario.ask, scenario.other, done)
 
 
-async def parking_a_reversal_of_what_was_charged_unseen() -> Scene:
+async def parking_a_reversal_of_what_was_charged_unseen() -> Scenario:
     """It was charged; the reversal may end first, with its journals, and then there is nothing to park."""
     return await parking_a_reversal(True)
 
 
-async def parking_a_reversal_of_what_was_never_charged() -> Scene:
+async def parking_a_reversal_of_what_was_never_charged() -> Scenario:
     """It was not, and never will be."""
     return await parking_a_reversal(False)
 
 
-def by_card(house: House, key: str, *, card: str = CARD) -> Callable[[Instance], Awaitable[Answer]]:
+def by_card(cluster: InMemoryCluster, key: str, *, card: str = CARD) -> Callable[[Instance], Awaitable[Answer]]:
     """Somebody settles `o1` by card."""
-    return lambda one: house.settle(one, key, source=Source.CARD, card=card)
+    return lambda one: cluster.settle(one, key, source=Source.CARD, card=card)
 
 
-def undone(house: House, *, journals: int) -> None:
+def undone(cluster: InMemoryCluster, *, journals: int) -> None:
     """The payment is undone, in the books and at the bank; nothing, if it was never charged."""
-    assert house.of("s1").state is PaymentState.REVERSED
-    charged = house.captured()
-    assert len(house.ledger.chain) == 2 * charged
+    assert cluster.of("s1").state is PaymentState.REVERSED
+    charged = cluster.captured()
+    assert len(cluster.ledger.chain) == 2 * charged
     assert charged == journals // 2 or (charged, journals) == (1, 0)
-    assert (house.order().state, house.order().round) == (OrderState.UNPAID, 1 + charged)
-    assert house.state("v1", REVERSE, WANG) is RequestState.DONE
+    assert (cluster.order().state, cluster.order().round) == (OrderState.UNPAID, 1 + charged)
+    assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
 
 
-SCENES = [
+SCENARIOS = [
     settling,
     settling_from_an_empty_wallet,
     paying,
@@ -328,90 +328,92 @@ SCENES = [
 ]
 
 
-async def worker(scene: Scene, one: Instance) -> None:
+async def worker(scenario: Scenario, one: Instance) -> None:
     """The recovery of another instance looks once."""
     await one.operations.recover()
 
 
-async def same(scene: Scene, one: Instance) -> None:
+async def same(scenario: Scenario, one: Instance) -> None:
     """The caller asks again under the same key."""
-    await scene.ask(one)
+    await scenario.ask(one)
 
 
-async def other(scene: Scene, one: Instance) -> None:
+async def other(scenario: Scenario, one: Instance) -> None:
     """Somebody else wants the same."""
-    await scene.other(one)
+    await scenario.other(one)
 
 
 COMERS = [worker, same, other]
 
 
-async def came(scene: Scene, coming: Callable[[Scene, Instance], Awaitable[None]], one: Instance) -> None:
+async def came(scenario: Scenario, coming: Callable[[Scenario, Instance], Awaitable[None]], one: Instance) -> None:
     """Somebody comes; who is told to ask again leaves that to others."""
     try:
-        await coming(scene, one)
+        await coming(scenario, one)
     except CountinghouseError as error:
         if not may_come_right(error):
             raise
 
 
-async def died(scene: Scene, coming: Callable[[Scene, Instance], Awaitable[None]], number: int, after: bool) -> bool:
+async def died(
+    scenario: Scenario, coming: Callable[[Scenario, Instance], Awaitable[None]], number: int, after: bool
+) -> bool:
     """Lets somebody come to an instance that dies at its n-th call; False: it was through before that."""
-    one = scene.house.instance(dies_at=number, after=after)
+    one = scenario.cluster.instance(dies_at=number, after=after)
     with suppress(Died):
-        await came(scene, coming, one)
-    scene.house.lapse(*([one] if one.process.dead else []))
+        await came(scenario, coming, one)
+    scenario.cluster.lapse(*([one] if one.process.dead else []))
     return one.process.dead
 
 
-async def ends_well(scene: Scene) -> None:
+async def ends_well(scenario: Scenario) -> None:
     """Whoever asked gets the one stored answer, and nothing is left over."""
-    house = scene.house
-    if waits_for_people(house):
-        await came(scene, same, house.instance())
-        house.lapse()
-    await house.recovered(by=house.instance())
-    answer = await answered(scene)
-    again = await scene.ask(house.instance())
+    cluster = scenario.cluster
+    if waits_for_people(cluster):
+        await came(scenario, same, cluster.instance())
+        cluster.lapse()
+    await cluster.recovered(by=cluster.instance())
+    answer = await answered(scenario)
+    again = await scenario.ask(cluster.instance())
     assert (again.response, again.replayed) == (answer.response, True)
-    await house.recovered(by=house.instance())
-    house.check()
+    await cluster.recovered(by=cluster.instance())
+    cluster.check()
 
 
-def waits_for_people(house: House) -> bool:
+def waits_for_people(cluster: InMemoryCluster) -> bool:
     """Whether the acquirer kept silent so often that no worker charges any more: a park that died is its clerk's."""
     return any(
         payment.attention and payment.state is PaymentState.UNKNOWN and payment.source is Source.CARD
-        for payment in house.store.payments.values()
+        for payment in cluster.store.payments.values()
     )
 
 
-async def answered(scene: Scene) -> Answer:
+async def answered(scenario: Scenario) -> Answer:
     """Asks until the answer is stored: a bank that drops its first replies leaves the outcome open for a while."""
-    house = scene.house
+    cluster = scenario.cluster
     for _ in range(4):
-        answer = await scene.ask(house.instance())
-        if answer.response in [row.response for row in house.store.requests.rows.values()]:
+        answer = await scenario.ask(cluster.instance())
+        if answer.response in [row.response for row in cluster.store.requests.rows.values()]:
             return answer
-        await house.recovered(by=house.instance())
+        await cluster.recovered(by=cluster.instance())
     raise AssertionError("it is never answered for good")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("coming", COMERS)
-@pytest.mark.parametrize("begin", SCENES)
+@pytest.mark.parametrize("begin", SCENARIOS)
 async def test_one_death_at_every_call(
-    begin: Callable[[], Awaitable[Scene]], coming: Callable[[Scene, Instance], Awaitable[None]], after: bool
+    begin: Callable[[], Awaitable[Scenario]], coming: Callable[[Scenario, Instance], Awaitable[None]], after: bool
 ) -> None:
     """No call is left out: the number grows until the execution comes through alive."""
     number = 1
     while True:
-        scene = await begin()
-        alive = not await died(scene, same, number, after)
-        await came(scene, coming, scene.house.instance())
-        scene.house.lapse()
-        await ends_well(scene)
-        scene.done()
+        scenario = await begin()
+        alive = not await died(scenario, same, number, after)
+        await came(scenario, coming, scenario.cluster.instance())
+        scenario.cluster.lapse()
+        await ends_well(scenario)
+        scenario.done()
         if alive:
             break
         number += 1
@@ -420,22 +422,22 @@ async def test_one_death_at_every_call(
 
 
 @given(
-    begin=st.sampled_from(SCENES),
+    begin=st.sampled_from(SCENARIOS),
     deaths=st.lists(st.tuples(st.sampled_from(COMERS), st.integers(1, 22), st.booleans()), min_size=2, max_size=6),
 )
 @settings(max_examples=300, deadline=None)
 def test_deaths_one_after_another(
-    begin: Callable[[], Awaitable[Scene]],
-    deaths: list[tuple[Callable[[Scene, Instance], Awaitable[None]], int, bool]],
+    begin: Callable[[], Awaitable[Scenario]],
+    deaths: list[tuple[Callable[[Scenario, Instance], Awaitable[None]], int, bool]],
 ) -> None:
     """Those who come to finish it die as well, in any order and at any call."""
 
     async def play() -> None:
-        scene = await begin()
-        await died(scene, same, 3, after=True)
+        scenario = await begin()
+        await died(scenario, same, 3, after=True)
         for coming, number, after in deaths:
-            await died(scene, coming, number, after)
-        await ends_well(scene)
-        scene.done()
+            await died(scenario, coming, number, after)
+        await ends_well(scenario)
+        scenario.done()
 
     asyncio.run(play())

@@ -17,14 +17,14 @@ import pytest
 
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, may_come_right
 from services.payment.model import KeyState, Payment, PaymentState, Source
-from tests.unit.payment.house import House, Instance, payment_in
+from tests.unit.payment.cluster import InMemoryCluster, Instance, payment_in
 
 SILENCE = OutcomeUnknown("ACQUIRER_SILENT", "no answer")
 #: The calls at which the order matters: all that reach the bank, the books, or change the payment.
 TURNS = {
     *("charge", "query", "reverse_by_key"),
     *("post", "reverse", "void"),
-    *("record", "decline", "lose_sight", "begin_reversal", "record_reversal", "refuse_reversal"),
+    *("record", "decline", "mark_unknown", "begin_reversal", "record_reversal", "refuse_reversal"),
     *("park", "record_parked_reversal", "submit", "release"),
 }
 
@@ -106,10 +106,10 @@ async def every_schedule(play: Callable[[Turns], Awaitable[None]]) -> int:
 
 
 async def asleep(
-    house: House, *, direct: bool, at: str = "submitted"
+    cluster: InMemoryCluster, *, direct: bool, at: str = "submitted"
 ) -> tuple[Instance, Callable[[], Awaitable[object]], asyncio.Event, str]:
     """The old holder, stopped just before it charges or at another failpoint, and its call; its lock is lost by now."""
-    old = house.instance()
+    old = cluster.instance()
     stopped, woken = asyncio.Event(), asyncio.Event()
 
     async def sleep() -> None:
@@ -117,14 +117,14 @@ async def asleep(
         await woken.wait()
 
     old.failpoints.at[at] = sleep
-    key = await house.ticket(old) if direct else "s1"
+    key = await cluster.ticket(old) if direct else "s1"
 
     async def press() -> object:
-        return await (house.pay(old, key, source=Source.CARD) if direct else house.settle(old, source=Source.CARD))
+        return await (cluster.pay(old, key, source=Source.CARD) if direct else cluster.settle(old, source=Source.CARD))
 
     pressing = asyncio.ensure_future(press())
     await stopped.wait()
-    house.lapse(old)
+    cluster.lapse(old)
     return old, lambda: pressing, woken, key
 
 
@@ -137,32 +137,32 @@ async def told_to_ask_again(call: Awaitable[object]) -> None:
             raise
 
 
-def situation_in(house: House, *instances: Instance) -> Callable[[], str]:
+def situation_in(cluster: InMemoryCluster, *instances: Instance) -> Callable[[], str]:
     """What is stored anywhere, and what each of these processes knows."""
     return lambda: repr(
         (
-            house.store.payments,
-            house.store.requests.rows,
-            house.store.outbox,
-            house.ledger.chain,
-            house.ledger.open,
-            house.acquirer.charges,
-            house.orders._orders,
-            house.orders.fences,
+            cluster.store.payments,
+            cluster.store.requests.rows,
+            cluster.store.outbox,
+            cluster.ledger.chain,
+            cluster.ledger.open,
+            cluster.acquirer.charges,
+            cluster.orders._orders,
+            cluster.orders.fences,
             [one.process.heard for one in instances],
         )
     )
 
 
-def ended_well(house: House, payment: Payment) -> None:
+def ended_well(cluster: InMemoryCluster, payment: Payment) -> None:
     """Reversed; nothing is kept, and the books know of a charge exactly if there was one."""
     assert payment.state is PaymentState.REVERSED
-    at_bank = KeyState(house.acquirer.charges[payment.acquirer_key].state)
+    at_bank = KeyState(cluster.acquirer.charges[payment.acquirer_key].state)
     assert at_bank in (KeyState.REFUNDED, KeyState.TOMBSTONE)
-    journals = [journal for journal in house.ledger.chain if journal.draft.payment_id == payment.payment_id]
+    journals = [journal for journal in cluster.ledger.chain if journal.draft.payment_id == payment.payment_id]
     assert len(journals) == (2 if at_bank is KeyState.REFUNDED else 0)
     assert bool(payment.journal_id) is bool(payment.reversal_journal_id) is (at_bank is KeyState.REFUNDED)
-    house.check()
+    cluster.check()
 
 
 @pytest.mark.parametrize(
@@ -178,54 +178,54 @@ async def test_a_late_charge_against_a_reversal(direct: bool, copies: int) -> No
     ends: set[KeyState] = set()
 
     async def play(turns: Turns) -> None:
-        house = House()
-        await house.new_order()
-        old, pressed, woken, key = await asleep(house, direct=direct)
-        sight_lost = house.instance()
+        cluster = InMemoryCluster()
+        await cluster.new_order()
+        old, pressed, woken, key = await asleep(cluster, direct=direct)
+        sight_lost = cluster.instance()
         sight_lost.process.fails("charge", SILENCE)
         with suppress(CountinghouseError):
             await sight_lost.operations.recover()
-        payment = house.of(key)
+        payment = cluster.of(key)
         assert payment.state is PaymentState.UNKNOWN
-        undoing = house.instance()
+        undoing = cluster.instance()
         old.process.gate, undoing.process.gate = turns.gate("old holder"), turns.gate("undoing")
 
         async def copy(number: int) -> None:
             await turns.turn(f"copy {number}")
             assert payment.amount is not None
-            deadline = house.call(payment.clerk).deadline
-            await house.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
+            deadline = cluster.call(payment.clerk).deadline
+            await cluster.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
 
         async def undo() -> None:
-            await told_to_ask_again(house.reverse(undoing, payment.payment_id))
+            await told_to_ask_again(cluster.reverse(undoing, payment.payment_id))
 
         woken.set()
-        look = situation_in(house, old, undoing)
+        look = situation_in(cluster, old, undoing)
         await turns.play(look, told_to_ask_again(pressed()), undo(), *(copy(number) for number in range(copies)))
         old.process.gate = undoing.process.gate = None
-        await house.recovered(by=house.instance())
-        again = payment_in(await house.reverse(house.instance(), payment.payment_id))
+        await cluster.recovered(by=cluster.instance())
+        again = payment_in(await cluster.reverse(cluster.instance(), payment.payment_id))
         assert again.payment_id == payment.payment_id
-        ended_well(house, house.of(key))
-        ends.add(KeyState(house.acquirer.charges[payment.acquirer_key].state))
+        ended_well(cluster, cluster.of(key))
+        ends.add(KeyState(cluster.acquirer.charges[payment.acquirer_key].state))
 
     played = await every_schedule(play)
     assert played > 20
     assert ends == {KeyState.REFUNDED, KeyState.TOMBSTONE}
 
 
-def parked_well(house: House, payment: Payment) -> None:
+def parked_well(cluster: InMemoryCluster, payment: Payment) -> None:
     """The card payment or the drawer's has paid the order, never both; nothing is kept of what paid nothing."""
-    drawer = house.of("cash")
+    drawer = cluster.of("cash")
     paid = [each for each in (payment, drawer) if each.state is PaymentState.SUCCEEDED]
     assert len(paid) == 1
-    assert [journal.draft.payment_id for journal in house.journals()] == [paid[0].payment_id]
-    states = [event.state for event in house.store.events if event.payment_id == payment.payment_id]
+    assert [journal.draft.payment_id for journal in cluster.journals()] == [paid[0].payment_id]
+    states = [event.state for event in cluster.store.events if event.payment_id == payment.payment_id]
     if PaymentState.PARKED in states:
         assert states[-2:] == [PaymentState.PARKED, PaymentState.REVERSED]
-        at_bank = KeyState(house.acquirer.charges[payment.acquirer_key].state)
+        at_bank = KeyState(cluster.acquirer.charges[payment.acquirer_key].state)
         assert at_bank in (KeyState.REFUNDED, KeyState.TOMBSTONE)
-    house.check()
+    cluster.check()
 
 
 @pytest.mark.parametrize("wakes_at", ["submitted", "charged"])
@@ -237,41 +237,41 @@ async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: 
     ends: set[tuple[PaymentState, KeyState]] = set()
 
     async def play(turns: Turns) -> None:
-        house = House()
-        await house.new_order()
-        old, pressed, woken, key = await asleep(house, direct=False, at=wakes_at)
-        payment = house.of(key)
-        parking, worker = house.instance(), house.instance()
+        cluster = InMemoryCluster()
+        await cluster.new_order()
+        old, pressed, woken, key = await asleep(cluster, direct=False, at=wakes_at)
+        payment = cluster.of(key)
+        parking, worker = cluster.instance(), cluster.instance()
         for name, one in (("old holder", old), ("parking", parking), ("worker", worker)):
             one.process.gate = turns.gate(name)
 
         async def copy(number: int) -> None:
             await turns.turn(f"copy {number}")
             assert payment.amount is not None
-            deadline = house.call(payment.clerk).deadline
-            await house.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
+            deadline = cluster.call(payment.clerk).deadline
+            await cluster.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
 
         async def park_and_take_cash() -> None:
             parking.process.fails("query", SILENCE)
-            await told_to_ask_again(house.park(parking, payment.payment_id))
-            await told_to_ask_again(house.settle(parking, "cash"))
+            await told_to_ask_again(cluster.park(parking, payment.payment_id))
+            await told_to_ask_again(cluster.settle(parking, "cash"))
 
         async def reverse_the_parked() -> None:
             await turns.turn("worker")
             await told_to_ask_again(worker.operations.recover())
 
         woken.set()
-        look = situation_in(house, old, parking, worker)
+        look = situation_in(cluster, old, parking, worker)
         actors = (told_to_ask_again(pressed()), park_and_take_cash(), reverse_the_parked())
         await turns.play(look, *actors, *(copy(number) for number in range(copies)))
         for one in (old, parking, worker):
             one.process.gate = None
-        await house.recovered(by=house.instance())
-        await house.settle(house.instance(), "cash")
-        await house.recovered(by=house.instance())
-        payment = house.of(key)
-        parked_well(house, payment)
-        ends.add((payment.state, KeyState(house.acquirer.charges[payment.acquirer_key].state)))
+        await cluster.recovered(by=cluster.instance())
+        await cluster.settle(cluster.instance(), "cash")
+        await cluster.recovered(by=cluster.instance())
+        payment = cluster.of(key)
+        parked_well(cluster, payment)
+        ends.add((payment.state, KeyState(cluster.acquirer.charges[payment.acquirer_key].state)))
 
     played = await every_schedule(play)
     assert played > 20
@@ -281,25 +281,25 @@ async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: 
     assert (PaymentState.SUCCEEDED, KeyState.CHARGED) in ends, "or the journal stood before it could be voided"
 
 
-def parked_or_reversed_well(house: House, payment: Payment) -> None:
+def parked_or_reversed_well(cluster: InMemoryCluster, payment: Payment) -> None:
     """Cash has paid the order, and the card payment is REVERSED, by way of PARKED or by its reversal."""
     if payment.parking is not None:
-        parked_well(house, payment)
+        parked_well(cluster, payment)
     else:
-        ended_well(house, payment)
-    assert (payment.state, house.of("cash").state) == (PaymentState.REVERSED, PaymentState.SUCCEEDED)
+        ended_well(cluster, payment)
+    assert (payment.state, cluster.of("cash").state) == (PaymentState.REVERSED, PaymentState.SUCCEEDED)
 
 
-async def reversing(house: House, key: str) -> tuple[Payment, Instance, Awaitable[object], asyncio.Event]:
+async def reversing(cluster: InMemoryCluster, key: str) -> tuple[Payment, Instance, Awaitable[object], asyncio.Event]:
     """A payment that others lost sight of and somebody began to reverse; the reversal, overtaken before it asks the
     acquirer, goes on once its event is set.
     """
-    sight_lost = house.instance()
+    sight_lost = cluster.instance()
     for name in ("charge", "query"):
         sight_lost.process.fails(name, SILENCE)
     with suppress(CountinghouseError):
         await sight_lost.operations.recover()
-    undoing = house.instance()
+    undoing = cluster.instance()
     begun, woken = asyncio.Event(), asyncio.Event()
 
     async def sleep() -> None:
@@ -307,10 +307,10 @@ async def reversing(house: House, key: str) -> tuple[Payment, Instance, Awaitabl
         await woken.wait()
 
     undoing.failpoints.at["submitted"] = sleep
-    reversal = asyncio.ensure_future(house.reverse(undoing, house.of(key).payment_id))
+    reversal = asyncio.ensure_future(cluster.reverse(undoing, cluster.of(key).payment_id))
     await begun.wait()
-    house.lapse(undoing)
-    payment = house.of(key)
+    cluster.lapse(undoing)
+    payment = cluster.of(key)
     assert (payment.state, payment.journal_id) == (PaymentState.REVERSING, "")
     return payment, undoing, reversal, woken
 
@@ -325,19 +325,19 @@ async def test_parking_a_reversal_and_cash_against_what_comes_late(late: str) ->
     by_holder = late != "a reversal, and a charge"
 
     async def play(turns: Turns) -> None:
-        house = House()
-        await house.new_order()
+        cluster = InMemoryCluster()
+        await cluster.new_order()
         at = "charged" if late == "a holder before its post" else "submitted"
-        old, pressed, woken, key = await asleep(house, direct=False, at=at)
-        payment, undoing, reversal, reversal_woken = await reversing(house, key)
-        parking, worker = house.instance(), house.instance()
+        old, pressed, woken, key = await asleep(cluster, direct=False, at=at)
+        payment, undoing, reversal, reversal_woken = await reversing(cluster, key)
+        parking, worker = cluster.instance(), cluster.instance()
         comes_late = old if by_holder else undoing
         for name, one in (("late", comes_late), ("parking", parking), ("worker", worker)):
             one.process.gate = turns.gate(name)
 
         async def park_and_take_cash() -> None:
-            await told_to_ask_again(house.park(parking, payment.payment_id))
-            await told_to_ask_again(house.settle(parking, "cash"))
+            await told_to_ask_again(cluster.park(parking, payment.payment_id))
+            await told_to_ask_again(cluster.settle(parking, "cash"))
 
         async def reverse_the_parked() -> None:
             await turns.turn("worker")
@@ -346,11 +346,11 @@ async def test_parking_a_reversal_and_cash_against_what_comes_late(late: str) ->
         async def charge() -> None:
             await turns.turn("charge")
             assert payment.amount is not None
-            deadline = house.call(payment.clerk).deadline
-            await house.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
+            deadline = cluster.call(payment.clerk).deadline
+            await cluster.acquirer.charge(payment.acquirer_key, payment, payment.amount, deadline)
 
         (woken if by_holder else reversal_woken).set()
-        look = situation_in(house, comes_late, parking, worker)
+        look = situation_in(cluster, comes_late, parking, worker)
         if by_holder:
             await turns.play(look, told_to_ask_again(pressed()), park_and_take_cash(), reverse_the_parked())
         else:
@@ -360,14 +360,14 @@ async def test_parking_a_reversal_and_cash_against_what_comes_late(late: str) ->
         for event, call in ((woken, pressed()), (reversal_woken, reversal)):
             event.set()
             await told_to_ask_again(call)
-        await house.recovered(by=house.instance())
-        await house.settle(house.instance(), "cash")
-        await house.recovered(by=house.instance())
-        payment = house.of(key)
+        await cluster.recovered(by=cluster.instance())
+        await cluster.settle(cluster.instance(), "cash")
+        await cluster.recovered(by=cluster.instance())
+        payment = cluster.of(key)
         parked = payment.parking is not None
-        parked_or_reversed_well(house, payment)
-        assert (await house.reverse(house.instance(), payment.payment_id)).response.ok is not parked
-        ends.add((parked, KeyState(house.acquirer.charges[payment.acquirer_key].state)))
+        parked_or_reversed_well(cluster, payment)
+        assert (await cluster.reverse(cluster.instance(), payment.payment_id)).response.ok is not parked
+        ends.add((parked, KeyState(cluster.acquirer.charges[payment.acquirer_key].state)))
 
     played = await every_schedule(play)
     assert played > 20

@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import Begun, Lease, RequestKey, RequestState, StoredResponse
+from services.kernel.idempotency import Execution, Lease, RequestKey, RequestState, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.model import (
@@ -26,16 +26,16 @@ from services.payment.model import (
     SETTLE,
     UNANSWERED,
     Accepted,
+    AcquirerRetry,
     Charge,
+    ConflictingPayment,
+    OutboxAction,
     Parking,
     Payment,
     PaymentState,
-    Purpose,
     Reversal,
-    Rival,
-    Silence,
+    ReversalResult,
     Source,
-    Undone,
 )
 from tests.fakes.payment_store import Event, FakePaymentStore
 from tests.unit.payment.test_model import PAYMENT
@@ -61,9 +61,9 @@ def now(step: Coroutine[Any, Any, _T]) -> _T:
     raise AssertionError("the fake waited")
 
 
-def said(word: str) -> Callable[[Payment], StoredResponse]:
+def said(text: str) -> Callable[[Payment], StoredResponse]:
     """A response that no other step would give."""
-    body = f"{word} {next(_NUMBER)}".encode()
+    body = f"{text} {next(_NUMBER)}".encode()
     return lambda _payment: StoredResponse(True, body)
 
 
@@ -76,7 +76,7 @@ class Payments(RuleBasedStateMachine):
         super().__init__()
         self.store = FakePaymentStore()
         self.now_ms = 1_000
-        self.begun: list[Begun] = []
+        self.executions: list[Execution] = []
         self.fences: dict[str, Fence] = {}
         self.keys: dict[str, str] = {}
         self.responses: dict[RequestKey, StoredResponse] = {}
@@ -98,7 +98,7 @@ class Payments(RuleBasedStateMachine):
             assert accepted == before.response
             return self.some_payment(request)
         assert isinstance(accepted, Accepted)
-        self.begun.append(accepted.begun)
+        self.executions.append(accepted.execution)
         assert accepted.payment.key == request
         return accepted.payment.payment_id
 
@@ -108,15 +108,13 @@ class Payments(RuleBasedStateMachine):
         self.move(payment_id, fence, lambda f: self.store.submit(payment_id, charge, f, now_ms=self.now_ms))
 
     @rule(payment_id=payments, fence=FENCES, pause_ms=st.integers(0, 100))
-    def lose_sight(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
-        silence = Silence(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
-        self.move(
-            payment_id, fence, lambda f: self.store.lose_sight(payment_id, f, now_ms=self.now_ms, silence=silence)
-        )
+    def mark_unknown(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
+        retry = AcquirerRetry(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
+        self.move(payment_id, fence, lambda f: self.store.mark_unknown(payment_id, f, now_ms=self.now_ms, retry=retry))
 
     @rule(payment_id=payments)
     def hear_news(self, payment_id: str) -> None:
-        now(self.store.ask_now(self.payment(payment_id).acquirer_key))
+        now(self.store.schedule_query(self.payment(payment_id).acquirer_key))
 
     @rule(payment_id=payments, fence=FENCES)
     def record(self, payment_id: str, fence: Fence) -> None:
@@ -134,12 +132,12 @@ class Payments(RuleBasedStateMachine):
     def begin_reversal(self, payment_id: str, fence: Fence, key: str) -> None:
         reversal = Reversal(RequestKey(LI, REVERSE, key), LI, "why")
         try:
-            begun = now(self.store.begin_request(reversal.key, payment_id, self.lease()))
+            execution = now(self.store.begin_request(reversal.key, payment_id, self.lease()))
         except CountinghouseError:
             return
-        if isinstance(begun, StoredResponse):
+        if isinstance(execution, StoredResponse):
             return
-        self.begun.append(begun)
+        self.executions.append(execution)
         self.move(payment_id, fence, lambda f: self.store.begin_reversal(payment_id, f, reversal, now_ms=self.now_ms))
         if self.payment(payment_id).reversal != reversal:
             now(self.store.refuse_request(reversal.key, said("not so")(PAYMENT), now_ms=self.now_ms))
@@ -147,7 +145,7 @@ class Payments(RuleBasedStateMachine):
     @rule(payment_id=payments, fence=FENCES, charged=st.booleans())
     def record_reversal(self, payment_id: str, fence: Fence, charged: bool) -> None:
         payment = self.payment(payment_id)
-        undone = Undone("j", "r") if charged or payment.journal_id else Undone()
+        undone = ReversalResult("j", "r") if charged or payment.journal_id else ReversalResult()
         self.move(
             payment_id,
             fence,
@@ -170,10 +168,10 @@ class Payments(RuleBasedStateMachine):
     def park(self, payment_id: str, fence: Fence, key: str) -> None:
         parking = Parking(RequestKey(LI, PARK, key), LI, "why")
         try:
-            begun = now(self.store.begin_request(parking.key, payment_id, self.lease()))
+            execution = now(self.store.begin_request(parking.key, payment_id, self.lease()))
         except CountinghouseError:
             return
-        if isinstance(begun, StoredResponse):
+        if isinstance(execution, StoredResponse):
             return
         self.move(
             payment_id,
@@ -190,28 +188,28 @@ class Payments(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         """As operations do: only what was not begun, by a first execution."""
-        begun = self.some_execution(data)
-        if begun is None or not begun.first:
+        execution = self.some_execution(data)
+        if execution is None or not execution.first:
             return
-        payment = now(self.store.of_request(begun.key))
+        payment = now(self.store.of_request(execution.key))
         if payment is None or payment.state is PaymentState.CREATED:
-            now(self.store.give_back(begun, now_ms=self.now_ms))
+            now(self.store.give_back(execution, now_ms=self.now_ms))
 
     @rule(data=st.data(), milliseconds=st.integers(-50, 100))
     def renew(self, data: st.DataObject, milliseconds: int) -> None:
-        begun = self.some_execution(data)
-        if begun is not None:
-            now(self.store.renew([begun], until_ms=self.now_ms + milliseconds))
+        execution = self.some_execution(data)
+        if execution is not None:
+            now(self.store.renew([execution], until_ms=self.now_ms + milliseconds))
 
     @rule()
     def take_over(self) -> None:
         for row in now(self.store.overdue(now_ms=self.now_ms, limit=2)):
             assert row.lease_until_ms <= self.now_ms
-            begun = now(self.store.take_over(row, self.lease()))
-            assert begun is not None
+            execution = now(self.store.take_over(row, self.lease()))
+            assert execution is not None
             assert now(self.store.take_over(row, self.lease())) is None
-            assert not begun.first
-            self.begun.append(begun)
+            assert not execution.first
+            self.executions.append(execution)
 
     @rule()
     def expire(self) -> None:
@@ -219,7 +217,7 @@ class Payments(RuleBasedStateMachine):
 
     @rule(payment_id=payments)
     def deliver(self, payment_id: str) -> None:
-        for purpose in now(self.store.owes(payment_id)):
+        for purpose in now(self.store.pending_notifications(payment_id)):
             now(self.store.delivered(payment_id, purpose, now_ms=self.now_ms))
 
     @rule(milliseconds=st.integers(1, 120))
@@ -278,24 +276,24 @@ class Payments(RuleBasedStateMachine):
     def the_order_service_hears_of_every_end(self) -> None:
         """COMPLETE for what succeeded, and REOPEN if it was undone; RELEASE for what never was charged; never both."""
         for payment in self.store.payments.values():
-            words = {purpose for payment_id, purpose in self.store.outbox if payment_id == payment.payment_id}
+            actions = {purpose for payment_id, purpose in self.store.outbox if payment_id == payment.payment_id}
             succeeded = bool(payment.settled_at_ms)
             if not payment.order_id:
-                assert not words
+                assert not actions
                 continue
-            assert (Purpose.COMPLETE in words) is succeeded
+            assert (OutboxAction.COMPLETE in actions) is succeeded
             undone = payment.state is PaymentState.REVERSED
-            assert (Purpose.REOPEN in words) is (undone and succeeded)
-            assert (Purpose.RELEASE in words) or not (undone and not succeeded)
-            assert not (succeeded and Purpose.RELEASE in words)
+            assert (OutboxAction.REOPEN in actions) is (undone and succeeded)
+            assert (OutboxAction.RELEASE in actions) or not (undone and not succeeded)
+            assert not (succeeded and OutboxAction.RELEASE in actions)
 
     @invariant()
     def a_card_has_its_key_from_its_submission_on(self) -> None:
         """And never another; who waits for nobody has no silence to be put before people."""
         for payment in self.store.payments.values():
-            begun = PaymentState.SUBMITTED in {event.state for event in self.histories()[payment.payment_id]}
+            execution = PaymentState.SUBMITTED in {event.state for event in self.histories()[payment.payment_id]}
             by_card = payment.source is Source.CARD
-            assert bool(payment.acquirer_key) is (begun and by_card)
+            assert bool(payment.acquirer_key) is (execution and by_card)
             if payment.acquirer_key:
                 assert payment.acquirer_key == self.keys.setdefault(payment.payment_id, payment.acquirer_key)
             assert payment.state in UNANSWERED or not payment.attention
@@ -314,13 +312,13 @@ class Payments(RuleBasedStateMachine):
             assert self.payment(payment_id) == before
             assert len(self.store.events) == events
             return
-        if isinstance(outcome, Rival):
+        if isinstance(outcome, ConflictingPayment):
             assert outcome.payment.payment_id != payment_id
             return
         assert fence >= before.fence
 
-    def some_execution(self, data: st.DataObject) -> Begun | None:
-        return data.draw(st.sampled_from(self.begun)) if self.begun else None
+    def some_execution(self, data: st.DataObject) -> Execution | None:
+        return data.draw(st.sampled_from(self.executions)) if self.executions else None
 
     def some_payment(self, key: RequestKey) -> str:
         payment = now(self.store.of_request(key))

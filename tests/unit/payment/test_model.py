@@ -20,8 +20,8 @@ from services.payment.model import (
     REVERSE,
     SETTLE,
     AccountTerms,
-    AcquirerSays,
     Charge,
+    ChargeStatus,
     ChargeTerms,
     KeyState,
     Order,
@@ -232,21 +232,21 @@ TERMS = ChargeTerms(1250, "CNY", "tok-mei", "p1")
 @pytest.mark.parametrize(
     ("said", "wrong"),
     [
-        (AcquirerSays(KeyState.CHARGED, "", "p1:1", TERMS), ()),
-        (AcquirerSays(KeyState.CHARGED, "", "p1:2", TERMS), ("key",)),
-        (AcquirerSays(KeyState.CHARGED, "", "p1:1", replace(TERMS, minor_units=500)), ("amount",)),
-        (AcquirerSays(KeyState.CHARGED, "", "p1:1", replace(TERMS, currency="JPY")), ("currency",)),
-        (AcquirerSays(KeyState.CHARGED, "", "p1:1", replace(TERMS, card="tok-li")), ("card",)),
-        (AcquirerSays(KeyState.REFUNDED, "", "p1:1", replace(TERMS, reference="p2")), ("reference",)),
-        (AcquirerSays(KeyState.DECLINED, "CARD_DECLINED", "p1:1", replace(TERMS, minor_units=0)), ("amount",)),
-        (AcquirerSays(KeyState.CHARGED, "", "p1:1", None), ("amount",)),
-        (AcquirerSays(KeyState.TOMBSTONE, "", "p1:1", None), ()),
-        (AcquirerSays(KeyState.TOMBSTONE, "", "p2:1", None), ("key",)),
-        (AcquirerSays(KeyState.UNSEEN), ()),
+        (ChargeStatus(KeyState.CHARGED, "", "p1:1", TERMS), ()),
+        (ChargeStatus(KeyState.CHARGED, "", "p1:2", TERMS), ("key",)),
+        (ChargeStatus(KeyState.CHARGED, "", "p1:1", replace(TERMS, minor_units=500)), ("amount",)),
+        (ChargeStatus(KeyState.CHARGED, "", "p1:1", replace(TERMS, currency="JPY")), ("currency",)),
+        (ChargeStatus(KeyState.CHARGED, "", "p1:1", replace(TERMS, card="tok-li")), ("card",)),
+        (ChargeStatus(KeyState.REFUNDED, "", "p1:1", replace(TERMS, reference="p2")), ("reference",)),
+        (ChargeStatus(KeyState.DECLINED, "CARD_DECLINED", "p1:1", replace(TERMS, minor_units=0)), ("amount",)),
+        (ChargeStatus(KeyState.CHARGED, "", "p1:1", None), ("amount",)),
+        (ChargeStatus(KeyState.TOMBSTONE, "", "p1:1", None), ()),
+        (ChargeStatus(KeyState.TOMBSTONE, "", "p2:1", None), ("key",)),
+        (ChargeStatus(KeyState.UNSEEN), ()),
     ],
 )
 def test_acquirer_answer_names_every_part_that_differs_from_the_question(
-    said: AcquirerSays, wrong: tuple[str, ...]
+    said: ChargeStatus, wrong: tuple[str, ...]
 ) -> None:
     assert said.contradictions("p1:1", TERMS) == wrong
 

@@ -19,7 +19,7 @@ from services.kernel.fence import Fence
 from services.kernel.idempotency import RequestKey
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import REVERSE, SETTLE, AcquirerSays, ChargeTerms, KeyState, Payment, Reversal, Source
+from services.payment.model import REVERSE, SETTLE, ChargeStatus, ChargeTerms, KeyState, Payment, Reversal, Source
 from services.payment.peers import AcquirerPeer, LedgerPeer, OrderPeer
 from services.runtime.grpc import status
 
@@ -102,7 +102,7 @@ class TestAcquirer:
 
     async def test_an_answer_is_taken_whole(self) -> None:
         said = await acquirer(acquirer_pb2.ChargeResponse(charge=charge())).charge("p1:1", payment(), AMOUNT, soon())
-        assert said == AcquirerSays(KeyState.CHARGED, "", "p1:1", ChargeTerms(1250, "CNY", "tok-mei", "p1"))
+        assert said == ChargeStatus(KeyState.CHARGED, "", "p1:1", ChargeTerms(1250, "CNY", "tok-mei", "p1"))
 
     async def test_an_amount_that_is_no_amount_is_a_contradiction_and_no_error(self) -> None:
         stated = charge()
@@ -122,7 +122,7 @@ class TestAcquirer:
             await acquirer(NotFound("NO_SUCH_MERCHANT", "who are you?")).query("p1:1", soon())
         assert silence.value.reason == "NO_SUCH_MERCHANT"
         said = await acquirer(NotFound("CHARGE_NOT_FOUND", "never seen")).query("p1:1", soon())
-        assert said == AcquirerSays(KeyState.UNSEEN)
+        assert said == ChargeStatus(KeyState.UNSEEN)
 
     async def test_words_of_the_acquirer_are_not_passed_on(self) -> None:
         with pytest.raises(OutcomeUnknown) as silence:

@@ -21,7 +21,7 @@ from services.order.model import OrderState
 from services.payment.commands import ReverseCommand
 from services.payment.model import REVERSE, PaymentState
 from tests.fakes.payment_ports import Died
-from tests.unit.payment.house import AMOUNT, DRAWER, MERCHANT, WALLET, WANG, House, payment_in
+from tests.unit.payment.cluster import AMOUNT, DRAWER, MERCHANT, WALLET, WANG, InMemoryCluster, payment_in
 from tests.unit.payment.test_settle import reason_in
 
 SILENCE = OutcomeUnknown("OUTCOME_UNKNOWN", "no answer")
@@ -31,216 +31,216 @@ FAILPOINTS = ["accepted", "locked", "submitted", "posted", "recorded", "complete
 
 
 @pytest.fixture
-async def payment_id(house: House) -> str:
+async def payment_id(cluster: InMemoryCluster) -> str:
     """`o1` is settled from the drawer."""
-    return payment_in(await house.settle(house.instance())).payment_id
+    return payment_in(await cluster.settle(cluster.instance())).payment_id
 
 
 @pytest.fixture
-async def direct_id(house: House) -> str:
+async def direct_id(cluster: InMemoryCluster) -> str:
     """A direct payment from mei's wallet to the merchant."""
-    one = house.instance()
-    return payment_in(await house.pay(one, await house.ticket(one))).payment_id
+    one = cluster.instance()
+    return payment_in(await cluster.pay(one, await cluster.ticket(one))).payment_id
 
 
-def undone(house: House) -> int:
+def undone(cluster: InMemoryCluster) -> int:
     """How many journals undo another."""
-    return sum(bool(journal.draft.reversal_of) for journal in house.ledger.chain)
+    return sum(bool(journal.draft.reversal_of) for journal in cluster.ledger.chain)
 
 
 class TestWell:
     """Nothing goes wrong."""
 
-    async def test_an_order_is_reopened(self, house: House, payment_id: str) -> None:
+    async def test_an_order_is_reopened(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """An opposite journal, the order UNPAID in its next round, every failpoint passed in its order."""
-        one = house.instance()
-        answer = await house.reverse(one, payment_id)
+        one = cluster.instance()
+        answer = await cluster.reverse(one, payment_id)
         payment = payment_in(answer)
         assert payment.state == pb.PAYMENT_STATE_REVERSED
-        assert answer.response == house.stored("v1", REVERSE, WANG)
-        assert (house.order().state, house.order().round) == (OrderState.UNPAID, 2)
-        assert house.ledger.open[DRAWER].balance == 0
+        assert answer.response == cluster.stored("v1", REVERSE, WANG)
+        assert (cluster.order().state, cluster.order().round) == (OrderState.UNPAID, 2)
+        assert cluster.ledger.open[DRAWER].balance == 0
         assert one.failpoints.passed == FAILPOINTS
-        house.check()
+        cluster.check()
 
-    async def test_the_order_can_be_settled_again(self, house: House, payment_id: str) -> None:
+    async def test_the_order_can_be_settled_again(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """In round 2, by another payment under another business key."""
-        one = house.instance()
-        await house.reverse(one, payment_id)
-        again = payment_in(await house.settle(one, "s2"))
+        one = cluster.instance()
+        await cluster.reverse(one, payment_id)
+        again = payment_in(await cluster.settle(one, "s2"))
         assert (again.round, again.payment_id != payment_id) == (2, True)
-        assert [journal.draft.business_key for journal in house.journals()] == ["settle:o1:1", "settle:o1:2"]
-        house.check()
-        await house.reverse(one, again.payment_id, "v2")
-        assert house.order().round == 3
-        house.check()
+        assert [journal.draft.business_key for journal in cluster.journals()] == ["settle:o1:1", "settle:o1:2"]
+        cluster.check()
+        await cluster.reverse(one, again.payment_id, "v2")
+        assert cluster.order().round == 3
+        cluster.check()
 
-    async def test_a_direct_payment_is_undone(self, house: House, direct_id: str) -> None:
-        one = house.instance()
-        await house.reverse(one, direct_id)
-        assert house.ledger.open[WALLET].balance == house.ledger.open[MERCHANT].balance == 1000
+    async def test_a_direct_payment_is_undone(self, cluster: InMemoryCluster, direct_id: str) -> None:
+        one = cluster.instance()
+        await cluster.reverse(one, direct_id)
+        assert cluster.ledger.open[WALLET].balance == cluster.ledger.open[MERCHANT].balance == 1000
         assert one.process.calls["hold"] == 0
-        house.check()
+        cluster.check()
 
-    async def test_asked_again_it_is_replayed(self, house: House, payment_id: str) -> None:
-        first = await house.reverse(house.instance(), payment_id)
-        again = await house.reverse(house.instance(), payment_id)
+    async def test_asked_again_it_is_replayed(self, cluster: InMemoryCluster, payment_id: str) -> None:
+        first = await cluster.reverse(cluster.instance(), payment_id)
+        again = await cluster.reverse(cluster.instance(), payment_id)
         assert (again.response, again.replayed) == (first.response, True)
-        assert undone(house) == 1
+        assert undone(cluster) == 1
 
-    async def test_ten_at_once_undo_once(self, house: House, payment_id: str) -> None:
+    async def test_ten_at_once_undo_once(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """Ten requests: one undoes it, nine are definitively told that it is undone."""
-        house.locks.patience_s = 5
-        answers = await asyncio.gather(*(house.reverse(house.instance(), payment_id, f"v{n}") for n in range(10)))
+        cluster.locks.patience_s = 5
+        answers = await asyncio.gather(*(cluster.reverse(cluster.instance(), payment_id, f"v{n}") for n in range(10)))
         assert sum(answer.response.ok for answer in answers) == 1
-        assert undone(house) == 1
-        house.check()
+        assert undone(cluster) == 1
+        cluster.check()
 
 
 class TestRefused:
     """It cannot be undone."""
 
-    async def test_an_unknown_payment(self, house: House) -> None:
+    async def test_an_unknown_payment(self, cluster: InMemoryCluster) -> None:
         with pytest.raises(NotFound):
-            await house.reverse(house.instance(), "pay_nothing")
-        assert not house.store.requests.rows
+            await cluster.reverse(cluster.instance(), "pay_nothing")
+        assert not cluster.store.requests.rows
 
-    async def test_a_payment_that_is_undone_already(self, house: House, payment_id: str) -> None:
+    async def test_a_payment_that_is_undone_already(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """ILLEGAL_STATE, stored and replayed."""
-        one = house.instance()
-        await house.reverse(one, payment_id)
-        answer = await house.reverse(one, payment_id, "v2")
+        one = cluster.instance()
+        await cluster.reverse(one, payment_id)
+        answer = await cluster.reverse(one, payment_id, "v2")
         assert reason_in(answer.response.body) == "ILLEGAL_STATE"
-        again = await house.reverse(one, payment_id, "v2")
+        again = await cluster.reverse(one, payment_id, "v2")
         assert (again.response, again.replayed) == (answer.response, True)
-        assert undone(house) == 1
-        house.check()
+        assert undone(cluster) == 1
+        cluster.check()
 
-    async def test_a_declined_payment(self, house: House, payment_id: str) -> None:
-        one = house.instance()
-        await house.settle(one, "s2")
-        answer = await house.reverse(one, house.of("s2").payment_id)
+    async def test_a_declined_payment(self, cluster: InMemoryCluster, payment_id: str) -> None:
+        one = cluster.instance()
+        await cluster.settle(one, "s2")
+        answer = await cluster.reverse(one, cluster.of("s2").payment_id)
         assert reason_in(answer.response.body) == "ILLEGAL_STATE"
-        assert house.of("s2").state is PaymentState.DECLINED
-        house.check()
+        assert cluster.of("s2").state is PaymentState.DECLINED
+        cluster.check()
 
-    async def test_another_payload_under_the_key(self, house: House, payment_id: str) -> None:
-        one = house.instance()
-        await house.reverse(one, payment_id)
+    async def test_another_payload_under_the_key(self, cluster: InMemoryCluster, payment_id: str) -> None:
+        one = cluster.instance()
+        await cluster.reverse(one, payment_id)
         command = ReverseCommand("v1", payment_id, "another reason", "another")
         with pytest.raises(KeyMismatch):
-            await one.operations.reverse(house.call(WANG), command)
+            await one.operations.reverse(cluster.call(WANG), command)
 
-    async def test_the_ledger_refuses(self, house: House, payment_id: str) -> None:
+    async def test_the_ledger_refuses(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """The drawer has been emptied since: SUCCEEDED again, the order stays PAID, the refusal is replayed; another
         request undoes it once the money is back.
         """
-        one = house.instance()
-        house.fund(DRAWER, 0)
-        answer = await house.reverse(one, payment_id)
+        one = cluster.instance()
+        cluster.fund(DRAWER, 0)
+        answer = await cluster.reverse(one, payment_id)
         assert reason_in(answer.response.body) == "INSUFFICIENT_FUNDS"
-        assert house.of("s1").state is PaymentState.SUCCEEDED
-        assert house.order().state is OrderState.PAID
-        house.check()
-        house.fund(DRAWER, AMOUNT)
-        assert (await house.reverse(one, payment_id)).response == answer.response
-        assert payment_in(await house.reverse(one, payment_id, "v2")).state == pb.PAYMENT_STATE_REVERSED
-        house.check()
+        assert cluster.of("s1").state is PaymentState.SUCCEEDED
+        assert cluster.order().state is OrderState.PAID
+        cluster.check()
+        cluster.fund(DRAWER, AMOUNT)
+        assert (await cluster.reverse(one, payment_id)).response == answer.response
+        assert payment_in(await cluster.reverse(one, payment_id, "v2")).state == pb.PAYMENT_STATE_REVERSED
+        cluster.check()
 
-    async def test_two_accountants_with_the_same_request_id(self, house: House, payment_id: str) -> None:
+    async def test_two_accountants_with_the_same_request_id(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """A key belongs to its caller, at the ledger too: what one was refused is not refused to the other."""
-        one = house.instance()
-        house.fund(DRAWER, 0)
-        assert not (await house.reverse(one, payment_id, "v1", clerk=WANG)).response.ok
-        house.fund(DRAWER, AMOUNT)
-        assert (await house.reverse(one, payment_id, "v1", clerk=ZHAO)).response.ok
-        house.check()
+        one = cluster.instance()
+        cluster.fund(DRAWER, 0)
+        assert not (await cluster.reverse(one, payment_id, "v1", clerk=WANG)).response.ok
+        cluster.fund(DRAWER, AMOUNT)
+        assert (await cluster.reverse(one, payment_id, "v1", clerk=ZHAO)).response.ok
+        cluster.check()
 
 
 class TestGivenBack:
     """Nothing was done, so the same request id may run again."""
 
-    async def test_the_order_is_locked(self, house: House, payment_id: str) -> None:
-        one = house.instance()
-        async with house.locks.of("another").hold("o1", WANG, "p0", 1):
+    async def test_the_order_is_locked(self, cluster: InMemoryCluster, payment_id: str) -> None:
+        one = cluster.instance()
+        async with cluster.locks.of("another").hold("o1", WANG, "p0", 1):
             with pytest.raises(Exception, match="is being settled by wang") as refusal:
-                await house.reverse(one, payment_id)
+                await cluster.reverse(one, payment_id)
             assert getattr(refusal.value, "reason", "") == "ORDER_LOCKED"
-        assert house.state("v1", REVERSE, WANG) is RequestState.ISSUED
-        assert payment_in(await house.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSED
-        house.check()
+        assert cluster.state("v1", REVERSE, WANG) is RequestState.ISSUED
+        assert payment_in(await cluster.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSED
+        cluster.check()
 
-    async def test_zookeeper_is_away(self, house: House, payment_id: str) -> None:
-        house.locks.away = AWAY
-        one = house.instance()
+    async def test_zookeeper_is_away(self, cluster: InMemoryCluster, payment_id: str) -> None:
+        cluster.locks.away = AWAY
+        one = cluster.instance()
         with pytest.raises(Unavailable):
-            await house.reverse(one, payment_id)
-        assert house.state("v1", REVERSE, WANG) is RequestState.ISSUED
-        house.locks.away = None
-        assert (await house.reverse(one, payment_id)).response.ok
+            await cluster.reverse(one, payment_id)
+        assert cluster.state("v1", REVERSE, WANG) is RequestState.ISSUED
+        cluster.locks.away = None
+        assert (await cluster.reverse(one, payment_id)).response.ok
 
-    async def test_the_store_refuses_the_fence(self, house: House, payment_id: str) -> None:
-        one = house.instance()
+    async def test_the_store_refuses_the_fence(self, cluster: InMemoryCluster, payment_id: str) -> None:
+        one = cluster.instance()
 
         async def overtaken() -> None:
-            house.locks.expire(one.name)
-            await house.settle(house.instance(), "s2")  # looks at the order under a newer fence
-            await house.reverse(house.instance(), payment_id, "v2")
+            cluster.locks.expire(one.name)
+            await cluster.settle(cluster.instance(), "s2")  # looks at the order under a newer fence
+            await cluster.reverse(cluster.instance(), payment_id, "v2")
 
         one.failpoints.at["locked"] = overtaken
         with pytest.raises(StaleFence):
-            await house.reverse(one, payment_id)
-        assert house.state("v1", REVERSE, WANG) is RequestState.ISSUED
-        assert reason_in((await house.reverse(one, payment_id)).response.body) == "ILLEGAL_STATE"
-        assert undone(house) == 1
-        house.check()
+            await cluster.reverse(one, payment_id)
+        assert cluster.state("v1", REVERSE, WANG) is RequestState.ISSUED
+        assert reason_in((await cluster.reverse(one, payment_id)).response.body) == "ILLEGAL_STATE"
+        assert undone(cluster) == 1
+        cluster.check()
 
 
 class TestUnanswered:
     """An answer that did not come is not a refusal."""
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_ledger(self, house: House, payment_id: str, after: bool) -> None:
+    async def test_the_ledger(self, cluster: InMemoryCluster, payment_id: str, after: bool) -> None:
         """OK with REVERSING; the worker asks again, and it is undone once."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("reverse", SILENCE, after=after)
-        answer = await house.reverse(one, payment_id)
+        answer = await cluster.reverse(one, payment_id)
         assert payment_in(answer).state == pb.PAYMENT_STATE_REVERSING
-        assert house.state("v1", REVERSE, WANG) is RequestState.IN_PROGRESS
-        await house.recovered(by=house.instance())
-        assert house.of("s1").state is PaymentState.REVERSED
-        assert undone(house) == 1
-        assert (await house.reverse(one, payment_id)).response == house.stored("v1", REVERSE, WANG)
-        house.check()
+        assert cluster.state("v1", REVERSE, WANG) is RequestState.IN_PROGRESS
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.of("s1").state is PaymentState.REVERSED
+        assert undone(cluster) == 1
+        assert (await cluster.reverse(one, payment_id)).response == cluster.stored("v1", REVERSE, WANG)
+        cluster.check()
 
-    async def test_the_reopening(self, house: House, payment_id: str) -> None:
+    async def test_the_reopening(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """The money is back, so the caller's answer stands; the worker tells the order service later."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("reopen", SILENCE, after=True)
-        assert payment_in(await house.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSED
-        await house.recovered(by=house.instance())
-        assert (house.order().state, house.order().round) == (OrderState.UNPAID, 2)
-        house.check()
+        assert payment_in(await cluster.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSED
+        await cluster.recovered(by=cluster.instance())
+        assert (cluster.order().state, cluster.order().round) == (OrderState.UNPAID, 2)
+        cluster.check()
 
-    async def test_a_completion_that_was_never_heard(self, house: House) -> None:
-        """Undone before the order service knew that it was paid: it hears of both, in their order."""
-        one = house.instance()
+    async def test_a_completion_that_was_never_heard(self, cluster: InMemoryCluster) -> None:
+        """Reversed before the order service knew that it was paid: it hears of both, in their order."""
+        one = cluster.instance()
         one.process.fails("complete", AWAY, times=2)
-        payment_id = payment_in(await house.settle(one)).payment_id
-        assert (await house.reverse(one, payment_id)).response.ok
-        await house.recovered(by=house.instance())
-        assert (house.order().state, house.order().round) == (OrderState.UNPAID, 2)
-        house.check()
+        payment_id = payment_in(await cluster.settle(one)).payment_id
+        assert (await cluster.reverse(one, payment_id)).response.ok
+        await cluster.recovered(by=cluster.instance())
+        assert (cluster.order().state, cluster.order().round) == (OrderState.UNPAID, 2)
+        cluster.check()
 
 
-async def half_reversed(house: House, payment_id: str, step: str, *, after: bool) -> None:
+async def half_reversed(cluster: InMemoryCluster, payment_id: str, step: str, *, after: bool) -> None:
     """An accountant's process dies at a step of undoing a payment."""
-    dying = house.instance()
+    dying = cluster.instance()
     dying.process.fails(step, Died(), after=after)
     with pytest.raises(Died):
-        await house.reverse(dying, payment_id, "dead")
+        await cluster.reverse(dying, payment_id, "dead")
     dying.process.dead = True
-    house.locks.expire(dying.name)
+    cluster.locks.expire(dying.name)
 
 
 class TestHalfDone:
@@ -249,65 +249,71 @@ class TestHalfDone:
     @pytest.mark.parametrize(
         ("step", "after"), [("begin_reversal", True), ("reverse", True), ("record_reversal", True)]
     )
-    async def test_the_next_accountant_finishes_it(self, house: House, payment_id: str, step: str, after: bool) -> None:
+    async def test_the_next_accountant_finishes_it(
+        self, cluster: InMemoryCluster, payment_id: str, step: str, after: bool
+    ) -> None:
         """And is told that there is nothing left to undo; the dead one's retry gets the stored success."""
-        await half_reversed(house, payment_id, step, after=after)
-        answer = await house.reverse(house.instance(), payment_id, "v2", clerk=ZHAO)
+        await half_reversed(cluster, payment_id, step, after=after)
+        answer = await cluster.reverse(cluster.instance(), payment_id, "v2", clerk=ZHAO)
         assert reason_in(answer.response.body) == "ILLEGAL_STATE"
-        assert payment_in(await house.reverse(house.instance(), payment_id, "dead")).state == pb.PAYMENT_STATE_REVERSED
-        assert undone(house) == 1
-        house.check()
+        assert (
+            payment_in(await cluster.reverse(cluster.instance(), payment_id, "dead")).state == pb.PAYMENT_STATE_REVERSED
+        )
+        assert undone(cluster) == 1
+        cluster.check()
 
-    async def test_one_that_the_ledger_then_refuses(self, house: House, payment_id: str) -> None:
+    async def test_one_that_the_ledger_then_refuses(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """The dead one's request ends with the refusal; the living one's has its own try, with an answer of its own."""
-        await half_reversed(house, payment_id, "begin_reversal", after=True)
-        house.fund(DRAWER, 0)
-        answer = await house.reverse(house.instance(), payment_id, "v2", clerk=ZHAO)
+        await half_reversed(cluster, payment_id, "begin_reversal", after=True)
+        cluster.fund(DRAWER, 0)
+        answer = await cluster.reverse(cluster.instance(), payment_id, "v2", clerk=ZHAO)
         assert reason_in(answer.response.body) == "INSUFFICIENT_FUNDS"
-        assert reason_in((await house.reverse(house.instance(), payment_id, "dead")).response.body) == (
+        assert reason_in((await cluster.reverse(cluster.instance(), payment_id, "dead")).response.body) == (
             "INSUFFICIENT_FUNDS"
         )
-        assert house.of("s1").state is PaymentState.SUCCEEDED
-        house.check()
+        assert cluster.of("s1").state is PaymentState.SUCCEEDED
+        cluster.check()
 
-    async def test_one_that_cannot_be_finished_now(self, house: House, payment_id: str) -> None:
+    async def test_one_that_cannot_be_finished_now(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """The living one's request did nothing: given back, and it may run again at once."""
-        await half_reversed(house, payment_id, "begin_reversal", after=True)
-        two = house.instance()
+        await half_reversed(cluster, payment_id, "begin_reversal", after=True)
+        two = cluster.instance()
         two.process.fails("reverse", SILENCE)
         with pytest.raises(OutcomeUnknown):
-            await house.reverse(two, payment_id, "v2", clerk=ZHAO)
-        assert house.state("v2", REVERSE, ZHAO) is RequestState.ISSUED
-        assert reason_in((await house.reverse(two, payment_id, "v2", clerk=ZHAO)).response.body) == "ILLEGAL_STATE"
-        await house.recovered(by=two)
-        house.check()
+            await cluster.reverse(two, payment_id, "v2", clerk=ZHAO)
+        assert cluster.state("v2", REVERSE, ZHAO) is RequestState.ISSUED
+        assert reason_in((await cluster.reverse(two, payment_id, "v2", clerk=ZHAO)).response.body) == "ILLEGAL_STATE"
+        await cluster.recovered(by=two)
+        cluster.check()
 
-    async def test_one_that_had_not_begun(self, house: House, payment_id: str) -> None:
+    async def test_one_that_had_not_begun(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """The worker gives the request back: nothing was done under it."""
-        await half_reversed(house, payment_id, "begin_reversal", after=False)
+        await half_reversed(cluster, payment_id, "begin_reversal", after=False)
         with pytest.raises(RequestInProgress):
-            await house.reverse(house.instance(), payment_id, "dead")
-        await house.recovered(by=house.instance())
-        assert house.state("dead", REVERSE, WANG) is RequestState.ISSUED
-        assert (await house.reverse(house.instance(), payment_id, "dead")).response.ok
-        house.check()
+            await cluster.reverse(cluster.instance(), payment_id, "dead")
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.state("dead", REVERSE, WANG) is RequestState.ISSUED
+        assert (await cluster.reverse(cluster.instance(), payment_id, "dead")).response.ok
+        cluster.check()
 
-    async def test_a_direct_one_whose_executor_slept_through_its_refusal(self, house: House, direct_id: str) -> None:
+    async def test_a_direct_one_whose_executor_slept_through_its_refusal(
+        self, cluster: InMemoryCluster, direct_id: str
+    ) -> None:
         """It wakes while the next reversal runs: that one is not touched, and the sleeper gets its own refusal."""
-        sleeper = house.instance()
-        house.fund(MERCHANT, 0)
+        sleeper = cluster.instance()
+        cluster.fund(MERCHANT, 0)
 
         async def meanwhile() -> None:
-            await house.recovered(by=house.instance())
-            house.fund(MERCHANT, AMOUNT)
-            two = house.instance()
+            await cluster.recovered(by=cluster.instance())
+            cluster.fund(MERCHANT, AMOUNT)
+            two = cluster.instance()
             two.process.fails("reverse", SILENCE)
-            await house.reverse(two, direct_id, "v2")
+            await cluster.reverse(two, direct_id, "v2")
 
         sleeper.failpoints.at["submitted"] = meanwhile
-        answer = await house.reverse(sleeper, direct_id)
+        answer = await cluster.reverse(sleeper, direct_id)
         assert reason_in(answer.response.body) == "INSUFFICIENT_FUNDS"
-        assert house.store.payments[direct_id].state is PaymentState.REVERSING
-        await house.recovered(by=house.instance())
-        assert house.store.payments[direct_id].state is PaymentState.REVERSED
-        house.check()
+        assert cluster.store.payments[direct_id].state is PaymentState.REVERSING
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.store.payments[direct_id].state is PaymentState.REVERSED
+        cluster.check()

@@ -12,7 +12,7 @@ from services.kernel.errors import InvalidArgument, NotFound
 from services.kernel.principal import Principal, Role
 from services.payment.servicer import PaymentServicer
 from services.runtime.grpc.context import serving
-from tests.unit.payment.house import LI, WANG, House, payment_in
+from tests.unit.payment.cluster import LI, WANG, InMemoryCluster, payment_in
 
 CONTEXT: Any = None  # the servicer needs nothing of grpc's
 CARD_NUMBERS = (
@@ -44,13 +44,13 @@ def reverse(**fields: Any) -> pb.ReverseRequest:
 
 
 async def refusal_of(request: Any) -> InvalidArgument:
-    house = House()
-    servicer = PaymentServicer(house.instance().operations)
-    serving(house.call(WANG if isinstance(request, pb.ReverseRequest) else LI))
+    cluster = InMemoryCluster()
+    servicer = PaymentServicer(cluster.instance().operations)
+    serving(cluster.call(WANG if isinstance(request, pb.ReverseRequest) else LI))
     method = getattr(servicer, type(request).__name__.removesuffix("Request"))
     with pytest.raises(InvalidArgument) as refusal:
         await method(request, CONTEXT)
-    assert not house.store.requests.rows
+    assert not cluster.store.requests.rows
     return refusal.value
 
 
@@ -63,13 +63,13 @@ async def test_reverse_without_a_reason_that_can_be_seen_is_refused(reason: str)
 
 async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
     """As the proto says, page after page."""
-    house = House()
-    await house.new_order()
-    servicer = PaymentServicer(house.instance().operations)
-    one = house.instance()
-    payment_id = payment_in(await house.settle(one)).payment_id
-    await house.reverse(one, payment_id)
-    serving(house.call(WANG))
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    servicer = PaymentServicer(cluster.instance().operations)
+    one = cluster.instance()
+    payment_id = payment_in(await cluster.settle(one)).payment_id
+    await cluster.reverse(one, payment_id)
+    serving(cluster.call(WANG))
     seen: list[pb.PaymentEvent] = []
     token = ""
     while True:
@@ -89,17 +89,17 @@ async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
         (5, "REVERSED", "wang", "wrong order"),
     ]
     assert all(event.at_ms for event in seen)
-    assert house.orders.events[-1].actor == WANG
-    assert house.orders.events[-1].reason == "wrong order"
+    assert cluster.orders.events[-1].actor == WANG
+    assert cluster.orders.events[-1].reason == "wrong order"
 
 
 async def test_get_payment_history_of_somebody_elses_payment_is_not_found() -> None:
-    house = House()
-    await house.new_order()
-    payment_id = payment_in(await house.settle(house.instance())).payment_id
-    serving(house.call(Principal("li", Role.CUSTOMER)))
+    cluster = InMemoryCluster()
+    await cluster.new_order()
+    payment_id = payment_in(await cluster.settle(cluster.instance())).payment_id
+    serving(cluster.call(Principal("li", Role.CUSTOMER)))
     with pytest.raises(NotFound):
-        await PaymentServicer(house.instance().operations).GetPaymentHistory(
+        await PaymentServicer(cluster.instance().operations).GetPaymentHistory(
             pb.GetPaymentHistoryRequest(payment_id=payment_id), CONTEXT
         )
 

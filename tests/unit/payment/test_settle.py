@@ -27,7 +27,7 @@ from services.order.model import OrderState
 from services.payment.model import PaymentState, Source
 from services.runtime.grpc import status
 from tests.fakes.payment_ports import Died
-from tests.unit.payment.house import (
+from tests.unit.payment.cluster import (
     AMOUNT,
     DRAWER,
     LEASE_MS,
@@ -35,7 +35,7 @@ from tests.unit.payment.house import (
     MEI,
     WALLET,
     WANG,
-    House,
+    InMemoryCluster,
     Instance,
     payment_in,
 )
@@ -56,102 +56,104 @@ def refusal_in(body: bytes) -> CountinghouseError:
     return status.from_status(status_pb2.Status.FromString(body))
 
 
-async def half_settled(house: House, step: str, *, after: bool = False) -> Instance:
+async def half_settled(cluster: InMemoryCluster, step: str, *, after: bool = False) -> Instance:
     """A clerk's process dies at a step of settling `o1`, and its session ends."""
-    dying = house.instance()
+    dying = cluster.instance()
     dying.process.fails(step, Died(), after=after)
     with pytest.raises(Died):
-        await house.settle(dying, "dead")
+        await cluster.settle(dying, "dead")
     dying.process.dead = True
-    house.locks.expire(dying.name)
+    cluster.locks.expire(dying.name)
     return dying
 
 
 class TestWell:
     """Nothing goes wrong."""
 
-    async def test_an_order_is_settled(self, house: House) -> None:
+    async def test_an_order_is_settled(self, cluster: InMemoryCluster) -> None:
         """PAID by the clerk of the token, one journal, the answer stored, every failpoint passed in its order."""
-        one = house.instance()
-        answer = await house.settle(one)
+        one = cluster.instance()
+        answer = await cluster.settle(one)
         payment = payment_in(answer)
         assert (payment.clerk.name, payment.order_id, payment.round) == ("li", "o1", 1)
         assert not answer.replayed
-        assert answer.response == house.stored("s1")
-        (journal,) = house.journals()
+        assert answer.response == cluster.stored("s1")
+        (journal,) = cluster.journals()
         assert (journal.draft.business_key, journal.draft.payment_id) == ("settle:o1:1", payment.payment_id)
-        order = house.order()
+        order = cluster.order()
         assert (order.state, order.settled_by, order.payment_id) == (OrderState.PAID, LI, payment.payment_id)
-        assert house.ledger.open[DRAWER].balance == AMOUNT
+        assert cluster.ledger.open[DRAWER].balance == AMOUNT
         assert one.failpoints.passed == FAILPOINTS
-        house.check()
+        cluster.check()
 
-    async def test_the_money_moves_after_the_submission_is_committed(self, house: House) -> None:
+    async def test_the_money_moves_after_the_submission_is_committed(self, cluster: InMemoryCluster) -> None:
         """Invariant 1 of the model: at `submitted` the store says so, and the ledger has not been asked."""
-        one = house.instance()
+        one = cluster.instance()
 
         async def look() -> None:
-            assert house.of("s1").state is PaymentState.SUBMITTED
-            assert not house.ledger.chain
+            assert cluster.of("s1").state is PaymentState.SUBMITTED
+            assert not cluster.ledger.chain
 
         one.failpoints.at["submitted"] = look
-        await house.settle(one)
+        await cluster.settle(one)
         assert "submitted" not in one.failpoints.at
 
-    async def test_asked_again_it_is_replayed(self, house: House) -> None:
+    async def test_asked_again_it_is_replayed(self, cluster: InMemoryCluster) -> None:
         """At another instance too: the stored bytes, marked, and nothing is touched."""
-        first = await house.settle(house.instance())
-        other = house.instance()
-        again = await house.settle(other)
+        first = await cluster.settle(cluster.instance())
+        other = cluster.instance()
+        again = await cluster.settle(other)
         assert again.replayed
         assert again.response == first.response
         assert dict(other.process.calls) == {"accept": 1}
 
-    async def test_ten_clicks_settle_once(self, house: House) -> None:
+    async def test_ten_clicks_settle_once(self, cluster: InMemoryCluster) -> None:
         """The same request id ten times at two instances: one effect, and every answer is the stored one in the end."""
-        instances = [house.instance(), house.instance()]
-        outcomes = await asyncio.gather(*(house.settle(instances[n % 2]) for n in range(10)), return_exceptions=True)
+        instances = [cluster.instance(), cluster.instance()]
+        outcomes = await asyncio.gather(*(cluster.settle(instances[n % 2]) for n in range(10)), return_exceptions=True)
         assert all(isinstance(outcome, RequestInProgress) for outcome in outcomes if isinstance(outcome, BaseException))
-        answers = [await house.settle(instances[n % 2]) for n in range(10)]
-        assert {answer.response.body for answer in answers} == {house.stored("s1").body}  # type: ignore[union-attr]
-        assert len(house.journals()) == 1
-        house.check()
+        answers = [await cluster.settle(instances[n % 2]) for n in range(10)]
+        assert {answer.response.body for answer in answers} == {cluster.stored("s1").body}  # type: ignore[union-attr]
+        assert len(cluster.journals()) == 1
+        cluster.check()
 
-    async def test_another_payload_under_the_key_is_refused(self, house: House) -> None:
-        one = house.instance()
-        await house.settle(one)
+    async def test_another_payload_under_the_key_is_refused(self, cluster: InMemoryCluster) -> None:
+        one = cluster.instance()
+        await cluster.settle(one)
         with pytest.raises(KeyMismatch):
-            await house.settle(one, fingerprint="another")
+            await cluster.settle(one, fingerprint="another")
 
     @pytest.mark.parametrize(
         ("clerk", "source"), [(LI, Source.BANK), (WANG, Source.DRAWER), (Principal("a", Role.AUDITOR), Source.WALLET)]
     )
-    async def test_a_source_is_not_for_everybody(self, house: House, clerk: Principal, source: Source) -> None:
+    async def test_a_source_is_not_for_everybody(
+        self, cluster: InMemoryCluster, clerk: Principal, source: Source
+    ) -> None:
         """Refused before anything is written down, so the same id may be sent again, mended."""
-        one = house.instance()
+        one = cluster.instance()
         with pytest.raises(PermissionDenied):
-            await house.settle(one, clerk=clerk, source=source)
-        assert not house.store.requests.rows
+            await cluster.settle(one, clerk=clerk, source=source)
+        assert not cluster.store.requests.rows
 
-    async def test_a_customer_settles_their_own_order_only(self, house: House) -> None:
+    async def test_a_customer_settles_their_own_order_only(self, cluster: InMemoryCluster) -> None:
         """Another's is not forbidden but not there."""
-        one = house.instance()
+        one = cluster.instance()
         with pytest.raises(NotFound):
-            await house.settle(one, clerk=Principal("tom", Role.CUSTOMER), source=Source.WALLET)
-        assert not house.store.payments
-        payment = payment_in(await house.settle(one, clerk=MEI, source=Source.WALLET))
+            await cluster.settle(one, clerk=Principal("tom", Role.CUSTOMER), source=Source.WALLET)
+        assert not cluster.store.payments
+        payment = payment_in(await cluster.settle(one, clerk=MEI, source=Source.WALLET))
         assert payment.payer_account_id == WALLET
 
 
 class TestRefused:
     """The order is not there to be settled."""
 
-    async def test_a_paid_order(self, house: House) -> None:
+    async def test_a_paid_order(self, cluster: InMemoryCluster) -> None:
         """ALREADY_EXISTS, with the payment, the clerk and the time; stored, and replayed byte for byte."""
-        one = house.instance()
-        settled = payment_in(await house.settle(one))
-        house.clock.advance(41)
-        answer = await house.settle(one, "s2", clerk=WANG)
+        one = cluster.instance()
+        settled = payment_in(await cluster.settle(one))
+        cluster.clock.advance(41)
+        answer = await cluster.settle(one, "s2", clerk=WANG)
         assert not answer.response.ok
         refusal = refusal_in(answer.response.body)
         assert refusal.reason == "ORDER_ALREADY_PAID"
@@ -163,292 +165,294 @@ class TestRefused:
         assert refusal.metadata["payment_id"] == settled.payment_id
         assert refusal.metadata["clerk"] == "li"
         assert refusal.metadata["settled_at_ms"] == str(settled.settled_at_ms)
-        assert house.of("s2").state is PaymentState.DECLINED
-        house.clock.advance(60_000)
-        again = await house.settle(house.instance(), "s2", clerk=WANG)
+        assert cluster.of("s2").state is PaymentState.DECLINED
+        cluster.clock.advance(60_000)
+        again = await cluster.settle(cluster.instance(), "s2", clerk=WANG)
         assert (again.response, again.replayed) == (answer.response, True)
-        assert len(house.journals()) == 1
-        house.check()
+        assert len(cluster.journals()) == 1
+        cluster.check()
 
-    async def test_a_cancelled_order(self, house: House) -> None:
+    async def test_a_cancelled_order(self, cluster: InMemoryCluster) -> None:
         """ORDER_NOT_PAYABLE, definitive; the cancelled order stays cancelled."""
-        await house.cancel()
-        answer = await house.settle(house.instance())
+        await cluster.cancel()
+        answer = await cluster.settle(cluster.instance())
         assert reason_in(answer.response.body) == "ORDER_NOT_PAYABLE"
-        assert house.order().state is OrderState.CANCELLED
-        assert not house.ledger.chain
-        house.check()
+        assert cluster.order().state is OrderState.CANCELLED
+        assert not cluster.ledger.chain
+        cluster.check()
 
-    async def test_settle_of_an_order_that_does_not_exist_ends_its_payment(self, house: House) -> None:
+    async def test_settle_of_an_order_that_does_not_exist_ends_its_payment(self, cluster: InMemoryCluster) -> None:
         """DECLINED, so that no list shows it as open; the same request id is answered alike, even once it exists."""
-        answer = await house.settle(house.instance(), order_id="o2")
+        answer = await cluster.settle(cluster.instance(), order_id="o2")
         assert (type(refusal_in(answer.response.body)), reason_in(answer.response.body)) == (
             NotFound,
             "ORDER_NOT_FOUND",
         )
-        assert (house.of("s1").state, house.of("s1").decline_reason) == (PaymentState.DECLINED, "ORDER_NOT_FOUND")
-        assert house.state("s1") is RequestState.DONE
-        await house.new_order("o2")
-        again = await house.settle(house.instance(), order_id="o2")
+        assert (cluster.of("s1").state, cluster.of("s1").decline_reason) == (PaymentState.DECLINED, "ORDER_NOT_FOUND")
+        assert cluster.state("s1") is RequestState.DONE
+        await cluster.new_order("o2")
+        again = await cluster.settle(cluster.instance(), order_id="o2")
         assert (again.response, again.replayed) == (answer.response, True)
-        assert payment_in(await house.settle(house.instance(), "s2", "o2")).order_id == "o2"
-        house.check()
+        assert payment_in(await cluster.settle(cluster.instance(), "s2", "o2")).order_id == "o2"
+        cluster.check()
 
-    async def test_pay_for_an_order_that_does_not_exist_ends_its_payment(self, house: House) -> None:
+    async def test_pay_for_an_order_that_does_not_exist_ends_its_payment(self, cluster: InMemoryCluster) -> None:
         """The ticket is used up by the refusal."""
-        one = house.instance()
-        ticket = await house.ticket(one, "o2", clerk=LI)
-        answer = await house.pay_order(one, ticket)
+        one = cluster.instance()
+        ticket = await cluster.ticket(one, "o2", clerk=LI)
+        answer = await cluster.pay_order(one, ticket)
         assert reason_in(answer.response.body) == "ORDER_NOT_FOUND"
-        (payment,) = house.store.payments.values()
+        (payment,) = cluster.store.payments.values()
         assert payment.state is PaymentState.DECLINED
-        assert (await house.pay_order(one, ticket)).response == answer.response
-        house.check()
+        assert (await cluster.pay_order(one, ticket)).response == answer.response
+        cluster.check()
 
-    async def test_pay_for_a_customer_whose_order_does_not_exist_leaves_the_ticket_unused(self, house: House) -> None:
+    async def test_pay_for_a_customer_whose_order_does_not_exist_leaves_the_ticket_unused(
+        self, cluster: InMemoryCluster
+    ) -> None:
         """The order is looked at first; the same ticket pays it once it exists."""
-        one = house.instance()
-        ticket = await house.ticket(one, "o2", clerk=LI)
+        one = cluster.instance()
+        ticket = await cluster.ticket(one, "o2", clerk=LI)
         with pytest.raises(NotFound, match="o2") as refusal:
-            await house.pay_order(one, ticket, customer="mei")
-        assert (refusal.value.reason, house.store.payments) == ("ORDER_NOT_FOUND", {})
-        await house.new_order("o2")
-        assert payment_in(await house.pay_order(one, ticket, customer="mei")).order_id == "o2"
-        house.check()
+            await cluster.pay_order(one, ticket, customer="mei")
+        assert (refusal.value.reason, cluster.store.payments) == ("ORDER_NOT_FOUND", {})
+        await cluster.new_order("o2")
+        assert payment_in(await cluster.pay_order(one, ticket, customer="mei")).order_id == "o2"
+        cluster.check()
 
     async def test_settle_whose_clerk_died_and_whose_order_does_not_exist_is_ended_by_the_worker(
-        self, house: House
+        self, cluster: InMemoryCluster
     ) -> None:
         """With the answer that the clerk would have got."""
-        dying = house.instance()
+        dying = cluster.instance()
         dying.process.fails("claim", Died())
         with pytest.raises(Died):
-            await house.settle(dying, order_id="o2")
+            await cluster.settle(dying, order_id="o2")
         dying.process.dead = True
-        house.locks.expire(dying.name)
-        house.lapse()
-        await house.instance().operations.recover()
-        assert house.of("s1").state is PaymentState.DECLINED
-        assert reason_in((await house.settle(house.instance(), order_id="o2")).response.body) == "ORDER_NOT_FOUND"
-        house.check()
+        cluster.locks.expire(dying.name)
+        cluster.lapse()
+        await cluster.instance().operations.recover()
+        assert cluster.of("s1").state is PaymentState.DECLINED
+        assert reason_in((await cluster.settle(cluster.instance(), order_id="o2")).response.body) == "ORDER_NOT_FOUND"
+        cluster.check()
 
-    async def test_an_empty_wallet(self, house: House) -> None:
+    async def test_an_empty_wallet(self, cluster: InMemoryCluster) -> None:
         """DECLINED: no money moved, the order is free again, and the refusal is replayed even when there is money."""
-        house.fund(WALLET, AMOUNT - 1)
-        one = house.instance()
-        answer = await house.settle(one, source=Source.WALLET)
+        cluster.fund(WALLET, AMOUNT - 1)
+        one = cluster.instance()
+        answer = await cluster.settle(one, source=Source.WALLET)
         refusal = refusal_in(answer.response.body)
         assert (type(refusal), refusal.reason) == (FailedPrecondition, "INSUFFICIENT_FUNDS")
-        assert house.of("s1").state is PaymentState.DECLINED
-        assert house.order().state is OrderState.UNPAID
-        assert not house.ledger.chain
-        house.check()
-        house.fund(WALLET, 10 * AMOUNT)
-        again = await house.settle(one, source=Source.WALLET)
+        assert cluster.of("s1").state is PaymentState.DECLINED
+        assert cluster.order().state is OrderState.UNPAID
+        assert not cluster.ledger.chain
+        cluster.check()
+        cluster.fund(WALLET, 10 * AMOUNT)
+        again = await cluster.settle(one, source=Source.WALLET)
         assert (again.response, again.replayed) == (answer.response, True)
-        assert payment_in(await house.settle(one, "s2", source=Source.WALLET)).order_id == "o1"
-        house.check()
+        assert payment_in(await cluster.settle(one, "s2", source=Source.WALLET)).order_id == "o1"
+        cluster.check()
 
-    async def test_no_wallet_at_all(self, house: House) -> None:
+    async def test_no_wallet_at_all(self, cluster: InMemoryCluster) -> None:
         """The ledger does not know the account: as definitive as an empty one."""
-        del house.ledger.open[WALLET]
-        answer = await house.settle(house.instance(), source=Source.WALLET)
+        del cluster.ledger.open[WALLET]
+        answer = await cluster.settle(cluster.instance(), source=Source.WALLET)
         assert reason_in(answer.response.body) == "ACCOUNT_NOT_FOUND"
-        house.ledger.open[WALLET] = Account(WALLET, AccountKind.LIABILITY, "CNY", balance=AMOUNT)
-        assert not house.journals()
-        house.check()
+        cluster.ledger.open[WALLET] = Account(WALLET, AccountKind.LIABILITY, "CNY", balance=AMOUNT)
+        assert not cluster.journals()
+        cluster.check()
 
-    async def test_a_round_that_the_ledger_has_already(self, house: House) -> None:
+    async def test_a_round_that_the_ledger_has_already(self, cluster: InMemoryCluster) -> None:
         """The unique business key is the last guard: the loser is told that it was settled, and whose payment did."""
-        one = house.instance()
-        settled = payment_in(await house.settle(one))
-        house.forget_settled()
-        answer = await house.settle(one, "s2")
+        one = cluster.instance()
+        settled = payment_in(await cluster.settle(one))
+        cluster.forget_settled()
+        answer = await cluster.settle(one, "s2")
         refusal = refusal_in(answer.response.body)
         assert (refusal.reason, refusal.metadata["guard"]) == ("ORDER_ALREADY_PAID", "unique")
         assert refusal.metadata["payment_id"] == settled.payment_id
-        assert len(house.journals()) == 1
+        assert len(cluster.journals()) == 1
 
-    async def test_an_order_of_which_the_order_service_knows_nothing(self, house: House) -> None:
+    async def test_an_order_of_which_the_order_service_knows_nothing(self, cluster: InMemoryCluster) -> None:
         """It was restored from a backup; the one active payment refuses, and the new claim on the order is released."""
-        one = house.instance()
-        settled = payment_in(await house.settle(one))
-        house.forget_order()
-        answer = await house.settle(one, "s2")
+        one = cluster.instance()
+        settled = payment_in(await cluster.settle(one))
+        cluster.forget_order()
+        answer = await cluster.settle(one, "s2")
         refusal = refusal_in(answer.response.body)
         assert (refusal.reason, refusal.metadata["guard"]) == ("ORDER_ALREADY_PAID", "unique")
         assert refusal.metadata["payment_id"] == settled.payment_id
-        assert house.order().state is OrderState.UNPAID
-        assert len(house.journals()) == 1
+        assert cluster.order().state is OrderState.UNPAID
+        assert len(cluster.journals()) == 1
 
 
 class TestGivenBack:
     """Nothing was done, so the same request id may run again."""
 
-    async def test_the_order_is_locked(self, house: House) -> None:
+    async def test_the_order_is_locked(self, cluster: InMemoryCluster) -> None:
         """ABORTED with the holder; when the holder is gone, the same id settles."""
-        holder = house.locks.of("another")
-        one = house.instance()
+        holder = cluster.locks.of("another")
+        one = cluster.instance()
         async with holder.hold("o1", WANG, "p0", 1):
             with pytest.raises(Aborted) as refusal:
-                await house.settle(one)
+                await cluster.settle(one)
             assert refusal.value.reason == "ORDER_LOCKED"
             assert refusal.value.metadata["holder"] == "wang"
-            assert house.state("s1") is RequestState.ISSUED
+            assert cluster.state("s1") is RequestState.ISSUED
             assert one.process.calls["claim"] == 0
-        payment_in(await house.settle(house.instance()))
-        house.check()
+        payment_in(await cluster.settle(cluster.instance()))
+        cluster.check()
 
-    async def test_clerks_queue(self, house: House) -> None:
+    async def test_clerks_queue(self, cluster: InMemoryCluster) -> None:
         """Ten clerks at ten instances: the first in line settles, the others are told by whom."""
-        house.locks.patience_s = 5
-        outcomes = await asyncio.gather(*(house.settle(house.instance(), f"s{n}") for n in range(10)))
+        cluster.locks.patience_s = 5
+        outcomes = await asyncio.gather(*(cluster.settle(cluster.instance(), f"s{n}") for n in range(10)))
         assert [outcome.response.ok for outcome in outcomes] == [True] + [False] * 9
         assert {reason_in(outcome.response.body) for outcome in outcomes[1:]} == {"ORDER_ALREADY_PAID"}
-        house.check()
+        cluster.check()
 
-    async def test_zookeeper_is_away(self, house: House) -> None:
+    async def test_zookeeper_is_away(self, cluster: InMemoryCluster) -> None:
         """UNAVAILABLE, nothing left IN_PROGRESS; back again, the same id settles."""
-        house.locks.away = Unavailable("ZOOKEEPER_UNAVAILABLE", "away")
-        one = house.instance()
+        cluster.locks.away = Unavailable("ZOOKEEPER_UNAVAILABLE", "away")
+        one = cluster.instance()
         with pytest.raises(Unavailable) as refusal:
-            await house.settle(one)
+            await cluster.settle(one)
         assert refusal.value.reason == "ZOOKEEPER_UNAVAILABLE"
         assert refusal.value.retry_after_ms
-        assert house.state("s1") is RequestState.ISSUED
+        assert cluster.state("s1") is RequestState.ISSUED
         assert one.process.calls["claim"] == 0
-        house.locks.away = None
-        payment_in(await house.settle(one))
-        house.check()
+        cluster.locks.away = None
+        payment_in(await cluster.settle(one))
+        cluster.check()
 
-    async def test_the_order_service_is_away(self, house: House) -> None:
+    async def test_the_order_service_is_away(self, cluster: InMemoryCluster) -> None:
         """The claim was never sent."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("claim", AWAY)
         with pytest.raises(Unavailable):
-            await house.settle(one)
-        assert house.state("s1") is RequestState.ISSUED
-        payment_in(await house.settle(one))
-        house.check()
+            await cluster.settle(one)
+        assert cluster.state("s1") is RequestState.ISSUED
+        payment_in(await cluster.settle(one))
+        cluster.check()
 
-    async def test_the_claim_is_refused_for_its_fence(self, house: House) -> None:
+    async def test_the_claim_is_refused_for_its_fence(self, cluster: InMemoryCluster) -> None:
         """Somebody locked the order since: ABORTED, and the retry comes with a newer fence."""
-        house.orders.fences["o1"] = Fence(1, 2)
-        one = house.instance()
+        cluster.orders.fences["o1"] = Fence(1, 2)
+        one = cluster.instance()
         with pytest.raises(StaleFence):
-            await house.settle(one)
-        assert house.state("s1") is RequestState.ISSUED
-        await house.settle(one)  # fence 2: equal is the same holder asking again
-        house.check()
+            await cluster.settle(one)
+        assert cluster.state("s1") is RequestState.ISSUED
+        await cluster.settle(one)  # fence 2: equal is the same holder asking again
+        cluster.check()
 
-    async def test_no_time_is_left_for_the_lock(self, house: House) -> None:
+    async def test_no_time_is_left_for_the_lock(self, cluster: InMemoryCluster) -> None:
         """DEADLINE_TOO_SHORT, before anybody was asked."""
-        one = house.instance()
+        one = cluster.instance()
         with pytest.raises(Unavailable) as refusal:
-            await house.settle(one, seconds=0)
+            await cluster.settle(one, seconds=0)
         assert refusal.value.reason == "DEADLINE_TOO_SHORT"
-        assert house.state("s1") is RequestState.ISSUED
+        assert cluster.state("s1") is RequestState.ISSUED
         assert one.process.calls["hold"] == 0
-        payment_in(await house.settle(one))
+        payment_in(await cluster.settle(one))
 
-    async def test_what_was_begun_before_is_not_given_back(self, house: House) -> None:
+    async def test_what_was_begun_before_is_not_given_back(self, cluster: InMemoryCluster) -> None:
         """A second execution cannot know what the first one did: the request stays open, and free to be carried on."""
-        await half_settled(house, "claim")
-        house.lapse()
-        house.locks.away = AWAY
+        await half_settled(cluster, "claim")
+        cluster.lapse()
+        cluster.locks.away = AWAY
         with pytest.raises(Unavailable):
-            await house.settle(house.instance(), "dead")
-        assert house.state("dead") is RequestState.IN_PROGRESS
-        house.locks.away = None
-        payment_in(await house.settle(house.instance(), "dead"))
-        house.check()
+            await cluster.settle(cluster.instance(), "dead")
+        assert cluster.state("dead") is RequestState.IN_PROGRESS
+        cluster.locks.away = None
+        payment_in(await cluster.settle(cluster.instance(), "dead"))
+        cluster.check()
 
 
 class TestUnanswered:
     """An answer that did not come is not a refusal."""
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_claim(self, house: House, after: bool) -> None:
+    async def test_the_claim(self, cluster: InMemoryCluster, after: bool) -> None:
         """OK with a payment that has not ended; the worker finishes it, whether the claim was heard or not."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("claim", SILENCE, after=after)
-        answer = await house.settle(one)
-        assert payment_in(answer).payment_id == house.of("s1").payment_id
-        assert house.of("s1").state is PaymentState.CREATED
-        assert house.stored("s1") is None
-        await house.recovered(by=house.instance())
-        assert house.of("s1").state is PaymentState.SUCCEEDED
-        assert (await house.settle(one)).response == house.stored("s1")
-        house.check()
+        answer = await cluster.settle(one)
+        assert payment_in(answer).payment_id == cluster.of("s1").payment_id
+        assert cluster.of("s1").state is PaymentState.CREATED
+        assert cluster.stored("s1") is None
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.of("s1").state is PaymentState.SUCCEEDED
+        assert (await cluster.settle(one)).response == cluster.stored("s1")
+        cluster.check()
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_ledger(self, house: House, after: bool) -> None:
+    async def test_the_ledger(self, cluster: InMemoryCluster, after: bool) -> None:
         """UNKNOWN; the worker asks again under the same business key, and it is never charged twice."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("post", SILENCE, after=after)
-        assert payment_in(await house.settle(one)).state == 5, "PAYMENT_STATE_UNKNOWN"
-        assert house.of("s1").state is PaymentState.UNKNOWN
-        assert house.order().state is OrderState.PAYING
-        await house.recovered(by=house.instance())
-        assert house.of("s1").state is PaymentState.SUCCEEDED
-        assert len(house.journals()) == 1
-        house.check()
+        assert payment_in(await cluster.settle(one)).state == 5, "PAYMENT_STATE_UNKNOWN"
+        assert cluster.of("s1").state is PaymentState.UNKNOWN
+        assert cluster.order().state is OrderState.PAYING
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.of("s1").state is PaymentState.SUCCEEDED
+        assert len(cluster.journals()) == 1
+        cluster.check()
 
-    async def test_the_ledger_again_and_again(self, house: House) -> None:
+    async def test_the_ledger_again_and_again(self, cluster: InMemoryCluster) -> None:
         """Time alone never makes UNKNOWN failed: after a month of silence it is still UNKNOWN, and then it ends."""
-        one, worker = house.instance(), house.instance()
+        one, worker = cluster.instance(), cluster.instance()
         one.process.fails("post", SILENCE, after=True)
         worker.process.fails("post", SILENCE, times=5)
-        await house.settle(one)
+        await cluster.settle(one)
         for _ in range(5):
-            house.clock.advance(6 * 24 * 3600 * 1000)
+            cluster.clock.advance(6 * 24 * 3600 * 1000)
             await worker.operations.recover()
-            assert house.of("s1").state is PaymentState.UNKNOWN
-        await house.recovered(by=worker)
-        house.check()
+            assert cluster.of("s1").state is PaymentState.UNKNOWN
+        await cluster.recovered(by=worker)
+        cluster.check()
 
-    async def test_the_ledger_is_away(self, house: House) -> None:
+    async def test_the_ledger_is_away(self, cluster: InMemoryCluster) -> None:
         """Never sent, but the payment is submitted: it stays so and is carried on at once by the same id."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("post", AWAY)
-        assert payment_in(await house.settle(one)).state == 2, "PAYMENT_STATE_SUBMITTED"
-        payment_in(await house.settle(house.instance()))
-        house.check()
+        assert payment_in(await cluster.settle(one)).state == 2, "PAYMENT_STATE_SUBMITTED"
+        payment_in(await cluster.settle(cluster.instance()))
+        cluster.check()
 
-    async def test_an_unknown_payment_that_the_ledger_then_refuses(self, house: House) -> None:
+    async def test_an_unknown_payment_that_the_ledger_then_refuses(self, cluster: InMemoryCluster) -> None:
         """UNKNOWN → DECLINED by a definitive word only."""
-        house.fund(WALLET, 1)
-        one = house.instance()
+        cluster.fund(WALLET, 1)
+        one = cluster.instance()
         one.process.fails("post", SILENCE)
-        await house.settle(one, source=Source.WALLET)
-        await house.recovered(by=house.instance())
-        assert reason_in((await house.settle(one, source=Source.WALLET)).response.body) == "INSUFFICIENT_FUNDS"
-        assert house.order().state is OrderState.UNPAID
-        house.check()
+        await cluster.settle(one, source=Source.WALLET)
+        await cluster.recovered(by=cluster.instance())
+        assert reason_in((await cluster.settle(one, source=Source.WALLET)).response.body) == "INSUFFICIENT_FUNDS"
+        assert cluster.order().state is OrderState.UNPAID
+        cluster.check()
 
     @pytest.mark.parametrize("error", [SILENCE, AWAY])
-    async def test_the_completion(self, house: House, error: CountinghouseError) -> None:
+    async def test_the_completion(self, cluster: InMemoryCluster, error: CountinghouseError) -> None:
         """The money is recorded, so the caller's answer stands; the worker tells the order service later."""
-        one = house.instance()
+        one = cluster.instance()
         one.process.fails("complete", error)
-        answer = await house.settle(one)
-        assert answer.response == house.stored("s1")
-        assert house.order().state is OrderState.PAYING
-        assert await house.instance().operations.recover() == 0, "it is left to the call that filled the outbox"
-        await house.recovered(by=house.instance())
-        assert house.order().state is OrderState.PAID
-        house.check()
+        answer = await cluster.settle(one)
+        assert answer.response == cluster.stored("s1")
+        assert cluster.order().state is OrderState.PAYING
+        assert await cluster.instance().operations.recover() == 0, "it is left to the call that filled the outbox"
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.order().state is OrderState.PAID
+        cluster.check()
 
-    async def test_a_release(self, house: House) -> None:
+    async def test_a_release(self, cluster: InMemoryCluster) -> None:
         """A declined payment whose order could not be freed: the next clerk frees it and settles."""
-        house.fund(WALLET, 1)
-        one = house.instance()
+        cluster.fund(WALLET, 1)
+        one = cluster.instance()
         one.process.fails("release", AWAY)
-        await house.settle(one, source=Source.WALLET)
-        assert house.order().state is OrderState.PAYING
-        payment_in(await house.settle(one, "s2"))
-        assert house.of("s1").state is PaymentState.DECLINED
-        house.check()
+        await cluster.settle(one, source=Source.WALLET)
+        assert cluster.order().state is OrderState.PAYING
+        payment_in(await cluster.settle(one, "s2"))
+        assert cluster.of("s1").state is PaymentState.DECLINED
+        cluster.check()
 
 
 class TestAdopted:
@@ -463,175 +467,175 @@ class TestAdopted:
             ("record", True, PaymentState.SUCCEEDED),
         ],
     )
-    async def test_at_every_state(self, house: House, step: str, after: bool, left: PaymentState) -> None:
+    async def test_at_every_state(self, cluster: InMemoryCluster, step: str, after: bool, left: PaymentState) -> None:
         """The order is paid by the dead clerk's payment; the living one is told; the dead one's retry is answered."""
-        await half_settled(house, step, after=after)
-        assert house.of("dead").state is left
-        answer = await house.settle(house.instance(), "s2", clerk=WANG)
+        await half_settled(cluster, step, after=after)
+        assert cluster.of("dead").state is left
+        answer = await cluster.settle(cluster.instance(), "s2", clerk=WANG)
         refusal = refusal_in(answer.response.body)
         assert (refusal.reason, refusal.metadata["clerk"]) == ("ORDER_ALREADY_PAID", "li")
-        assert house.order().payment_id == house.of("dead").payment_id
-        assert house.of("s2").state is PaymentState.DECLINED
-        assert [journal.draft.clerk for journal in house.journals()] == [LI]
-        again = await house.settle(house.instance(), "dead")
-        assert (again.response, again.replayed) == (house.stored("dead"), True)
-        house.check()
+        assert cluster.order().payment_id == cluster.of("dead").payment_id
+        assert cluster.of("s2").state is PaymentState.DECLINED
+        assert [journal.draft.clerk for journal in cluster.journals()] == [LI]
+        again = await cluster.settle(cluster.instance(), "dead")
+        assert (again.response, again.replayed) == (cluster.stored("dead"), True)
+        cluster.check()
 
-    async def test_one_whose_outcome_is_unknown(self, house: House) -> None:
-        one = house.instance()
+    async def test_one_whose_outcome_is_unknown(self, cluster: InMemoryCluster) -> None:
+        one = cluster.instance()
         one.process.fails("post", SILENCE, after=True)
-        await house.settle(one, "dead")
-        answer = await house.settle(house.instance(), "s2")
+        await cluster.settle(one, "dead")
+        answer = await cluster.settle(cluster.instance(), "s2")
         assert reason_in(answer.response.body) == "ORDER_ALREADY_PAID"
-        assert house.order().payment_id == house.of("dead").payment_id
-        house.check()
+        assert cluster.order().payment_id == cluster.of("dead").payment_id
+        cluster.check()
 
-    async def test_one_that_is_declined(self, house: House) -> None:
+    async def test_one_that_is_declined(self, cluster: InMemoryCluster) -> None:
         """Then the order is free, and the living clerk settles it."""
-        house.fund(WALLET, 1)
-        dying = house.instance()
+        cluster.fund(WALLET, 1)
+        dying = cluster.instance()
         dying.process.fails("post", Died())
         with pytest.raises(Died):
-            await house.settle(dying, "dead", source=Source.WALLET)
+            await cluster.settle(dying, "dead", source=Source.WALLET)
         dying.process.dead = True
-        house.locks.expire(dying.name)
-        payment = payment_in(await house.settle(house.instance(), "s2"))
-        assert house.order().payment_id == payment.payment_id
-        assert house.of("dead").state is PaymentState.DECLINED
-        house.check()
+        cluster.locks.expire(dying.name)
+        payment = payment_in(await cluster.settle(cluster.instance(), "s2"))
+        assert cluster.order().payment_id == payment.payment_id
+        assert cluster.of("dead").state is PaymentState.DECLINED
+        cluster.check()
 
-    async def test_it_cannot_be_finished_now(self, house: House) -> None:
+    async def test_it_cannot_be_finished_now(self, cluster: InMemoryCluster) -> None:
         """The living clerk's own request did nothing and is given back; nobody is charged twice later."""
-        await half_settled(house, "submit", after=True)
-        two = house.instance()
+        await half_settled(cluster, "submit", after=True)
+        two = cluster.instance()
         two.process.fails("post", SILENCE)
         with pytest.raises(Aborted) as refusal:
-            await house.settle(two, "s2")
+            await cluster.settle(two, "s2")
         assert refusal.value.reason == "ORDER_HALF_SETTLED"
-        assert house.state("s2") is RequestState.ISSUED
-        await house.recovered(by=house.instance())
-        assert house.of("dead").state is PaymentState.SUCCEEDED
-        assert reason_in((await house.settle(two, "s2")).response.body) == "ORDER_ALREADY_PAID"
-        house.check()
+        assert cluster.state("s2") is RequestState.ISSUED
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.of("dead").state is PaymentState.SUCCEEDED
+        assert reason_in((await cluster.settle(two, "s2")).response.body) == "ORDER_ALREADY_PAID"
+        cluster.check()
 
-    async def test_the_order_service_does_not_listen(self, house: House) -> None:
+    async def test_the_order_service_does_not_listen(self, cluster: InMemoryCluster) -> None:
         """An order that stays claimed is not tried for ever: UNAVAILABLE, given back."""
-        await half_settled(house, "record", after=True)
-        two = house.instance()
+        await half_settled(cluster, "record", after=True)
+        two = cluster.instance()
         two.process.fails("complete", AWAY, times=9)
         with pytest.raises(Unavailable) as refusal:
-            await house.settle(two, "s2")
+            await cluster.settle(two, "s2")
         assert refusal.value.reason == "ORDER_BUSY"
-        assert house.state("s2") is RequestState.ISSUED
+        assert cluster.state("s2") is RequestState.ISSUED
 
 
 class TestOvertaken:
     """The lock was lost on the way: the fence speaks."""
 
     @pytest.mark.parametrize("at", ["claimed", "submitted", "posted"])
-    async def test_the_frozen_holder(self, house: House, at: str) -> None:
+    async def test_the_frozen_holder(self, cluster: InMemoryCluster, at: str) -> None:
         """Frozen past its session, it wakes when another has finished its payment: ABORTED or the payment as it
         stands, one journal, and the retry gets the stored answer.
         """
-        frozen = house.instance()
+        frozen = cluster.instance()
 
         async def meanwhile() -> None:
-            house.lapse(frozen)
-            answer = await house.settle(house.instance(), "s2", clerk=WANG)
+            cluster.lapse(frozen)
+            answer = await cluster.settle(cluster.instance(), "s2", clerk=WANG)
             assert reason_in(answer.response.body) == "ORDER_ALREADY_PAID"
 
         frozen.failpoints.at[at] = meanwhile
         with pytest.raises(StaleFence) as refusal:
-            await house.settle(frozen)
+            await cluster.settle(frozen)
         assert refusal.value.metadata["guard"] == "fence"
-        again = await house.settle(house.instance())
+        again = await cluster.settle(cluster.instance())
         assert again.replayed
-        assert payment_in(again).payment_id == house.order().payment_id
-        assert len(house.journals()) == 1
-        house.check()
+        assert payment_in(again).payment_id == cluster.order().payment_id
+        assert len(cluster.journals()) == 1
+        cluster.check()
 
-    async def test_frozen_before_the_claim(self, house: House) -> None:
+    async def test_frozen_before_the_claim(self, cluster: InMemoryCluster) -> None:
         """Another payment paid the order meanwhile: the claim is stale, and the retry is told by whom."""
-        frozen = house.instance()
+        frozen = cluster.instance()
 
         async def meanwhile() -> None:
-            house.lapse(frozen)
-            payment_in(await house.settle(house.instance(), "s2"))
+            cluster.lapse(frozen)
+            payment_in(await cluster.settle(cluster.instance(), "s2"))
 
         frozen.failpoints.at["locked"] = meanwhile
         with pytest.raises(StaleFence):
-            await house.settle(frozen)
-        assert reason_in((await house.settle(house.instance())).response.body) == "ORDER_ALREADY_PAID"
-        house.check()
+            await cluster.settle(frozen)
+        assert reason_in((await cluster.settle(cluster.instance())).response.body) == "ORDER_ALREADY_PAID"
+        cluster.check()
 
-    async def test_frozen_before_the_lock_while_others_settle_and_undo(self, house: House) -> None:
+    async def test_frozen_before_the_lock_while_others_settle_and_undo(self, cluster: InMemoryCluster) -> None:
         """Its own payment was finished by the worker and reversed since; waking, it must not claim the order anew."""
-        frozen = house.instance()
+        frozen = cluster.instance()
 
         async def meanwhile() -> None:
-            worker = house.instance()
-            await house.recovered(by=worker)
-            await house.reverse(worker, house.of("s1").payment_id)
-            assert house.order().state is OrderState.UNPAID
+            worker = cluster.instance()
+            await cluster.recovered(by=worker)
+            await cluster.reverse(worker, cluster.of("s1").payment_id)
+            assert cluster.order().state is OrderState.UNPAID
 
         frozen.failpoints.at["accepted"] = meanwhile
-        answer = await house.settle(frozen)
-        assert answer.response == house.stored("s1")
-        assert house.order().state is OrderState.UNPAID
-        house.check()
-        payment_in(await house.settle(house.instance(), "s2"))
-        house.check()
+        answer = await cluster.settle(frozen)
+        assert answer.response == cluster.stored("s1")
+        assert cluster.order().state is OrderState.UNPAID
+        cluster.check()
+        payment_in(await cluster.settle(cluster.instance(), "s2"))
+        cluster.check()
 
-    async def test_a_lock_that_is_not_believed_in_moves_no_money(self, house: House) -> None:
+    async def test_a_lock_that_is_not_believed_in_moves_no_money(self, cluster: InMemoryCluster) -> None:
         """ORDER_LOCK_LOST before the ledger is asked; the same id carries on at once."""
-        one = house.instance()
-        house.locks.lost = True
+        one = cluster.instance()
+        cluster.locks.lost = True
         with pytest.raises(Aborted) as refusal:
-            await house.settle(one)
+            await cluster.settle(one)
         assert refusal.value.reason == "ORDER_LOCK_LOST"
-        assert not house.ledger.chain
-        house.locks.lost = False
-        payment_in(await house.settle(one))
-        house.check()
+        assert not cluster.ledger.chain
+        cluster.locks.lost = False
+        payment_in(await cluster.settle(one))
+        cluster.check()
 
-    @pytest.mark.parametrize("step", ["submit", "lose_sight", "record"])
-    async def test_a_stale_fence_lets_the_same_id_carry_on_at_once(self, house: House, step: str) -> None:
+    @pytest.mark.parametrize("step", ["submit", "mark_unknown", "record"])
+    async def test_a_stale_fence_lets_the_same_id_carry_on_at_once(self, cluster: InMemoryCluster, step: str) -> None:
         """The refusal says: ask again in 50 ms. Then nobody may still be keeping the request."""
-        one = house.instance()
-        if step == "lose_sight":
+        one = cluster.instance()
+        if step == "mark_unknown":
             one.process.fails("post", SILENCE, after=True)
         one.process.fails(step, StaleFence("o1", Fence(1, 1), Fence(1, 2)))
         with pytest.raises(StaleFence):
-            await house.settle(one)
-        house.clock.advance(50)
-        payment_in(await house.settle(house.instance()))
-        assert house.clock.now_ms() < house.of("s1").created_at_ms + LEASE_MS
-        house.check()
+            await cluster.settle(one)
+        cluster.clock.advance(50)
+        payment_in(await cluster.settle(cluster.instance()))
+        assert cluster.clock.now_ms() < cluster.of("s1").created_at_ms + LEASE_MS
+        cluster.check()
 
 
 class TestLeases:
     """Others keep out while an execution lives."""
 
-    async def test_a_slow_execution_keeps_its_request(self, house: House) -> None:
+    async def test_a_slow_execution_keeps_its_request(self, cluster: InMemoryCluster) -> None:
         """Renewed, it is neither overtaken nor taken over, however long it takes."""
-        one = house.instance()
+        one = cluster.instance()
 
         async def slow() -> None:
             for _ in range(5):
-                house.clock.advance(LEASE_MS - 1)
+                cluster.clock.advance(LEASE_MS - 1)
                 await one.operations.renew_leases()
                 with pytest.raises(RequestInProgress):
-                    await house.settle(house.instance())
-                assert await house.instance().operations.recover() == 0
+                    await cluster.settle(cluster.instance())
+                assert await cluster.instance().operations.recover() == 0
 
         one.failpoints.at["posted"] = slow
-        payment_in(await house.settle(one))
+        payment_in(await cluster.settle(one))
         assert not one.failpoints.at
-        house.check()
+        cluster.check()
 
-    async def test_what_has_ended_is_not_renewed(self, house: House) -> None:
-        one = house.instance()
+    async def test_what_has_ended_is_not_renewed(self, cluster: InMemoryCluster) -> None:
+        one = cluster.instance()
         one.process.fails("post", SILENCE)
-        await house.settle(one)
+        await cluster.settle(one)
         await one.operations.renew_leases()
         assert one.process.calls["renew"] == 1, "only the one that let others in"

@@ -1,4 +1,4 @@
-"""A counting house in memory: any number of payment processes over one store, one order service, one ledger."""
+"""A payment system in memory: any number of payment processes over one store, one order service, one ledger."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Instance:
     failpoints: FakeFailpoints
 
 
-class House:
+class InMemoryCluster:
     """Everything there is.
 
     Args:
@@ -283,7 +283,7 @@ class House:
         for key, row in self.store.requests.rows.items():
             assert row.state is not RequestState.IN_PROGRESS, key
             assert (row.state is RequestState.DONE) is (row.response is not None), key
-        assert all(word.delivered_at_ms is not None for word in self.store.outbox.values())
+        assert all(message.delivered_at_ms is not None for message in self.store.outbox.values())
         assert not self.locks.held
 
     def check_cards(self) -> None:
