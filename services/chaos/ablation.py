@@ -32,7 +32,7 @@ from services.chaos import scenes
 from services.chaos.booth import Booth, open_booth
 from services.chaos.scenes import Scene
 from services.chaos.targets.target import NotBroughtAbout
-from services.checker.verdict import Check, Verdict, verdict_of
+from services.checker.findings import Check, Verdict, verdict_of
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.guards import NAMES

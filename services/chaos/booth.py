@@ -29,10 +29,10 @@ from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.calls import Caller, Heard, Person
 from services.chaos.targets.target import NotBroughtAbout
 from services.chaos.workload import CURRENCY
-from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
-from services.checker.checks import run_checks
-from services.checker.history import Arguments, HistoryWriter, Operation, Outcome, read_history
-from services.checker.verdict import Check, Found
+from services.checker.findings import Check, Findings
+from services.checker.history import Arguments, HistoryWriter, Outcome, RecordedCall, read_history
+from services.checker.registry import run_checks
+from services.checker.snapshot import ACQUIRER, SERVICES, Snapshot, read_snapshot, settled_snapshot
 from services.devstack.files import database_url
 from services.devstack.stack import ACQUIRER_INSTANCE, Stack, StackOptions
 from services.kernel.clock import Clock
@@ -299,9 +299,9 @@ class Booth:
         """Where an order stands, by the books."""
         return next(str(row["state"]) for row in (await self.books()).orders if row["order_id"] == order_id)
 
-    async def books(self) -> Books:
+    async def books(self) -> Snapshot:
         """What the databases hold now."""
-        return await read_books(self._databases)
+        return await read_snapshot(self._databases)
 
     # ---- judging -----------------------------------------------------------------------------------------
 
@@ -317,8 +317,8 @@ class Booth:
             calm_since: Since so many calls nobody has died or frozen, so that nobody may be thrown off an order either;
                 None: somebody has.
         """
-        reading = await settled_books(self._databases, REST_WITHIN_S, self.clock)
-        left = reading.books.unfinished()
+        reading = await settled_snapshot(self._databases, REST_WITHIN_S, self.clock)
+        left = reading.snapshot.unfinished()
         if not left and not reading.at_rest:
             left = ["the books still changed"]
         await self._last_looks()
@@ -326,11 +326,11 @@ class Booth:
         self.history.flush()
         # All calls are answered and this is their recorder: nothing is missing at the end.
         history = replace(read_history(self.path), whole=True)
-        checks = [Found(len(reading.books.payments), left).check(f"at rest within {REST_WITHIN_S:g} s")]
+        checks = [Findings(len(reading.snapshot.payments), left).check(f"at rest within {REST_WITHIN_S:g} s")]
         if calm_since is not None:
-            checks.append(nobody_thrown_off(history.operations[calm_since:]).check("nobody is thrown off an order"))
+            checks.append(nobody_thrown_off(history.calls[calm_since:]).check("nobody is thrown off an order"))
         checks += await asyncio.to_thread(
-            run_checks, reading.books, history=history, acquirer=log, now_ms=reading.at_ms
+            run_checks, reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms
         )
         return checks
 
@@ -339,16 +339,16 @@ class Booth:
             request = order_pb2.GetOrderRequest(order_id=order_id)
             await self.ask(self.accountant, "GetOrder", request, self._arguments(self.accountant, order_id=order_id))
 
-    def _recorded(self) -> tuple[Operation, ...]:
+    def _recorded(self) -> tuple[RecordedCall, ...]:
         self.history.flush()
-        return read_history(self.path).operations
+        return read_history(self.path).calls
 
     @property
     def _databases(self) -> dict[str, str]:
         return {service: database_url(self.stack.data, service) for service in (*SERVICES, ACQUIRER)}
 
 
-def nobody_thrown_off(operations: tuple[Operation, ...]) -> Found:
+def nobody_thrown_off(operations: tuple[RecordedCall, ...]) -> Findings:
     """While nobody dies or freezes, whoever has begun with an order ends with it: others wait, or go away.
 
     That is what the order's lock promises. The fence, too, keeps an order from being settled twice, but by refusing the
@@ -356,7 +356,7 @@ def nobody_thrown_off(operations: tuple[Operation, ...]) -> Found:
     """
     pressed = [operation for operation in operations if operation.kind in ("Settle", "Pay", "Reverse")]
     lost = ("STALE_FENCE", "ORDER_LOCK_LOST")
-    return Found(
+    return Findings(
         len(pressed),
         (
             f"{operation.process} was thrown off {operation.arguments.order_id} ({operation.answer.reason}), "

@@ -20,7 +20,7 @@ from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.chaos.calls import Person
 from services.chaos.targets.target import World
-from services.checker.verdict import Check, Found
+from services.checker.findings import Check, Findings
 from services.kernel.errors import CountinghouseError
 from services.reconcile.matching import Discrepancy
 from services.reconcile.reading import Reconciliation, find
@@ -65,11 +65,11 @@ async def reconcile(world: World, accountant: Person) -> Check:
         try:
             found = await find(_WorldReader(world, accountant, resources), _SETTLE_S)
         except CountinghouseError as error:
-            return Found(0, undecided=(f"{error.reason}: {error.message}",)).check(NAME)
+            return Findings(0, undecided=(f"{error.reason}: {error.message}",)).check(NAME)
     return balanced(found).check(NAME)
 
 
-def balanced(found: Reconciliation) -> Found:
+def balanced(found: Reconciliation) -> Findings:
     """That nothing is open but payments that wait for people, and that each account is what its counterpart holds."""
     sides = found.sides
     waiting = {payment.payment_id for payment in sides.ours if payment.attention}
@@ -81,7 +81,7 @@ def balanced(found: Reconciliation) -> Found:
             if total.difference and (open_ or total.difference != total.explained):
                 yield f"{total.account_id} is {total.booked}, and the acquirer holds {total.held}"
 
-    return Found(len(sides.theirs) + len(sides.ours) + len(sides.journals) + len(sides.orders), violations())
+    return Findings(len(sides.theirs) + len(sides.ours) + len(sides.journals) + len(sides.orders), violations())
 
 
 def _words(found: Discrepancy) -> str:

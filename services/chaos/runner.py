@@ -27,10 +27,10 @@ from services.chaos.targets.target import World
 from services.chaos.workload import Counter as Till
 from services.chaos.workload import hire
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import UNFINISHED, Reading, read_books, settled_books
-from services.checker.checks import run_checks
+from services.checker.findings import Check, Findings, Verdict, verdict_of
 from services.checker.history import Arguments, History, HistoryWriter, Outcome, Phase, read_history
-from services.checker.verdict import Check, Found, Verdict, verdict_of
+from services.checker.registry import run_checks
+from services.checker.snapshot import UNFINISHED, Reading, read_snapshot, settled_snapshot
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
@@ -118,12 +118,12 @@ async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Ca
             nemesis = await _act(world, course, plan, caller, history, till, clock, tell)
             tell("every fault is healed; waiting for rest")
             healed_s = clock.monotonic_s()
-            reading = await settled_books(world.databases, REST_WITHIN_S, clock)
+            reading = await settled_snapshot(world.databases, REST_WITHIN_S, clock)
             rested_s = clock.monotonic_s() - healed_s
             resting = _at_rest(reading)
             tell(f"at rest after {rested_s:.1f} s" if resting.ok else f"no rest after {rested_s:.1f} s")
             await _last_looks(caller, _person(world, "clerk-wang"), till.made)
-            reading = await settled_books(world.databases, _READ_AGAIN_S, clock)
+            reading = await settled_snapshot(world.databases, _READ_AGAIN_S, clock)
             log = await world.acquirer_log()
             reconciled = await reconcile(world, _person(world, "clerk-wang"))
     tell("checking")
@@ -146,7 +146,7 @@ async def _act(
 
     async def in_flight() -> Mapping[str, int]:
         try:
-            books = await read_books(world.databases)
+            books = await read_snapshot(world.databases)
         except CountinghouseError:
             return {}
         found = Counter(str(row["state"]) for row in books.payments if row["state"] in (*UNFINISHED, "CREATED"))
@@ -185,10 +185,10 @@ def _person(world: World, process: str) -> Person:
 
 def _at_rest(reading: Reading) -> Check:
     """That nothing was left under way once the time for coming to rest was up."""
-    left = reading.books.unfinished()
+    left = reading.snapshot.unfinished()
     if not left and not reading.at_rest:
         left = ["the books still changed"]
-    return Found(len(reading.books.payments), left).check(f"at rest {REST_WITHIN_S:g} s after the last fault")
+    return Findings(len(reading.snapshot.payments), left).check(f"at rest {REST_WITHIN_S:g} s after the last fault")
 
 
 async def _last_looks(caller: Caller, auditor: Person, order_ids: Sequence[str]) -> None:
@@ -210,7 +210,7 @@ async def _last_looks(caller: Caller, auditor: Person, order_ids: Sequence[str])
 
 
 def _check(reading: Reading, history: History, log: AcquirerLog | None) -> list[Check]:
-    return run_checks(reading.books, history=history, acquirer=log, now_ms=reading.at_ms)
+    return run_checks(reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms)
 
 
 # The verdict
@@ -245,7 +245,7 @@ def _judge(
         verdict=verdict,
         reasons=tuple(reasons + doubts),
         checks=checks,
-        calls=len(history.operations),
+        calls=len(history.calls),
         rested_s=rested_s,
         fired=dict(nemesis.fired),
         coverage=coverage,
@@ -260,16 +260,16 @@ def _judge(
 def _proofs(history: History, faults: Sequence[str]) -> dict[str, int]:
     """What a run has to bring about, and how often it did."""
     by_order = defaultdict(list)
-    for operation in history.operations:
+    for operation in history.calls:
         by_order[operation.arguments.order_id].append(operation)
-    outcomes = Counter(operation.outcome for operation in history.operations)
-    reasons = Counter(operation.answer.reason for operation in history.operations)
+    outcomes = Counter(operation.outcome for operation in history.calls)
+    reasons = Counter(operation.answer.reason for operation in history.calls)
     proofs = {
         "calls that were done": outcomes[Outcome.OK],
         "orders at which two clerks met": sum(
             bool(order_id) and contended(operations) for order_id, operations in by_order.items()
         ),
-        "answers given again": sum(operation.answer.replayed for operation in history.operations),
+        "answers given again": sum(operation.answer.replayed for operation in history.calls),
     }
     if "freeze-at" in faults:
         proofs["stale fences refused"] = reasons["STALE_FENCE"]

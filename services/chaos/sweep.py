@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from services.checker.verdict import Verdict
+from services.checker.findings import Verdict
 from services.kernel.clock import Clock
 
 _STOP_WITHIN_S: Final = 60.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import Books, Record, caller_of, person, was_parked
-from services.checker.history import History, Operation, Outcome, is_stored
+from services.checker.history import History, Outcome, RecordedCall, is_stored
+from services.checker.snapshot import Record, Snapshot, caller_of, person, was_parked
 
 #: Whose key, for which method.
 Key = tuple[str, str, str]
@@ -62,7 +62,7 @@ class Evidence:
         ended: Whether all work is over, so that what is left is wrong; False: the stack may go on with it.
     """
 
-    books: Books
+    snapshot: Snapshot
     answers: tuple[Answered, ...]
     history: History | None
     acquirer: AcquirerLog | None
@@ -72,38 +72,38 @@ class Evidence:
     @cached_property
     def legs(self) -> Mapping[str, list[Record]]:
         """The postings of each journal."""
-        return grouped(self.books.postings, "journal_id")
+        return grouped(self.snapshot.postings, "journal_id")
 
     @cached_property
     def journals(self) -> Mapping[str, Record]:
         """Each journal by its id."""
-        return {str(row["journal_id"]): row for row in self.books.journals}
+        return {str(row["journal_id"]): row for row in self.snapshot.journals}
 
     @cached_property
     def reversed(self) -> frozenset[str | None]:
         """The journals that another undoes; None is of no account."""
-        return frozenset(row["reversal_of"] for row in self.books.journals)
+        return frozenset(row["reversal_of"] for row in self.snapshot.journals)
 
     @cached_property
     def orders(self) -> Mapping[str, Record]:
         """Each order by its id."""
-        return {str(row["order_id"]): row for row in self.books.orders}
+        return {str(row["order_id"]): row for row in self.snapshot.orders}
 
     @cached_property
     def payments(self) -> Mapping[str, Record]:
         """Each payment by its id."""
-        return {str(row["payment_id"]): row for row in self.books.payments}
+        return {str(row["payment_id"]): row for row in self.snapshot.payments}
 
     @cached_property
     def payments_of_order(self) -> Mapping[str, list[Record]]:
         """The payments of each order; under the empty name those of none."""
-        return grouped(self.books.payments, "order_id")
+        return grouped(self.snapshot.payments, "order_id")
 
     @cached_property
     def payments_of_key(self) -> Mapping[Key, list[Record]]:
         """The payments that each Settle or Pay made, each Reverse undoes or undid, or each Park parked."""
         found: defaultdict[Key, list[Record]] = defaultdict(list)
-        for row in self.books.payments:
+        for row in self.snapshot.payments:
             found[caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"])].append(row)
             found[caller_of(row, "reversal_"), "Reverse", str(row["reversal_key"])].append(row)
             if was_parked(row):
@@ -113,17 +113,17 @@ class Evidence:
     @cached_property
     def journals_of_order(self) -> Mapping[str, list[Record]]:
         """The journals of each order."""
-        return grouped((row for row in self.books.journals if row["order_id"]), "order_id")
+        return grouped((row for row in self.snapshot.journals if row["order_id"]), "order_id")
 
     @cached_property
     def journals_of_payment(self) -> Mapping[str, list[Record]]:
         """The journals of each payment."""
-        return grouped(self.books.journals, "payment_id")
+        return grouped(self.snapshot.journals, "payment_id")
 
     @cached_property
     def requests(self) -> Mapping[Key, Record]:
         """The requests of all services. Each method is of one service, so no two meet."""
-        rows = (*self.books.requests, *self.books.order_requests, *self.books.ledger_requests)
+        rows = (*self.snapshot.requests, *self.snapshot.order_requests, *self.snapshot.ledger_requests)
         return {(caller_of(row), str(row["method"]), str(row["key"])): row for row in rows}
 
     @cached_property
@@ -139,7 +139,7 @@ class Evidence:
     def told(self) -> tuple[Told, ...]:
         """Every definitive answer that somebody got under a key that is remembered."""
         told = [Told(each.key, None, each.ok, hashlib.sha256(each.body).hexdigest()) for each in self.answers]
-        for key, attempts in self.operations_of_key.items():
+        for key, attempts in self.calls_of_key.items():
             for attempt in attempts:
                 ok, answer = attempt.outcome is Outcome.OK, attempt.answer
                 if ok or is_refused_for_ever(attempt):
@@ -148,12 +148,12 @@ class Evidence:
         return tuple(told)
 
     @cached_property
-    def operations_of_key(self) -> Mapping[Key, list[Operation]]:
+    def calls_of_key(self) -> Mapping[Key, list[RecordedCall]]:
         """The recorded attempts at each remembered request."""
-        found: defaultdict[Key, list[Operation]] = defaultdict(list)
-        for operation in self.history.operations if self.history else ():
-            if operation.kind in REMEMBERED:
-                found[key_of(operation)].append(operation)
+        found: defaultdict[Key, list[RecordedCall]] = defaultdict(list)
+        for call in self.history.calls if self.history else ():
+            if call.kind in REMEMBERED:
+                found[key_of(call)].append(call)
         return dict(found)
 
     def may_be_removed(self, key: Key, *, ok: bool = True) -> bool:
@@ -166,12 +166,12 @@ class Evidence:
             return False
         match key[1]:
             case "IssueTicket":
-                return bool(self.books.removals)
+                return bool(self.snapshot.removals)
             case "Pay":
                 paid_order = any(row["order_id"] for row in self.payments_of_key.get(key, ()))
-                return bool(self.books.removals) and not paid_order
+                return bool(self.snapshot.removals) and not paid_order
             case "CreateOrder" | "CancelOrder":
-                return bool(self.books.order_removals) and not ok
+                return bool(self.snapshot.order_removals) and not ok
         return False
 
     def standing(self, journals: Iterable[Record]) -> list[Record]:
@@ -183,10 +183,10 @@ class Evidence:
         return sum(max(0, int(leg["amount"])) for leg in self.legs.get(str(journal["journal_id"]), ()))
 
 
-def key_of(operation: Operation) -> Key:
+def key_of(call: RecordedCall) -> Key:
     """Under which the services remember a call."""
-    asked = operation.arguments
-    return person(asked.clerk, asked.role), operation.kind, asked.key
+    asked = call.arguments
+    return person(asked.clerk, asked.role), call.kind, asked.key
 
 
 def title(key: Key) -> str:
@@ -194,9 +194,9 @@ def title(key: Key) -> str:
     return f"{key[1]} {key[2]} of {key[0]}"
 
 
-def is_refused_for_ever(operation: Operation) -> bool:
+def is_refused_for_ever(call: RecordedCall) -> bool:
     """Whether its caller got the one answer that its request will ever have, and that was a refusal."""
-    return operation.outcome is Outcome.FAIL and is_stored(operation)
+    return call.outcome is Outcome.FAIL and is_stored(call)
 
 
 def grouped(rows: Iterable[Record], field_name: str) -> dict[str, list[Record]]:

@@ -114,7 +114,7 @@ NO_ANSWER = Answer(code="")
 
 
 @dataclass(slots=True)
-class Operation:
+class RecordedCall:
     """One call.
 
     Args:
@@ -155,11 +155,11 @@ class History:
     """A recorded run.
 
     Args:
-        operations: In the order of their invocations.
+        calls: In the order of their invocations.
         whole: Whether the recorder closed it; otherwise something may be missing at the end.
     """
 
-    operations: tuple[Operation, ...]
+    calls: tuple[RecordedCall, ...]
     nemesis: tuple[Nemesis, ...] = ()
     seed: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -190,16 +190,16 @@ def outcome_of(kind: str, answer: Answer) -> Outcome:
     return Outcome.INFO
 
 
-def is_stored(operation: Operation) -> bool:
+def is_stored(call: RecordedCall) -> bool:
     """Return whether this refusal is the answer to its request for ever. Others are given before the request is run.
 
     ORDER_NOT_FOUND is stored for a clerk's Settle. A customer is told so before the request is run. A clerk's Pay may
     be told so either way: with a `customer_id` the order is looked up first, and the ticket stays open; without one the
     answer is stored. The history does not say which, so this answer to a Pay is not taken for stored.
     """
-    answer = operation.answer
+    answer = call.answer
     if answer.reason == "ORDER_NOT_FOUND":
-        return operation.kind == "Settle" and operation.arguments.role != CUSTOMER
+        return call.kind == "Settle" and call.arguments.role != CUSTOMER
     return answer.code in ("ALREADY_EXISTS", "FAILED_PRECONDITION") and answer.reason != "TICKET_EXPIRED"
 
 
@@ -328,7 +328,7 @@ class _Reading:
     """What has been read so far."""
 
     def __init__(self) -> None:
-        self._operations: dict[int, Operation] = {}
+        self._calls: dict[int, RecordedCall] = {}
         self._nemesis: list[Nemesis] = []
         self._run: dict[str, Any] | None = None
         self._events = 0
@@ -363,9 +363,9 @@ class _Reading:
         """All that was read."""
         if self._run is None:
             raise MalformedHistory("the file is empty")
-        operations = sorted(self._operations.values(), key=lambda operation: (operation.invoked_ns, operation.op))
+        calls = sorted(self._calls.values(), key=lambda call: (call.invoked_ns, call.op))
         run = self._run
-        return History(tuple(operations), tuple(self._nemesis), run["seed"], run["facts"], self._ended)
+        return History(tuple(calls), tuple(self._nemesis), run["seed"], run["facts"], self._ended)
 
     def _begin(self, event: dict[str, Any]) -> None:
         if (format_ := _of(event, "format", int)) != FORMAT:
@@ -379,24 +379,24 @@ class _Reading:
 
     def _invoke(self, event: dict[str, Any], at_ns: int) -> None:
         op, process, kind = _of(event, "op", int), _of(event, "process", str), _of(event, "kind", str)
-        if op in self._operations:
+        if op in self._calls:
             raise MalformedHistory(f"operation {op} is invoked twice")
         arguments = _message(Arguments, _of(event, "arguments", dict))
-        self._operations[op] = Operation(op, process, kind, arguments, at_ns)
+        self._calls[op] = RecordedCall(op, process, kind, arguments, at_ns)
 
     def _complete(self, event: dict[str, Any], at_ns: int, outcome: Outcome) -> None:
         op, process, kind = _of(event, "op", int), _of(event, "process", str), _of(event, "kind", str)
-        operation = self._operations.get(op)
-        if operation is None:
+        call = self._calls.get(op)
+        if call is None:
             raise MalformedHistory(f"operation {op} is answered and was not invoked")
-        if (process, kind) != (operation.process, operation.kind):
-            raise MalformedHistory(f"operation {op} is {operation.kind} of {operation.process}")
-        if operation.answered_ns is not None:
+        if (process, kind) != (call.process, call.kind):
+            raise MalformedHistory(f"operation {op} is {call.kind} of {call.process}")
+        if call.answered_ns is not None:
             raise MalformedHistory(f"operation {op} is answered twice")
-        if at_ns < operation.invoked_ns:
+        if at_ns < call.invoked_ns:
             raise MalformedHistory(f"operation {op} is answered before it was invoked")
-        operation.outcome, operation.answered_ns = outcome, at_ns
-        operation.answer = _message(Answer, _of(event, "answer", dict))
+        call.outcome, call.answered_ns = outcome, at_ns
+        call.answer = _message(Answer, _of(event, "answer", dict))
 
 
 def _event(line: bytes) -> dict[str, Any]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.checker.acquirer_log import AcquirerLog
-    from services.checker.books import Reading
+    from services.checker.findings import Check
     from services.checker.history import History
-    from services.checker.verdict import Check
+    from services.checker.snapshot import Reading
 
 #: Drivers that the services themselves use.
 _SCHEMES = ("sqlite", "postgresql+asyncpg")
@@ -81,8 +81,8 @@ def check(
 
     Example: countinghouse check --data .countinghouse --history history.jsonl
     """
-    from services.checker.checks import Options, run_checks  # noqa: PLC0415  `--help` does without
-    from services.checker.verdict import verdict_of  # noqa: PLC0415
+    from services.checker.findings import verdict_of  # noqa: PLC0415
+    from services.checker.registry import Options, run_checks  # noqa: PLC0415  `--help` does without
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     told = _Progress()
@@ -92,7 +92,7 @@ def check(
     run(_read(_urls(data, [*_lines(databases), *(database or [])]), settle_s, readings))
     entries = entries if acquirer_log else _log_in(readings[0])
     checks = run_checks(
-        readings[0].books,
+        readings[0].snapshot,
         history=calls,
         acquirer=entries,
         now_ms=readings[0].at_ms,
@@ -184,7 +184,7 @@ def _log_in(reading: Reading) -> AcquirerLog | None:
     from services.checker.acquirer_log import MalformedLog, log_of_rows  # noqa: PLC0415
     from services.devstack.state import StackRefused  # noqa: PLC0415
 
-    rows = reading.books.acquirer_log
+    rows = reading.snapshot.acquirer_log
     try:
         return None if rows is None else log_of_rows(rows)
     except MalformedLog as error:
@@ -207,7 +207,7 @@ def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
     from sqlalchemy.engine import make_url  # noqa: PLC0415  `--help` does without
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
-    from services.checker.books import ACQUIRER, SERVICES  # noqa: PLC0415
+    from services.checker.snapshot import ACQUIRER, SERVICES  # noqa: PLC0415
     from services.devstack.files import database_url, databases_elsewhere  # noqa: PLC0415
 
     urls = {service: database_url(data, service) for service in SERVICES}
@@ -230,14 +230,14 @@ def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
 
 
 async def _read(urls: dict[str, str], settle_s: float, readings: list[Reading]) -> None:
-    from services.checker.books import settled_books  # noqa: PLC0415  SQLAlchemy, which `--help` can do without
+    from services.checker.snapshot import settled_snapshot  # noqa: PLC0415  SQLAlchemy, which `--help` can do without
     from services.devstack.state import StackRefused  # noqa: PLC0415
     from services.kernel.clock import SystemClock  # noqa: PLC0415
     from services.kernel.errors import Unavailable  # noqa: PLC0415
     from services.runtime.database.database import DatabaseRefused  # noqa: PLC0415
 
     try:
-        reading = await settled_books(urls, settle_s, SystemClock())
+        reading = await settled_snapshot(urls, settle_s, SystemClock())
     except (DatabaseRefused, Unavailable) as error:
         remedy = "; name the stack's --data, or each --database" if error.reason == "DATABASE_MISSING" else ""
         raise StackRefused(error.reason, error.message + remedy) from error

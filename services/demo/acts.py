@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import Books
+from services.checker.snapshot import Snapshot
 from services.demo.lanes import Lane, lanes_of
 from services.demo.people import Seen
 from services.demo.stage import ACCOUNTANTS, CASHIERS, CURRENCY, NotBroughtAbout, Stage, settle_request
@@ -266,11 +266,11 @@ def _all_answered(seen: list[Seen]) -> None:
         raise NotBroughtAbout(f"{len(waiting)} of {len(seen)} calls were never answered: {waiting[0].error}")
 
 
-def _journals_on(books: Books, account_id: str) -> set[str]:
+def _journals_on(books: Snapshot, account_id: str) -> set[str]:
     return {str(row["journal_id"]) for row in books.postings if row["account_id"] == account_id}
 
 
-def _charges(books: Books, order_id: str) -> int:
+def _charges(books: Snapshot, order_id: str) -> int:
     return sum(row["order_id"] == order_id and not row["reversal_of"] for row in books.journals)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.checker.books import Books, Record
+from services.checker.snapshot import Record, Snapshot
 from services.demo.people import Seen
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ async def lanes_of(stage: Stage, order_id: str, seen: tuple[Seen, Seen]) -> list
     return [*lanes, *_service_lanes(books, order_id, began_ms)]
 
 
-def _clerk_lane(books: Books, payment: Record, label: str, seen: tuple[Seen, Seen]) -> Lane:
+def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[Seen, Seen]) -> Lane:
     """What became of one clerk's press.
 
     Its answer is the one that says what became of the payment; of several the one that began nearest to its acceptance.
@@ -105,7 +105,7 @@ def _clerk_lane(books: Books, payment: Record, label: str, seen: tuple[Seen, See
     return Lane(label, tuple(steps), settled_ms, "✔", f"settled in {settled_ms} ms{undone}")
 
 
-def _service_lanes(books: Books, order_id: str, began_ms: int) -> list[Lane]:
+def _service_lanes(books: Snapshot, order_id: str, began_ms: int) -> list[Lane]:
     """What the order service, the ledger and the acquirer wrote about this order, since the press."""
     payment_ids = {row["payment_id"] for row in books.payments if row["order_id"] == order_id}
     written = {

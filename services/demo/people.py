@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from coordination.grpc_channel import PATIENT, open_channel
-from services.checker.checks import Answered
+from services.checker.evidence import Answered
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.principal import Role

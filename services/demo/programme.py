@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from services.checker.books import Books
-from services.checker.checks import Check, run_checks
+from services.checker.findings import Check
+from services.checker.registry import run_checks
+from services.checker.snapshot import Snapshot
 from services.demo.acts import ACTS, ActResult, play
 from services.demo.stage import set_stage
 from services.kernel.clock import SystemClock
@@ -34,7 +35,7 @@ class Outcome:
     checks: tuple[Check, ...]
     seconds: float
     seed: int
-    books: Books
+    books: Snapshot
 
 
 async def perform(

@@ -18,7 +18,7 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import ACQUIRER, SERVICES, Books, read_books, settled_books
+from services.checker.snapshot import ACQUIRER, SERVICES, Snapshot, read_snapshot, settled_snapshot
 from services.demo.people import Person, Seen, Telephone
 from services.devstack.files import database_url
 from services.devstack.stack import Stack, StackOptions
@@ -149,13 +149,13 @@ class Stage:
         """Lets a frozen instance go on."""
         self.stack.kill(instance, signal.SIGCONT)
 
-    async def books(self) -> Books:
+    async def books(self) -> Snapshot:
         """What the three databases hold now."""
-        return await read_books(self.databases)
+        return await read_snapshot(self.databases)
 
-    async def quiet_books(self, within_s: float) -> Books:
+    async def quiet_books(self, within_s: float) -> Snapshot:
         """The books once nothing is under way any more, or at the latest after `within_s` seconds."""
-        return (await settled_books(self.databases, within_s, self.telephone.clock)).books
+        return (await settled_snapshot(self.databases, within_s, self.telephone.clock)).snapshot
 
     @property
     def databases(self) -> dict[str, str]:

@@ -17,15 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from services.checker.books import Books, settled_books
-from services.checker.checks import run_checks
+from services.checker.checks.orders import orders_linearizable
 from services.checker.history import History, read_history
-from services.checker.order_check import orders_linearizable
+from services.checker.registry import run_checks
+from services.checker.snapshot import Snapshot, settled_snapshot
 from services.cli import output
 from services.kernel.clock import SystemClock
 from tests.bench.figures import Figure
 from tests.unit.checker.archive import archive, record
-from tests.unit.checker.evening import Evening
+from tests.unit.checker.simulation import Simulation
 
 _T = TypeVar("_T")
 _ORDERS, _CALLS_EACH = 5_000, 20
@@ -35,17 +35,17 @@ _LIMIT_S = 10.0
 
 def measure(folder: Path, orders: int) -> list[Figure]:
     """Makes the evening, checks it as a whole and in parts."""
-    scribe = Evening(_SEED, orders=orders, calls=_CALLS_EACH - 1, at_once=16).pass_by()
-    calls = len(scribe.calls)
+    dataset = Simulation(_SEED, orders=orders, calls=_CALLS_EACH - 1, at_once=16).run()
+    calls = len(dataset.calls)
     file = folder / "history.jsonl"
-    _, record_s = _timed(lambda: record(file, scribe.calls))
-    urls = asyncio.run(archive(folder, scribe))
+    _, record_s = _timed(lambda: record(file, dataset.calls))
+    urls = asyncio.run(archive(folder, dataset))
     whole_s = _command_s(folder, file)
     history, history_s = _timed(lambda: read_history(file))
-    reading, books_s = _timed(lambda: asyncio.run(settled_books(urls, _LIMIT_S, SystemClock())))
-    _, checks_s = _timed(lambda: run_checks(reading.books, history=history, now_ms=reading.at_ms))
-    _, orders_s = _timed(lambda: _orders(history, reading.books))
-    rows = sum(len(getattr(reading.books, name) or ()) for name in reading.books.__slots__)
+    reading, books_s = _timed(lambda: asyncio.run(settled_snapshot(urls, _LIMIT_S, SystemClock())))
+    _, checks_s = _timed(lambda: run_checks(reading.snapshot, history=history, now_ms=reading.at_ms))
+    _, orders_s = _timed(lambda: _orders(history, reading.snapshot))
+    rows = sum(len(getattr(reading.snapshot, name) or ()) for name in reading.snapshot.__slots__)
     peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return [
         Figure("check_calls", f"calls at {orders:,} orders", calls, ""),
@@ -87,8 +87,8 @@ def _command_s(folder: Path, history: Path) -> float:
     return time.perf_counter() - began_s
 
 
-def _orders(history: History, books: Books) -> None:
-    orders_linearizable(history, books, SystemClock(), limit_s=_LIMIT_S, on_progress=lambda _done, _of: None)
+def _orders(history: History, snapshot: Snapshot) -> None:
+    orders_linearizable(history, snapshot, SystemClock(), limit_s=_LIMIT_S, on_progress=lambda _done, _of: None)
 
 
 def _timed(work: Callable[[], _T]) -> tuple[_T, float]:

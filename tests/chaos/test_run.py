@@ -21,8 +21,8 @@ from services.chaos.calls import Person
 from services.chaos.runner import Course, Result, run
 from services.chaos.targets.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld
 from services.chaos.targets.target import NotBroughtAbout, World
+from services.checker.findings import Check, Verdict
 from services.checker.history import Phase, read_history
-from services.checker.verdict import Check, Verdict
 from services.kernel.clock import SystemClock
 
 SEED = 7

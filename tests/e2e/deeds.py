@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import Books
+from services.checker.snapshot import Snapshot
 from services.demo.people import Person, Seen
 from services.devstack.stack import ACQUIRER_INSTANCE
 from services.kernel.errors import AlreadyExists, FailedPrecondition
@@ -66,7 +66,7 @@ class Deed:
     rival: Wish
     subject: str
     order_id: str
-    done: Callable[[Books, Sequence[Seen]], None]
+    done: Callable[[Snapshot, Sequence[Seen]], None]
 
 
 async def settle(teller: Teller) -> Deed:
@@ -92,7 +92,7 @@ async def settle_with_card(teller: Teller) -> Deed:
     )
 
 
-def _settled(books: Books, answers: Sequence[Seen], order_id: str, *, at: list[str]) -> None:
+def _settled(books: Snapshot, answers: Sequence[Seen], order_id: str, *, at: list[str]) -> None:
     """One clerk has settled the order; the other is told who, and moved nothing, at the bank neither."""
     (payment,) = [payment_in(seen) for seen in answers if seen.error is None]
     assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
@@ -122,7 +122,7 @@ async def _pay(teller: Teller, request: pb.PayRequest, *, at: list[str]) -> Deed
     request.amount.CopyFrom(money_pb2.Money(minor_units=700, currency_code="CNY"))
     wish = Wish(teller.cashier, "Pay", request, request.ticket_id)
 
-    def done(books: Books, answers: Sequence[Seen]) -> None:
+    def done(books: Snapshot, answers: Sequence[Seen]) -> None:
         payments = [payment_in(seen) for seen in answers]
         (payment_id,) = {payment.payment_id for payment in payments}
         assert {payment.state for payment in payments} == {pb.PAYMENT_STATE_SUCCEEDED}
@@ -160,7 +160,7 @@ async def _reverse(teller: Teller, settling: Deed, *, at: list[str]) -> Deed:
         for who, key in zip(accountants, keys, strict=True)
     )
 
-    def done(books: Books, answers: Sequence[Seen]) -> None:
+    def done(books: Snapshot, answers: Sequence[Seen]) -> None:
         (payment,) = [payment_in(seen) for seen in answers if seen.error is None]
         assert (payment.payment_id, payment.state) == (settled.payment_id, pb.PAYMENT_STATE_REVERSED)
         for refused in (seen.error for seen in answers if seen.error is not None):
@@ -191,7 +191,7 @@ async def park(teller: Teller) -> Deed:
         for who, key in zip(accountants, keys, strict=True)
     )
 
-    def done(books: Books, answers: Sequence[Seen]) -> None:
+    def done(books: Snapshot, answers: Sequence[Seen]) -> None:
         (payment,) = [payment_in(seen) for seen in answers if seen.error is None]
         assert (payment.payment_id, payment.state) == (unheard.payment_id, pb.PAYMENT_STATE_PARKED)
         for refused in (seen.error for seen in answers if seen.error is not None):
@@ -214,7 +214,7 @@ async def _silence(teller: Teller, card: str) -> None:
     await teller.do(teller.operator, ACQUIRER_INSTANCE, method, request)
 
 
-def _order(books: Books, order_id: str) -> tuple[str, str, int]:
+def _order(books: Snapshot, order_id: str) -> tuple[str, str, int]:
     """Where an order stands, whose payment it has, and in which round it is."""
     (order,) = [row for row in books.orders if row["order_id"] == order_id]
     return str(order["state"]), str(order["payment_id"]), int(order["round"])

@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.checker.books import Books, Reading, settled_books
-from services.checker.checks import Answered, run_checks
+from services.checker.evidence import Answered
 from services.checker.history import HistoryWriter
+from services.checker.registry import run_checks
+from services.checker.snapshot import Reading, Snapshot, settled_snapshot
 from services.demo.people import Person, Seen, Telephone
 from services.demo.stage import Stage
 from services.devstack.stack import Stack
@@ -91,9 +92,9 @@ class Teller(Stage):
 
     async def reading(self, within_s: float) -> Reading:
         """The books once they are at rest, or at the latest after `within_s` seconds."""
-        return await settled_books(self.databases, within_s, self.telephone.clock)
+        return await settled_snapshot(self.databases, within_s, self.telephone.clock)
 
-    async def checked_books(self) -> Books:
+    async def checked_books(self) -> Snapshot:
         """The books, once nothing is under way any more; fails if that takes too long or a check finds something."""
         books = await self.quiet_books(within_s=QUIET_S)
         assert books.unfinished() == []
@@ -119,17 +120,17 @@ def payment_in(seen: Seen) -> pb.Payment:
     return pb.SettleResponse.FromString(seen.body).payment
 
 
-def charges(books: Books, order_id: str) -> list[str]:
+def charges(books: Snapshot, order_id: str) -> list[str]:
     """The payments that charged an order, reversals not counted."""
     return [str(row["payment_id"]) for row in books.journals if row["order_id"] == order_id and not row["reversal_of"]]
 
 
-def at_bank(books: Books, payment_id: str) -> list[str]:
+def at_bank(books: Snapshot, payment_id: str) -> list[str]:
     """Where the keys of a payment stand at the acquirer."""
     return [str(row["state"]) for row in books.charges or () if str(row["key"]).startswith(f"{payment_id}:")]
 
 
-def states(books: Books, payment_ids: Iterable[str]) -> list[str]:
+def states(books: Snapshot, payment_ids: Iterable[str]) -> list[str]:
     """Where payments stand."""
     found = {str(row["payment_id"]): str(row["state"]) for row in books.payments}
     return [found[payment_id] for payment_id in payment_ids]

@@ -14,10 +14,10 @@ from google.protobuf.message import Message
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
-from services.checker.books import SERVICES, settled_books
-from services.checker.checks import run_checks
+from services.checker.findings import Verdict
 from services.checker.history import HistoryWriter, Phase, read_history
-from services.checker.verdict import Verdict
+from services.checker.registry import run_checks
+from services.checker.snapshot import SERVICES, settled_snapshot
 from services.demo.people import Person
 from services.devstack.files import database_url
 from services.kernel.clock import SystemClock
@@ -135,9 +135,9 @@ async def test_a_run_under_faults_is_lawful(
                 client.stop()
             await asyncio.gather(*work)
         urls = {service: database_url(stack.data, service) for service in SERVICES}
-        reading = await settled_books(urls, QUIET_S, clock)
+        reading = await settled_snapshot(urls, QUIET_S, clock)
     recorded = read_history(path)
-    checks = run_checks(reading.books, history=recorded, now_ms=reading.at_ms)
+    checks = run_checks(reading.snapshot, history=recorded, now_ms=reading.at_ms)
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
     assert said == []
     assert {check.name for check in checks if check.skipped} == _NO_ACQUIRER

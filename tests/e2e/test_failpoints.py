@@ -33,10 +33,10 @@ from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.chaos.acquirer_log import read_acquirer_log
-from services.checker.books import Books
-from services.checker.checks import run_checks
+from services.checker.findings import Verdict
 from services.checker.history import HistoryWriter, read_history
-from services.checker.verdict import Verdict
+from services.checker.registry import run_checks
+from services.checker.snapshot import Snapshot
 from services.demo.people import Seen
 from services.demo.stage import NotBroughtAbout
 from services.devstack.stack import ACQUIRER_INSTANCE, Stack
@@ -304,20 +304,20 @@ async def in_the_way(house: House, one: Deed, rival: asyncio.Task[Seen]) -> None
             await asyncio.sleep(_LOOK_S)
 
 
-async def proved(house: House, *, within_s: float) -> Books:
+async def proved(house: House, *, within_s: float) -> Snapshot:
     """The books, at rest within this time, and approved by every check there is."""
     reading = await house.teller.reading(max(within_s, 0.0))
-    assert reading.books.unfinished() == []
+    assert reading.snapshot.unfinished() == []
     assert reading.at_rest
     operator = house.teller.operator
     log = await read_acquirer_log(house.teller.address(ACQUIRER_INSTANCE), operator.token)
     house.history.flush()
     history = replace(read_history(house.path), whole=True)  # so far: nobody calls at the moment
-    checks = run_checks(reading.books, history=history, acquirer=log, now_ms=reading.at_ms)
+    checks = run_checks(reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms)
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
     assert said == []
     assert [check.name for check in checks if check.skipped] == []
-    return reading.books
+    return reading.snapshot
 
 
 def instances(teller: Teller, service: str) -> list[str]:

@@ -14,7 +14,7 @@ from coordination.locks.lock import Holder, ResourceLocks
 from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.checker.checks import Answered
+from services.checker.evidence import Answered
 from services.demo.people import Person, Seen
 from services.devstack.stack import Stack
 from services.devstack.state import InstanceState

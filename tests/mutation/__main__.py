@@ -57,7 +57,7 @@ def _say(words: str, to: TextIO = sys.stdout, end: str = "\n") -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("--module", action="append", help="only this module, like verdict.py; repeatable")
+    parser.add_argument("--module", action="append", help="only this module, like checks/ledger.py; repeatable")
     parser.add_argument("--sample", type=int, default=0, help="only so many, chosen by a fixed seed")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="how many are tried at once")
     return parser.parse_args()

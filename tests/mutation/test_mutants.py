@@ -86,14 +86,14 @@ def _fates(mutants: list[Mutant]) -> dict[str, Fate]:
 def test_a_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is broken or cannot be imported is noticed, and one that is not survives."""
     monkeypatch.chdir(ROOT)
-    source = sources()["verdict.py"]
+    source = sources()["findings.py"]
     mutants = {
         "broken": source.replace("not self.violations", "self.violations"),
         "torn": "def (",
         "whole": source,
     }
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-        fates = fresh.submit(_fates, [Mutant("verdict.py", "module", what, text) for what, text in mutants.items()])
+        fates = fresh.submit(_fates, [Mutant("findings.py", "module", what, text) for what, text in mutants.items()])
         assert fates.result() == {"broken": Fate.NOTICED, "torn": Fate.NOTICED, "whole": Fate.SURVIVED}
 
 
@@ -114,7 +114,7 @@ def test_the_tests_of_a_module_are_run_first() -> None:
     """And every test of the checker is run."""
     own, others = files_of_tests("history.py")
     assert [os.path.basename(path) for path in own] == ["test_history.py"]
-    assert {Path(path).name for path in others} >= {"test_evening.py", "test_check.py", "test_linearizability.py"}
+    assert {Path(path).name for path in others} >= {"test_simulation.py", "test_check.py", "test_search.py"}
     assert all(files_of_tests(module)[0] for module in sources())
 
 

@@ -35,14 +35,19 @@ from tests.mutation.mutants import Mutant
 
 ROOT = Path(__file__).parents[2]
 _PACKAGE = "services.checker"
-_TESTS = ("tests/unit/checker", "tests/unit/cli/test_check.py")
-#: Of modules that have no file of tests by their name, or further ones.
+_MODULES = ROOT / "services" / "checker"
+_TESTS = ROOT / "tests" / "unit" / "checker"
+_COMMAND_TESTS = ROOT / "tests" / "unit" / "cli" / "test_check.py"
+#: The tests of a module that has none under its own path, or more than those.
 _OWN_TESTS = {
-    "checks.py": ("test_checks.py",),
-    "evidence.py": ("test_settlement_checks.py", "test_answer_checks.py"),
-    "explanation.py": ("test_order_check.py",),
-    "order_calls.py": ("test_order_calls.py", "test_linearizability.py", "test_order_check.py"),
-    "order_model.py": ("test_order_model.py", "test_linearizability.py"),
+    "evidence.py": ("checks/test_settlement.py", "checks/test_answers.py"),
+    "linearizability/explanation.py": ("checks/test_orders.py",),
+    "linearizability/order_calls.py": (
+        "linearizability/test_order_calls.py",
+        "linearizability/test_search.py",
+        "checks/test_orders.py",
+    ),
+    "linearizability/order_model.py": ("linearizability/test_order_model.py", "linearizability/test_search.py"),
 }
 #: How long one session may take; one that hangs has noticed.
 _PATIENCE_S = 120.0
@@ -71,16 +76,16 @@ class Trial:
 
 
 def sources() -> dict[str, str]:
-    """The modules of the checker, by file name."""
-    return {path.name: path.read_text() for path in sorted((ROOT / "services" / "checker").glob("[!_]*.py"))}
+    """Return the source of each module of the checker, by its path in the package."""
+    return {path.relative_to(_MODULES).as_posix(): path.read_text() for path in sorted(_MODULES.rglob("[!_]*.py"))}
 
 
 def files_of_tests(module: str) -> tuple[list[str], list[str]]:
-    """The files of tests: those of this module, and all others."""
-    files = [path for place in _TESTS for path in _files(ROOT / place)]
-    names = _OWN_TESTS.get(module, (f"test_{module}",))
-    own = [str(path) for path in files if path.name in names]
-    return own, [str(path) for path in files if str(path) not in own]
+    """Return the test files of this module, and all others of the checker."""
+    folder, _, name = module.rpartition("/")
+    own_tests = [_TESTS / path for path in _OWN_TESTS.get(module, (f"{folder}/test_{name}".lstrip("/"),))]
+    files = [*sorted(_TESTS.rglob("test_*.py")), _COMMAND_TESTS]
+    return [str(path) for path in files if path in own_tests], [str(path) for path in files if path not in own_tests]
 
 
 def try_all(mutants: Iterable[Mutant], at_once: int) -> Iterator[Trial]:
@@ -111,10 +116,6 @@ def try_all(mutants: Iterable[Mutant], at_once: int) -> Iterator[Trial]:
     finally:
         for descriptor, (_, pid, _) in running.items():
             _end(pid, descriptor, hung=True)
-
-
-def _files(place: Path) -> list[Path]:
-    return [place] if place.is_file() else sorted(place.glob("test_*.py"))
 
 
 def _start(mutant: Mutant) -> tuple[int, int]:
@@ -152,7 +153,7 @@ class _InPlace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the broken module where the real one would be."""
 
     def __init__(self, mutant: Mutant) -> None:
-        self._name = f"{_PACKAGE}.{mutant.module.removesuffix('.py')}"
+        self._name = f"{_PACKAGE}.{mutant.module.removesuffix('.py').replace('/', '.')}"
         self._mutant = mutant
 
     def find_spec(

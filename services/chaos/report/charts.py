@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from services.checker.history import History, Operation, Outcome, Phase
+from services.checker.history import History, Outcome, Phase, RecordedCall
 
 WIDTH = 1080
 _LEFT = 150
@@ -35,8 +35,8 @@ class TimeScale:
     """Seconds since a run began, as places in a picture."""
 
     def __init__(self, history: History) -> None:
-        moments = [operation.invoked_ns for operation in history.operations]
-        moments += [moment for operation in history.operations if (moment := operation.answered_ns) is not None]
+        moments = [operation.invoked_ns for operation in history.calls]
+        moments += [moment for operation in history.calls if (moment := operation.answered_ns) is not None]
         moments += [nemesis.at_ns for nemesis in history.nemesis]
         self.began_ns = min(moments, default=0)
         self.length_s = max((max(moments, default=0) - self.began_ns) / 1e9, 1.0)
@@ -84,7 +84,7 @@ def answers(history: History, scale: TimeScale, struck: Sequence[Window]) -> str
     height, floor = 190, 160
     buckets = max(1, math.ceil(scale.length_s))
     counts = {outcome: [0] * buckets for outcome in Outcome}
-    for operation in history.operations:
+    for operation in history.calls:
         ended_ns = operation.answered_ns if operation.answered_ns is not None else operation.invoked_ns
         counts[operation.outcome][min(int(scale.seconds(ended_ns)), buckets - 1)] += 1
     most = max((sum(counts[outcome][second] for outcome in Outcome) for second in range(buckets)), default=1) or 1
@@ -112,7 +112,7 @@ def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> s
     height, floor, ceiling = 240, 210, 10
     answered = [
         (scale.seconds(operation.answered_ns), (operation.answered_ns - operation.invoked_ns) / 1e6, operation)
-        for operation in history.operations
+        for operation in history.calls
         if operation.answered_ns is not None
     ]
     low, high = 0.0, math.log10(max([latency_ms for _, latency_ms, _ in answered], default=10.0) + 10)
@@ -148,7 +148,7 @@ def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> s
     return _svg(height, parts, "Latency")
 
 
-def lane(operations: Sequence[Operation]) -> str:
+def lane(operations: Sequence[RecordedCall]) -> str:
     """One order: a row for each process that called about it, a bar for each call, on a scale of its own."""
     scale = TimeScale(History(tuple(operations)))
     processes = list(dict.fromkeys(operation.process for operation in operations))
@@ -170,7 +170,7 @@ def lane(operations: Sequence[Operation]) -> str:
     return _svg(height, parts, "One order")
 
 
-def _told(operation: Operation) -> str:
+def _told(operation: RecordedCall) -> str:
     """What came of a call, in a word or two."""
     answer = operation.answer
     if operation.answered_ns is None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from services.chaos.ablation import Cell, Column, Matrix, Row
 from services.chaos.report.run_page import STYLE
-from services.checker.verdict import Verdict
+from services.checker.findings import Verdict
 
 HEADS: Final = ("guard", "fault", *(str(column) for column in Column), "row")
 _FILLED: Final = {True: "filled", False: "EMPTY", None: "unknown"}

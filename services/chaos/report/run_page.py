@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from services.chaos.report import charts
-from services.checker.history import History, Operation, Outcome
+from services.checker.history import History, Outcome, RecordedCall
 
 _MAX_LANES = 14
 _MAX_VIOLATIONS = 20
@@ -76,13 +76,13 @@ def render(report: Report) -> str:
     )
 
 
-def interesting(history: History, most: int = _MAX_LANES) -> list[tuple[str, str, list[Operation]]]:
+def interesting(history: History, most: int = _MAX_LANES) -> list[tuple[str, str, list[RecordedCall]]]:
     """Orders worth a look: order id, why, and the calls about it; those of most interest first.
 
     Contended: two clerks settled at one time. Struck: the bait of a fault. Reversed. Unknown: somebody never heard.
     """
-    by_order: dict[str, list[Operation]] = defaultdict(list)
-    for operation in history.operations:
+    by_order: dict[str, list[RecordedCall]] = defaultdict(list)
+    for operation in history.calls:
         if order_id := operation.arguments.order_id or operation.answer.order_id:
             by_order[order_id].append(operation)
     found = []
@@ -94,7 +94,7 @@ def interesting(history: History, most: int = _MAX_LANES) -> list[tuple[str, str
     return [(order_id, why, operations) for order_id, why, operations, _ in found[:most]]
 
 
-def contended(operations: Sequence[Operation]) -> bool:
+def contended(operations: Sequence[RecordedCall]) -> bool:
     """Whether two clerks were settling one order at the same time."""
     settling = [operation for operation in operations if operation.kind in ("Settle", "Pay")]
     for number, one in enumerate(settling):
@@ -105,7 +105,7 @@ def contended(operations: Sequence[Operation]) -> bool:
     return False
 
 
-_WHYS: Mapping[str, Callable[[str, Sequence[Operation]], bool]] = {
+_WHYS: Mapping[str, Callable[[str, Sequence[RecordedCall]], bool]] = {
     "struck": lambda order_id, _operations: order_id.startswith("bait-"),
     "contended": lambda _order_id, operations: contended(operations),
     "reversed": lambda _order_id, operations: any(

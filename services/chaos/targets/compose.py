@@ -32,8 +32,8 @@ from services.chaos.faults.types import ACQUIRER, bank_kinds, postgresql_kinds, 
 from services.chaos.plan import Kind
 from services.chaos.targets.target import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import ACQUIRER as BANK
-from services.checker.books import SERVICES
+from services.checker.snapshot import ACQUIRER as BANK
+from services.checker.snapshot import SERVICES
 from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
 from services.devstack.files import database_url, signing_key

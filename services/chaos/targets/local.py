@@ -28,8 +28,8 @@ from services.chaos.faults.types import ACQUIRER, bank_kinds, postgresql_kinds, 
 from services.chaos.plan import Kind
 from services.chaos.targets.target import NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.books import ACQUIRER as BANK
-from services.checker.books import SERVICES
+from services.checker.snapshot import ACQUIRER as BANK
+from services.checker.snapshot import SERVICES
 from services.devstack.components.databases import POSTGRESQL
 from services.devstack.components.zookeeper import PortReservation
 from services.devstack.ensemble import ZooKeeperEnsemble

@@ -17,8 +17,8 @@ from services.chaos.ablation import ROWS, Cell, Column, GuardsOff, Matrix, Row, 
 from services.chaos.booth import nobody_thrown_off
 from services.chaos.report.matrix_page import HEADS, document, render, table
 from services.chaos.scenes import Scene
-from services.checker.history import Answer, Arguments, Operation
-from services.checker.verdict import Verdict
+from services.checker.findings import Verdict
+from services.checker.history import Answer, Arguments, RecordedCall
 from services.cli.commands import app
 from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
@@ -240,8 +240,8 @@ class TestPlaying:
 def test_nobody_is_thrown_off_an_order() -> None:
     """Waiting, being told and being refused are no harm; to be overtaken while at work is."""
 
-    def settle(reason: str, kind: str = "Settle") -> Operation:
-        return Operation(1, "li", kind, Arguments("order-1"), 0, answer=Answer(code="ABORTED", reason=reason))
+    def settle(reason: str, kind: str = "Settle") -> RecordedCall:
+        return RecordedCall(1, "li", kind, Arguments("order-1"), 0, answer=Answer(code="ABORTED", reason=reason))
 
     lawful = [settle(reason) for reason in ("", "ORDER_LOCKED", "ORDER_ALREADY_PAID", "REQUEST_IN_PROGRESS")]
     assert nobody_thrown_off(tuple(lawful)).check("queue").ok

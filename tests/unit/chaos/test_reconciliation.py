@@ -11,7 +11,7 @@ from services.chaos import reconciliation
 from services.chaos.calls import Person
 from services.chaos.reconciliation import NAME, balanced, reconcile
 from services.chaos.targets.target import World
-from services.checker.verdict import Check, Verdict
+from services.checker.findings import Check, Verdict
 from services.kernel.errors import Unavailable
 from services.kernel.principal import Role
 from services.reconcile.matching import Amount, Journal, Ours, Sides, Theirs, compare

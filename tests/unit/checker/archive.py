@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.checker.acquirer_log import KINDS, AcquirerLog
-from services.checker.books import ACQUIRER, SERVICES
-from services.checker.history import HistoryWriter, Invoked, Operation
+from services.checker.history import HistoryWriter, Invoked, RecordedCall
+from services.checker.snapshot import ACQUIRER, SERVICES
 from services.devstack.files import database_url
 from services.kernel.clock import ManualClock
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
-from tests.unit.checker.scribe import Row, Scribe
+from tests.unit.checker.dataset import DatasetBuilder, Row
 
 #: Each service's tables, in the order in which they refer to each other, and where the scribe keeps their rows.
 _TABLES = {
@@ -38,27 +38,27 @@ async def make(url: str, service: str) -> None:
         await bring_up_to_date(database, Path(str(services.__file__)).parent / service, migrate=True)
 
 
-async def write(urls: Mapping[str, str], scribe: Scribe) -> None:
+async def write(urls: Mapping[str, str], dataset: DatasetBuilder) -> None:
     """Fills databases that are empty."""
     for service, names in _TABLES.items():
         async with Database(urls[service], statement_timeout_s=60) as database:
-            await database.run(_filling({name: getattr(scribe, kept) for name, kept in names.items()}))
+            await database.run(_filling({name: getattr(dataset, kept) for name, kept in names.items()}))
 
 
-async def archive(data: Path, scribe: Scribe) -> dict[str, str]:
+async def archive(data: Path, dataset: DatasetBuilder) -> dict[str, str]:
     """A stack's data directory with these books; the databases' URLs."""
     urls = {service: database_url(data, service) for service in SERVICES}
     for service, url in urls.items():
         await make(url, service)
-    await write(urls, scribe)
+    await write(urls, dataset)
     return urls
 
 
-async def archive_acquirer(data: Path, scribe: Scribe) -> str:
+async def archive_acquirer(data: Path, dataset: DatasetBuilder) -> str:
     """The acquirer's database in a stack's data directory, with its log and no keys; its URL."""
     url = database_url(data, ACQUIRER)
     await make(url, ACQUIRER)
-    await write_log(url, scribe.acquirer_log())
+    await write_log(url, dataset.acquirer_log())
     return url
 
 
@@ -84,9 +84,9 @@ async def write_log(url: str, records: AcquirerLog) -> None:
         await database.run(_filling({"log": rows}))
 
 
-def record(path: Path, operations: Iterable[Operation]) -> None:
+def record(path: Path, calls: Iterable[RecordedCall]) -> None:
     """Writes calls down as their recorder would have while they happened."""
-    events = [(call.invoked_ns, False, call.op, call) for call in operations]
+    events = [(call.invoked_ns, False, call.op, call) for call in calls]
     events += [(call.answered_ns, True, call.op, call) for *_, call in list(events) if call.answered_ns is not None]
     clock = _Stopped()
     invoked: dict[int, Invoked] = {}

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.checker.checks import run_checks
-from services.checker.verdict import Check, Verdict
-from tests.unit.checker.scribe import Row, Scribe, legal
+from services.checker.findings import Check, Verdict
+from services.checker.registry import run_checks
+from tests.unit.checker.dataset import DatasetBuilder, Row, legal
 
-Change = Callable[[Scribe], None]
+Change = Callable[[DatasetBuilder], None]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Illegal:
         broken: Those checks; no other finds anything.
     """
 
-    spoil: Change
+    corrupt: Change
     words: str
     broken: frozenset[str]
 
     def __str__(self) -> str:
-        return self.spoil.__name__.replace("_", " ")
+        return self.corrupt.__name__.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ class Cases:
 
     Args:
         examine: The checks' results for an evening.
-        evening: A lawful one to begin with.
+        build: A lawful one to begin with.
     """
 
-    examine: Callable[[Scribe], dict[str, Check]]
-    evening: Callable[[], Scribe] = legal
+    examine: Callable[[DatasetBuilder], dict[str, Check]]
+    build: Callable[[], DatasetBuilder] = legal
     illegal_ones: list[Illegal] = field(default_factory=list)
     lawful_ones: list[Lawful] = field(default_factory=list)
 
     def illegal(self, words: str, *broken: str) -> Callable[[Change], Change]:
         """A history that breaks these checks and no others; one of them says `words`."""
 
-        def add(spoil: Change) -> Change:
-            self.illegal_ones.append(Illegal(spoil, words, frozenset(broken)))
-            return spoil
+        def add(corrupt: Change) -> Change:
+            self.illegal_ones.append(Illegal(corrupt, words, frozenset(broken)))
+            return corrupt
 
         return add
 
@@ -82,9 +82,9 @@ class Cases:
 
     def is_named(self, case: Illegal) -> None:
         """Asserts that the checks it breaks say so, in words, and no others."""
-        scribe = self.evening()
-        case.spoil(scribe)
-        found = self.examine(scribe)
+        dataset = self.build()
+        case.corrupt(dataset)
+        found = self.examine(dataset)
         told = [violation for check in found.values() for violation in check.violations]
         assert {name for name, check in found.items() if not check.ok} == case.broken, told
         words = re.compile(rf"(^|\W){re.escape(case.words)}($|\W)")
@@ -92,30 +92,30 @@ class Cases:
 
     def passes(self, case: Lawful) -> None:
         """Asserts that nothing is said of it."""
-        scribe = self.evening()
-        case.change(scribe)
-        scribe.seal()
+        dataset = self.build()
+        case.change(dataset)
+        dataset.seal()
         said = {
             name: (check.violations, check.undecided)
-            for name, check in self.examine(scribe).items()
+            for name, check in self.examine(dataset).items()
             if check.verdict is not Verdict.OK
         }
         assert said == {}, said
 
 
-def by_books(scribe: Scribe) -> dict[str, Check]:
+def by_snapshot(dataset: DatasetBuilder) -> dict[str, Check]:
     """What the checks find in the books, and in the answers that people remember."""
-    return {check.name: check for check in run_checks(scribe.books(), scribe.answers, now_ms=scribe.now_ms())}
+    return {check.name: check for check in run_checks(dataset.snapshot(), dataset.answers, now_ms=dataset.now_ms())}
 
 
-def by_all(scribe: Scribe) -> dict[str, Check]:
+def by_all(dataset: DatasetBuilder) -> dict[str, Check]:
     """What the checks find with all witnesses."""
     checks = run_checks(
-        scribe.books(), history=scribe.history(), acquirer=scribe.acquirer_log(), now_ms=scribe.now_ms()
+        dataset.snapshot(), history=dataset.history(), acquirer=dataset.acquirer_log(), now_ms=dataset.now_ms()
     )
     return {check.name: check for check in checks}
 
 
-def payment(scribe: Scribe, key: str) -> Row:
+def payment(dataset: DatasetBuilder, key: str) -> Row:
     """The payment of a request or ticket."""
-    return next(row for row in scribe.payments if row["request_key"] == key)
+    return next(row for row in dataset.payments if row["request_key"] == key)

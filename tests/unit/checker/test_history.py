@@ -19,9 +19,9 @@ from services.checker.history import (
     HistoryWriter,
     MalformedHistory,
     Nemesis,
-    Operation,
     Outcome,
     Phase,
+    RecordedCall,
     is_stored,
     outcome_of,
     read_history,
@@ -64,12 +64,12 @@ class TestRecording:
             writer.invoke("c2", "GetOrder", Arguments(order_id="o1"))
             writer.nemesis("freeze", Phase.ENDED)
         assert read_history(path) == History(
-            operations=(
-                Operation(1, "c1", "Settle", _SETTLE, 1_000_000_000, Outcome.OK, _PAID, 1_002_000_000),
-                Operation(
+            calls=(
+                RecordedCall(1, "c1", "Settle", _SETTLE, 1_000_000_000, Outcome.OK, _PAID, 1_002_000_000),
+                RecordedCall(
                     2, "c2", "GetOrder", Arguments(order_id="茶"), 1_002_000_000, Outcome.INFO, NO_ANSWER, 1_003_000_000
                 ),
-                Operation(3, "c2", "GetOrder", Arguments(order_id="o1"), 1_003_000_000),
+                RecordedCall(3, "c2", "GetOrder", Arguments(order_id="o1"), 1_003_000_000),
             ),
             nemesis=(
                 Nemesis("kill", Phase.PLANNED, 1_000_000_000, "payment-1", {"after_s": 3}),
@@ -106,7 +106,7 @@ class TestRecording:
         """Whoever knows better than the table."""
         with HistoryWriter(path, SystemClock()) as writer:
             assert writer.complete(writer.invoke("c", "Settle", _SETTLE), NO_ANSWER, Outcome.FAIL) is Outcome.FAIL
-        assert read_history(path).operations[0].outcome is Outcome.FAIL
+        assert read_history(path).calls[0].outcome is Outcome.FAIL
 
     def test_nothing_is_written_over(self, path: Path) -> None:
         """Times of two runs do not compare."""
@@ -131,7 +131,7 @@ class TestRecording:
         assert path.read_bytes().count(b"\n") == 5
         writer.flush()
         writer.close()
-        assert len(read_history(path).operations) == 4
+        assert len(read_history(path).calls) == 4
         writer.close()
         assert path.read_bytes().count(b"end") == 1
 
@@ -168,18 +168,18 @@ class TestReading:
         write(path, _RUN, _INVOKE, json.dumps(_OK)[:-7], end="")
         history = read_history(path)
         assert not history.whole
-        assert [call.outcome for call in history.operations] == [Outcome.INFO]
-        assert history.operations[0].answered_ns is None
+        assert [call.outcome for call in history.calls] == [Outcome.INFO]
+        assert history.calls[0].answered_ns is None
 
     def test_a_last_line_that_was_cut_off_within_a_character_is_left_out(self, path: Path) -> None:
         whole = json.dumps(_INVOKE | {"process": "茶"}, ensure_ascii=False).encode()
         path.write_bytes(json.dumps(_RUN).encode() + b"\n" + whole[: whole.index("茶".encode()) + 1])
-        assert read_history(path).operations == ()
+        assert read_history(path).calls == ()
 
     def test_what_is_left_out_is_nothing(self, path: Path) -> None:
         """The defaults are part of the format: what one version leaves out, another fills in."""
         write(path, _RUN, _INVOKE | {"arguments": {}}, _OK | {"answer": {}})
-        (call,) = read_history(path).operations
+        (call,) = read_history(path).calls
         texts = ("order_id", "payment_id", "key", "clerk", "role", "source", "currency", "payee_account_id")
         assert asdict(call.arguments) == dict.fromkeys(texts, "") | {"amount_minor": 0, "expected_version": 0}
         texts = ("reason", "state", "order_id", "payment_id", "currency", "clerk", "ticket", "sha256")
@@ -192,15 +192,15 @@ class TestReading:
         write(path, _RUN, _INVOKE, _OK)
         history = read_history(path)
         assert not history.whole
-        assert history.operations[0].outcome is Outcome.OK
+        assert history.calls[0].outcome is Outcome.OK
 
     def test_a_last_line_without_its_line_feed_counts(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK, end="")
-        assert read_history(path).operations[0].outcome is Outcome.OK
+        assert read_history(path).calls[0].outcome is Outcome.OK
 
     def test_operations_are_in_the_order_of_their_beginnings(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _INVOKE | {"op": 3, "at_ns": 2}, _INVOKE | {"op": 2, "at_ns": 2})
-        assert [call.op for call in read_history(path).operations] == [2, 3, 1]
+        assert [call.op for call in read_history(path).calls] == [2, 3, 1]
 
     @pytest.mark.parametrize(
         ("events", "words"),
@@ -250,7 +250,7 @@ class TestReading:
 
     def test_an_answer_may_come_in_the_same_nanosecond(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK | {"at_ns": 5})
-        assert read_history(path).operations[0].answered_ns == 5
+        assert read_history(path).calls[0].answered_ns == 5
 
     def test_an_empty_file_is_no_history(self, path: Path) -> None:
         path.write_bytes(b"")
@@ -317,5 +317,5 @@ class TestOutcomes:
         ],
     )
     def test_some_refusals_are_the_answer_for_ever(self, kind: str, role: str, answer: Answer, stored: bool) -> None:
-        call = Operation(1, "li-1", kind, replace(_SETTLE, role=role), 1, Outcome.FAIL, answer, 2)
+        call = RecordedCall(1, "li-1", kind, replace(_SETTLE, role=role), 1, Outcome.FAIL, answer, 2)
         assert is_stored(call) is stored

@@ -17,13 +17,13 @@ from typer.testing import CliRunner, Result
 from services.cli import check as module
 from services.cli.commands import app
 from tests.unit.checker.archive import archive, archive_acquirer, log, record
-from tests.unit.checker.scribe import Scribe, with_cards
+from tests.unit.checker.dataset import DatasetBuilder, with_cards
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def scribe() -> Scribe:
+def dataset() -> DatasetBuilder:
     """A lawful evening, not written down yet."""
     return with_cards()
 
@@ -39,30 +39,32 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Callable[[Scribe], list[str]]:
+def files(tmp_path: Path) -> Callable[[DatasetBuilder], list[str]]:
     """Writes down what callers and acquirer know; the options that name it."""
 
-    def write(scribe: Scribe) -> list[str]:
-        record(tmp_path / "history.jsonl", scribe.history().operations)
-        log(tmp_path / "log.jsonl", scribe.acquirer_log())
+    def write(dataset: DatasetBuilder) -> list[str]:
+        record(tmp_path / "history.jsonl", dataset.history().calls)
+        log(tmp_path / "log.jsonl", dataset.acquirer_log())
         return ["--history", str(tmp_path / "history.jsonl"), "--acquirer-log", str(tmp_path / "log.jsonl")]
 
     return write
 
 
-def archived(data: Path, scribe: Scribe) -> dict[str, str]:
+def archived(data: Path, dataset: DatasetBuilder) -> dict[str, str]:
     """Puts the books into databases; their URLs."""
-    return asyncio.run(archive(data, scribe))
+    return asyncio.run(archive(data, dataset))
 
 
 def checks_of(result: Result) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
 
 
-def test_a_lawful_evening_is_ok(tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]) -> None:
+def test_a_lawful_evening_is_ok(
+    tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
+) -> None:
     """With all three witnesses every check is examined."""
-    archived(tmp_path, scribe)
-    result = run(*files(scribe), "--json")
+    archived(tmp_path, dataset)
+    result = run(*files(dataset), "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["verdict"] == "ok"
     found = checks_of(result)
@@ -79,9 +81,9 @@ def test_a_lawful_evening_is_ok(tmp_path: Path, scribe: Scribe, run: Run, files:
     assert found["acquirer agrees with ledger"]["examined"] == 2
 
 
-def test_what_nobody_gave_is_named(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+def test_what_nobody_gave_is_named(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
     """The databases alone may be ok; what was not examined stands beside it."""
-    archived(tmp_path, scribe)
+    archived(tmp_path, dataset)
     result = run()
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -92,18 +94,18 @@ def test_what_nobody_gave_is_named(tmp_path: Path, scribe: Scribe, run: Run) -> 
     assert table["balances true"] == "ok"
 
 
-def test_absent_acquirer_is_named_in_a_sentence(tmp_path: Path, scribe: Scribe, run: Run) -> None:
-    archived(tmp_path, scribe)
+def test_absent_acquirer_is_named_in_a_sentence(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
+    archived(tmp_path, dataset)
     said = f"  there is no acquirer's database in {tmp_path}; its log may be given by --acquirer-log"
     assert said in run().stdout.splitlines()
-    asyncio.run(archive_acquirer(tmp_path, scribe))
+    asyncio.run(archive_acquirer(tmp_path, dataset))
     assert "--acquirer-log" not in run().stdout
 
 
-def test_log_in_the_acquirers_database_is_examined(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+def test_log_in_the_acquirers_database_is_examined(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
     """Nobody has to name it."""
-    archived(tmp_path, scribe)
-    asyncio.run(archive_acquirer(tmp_path, scribe))
+    archived(tmp_path, dataset)
+    asyncio.run(archive_acquirer(tmp_path, dataset))
     result = run("--json")
     found = checks_of(result)
     assert result.exit_code == 0
@@ -112,54 +114,58 @@ def test_log_in_the_acquirers_database_is_examined(tmp_path: Path, scribe: Scrib
         assert found[name]["examined"] > 0, name
 
 
-def test_double_charge_in_the_acquirers_database_is_a_violation(tmp_path: Path, scribe: Scribe, run: Run) -> None:
-    scribe.at_acquirer(next(row for row in scribe.payments if row["request_key"] == "settle-carded-1"), "CHARGED")
-    archived(tmp_path, scribe)
-    asyncio.run(archive_acquirer(tmp_path, scribe))
+def test_double_charge_in_the_acquirers_database_is_a_violation(
+    tmp_path: Path, dataset: DatasetBuilder, run: Run
+) -> None:
+    dataset.at_acquirer(next(row for row in dataset.payments if row["request_key"] == "settle-carded-1"), "CHARGED")
+    archived(tmp_path, dataset)
+    asyncio.run(archive_acquirer(tmp_path, dataset))
     result = run()
     assert result.exit_code == 1
     assert "and then CHARGED" in result.stdout
 
 
 def test_named_log_is_examined_instead_of_the_acquirers_database(
-    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+    tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
-    archived(tmp_path, scribe)
-    asyncio.run(archive_acquirer(tmp_path, scribe))
-    scribe.at_acquirer(next(row for row in scribe.payments if row["request_key"] == "settle-carded-1"), "CHARGED")
-    assert run(*files(scribe)[2:]).exit_code == 1
+    archived(tmp_path, dataset)
+    asyncio.run(archive_acquirer(tmp_path, dataset))
+    dataset.at_acquirer(next(row for row in dataset.payments if row["request_key"] == "settle-carded-1"), "CHARGED")
+    assert run(*files(dataset)[2:]).exit_code == 1
 
 
-def test_entry_in_the_acquirers_database_that_is_none_is_refused(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+def test_entry_in_the_acquirers_database_that_is_none_is_refused(
+    tmp_path: Path, dataset: DatasetBuilder, run: Run
+) -> None:
     """In one sentence; it is no verdict."""
-    scribe.charges[0] = replace(scribe.charges[0], decision="LOST")
-    archived(tmp_path, scribe)
-    asyncio.run(archive_acquirer(tmp_path, scribe))
+    dataset.charges[0] = replace(dataset.charges[0], decision="LOST")
+    archived(tmp_path, dataset)
+    asyncio.run(archive_acquirer(tmp_path, dataset))
     result = run()
     assert type(result.exception).__name__ == "StackRefused"
     assert "entry 1 of its log: there is no charge that was LOST" in str(result.exception)
 
 
 def test_open_payment_is_unknown_without_a_history_and_a_violation_with_one(
-    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+    tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
     """A history is of a run that is over; without one the stack may go on."""
-    scribe.accept("", "Pay", "ticket-unused", "li")
-    scribe.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
-    archived(tmp_path, scribe)
+    dataset.accept("", "Pay", "ticket-unused", "li")
+    dataset.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
+    archived(tmp_path, dataset)
     result = run()
     assert result.exit_code == 2
     said = "nothing left over: Pay ticket-unused of li (cashier) is IN_PROGRESS"
     assert f"  unknown: {said}: still open" in result.stdout.splitlines()
     assert "broken" not in result.stdout
-    over = run(*files(scribe))
+    over = run(*files(dataset))
     assert over.exit_code == 1
     assert f"  broken: {said}" in over.stdout.splitlines()
 
 
-def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, scribe: Scribe, run: Run) -> None:
-    scribe.accounts[0]["balance"] += 1
-    archived(tmp_path, scribe)
+def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
+    dataset.accounts[0]["balance"] += 1
+    archived(tmp_path, dataset)
     result = run()
     assert result.exit_code == 1
     assert (
@@ -171,12 +177,12 @@ def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, scribe: Scribe, run
 
 
 def test_what_is_not_decided_is_told_and_ends_with_2(
-    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+    tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
     """It is not silently ok."""
-    scribe.calls.remove(scribe.call_of("make-open"))
-    archived(tmp_path, scribe)
-    result = run(*files(scribe))
+    dataset.calls.remove(dataset.call_of("make-open"))
+    archived(tmp_path, dataset)
+    result = run(*files(dataset))
     assert result.exit_code == 2
     told = "  unknown: orders linearizable: order open: it was made before the history begins"
     assert told in result.stdout.splitlines()
@@ -185,11 +191,11 @@ def test_what_is_not_decided_is_told_and_ends_with_2(
 
 
 def test_the_lines_of_a_violation_stand_below_each_other(
-    tmp_path: Path, scribe: Scribe, run: Run, files: Callable[[Scribe], list[str]]
+    tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
-    archived(tmp_path, scribe)
-    scribe.settle("open")
-    result = run(*files(scribe))
+    archived(tmp_path, dataset)
+    dataset.settle("open")
+    result = run(*files(dataset))
     lines = result.stdout.splitlines()
     place = lines.index("  broken: orders linearizable: order open: these calls cannot be put in one sequence:")
     assert lines[place + 1].startswith("      +0.000000 s to +")
@@ -220,9 +226,9 @@ def test_a_file_that_is_none_ends_with_2(
     assert type(result.exception).__name__ == "StackRefused"
 
 
-def test_databases_may_be_named_in_a_file(tmp_path: Path, scribe: Scribe, run: Run) -> None:
+def test_databases_may_be_named_in_a_file(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
     """One a line; an option of its own is stronger."""
-    urls = archived(tmp_path / "elsewhere", scribe)
+    urls = archived(tmp_path / "elsewhere", dataset)
     listed = tmp_path / "databases"
     lines = ["# the evening of the 7th", "", *(f" {service}={url}" for service, url in urls.items())]
     listed.write_text("\n".join([*lines, "ledger=sqlite:///nowhere.db"]))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import typer
 
-from services.checker.checks import Check
+from services.checker.findings import Check
 from services.cli.demo import demo
 from services.demo.acts import ActResult
 from services.demo.programme import Outcome, Verdict
 from services.kernel.guards import NAMES
-from tests.unit.checker.scribe import legal
+from tests.unit.checker.dataset import legal
 
 
 class House:
@@ -35,7 +35,7 @@ class House:
         more["on_ready"](1.5)
         for act in self.acts:
             more["on_act"](act)
-        return Outcome(self.verdict, self.acts, self.checks, 12.34, seed, legal().books())
+        return Outcome(self.verdict, self.acts, self.checks, 12.34, seed, legal().snapshot())
 
 
 def _fill(data: Path) -> None:

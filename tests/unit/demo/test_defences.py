@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from services.checker.checks import run_checks
+from services.checker.registry import run_checks
 from services.demo.acts import ACTS
 from services.demo.defences import DEFENCES, Defence, table
 from services.kernel.guards import NAMES
-from tests.unit.checker.scribe import legal
+from tests.unit.checker.dataset import legal
 
 README = Path(__file__).parents[3] / "README.md"
-CHECKS = {check.name for check in run_checks(legal().books())}
+CHECKS = {check.name for check in run_checks(legal().snapshot())}
 
 
 def test_readme_shows_the_table_of_the_code() -> None:

@@ -12,7 +12,7 @@ from services.demo.lanes import Lane, draw, lanes_of
 from services.demo.people import Seen
 from services.kernel.errors import AlreadyExists, CountinghouseError, StaleFence
 from services.kernel.fence import Fence
-from tests.unit.checker.scribe import Scribe
+from tests.unit.checker.dataset import DatasetBuilder
 
 
 def seen(began_ms: int, ended_ms: int, error: CountinghouseError | None = None, *, replayed: bool = False) -> Seen:
@@ -84,10 +84,10 @@ def test_a_lane_of_an_answer_says_how_it_went(answer: Seen, mark: str, end: str)
 class Order:
     """An order two clerks contest, and the stage on which they do."""
 
-    scribe: Scribe
+    dataset: DatasetBuilder
 
     async def lanes(self, first: Seen, second: Seen) -> list[Lane]:
-        books = self.scribe.books()
+        books = self.dataset.snapshot()
 
         async def read() -> Any:
             return books
@@ -102,15 +102,15 @@ class Order:
 
 @pytest.fixture
 def new_order() -> Order:
-    scribe = Scribe()
-    scribe.new_order("o1")
-    return Order(scribe)
+    dataset = DatasetBuilder()
+    dataset.new_order("o1")
+    return Order(dataset)
 
 
 async def test_winner_loser_and_services_each_have_a_lane(order: Order) -> None:
     """The scribe's clock goes on by 10 ms a step."""
-    winner = order.scribe.settle("o1")
-    order.scribe.decline("o1", key="late")
+    winner = order.dataset.settle("o1")
+    order.dataset.decline("o1", key="late")
     began_ms = winner["created_at_ms"]
     told = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li, 41 ms ago")
     lanes = await order.lanes(seen(began_ms, began_ms + 60), seen(began_ms, began_ms + 90, told))
@@ -127,10 +127,10 @@ async def test_winner_loser_and_services_each_have_a_lane(order: Order) -> None:
 
 async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(order: Order) -> None:
     """The loser's lane ends with what the loser was told, in whichever order the two are given."""
-    order.scribe.settle("o1")
-    order.scribe.decline("o1", key="late")
-    moment_ms = order.scribe.payments[0]["created_at_ms"]
-    order.scribe.payments[1]["created_at_ms"] = moment_ms
+    order.dataset.settle("o1")
+    order.dataset.decline("o1", key="late")
+    moment_ms = order.dataset.payments[0]["created_at_ms"]
+    order.dataset.payments[1]["created_at_ms"] = moment_ms
     told = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li, 41 ms ago")
     good, bad = seen(moment_ms, moment_ms + 60), seen(moment_ms, moment_ms + 60, told)
     for pair in ((good, bad), (bad, good)):
@@ -140,7 +140,7 @@ async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(or
 
 async def test_a_payment_finished_by_another_is_still_its_clerks(order: Order) -> None:
     """The frozen holder's own answer was a refusal; its payment succeeded, and that is what the lane says."""
-    winner = order.scribe.settle("o1")
+    winner = order.dataset.settle("o1")
     began_ms = winner["created_at_ms"]
     stale = StaleFence("o1", Fence(1, 1), Fence(1, 2))
     lanes = await order.lanes(seen(began_ms, began_ms + 900, stale), seen(began_ms + 50, began_ms + 90, stale))
@@ -148,9 +148,9 @@ async def test_a_payment_finished_by_another_is_still_its_clerks(order: Order) -
 
 
 async def test_a_reversed_payment_says_so_and_the_ledger_undoes(order: Order) -> None:
-    order.scribe.reverse(order.scribe.settle("o1"))
-    order.scribe.settle("o1", clerk="wu", source="bank")
-    first_ms, second_ms = (row["created_at_ms"] for row in order.scribe.payments)
+    order.dataset.reverse(order.dataset.settle("o1"))
+    order.dataset.settle("o1", clerk="wu", source="bank")
+    first_ms, second_ms = (row["created_at_ms"] for row in order.dataset.payments)
     lanes = await order.lanes(seen(first_ms, first_ms + 60), seen(second_ms, second_ms + 60))
     assert [lane.end for lane in lanes[:2]] == ["settled in 40 ms, reversed later", "settled in 40 ms"]
     assert [word for _, word in lanes[2].steps] == ["paying", "paid", "unpaid", "paying", "paid"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from countinghouse.payment.v1 import payment_pb2
-from services.checker.checks import Answered
+from services.checker.evidence import Answered
 from services.demo.people import Person, Seen, Telephone
 from services.kernel.clock import ManualClock
 from services.kernel.errors import (

@@ -16,7 +16,7 @@ from services.demo.lanes import Lane
 from services.demo.programme import Outcome, Verdict, perform
 from services.demo.stage import NotBroughtAbout
 from services.kernel.errors import Unavailable
-from tests.unit.checker.scribe import legal
+from tests.unit.checker.dataset import legal
 
 Part = tuple[bool, str, list[Lane]]
 Perform = Callable[..., Any]
@@ -46,15 +46,15 @@ class PaperStage:
     """No process, no database: books as they are given."""
 
     def __init__(self) -> None:
-        self.scribe = legal()
+        self.dataset = legal()
         self.waited_s: list[float] = []
         self.taken_down = False
         self.asked: tuple[Any, ...] = ()
-        self.telephone = SimpleNamespace(answers=self.scribe.answers)
+        self.telephone = SimpleNamespace(answers=self.dataset.answers)
 
     async def quiet_books(self, within_s: float) -> Any:
         self.waited_s.append(within_s)
-        return self.scribe.books()
+        return self.dataset.snapshot()
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def test_the_worst_act_decides(playing: Perform, parts: tuple[Any, ...], v
 @pytest.mark.parametrize("part", [went_well, not_brought_about])
 async def test_a_broken_invariant_decides_whatever_the_acts_say(playing: Perform, stage: PaperStage, part: Any) -> None:
     """The acts look at their own order; the checker looks at all of them."""
-    stage.scribe.accounts[0]["balance"] += 1
+    stage.dataset.accounts[0]["balance"] += 1
     outcome = await playing(one=part)
     assert outcome.verdict is Verdict.VIOLATED
     assert [check.name for check in outcome.checks if not check.ok] == ["balances true"]

@@ -1,0 +1,284 @@
+"""What must be true of the trail that every change leaves: fences, versions, moves, requests, the outbox.
+
+It repeats what the services promise from the outside: the tables of legal moves are written here once more, on purpose,
+so that a mistake in theirs is found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+
+from services.checker.evidence import Evidence, Key, grouped, title
+from services.checker.findings import Findings
+from services.checker.snapshot import UNFINISHED, Record, described, held, was_parked
+
+_ORDER_MOVES = {
+    ("UNPAID", "PAYING"),
+    ("PAYING", "PAID"),
+    ("UNPAID", "CANCELLED"),
+    ("PAYING", "UNPAID"),
+    ("PAID", "UNPAID"),
+}
+_PAYMENT_MOVES = {
+    ("CREATED", "SUBMITTED"),
+    ("CREATED", "DECLINED"),
+    ("SUBMITTED", "SUCCEEDED"),
+    ("SUBMITTED", "DECLINED"),
+    ("SUBMITTED", "UNKNOWN"),
+    ("UNKNOWN", "SUCCEEDED"),
+    ("UNKNOWN", "DECLINED"),
+    ("UNKNOWN", "REVERSING"),
+    ("SUBMITTED", "PARKED"),
+    ("UNKNOWN", "PARKED"),
+    ("PARKED", "REVERSED"),
+    ("SUCCEEDED", "REVERSING"),
+    ("REVERSING", "REVERSED"),
+    ("REVERSING", "SUCCEEDED"),
+    ("REVERSING", "PARKED"),
+}
+_HELD = ("PAYING", "PAID")
+#: Within which a worker that lives takes over.
+_GRACE_MS = 2_000
+#: What the order service is told, and the move that it makes of it.
+_WORDS = {"COMPLETE": ("PAYING", "PAID"), "RELEASE": ("PAYING", "UNPAID"), "REOPEN": ("PAID", "UNPAID")}
+#: What it must have been told of a payment that has a journal and stands so.
+_OWED_WORDS = {
+    "SUCCEEDED": ("COMPLETE",),
+    "REVERSING": ("COMPLETE",),
+    "REVERSED": ("COMPLETE", "REOPEN"),
+}
+
+Violations = Iterator[str]
+
+
+def fences_never_fall(evidence: Evidence) -> Findings:
+    """Of an order and of a payment, from each event to the next and to the row; the ledger has seen what charged."""
+    snapshot = evidence.snapshot
+
+    def violations() -> Violations:
+        yield from _falls((row for row in snapshot.order_events if _fence(row) != (0, 0)), evidence.orders, "order_id")
+        yield from _falls(snapshot.payment_events, evidence.payments, "payment_id")
+        yield from _unseen_by_the_ledger(evidence)
+
+    return Findings(len(snapshot.order_events) + len(snapshot.payment_events), violations())
+
+
+def _falls(events: Iterable[Record], rows: Mapping[str, Record], subject: str) -> Violations:
+    for name, steps in grouped(events, subject).items():
+        for before, after in pairwise(steps):
+            if _fence(after) < _fence(before):
+                yield f"{name}: fence fell from {_fence(before)} to {_fence(after)} at version {after['version']}"
+        last = steps[-1]
+        if name in rows and _fence(rows[name]) < _fence(last):
+            yield f"{name}: fence fell from {_fence(last)} to {_fence(rows[name])} since version {last['version']}"
+
+
+def _unseen_by_the_ledger(evidence: Evidence) -> Violations:
+    """Under whichever fence money was recorded, the ledger was asked under it. Switched off, it keeps none."""
+    seen = {str(row["order_id"]): (int(row["generation"]), int(row["token"])) for row in evidence.snapshot.order_fences}
+    for row in evidence.snapshot.payment_events:
+        name = str(row["payment_id"])
+        payment = evidence.payments.get(name)
+        if payment is None or row["state"] not in ("SUCCEEDED", "REVERSED") or name not in evidence.journals_of_payment:
+            continue
+        last = seen.get(str(payment["order_id"]))
+        if last is not None and last < _fence(row):
+            yield f"{name} is {row['state']} under fence {_fence(row)}, and the ledger has seen {last}"
+
+
+def moves_legal(evidence: Evidence) -> Findings:
+    """Versions have no gap, each state follows lawfully from the one before, and only who holds an order moves it."""
+    snapshot = evidence.snapshot
+
+    def violations() -> Violations:
+        order_steps = grouped(snapshot.order_events, "order_id")
+        for name, row in evidence.orders.items():
+            steps = order_steps.get(name, [])
+            yield from _moves("order", name, row, steps, ("to_state", "UNPAID", _ORDER_MOVES))
+            yield from _holders(name, row, steps)
+        payment_steps = grouped(snapshot.payment_events, "payment_id")
+        for name, row in evidence.payments.items():
+            yield from _moves("payment", name, row, payment_steps.get(name, []), ("state", "CREATED", _PAYMENT_MOVES))
+
+    return Findings(len(snapshot.order_events) + len(snapshot.payment_events), violations())
+
+
+def _moves(
+    noun: str, name: str, row: Record, steps: list[Record], rule: tuple[str, str, set[tuple[str, str]]]
+) -> Violations:
+    state, first, moves = rule
+    if [step["version"] for step in steps] != list(range(1, int(row["version"]) + 1)):
+        yield f"{noun} {name} is at version {row['version']}, and its history has {len(steps)} steps"
+        return
+    if steps[0][state] != first or steps[-1][state] != row["state"]:
+        yield f"{noun} {name} is {row['state']}, and its history goes from {steps[0][state]} to {steps[-1][state]}"
+    for before, after in pairwise(steps):
+        if (before[state], after[state]) not in moves:
+            yield f"{noun} {name} went from {before[state]} to {after[state]}"
+
+
+def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
+    """An order is held by the payment that claimed it until it is UNPAID again; a round ends if it was PAID before."""
+    holder, round_ = "", 1
+    for before, after in pairwise(steps):
+        if (before["to_state"], after["to_state"]) == ("PAID", "UNPAID"):
+            round_ += 1
+        if after["from_state"] != before["to_state"] or after["round"] != round_:
+            yield f"order {name} says {after['from_state']} and round {after['round']} at version {after['version']}"
+        if before["to_state"] in _HELD and after["payment_id"] != holder:
+            mover = after["payment_id"] or "nobody"
+            yield f"order {name} was held by {holder}, and {mover} made it {after['to_state']}"
+        if before["to_state"] not in _HELD:
+            holder = str(after["payment_id"])
+    held_by = holder if row["state"] in _HELD else ""
+    if row["payment_id"] != held_by or row["round"] != round_:
+        yield f"order {name} names {row['payment_id'] or 'no payment'} in round {row['round']}, not {held_by or 'none'}"
+    if (row["state"] == "PAID") != bool(row["settled_by_name"]):
+        yield f"order {name} is {row['state']}, settled by {row['settled_by_name'] or 'nobody'}"
+
+
+def changes_signed(evidence: Evidence) -> Findings:
+    """Every change names who made it; a reversal and a parking say why.
+
+    The first release recorded nobody with the changes of a payment, so those come before all that are signed.
+    """
+    snapshot = evidence.snapshot
+
+    def violations() -> Violations:
+        for row in snapshot.order_events:
+            if not row["actor_name"]:
+                yield f"nobody is named for version {row['version']} of order {row['order_id']}"
+        for name, steps in grouped(snapshot.payment_events, "payment_id").items():
+            signed = False
+            for step in steps:
+                actor = step.get("actor_name", "")
+                signed = signed or bool(actor)
+                if signed and not actor:
+                    yield f"nobody is named for version {step['version']} of payment {name}"
+                if signed and step["state"] in ("REVERSING", "REVERSED", "PARKED") and not step["reason"]:
+                    yield f"payment {name} is {step['state']} at version {step['version']}, and nobody said why"
+
+    return Findings(len(snapshot.order_events) + len(snapshot.payment_events), violations())
+
+
+def requests_whole(evidence: Evidence) -> Findings:
+    """No request is DONE without a response, none has one before."""
+
+    def violations() -> Violations:
+        for key, row in evidence.requests.items():
+            if (row["state"] == "DONE") != (row["response"] is not None):
+                yield f"{title(key)} is {row['state']} {'without' if row['response'] is None else 'with'} a response"
+
+    return Findings(len(evidence.requests), violations())
+
+
+def leases_kept(evidence: Evidence) -> Findings:
+    """No request is IN_PROGRESS past its lease: the recovery takes it over by then.
+
+    It does not before its payment is to be asked about again. Of a stack that may go on it is not known whether an
+    instance could have taken it over; then it is undecided.
+    """
+    if not evidence.now_ms:
+        return Findings(0, skipped="the time of reading was not given")
+
+    def overdue() -> Violations:
+        for key, row in evidence.requests.items():
+            over_ms = evidence.now_ms - _due_ms(evidence, key, row)
+            if row["state"] == "IN_PROGRESS" and over_ms > _GRACE_MS:
+                yield f"{title(key)} is IN_PROGRESS, {over_ms / 1000:.1f} s past its lease"
+
+    if evidence.ended:
+        return Findings(len(evidence.requests), overdue())
+    return Findings(len(evidence.requests), undecided=overdue())
+
+
+def _due_ms(evidence: Evidence, key: Key, request: Record) -> int:
+    """From when on the recovery should take a request over: its lease has passed, and its payment waits no more."""
+    payments = evidence.payments_of_key.get(key, ())
+    waits = [int(row["ask_at_ms"]) for row in payments if row["state"] in UNFINISHED and row.get("ask_at_ms")]
+    return max([int(request["lease_until_ms"]), *waits])
+
+
+def outbox_delivered_once(evidence: Evidence) -> Findings:
+    """What the order service is told of a payment it makes one move of, and it moves for nothing else."""
+    words = {(str(row["payment_id"]), str(row["purpose"])) for row in evidence.snapshot.outbox}
+    moves: Counter[tuple[str, str]] = Counter()
+    named = {move: word for word, move in _WORDS.items()}
+    for row in evidence.snapshot.order_events:
+        word = named.get((str(row["from_state"]), str(row["to_state"])))
+        if word:
+            moves[str(row["payment_id"]), word] += 1
+
+    def violations() -> Violations:
+        for row in evidence.snapshot.outbox:
+            payment_id, word = str(row["payment_id"]), str(row["purpose"])
+            made = moves[payment_id, word]
+            if made > 1:
+                yield f"the word to {word} {row['order_id']} for {payment_id} was obeyed {made} times"
+            if not made and row["delivered_at_ms"] is not None and word != "RELEASE":  # of an order never claimed
+                yield f"the word to {word} {row['order_id']} for {payment_id} was delivered, and not obeyed"
+        for payment_id, word in moves.keys() - words:
+            yield f"nobody said to {word} an order for {payment_id}, and it was done"
+        for payment_id, payment in evidence.payments.items():
+            for word in _owed_words(payment):
+                if (payment_id, word) not in words:
+                    yield f"payment {payment_id} is {payment['state']}, and nobody was to {word} its order"
+
+    return Findings(len(evidence.snapshot.outbox), violations())
+
+
+def _owed_words(payment: Record) -> tuple[str, ...]:
+    """What the order service must have been told of this payment, at the least."""
+    if not payment["order_id"]:
+        return ()
+    if was_parked(payment):
+        return ("RELEASE",)
+    return _OWED_WORDS.get(payment["state"], ()) if payment["journal_id"] else ()
+
+
+def nothing_left_over(evidence: Evidence) -> Findings:
+    """Nothing is under way any more; whoever reads the books waits for the recovery first.
+
+    A parked payment about which the acquirer has kept silent is open and listed (ListPayments), and no violation: its
+    order is free, and the reversal of its key is tried until the acquirer is back.
+
+    Of a stack that may go on, only what no recovery will finish is a violation. What recovery will finish is open, and
+    undecided until then.
+    """
+    snapshot = evidence.snapshot
+    examined = sum(map(len, (snapshot.payments, snapshot.orders, snapshot.requests, snapshot.outbox)))
+    left = snapshot.unfinished()
+    if evidence.ended:
+        open_at_acquirer = {described(row) for row in snapshot.payments if row["state"] == "PARKED" and row.get("asks")}
+        return Findings(examined, [what for what in left if what not in open_at_acquirer])
+    abandoned = _abandoned(evidence)
+    silent = {described(row): row["asks"] for row in snapshot.payments if row.get("asks")}
+    return Findings(
+        examined,
+        [f"{what}, and nobody will finish it" for what in left if what in abandoned],
+        [_still_open(what, silent.get(what, 0)) for what in left if what not in abandoned],
+    )
+
+
+def _abandoned(evidence: Evidence) -> set[str]:
+    """What is under way, and no execution or word in the outbox will bring it to its end; each in a few words.
+
+    A request IN_PROGRESS, a word that is undelivered and a payment that is PARKED are found by the recovery.
+    """
+    snapshot = evidence.snapshot
+    running = [key for key, row in evidence.requests.items() if row["state"] == "IN_PROGRESS"]
+    carried = {row["payment_id"] for key in running for row in evidence.payments_of_key.get(key, ())}
+    owed = {row["payment_id"] for row in snapshot.outbox if row["delivered_at_ms"] is None}
+    payments = [row for row in snapshot.payments if row["state"] in UNFINISHED and row["payment_id"] not in carried]
+    orders = [row for row in snapshot.orders if row["payment_id"] not in carried | owed]
+    return {*map(described, payments), *map(held, orders)}
+
+
+def _still_open(what: str, asks: int) -> str:
+    return f"{what}: still open" + (f"; the acquirer was asked {asks} times and has not answered" if asks else "")
+
+
+def _fence(row: Record) -> tuple[int, int]:
+    return int(row["fence_generation"]), int(row["fence_token"])

@@ -1,0 +1,147 @@
+"""What must be true after any run, one named check for each sentence. No I/O.
+
+A check looks at the evidence, counts what it examined, and says in words each thing that is wrong. One for which there
+is no evidence, for nobody asked, is named and says so.
+
+| must be true | check |
+|---|---|
+| postings sum to zero per journal, currency and overall; a journal has two legs or more | postings balance |
+| journals are unaltered | journals unaltered |
+| settle journals less reversals per order are 0 or 1 | settled, reversed at most once; business keys unique |
+| PAID ⇔ one SUCCEEDED payment ⇔ one settle journal, same amount | paid means charged, payments match journals |
+| acquirer = ledger = order | cards agree, acquirer log whole, charged once per key, acquirer agrees with ledger |
+| every acknowledged success is in the ledger | answers are true, acknowledged is kept |
+| every definitive refusal had no effect | answers are true, refused without effect, refusals kept |
+| replays are byte-identical, mismatches were refused | replays identical, mismatches refused, one charge per key |
+| fences never fall | fences never fall |
+| versions have no gap, states only legal moves | moves are legal, reads were written, reads go forward |
+| every change names who made it, and a reversal why | changes are signed |
+| no request DONE without a response, none IN_PROGRESS past its lease | requests are whole, leases are kept |
+| nothing SUBMITTED, UNKNOWN, REVERSING, PARKED beyond the recovery bound | nothing left over |
+| balances are true, no limit was broken at any prefix | balances true |
+| every outbox row was delivered once | outbox delivered once, nothing left over |
+| each order's history is linearizable | orders linearizable |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from services.checker.acquirer_log import AcquirerLog
+from services.checker.checks import acquirer as acquirer_checks
+from services.checker.checks import answers as answer_checks
+from services.checker.checks import ledger, settlement, trail
+from services.checker.checks.cards import cards_agree
+from services.checker.checks.orders import orders_linearizable
+from services.checker.evidence import Answered, Evidence
+from services.checker.findings import Check, Findings
+from services.checker.history import History
+from services.checker.snapshot import Snapshot
+from services.kernel.clock import Clock, SystemClock
+
+__all__ = ["Answered", "Check", "Options", "run_checks"]
+
+_DEFAULT_LIMIT_S = 10.0
+
+#: Told which check runs, and how many of how many things it has looked at.
+OnProgress = Callable[[str, int, int], None]
+
+
+def _silent(_name: str, _done: int, _of: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the checks are run.
+
+    Args:
+        clock: For the limits on time.
+        order_limit_s: How long the search for an order's order may take.
+        on_progress: Told how far it is.
+    """
+
+    clock: Clock
+    order_limit_s: float = _DEFAULT_LIMIT_S
+    on_progress: OnProgress = _silent
+
+
+def run_checks(
+    snapshot: Snapshot,
+    answers: Iterable[Answered] = (),
+    *,
+    history: History | None = None,
+    acquirer: AcquirerLog | None = None,
+    now_ms: int = 0,
+    ended: bool = True,
+    options: Options | None = None,
+) -> list[Check]:
+    """All checks, in the order in which a reader wants them.
+
+    Args:
+        answers: Definitive answers, beside those in the history.
+        history: Recorded before the books were read; None: none was.
+        acquirer: The acquirer's log; None: there is none.
+        now_ms: When the books were read, in Unix milliseconds; 0: not known.
+        ended: Whether all work is over, as after a run: what is left then is a violation. False: the stack may go on
+            with it, and what recovery will finish is undecided.
+        options: None: as they are by default.
+    """
+    chosen = options or Options(SystemClock())
+    evidence = Evidence(snapshot, tuple(answers), history, acquirer, now_ms, ended)
+    results = []
+    for name, test in _CHECKS.items():
+        chosen.on_progress(name, 0, 0)
+        results.append(test(evidence, chosen).check(name))
+    return results
+
+
+def _of(test: Callable[[Evidence], Findings]) -> Callable[[Evidence, Options], Findings]:
+    return lambda evidence, _options: test(evidence)
+
+
+def _orders_linearizable(evidence: Evidence, options: Options) -> Findings:
+    if evidence.history is None:
+        return Findings(0, skipped="no history was given")
+    name = "orders linearizable"
+    return orders_linearizable(
+        evidence.history,
+        evidence.snapshot,
+        options.clock,
+        limit_s=options.order_limit_s,
+        on_progress=lambda done, of: options.on_progress(name, done, of),
+    )
+
+
+_CHECKS: dict[str, Callable[[Evidence, Options], Findings]] = {
+    "postings balance": _of(ledger.postings_balance),
+    "journals unaltered": _of(ledger.journals_unaltered),
+    "business keys unique": _of(ledger.business_keys_unique),
+    "settled at most once": _of(settlement.settled_once),
+    "reversed at most once": _of(ledger.reversed_once),
+    "paid means charged": _of(settlement.paid_means_charged),
+    "payments match journals": _of(settlement.payments_match_journals),
+    "one charge per key": _of(settlement.one_charge_per_key),
+    "acquirer log whole": _of(acquirer_checks.acquirer_log_whole),
+    "charged once per key": _of(acquirer_checks.charged_once_per_key),
+    "acquirer agrees with ledger": _of(acquirer_checks.acquirer_agrees_with_ledger),
+    "cards agree": _of(cards_agree),
+    "answers are true": _of(settlement.answers_true),
+    "acknowledged is kept": _of(answer_checks.acknowledged_kept),
+    "refused without effect": _of(answer_checks.refused_without_effect),
+    "refusals kept": _of(ledger.refusals_kept),
+    "replays identical": _of(answer_checks.replays_identical),
+    "mismatches refused": _of(answer_checks.mismatches_refused),
+    "fences never fall": _of(trail.fences_never_fall),
+    "moves are legal": _of(trail.moves_legal),
+    "changes are signed": _of(trail.changes_signed),
+    "reads were written": _of(answer_checks.reads_were_written),
+    "reads go forward": _of(answer_checks.reads_go_forward),
+    "requests are whole": _of(trail.requests_whole),
+    "leases are kept": _of(trail.leases_kept),
+    "nothing left over": _of(trail.nothing_left_over),
+    "outbox delivered once": _of(trail.outbox_delivered_once),
+    "balances true": _of(ledger.balances_true),
+    "orders linearizable": _orders_linearizable,
+}
