@@ -101,14 +101,14 @@ class Order:
 
 
 @pytest.fixture
-def new_order() -> Order:
+def order() -> Order:
     dataset = DatasetBuilder()
     dataset.new_order("o1")
     return Order(dataset)
 
 
 async def test_winner_loser_and_services_each_have_a_lane(order: Order) -> None:
-    """The scribe's clock goes on by 10 ms a step."""
+    """The clock goes on by 10 ms a step."""
     winner = order.dataset.settle("o1")
     order.dataset.decline("o1", key="late")
     began_ms = winner["created_at_ms"]
