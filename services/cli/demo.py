@@ -23,7 +23,7 @@ from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
     from services.demo.acts import ActResult
-    from services.demo.programme import Outcome
+    from services.demo.run import Outcome
 
 _MARKS = {True: "✔", False: "✘", None: "?"}
 
@@ -46,7 +46,7 @@ def demo(
     """
     with held_back():
         from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
-        from services.demo.programme import perform  # noqa: PLC0415
+        from services.demo.run import run  # noqa: PLC0415
 
     try:
         guards_off = Guards.without(name for part in without or () for name in part.split(",")).off
@@ -63,7 +63,7 @@ def demo(
     try:
         say.begin(guards_off, chosen_seed)
         outcome = asyncio.run(
-            perform(data, guards_off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ()))
+            run(data, guards_off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ()))
         )
     except CountinghouseError as error:  # the stack did not come up: nothing is proved, and the logs say why
         raise StackRefused(error.reason, error.message) from error

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
-from countinghouse.type.v1 import money_pb2
 from services.checker.snapshot import Snapshot
 from services.demo.lanes import Lane, lanes_of
-from services.demo.people import Seen
-from services.demo.stage import ACCOUNTANTS, CASHIERS, CURRENCY, NotBroughtAbout, Stage, settle_request
 from services.devstack.stack import ACQUIRER_INSTANCE
 from services.kernel.errors import CountinghouseError
+from services.testkit.client import CallResult, money
+from services.testkit.failpoints import DROP_REPLY, KILL, STOP
+from services.testkit.harness import ONE, TWO, Harness
+from services.testkit.waiting import NotBroughtAbout
 
 _CLICKS = 10
 _ORDERS = 20
@@ -40,20 +40,20 @@ class ActResult:
     lanes: tuple[Lane, ...] = ()
 
 
-async def double_click(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def double_click(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """A customer's direct payment: one ticket, ten Pays at once. The ticket is the only guard."""
-    payee = await stage.open_wallet(stage.new_id("merchant"))
-    ticket = await stage.ticket(stage.cashier, CASHIERS)
-    amount = money_pb2.Money(minor_units=stage.rng.randrange(100, 10_000), currency_code=CURRENCY)
+    payee = await harness.open_wallet(harness.new_id("merchant"))
     request = payment_pb2.PayRequest(
-        ticket_id=ticket, source=payment_pb2.SOURCE_DRAWER, amount=amount, payee_account_id=payee
+        ticket_id=await harness.cashier.ticket(at=ONE),
+        source=payment_pb2.SOURCE_DRAWER,
+        amount=money(harness.rng.randrange(100, 10_000)),
+        payee_account_id=payee,
     )
-    instances = (CASHIERS, ACCOUNTANTS)
     seen = await asyncio.gather(
-        *(stage.cashier.insist(stage.address(instances[click % 2]), "Pay", request, ticket) for click in range(_CLICKS))
+        *(harness.cashier.call_until_answered(request, at=(ONE, TWO)[click % 2]) for click in range(_CLICKS))
     )
     _all_answered(seen)
-    books = await stage.books()
+    books = await harness.snapshot()
     charges = [row for row in books.journals if row["journal_id"] in _journals_on(books, payee)]
     answers = {(answer.body, answer.error is None) for answer in seen}
     replays = sum(answer.replayed for answer in seen)
@@ -66,14 +66,16 @@ async def double_click(stage: Stage) -> tuple[bool, str, list[Lane]]:
     return ok, detail, lanes
 
 
-async def two_clerks(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def two_clerks(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """Twenty orders; cashier and accountant press Settle on each at the same moment, at different instances."""
-    orders = [await stage.new_order() for _ in range(_ORDERS)]
-    counter = asyncio.Semaphore(_ORDERS_AT_ONCE)
+    orders = [await harness.new_order() for _ in range(_ORDERS)]
+    limit = asyncio.Semaphore(_ORDERS_AT_ONCE)
 
-    async def contest(order_id: str) -> tuple[Seen, Seen]:
-        async with counter:
-            return await _both_settle(stage, order_id)
+    async def contest(order_id: str) -> tuple[CallResult, CallResult]:
+        async with limit:
+            return await asyncio.gather(
+                harness.cashier.settle(order_id, at=ONE), harness.accountant.settle(order_id, at=TWO)
+            )
 
     contests = await asyncio.gather(*(contest(order_id) for order_id in orders))
     _all_answered([seen for pair in contests for seen in pair])
@@ -96,44 +98,42 @@ async def two_clerks(stage: Stage) -> tuple[bool, str, list[Lane]]:
     detail = f"{_ORDERS} orders, two clerks each: cashier settled {wins['cashier']}, accountant {wins['accountant']}"
     if ok:
         detail += f"; the other {told} were told by whom and when; caught by {_guards(caught)}"
-    lanes = await lanes_of(stage, orders[0], contests[0])
+    lanes = await lanes_of(harness, orders[0], contests[0])
     return ok, detail, lanes
 
 
-async def lost_reply(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def lost_reply(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """The reply is dropped after the commit; the retry gets the stored answer, at another instance."""
-    order_id, key = await stage.new_order(), stage.new_id("settle")
-    await stage.arm(CASHIERS, "recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, order_id)
-    lost = await stage.settle(stage.cashier, CASHIERS, order_id, key, timeout_s=_DROPPED_S, patience_s=_DROPPED_S)
+    order_id, key = await harness.new_order(), harness.new_id("settle")
+    await harness.failpoints.arm(ONE, "recorded", DROP_REPLY, order_id)
+    lost = await harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_DROPPED_S)
     if not lost.open:
         raise NotBroughtAbout("the reply was not lost")
-    again = await stage.settle(stage.cashier, ACCOUNTANTS, order_id, key)
+    again = await harness.cashier.settle(order_id, key, at=TWO)
     _all_answered([again])
-    charges = _charges(await stage.books(), order_id)
-    ok = charges == 1 and again.error is None and (again.replayed or not stage.guards.ticket)
+    charges = _charges(await harness.snapshot(), order_id)
+    ok = charges == 1 and again.error is None and (again.replayed or "ticket" in harness.stack.options.guards_off)
     detail = f"lost after the commit; then asked again: {_count(charges, 'charge')}, replayed: {_yes(again.replayed)}"
     if again.error is not None:
         detail += f", {again.error}"
-    return ok, detail, await lanes_of(stage, order_id, (lost, again))
+    return ok, detail, await lanes_of(harness, order_id, (lost, again))
 
 
-async def killed_mid_payment(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """kill -9 of the instance after the ledger posted and before its own commit; the other instance finishes it."""
-    order_id, key = await stage.new_order(), stage.new_id("settle")
-    pid = stage.stack.instance(CASHIERS).pid
-    await stage.arm(CASHIERS, "posted", failpoint_pb2.FAILPOINT_ACTION_KILL, order_id)
-    died = await stage.cashier.ask(stage.address(CASHIERS), "Settle", settle_request(stage.cashier, order_id, key))
-    await stage.wait_died(CASHIERS, pid)
-    books = await stage.books()
+    order_id, key = await harness.new_order(), harness.new_id("settle")
+    pid = await harness.failpoints.arm(ONE, "posted", KILL, order_id)
+    died = await harness.cashier.settle_once(order_id, key, at=ONE)
+    await harness.wait_died(ONE, pid)
+    books = await harness.snapshot()
     left = [row["state"] for row in books.payments if row["order_id"] == order_id]
     if left != ["SUBMITTED"] or _charges(books, order_id) != 1:
         raise NotBroughtAbout(f"the ledger was to have posted and the payment not; found {left or 'no payment'}")
-    presses = await asyncio.gather(
-        stage.settle(stage.cashier, ACCOUNTANTS, order_id, key, patience_s=_PATIENCE_S),
-        stage.settle(stage.accountant, ACCOUNTANTS, order_id, stage.new_id("settle"), patience_s=_PATIENCE_S),
+    again, other = await asyncio.gather(
+        harness.cashier.settle(order_id, key, at=TWO, within_s=_PATIENCE_S),
+        harness.accountant.settle(order_id, at=TWO, within_s=_PATIENCE_S),
     )
-    again, other = presses
-    books = await stage.quiet_books(within_s=2.0)
+    books = (await harness.settled_snapshot(within_s=2.0)).snapshot
     left = [row["state"] for row in books.payments if row["order_id"] == order_id and row["state"] != "DECLINED"]
     charges = _charges(books, order_id)
     ok = left == ["SUCCEEDED"] and charges == 1 and again.error is None
@@ -142,31 +142,27 @@ async def killed_mid_payment(stage: Stage) -> tuple[bool, str, list[Lane]]:
         detail = f"killed before recording it; caught by recovery: finished elsewhere {took_ms} ms later"
     else:
         detail = f"killed before recording it: {_count(charges, 'charge')}, payment {'/'.join(left)}"
-    await stage.stack.wait_serving(CASHIERS)
-    lanes = await lanes_of(stage, order_id, (died, other))
-    return ok, detail, [Lane.of_answer(CASHIERS, "work", died, "kill -9"), *lanes]
+    await harness.stack.wait_serving(ONE)
+    lanes = await lanes_of(harness, order_id, (died, other))
+    return ok, detail, [Lane.of_answer(ONE, "work", died, "kill -9"), *lanes]
 
 
-async def frozen_holder(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """SIGSTOP past the session's end, about to move money; the other clerk settles; SIGCONT: the fence is stale."""
-    order_id, key = await stage.new_order(), stage.new_id("settle")
-    await stage.arm(CASHIERS, "submitted", failpoint_pb2.FAILPOINT_ACTION_STOP, order_id)
-    frozen = asyncio.create_task(
-        stage.cashier.ask(stage.address(CASHIERS), "Settle", settle_request(stage.cashier, order_id, key), timeout_s=15)
-    )
+    order_id, key = await harness.new_order(), harness.new_id("settle")
+    await harness.failpoints.arm(ONE, "submitted", STOP, order_id)
+    frozen = asyncio.create_task(harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=15))
     try:
-        await stage.wait_frozen(CASHIERS)
-        other = await stage.settle(
-            stage.accountant, ACCOUNTANTS, order_id, stage.new_id("settle"), patience_s=_PATIENCE_S
-        )
+        await harness.wait_frozen(ONE)
+        other = await harness.accountant.settle(order_id, at=TWO, within_s=_PATIENCE_S)
         if frozen.done():
             raise NotBroughtAbout("the holder did not stay frozen")
     finally:
-        stage.thaw(CASHIERS)
+        harness.thaw(ONE)
     woken = await frozen
-    again = await stage.settle(stage.cashier, ACCOUNTANTS, order_id, key)
+    again = await harness.cashier.settle(order_id, key, at=TWO)
     _all_answered([other, again])
-    books = await stage.quiet_books(within_s=3.0)
+    books = (await harness.settled_snapshot(within_s=3.0)).snapshot
     charges = _charges(books, order_id)
     winners = sum(seen.error is None for seen in (other, again))
     ok = charges == 1 and winners == 1
@@ -177,59 +173,53 @@ async def frozen_holder(stage: Stage) -> tuple[bool, str, list[Lane]]:
         if other.error is not None:
             caught[_guard_of(other)] += 1
         detail += f"; caught by {_guards(caught)}"
-    lanes = await lanes_of(stage, order_id, (woken, other))
-    return ok, detail, [Lane.of_answer(CASHIERS, "frozen", woken, f"woken, and {_what_it_met(woken)}"), *lanes]
+    lanes = await lanes_of(harness, order_id, (woken, other))
+    return ok, detail, [Lane.of_answer(ONE, "frozen", woken, f"woken, and {_what_it_met(woken)}"), *lanes]
 
 
-async def reversal(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def reversal(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """A settled order is reversed by an opposite journal, asked twice and done once, and settled again."""
-    order_id = await stage.new_order()
-    first = await stage.settle(stage.cashier, CASHIERS, order_id, stage.new_id("settle"))
+    order_id = await harness.new_order()
+    first = await harness.cashier.settle(order_id, at=ONE)
     _all_answered([first])
-    payment_id = payment_pb2.SettleResponse.FromString(first.body).payment.payment_id
-    key = stage.new_id("reverse")
-    request = payment_pb2.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong order")
+    payment_id, key = first.payment.payment_id, harness.new_id("reverse")
     undone = await asyncio.gather(
-        *(
-            stage.accountant.insist(stage.address(instance), "Reverse", request, key)
-            for instance in (CASHIERS, ACCOUNTANTS)
-        )
+        *(harness.accountant.reverse(payment_id, key, at=instance) for instance in (ONE, TWO))
     )
-    again = await stage.settle(stage.accountant, ACCOUNTANTS, order_id, stage.new_id("settle"))
+    again = await harness.accountant.settle(order_id, at=TWO)
     _all_answered([*undone, again])
-    books = await stage.books()
+    books = await harness.snapshot()
     journals = [row for row in books.journals if row["order_id"] == order_id]
     undoing = sum(bool(row["reversal_of"]) for row in journals)
     order = next(row for row in books.orders if row["order_id"] == order_id)
     ok = (len(journals), undoing, order["state"], order["round"]) == (3, 1, "PAID", 2)
     detail = f"settled, reversed by {_count(undoing, 'opposite journal')}, settled again in round {order['round']}"
-    return ok, detail, await lanes_of(stage, order_id, (first, again))
+    return ok, detail, await lanes_of(harness, order_id, (first, again))
 
 
-async def silent_bank(stage: Stage) -> tuple[bool, str, list[Lane]]:
+async def silent_bank(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """The outside bank charges a card and does not answer; asked again under the same key, it has charged once."""
-    order_id, key = await stage.new_order(), stage.new_id("settle")
+    order_id, key = await harness.new_order(), harness.new_id("settle")
     card = f"tok-{order_id}"
-    await stage.arm(ACQUIRER_INSTANCE, "charged", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, card)
-    request = payment_pb2.SettleRequest(request_id=key, order_id=order_id, source=payment_pb2.SOURCE_CARD, card=card)
-    unheard = await stage.cashier.ask(stage.address(CASHIERS), "Settle", request)
-    told = payment_pb2.SettleResponse.FromString(b"" if unheard.error else unheard.body).payment
-    if told.state != payment_pb2.PAYMENT_STATE_UNKNOWN:
-        raise NotBroughtAbout(f"the bank's silence was not noticed: {unheard.error or told.state}")
-    books = await stage.quiet_books(within_s=_PATIENCE_S)
-    again = await stage.cashier.insist(stage.address(ACCOUNTANTS), "Settle", request, key, patience_s=_PATIENCE_S)
+    await harness.failpoints.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
+    first = await harness.cashier.settle_once(order_id, key, card=card, at=ONE)
+    if first.answer.state != "UNKNOWN":
+        raise NotBroughtAbout(f"the acquirer's silence was not noticed: {first.error or first.answer.state}")
+    books = (await harness.settled_snapshot(within_s=_PATIENCE_S)).snapshot
+    again = await harness.cashier.settle(order_id, key, card=card, at=TWO, within_s=_PATIENCE_S)
     _all_answered([again])
-    at_bank = sum(row["reference"] == told.payment_id and row["state"] == "CHARGED" for row in books.charges or ())
+    payment_id = first.answer.payment_id
+    charged = sum(row["reference"] == payment_id and row["state"] == "CHARGED" for row in books.charges or ())
     charges = _charges(books, order_id)
-    ok = at_bank == charges == 1 and again.error is None
-    detail = f"charged, and no reply: UNKNOWN; asked again: {_count(at_bank, 'charge')} there, {charges} in the books"
+    ok = charged == charges == 1 and again.error is None
+    detail = f"charged, and no reply: UNKNOWN; asked again: {_count(charged, 'charge')} there, {charges} in the books"
     if ok:
         detail += "; caught by acquirer-key"
-    return ok, detail, await lanes_of(stage, order_id, (unheard, again))
+    return ok, detail, await lanes_of(harness, order_id, (first, again))
 
 
-#: In the order in which they are played.
-ACTS: dict[str, Callable[[Stage], Awaitable[tuple[bool, str, list[Lane]]]]] = {
+#: In the order in which they are run.
+ACTS: dict[str, Callable[[Harness], Awaitable[tuple[bool, str, list[Lane]]]]] = {
     "double click": double_click,
     "two clerks, one order": two_clerks,
     "lost reply": lost_reply,
@@ -240,10 +230,10 @@ ACTS: dict[str, Callable[[Stage], Awaitable[tuple[bool, str, list[Lane]]]]] = {
 }
 
 
-async def play(name: str, stage: Stage) -> ActResult:
-    """Plays one act."""
+async def run_act(name: str, harness: Harness) -> ActResult:
+    """Run one act."""
     try:
-        ok, detail, lanes = await ACTS[name](stage)
+        ok, detail, lanes = await ACTS[name](harness)
     except NotBroughtAbout as why:
         return ActResult(name, None, f"could not be brought about: {why}")
     except (CountinghouseError, TimeoutError) as error:
@@ -251,15 +241,7 @@ async def play(name: str, stage: Stage) -> ActResult:
     return ActResult(name, ok, detail, tuple(lanes))
 
 
-async def _both_settle(stage: Stage, order_id: str) -> tuple[Seen, Seen]:
-    """Both press at once; who is first is left to chance."""
-    return await asyncio.gather(
-        stage.settle(stage.cashier, CASHIERS, order_id, stage.new_id("settle")),
-        stage.settle(stage.accountant, ACCOUNTANTS, order_id, stage.new_id("settle")),
-    )
-
-
-def _all_answered(seen: list[Seen]) -> None:
+def _all_answered(seen: list[CallResult]) -> None:
     """Raises NotBroughtAbout if somebody has no definitive answer yet."""
     waiting = [answer for answer in seen if answer.open]
     if waiting:
@@ -274,13 +256,13 @@ def _charges(books: Snapshot, order_id: str) -> int:
     return sum(row["order_id"] == order_id and not row["reversal_of"] for row in books.journals)
 
 
-def _what_it_met(woken: Seen) -> str:
+def _what_it_met(woken: CallResult) -> str:
     if woken.error is None:
         return "was given the payment as it stands"
     return f"was refused with {woken.error.reason}"
 
 
-def _guard_of(seen: Seen) -> str:
+def _guard_of(seen: CallResult) -> str:
     """Which guard stopped somebody. A holder that woke and found its journal written was stopped by its unique key."""
     return "unique" if seen.error is None else seen.error.metadata.get("guard", "?")
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from services.checker.snapshot import Record, Snapshot
-from services.demo.people import Seen
-
-if TYPE_CHECKING:
-    from services.demo.stage import Stage
+from services.testkit.client import CallResult
+from services.testkit.harness import Harness
 
 #: Columns for the longest lane.
 _WIDTH = 44
@@ -44,7 +41,7 @@ class Lane:
     end: str
 
     @classmethod
-    def of_answer(cls, label: str, word: str, seen: Seen, end: str = "") -> Lane:
+    def of_answer(cls, label: str, word: str, seen: CallResult, end: str = "") -> Lane:
         """A lane of which only the answer is known."""
         mark = "✘" if seen.error else "↺" if seen.replayed else "✔"
         said = str(seen.error) if seen.error else "the stored answer" if seen.replayed else "done"
@@ -68,18 +65,18 @@ def draw(lanes: Sequence[Lane]) -> list[str]:
     return [lane.draw(per_column_ms) for lane in lanes]
 
 
-async def lanes_of(stage: Stage, order_id: str, seen: tuple[Seen, Seen]) -> list[Lane]:
+async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, CallResult]) -> list[Lane]:
     """A lane for each of the two who pressed on this order, and one for each service that wrote it down."""
-    books = await stage.books()
-    people = {person.name: f"{person.role} {person.name}" for person in (stage.cashier, stage.accountant)}
+    books = await harness.snapshot()
+    labels = {clerk.name: f"{clerk.identity.role} {clerk.name}" for clerk in (harness.cashier, harness.accountant)}
     began_ms = min(answer.began_ms for answer in seen)
     payments = [row for row in books.payments if row["order_id"] == order_id]
     payments.sort(key=lambda row: int(row["created_at_ms"]))
-    lanes = [_clerk_lane(books, row, people[str(row["clerk_name"])], seen) for row in payments]
+    lanes = [_clerk_lane(books, row, labels[str(row["clerk_name"])], seen) for row in payments]
     return [*lanes, *_service_lanes(books, order_id, began_ms)]
 
 
-def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[Seen, Seen]) -> Lane:
+def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[CallResult, CallResult]) -> Lane:
     """What became of one clerk's press.
 
     Its answer is the one that says what became of the payment; of several the one that began nearest to its acceptance.

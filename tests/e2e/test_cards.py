@@ -16,12 +16,13 @@ import pytest_asyncio
 
 from countinghouse.acquirer.v1 import acquirer_pb2 as bank
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.demo.people import Seen
 from services.devstack.stack import ACQUIRER_INSTANCE, Stack
 from services.kernel.principal import Role
+from services.testkit.client import CallResult
+from services.testkit.harness import Harness
+from tests.e2e.checked import at_acquirer, charges, checked_books, states
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import Desk, command_line, document, new_id, refusal
-from tests.e2e.teller import Teller, at_bank, charges, payment_in, settle_by_card, settle_request, states, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
 BANK_SETTINGS = {"acquirer_timeout_s": 0.5, "acquirer_asks": 3}
@@ -29,50 +30,26 @@ BANK_SETTINGS = {"acquirer_timeout_s": 0.5, "acquirer_asks": 3}
 AT_ONCE = 6
 _LOOK_S = 0.05
 _WAIT_S = 40.0
+CARD = "tok-mei"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def teller(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+async def harness(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Harness]:
     """A stack with two payment instances and an impatient view of its bank."""
     data = tmp_path_factory.mktemp("cards") / "data"
     settings = SETTINGS | BANK_SETTINGS
-    async with Stack(options(data, replicas={"payment": 2}, settings=settings)) as stack, teller_at(stack) as teller:
-        yield teller
+    async with Stack(options(data, replicas={"payment": 2}, settings=settings)) as stack, Harness(stack) as harness:
+        yield harness
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="session")
-async def _a_good_bank(teller: Teller) -> AsyncIterator[None]:
+async def _a_good_bank(harness: Harness) -> AsyncIterator[None]:
     """Nothing goes wrong with the bank before a test, and everything serves."""
-    await teller.stack.wait_serving(timeout_s=30)
-    await set_faults(teller)
+    await harness.stack.wait_serving(timeout_s=30)
+    await harness.set_acquirer_faults()
     yield
-    await teller.stack.wait_serving(timeout_s=30)
-    await set_faults(teller)
-
-
-async def set_faults(teller: Teller, *faults: bank.Fault) -> None:
-    """What is to go wrong at the bank; nothing else is."""
-    request = bank.SetFaultsRequest(faults=faults)
-    method = "countinghouse.acquirer.v1.FaultService/SetFaults"
-    await teller.do(teller.operator, ACQUIRER_INSTANCE, method, request)
-
-
-async def press(teller: Teller, order_id: str, key: str, *, instance: str = ONE, timeout_s: float = 8.0) -> Seen:
-    """Li presses Settle by card, once."""
-    request = settle_by_card(order_id, key)
-    return await teller.cashier.ask(teller.address(instance), "Settle", request, timeout_s=timeout_s)
-
-
-async def settled(teller: Teller, order_id: str, key: str, *, instance: str = ONE) -> Seen:
-    """Li presses Settle by card until there is an answer for good."""
-    return await teller.until_answered(teller.cashier, instance, "Settle", settle_by_card(order_id, key), key)
-
-
-async def reversed_(teller: Teller, payment_id: str, key: str = "", *, instance: str = TWO) -> Seen:
-    """Wang undoes a payment, until there is an answer for good."""
-    key = key or new_id("reverse")
-    request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason="wrong order")
-    return await teller.until_answered(teller.accountant, instance, "Reverse", request, key)
+    await harness.stack.wait_serving(timeout_s=30)
+    await harness.set_acquirer_faults()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -82,130 +59,132 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(_LOOK_S)
 
 
-async def charged_without_a_word(teller: Teller, orders: int) -> None:
+async def charged_without_a_word(harness: Harness, orders: int) -> None:
     """Orders whose cards are charged, and the bank says nothing the first time that it is asked for each."""
     drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
-    await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+    await harness.set_acquirer_faults(drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
     counter = asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int) -> tuple[str, Seen]:
+    async def one(number: int) -> tuple[str, CallResult]:
         async with counter:
-            order_id, key = await teller.new_order(), new_id("settle")
-            unheard = await press(teller, order_id, key, instance=(ONE, TWO)[number % 2])
-            assert payment_in(unheard).state == pb.PAYMENT_STATE_UNKNOWN
-            return order_id, await settled(teller, order_id, key, instance=(TWO, ONE)[number % 2])
+            order_id, key = await harness.new_order(), new_id("settle")
+            unheard = await harness.cashier.settle_once(
+                order_id, key, card=CARD, at=(ONE, TWO)[number % 2], timeout_s=8.0
+            )
+            assert unheard.payment.state == pb.PAYMENT_STATE_UNKNOWN
+            return order_id, await harness.cashier.settle(order_id, key, card=CARD, at=(TWO, ONE)[number % 2])
 
     outcomes = await asyncio.gather(*(one(number) for number in range(orders)))
-    assert {payment_in(seen).state for _, seen in outcomes} == {pb.PAYMENT_STATE_SUCCEEDED}
-    books = await teller.checked_books()
+    assert {seen.payment.state for _, seen in outcomes} == {pb.PAYMENT_STATE_SUCCEEDED}
+    books = await checked_books(harness)
     for order_id, seen in outcomes:
-        payment_id = payment_in(seen).payment_id
+        payment_id = seen.payment.payment_id
         assert charges(books, order_id) == [payment_id]
-        assert at_bank(books, payment_id) == ["CHARGED"]
+        assert at_acquirer(books, payment_id) == ["CHARGED"]
 
 
-async def test_thirty_are_charged_without_a_word(teller: Teller) -> None:
+async def test_thirty_are_charged_without_a_word(harness: Harness) -> None:
     """All converge, none is charged twice, none is given up."""
-    await charged_without_a_word(teller, 30)
+    await charged_without_a_word(harness, 30)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-async def test_two_hundred_are_charged_without_a_word(teller: Teller) -> None:
+async def test_two_hundred_are_charged_without_a_word(harness: Harness) -> None:
     """The same, longer."""
-    await charged_without_a_word(teller, 200)
+    await charged_without_a_word(harness, 200)
 
 
 class TestSilence:
     """The bank keeps silent, in each of its ways."""
 
-    async def test_the_worker_asks_by_itself(self, teller: Teller) -> None:
+    async def test_the_worker_asks_by_itself(self, harness: Harness) -> None:
         """Nobody asks again; the payment succeeds all the same, and the caller finds it with GetPayment."""
-        order_id, key = await teller.new_order(), new_id("settle")
+        order_id, key = await harness.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
-        await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
-        unheard = payment_in(await press(teller, order_id, key))
+        await harness.set_acquirer_faults(drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+        unheard = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
         assert (unheard.state, unheard.attempt) == (pb.PAYMENT_STATE_UNKNOWN, 1)
-        await until(lambda: is_in(teller, unheard.payment_id, pb.PAYMENT_STATE_SUCCEEDED))
-        books = await teller.checked_books()
-        assert at_bank(books, unheard.payment_id) == ["CHARGED"]
+        await until(lambda: is_in(harness, unheard.payment_id, pb.PAYMENT_STATE_SUCCEEDED))
+        books = await checked_books(harness)
+        assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_notice_lets_it_ask_at_once(self, teller: Teller) -> None:
+    async def test_a_notice_lets_it_ask_at_once(self, harness: Harness) -> None:
         """Told late and twice; each notice is harmless, and the payment is charged once."""
-        order_id, key = await teller.new_order(), new_id("settle")
+        order_id, key = await harness.new_order(), new_id("settle")
         slow = bank.Fault(kind=bank.FAULT_KIND_DELAY_BEFORE, method="Charge", times=1, delay_ms=1_000)
-        await set_faults(teller, slow, bank.Fault(kind=bank.FAULT_KIND_NOTICE_TWICE))
-        unheard = payment_in(await press(teller, order_id, key))
+        await harness.set_acquirer_faults(slow, bank.Fault(kind=bank.FAULT_KIND_NOTICE_TWICE))
+        unheard = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
         assert unheard.state == pb.PAYMENT_STATE_UNKNOWN
-        await until(lambda: is_in(teller, unheard.payment_id, pb.PAYMENT_STATE_SUCCEEDED))
-        books = await teller.checked_books()
-        assert at_bank(books, unheard.payment_id) == ["CHARGED"]
+        await until(lambda: is_in(harness, unheard.payment_id, pb.PAYMENT_STATE_SUCCEEDED))
+        books = await checked_books(harness)
+        assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_frozen_bank(self, teller: Teller) -> None:
+    async def test_a_frozen_bank(self, harness: Harness) -> None:
         """SIGSTOP: the caller is told UNKNOWN within the deadline; SIGCONT, and it is charged once."""
-        order_id, key = await teller.new_order(), new_id("settle")
-        clock = teller.telephone.clock
-        teller.stack.kill(ACQUIRER_INSTANCE, signal.SIGSTOP)
+        order_id, key = await harness.new_order(), new_id("settle")
+        clock = harness.clock
+        harness.stack.kill(ACQUIRER_INSTANCE, signal.SIGSTOP)
         try:
             began_s = clock.monotonic_s()
-            unheard = payment_in(await press(teller, order_id, key, timeout_s=5.0))
+            unheard = (await harness.cashier.settle_once(order_id, key, card=CARD)).payment
             assert clock.monotonic_s() - began_s < 5.0
             assert unheard.state == pb.PAYMENT_STATE_UNKNOWN
         finally:
-            teller.stack.kill(ACQUIRER_INSTANCE, signal.SIGCONT)
-        assert payment_in(await settled(teller, order_id, key)).state == pb.PAYMENT_STATE_SUCCEEDED
-        books = await teller.checked_books()
-        assert at_bank(books, unheard.payment_id) == ["CHARGED"]
+            harness.stack.kill(ACQUIRER_INSTANCE, signal.SIGCONT)
+        assert (await harness.cashier.settle(order_id, key, card=CARD)).payment.state == pb.PAYMENT_STATE_SUCCEEDED
+        books = await checked_books(harness)
+        assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_decline_is_definitive_and_the_order_is_free(self, teller: Teller) -> None:
+    async def test_a_decline_is_definitive_and_the_order_is_free(self, harness: Harness) -> None:
         """The next attempt has the next key."""
-        order_id, key = await teller.new_order(), new_id("settle")
-        request = settle_by_card(order_id, key, "tok-declined")
-        declined = await teller.until_answered(teller.cashier, ONE, "Settle", request, key)
+        order_id, key = await harness.new_order(), new_id("settle")
+        request = harness.cashier.settle_request(order_id, key, card="tok-declined")
+        declined = await harness.cashier.call_until_answered(request, at=ONE)
         assert declined.error is not None
         assert declined.error.reason == "CARD_DECLINED"
-        payment = payment_in(await settled(teller, order_id, new_id("settle"), instance=TWO))
+        payment = (await harness.cashier.settle(order_id, card=CARD, at=TWO)).payment
         assert payment.acquirer_key == f"{payment.payment_id}:2"
-        await teller.checked_books()
+        await checked_books(harness)
 
 
-async def test_command_tells_by_its_exit_code_whether_a_card_paid(teller: Teller) -> None:
+async def test_command_tells_by_its_exit_code_whether_a_card_paid(harness: Harness) -> None:
     """An acquirer that is down leaves it open (3), the request id it named ends it (0), a declined card is 4."""
-    order_id, data = await teller.new_order(), str(teller.stack.data)
+    order_id, data = await harness.new_order(), str(harness.stack.data)
     settle = ("settle", order_id, "--source", "card", "--card", "tok-mei", "--as", "cashier:li", "--data", data)
-    await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+    await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
     unknown = await command_line(*settle)
     assert unknown.returncode == 3, unknown.stderr
     named = re.search(r"--request-id (\S+)", unknown.stdout)
     assert named, unknown.stdout
-    await set_faults(teller)
-    await until(lambda: is_settled(teller, order_id))
+    await harness.set_acquirer_faults()
+    await until(lambda: is_settled(harness, order_id))
     paid = await command_line(*settle, "--request-id", named[1])
     assert paid.returncode == 0, paid.stderr
     assert "SUCCEEDED" in paid.stdout
-    other = await teller.new_order()
+    other = await harness.new_order()
     declined = await command_line("settle", other, *settle[2:5], "tok-declined", *settle[6:])
     assert declined.returncode == 4, declined.stderr
     assert "declined" in (declined.stdout + declined.stderr).lower()
 
 
 async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payment(
-    teller: Teller, tmp_path: Path
+    harness: Harness, tmp_path: Path
 ) -> None:
     """Charged, and no answer: nothing is wrong, and it is ok once the acquirer answers again.
 
     The log is read from the acquirer's database, or as JSON lines that the acquirer tells.
     """
-    order_id, data = await teller.new_order(), ("--data", str(teller.stack.data))
-    await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY))
-    payment = payment_in(await press(teller, order_id, new_id("settle")))
+    order_id, data = await harness.new_order(), ("--data", str(harness.stack.data))
+    await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY))
+    payment = (await harness.cashier.settle_once(order_id, card=CARD, timeout_s=8.0)).payment
     assert payment.state == pb.PAYMENT_STATE_UNKNOWN
     checked = await command_line("check", "--settle-s", "0", *data)
     assert checked.returncode == 2, checked.stdout
     assert f"unknown: nothing left over: payment {payment.payment_id} is UNKNOWN: still open" in checked.stdout
     assert "VIOLATED" not in checked.stdout
-    await set_faults(teller)
-    await until(lambda: is_settled(teller, order_id))
+    await harness.set_acquirer_faults()
+    await until(lambda: is_settled(harness, order_id))
     checked = await command_line("check", *data)
     assert checked.returncode == 0, checked.stdout
     assert re.search(r"^acquirer agrees with ledger +[1-9]\d* +ok$", checked.stdout, re.MULTILINE)
@@ -220,62 +199,62 @@ async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payme
     assert "broken: acquirer log whole: " in cut.stdout
 
 
-async def is_settled(teller: Teller, order_id: str) -> bool:
+async def is_settled(harness: Harness, order_id: str) -> bool:
     """Whether an order is PAID."""
-    async with Desk.of(teller.stack, "li", Role.CASHIER) as desk:
+    async with Desk.of(harness.stack, "li", Role.CASHIER) as desk:
         return await desk.order_state(order_id) == "PAID"
 
 
 class TestClosed:
     """The bank is closed for so long that people have to look."""
 
-    async def test_put_before_people_and_reversed(self, teller: Teller) -> None:
+    async def test_put_before_people_and_reversed(self, harness: Harness) -> None:
         """Still UNKNOWN, listed on the command line; an accountant reverses it, a late charge meets the tombstone, and
         the order can be settled again.
         """
-        order_id, key = await teller.new_order(), new_id("settle")
-        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
-        payment = payment_in(await press(teller, order_id, key))
+        order_id, key = await harness.new_order(), new_id("settle")
+        await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        payment = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
         assert payment.state == pb.PAYMENT_STATE_UNKNOWN
-        await until(lambda: needs_attention(teller, payment.payment_id))
-        done = await command_line("payment", "attention", "--json", "--data", str(teller.stack.data))
+        await until(lambda: needs_attention(harness, payment.payment_id))
+        done = await command_line("payment", "attention", "--json", "--data", str(harness.stack.data))
         (listed,) = document(done)["payments"]
         assert (listed["payment_id"], listed["state"]) == (payment.payment_id, "PAYMENT_STATE_UNKNOWN")
         assert listed["attention"] == "ACQUIRER_DOWN"
-        await set_faults(teller)
-        undone = payment_in(await reversed_(teller, payment.payment_id))
+        await harness.set_acquirer_faults()
+        undone = (await harness.accountant.reverse(payment.payment_id, at=TWO)).payment
         assert (undone.state, undone.journal_id) == (pb.PAYMENT_STATE_REVERSED, "")
-        async with Desk.of(teller.stack, "payment-service", Role.SERVICE) as late:
+        async with Desk.of(harness.stack, "payment-service", Role.SERVICE) as late:
             request = bank.ChargeRequest(
                 key=payment.acquirer_key, card="tok-mei", amount=payment.amount, reference=payment.payment_id
             )
             answer = await late.ask(late.acquirer.Charge, request)
         assert answer.charge.state == bank.CHARGE_STATE_TOMBSTONE
-        refused = await settled(teller, order_id, key)
+        refused = await harness.cashier.settle(order_id, key, card=CARD)
         assert refused.error is not None
         assert refused.error.reason == "PAYMENT_REVERSED"
-        again = payment_in(await settled(teller, order_id, new_id("settle"), instance=TWO))
+        again = (await harness.cashier.settle(order_id, card=CARD, at=TWO)).payment
         assert (again.state, again.round) == (pb.PAYMENT_STATE_SUCCEEDED, 1)
-        books = await teller.checked_books()
-        assert at_bank(books, payment.payment_id) == ["TOMBSTONE"]
+        books = await checked_books(harness)
+        assert at_acquirer(books, payment.payment_id) == ["TOMBSTONE"]
 
-    async def test_reversed_while_it_is_closed(self, teller: Teller) -> None:
+    async def test_reversed_while_it_is_closed(self, harness: Harness) -> None:
         """It had charged the card without a word. REVERSING until it opens; then the money is back, and the order
         is in its next round.
         """
-        order_id, key = await teller.new_order(), new_id("settle")
+        order_id, key = await harness.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
-        await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
-        payment = payment_in(await press(teller, order_id, key))
-        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        await harness.set_acquirer_faults(drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+        payment = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
+        await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
         assert payment.state == pb.PAYMENT_STATE_UNKNOWN
         request = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=payment.payment_id, reason="wrong order")
-        pending = payment_in(await teller.accountant.ask(teller.address(TWO), "Reverse", request, timeout_s=8.0))
+        pending = (await harness.accountant.call(request, at=TWO, timeout_s=8.0)).payment
         assert pending.state == pb.PAYMENT_STATE_REVERSING
-        await set_faults(teller)
-        await until(lambda: is_in(teller, payment.payment_id, pb.PAYMENT_STATE_REVERSED))
-        books = await teller.checked_books()
-        assert at_bank(books, payment.payment_id) == ["REFUNDED"]
+        await harness.set_acquirer_faults()
+        await until(lambda: is_in(harness, payment.payment_id, pb.PAYMENT_STATE_REVERSED))
+        books = await checked_books(harness)
+        assert at_acquirer(books, payment.payment_id) == ["REFUNDED"]
         (order,) = [row for row in books.orders if row["order_id"] == order_id]
         assert (order["state"], order["round"]) == ("UNPAID", 2)
 
@@ -283,69 +262,69 @@ class TestClosed:
 class TestParked:
     """The customer pays cash while the acquirer does not answer about the card."""
 
-    async def test_cash_charges_no_card_and_a_parked_card_is_reversed_later(self, teller: Teller) -> None:
+    async def test_cash_charges_no_card_and_a_parked_card_is_reversed_later(self, harness: Harness) -> None:
         """The cashier is told which payment is in the way, parks it on the command line and takes the cash; the
         acquirer gets its tombstone when it is back.
         """
-        order_id, key = await teller.new_order(), new_id("settle")
-        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
-        card = payment_in(await press(teller, order_id, key))
+        order_id, key = await harness.new_order(), new_id("settle")
+        await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        card = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
         assert card.state == pb.PAYMENT_STATE_UNKNOWN
-        cash = settle_request(teller.cashier, order_id, new_id("settle"))
-        refused = (await teller.cashier.ask(teller.address(TWO), "Settle", cash, timeout_s=8.0)).error
+        cash = harness.cashier.settle_request(order_id, new_id("settle"))
+        refused = (await harness.cashier.call(cash, at=TWO, timeout_s=8.0)).error
         assert refused is not None
         assert (refused.reason, refused.metadata["payment_id"]) == ("ORDER_HALF_SETTLED", card.payment_id)
         parking = ("payment", "park", card.payment_id, "--reason", "pays cash", "--json")
-        done = await command_line(*parking, "--data", str(teller.stack.data))
+        done = await command_line(*parking, "--data", str(harness.stack.data))
         assert document(done)["payment"]["state"] == "PAYMENT_STATE_PARKED"
-        paid = payment_in(await teller.until_answered(teller.cashier, TWO, "Settle", cash, cash.request_id))
+        paid = (await harness.cashier.call_until_answered(cash, at=TWO)).payment
         assert paid.state == pb.PAYMENT_STATE_SUCCEEDED
-        assert await is_in(teller, card.payment_id, pb.PAYMENT_STATE_PARKED)
-        await set_faults(teller)
-        await until(lambda: is_in(teller, card.payment_id, pb.PAYMENT_STATE_REVERSED))
-        again = await settled(teller, order_id, key)
+        assert await is_in(harness, card.payment_id, pb.PAYMENT_STATE_PARKED)
+        await harness.set_acquirer_faults()
+        await until(lambda: is_in(harness, card.payment_id, pb.PAYMENT_STATE_REVERSED))
+        again = await harness.cashier.settle(order_id, key, card=CARD)
         assert again.error is not None
         assert again.error.reason == "PAYMENT_PARKED"
-        books = await teller.checked_books()
-        assert at_bank(books, card.payment_id) == ["TOMBSTONE"]
+        books = await checked_books(harness)
+        assert at_acquirer(books, card.payment_id) == ["TOMBSTONE"]
         assert charges(books, order_id) == [paid.payment_id]
 
-    async def test_parking_an_unanswered_reversal_lets_cash_settle_the_order(self, teller: Teller) -> None:
+    async def test_parking_an_unanswered_reversal_lets_cash_settle_the_order(self, harness: Harness) -> None:
         """The acquirer charged without a word and is down. The accountant reverses the payment, the cashier parks it
         and takes cash; when the acquirer is back it refunds, and the reversal's request is refused as before.
         """
-        order_id, key = await teller.new_order(), new_id("settle")
+        order_id, key = await harness.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
-        await set_faults(teller, drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
-        card = payment_in(await press(teller, order_id, key))
-        await set_faults(teller, bank.Fault(kind=bank.FAULT_KIND_DOWN))
+        await harness.set_acquirer_faults(drop, bank.Fault(kind=bank.FAULT_KIND_NOTICE_LOST))
+        card = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
+        await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
         undo = pb.ReverseRequest(request_id=new_id("reverse"), payment_id=card.payment_id, reason="wrong order")
-        pending = payment_in(await teller.accountant.ask(teller.address(TWO), "Reverse", undo, timeout_s=8.0))
+        pending = (await harness.accountant.call(undo, at=TWO, timeout_s=8.0)).payment
         assert pending.state == pb.PAYMENT_STATE_REVERSING
         parking = pb.ParkRequest(request_id=new_id("park"), payment_id=card.payment_id, reason="pays cash")
-        parked = await teller.until_answered(teller.cashier, ONE, "Park", parking, parking.request_id)
-        assert payment_in(parked).state == pb.PAYMENT_STATE_PARKED
-        cash = settle_request(teller.cashier, order_id, new_id("settle"))
-        paid = payment_in(await teller.until_answered(teller.cashier, TWO, "Settle", cash, cash.request_id))
+        parked = await harness.cashier.call_until_answered(parking, at=ONE)
+        assert parked.payment.state == pb.PAYMENT_STATE_PARKED
+        cash = harness.cashier.settle_request(order_id, new_id("settle"))
+        paid = (await harness.cashier.call_until_answered(cash, at=TWO)).payment
         assert paid.state == pb.PAYMENT_STATE_SUCCEEDED
-        await set_faults(teller)
-        await until(lambda: is_in(teller, card.payment_id, pb.PAYMENT_STATE_REVERSED))
-        refused = (await teller.accountant.ask(teller.address(ONE), "Reverse", undo, timeout_s=8.0)).error
+        await harness.set_acquirer_faults()
+        await until(lambda: is_in(harness, card.payment_id, pb.PAYMENT_STATE_REVERSED))
+        refused = (await harness.accountant.call(undo, at=ONE, timeout_s=8.0)).error
         assert refused is not None
         assert refused.reason == "PAYMENT_PARKED"
-        books = await teller.checked_books()
-        assert at_bank(books, card.payment_id) == ["REFUNDED"]
+        books = await checked_books(harness)
+        assert at_acquirer(books, card.payment_id) == ["REFUNDED"]
         assert charges(books, order_id) == [paid.payment_id]
 
 
 class TestNotices:
     """Who may say what became of a charge, and what comes of it."""
 
-    async def test_a_forged_notice_changes_nothing(self, teller: Teller) -> None:
+    async def test_a_forged_notice_changes_nothing(self, harness: Harness) -> None:
         """Nothing is believed: of a payment that ended, of one that does not exist, with the wrong outcome."""
-        order_id, key = await teller.new_order(), new_id("settle")
-        payment = payment_in(await settled(teller, order_id, key))
-        async with Desk.of(teller.stack, "acquirer", Role.ACQUIRER) as forger:
+        order_id, key = await harness.new_order(), new_id("settle")
+        payment = (await harness.cashier.settle(order_id, key, card=CARD)).payment
+        async with Desk.of(harness.stack, "acquirer", Role.ACQUIRER) as forger:
             for told in (payment.acquirer_key, "pay_nothing:1"):
                 request = pb.NotifyAcquirerRequest(key=told, outcome=pb.ACQUIRER_OUTCOME_DECLINED)
                 await forger.ask(forger.payment.NotifyAcquirer, request)
@@ -353,28 +332,28 @@ class TestNotices:
                 forger.ask(forger.payment.GetPayment, pb.GetPaymentRequest(payment_id=payment.payment_id))
             )
         assert code == "PERMISSION_DENIED"
-        books = await teller.checked_books()
+        books = await checked_books(harness)
         assert states(books, [payment.payment_id]) == ["SUCCEEDED"]
 
-    async def test_a_clerk_is_no_bank(self, teller: Teller) -> None:
-        async with Desk.of(teller.stack, "li", Role.CASHIER) as clerk:
+    async def test_a_clerk_is_no_bank(self, harness: Harness) -> None:
+        async with Desk.of(harness.stack, "li", Role.CASHIER) as clerk:
             request = pb.NotifyAcquirerRequest(key="k", outcome=pb.ACQUIRER_OUTCOME_CHARGED)
             code, _ = await refusal(clerk.ask(clerk.payment.NotifyAcquirer, request))
         assert code == "PERMISSION_DENIED"
 
 
-async def is_in(teller: Teller, payment_id: str, state: pb.PaymentState.ValueType) -> bool:
+async def is_in(harness: Harness, payment_id: str, state: pb.PaymentState.ValueType) -> bool:
     """Whether a payment has come to a state."""
-    return (await payment_now(teller, payment_id)).state == state
+    return (await payment_now(harness, payment_id)).state == state
 
 
-async def needs_attention(teller: Teller, payment_id: str) -> bool:
+async def needs_attention(harness: Harness, payment_id: str) -> bool:
     """Whether people have to look at a payment."""
-    return bool((await payment_now(teller, payment_id)).attention)
+    return bool((await payment_now(harness, payment_id)).attention)
 
 
-async def payment_now(teller: Teller, payment_id: str) -> pb.Payment:
+async def payment_now(harness: Harness, payment_id: str) -> pb.Payment:
     """A payment as it stands."""
     request = pb.GetPaymentRequest(payment_id=payment_id)
-    body = await teller.do(teller.cashier, TWO, "countinghouse.payment.v1.PaymentService/GetPayment", request)
-    return pb.GetPaymentResponse.FromString(body).payment
+    payment: pb.Payment = (await harness.cashier.ask_until_ok(request, at=TWO)).payment
+    return payment

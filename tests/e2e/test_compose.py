@@ -22,7 +22,6 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.chaos.targets.compose import free_digits, named
 from services.devstack import state
@@ -31,9 +30,11 @@ from services.devstack.keys import mint
 from services.devstack.state import Instance
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
+from services.testkit.failpoints import DELAY
+from services.testkit.harness import Harness
 from tests.e2e import test_readme
+from tests.e2e.checked import charges, checked_books
 from tests.e2e.desk import command_line, document, new_id
-from tests.e2e.teller import Teller, charges, payment_in, settle_request, teller_at
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
@@ -49,6 +50,7 @@ class Deployment:
     environment: dict[str, str]
     data: Path
     healthy_after_s: float
+    instances: tuple[Instance, ...] = ()
 
     def instance(self, name: str) -> Instance:
         (found,) = [each for each in state.require(self.data).instances if each.name == name]
@@ -96,10 +98,10 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def teller(deployment: Deployment) -> AsyncIterator[Teller]:
-    """Somebody at a window of it."""
-    async with teller_at(cast(Any, deployment)) as teller:
-        yield teller
+async def harness(deployment: Deployment) -> AsyncIterator[Harness]:
+    """The clients of the deployment."""
+    async with Harness(cast(Any, deployment)) as harness:
+        yield harness
 
 
 async def test_it_is_healthy_in_time(deployment: Deployment) -> None:
@@ -162,33 +164,28 @@ async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deploy
 
 
 async def test_an_instance_killed_in_the_middle_of_a_payment_is_made_good_by_another(
-    deployment: Deployment, teller: Teller
+    deployment: Deployment, harness: Harness
 ) -> None:
     """`docker compose kill` between two commits: asked elsewhere under the same key, the order is settled once."""
-    order_id, key = await teller.new_order(), new_id("settle")
-    request = settle_request(teller.cashier, order_id, key)
-    arm = failpoint_pb2.ArmFailpointRequest(
-        name="posted", action=failpoint_pb2.FAILPOINT_ACTION_DELAY, delay_ms=300_000, subject=order_id
-    )
-    method = "countinghouse.debug.v1.FailpointService/ArmFailpoint"
-    await teller.do(teller.operator, VICTIM, method, arm)
-    before = await teller.failpoint(VICTIM, "posted")
-    assert before is not None
-    pressed = asyncio.ensure_future(teller.cashier.ask(teller.address(VICTIM), "Settle", request, timeout_s=60))
-    await teller.until_passed(VICTIM, "posted", before.passed + 1)
+    order_id, key = await harness.new_order(), new_id("settle")
+    request = harness.cashier.settle_request(order_id, key)
+    await harness.failpoints.arm(VICTIM, "posted", DELAY, order_id, delay_s=300)
+    fired = await harness.failpoints.fired(VICTIM, "posted")
+    pressed = asyncio.ensure_future(harness.cashier.call(request, at=VICTIM, timeout_s=60))
+    await harness.failpoints.wait_fired(VICTIM, "posted", more_than=fired)
     compose(deployment.environment, "kill", VICTIM)
     assert (await pressed).open
-    answer = await teller.until_answered(teller.cashier, OTHER, "Settle", request, key)
-    payment = payment_in(answer)
+    answer = await harness.cashier.call_until_answered(request, at=OTHER)
+    payment = answer.payment
     assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    assert charges(await teller.checked_books(), order_id) == [payment.payment_id]
+    assert charges(await checked_books(harness), order_id) == [payment.payment_id]
     assert (await deployment.json("check"))["verdict"] == "ok"
     compose(deployment.environment, "up", "--detach", "--wait")
-    again = await teller.until_answered(teller.cashier, VICTIM, "Settle", request, key)
+    again = await harness.cashier.call_until_answered(request, at=VICTIM)
     assert (again.body, again.replayed) == (answer.body, True)
 
 
-async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: Deployment, teller: Teller) -> None:
+async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: Deployment, harness: Harness) -> None:
     """Two of three are a quorum, and a connection that broke is replaced: nobody has to help."""
     mode = 'exec 3<>/dev/tcp/127.0.0.1/2181; echo srvr >&3; grep "Mode: leader" <&3'
     leading = [
@@ -197,14 +194,14 @@ async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: D
         if "leader" in compose(deployment.environment, "exec", "-T", name, "bash", "-c", f"{mode} || true")
     ]
     compose(deployment.environment, "kill", *leading)
-    first = await teller.new_order()
-    await teller.settle_at(teller.cashier, VICTIM, first)
+    first = await harness.new_order()
+    await harness.cashier.settle(first, at=VICTIM)
     compose(deployment.environment, "restart", "--timeout", "0", "postgres")
     second, key = new_id("order"), new_id("settle")
     made = ("order", "create", "--order-id", second, "--customer", "mei", "--amount", "9.00", "--currency", "CNY")
     assert (await deployment.command(*made, "--timeout", "30")).returncode == 0
-    await teller.settle_at(teller.cashier, OTHER, second, key)
-    books = await teller.checked_books()
+    await harness.cashier.settle(second, key, at=OTHER)
+    books = await checked_books(harness)
     assert [len(charges(books, order_id)) for order_id in (first, second)] == [1, 1]
     compose(deployment.environment, "up", "--detach", "--wait")
 

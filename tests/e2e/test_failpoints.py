@@ -7,9 +7,9 @@
 Of two instances the one that a call meets is stopped, and the other let off; so it does not matter whom the balancer
 picks.
 
-`PASSES` says which failpoints each deed passes, and two tests hold it against the code and against what really happens:
-a new failpoint is not forgotten. The default suite kills at each failpoint of each service, alone and in company, and
-in each kind of deed; `make test-failpoints` runs the whole product, on both databases.
+`PASSES` says which failpoints each operation passes, and two tests hold it against the code and against what really
+happens: a new failpoint is not forgotten. The default suite kills at each failpoint of each service, alone and in
+company, and in each kind of operation; `make test-failpoints` runs the whole product, on both databases.
 """
 
 from __future__ import annotations
@@ -37,29 +37,30 @@ from services.checker.findings import Verdict
 from services.checker.history import HistoryWriter, read_history
 from services.checker.registry import run_checks
 from services.checker.snapshot import Snapshot
-from services.demo.people import Seen
-from services.demo.stage import NotBroughtAbout
 from services.devstack.stack import ACQUIRER_INSTANCE, Stack
 from services.kernel.clock import SystemClock
 from services.runtime.grpc.failpoints import NAMES
 from services.runtime.zookeeper_paths import LOCKS_ROOT
+from services.testkit.client import CallResult
+from services.testkit.harness import Harness
+from services.testkit.waiting import NotBroughtAbout
 from tests.architecture.code import ACQUIRER, SERVICES, modules, tree
-from tests.e2e import deeds
+from tests.e2e import operations
+from tests.e2e.checked import QUIET_S
 from tests.e2e.conftest import SESSION_TIMEOUT_S, SETTINGS, options
-from tests.e2e.deeds import ELSEWHERE, HERE, MERCHANT, Deed
-from tests.e2e.teller import QUIET_S, Teller, payment_in, teller_at
+from tests.e2e.operations import ELSEWHERE, HERE, MERCHANT, Operation
 
 STOP = failpoint_pb2.FAILPOINT_ACTION_STOP
-DEEDS: dict[str, Callable[[Teller], Awaitable[Deed]]] = {
-    "settle": deeds.settle,
-    "settle with card": deeds.settle_with_card,
-    "pay": deeds.pay,
-    "pay with card": deeds.pay_with_card,
-    "reverse": deeds.reverse,
-    "reverse with card": deeds.reverse_with_card,
-    "park": deeds.park,
+OPERATIONS: dict[str, Callable[[Harness], Awaitable[Operation]]] = {
+    "settle": operations.settle,
+    "settle with card": operations.settle_with_card,
+    "pay": operations.pay,
+    "pay with card": operations.pay_with_card,
+    "reverse": operations.reverse,
+    "reverse with card": operations.reverse_with_card,
+    "park": operations.park,
 }
-#: Which failpoints of which service a deed passes.
+#: Which failpoints of which service a operation passes.
 PASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "settle": {
         "payment": ("accepted", "locked", "claimed", "submitted", "posted", "recorded", "completed", "released"),
@@ -107,7 +108,7 @@ PASSES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 #: What a worker may pass meanwhile, which goes on with the payment until it is parked.
 MAY_PASS = {"park": {"payment": {"submitted"}}}
-#: What a worker passes after the reply to the deed.
+#: What a worker passes after the reply to the operation.
 BY_WORKER = {"park": ("refunded", "recorded")}
 COMPANY = ("alone", "contended")
 #: From here on the response is stored, if it is the payment service that dies: the retry must be given it, marked.
@@ -116,27 +117,31 @@ _LOOK_S = 0.02
 
 
 def cells() -> Iterator[Any]:
-    """Every deed × failpoint × company; what the default suite can do without is marked as soak."""
+    """Every operation × failpoint × company; what the default suite can do without is marked as soak."""
     places = dict.fromkeys(
         (service, point) for passed in PASSES.values() for service in passed for point in passed[service]
     )
     for service, point in places:
-        there = [deed for deed in DEEDS if point in PASSES[deed].get(service, ())]
+        there = [operation for operation in OPERATIONS if point in PASSES[operation].get(service, ())]
         default = set(chosen(there, NAMES.index(point)))
         for cell in itertools.product(there, COMPANY):
             marks = () if cell in default else (pytest.mark.soak,)
-            deed, company = cell
-            yield pytest.param(deed, service, point, company, marks=marks, id=f"{deed}-{service}-{point}-{company}")
+            operation, company = cell
+            yield pytest.param(
+                operation, service, point, company, marks=marks, id=f"{operation}-{service}-{point}-{company}"
+            )
 
 
 def chosen(there: Sequence[str], turn: int) -> Iterator[tuple[str, str]]:
-    """What the default suite does at one failpoint of one service: each kind of deed, and each company.
+    """What the default suite does at one failpoint of one service: each kind of operation, and each company.
 
     Args:
-        there: The deeds that pass it, those of a kind together.
+        there: The operations that pass it, those of a kind together.
         turn: At another failpoint it is the other's turn, drawer or card, alone or in company.
     """
-    kinds = [list(alike) for _, alike in itertools.groupby(there, key=lambda deed: deed.removesuffix(" with card"))]
+    kinds = [
+        list(alike) for _, alike in itertools.groupby(there, key=lambda operation: operation.removesuffix(" with card"))
+    ]
     for number, alike in enumerate(kinds if len(kinds) > 1 else kinds * 2):
         yield alike[(turn + number) % len(alike)], COMPANY[(turn // 2 + number) % 2]
 
@@ -150,7 +155,7 @@ class House:
         history: Where every call so far is written down.
     """
 
-    teller: Teller
+    harness: Harness
     locks: ResourceLocks
     history: HistoryWriter
     path: Path
@@ -166,10 +171,10 @@ async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_star
         async with (
             Stack(options(folder / "data", replicas=replicas, settings=settings)) as stack,
             Session(stack.zookeeper, timeout_s=SESSION_TIMEOUT_S, name="onlooker") as session,
-            teller_at(stack, history) as teller,
+            Harness(stack, history=history) as harness,
         ):
-            assert await teller.open_wallet("merchant") == MERCHANT
-            yield House(teller, ResourceLocks(session, root=LOCKS_ROOT), history, path)
+            assert await harness.open_wallet("merchant") == MERCHANT
+            yield House(harness, ResourceLocks(session, root=LOCKS_ROOT), history, path)
 
 
 def test_every_failpoint_in_the_code_is_there() -> None:
@@ -186,88 +191,88 @@ def test_every_failpoint_in_the_code_is_there() -> None:
     assert {point for _, point in there} == set(NAMES)
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-async def test_what_a_deed_passes(house: House, deed: str) -> None:
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_what_an_operation_passes(house: House, operation: str) -> None:
     """When nobody dies: those failpoints, and no others."""
-    teller = house.teller
-    await teller.stack.wait_serving(timeout_s=30)
-    one = await DEEDS[deed](teller)
-    before = {service: await passed(teller, service) for service in PASSES["settle with card"]}
-    answer = await one.wish.insist(teller, HERE)
+    harness = house.harness
+    await harness.stack.wait_serving(timeout_s=30)
+    one = await OPERATIONS[operation](harness)
+    before = {service: await passed(harness, service) for service in PASSES["settle with card"]}
+    answer = await one.first.call_until_answered(HERE)
     one.done(await proved(house, within_s=QUIET_S), [answer])
-    after = {service: await passed(teller, service) for service in before}
+    after = {service: await passed(harness, service) for service in before}
     seen = {
-        service: set(after[service] - before[service]) - MAY_PASS.get(deed, {}).get(service, set())
+        service: set(after[service] - before[service]) - MAY_PASS.get(operation, {}).get(service, set())
         for service in before
     }
     assert {service: points for service, points in seen.items() if points} == {
-        service: set(points) for service, points in PASSES[deed].items()
+        service: set(points) for service, points in PASSES[operation].items()
     }
 
 
-@pytest.mark.parametrize(("deed", "service", "point", "company"), list(cells()))
-async def test_killed(house: House, deed: str, service: str, point: str, company: str) -> None:
+@pytest.mark.parametrize(("operation", "service", "point", "company"), list(cells()))
+async def test_killed(house: House, operation: str, service: str, point: str, company: str) -> None:
     """Done once, whoever did it; nothing is unresolved 15 s after the dead one is back, and everything agrees."""
-    teller, clock = house.teller, house.teller.telephone.clock
-    await teller.stack.wait_serving(timeout_s=30)
-    if "acquirer" in PASSES[deed]:
-        await the_bank_is_reached(teller)
-    one = await DEEDS[deed](teller)
-    by_worker = point in BY_WORKER.get(deed, ())
+    harness, clock = house.harness, house.harness.clock
+    await harness.stack.wait_serving(timeout_s=30)
+    if "acquirer" in PASSES[operation]:
+        await the_bank_is_reached(harness)
+    one = await OPERATIONS[operation](harness)
+    by_worker = point in BY_WORKER.get(operation, ())
     calls = await killed(house, one, service, point, contended=company == "contended", by_worker=by_worker)
     healed_s = clock.monotonic_s()
     first, *_ = await asyncio.gather(*calls)
-    wishes = {wish.key: wish for wish in (one.wish, one.rival)[: len(calls)]}
-    answers = await asyncio.gather(*(wish.insist(teller, ELSEWHERE) for wish in wishes.values()))
+    requests = {asked.key: asked for asked in (one.first, one.rival)[: len(calls)]}
+    answers = await asyncio.gather(*(asked.call_until_answered(ELSEWHERE) for asked in requests.values()))
     if service == "payment":
         assert first.open or by_worker, "its reply died with it"
         assert answers[0].replayed or point not in _STORED
     one.done(await proved(house, within_s=healed_s + QUIET_S - clock.monotonic_s()), answers)
 
 
-async def the_bank_is_reached(teller: Teller) -> None:
+async def the_bank_is_reached(harness: Harness) -> None:
     """By every payment instance: one that has met a dead bank waits before it tries again, and a worker of any instance
     may then be quicker than the one that is to die.
     """
     for instance in (HERE, ELSEWHERE):
         state = pb.PAYMENT_STATE_UNKNOWN
         while state != pb.PAYMENT_STATE_SUCCEEDED:
-            one = await deeds.pay_with_card(teller)
-            state = payment_in(await one.wish.ask(teller, instance)).state
-            await one.wish.insist(teller, instance)
+            one = await operations.pay_with_card(harness)
+            state = (await one.first.call(instance)).payment.state
+            await one.first.call_until_answered(instance)
 
 
 async def killed(
-    house: House, one: Deed, service: str, point: str, *, contended: bool, by_worker: bool
-) -> tuple[asyncio.Task[Seen], ...]:
+    house: House, one: Operation, service: str, point: str, *, contended: bool, by_worker: bool
+) -> tuple[asyncio.Task[CallResult], ...]:
     """Lets an instance of `service` die at `point`, and serve again; the first call of each who asked.
 
     Args:
         by_worker: The point is passed by a worker, that of any instance.
     """
-    teller, stack = house.teller, house.teller.stack
-    likely = [HERE] if service == "payment" and not by_worker else instances(teller, service)
+    harness, stack = house.harness, house.harness.stack
+    likely = [HERE] if service == "payment" and not by_worker else instances(harness, service)
     subject = "" if service == "acquirer" else one.subject  # which knows no orders
     for instance in likely:
-        await teller.arm(instance, point, STOP, subject)
-    calls = [asyncio.create_task(one.wish.ask(teller, HERE))]
-    victim = await first_frozen(teller, likely, point)
+        await harness.failpoints.arm(instance, point, STOP, subject)
+    calls = [asyncio.create_task(one.first.call(HERE))]
+    victim = await first_frozen(harness, likely, point)
     try:
         if contended:
             alive = HERE if victim == ELSEWHERE else ELSEWHERE
-            calls.append(asyncio.create_task(one.rival.ask(teller, alive)))
+            calls.append(asyncio.create_task(one.rival.call(alive)))
             await in_the_way(house, one, calls[1])
         pid = stack.instance(victim).pid
     finally:
         stack.kill(victim, signal.SIGKILL)
-    await teller.wait_died(victim, pid, within_s=10)
+    await harness.wait_died(victim, pid)
     await stack.wait_serving(victim, timeout_s=30)
     return tuple(calls)
 
 
-async def first_frozen(teller: Teller, likely: Sequence[str], point: str) -> str:
+async def first_frozen(harness: Harness, likely: Sequence[str], point: str) -> str:
     """Waits until one of several instances has stopped itself; its name. The others are let off."""
-    processes = {name: psutil.Process(teller.stack.instance(name).pid) for name in likely}
+    processes = {name: psutil.Process(harness.stack.instance(name).pid) for name in likely}
     frozen: list[str] = []
     try:
         async with asyncio.timeout(QUIET_S):
@@ -279,38 +284,38 @@ async def first_frozen(teller: Teller, likely: Sequence[str], point: str) -> str
     finally:
         for name in likely:
             if name not in frozen[:1]:
-                await let_off(teller, name, point)
+                await let_off(harness, name, point)
     return frozen[0]
 
 
-async def let_off(teller: Teller, name: str, point: str) -> None:
+async def let_off(harness: Harness, name: str, point: str) -> None:
     """Disarms an instance that may have stopped itself, or stops itself while it is being told: two workers may come to
     one point.
     """
-    disarming = asyncio.create_task(teller.disarm(name, point))
+    disarming = asyncio.create_task(harness.failpoints.disarm(name, point))
     while not disarming.done():
-        teller.stack.kill(name, signal.SIGCONT)
+        harness.stack.kill(name, signal.SIGCONT)
         await asyncio.wait({disarming}, timeout=_LOOK_S)
     await disarming
 
 
-async def in_the_way(house: House, one: Deed, rival: asyncio.Task[Seen]) -> None:
+async def in_the_way(house: House, one: Operation, rival: asyncio.Task[CallResult]) -> None:
     """Waits until the rival stands behind somebody at the order, or needs nobody's leave and was answered."""
     async with asyncio.timeout(QUIET_S):
         while not rival.done():
             queue = await house.locks.queue(one.order_id) if one.order_id else []
-            if any(place.position and place.holder.owner == one.rival.person.name for place in queue):
+            if any(place.position and place.holder.owner == one.rival.client.name for place in queue):
                 return
             await asyncio.sleep(_LOOK_S)
 
 
 async def proved(house: House, *, within_s: float) -> Snapshot:
     """The books, at rest within this time, and approved by every check there is."""
-    reading = await house.teller.reading(max(within_s, 0.0))
+    reading = await house.harness.settled_snapshot(max(within_s, 0.0))
     assert reading.snapshot.unfinished() == []
     assert reading.at_rest
-    operator = house.teller.operator
-    log = await read_acquirer_log(house.teller.address(ACQUIRER_INSTANCE), operator.token)
+    operator = house.harness.operator
+    log = await read_acquirer_log(house.harness.address(ACQUIRER_INSTANCE), operator.identity.token)
     house.history.flush()
     history = replace(read_history(house.path), whole=True)  # so far: nobody calls at the moment
     checks = run_checks(reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms)
@@ -320,14 +325,14 @@ async def proved(house: House, *, within_s: float) -> Snapshot:
     return reading.snapshot
 
 
-def instances(teller: Teller, service: str) -> list[str]:
+def instances(harness: Harness, service: str) -> list[str]:
     """The instances of a service; of the bank there is one."""
-    return [each.name for each in teller.stack.instances if each.service == service] or [ACQUIRER_INSTANCE]
+    return [each.name for each in harness.stack.instances if each.service == service] or [ACQUIRER_INSTANCE]
 
 
-async def passed(teller: Teller, service: str) -> Counter[str]:
+async def passed(harness: Harness, service: str) -> Counter[str]:
     """How often a service's instances have passed each failpoint, all together."""
     found: Counter[str] = Counter()
-    for instance in instances(teller, service):
-        found.update({name: each.passed for name, each in (await teller.failpoints(instance)).items()})
+    for instance in instances(harness, service):
+        found.update({name: each.passed for name, each in (await harness.failpoints.list(instance)).items()})
     return found

@@ -14,9 +14,10 @@ from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli.metrics import _read
 from services.runtime.grpc.probe import state
+from services.testkit.harness import Harness
+from tests.e2e.checked import at_acquirer, checked_books
 from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import new_id
-from tests.e2e.teller import at_bank, payment_in, settle_by_card, teller_at
 from tests.integration.echo import Cable
 from tests.ipv6 import needs_ipv6
 
@@ -35,7 +36,7 @@ async def test_a_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
             instance: {"listen_host": host, "metrics_host": host} for instance, host in HOSTS.items()
         }
         settings["payment-1"]["acquirer_address"] = f"[::1]:{port}"
-        async with fresh_stack(settings_of=settings) as stack, teller_at(stack) as teller:
+        async with fresh_stack(settings_of=settings) as stack, Harness(stack) as harness:
             cable.port = int(stack.acquirer.rpartition(":")[2])
             async with Session(stack.zookeeper, timeout_s=4.0, name="test") as session:
                 listings = await Registry(session).ls(timeout_s=10.0)
@@ -51,9 +52,11 @@ async def test_a_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
                 await channel.channel_ready()  # :: is all addresses, of either kind
                 assert channel.get_state() is grpc.ChannelConnectivity.READY
             key = new_id("settle")
-            seen = await teller.cashier.ask(
-                teller.address("payment-1"), "Settle", settle_by_card(await teller.new_order(), key), timeout_s=8.0
+            seen = await harness.cashier.call(
+                harness.cashier.settle_request(await harness.new_order(), key, card="tok-mei"),
+                at="payment-1",
+                timeout_s=8.0,
             )
-            assert payment_in(seen).state == pb.PAYMENT_STATE_SUCCEEDED
+            assert seen.payment.state == pb.PAYMENT_STATE_SUCCEEDED
             assert cable.connections >= 1
-            assert at_bank(await teller.checked_books(), payment_in(seen).payment_id) == ["CHARGED"]
+            assert at_acquirer(await checked_books(harness), seen.payment.payment_id) == ["CHARGED"]

@@ -11,10 +11,11 @@ from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.state import INTERFACES
+from services.testkit.harness import Harness
+from tests.e2e.checked import checked_books
 from tests.e2e.clients import clients_of
 from tests.e2e.conftest import FreshStack
 from tests.e2e.load import Load
-from tests.e2e.teller import teller_at
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import until
 
@@ -32,7 +33,7 @@ def both(directory: Directory) -> bool:
 async def test_an_address_registered_for_another_service_fails_no_call(fresh_stack: FreshStack) -> None:
     """Every service has one such address beside its own. Each order is settled, each read is answered, at the first
     attempt of its caller; the books are right."""
-    async with fresh_stack() as stack, teller_at(stack) as teller, Session(stack.zookeeper, name="test") as session:
+    async with fresh_stack() as stack, Harness(stack) as harness, Session(stack.zookeeper, name="test") as session:
         registry = Registry(session)
         for service, other in REGISTERED.items():
             port = int(stack.instance(f"{other}-1").address.rpartition(":")[2])
@@ -50,4 +51,4 @@ async def test_an_address_registered_for_another_service_fails_no_call(fresh_sta
                 await clients.look_at_an_account()
         await registry.close()
         assert [outcome for outcome in load.outcomes if outcome.code != "OK"] == []
-        await teller.checked_books()
+        await checked_books(harness)

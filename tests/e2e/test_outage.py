@@ -21,11 +21,12 @@ from services.devstack.stack import ZOOKEEPER, Stack
 from services.devstack.state import INTERFACES
 from services.kernel.errors import Unavailable
 from services.runtime.grpc import status
+from services.testkit.harness import Harness
+from tests.e2e.checked import checked_books
 from tests.e2e.clients import Clients, clients_of
 from tests.e2e.conftest import SESSION_TIMEOUT_S, options
 from tests.e2e.counts import pages, samples
 from tests.e2e.load import Load, Outcome, told
-from tests.e2e.teller import Teller, teller_at
 
 _RATE_PER_S = 40
 #: Deadline of every call; what waits for a lock in vain is refused half a second before it.
@@ -47,12 +48,12 @@ _LENGTHS = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def teller(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+async def harness(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Harness]:
     """A stack with two instances of everything."""
     replicas = dict.fromkeys(INTERFACES, 2)
     data = tmp_path_factory.mktemp("outage") / "data"
-    async with Stack(options(data, replicas=replicas)) as stack, teller_at(stack) as teller:
-        yield teller
+    async with Stack(options(data, replicas=replicas)) as stack, Harness(stack) as harness:
+        yield harness
 
 
 @dataclass(slots=True)
@@ -118,12 +119,12 @@ class Day:
 @pytest.mark.parametrize("length_s", _LENGTHS)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 async def test_zookeeper_away_under_load(
-    teller: Teller, how: signal.Signals, length_s: float, capsys: pytest.CaptureFixture[str]
+    harness: Harness, how: signal.Signals, length_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No call fails that needs no lock. One that needs a lock is answered UNAVAILABLE with the time to try again,
     inside its deadline, and had no effect. When ZooKeeper is back, all is as before without anybody's help.
     """
-    stack, load = teller.stack, Load()
+    stack, load = harness.stack, Load()
     await stack.wait_serving()
     async with clients_of(stack, load, timeout_s=_TIMEOUT_S) as clients:
         settled = [(await clients.settle(await clients.new_order())).payment_id for _ in range(_SETTLED_BEFORE)]
@@ -148,9 +149,9 @@ async def test_zookeeper_away_under_load(
                 f"all after {recovered_s - until_s:.1f} s\n{load.summary()}"
             )
         check_calls(load, from_s, until_s, recovered_s)
-        await check_nothing_was_done(teller, day)
+        await check_nothing_was_done(harness, day)
         await clients.reverse(next(payment_id for payment_id in settled if payment_id not in day.done))
-    await teller.checked_books()
+    await checked_books(harness)
 
 
 async def stop_zookeeper(stack: Stack, how: signal.Signals, load: Load) -> float:
@@ -250,9 +251,9 @@ def refused_for_now(outcome: Outcome) -> bool:
     return outcome.code == "UNAVAILABLE" and outcome.error is not None and outcome.error.retry_after_ms is not None
 
 
-async def check_nothing_was_done(teller: Teller, day: Day) -> None:
+async def check_nothing_was_done(harness: Harness, day: Day) -> None:
     """Orders that were refused are unpaid and without a journal, payments that were to be reversed stand."""
-    books = await teller.quiet_books(within_s=_BACK_S)
+    books = (await harness.settled_snapshot(within_s=_BACK_S)).snapshot
     untouched = day.refused - day.done
     assert untouched
     orders = {str(row["order_id"]): str(row["state"]) for row in books.orders}

@@ -26,10 +26,11 @@ from services.devstack.stack import Stack
 from services.devstack.state import InstanceState, StackRefused
 from services.kernel.principal import Role
 from services.runtime.database.database import Database, DatabaseRefused
+from services.testkit.harness import Harness
 from tests.contract.runtime.wire import wire_to
+from tests.e2e.checked import charges, checked_books
 from tests.e2e.conftest import options
 from tests.e2e.desk import Desk, command_line, document, processes_of
-from tests.e2e.teller import Teller, charges, payment_in, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
 ORDERS = 12
@@ -51,13 +52,13 @@ def data() -> Iterator[Path]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def teller(data: Path, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+async def harness(data: Path, _zookeeper_can_be_started: None) -> AsyncIterator[Harness]:
     """Somebody at a window of it."""
     async with (
         Stack(options(data, database="postgresql", start_timeout_s=START_S, replicas={"payment": 2})) as stack,
-        teller_at(stack) as teller,
+        Harness(stack) as harness,
     ):
-        yield teller
+        yield harness
 
 
 async def refused(url: str, statement: str) -> str:
@@ -72,16 +73,16 @@ async def refused(url: str, statement: str) -> str:
     return refusal.value.reason
 
 
-async def test_an_order_is_settled_and_the_books_are_read(teller: Teller) -> None:
-    order_id = await teller.new_order()
-    payment = payment_in(await teller.settle_at(teller.cashier, ONE, order_id))
+async def test_an_order_is_settled_and_the_books_are_read(harness: Harness) -> None:
+    order_id = await harness.new_order()
+    payment = (await harness.cashier.settle(order_id, at=ONE)).payment
     assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    assert charges(await teller.checked_books(), order_id) == [payment.payment_id]
+    assert charges(await checked_books(harness), order_id) == [payment.payment_id]
 
 
-async def test_the_services_and_the_checker_have_a_password_each_and_few_rights(teller: Teller) -> None:
+async def test_the_services_and_the_checker_have_a_password_each_and_few_rights(harness: Harness) -> None:
     """Nobody gets in without theirs."""
-    data = teller.stack.data
+    data = harness.stack.data
     checker = make_url(database_url(data, "ledger"))
     service = checker.set(
         username="countinghouse_ledger", query={"passfile": str(data / "keys" / "countinghouse_ledger.pgpass")}
@@ -93,38 +94,38 @@ async def test_the_services_and_the_checker_have_a_password_each_and_few_rights(
         assert await refused(stranger.render_as_string(hide_password=False), "SELECT 1") == "DATABASE_LOGIN"
 
 
-async def test_its_files_are_its_users_own(teller: Teller) -> None:
+async def test_its_files_are_its_users_own(harness: Harness) -> None:
     for name in ("keys", "logs", "postgresql"):
-        assert not stat.S_IMODE((teller.stack.data / name).stat().st_mode) & 0o077
-    assert not stat.S_IMODE(teller.stack.data.stat().st_mode) & 0o066
+        assert not stat.S_IMODE((harness.stack.data / name).stat().st_mode) & 0o077
+    assert not stat.S_IMODE(harness.stack.data.stat().st_mode) & 0o066
 
 
-async def test_the_commands_find_the_books(teller: Teller) -> None:
-    checked = document(await command_line("check", "--json", "--data", str(teller.stack.data)))
+async def test_the_commands_find_the_books(harness: Harness) -> None:
+    checked = document(await command_line("check", "--json", "--data", str(harness.stack.data)))
     assert checked["verdict"] == "ok"
-    examined = document(await command_line("doctor", "--json", "--data", str(teller.stack.data)))
+    examined = document(await command_line("doctor", "--json", "--data", str(harness.stack.data)))
     found = {check["name"]: check for check in examined["checks"]}
     newest = sorted(Path(ledger.__file__).parent.glob("migrations/versions/[0-9]*.py"))[-1].name.partition("_")[0]
     assert f"countinghouse_ledger revision {newest}" in found["ledger database"]["detail"]
     assert "payment 1" in found["generation"]["detail"]
 
 
-async def test_a_killed_server_comes_back_and_every_order_is_settled_once(teller: Teller) -> None:
+async def test_a_killed_server_comes_back_and_every_order_is_settled_once(harness: Harness) -> None:
     """In the middle of it all: what was not answered is asked again under the same key, and charged once."""
-    orders = [await teller.new_order() for _ in range(ORDERS)]
-    address = teller.stack.instance("postgresql").address
+    orders = [await harness.new_order() for _ in range(ORDERS)]
+    address = harness.stack.instance("postgresql").address
     settling = [
-        asyncio.ensure_future(teller.settle_at(teller.cashier, (ONE, TWO)[number % 2], order_id))
+        asyncio.ensure_future(harness.cashier.settle(order_id, at=(ONE, TWO)[number % 2]))
         for number, order_id in enumerate(orders)
     ]
     await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
-    teller.stack.kill("postgresql")
+    harness.stack.kill("postgresql")
     answers = await asyncio.gather(*settling)
-    assert {payment_in(answer).state for answer in answers} == {payment_pb2.PAYMENT_STATE_SUCCEEDED}
-    await teller.stack.wait_serving()
-    assert teller.stack.instance("postgresql").address == address
-    assert all(instance.state is InstanceState.SERVING for instance in teller.stack.instances)
-    books = await teller.checked_books()
+    assert {answer.payment.state for answer in answers} == {payment_pb2.PAYMENT_STATE_SUCCEEDED}
+    await harness.stack.wait_serving()
+    assert harness.stack.instance("postgresql").address == address
+    assert all(instance.state is InstanceState.SERVING for instance in harness.stack.instances)
+    books = await checked_books(harness)
     assert all(len(charges(books, order_id)) == 1 for order_id in orders)
 
 
@@ -166,9 +167,9 @@ async def test_root_is_told_where_its_other_self_cannot_go(tmp_path: Path) -> No
     assert processes_of(tmp_path / "data") == []
 
 
-async def test_a_service_waits_for_its_database(teller: Teller, tmp_path: Path) -> None:
+async def test_a_service_waits_for_its_database(harness: Harness, tmp_path: Path) -> None:
     """It starts before its database, listens once that is there, and ends at once when told to while it waits."""
-    data = teller.stack.data
+    data = harness.stack.data
     service = make_url(database_url(data, "order")).set(
         username="countinghouse_order", query={"passfile": str(data / "keys" / "countinghouse_order.pgpass")}
     )
@@ -176,7 +177,7 @@ async def test_a_service_waits_for_its_database(teller: Teller, tmp_path: Path) 
         port = held.getsockname()[1]
     settings = {
         "COUNTINGHOUSE_DATABASE_URL": service.set(port=port).render_as_string(),
-        "COUNTINGHOUSE_ZOOKEEPER": teller.stack.zookeeper,
+        "COUNTINGHOUSE_ZOOKEEPER": harness.stack.zookeeper,
         "COUNTINGHOUSE_MIGRATE": "false",
         "COUNTINGHOUSE_VERIFY_KEY_FILE": str(data / "keys" / "verify.pem"),
     }
@@ -195,9 +196,9 @@ async def test_a_service_waits_for_its_database(teller: Teller, tmp_path: Path) 
     assert second.returncode == 0
 
 
-async def test_a_migration_says_which_database_refuses_it(teller: Teller, tmp_path: Path) -> None:
+async def test_a_migration_says_which_database_refuses_it(harness: Harness, tmp_path: Path) -> None:
     """Exit code 2, one line, no password: the service's own role cannot migrate."""
-    data = teller.stack.data
+    data = harness.stack.data
     url = make_url(database_url(data, "order")).set(username="countinghouse_order", password="guessed", query={})
     log = tmp_path / "migrate.log"
     command = (sys.executable, "-P", "-m", "services.order.main", "migrate")

@@ -12,18 +12,19 @@ from kazoo.exceptions import NoNodeError
 
 from coordination.locks.lock import Holder, ResourceLocks
 from coordination.session import Session
-from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.checker.evidence import Answered
-from services.demo.people import Person, Seen
 from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Aborted, AlreadyExists, Unavailable
 from services.runtime.zookeeper_paths import LOCKS_ROOT
+from services.testkit.client import CallResult
+from services.testkit.failpoints import DROP_REPLY, KILL, STOP
+from services.testkit.harness import Harness
+from tests.e2e.checked import charges, checked_books, states
 from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import new_id
-from tests.e2e.teller import Teller, charges, payment_in, settle_request, states, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
 ORDERS = 1_000
@@ -34,42 +35,36 @@ _RELEASED_S = 10.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def alone(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+async def alone(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Harness]:
     """A stack whose workers and leases are too slow for these tests: what is finished, a clerk has finished."""
     slow = {"lease_s": 300, "recovery_interval_s": 300, "drain_s": 5}
     data = tmp_path_factory.mktemp("alone") / "data"
-    async with Stack(options(data, replicas={"payment": 2}, settings=slow)) as stack, teller_at(stack) as teller:
-        yield teller
+    async with Stack(options(data, replicas={"payment": 2}, settings=slow)) as stack, Harness(stack) as harness:
+        yield harness
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def busy(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Teller]:
+async def busy(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[Harness]:
     """A stack under load, with its workers at work."""
     data = tmp_path_factory.mktemp("busy") / "data"
     settings = SETTINGS | {"drain_s": 6}
-    async with Stack(options(data, replicas={"payment": 2}, settings=settings)) as stack, teller_at(stack) as teller:
-        yield teller
-
-
-async def press(teller: Teller, person: Person, instance: str, order_id: str, key: str, *, timeout_s: float) -> Seen:
-    """Presses Settle once."""
-    request = settle_request(person, order_id, key)
-    return await person.ask(teller.address(instance), "Settle", request, timeout_s=timeout_s)
+    async with Stack(options(data, replicas={"payment": 2}, settings=settings)) as stack, Harness(stack) as harness:
+        yield harness
 
 
 class TestClerks:
     """What one clerk does with an order that another has left behind."""
 
-    async def test_the_frozen_holder(self, alone: Teller) -> None:
+    async def test_the_frozen_holder(self, alone: Harness) -> None:
         """Frozen past its session, about to move money: the other clerk's order is settled; the woken one's fence is
         stale, its retry gets the stored answer, and there is one journal.
         """
         order_id, key = await alone.new_order(), new_id("settle")
-        await alone.arm(ONE, "submitted", failpoint_pb2.FAILPOINT_ACTION_STOP, order_id)
-        frozen = asyncio.create_task(press(alone, alone.cashier, ONE, order_id, key, timeout_s=30))
+        await alone.failpoints.arm(ONE, "submitted", STOP, order_id)
+        frozen = asyncio.create_task(alone.cashier.settle_once(order_id, key, at=ONE, timeout_s=30))
         try:
             await alone.wait_frozen(ONE)
-            other = await alone.settle_at(alone.accountant, TWO, order_id)
+            other = await alone.accountant.settle(order_id, at=TWO)
             assert isinstance(other.error, AlreadyExists)
             assert other.error.metadata["clerk"] == alone.cashier.name
             assert not frozen.done()
@@ -78,44 +73,44 @@ class TestClerks:
         woken = await frozen
         assert isinstance(woken.error, Aborted)
         assert (woken.error.reason, woken.error.metadata["guard"]) == ("STALE_FENCE", "fence")
-        again = await alone.settle_at(alone.cashier, TWO, order_id, key)
+        again = await alone.cashier.settle(order_id, key, at=TWO)
         assert again.replayed
-        books = await alone.checked_books()
-        assert charges(books, order_id) == [payment_in(again).payment_id] == [other.error.metadata["payment_id"]]
+        books = await checked_books(alone)
+        assert charges(books, order_id) == [again.payment.payment_id] == [other.error.metadata["payment_id"]]
 
     @pytest.mark.parametrize("point", ["claimed", "submitted", "posted", "recorded"])
-    async def test_the_accountant_finds_a_half_settled_order(self, alone: Teller, point: str) -> None:
+    async def test_the_accountant_finds_a_half_settled_order(self, alone: Harness, point: str) -> None:
         """They finish the dead cashier's payment; their own is declined, and moved nothing."""
         await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
         order_id, key = await alone.new_order(), new_id("settle")
         pid = alone.stack.instance(ONE).pid
-        await alone.arm(ONE, point, failpoint_pb2.FAILPOINT_ACTION_KILL, order_id)
-        died = await press(alone, alone.cashier, ONE, order_id, key, timeout_s=8)
+        await alone.failpoints.arm(ONE, point, KILL, order_id)
+        died = await alone.cashier.settle_once(order_id, key, at=ONE, timeout_s=8)
         assert died.open
         await alone.wait_died(ONE, pid)
-        (left,) = [str(row["payment_id"]) for row in (await alone.books()).payments if row["order_id"] == order_id]
-        found = await alone.settle_at(alone.accountant, TWO, order_id)
+        (left,) = [str(row["payment_id"]) for row in (await alone.snapshot()).payments if row["order_id"] == order_id]
+        found = await alone.accountant.settle(order_id, at=TWO)
         assert isinstance(found.error, AlreadyExists)
         assert (found.error.metadata["payment_id"], found.error.metadata["clerk"]) == (left, alone.cashier.name)
-        books = await alone.checked_books()
+        books = await checked_books(alone)
         assert charges(books, order_id) == [left]
         assert states(books, [left]) == ["SUCCEEDED"]
-        again = await alone.settle_at(alone.cashier, TWO, order_id, key)
+        again = await alone.cashier.settle(order_id, key, at=TWO)
         assert again.replayed
-        assert payment_in(again).payment_id == left
+        assert again.payment.payment_id == left
 
-    async def test_a_lost_reply(self, alone: Teller) -> None:
+    async def test_a_lost_reply(self, alone: Harness) -> None:
         """The retry, at the other instance, gets the stored bytes, marked; and so does every one after it."""
         await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
         order_id, key = await alone.new_order(), new_id("settle")
-        await alone.arm(ONE, "recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY, order_id)
-        lost = await press(alone, alone.cashier, ONE, order_id, key, timeout_s=1.0)
+        await alone.failpoints.arm(ONE, "recorded", DROP_REPLY, order_id)
+        lost = await alone.cashier.settle_once(order_id, key, at=ONE, timeout_s=1.0)
         assert lost.open
-        again = [await alone.settle_at(alone.cashier, instance, order_id, key) for instance in (TWO, ONE, TWO)]
+        again = [await alone.cashier.settle(order_id, key, at=instance) for instance in (TWO, ONE, TWO)]
         assert all(seen.replayed for seen in again)
         assert len({seen.body for seen in again}) == 1
-        books = await alone.checked_books()
-        assert charges(books, order_id) == [payment_in(again[0]).payment_id]
+        books = await checked_books(alone)
+        assert charges(books, order_id) == [again[0].payment.payment_id]
 
 
 class TestLoad:
@@ -123,7 +118,7 @@ class TestLoad:
 
     @pytest.mark.timeout(240)
     async def test_a_thousand_orders_leave_no_node_behind(
-        self, busy: Teller, capsys: pytest.CaptureFixture[str]
+        self, busy: Harness, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Cashier and accountant at two instances; the books are right, and ZooKeeper holds nothing of any order."""
         clock = SystemClock()
@@ -133,10 +128,10 @@ class TestLoad:
             async with counter:
                 return await busy.new_order(100)
 
-        async def settled(number: int, order_id: str) -> Seen:
+        async def settled(number: int, order_id: str) -> CallResult:
             async with counter:
                 clerk = (busy.cashier, busy.accountant)[number % 2]
-                return await busy.settle_at(clerk, (ONE, TWO)[number // 2 % 2], order_id)
+                return await clerk.settle(order_id, at=(ONE, TWO)[number // 2 % 2])
 
         order_ids = await asyncio.gather(*(made() for _ in range(ORDERS)))
         began_s = clock.monotonic_s()
@@ -144,17 +139,17 @@ class TestLoad:
         took_s = clock.monotonic_s() - began_s
         with capsys.disabled():
             print(f"\n{ORDERS} orders settled by {AT_ONCE} at once in {took_s:.1f} s: {ORDERS / took_s:.0f} a second")  # noqa: T201  a measurement, not a check
-        assert {payment_in(seen).state for seen in answers} == {pb.PAYMENT_STATE_SUCCEEDED}
-        books = await busy.checked_books()
+        assert {seen.payment.state for seen in answers} == {pb.PAYMENT_STATE_SUCCEEDED}
+        books = await checked_books(busy)
         assert len(books.journals) == len({row["order_id"] for row in books.journals}) == ORDERS
         async with Session(busy.stack.zookeeper, name="test") as session:
             await until_no_lock(session)
             named = [path async for path in paths(session, "/") if any(order_id in path for order_id in order_ids)]
         assert named == []
 
-    async def test_a_stopped_instance_finishes_what_it_has_begun(self, busy: Teller) -> None:
+    async def test_a_stopped_instance_finishes_what_it_has_begun(self, busy: Harness) -> None:
         """SIGTERM while twenty settles stand in line for their locks: new calls are refused, none of these fails."""
-        before = await busy.failpoint(ONE, "accepted")
+        before = (await busy.failpoints.list(ONE)).get("accepted")
         assert before is not None
         orders = [(await busy.new_order(), new_id("settle")) for _ in range(20)]
         pid = busy.stack.instance(ONE).pid
@@ -163,27 +158,27 @@ class TestLoad:
             me = Holder("test", {"role": "operator", "instance": "test"}, SystemClock().now_ms())
             leases = [await locks.acquire(order_id, me, timeout_s=5) for order_id, _ in orders]
             running = [
-                asyncio.create_task(press(busy, busy.cashier, ONE, order_id, key, timeout_s=10))
+                asyncio.create_task(busy.cashier.settle_once(order_id, key, at=ONE, timeout_s=10))
                 for order_id, key in orders
             ]
-            await busy.until_passed(ONE, "accepted", before.passed + len(orders))
+            await busy.failpoints.wait_passed(ONE, "accepted", before.passed + len(orders))
             busy.stack.kill(ONE, signal.SIGTERM)
-            await busy.until_closed(ONE)
+            await busy.failpoints.wait_closed(ONE)
             assert not any(task.done() for task in running)
             for lease in leases:
                 await lease.aclose()
         seen = await asyncio.gather(*running)
         assert [answer.error for answer in seen] == [None] * len(orders)
-        assert {payment_in(answer).state for answer in seen} == {pb.PAYMENT_STATE_SUCCEEDED}
-        await busy.wait_died(ONE, pid, within_s=15)
+        assert {answer.payment.state for answer in seen} == {pb.PAYMENT_STATE_SUCCEEDED}
+        await busy.wait_died(ONE, pid)
         await busy.stack.wait_serving(ONE, timeout_s=30)
         for (order_id, key), answer in zip(orders, seen, strict=True):
-            busy.telephone.answers.append(Answered(key, True, answer.body))
-            again = await busy.settle_at(busy.cashier, ONE, order_id, key)
+            busy.connections.answers.append(Answered(key, True, answer.body))
+            again = await busy.cashier.settle(order_id, key, at=ONE)
             assert (again.body, again.replayed) == (answer.body, True)
-        await busy.checked_books()
+        await checked_books(busy)
 
-    async def test_zookeeper_is_killed_and_comes_back(self, busy: Teller) -> None:
+    async def test_zookeeper_is_killed_and_comes_back(self, busy: Harness) -> None:
         """While it is away every settle is answered UNAVAILABLE within its deadline; then all goes on unaided."""
         await busy.stack.wait_serving(ONE, TWO, timeout_s=30)
         orders = [(await busy.new_order(), new_id("settle")) for _ in range(60)]
@@ -191,7 +186,7 @@ class TestLoad:
         pid = busy.stack.zookeeper_pid
         clock = SystemClock()
         load = [
-            asyncio.create_task(busy.settle_at(busy.cashier, (ONE, TWO)[number % 2], order_id, key))
+            asyncio.create_task(busy.cashier.settle(order_id, key, at=(ONE, TWO)[number % 2]))
             for number, (order_id, key) in enumerate(under_way)
         ]
         await asyncio.wait(load, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +199,7 @@ class TestLoad:
                 began_s = clock.monotonic_s()
                 seen = await asyncio.gather(
                     *(
-                        press(busy, busy.cashier, (ONE, TWO)[number % 2], order_id, key, timeout_s=timeout_s)
+                        busy.cashier.settle_once(order_id, key, at=(ONE, TWO)[number % 2], timeout_s=timeout_s)
                         for number, (order_id, key) in enumerate(away)
                     )
                 )
@@ -216,11 +211,11 @@ class TestLoad:
         finally:
             busy.stack.restarts = True
         later = await asyncio.gather(
-            *(busy.settle_at(busy.cashier, (ONE, TWO)[number % 2], *order) for number, order in enumerate(orders[20:]))
+            *(busy.cashier.settle(*order, at=(ONE, TWO)[number % 2]) for number, order in enumerate(orders[20:]))
         )
         earlier = await asyncio.gather(*load)
-        assert {payment_in(answer).state for answer in (*earlier, *later)} == {pb.PAYMENT_STATE_SUCCEEDED}
-        books = await busy.checked_books()
+        assert {answer.payment.state for answer in (*earlier, *later)} == {pb.PAYMENT_STATE_SUCCEEDED}
+        books = await checked_books(busy)
         assert all(len(charges(books, order_id)) == 1 for order_id, _ in orders)
 
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from countinghouse.debug.v1 import failpoint_pb2
 from services.devstack.state import INTERFACES
+from services.testkit.failpoints import DELAY
+from services.testkit.harness import Harness
 from tests.e2e.clients import Clients, clients_of
 from tests.e2e.conftest import SETTINGS, FreshStack
 from tests.e2e.desk import command_line
 from tests.e2e.endings import Endings
 from tests.e2e.load import Load, Work, told
-from tests.e2e.teller import Teller, teller_at
 
 #: Eight works of twelve calls: 50 calls a second.
 _RATE_PER_S = 50 * 8 / 12
@@ -28,10 +28,7 @@ _DRAIN_S = 3.0
 _MARGIN_S = 3.0
 #: A call of the instance is held up here for so long, so that each is told to stop in the middle of one.
 _HELD_UP_AT = {"order": "claimed", "payment": "submitted", "ledger": "posted"}
-_HELD_UP_MS = 800
-#: A call reaches the instance within this time. After a slow or a lost call callers prefer the other instance; see
-#: `DECAY_S` in coordination/channel/load.py.
-_CALLED_AGAIN_S = 60.0
+_HELD_UP_S = 0.8
 
 
 def mixed(clients: Clients) -> Work:
@@ -64,13 +61,13 @@ def mixed(clients: Clients) -> Work:
 class Restarts:
     """Who was told to stop, and how long they took to go and to be back."""
 
-    teller: Teller
+    harness: Harness
     endings: Endings
     took: list[str] = field(default_factory=list)
 
     async def restart(self, *names: str) -> None:
         """SIGTERM to instances that are each in the middle of a call, all at once; returns when they are back."""
-        stack = self.teller.stack
+        stack = self.harness.stack
         await asyncio.gather(*(self._amid_a_call(name) for name in names))
         pids, told_s = {name: stack.instance(name).pid for name in names}, time.monotonic()
         for name in names:
@@ -82,18 +79,14 @@ class Restarts:
     async def _amid_a_call(self, name: str) -> None:
         """Waits until some call is held up in an instance."""
         point = _HELD_UP_AT[name.rpartition("-")[0]]
-        request = failpoint_pb2.ArmFailpointRequest(
-            name=point, action=failpoint_pb2.FAILPOINT_ACTION_DELAY, delay_ms=_HELD_UP_MS
-        )
-        teller = self.teller
-        await teller.do(teller.operator, name, "countinghouse.debug.v1.FailpointService/ArmFailpoint", request)
-        async with asyncio.timeout(_CALLED_AGAIN_S):
-            while (found := await teller.failpoint(name, point)) is None or found.fired == 0:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        failpoints = self.harness.failpoints
+        # After a slow or a lost call callers prefer the other instance for some time (coordination/channel/load.py).
+        await failpoints.arm(name, point, DELAY, delay_s=_HELD_UP_S)
+        await failpoints.wait_fired(name, point, more_than=0, within_s=60)
 
     async def _gone(self, name: str, pid: int, told_s: float) -> float:
         """Waits for the end of a process; it must be in time, and the one that was asked for."""
-        assert await self.endings.of(self.teller.stack, name, pid, _DRAIN_S + 20) == "exit code 0"
+        assert await self.endings.of(self.harness.stack, name, pid, _DRAIN_S + 20) == "exit code 0"
         took_s = time.monotonic() - told_s
         assert took_s < _DRAIN_S + _MARGIN_S
         return took_s
@@ -113,10 +106,10 @@ async def test_a_rolling_restart_is_not_noticed(
     replicas, settings = dict.fromkeys(INTERFACES, 2), SETTINGS | {"drain_s": _DRAIN_S}
     async with (
         fresh_stack(endings.hear, replicas=replicas, settings=settings, ports=free_ports("order", "ledger")) as stack,
-        teller_at(stack) as teller,
+        Harness(stack) as harness,
         clients_of(stack, load) as clients,
     ):
-        restarts = Restarts(teller, endings)
+        restarts = Restarts(harness, endings)
         from_s = load.now_s()
         async with load.offered(mixed(clients), rate_per_s=_RATE_PER_S):
             for turn in range(rounds):

@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
-from services.demo.people import Seen
 from services.devstack.stack import ZOOKEEPER, Stack
 from services.kernel.errors import Aborted
+from services.testkit.client import CallResult
+from services.testkit.failpoints import DELAY
+from services.testkit.harness import Harness
+from tests.e2e.checked import checked_books
 from tests.e2e.clients import clients_of
 from tests.e2e.conftest import SETTINGS, FreshStack, options
 from tests.e2e.desk import new_id
 from tests.e2e.endings import Endings
 from tests.e2e.load import Load
-from tests.e2e.teller import Teller, payment_in, settle_request, teller_at
 
 ONE, TWO = "payment-1", "payment-2"
 DRAIN_S, LEASE_S = 3.0, 1.5
@@ -34,12 +35,12 @@ MARGIN_S = 3.0
 class House:
     """A running stack, and how its processes ended."""
 
-    teller: Teller
+    harness: Harness
     endings: Endings = field(default_factory=Endings)
 
     @property
     def stack(self) -> Stack:
-        return self.teller.stack
+        return self.harness.stack
 
     async def told_to_stop(self, instance: str) -> float:
         """SIGTERM; the seconds until the process is gone. Fails unless its exit code is 0."""
@@ -52,31 +53,16 @@ class House:
         assert await self.endings.of(self.stack, instance, pid, DRAIN_S + 10) == "exit code 0"
         return time.monotonic() - told_s
 
-    async def held_up(self, point: str, delay_ms: int) -> tuple[str, str, asyncio.Task[Seen]]:
+    async def held_up(self, point: str, delay_s: float) -> tuple[str, str, asyncio.Task[CallResult]]:
         """A settle under way at the first payment instance, waiting at a failpoint: its order, its key, its answer."""
-        teller = self.teller
+        harness = self.harness
         await self.stack.wait_serving(timeout_s=30)
-        order_id, key = await teller.new_order(), new_id("settle")
-        request = failpoint_pb2.ArmFailpointRequest(
-            name=point, action=failpoint_pb2.FAILPOINT_ACTION_DELAY, delay_ms=delay_ms, subject=order_id
-        )
-        await teller.do(teller.operator, ONE, "countinghouse.debug.v1.FailpointService/ArmFailpoint", request)
-        fired = await self.fired(point)
-        asking = asyncio.create_task(
-            teller.cashier.ask(
-                teller.address(ONE), "Settle", settle_request(teller.cashier, order_id, key), timeout_s=20
-            )
-        )
-        async with asyncio.timeout(10):
-            while await self.fired(point) == fired:  # noqa: ASYNC110  another process
-                await asyncio.sleep(0.01)
+        order_id, key = await harness.new_order(), new_id("settle")
+        await harness.failpoints.arm(ONE, point, DELAY, order_id, delay_s=delay_s)
+        fired = await harness.failpoints.fired(ONE, point)
+        asking = asyncio.create_task(harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=20))
+        await harness.failpoints.wait_fired(ONE, point, more_than=fired)
         return order_id, key, asking
-
-    async def fired(self, point: str) -> int:
-        """How often a failpoint of the first payment instance did something."""
-        found = await self.teller.failpoint(ONE, point)
-        assert found is not None
-        return found.fired
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -87,59 +73,57 @@ async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_star
     settings = SETTINGS | {"drain_s": DRAIN_S, "lease_s": LEASE_S}
     async with (
         Stack(options(data, replicas={"payment": 2}, settings=settings), tell=endings.hear) as stack,
-        teller_at(stack) as teller,
+        Harness(stack) as harness,
     ):
-        yield House(teller, endings)
+        yield House(harness, endings)
 
 
 async def test_a_running_call_is_finished_and_the_process_waits_no_longer(house: House) -> None:
     """Its caller gets their answer; the process is gone as soon as it is given, well before the drain is over."""
-    _, _, asking = await house.held_up("submitted", delay_ms=1_000)
+    _, _, asking = await house.held_up("submitted", delay_s=1)
     took_s = await house.told_to_stop(ONE)
-    assert payment_in(await asking).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert took_s < DRAIN_S
-    await house.teller.checked_books()
+    await checked_books(house.harness)
 
 
 async def test_a_running_call_keeps_its_request_while_it_is_drained(house: House) -> None:
     """Twice as long as its lease: who asks again under its key meanwhile is told that it is being worked on, and no
     worker takes it over.
     """
-    order_id, key, asking = await house.held_up("submitted", delay_ms=int(2 * LEASE_S * 1000) - 500)
+    order_id, key, asking = await house.held_up("submitted", delay_s=2 * LEASE_S - 0.5)
     pid, told_s = house.stack.instance(ONE).pid, time.monotonic()
     house.stack.kill(ONE, signal.SIGTERM)
     await asyncio.sleep(1.3 * LEASE_S)
-    teller = house.teller
-    again = await teller.cashier.ask(
-        teller.address(TWO), "Settle", settle_request(teller.cashier, order_id, key), timeout_s=5
-    )
+    harness = house.harness
+    again = await harness.cashier.settle_once(order_id, key, at=TWO)
     assert isinstance(again.error, Aborted)
     assert again.error.reason == "REQUEST_IN_PROGRESS"
-    assert payment_in(await asking).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     await house.gone(ONE, pid, told_s)
-    books = await teller.checked_books()
+    books = await checked_books(harness)
     assert [row["attempt"] for row in books.requests if row["key"] == key] == [1]
 
 
 async def test_a_call_that_outlasts_the_drain_is_left_to_others(house: House) -> None:
     """The process is gone when the drain is over, and not twice as late; somebody else finishes the payment."""
-    order_id, key, asking = await house.held_up("submitted", delay_ms=60_000)
+    order_id, key, asking = await house.held_up("submitted", delay_s=60)
     took_s = await house.told_to_stop(ONE)
     assert DRAIN_S <= took_s < DRAIN_S + MARGIN_S
     assert (await asking).open
-    again = await house.teller.settle_at(house.teller.cashier, TWO, order_id, key)
-    assert payment_in(again).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    await house.teller.checked_books()
+    again = await house.harness.cashier.settle(order_id, key, at=TWO)
+    assert again.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    await checked_books(house.harness)
 
 
 async def test_while_it_drains_new_calls_go_elsewhere(house: House) -> None:
     """Its port refuses connections, and whoever finds the services through ZooKeeper does not meet it."""
     load = Load()
     async with clients_of(house.stack, load) as clients:
-        _, _, asking = await house.held_up("submitted", delay_ms=2_000)
-        address, pid, told_s = house.teller.address(ONE), house.stack.instance(ONE).pid, time.monotonic()
+        _, _, asking = await house.held_up("submitted", delay_s=2)
+        address, pid, told_s = house.harness.address(ONE), house.stack.instance(ONE).pid, time.monotonic()
         house.stack.kill(ONE, signal.SIGTERM)
-        await house.teller.until_closed(ONE)
+        await house.harness.failpoints.wait_closed(ONE)
         assert address not in {endpoint.address for known in clients.directories for endpoint in known.endpoints}
         host, _, port = address.rpartition(":")
         with pytest.raises(ConnectionRefusedError):
@@ -147,20 +131,20 @@ async def test_while_it_drains_new_calls_go_elsewhere(house: House) -> None:
         for _ in range(20):
             await clients.settle(await clients.new_order())
         assert not asking.done(), "it was to be draining all that time"
-        assert payment_in(await asking).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         await house.gone(ONE, pid, told_s)
     assert load.failed() == []
 
 
 async def test_a_second_sigterm_changes_nothing(house: House) -> None:
     """A drain is bounded; who cannot wait for it has SIGKILL."""
-    _, _, asking = await house.held_up("submitted", delay_ms=1_500)
+    _, _, asking = await house.held_up("submitted", delay_s=1.5)
     pid, told_s = house.stack.instance(ONE).pid, time.monotonic()
     house.stack.kill(ONE, signal.SIGTERM)
-    await house.teller.until_closed(ONE)
+    await house.harness.failpoints.wait_closed(ONE)
     house.stack.kill(ONE, signal.SIGTERM)
     house.stack.kill(ONE, signal.SIGINT)
-    assert payment_in(await asking).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert await house.gone(ONE, pid, told_s) < DRAIN_S
 
 
@@ -205,7 +189,7 @@ async def test_told_before_it_is_ready_it_stops_at_once(house: House) -> None:
 @pytest.mark.soak
 async def test_a_stack_that_is_stopped_waits_for_a_drain_of_any_length(fresh_stack: FreshStack) -> None:
     """However long calls may take to come to their end, the supervisor does not kill who is still at it."""
-    async with fresh_stack(settings=SETTINGS | {"drain_s": 14}) as stack, teller_at(stack) as teller:
-        _, _, asking = await House(teller).held_up("submitted", delay_ms=10_000)
+    async with fresh_stack(settings=SETTINGS | {"drain_s": 14}) as stack, Harness(stack) as harness:
+        _, _, asking = await House(harness).held_up("submitted", delay_s=10)
         await stack.stop()
-        assert payment_in(await asking).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED

@@ -21,9 +21,10 @@ from services.kernel.principal import Role
 from services.runtime.database.pgpass import Roles
 from services.runtime.database.postgres_roles import prepare
 from services.runtime.zookeeper_paths import GENERATION_PATH
+from services.testkit.harness import Harness
+from tests.e2e.checked import checked_books
 from tests.e2e.conftest import options
 from tests.e2e.desk import Desk
-from tests.e2e.teller import teller_at
 from tests.integration.zookeeper import ZooKeeper
 from tests.postgresql import PostgresServer, server
 
@@ -134,8 +135,8 @@ async def test_payment_made_before_is_reversed_and_its_order_settled_again(upgra
 
 async def test_unknown_payment_of_before_ends_once_the_acquirer_answers(upgraded: Stack) -> None:
     """Then the checker finds nothing wrong with what both releases have done."""
-    async with teller_at(upgraded) as teller, Desk.of(upgraded, "li", Role.CASHIER) as cashier:
-        await teller.checked_books()
+    async with Harness(upgraded) as harness, Desk.of(upgraded, "li", Role.CASHIER) as cashier:
+        await checked_books(harness)
         (payment,) = await payments_of(cashier, "card-unknown")
         assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
         assert await cashier.order_state("card-unknown") == "PAID"

@@ -1,4 +1,4 @@
-"""`countinghouse demo` as a command: what it hands on, what it prints, how it ends."""
+"""`countingfake demo` as a command: what it hands on, what it prints, how it ends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import typer
 from services.checker.findings import Check
 from services.cli.demo import demo
 from services.demo.acts import ActResult
-from services.demo.programme import Outcome, Verdict
+from services.demo.run import Outcome, Verdict
 from services.kernel.guards import NAMES
 from tests.unit.checker.dataset import legal
 
 
-class House:
-    """Where `perform` would play; remembers what was asked."""
+class FakeRun:
+    """Stands for `services.demo.run.run`; remembers what was asked."""
 
     def __init__(self) -> None:
         self.verdict = Verdict.OK
@@ -29,7 +29,7 @@ class House:
         self.seed = -1
         self.only: tuple[str, ...] = ()
 
-    async def perform(self, data: Path, guards_off: tuple[str, ...], seed: int, **more: Any) -> Outcome:
+    async def run(self, data: Path, guards_off: tuple[str, ...], seed: int, **more: Any) -> Outcome:
         self.data, self.guards_off, self.seed, self.only = data, guards_off, seed, more["only"]
         _fill(data)
         more["on_ready"](1.5)
@@ -44,9 +44,9 @@ def _fill(data: Path) -> None:
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> House:
-    found = House()
-    monkeypatch.setattr("services.demo.programme.perform", found.perform)
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    found = FakeRun()
+    monkeypatch.setattr("services.demo.run.run", found.run)
     return found
 
 
@@ -69,31 +69,31 @@ def play(**options: Any) -> int:
         ([",".join(NAMES)], NAMES),
     ],
 )
-def test_guards_are_named_once_or_in_lists(house: House, without: list[str] | None, off: tuple[str, ...]) -> None:
+def test_guards_are_named_once_or_in_lists(fake: FakeRun, without: list[str] | None, off: tuple[str, ...]) -> None:
     """In whichever order, they are told in the order in which a payment meets them."""
     play(without=without)
-    assert house.guards_off == off
+    assert fake.guards_off == off
 
 
-def test_an_unknown_guard_is_refused_with_those_there_are(house: House) -> None:
+def test_an_unknown_guard_is_refused_with_those_there_are(fake: FakeRun) -> None:
     with pytest.raises(typer.BadParameter, match="umbrella") as refused:
         demo(without=["lock,umbrella"], act=None, seed=None, as_json=False, keep=None)
     assert ", ".join(NAMES) in refused.value.message
-    assert house.seed == -1
+    assert fake.seed == -1
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.OK, 0), (Verdict.VIOLATED, 1), (Verdict.UNKNOWN, 2)])
-def test_the_exit_code_is_the_verdict(house: House, verdict: Verdict, code: int) -> None:
+def test_the_exit_code_is_the_verdict(fake: FakeRun, verdict: Verdict, code: int) -> None:
     """An act that could not be brought about ends with 2: nothing is proved."""
-    house.verdict = verdict
+    fake.verdict = verdict
     assert play(as_json=True) == code
 
 
-def test_the_document(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_document(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     """As the issue has it, with the violations of each check; an act that proved nothing is null."""
-    house.verdict = Verdict.VIOLATED
-    house.acts = (ActResult("lost reply", None, "the reply was not lost"), ActResult("reversal", True, "fine"))
-    house.checks = (Check("balances true", 4, ("drawer:CNY says 1",)), Check("moves are legal", 26))
+    fake.verdict = Verdict.VIOLATED
+    fake.acts = (ActResult("lost reply", None, "the reply was not lost"), ActResult("reversal", True, "fine"))
+    fake.checks = (Check("balances true", 4, ("drawer:CNY says 1",)), Check("moves are legal", 26))
     play(as_json=True, seed=7)
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -112,10 +112,10 @@ def test_the_document(house: House, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_plain_lines_elsewhere_than_on_a_terminal(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    house.verdict = Verdict.VIOLATED
-    house.acts = (ActResult("double click", False, "2 charges"),)
-    house.checks = (Check("balances true", 4, ("drawer:CNY says 1",)),)
+def test_plain_lines_elsewhere_than_on_a_terminal(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.verdict = Verdict.VIOLATED
+    fake.acts = (ActResult("double click", False, "2 charges"),)
+    fake.checks = (Check("balances true", 4, ("drawer:CNY says 1",)),)
     play(without=["ticket"], seed=7)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("without ticket (seed 7) …")
@@ -128,27 +128,27 @@ def test_plain_lines_elsewhere_than_on_a_terminal(house: House, capsys: pytest.C
     assert lines[-1] == "verdict: violated (12.3 s, seed 7)"
 
 
-def test_what_is_not_kept_is_removed(house: House) -> None:
+def test_what_is_not_kept_is_removed(fake: FakeRun) -> None:
     play()
-    assert not house.data.exists()
+    assert not fake.data.exists()
 
 
-def test_what_is_to_be_kept_stays(house: House, tmp_path: Path) -> None:
+def test_what_is_to_be_kept_stays(fake: FakeRun, tmp_path: Path) -> None:
     play(keep=tmp_path / "kept")
-    assert house.data == tmp_path / "kept"
+    assert fake.data == tmp_path / "kept"
     assert (tmp_path / "kept" / "order.db").exists()
 
 
-def test_seeds_differ_unless_one_is_given(house: House) -> None:
+def test_seeds_differ_unless_one_is_given(fake: FakeRun) -> None:
     seeds = set()
     for _ in range(5):
         play()
-        seeds.add(house.seed)
+        seeds.add(fake.seed)
     assert len(seeds) > 1
     play(seed=0)
-    assert house.seed == 0
+    assert fake.seed == 0
 
 
-def test_only_the_acts_named_are_played(house: House) -> None:
+def test_only_the_acts_named_are_played(fake: FakeRun) -> None:
     play(act=["reversal", "double click"])
-    assert house.only == ("reversal", "double click")
+    assert fake.only == ("reversal", "double click")

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
+from services.checker.history import Answer
 from services.demo.lanes import Lane, draw, lanes_of
-from services.demo.people import Seen
 from services.kernel.errors import AlreadyExists, CountinghouseError, StaleFence
 from services.kernel.fence import Fence
+from services.testkit.client import CallResult
 from tests.unit.checker.dataset import DatasetBuilder
 
 
-def seen(began_ms: int, ended_ms: int, error: CountinghouseError | None = None, *, replayed: bool = False) -> Seen:
-    return Seen(b"", error, replayed, began_ms, ended_ms)
+def seen(
+    began_ms: int, ended_ms: int, error: CountinghouseError | None = None, *, replayed: bool = False
+) -> CallResult:
+    return CallResult(began_ms, ended_ms, error=error, answer=Answer(replayed=replayed))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_a_few_milliseconds_are_not_stretched_over_the_screen() -> None:
         (seen(0, 5, AlreadyExists("R", "o1 was already settled by li")), "✘", "o1 was already settled by li"),
     ],
 )
-def test_a_lane_of_an_answer_says_how_it_went(answer: Seen, mark: str, end: str) -> None:
+def test_a_lane_of_an_answer_says_how_it_went(answer: CallResult, mark: str, end: str) -> None:
     lane = Lane.of_answer("click 1", "pay", answer)
     assert (lane.mark, lane.end, lane.length_ms) == (mark, end, 5)
     assert Lane.of_answer("click 1", "pay", answer, "kill -9").end == "kill -9"
@@ -82,22 +85,22 @@ def test_a_lane_of_an_answer_says_how_it_went(answer: Seen, mark: str, end: str)
 
 @dataclass
 class Order:
-    """An order two clerks contest, and the stage on which they do."""
+    """An order two clerks contest."""
 
     dataset: DatasetBuilder
 
-    async def lanes(self, first: Seen, second: Seen) -> list[Lane]:
+    async def lanes(self, first: CallResult, second: CallResult) -> list[Lane]:
         books = self.dataset.snapshot()
 
         async def read() -> Any:
             return books
 
-        stage: Any = SimpleNamespace(
-            books=read,
-            cashier=SimpleNamespace(name="li", role="cashier"),
-            accountant=SimpleNamespace(name="wu", role="accountant"),
+        harness: Any = SimpleNamespace(
+            snapshot=read,
+            cashier=SimpleNamespace(name="li", identity=SimpleNamespace(role="cashier")),
+            accountant=SimpleNamespace(name="wu", identity=SimpleNamespace(role="accountant")),
         )
-        return await lanes_of(stage, "o1", (first, second))
+        return await lanes_of(harness, "o1", (first, second))
 
 
 @pytest.fixture

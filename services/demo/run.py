@@ -1,4 +1,4 @@
-"""The evening: the stage is set, the acts are played, the books are checked, the verdict is given."""
+"""A run of the demonstration: a fresh stack, the acts one after the other, and what the checker says of the books."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from pathlib import Path
 from services.checker.findings import Check
 from services.checker.registry import run_checks
 from services.checker.snapshot import Snapshot
-from services.demo.acts import ACTS, ActResult, play
-from services.demo.stage import set_stage
+from services.demo.acts import ACTS, ActResult, run_act
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import SystemClock
+from services.testkit.client import CURRENCY
+from services.testkit.harness import Harness
 
+#: Short, so that the acts in which an instance dies or freezes need not wait long for the end of a session.
+SESSION_TIMEOUT_S = 2.0
+_SETTINGS = {
+    "lease_s": 2.0,
+    "recovery_interval_s": 0.3,
+    "currencies": CURRENCY,
+    "acquirer_timeout_s": 1.0,
+}
 #: What is left between two commits has to be finished in this time; several sessions and leases.
 _RECOVERY_BOUND_S = 6.0
 
@@ -28,7 +38,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The whole evening."""
+    """What came of a run."""
 
     verdict: Verdict
     acts: tuple[ActResult, ...]
@@ -38,7 +48,7 @@ class Outcome:
     books: Snapshot
 
 
-async def perform(
+async def run(
     data: Path,
     guards_off: tuple[str, ...],
     seed: int,
@@ -47,25 +57,33 @@ async def perform(
     on_act: Callable[[ActResult], None],
     only: Sequence[str] = (),
 ) -> Outcome:
-    """Plays the acts on a fresh stack in `data` and checks the books.
+    """Run the acts on a fresh stack in `data` and check the books.
 
     Args:
         on_ready: Told the seconds until the stack was ready.
         on_act: Told of each act as it ends.
-        only: Names of acts to play; empty: all.
+        only: Names of acts to run; empty: all.
     """
     clock = SystemClock()
     began_s = clock.monotonic_s()
-    async with set_stage(data, guards_off, seed) as stage:
+    options = StackOptions(
+        data=data,
+        replicas={"payment": 2},
+        guards_off=guards_off,
+        failpoints=True,
+        session_timeout_s=SESSION_TIMEOUT_S,
+        settings=_SETTINGS,
+    )
+    async with Stack(options, clock=clock) as stack, Harness(stack, clock, seed=seed, accountant="wu") as harness:
         on_ready(clock.monotonic_s() - began_s)
         acts = []
         for name in only or ACTS:
-            act = await play(name, stage)
+            act = await run_act(name, harness)
             acts.append(act)
             on_act(act)
-        books = await stage.quiet_books(within_s=_RECOVERY_BOUND_S)
-        # Nobody keeps a history here: what would be examined in one is not spoken of.
-        checks = [check for check in run_checks(books, stage.telephone.answers) if not check.skipped]
+        books = (await harness.settled_snapshot(within_s=_RECOVERY_BOUND_S)).snapshot
+        # There is no history here: a check that reads one is left out.
+        checks = [check for check in run_checks(books, harness.connections.answers) if not check.skipped]
     return Outcome(
         verdict=_verdict(acts, checks),
         acts=tuple(acts),

@@ -1,4 +1,4 @@
-"""The evening as a whole: which acts are played, and how the verdict is given. On a stage of paper."""
+"""A run as a whole: which acts are run, and how the verdict is given. Without a stack."""
 
 from __future__ import annotations
 
@@ -10,95 +10,103 @@ from typing import Any
 
 import pytest
 
-from services.demo import acts, programme
+from services.demo import acts
+from services.demo import run as demo
 from services.demo.acts import ActResult
 from services.demo.lanes import Lane
-from services.demo.programme import Outcome, Verdict, perform
-from services.demo.stage import NotBroughtAbout
+from services.demo.run import Outcome, Verdict, run
 from services.kernel.errors import Unavailable
+from services.testkit.waiting import NotBroughtAbout
 from tests.unit.checker.dataset import legal
 
 Part = tuple[bool, str, list[Lane]]
 Perform = Callable[..., Any]
 
 
-async def went_well(_stage: Any) -> Part:
+async def went_well(_harness: Any) -> Part:
     return True, "as it should", []
 
 
-async def went_wrong(_stage: Any) -> Part:
+async def went_wrong(_harness: Any) -> Part:
     return False, "2 charges", []
 
 
-async def not_brought_about(_stage: Any) -> Part:
+async def not_brought_about(_harness: Any) -> Part:
     raise NotBroughtAbout("the holder did not stay frozen")
 
 
-async def broke_off(_stage: Any) -> Part:
+async def broke_off(_harness: Any) -> Part:
     raise Unavailable("ZOOKEEPER_UNAVAILABLE", "ZooKeeper does not answer; try again")
 
 
-async def took_too_long(_stage: Any) -> Part:
+async def took_too_long(_harness: Any) -> Part:
     raise TimeoutError
 
 
-class PaperStage:
+class FakeHarness:
     """No process, no database: books as they are given."""
 
     def __init__(self) -> None:
         self.dataset = legal()
         self.waited_s: list[float] = []
         self.taken_down = False
-        self.asked: tuple[Any, ...] = ()
-        self.telephone = SimpleNamespace(answers=self.dataset.answers)
+        self.seed = -1
+        self.options: Any = None
+        self.connections = SimpleNamespace(answers=self.dataset.answers)
 
-    async def quiet_books(self, within_s: float) -> Any:
+    async def settled_snapshot(self, within_s: float) -> Any:
         self.waited_s.append(within_s)
-        return self.dataset.snapshot()
+        return SimpleNamespace(snapshot=self.dataset.snapshot())
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> PaperStage:
-    """The stage that `perform` sets."""
-    paper = PaperStage()
+def harness(monkeypatch: pytest.MonkeyPatch) -> FakeHarness:
+    """The harness that `run` gets."""
+    fake = FakeHarness()
 
     @asynccontextmanager
-    async def set_stage(*asked: Any) -> AsyncIterator[PaperStage]:
-        paper.asked = asked
+    async def stack(options: Any, **_: Any) -> AsyncIterator[None]:
+        fake.options = options
         try:
-            yield paper
+            yield
         finally:
-            paper.taken_down = True
+            fake.taken_down = True
 
-    monkeypatch.setattr(programme, "set_stage", set_stage)
-    return paper
+    @asynccontextmanager
+    async def open_harness(_stack: Any, _clock: Any, *, seed: int, **_: Any) -> AsyncIterator[FakeHarness]:
+        fake.seed = seed
+        yield fake
+
+    monkeypatch.setattr(demo, "Stack", stack)
+    monkeypatch.setattr(demo, "Harness", open_harness)
+    return fake
 
 
 @pytest.fixture
-def playing(stage: PaperStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Perform:
-    """Plays acts given by name."""
+def playing(harness: FakeHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Perform:
+    """Runs acts given by name."""
 
-    async def run(only: tuple[str, ...] = (), **parts: Any) -> Outcome:
-        for module in (acts, programme):
+    async def run_acts(only: tuple[str, ...] = (), **parts: Any) -> Outcome:
+        for module in (acts, demo):
             monkeypatch.setattr(module, "ACTS", parts)
         told: list[ActResult] = []
-        outcome = await perform(tmp_path, ("lock",), 7, on_ready=lambda _seconds: None, on_act=told.append, only=only)
+        outcome = await run(tmp_path, ("lock",), 7, on_ready=lambda _seconds: None, on_act=told.append, only=only)
         assert tuple(told) == outcome.acts
         return outcome
 
-    return run
+    return run_acts
 
 
-async def test_all_well_is_ok(playing: Perform, stage: PaperStage) -> None:
+async def test_all_well_is_ok(playing: Perform, harness: FakeHarness) -> None:
     """The books are read once nothing is under way, while the stack still runs."""
     outcome = await playing(one=went_well, two=went_well)
     assert outcome.verdict is Verdict.OK
     assert [act.name for act in outcome.acts] == ["one", "two"]
     assert all(check.ok for check in outcome.checks)
     assert outcome.seed == 7
-    assert stage.waited_s == [programme._RECOVERY_BOUND_S]
-    assert stage.asked[1:] == (("lock",), 7)
-    assert stage.taken_down
+    assert harness.waited_s == [demo._RECOVERY_BOUND_S]
+    assert (harness.options.guards_off, harness.seed) == (("lock",), 7)
+    assert harness.taken_down
 
 
 @pytest.mark.parametrize(
@@ -118,9 +126,11 @@ async def test_the_worst_act_decides(playing: Perform, parts: tuple[Any, ...], v
 
 
 @pytest.mark.parametrize("part", [went_well, not_brought_about])
-async def test_a_broken_invariant_decides_whatever_the_acts_say(playing: Perform, stage: PaperStage, part: Any) -> None:
+async def test_a_broken_invariant_decides_whatever_the_acts_say(
+    playing: Perform, harness: FakeHarness, part: Any
+) -> None:
     """The acts look at their own order; the checker looks at all of them."""
-    stage.dataset.accounts[0]["balance"] += 1
+    harness.dataset.accounts[0]["balance"] += 1
     outcome = await playing(one=part)
     assert outcome.verdict is Verdict.VIOLATED
     assert [check.name for check in outcome.checks if not check.ok] == ["balances true"]
@@ -141,16 +151,16 @@ async def test_only_the_acts_asked_for_are_played_in_their_order(playing: Perfor
     assert outcome.verdict is Verdict.OK
 
 
-async def test_what_nobody_expected_still_takes_the_stage_down(playing: Perform, stage: PaperStage) -> None:
-    async def fell_over(_stage: Any) -> Part:
+async def test_what_nobody_expected_still_stops_the_stack(playing: Perform, harness: FakeHarness) -> None:
+    async def fell_over(_harness: Any) -> Part:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await playing(one=fell_over)
-    assert stage.taken_down
+    assert harness.taken_down
 
 
-def test_the_acts_are_those_of_the_programme() -> None:
+def test_the_acts_are_run_in_this_order() -> None:
     assert list(acts.ACTS) == [
         *("double click", "two clerks, one order", "lost reply", "killed mid-payment", "frozen holder", "reversal"),
         "the bank did not answer",

@@ -1,0 +1,187 @@
+"""A caller who goes on under the same key until the answer is final; and what the history says of a request."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from countinghouse.order.v1 import order_pb2
+from countinghouse.payment.v1 import payment_pb2 as pb
+from services.checker.evidence import Answered
+from services.checker.history import Answer, Arguments
+from services.kernel.clock import ManualClock
+from services.kernel.errors import (
+    Aborted,
+    AlreadyExists,
+    CountinghouseError,
+    FailedPrecondition,
+    InvalidArgument,
+    KeyMismatch,
+    OutcomeUnknown,
+    RequestInProgress,
+    StaleFence,
+    Unavailable,
+)
+from services.kernel.fence import Fence
+from services.kernel.principal import Role
+from services.testkit import client
+from services.testkit.client import CallResult, Connections, RecordingClient, money
+from services.testkit.identities import Identity
+
+_STALE = StaleFence("o1", Fence(1, 1), Fence(1, 2))
+_PAID = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (None, False),
+        (Unavailable("R", "m"), True),
+        (OutcomeUnknown("R", "m"), True),
+        (RequestInProgress("r1"), True),
+        (_STALE, True),
+        (Aborted("R", "m"), False),
+        (_PAID, False),
+        (FailedPrecondition("R", "m"), False),
+        (InvalidArgument("R", "m"), False),
+        (KeyMismatch("r1"), False),
+    ],
+)
+def test_a_result_is_open_if_the_request_may_come_right(error: CountinghouseError | None, again: bool) -> None:
+    """An unknown outcome is asked for again, under the same key; a refusal is an answer."""
+    assert CallResult(0, 1, error=error).open is again
+    assert CallResult(0, 1, error=error).final is not again
+
+
+def test_a_result_with_a_payment_under_way_is_not_final() -> None:
+    for state, final in (("UNKNOWN", False), ("SUBMITTED", False), ("SUCCEEDED", True), ("PARKED", True), ("", True)):
+        assert CallResult(0, 1, answer=Answer(state=state)).final is final
+
+
+class Scripted(RecordingClient):
+    """A client of which each call meets what is next; a call takes 50 ms."""
+
+    def __init__(self, *outcomes: CountinghouseError | str | None) -> None:
+        self.hand = ManualClock()
+        self.connections = Connections(str, self.hand)
+        super().__init__(self.connections, Identity("li", Role.CASHIER, "token"))
+        self.outcomes = list(outcomes)
+        self.asked: list[tuple[Any, float]] = []
+
+    async def call(self, request: Message, *, at: str = "", timeout_s: float = 5.0) -> CallResult:
+        self.asked.append((request, timeout_s))
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        began_ms = self.hand.now_ms()
+        self.hand.advance(50)
+        if isinstance(outcome, CountinghouseError):
+            return CallResult(began_ms, self.hand.now_ms(), b"no", outcome)
+        return CallResult(began_ms, self.hand.now_ms(), b"yes", answer=Answer(state=outcome or "SUCCEEDED"))
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_RETRY_S", 0)
+
+
+async def test_an_answer_at_once_is_the_answer() -> None:
+    caller = Scripted(None)
+    answer = await caller.settle("o1", "k1")
+    assert (answer.tries, answer.first_error, answer.open) == (1, None, False)
+    assert caller.connections.answers == [Answered("k1", True, b"yes")]
+
+
+async def test_the_same_request_is_sent_until_it_is_answered() -> None:
+    """The answer tells how often, what was met first, and how long all of it took."""
+    stale = StaleFence("o1", Fence(1, 1), Fence(1, 2))
+    stale.retry_after_ms = 1
+    caller = Scripted(stale, "UNKNOWN", None)
+    answer = await caller.settle("o1", "k1")
+    assert (answer.tries, answer.first_error, answer.error) == (3, stale, None)
+    assert answer.ended_ms - answer.began_ms == 150
+    assert len({id(request) for request, _ in caller.asked}) == 1
+    assert caller.connections.answers == [Answered("k1", True, b"yes")]
+
+
+async def test_a_refusal_is_kept_for_the_checker() -> None:
+    caller = Scripted(_PAID)
+    assert (await caller.settle("o1", "k1")).error is _PAID
+    assert caller.connections.answers == [Answered("k1", False, b"no")]
+
+
+async def test_a_refusal_is_raised_where_a_response_is_needed() -> None:
+    with pytest.raises(AlreadyExists):
+        await Scripted(_PAID).ask(pb.SettleRequest())
+    with pytest.raises(AlreadyExists):
+        _ = CallResult(0, 1, error=_PAID).payment
+
+
+async def test_patience_ends_and_no_answer_is_kept() -> None:
+    """What is not definitive is nothing the checker could hold against the table."""
+    away = Unavailable("R", "m")
+    away.retry_after_ms = 1
+    caller = Scripted(away)
+    answer = await caller.settle("o1", "k1", within_s=0.3)
+    assert answer.open
+    assert answer.tries == 6
+    assert caller.connections.answers == []
+
+
+async def test_no_call_may_last_longer_than_patience() -> None:
+    away = Unavailable("R", "m")
+    away.retry_after_ms = 1
+    caller = Scripted(away)
+    await caller.settle("o1", "k1", timeout_s=5.0, within_s=0.2)
+    assert [timeout_s for _, timeout_s in caller.asked] == pytest.approx([0.2, 0.15, 0.1, 0.05], abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("request_", "arguments"),
+    [
+        (
+            order_pb2.CreateOrderRequest(request_id="k", order_id="o1", customer_id="mei", amount=money(700)),
+            Arguments("o1", key="k", amount_minor=700, currency="CNY"),
+        ),
+        (order_pb2.GetOrderRequest(order_id="o1"), Arguments("o1")),
+        (
+            order_pb2.CancelOrderRequest(request_id="k", order_id="o1", expected_version=3),
+            Arguments("o1", key="k", expected_version=3),
+        ),
+        (
+            pb.SettleRequest(request_id="k", order_id="o1", source=pb.SOURCE_DRAWER),
+            Arguments("o1", key="k", source="DRAWER"),
+        ),
+        (pb.PayRequest(ticket_id="t1", source=pb.SOURCE_CARD), Arguments("o9", key="t1", source="CARD")),
+        (
+            pb.PayRequest(ticket_id="t2", source=pb.SOURCE_BANK, amount=money(5), payee_account_id="sales:CNY"),
+            Arguments(key="t2", source="BANK", amount_minor=5, currency="CNY", payee_account_id="sales:CNY"),
+        ),
+        (pb.ReverseRequest(request_id="k", payment_id="p1"), Arguments("o1", "p1", "k")),
+    ],
+)
+def test_the_history_says_what_a_request_says(request_: Any, arguments: Arguments) -> None:
+    """And which order a ticket or payment is about, if an answer has said so."""
+    connections = Connections(str, ManualClock())
+    connections.order_of("t1", "o9")
+    connections.order_of("p1", "o1")
+    caller = RecordingClient(connections, Identity("li", Role.CASHIER, "token"))
+    assert caller._arguments(request_) == replace(arguments, clerk="li", role="cashier")
+
+
+def test_the_order_of_a_payment_stays_what_a_request_once_said() -> None:
+    """A request that is sent again has to say the same."""
+    connections = Connections(str, ManualClock())
+    assert connections.order_of("p1") == ""
+    assert connections.order_of("p1", "o1") == ""
+
+
+def test_ids_are_those_of_the_seed() -> None:
+    def ids(seed: int | None) -> list[str]:
+        connections = Connections(str, ManualClock(), rng=None if seed is None else random.Random(seed))
+        return [connections.new_id("order") for _ in range(3)]
+
+    assert ids(7) == ids(7) != ids(8)
+    assert len({*ids(None), *ids(None)}) == 6
