@@ -1,20 +1,20 @@
-"""The endpoints behind one channel: who may get a call, connections to them, and what became of their calls.
+"""The endpoints behind one channel: which may get a call, the connections to them, and how their calls ended.
 
-    directory's candidates ─▶ with a weight ─▶ not out ─▶ not down ─▶ not tried ─▶ picker ─▶ connect ─▶ a link
-      (rules and tags)          │ if none has:    │          │ if that leaves nobody: those with a     │ no
+    directory's candidates ─▶ with a weight ─▶ not out ─▶ not down ─▶ not tried ─▶ picker ─▶ connect ─▶ connection
+      (rules and tags)          │ if none has:    │          │ if that leaves none: those with a      │ no
                                 ▼ all             ▼          ▼ weight that were not tried              ▼
-                                             see `outliers`                                      tried; pick another
+                                       see `outlier_detection`                              tried; pick another
 
 Invariants
 1. An endpoint that cannot be reached fails no call as long as another can.
-2. With nobody to call the error is NeverSent and says so, within the deadline; nothing was done.
-3. An endpoint that is out comes back by a health check of ours and not by a user's call.
+2. If no endpoint can be called the error is NeverSent and says so, within the deadline; nothing was done.
+3. An endpoint that is out comes back by a health check of the pool, not by a user's call.
 4. An endpoint that left the directory gets no new call. Its connection is kept REMOVED_ENDPOINT_TTL_S, and the calls
    on it then CLOSE_GRACE_S. With the connection go the metrics of the endpoint.
 
 Which function makes each move
-    connect     picks, and proves reachable            failed, answered   IN -> OUT, any -> IN (see `outliers`)
-    _bring_back OUT -> PROBED -> ON PROBATION | OUT    _close_after_ttl          closes what has long been gone
+    connect     picks, and proves reachable            failed, answered   IN -> OUT, any -> IN
+    _bring_back OUT -> PROBED -> ON PROBATION | OUT    _close_after_ttl   closes what has long been gone
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grpc
-from prometheus_client import Histogram
 
+from coordination.channel.call_metrics import CallMetrics
 from coordination.channel.connection import EndpointConnection
 from coordination.channel.invocation import Invocation
 from coordination.channel.load_balancing import Candidate, Explanation, Picker, Standing
 from coordination.channel.outcomes import NeverSent
-from coordination.channel.outlier_detection import Outliers
+from coordination.channel.outlier_detection import Outlier, Outliers
 from coordination.deadline import Deadline
 from coordination.discovery.discovery import Directory, DirectoryState
 from coordination.errors import NoProviders
@@ -40,12 +40,12 @@ from coordination.grpc_channel import Option
 from coordination.metrics import Metrics
 from coordination.registry.endpoint import Endpoint
 
-WAIT_FOR_PROVIDER_S = 1.0  # how long a call waits for somebody to be registered (at most 4/5 of its deadline)
+WAIT_FOR_PROVIDER_S = 1.0  # how long a call waits for a provider to register (at most 4/5 of its deadline)
 CONNECT_SLICE_S = 1.0  # how long one endpoint may take to connect before the next is tried
 ROUND_PAUSE_S = 0.1  # between two rounds through all endpoints, for a call that waits for one to be ready
 PROBE_TIMEOUT_S = 1.0  # how long a health check may take, connecting included
 REMOVED_ENDPOINT_TTL_S = 30.0  # an endpoint that left the directory may come back: its connection is kept so long
-CLOSE_GRACE_S = 5.0  # and its calls may then take so much longer
+CLOSE_GRACE_S = 5.0  # how long its calls may then still take
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ class EndpointPool:
     """What a channel knows of its endpoints.
 
     Args:
-        directory: whom to call.
-        picker: which of them next.
+        directory: the endpoints.
+        picker: chooses among them.
         rng: for the jitter of ejections.
         options: gRPC channel options, over those of `grpc_channel`.
         credentials: for TLS; None for plain text.
-        metrics: where to count.
+        metrics: the collectors.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
     """
 
@@ -81,11 +81,8 @@ class EndpointPool:
         self.closed = False
         self._options = options
         self._credentials = credentials
-        self._metrics = metrics
+        self.metrics = CallMetrics(metrics, directory.interface)
         self._now_ms = now_ms
-        self._counted: dict[str, set[str]] = {}  # by endpoint: the outcomes of attempts counted there
-        self._calls: dict[grpc.StatusCode, Histogram] = {}
-        self._ejected = metrics.ejected.labels(directory.interface)
         self._removed: dict[str, asyncio.Task[None]] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._unsubscribe = directory.subscribe(self._directory_changed)
@@ -103,15 +100,14 @@ class EndpointPool:
         self.closed = True
         self._unsubscribe()
         tasks = [*self._removed.values(), *self._probing.values()]
-        self._ejected.dec(len(self._probing))
+        self.metrics.ejected.dec(len(self._probing))
         self._removed.clear()
         self._probing.clear()
         for task in tasks:
             task.cancel()
         connections = list(self.connections.values())
         self.connections.clear()
-        for key in list(self._counted):
-            self._stop_counting(key)
+        self.metrics.remove_all()
         await asyncio.gather(
             *tasks, *(connection.channel.close(grace_s) for connection in connections), return_exceptions=True
         )
@@ -124,12 +120,12 @@ class EndpointPool:
         """Return a link that is connected, and how many others there may still be.
 
         Args:
-            invocation: the call. With `wait_for_ready` everybody is tried again and again until its deadline.
-            tried: whom not to ask; the one returned and those that cannot be reached are added.
+            invocation: the call. With `wait_for_ready` all endpoints are tried again until its deadline.
+            tried: keys of endpoints to skip; the one returned and those that cannot be reached are added.
             others: those of them that do not have the method, and are not asked again in this call.
 
         Raises:
-            NeverSent: nobody is registered, nobody may serve the call, or nobody can be reached.
+            NeverSent: no endpoint is registered, may serve the call, or can be reached.
         """
         deadline = invocation.deadline
         while not self.closed:
@@ -144,7 +140,7 @@ class EndpointPool:
                 tried.intersection_update(others)  # nothing was sent to the rest, or it may be sent again
                 continue
             if not usable:
-                raise NeverSent(self._nobody(invocation, tried, others))
+                raise NeverSent(self._why_none(invocation, tried, others))
             connection = self.connections[self.picker.pick(usable, invocation.key).key]
             tried.add(connection.key)
             if connection.ready() or await connection.reachable(_slice(deadline, len(usable))):
@@ -152,8 +148,8 @@ class EndpointPool:
             self.unreachable(connection)
         raise NeverSent("the channel is closed")
 
-    def _nobody(self, invocation: Invocation, tried: Collection[str], others: Collection[str]) -> str:
-        """Say why nobody is left to be asked."""
+    def _why_none(self, invocation: Invocation, tried: Collection[str], others: Collection[str]) -> str:
+        """Return why no endpoint is left."""
         unreachable = sorted(set(tried) - set(others))
         reasons = []
         if unreachable or not others:
@@ -166,10 +162,10 @@ class EndpointPool:
         return "; ".join(reasons)
 
     async def _successor(self, deadline: Deadline) -> bool:
-        """Wait for somebody to register where the only ones there were have gone and may be restarting.
+        """Wait for a provider to register after the only ones have gone: they may be restarting.
 
-        Returns False at once if the list is not emptying, and else if nobody comes for as long as a call waits for a
-        provider.
+        Returns:
+            False at once if the list is not emptying, or if none registered for as long as a call waits.
         """
         return self.directory.state is DirectoryState.EMPTYING and await self.directory._wait_until(
             lambda: self.directory.state is not DirectoryState.EMPTYING and bool(self.directory.endpoints),
@@ -206,7 +202,7 @@ class EndpointPool:
         ]
 
     def _usable(self, candidates: Sequence[Candidate], tried: Collection[str] = ()) -> Sequence[Candidate]:
-        """Return who may be picked: of those not tried the best there are, in the order of the module's picture."""
+        """Return the candidates that may be picked: the best tier, in the module's picture, with one not tried."""
         for tier in self._tiers(candidates):
             usable = [candidate for candidate in tier if candidate.endpoint.key not in tried] if tried else tier
             if usable:
@@ -225,7 +221,7 @@ class EndpointPool:
     # ---- what became of calls ------------------------------------------------------------------------
 
     def answered(self, connection: EndpointConnection, code: grpc.StatusCode) -> None:
-        """An endpoint gave an answer that shows it at work: nothing is held against it any more."""
+        """Clear an endpoint of its failures: its answer shows it at work."""
         self._count(connection, code.name)
         if self.outliers.cleared(connection.key):
             log.info("%s: %s gets calls again: it answered one", self.directory.interface, connection.key)
@@ -234,54 +230,31 @@ class EndpointPool:
     def failed(
         self, connection: EndpointConnection, code: grpc.StatusCode, why: str, *, another_program: bool = False
     ) -> None:
-        """An attempt failed by the fault of its endpoint, as far as one can tell."""
+        """Count a failure against an endpoint, and eject it if that was one too many."""
         self._count(connection, code.name)
         now_s = time.monotonic()
-        if self.connections.get(connection.key) is not connection:  # it has gone: nobody asks it how it is
+        if self.connections.get(connection.key) is not connection:  # it has gone
             return
         if not self.outliers.failed(connection.key, why, now_s, another_program=another_program):
             return
         log.warning("%s: %s gets no calls for a while: %s", self.directory.interface, connection.key, why)
-        self._metrics.ejections.labels(self.directory.interface, connection.key).inc()
-        self._ejected.inc()
+        self.metrics.endpoint_ejected(connection.key)
         self._probing[connection.key] = asyncio.get_running_loop().create_task(self._bring_back(connection))
 
     def unreachable(self, connection: EndpointConnection) -> None:
-        """An endpoint could not be connected to, or not for long enough to send anything. That is not held against
-        it: gRPC says by itself that it is down, until it has connected again."""
+        """Count an attempt that could not be sent. It is no failure: gRPC keeps the endpoint down until it connects."""
         self._count(connection, "NEVER_SENT")
 
     def given_up(self, connection: EndpointConnection, code: grpc.StatusCode) -> None:
-        """An attempt ended by no fault of its endpoint."""
+        """Count an attempt that ended by no fault of its endpoint."""
         self._count(connection, code.name)
 
-    def repeated(self, why: str) -> None:
-        """A call is given to an endpoint, and not for the first time: because it was never_sent, lost,
-        refused ("not now"), slow or is forked."""
-        self._metrics.retries.labels(self.directory.interface, why).inc()
-
-    def call_ended(self, code: grpc.StatusCode, took_s: float) -> None:
-        """A unary call has come to its end, with all its attempts."""
-        histogram = self._calls.get(code)
-        if histogram is None:
-            histogram = self._calls[code] = self._metrics.call_seconds.labels(self.directory.interface, code.name)
-        histogram.observe(took_s)
-
     def _count(self, connection: EndpointConnection, code: str) -> None:
-        if self.connections.get(connection.key) is not connection:  # it has gone, and so have its series
-            return
-        self._counted.setdefault(connection.key, set()).add(code)
-        self._metrics.attempts.labels(self.directory.interface, connection.key, code).inc()
-
-    def _stop_counting(self, key: str) -> None:
-        """Take the series of an endpoint that has gone out of the metrics: addresses come and go without end."""
-        interface = self.directory.interface
-        for code in self._counted.pop(key, ()):
-            self._metrics.attempts.remove(interface, key, code)
-        self._metrics.ejections.remove(interface, key)
+        if self.connections.get(connection.key) is connection:  # else it has gone, and so have its series
+            self.metrics.attempt_ended(connection.key, code)
 
     async def _bring_back(self, connection: EndpointConnection) -> None:
-        """Ask an endpoint that is out how it is, at ever longer intervals, until it may come back."""
+        """Probe an endpoint that is out, at growing intervals, until it may come back."""
         key = connection.key
         while self.outliers[key].out:
             await asyncio.sleep(self.outliers[key].until_s - time.monotonic())
@@ -289,13 +262,13 @@ class EndpointPool:
                 self.outliers.probed(key, time.monotonic(), answered=await self._healthy(connection))
         log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, key)
         del self._probing[key]
-        self._ejected.dec()
+        self.metrics.ejected.dec()
 
     async def _healthy(self, connection: EndpointConnection) -> bool:
         try:
             interface = self.directory.interface if self.outliers[connection.key].another_program else ""
             return await connection.healthy(Deadline.after(PROBE_TIMEOUT_S), interface)
-        except Exception:  # whatever it is, the endpoint must not stay out for ever because of it
+        except Exception:  # the endpoint must not stay out for ever because of an error of ours
             log.exception("%s: the health of %s cannot be asked for", self.directory.interface, connection.key)
             return False
 
@@ -303,20 +276,21 @@ class EndpointPool:
         task = self._probing.pop(key, None)
         if task is not None:  # None: the channel is closed
             task.cancel()
-            self._ejected.dec()
+            self.metrics.ejected.dec()
 
     # ---- explaining ----------------------------------------------------------------------------------
 
     def explain(self, invocation: Invocation) -> list[Explanation]:
-        """Return the verdict on every registered provider, as a call made now would meet it. Nothing is sent,
-        connected or counted."""
+        """Return what a call made now would do with every registered provider. Nothing is sent or counted."""
         method, tag = invocation.method.bare_name, invocation.tag
         candidates = self._candidates(self.directory.candidates(method, tag))
         usable = self._usable(candidates)
         picked = self.picker.explain(usable, invocation.key) if usable else []
         explanations = {explanation.address: explanation for explanation in picked}
         for candidate in candidates:
-            explanations[candidate.key] = self._explanation(candidate, explanations.get(candidate.key))
+            explanations[candidate.key] = _explanation(
+                candidate, explanations.get(candidate.key), self.outliers[candidate.key]
+            )
         return [
             Explanation(known.key or known.registration.name, Standing.RULED_OUT, known.why_not)
             if known.why_not
@@ -324,23 +298,7 @@ class EndpointPool:
             for known in self.directory.eligibility(method, tag)
         ]
 
-    def _explanation(self, candidate: Candidate, picked: Explanation | None) -> Explanation:
-        """Return the picker's verdict with what else there is to say; None: it was not even among the usable."""
-        key, full = candidate.key, candidate.endpoint.weight
-        outlier = self.outliers[key]
-        if picked is not None and picked.standing is not Standing.CHOSEN and candidate.weight < full:
-            why = f"weight {candidate.weight} of {full} by now; {picked.standing}: {picked.why}"
-            return Explanation(key, Standing.WARMING_UP, why)
-        if picked is not None:
-            return picked
-        if candidate.weight <= 0:
-            return Explanation(key, Standing.WEIGHT_ZERO, "others have a weight")
-        if outlier.out:
-            left_s = max(0.0, outlier.until_s - time.monotonic())
-            return Explanation(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
-        return Explanation(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
-
-    # ---- limbo ---------------------------------------------------------------------------------------
+    # ---- endpoints that left the directory -----------------------------------------------------------
 
     def _directory_changed(self) -> None:
         present = {endpoint.key for endpoint in self.directory.endpoints}
@@ -354,14 +312,30 @@ class EndpointPool:
         self._removed.pop(key, None)
         if self.outliers.cleared(key):
             self._stop_probing(key)
-        self._stop_counting(key)
+        self.metrics.remove(key)
         connection = self.connections.pop(key, None)
         if connection is not None:
             await connection.channel.close(CLOSE_GRACE_S)
 
 
+def _explanation(candidate: Candidate, picked: Explanation | None, outlier: Outlier) -> Explanation:
+    """Return the picker's explanation, or the reason why the picker was not offered the candidate (None)."""
+    key, full = candidate.key, candidate.endpoint.weight
+    if picked is not None and picked.standing is not Standing.CHOSEN and candidate.weight < full:
+        why = f"weight {candidate.weight} of {full} by now; {picked.standing}: {picked.why}"
+        return Explanation(key, Standing.WARMING_UP, why)
+    if picked is not None:
+        return picked
+    if candidate.weight <= 0:
+        return Explanation(key, Standing.WEIGHT_ZERO, "others have a weight")
+    if outlier.out:
+        left_s = max(0.0, outlier.until_s - time.monotonic())
+        return Explanation(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
+    return Explanation(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
+
+
 def _patience_s(deadline: Deadline) -> float:
-    """Return for how many seconds a call waits for somebody to register: some time is left to make it."""
+    """Return for how many seconds a call waits for a provider to register: some time is left to make it."""
     left_s = deadline.remaining_s()
     return WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
 

@@ -90,7 +90,7 @@ class Execution:
             code = grpc.StatusCode.CANCELLED
             raise
         finally:
-            self._pool.call_ended(code, time.monotonic() - self._invocation.began_s)
+            self._pool.metrics.call_ended(code, time.monotonic() - self._invocation.began_s)
 
     # ---- what policies ask for -----------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Execution:
     async def send(self, connection: EndpointConnection, *, attempts: int = 1, forked: bool = False) -> Any:
         """See `CallContext`."""
         if forked or self._why_again:
-            self._pool.repeated("forked" if forked else self._why_again)
+            self._pool.metrics.retried("forked" if forked else self._why_again)
         self._invocation.govern(connection.endpoint.timeout_s(self._invocation.method.bare_name))
         relieving: asyncio.Task[None] | None = None
         share: asyncio.TimerHandle | None = None

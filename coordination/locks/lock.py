@@ -375,7 +375,7 @@ class ResourceLocks:
         """Return when the predecessor may have gone, or when it is time for the last look."""
         gone = asyncio.Event()
         path = f"{turn.shard}/{predecessor}"
-        self._session.watch(path, gone.set)
+        self._session.watches.add(path, gone.set)
         try:
             # `get`, not `exists`: on a node that has just gone `exists` would leave a watch for ever.
             data, _ = await self._session.ask(requests.get(path, watch=True), attempt.deadline)
@@ -390,7 +390,7 @@ class ResourceLocks:
             if attempt.deadline.expired():
                 raise
         finally:
-            self._session.unwatch(path, gone.set)
+            self._session.watches.remove(path, gone.set)
 
     async def _note_holder(self, attempt: _Attempt, turn: _Turn, name: str) -> None:
         """Read whose node this is, for the error or the lease to tell."""

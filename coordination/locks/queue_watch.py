@@ -71,7 +71,7 @@ class QueueWatch:
     async def __aenter__(self) -> Self:
         self._undo = [
             self._session.subscribe(self._session_changed),
-            self._session.follow(self._root, self._came),
+            self._session.watches.subscribe(self._root, self._came),
         ]
         return self
 

@@ -90,7 +90,7 @@ class NodeWatcher(Generic[Found]):
         """Stop following."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._session.unwatch(self._path, self._on_watch)
+        self._session.watches.remove(self._path, self._on_watch)
 
     async def _run(self) -> None:
         pause_s = RETRY_FIRST_S

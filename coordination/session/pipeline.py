@@ -24,30 +24,18 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from kazoo.exceptions import EXCEPTIONS, ConnectionDropped, SystemZookeeperError
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import CLOSE_RESPONSE, ConnectionHandler
 from kazoo.protocol.serialization import Watch, int_int_struct, int_struct
 
+from coordination.session.in_flight import PendingReply
 from coordination.session.requests import Request
 
 _READ_BYTES = 65536
 _AGAIN = (BlockingIOError, InterruptedError)
-
-
-class ReplySink(Protocol):
-    """What becomes of a request, as kazoo tells it; called on the I/O thread."""
-
-    def set(self, value: Any) -> None:
-        """Take ZooKeeper's answer, or None if the request was not sent because nobody waited for it any more."""
-
-    def set_exception(self, error: Exception) -> None:
-        """Take what went wrong."""
-
-    def wanted(self) -> bool:
-        """Tell whether anybody still waits for it."""
 
 
 class PollingHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
@@ -101,7 +89,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
         self._came = bytearray()
         self._taken = 0  # of `_came`
 
-    def hand_over(self, requests: Iterable[tuple[Request, ReplySink]]) -> None:
+    def hand_over(self, requests: Iterable[tuple[Request, PendingReply]]) -> None:
         """Queue requests and wake the I/O thread. Any thread."""
         self.client._queue.extend(requests)
         if not self._awake:

@@ -1,14 +1,14 @@
-"""A process that holds many orders, to be paused past the end of its sessions.
+"""A process that holds many resources, to be paused past the end of its sessions.
 
-    python -m tests.integration.holder <hosts> <directory> <orders> <on the way>
+    python -m tests.integration.holder <hosts> <directory> <resources> <on the way>
 
-Each order has a holder of its own that goes round: `ensure()`, begin a side effect, write with the fence. In the
+Each resource has a holder of its own that goes round: `ensure()`, begin a side effect, write with the fence. In the
 directory are `fences.db` (the rows) and `effects` (a line for each side effect that began: the monotonic time at which
-leave was asked for it, order, token).
+leave was asked for it, resource, token).
 
-Once every order is held and used it stops itself (SIGSTOP) at the worst moment: "on the way" of the holders have begun
-and not yet written. With 0 of them it says "at work" and goes round until somebody stops it. Woken, it ends when no
-holder may go on, and prints how many writes were let through and refused; with holders on the way, those since then.
+Once every resource is held and used it stops itself (SIGSTOP) while "on the way" of the holders have begun and not yet
+written. With 0 of them it prints "at work" and goes round until it is stopped. Woken, it ends when no holder may go on,
+and prints how many writes were let through and refused; with holders on the way, those since then.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class Books:
         self._database = sqlite3.connect(directory / "fences.db", isolation_level=None, timeout=10)
         self._effects = (directory / "effects").open("a", buffering=1)
 
-    def begin_effect(self, asked_at_s: float, order_id: str, token: int) -> None:
+    def begin_effect(self, asked_at_s: float, resource_id: str, token: int) -> None:
         """What an outside bank would see, and no fence can stop."""
-        self._effects.write(f"{asked_at_s} {order_id} {token}\n")
+        self._effects.write(f"{asked_at_s} {resource_id} {token}\n")
 
-    def write(self, order_id: str, token: int) -> bool:
+    def write(self, resource_id: str, token: int) -> bool:
         """Write with a fence; False if a newer one was there."""
         changed = self._database.execute(
-            "UPDATE orders SET fence = :t, writes = writes + 1 WHERE id = :id AND fence <= :t",
-            {"id": order_id, "t": token},
+            "UPDATE resources SET fence = :t, writes = writes + 1 WHERE id = :id AND fence <= :t",
+            {"id": resource_id, "t": token},
         )
         return changed.rowcount == 1
 
 
 class Till:
-    """All the orders of this process, and what became of their writes."""
+    """All the resources of this process, and what became of their writes."""
 
     def __init__(self, books: Books, locks: list[ResourceLocks]) -> None:
         self._books = books
@@ -63,28 +63,30 @@ class Till:
         self._leases: dict[str, ResourceLease] = {}
         self.written = self.refused = 0
 
-    async def all_at_work(self, orders: list[str]) -> list[asyncio.Task[None]]:
-        """Have every order held and used, all at one moment, however often a busy machine costs us a session."""
+    async def all_at_work(self, resources: list[str]) -> list[asyncio.Task[None]]:
+        """Have every resource held and used, all at one moment, however often a busy machine costs us a session."""
 
         def all_valid() -> bool:
             return all(lease.valid() for lease in self._leases.values())
 
         while True:
-            leases = await self._take(orders)
+            leases = await self._take(resources)
             holders = [asyncio.create_task(self.go_round(lease)) for lease in leases]
             self.written = 0
-            await until(lambda: self.written >= ROUNDS_TO_SHOW * len(orders) or not all_valid(), 60)
+            await until(lambda: self.written >= ROUNDS_TO_SHOW * len(resources) or not all_valid(), 60)
             if all_valid():
                 return holders
             for holder in holders:
                 holder.cancel()
             await asyncio.wait(holders)
 
-    async def _take(self, orders: list[str]) -> list[ResourceLease]:
-        while missing := [order for order in orders if order not in self._leases or not self._leases[order].valid()]:
+    async def _take(self, resources: list[str]) -> list[ResourceLease]:
+        while missing := [
+            resource for resource in resources if resource not in self._leases or not self._leases[resource].valid()
+        ]:
             desks = [self._locks[number % SESSIONS] for number in range(len(missing))]
             leases = await asyncio.gather(
-                *(desk.acquire(order, CASHIER, timeout_s=30) for desk, order in zip(desks, missing, strict=True))
+                *(desk.acquire(resource, CASHIER, timeout_s=30) for desk, resource in zip(desks, missing, strict=True))
             )
             self._leases.update(zip(missing, leases, strict=True))
         return list(self._leases.values())
@@ -101,9 +103,9 @@ class Till:
             self._write(lease)
             await asyncio.sleep(0)
 
-    def stop_on_the_way(self, orders: list[str]) -> None:
-        """Begin for each of these orders, be stopped, and write when woken, without looking again."""
-        on_the_way = [self._leases[order] for order in orders]
+    def stop_on_the_way(self, resources: list[str]) -> None:
+        """Begin for each of these resources, be stopped, and write when woken, without looking again."""
+        on_the_way = [self._leases[resource] for resource in resources]
         for lease in on_the_way:
             asked_at_s = time.monotonic()
             lease.ensure()
@@ -130,10 +132,10 @@ async def main(hosts: str, directory: str, count: str, on_the_way: str) -> None:
     for session in sessions:
         await session.start()
     till = Till(Books(Path(directory)), [ResourceLocks(session, root=LOCKS_ROOT) for session in sessions])
-    orders = [f"order-{number}" for number in range(int(count))]
-    holders = await till.all_at_work(orders)
+    resources = [f"resource-{number}" for number in range(int(count))]
+    holders = await till.all_at_work(resources)
     if int(on_the_way):
-        till.stop_on_the_way(orders[: int(on_the_way)])
+        till.stop_on_the_way(resources[: int(on_the_way)])
     else:
         tell("at work")
     await asyncio.gather(*holders)

@@ -1,4 +1,4 @@
-"""Locks batches in one shard until it is killed: ``python -m tests.integration.locker <hosts> <root> <orders>``."""
+"""Locks batches in one shard until it is killed: ``python -m tests.integration.locker <hosts> <root> <resources>``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clerks in tests of the order lock, and what can be seen of their queues."""
+"""Clerks in tests of the resource lock, and what can be seen of their queues."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ async def nodes_left(session: Session, root: str = LOCKS_ROOT) -> list[str]:
     return names
 
 
-async def queued(locks: ResourceLocks, order_id: str, places: int) -> None:
-    """Wait until an order's queue has so many places."""
+async def queued(locks: ResourceLocks, resource_id: str, places: int) -> None:
+    """Wait until a resource's queue has so many places."""
 
     async def so() -> bool:
-        return len(await locks.queue(order_id)) == places
+        return len(await locks.queue(resource_id)) == places
 
     await until(so)

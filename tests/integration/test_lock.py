@@ -1,4 +1,4 @@
-"""The order lock: one holder at a time, in order, within the deadline, and nothing left behind."""
+"""The resource lock: one holder at a time, in order, within the deadline, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from coordination.session import Session, SessionState
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.queueing import ACCOUNTANT, CASHIER, SLACK_S, nodes_left, queued
 from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, MULTI, relayed
-from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
+from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_uncontended_acquire_is_one_round_trip(locks: ResourceLocks, zooke
 
 
 async def test_release_delays_nobody(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
-    """On the wire: a clerk's next request leaves before the delete of the last order is answered, every time."""
+    """On the wire: a clerk's next request leaves before the delete of the last resource is answered, every time."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = ResourceLocks(session, root=LOCKS_ROOT)
@@ -122,10 +122,10 @@ async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, loc
         assert await others.drained(5)
 
 
-async def test_orders_do_not_wait_for_each_other(locks: ResourceLocks) -> None:
-    """Orders of one shard, and orders whose ids begin alike, have queues of their own."""
+async def test_resources_do_not_wait_for_each_other(locks: ResourceLocks) -> None:
+    """Resources of one shard, and resources whose ids begin alike, have queues of their own."""
     one = ResourceLocks(locks._session, root="/one/shard", shards=1)
-    leases = [await one.acquire(order, CASHIER, timeout_s=1) for order in ("a", "a-1", "a-1-2", "b:c.d_e")]
+    leases = [await one.acquire(resource, CASHIER, timeout_s=1) for resource in ("a", "a-1", "a-1-2", "b:c.d_e")]
     assert all(lease.valid() for lease in leases)
     assert sorted(await one.queues()) == ["a", "a-1", "a-1-2", "b:c.d_e"]
     for lease in leases:
@@ -163,7 +163,7 @@ async def test_first_come_first_served(zookeeper: ZooKeeper, session: Session) -
 async def test_fifty_waiters_are_served_in_order_of_arrival_and_woken_one_at_a_time(
     locks: ResourceLocks, session: Session, zookeeper: ZooKeeper
 ) -> None:
-    """Fifty clerks of five sessions wait for one order: they are served as they came, and each hand-over costs one
+    """Fifty clerks of five sessions wait for one resource: they are served as they came, and each hand-over costs one
     watch event on the wire, in all."""
     holder = await locks.acquire("o-50", CASHIER, timeout_s=5)
     served: list[int] = []
@@ -183,7 +183,7 @@ async def test_fifty_waiters_are_served_in_order_of_arrival_and_woken_one_at_a_t
         for number in range(50):
             waiting.append(asyncio.create_task(settle(everybody[number % 5], number)))
             await queued(locks, "o-50", number + 2)
-        await until(lambda: sum(len(clerks._session._watches) for clerks in everybody) == 50)
+        await until(lambda: sum(len(clerks._session.watches.by_path) for clerks in everybody) == 50)
         assert relay.events() == 0
         assert served == []
         holder.release()
@@ -217,11 +217,11 @@ async def test_deadline_covers_changing_predecessors(locks: ResourceLocks) -> No
     assert await locks.queues() == {}
 
 
-async def take(locks: ResourceLocks, orders: list[str], *, timeout_s: float) -> Lease:
-    """Take one order, or a batch."""
-    if len(orders) == 1:
-        return await locks.acquire(orders[0], CASHIER, timeout_s=timeout_s)
-    return await locks.acquire_all(orders, CASHIER, timeout_s=timeout_s)
+async def take(locks: ResourceLocks, resources: list[str], *, timeout_s: float) -> Lease:
+    """Take one resource, or a batch."""
+    if len(resources) == 1:
+        return await locks.acquire(resources[0], CASHIER, timeout_s=timeout_s)
+    return await locks.acquire_all(resources, CASHIER, timeout_s=timeout_s)
 
 
 class Stopwatch:
@@ -283,27 +283,27 @@ async def test_deadlines_with_zookeeper_frozen(session: Session, locks: Resource
 
 
 ONE_OR_MANY = pytest.mark.parametrize(
-    ("orders", "creating"),
+    ("resources", "creating"),
     [(["o-7"], CREATE2), ([f"o-7-{number}" for number in range(70)], MULTI)],
-    ids=["one order", "a batch"],
+    ids=["one resource", "a batch"],
 )
 
 
 @ONE_OR_MANY
 async def test_lost_create_reply_is_found_by_its_nonce(
-    locks: ResourceLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
+    locks: ResourceLocks, zookeeper: ZooKeeper, resources: list[str], creating: int
 ) -> None:
     """The connection drops after the create was done: the nodes made are adopted, no second ones are made."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = ResourceLocks(session, root=LOCKS_ROOT)
         relay.lose_reply(creating, stay_away=False)
-        lease = await take(clerks, orders, timeout_s=5)
+        lease = await take(clerks, resources, timeout_s=5)
         assert relay.requests().count(creating) == 1
         assert relay.replies().count(creating) == 0
         assert lease.valid()
-        assert {order: [place.token for place in queue] for order, queue in (await locks.queues()).items()} == {
-            order: [lease.token] for order in orders
+        assert {resource: [place.token for place in queue] for resource, queue in (await locks.queues()).items()} == {
+            resource: [lease.token] for resource in resources
         }
         lease.release()
         assert await clerks.drained(10)
@@ -312,7 +312,7 @@ async def test_lost_create_reply_is_found_by_its_nonce(
 
 @ONE_OR_MANY
 async def test_lost_create_reply_is_cleared_up(
-    locks: ResourceLocks, zookeeper: ZooKeeper, orders: list[str], creating: int
+    locks: ResourceLocks, zookeeper: ZooKeeper, resources: list[str], creating: int
 ) -> None:
     """As above, but ZooKeeper stays away past the deadline: the nodes made are removed when it is back, although their
     session lives on."""
@@ -321,8 +321,8 @@ async def test_lost_create_reply_is_cleared_up(
         before, clerks = session.session_id, ResourceLocks(session, root=LOCKS_ROOT)
         relay.lose_reply(creating, stay_away=True)
         with pytest.raises(Unavailable):
-            await take(clerks, orders, timeout_s=0.5)
-        assert len(await locks.queues()) == len(orders)
+            await take(clerks, resources, timeout_s=0.5)
+        assert len(await locks.queues()) == len(resources)
         relay.let_go()
         await session.wait_connected(10)
         assert await clerks.drained(15)
@@ -339,11 +339,11 @@ async def test_dropped_connection_costs_nobody_their_place(locks: ResourceLocks,
         waiting = asyncio.create_task(clerks.acquire("o-16", ACCOUNTANT, timeout_s=20))
         await queued(locks, "o-16", 2)
         second = (await locks.queue("o-16"))[1].token
-        await until(lambda: len(session._watches) == 1)
+        await until(lambda: len(session.watches.by_path) == 1)
         relay.forget()
         relay.lose_reply(GET_CHILDREN, stay_away=False)
         relay.cut()
-        await until(lambda: relay.requests().count(GET_CHILDREN) >= 2 and len(session._watches) == 1)
+        await until(lambda: relay.requests().count(GET_CHILDREN) >= 2 and len(session.watches.by_path) == 1)
         holder.release()
         async with await waiting as lease:
             assert lease.token == second
@@ -358,18 +358,18 @@ async def test_cancelled_waiter_leaves_nothing(session: Session, locks: Resource
     await queued(locks, "o-8", 2)
     last = asyncio.create_task(locks.acquire("o-8", ACCOUNTANT, timeout_s=30))
     await queued(locks, "o-8", 3)
-    await until(lambda: len(session._watches) == 2)
+    await until(lambda: len(session.watches.by_path) == 2)
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert await locks.drained(5)
     assert len(await locks.queue("o-8")) == 2
-    await until(lambda: sum(map(len, session._watches.values())) == 1)
+    await until(lambda: sum(map(len, session.watches.by_path.values())) == 1)
     holder.release()
     lease = await last
     lease.release()
     assert await locks.drained(5)
-    assert session._watches == {}
+    assert session.watches.by_path == {}
     assert await nodes_left(session) == []
     assert zookeeper.metric("zk_watch_count") == 0
 
@@ -389,13 +389,13 @@ async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: Resour
     assert await nodes_left(session) == []
 
 
-async def settle_new_orders(locks: ResourceLocks, numbers: range) -> None:
-    """Lock and release orders never seen before, twenty at a time."""
+async def settle_new_resources(locks: ResourceLocks, numbers: range) -> None:
+    """Lock and release resources never seen before, twenty at a time."""
     pile = iter(numbers)
 
     async def clerk() -> None:
         for number in pile:
-            async with await locks.acquire(f"order-{number}", CASHIER, timeout_s=10) as lease:
+            async with await locks.acquire(f"resource-{number}", CASHIER, timeout_s=10) as lease:
                 lease.ensure()
 
     await asyncio.gather(*(clerk() for _ in range(20)))
@@ -403,21 +403,21 @@ async def settle_new_orders(locks: ResourceLocks, numbers: range) -> None:
 
 
 @pytest.mark.parametrize(
-    "orders",
+    "resources",
     [3_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
-async def test_orders_leave_nothing_behind(
-    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, orders: int
+async def test_resources_leave_nothing_behind(
+    session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, resources: int
 ) -> None:
-    """However many new orders are locked and released, no node, watch or bookkeeping stays, and the memory in use after
-    all of them is that after a tenth of them, give or take 64 kB (which is less than one byte an order in the end)."""
+    """However many new resources are locked and released, no node, watch or bookkeeping stays, and the memory in use
+    after all of them is that after a tenth of them, give or take 64 kB: less than one byte a resource in the end."""
     nodes_before = zookeeper.metric("zk_znode_count")
     tracemalloc.start()
     try:
-        await settle_new_orders(locks, range(orders // 10))
+        await settle_new_resources(locks, range(resources // 10))
         gc.collect()
         early, _ = tracemalloc.get_traced_memory()
-        await settle_new_orders(locks, range(orders // 10, orders))
+        await settle_new_resources(locks, range(resources // 10, resources))
         gc.collect()
         late, _ = tracemalloc.get_traced_memory()
     finally:
@@ -434,12 +434,12 @@ async def test_orders_leave_nothing_behind(
     assert zookeeper.metric("zk_znode_count") == nodes_before
     assert zookeeper.metric("zk_ephemerals_count") == 0
     assert zookeeper.metric("zk_watch_count") == 0
-    assert session._in_flight == set()
-    assert session._watches == {}
+    assert session._queue.in_flight == set()
+    assert session.watches.by_path == {}
 
 
 async def test_lease_ends_with_its_session(session: Session, zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
-    """After expiry a lease is invalid for ever, also under the new session, and others may hold the order."""
+    """After expiry a lease is invalid for ever, also under the new session, and others may hold the resource."""
     lease = await locks.acquire("o-10", CASHIER, timeout_s=5)
     assert lease.valid()
     changes: list[SessionState] = []
@@ -477,16 +477,14 @@ async def test_waiter_whose_session_is_lost_queues_again(zookeeper: ZooKeeper, l
 
 
 async def test_dead_holder_is_waited_out(zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
-    """A holder that died keeps the order until its session expires; then the next in line has it."""
+    """A holder that died keeps the resource until its session expires; then the next in line has it."""
     dying = Session(zookeeper.hosts, timeout_s=1.0, name="dying")
     await dying.start()
     await dying.wait_connected(5)
     await ResourceLocks(dying, root=LOCKS_ROOT).acquire("o-12", CASHIER, timeout_s=5)
     began = time.monotonic()
-    assert dying._connection is not None
-    assert dying._client is not None
-    dying._client._stopped.set()  # no close request, no reconnection: as a killed process
-    dying._connection.abort()
+    bridge_of(dying).client._stopped.set()  # no close request, no reconnection: as a killed process
+    bridge_of(dying).connection.abort()
     lease = await locks.acquire("o-12", ACCOUNTANT, timeout_s=10)
     assert 0.4 < time.monotonic() - began < 5
     assert lease.waited_for == CASHIER
@@ -510,7 +508,7 @@ async def test_valid_lapses_though_nobody_was_told(
 
 
 async def test_enter_excludes_nobody(locks: ResourceLocks) -> None:
-    """With the guard switched off several hold the order at once, each with a token of its own."""
+    """With the guard switched off several hold the resource at once, each with a token of its own."""
     first = await locks.acquire("o-14", CASHIER, timeout_s=5)
     second = await locks.enter("o-14", ACCOUNTANT, timeout_s=5)
     assert first.valid()
@@ -535,7 +533,7 @@ async def test_a_forked_child_is_told_at_once(locks: ResourceLocks) -> None:
         "queues": locks.queues,
         "drained": lambda: locks.drained(5),
     }
-    for name, held in {"lease": lease, "batch": batch, "order of a batch": batch["o-18"]}.items():
+    for name, held in {"lease": lease, "batch": batch, "resource of a batch": batch["o-18"]}.items():
         calls |= {
             f"{name}.ensure": held.ensure,
             f"{name}.lost": held.lost,
@@ -575,10 +573,10 @@ def verdict(call: Callable[[], Any]) -> str:
     return "no error"
 
 
-@pytest.mark.parametrize("order_id", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])
-async def test_bad_order_ids_are_refused(locks: ResourceLocks, order_id: str) -> None:
-    """Only 1 to 64 of A-Z a-z 0-9 _ . : - make an order id; nothing is sent for another."""
-    with pytest.raises(ValueError, match="order id"):
-        await locks.acquire(order_id, CASHIER, timeout_s=1)
-    with pytest.raises(ValueError, match="order id"):
-        await locks.queue(order_id)
+@pytest.mark.parametrize("resource_id", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])
+async def test_bad_resource_ids_are_refused(locks: ResourceLocks, resource_id: str) -> None:
+    """Only 1 to 64 of A-Z a-z 0-9 _ . : - make a resource id; nothing is sent for another."""
+    with pytest.raises(ValueError, match="resource id"):
+        await locks.acquire(resource_id, CASHIER, timeout_s=1)
+    with pytest.raises(ValueError, match="resource id"):
+        await locks.queue(resource_id)

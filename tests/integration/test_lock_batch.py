@@ -1,4 +1,4 @@
-"""Batches: many orders locked in one step, all or none, and never against each other."""
+"""Batches: many resources locked in one step, all or none, and never against each other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def locks(session: Session) -> ResourceLocks:
     return locks
 
 
-def new_orders(count: int, name: str = "b") -> list[str]:
+def new_resources(count: int, name: str = "b") -> list[str]:
     """Order ids, which fall into shards of all kinds."""
     return [f"{name}-{number}" for number in range(count)]
 
@@ -36,12 +36,12 @@ def new_orders(count: int, name: str = "b") -> list[str]:
 async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: ZooKeeper, count: int) -> None:
     """On the wire: one transaction and one list of all shards, both sent before either is answered; and one transaction
     to release them."""
-    orders = new_orders(count)
+    resources = new_resources(count)
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = ResourceLocks(session, root=LOCKS_ROOT)
         relay.hold()
-        acquiring = asyncio.create_task(clerks.acquire_all(orders, CASHIER, timeout_s=5))
+        acquiring = asyncio.create_task(clerks.acquire_all(resources, CASHIER, timeout_s=5))
         await until(lambda: len(relay.requests()) == 2)
         assert relay.replies() == []
         assert max(len(frame.body) for frame in relay.frames) < 0xFFFFF
@@ -49,7 +49,7 @@ async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: Z
         batch = await acquiring
         assert relay.requests() == [MULTI, MULTI_READ]
         assert batch.valid()
-        assert list(batch.resources) == orders
+        assert list(batch.resources) == resources
         assert batch.waited_s == 0.0
         relay.forget()
         batch.release()
@@ -58,18 +58,18 @@ async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: Z
         assert await locks.queues() == {}
 
 
-async def test_all_orders_of_a_batch_have_one_token(locks: ResourceLocks) -> None:
-    """The token of every order is the czxid of its node, which all of them share; the next holder's is greater."""
-    orders = new_orders(5)
-    async with await locks.acquire_all(orders, CASHIER, timeout_s=5) as batch:
+async def test_all_resources_of_a_batch_have_one_token(locks: ResourceLocks) -> None:
+    """The token of every resource is the czxid of its node, which all of them share; the next holder's is greater."""
+    resources = new_resources(5)
+    async with await locks.acquire_all(resources, CASHIER, timeout_s=5) as batch:
         queues = await locks.queues()
-        assert {order_id: [place.token for place in queue] for order_id, queue in queues.items()} == {
-            order_id: [batch.token] for order_id in orders
+        assert {resource_id: [place.token for place in queue] for resource_id, queue in queues.items()} == {
+            resource_id: [batch.token] for resource_id in resources
         }
-        assert {batch[order_id].token for order_id in orders} == {batch.token}
-    async with await locks.acquire(orders[3], CASHIER, timeout_s=5) as lease:
+        assert {batch[resource_id].token for resource_id in resources} == {batch.token}
+    async with await locks.acquire(resources[3], CASHIER, timeout_s=5) as lease:
         assert lease.token > batch.token
-    async with await locks.acquire_all(orders[:2], CASHIER, timeout_s=5) as later:
+    async with await locks.acquire_all(resources[:2], CASHIER, timeout_s=5) as later:
         assert later.token > lease.token
     assert await locks.drained(5)
 
@@ -77,26 +77,26 @@ async def test_all_orders_of_a_batch_have_one_token(locks: ResourceLocks) -> Non
 async def test_unprepared_shards_are_made_when_needed(session: Session) -> None:
     """Without prepare() the first batch makes the directories it needs."""
     locks = ResourceLocks(session, root="/lazy/batch")
-    async with await locks.acquire_all(new_orders(20), CASHIER, timeout_s=5) as batch:
+    async with await locks.acquire_all(new_resources(20), CASHIER, timeout_s=5) as batch:
         assert batch.valid()
     assert await locks.drained(5)
 
 
 async def test_a_batch_waits_its_turn_among_single_clerks(locks: ResourceLocks, session: Session) -> None:
     """First come, first served, in every queue: behind who was there, before who comes later."""
-    order = "o-1"
-    holder = await locks.acquire(order, CASHIER, timeout_s=5)
-    batch = asyncio.create_task(locks.acquire_all(["o-0", order, "o-2"], ACCOUNTANT, timeout_s=20))
-    await queued(locks, order, 2)
-    later = [asyncio.create_task(locks.acquire(each, CASHIER, timeout_s=20)) for each in ("o-0", order, "o-2")]
+    resource = "o-1"
+    holder = await locks.acquire(resource, CASHIER, timeout_s=5)
+    batch = asyncio.create_task(locks.acquire_all(["o-0", resource, "o-2"], ACCOUNTANT, timeout_s=20))
+    await queued(locks, resource, 2)
+    later = [asyncio.create_task(locks.acquire(each, CASHIER, timeout_s=20)) for each in ("o-0", resource, "o-2")]
     await queued(locks, "o-0", 2)
-    await queued(locks, order, 3)
+    await queued(locks, resource, 3)
     await queued(locks, "o-2", 2)
     assert not any(task.done() for task in (batch, *later))
     holder.release()
     leases = await batch
     assert leases.token > holder.token
-    assert leases[order].waited_for == CASHIER
+    assert leases[resource].waited_for == CASHIER
     assert leases["o-0"].waited_for is None
     assert leases.waited_s > 0
     assert not any(task.done() for task in later)
@@ -110,11 +110,11 @@ async def test_a_batch_waits_its_turn_among_single_clerks(locks: ResourceLocks, 
     assert await nodes_left(session) == []
 
 
-async def test_a_batch_that_does_not_get_one_order_gets_none(locks: ResourceLocks, session: Session) -> None:
-    """At the deadline the error names the order that was not had and who holds it, and every place is given up."""
+async def test_a_batch_that_does_not_get_one_resource_gets_none(locks: ResourceLocks, session: Session) -> None:
+    """At the deadline the error names the resource that was not had and who holds it, and every place is given up."""
     holder = await locks.acquire("b-7", CASHIER, timeout_s=5)
     with pytest.raises(LockTimeout) as caught:
-        await locks.acquire_all(new_orders(20), ACCOUNTANT, timeout_s=0.3)
+        await locks.acquire_all(new_resources(20), ACCOUNTANT, timeout_s=0.3)
     assert caught.value.resource_id == "b-7"
     assert caught.value.holder == CASHIER
     assert await locks.drained(5)
@@ -125,21 +125,21 @@ async def test_a_batch_that_does_not_get_one_order_gets_none(locks: ResourceLock
 
 
 async def test_overlapping_batches_all_finish(zookeeper: ZooKeeper, session: Session) -> None:
-    """Batches that meet in many queues, asked for in whatever order of orders by four sessions: none waits for ever,
-    and of each order there is one holder at a time, with growing tokens."""
+    """Batches that meet in many queues, asked for in whatever order of resources by four sessions: none waits for ever,
+    and of each resource there is one holder at a time, with growing tokens."""
     rng = random.Random(7)
-    orders = new_orders(12, "shared")
+    resources = new_resources(12, "shared")
     inside: set[str] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
 
     async def settle(locks: ResourceLocks) -> None:
         for _ in range(10):
-            wanted = rng.sample(orders, rng.randint(2, 8))
+            wanted = rng.sample(resources, rng.randint(2, 8))
             async with await locks.acquire_all(wanted, CASHIER, timeout_s=60) as batch:
                 assert inside.isdisjoint(wanted)
                 inside.update(wanted)
-                for order_id in wanted:
-                    tokens[order_id].append(batch[order_id].token)
+                for resource_id in wanted:
+                    tokens[resource_id].append(batch[resource_id].token)
                 await asyncio.sleep(0)
                 batch.ensure()
                 inside.difference_update(wanted)
@@ -181,13 +181,13 @@ async def test_a_killed_process_leaves_no_part_of_a_batch(zookeeper: ZooKeeper, 
         await until(gone)
 
 
-async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
-    """What is written for one order takes one of a batch; the batch's release is one transaction for the rest, and
-    orders given up before are no concern of it any more."""
+async def test_resources_of_a_batch_are_given_up_singly_or_together(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+    """What is written for one resource takes one of a batch; the batch's release is one transaction for the rest, and
+    resources given up before are no concern of it any more."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         clerks = ResourceLocks(session, root=LOCKS_ROOT)
-        batch = await clerks.acquire_all(new_orders(6), CASHIER, timeout_s=5)
+        batch = await clerks.acquire_all(new_resources(6), CASHIER, timeout_s=5)
         relay.forget()
         async with batch["b-2"] as lease:
             lease.ensure()
@@ -215,7 +215,7 @@ async def test_orders_of_a_batch_are_given_up_singly_or_together(locks: Resource
 
 async def test_a_node_that_has_gone_does_not_keep_the_others(locks: ResourceLocks, session: Session) -> None:
     """If somebody has deleted a node by hand, the transaction is refused and the others are deleted singly."""
-    batch = await locks.acquire_all(new_orders(5), CASHIER, timeout_s=5)
+    batch = await locks.acquire_all(new_resources(5), CASHIER, timeout_s=5)
     shard = locks._shard_of("b-3")
     (name,) = await session.get_children(shard)
     await session.delete(f"{shard}/{name}")
@@ -230,10 +230,10 @@ async def test_cancelled_anywhere_leaves_nothing(
 ) -> None:
     """Wherever in its course a batch is cancelled, also while it stands in line, its nodes and its watch end."""
     holder = await locks.acquire("b-9", CASHIER, timeout_s=5)
-    in_line = asyncio.create_task(locks.acquire_all(new_orders(12), ACCOUNTANT, timeout_s=30))
+    in_line = asyncio.create_task(locks.acquire_all(new_resources(12), ACCOUNTANT, timeout_s=30))
     await queued(locks, "b-9", 2)
-    await until(lambda: len(session._watches) == 1)
-    acquiring = asyncio.create_task(locks.acquire_all(new_orders(100, "other"), ACCOUNTANT, timeout_s=5))
+    await until(lambda: len(session.watches.by_path) == 1)
+    acquiring = asyncio.create_task(locks.acquire_all(new_resources(100, "other"), ACCOUNTANT, timeout_s=5))
     for _ in range(turns):
         await asyncio.sleep(0)
     for task in (in_line, acquiring):
@@ -243,7 +243,7 @@ async def test_cancelled_anywhere_leaves_nothing(
     await session.exists("/")  # replies come in order: that of the transaction has been seen now
     await asyncio.sleep(0)
     assert await locks.drained(5)
-    assert session._watches == {}
+    assert session.watches.by_path == {}
     assert set(await locks.queues()) == {"b-9"}
     holder.release()
     assert await locks.drained(5)
@@ -252,18 +252,18 @@ async def test_cancelled_anywhere_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("orders", "says"),
+    ("resources", "says"),
     [
         ([], "1 to 500"),
-        (new_orders(MAX_RESOURCES + 1), "1 to 500"),
-        (["a", "b", "a"], "order a is in the batch twice"),
-        (["a", "b/c"], "not an order id"),
+        (new_resources(MAX_RESOURCES + 1), "1 to 500"),
+        (["a", "b", "a"], "a is in the batch twice"),
+        (["a", "b/c"], "not a resource id"),
     ],
 )
-async def test_bad_batches_are_refused(locks: ResourceLocks, session: Session, orders: list[str], says: str) -> None:
-    """Nothing is sent for a batch that is empty, too large, or names an order twice or wrongly."""
+async def test_bad_batches_are_refused(locks: ResourceLocks, session: Session, resources: list[str], says: str) -> None:
+    """Nothing is sent for a batch that is empty, too large, or names a resource twice or wrongly."""
     with pytest.raises(ValueError, match=says):
-        await locks.acquire_all(orders, CASHIER, timeout_s=1)
+        await locks.acquire_all(resources, CASHIER, timeout_s=1)
     assert await nodes_left(session) == []
 
 

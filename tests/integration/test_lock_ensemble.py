@@ -1,4 +1,4 @@
-"""The order lock on an ensemble of three: clerks sit on different members, and the leader may die."""
+"""The resource lock on an ensemble of three: clerks sit on different members, and the leader may die."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ async def desks(ensemble: Ensemble) -> AsyncIterator[list[ResourceLocks]]:
 
 
 async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: list[ResourceLocks]) -> None:
-    """One holder of each order at a time, with growing tokens, for single orders and batches alike; and a batch's token
-    is the czxid of each of its nodes, whichever member it was taken through."""
+    """One holder of each resource at a time, with growing tokens, for single resources and batches; a batch's token is
+    the czxid of each of its nodes, whichever member it was taken through."""
     inside: set[str] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
 
@@ -58,9 +58,9 @@ async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: 
         async with await locks.acquire_all(wanted, CASHIER, timeout_s=60) as batch:
             assert inside.isdisjoint(wanted)
             inside.update(wanted)
-            for order_id in wanted:
-                assert (await locks.queue(order_id))[0].token == batch.token
-                tokens[order_id].append(batch.token)
+            for resource_id in wanted:
+                assert (await locks.queue(resource_id))[0].token == batch.token
+                tokens[resource_id].append(batch.token)
             batch.ensure()
             inside.difference_update(wanted)
 
@@ -70,9 +70,9 @@ async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: 
     assert sum(map(len, tokens.values())) == 12 * sum(map(len, wanted))
 
 
-async def test_a_dead_leader_costs_nobody_their_place(ensemble: Ensemble, desks: list[ResourceLocks]) -> None:
-    """The leader is killed while an order is held and waited for, through every member: after the election everybody is
-    served in the old order, and whoever asks for another order gets it."""
+async def test_a_dead_leader_costs_no_waiter_its_place(ensemble: Ensemble, desks: list[ResourceLocks]) -> None:
+    """The leader is killed while a resource is held and waited for, through every member: after the election all
+    waiters are served in the old order, and a caller that asks for another resource gets it."""
     holder = await desks[0].acquire("o-1", CASHIER, timeout_s=10)
     waiting = []
     for number in range(6):
@@ -91,9 +91,9 @@ async def test_a_dead_leader_costs_nobody_their_place(ensemble: Ensemble, desks:
     await asyncio.to_thread(leader.start)
 
 
-async def pass_through(locks: ResourceLocks, orders: list[str]) -> None:
+async def pass_through(locks: ResourceLocks, resources: list[str]) -> None:
     """Hold a batch for a moment."""
-    async with await locks.acquire_all(orders, CASHIER, timeout_s=60):
+    async with await locks.acquire_all(resources, CASHIER, timeout_s=60):
         await asyncio.sleep(0)
 
 

@@ -28,11 +28,13 @@ ON_THE_WAY = 100
 
 
 def prepared(directory: Path) -> sqlite3.Connection:
-    """Rows for the orders, none of which has seen a fence."""
+    """Rows for the resources, none of which has seen a fence."""
     database = sqlite3.connect(directory / "fences.db", isolation_level=None, timeout=0)
     database.execute("PRAGMA journal_mode=WAL")
-    database.execute("CREATE TABLE orders (id TEXT PRIMARY KEY, fence INTEGER, writes INTEGER)")
-    database.executemany("INSERT INTO orders VALUES (?, 0, 0)", [(f"order-{number}",) for number in range(HOLDERS)])
+    database.execute("CREATE TABLE resources (id TEXT PRIMARY KEY, fence INTEGER, writes INTEGER)")
+    database.executemany(
+        "INSERT INTO resources VALUES (?, 0, 0)", [(f"resource-{number}",) for number in range(HOLDERS)]
+    )
     return database
 
 
@@ -73,18 +75,18 @@ async def stop_at_any_moment(process: asyncio.subprocess.Process, database: sqli
 
 
 async def take_over(session: Session, database: sqlite3.Connection) -> list[BatchLease]:
-    """Lock every order behind its paused holder, and write with the newer fence."""
+    """Lock every resource behind its paused holder, and write with the newer fence."""
     locks = ResourceLocks(session, root=LOCKS_ROOT)
-    orders = [f"order-{number}" for number in range(HOLDERS)]
+    resources = [f"resource-{number}" for number in range(HOLDERS)]
     batches = await asyncio.gather(
         *(
-            locks.acquire_all(orders[start : start + MAX_RESOURCES], ACCOUNTANT, timeout_s=30)
+            locks.acquire_all(resources[start : start + MAX_RESOURCES], ACCOUNTANT, timeout_s=30)
             for start in range(0, HOLDERS, MAX_RESOURCES)
         )
     )
     for batch in batches:
-        rows = [(batch.token, order_id, batch.token) for order_id in batch.resources]
-        done = database.executemany("UPDATE orders SET fence = ? WHERE id = ? AND fence <= ?", rows)
+        rows = [(batch.token, resource_id, batch.token) for resource_id in batch.resources]
+        done = database.executemany("UPDATE resources SET fence = ? WHERE id = ? AND fence <= ?", rows)
         assert done.rowcount == len(rows)
     return batches
 
@@ -108,13 +110,13 @@ async def test_woken_holders_begin_nothing_and_their_writes_are_refused(
         process.send_signal(signal.SIGCONT)
         outcome = json.loads(await asyncio.wait_for(process.stdout.read(), 30))
     effects = [line.split() for line in (tmp_path / "effects").read_text().splitlines()]
-    assert len({order_id for _, order_id, _ in effects}) == HOLDERS
+    assert len({resource_id for _, resource_id, _ in effects}) == HOLDERS
     assert [effect for effect in effects if float(effect[0]) >= woken_at] == [], "given leave after waking"
     if on_the_way:
         assert outcome == {"written": 0, "refused": on_the_way}
-    expected = {order_id: batch.token for batch in batches for order_id in batch.resources}
-    assert dict(database.execute("SELECT id, fence FROM orders")) == expected
-    assert all(int(token) < expected[order_id] for _, order_id, token in effects)
+    expected = {resource_id: batch.token for batch in batches for resource_id in batch.resources}
+    assert dict(database.execute("SELECT id, fence FROM resources")) == expected
+    assert all(int(token) < expected[resource_id] for _, resource_id, token in effects)
     for batch in batches:
         batch.release()
     database.close()

@@ -45,10 +45,10 @@ class Onlooker:
             self.told += changes
             self.turns.append(self.watch.live)
 
-    def of(self, order_id: str) -> list[list[str]]:
-        """Return the clerks in an order's queue after each of its changes."""
+    def of(self, resource_id: str) -> list[list[str]]:
+        """Return the clerks in a resource's queue after each of its changes."""
         return [
-            [place.holder.owner for place in change.queue] for change in self.told if change.resource_id == order_id
+            [place.holder.owner for place in change.queue] for change in self.told if change.resource_id == resource_id
         ]
 
     async def close(self) -> None:
@@ -74,7 +74,7 @@ async def test_every_change_is_told(locks: ResourceLocks, zookeeper: ZooKeeper) 
         waiting = asyncio.create_task(locks.acquire("o-1", ACCOUNTANT, timeout_s=20))
         await queued(locks, "o-1", 2)
         await until(lambda: len(onlooker.of("o-1")) == 2)
-        assert onlooker.watch.queues() == {order: tuple(queue) for order, queue in (await locks.queues()).items()}
+        assert onlooker.watch.queues() == {resource: tuple(queue) for resource, queue in (await locks.queues()).items()}
         holder.release()
         (await waiting).release()
         batch = await locks.acquire_all(["o-2", "o-3"], CASHIER, timeout_s=5)
@@ -100,12 +100,12 @@ async def test_watching_costs_one_watch(locks: ResourceLocks, zookeeper: ZooKeep
             assert zookeeper.metric("zk_watch_count") == 2
         await session.exists("/")
         assert zookeeper.metric("zk_watch_count") == 0
-        assert session._followers == []
+        assert session.watches._subscribers == []
 
 
 async def test_what_happened_while_away_is_told_afterwards(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """While the connection is away the onlooker knows it; back again, what differs is told, and events come again."""
-    leases = {order: await locks.acquire(order, CASHIER, timeout_s=5) for order in ("o-5", "o-6")}
+    leases = {resource: await locks.acquire(resource, CASHIER, timeout_s=5) for resource in ("o-5", "o-6")}
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
         async with looking_on(session) as onlooker:
@@ -142,7 +142,7 @@ async def test_events_that_pile_up_are_replaced_by_a_list(
 
 
 async def test_busy_queues_are_followed_to_the_end(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
-    """Many clerks on few orders: each order's queue changes by one place at a time, and ends empty."""
+    """Many clerks on few resources: each resource's queue changes by one place at a time, and ends empty."""
     rng = random.Random(3)
 
     async def clerk() -> None:
@@ -154,9 +154,9 @@ async def test_busy_queues_are_followed_to_the_end(locks: ResourceLocks, zookeep
         await asyncio.gather(*(clerk() for _ in range(8)))
         assert await locks.drained(5)
         await until(lambda: onlooker.watch.queues() == {})
-        for order_id in {change.resource_id for change in onlooker.told}:
+        for resource_id in {change.resource_id for change in onlooker.told}:
             queues = [
-                [place.token for place in change.queue] for change in onlooker.told if change.resource_id == order_id
+                [place.token for place in change.queue] for change in onlooker.told if change.resource_id == resource_id
             ]
             for before, after in zip([[], *queues], queues, strict=False):
                 assert len(set(before) ^ set(after)) == 1

@@ -14,7 +14,7 @@ from coordination.metrics import Metrics
 from coordination.registry import ProviderURL, Registry
 from coordination.session import Session, SessionState
 from tests.integration.provider import provider_url
-from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
+from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until
 
 INTERFACE = "test.registry.v1.Service"
 BACK_WITHIN_S = 2.0
@@ -149,8 +149,7 @@ async def test_same_session_only_reads_again(session: Session, registry: Registr
     before = await session.exists(node(url))
     states: list[SessionState] = []
     session.subscribe(lambda change: states.append(change.state))
-    assert session._connection is not None
-    session._connection._socket.shutdown(2)
+    bridge_of(session).connection._socket.shutdown(2)
     await until(lambda: SessionState.CONNECTED in states)
     assert await registry.wait_registered(url, 5)
     after = await session.exists(node(url))

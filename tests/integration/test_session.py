@@ -23,7 +23,7 @@ from coordination.errors import Forbidden, Unavailable, WrongProcess
 from coordination.metrics import Metrics
 from coordination.session import requests
 from coordination.session.session import SLOTS, Session, SessionChange, SessionState
-from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire, until
+from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until
 
 SLACK_S = 0.25
 
@@ -70,7 +70,7 @@ async def test_request_that_cannot_be_written_takes_no_place(session: Session) -
         with pytest.raises(UnicodeEncodeError):
             await session.exists("/\udcff", timeout_s=1)
     assert session._slots._value == SLOTS
-    assert session._in_flight == set()
+    assert session._queue.in_flight == set()
 
 
 async def test_paths_lie_under_the_chroot(zookeeper: ZooKeeper, session: Session) -> None:
@@ -100,14 +100,14 @@ async def test_watch_fires_once_and_can_be_forgotten(session: Session) -> None:
     news, forgotten = asyncio.Event(), asyncio.Event()
     await session.get("/watched", watch=news.set)
     await session.get("/watched", watch=forgotten.set)
-    session.unwatch("/watched", forgotten.set)
+    session.watches.remove("/watched", forgotten.set)
     await session.set("/watched", b"1")
     await asyncio.wait_for(news.wait(), 5)
     assert not forgotten.is_set()
-    assert session._watches == {}
+    assert session.watches.by_path == {}
     with pytest.raises(NoNodeError):
         await session.get("/watched/none", watch=news.set)
-    assert session._watches == {}
+    assert session.watches.by_path == {}
 
 
 async def test_starts_without_zookeeper() -> None:
@@ -146,9 +146,9 @@ async def test_client_that_gave_up_is_replaced() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with Session(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=SESSION_TIMEOUT_S) as session:
-        first = session._client
+        first = bridge_of(session).client
         await until(lambda: visits >= 2)
-        assert session._client is not first
+        assert bridge_of(session).client is not first
     server.close()
     await server.wait_closed()
 
@@ -198,7 +198,7 @@ async def test_frozen_is_noticed_under_load(session: Session, zookeeper: ZooKeep
 
 async def test_many_requests_do_not_block_the_loop(session: Session) -> None:
     """With kazoo's thread stuck (a full send buffer) the loop goes on, however many requests pile up."""
-    connection: Any = session._connection
+    connection: Any = bridge_of(session).connection
     write, stuck, went_on = connection._write, threading.Event(), threading.Event()
 
     def hang(*packet: Any) -> None:
@@ -218,7 +218,7 @@ async def test_many_requests_do_not_block_the_loop(session: Session) -> None:
 async def test_request_that_got_lost_inside_ends_with_the_connection(session: Session) -> None:
     """A request kazoo never answers fails when the connection drops, and its place is free again."""
 
-    connection: Any = session._connection
+    connection: Any = bridge_of(session).connection
     connection.hand_over = lambda requests: None
     (reply,) = await session.send(requests.exists("/"), deadline=Deadline.after(1))
     await asyncio.sleep(0)
@@ -228,13 +228,13 @@ async def test_request_that_got_lost_inside_ends_with_the_connection(session: Se
         await session.receive(reply, Deadline.after(10))
     assert caught.value.maybe_done
     await session.wait_connected(10)
-    assert session._in_flight == set()
+    assert session._queue.in_flight == set()
 
 
 async def test_lost_request_is_told_together_with_the_loss(session: Session, zookeeper: ZooKeeper) -> None:
     """Whoever learns that their request was lost finds the session SUSPENDED: kazoo fails requests first and tells of
     the dropped connection a moment later, in which the next request would be sent into the void."""
-    client: Any = session._client
+    client: Any = bridge_of(session).client
     fail_requests = client._notify_pending
 
     def preempted(state: str) -> None:
@@ -259,7 +259,7 @@ async def test_lost_request_is_told_together_with_the_loss(session: Session, zoo
 async def test_request_given_up_is_not_sent_later(session: Session) -> None:
     """A request that was failed with one connection, before it was sent, is not sent on the next: whoever was told of
     the loss may have looked in vain for what it would make."""
-    client: Any = session._client
+    client: Any = bridge_of(session).client
     fail_requests, failed, go_on = client._notify_pending, threading.Event(), threading.Event()
 
     def preempted(state: str) -> None:
@@ -279,13 +279,13 @@ async def test_request_given_up_is_not_sent_later(session: Session) -> None:
     client._notify_pending = fail_requests
     await session.wait_connected(10)
     assert await session.exists("/too-late") is None
-    assert session._in_flight == set()
+    assert session._queue.in_flight == set()
     assert session._slots._value == SLOTS
 
 
 async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
     """With kazoo's thread stuck any number of `post` returns at once, each in a turn of the loop of its own."""
-    connection: Any = session._connection
+    connection: Any = bridge_of(session).connection
     write, stuck, went_on = connection._write, threading.Event(), threading.Event()
 
     def hang(*packet: Any) -> None:
@@ -301,7 +301,7 @@ async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
     assert not went_on.is_set()
     stuck.set()
     await asyncio.wait([reply for reply in replies if reply is not None], timeout=10)
-    assert session._in_flight == set()
+    assert session._queue.in_flight == set()
 
 
 async def test_belief_follows_acknowledgements(session: Session, zookeeper: ZooKeeper) -> None:
@@ -324,10 +324,9 @@ async def test_same_session_reconnected(session: Session) -> None:
     before, changes, looked_again = session.session_id, list[SessionChange](), asyncio.Event()
     session.subscribe(changes.append)
     await session.exists("/nothing", watch=looked_again.set)
-    assert session._connection is not None
     again = asyncio.create_task(next_change(session, SessionState.CONNECTED))
     await asyncio.sleep(0)
-    session._connection._socket.shutdown(socket.SHUT_RDWR)
+    bridge_of(session).connection._socket.shutdown(socket.SHUT_RDWR)
     await again
     assert looked_again.is_set()
     assert session.session_id == before

@@ -18,6 +18,7 @@ from pathlib import Path
 from kazoo.client import KazooClient
 
 from coordination.session import ServerAddress, Session
+from coordination.session.kazoo_bridge import KazooBridge
 
 DEBIAN_CLASSPATH = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar"
 CONFIGURATION = """\
@@ -188,10 +189,15 @@ async def connected(zookeeper: ZooKeeper, name: str = "test") -> AsyncIterator[S
         yield session
 
 
+def bridge_of(session: Session) -> KazooBridge:
+    """The kazoo side of a session that was started."""
+    assert session._bridge is not None
+    return session._bridge
+
+
 async def expire(session: Session) -> None:
     """Have ZooKeeper end a session, as its expiry would: another connection of the same session closes it."""
-    assert session._client is not None
-    twin = KazooClient(hosts=session._hosts, timeout=SESSION_TIMEOUT_S, client_id=session._client.client_id)
+    twin = KazooClient(hosts=session._hosts, timeout=SESSION_TIMEOUT_S, client_id=bridge_of(session).client.client_id)
     await asyncio.to_thread(twin.start)
     await asyncio.to_thread(twin.stop)
     twin.close()

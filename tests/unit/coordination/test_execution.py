@@ -30,7 +30,7 @@ NOT_NOW = AioRpcError(
 NO_SUCH_METHOD = AioRpcError(grpc.StatusCode.UNIMPLEMENTED, Metadata(), Metadata(), details="Method not found!")
 
 
-class ScriptedLink:
+class ScriptedConnection:
     """A connected endpoint whose next call comes to what it is told to."""
 
     def __init__(self, number: int, outcome: AioRpcError | str | None) -> None:
@@ -57,17 +57,20 @@ class _Attempt:
         return self._outcome
 
 
-class ScriptedCluster:
+class ScriptedPool:
     """Endpoints in order, and what is said of them."""
 
     def __init__(self, *outcomes: AioRpcError | str | None) -> None:
-        self.connections = [ScriptedLink(number, outcome) for number, outcome in enumerate(outcomes)]
+        self.connections = [ScriptedConnection(number, outcome) for number, outcome in enumerate(outcomes)]
         self.said: list[str] = []
         self._left = list(self.connections)
+        self.metrics = self
 
-    async def connect(self, _invocation: Invocation, tried: set[str], _others: set[str]) -> tuple[ScriptedLink, int]:
+    async def connect(
+        self, _invocation: Invocation, tried: set[str], _others: set[str]
+    ) -> tuple[ScriptedConnection, int]:
         if not self._left:
-            raise NeverSent("nobody is left")
+            raise NeverSent("no endpoint is left")
         connection = self._left.pop(0)
         tried.add(connection.address)
         return connection, len(self._left)
@@ -76,7 +79,7 @@ class ScriptedCluster:
         return lambda *_, **__: self.said.append(what)
 
 
-async def run(idempotency: Idempotency, pool: ScriptedCluster) -> Any:
+async def run(idempotency: Idempotency, pool: ScriptedPool) -> Any:
     """Carry a call out."""
     invocation = Invocation(
         Method("unary_unary", "/a.B/C", None, None), b"", Deadline.after(5.0), None, None, None, None
@@ -90,16 +93,16 @@ async def run(idempotency: Idempotency, pool: ScriptedCluster) -> Any:
 async def failure(idempotency: Idempotency, *outcomes: AioRpcError | str | None) -> AioRpcError:
     """Return the error a call ends with."""
     with pytest.raises(AioRpcError) as caught:
-        await run(idempotency, ScriptedCluster(*outcomes))
+        await run(idempotency, ScriptedPool(*outcomes))
     return caught.value
 
 
 async def test_a_connection_that_breaks_before_anything_is_sent() -> None:
     """Ready when looked at, gone when used: gRPC proves that nobody saw the call, and another endpoint is asked
     whatever the method is. Nothing is held against the endpoint."""
-    pool = ScriptedCluster(BROKE_BEFORE, "OK")
+    pool = ScriptedPool(BROKE_BEFORE, "OK")
     assert await run(Idempotency.UNKNOWN, pool) == "OK"
-    assert pool.said == ["unreachable", "repeated", "answered", "call_ended"]
+    assert pool.said == ["unreachable", "retried", "answered", "call_ended"]
 
 
 async def test_sends_count_what_somebody_may_have_seen() -> None:
@@ -130,16 +133,16 @@ async def test_whether_another_attempt_may_have_done_it(outcomes: tuple[AioRpcEr
 
 async def test_each_attempt_is_counted_once() -> None:
     """By how it ended; a refusal in the server's own words takes nobody out."""
-    pool = ScriptedCluster(LOST, NOT_NOW, "OK")
+    pool = ScriptedPool(LOST, NOT_NOW, "OK")
     assert await run(Idempotency.IDEMPOTENT, pool) == "OK"
-    assert pool.said == ["failed", "repeated", "given_up", "repeated", "answered", "call_ended"]
+    assert pool.said == ["failed", "retried", "given_up", "retried", "answered", "call_ended"]
 
 
 async def test_another_program_is_no_attempt_whatever_the_method() -> None:
     """UNIMPLEMENTED without details: the next is asked, as often as there is one; it is held against the endpoint."""
-    pool = ScriptedCluster(*[NO_SUCH_METHOD] * 4, "OK")
+    pool = ScriptedPool(*[NO_SUCH_METHOD] * 4, "OK")
     assert await run(Idempotency.UNKNOWN, pool) == "OK"
-    assert pool.said == [*["failed", "repeated"] * 4, "answered", "call_ended"]
+    assert pool.said == [*["failed", "retried"] * 4, "answered", "call_ended"]
     assert [connection.load.failures(0.0) > 0 for connection in pool.connections] == [True] * 4 + [False]
 
 
@@ -159,7 +162,7 @@ async def test_a_lost_reply_matters_more_than_another_program_asked_after_it() -
 async def test_unimplemented_with_details_is_an_answer() -> None:
     """The server has the method and says why it does not do it: nobody else is asked."""
     refusal = AioRpcError(grpc.StatusCode.UNIMPLEMENTED, Metadata(), Metadata((DETAILS_KEY, b"why")), details="no")
-    pool = ScriptedCluster(refusal, "OK")
+    pool = ScriptedPool(refusal, "OK")
     with pytest.raises(AioRpcError):
         await run(Idempotency.IDEMPOTENT, pool)
     assert pool.said == ["answered", "call_ended"]
@@ -183,7 +186,7 @@ async def test_unimplemented_with_details_is_an_answer() -> None:
 async def test_what_an_answer_says_of_its_endpoint(code: grpc.StatusCode, with_details: str, without: str) -> None:
     """One that broke, or refuses without details, failed; one that refuses in its own words is only dearer."""
     for details, said in (((DETAILS_KEY, b"why"),), with_details), ((), without):
-        pool = ScriptedCluster(AioRpcError(code, Metadata(), Metadata(*details), details="no"))
+        pool = ScriptedPool(AioRpcError(code, Metadata(), Metadata(*details), details="no"))
         with pytest.raises(AioRpcError):
             await run(Idempotency.UNKNOWN, pool)
         assert pool.said == [said, "call_ended"]
@@ -198,7 +201,7 @@ async def test_a_message_over_the_limit_is_not_the_endpoints_fault() -> None:
         Metadata(),
         details="CLIENT: Received message larger than max (5 vs. 4)",
     )
-    pool = ScriptedCluster(too_large)
+    pool = ScriptedPool(too_large)
     with pytest.raises(AioRpcError):
         await run(Idempotency.UNKNOWN, pool)
     assert pool.said == ["answered", "call_ended"]
@@ -206,7 +209,7 @@ async def test_a_message_over_the_limit_is_not_the_endpoints_fault() -> None:
 
 async def test_ok_without_a_message_is_a_failure() -> None:
     """grpc.aio returns None for it, which no caller expects."""
-    pool = ScriptedCluster(None)
+    pool = ScriptedPool(None)
     with pytest.raises(AioRpcError) as caught:
         await run(Idempotency.UNKNOWN, pool)
     assert caught.value.code() is grpc.StatusCode.INTERNAL

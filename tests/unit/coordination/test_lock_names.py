@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from coordination.locks.lock_node import Holder, NodeName, ahead_by, made_by, queue_of
 
-order_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
+resource_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
 nonces = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
 sequences = st.integers(-(2**31), 2**31 - 1)
 
 
-@given(order_ids, nonces, sequences)
-def test_names_are_taken_apart_from_the_right(order_id: str, nonce: str, sequence: int) -> None:
-    """Whatever hyphens and digits an order id holds, the three parts come back; also after the counter wrapped."""
-    assert NodeName.parse(f"{order_id}-{nonce}-{sequence:010d}") == NodeName(order_id, nonce, sequence)
+@given(resource_ids, nonces, sequences)
+def test_names_are_taken_apart_from_the_right(resource_id: str, nonce: str, sequence: int) -> None:
+    """Whatever hyphens and digits a resource id holds, the three parts come back; also after the counter wrapped."""
+    assert NodeName.parse(f"{resource_id}-{nonce}-{sequence:010d}") == NodeName(resource_id, nonce, sequence)
 
 
 @pytest.mark.parametrize("name", ["", "a", "a-0123456789abcdef", "a-XYZ-0000000001", "-0123456789abcdef-0000000001"])
@@ -27,7 +27,7 @@ def test_other_nodes_are_not_locks(name: str) -> None:
 
 
 @given(sequences, st.integers(0, 2**31 - 1))
-def test_order_survives_the_wrap(start: int, steps: int) -> None:
+def test_queue_order_survives_the_wrap(start: int, steps: int) -> None:
     """A node made `steps` later stands `steps` behind, wherever the signed 32-bit counter wraps between them."""
     later = (start + steps + 2**31) % 2**32 - 2**31
     assert ahead_by(start, later) == steps
@@ -35,30 +35,34 @@ def test_order_survives_the_wrap(start: int, steps: int) -> None:
 
 
 def test_line_over_the_wrap() -> None:
-    """The line of one order is sorted across 2147483647 -> -2147483648, and holds no other order's nodes."""
+    """The queue of one resource is sorted across 2147483647 -> -2147483648, and holds no other resource's nodes."""
 
-    def name(order_id: str, sequence: int) -> str:
-        return f"{order_id}-{'0' * 16}-{sequence:010d}"
+    def name(resource_id: str, sequence: int) -> str:
+        return f"{resource_id}-{'0' * 16}-{sequence:010d}"
 
     line = [2**31 - 2, 2**31 - 1, -(2**31), -(2**31) + 1]
     names = [name("o-1", sequence) for sequence in line]
     assert queue_of("o-1", [*reversed(names), name("o", 0), name("o-1-2", 5)]) == names
 
 
-@given(st.lists(order_ids, min_size=1, max_size=20, unique=True), nonces, sequences)
-def test_the_nodes_of_a_batch_are_found_by_their_nonce(orders: list[str], nonce: str, first: int) -> None:
+@given(st.lists(resource_ids, min_size=1, max_size=20, unique=True), nonces, sequences)
+def test_the_nodes_of_a_batch_are_found_by_their_nonce(resources: list[str], nonce: str, first: int) -> None:
     """Among all other nodes of their shards, whatever their names contain, and across the wrap."""
     other = "0123456789abcdef" if nonce != "0123456789abcdef" else "f" * 16
     listings: dict[str, list[str]] = {"/a": [], "/b": []}
-    for number, order_id in enumerate(orders):
+    for number, resource_id in enumerate(resources):
         sequence = (first + number + 2**31) % 2**32 - 2**31
         shard = listings["/a" if number % 2 else "/b"]
-        shard += [f"{order_id}-{nonce}-{sequence:010d}", f"{order_id[-40:]}-{nonce}-{other}-0000000001", "nonsense"]
+        shard += [
+            f"{resource_id}-{nonce}-{sequence:010d}",
+            f"{resource_id[-40:]}-{nonce}-{other}-0000000001",
+            "nonsense",
+        ]
     found = made_by(nonce, listings)
-    assert sorted(found) == sorted(orders)
-    for order_id, path in found.items():
+    assert sorted(found) == sorted(resources)
+    for resource_id, path in found.items():
         assert path.startswith(("/a/", "/b/"))
-        assert NodeName.parse(path[3:]).resource_id == order_id  # type: ignore[union-attr]
+        assert NodeName.parse(path[3:]).resource_id == resource_id  # type: ignore[union-attr]
 
 
 def test_holders_survive_being_written() -> None:
