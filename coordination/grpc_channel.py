@@ -20,8 +20,8 @@ import grpc
 
 KEEPALIVE_MS = 1_000
 PING_TIMEOUT_MS = 1_000
+#: The largest message a client takes, which is gRPC's own default, and sends.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""The largest message a client takes, which is gRPC's own default, and sends."""
 
 Option = tuple[str, Any]
 
@@ -46,18 +46,18 @@ OPTIONS: Mapping[str, Any] = {
     "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
 }
 
+#: For who waits for a server that was stopped (SIGSTOP) on purpose: no keepalive, so that the connection outlives it,
+#: and no time-out of a ping that gRPC sent just before to estimate the bandwidth. Otherwise the connection is given
+#: up, and the server, woken, finds its call cancelled.
 PATIENT: tuple[Option, ...] = (("grpc.keepalive_time_ms", 2**31 - 1), ("grpc.http2.ping_timeout_ms", 2**31 - 1))
-"""For who waits for a server that was stopped (SIGSTOP) on purpose: no keepalive, so that the connection outlives it,
-and no time-out of a ping that gRPC sent just before to estimate the bandwidth. Otherwise the connection is given up,
-and the server, woken, finds its call cancelled."""
 
+#: What a server needs to put up with these pings, and with those of idle Dubbo clients: Java's after 60 s, dubbo-go's
+#: after 10 s.
 SERVER_PING_OPTIONS: tuple[Option, ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),
 )
-"""What a server needs to put up with these pings, and with those of idle Dubbo clients: Java's after 60 s, dubbo-go's
-after 10 s."""
 
 
 def open_channel(

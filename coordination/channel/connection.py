@@ -17,12 +17,12 @@ from coordination.grpc_channel import Option, open_channel
 from coordination.registry.endpoint import GROUP_KEY, VERSION_KEY, Endpoint
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+#: A HealthCheckResponse that says so.
 SERVING = b"\x08\x01"
-"""A HealthCheckResponse that says so."""
+#: How a server answers that has no health service, or none for us.
 ALIVE_ALL_THE_SAME = frozenset(
     {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 )
-"""How a server answers that has no health service, or none for us."""
 
 _ON_ITS_WAY = frozenset({grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING})
 

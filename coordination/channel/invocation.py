@@ -11,8 +11,8 @@ import grpc
 
 from coordination.deadline import Deadline
 
+#: The metadata that asks for providers of one tag, as in Dubbo.
 TAG_KEY = "dubbo.tag"
-"""The metadata that asks for providers of one tag, as in Dubbo."""
 
 
 @dataclass(frozen=True, slots=True)

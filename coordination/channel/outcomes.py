@@ -16,15 +16,15 @@ from __future__ import annotations
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
+#: How gRPC core's pick_first begins the details of a call it had no connection to send on. Such a call was never given
+#: to a transport, or was given back by one that proved it unseen (gRPC's transparent retry).
 NEVER_CONNECTED = "failed to connect to all addresses"
-"""How gRPC core's pick_first begins the details of a call it had no connection to send on. Such a call was
-never given to a transport, or was given back by one that proved it unseen (gRPC's transparent retry)."""
 
+#: Where a server puts what it has to say of an error, in every language; the transport puts nothing there.
 DETAILS_KEY = "grpc-status-details-bin"
-"""Where a server puts what it has to say of an error, in every language; the transport puts nothing there."""
 
+#: How gRPC core says RESOURCE_EXHAUSTED of a message over the limit: the message is to blame, not the endpoint.
 TOO_LARGE = "larger than max"
-"""How gRPC core says RESOURCE_EXHAUSTED of a message over the limit: the message is to blame, not the endpoint."""
 
 _BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 _REFUSALS = frozenset(

@@ -43,21 +43,21 @@ from coordination.deadline import Deadline
 
 log = logging.getLogger(__name__)
 
+#: How an attempt ends that nobody answered. (CANCELLED by the caller is no AioRpcError.)
 LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
-"""How an attempt ends that nobody answered. (CANCELLED by the caller is no AioRpcError.)"""
 
 
 class Idempotency(enum.Enum):
     """What a proto says of a method with ``idempotency_level``."""
 
+    #: Sent once.
     UNKNOWN = 0
-    """Sent once."""
 
+    #: A read: may be sent as often as one likes.
     NO_SIDE_EFFECTS = 1
-    """A read: may be sent as often as one likes."""
 
+    #: A write that may be sent again when its reply was lost.
     IDEMPOTENT = 2
-    """A write that may be sent again when its reply was lost."""
 
 
 class CallContext(Protocol):

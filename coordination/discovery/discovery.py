@@ -59,8 +59,8 @@ from coordination.session.session import Session
 
 log = logging.getLogger(__name__)
 
+#: How long an empty list is doubted: the pause of a restart, and of registering again after an absence.
 EMPTY_LIST_GRACE_S = 5.0
-"""How long an empty list is doubted: the pause of a restart, and of registering again after an absence."""
 
 RULES_WAIT_S = 0.5
 CLOSE_TIMEOUT_S = 0.5
@@ -71,24 +71,24 @@ MAX_ROUTED = 1024  # answers to (method, tag) that are remembered; tags come fro
 class DirectoryState(enum.Enum):
     """What a directory's list is worth."""
 
+    #: Never read. The list is empty and says nothing.
     UNKNOWN = "unknown"
-    """Never read. The list is empty and says nothing."""
 
+    #: From a file of an earlier run; ZooKeeper has not been asked yet, or is away. Rules are not remembered.
     CACHED = "cached"
-    """From a file of an earlier run; ZooKeeper has not been asked yet, or is away. Rules are not remembered."""
 
+    #: As ZooKeeper has it, watched. An empty list is the truth.
     LIVE = "live"
-    """As ZooKeeper has it, watched. An empty list is the truth."""
 
+    #: ZooKeeper has nobody; these were there a moment ago. They are believed gone after EMPTY_LIST_GRACE_S.
     EMPTYING = "emptying"
-    """ZooKeeper has nobody; these were there a moment ago. They are believed gone after EMPTY_LIST_GRACE_S."""
 
+    #: As ZooKeeper had it when last reached.
     AWAY = "away"
-    """As ZooKeeper had it when last reached."""
 
 
+#: The states in which ZooKeeper has answered and is watched.
 READ = frozenset({DirectoryState.LIVE, DirectoryState.EMPTYING})
-"""The states in which ZooKeeper has answered and is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ class Consumer:
         )
 
 
+#: Nobody in particular: rules for a host or an application are not for it.
 ANY_CONSUMER = Consumer("")
-"""Nobody in particular: rules for a host or an application are not for it."""
 
 
 @dataclass(frozen=True, slots=True)

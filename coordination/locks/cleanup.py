@@ -40,10 +40,10 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # between attempts to delete, on a connection that stays
 REFUSED_PAUSE_S = 0.5  # between looks, if ZooKeeper refuses one
 LOOK_TIMEOUT_S = 2.0  # one look of a sweep; it is repeated until it was answered
+#: When to look for a node whose create was never answered. ZooKeeper closes a session's old connection before it opens
+#: the new one, so the first look should settle it; the others are for a request that was already being read at that
+#: moment.
 SWEEP_PAUSES_S = (0.0, 0.5, 2.0)
-"""When to look for a node whose create was never answered. ZooKeeper closes a session's old connection
-before it opens the new one, so the first look should settle it; the others are for a request that was
-already being read at that moment."""
 
 
 @dataclass(frozen=True, slots=True)

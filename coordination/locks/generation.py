@@ -34,8 +34,8 @@ from coordination.session import requests
 from coordination.session.session import DEFAULT_TIMEOUT_S, Session, Watch
 
 FIRST = 1
+#: So far may an ensemble be ahead of a database, such as one from a backup: each is an ensemble that was lost.
 MAX_AHEAD = 1000
-"""So far may an ensemble be ahead of a database, such as one from a backup: each is an ensemble that was lost."""
 
 _MAX = 2**63 - 1
 _GARBAGE = 0

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 TIMER_GRAIN_S = 0.001  # a loop's clock counts milliseconds; a timer must not come too early by one
 
+#: Called on the loop when a lease ends: True if it was lost, False if it was released.
 OnEnd = Callable[[bool], object]
-"""Called on the loop when a lease ends: True if it was lost, False if it was released."""
 
 
 class Lease:

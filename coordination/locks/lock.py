@@ -73,11 +73,11 @@ _T = TypeVar("_T")
 
 DEFAULT_SHARDS = 1024
 SHARDS_PER_TRANSACTION = 128  # 128 creates are about 10 kB, well under ZooKeeper's 1 MB a request
+#: Resources in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms.
 MAX_RESOURCES = 500
-"""Resources in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms."""
 
+#: Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. Who waits keeps their place.
 REFUSED_PAUSE_S = 0.1
-"""Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. Who waits keeps their place."""
 LAST_LOOK_S = 0.05  # kept back from the deadline to learn who holds the resource now (at most a tenth of it)
 
 
@@ -445,8 +445,8 @@ class ResourceLocks:
         return [Place(position, stat.czxid, Holder.from_json(data)) for position, (data, stat) in enumerate(alive)]
 
 
+#: The names in each shard, by its path.
 _Listings = Mapping[str, list[str]]
-"""The names in each shard, by its path."""
 
 
 @dataclass(frozen=True, slots=True)

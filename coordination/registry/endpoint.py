@@ -21,14 +21,14 @@ from coordination.errors import BadProviderURL
 from coordination.registry.service_key import Service
 from coordination.registry.url import ProviderURL
 
+#: Dubbo's protocols that a gRPC client can speak; tri is gRPC, and grpc its forerunner's name.
 GRPC_PROTOCOLS = frozenset({"tri", "grpc"})
-"""Dubbo's protocols that a gRPC client can speak; tri is gRPC, and grpc its forerunner's name."""
 
+#: The metadata that says which of a server's groups and versions a call is for, as in Dubbo's Triple protocol.
 GROUP_KEY, VERSION_KEY = "tri-service-group", "tri-service-version"
-"""The metadata that says which of a server's groups and versions a call is for, as in Dubbo's Triple protocol."""
 
+#: How many new names are read in one turn of the loop: some milliseconds.
 READ_AT_ONCE = 100
-"""How many new names are read in one turn of the loop: some milliseconds."""
 
 _OLDER = "an older registration of the same address"
 

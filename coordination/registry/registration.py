@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = "/dubbo"
 CATEGORIES = ("providers", "consumers", "configurators", "routers")
+#: Dubbo's other directories under the root: governance rules, metadata, application names.
 NOT_INTERFACES = frozenset({"config", "metadata", "mapping"})
-"""Dubbo's other directories under the root: governance rules, metadata, application names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,28 +30,28 @@ from urllib.parse import quote, unquote, unquote_plus
 from coordination.errors import BadProviderURL
 from coordination.quoting import quoted
 
+#: The registry protocol's version, which every Dubbo release since 2.6 has written; not a release number.
 DUBBO_VERSION = "2.0.2"
-"""The registry protocol's version, which every Dubbo release since 2.6 has written; not a release number."""
 
+#: A longer URL is refused: taking a megabyte apart would hold up the event loop.
 MAX_CHARACTERS = 16_384
-"""A longer URL is refused: taking a megabyte apart would hold up the event loop."""
 
 DEFAULT_WEIGHT = 100
+#: Dubbo's: a provider that says nothing of ``warmup`` reaches its weight after ten minutes.
 DEFAULT_WARMUP_MS = 600_000
-"""Dubbo's: a provider that says nothing of ``warmup`` reaches its weight after ten minutes."""
 
 CONSUMER = "consumer"
+#: Protocols whose URLs may have no port: consumers, and rules for every port.
 PORTLESS = frozenset({CONSUMER, "override", "absent", "route", "condition", "script", "tag"})
-"""Protocols whose URLs may have no port: consumers, and rules for every port."""
 
+#: Timestamps that can only be Unix seconds (2001 to 5138), which is what dubbo-go writes; Java writes milliseconds.
 _SECONDS = range(1_000_000_000, 100_000_000_000)
-"""Timestamps that can only be Unix seconds (2001 to 5138), which is what dubbo-go writes; Java writes milliseconds."""
 
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"[^\s/?#@&=\[\]%]+")
+#: Characters that stand for themselves in a value: all but those the notation needs, see invariant 2.
 _PLAIN = "!$'()*,-./:;<>@[]^_`{|}~\"\\"
-"""Characters that stand for themselves in a value: all but those the notation needs, see invariant 2."""
 
 
 @dataclass(frozen=True, slots=True)

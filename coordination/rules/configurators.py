@@ -37,13 +37,14 @@ from coordination.rules.patterns import (
     split_address,
 )
 
+#: What the names of these rules' nodes end with, after a dot.
 KIND = "configurators"
-"""What the names of these rules' nodes end with, after a dot."""
 
 PROVIDER = "provider"
 BOTH_SIDES = ""
 OVERRIDE, ABSENT = "override", "absent"
 
+#: Parameters of a rule that say where it applies, or that no rule may change.
 _IDENTITY = frozenset(
     {
         *("interface", "interfaces", "group", "version", "application", "side", "methods", "timestamp"),
@@ -51,7 +52,6 @@ _IDENTITY = frozenset(
         *("configVersion", "compatible_config", "router", "rule", "runtime", "type"),
     }
 )
-"""Parameters of a rule that say where it applies, or that no rule may change."""
 
 _NUMBERS = re.compile(r"weight|warmup|timeout|[\w$]+\.timeout")
 

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 MAX_CHARACTERS = 65_536
 MAX_NODES = 2_000
 MAX_DEPTH = 16
+#: Of one text: some are numbers to YAML, and reading a long one takes the square of its length.
 MAX_TEXT_CHARACTERS = 4_096
-"""Of one text: some are numbers to YAML, and reading a long one takes the square of its length."""
 
 
 class RuleDocument:

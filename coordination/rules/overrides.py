@@ -39,8 +39,8 @@ from coordination.session.session import Session
 
 VERSION = "v2.7"
 
+#: Parameters to set; None takes one out.
 Changes = Mapping[str, int | bool | None]
-"""Parameters to set; None takes one out."""
 
 
 class _PlainDumper(yaml.SafeDumper):

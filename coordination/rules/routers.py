@@ -28,16 +28,16 @@ from coordination.rules.configurators import rule_url
 from coordination.rules.document import RuleDocument
 from coordination.rules.patterns import ANY_HOST, AddressPattern, StringMatch, ValuePattern
 
+#: What the names of these rules' nodes end with, after a dot.
 CONDITIONS, TAGS = "condition-router", "tag-router"
-"""What the names of these rules' nodes end with, after a dot."""
 
 _PART = re.compile(r"([&!=,]*)\s*([^&!=,\s]+)\s*")
 _METHOD = ("method", "methods")
 _LEVEL = "|"
 _UNSUPPORTED_KEYS = re.compile(r"(arguments|attachments)\b.*", re.DOTALL)
 
+#: By endpoint's key: why it is not to be called.
 Reasons = dict[str, str]
-"""By endpoint's key: why it is not to be called."""
 
 
 # ---- conditions ------------------------------------------------------------------------------------------

@@ -34,18 +34,18 @@ from coordination.session.session import Session
 
 log = logging.getLogger(__name__)
 
+#: Kinds of 2.6's rules, for the metric; the others are those of `configurators` and `routes`.
 OVERRIDE, ROUTE = "override", "route"
-"""Kinds of 2.6's rules, for the metric; the others are those of `configurators` and `routes`."""
 
+#: How many rules of 2.6 an interface may have of a kind.
 MAX_NAMES = 1_000
-"""How many rules of 2.6 an interface may have of a kind."""
+#: How many of them are read before others get their turn on the event loop.
 NAMES_A_TURN = 50
-"""How many of them are read before others get their turn on the event loop."""
 
 Rule = TypeVar("Rule")
 Parse = Callable[[str, str], tuple[Rule, ...]]
+#: Called at every change of a rule, with whether it could be read.
 OnRuleRead = Callable[[bool], None]
-"""Called at every change of a rule, with whether it could be read."""
 
 
 def config_path(root: str, key: str, kind: str) -> str:

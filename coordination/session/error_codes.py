@@ -34,6 +34,7 @@ from kazoo.exceptions import (
 
 from coordination.errors import Refused, Unavailable
 
+#: Answers that are results: they say how the node stands, or that the server is too old to be asked.
 ABOUT_NODE = (
     BadArgumentsError,
     BadVersionError,
@@ -44,8 +45,8 @@ ABOUT_NODE = (
     NoWatcherError,
     UnimplementedError,
 )
-"""Answers that are results: they say how the node stands, or that the server is too old to be asked."""
 
+#: Answers that say that the request was not carried out, for a reason other than the node.
 NOT_DONE = (
     EphemeralOnLocalSessionError,
     InvalidACLError,
@@ -56,7 +57,6 @@ NOT_DONE = (
     SessionClosedRequireSaslError,
     ThrottledOpError,
 )
-"""Answers that say that the request was not carried out, for a reason other than the node."""
 
 
 def outcome(error: Exception) -> Exception:

@@ -23,9 +23,9 @@ from coordination.session.requests import Request
 
 log = logging.getLogger(__name__)
 
+#: What kazoo fails requests with when the connection goes, a moment before it reports that. They are failed here when
+#: it reports it: a caller whose request was lost must not find the session CONNECTED, and send the next one in vain.
 DROPPED = (AuthFailedError, ConnectionClosedError, ConnectionLoss, SessionExpiredError)
-"""What kazoo fails requests with when the connection goes, a moment before it reports that. They are failed here when
-it reports it: a caller whose request was lost must not find the session CONNECTED, and send the next one in vain."""
 
 Reply = asyncio.Future[Any]
 

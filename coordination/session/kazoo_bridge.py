@@ -33,8 +33,8 @@ FIRST_RETRY_S = 0.05
 MAX_RETRY_S = 0.7  # kazoo adds up to 40 % jitter: about a second
 REBUILD_AFTER_S = 1.0
 
+#: Called on the loop with a `KazooState` and, if that is CONNECTED, the session's id.
 OnState = Callable[[str, int], object]
-"""Called on the loop with a `KazooState` and, if that is CONNECTED, the session's id."""
 
 
 class KazooBridge:

@@ -46,8 +46,8 @@ from coordination.session.pipeline import PipelinedConnection
 
 log = logging.getLogger(__name__)
 
+#: Part of the timeout not counted on: for clocks of unequal speed, and the step from checking to acting.
 MARGIN_FRACTION = 0.1
-"""Part of the timeout not counted on: for clocks of unequal speed, and the step from checking to acting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class SessionValidity:
         return SessionValidity(self.session_id, self.timeout_s, max(until, self.until))
 
 
+#: So often may each server hang up on the handshake before the session is given up.
 MAX_HANG_UPS = 3
-"""So often may each server hang up on the handshake before the session is given up."""
 
+#: Part of a server's even share of the timeout that it gets at the least, however little of the session is left.
 MIN_SHARE_FRACTION = 0.25
-"""Part of a server's even share of the timeout that it gets at the least, however little of the session is left."""
 
 
 class Backoff(KazooRetry):  # type: ignore[misc]  # kazoo has no types

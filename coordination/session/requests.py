@@ -56,8 +56,8 @@ class Request:
         return self.read(reply, offset)
 
 
+#: Makes the request, given the chroot under which all paths of the session lie ("" for none).
 Operation = Callable[[str], Request]
-"""Makes the request, given the chroot under which all paths of the session lie ("" for none)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,24 +62,24 @@ SLOTS = 64
 class SessionState(enum.Enum):
     """Where the session is, and what a caller may still assume."""
 
+    #: No session yet. No node of ours is in ZooKeeper.
     CONNECTING = "connecting"
-    """No session yet. No node of ours is in ZooKeeper."""
 
+    #: The session lives and ZooKeeper answers, as far as is known. Until `valid_until()` our ephemeral nodes exist;
+    #: past it assume nothing, even though the state still says CONNECTED (the process may have been paused).
     CONNECTED = "connected"
-    """The session lives and ZooKeeper answers, as far as is known. Until `valid_until()` our ephemeral nodes exist;
-    past it assume nothing, even though the state still says CONNECTED (the process may have been paused)."""
 
+    #: The connection dropped; the session may live or expire without our knowledge. Our ephemeral nodes exist until
+    #: `valid_until()`. Begin no new side effect that relies on a lock. Lists read before may be out of date.
     SUSPENDED = "suspended"
-    """The connection dropped; the session may live or expire without our knowledge. Our ephemeral nodes exist until
-    `valid_until()`. Begin no new side effect that relies on a lock. Lists read before may be out of date."""
 
+    #: ZooKeeper ended the session: its ephemeral nodes are gone, others may hold our locks. A new session is being
+    #: sought.
     LOST = "lost"
-    """ZooKeeper ended the session: its ephemeral nodes are gone, others may hold our locks. A new session is being
-    sought."""
 
+    #: `close()` was called. Nothing comes back; ephemeral nodes go at once, or when the session expires if ZooKeeper
+    #: could not be told.
     CLOSED = "closed"
-    """`close()` was called. Nothing comes back; ephemeral nodes go at once, or when the session expires if
-    ZooKeeper could not be told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+#: Called once, on the loop, when what was read may have changed or the connection dropped: read again.
 Watch = Callable[[], object]
-"""Called once, on the loop, when what was read may have changed or the connection dropped: read again."""
 
+#: Called on the loop with the kind of an event (`requests.CREATED` …) and the path of its node.
 OnEvent = Callable[[int, str], object]
-"""Called on the loop with the kind of an event (`requests.CREATED` …) and the path of its node."""
 
 
 class Watches:
