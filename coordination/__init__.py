@@ -1,6 +1,6 @@
 """ZooKeeper for asyncio services, in six packages, each of which imports those below it only.
 
-    channel     gRPC channels to whoever provides an interface now
+    channel     gRPC channels to the present providers of an interface
     discovery   the endpoints of an interface, kept up to date
     rules       Dubbo's governance rules, followed and applied
     registry    Dubbo's registry: providers' URLs and registrations          locks   with fencing tokens

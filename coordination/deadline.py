@@ -1,4 +1,4 @@
-"""One deadline for everything a call does: made once from a timeout, handed down instead of timeouts.
+"""One deadline for all steps of a call: made once from a timeout, and passed down instead of timeouts.
 
 A timeout handed down starts anew with every step (kazoo's ``Lock.acquire(timeout=2)`` took 5.2 s that way); a
 deadline does not. Times are ``time.monotonic()`` seconds.

@@ -1,13 +1,13 @@
-"""What can go wrong in coordination, as types.
+"""The errors of coordination.
 
     CoordinationError
     ├── Unavailable         ZooKeeper did not answer in time; ask again later
     │   ├── Refused         ZooKeeper answered that it did not do it: throttled, over quota, not authorised
     │   │   └── Forbidden   a node that we need is missing, and ZooKeeper does not let us create it
     │   └── WrongProcess    the session was started before fork; build one in the child
-    ├── LockTimeout         somebody else holds the order             (locks/errors.py)
-    ├── LockLost            we may not hold the order any more        (locks/errors.py)
-    ├── NoProviders         nobody is registered for an interface
+    ├── LockTimeout         another holder has the resource           (locks/errors.py)
+    ├── LockLost            the resource may no longer be ours        (locks/errors.py)
+    ├── NoProviders         no provider of an interface is registered
     ├── BadAddress          an address of ZooKeeper cannot be understood
     ├── BadProviderURL      a provider's address cannot be read or written
     ├── BadRule             a governance rule cannot be understood
@@ -71,15 +71,15 @@ class Forbidden(Refused):
 
 
 class NoProviders(CoordinationError):
-    """Nobody provides an interface, as far as is known.
+    """No provider of an interface is known.
 
     Attributes:
-        away: True if ZooKeeper could not be asked and nothing was remembered.
+        away: True if ZooKeeper could not be asked and no list was cached.
         disabled: how many are registered and disabled, by a rule or by their own URL.
     """
 
     def __init__(self, interface: str, *, away: bool = False, disabled: int = 0) -> None:
-        why = " (ZooKeeper is away and nothing was remembered)" if away else ""
+        why = " (ZooKeeper is away and no list was cached)" if away else ""
         found = f"every provider of {interface} is disabled ({disabled})" if disabled else ""
         super().__init__(found or f"no provider of {interface} is registered{why}")
         self.interface = interface
@@ -100,10 +100,10 @@ class BadRule(CoordinationError, ValueError):
 
 
 class EnsembleUnfit(CoordinationError):
-    """The ensemble must not be used with this database: its fences would be worth nothing.
+    """The ensemble must not be used with this database: its fencing tokens would not protect it.
 
     Attributes:
-        database: the generation the database has seen; the next one mends it.
+        database: the generation the database has seen; the next one repairs it.
     """
 
     def __init__(self, message: str, database: int) -> None:
@@ -137,7 +137,7 @@ class ZxidBehind(EnsembleUnfit):
 
 
 class GenerationUnbelievable(EnsembleUnfit):
-    """The node of the generation holds what nobody can have written in earnest."""
+    """The node of the generation does not hold a generation that can follow the database's."""
 
     def __init__(self, path: str, database: int) -> None:
         super().__init__(f"{path} does not hold a generation that can follow {database}", database)

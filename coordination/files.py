@@ -1,4 +1,4 @@
-"""How a file is replaced: whole or not at all, also over a power cut or a full disk."""
+"""Atomic replacement of a file, also over a power cut or a full disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes, *, mode: int) -> None:
-    """Replace a file; it is on the disk when this returns.
+    """Replace a file atomically; it is on the disk when this returns.
 
     Readers see the old or the new file, never a part, whenever the process or the machine ends. Not for two threads
     of a process at once.
@@ -37,7 +37,7 @@ def write_whole(path: Path, content: bytes, *, mode: int) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in a directory on the disk: a file that was made, renamed or removed is so after a power cut."""
+    """Sync a directory to the disk: files made, renamed or removed in it stay so after a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,13 +1,13 @@
 """Every gRPC channel of the product is opened here, with one set of options.
 
-How a connection that died without a word is noticed: while calls are outstanding, a ping is sent after
+How a silent connection is noticed: while calls are outstanding, a ping is sent after
 KEEPALIVE_MS without news, and the connection is given up if no answer comes within PING_TIMEOUT_MS; its calls
 then fail UNAVAILABLE, and the next call connects anew. Measured with a server that was stopped (SIGSTOP): 1.1 to
 2.1 s, also in the middle of a long call. It takes all three options: ``grpc.keepalive_timeout_ms`` alone is not
 looked at before ``grpc.http2.ping_timeout_ms``, a minute, has passed; and without ``max_pings_without_data=0`` the
 third ping of a silent call waits a minute, too.
 
-The other end must put up with a ping a second: gRPC's own servers hang up at the fourth unless told otherwise
+The server must accept a ping a second: gRPC's own servers hang up at the fourth unless told otherwise
 (SERVER_PING_OPTIONS). For servers that cannot be told, override the options.
 """
 
@@ -31,7 +31,7 @@ OPTIONS: Mapping[str, Any] = {
     "grpc.enable_http_proxy": 0,
     # Else the channels of one process would share each other's reconnect back-off.
     "grpc.use_local_subchannel_pool": 1,
-    # Nobody's DNS record may switch on gRPC's own retries.
+    # No DNS record may switch on gRPC's own retries.
     "grpc.service_config_disable_resolution": 1,
     # But a call that a closing connection provably left unseen is to be sent again (transparent retry).
     "grpc.enable_retries": 1,
@@ -46,12 +46,12 @@ OPTIONS: Mapping[str, Any] = {
     "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
 }
 
-#: For who waits for a server that was stopped (SIGSTOP) on purpose: no keepalive, so that the connection outlives it,
-#: and no time-out of a ping that gRPC sent just before to estimate the bandwidth. Otherwise the connection is given
-#: up, and the server, woken, finds its call cancelled.
+#: For a caller that waits for a server that was stopped (SIGSTOP) on purpose: no keepalive, so that the connection
+#: outlives the pause, and no time-out of a ping that gRPC sent just before to estimate the bandwidth. Otherwise the
+#: connection is given up, and the server, resumed, finds its call cancelled.
 PATIENT: tuple[Option, ...] = (("grpc.keepalive_time_ms", 2**31 - 1), ("grpc.http2.ping_timeout_ms", 2**31 - 1))
 
-#: What a server needs to put up with these pings, and with those of idle Dubbo clients: Java's after 60 s, dubbo-go's
+#: What a server needs to accept these pings, and with those of idle Dubbo clients: Java's after 60 s, dubbo-go's
 #: after 10 s.
 SERVER_PING_OPTIONS: tuple[Option, ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -1,7 +1,7 @@
-"""What coordination counts, for Prometheus.
+"""The Prometheus metrics of coordination.
 
-Every part takes a `Metrics`; one process makes one and gives it to all of them. Without one they count into a
-`Metrics` of their own that nobody collects, so there is no second path through the code.
+Every component takes a `Metrics`; one process makes one and gives it to all of them. Without one they count into a
+`Metrics` of their own that is not exported, so there is no second path through the code.
 
 Labels have few values each: interfaces, addresses of providers, outcomes. Never a resource or a user.
 """
@@ -22,85 +22,67 @@ class Metrics:
     """
 
     def __init__(self, collected_by: CollectorRegistry | None = None) -> None:
-        registry = collected_by
-        self.session_changes = Counter(
-            "coordination_session_changes",
-            "Changes of the ZooKeeper session's state, by the state entered.",
-            ["state"],
-            registry=registry,
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"coordination_{name}", text, labels, registry=collected_by)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"coordination_{name}", text, labels, registry=collected_by)
+
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"coordination_{name}", text, labels, registry=collected_by, buckets=buckets)
+
+        self.session_changes = counter(
+            "session_changes", "Changes of the ZooKeeper session's state, by the state entered.", "state"
         )
-        self.lock_acquire_seconds = Histogram(
-            "coordination_lock_acquire_seconds",
+        self.lock_acquire_seconds = histogram(
+            "lock_acquire_seconds",
             "From asking for locks to having them (held), or not: timeout, unavailable, cancelled.",
-            ["outcome"],
+            "outcome",
             buckets=LOCK_SECONDS,
-            registry=registry,
         )
-        self.locks_held = Gauge(
-            "coordination_locks_held", "Resources whose lock this process holds now.", registry=registry
+        self.locks_held = gauge("locks_held", "Resources whose lock this process holds now.")
+        self.locks_waiting = gauge("locks_waiting", "Calls that stand in line for a lock now.")
+        self.locks_lost = counter(
+            "locks_lost", "Leases that ended before they were released: the session was lost or not heard of."
         )
-        self.locks_waiting = Gauge(
-            "coordination_locks_waiting", "Calls that stand in line for a lock now.", registry=registry
+        self.lock_nodes_to_delete = gauge(
+            "lock_nodes_to_delete", "Background deletes under way; it should go back to 0."
         )
-        self.locks_lost = Counter(
-            "coordination_locks_lost",
-            "Leases that ended before they were released: the session was lost or not heard of.",
-            registry=registry,
-        )
-        self.lock_nodes_to_delete = Gauge(
-            "coordination_lock_nodes_to_delete",
-            "Background deletes under way; it should go back to 0.",
-            registry=registry,
-        )
-        self.registrations = Gauge(
-            "coordination_registrations",
+        self.registrations = gauge(
+            "registrations",
             "URLs this process wants registered, by whether their node is there (yes, no).",
-            ["established"],
-            registry=registry,
+            "established",
         )
-        self.endpoints = Gauge(
-            "coordination_endpoints", "Endpoints known of an interface.", ["interface"], registry=registry
-        )
-        self.directory_live = Gauge(
-            "coordination_directory_live",
+        self.endpoints = gauge("endpoints", "Endpoints known of an interface.", "interface")
+        self.directory_live = gauge(
+            "directory_live",
             "1 if the list of an interface's endpoints is ZooKeeper's own, 0 if it is remembered.",
-            ["interface"],
-            registry=registry,
+            "interface",
         )
-        self.rule_changes = Counter(
-            "coordination_rule_changes",
+        self.rule_changes = counter(
+            "rule_changes",
             "Governance rules read anew, by kind, and whether they could be read (yes, no).",
-            ["kind", "readable"],
-            registry=registry,
+            "kind",
+            "readable",
         )
-        self.call_seconds = Histogram(
-            "coordination_call_seconds",
+        self.call_seconds = histogram(
+            "call_seconds",
             "Unary calls with all their attempts, by interface and gRPC status code.",
-            ["interface", "code"],
+            "interface",
+            "code",
             buckets=CALL_SECONDS,
-            registry=registry,
         )
-        self.attempts = Counter(
-            "coordination_attempts",
+        self.attempts = counter(
+            "attempts",
             "Requests given to an endpoint, by gRPC status code; NEVER_SENT: it could not be reached.",
-            ["interface", "address", "code"],
-            registry=registry,
+            *("interface", "address", "code"),
         )
-        self.retries = Counter(
-            "coordination_retries",
+        self.retries = counter(
+            "retries",
             "Attempts beyond the first of a call, by why: never_sent, lost, refused, slow, forked.",
-            ["interface", "why"],
-            registry=registry,
+            *("interface", "why"),
         )
-        self.ejections = Counter(
-            "coordination_ejections",
-            "Times an endpoint was taken out because its calls failed.",
-            ["interface", "address"],
-            registry=registry,
+        self.ejections = counter(
+            "ejections", "Times an endpoint was taken out because its calls failed.", "interface", "address"
         )
-        self.ejected = Gauge(
-            "coordination_ejected",
-            "Endpoints that are out now because their calls failed.",
-            ["interface"],
-            registry=registry,
-        )
+        self.ejected = gauge("ejected", "Endpoints that are out now because their calls failed.", "interface")

@@ -1,4 +1,4 @@
-"""How text that somebody else wrote is quoted in a message: escaped, and never longer than a line."""
+"""Quoting of untrusted text in messages: escaped, and never longer than a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gRPC channel over a directory: which endpoint gets a call, how often a call is sent, and what became of it."""
+"""A gRPC channel over a directory: which endpoint gets a call, how often it is sent, and with what outcome."""
 
 from coordination.channel.channel import DiscoveredChannel
 from coordination.channel.load_balancing import Picker, PickerName, PowerOfTwoChoices, by_name

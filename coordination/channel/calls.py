@@ -29,11 +29,11 @@ Response = TypeVar("Response")
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """A method of a cluster, and how it is called.
+    """A method of a pool's endpoints, and how it is called.
 
     Attributes:
-        refusal: why it cannot be called so; empty if it can.
-        hash_key: what a request is about, of the full method name and the request.
+        refusal: why the policy refuses the method; empty if it does not.
+        hash_key: returns the key of a request (full method name, request).
         default_timeout_s: deadline of unary calls that give none, seconds; None for no deadline.
     """
 
@@ -47,7 +47,7 @@ class Callee:
 
 
 class _Call(grpc.aio.Call):
-    """What the four kinds of call have in common: a task that finds an endpoint, and grpc.aio's call on it.
+    """The base of the four kinds of call: a task that finds an endpoint, and grpc.aio's call on it.
 
     `_task` ends with `_inner` set, or with the error that kept it from being set.
     """
@@ -59,7 +59,7 @@ class _Call(grpc.aio.Call):
         self._task.add_done_callback(_retrieved)
 
     async def _run(self) -> Any:
-        """Find an endpoint and set `_inner`; what it returns is up to the kind of call."""
+        """Find an endpoint and set `_inner`; the result depends on the kind of call."""
         raise NotImplementedError
 
     async def _opened(self) -> Any:
@@ -123,7 +123,7 @@ class _Call(grpc.aio.Call):
         return (error.details() or "") if error else await self._inner.details()
 
     async def _error(self) -> AioRpcError | None:
-        """Wait for the task to end; returns the error it ended with, or None if `_inner` tells the rest."""
+        """Wait for the task to end; return the error it ended with, or None if `_inner` has the outcome."""
         await asyncio.wait({self._task})
         if self._task.cancelled():
             return _ended(grpc.StatusCode.CANCELLED, "cancelled by the caller")
@@ -168,7 +168,7 @@ class _StreamCall(_Call):
         self._judging = asyncio.get_running_loop().create_task(self._judge(connection))
 
     async def _judge(self, connection: EndpointConnection) -> None:
-        """Hold it against the endpoint if the stream ends because it does not do its work."""
+        """Count a failure against the endpoint if it ended the stream by its own fault."""
         code, details = await self._inner.code(), await self._inner.details()
         error = AioRpcError(code, Metadata(), await self._inner.trailing_metadata(), details=details)
         if endpoint_failed(error):
@@ -219,7 +219,7 @@ class _MultiCallable:
 
 
 class UnaryUnary(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable[Request, Response], Generic[Request, Response]):
-    """See grpc.aio. Raises ValueError for a method that its policy is not for."""
+    """See grpc.aio. Raises ValueError for a method that its policy refuses."""
 
     def __call__(
         self,
@@ -318,6 +318,6 @@ def _ended(code: grpc.StatusCode, details: str) -> AioRpcError:
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:
-    """A call whose result nobody awaits is no error."""
+    """Mark the result as retrieved: a call that is not awaited is no error."""
     if not task.cancelled():
         task.exception()

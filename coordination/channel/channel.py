@@ -1,21 +1,21 @@
-"""A gRPC channel to whoever provides an interface now.
+"""A gRPC channel to the present providers of an interface.
 
 Generated stubs take it as they take any ``grpc.aio.Channel``:
 ``PaymentServiceStub(DiscoveredChannel(directory, …))``.
 
-    a stub's call ─▶ calls ─▶ execution ─▶ policies    how often, and whose answer counts
+    a stub's call ─▶ calls ─▶ execution ─▶ policies            how often, and which answer counts
                                   │
-                                  └──────▶ cluster     to whom: rules, weights, outliers, the picker
+                                  └──────▶ endpoint_pool       to which endpoint: rules, weights, outliers, the picker
                                               │
-                                              └──▶ link    the connection to one endpoint
+                                              └──▶ connection  to one endpoint
 
 Each of these modules says what it guarantees. In one place:
 
-1. A request is sent again only if its method may be repeated and nobody answered, or if it is proved that nobody
-   saw it; never after DEADLINE_EXCEEDED. One deadline covers every attempt (`policies`, `execution`).
+1. A request is sent again only if its method may be repeated and no server answered, or if it is proved that no server
+   carried it out; never after DEADLINE_EXCEEDED. One deadline covers every attempt (`policies`, `execution`).
 2. An endpoint that cannot be reached, or has fallen silent, fails no call that may be repeated as long as another
-   endpoint answers (`pool`, `connection`, `outliers`).
-3. An error tells whether the call may have been carried out (`attempts`).
+   endpoint answers (`endpoint_pool`, `connection`, `outlier_detection`).
+3. An error tells whether the call may have been carried out (`outcomes`).
 4. A stream is opened on one endpoint and never moved to another (`calls`).
 """
 
@@ -59,10 +59,10 @@ class DiscoveredChannel(grpc.aio.Channel):
     """A ``grpc.aio.Channel`` over all endpoints of a directory.
 
     Args:
-        directory: whom to call.
+        directory: the endpoints.
         idempotency: tells of a full method name (``/pkg.Service/Method``) whether it may be repeated.
         picker: which endpoint next; None: `PowerOfTwoChoices`.
-        policy: how often a unary call is sent and whose answer counts: one for all methods, or one for each full
+        policy: how often a unary call is sent and which answer counts: one for all methods, or one for each full
             method name.
         hash_key: returns the key of a request (full method name, request) for `ConsistentHash`; "" for no key.
         rng: draws for the default picker and the jitter of ejections; None: a new one.
@@ -70,7 +70,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         default_timeout_s: deadline of unary calls that give none, seconds, unless the endpoint's rules know one;
             None for no deadline. Streams that give none have none.
         credentials: for TLS; None for plain text.
-        metrics: where to count; None: nowhere to be seen.
+        metrics: the collectors; None: some that are not exported.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
     """
 
@@ -106,17 +106,17 @@ class DiscoveredChannel(grpc.aio.Channel):
 
     @property
     def directory(self) -> Directory:
-        """Whom this channel calls."""
+        """The endpoints of this channel."""
         return self._pool.directory
 
     def explain(self, method: str, request: Any, metadata: Any = None) -> list[Explanation]:
-        """Return what becomes of each registered provider when a call like this is made now.
+        """Return what a call like this, made now, would do with each registered provider.
 
         Nothing is sent. An endpoint never connected to counts as reachable.
 
         Args:
             method: full method name.
-            request: the message; what it is about may decide.
+            request: the message; its key may decide.
             metadata: the call's; its tag may decide.
         """
         key = self._hash_key(method, request)
@@ -125,7 +125,7 @@ class DiscoveredChannel(grpc.aio.Channel):
             Invocation(described, request, Deadline.after(None), metadata, None, None, None, key=key)
         )
 
-    # ---- what stubs ask for --------------------------------------------------------------------------
+    # ---- what stubs call -----------------------------------------------------------------------------
 
     def unary_unary(
         self,

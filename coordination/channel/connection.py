@@ -1,4 +1,4 @@
-"""The gRPC channel to one endpoint, with what this process knows of it."""
+"""The gRPC channel to one endpoint, with its load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coordination.grpc_channel import Option, open_channel
 from coordination.registry.endpoint import GROUP_KEY, VERSION_KEY, Endpoint
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
-#: A HealthCheckResponse that says so.
+#: A HealthCheckResponse with status SERVING.
 SERVING = b"\x08\x01"
 #: How a server answers that has no health service, or none for us.
 ALIVE_ALL_THE_SAME = frozenset(
@@ -55,7 +55,7 @@ class EndpointConnection:
         return self.endpoint.address
 
     def open(self, invocation: Invocation) -> Any:
-        """Send a call here, for the endpoint's own group and version; returns grpc.aio's call."""
+        """Send a call here, for the endpoint's own group and version; return grpc.aio's call."""
         return self._callable(invocation.method)(
             invocation.request,
             timeout=invocation.deadline.remaining_s(),
@@ -88,7 +88,7 @@ class EndpointConnection:
         return state is grpc.ChannelConnectivity.READY
 
     async def healthy(self, deadline: Deadline, interface: str = "") -> bool:
-        """Ask the server how it is (grpc.health.v1): True if it serves, or has no health service but answers.
+        """Ask the server for its health (grpc.health.v1): True if it serves, or has no health service but answers.
 
         Args:
             interface: what it must serve; empty: anything.

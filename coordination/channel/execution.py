@@ -8,8 +8,8 @@
 Invariants
 1. One deadline covers every attempt; what is left of it is what each attempt, and its server, gets.
 2. Every attempt is counted once: in the endpoint's load, for it or against it, and in the metrics.
-3. The error that ends a call is that of the last attempt which a server may have carried out; that somebody may have
-   done so matters more than that nobody was left to ask afterwards.
+3. The error that ends a call is that of the last attempt that a server may have carried out: this matters more to the
+   caller than that no endpoint was left afterwards.
 4. An endpoint that does not have the method is asked once in a call. It cannot have carried the call out: another is
    asked whatever the method, and the attempt does not count.
 
@@ -45,11 +45,11 @@ from coordination.channel.policies import LOST, Idempotency, Policy
 from coordination.deadline import Deadline
 from coordination.quoting import quoted
 
-FAIR_TRIAL_S = 0.05  # who had less time than this when the deadline passed is not blamed for it
+FAIR_TRIAL_S = 0.05  # an endpoint that had less time than this is not blamed for a deadline
 
 
 class Execution:
-    """Carries one call out under a policy, whose `CallContext` it is.
+    """Carries one call out under a policy; it is the policy's `CallContext`.
 
     Attributes:
         decisive: grpc.aio's call of the attempt that ended with OK; None until there is one.
@@ -72,10 +72,10 @@ class Execution:
         self._last: AioRpcError | None = None  # how the last of them ended, unless with OK
 
     async def run(self, policy: Policy) -> Any:
-        """Carry the call out; returns the response.
+        """Carry the call out; return the response.
 
         Raises:
-            AioRpcError: see `attempts` for what it tells.
+            AioRpcError: see `outcomes` for what it tells.
         """
         code = grpc.StatusCode.UNKNOWN
         try:
@@ -174,7 +174,7 @@ class Execution:
         return b"" if deserialize is None else deserialize(b"")
 
     async def _switch_when_ready(self, call: Any) -> None:
-        """Give up an attempt as soon as somebody else stands ready; if nobody does, let it go on."""
+        """Cancel an attempt as soon as another endpoint is connected; if none is, let it go on."""
         try:
             connection, self._others = await self._pool.connect(self._invocation, self._tried, self._other_programs)
         except NeverSent:
@@ -213,7 +213,7 @@ class Execution:
         if refused(error) or (code in LOST and answered(error)):
             connection.load.ended(
                 now_s, took_s, failed=True
-            )  # dearer, but not to be taken out: it may serve other calls
+            )  # costs more, but is not ejected: it may serve other calls
             self._pool.given_up(connection, code)
         elif code in LOST or endpoint_failed(error):
             connection.load.ended(now_s, took_s, failed=True)
@@ -253,7 +253,7 @@ class Execution:
         self._last = error
 
     def _final(self, error: AioRpcError) -> AioRpcError:
-        """Return the error for the caller, which knows of the other attempts."""
+        """Return the error for the caller, which tells of the other attempts."""
         if never_sent(error):
             error = self._last or error
         own = 0 if never_sent(error) else 1

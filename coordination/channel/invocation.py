@@ -1,4 +1,4 @@
-"""One call as its caller made it: what every attempt passes on."""
+"""One call as its caller made it: the arguments of every attempt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Invocation:
         request: a message, or the iterator of a request stream.
         deadline: of all attempts together.
         key: what the call is about, for the picker.
-        governed: whether somebody has set the deadline; if not, it is the channel's default.
+        governed: whether the caller or a rule has set the deadline; if not, it is the channel's default.
     """
 
     method: Method
@@ -53,16 +53,16 @@ class Invocation:
 
     @property
     def tag(self) -> str:
-        """Providers of which tag are asked for; empty for any."""
+        """The tag of the providers asked for; empty for any."""
         for key, value in self.metadata or ():
             if key == TAG_KEY and isinstance(value, str):
                 return value
         return ""
 
     def govern(self, timeout_s: float | None) -> None:
-        """Let the whole call take no longer than `timeout_s` seconds from its beginning; None says nothing.
+        """Limit the whole call to `timeout_s` seconds from its beginning; None: no limit.
 
-        Stands in for the channel's default, and shortens what the caller allows.
+        The limit replaces the channel's default, and shortens the caller's deadline.
         """
         if timeout_s is None:
             return

@@ -1,7 +1,7 @@
-"""How busy one endpoint is and how it has done lately, as far as this process has seen.
+"""How busy one endpoint is, how slow it was lately and how often it failed, as seen by this process.
 
-Both figures fade: an endpoint that was slow or failed is forgiven after some multiples of DECAY_S without news,
-so that somebody looks again. Times are ``time.monotonic()`` seconds, given from outside.
+Latency and failures fade: an endpoint that was slow or failed gets calls again after some multiples of DECAY_S without
+any. Times are ``time.monotonic()`` seconds, given from outside.
 
 Invariants
 1. A call that failed never lowers the latency: an endpoint that fails fast is not a quick one.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-DECAY_S = 5.0  # what is so old counts for a third (1/e) of what is new
+DECAY_S = 5.0  # an observation of this age counts for 1/e of a new one
 
 
 class Load:
@@ -58,7 +58,7 @@ class Load:
             self._latency_at_s = now_s
 
     def given_up(self, now_s: float, waited_s: float) -> None:
-        """Count a call that we cancelled: all it says is that it would have taken longer."""
+        """Count a call that was cancelled here: it would have taken longer."""
         self.in_flight -= 1
         if waited_s > (self.latency_s(now_s) or 0.0):
             self._observe(now_s, waited_s)

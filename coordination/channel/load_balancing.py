@@ -1,20 +1,19 @@
-"""Which endpoint gets the next call.
+"""Load balancing: which endpoint gets the next call.
 
-A picker is given the candidates of one call: endpoints that may serve it, with their weight at this moment and
-their load. Those that were tried, cannot be reached or are out because their calls failed are not among them. A
-picker keeps no list of its own, so a changed directory needs no telling. Randomness comes from outside, so that
-a seed replays a run.
+A picker is given the candidates of one call: endpoints that may serve it, with their present weight and load. Those
+that were tried, cannot be reached or are ejected are not among them. A picker keeps no list of endpoints, so a changed
+directory needs no notice. Randomness comes from outside, so that a seed replays a run.
 
-    picker              name             who gets the call
-    PowerOfTwoChoices   p2c              one drawn by weight, unless another drawn so is clearly cheaper
+    picker              name             the endpoint that gets the call
+    PowerOfTwoChoices   p2c              one drawn by weight, unless a second one costs less by COST_RATIO_MIN
     WeightedRandom      random           one drawn by weight
     RoundRobin          roundrobin       each in turn, as often as its weight says and evenly spread
-    LeastActive         leastactive      who has the fewest calls in flight for its weight; failures count as such
+    LeastActive         leastactive      the one with the fewest calls in flight for its weight; failures count as such
     ConsistentHash      consistenthash   for one key always the same
 
 Invariants
 1. Weight 0 gets nothing, unless all have it; then all count the same.
-2. `explain` says whom `pick` would choose now, and changes nothing: neither turns nor the state of `rng`.
+2. `explain` says which endpoint `pick` would choose now, and changes neither turns nor the state of `rng`.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from typing import Protocol
 from coordination.channel.load import Load
 from coordination.registry.endpoint import Endpoint
 
-COST_RATIO_MIN = 1.5  # costs that differ by less say nothing: those of equal endpoints do, too
-FAILURE_COST = 10.0  # a call that has just failed makes an endpoint so many times dearer, or as busy; it fades
+COST_RATIO_MIN = 1.5  # smaller differences in cost are noise: equal endpoints show them, too
+FAILURE_COST = 10.0  # a recent failure multiplies an endpoint's cost, or counts as so many calls in flight; it fades
 TURNS_KEPT = 64  # how many absent endpoints RoundRobin remembers the turn of
 
 
@@ -52,7 +51,7 @@ class Candidate:
 
 
 class Standing(enum.StrEnum):
-    """What becomes of an endpoint when one is picked."""
+    """How an endpoint stands when one is picked."""
 
     CHOSEN = "chosen"
     NOT_DRAWN = "not drawn"
@@ -66,7 +65,7 @@ class Standing(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An endpoint's standing, and why, in a few words.
+    """An endpoint's standing, and the reason in a few words.
 
     Attributes:
         address: the endpoint's key: its address, with group and version where it has them.
@@ -84,28 +83,28 @@ class Picker(Protocol):
         """Return one of `candidates`, of which there is at least one.
 
         Args:
-            key: what the call is about, such as an order's id; empty if that is not known.
+            key: what the call is about; "" if it has no key.
         """
         ...
 
     def explain(self, candidates: Sequence[Candidate], key: str = "", /) -> list[Explanation]:
-        """Return the verdict on each of `candidates`, in order; CHOSEN is the one `pick` would return."""
+        """Return an explanation for each of `candidates`, in order; CHOSEN is the one `pick` would return."""
         ...
 
 
 class PowerOfTwoChoices:
-    """One is drawn by weight; a second, drawn likewise, takes its place if it is clearly cheaper.
+    """One is drawn by weight; a second, drawn likewise, takes its place if it is cheaper by COST_RATIO_MIN.
 
-    The cost of an endpoint is what a call there will take: the average latency × the calls before it (those in
-    flight, and itself) ÷ weight, times what its recent failures say. An endpoint not called yet counts as quick
+    The cost of an endpoint is the expected time of a call there: the average latency × the calls before it (those in
+    flight, and itself) ÷ weight, times a factor for its recent failures. An endpoint not called yet counts as quick
     as the other.
 
-    While endpoints are equally good each gets exactly its weight's share, also when there is one call at a time:
-    hence two drawings and a threshold, not the cheaper of any two. The calls in flight are divided by the weight,
-    the call itself by the greater weight of the two, or the heavier of two idle endpoints would get everything.
+    While endpoints are equally good each gets exactly its weight's share, also with one call at a time: hence two
+    draws and a threshold, not the cheaper of any two. The calls in flight are divided by the weight, the call itself
+    by the greater weight of the two; otherwise the heavier of two idle endpoints would get every call.
 
     Args:
-        rng: what draws.
+        rng: the source of randomness.
         now_s: a monotonic clock, seconds.
     """
 
@@ -127,7 +126,7 @@ class PowerOfTwoChoices:
             if candidate is first:
                 return Standing.DEARER, f"than {chosen.key}: {self._figures(first)}"
             if candidate is second:
-                return Standing.DEARER, f"or not clearly cheaper than {chosen.key}: {self._figures(second)}"
+                return Standing.DEARER, f"or not cheaper enough than {chosen.key}: {self._figures(second)}"
             return Standing.NOT_DRAWN, f"{_share(candidate, candidates)}; {self._figures(candidate)}"
 
         return _explanations(candidates, chosen, self._figures(chosen), passed_over)
@@ -187,8 +186,8 @@ class WeightedRandom:
 class RoundRobin:
     """Each endpoint in turn, as often as its weight says, and evenly spread.
 
-    At every pick each candidate earns its weight; the richest gets the call and pays for what all have earned.
-    Who is absent neither earns nor pays, so endpoints that come and go shift nobody's turn.
+    Smooth weighted round robin: at every pick each candidate earns its weight as credit; the one with the most gets
+    the call and pays what all have earned. An absent endpoint neither earns nor pays, so it shifts no other's turn.
     """
 
     def __init__(self) -> None:
@@ -222,12 +221,12 @@ class RoundRobin:
 
 
 class LeastActive:
-    """Who has the fewest calls in flight for its weight; of several one drawn by weight.
+    """The endpoint with the fewest calls in flight for its weight; of several one drawn by weight.
 
     A call that has just failed counts as FAILURE_COST calls in flight: an endpoint that fails fast is always idle.
 
     Args:
-        rng: what draws.
+        rng: the source of randomness.
         now_s: a monotonic clock, seconds.
     """
 
@@ -265,12 +264,12 @@ class LeastActive:
 class ConsistentHash:
     """For one key always the same endpoint, as long as it is there; each gets its weight's share of the keys.
 
-    Every endpoint draws a lot from the call's key and its own, and the best lot wins (weighted rendezvous
-    hashing). So whoever leaves gives up their keys and no other key moves; whoever comes takes only what is
-    theirs. The lots are the same in every process.
+    Weighted rendezvous hashing: every endpoint gets a score from the call's key and its own, and the highest wins. An
+    endpoint that leaves gives up its keys and no other key moves; one that comes takes only its own. The scores are
+    the same in every process.
 
     Args:
-        without_key: who chooses for a call that has no key.
+        without_key: picks for a call that has no key.
     """
 
     def __init__(self, without_key: Picker) -> None:
@@ -280,13 +279,13 @@ class ConsistentHash:
         """See `Picker`."""
         if not key:
             return self._without_key.pick(candidates)
-        return max(_weighted(candidates), key=lambda candidate: _lot(candidate, key))
+        return max(_weighted(candidates), key=lambda candidate: _score(candidate, key))
 
     def explain(self, candidates: Sequence[Candidate], key: str = "") -> list[Explanation]:
         """See `Picker`."""
         if not key:
             return self._without_key.explain(candidates)
-        ranking = sorted(_weighted(candidates), key=lambda candidate: _lot(candidate, key), reverse=True)
+        ranking = sorted(_weighted(candidates), key=lambda candidate: _score(candidate, key), reverse=True)
         return _explanations(
             candidates,
             ranking[0],
@@ -296,7 +295,7 @@ class ConsistentHash:
 
 
 class PickerName(enum.StrEnum):
-    """What settings call the pickers: as Dubbo's ``loadbalance`` does."""
+    """The pickers' names in settings: those of Dubbo's ``loadbalance``."""
 
     POWER_OF_TWO_CHOICES = "p2c"
     WEIGHTED_RANDOM = "random"
@@ -310,10 +309,10 @@ def by_name(name: str, rng: random.Random) -> Picker:
 
     Args:
         name: a `PickerName`.
-        rng: for the pickers that draw.
+        rng: the source of randomness.
 
     Raises:
-        ValueError: there is none of this name; the message lists those there are.
+        ValueError: no picker has this name; the message lists the names.
     """
     match name:
         case PickerName.POWER_OF_TWO_CHOICES:
@@ -330,7 +329,7 @@ def by_name(name: str, rng: random.Random) -> Picker:
 
 
 def _weighted(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return those with a weight, or all if none has one; then each counts 1."""
+    """Return the candidates with a weight, or all if none has one; then each counts 1."""
     return [candidate for candidate in candidates if candidate.weight > 0] or list(candidates)
 
 
@@ -349,8 +348,8 @@ def _active(candidate: Candidate, now_s: float) -> float:
     return (candidate.load.in_flight + failures) / (candidate.weight or 1)
 
 
-def _lot(candidate: Candidate, key: str) -> float:
-    """Return a number that grows with the weight, so that the greatest of several falls to each by its weight."""
+def _score(candidate: Candidate, key: str) -> float:
+    """Return a number that grows with the weight: each candidate has the greatest with a probability by weight."""
     digest = hashlib.blake2b(f"{key}\0{candidate.key}".encode(), digest_size=8).digest()
     uniform = (int.from_bytes(digest, "big") + 0.5) / 2**64
     return -(candidate.weight or 1) / math.log(uniform)
@@ -367,7 +366,7 @@ def _explanations(
     why: str,
     passed_over: Callable[[Candidate], tuple[Standing, str]],
 ) -> list[Explanation]:
-    """Return a verdict for each; `passed_over` is asked about those that could have been chosen."""
+    """Return an explanation for each; `passed_over` explains those that could have been chosen."""
     entrants = _weighted(candidates)
     explanations = []
     for candidate in candidates:

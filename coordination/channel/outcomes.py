@@ -1,4 +1,4 @@
-"""What became of a call's attempts: whether a server can have carried it out, and how often it was sent.
+"""The outcomes of a call's attempts: whether a server can have carried it out, and how often it was sent.
 
     an attempt ends with    can a server have carried it out?      told by
     OK                      yes
@@ -33,7 +33,7 @@ _REFUSALS = frozenset(
 
 
 class NeverSent(AioRpcError):
-    """UNAVAILABLE, and nothing of the call left this process: nobody is registered, or can be reached."""
+    """UNAVAILABLE, and nothing of the call left this process: no endpoint is registered, or can be reached."""
 
     def __init__(self, details: str) -> None:
         super().__init__(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=details)
@@ -59,7 +59,7 @@ class SentBefore(AioRpcError):
 
     Attributes:
         sends: attempts that a server may have seen, with this one.
-        maybe_done: those of the others that a server may have carried out: nobody said that it did not.
+        maybe_done: those of the others that a server may have carried out: none answered that it did not.
     """
 
     def __init__(self, last: AioRpcError, sends: int, maybe_done: int) -> None:
@@ -91,7 +91,7 @@ def answered(error: AioRpcError) -> bool:
 def from_another_program(error: AioRpcError) -> bool:
     """Tell whether the endpoint is another program, or an older one, that does not have the method.
 
-    A gRPC library answers UNIMPLEMENTED for a method nobody registered, before any code of the server runs; gRPC's
+    A gRPC library answers UNIMPLEMENTED for an unregistered method, before any code of the server runs; gRPC's
     clients take HTTP's 404 for the same. So the call was not carried out, whatever the method. A server that has the
     method and refuses it says why in its details.
     """
@@ -101,7 +101,7 @@ def from_another_program(error: AioRpcError) -> bool:
 def endpoint_failed(error: AioRpcError) -> bool:
     """Tell whether an answer shows that its endpoint does not do its work: it broke, or it is not what was called.
 
-    A refusal without the server's own words is one by a transport, a proxy or another program.
+    A refusal without the server's own details comes from a transport, a proxy or another program.
     """
     if error.code() in _REFUSALS:
         return not answered(error) and TOO_LARGE not in (error.details() or "")
@@ -109,7 +109,7 @@ def endpoint_failed(error: AioRpcError) -> bool:
 
 
 def refused(error: AioRpcError) -> bool:
-    """Tell whether a server said in its own words that it does not serve the caller, now or at all."""
+    """Tell whether the server itself refused the caller, now or at all."""
     return answered(error) and error.code() in _REFUSALS
 
 

@@ -1,4 +1,4 @@
-"""Who gets no calls for a while because theirs failed, and who may come back.
+"""Outlier detection: which endpoints get no calls for a while because theirs failed, and when they come back.
 
                 2 failures in a row, not 30 s apart
         IN ────────────────────────────────────────▶ OUT, 1 s × 2^n, at most 30 s ◀─┐
@@ -18,13 +18,13 @@ A failure is an attempt that ended
   the address, or something in between refuses.
 Any other answer is none, and neither is a refusal with details: a server that has lost its database says so, and may
 still serve other calls. An endpoint that cannot be connected to gets no calls anyway, and is not counted here. The
-endpoint is asked how it is by the channel (see `cluster`), so that no user's call is sacrificed; one that did not
-have the method is asked whether it serves the interface.
+endpoint is probed by its pool (see `endpoint_pool`), so that no user's call is sacrificed; one that did not have the
+method is asked whether it serves the interface.
 
 Invariants
 1. Of a call's candidates never more than half are kept from it (rounded down), and so never the last one; those
-   out longest are. If all are out, all are used: a caller that is cut off itself sees everybody fail.
-2. A call that succeeds clears all that was held against its endpoint.
+   out longest are. If all are out, all are used: a caller that is cut off itself sees every endpoint fail.
+2. A call that succeeds clears the failures of its endpoint.
 3. Failures of calls that were under way when an endpoint was taken out do not keep it out longer.
 
 Which function makes each move
@@ -59,7 +59,7 @@ class State(enum.Enum):
 
 @dataclass(slots=True)
 class Outlier:
-    """What is held against one endpoint. Times are monotonic seconds.
+    """The failures of one endpoint. Times are monotonic seconds.
 
     Attributes:
         failures: in a row.
@@ -85,7 +85,7 @@ class Outlier:
 
 
 class Outliers:
-    """The endpoints of one channel that failed lately, by key. Who is not in it is IN, with nothing against it.
+    """The endpoints of one channel that failed lately, by key. An endpoint without an entry is IN.
 
     Args:
         rng: for the jitter.
@@ -94,13 +94,13 @@ class Outliers:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._known: dict[str, Outlier] = {}
-        self._out: list[str] = []  # who is out, in the order they were taken out
+        self._out: list[str] = []  # keys, in the order they were ejected
 
     def __getitem__(self, key: str) -> Outlier:
         return self._known.get(key) or Outlier()
 
     def failed(self, key: str, why: str, now_s: float, *, another_program: bool = False) -> bool:
-        """Hold a failure against an endpoint; True if it is now out and was not."""
+        """Count a failure of an endpoint; return True if that ejected it."""
         outlier = self._known.setdefault(key, Outlier())
         if outlier.out:
             return False
@@ -135,7 +135,7 @@ class Outliers:
             self._take_out(outlier, now_s)
 
     def cleared(self, key: str) -> bool:
-        """Forget all that is held against an endpoint; True if it was out."""
+        """Forget the failures of an endpoint; return True if it was out."""
         outlier = self._known.pop(key, None)
         if outlier is None or not outlier.out:
             return False

@@ -1,4 +1,4 @@
-"""How often a call is sent, to whom, and whose answer counts.
+"""Call policies: how often a call is sent, to which endpoints, and which answer counts.
 
     policy      sends to                                       the caller gets              for methods
     Failover    one; another if that is safe (see below)       the first answer             all
@@ -14,11 +14,11 @@ Invariants
    out: never saw it, or does not have the method. Never after DEADLINE_EXCEEDED. (Dubbo's default failover repeats
    timed-out calls, payments too.)
 2. A request that changes something is outstanding at one endpoint at a time, unless it is broadcast: a second one
-   would meet the first still in progress. An endpoint that falls silent is noticed by its pings (see link.py).
-3. "Not now" in a server's own words is not given up for an attempt that has less time than this one took, and
-   would likely end without any answer.
+   would meet the first still in progress. An endpoint that falls silent is noticed by its pings (see grpc_channel.py).
+3. A server's own refusal is not followed by an attempt that has less time left than the refused one took: it would
+   likely end without an answer, and hide the refusal.
 4. Only a read is given up while it is outstanding: each attempt has a fair share of the deadline, and when it has
-   passed and somebody else stands ready the attempt is cancelled.
+   passed and another endpoint is connected the attempt is cancelled.
 
 Which function makes each move
     Failover.run  another try            Forking.run  another at the same time         Execution.send  gives up a read
@@ -43,7 +43,7 @@ from coordination.deadline import Deadline
 
 log = logging.getLogger(__name__)
 
-#: How an attempt ends that nobody answered. (CANCELLED by the caller is no AioRpcError.)
+#: How an attempt without an answer ends. (CANCELLED by the caller is no AioRpcError.)
 LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
@@ -87,7 +87,7 @@ class CallContext(Protocol):
         ...
 
     async def send(self, connection: EndpointConnection, *, attempts: int = 1, forked: bool = False) -> Any:
-        """Send the request to one endpoint; returns the response.
+        """Send the request to one endpoint; return the response.
 
         Args:
             attempts: among how many, this one included, the deadline is to be shared; with more than 1 this one
@@ -96,8 +96,8 @@ class CallContext(Protocol):
 
         Raises:
             Slow: it had no answer within its share; `connect` returns the next at once.
-            NeverSent: nobody can have carried it out.
-            AioRpcError: what it came to.
+            NeverSent: no server can have carried it out.
+            AioRpcError: any other failure.
         """
         ...
 
@@ -118,11 +118,11 @@ class Policy(Protocol):
     """A way to carry a call out."""
 
     def refuses(self, idempotency: Idempotency, /) -> str:
-        """Return why methods of this kind cannot be called so; empty if they can."""
+        """Return why methods of this kind cannot use this policy; empty if they can."""
         ...
 
     async def run(self, context: CallContext) -> Any:
-        """Carry the call out; returns the response.
+        """Carry the call out; return the response.
 
         Raises:
             AioRpcError: the call failed.
@@ -181,11 +181,11 @@ class Failfast:
 
 @dataclass(frozen=True, slots=True)
 class Failsafe:
-    """A failure is logged and answered with an empty response: for what one can do without.
+    """A failure is logged and answered with an empty response: for calls the caller can do without.
 
     Attributes:
         within: how the call is carried out.
-        writes: whether methods with side effects may be called so; their failures then go unnoticed, too.
+        writes: whether methods with side effects may use it; their failures then go unnoticed, too.
     """
 
     within: Policy = field(default_factory=Failover)
@@ -246,7 +246,7 @@ class Forking:
                     if error is None:
                         return task.result()
                     failures.append(error)
-            # That there was nobody more to ask says less than what somebody said.
+            # Prefer a server's error over NeverSent.
             raise next((error for error in failures if not isinstance(error, NeverSent)), failures[0])
         finally:
             await _cancelled(tasks)
@@ -276,7 +276,7 @@ class Broadcast:
         """See `Policy`."""
         connections = context.all_connections()
         if not connections:
-            await context.connect()  # says why there is nobody
+            await context.connect()  # its error says why there is none
             connections = context.all_connections()
         tasks = [asyncio.ensure_future(self._tell(context, connection)) for connection in connections]
         failures: list[BaseException] = []

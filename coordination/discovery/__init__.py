@@ -1,4 +1,4 @@
-"""Who provides an interface now: the endpoints of Dubbo's registry after its rules, kept up to date."""
+"""The present providers of an interface: the endpoints of Dubbo's registry with its rules applied, kept up to date."""
 
 from coordination.discovery.discovery import ANY_CONSUMER, Consumer, Directory, DirectoryState, Discovery
 

@@ -1,4 +1,4 @@
-"""Who provides an interface now: Dubbo's registry in ZooKeeper, the consumers' side.
+"""The present providers of an interface: Dubbo's registry in ZooKeeper, the consumers' side.
 
                  file from last time
     UNKNOWN ───────────────────────▶ CACHED
@@ -6,9 +6,9 @@
        ▼                               ▼
       LIVE ◀── read again ── AWAY ◀── connection dropped (from any of the others that were read)
        │ ▲
-       │ └─ read: somebody, or still nobody after EMPTY_LIST_GRACE_S
+       │ └─ read: a provider, or still none after EMPTY_LIST_GRACE_S
        ▼
-    EMPTYING   read: nobody, where there was somebody
+    EMPTYING   read: no provider, where there was one
 
 Invariants
 1. `endpoints` comes from the last list read, whatever happened since: ZooKeeper going away takes no endpoint out.
@@ -19,16 +19,16 @@ Invariants
 4. One child that cannot be read costs that child and no other; so does one rule.
 5. A list is shown only when the rules that govern it have been looked at, or RULES_WAIT_S later.
 
-Why limbo. A list is empty for a moment whenever the only instance restarts, and whenever ZooKeeper was away for longer
-than sessions last: consumers read again sooner than providers register again. Dubbo 2.7 believed an empty list at once
-and refused such calls; 3.0 never believed one and went on calling the dead; 3.2 believes again. Here it takes
-EMPTY_LIST_GRACE_S: whoever is called meanwhile either answers or refuses the connection, and then nothing was sent.
+Why the grace period. A list is empty for a moment whenever the only instance restarts, and whenever ZooKeeper was away
+for longer than sessions last: consumers read again sooner than providers register again. Dubbo 2.7 took an empty list
+as true at once and refused such calls; 3.0 never did and went on calling dead instances; 3.2 does again. Here it takes
+EMPTY_LIST_GRACE_S: an instance called meanwhile either answers or refuses the connection, and then nothing was sent.
 
 Which function makes each move
     Directory._read  UNKNOWN | CACHED | AWAY | EMPTYING -> LIVE, and LIVE | CACHED | AWAY -> EMPTYING
     _away            LIVE | EMPTYING -> AWAY
     _recall          UNKNOWN -> CACHED
-    _govern          no state; what the rules make of the list
+    _govern          no state; applies rules to the list
 """
 
 from __future__ import annotations
@@ -59,28 +59,28 @@ from coordination.session.session import Session
 
 log = logging.getLogger(__name__)
 
-#: How long an empty list is doubted: the pause of a restart, and of registering again after an absence.
+#: How long an empty list is not taken as true: the pause of a restart, or until providers have registered again.
 EMPTY_LIST_GRACE_S = 5.0
 
 RULES_WAIT_S = 0.5
 CLOSE_TIMEOUT_S = 0.5
-LOGGED = 10  # of the endpoints that came or went at once
-MAX_ROUTED = 1024  # answers to (method, tag) that are remembered; tags come from callers, and could be any number
+LOGGED = 10  # endpoints named in one log line
+MAX_ROUTED = 1024  # cached results by (method, tag): callers choose tags, so their number needs a limit
 
 
 class DirectoryState(enum.Enum):
-    """What a directory's list is worth."""
+    """How far a directory's list can be relied on."""
 
-    #: Never read. The list is empty and says nothing.
+    #: Never read. The list is empty and means nothing.
     UNKNOWN = "unknown"
 
     #: From a file of an earlier run; ZooKeeper has not been asked yet, or is away. Rules are not remembered.
     CACHED = "cached"
 
-    #: As ZooKeeper has it, watched. An empty list is the truth.
+    #: As ZooKeeper has it, watched. An empty list is true.
     LIVE = "live"
 
-    #: ZooKeeper has nobody; these were there a moment ago. They are believed gone after EMPTY_LIST_GRACE_S.
+    #: ZooKeeper has no provider; these were there a moment ago. They are taken as gone after EMPTY_LIST_GRACE_S.
     EMPTYING = "emptying"
 
     #: As ZooKeeper had it when last reached.
@@ -93,14 +93,14 @@ READ = frozenset({DirectoryState.LIVE, DirectoryState.EMPTYING})
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """Who subscribes: what rules compare with, and what operators see under ``consumers/``.
+    """A subscriber: what rules compare with, and what operators see under ``consumers/``.
 
     Attributes:
         application: its name.
-        host: its address; empty if that means nothing to others, and then it is not made known.
+        host: its address; empty if it has none for others, and then it is not registered.
         timestamp_ms: when it started, Unix milliseconds.
         instance: which of its application's instances.
-        tag: the tag of calls that have none (``dubbo.tag``).
+        tag: the default tag of its calls (``dubbo.tag``).
     """
 
     application: str
@@ -127,7 +127,7 @@ class Consumer:
         )
 
 
-#: Nobody in particular: rules for a host or an application are not for it.
+#: A consumer without host or application: rules for either do not apply to it.
 ANY_CONSUMER = Consumer("")
 
 
@@ -137,7 +137,7 @@ class Eligibility:
 
     Attributes:
         registration: the provider's node.
-        endpoint: what rules make of it; None if it is no endpoint at all.
+        endpoint: the provider with rules applied; None if it is no endpoint.
         why_not: empty if it is a candidate.
     """
 
@@ -161,18 +161,18 @@ class Directory:
 
     Args:
         interface: full service name.
-        consumer: who asks, for which group and version; None: anybody, for providers without group and version.
-        empty_list_grace_s: seconds for which an empty list is doubted.
-        metrics: what to count in; None: nothing anybody collects.
+        consumer: the consumer, with the group and version it asks for; None: ANY_CONSUMER, without either.
+        empty_list_grace_s: seconds for which an empty list is not taken as true.
+        metrics: the collectors; None: some that are not exported.
 
     Attributes:
         interface: full service name.
         service: the same with group and version.
-        consumer: who asks.
+        consumer: the consumer.
         endpoints: those not disabled, by address; replaced as a whole, never changed in place.
-        state: what that list is worth.
-        changed: an event set at every change of the list, the state or the rules; whoever waits clears it first.
-            With more than one who waits use `subscribe`.
+        state: how far that list can be relied on.
+        changed: an event set at every change of the list, the state or the rules; the one task that waits for it
+            clears it first. Several tasks use `subscribe`.
     """
 
     def __init__(
@@ -190,10 +190,10 @@ class Directory:
         self.state = DirectoryState.UNKNOWN
         self.changed = asyncio.Event()
         self._empty_list_grace_s = empty_list_grace_s
-        self._grace: Deadline | None = None  # until when an empty list is doubted, while EMPTYING
+        self._grace: Deadline | None = None  # until when an empty list is not taken as true, while EMPTYING
         self._reader = ProviderReader(self.service)
         self._registrations: tuple[Registration, ...] = ()
-        self._by_node: dict[str, Endpoint] = {}  # as the rules have them, by node's name
+        self._by_node: dict[str, Endpoint] = {}  # with rules applied, by node's name
         self._governed: tuple[Endpoint, ...] = ()  # the disabled among them
         self._rules = Rules()
         self._routed: dict[tuple[str, str], tuple[Endpoint, ...]] = {}
@@ -204,11 +204,11 @@ class Directory:
 
     @property
     def registered(self) -> tuple[Endpoint, ...]:
-        """All endpoints as rules have them, the disabled among them."""
+        """All endpoints with rules applied, including the disabled."""
         return self._governed
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called on the loop after every change; returns what ends that."""
+        """Have `callback` called on the loop after every change; return what ends that."""
         self._subscribers.append(callback)
 
         def unsubscribe() -> None:
@@ -220,7 +220,7 @@ class Directory:
     def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
         """Return the endpoints that may serve a call.
 
-        Remembered until the list or the rules change: it is on the way of every call.
+        Cached until the list or the rules change: every call asks for it.
 
         Args:
             method: the bare name of the method called.
@@ -235,7 +235,7 @@ class Directory:
         return found
 
     def eligibility(self, method: str, tag: str = "") -> tuple[Eligibility, ...]:
-        """Return of every registered provider whether it may serve a call, and why not. Arguments as `candidates`."""
+        """Return whether each registered provider may serve a call, and why not. Arguments as `candidates`."""
         governed = {endpoint.key: endpoint for endpoint in self._governed}
         _, reasons = self._rules.route(self.endpoints, self.consumer, method, tag)
         eligibility = []
@@ -265,13 +265,13 @@ class Directory:
 
     async def _wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
         deadline = Deadline.after(timeout_s)
-        news = asyncio.Event()
-        unsubscribe = self.subscribe(news.set)
+        changed = asyncio.Event()
+        unsubscribe = self.subscribe(changed.set)
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 while not condition():
-                    news.clear()
-                    await news.wait()
+                    changed.clear()
+                    await changed.wait()
         except TimeoutError:
             return condition()
         finally:
@@ -279,9 +279,9 @@ class Directory:
         return True
 
     def _load_cached(self, node_names: Iterable[str]) -> None:
-        remembered = self._reader.read(node_names)
-        if self.state is DirectoryState.UNKNOWN and any(not one.refusal for one in remembered):
-            self._set(DirectoryState.CACHED, remembered)
+        cached = self._reader.read(node_names)
+        if self.state is DirectoryState.UNKNOWN and any(not one.refusal for one in cached):
+            self._set(DirectoryState.CACHED, cached)
 
     def _read(self, node_names: Iterable[str]) -> None:
         self._take(self._reader.read(node_names))
@@ -289,8 +289,8 @@ class Directory:
     def _take(self, found: tuple[Registration, ...]) -> None:
         self._warn_of_unreadable(found)
         kept = tuple(one for one in self._registrations if not one.refusal)
-        believed = self._empty_list_grace_s <= 0 or (self._grace is not None and self._grace.expired())
-        if believed or not kept or any(not one.refusal for one in found):
+        confirmed = self._empty_list_grace_s <= 0 or (self._grace is not None and self._grace.expired())
+        if confirmed or not kept or any(not one.refusal for one in found):
             self._grace = None
             self._set(DirectoryState.LIVE, found)
             return
@@ -304,16 +304,16 @@ class Directory:
             self._set(DirectoryState.AWAY, self._registrations)
 
     def _reread_after_s(self) -> float | None:
-        """Return the seconds after which an empty list is to be asked for again; None: only at news."""
+        """Return the seconds after which to read an empty list again; None: only at a change."""
         return None if self._grace is None else self._grace.remaining_s()
 
     def _govern(self, rules: Rules) -> None:
         self._rules = rules
         self._by_node.clear()
-        self._set(self.state, self._registrations, news=True)
+        self._set(self.state, self._registrations, force=True)
 
-    def _set(self, state: DirectoryState, registrations: tuple[Registration, ...], *, news: bool = False) -> None:
-        if not news and (state, registrations) == (self.state, self._registrations):
+    def _set(self, state: DirectoryState, registrations: tuple[Registration, ...], *, force: bool = False) -> None:
+        if not force and (state, registrations) == (self.state, self._registrations):
             return
         known = self._by_node
         self._by_node = {
@@ -361,9 +361,9 @@ class Discovery:
         session: a started session; it may be away.
         root: Dubbo's root.
         cache_dir: where to keep the last lists for a start without ZooKeeper; None for nowhere.
-        consumer: who asks. One with a host is registered under the interfaces it subscribes to.
-        empty_list_grace_s: seconds for which an empty list is doubted.
-        metrics: what to count in; None: nothing anybody collects.
+        consumer: the consumer. One with a host is registered under the interfaces it subscribes to.
+        empty_list_grace_s: seconds for which an empty list is not taken as true.
+        metrics: the collectors; None: some that are not exported.
     """
 
     def __init__(
@@ -388,7 +388,7 @@ class Discovery:
     async def subscribe(
         self, interface: str, *, group: str = "", version: str = "", timeout_s: float = 1.0
     ) -> Directory:
-        """Follow an interface from now on; the same directory for everybody who asks.
+        """Follow an interface; all subscribers share one directory.
 
         Waits at most `timeout_s` seconds for the first list and never fails because ZooKeeper is away: see the
         directory's `state`.
@@ -400,7 +400,7 @@ class Discovery:
             timeout_s: how long to wait for the first list, seconds.
 
         Raises:
-            BadProviderURL: no interface can be called so.
+            BadProviderURL: it is no interface's name.
         """
         service = Service(interface, group, version)
         subscription = self._subscriptions.get(service)
@@ -417,7 +417,7 @@ class Discovery:
         return subscription.directory
 
     async def close(self) -> None:
-        """Stop following, and take our consumers out. The directories keep their last lists."""
+        """Stop following, and unregister our consumers. The directories keep their last lists."""
         subscriptions = list(self._subscriptions.values())
         self._subscriptions.clear()
         await asyncio.gather(*(subscription.close() for subscription in subscriptions))
@@ -430,24 +430,24 @@ class Discovery:
 
 
 class _Subscription:
-    """What keeps one directory up to date."""
+    """The watchers that keep one directory up to date."""
 
     def __init__(
         self, session: Session, root: str, directory: Directory, cache: _CacheFile | None, metrics: Metrics
     ) -> None:
         self.directory = directory
         self._cache = cache
-        self._remembering = asyncio.get_running_loop().create_task(self._remember())
+        self._loading_cache = asyncio.get_running_loop().create_task(self._load_cache())
         self._rules = RuleWatcher(session, root, directory.consumer, directory._govern, metrics)
         path = f"{root}/{directory.interface}/providers"
         self._watcher = NodeWatcher(session, path, children, self._on_read, directory._on_away)
 
     async def close(self) -> None:
-        """Stop."""
-        self._remembering.cancel()
-        await asyncio.gather(self._watcher.close(), self._rules.close(), self._remembering, return_exceptions=True)
+        """Stop following."""
+        self._loading_cache.cancel()
+        await asyncio.gather(self._watcher.close(), self._rules.close(), self._loading_cache, return_exceptions=True)
 
-    async def _remember(self) -> None:
+    async def _load_cache(self) -> None:
         if self._cache is not None:
             self.directory._load_cached(await asyncio.to_thread(self._cache.load))
 
@@ -457,14 +457,14 @@ class _Subscription:
         self._rules.govern(one.url for one in found if one.url and not one.refusal)
         await self._rules.ready(RULES_WAIT_S)
         self.directory._take(found)
-        if self._cache is not None and names:  # an old list is of more use to a cold start than none
+        if self._cache is not None and names:  # an old list is more useful to a cold start than an empty one
             await asyncio.to_thread(self._cache.save, names)
         return self.directory._reread_after_s()
 
 
 def _some(keys: set[str]) -> str:
     shown = sorted(keys)[:LOGGED]
-    return ", ".join(shown) + (f" and {len(keys) - LOGGED} more" if len(keys) > LOGGED else "") or "nobody"
+    return ", ".join(shown) + (f" and {len(keys) - LOGGED} more" if len(keys) > LOGGED else "") or "none"
 
 
 def _why_disabled(endpoint: Endpoint) -> str:
@@ -487,7 +487,7 @@ class _CacheFile:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            log.warning("the remembered providers in %s cannot be read: %s", self._path, error)
+            log.warning("the cached providers in %s cannot be read: %s", self._path, error)
             return []
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
@@ -497,4 +497,4 @@ class _CacheFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, json.dumps(sorted(node_names), indent=0).encode(), mode=0o666)
         except OSError as error:
-            log.warning("the providers cannot be remembered in %s: %s", self._path, error)
+            log.warning("the providers cannot be cached in %s: %s", self._path, error)

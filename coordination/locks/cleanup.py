@@ -1,4 +1,4 @@
-"""Lock nodes on their way out: deleted in the background, until each is gone or its session is.
+"""Deletion of lock nodes in the background, until each is gone or its session is.
 
     delete ──posted──▶ ZooKeeper ──done, or not there──▶ gone
        ▲                  │ the connection dropped, or ZooKeeper refused
@@ -6,15 +6,15 @@
        └── same session ─ left over ── another session, or none ──▶ gone, with its session
 
 Invariants
-1. Nobody waits here but `drained`: whoever gives a node up goes on at once, also while ZooKeeper is frozen.
-2. A node is forgotten only when ZooKeeper said that it is gone, or its session is: whatever else ZooKeeper answers
-   (throttled, not authorised), deleting is tried again.
+1. Only `drained` waits: a caller that gives a node up goes on at once, also while ZooKeeper is frozen.
+2. A node is forgotten only when ZooKeeper answered that it is gone, or its session is: on any other answer (throttled,
+   not authorised) the delete is retried.
 3. Nodes given up together are deleted in one transaction, and one by one if one of them had gone already.
-4. A create whose reply nobody has is looked for by its nonce, in any session, until there surely is none.
+4. The nodes of a create whose reply was lost are looked for by their nonce, in any session, until surely none is left.
 
 Which function makes each move
     delete       any -> posted                     _answered   posted -> gone, or left over
-    _go_on       left over -> posted, or gone      _sweep      perhaps made -> posted, or surely not there
+    _retry_left_over       left over -> posted, or gone      _sweep      perhaps made -> posted, or surely not there
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from coordination.session.session import Session, SessionState
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # between attempts to delete, on a connection that stays
-REFUSED_PAUSE_S = 0.5  # between looks, if ZooKeeper refuses one
-LOOK_TIMEOUT_S = 2.0  # one look of a sweep; it is repeated until it was answered
+REFUSED_PAUSE_S = 0.5  # between listings, if ZooKeeper refuses one
+LOOK_TIMEOUT_S = 2.0  # one listing of a sweep; it is repeated until it was answered
 #: When to look for a node whose create was never answered. ZooKeeper closes a session's old connection before it opens
 #: the new one, so the first look should settle it; the others are for a request that was already being read at that
 #: moment.
@@ -64,8 +64,8 @@ class Removal:
         self._pause_s = FIRST_PAUSE_S
         self._sweeps: set[asyncio.Task[None]] = set()
         self._under_way = 0  # sweeps and sets of nodes
-        self._idle: asyncio.Event | None = None  # there is one while somebody waits in `drained`
-        session.subscribe(lambda _: self._go_on())
+        self._idle: asyncio.Event | None = None  # while a caller waits in `drained`
+        session.subscribe(lambda _: self._retry_left_over())
 
     def delete(self, nodes: Nodes) -> None:
         """Delete nodes of ours."""
@@ -73,7 +73,7 @@ class Removal:
         self._post(nodes)
 
     def sweep(self, shards: Sequence[str], nonce: str) -> None:
-        """Find and delete the nodes of a create whose reply was lost, or become sure that there are none."""
+        """Find and delete the nodes of a create whose reply was lost, or make sure that there are none."""
         self._begun()
         task = asyncio.get_running_loop().create_task(self._sweep(shards, nonce))
         self._sweeps.add(task)
@@ -132,14 +132,14 @@ class Removal:
             self._try_later(nodes, error)
 
     def _try_later(self, nodes: Nodes, error: BaseException | None) -> None:
-        """Keep nodes that could not be deleted: at most one attempt a pause, which doubles while it is refused."""
+        """Keep nodes that could not be deleted: one attempt a pause, which doubles while it is refused."""
         if not self._left_over:
             log.warning("lock nodes could not be deleted, trying again in %.1f s: %r", self._pause_s, error)
-            asyncio.get_running_loop().call_later(self._pause_s, self._go_on)
+            asyncio.get_running_loop().call_later(self._pause_s, self._retry_left_over)
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._left_over.append(nodes)
 
-    def _go_on(self) -> None:
+    def _retry_left_over(self) -> None:
         left_over, self._left_over = self._left_over, []
         for nodes in left_over:
             self._post(nodes)
@@ -176,7 +176,7 @@ class Removal:
 
 
 async def sync_and_list(session: Session, shards: Sequence[str], deadline: Deadline) -> dict[str, list[str]]:
-    """Return the names in each shard as the leader knows them now; none if there is no such shard.
+    """Return the names in each shard, up to date with the leader; none if there is no such shard.
 
     Raises:
         Unavailable: ZooKeeper is away, or did not answer by the deadline.

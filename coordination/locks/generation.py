@@ -1,7 +1,7 @@
 """The generation of the ensemble: an integer that tells a rebuilt ZooKeeper from the one the databases know.
 
-A lock's token is a zxid, and zxids start again when an ensemble is wiped: old fences in the databases would
-then refuse every new holder, or worse, an old holder would outrank it. So fences are (generation, zxid),
+A lock's token is a zxid, and zxids start again when an ensemble is wiped: old fences in the databases would then refuse
+every new holder, or worse, an old holder would outrank a new one. So fences are (generation, zxid),
 the generation is kept here and beside the data, and a service does not work on an ensemble that is behind
 its database: in its generation, or under the same generation in its zxid (an older backup).
 
@@ -121,7 +121,7 @@ async def advance(session: Session, to: int, timeout_s: float = DEFAULT_TIMEOUT_
         try:
             await session.set(path, str(to).encode(), version=found[1], timeout_s=deadline.remaining_s() or 0.0)
             return to
-        except BadVersionError:  # somebody else wrote: look whether it was enough
+        except BadVersionError:  # another process wrote: check whether it was enough
             found = await _read(session, path, deadline) or await _create(session, path, to, deadline)
     return found[0]
 
@@ -137,7 +137,7 @@ async def _read(session: Session, path: str, deadline: Deadline, watch: Watch | 
 
 
 async def _create(session: Session, path: str, value: int, deadline: Deadline) -> tuple[int, int]:
-    """Create the node, or read the one that somebody else has just created."""
+    """Create the node, or read the one that another process has just created."""
     await session.ensure_path(path.rpartition("/")[0], timeout_s=deadline.remaining_s() or 0.0)
     try:
         _, stat = await session.create(path, str(value).encode(), timeout_s=deadline.remaining_s() or 0.0)
@@ -149,5 +149,7 @@ async def _create(session: Session, path: str, value: int, deadline: Deadline) -
     except NodeExistsError:
         found = await _read(session, path, deadline)
         if found is None:
-            raise CoordinationError(f"{path} comes and goes: is somebody repairing the ensemble?") from None
+            raise CoordinationError(
+                f"{path} is created and deleted at the same time: is the ensemble being repaired?"
+            ) from None
         return found

@@ -5,17 +5,17 @@
             └── session gone, or not heard of ──▶ LOST
 
 Invariants
-1. `valid()` is asked of the clock at that moment: no event, task or timer has to come first. It is a local
-   promise; a process paused *after* asking is stopped by its fence, not by the lock.
-2. Whoever wants to be told of the loss is told in the turn of the loop in which it is learnt: the session
-   was lost or closed, or the time passed until which it was surely alive. A dropped connection alone is no
-   loss: nothing new may begin, but the resource is still ours until that time.
-3. Who was told finds the lease invalid ever after, also if the session turns out to have survived.
-4. Nobody wants to be told: no timer, no subscription. One of each serves all who want to be.
+1. `valid()` reads the clock at that moment: no event, task or timer has to come first. `valid()` and `ensure()` only
+   fail fast; the fencing token in the write guarantees safety against a process paused after asking.
+2. Callbacks for the loss run in the turn of the loop in which it is known: the session was lost or closed, or the time
+   passed until which it was surely alive. A dropped connection alone is no loss: nothing new may begin, but the
+   resource is still ours until that time.
+3. A lease is invalid for ever once its callbacks ran, also if the session turns out to have survived.
+4. Without callbacks there is no timer and no subscription. One of each serves all callbacks.
 
 Which function makes each move
-    Leases.grant    nothing -> HELD            release     HELD | LOST -> RELEASED
-    Leases._look    HELD -> LOST, if somebody wants to be told; else `valid()` and `release` find it so
+    Leases.issue    nothing -> HELD            release     HELD | LOST -> RELEASED
+    Leases._check   HELD -> LOST, if it has callbacks; else `valid()` and `release` find it so
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ OnEnd = Callable[[bool], object]
 
 
 class Lease:
-    """What leases of one resource and of many have in common.
+    """The base of leases on one resource and on many.
 
     Attributes:
         token: grows with every holder of the resource; with the generation it is the fence.
         session_id: the session in which it was taken.
-        waited_s: seconds spent in line; 0.0 if there was nobody.
+        waited_s: seconds spent in the queue; 0.0 if it was empty.
     """
 
     def __init__(self, leases: Leases, grant: _Grant, waited_s: float) -> None:
@@ -61,7 +61,7 @@ class Lease:
 
     @property
     def name(self) -> str:
-        """What is held, for people."""
+        """What is held, for messages."""
         raise NotImplementedError
 
     def valid(self) -> bool:
@@ -86,10 +86,10 @@ class Lease:
     def on_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Have `callback` called once, on the loop, if the lease is lost before it is released.
 
-        If it is lost already, that is in the next turn of the loop.
+        If it is lost already, it is called in the next turn of the loop.
 
         Returns:
-            What makes it forgotten. Idempotent.
+            What removes the callback. Idempotent.
 
         Raises:
             WrongProcess: this is a forked child.
@@ -119,8 +119,8 @@ class Lease:
             forget()
 
     def release(self) -> None:
-        """Give up what is held. Returns at once; the deleting is done in the background, tried again until
-        it is done or the session has ended. Idempotent. Must be called on the event loop.
+        """Give up what is held. Return at once; the nodes are deleted in the background, retried until they are gone
+        or the session has ended. Idempotent. Must be called on the event loop.
 
         Raises:
             WrongProcess: this is a forked child.
@@ -148,7 +148,7 @@ class ResourceLease(Lease):
 
     Attributes:
         resource_id: the resource.
-        waited_for: who held the resource when last looked before our turn; None if nobody did.
+        waited_for: the holder last seen before our turn; None if there was none.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class ResourceLease(Lease):
 class BatchLease(Lease):
     """The right to act on many resources, taken together at one zxid. Made by `ResourceLocks.acquire_all`.
 
-    ``batch[resource_id]`` is the lease of one of them, with the same token: what is written for one resource takes one
-    of a batch. A resource given up singly is no longer the batch's concern; lost they are all together.
+    ``batch[resource_id]`` is the lease of one of them, with the same token: code for one resource takes one of a batch.
+    A resource released singly is no longer part of the batch; a loss concerns all together.
 
     Attributes:
         resources: the leases by resource id, in the order in which they were asked for.
@@ -201,10 +201,10 @@ class BatchLease(Lease):
 
 @dataclass(slots=True, eq=False)
 class _Grant:
-    """What the resources taken at one zxid stand on together.
+    """What the leases of resources taken at one zxid share.
 
     Attributes:
-        lost: somebody was told so.
+        lost: whether callbacks ran for the loss.
         held: how many of the resources are not released.
     """
 
@@ -215,7 +215,7 @@ class _Grant:
 
 
 class Leases:
-    """All leases of one `ResourceLocks`: granted, given up, and told of their loss."""
+    """All leases of one `ResourceLocks`: issued, given up, and their callbacks for the loss."""
 
     def __init__(self, session: Session, removal: Removal, metrics: Metrics) -> None:
         self.session = session
@@ -228,7 +228,7 @@ class Leases:
     def issue(
         self, resource_ids: Sequence[str], nodes: Nodes, token: int, waited_s: float, waited_for: Mapping[str, Holder]
     ) -> list[ResourceLease]:
-        """Make the leases of resources taken together: one for each of them, in their order."""
+        """Return the leases of resources taken together: one for each, in their order."""
         grant = _Grant(token, nodes.session_id, lost=False, held=len(resource_ids))
         self._metrics.locks_held.inc(grant.held)
         return [
@@ -237,7 +237,7 @@ class Leases:
         ]
 
     def bind(self, resources: Sequence[ResourceLease]) -> BatchLease:
-        """Make one lease of those that were granted together."""
+        """Return one lease for those that were issued together."""
         return BatchLease(self, resources[0]._grant, resources[0].waited_s, resources)
 
     def give_up(self, grant: _Grant, leases: Sequence[Lease]) -> None:
@@ -260,14 +260,14 @@ class Leases:
         self._removal.delete(Nodes(tuple(paths), grant.session_id))
 
     def listen(self, lease: Lease, ended: OnEnd) -> Callable[[], None]:
-        """Have `ended` called when the lease ends; returns what makes it forgotten."""
+        """Have `ended` called when the lease ends; return what removes it."""
         self.session.check_process()
         if lease._released:
             return lambda: None
         self._listeners.setdefault(lease, []).append(ended)
         if self._unsubscribe is None:
-            self._unsubscribe = self.session.subscribe(lambda _: self._look())
-        self._look_in(0.0)  # it may be lost already
+            self._unsubscribe = self.session.subscribe(lambda _: self._check())
+        self._check_in(0.0)  # it may be lost already
 
         def forget() -> None:
             listeners = self._listeners.get(lease, [])
@@ -275,7 +275,7 @@ class Leases:
                 listeners.remove(ended)
             if not listeners:
                 self._listeners.pop(lease, None)
-                self._rest_unless_needed()
+                self._stop_unless_needed()
 
         return forget
 
@@ -283,8 +283,8 @@ class Leases:
         """Tell whether the session surely lives, connected or not."""
         return self.session.session_id == grant.session_id and time.monotonic() < self.session.valid_until()
 
-    def _look(self) -> None:
-        """Tell who wants to be told of leases that are lost; look again when the present belief ends."""
+    def _check(self) -> None:
+        """Run the callbacks of leases that are lost; check again when the session's present validity ends."""
         for lease in list(self._listeners):
             grant = lease._grant
             if not (grant.lost or self._stands(grant)):
@@ -294,12 +294,12 @@ class Leases:
             if grant.lost:
                 self._end(lease, lost=True)
         if self._listeners:
-            self._look_in(self.session.valid_until() - time.monotonic())
+            self._check_in(self.session.valid_until() - time.monotonic())
 
-    def _look_in(self, delay_s: float) -> None:
+    def _check_in(self, delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s + TIMER_GRAIN_S, self._look)
+        self._timer = asyncio.get_running_loop().call_later(delay_s + TIMER_GRAIN_S, self._check)
 
     def _end(self, lease: Lease, *, lost: bool) -> None:
         for ended in self._listeners.pop(lease, ()):
@@ -307,9 +307,9 @@ class Leases:
                 ended(lost)
             except Exception:
                 log.exception("a callback failed at the end of the lease on %s", lease.name)
-        self._rest_unless_needed()
+        self._stop_unless_needed()
 
-    def _rest_unless_needed(self) -> None:
+    def _stop_unless_needed(self) -> None:
         if not self._listeners and self._unsubscribe is not None and self._timer is not None:
             self._timer.cancel()
             self._unsubscribe()

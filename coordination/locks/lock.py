@@ -2,24 +2,24 @@
 
     acquire():   create + list ──first──▶ held ──release()──▶ deleting ──▶ gone
                  (one round trip)           ▲                  (coordination.locks.cleanup)
-                      └─not first─▶ waiting ┘ watches its predecessor only; looks again when that goes
+                      └─not first─▶ waiting ┘ watches its predecessor only; lists again when that goes
 
     acquire_all() is the same for many resources: one transaction creates all their nodes, one request lists all
     their shards in the same round trip, and then it waits in one queue after the other.
 
 Invariants
-1. Of a resource's living nodes the one with the lowest sequence number holds. Numbers are signed 32-bit
+1. Of a resource's nodes the one with the lowest sequence number holds. Numbers are signed 32-bit
    counters that wrap, so they are compared by their wrapped difference.
 2. Tokens grow in holding order: a token is the node's czxid, and ZooKeeper gives numbers and zxids in
    the same order. All nodes of one batch share a czxid. Tokens compare within one generation of the ensemble
    (`coordination.locks.generation`).
 3. A batch takes its places in all its queues at one zxid, all or none. So of two that meet in several queues
    the same one is ahead in each of them: waiting goes from greater zxids to smaller ones only, and no circle
-   can form. (Somebody who takes a second lock while holding a first one takes places at two zxids, and is not
+   can form. (A caller that takes a second lock while holding a first one takes places at two zxids, and is not
    covered: take them together.)
 4. Whatever happens to a call (error, deadline, cancellation), its nodes end: returned in a lease, or
    deleted in the background, or gone with their session. A create whose reply was lost is found by its nonce.
-5. No call outlives its deadline, whoever leaves the queues meanwhile and whether or not ZooKeeper answers.
+5. No call outlives its deadline, also if predecessors leave the queues meanwhile or ZooKeeper does not answer.
 6. In a forked child every call raises WrongProcess at once.
 
 Which function makes each move
@@ -27,8 +27,8 @@ Which function makes each move
     _wait_turns   in the queues -> first             Removal.delete  any -> deleting (background)
     Lease.release  held -> deleting                  Removal         deleting -> gone
 
-What it does not do: a holder whose process was replaced keeps the resource until its session expires;
-nobody's node is ever deleted by somebody else.
+What it does not do: a holder whose process was replaced keeps the resource until its session expires; no process
+deletes another's node.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ SHARDS_PER_TRANSACTION = 128  # 128 creates are about 10 kB, well under ZooKeepe
 #: Resources in one batch: a transaction of some 150 kB, which occupies ZooKeeper for some 10 ms.
 MAX_RESOURCES = 500
 
-#: Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. Who waits keeps their place.
+#: Between reads that ZooKeeper refuses: it throttles, or a right is missing for now. A waiter keeps its place.
 REFUSED_PAUSE_S = 0.1
-LAST_LOOK_S = 0.05  # kept back from the deadline to learn who holds the resource now (at most a tenth of it)
+LAST_LOOK_S = 0.05  # reserved of the timeout for reading the present holder (at most a tenth of it)
 
 
 class ResourceLocks:
@@ -108,9 +108,9 @@ class ResourceLocks:
         self._leases = Leases(session, self._removal, self._metrics)
 
     async def prepare(self, timeout_s: float) -> None:
-        """Make the missing shard directories: some 0.2 s for all of them, 10 ms if none is missing. Idempotent.
+        """Create the missing shard directories: some 0.2 s for all of them, 10 ms if none is missing. Idempotent.
 
-        Several processes may do it at once. Without it `acquire` makes each shard when it is first needed.
+        Several processes may do it at once. Without it `acquire` creates each shard when it is first needed.
 
         Raises:
             Unavailable: ZooKeeper is away, or not finished in time.
@@ -125,16 +125,16 @@ class ResourceLocks:
             for start in range(0, len(missing), SHARDS_PER_TRANSACTION):
                 batch = [f"{self._root}/{name}" for name in missing[start : start + SHARDS_PER_TRANSACTION]]
                 if not await self._session.create_all(batch, timeout_s=_left(deadline)):
-                    break  # somebody else is at it: see what is still missing
+                    break  # another process is creating them: list again
 
     async def acquire(self, resource_id: str, holder: Holder, *, timeout_s: float) -> ResourceLease:
-        """Take a resource's lock, waiting in line (first come, first served) for at most `timeout_s` seconds.
+        """Take a resource's lock, waiting in the queue (first come, first served) for at most `timeout_s` seconds.
 
         Returns:
-            The lease. Check `ensure()` before each side effect; `release()` it when done.
+            The lease. Call `ensure()` before each side effect; `release()` it when done.
 
         Raises:
-            LockTimeout: somebody else still held it, with who that was.
+            LockTimeout: another holder still had it; the error names it.
             Unavailable: ZooKeeper is away, or refused. Either error comes within `timeout_s` + 100 ms.
             ValueError: not a resource id: 1–64 of A–Z a–z 0–9 _ . : -
         """
@@ -144,8 +144,8 @@ class ResourceLocks:
     async def acquire_all(self, resource_ids: Sequence[str], holder: Holder, *, timeout_s: float) -> BatchLease:
         """Take the locks of many resources at once: all of them, or none.
 
-        The places in all queues are taken in one step, so that batches that overlap never block each other
-        for good; then each resource's turn is waited for.
+        The places in all queues are taken in one step, so that overlapping batches never deadlock; then each
+        resource's turn is waited for.
 
         Args:
             resource_ids: 1 to `MAX_RESOURCES` different ones, of any shards.
@@ -154,7 +154,7 @@ class ResourceLocks:
             One lease for all of them, which has the lease of each.
 
         Raises:
-            LockTimeout: somebody else still held one of them: the first that was not had, and who held it.
+            LockTimeout: another holder still had one of them; the error names the first such resource and its holder.
             Unavailable: ZooKeeper is away, or refused. Either error comes within `timeout_s` + 100 ms.
             ValueError: not resource ids, one of them twice, none, or too many.
         """
@@ -166,9 +166,9 @@ class ResourceLocks:
         return self._leases.bind(await self._acquire(tuple(resource_ids), holder, timeout_s, wait=True))
 
     async def enter(self, resource_id: str, holder: Holder, *, timeout_s: float) -> ResourceLease:
-        """Take a place in line and its token, and go on WITHOUT waiting for one's turn.
+        """Take a place in the queue and its token, WITHOUT waiting for the turn.
 
-        It excludes nobody. It exists to show what the other guards stop when the lock guard is switched off.
+        It excludes no other holder. It exists to show what the other guards stop when the lock guard is switched off.
 
         Raises: as `acquire`, but never LockTimeout.
         """
@@ -176,7 +176,7 @@ class ResourceLocks:
         return lease
 
     async def queue(self, resource_id: str, *, timeout_s: float = 5.0) -> list[Place]:
-        """Return a resource's queue, the holder first; empty if nobody is there.
+        """Return a resource's queue, the holder first; empty if it is not locked.
 
         Raises:
             Unavailable: ZooKeeper is away.
@@ -187,7 +187,7 @@ class ResourceLocks:
         return await self._places(shard, queue_of(resource_id, await self._list(shard, deadline)), deadline)
 
     async def queues(self, *, timeout_s: float = 5.0) -> dict[str, list[Place]]:
-        """Return the queue of every resource that has one, by resource id. It reads all shards: for people.
+        """Return the queue of every resource that has one, by resource id. It reads all shards.
 
         Raises:
             Unavailable: ZooKeeper is away.
@@ -256,7 +256,7 @@ class ResourceLocks:
             # The session was lost while waiting, and the places with it: take others.
 
     async def _join(self, attempt: _Attempt) -> tuple[_Taken, _Listings]:
-        """Create our nodes and list their shards, in one round trip; returns both."""
+        """Create our nodes and list their shards, in one round trip; return both."""
         deadline, shards = attempt.deadline, attempt.distinct_shards()
         while True:
             nonce = f"{self._nonces.getrandbits(64):016x}"
@@ -300,9 +300,10 @@ class ResourceLocks:
     async def _find(
         self, attempt: _Attempt, nonce: str, made: Reply, session_id: int
     ) -> tuple[_Taken, _Listings] | None:
-        """The create's reply was lost: look for the nodes by their nonce, in the time that is left.
+        """Look for the nodes of a create whose reply was lost, by their nonce, in the time that is left.
 
-        Returns the places, or None if there are no such nodes (yet: a sweep goes on looking).
+        Returns:
+            The places, or None if there are no such nodes (yet: a sweep goes on looking).
         """
         session, deadline, shards = self._session, attempt.deadline, attempt.distinct_shards()
         if not made.done():
@@ -322,7 +323,7 @@ class ResourceLocks:
                 self._removal.sweep(shards, nonce)
 
     def _clear_up(self, shards: Sequence[str], nonce: str, session_id: int, made: Reply) -> None:
-        """A create nobody waits for has ended: remove what it made."""
+        """Delete the nodes of a create whose caller has gone."""
         error = made.exception()
         if error is None:
             with contextlib.suppress(KazooException, Unavailable):  # it was refused
@@ -333,10 +334,12 @@ class ResourceLocks:
     # ---- waiting -------------------------------------------------------------------------------------
 
     async def _wait_turns(self, attempt: _Attempt, taken: _Taken, listings: _Listings) -> bool:
-        """Wait until we are first in every queue: True. False if the places are gone, or will go with a
-        session of before.
+        """Wait until we are first in every queue.
 
-        One queue after the other: whoever is first somewhere stays so, and those not looked at move up meanwhile.
+        Returns:
+            True; or False if the places are gone, or will go with an earlier session.
+
+        One queue after the other: a place that is first stays first, and those in the other queues move up meanwhile.
 
         Raises:
             LockTimeout, Unavailable: by the attempt's deadline.
@@ -348,7 +351,7 @@ class ResourceLocks:
                     return False
             except Unavailable:
                 if self._session.state is SessionState.CONNECTED and resource_id in attempt.waited_for:
-                    # Too slow for the last look, but not away: we do stand in line, and were told behind whom.
+                    # Too slow for the last read, but not away: we are queued, and know behind which holder.
                     raise attempt.timed_out(resource_id) from None
                 raise
         return True
@@ -372,7 +375,7 @@ class ResourceLocks:
             names = await self._list(turn.shard, attempt.deadline)
 
     async def _watch(self, attempt: _Attempt, turn: _Turn, predecessor: str, holder: str, last_look: Deadline) -> None:
-        """Return when the predecessor may have gone, or when it is time for the last look."""
+        """Return when the predecessor may have gone, or when it is time for the last read."""
         gone = asyncio.Event()
         path = f"{turn.shard}/{predecessor}"
         self._session.watches.add(path, gone.set)
@@ -393,7 +396,7 @@ class ResourceLocks:
             self._session.watches.remove(path, gone.set)
 
     async def _note_holder(self, attempt: _Attempt, turn: _Turn, name: str) -> None:
-        """Read whose node this is, for the error or the lease to tell."""
+        """Read the holder of a node, for the error or the lease."""
         if turn.holder == name:
             return
         try:
@@ -418,7 +421,7 @@ class ResourceLocks:
         return names
 
     async def _listed(self, shards: Sequence[str], listing: Reply, deadline: Deadline) -> _Listings:
-        """Return what a listing that was sent says; if its reply was lost, list again."""
+        """Return the reply of a listing; if it was lost, list again."""
         try:
             reply = await self._session.receive(listing, deadline)
         except Unavailable:
@@ -463,9 +466,9 @@ class _Attempt:
 
     Attributes:
         shards: the path of each resource's shard.
-        data: who asks, as it is written into the nodes.
-        queued: it had to wait.
-        waited_for: who held which resource when last looked.
+        data: the holder, as it is written into the nodes.
+        queued: whether it had to wait.
+        waited_for: the holder of each resource when last read.
     """
 
     shards: dict[str, str]
@@ -482,13 +485,13 @@ class _Attempt:
         return LockTimeout(resource_id, self.waited_for.get(resource_id), time.monotonic() - self.started)
 
     def last_look(self) -> Deadline:
-        """When to stop waiting: early enough to look once more who holds the resource."""
+        """Return when to stop waiting: early enough to read the present holder."""
         return Deadline(self.deadline.at - min(LAST_LOOK_S, (self.deadline.at - self.started) / 10))
 
 
 @dataclass(slots=True)
 class _Turn:
-    """Our place in one queue; `holder` is the node of whom we know that it is first."""
+    """Our place in one queue; `holder` is the node last known to be first."""
 
     resource_id: str
     shard: str
@@ -514,12 +517,12 @@ def _taken(made: Any, session_id: int) -> _Taken:
 
 
 def _left(deadline: Deadline) -> float:
-    """Return the seconds left of a deadline that every call here has."""
+    """Return the seconds left; every deadline here is finite."""
     return deadline.remaining_s() or 0.0
 
 
 async def _wait_for(event: asyncio.Event, deadline: Deadline) -> None:
-    """Wait for the event, or until the deadline: which of them, the caller sees by looking."""
+    """Wait for the event, or until the deadline; the caller checks which came."""
     try:
         async with asyncio.timeout(deadline.remaining_s()):
             await event.wait()

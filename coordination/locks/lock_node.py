@@ -1,8 +1,8 @@
-"""A resource's queue as it stands in ZooKeeper: the names of its nodes, their order, and who they say they are.
+"""The nodes of a resource's queue in ZooKeeper: their names, their order, and the holders in their data.
 
-    <root>/<shard>/<resource>-<nonce>-<sequence>       ephemeral, data: who (JSON)
+    <root>/<shard>/<resource>-<nonce>-<sequence>       ephemeral, data: the holder (JSON)
 
-Pure: nothing here asks ZooKeeper. A resource's shard is its CRC-32 modulo the number of shards. The nonce tells one
+Pure: nothing here calls ZooKeeper. A resource's shard is its CRC-32 modulo the number of shards. The nonce tells one
 attempt's nodes from all others; all nodes of one batch carry the same. The sequence is the counter of the shard's
 directory, signed, 32 bits wide, and it wraps.
 """
@@ -25,12 +25,12 @@ MAX_HOLDER_BYTES = 1500  # as it is written into each node: 500 of them stay und
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who stands in a queue, as shown to the others.
+    """A holder or waiter of a resource, as shown to the others.
 
     Attributes:
-        owner: who acts, such as a user's name.
-        details: what else is shown, such as the process that acts for them. Names are not `owner` or `since_ms`.
-        since_ms: when they asked, Unix milliseconds by their own clock; for display only.
+        owner: the owner's name, such as a user's.
+        details: further fields to show, such as the process that acts for the owner; not named `owner` or `since_ms`.
+        since_ms: when it asked, Unix milliseconds by its own clock; for display only.
     """
 
     owner: str
@@ -77,7 +77,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NodeName:
-    """A lock node's name, taken apart."""
+    """A lock node's name, parsed."""
 
     resource_id: str
     nonce: str
@@ -85,17 +85,13 @@ class NodeName:
 
     @classmethod
     def parse(cls, name: str) -> NodeName | None:
-        """Take a name apart from the right, since resource ids may hold '-'; None if it is not a lock's."""
+        """Parse a name from the right, since resource ids may hold '-'; None if it is not a lock's."""
         match = _NODE.fullmatch(name)
         return cls(match[1], match[2], int(match[3])) if match else None
 
 
 def check_resource_id(resource_id: str) -> None:
-    """Do nothing if it is one.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise ValueError unless it is a resource id."""
     if not _RESOURCE_ID.fullmatch(resource_id):
         raise ValueError(f"not a resource id (1-64 of A-Z a-z 0-9 _ . : -): {resource_id!r}")
 

@@ -5,20 +5,20 @@
       └──────── connection dropped ────────────┘
 
 One *persistent recursive* watch (ZooKeeper 3.6 and newer) covers all 1,024 shards, and each event carries its node's
-path, so following costs one read for each node that comes, and nothing while nobody settles. The alternatives are
-dearer: a watch on each shard is 1,024 of them, and a list and a new watch after every event; polling twice a second is
-2,000 reads a second for every person who looks, and misses what happens in between.
+path, so following costs one read for each node that comes, and nothing while no lock changes. The alternatives cost
+more: a watch on each shard is 1,024 of them, and a list and a new watch after every event; polling twice a second is
+2,000 reads a second for every watcher, and misses what happens in between.
 
 Invariants
 1. The watch is asked for before the shards are listed, on the same connection: nothing falls in between.
 2. A node is shown from the moment its data was read until the event that it went. One that came and went before
    its data could be read was never shown.
-3. After a gap (connection dropped, or events piled up faster than somebody looks) all is listed anew, and what
-   differs from what was shown is told as changes.
+3. After a gap (connection dropped, or more than MAX_EVENTS unread) all is listed anew, and the differences from what
+   was shown are returned as changes.
 
 Which function makes each move
     _catch_up   AWAY -> LIVE            _session_changed   LIVE -> AWAY
-    _came, _apply   an event -> a change told by `changes`
+    _on_event, _apply   an event -> a change from `changes`
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from coordination.session.session import Session, SessionChange, SessionState
 
 REFUSED_PAUSE_S = 0.5  # before reading again what ZooKeeper refused to show
 READ_TIMEOUT_S = 5.0  # for one step of catching up
-MAX_EVENTS = 20_000  # not yet looked at; beyond them a new list is cheaper
+MAX_EVENTS = 20_000  # unread; beyond them a new list is cheaper
 
 
 @dataclass(frozen=True, slots=True)
 class QueueChange:
-    """A resource's queue after one change, the holder first; empty: nobody is there any more."""
+    """A resource's queue after one change, the holder first; empty: it is not locked any more."""
 
     resource_id: str
     queue: tuple[Place, ...]
@@ -71,7 +71,7 @@ class QueueWatch:
     async def __aenter__(self) -> Self:
         self._undo = [
             self._session.subscribe(self._session_changed),
-            self._session.watches.subscribe(self._root, self._came),
+            self._session.watches.subscribe(self._root, self._on_event),
         ]
         return self
 
@@ -84,7 +84,7 @@ class QueueWatch:
 
     @property
     def live(self) -> bool:
-        """Whether what is shown is what is there; False: ZooKeeper is away, and it is what was there."""
+        """Whether the queues are up to date; False: ZooKeeper is away, and they may be out of date."""
         return self._live
 
     def queues(self) -> dict[str, tuple[Place, ...]]:
@@ -92,7 +92,7 @@ class QueueWatch:
         return {resource_id: self._queue(resource_id) for resource_id in sorted(self._nodes)}
 
     async def changes(self) -> AsyncIterator[list[QueueChange]]:
-        """Tell of every change, those together that came together; first of what is there. Ends with the session.
+        """Yield every change, those together that came together; first all that is there. Ends with the session.
 
         An empty list says that `live` has changed and nothing else.
 
@@ -116,14 +116,14 @@ class QueueWatch:
                 self._live = False
                 yield []
 
-    # ---- what comes in -------------------------------------------------------------------------------
+    # ---- events --------------------------------------------------------------------------------------
 
     def _session_changed(self, change: SessionChange) -> None:
         if change.state is not SessionState.CONNECTED:
             self._gap = True
             self._changed.set()
 
-    def _came(self, kind: int, path: str) -> None:
+    def _on_event(self, kind: int, path: str) -> None:
         self._events.append((kind, path))
         if len(self._events) > MAX_EVENTS:
             self._gap = True
@@ -181,7 +181,7 @@ class QueueWatch:
     async def _list(self) -> list[str]:
         try:
             shards = await self._session.ask(requests.get_children(self._root), _soon())
-        except NoNodeError:  # nobody has ever locked a resource
+        except NoNodeError:  # no resource was ever locked
             return []
         paths = [f"{self._root}/{shard}" for shard in shards]
         reply = await self._session.ask(requests.get_children_of(paths), _soon()) if paths else []

@@ -1,4 +1,4 @@
-"""An endpoint: one address that serves an interface in a group and version, as a consumer sees it.
+"""An endpoint: one address that serves an interface in a group and version.
 
     node's name ──ProviderReader──▶ Registration ──┬─▶ Endpoint, as registered ──Rules──▶ Endpoint, as governed
                                                    └─▶ why it is none
@@ -6,8 +6,8 @@
 Invariants
 1. Of two registrations of one address in one group and version the later is the endpoint. One address in two groups
    is two endpoints: a server tells its groups apart by what a call says of them.
-2. A registration that cannot be read costs itself and no other.
-3. Warm-up only ever takes: `weight_at` is between 1 and `weight`, or 0 if that is 0.
+2. A registration that cannot be parsed affects no other.
+3. Warm-up only reduces: `weight_at` is between 1 and `weight`, or 0 if that is 0.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from coordination.registry.url import ProviderURL
 #: Dubbo's protocols that a gRPC client can speak; tri is gRPC, and grpc its forerunner's name.
 GRPC_PROTOCOLS = frozenset({"tri", "grpc"})
 
-#: The metadata that says which of a server's groups and versions a call is for, as in Dubbo's Triple protocol.
+#: The metadata with the group and version that a call is for, as in Dubbo's Triple protocol.
 GROUP_KEY, VERSION_KEY = "tri-service-group", "tri-service-version"
 
-#: How many new names are read in one turn of the loop: some milliseconds.
+#: How many new names are parsed in one turn of the loop: some milliseconds.
 READ_AT_ONCE = 100
 
 _OLDER = "an older registration of the same address"
@@ -35,16 +35,16 @@ _OLDER = "an older registration of the same address"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A provider one can connect to.
+    """A provider that can be called.
 
     Attributes:
         address: ``host:port``.
-        url: what it is to be treated as: what it said of itself, changed by rules.
-        before_rules: what it said of itself, if rules changed that.
-        changed_by: by parameter, where the rule stands that set it, for people.
+        url: as registered, changed by rules.
+        before_rules: as registered, if rules changed that.
+        changed_by: by parameter, the origin of the rule that set it.
         weight: share of the traffic once it is warm, 0 or more.
         key: what identifies it: the address, with group and version where it has them.
-        metadata: what every call here says of its group and version.
+        metadata: the group and version, sent with every call.
     """
 
     address: str
@@ -58,7 +58,7 @@ class Endpoint:
     _warmup_ms: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Read out once: a picker asks for every endpoint at every call.
+        # Parsed once: a picker reads them for every endpoint at every call.
         registered = self.registered
         group, version = registered.group, registered.version
         object.__setattr__(self, "weight", self.url.weight)
@@ -71,7 +71,7 @@ class Endpoint:
 
     @property
     def registered(self) -> ProviderURL:
-        """What it said of itself."""
+        """The URL as registered."""
         return self.before_rules or self.url
 
     def weight_at(self, now_ms: int) -> int:
@@ -86,7 +86,7 @@ class Endpoint:
         return min(self.weight, max(1, self.weight * uptime_ms // self._warmup_ms))
 
     def timeout_s(self, method: str) -> float | None:
-        """Return the seconds a call of `method` (its bare name) may take at most, if anybody has said so."""
+        """Return the limit for a call of `method` (its bare name), seconds; None if neither URL nor rules set one."""
         timeout_ms = self.url.timeout_ms(method)
         return timeout_ms / 1000 if timeout_ms else None
 
@@ -97,8 +97,8 @@ class Registration:
 
     Attributes:
         name: the node's name.
-        url: what it says; None if it cannot be read.
-        refusal: why it is no endpoint for us; empty if it is one.
+        url: its URL; None if it cannot be parsed.
+        refusal: why it is no endpoint for this consumer; empty if it is one.
         endpoint: the endpoint as registered; None if it is none.
     """
 
@@ -128,21 +128,21 @@ class Registration:
 
 
 class ProviderReader:
-    """Reads providers' nodes for a consumer of one service; a name that was there the last time is not read again."""
+    """Parses providers' nodes for a consumer of one service; a name known from the last time is not parsed again."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._known: dict[str, Registration] = {}
 
     async def prepare(self, node_names: Iterable[str]) -> None:
-        """Read the new ones among some names, a few in a turn of the loop, so that `read` finds them read."""
+        """Parse the new ones among some names, READ_AT_ONCE in a turn of the loop, so that `read` finds them parsed."""
         new = [name for name in node_names if name not in self._known]
         for start in range(0, len(new), READ_AT_ONCE):
             self._known |= {name: _read(name, self._service) for name in new[start : start + READ_AT_ONCE]}
             await asyncio.sleep(0)
 
     def read(self, node_names: Iterable[str]) -> tuple[Registration, ...]:
-        """Return what these nodes say, by address; forget all others."""
+        """Return the registrations of these nodes, by address; forget all others."""
         known, service = self._known, self._service
         self._known = {name: known.get(name) or _read(name, service) for name in sorted(node_names)}
         newest: dict[str, Registration] = {}
@@ -178,5 +178,5 @@ def _read(name: str, service: Service) -> Registration:
     if not service.accepts(Service.of(url)):
         return Registration(name, url, f"provides {Service.of(url)}, not {service}")
     if not (url.group + url.version).isascii() or not (url.group + url.version + "-").isprintable():
-        return Registration(name, url, "no call can say its group or version, which must be printable ASCII")
+        return Registration(name, url, "its group or version cannot be sent as metadata, which must be printable ASCII")
     return Registration(name, url)

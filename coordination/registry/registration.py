@@ -2,7 +2,7 @@
 
     /dubbo/<interface>/{providers,consumers,configurators,routers}/<URL, encoded>
 
-Each registration is looked after by a task that makes ZooKeeper agree with what is wanted, for ever:
+Each registration has a task that makes ZooKeeper agree with what is wanted:
 
     wanted ──create──▶ registered ──connection dropped, same session──▶ read again ──▶ registered
        ▲                   │ new session, or the node went
@@ -11,7 +11,7 @@ Each registration is looked after by a task that makes ZooKeeper agree with what
 
 Invariants
 1. A registered URL has an ephemeral node owned by the *present* session, or its task is at work on it.
-2. One error ends nothing: every failure is tried again, with pauses growing to RETRY_MAX_S.
+2. No error ends the task: every failure is retried, with pauses growing to RETRY_MAX_S.
 3. Parents are persistent and never deleted; Dubbo's consumers watch them before any provider exists.
 
 Which function makes each move
@@ -59,7 +59,7 @@ class Registry:
     Args:
         session: a started session; it may be away.
         root: Dubbo's root.
-        metrics: what to count in; None: nothing anybody collects.
+        metrics: the collectors; None: some that are not exported.
     """
 
     def __init__(self, session: Session, root: str = DEFAULT_ROOT, *, metrics: Metrics | None = None) -> None:
@@ -73,7 +73,7 @@ class Registry:
 
         Returns:
             True once it is registered; False if that is not so after `timeout_s` seconds, because ZooKeeper
-            is away: it goes on being tried, and `wait_registered` waits for it.
+            is away: the attempts go on, and `wait_registered` waits for them.
 
         Raises:
             BadProviderURL: it names no interface.
@@ -81,15 +81,15 @@ class Registry:
         return await self._want(url, "providers", timeout_s)
 
     async def register_consumer(self, url: ProviderURL, *, timeout_s: float = 5.0) -> bool:
-        """Make a consumer known to operators. Nothing depends on it. As `register` otherwise."""
+        """Register a consumer, for operators to see. As `register` otherwise."""
         return await self._want(url, "consumers", timeout_s)
 
     async def unregister(self, url: ProviderURL, *, timeout_s: float = 2.0) -> bool:
-        """Take a provider or consumer out.
+        """Unregister a provider or consumer.
 
         Returns:
             True once its node is gone (or was never made); False if ZooKeeper has not confirmed that within
-            `timeout_s` seconds: it goes on being tried for as long as the session is open.
+            `timeout_s` seconds: the attempts go on for as long as the session is open.
         """
         gone = True
         for category in ("providers", "consumers"):
@@ -105,7 +105,7 @@ class Registry:
         return registration is not None and registration.established
 
     async def wait_registered(self, url: ProviderURL, timeout_s: float | None) -> bool:
-        """Wait until `registered(url)`; False if not within `timeout_s` seconds or if nobody asked for it."""
+        """Wait until `registered(url)`; False if not within `timeout_s` seconds, or if it was not asked for."""
         registration = self._registrations.get(self._path_of(url, "providers"))
         return registration is not None and await registration.settled(timeout_s)
 
@@ -126,7 +126,7 @@ class Registry:
         return listings
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """Take everything out and stop, within about `timeout_s` seconds even if ZooKeeper is silent."""
+        """Unregister all URLs and stop, within about `timeout_s` seconds even if ZooKeeper is silent."""
         registrations = list(self._registrations.values())
         for registration in registrations:
             registration.unwant()
@@ -162,7 +162,7 @@ class Registry:
 
 
 class _Registration:
-    """One node that should (or should no longer) be there, and the task that sees to it."""
+    """One node that should, or should no longer, exist, and the task that creates or deletes it."""
 
     def __init__(self, session: Session, path: str, on_gone: Callable[[_Registration], None], metrics: Metrics) -> None:
         self.path = path
@@ -174,12 +174,12 @@ class _Registration:
         self._session = session
         self._on_gone = on_gone
         self._made_in: int | None = None  # the session in which we made the node
-        self._changed = asyncio.Event()  # the node or the session changed, or other things are wanted: look again
-        self._settled = asyncio.Event()  # what is wanted is so
+        self._changed = asyncio.Event()  # the node, the session or what is wanted changed: check again
+        self._settled = asyncio.Event()  # ZooKeeper agrees with what is wanted
         self.task = asyncio.get_running_loop().create_task(self._keep())
 
     def unwant(self) -> None:
-        """Have the node taken out."""
+        """Have the node deleted."""
         if self.wanted:
             self.wanted = False
             self._count("")
@@ -187,12 +187,12 @@ class _Registration:
             self._changed.set()
 
     def abandon(self) -> None:
-        """Stop looking after the node, whatever its state."""
+        """Stop the task, whatever the node's state."""
         self.task.cancel()
         self._on_gone(self)
 
     async def settled(self, timeout_s: float | None) -> bool:
-        """Wait until what is wanted is so; False if not within `timeout_s` seconds."""
+        """Wait until ZooKeeper agrees with what is wanted; False if not within `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._settled.wait()
@@ -253,7 +253,7 @@ class _Registration:
         log.info("unregistered %s", self.path)
 
     async def _is_ours(self) -> bool:
-        """Tell whether the node lives and dies with our session, and watch it from now on."""
+        """Tell whether the node belongs to our session, and watch it."""
         stat = await self._session.exists(self.path, watch=self._changed.set)
         return stat is not None and stat.ephemeralOwner == self._session.session_id
 
@@ -269,7 +269,7 @@ class _Registration:
             return
 
     def _count(self, established: str) -> None:
-        """Be counted as established ("yes", "no") from now on; "" for not at all."""
+        """Count this registration as established ("yes", "no") or, "", not at all."""
         if self._counted:
             self._gauge.labels(self._counted).dec()
         if established:

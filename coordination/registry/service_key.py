@@ -1,4 +1,4 @@
-"""What a provider provides: an interface, in a group and a version of it."""
+"""The service of a provider: an interface, in a group and version."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Service:
         return cls(url.interface, url.group, url.version)
 
     def includes(self, other: Service) -> bool:
-        """Tell whether a rule for this one is meant for `other`."""
+        """Tell whether a rule for this service applies to `other`."""
         return self.interface == ANY_INTERFACE or self == other
 
     @property
@@ -40,7 +40,7 @@ class Service:
         return f"{self.interface}:{self.version}:{self.group}"
 
     def accepts(self, provider: Service) -> bool:
-        """Tell whether a consumer of this service takes a provider, as Dubbo tells it.
+        """Tell whether a consumer of this service takes a provider, by Dubbo's rules.
 
         The group may be ``*`` or a list with commas, the version ``*``; nothing takes only providers without one.
         """

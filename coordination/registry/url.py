@@ -14,8 +14,7 @@ Invariants
    uses itself (``& = ? # % +``) or white space: Java decodes once and never meets an escape, dubbo-go
    decodes values twice and finds the same.
 3. Reading is tolerant: unknown parameters are kept, the path or the interface may be missing, and names
-   written by Java, dubbo-go and Python are all understood. What cannot be understood is a BadProviderURL,
-   and nothing else.
+   written by Java, dubbo-go and Python are all understood. The only error is BadProviderURL.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from coordination.quoting import quoted
 #: The registry protocol's version, which every Dubbo release since 2.6 has written; not a release number.
 DUBBO_VERSION = "2.0.2"
 
-#: A longer URL is refused: taking a megabyte apart would hold up the event loop.
+#: A longer URL is refused: parsing a megabyte would block the event loop.
 MAX_CHARACTERS = 16_384
 
 DEFAULT_WEIGHT = 100
-#: Dubbo's: a provider that says nothing of ``warmup`` reaches its weight after ten minutes.
+#: Dubbo's: a provider without ``warmup`` reaches its weight after ten minutes.
 DEFAULT_WARMUP_MS = 600_000
 
 CONSUMER = "consumer"
@@ -106,11 +105,11 @@ class ProviderURL:
 
         Args:
             interface: full gRPC service name; it is the path, too, which Java uses to call.
-            application: who provides it.
+            application: the provider's application.
             methods: the service's method names.
             release: version of the software.
             timestamp_ms: when the provider started, Unix milliseconds; consumers warm up by it.
-            weight: share of the traffic, 100 as everybody's default; 0 for none.
+            weight: share of the traffic, 100 by default as in Dubbo; 0 for none.
             more: further parameters, such as ``group`` or ``version``.
         """
         parameters = {
@@ -219,7 +218,7 @@ class ProviderURL:
 
     @property
     def application(self) -> str:
-        """Who provides, or consumes; empty if that is not said."""
+        """The provider's or consumer's application; empty if missing."""
         return self.parameters.get("application", "")
 
     @property
@@ -229,7 +228,7 @@ class ProviderURL:
 
     def timeout_ms(self, method: str) -> int:
         """Return how long a call of `method` may take, milliseconds: ``<method>.timeout``, else ``timeout``; 0 if
-        neither is said."""
+        neither is given."""
         return max(0, self._number(f"{method}.timeout", 0)) or max(0, self._number("timeout", 0))
 
     def with_parameters(self, changed: Mapping[str, str]) -> ProviderURL:

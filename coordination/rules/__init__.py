@@ -1,4 +1,4 @@
-"""Dubbo's governance rules: read from ZooKeeper, followed, applied to providers; and written for an operator."""
+"""Dubbo's governance rules: read from ZooKeeper, followed and applied to providers; and overrides, written."""
 
 from coordination.rules.overrides import Changes, OverrideRefused, Overrides
 from coordination.rules.rule_set import Rules

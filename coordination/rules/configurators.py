@@ -1,16 +1,16 @@
-"""Configurators: Dubbo's rules that change what a provider's URL says, such as its weight.
+"""Configurators: Dubbo's rules that change parameters of a provider's URL, such as its weight.
 
 Two notations of one thing:
 
     2.6       override://0.0.0.0/pkg.S?category=configurators&weight=20      a node's name under configurators/
     2.7, 3.x  configs: [{side: consumer, providerAddresses: [h:1], parameters: {weight: 20}}]     a node's YAML
 
-A configurator of 2.6 has effect on whoever reads it. One of 2.7 or 3.x names a side: `consumer` (hosts, applications
+A configurator of 2.6 has effect on every reader. One of 2.7 or 3.x names a side: `consumer` (hosts, applications
 are the consumer's) or `provider` (the provider's). Dubbo's Java providers apply the latter themselves and register
 anew; providers that do not listen to rules cannot, so here the consumer applies both, which comes to the same.
 
 Invariants
-1. Pure: reading gives Configurators or a BadRule, applying gives a URL; nothing is looked up anywhere.
+1. Pure: parsing gives Configurators or a BadRule, applying gives a URL; nothing is looked up.
 2. A condition that is not understood makes the rule bad. It is never taken for "no condition".
 3. What identifies a provider (interface, group, version, application …) is never changed.
 4. Numbers are numbers: a weight, warm-up or timeout that is none makes the rule bad.
@@ -66,27 +66,27 @@ class Match:
     applications: tuple[StringMatch, ...] | None = None
     parameters: tuple[tuple[str, StringMatch], ...] = ()
 
-    def holds(self, who: ProviderURL, provider: ProviderURL) -> bool:
-        """Tell whether it holds for `who` (of the entry's side) and a provider."""
+    def holds(self, side: ProviderURL, provider: ProviderURL) -> bool:
+        """Tell whether it holds for a provider, and a provider or consumer of the entry's side."""
         service = str(Service.of(provider))
         return (
-            (self.address is None or _address_fits(self.address, who))
+            (self.address is None or _address_fits(self.address, side))
             and (self.provider_address is None or _address_fits(self.provider_address, provider))
             and (self.services is None or any(match.matches(service) for match in self.services))
-            and (self.applications is None or any(match.matches(who.application) for match in self.applications))
+            and (self.applications is None or any(match.matches(side.application) for match in self.applications))
             and all(match.matches(provider.parameters.get(key, "")) for key, match in self.parameters)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Configurator:
-    """One change, and for whom.
+    """One change, and what it applies to.
 
     Attributes:
-        origin: where it stands, for people.
+        origin: where the rule is written, for messages.
         parameters: what it sets.
-        service: whom it is about.
-        side: whose host and application the conditions are about: CONSUMER, PROVIDER or BOTH_SIDES (2.6).
+        service: the service it applies to.
+        side: whether host and application are the consumer's or the provider's: CONSUMER, PROVIDER, BOTH_SIDES (2.6).
         host: of that side; ANY_HOST for all.
         port: of the provider, for 2.6 only; 0 for all.
         applications: of that side; empty for all.
@@ -111,7 +111,7 @@ class Configurator:
     priority: int = 0
 
     def configure(self, provider: ProviderURL, consumer: ProviderURL) -> ProviderURL:
-        """Return the provider's URL as this rule has it for a consumer: the same object if it says nothing."""
+        """Return the provider's URL with this rule applied for a consumer: the same object if nothing changed."""
         if not self._is_about(provider, consumer):
             return provider
         changed = {
@@ -122,21 +122,21 @@ class Configurator:
         return provider.with_parameters(changed) if changed else provider
 
     def _is_about(self, provider: ProviderURL, consumer: ProviderURL) -> bool:
-        who = provider if self.side == PROVIDER else consumer
-        applications = {who.application, provider.application} if self.side == BOTH_SIDES else {who.application}
+        side = provider if self.side == PROVIDER else consumer
+        applications = {side.application, provider.application} if self.side == BOTH_SIDES else {side.application}
         return (
             self.service.includes(Service.of(provider))
-            and self._is_about_host(who, provider)
+            and self._is_about_host(side, provider)
             and (not self.providers or any(_provider_fits(text, provider) for text in self.providers))
             and (not self.applications or ANY in self.applications or bool(applications & set(self.applications)))
             and all(value == ANY or provider.parameters.get(key) == value for key, value in self.required.items())
-            and (self.match is None or self.match.holds(who, provider))
+            and (self.match is None or self.match.holds(side, provider))
         )
 
-    def _is_about_host(self, who: ProviderURL, provider: ProviderURL) -> bool:
-        if self.port:  # 2.6: a rule with a port is about one provider, whoever the consumer is
+    def _is_about_host(self, side: ProviderURL, provider: ProviderURL) -> bool:
+        if self.port:  # 2.6: a rule with a port is about one provider, for every consumer
             return self.port == provider.port and self.host in (ANY_HOST, provider.host)
-        return self.host in (ANY_HOST, who.host)
+        return self.host in (ANY_HOST, side.host)
 
 
 def in_order(configurators: Iterable[Configurator]) -> tuple[Configurator, ...]:
@@ -265,7 +265,7 @@ def _parse_one_of(rule: RuleDocument | None) -> tuple[StringMatch, ...] | None:
     return tuple(StringMatch.parse(entry.mapping) for entry in rule.documents("oneof"))
 
 
-# ---- what both need --------------------------------------------------------------------------------------
+# ---- shared ----------------------------------------------------------------------------------------------
 
 
 def rule_url(name: str, protocols: tuple[str, ...]) -> ProviderURL:

@@ -1,11 +1,11 @@
-"""A governance rule as it stands in ZooKeeper: one YAML mapping, read with limits.
+"""A governance rule as stored in ZooKeeper: one YAML mapping, parsed with limits.
 
-Dubbo's own reader takes any scalar for any other and ignores keys it does not know; so does this one. What it
-cannot take is a BadRule that says where.
+As Dubbo's own reader, this one takes any scalar for any other and ignores unknown keys. Anything else it cannot parse
+is a BadRule that names the place.
 
 Invariants
 1. A document is measured before anything is built from it: its length, its nodes, its depth, the length of each text.
-   Nothing that is refused is built or rendered, so that no rule holds up the event loop.
+   Nothing that is refused is built or rendered, so that no rule blocks the event loop.
 2. Anchors and aliases are refused: a few of them stand for millions of nodes (CVE-2017-18640). So are tags.
 3. An empty entry of a list is skipped and logged. A list of conditions in which nothing but empty entries is left makes
    the rule bad: it must not be taken for "no condition".
@@ -36,7 +36,7 @@ class RuleDocument:
 
     Args:
         values: the mapping, as YAML gave it.
-        origin: where it stands, for messages.
+        origin: where the rule is written, for messages.
     """
 
     def __init__(self, values: Any, origin: str) -> None:

@@ -1,4 +1,4 @@
-"""What an operator wants of one provider, written where Dubbo keeps it: in the YAML of a service's configurators.
+"""An operator's override of one provider, written where Dubbo keeps it: in the YAML of a service's configurators.
 
     configs:
     - side: consumer
@@ -11,11 +11,11 @@ listen to rules. It says v2.7, which readers of 2.7 and of 3.x take alike (a v3.
 consumers fail).
 
 Invariants
-1. Entries of others, and parameters of others in an entry like ours, stay as they are. (Comments do not: YAML is read
-   and written anew.)
-2. A change is made by the node's version: of two at once none is lost.
+1. Entries of other writers, and their parameters in an entry like ours, stay as they are. (Comments do not: YAML is
+   parsed and written anew.)
+2. A change is conditional on the node's version: of two at once none is lost.
 3. A rule that cannot be read, is switched off, or is about something else is not touched: OverrideRefused.
-4. Where nothing is left of an entry or a rule, none is left: the node goes.
+4. An entry without parameters is removed, and so is a node without entries.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 class OverrideRefused(BadRule):
-    """The rule that stands there is not one to write into; it says why."""
+    """The existing rule cannot be written into; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,14 @@ class Overrides:
         return config_path(self._root, service.rule_key, configurators.KIND)
 
     async def change(self, service: Service, address: str, changes: Changes, *, timeout_s: float = 5.0) -> bool:
-        """Change what one provider (``host:port``) of a service is to be treated as.
+        """Change the overrides of one provider (``host:port``) of a service.
 
         Returns:
-            True if something was written; False if it was so already.
+            True if something was written; False if nothing had to be changed.
 
         Raises:
             OverrideRefused: the rule there cannot be written into.
-            Unavailable: ZooKeeper is away, or others were quicker until the time was up.
+            Unavailable: ZooKeeper is away, or other writers kept changing the node until the deadline.
         """
         deadline = Deadline.after(timeout_s)
         path = self.path(service)
@@ -104,9 +104,9 @@ class Overrides:
             try:
                 await self._write(path, after, version, left_s)
             except (BadVersionError, NodeExistsError, NoNodeError):
-                continue  # somebody was quicker: once more, on what is there now
+                continue  # another writer was quicker: edit what is there now
             return True
-        raise Unavailable(f"others kept changing {path}")
+        raise Unavailable(f"other writers kept changing {path}")
 
     async def ls(self, *, timeout_s: float = 5.0) -> list[Override]:
         """Return the overrides of all services. Rules that cannot be read are left out.
@@ -203,7 +203,7 @@ def _rule(text: str, service: Service) -> dict[str, Any]:
         configurators.parse_configurators(text, service.rule_key)
         rule = load(text, str(service))
     except BadRule as error:
-        raise OverrideRefused(f"the rule that stands there cannot be read ({error}); mend it first") from error
+        raise OverrideRefused(f"the existing rule cannot be parsed ({error}); repair it first") from error
     if not isinstance(rule, dict):
         raise OverrideRefused(f"the rule of {service} is a list of URLs, as 2.6 wrote them; it is not written into")
     key = RuleDocument(rule, str(service)).text("key", str(service))

@@ -4,8 +4,8 @@
     AddressPattern   10.0.0.*:50051  10.0.0.0/24      tag routes, `match` of configurators
     StringMatch      {exact: a}  {prefix: a}          `match` of configurators and tags
 
-Each is read once and then only compared: nothing here asks DNS, and none takes longer than its text is long. That
-is why regular expressions are refused; a bad one could hold up every call.
+Each is parsed once and then only compared: nothing here asks DNS, and the time is linear in the text. Regular
+expressions are refused: a bad one could block every call.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ValuePattern:
         return cls(text)
 
     def matches(self, value: str, consumer: Mapping[str, str]) -> bool:
-        """Tell whether `value` fits, for a consumer of whom these things are known."""
+        """Tell whether `value` fits, for a consumer with these facts."""
         if "~" in self.text:
             low, _, high = self.text.partition("~")
             return _is_integer(value) and (not low or int(low) <= int(value)) and (not high or int(value) <= int(high))
@@ -95,7 +95,7 @@ class AddressPattern:
         return cls(host, port)
 
     def matches(self, host: str, port: int) -> bool:
-        """Tell whether an address fits; port 0 is that of somebody without one."""
+        """Tell whether an address fits; port 0: the address has none."""
         if self.port not in (ANY, str(port)):
             return False
         if "/" in self.host:

@@ -1,15 +1,15 @@
-"""Routes: Dubbo's rules that say which providers a call may go to. Conditions, and tags.
+"""Routers: Dubbo's rules that say which providers a call may go to. Conditions, and tags.
 
     method=find* & host=10.0.0.9  =>  host=10.0.0.5,10.0.0.6        a condition: which calls => which providers
     tags: [{name: gray, addresses: [10.0.0.5:50051]}]               a tag: calls with it, and those without
 
-A route takes providers away; it never adds one. Each says of every provider that it took away why.
+A router removes providers and never adds one. It gives a reason for every provider it removed.
 
 Invariants
-1. Pure: reading gives routes or a BadRule; routing looks nothing up.
+1. Pure: parsing gives routers or a BadRule; routing looks nothing up.
 2. A condition that is not understood makes the rule bad. It is never taken for "no condition".
-3. A condition route without `force` that would leave nobody is not applied. With it, or with nothing on the right
-   of ``=>``, it may leave nobody.
+3. A condition router without `force` that would leave no provider is not applied. With it, or with nothing on the right
+   of ``=>``, it may leave none.
 4. The providers that remain keep their order.
 """
 
@@ -63,13 +63,13 @@ class ConditionRouter:
     """One condition.
 
     Attributes:
-        origin: where it stands, for people.
+        origin: where the rule is written, for messages.
         text: the condition as written.
         when: which calls, by consumer and method; all terms must hold.
         then: which providers; None forbids the call.
-        force: apply it even if that leaves nobody.
+        force: apply it even if that leaves no provider.
         priority: of several of 2.6 the higher is asked first.
-        service: of 2.6: for whom it is.
+        service: of 2.6: the service it is for.
         host: of 2.6: for which consumer; ANY_HOST for all.
     """
 
@@ -85,7 +85,7 @@ class ConditionRouter:
     def route(
         self, endpoints: Sequence[Endpoint], consumer: ProviderURL, method: str
     ) -> tuple[Sequence[Endpoint], Reasons]:
-        """Return who remains, and why the others do not."""
+        """Return the endpoints that remain, and why the others do not."""
         asking = facts(consumer)
         if not endpoints or not self._is_for(consumer) or not self._applies(asking, method):
             return endpoints, {}
@@ -158,7 +158,7 @@ def parse_router(name: str) -> tuple[ConditionRouter, ...]:
         return ()
     origin = escaped(f"{url.protocol}://{url.host}/{url.path}")
     if said.get("router", "condition") != "condition":
-        raise BadRule(f"{origin}: {quoted(said['router'])} routes are not supported, only condition")
+        raise BadRule(f"{origin}: {quoted(said['router'])} routers are not supported, only condition")
     # Dubbo encodes the rule by itself and then the whole URL, in Java's way, in which a plus is a blank.
     route = parse_condition(
         said.get("rule", "").replace("+", " "), origin, force=said.get("force", "").lower() == "true"
@@ -249,7 +249,7 @@ class TagRouter:
     force: bool = False
 
     def route(self, endpoints: Sequence[Endpoint], tag: str) -> tuple[Sequence[Endpoint], Reasons]:
-        """Return who remains for a call's tag ("" for none), and why the others do not."""
+        """Return the endpoints that remain for a call's tag ("" for none), and why the others do not."""
         if not tag:
             return self._untagged(endpoints, "has a tag, and the call has none")
         members = self._members_of(endpoints, tag)

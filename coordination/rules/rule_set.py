@@ -1,4 +1,4 @@
-"""Governance: what all of Dubbo's rules together make of the providers of an interface.
+"""Governance: all of Dubbo's rules of an interface applied to its providers.
 
     registered ──configurators──▶ governed ──not disabled──▶ endpoints ──tags──▶ ──conditions──▶ candidates of a call
                     weight,                                  (of the list)                       (of one method, tag)
@@ -9,8 +9,8 @@ tags, then conditions of the service, of applications, and of 2.6.
 
 Invariants
 1. Pure: rules are values, and applying them looks nothing up. rule_watcher.py finds them in ZooKeeper.
-2. A rule changes or takes away; it never adds a provider.
-3. For every provider taken away there is a reason with the rule's place in it.
+2. A rule changes or removes a provider; it never adds one.
+3. For every provider removed there is a reason that names the rule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Rules:
     Attributes:
         configurators: in the order in which they are applied.
         tags: by the application of the providers whose tags they are.
-        conditions: in the order in which they are asked.
+        conditions: in the order in which they are applied.
     """
 
     configurators: tuple[Configurator, ...] = ()
@@ -41,7 +41,7 @@ class Rules:
     conditions: tuple[ConditionRouter, ...] = ()
 
     def govern(self, endpoint: Endpoint, consumer: ProviderURL) -> Endpoint:
-        """Return a registered endpoint as the configurators have it; see its `url.disabled`."""
+        """Return a registered endpoint with the configurators applied; see its `url.disabled`."""
         url, changed_by = endpoint.registered, dict[str, str]()
         for configurator in self.configurators:
             configured = configurator.configure(url, consumer)

@@ -1,4 +1,4 @@
-"""The rule nodes of one interface in ZooKeeper, followed, and what they say together.
+"""The rule nodes of one interface in ZooKeeper, followed, and combined into one `Rules`.
 
     /dubbo/<interface>/configurators/<override://…>               2.6: a rule is a node's name
     /dubbo/<interface>/routers/<condition://…>
@@ -9,10 +9,10 @@
     /dubbo/config/dubbo/<application>.tag-router                  the providers'
 
 Invariants
-1. A rule that cannot be read costs itself: a warning, a count, and that it is not there. A node of YAML keeps its
-   last good rule until it says a better one, or goes.
+1. A rule that cannot be parsed is logged, counted and left out; all others apply. A YAML node keeps its last good rule
+   until it has a good one again, or goes.
 2. While ZooKeeper is away the rules stay as they were.
-3. Nothing here raises: whatever a node holds, the endpoints go on being served.
+3. Nothing here raises: whatever a node holds, calls go on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OVERRIDE, ROUTE = "override", "route"
 
 #: How many rules of 2.6 an interface may have of a kind.
 MAX_NAMES = 1_000
-#: How many of them are read before others get their turn on the event loop.
+#: How many of them are parsed in one turn of the event loop.
 NAMES_A_TURN = 50
 
 Rule = TypeVar("Rule")
@@ -65,9 +65,9 @@ class RuleWatcher:
     Args:
         session: a started session; it may be away.
         root: Dubbo's root.
-        consumer: who consumes which service.
+        consumer: the consumer and the service it consumes.
         on_change: called on the loop whenever the rules have changed, with them.
-        metrics: what to count in.
+        metrics: the collectors.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RuleWatcher:
         self._changed()
 
     async def ready(self, timeout_s: float) -> bool:
-        """Wait until every node has been looked at once; False if not within `timeout_s` seconds."""
+        """Wait until every node has been read once; False if not within `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 for source in self._sources():
@@ -147,8 +147,8 @@ class _Source(Generic[Found, Rule]):
     """One node with rules in it, followed.
 
     Attributes:
-        rules: as last understood.
-        looked: set once the node has been looked at, whatever came of it.
+        rules: as last parsed.
+        looked: set once the node has been read, or could not be.
     """
 
     def __init__(self, session: Session, path: str, read: Reader[Found], on_rule_read: OnRuleRead) -> None:

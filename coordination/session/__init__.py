@@ -1,6 +1,4 @@
-"""A ZooKeeper session for asyncio, and what its owners build on: requests with deadlines, and nodes that are read
-again at every change.
-"""
+"""A ZooKeeper session for asyncio: requests with deadlines, and nodes that are read again at every change."""
 
 from coordination.session.address import EnsembleAddress, ServerAddress
 from coordination.session.session import Session, SessionChange, SessionState

@@ -1,13 +1,13 @@
-"""The address of a ZooKeeper ensemble, in the spellings that people and Dubbo's configuration files use.
+"""The address of a ZooKeeper ensemble, in the spellings of ZooKeeper and of Dubbo's configuration files.
 
     host:2181,host:2181/chroot                    ZooKeeper's own
     host, host:2182,                              blanks, a comma at the end, no port: 2181
     [::1]:2181,[fe80::1%eth0]                     IPv6, in brackets
     zookeeper://host:2181?backup=host:2182,host   Dubbo's
 
-Everything else is refused in a sentence. Nothing is left out silently: a client that knows two of three servers works
+Everything else is refused. Nothing is ignored silently: a client that knows two of three servers works
 until the day on which it needs the third. ``;`` and ``|`` separate two *registries* in Dubbo; one of two ensembles
-cannot say who holds a lock, so two are refused.
+cannot tell the holder of a lock, so two are refused.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ServerAddress:
 
 @dataclass(frozen=True, slots=True)
 class EnsembleAddress:
-    """The servers of one ensemble, and the node under which everything of ours is.
+    """The servers of one ensemble, and the node under which all paths lie.
 
     Attributes:
         servers: one or more, each once, in the order given.
@@ -83,7 +83,7 @@ class EnsembleAddress:
         """Read an address in any spelling of the module's header.
 
         Raises:
-            BadAddress: it cannot be understood as a whole; the message says what is wrong and how to write it.
+            BadAddress: it cannot be parsed as a whole; the message says what is wrong and how to write it.
         """
         if len(text) > _MAX_LENGTH:
             raise BadAddress(f"the address of ZooKeeper has {len(text)} characters; {_MAX_LENGTH} is the limit")

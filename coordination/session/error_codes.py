@@ -1,10 +1,10 @@
-"""What ZooKeeper's error codes mean to whoever sent a request.
+"""The meaning of ZooKeeper's error codes for the sender of a request.
 
     about the node      no such node, it exists, another version …      kazoo's exception: a result like any other
     not done            throttled, over quota, not authorised …         Refused: nothing was changed
-    nobody knows        connection gone, timed out in the server …      Unavailable, with `maybe_done`
+    outcome unknown     connection gone, timed out in the server …      Unavailable, with `maybe_done`
 
-A code that this module does not know says nothing about the node, so it is of the last kind.
+An unknown code says nothing about the node, so it is of the last kind.
 Source: org.apache.zookeeper.KeeperException.Code; THROTTLEDOP is answered before a request is carried out
 (ZOOKEEPER-3683).
 """
@@ -34,7 +34,7 @@ from kazoo.exceptions import (
 
 from coordination.errors import Refused, Unavailable
 
-#: Answers that are results: they say how the node stands, or that the server is too old to be asked.
+#: Answers that are results: about the node's state, or that the server is too old for the request.
 ABOUT_NODE = (
     BadArgumentsError,
     BadVersionError,
@@ -46,7 +46,7 @@ ABOUT_NODE = (
     UnimplementedError,
 )
 
-#: Answers that say that the request was not carried out, for a reason other than the node.
+#: Answers that the request was not carried out, for a reason other than the node.
 NOT_DONE = (
     EphemeralOnLocalSessionError,
     InvalidACLError,

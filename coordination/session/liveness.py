@@ -1,4 +1,4 @@
-"""kazoo's connection loop, made to remember what ZooKeeper has acknowledged and until when that binds it.
+"""kazoo's connection loop, extended to know until when the session is surely alive, from what ZooKeeper acknowledged.
 
 Invariants
 1. `validity.until` never exceeds (send time of an acknowledged packet) + negotiated timeout − margin.
@@ -6,17 +6,17 @@ Invariants
    lives at least so long.
 2. A packet's send time is taken before its first byte is written; with two pings out, the earlier counts.
 3. `validity` always names the session it is about; a new session starts with its own.
-4. The loop ends only by telling: `on_end` is called once, whatever ended it.
+4. `on_end` is called once when the loop ends, whatever ended it.
 5. A server that does not answer a connect costs its share of the time in which the session surely lives, so that the
    others can still be asked; the one whose connection has just dropped is asked last.
 6. The pause between connects grows until a request was answered: a handshake alone does not count.
 
 Which function makes each move
     _connect       bounds the connect and the handshake of one server
-    _invoke        handshake answered: a belief for the (old or new) session; refused: no belief
-    _hung_up_on    hung up on again and again: no belief, and the session is given up
+    _invoke        handshake answered: a validity for the (old or new) session; refused: none
+    _hung_up_on    hung up on again and again: no validity, and the session is given up
     _submit, _sending  note a packet's send time
-    _read_header   a reply is here: the belief moves on to that packet's send time
+    _read_header   a reply is here: the validity is renewed from that packet's send time
     _send_request  drops a connection that takes requests and answers none
     abort          wakes the loop so that closing need not wait for a silent server
 
@@ -59,7 +59,7 @@ class SessionValidity:
     until: float
 
     def renewed(self, sent_at: float) -> SessionValidity:
-        """Return the belief after a packet sent at `sent_at` was acknowledged; never shorter than before."""
+        """Return the validity after a packet sent at `sent_at` was acknowledged; never shorter than before."""
         until = sent_at + self.timeout_s * (1 - MARGIN_FRACTION)
         return SessionValidity(self.session_id, self.timeout_s, max(until, self.until))
 

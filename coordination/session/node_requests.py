@@ -55,7 +55,7 @@ class NodeRequests(abc.ABC):
         sequence: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> tuple[str, ZnodeStat]:
-        """Create a node; returns its path (with the number if `sequence`) and its stat."""
+        """Create a node; return its path (with the number if `sequence`) and its stat."""
         made: tuple[str, ZnodeStat] = await self._ask(
             requests.create(path, data, ephemeral=ephemeral, sequence=sequence), timeout_s
         )
@@ -103,9 +103,9 @@ class NodeRequests(abc.ABC):
         raise outcome(refusal)
 
     async def ensure_path(self, path: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Create a persistent node and its missing parents, those of the chroot included; no matter who else does so.
+        """Create a persistent node and its missing parents, those of the chroot included. Idempotent.
 
-        A parent that we may not create is no matter either if the node is there in the end.
+        A parent that may not be created is no error if the node exists in the end.
 
         Raises:
             Forbidden: a node is missing, and ZooKeeper does not let us create it.
@@ -130,7 +130,7 @@ class NodeRequests(abc.ABC):
 
         Raises:
             Unavailable: the connection dropped, or no reply by the deadline; `maybe_done` is set.
-            Refused: ZooKeeper answered that it did not do it.
+            Refused: ZooKeeper did not carry it out.
             KazooException: ZooKeeper's answer about the node (`error_codes.ABOUT_NODE`).
         """
         if not reply.done() and not await done_by(reply, deadline):
@@ -149,14 +149,14 @@ class NodeRequests(abc.ABC):
         return await self.receive(reply, deadline)
 
     async def send_all(self, batch: Sequence[Operation], deadline: Deadline) -> list[Reply]:
-        """Send any number of requests, in order, without waiting for replies as long as there are places."""
+        """Send any number of requests, in order, without waiting for replies as long as there are slots."""
         replies: list[Reply] = []
         for start in range(0, len(batch), MAX_BATCH):
             replies += await self.send(*batch[start : start + MAX_BATCH], deadline=deadline)
         return replies
 
     async def ask_all(self, batch: Sequence[Operation], deadline: Deadline) -> list[Any]:
-        """Send any number of requests, and wait for their replies; None stands for a node that is not there."""
+        """Send any number of requests, and wait for their replies; None stands for a missing node."""
         return [await self._if_there(reply, deadline) for reply in await self.send_all(batch, deadline)]
 
     async def _ask(self, operation: Operation, timeout_s: float) -> Any:

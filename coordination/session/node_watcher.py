@@ -1,17 +1,17 @@
-"""Something in ZooKeeper, read again at every piece of news of it, for ever.
+"""A node of ZooKeeper, read again at every change.
 
-    read ──▶ on_read ──▶ wait for news ──the node changed──────────────▶ read
+    read ──▶ on_read ──▶ wait for a change ──the node changed──────────▶ read
       │                       │
       │ ZooKeeper is away     │ the connection dropped
       └────────▶ on_away ◀────┘ ──connected again, same session or not──▶ read
 
 kazoo's own watchers (ChildrenWatch, DataWatch) end for good when their node is missing, and read in a listener's
-thread; these do neither.
+thread; this one does neither.
 
 Invariants
-1. Whatever is there to be watched is watched: the node, or its creation if there is none.
+1. Always watched: the node, or its creation if it is missing.
 2. Nothing ends it but `close` or the end of the session: neither a failed read nor a failing `on_read`.
-3. News that come while `on_read` runs are not lost: it is read again.
+3. A change that comes while `on_read` runs is not lost: the node is read again.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ async def content(session: Session, path: str, watch: Watch) -> bytes | None:
 
 
 class NodeWatcher(Generic[Found]):
-    """The task that follows one node.
+    """The task that watches one node.
 
     Args:
         session: a started session; it may be away.
         path: the node; it need not exist.
         read: `children` or `content`.
-        on_read: takes what was found; what it returns is after how many seconds to read again even without news
-            (None: only at news).
+        on_read: takes what was found; returns after how many seconds to read again even without a change (None:
+            only at a change).
         on_away: called when what was read last may be out of date.
     """
 
@@ -87,7 +87,7 @@ class NodeWatcher(Generic[Found]):
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop watching."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._session.watches.remove(self._path, self._on_watch)
@@ -102,7 +102,7 @@ class NodeWatcher(Generic[Found]):
             except (Unavailable, KazooException) as error:
                 log.debug("%s: %r; reading again", self._path, error)
             except Exception:
-                log.exception("%s: what was read could not be taken in; reading again", self._path)
+                log.exception("%s: what was read could not be processed; reading again", self._path)
             else:
                 pause_s = RETRY_FIRST_S
                 await self._wait_for_change(again_s)

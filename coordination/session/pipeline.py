@@ -1,14 +1,14 @@
-"""kazoo's connection loop, made to send all that is queued in one piece and to read all that has come in one go.
+"""kazoo's connection loop, changed to send all queued requests in one write and to read all replies in one read.
 
     loop ──hand_over──▶ queue ──one write──▶ ZooKeeper ──one read──▶ frames ──settle──▶ Session ──one wake-up──▶ loop
 
 kazoo sends one request a turn of its loop and reads each reply in two pieces, with a fresh epoll object before every
-step: some 15 system calls for a request and its reply. Here a turn takes everything there is.
+step: some 15 system calls for a request and its reply. Here a turn takes all there is.
 
 Invariants
 1. Requests of one `hand_over` leave in order and in one write, as far as the socket takes them.
 2. A request leaves the queue before its first byte is written, so it fails with the connection and is never sent
-   twice. One that nobody waits for any more, because an earlier connection took the hope with it, is not sent at all.
+   twice. One whose reply was given up meanwhile, because an earlier connection dropped, is not sent at all.
 3. At most one byte lies in kazoo's wake-up socket pair for all requests that are queued: handing over never blocks.
 4. `on_batch` is called after replies and events have been given out, once for all that came together.
 
@@ -68,8 +68,8 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
     """See the module's header.
 
     Args:
-        on_event: told (ZooKeeper's number of the event, path with the chroot).
-        on_gulp: told that replies or events have been given out.
+        on_event: called with (ZooKeeper's number of the event, path with the chroot).
+        on_batch: called when replies or events have been given out.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
         self.client._queue.extend(requests)
         if not self._awake:
             self._awake = True
-            with contextlib.suppress(OSError, AttributeError):  # closing: whoever closes fails what is queued
+            with contextlib.suppress(OSError, AttributeError):  # closing: the session fails what is queued
                 self._write_sock.send(b"\0")
 
     # ---- sending -------------------------------------------------------------------------------------

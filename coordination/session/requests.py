@@ -1,8 +1,8 @@
-"""The requests `Session.send` takes: each function describes one.
+"""The requests that `Session.send` takes: each function builds one.
 
 They are put on kazoo's connection without kazoo's two results, its callback thread and its sets of watchers: a reply
-costs one step on the I/O thread and one on the loop. Replies are kazoo's: a `ZnodeStat` where a stat is spoken of, its
-exceptions where a node is not as asked.
+costs one step on the I/O thread and one on the loop. Replies are kazoo's: a `ZnodeStat` for a stat, and its
+exceptions for results about a node.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kazoo.security import OPEN_ACL_UNSAFE
 
 from coordination.session.error_codes import error_of, outcome
 
-CREATED, DELETED, CHANGED, CHILDREN_CHANGED = 1, 2, 3, 4  # what a watch event says of its node
+CREATED, DELETED, CHANGED, CHILDREN_CHANGED = 1, 2, 3, 4  # kinds of watch events
 
 # ZooKeeper's numbers of operations. kazoo has no type for the last three, which need ZooKeeper 3.6 or newer.
 _CREATE, _DELETE, _EXISTS, _GET, _SET, _GET_CHILDREN, _SYNC, _TRANSACTION, _CREATE2 = 1, 2, 3, 4, 5, 8, 9, 14, 15
@@ -161,7 +161,7 @@ def names_of(paths: Sequence[str], reply: Sequence[Any]) -> dict[str, list[str]]
     """Return the children's names of each node that was listed with others; of one that is not there, none.
 
     Raises:
-        Unavailable, KazooException: one of them could not be listed for another reason (`answers.outcome`).
+        Unavailable, KazooException: one of them could not be listed for another reason (`error_codes.outcome`).
     """
     for names in reply:
         if isinstance(names, Exception) and not isinstance(names, NoNodeError):
@@ -182,7 +182,7 @@ def delete(path: str, version: int = -1) -> Operation:
 
 
 def sync(path: str) -> Operation:
-    """Let the server we are on catch up with its leader, so that the next read shows what is there now."""
+    """Have our server catch up with its leader, so that the next read is up to date."""
     return lambda chroot: Request(_SYNC, _path(chroot, path), _read_nothing)
 
 

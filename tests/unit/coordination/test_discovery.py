@@ -285,7 +285,7 @@ def test_a_memory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING, "coordination"):
         cache.save(["a"])
         assert cache.load() == []
-    assert "cannot be remembered" in caplog.text
+    assert "cannot be cached" in caplog.text
     assert (tmp_path / "taken").read_text() == "a file"
 
 
@@ -345,4 +345,4 @@ def test_the_log_names_who_came_and_went_and_not_everybody(caplog: pytest.LogCap
     assert "1000 endpoints" in caplog.messages[-1]
     assert "and 990 more" in caplog.messages[-1]
     directory._read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(2, 1001)])
-    assert caplog.messages[-1] == "a.B: 999 endpoints (live); new: nobody; gone: h:1"
+    assert caplog.messages[-1] == "a.B: 999 endpoints (live); new: none; gone: h:1"
