@@ -203,7 +203,7 @@ def _rule(text: str, service: Service) -> dict[str, Any]:
         configurators.parse_configurators(text, service.rule_key)
         rule = load(text, str(service))
     except BadRule as error:
-        raise OverrideRefused(f"the existing rule cannot be parsed ({error}); repair it first") from error
+        raise OverrideRefused(f"the existing rule cannot be read ({error}); repair it first") from error
     if not isinstance(rule, dict):
         raise OverrideRefused(f"the rule of {service} is a list of URLs, as 2.6 wrote them; it is not written into")
     key = RuleDocument(rule, str(service)).text("key", str(service))
