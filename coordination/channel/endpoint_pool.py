@@ -88,7 +88,7 @@ class EndpointPool:
         self._unsubscribe = directory.subscribe(self._directory_changed)
 
     def connection_to(self, endpoint: Endpoint) -> EndpointConnection:
-        """Return the link to an endpoint; a new one does not connect by itself."""
+        """Return the connection to an endpoint; a new one connects at its first call."""
         connection = self.connections.get(endpoint.key)
         if connection is None:
             connection = self.connections[endpoint.key] = EndpointConnection(endpoint, self._options, self._credentials)
@@ -117,7 +117,7 @@ class EndpointPool:
     async def connect(
         self, invocation: Invocation, tried: set[str], others: Collection[str] = ()
     ) -> tuple[EndpointConnection, int]:
-        """Return a link that is connected, and how many others there may still be.
+        """Return a connection that is ready, and how many others there may still be.
 
         Args:
             invocation: the call. With `wait_for_ready` all endpoints are tried again until its deadline.
