@@ -8,7 +8,7 @@ STAMP := .venv/.set-up
 #: Test processes side by side. Each file of tests stays in one of them, with the servers that its tests share.
 PARALLEL := -n 3 --dist loadfile
 
-.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-seeds ablate check \
+.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
   gen up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
@@ -48,16 +48,21 @@ test-compose: setup  ## Starts the deployment on Docker, and settles orders ther
 chaos: setup  ## Breaks everything while orders are settled, six seeds of a minute, and proves the books (10 minutes)
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
-	@$(BIN)/countinghouse chaos seeds --seeds 1-5 --fresh 1 --minutes 1 $(ARGS)
+	@$(BIN)/countinghouse chaos sweep --seeds 1-5 --random-seeds 1 --minutes 1 $(ARGS)
 
 chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off (5 minutes)
 	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 2 $(ARGS)
 
+chaos-regressions: setup  ## Repeats the regression runs of tests/chaos/FOUND.md, two at a time (3 minutes)
+	@deploy/setup-postgresql.sh
+	@deploy/setup-libfaketime.sh
+	@sed -n 's/^\$$ countinghouse //p' tests/chaos/FOUND.md | xargs -P 2 -I{} sh -c '$(BIN)/countinghouse {}'
+
 chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
-	@$(BIN)/countinghouse chaos seeds --seeds 1-100 --minutes 0.25 --some 3 --at-once 2 $(ARGS)
-	@$(BIN)/countinghouse chaos seeds --seeds 101-200 --minutes 0.25 --some 3 --at-once 2 --database sqlite $(ARGS)
+	@$(BIN)/countinghouse chaos sweep --seeds 1-100 --minutes 0.25 --sample 3 --parallel 2 $(ARGS)
+	@$(BIN)/countinghouse chaos sweep --seeds 101-200 --minutes 0.25 --sample 3 --parallel 2 --database sqlite $(ARGS)
 
 ablate: setup  ## Switches each guard off under the fault for which it is the only defence, and shows what comes of it (4 minutes)
 	@$(BIN)/countinghouse chaos ablate $(ARGS)

@@ -1,7 +1,7 @@
-"""The end of a run, reconciled as an accountant would: by what the acquirer and the services themselves answer.
+"""Reconcile at the end of a run, as an accountant would: by what the acquirer and the services themselves answer.
 
-The checker reads databases; this asks the running services, as `countinghouse reconcile` does. Whatever is open then
-has to be one of the payments that wait for people, and each control total has to come out even but for those.
+The checker reads databases; this calls the running services, as `countinghouse reconcile` does. Every open discrepancy
+must be a payment that waits for people, and each control total must come out even but for those.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.chaos.calls import Person
-from services.chaos.targets.target import World
+from services.chaos.targets.target import Target
 from services.checker.findings import Check, Findings
 from services.kernel.errors import CountinghouseError
 from services.reconcile.matching import Discrepancy
@@ -38,11 +38,11 @@ _STUBS: Final[dict[str, Any]] = {
 }
 
 
-class _WorldReader:
-    """Reads from the first instance of each service of a world."""
+class _TargetReader:
+    """Reads from the first instance of each service."""
 
-    def __init__(self, world: World, person: Person, resources: AsyncExitStack) -> None:
-        self._world = world
+    def __init__(self, target: Target, person: Person, resources: AsyncExitStack) -> None:
+        self._target = target
         self._metadata = (("authorization", f"Bearer {person.token}"),)
         self._resources = resources
         self._stubs: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class _WorldReader:
     async def read(self, service: str, method: str, request: Message) -> Any:
         """See `services.reconcile.reading.Reader`."""
         if service not in self._stubs:
-            channel = await self._resources.enter_async_context(open_channel(self._world.address(f"{service}-1")))
+            channel = await self._resources.enter_async_context(open_channel(self._target.address(f"{service}-1")))
             self._stubs[service] = _STUBS[service](channel)
         call = getattr(self._stubs[service], method)
         try:
@@ -59,18 +59,18 @@ class _WorldReader:
             raise status.from_rpc_error(error) from error
 
 
-async def reconcile(world: World, accountant: Person) -> Check:
-    """Reconciles a world that is at rest; undecided if somebody does not answer."""
+async def reconcile(target: Target, accountant: Person) -> Check:
+    """Reconcile a target that is at rest; undecided if a service does not answer."""
     async with AsyncExitStack() as resources:
         try:
-            found = await find(_WorldReader(world, accountant, resources), _SETTLE_S)
+            found = await find(_TargetReader(target, accountant, resources), _SETTLE_S)
         except CountinghouseError as error:
             return Findings(0, undecided=(f"{error.reason}: {error.message}",)).check(NAME)
     return balanced(found).check(NAME)
 
 
 def balanced(found: Reconciliation) -> Findings:
-    """That nothing is open but payments that wait for people, and that each account is what its counterpart holds."""
+    """Find what is open but no payment that waits for people, and each account that differs from its counterpart."""
     sides = found.sides
     waiting = {payment.payment_id for payment in sides.ours if payment.attention}
     open_ = [each for each in found.compared.discrepancies if each.payment_id not in waiting]

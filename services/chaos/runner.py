@@ -1,10 +1,10 @@
-"""One chaos run: a plan, its people, its faults, and what an independent checker says of the result.
+"""Run one plan beside a workload, and have an independent checker judge the result.
 
-    plan ─▶ people and faults, at once ─▶ healed ─▶ come to rest (15 s) ─▶ last looks ─▶ reconcile ─▶ check ─▶ report
+    plan ─▶ workload and faults, at once ─▶ healed ─▶ come to rest (15 s) ─▶ last reads ─▶ reconcile ─▶ check ─▶ report
 
-The verdict is `ok` only if the checker finds nothing, the acquirer and the ledger agree on every total, and the run
-was what was planned: every fault struck, two clerks met at an order, and, where a holder was frozen, a stale fence was
-refused. A run that proves less is `unknown`.
+The verdict is `ok` only if the checker finds no violation, the acquirer and the ledger agree on every total, and the
+plan was carried out: every fault was injected, two clerks settled one order at the same time, and, where a holder was
+frozen, a stale fence was refused. A run that proves less is `unknown`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from countinghouse.order.v1 import order_pb2
+from services.chaos import faults
 from services.chaos.calls import Caller, Person
-from services.chaos.injector import Nemesis, Stage
-from services.chaos.plan import Kind, Strike, make_plan
+from services.chaos.faults.types import FaultInjection, FaultType, InjectionContext
+from services.chaos.injector import Injector
+from services.chaos.plan import make_plan
 from services.chaos.reconciliation import reconcile
-from services.chaos.report.run_page import Examined, Report, contended, render
-from services.chaos.targets.target import World
+from services.chaos.report import run_page
+from services.chaos.targets.target import Target
 from services.chaos.workload import Counter as Till
 from services.chaos.workload import hire
 from services.checker.acquirer_log import AcquirerLog
@@ -38,8 +40,8 @@ from services.kernel.principal import Role
 #: Nothing may stay unresolved longer than this after the last fault has healed.
 REST_WITHIN_S: Final = 15.0
 _READ_AGAIN_S: Final = 2.0
-_LAST_LOOK_TIMEOUT_S: Final = 5.0
-_LAST_LOOKS_AT_ONCE: Final = 8
+_LAST_READ_TIMEOUT_S: Final = 5.0
+_LAST_READS_AT_ONCE: Final = 8
 _PEOPLE: Final[Mapping[str, tuple[str, Role]]] = {
     "clerk-li": ("li", Role.CASHIER),
     "clerk-bo": ("bo", Role.CASHIER),
@@ -52,39 +54,42 @@ _PEOPLE: Final[Mapping[str, tuple[str, Role]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """What is to be run.
+class RunConfig:
+    """One run.
 
     Args:
-        faults: Names; each strikes at least once.
-        rate_per_s: How many things people begin in a second, all together.
-        command: What repeats it.
+        faults: Names; each is injected at least once.
+        rate_per_s: How many operations the workers begin in a second, all together.
+        command: Repeats the run.
     """
 
     seed: int
     length_s: float
     faults: tuple[str, ...]
     rate_per_s: float
-    session_timeout_s: float
     command: str
 
-    def plan(self, kinds: Sequence[Kind]) -> tuple[Strike, ...]:
-        """What strikes when, in a world of these kinds.
+    def fault_types(self, target: Target) -> list[FaultType]:
+        """Return the types of its faults on a target."""
+        return [fault for fault in faults.available(target) if fault.name in self.faults]
+
+    def plan(self, target: Target) -> tuple[FaultInjection, ...]:
+        """Return what is injected when.
 
         Raises:
             InvalidArgument: PLAN_TOO_SHORT.
         """
-        chosen = [kind for kind in kinds if kind.name in self.faults]
-        return make_plan(chosen, self.seed, self.length_s) if chosen else ()
+        chosen = self.fault_types(target)
+        return make_plan(chosen, target, self.seed, self.length_s) if chosen else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a run.
+    """The result of a run.
 
     Args:
-        rested_s: Seconds from the last healing until nothing was under way any more.
-        fired: How often each fault struck.
+        rested_s: Seconds from the last healing until no work was unfinished.
+        injected: How often each fault was injected.
     """
 
     verdict: Verdict
@@ -92,110 +97,110 @@ class Result:
     checks: tuple[Check, ...]
     calls: int
     rested_s: float
-    fired: Mapping[str, int]
+    injected: Mapping[str, int]
     coverage: Mapping[tuple[str, str], int]
     proofs: Mapping[str, int]
     history: Path
     report: Path
 
 
-async def run(world: World, course: Course, folder: Path, clock: Clock, tell: Callable[[str], None]) -> Result:
-    """Runs it.
+async def run(target: Target, config: RunConfig, folder: Path, clock: Clock, tell: Callable[[str], None]) -> Result:
+    """Run it.
 
     Args:
-        folder: Where the history and the report go; it is there, and holds none yet.
+        folder: For the history and the report; it exists, and holds none yet.
 
     Raises:
         InvalidArgument: PLAN_TOO_SHORT.
     """
-    plan = course.plan(world.kinds())
+    plan = config.plan(target)
     path = folder / "history.jsonl"
-    facts = {"world": world.name, "faults": ", ".join(course.faults), "length_s": course.length_s}
-    with HistoryWriter(path, clock, seed=course.seed, facts=facts) as history:
-        rng = random.Random(f"{course.seed}/calls")  # noqa: S311
-        async with Caller(world.zookeeper, history, rng) as caller:
+    facts = {"target": target.name, "faults": ", ".join(config.faults), "length_s": config.length_s}
+    with HistoryWriter(path, clock, seed=config.seed, facts=facts) as history:
+        rng = random.Random(f"{config.seed}/calls")  # noqa: S311
+        async with Caller(target.zookeeper, history, rng) as caller:
             till = Till()
-            nemesis = await _act(world, course, plan, caller, history, till, clock, tell)
+            injector = await _work(target, config, plan, caller, history, till, clock, tell)
             tell("every fault is healed; waiting for rest")
             healed_s = clock.monotonic_s()
-            reading = await settled_snapshot(world.databases, REST_WITHIN_S, clock)
+            reading = await settled_snapshot(target.databases, REST_WITHIN_S, clock)
             rested_s = clock.monotonic_s() - healed_s
             resting = _at_rest(reading)
             tell(f"at rest after {rested_s:.1f} s" if resting.ok else f"no rest after {rested_s:.1f} s")
-            await _last_looks(caller, _person(world, "clerk-wang"), till.made)
-            reading = await settled_snapshot(world.databases, _READ_AGAIN_S, clock)
-            log = await world.acquirer_log()
-            reconciled = await reconcile(world, _person(world, "clerk-wang"))
+            await _read_orders(caller, _person(target, "clerk-wang"), till.made)
+            reading = await settled_snapshot(target.databases, _READ_AGAIN_S, clock)
+            log = await target.acquirer_log()
+            reconciled = await reconcile(target, _person(target, "clerk-wang"))
     tell("checking")
     recorded = read_history(path)
     checks = (resting, reconciled, *await asyncio.to_thread(_check, reading, recorded, log))
-    return _judge(world, course, plan, nemesis, reading, rested_s, recorded, checks, folder)
+    return _judge(target, config, plan, injector, reading, rested_s, recorded, checks, folder)
 
 
-async def _act(
-    world: World,
-    course: Course,
-    plan: Sequence[Strike],
+async def _work(
+    target: Target,
+    config: RunConfig,
+    plan: Sequence[FaultInjection],
     caller: Caller,
     history: HistoryWriter,
     till: Till,
     clock: Clock,
     tell: Callable[[str], None],
-) -> Nemesis:
-    """People and faults, until the time is up and everything is healed."""
+) -> Injector:
+    """Run the workload and inject the faults until the time is up and every fault is healed."""
 
     async def in_flight() -> Mapping[str, int]:
         try:
-            books = await read_snapshot(world.databases)
+            books = await read_snapshot(target.databases)
         except CountinghouseError:
             return {}
         found = Counter(str(row["state"]) for row in books.payments if row["state"] in (*UNFINISHED, "CREATED"))
         found["outbox"] = sum(row["delivered_at_ms"] is None for row in books.outbox)
         return +found
 
-    stage = Stage(
-        world=world,
+    context = InjectionContext(
+        target=target,
         caller=caller,
-        cashier=_person(world, "clerk-li"),
-        accountant=_person(world, "clerk-zhou"),
-        operator=Person("ops", Role.OPERATOR, world.token("ops", Role.OPERATOR)),
+        cashier=_person(target, "clerk-li"),
+        accountant=_person(target, "clerk-zhou"),
+        operator=Person("ops", Role.OPERATOR, target.token("ops", Role.OPERATOR)),
         in_flight=in_flight,
-        session_timeout_s=course.session_timeout_s,
         clock=clock,
+        rng=random.Random(),  # noqa: S311  each injection gets one of its own
     )
-    nemesis = Nemesis(stage, plan, history, clock, seed=course.seed, tell=tell)
-    people = {process: _person(world, process) for process in _PEOPLE}
-    hired = hire(people, caller, till, seed=course.seed, rate_per_s=course.rate_per_s)
+    injector = Injector(context, config.fault_types(target), plan, history, seed=config.seed, tell=tell)
+    people = {process: _person(target, process) for process in _PEOPLE}
+    hired = hire(people, caller, till, seed=config.seed, rate_per_s=config.rate_per_s)
     async with asyncio.TaskGroup() as work:
         for worker, deeds in hired:
             work.create_task(worker.run(deeds))
         began_s = clock.monotonic_s()
         try:
-            await nemesis.run()
-            await asyncio.sleep(max(0.0, began_s + course.length_s - clock.monotonic_s()))
+            await injector.run()
+            await asyncio.sleep(max(0.0, began_s + config.length_s - clock.monotonic_s()))
         finally:
             till.over.set()
-    return nemesis
+    return injector
 
 
-def _person(world: World, process: str) -> Person:
+def _person(target: Target, process: str) -> Person:
     name, role = _PEOPLE[process]
-    return Person(name, role, world.token(name, role))
+    return Person(name, role, target.token(name, role))
 
 
 def _at_rest(reading: Reading) -> Check:
-    """That nothing was left under way once the time for coming to rest was up."""
+    """Check that no work was left when the time for coming to rest was up."""
     left = reading.snapshot.unfinished()
     if not left and not reading.at_rest:
         left = ["the books still changed"]
     return Findings(len(reading.snapshot.payments), left).check(f"at rest {REST_WITHIN_S:g} s after the last fault")
 
 
-async def _last_looks(caller: Caller, auditor: Person, order_ids: Sequence[str]) -> None:
-    """Reads every order that was made: what callers are told now has to agree with all they were told before."""
-    limit = asyncio.Semaphore(_LAST_LOOKS_AT_ONCE)
+async def _read_orders(caller: Caller, auditor: Person, order_ids: Sequence[str]) -> None:
+    """Read every order that was made: the answers have to agree with all answers before."""
+    limit = asyncio.Semaphore(_LAST_READS_AT_ONCE)
 
-    async def look(order_id: str) -> None:
+    async def read(order_id: str) -> None:
         async with limit:
             await caller.ask(
                 "auditor",
@@ -203,10 +208,10 @@ async def _last_looks(caller: Caller, auditor: Person, order_ids: Sequence[str])
                 "GetOrder",
                 order_pb2.GetOrderRequest(order_id=order_id),
                 Arguments(order_id=order_id, clerk=auditor.name, role=auditor.role.value),
-                timeout_s=_LAST_LOOK_TIMEOUT_S,
+                timeout_s=_LAST_READ_TIMEOUT_S,
             )
 
-    await asyncio.gather(*(look(order_id) for order_id in order_ids))
+    await asyncio.gather(*(read(order_id) for order_id in order_ids))
 
 
 def _check(reading: Reading, history: History, log: AcquirerLog | None) -> list[Check]:
@@ -217,20 +222,20 @@ def _check(reading: Reading, history: History, log: AcquirerLog | None) -> list[
 
 
 def _judge(
-    world: World,
-    course: Course,
-    plan: Sequence[Strike],
-    nemesis: Nemesis,
+    target: Target,
+    config: RunConfig,
+    plan: Sequence[FaultInjection],
+    injector: Injector,
     reading: Reading,
     rested_s: float,
     history: History,
     checks: tuple[Check, ...],
     folder: Path,
 ) -> Result:
-    proofs = _proofs(history, course.faults)
+    proofs = _proofs(history, config.faults)
     reasons = [f"{check.name}: {violation}" for check in checks for violation in check.violations]
     doubts = [f"{check.name}: {words}" for check in checks for words in check.undecided]
-    doubts += [f"planned, and did not strike: {missed}" for missed in nemesis.missed]
+    doubts += [f"planned, and not injected: {missed}" for missed in injector.missed]
     doubts += [f"not brought about: {name}" for name, count in proofs.items() if not count]
     if not reading.at_rest:
         doubts.append("the books were still moving when they were read")
@@ -239,7 +244,6 @@ def _judge(
     verdict = verdict_of(checks)
     if verdict is Verdict.OK and doubts:
         verdict = Verdict.UNKNOWN
-    coverage = _coverage(history)
     report = folder / "report.html"
     result = Result(
         verdict=verdict,
@@ -247,18 +251,35 @@ def _judge(
         checks=checks,
         calls=len(history.calls),
         rested_s=rested_s,
-        fired=dict(nemesis.fired),
-        coverage=coverage,
+        injected=dict(injector.injected),
+        coverage=_coverage(history),
         proofs=proofs,
         history=folder / "history.jsonl",
         report=report,
     )
-    report.write_text(render(_page(world, course, plan, result, history)), encoding="utf-8")
+    page = run_page.render(
+        f"Chaos on the {target.name} stack",
+        verdict,
+        reasons=result.reasons,
+        facts={
+            "seed": str(config.seed),
+            "length": f"{config.length_s:g} s",
+            "faults": f"{len(plan)} planned, {injector.injected.total()} injected",
+            "calls": f"{result.calls:,}",
+            "at rest after": f"{rested_s:.1f} s",
+        },
+        command=config.command,
+        checks=checks,
+        coverage=result.coverage,
+        proofs=proofs,
+        history=history,
+    )
+    report.write_text(page, encoding="utf-8")
     return result
 
 
 def _proofs(history: History, faults: Sequence[str]) -> dict[str, int]:
-    """What a run has to bring about, and how often it did."""
+    """Return what a run has to bring about, and how often it did."""
     by_order = defaultdict(list)
     for operation in history.calls:
         by_order[operation.arguments.order_id].append(operation)
@@ -266,53 +287,30 @@ def _proofs(history: History, faults: Sequence[str]) -> dict[str, int]:
     reasons = Counter(operation.answer.reason for operation in history.calls)
     proofs = {
         "calls that were done": outcomes[Outcome.OK],
-        "orders at which two clerks met": sum(
-            bool(order_id) and contended(operations) for order_id, operations in by_order.items()
+        "orders settled by two clerks at once": sum(
+            bool(order_id) and run_page.contended(operations) for order_id, operations in by_order.items()
         ),
         "answers given again": sum(operation.answer.replayed for operation in history.calls),
     }
     if "freeze-at" in faults:
         proofs["stale fences refused"] = reasons["STALE_FENCE"]
     for fault in faults:
-        proofs[f"struck by {fault}"] = sum(
+        proofs[f"injected: {fault}"] = sum(
             moment.fault == fault and moment.phase is Phase.BEGUN for moment in history.nemesis
         )
     return proofs
 
 
 def _coverage(history: History) -> dict[tuple[str, str], int]:
-    """Which fault struck at which step: at a failpoint, or while payments stood in a state."""
+    """Return which fault was injected at which step: at a failpoint, or while payments stood in a state."""
     found: Counter[tuple[str, str]] = Counter()
     for moment in history.nemesis:
         if moment.phase is not Phase.BEGUN:
             continue
         if point := moment.facts.get("point"):
-            company = moment.facts.get("company", "alone")
+            contention = moment.facts.get("contention", "alone")
             service = moment.target.rpartition("-")[0]
-            found[f"{moment.fault} {service}", f"{company} {point}"] += 1
+            found[f"{moment.fault} {service}", f"{contention} {point}"] += 1
         for state, count in moment.facts.get("in_flight", {}).items():
             found[moment.fault, str(state)] += int(count)
     return dict(found)
-
-
-def _page(world: World, course: Course, plan: Sequence[Strike], result: Result, history: History) -> Report:
-    return Report(
-        title=f"Chaos on the {world.name} stack",
-        verdict=result.verdict,
-        reasons=result.reasons,
-        command=course.command,
-        facts={
-            "seed": str(course.seed),
-            "length": f"{course.length_s:g} s",
-            "faults": f"{len(plan)} planned, {sum(result.fired.values())} struck",
-            "calls": f"{result.calls:,}",
-            "at rest after": f"{result.rested_s:.1f} s",
-        },
-        checks=[
-            Examined(check.name, check.ok, check.examined, (*check.violations, *check.undecided), check.skipped)
-            for check in result.checks
-        ],
-        coverage=result.coverage,
-        proofs=result.proofs,
-        history=history,
-    )

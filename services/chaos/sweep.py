@@ -1,6 +1,6 @@
-"""Many runs, one seed each: every one a process and a stack of its own, so that none can help or harm another.
+"""Run many seeds, each in a process and on a stack of its own, so that no run affects another.
 
-    seeds ──▶ so many at a time: `countinghouse chaos run --seed N --json` ──▶ one line each ──▶ how many were ok
+    seeds ──▶ some at a time: `countinghouse chaos run --seed N --json` ──▶ one line each ──▶ how many were ok
 
 What a run that is ok has left behind is removed; of the others the history, the report and the stack's data stay.
 """
@@ -25,66 +25,65 @@ _STOP_WITHIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one seed.
+class SeedResult:
+    """The result of one seed.
 
     Args:
-        told: What the run printed; empty if it ended without a word.
-        folder: What it left behind.
+        document: What the run printed; empty if it printed no verdict.
+        folder: Its history, its report and its stack's data.
     """
 
     seed: int
     verdict: Verdict
     reasons: tuple[str, ...]
     took_s: float
-    told: dict[str, Any]
+    document: dict[str, Any]
     folder: Path
 
     def line(self) -> str:
-        """In one line; those that follow say why it is not ok."""
-        calls, rested_s = self.told.get("calls", 0), self.told.get("at_rest_after_s", 0.0)
+        """Return it in one line; more lines say why it is not ok."""
+        calls, rested_s = self.document.get("calls", 0), self.document.get("at_rest_after_s", 0.0)
         said = f"seed {self.seed}: {self.verdict.value}, {calls} calls, at rest after {rested_s} s; {self.took_s:.0f} s"
         if self.verdict is Verdict.OK:
             return said
         return "\n".join([said, *(f"  {reason}" for reason in self.reasons), f"  kept: {self.folder}"])
 
 
-async def run_seeds(
+async def sweep(
     seeds: Sequence[int],
     options: Sequence[str],
     folder: Path,
     clock: Clock,
     *,
-    at_once: int,
-    tell: Callable[[Outcome], None],
-) -> list[Outcome]:
-    """Runs them all.
+    parallel: int,
+    tell: Callable[[SeedResult], None],
+) -> None:
+    """Run all seeds.
 
     Args:
         options: Further options of `countinghouse chaos run`.
-        folder: Where each run gets a folder of its own.
-        tell: Told of each as it ends.
+        folder: Each run gets a folder of its own in it.
+        tell: Gets each result when its run ends.
     """
-    room = asyncio.Semaphore(at_once)
+    limit = asyncio.Semaphore(parallel)
 
-    async def one(seed: int) -> Outcome:
-        async with room:
-            outcome = await _run(seed, options, folder / f"seed-{seed}", clock)
-        if outcome.verdict is Verdict.OK:
-            await asyncio.to_thread(shutil.rmtree, outcome.folder)
-        tell(outcome)
-        return outcome
+    async def run_one(seed: int) -> None:
+        async with limit:
+            result = await _run(seed, options, folder / f"seed-{seed}", clock)
+        if result.verdict is Verdict.OK:
+            await asyncio.to_thread(shutil.rmtree, result.folder)
+        tell(result)
 
     async with asyncio.TaskGroup() as runs:
-        tasks = [runs.create_task(one(seed)) for seed in seeds]
-    return [task.result() for task in tasks]
+        for seed in seeds:
+            runs.create_task(run_one(seed))
 
 
-async def _run(seed: int, options: Sequence[str], folder: Path, clock: Clock) -> Outcome:
-    """One run. Whatever it prints for people goes to a file beside its history."""
+async def _run(seed: int, options: Sequence[str], folder: Path, clock: Clock) -> SeedResult:
+    """Run one seed. What it prints on standard error goes to a file beside its history."""
     began_s = clock.monotonic_s()
     folder.mkdir(parents=True)  # noqa: ASYNC240  a moment
-    folder.chmod(0o755)  # noqa: ASYNC240  PostgreSQL, run as somebody else, has to pass through
+    folder.chmod(0o755)  # noqa: ASYNC240  PostgreSQL, run by another user, has to pass through
     command = (sys.executable, "-m", "services.cli.main", "chaos", "run", "--json")
     with (folder / "run.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -98,25 +97,25 @@ async def _run(seed: int, options: Sequence[str], folder: Path, clock: Clock) ->
             await _stop(process)
             raise
     took_s = clock.monotonic_s() - began_s
-    told = _read(printed)
-    if "verdict" in told:
-        return Outcome(seed, Verdict(told["verdict"]), tuple(told["reasons"]), took_s, told, folder)
-    refusal = told.get("error", {}).get("message", "see run.log")
+    document = _read(printed)
+    if "verdict" in document:
+        return SeedResult(seed, Verdict(document["verdict"]), tuple(document["reasons"]), took_s, document, folder)
+    refusal = document.get("error", {}).get("message", "see run.log")
     reasons = (f"it ended with exit code {process.returncode} and without a verdict: {refusal}",)
-    return Outcome(seed, Verdict.UNKNOWN, reasons, took_s, {}, folder)
+    return SeedResult(seed, Verdict.UNKNOWN, reasons, took_s, {}, folder)
 
 
 def _read(printed: bytes) -> dict[str, Any]:
-    """What a run printed; empty, if that is no JSON."""
+    """Return what a run printed; empty, if that is not JSON."""
     try:
-        told = json.loads(printed)
+        document = json.loads(printed)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Lets a run stop its stack."""
+    """Interrupt a run, and wait until it has stopped its stack."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     with suppress(TimeoutError):

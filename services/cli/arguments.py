@@ -14,7 +14,7 @@ import re
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
@@ -24,6 +24,7 @@ from services.cli.connection import Connection, parse_principal
 from services.cli.flags import told_by_flags
 from services.kernel.currency import format_amount
 from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.guards import Guards
 from services.kernel.money import MAX_MINOR_UNITS, check_currency, parse_amount
 from services.kernel.principal import Role
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from services.cli.client import Client
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 DEFAULT_DATA = Path(".countinghouse")
 DEFAULT_TIMEOUT_S = 10.0
@@ -94,6 +96,15 @@ RequestId = Annotated[
         help="Id of this operation; repeat it with the same one.",
         show_default=False,
         callback=_not_empty,
+    ),
+]
+GuardsOff = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guards-off",
+        metavar="GUARD[,GUARD]",
+        help="Guards to switch off, to see what they stop; repeatable.",
+        show_default=False,
     ),
 ]
 Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
@@ -166,10 +177,10 @@ def calling(
     return decorate
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a command's work. What libraries log is not for the terminal: errors reach it as one sentence."""
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a command's work; return its result. Libraries' logs do not go to the terminal: an error is one sentence."""
     logging.getLogger().addHandler(logging.NullHandler())
-    asyncio.run(_interruptible(work))
+    return asyncio.run(_interruptible(work))
 
 
 def amount_of(
@@ -214,6 +225,23 @@ def parse_pairs(values: list[str], example: str) -> dict[str, int]:
     return pairs
 
 
+def names_of(given: list[str] | None) -> tuple[str, ...]:
+    """Return the names of a repeatable option like `lock,fence`."""
+    return tuple(name.strip() for part in given or () for name in part.split(",") if name.strip())
+
+
+def parse_guards_off(given: list[str] | None) -> tuple[str, ...]:
+    """Return the guards that `--guards-off` names.
+
+    Raises:
+        typer.BadParameter: One does not exist.
+    """
+    try:
+        return Guards.without(names_of(given)).off
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint="--guards-off") from error
+
+
 def _two_callers(context: typer.Context) -> typer.BadParameter:
     """The refusal of --as beside a token, by the name under which the token was given."""
     source = context.get_parameter_source("token")
@@ -224,10 +252,10 @@ def _two_callers(context: typer.Context) -> typer.BadParameter:
     return typer.BadParameter("--as and --token both say who is calling; give one of them")
 
 
-async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
+async def _interruptible(work: Coroutine[Any, Any, _T]) -> _T:
     """Lets SIGTERM interrupt as Ctrl-C does; commands that have to stop something say how."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    await work
+    return await work
 
 
 async def _talk(

@@ -1,7 +1,7 @@
-"""`countinghouse chaos`: a seeded workload and seeded faults on a stack of its own, and what a checker says.
+"""`countinghouse chaos`: a seeded workload and seeded faults on a stack of its own, and the checker's verdict.
 
-`run` runs one seed, `seeds` many; `ablate` shows which guard stops which fault. `proxy` breaks
-connections of anybody's.
+`run` runs one seed, `sweep` many; `ablate` shows which guard stops which fault. `proxy` disturbs the connections of any
+server.
 """
 
 from __future__ import annotations
@@ -12,36 +12,42 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli import exit_codes, output
-from services.cli.arguments import AsJson, Database, run
+from services.cli.arguments import AsJson, Database, GuardsOff, names_of, parse_guards_off, run
 from services.cli.proxy import proxy
+from services.cli.renamed import RenamedCommands, RenamedOptions
+from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
     from services.chaos.ablation import Cell, Matrix
-    from services.chaos.runner import Course, Result
-    from services.chaos.sweep import Outcome
-    from services.chaos.targets.compose import ComposeWorld
-    from services.chaos.targets.local import LocalWorld
-    from services.kernel.clock import Clock
+    from services.chaos.runner import Result, RunConfig
+    from services.chaos.sweep import SeedResult
+    from services.chaos.targets.compose import ComposeTarget
+    from services.chaos.targets.local import LocalTarget
 
 _VERDICTS = ("ok", "violated", "unknown")
-#: More than anybody waits for.
+#: No one waits for more.
 _MAX_SEEDS = 10_000
 _SECONDS_A_MINUTE = 60
 _POSTGRESQL = "postgresql"
-#: More than this and two cores are the fault that strikes.
+#: With more, two cores are so busy that the load is a fault of its own.
 _RATE_PER_S = 15.0
+_RENAMED_FAULTS = {
+    "bank-silent": "acquirer-silent",
+    "bank-slow": "acquirer-slow",
+    "bank-down": "acquirer-down",
+    "bank-tells-twice": "acquirer-notifies-twice",
+}
 
 
 class Where(StrEnum):
@@ -51,170 +57,189 @@ class Where(StrEnum):
     COMPOSE = "compose"
 
 
-app = typer.Typer(no_args_is_help=True)
+_Minutes = Annotated[float, typer.Option("--minutes", help="How long the workload runs.", min=0.1, max=600)]
+_Faults = Annotated[
+    str,
+    typer.Option(
+        "--faults", help="Which faults, like kill,leader-kill. [default: every fault type]", show_default=False
+    ),
+]
+_Sample = Annotated[
+    int,
+    typer.Option(
+        "--sample",
+        help="Only so many of them, drawn by the seed. [default: all]",
+        min=0,
+        max=1000,
+        show_default=False,
+    ),
+]
+_Parallel = Annotated[int, typer.Option("--parallel", help="How many stacks at a time.", min=1, max=16)]
+_NewFolder = Annotated[
+    Path | None,
+    typer.Option("--data", help="For stacks, histories and reports. [default: a new folder]", show_default=False),
+]
+
+app = typer.Typer(no_args_is_help=True, cls=RenamedCommands)
 
 
 @app.callback()
 def chaos() -> None:
-    """Break things on purpose, and look at the books."""
+    """Inject faults, and check the books."""
 
 
 app.command()(proxy)
 
 
-@app.command("run")
+@app.command("run", cls=RenamedOptions)
 def run_chaos(
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Repeats a plan. [default: a fresh one]", show_default=False, min=0)
+        int | None, typer.Option("--seed", help="Repeats a plan. [default: a random one]", show_default=False, min=0)
     ] = None,
-    minutes: Annotated[float, typer.Option("--minutes", help="How long people are at work.", min=0.1, max=600)] = 1.0,
-    faults: Annotated[
-        str,
-        typer.Option(
-            "--faults", help="Which faults, like kill,leader-kill. [default: all there are]", show_default=False
-        ),
-    ] = "",
-    some: Annotated[
-        int,
-        typer.Option(
-            "--some",
-            help="Only so many of them, drawn by the seed. [default: all]",
-            min=0,
-            max=1000,
-            show_default=False,
-        ),
-    ] = 0,
+    minutes: _Minutes = 1.0,
+    faults: _Faults = "",
+    sample: _Sample = 0,
     database: Database = _POSTGRESQL,
     stack: Annotated[Where, typer.Option("--stack", help="On processes here, or on containers.")] = Where.LOCAL,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", help="Where its stack, history and report go. [default: a new folder]", show_default=False
-        ),
-    ] = None,
-    rate: Annotated[float, typer.Option("--rate", help="Things begun in a second, all together.", min=1, max=200)] = (
-        _RATE_PER_S
-    ),
+    guards_off: GuardsOff = None,
+    data: _NewFolder = None,
+    rate: Annotated[float, typer.Option("--rate", help="Operations begun in a second.", min=1, max=200)] = _RATE_PER_S,
     as_json: AsJson = False,
 ) -> None:
-    """Settles orders while faults strike, and proves the books afterwards. Exit code 0: ok, 1: violated, 2: unknown.
+    """Settles orders while faults are injected, then checks the books. Exit code 0: ok, 1: violated, 2: unknown.
 
-    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, a bank; on containers
-    that of deploy/docker-compose.yml.
+    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, an acquirer; on
+    containers that of deploy/docker-compose.yml.
 
-    Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,bank-silent
+    Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,acquirer-silent
     """
+    off = parse_guards_off(guards_off)
+    if off and stack is Where.COMPOSE:
+        raise typer.BadParameter("guards can be switched off on a local stack only", param_hint="--guards-off")
     chosen = new_rng().randrange(2**31) if seed is None else seed
     folder = _folder(data)
-    wanted = _Wanted(stack, chosen, minutes * _SECONDS_A_MINUTE, faults, some, database, rate)
-    results: list[Result] = []
-    with _nothing_proven(as_json=as_json):
-        run(_run(wanted, folder, results))
-    (result,) = results
-    _tell(result, chosen, as_json=as_json)
+    with _unknown_on_error(as_json=as_json):
+        target = _target(stack, folder, database, off)
+        command = f"countinghouse chaos run --seed {chosen} --minutes {minutes:g}"
+        if stack is not Where.LOCAL:
+            command += f" --stack {stack}"
+        elif database != _POSTGRESQL:
+            command += f" --database {database}"
+        if off:
+            command += f" --guards-off {','.join(off)}"
+        config = _run_config(target, chosen, minutes * _SECONDS_A_MINUTE, faults, sample, rate, command)
+        result = run(_run(target, config, folder))
+    _show(result, chosen, as_json=as_json)
     raise typer.Exit(exit_codes.of_verdict(result.verdict))
 
 
-@app.command("seeds")
-def run_seeds(
+@app.command("sweep", cls=RenamedOptions)
+def sweep(
     seeds: Annotated[str, typer.Option("--seeds", help="Which, like 1-5,9. [default: none]", show_default=False)] = "",
-    fresh: Annotated[int, typer.Option("--fresh", help="How many fresh ones besides.", min=0, max=1_000)] = 0,
-    at_once: Annotated[int, typer.Option("--at-once", help="How many at a time.", min=1, max=16)] = 1,
-    minutes: Annotated[float, typer.Option("--minutes", help="As for run.", min=0.1, max=600)] = 1.0,
-    faults: Annotated[str, typer.Option("--faults", help="As for run.", show_default=False)] = "",
-    some: Annotated[int, typer.Option("--some", help="As for run.", min=0, max=1000, show_default=False)] = 0,
+    random_seeds: Annotated[
+        int, typer.Option("--random-seeds", help="How many random ones besides.", min=0, max=1_000)
+    ] = 0,
+    parallel: _Parallel = 1,
+    minutes: _Minutes = 1.0,
+    faults: _Faults = "",
+    sample: _Sample = 0,
     database: Database = _POSTGRESQL,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Where the runs go. [default: a new folder]", show_default=False)
-    ] = None,
+    data: _NewFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Runs many seeds, each on a stack of its own. Exit code 0: all ok, 1: one was violated, 2: one was unknown.
 
     What a run that is ok leaves behind is removed.
 
-    Example: countinghouse chaos seeds --seeds 1-100 --minutes 0.2 --some 3 --at-once 2
+    Example: countinghouse chaos sweep --seeds 1-100 --minutes 0.25 --sample 3 --parallel 2
     """
-    chosen = [*_numbers(seeds), *(new_rng().randrange(2**31) for _ in range(fresh))]
+    chosen = [*_numbers(seeds), *(new_rng().randrange(2**31) for _ in range(random_seeds))]
     if not chosen:
-        raise typer.BadParameter("name some seeds, like --seeds 1-5, or ask for fresh ones with --fresh 1")
-    options = [*("--minutes", str(minutes)), *("--some", str(some)), *("--faults", faults), *("--database", database)]
-    outcomes: list[Outcome] = []
-    run(_run_seeds(chosen, options, _folder(data), at_once, outcomes))
-    verdicts = [outcome.verdict.value for outcome in outcomes]
+        raise typer.BadParameter("name some seeds, like --seeds 1-5, or ask for random ones with --random-seeds 1")
+    options = [
+        *("--minutes", str(minutes)),
+        *("--sample", str(sample)),
+        *("--faults", faults),
+        *("--database", database),
+    ]
+    results = run(_sweep(chosen, options, _folder(data), parallel))
+    verdicts = [result.verdict.value for result in results]
     counts = {verdict: verdicts.count(verdict) for verdict in _VERDICTS}
     if as_json:
-        told = [{"verdict": one.verdict.value, "reasons": list(one.reasons), **one.told} for one in outcomes]
-        output.print_json({"counts": counts, "seeds": told})
+        documents = [{"verdict": one.verdict.value, "reasons": list(one.reasons), **one.document} for one in results]
+        output.print_json({"counts": counts, "seeds": documents})
     else:
-        print(f"{len(outcomes)} seeds: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        print(f"{len(results)} seeds: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     worst = "violated" if counts["violated"] else "unknown" if counts["unknown"] else "ok"
     raise typer.Exit(exit_codes.of_verdict(worst))
 
 
-async def _run_seeds(seeds: list[int], options: list[str], folder: Path, at_once: int, outcomes: list[Outcome]) -> None:
-    from services.chaos.sweep import run_seeds as run_all  # noqa: PLC0415  `--help` does without
-    from services.kernel.clock import SystemClock  # noqa: PLC0415
+async def _sweep(seeds: list[int], options: list[str], folder: Path, parallel: int) -> list[SeedResult]:
+    from services.chaos.sweep import sweep  # noqa: PLC0415  `--help` does without
 
-    def tell(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        print(f"[{len(outcomes)}/{len(seeds)}] {outcome.line()}", file=sys.stderr, flush=True)
+    results: list[SeedResult] = []
 
-    await run_all(seeds, options, folder, SystemClock(), at_once=at_once, tell=tell)
+    def tell(result: SeedResult) -> None:
+        results.append(result)
+        print(f"[{len(results)}/{len(seeds)}] {result.line()}", file=sys.stderr, flush=True)
+
+    await sweep(seeds, options, folder, SystemClock(), parallel=parallel, tell=tell)
+    return results
 
 
-@app.command("ablate")
+@app.command("ablate", cls=RenamedOptions)
 def run_ablation(
-    guards: Annotated[
-        str, typer.Option("--guards", help="Rows of these only, like lock,fence. [default: all]", show_default=False)
-    ] = "",
-    seeds: Annotated[str, typer.Option("--seeds", help="Tried until a cell is decided, like 1-5.")] = "1-3",
-    at_once: Annotated[int, typer.Option("--at-once", help="How many stacks at a time.", min=1, max=16)] = 3,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Where its stacks and report go. [default: a new folder]", show_default=False),
+    guards_off: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guards-off",
+            metavar="GUARD[,GUARD]",
+            help="Rows of these only, like lock,fence. [default: all]",
+            show_default=False,
+        ),
     ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Tried until a cell is decided, like 1-5.")] = "1-3",
+    parallel: _Parallel = 3,
+    data: _NewFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Switches each guard off, on alone, and all off, under the fault for which it is the only defence.
 
     Exit code 0: with every guard off its fault does harm, and with it on none; 1: a row is empty; 2: one is unknown.
 
-    Example: countinghouse chaos ablate --guards fence
+    Example: countinghouse chaos ablate --guards-off fence
     """
     chosen = _numbers(seeds)
     if not chosen:
         raise typer.BadParameter("name some seeds, like --seeds 1-3")
     folder = _folder(data)
-    matrices: list[Matrix] = []
-    with _nothing_proven(as_json=as_json):
-        run(_run_ablation(guards, chosen, at_once, folder, matrices))
-    (matrix,) = matrices
-    _tell_matrix(matrix, folder / "report.html", as_json=as_json)
+    with _unknown_on_error(as_json=as_json):
+        matrix = run(_run_ablation(names_of(guards_off), chosen, parallel, folder))
+    _show_matrix(matrix, folder / "report.html", as_json=as_json)
     raise typer.Exit(exit_codes.of_verdict(matrix.verdict))
 
 
-async def _run_ablation(guards: str, seeds: list[int], at_once: int, folder: Path, matrices: list[Matrix]) -> None:
+async def _run_ablation(guards: tuple[str, ...], seeds: list[int], parallel: int, folder: Path) -> Matrix:
     from services.chaos.ablation import ablate, chosen_rows  # noqa: PLC0415  `--help` does without
     from services.chaos.report.matrix_page import render  # noqa: PLC0415
-    from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     clock = SystemClock()
     began_s = clock.monotonic_s()
+    tell = _progress(clock)
 
-    def tell(cell: Cell) -> None:
-        said = f"{cell.row.guard}, {cell.row.scene.name}, {cell.column}: {cell.verdict} (seed {cell.seed})"
-        print(f"{clock.monotonic_s() - began_s:6.1f} s  {said}", file=sys.stderr, flush=True)
+    def tell_cell(cell: Cell) -> None:
+        tell(f"{cell.row.guard}, {cell.row.scene.name}, {cell.column}: {cell.verdict} (seed {cell.seed})")
 
-    rows = chosen_rows([name.strip() for name in guards.split(",") if name.strip()])
-    matrix = await ablate(rows, folder, clock, seeds=seeds, at_once=at_once, tell=tell)
-    command = f"countinghouse chaos ablate --seeds {','.join(map(str, seeds))}{f' --guards {guards}' if guards else ''}"
+    matrix = await ablate(chosen_rows(guards), folder, clock, seeds=seeds, at_once=parallel, tell=tell_cell)
+    command = f"countinghouse chaos ablate --seeds {','.join(map(str, seeds))}"
+    if guards:
+        command += f" --guards-off {','.join(guards)}"
     facts = {"cells": str(len(matrix.cells)), "took": f"{clock.monotonic_s() - began_s:.0f} s"}
     (folder / "report.html").write_text(render(matrix, command, facts), encoding="utf-8")
-    matrices.append(matrix)
+    return matrix
 
 
-def _tell_matrix(matrix: Matrix, report: Path, *, as_json: bool) -> None:
+def _show_matrix(matrix: Matrix, report: Path, *, as_json: bool) -> None:
     from services.chaos.report.matrix_page import HEADS, document, table  # noqa: PLC0415  `--help` does without
 
     if as_json:
@@ -227,7 +252,7 @@ def _tell_matrix(matrix: Matrix, report: Path, *, as_json: bool) -> None:
 
 
 def _numbers(ranges: str) -> list[int]:
-    """Reads `1-5,9`.
+    """Read `1-5,9`.
 
     Raises:
         typer.BadParameter: It is not like that.
@@ -244,8 +269,8 @@ def _numbers(ranges: str) -> list[int]:
 
 
 @contextmanager
-def _nothing_proven(*, as_json: bool) -> Iterator[None]:
-    """Lets whatever goes wrong end with 2, told in a sentence if it was foreseen: 1 would say that books are wrong."""
+def _unknown_on_error(*, as_json: bool) -> Iterator[None]:
+    """End with 2 on any error, in a sentence if it was foreseen: 1 would say that the books are wrong."""
     try:
         yield
     except CountinghouseError as error:
@@ -262,91 +287,89 @@ def _nothing_proven(*, as_json: bool) -> Iterator[None]:
 def _folder(data: Path | None) -> Path:
     folder = data or Path(tempfile.mkdtemp(prefix="countinghouse-chaos-", dir="/var/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)  # PostgreSQL, run as somebody else, has to pass through
+    folder.chmod(0o755)  # PostgreSQL, run by another user, has to pass through
     return folder
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A run as it was asked for."""
+def _target(stack: Where, folder: Path, database: str, guards_off: tuple[str, ...]) -> LocalTarget | ComposeTarget:
+    from services.chaos.targets import compose, local  # noqa: PLC0415  `--help` does without
 
-    stack: Where
-    seed: int
-    length_s: float
-    faults: str
-    some: int
-    database: str
-    rate_per_s: float
-
-    def course(self, known: Sequence[str], session_timeout_s: float) -> Course:
-        """The run, in a world that knows these faults.
-
-        Raises:
-            InvalidArgument: FAULT_UNKNOWN.
-        """
-        from services.chaos.plan import draw_some  # noqa: PLC0415
-        from services.chaos.runner import Course  # noqa: PLC0415
-
-        names = _chosen(self.faults, known)
-        if self.some:
-            names = draw_some(names, self.seed, self.some)
-        command = f"countinghouse chaos run --seed {self.seed} --minutes {self.length_s / _SECONDS_A_MINUTE:g}"
-        if len(names) < len(known):
-            command += f" --faults {','.join(names)}"
-        if self.stack is not Where.LOCAL:
-            command += f" --stack {self.stack.value}"
-        elif self.database != _POSTGRESQL:
-            command += f" --database {self.database}"
-        return Course(self.seed, self.length_s, names, self.rate_per_s, session_timeout_s, command)
+    if stack is Where.COMPOSE:
+        return compose.ComposeTarget(compose.ComposeOptions(folder), SystemClock())
+    options = local.LocalOptions(folder / "data", guards_off=guards_off, database=database)
+    return local.LocalTarget(options, SystemClock())
 
 
-async def _run(wanted: _Wanted, folder: Path, results: list[Result]) -> None:
-    from services.chaos.runner import run  # noqa: PLC0415  `--help` does without
-    from services.kernel.clock import SystemClock  # noqa: PLC0415
+def _run_config(
+    target: LocalTarget | ComposeTarget,
+    seed: int,
+    length_s: float,
+    faults: str,
+    sample: int,
+    rate_per_s: float,
+    command: str,
+) -> RunConfig:
+    """Return a run on a target, once it is known to be possible.
 
-    # however one gives up, nothing may be left running
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    clock = SystemClock()
-    began_s = clock.monotonic_s()
+    Raises:
+        InvalidArgument: FAULT_UNKNOWN or PLAN_TOO_SHORT.
+    """
+    from services.chaos.faults import available  # noqa: PLC0415  `--help` does without
+    from services.chaos.plan import draw_sample  # noqa: PLC0415
+    from services.chaos.runner import RunConfig  # noqa: PLC0415
 
-    def tell(sentence: str) -> None:
-        print(f"{clock.monotonic_s() - began_s:6.1f} s  {sentence}", file=sys.stderr, flush=True)
-
-    world, session_timeout_s = _world(wanted, folder, clock)
-    course = wanted.course([kind.name for kind in world.kinds()], session_timeout_s)
-    course.plan(world.kinds())  # refuses what cannot be run, before anything starts
-    tell("starting a stack")
-    async with world:
-        tell(f"ready; seed {wanted.seed}; {', '.join(course.faults)}")
-        results.append(await run(world, course, folder, clock, tell))
-
-
-def _world(wanted: _Wanted, folder: Path, clock: Clock) -> tuple[LocalWorld | ComposeWorld, float]:
-    """The world that was asked for, and how long its sessions are."""
-    from services.chaos.targets import compose, local  # noqa: PLC0415
-
-    if wanted.stack is Where.COMPOSE:
-        return compose.ComposeWorld(compose.ComposeOptions(folder), clock), compose.SESSION_TIMEOUT_S
-    options = local.LocalOptions(folder / "data", database=wanted.database)
-    return local.LocalWorld(options, clock), local.SESSION_TIMEOUT_S
+    known = list(dict.fromkeys(fault.name for fault in available(target)))
+    names = _chosen(faults, known)
+    if sample:
+        names = draw_sample(names, seed, sample)
+    if len(names) < len(known):
+        command += f" --faults {','.join(names)}"
+    config = RunConfig(seed, length_s, names, rate_per_s, command)
+    config.plan(target)
+    return config
 
 
 def _chosen(faults: str, known: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(name.strip() for name in faults.split(",") if name.strip()) or tuple(known)
+    chosen = names_of([faults]) or tuple(known)
     for name in chosen:
+        if name in _RENAMED_FAULTS:
+            raise InvalidArgument("FAULT_UNKNOWN", f"the fault {name} is now {_RENAMED_FAULTS[name]}")
         if name not in known:
             raise InvalidArgument("FAULT_UNKNOWN", f"there is no fault {name!r} here; there are {', '.join(known)}")
     return chosen
 
 
-def _tell(result: Result, seed: int, *, as_json: bool) -> None:
-    document: dict[str, Any] = {
+async def _run(target: LocalTarget | ComposeTarget, config: RunConfig, folder: Path) -> Result:
+    from services.chaos.runner import run  # noqa: PLC0415  `--help` does without
+
+    # a stack must not be left running, however the command is stopped
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    clock = SystemClock()
+    tell = _progress(clock)
+    tell("starting a stack")
+    async with target:
+        tell(f"ready; seed {config.seed}; {', '.join(config.faults)}")
+        return await run(target, config, folder, clock, tell)
+
+
+def _progress(clock: SystemClock) -> Callable[[str], None]:
+    """Return a function that prints sentences with the seconds since now."""
+    began_s = clock.monotonic_s()
+
+    def tell(sentence: str) -> None:
+        print(f"{clock.monotonic_s() - began_s:6.1f} s  {sentence}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _show(result: Result, seed: int, *, as_json: bool) -> None:
+    document = {
         "verdict": result.verdict.value,
         "reasons": list(result.reasons),
         "seed": seed,
         "calls": result.calls,
         "at_rest_after_s": round(result.rested_s, 1),
-        "fired": dict(result.fired),
+        "fired": dict(result.injected),
         "history": str(result.history),
         "report": str(result.report),
     }

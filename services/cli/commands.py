@@ -18,6 +18,7 @@ from services.cli import acquirer, chaos, exit_codes, ledger, locks, orders, pay
 from services.cli.doctor import doctor
 from services.cli.metrics import metrics
 from services.cli.reconcile import reconcile
+from services.cli.renamed import RenamedOptions
 from services.cli.stack import down, status, up
 from services.cli.tokens import token
 
@@ -74,7 +75,7 @@ def choose(
 
 _STACK, _MONEY, _LOOK = "The stack", "Orders and money", "Looking closer"
 
-app.command(rich_help_panel=_STACK)(up)
+app.command(rich_help_panel=_STACK, cls=RenamedOptions)(up)
 app.command(rich_help_panel=_STACK)(status)
 app.command(rich_help_panel=_STACK)(down)
 app.command(rich_help_panel=_STACK)(doctor)
@@ -111,5 +112,5 @@ def demo(context: typer.Context) -> None:
 
 def _pass_on(module: str, name: str, arguments: list[str]) -> None:
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(name)(getattr(importlib.import_module(module), name))
+    command.command(name, cls=RenamedOptions)(getattr(importlib.import_module(module), name))
     command(args=arguments, prog_name=f"{PROGRAM} {name}")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import exit_codes, output
+from services.cli.arguments import GuardsOff, parse_guards_off
 from services.cli.check import document, print_checks
 from services.cli.interruption import held_back
 from services.devstack.state import StackRefused
 from services.kernel.currency import format_amount
-from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.guards import Guards
+from services.kernel.errors import CountinghouseError
 from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ _MARKS = {True: "✔", False: "✘", None: "?"}
 
 
 def demo(
-    without: Annotated[
-        list[str] | None,
-        typer.Option("--without", metavar="GUARD[,GUARD]", help="Switch guards off, to see what they stop."),
-    ] = None,
+    guards_off: GuardsOff = None,
     act: Annotated[list[str] | None, typer.Option("--act", help="Play only this act; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Repeat the run that named this seed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
@@ -42,16 +39,13 @@ def demo(
 
     Guards: ticket, lock, fence, state, unique, recovery, acquirer-key. Exit code 0: ok, 1: violated, 2: unknown.
 
-    Example: countinghouse demo --without lock,fence,state,unique
+    Example: countinghouse demo --guards-off lock,fence,state,unique
     """
     with held_back():
         from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
         from services.demo.run import run  # noqa: PLC0415
 
-    try:
-        guards_off = Guards.without(name for part in without or () for name in part.split(",")).off
-    except InvalidArgument as error:
-        raise typer.BadParameter(error.message, param_hint="--without") from error
+    off = parse_guards_off(guards_off)
     for name in act or ():
         if name not in ACTS:
             raise typer.BadParameter(f"there is no act {name!r}; there are: {'; '.join(ACTS)}", param_hint="--act")
@@ -61,10 +55,8 @@ def demo(
     data = keep or Path(tempfile.mkdtemp(prefix="countinghouse-demo-"))
     say = _Silent() if as_json else _Teller()
     try:
-        say.begin(guards_off, chosen_seed)
-        outcome = asyncio.run(
-            run(data, guards_off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ()))
-        )
+        say.begin(off, chosen_seed)
+        outcome = asyncio.run(run(data, off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ())))
     except CountinghouseError as error:  # the stack did not come up: nothing is proved, and the logs say why
         raise StackRefused(error.reason, error.message) from error
     except BaseException:

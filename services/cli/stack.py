@@ -17,7 +17,17 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import output
-from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, parse_pairs, run
+from services.cli.arguments import (
+    DEFAULT_DATA,
+    AsJson,
+    Data,
+    Database,
+    GuardsOff,
+    ZooKeeper,
+    parse_guards_off,
+    parse_pairs,
+    run,
+)
 from services.cli.exit_codes import ExitCode
 from services.kernel.printable import escape
 
@@ -51,9 +61,7 @@ def up(
     start_timeout: Annotated[
         float, typer.Option("--start-timeout", help="Seconds to get ready in.", min=1, max=600)
     ] = 60.0,
-    guards_off: Annotated[
-        str, typer.Option("--guards-off", help="Guards to switch off, for demonstrations.", show_default=False)
-    ] = "",
+    guards_off: GuardsOff = None,
     failpoints: Annotated[bool, typer.Option("--failpoints", help="Let faults be armed from outside.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
     as_json: AsJson = False,
@@ -72,7 +80,7 @@ def up(
             database=database,
             replicas=parse_pairs(replicas or [], "payment=2"),
             ports=parse_pairs(port or [], "payment=50051"),
-            guards_off=tuple(name.strip() for name in guards_off.split(",") if name.strip()),
+            guards_off=parse_guards_off(guards_off),
             failpoints=failpoints,
             session_timeout_s=session_timeout,
             start_timeout_s=start_timeout,

@@ -1,7 +1,7 @@
 """The acts: each brings one fault about, looks at what became of it, and says which guard stood against it.
 
 An act is ok if its own check holds, not ok if an order was settled other than once, and unknown (`None`) if its
-situation could not be brought about. With guards switched off (`--without`) an act shows what they stop.
+situation could not be brought about. With guards switched off (`--guards-off`) an act shows what they stop.
 """
 
 from __future__ import annotations

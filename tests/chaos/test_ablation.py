@@ -13,7 +13,7 @@ def test_without_tickets_a_lost_reply_is_paid_for_twice(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "services.cli.main", "chaos", "ablate"),
-            *("--guards", "ticket", "--json", "--data", str(tmp_path)),
+            *("--guards-off", "ticket", "--json", "--data", str(tmp_path)),
         ],
         capture_output=True,
         text=True,

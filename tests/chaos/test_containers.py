@@ -52,7 +52,7 @@ def command(data: Path, minutes: str) -> list[str]:
 
 @pytest.mark.usefixtures("docker")
 def test_an_order_is_settled_once_whatever_becomes_of_containers(tmp_path: Path) -> None:
-    """The books are right, everything planned did strike, and nothing of the deployment is left but its words."""
+    """The books are right, every planned fault was injected, and nothing of the deployment is left but its words."""
     before = left_behind()
     ended = subprocess.run(command(tmp_path, "0.4"), capture_output=True, text=True, check=False)
     assert ended.stdout, ended.stderr

@@ -1,4 +1,4 @@
-"""A chaos run proves what it says it proves: it strikes, it looks, and it says so when it could not."""
+"""A chaos run proves what it says it proves: faults are injected and observed, or it says that they were not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pytest
 from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
 from countinghouse.type.v1 import money_pb2
-from services.chaos import injector, reconciliation, runner
+from services.chaos import faults, reconciliation, runner
 from services.chaos.calls import Person
-from services.chaos.runner import Course, Result, run
-from services.chaos.targets.local import SESSION_TIMEOUT_S, LocalOptions, LocalWorld
-from services.chaos.targets.target import NotBroughtAbout, World
+from services.chaos.runner import Result, RunConfig, run
+from services.chaos.targets.local import LocalOptions, LocalTarget
+from services.chaos.targets.target import NotBroughtAbout, Target
 from services.checker.findings import Check, Verdict
 from services.checker.history import Phase, read_history
 from services.kernel.clock import SystemClock
@@ -28,33 +29,33 @@ from services.kernel.clock import SystemClock
 SEED = 7
 
 
-async def run_on(folder: Path, *faults: str, length_s: float, guards_off: tuple[str, ...] = ()) -> Result:
+async def run_on(folder: Path, *names: str, length_s: float, guards_off: tuple[str, ...] = ()) -> Result:
     """A run on SQLite, where no server has to be installed."""
     clock = SystemClock()
-    course = Course(SEED, length_s, faults, 15.0, SESSION_TIMEOUT_S, "countinghouse chaos run --seed 7")
+    config = RunConfig(SEED, length_s, names, 15.0, "countinghouse chaos run --seed 7")
     options = LocalOptions(folder / "data", guards_off=guards_off, database="sqlite")
-    async with LocalWorld(options, clock) as world:
-        return await run(world, course, folder, clock, lambda _sentence: None)
+    async with LocalTarget(options, clock) as target:
+        return await run(target, config, folder, clock, lambda _sentence: None)
 
 
 async def test_an_order_is_settled_once_whatever_dies(tmp_path: Path) -> None:
-    """Clerks are killed and frozen and the bank is silent: the books are right, and everything planned did strike."""
-    result = await run_on(tmp_path, "kill-at", "freeze-at", "bank-silent", length_s=10)
+    """Clerks are killed and frozen, the acquirer is silent: the books are right, and every fault was injected."""
+    result = await run_on(tmp_path, "kill-at", "freeze-at", "acquirer-silent", length_s=10)
     assert (result.verdict, result.reasons) == (Verdict.OK, ())
-    assert set(result.fired) == {"kill-at", "freeze-at", "bank-silent"}
+    assert set(result.injected) == {"kill-at", "freeze-at", "acquirer-silent"}
     assert result.proofs["stale fences refused"] >= 1
-    assert result.proofs["orders at which two clerks met"] >= 1
+    assert result.proofs["orders settled by two clerks at once"] >= 1
     assert [check.examined > 0 for check in result.checks if check.name == reconciliation.NAME] == [True]
     history = read_history(result.history)
     assert history.whole
-    assert {moment.fault for moment in history.nemesis if moment.phase is Phase.ENDED} == set(result.fired)
+    assert {moment.fault for moment in history.nemesis if moment.phase is Phase.ENDED} == set(result.injected)
     assert any(fault == "kill-at payment" for fault, _ in result.coverage)
     page = result.report.read_text(encoding="utf-8")
     assert "countinghouse chaos run --seed 7" in page
     assert not re.search(r"<link|<script[^>]*src|https?://(?!www.w3.org)", page), "one file, that needs no other"
 
 
-async def test_a_fault_that_never_struck_makes_a_run_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_that_was_not_injected_makes_a_run_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The books are right; but what was to be shown was not."""
 
     class Missing(AbstractAsyncContextManager[dict[str, Any]]):
@@ -64,27 +65,28 @@ async def test_a_fault_that_never_struck_makes_a_run_unknown(tmp_path: Path, mon
         async def __aexit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(injector, "FAULTS", {**injector.FAULTS, "kill": lambda *_: Missing()})
-    result = await run_on(tmp_path, "kill", "bank-slow", length_s=6)
+    types = [replace(each, inject=lambda *_: Missing()) if each.name == "kill" else each for each in faults.ALL]
+    monkeypatch.setattr(faults, "ALL", types)
+    result = await run_on(tmp_path, "kill", "acquirer-slow", length_s=6)
     assert result.verdict is Verdict.UNKNOWN
-    assert result.fired.keys() == {"bank-slow"}
-    assert all("did not strike" in reason or reason.endswith("struck by kill") for reason in result.reasons)
+    assert result.injected.keys() == {"acquirer-slow"}
+    assert all("not injected" in reason or reason.endswith("injected: kill") for reason in result.reasons)
 
 
 async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The services' own answers do not come out even with the acquirer's, and the run says by how much."""
 
-    async def and_charge(world: World, accountant: Person) -> Check:
+    async def and_charge(target: Target, accountant: Person) -> Check:
         metadata = (("authorization", f"Bearer {accountant.token}"),)
-        async with open_channel(world.address("acquirer-1")) as channel:
+        async with open_channel(target.address("acquirer-1")) as channel:
             stub: Any = acquirer_pb2_grpc.AcquirerServiceStub(channel)
             money = money_pb2.Money(minor_units=700, currency_code="CNY")
             request = acquirer_pb2.ChargeRequest(key="stranger:1", card="tok-mei", amount=money)
             await stub.Charge(request, timeout=10, metadata=metadata, wait_for_ready=True)
-        return await reconciliation.reconcile(world, accountant)
+        return await reconciliation.reconcile(target, accountant)
 
     monkeypatch.setattr(runner, "reconcile", and_charge)
-    result = await run_on(tmp_path, "bank-slow", length_s=5)
+    result = await run_on(tmp_path, "acquirer-slow", length_s=5)
     assert result.verdict is Verdict.VIOLATED
     violations = [reason for reason in result.reasons if reason.startswith(reconciliation.NAME)]
     assert len(violations) == 2
@@ -138,8 +140,8 @@ def test_a_run_that_breaks_down_is_unknown(tmp_path: Path) -> None:
 
 
 def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
-    """`seeds` ends with 2, says why, and keeps what the run left."""
-    ended = countinghouse("seeds", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))
+    """`sweep` ends with 2, says why, and keeps what the run left."""
+    ended = countinghouse("sweep", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))
     assert ended.returncode == 2
     told = json.loads(ended.stdout)
     assert told["counts"] == {"ok": 0, "violated": 0, "unknown": 2}
@@ -148,9 +150,9 @@ def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
 
 
 def test_a_seed_that_is_ok_leaves_nothing(tmp_path: Path) -> None:
-    """`seeds` ends with 0 and a line for each."""
+    """`sweep` ends with 0 and a line for each."""
     ended = countinghouse(
-        *("seeds", "--seeds", "7", "--faults", "bank-slow", "--minutes", "0.1", "--database", "sqlite"),
+        *("sweep", "--seeds", "7", "--faults", "acquirer-slow", "--minutes", "0.1", "--database", "sqlite"),
         *("--data", str(tmp_path)),
     )
     assert (ended.returncode, ended.stdout) == (0, "1 seeds: 1 ok, 0 violated, 0 unknown\n"), ended.stderr

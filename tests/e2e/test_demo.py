@@ -43,7 +43,7 @@ SPARED = {guard: [act for act, stand in DEFENCES.items() if guard not in stand.a
 
 def without(guards: tuple[str, ...], *acts: str) -> Run:
     """A run of some acts with guards off."""
-    return ("--without", ",".join(guards), *(word for act in acts for word in ("--act", act)))
+    return ("--guards-off", ",".join(guards), *(word for act in acts for word in ("--act", act)))
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ class TestAskedWrongly:
         assert _KILLED in done.stderr
 
     async def test_an_unknown_guard(self) -> None:
-        done = await command_line("demo", "--without", "lock,umbrella", COLUMNS="200")
+        done = await command_line("demo", "--guards-off", "lock,umbrella", COLUMNS="200")
         assert done.returncode == 2
         assert "umbrella" in done.stderr
         assert ", ".join(NAMES) in done.stderr

@@ -130,7 +130,7 @@ class Proxy:
         self.enabled = False
         self.toxics: dict[str, Toxic] = {}
         self.connected = 0  #: Connections ever passed on.
-        self.spoiled = 0  #: Connections that some toxic has concerned, or that disabling has cut.
+        self.affected = 0  #: Connections that some toxic has concerned, or that disabling has cut.
         self._rng = rng or random.Random()  # noqa: S311
         self._socket = bound(host, listen_port)
         self.port = int(self._socket.getsockname()[1])  #: The same for as long as it lives.
@@ -165,7 +165,7 @@ class Proxy:
             self._socket.close()
             self._socket = bound(self.host, self.port)  # bound and not listening: it refuses, and the port stays ours
         for connection in list(self._connections):
-            self.spoiled += 1
+            self.affected += 1
             connection.end(reset=True)
 
     def add(self, toxic: Toxic) -> None:
@@ -292,7 +292,7 @@ class _Connection:
         """A toxic was added; if it concerns this connection, it begins."""
         if not self.proxy.concerns(toxic):
             return
-        self.proxy.spoiled += 1
+        self.proxy.affected += 1
         self._concerned[toxic.name] = toxic
         if toxic.kind == "reset_peer" or (toxic.kind == "timeout" and toxic.attributes["timeout"]):
             after_s = toxic.attributes["timeout"] / 1000

@@ -7,12 +7,12 @@ from html import escape
 from typing import Any, Final
 
 from services.chaos.ablation import Cell, Column, Matrix, Row
-from services.chaos.report.run_page import STYLE
+from services.chaos.report import page
 from services.checker.findings import Verdict
 
 HEADS: Final = ("guard", "fault", *(str(column) for column in Column), "row")
 _FILLED: Final = {True: "filled", False: "EMPTY", None: "unknown"}
-_MAX_TOLD: Final = 6
+_MAX_REASONS: Final = 6
 
 
 def table(matrix: Matrix) -> list[tuple[str, ...]]:
@@ -65,22 +65,16 @@ def render(matrix: Matrix, command: str, facts: Mapping[str, str]) -> str:
         command: What repeats it.
         facts: The run in a few pairs.
     """
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in matrix.empty)
-    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    title = "Which guard stops which fault"
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}: {matrix.verdict}</title><style>{STYLE}{_STYLE}</style></head><body><main>",
-            f'<header><p class="verdict {matrix.verdict}">{matrix.verdict}</p><h1>{title}</h1>'
-            f"{f'<ul class=reasons>{reasons}</ul>' if reasons else ''}"
-            f"<dl>{told}</dl><p>Repeat it:</p><pre>{escape(command)}</pre></header>",
-            f"<section><h2>Matrix</h2><p>{_LEGEND}</p>{_matrix(matrix)}</section>",
-            f"<section><h2>What was found</h2>{''.join(map(_found, _in_order(matrix)))}</section>",
-            "</main></body></html>",
-        ]
+    return page.render(
+        "Which guard stops which fault",
+        matrix.verdict,
+        reasons=matrix.empty,
+        facts=facts,
+        command=command,
+        sections={
+            "Matrix": f"<p>{_LEGEND}</p>{_matrix(matrix)}",
+            "What was found": "".join(map(_found, _with_reasons(matrix))),
+        },
     )
 
 
@@ -88,10 +82,6 @@ _LEGEND: Final = (
     "Each row is a fault for which its guard is the only defence; where others stand against it as well, they are off "
     "throughout. A row is filled if all is well with the guard on and a violation is found with it off."
 )
-_STYLE: Final = """
-.matrix td { padding: 6px 12px 6px 0; } .matrix td.cell { min-width: 96px; }
-td.unknown { color: var(--info); } td.none { color: var(--soft); } h3 .violated { color: var(--bad); }
-"""
 
 
 def _matrix(matrix: Matrix) -> str:
@@ -115,7 +105,7 @@ def _cell(cell: Cell | None) -> str:
     return f'<td class="cell {cell.verdict}">{_word(cell)}{checks}</td>'
 
 
-def _in_order(matrix: Matrix) -> list[Cell]:
+def _with_reasons(matrix: Matrix) -> list[Cell]:
     """The cells in which something was found, or nothing could be."""
     cells = (matrix.cells.get((row, column)) for row in matrix.rows for column in row.columns)
     return [cell for cell in cells if cell is not None and cell.reasons]
@@ -123,13 +113,10 @@ def _in_order(matrix: Matrix) -> list[Cell]:
 
 def _found(cell: Cell) -> str:
     off = ", ".join(cell.row.guards_off(cell.column)) or "none"
-    told = "".join(f"<li>{escape(reason)}</li>" for reason in cell.reasons[:_MAX_TOLD])
-    more = len(cell.reasons) - _MAX_TOLD
-    told += f"<li>and {more} more</li>" if more > 0 else ""
     return (
         f"<h3>{escape(cell.row.guard)}: {escape(cell.row.scene.name)}, {escape(cell.column)} "
         f"<small>off: {escape(off)}; seed {cell.seed}, try {cell.tries}, {cell.took_s:.1f} s</small></h3>"
-        f"<ul>{told}</ul>"
+        + page.items(cell.reasons, _MAX_REASONS)
     )
 
 

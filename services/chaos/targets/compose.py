@@ -1,13 +1,13 @@
-"""The deployment of deploy/ as a world: containers are killed, paused and cut off from their network.
+"""The deployment of deploy/ as a target: containers are killed, paused and cut off from their network.
 
     the host ──▶ published ports ──▶ payment-1, payment-2, order-1, … acquirer ──▶ zoo1–3, postgres
 
-It runs a deployment of its own, with a project name, ports and addresses of its own, so that one that is there already
-is not touched; all of it is removed in the end. A container that was killed stays down until somebody starts it: that
-is done here at once, as `restart: unless-stopped` would for one that died by itself.
+It starts a deployment with a project name, ports and addresses of its own, so that one that runs already is not
+touched, and removes all of it in the end. Docker does not restart a container that was killed by hand: that is done
+here at once, as `restart: unless-stopped` would for one that died by itself.
 
-A process that is the first of its container cannot kill or stop itself. So failpoints only hold it there
-(`holds_at_failpoints`), and the blow comes from outside.
+The first process of a container cannot kill or stop itself. So failpoints only hold it (`holds_at_failpoints`), and it
+is killed or paused from outside.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.grpc_channel import open_channel
 from services.chaos.acquirer_log import read_acquirer_log
-from services.chaos.faults.types import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
-from services.chaos.plan import Kind
-from services.chaos.targets.target import NotBroughtAbout
+from services.chaos.targets.target import ACQUIRER, NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.snapshot import ACQUIRER as BANK
+from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
 from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
@@ -42,8 +40,6 @@ from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenSigner
 
-#: As docker-compose.chaos.yml sets it.
-SESSION_TIMEOUT_S: Final = 4.0
 DEPLOY: Final = Path(__file__).parents[3] / "deploy"
 _FILES: Final = ("docker-compose.yml", "docker-compose.chaos.yml")
 _HOST: Final = "127.0.0.1"
@@ -61,6 +57,7 @@ PORTS: Final[Mapping[str, str]] = dict(
 _DIGITS: Final = range(190, 250)
 _UP_TIMEOUT_S: Final = 480.0
 _DOCKER_TIMEOUT_S: Final = 60.0
+_SERVE_WITHIN_S: Final = 60.0
 _STOP_S: Final = 8
 _PAUSE_TRIES: Final = 5
 _LOOK_S: Final = 0.1
@@ -69,10 +66,10 @@ _TOKEN_TTL_S: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class ComposeOptions:
-    """How the deployment is to be.
+    """The deployment to start.
 
     Args:
-        data: A folder, where what the containers had to say is kept.
+        data: A folder for the containers' logs.
         project: The name of compose's project.
     """
 
@@ -81,11 +78,16 @@ class ComposeOptions:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-class ComposeWorld:
-    """See `world.World`. `async with ComposeWorld(options, clock) as world:` starts and removes everything."""
+class ComposeTarget:
+    """See `Target`. `async with ComposeTarget(options, clock) as target:` starts and removes everything."""
 
     name = "compose"
+    instances = _INSTANCES
+    session_timeout_s = 4.0  # as in docker-compose.chaos.yml
     holds_at_failpoints = True
+    has_postgresql = True
+    links: tuple[str, ...] = ()
+    shiftable_clocks: tuple[str, ...] = ()
 
     def __init__(self, options: ComposeOptions, clock: Clock) -> None:
         self._clock = clock
@@ -104,7 +106,7 @@ class ComposeWorld:
             opened = await asyncio.to_thread(open_deployment, self._environment, self._resources)
             self._data = Path(opened["COUNTINGHOUSE_DATA"])
         except BaseException:
-            with suppress(StackRefused):  # what went wrong first is what has to be told
+            with suppress(StackRefused):  # the first error is the one to raise
                 await self._remove()
             raise
         return self
@@ -118,65 +120,33 @@ class ComposeWorld:
 
     @property
     def zookeeper(self) -> str:
-        """All three servers, by their published ports."""
         return ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
 
     @property
     def databases(self) -> Mapping[str, str]:
-        """See `World`."""
-        return {service: database_url(self._data, service) for service in (*SERVICES, BANK)}
-
-    @property
-    def instances(self) -> tuple[str, ...]:
-        """See `World`."""
-        return _INSTANCES
-
-    def kinds(self) -> tuple[Kind, ...]:
-        """See `World`."""
-        payments = tuple(name for name in _INSTANCES if name.startswith("payment"))
-        return (
-            *process_kinds(_INSTANCES, rolling_s=20.0),
-            *zookeeper_kinds(),
-            *postgresql_kinds(),
-            *bank_kinds(),
-            # alone, or a container that starts meanwhile might get the address of the one that is away
-            Kind("disconnect", "process", _INSTANCES, 1.0, 4.0, alone=True),
-            Kind("session-expiry", "process", payments, 1.0, 2.0, alone=True),
-        )
+        return {service: database_url(self._data, service) for service in (*SERVICES, ACQUIRER_DATABASE)}
 
     def token(self, name: str, role: Role) -> str:
-        """See `World`."""
         return TokenSigner.from_file(signing_key(self._data), self._clock).sign(Principal(name, role), _TOKEN_TTL_S)
 
     def address(self, instance: str) -> str:
-        """See `World`."""
         return f"{_HOST}:{self._ports[instance]}"
 
-    async def acquirer_log(self) -> AcquirerLog | None:
-        """See `World`."""
+    async def acquirer_log(self) -> AcquirerLog:
         return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR))
 
     # ---- containers ------------------------------------------------------------------------------------
 
-    async def incarnation(self, instance: str) -> str:
-        """See `World`."""
-        return str((await self._inspect(instance))["State"]["StartedAt"])
-
     async def kill(self, instance: str) -> None:
-        """See `World`."""
         await self._docker("kill", self._container(instance))
         await self._start(instance)
 
-    async def terminate(self, instance: str) -> float:
-        """See `World`."""
-        began_s = self._clock.monotonic_s()
+    async def terminate(self, instance: str) -> None:
         await self._docker("stop", "--time", str(_STOP_S), self._container(instance))
-        took_s = self._clock.monotonic_s() - began_s
         await self._start(instance)
-        return took_s
 
     async def pause(self, instance: str) -> None:
-        """See `World`. A busy container may have to be told more than once."""
+        """See `Target`. A busy container may need more than one try."""
         for _ in range(_PAUSE_TRIES):
             with suppress(NotBroughtAbout):
                 await self._docker("pause", self._container(instance))
@@ -185,20 +155,17 @@ class ComposeWorld:
         raise NotBroughtAbout(f"{instance} cannot be paused")
 
     async def resume(self, instance: str) -> None:
-        """See `World`."""
         if await self.is_paused(instance):
             await self._docker("unpause", self._container(instance))
 
     async def is_paused(self, instance: str) -> bool:
-        """See `World`."""
         return bool((await self._inspect(instance))["State"]["Paused"])
 
-    async def wait_serving(self, instance: str, within_s: float = 60.0) -> None:
-        """See `World`."""
+    async def wait_serving(self, instance: str) -> None:
         request = health_pb2.HealthCheckRequest(service=INTERFACES.get(instance.partition("-")[0], ""))
         address = self.address(instance)
         with suppress(TimeoutError):
-            async with asyncio.timeout(within_s), open_channel(address) as channel:
+            async with asyncio.timeout(_SERVE_WITHIN_S), open_channel(address) as channel:
                 stub: Any = health_pb2_grpc.HealthStub(channel)
                 while True:
                     with suppress(grpc.aio.AioRpcError):
@@ -211,16 +178,13 @@ class ComposeWorld:
     # ---- ZooKeeper and PostgreSQL ----------------------------------------------------------------------
 
     async def zookeeper_servers(self) -> dict[str, str]:
-        """See `World`."""
         modes = await asyncio.gather(*(zookeeper.mode(f"{_HOST}:{self._ports[server]}") for server in _SERVERS))
         return dict(zip(_SERVERS, modes, strict=True))
 
     async def kill_server(self, server: str) -> None:
-        """See `World`."""
         await self._docker("kill", self._container(server))
 
     async def start_server(self, server: str) -> None:
-        """See `World`."""
         await self._start(server)
         running = [(await self._inspect(each))["State"]["Running"] for each in _SERVERS]
         if sum(running) * 2 > len(_SERVERS):
@@ -228,43 +192,37 @@ class ComposeWorld:
             await self._until(lambda: zookeeper.mode(address), f"{server} does not serve again")
 
     async def pause_server(self, server: str) -> None:
-        """See `World`."""
         await self.pause(server)
 
     async def resume_server(self, server: str) -> None:
-        """See `World`."""
         await self.resume(server)
 
-    async def stop_postgresql(self, *, politely: bool) -> None:
-        """See `World`."""
-        how = ("stop", "--time", "30") if politely else ("kill",)
+    async def stop_postgresql(self, *, fast: bool) -> None:
+        how = ("stop", "--time", "30") if fast else ("kill",)
         await self._docker(*how, self._container(_POSTGRESQL))
 
     async def start_postgresql(self) -> None:
-        """See `World`."""
         await self._start(_POSTGRESQL)
         await self._until(self._postgresql_answers, "PostgreSQL does not answer again")
 
-    # ---- lines -----------------------------------------------------------------------------------------
+    # ---- links -----------------------------------------------------------------------------------------
 
-    async def spoil(self, line: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
-        """Not to be had here: nothing stands between the containers."""
-        raise NotBroughtAbout(f"{kind} {dict(attributes)} of {line}'s {stream}: there is no proxy here")
+    async def add_toxic(self, link: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
+        raise NotBroughtAbout(f"no proxy for {kind} {dict(attributes)} of {link}'s {stream}")
 
-    async def cut(self, line: str) -> None:
-        """See `World`: an instance is cut off from everybody, whoever was meant."""
-        instance = line.rpartition("/")[2]
+    async def cut(self, link: str) -> None:
+        """Disconnect the instance from the network, also if only its link to ZooKeeper is named."""
+        instance = link.rpartition("/")[2]
         networks = (await self._inspect(instance))["NetworkSettings"]["Networks"]
         self._addresses[instance] = networks[self._network]["IPAddress"]
         await self._docker("network", "disconnect", self._network, self._container(instance))
 
-    async def concerned(self, line: str) -> int:
-        """Not to be had here."""
-        raise NotBroughtAbout(f"nobody counts the connections of {line}")
+    async def affected_connections(self, link: str) -> int:
+        raise NotBroughtAbout(f"no proxy counts the connections of {link}")
 
-    async def mend(self, line: str) -> None:
-        """See `World`. It gets its own address again."""
-        instance = line.rpartition("/")[2]
+    async def heal(self, link: str) -> None:
+        """See `Target`. The instance gets its own address again."""
+        instance = link.rpartition("/")[2]
         if self._network in (await self._inspect(instance))["NetworkSettings"]["Networks"]:
             return
         container, service = self._container(instance), service_name(instance)
@@ -272,7 +230,6 @@ class ComposeWorld:
         await self._docker("network", "connect", *address, self._network, container)
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
-        """Not to be had here."""
         raise NotBroughtAbout(f"the clock of {instance} cannot be shifted by {by_s} s: containers share the host's")
 
     # ---- inside ----------------------------------------------------------------------------------------
@@ -300,7 +257,7 @@ class ComposeWorld:
             raise NotBroughtAbout(otherwise) from None
 
     async def _start(self, name: str) -> None:
-        """Starts a container that is down. Harmless if it runs."""
+        """Start a container that is down. Harmless if it runs."""
         await self._docker("start", self._container(name))
 
     async def _inspect(self, name: str) -> dict[str, Any]:
@@ -308,15 +265,15 @@ class ComposeWorld:
         return dict(found)
 
     async def _remove(self) -> None:
-        """Removes everything of the deployment but what its containers had to say."""
+        """Remove everything of the deployment but the logs of its containers."""
         self._resources.close()
         with suppress(StackRefused, OSError):
-            said = await self._compose("logs", "--no-color", "--timestamps", timeout_s=_DOCKER_TIMEOUT_S)
-            self._logs.write_text(said, encoding="utf-8")
+            logs = await self._compose("logs", "--no-color", "--timestamps", timeout_s=_DOCKER_TIMEOUT_S)
+            self._logs.write_text(logs, encoding="utf-8")
         await self._compose("down", "--volumes", "--remove-orphans", "--timeout", "5", timeout_s=_UP_TIMEOUT_S)
 
     async def _compose(self, *arguments: str, timeout_s: float) -> str:
-        """Runs docker compose on the deployment; what it printed.
+        """Run docker compose on the deployment; return what it printed.
 
         Raises:
             StackRefused: DOCKER_FAILED.
@@ -327,12 +284,12 @@ class ComposeWorld:
             raise StackRefused("DOCKER_FAILED", str(error)) from error
 
     async def _docker(self, *arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> str:
-        """Runs docker; what it printed.
+        """Run docker; return what it printed.
 
         Raises:
             NotBroughtAbout: It failed, or took too long.
         """
-        said = f"docker {' '.join(arguments[:2])}"
+        command = f"docker {' '.join(arguments[:2])}"
         try:
             process = await asyncio.create_subprocess_exec(
                 *("docker", *arguments),
@@ -342,31 +299,31 @@ class ComposeWorld:
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
-            raise NotBroughtAbout(f"{said} cannot be run: {error.strerror}") from error
+            raise NotBroughtAbout(f"{command} cannot be run: {error.strerror}") from error
         try:
             async with asyncio.timeout(timeout_s):
                 printed, errors = await process.communicate()
         except TimeoutError:
-            raise NotBroughtAbout(f"{said} took more than {timeout_s:.0f} s") from None
+            raise NotBroughtAbout(f"{command} took more than {timeout_s:.0f} s") from None
         finally:
             if process.returncode is None:
                 process.kill()
         if process.returncode != 0:
             words = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-            raise NotBroughtAbout(f"{said} failed: {words[-1]}")
+            raise NotBroughtAbout(f"{command} failed: {words[-1]}")
         return printed.decode(errors="replace")
 
 
 def service_name(name: str) -> str:
-    """An instance as compose calls it."""
+    """Return an instance's name in docker-compose.yml."""
     return "acquirer" if name == ACQUIRER else name
 
 
 def named(project: str, digits: int) -> dict[str, str]:
-    """The environment in which docker compose means one deployment of its own, with failpoints.
+    """Return the environment in which docker compose means one deployment of its own, with failpoints.
 
     Args:
-        digits: With which its ports begin.
+        digits: Its ports begin with them.
     """
     return {
         "COMPOSE_PROJECT_NAME": project,
@@ -377,7 +334,7 @@ def named(project: str, digits: int) -> dict[str, str]:
 
 
 def free_digits() -> int:
-    """Three digits with which every port of the deployment is free.
+    """Return three digits with which every port of the deployment is free.
 
     Raises:
         StackRefused: PORT_BUSY.

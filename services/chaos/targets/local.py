@@ -1,7 +1,7 @@
-"""The embedded stack as a world: two of each service, PostgreSQL, an ensemble of three, a bank, and a proxy everywhere.
+"""The embedded stack as a target: two of each service, PostgreSQL, an ensemble of three, an acquirer, and proxies.
 
-    callers, services ──▶ proxy ──▶ each instance and the bank        lines `payment-1`, `acquirer-1`, …
-    each instance     ──▶ its own three proxies ──▶ ZooKeeper         lines `zookeeper/payment-1`, …
+    callers, services ──▶ proxy ──▶ each instance and the acquirer    links `payment-1`, `acquirer-1`, …
+    each instance     ──▶ its own three proxies ──▶ ZooKeeper         links `zookeeper/payment-1`, …
     each service      ──▶ PostgreSQL
 
 Every instance has proxies of its own towards ZooKeeper, so that one of them can lose its session while the others
@@ -24,11 +24,9 @@ import psutil
 
 from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.faultproxy.proxy import HOST, Proxy, Stream, Toxic
-from services.chaos.faults.types import ACQUIRER, bank_kinds, postgresql_kinds, process_kinds, zookeeper_kinds
-from services.chaos.plan import Kind
-from services.chaos.targets.target import NotBroughtAbout
+from services.chaos.targets.target import ACQUIRER, NotBroughtAbout
 from services.checker.acquirer_log import AcquirerLog
-from services.checker.snapshot import ACQUIRER as BANK
+from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
 from services.devstack.components.databases import POSTGRESQL
 from services.devstack.components.zookeeper import PortReservation
@@ -38,7 +36,6 @@ from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import Clock
 from services.kernel.principal import Role
 
-SESSION_TIMEOUT_S: Final = 2.0
 _REPLICAS: Final = {"order": 2, "payment": 2, "ledger": 2}
 _SETTINGS: Final[Mapping[str, object]] = {
     "lease_s": 2.0,
@@ -46,21 +43,22 @@ _SETTINGS: Final[Mapping[str, object]] = {
     "drain_s": 3.0,
     "currencies": "CNY",
     "acquirer_timeout_s": 1.5,
-    # So often the bank is asked before people have to look: here nobody would, so rather more often.
+    # The worker asks the acquirer so often before a payment waits for people: more often here, for no one would look.
     "acquirer_asks": 40,
 }
 _DIE_WITHIN_S: Final = 15.0
+_SERVE_WITHIN_S: Final = 30.0
 _FAKETIME: Final = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1")
-#: Whose wall clocks can be made wrong.
-_FAKED: Final = ("payment-2", "order-2")
+#: Started under libfaketime, if it is installed.
+_SHIFTABLE_CLOCKS: Final = ("payment-2", "order-2")
 
 
 @dataclass(frozen=True, slots=True)
 class LocalOptions:
-    """How the stack is to be.
+    """The stack to start.
 
     Args:
-        guards_off: Guards to switch off, to see what they stop.
+        guards_off: Guards to switch off.
         database: `postgresql` or `sqlite`.
     """
 
@@ -70,10 +68,11 @@ class LocalOptions:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-class LocalWorld:
-    """See `world.World`. `async with LocalWorld(options, clock) as world:` starts and stops everything."""
+class LocalTarget:
+    """See `Target`. `async with LocalTarget(options, clock) as target:` starts and stops everything."""
 
     name = "local"
+    session_timeout_s = 2.0
     holds_at_failpoints = False
 
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
@@ -81,7 +80,7 @@ class LocalWorld:
         self._clock = clock
         self._resources = AsyncExitStack()
         self._ensemble = ZooKeeperEnsemble(options.data / "ensemble", options.environment)
-        self._lines: dict[str, tuple[Proxy, ...]] = {}
+        self._links: dict[str, tuple[Proxy, ...]] = {}
         self._stack: Stack | None = None
 
     async def __aenter__(self) -> Self:
@@ -94,15 +93,15 @@ class LocalWorld:
                 replicas=_REPLICAS,
                 guards_off=self._options.guards_off,
                 failpoints=True,
-                session_timeout_s=SESSION_TIMEOUT_S,
+                session_timeout_s=self.session_timeout_s,
                 settings=_SETTINGS,
                 settings_of={name: await self._in_front_of(name) for name in _names()},
-                environment_of={name: self._faked(name) for name in _FAKED if _FAKETIME.exists()},
+                environment_of={name: self._faked(name) for name in self.shiftable_clocks},
                 start_timeout_s=90.0,
             )
             self._stack = Stack(options, clock=self._clock, environment=self._options.environment)
             await self._resources.enter_async_context(self._stack)
-            self._lines[ACQUIRER][0].upstream = self._stack.acquirer
+            self._links[ACQUIRER][0].upstream = self._stack.acquirer
         except BaseException:
             await self._resources.aclose()
             raise
@@ -111,165 +110,127 @@ class LocalWorld:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.heal()
+        await self.heal_all()
         await self._resources.aclose()
 
-    async def heal(self) -> None:
-        """Whatever a fault has left behind is put right."""
+    async def heal_all(self) -> None:
+        """Undo whatever a fault has left behind."""
         for server in self._ensemble.servers:
             self._ensemble.resume(server)
             await self._ensemble.start(server)
-        for line in self._lines:
-            await self.mend(line)
+        for link in self._links:
+            await self.heal(link)
         for name in self.instances:
             await self.resume(name)
-        for name in _FAKED:
+        for name in self.shiftable_clocks:
             await self.shift_clock(name, 0.0)
 
     # ---- what it is ------------------------------------------------------------------------------------
 
     @property
     def zookeeper(self) -> str:
-        """All three servers, not through any proxy."""
         return ",".join(self._ensemble.address(server) for server in self._ensemble.servers)
 
     @property
     def databases(self) -> Mapping[str, str]:
-        """See `World`."""
-        return {service: database_url(self._options.data, service) for service in (*SERVICES, BANK)}
+        return {service: database_url(self._options.data, service) for service in (*SERVICES, ACQUIRER_DATABASE)}
 
     @property
     def instances(self) -> tuple[str, ...]:
-        """See `World`."""
-        bank, *services = _names()
-        return (*services, bank)
+        acquirer, *services = _names()
+        return (*services, acquirer)
 
-    def kinds(self) -> tuple[Kind, ...]:
-        """See `World`."""
-        payments = self._named("payment")
-        kinds = [
-            *process_kinds(self.instances, rolling_s=8.0),
-            *zookeeper_kinds(),
-            *bank_kinds(),
-            Kind("session-expiry", "zookeeper", payments, 3.0, 4.0),
-            Kind("latency", "network", self.instances, 1.0, 3.0),
-            Kind("reset", "network", self.instances, 0.5, 2.0),
-            Kind("replies-lost", "network", self.instances, 1.0, 3.0),
-            Kind("requests-lost", "network", self.instances, 1.0, 3.0),
-            Kind("down", "network", self.instances, 1.0, 3.0),
-        ]
-        if self._options.database == POSTGRESQL:
-            kinds += postgresql_kinds()
-        if _FAKETIME.exists():
-            kinds.append(Kind("clock-jump", "clock", _FAKED, 1.0, 4.0))
-        return tuple(kinds)
+    @property
+    def links(self) -> tuple[str, ...]:
+        return self.instances
+
+    @property
+    def has_postgresql(self) -> bool:
+        return self._options.database == POSTGRESQL
+
+    @property
+    def shiftable_clocks(self) -> tuple[str, ...]:
+        return _SHIFTABLE_CLOCKS if _FAKETIME.exists() else ()
 
     def token(self, name: str, role: Role) -> str:
-        """See `World`."""
         return self._running.token(name, role)
 
     def address(self, instance: str) -> str:
-        """See `World`."""
-        return self._lines[instance][0].listen
+        return self._links[instance][0].listen
 
-    async def acquirer_log(self) -> AcquirerLog | None:
-        """See `World`."""
+    async def acquirer_log(self) -> AcquirerLog:
         return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR))
 
     # ---- processes -------------------------------------------------------------------------------------
 
-    async def incarnation(self, instance: str) -> str:
-        """See `World`."""
-        return str(self._running.instance(instance).pid)
-
     async def kill(self, instance: str) -> None:
-        """See `World`."""
         await self._end(instance, signal.SIGKILL)
 
-    async def terminate(self, instance: str) -> float:
-        """See `World`."""
-        began_s = self._clock.monotonic_s()
+    async def terminate(self, instance: str) -> None:
         await self._end(instance, signal.SIGTERM)
-        return self._clock.monotonic_s() - began_s
 
     async def pause(self, instance: str) -> None:
-        """See `World`."""
         self._running.kill(instance, signal.SIGSTOP)
 
     async def resume(self, instance: str) -> None:
-        """See `World`."""
         self._running.kill(instance, signal.SIGCONT)
 
     async def is_paused(self, instance: str) -> bool:
-        """See `World`."""
         try:
             return psutil.Process(self._running.instance(instance).pid).status() == psutil.STATUS_STOPPED
         except (psutil.NoSuchProcess, ValueError):
             return False
 
-    async def wait_serving(self, instance: str, within_s: float = 30.0) -> None:
-        """See `World`."""
+    async def wait_serving(self, instance: str) -> None:
         try:
-            await self._running.wait_serving(instance, timeout_s=within_s)
+            await self._running.wait_serving(instance, timeout_s=_SERVE_WITHIN_S)
         except TimeoutError:
             raise NotBroughtAbout(f"{instance} does not come back") from None
 
     # ---- ZooKeeper and PostgreSQL ----------------------------------------------------------------------
 
     async def zookeeper_servers(self) -> dict[str, str]:
-        """See `World`."""
         return await self._ensemble.modes()
 
     async def kill_server(self, server: str) -> None:
-        """See `World`."""
         await self._ensemble.kill(server)
 
     async def start_server(self, server: str) -> None:
-        """See `World`."""
         await self._ensemble.start(server)
 
     async def pause_server(self, server: str) -> None:
-        """See `World`."""
         self._ensemble.pause(server)
 
     async def resume_server(self, server: str) -> None:
-        """See `World`."""
         self._ensemble.resume(server)
 
-    async def stop_postgresql(self, *, politely: bool) -> None:
-        """See `World`. Whoever looks after it starts it again at once."""
-        self._running.kill(POSTGRESQL, signal.SIGINT if politely else signal.SIGKILL)
+    async def stop_postgresql(self, *, fast: bool) -> None:
+        """See `Target`. The stack starts it again at once."""
+        self._running.kill(POSTGRESQL, signal.SIGINT if fast else signal.SIGKILL)
 
     async def start_postgresql(self) -> None:
-        """See `World`."""
         await self._running.wait_server(POSTGRESQL)
 
     # ---- lines and clocks ------------------------------------------------------------------------------
 
-    async def spoil(self, line: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
-        """See `World`."""
-        for proxy in self._lines[line]:
+    async def add_toxic(self, link: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
+        for proxy in self._links[link]:
             proxy.add(Toxic("fault", kind, Stream(stream), attributes=attributes))
 
-    async def cut(self, line: str) -> None:
-        """See `World`."""
-        for proxy in self._lines[line]:
+    async def cut(self, link: str) -> None:
+        for proxy in self._links[link]:
             await proxy.disable()
 
-    async def concerned(self, line: str) -> int:
-        """See `World`."""
-        return sum(proxy.spoiled for proxy in self._lines[line])
+    async def affected_connections(self, link: str) -> int:
+        return sum(proxy.affected for proxy in self._links[link])
 
-    async def mend(self, line: str) -> None:
-        """See `World`."""
-        for proxy in self._lines[line]:
+    async def heal(self, link: str) -> None:
+        for proxy in self._links[link]:
             await proxy.reset()
-            proxy.spoiled = 0
+            proxy.affected = 0
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
-        """See `World`."""
-        if _FAKETIME.exists():
-            self._clock_file(instance).write_text(f"{by_s:+.1f}")
+        self._clock_file(instance).write_text(f"{by_s:+.1f}")
 
     # ---- inside ----------------------------------------------------------------------------------------
 
@@ -279,11 +240,8 @@ class LocalWorld:
             raise NotBroughtAbout("the stack was not started")
         return self._stack
 
-    def _named(self, service: str) -> tuple[str, ...]:
-        return tuple(name for name in self.instances if name.startswith(service))
-
     async def _end(self, instance: str, number: signal.Signals) -> None:
-        """Ends a process, and returns when it has ended."""
+        """End a process; return when it has ended."""
         pid = self._running.instance(instance).pid
         self._running.kill(instance, number)
         try:
@@ -292,27 +250,27 @@ class LocalWorld:
             raise NotBroughtAbout(f"{instance} does not end") from None
 
     async def _in_front_of(self, name: str) -> dict[str, object]:
-        """Puts a proxy in front of an instance, and three between it and ZooKeeper; returns what it has to be told.
+        """Put a proxy in front of an instance, and three between it and ZooKeeper; return its settings.
 
-        The bank is not in ZooKeeper, and chooses its port itself: its proxy learns it once it has started.
+        The acquirer is not in ZooKeeper, and chooses its port itself: its proxy gets it once it has started.
         """
         if name == ACQUIRER:
-            self._lines[name] = (await self._resources.enter_async_context(Proxy(name, f"{HOST}:1")),)
+            self._links[name] = (await self._resources.enter_async_context(Proxy(name, f"{HOST}:1")),)
             return {}
         reservation = PortReservation()
         self._resources.callback(reservation.close)
         proxy = Proxy(name, f"{HOST}:{reservation.port}")
-        self._lines[name] = (await self._resources.enter_async_context(proxy),)
-        told: dict[str, object] = {"listen_port": reservation.port, "advertise_port": proxy.port}
+        self._links[name] = (await self._resources.enter_async_context(proxy),)
+        settings: dict[str, object] = {"listen_port": reservation.port, "advertise_port": proxy.port}
         towards = [
             await self._resources.enter_async_context(Proxy(f"{name}/{server}", self._ensemble.address(server)))
             for server in self._ensemble.servers
         ]
-        self._lines[f"zookeeper/{name}"] = tuple(towards)
-        told["zookeeper"] = ",".join(each.listen for each in towards)
+        self._links[f"zookeeper/{name}"] = tuple(towards)
+        settings["zookeeper"] = ",".join(each.listen for each in towards)
         if name.startswith("payment"):
-            told["acquirer_address"] = self._lines[ACQUIRER][0].listen
-        return told
+            settings["acquirer_address"] = self._links[ACQUIRER][0].listen
+        return settings
 
     def _clock_file(self, instance: str) -> Path:
         return self._options.data / f"{instance}.clock"
@@ -330,7 +288,7 @@ class LocalWorld:
 
 
 def _names() -> tuple[str, ...]:
-    """The bank first: the others have to be told where it is."""
+    """Return the acquirer first: the others need its address."""
     return (
         ACQUIRER,
         *(f"{service}-{number}" for service, count in _REPLICAS.items() for number in range(1, count + 1)),

@@ -1,35 +1,32 @@
-"""What faults can lay their hands on: the processes, servers and lines of one deployment.
+"""A target: one running deployment that faults are injected into.
 
-`local` is the embedded stack with an ensemble of three, PostgreSQL, an acquirer and a proxy in front of each; `compose`
-is the deployment of deploy/. A world says what it can do (`kinds`), and each of its methods returns only when what it
-was asked for has really happened: a fault that was not seen to strike has not struck.
+`local` is the embedded stack with an ensemble of three, PostgreSQL, an acquirer and a proxy in front of each process;
+`compose` is the deployment of deploy/. `links`, `has_postgresql` and `shiftable_clocks` say what a target lacks. Each
+method returns only when its effect was observed: a fault that was not observed was not injected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
-from services.chaos.plan import Kind
 from services.checker.acquirer_log import AcquirerLog
 from services.kernel.principal import Role
 
+#: The acquirer's instance.
+ACQUIRER: Final = "acquirer-1"
+
 
 class NotBroughtAbout(Exception):
-    """A fault did not strike: what it needed was not there, or did not happen in time."""
+    """A fault was not injected: what it needs was not there, or did not happen in time."""
 
 
-class World(Protocol):
+class Target(Protocol):
     """One running deployment."""
 
     @property
     def name(self) -> str:
         """`local` or `compose`."""
-        ...
-
-    @property
-    def holds_at_failpoints(self) -> bool:
-        """Whether processes can only be held at a failpoint, and are struck there from outside."""
         ...
 
     @property
@@ -39,7 +36,7 @@ class World(Protocol):
 
     @property
     def databases(self) -> Mapping[str, str]:
-        """SQLAlchemy URLs the checker may read, by service; not through any proxy."""
+        """SQLAlchemy URLs for the checker, by service; not through any proxy."""
         ...
 
     @property
@@ -47,104 +44,121 @@ class World(Protocol):
         """The services' processes, like `payment-1`, and `acquirer-1`."""
         ...
 
-    async def acquirer_log(self) -> AcquirerLog | None:
-        """The bank's own log, oldest first; None: there is no bank."""
+    @property
+    def session_timeout_s(self) -> float:
+        """How long an instance that has died or is frozen keeps its locks."""
         ...
 
-    def kinds(self) -> tuple[Kind, ...]:
-        """The faults this world can bring about, with the targets it has."""
+    @property
+    def holds_at_failpoints(self) -> bool:
+        """Whether a failpoint can only hold a process, which is then killed or paused from outside."""
+        ...
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The instances behind a proxy: toxics can be added to their connections."""
+        ...
+
+    @property
+    def has_postgresql(self) -> bool:
+        """Whether its database is a PostgreSQL server."""
+        ...
+
+    @property
+    def shiftable_clocks(self) -> tuple[str, ...]:
+        """The instances whose wall clock can be shifted."""
+        ...
+
+    async def acquirer_log(self) -> AcquirerLog:
+        """Return the acquirer's own log, oldest first."""
         ...
 
     def token(self, name: str, role: Role) -> str:
-        """A token under which `name` acts as `role`."""
+        """Return a token for `name` in `role`."""
         ...
 
     def address(self, instance: str) -> str:
-        """Where callers reach an instance, through whatever stands in front of it."""
+        """Return where callers reach an instance, through any proxy in front of it."""
         ...
 
     # ---- processes -------------------------------------------------------------------------------------
 
-    async def incarnation(self, instance: str) -> str:
-        """Names this life of an instance: another one after each start."""
-        ...
-
     async def kill(self, instance: str) -> None:
-        """SIGKILL; it is started again by whoever looks after it."""
+        """Send SIGKILL. Its supervisor starts it again."""
         ...
 
-    async def terminate(self, instance: str) -> float:
-        """SIGTERM; returns the seconds until it had ended. It is started again."""
+    async def terminate(self, instance: str) -> None:
+        """Send SIGTERM, and wait until it has ended. Its supervisor starts it again."""
         ...
 
     async def pause(self, instance: str) -> None:
-        """SIGSTOP, or what the containers have for it."""
+        """Send SIGSTOP, or pause the container."""
         ...
 
     async def resume(self, instance: str) -> None:
-        """Lets a paused one go on. Harmless if it is not."""
+        """Resume it. Harmless if it is not paused."""
         ...
 
     async def is_paused(self, instance: str) -> bool:
-        """Whether it stands still."""
+        """Return whether it is paused."""
         ...
 
-    async def wait_serving(self, instance: str, within_s: float = 30.0) -> None:
-        """Waits until it is SERVING and registered.
+    async def wait_serving(self, instance: str) -> None:
+        """Wait until it is SERVING and registered.
 
         Raises:
-            NotBroughtAbout: Not within `within_s` seconds.
+            NotBroughtAbout: It is not in time.
         """
         ...
 
     # ---- ZooKeeper and PostgreSQL ----------------------------------------------------------------------
 
     async def zookeeper_servers(self) -> dict[str, str]:
-        """Each server with its mode: `leader`, `follower`, or empty if it does not answer."""
+        """Return each server with its mode: `leader`, `follower`, or empty if it does not answer."""
         ...
 
     async def kill_server(self, server: str) -> None:
-        """SIGKILL to a ZooKeeper server, which stays down."""
+        """Send SIGKILL to a ZooKeeper server, which stays down."""
         ...
 
     async def start_server(self, server: str) -> None:
-        """Starts it again; returns when it serves, if there is a quorum. Harmless if it runs."""
+        """Start it again; return when it serves, if there is a quorum. Harmless if it runs."""
         ...
 
     async def pause_server(self, server: str) -> None:
-        """SIGSTOP to a ZooKeeper server."""
+        """Pause a ZooKeeper server."""
         ...
 
     async def resume_server(self, server: str) -> None:
-        """SIGCONT to it."""
+        """Resume it."""
         ...
 
-    async def stop_postgresql(self, *, politely: bool) -> None:
-        """Stops it: a fast shutdown, or SIGKILL."""
+    async def stop_postgresql(self, *, fast: bool) -> None:
+        """Stop it: a fast shutdown, or SIGKILL."""
         ...
 
     async def start_postgresql(self) -> None:
-        """Starts it again; returns when it answers. Harmless if it runs."""
+        """Start it again; return when it answers. Harmless if it runs."""
         ...
 
-    # ---- lines and clocks ------------------------------------------------------------------------------
+    # ---- links and clocks ------------------------------------------------------------------------------
 
-    async def spoil(self, line: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
-        """Adds a toxic to a line, like `payment-1`, `postgresql/ledger` or `acquirer-1`."""
+    async def add_toxic(self, link: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
+        """Add a toxic to a link."""
         ...
 
-    async def cut(self, line: str) -> None:
-        """Resets a line's connections and refuses new ones."""
+    async def cut(self, link: str) -> None:
+        """Reset a link's connections and refuse new ones; `zookeeper/payment-1` is an instance's link to ZooKeeper."""
         ...
 
-    async def concerned(self, line: str) -> int:
-        """How many connections what spoils or cuts a line has concerned since it was mended."""
+    async def affected_connections(self, link: str) -> int:
+        """Return how many connections a toxic or a cut has affected since the link was healed."""
         ...
 
-    async def mend(self, line: str) -> None:
-        """As if nothing had been."""
+    async def heal(self, link: str) -> None:
+        """Remove the toxics of a link, and accept connections. Harmless if it is whole."""
         ...
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
-        """Lets the wall clock of one instance be wrong by so many seconds; 0: right again."""
+        """Shift the wall clock of an instance by so many seconds; 0: no longer."""
         ...

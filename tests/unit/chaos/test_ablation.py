@@ -319,15 +319,15 @@ class TestCommand:
             return matrix(on, off)
 
         monkeypatch.setattr(ablation, "ablate", found)
-        ended = CliRunner().invoke(app, ["chaos", "ablate", "--guards", "ticket", "--data", str(tmp_path)])
+        ended = CliRunner().invoke(app, ["chaos", "ablate", "--guards-off", "ticket", "--data", str(tmp_path)])
         assert ended.exit_code == code, ended.output
         assert f"verdict: {matrix(on, off).verdict} (4 cells); report: {tmp_path}/report.html" in ended.stdout
         assert all(reason in ended.stdout for reason in matrix(on, off).empty)
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
-        assert "countinghouse chaos ablate --seeds 1,2,3 --guards ticket" in page
+        assert "countinghouse chaos ablate --seeds 1,2,3 --guards-off ticket" in page
 
     def test_a_guard_that_does_not_exist_is_refused(self, tmp_path: Path) -> None:
         """With 2, before anything starts: 1 would say that a row is empty."""
-        ended = CliRunner().invoke(app, ["chaos", "ablate", "--guards", "luck", "--data", str(tmp_path)])
+        ended = CliRunner().invoke(app, ["chaos", "ablate", "--guards-off", "luck", "--data", str(tmp_path)])
         assert ended.exit_code == 2
         assert "there is no guard 'luck'; the guards are ticket, lock" in ended.stderr

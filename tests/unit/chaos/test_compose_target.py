@@ -1,6 +1,6 @@
-"""The deployment as a world: what is told to Docker, and that nothing has happened before it has.
+"""The deployment as a target: what Docker is called for, and that nothing has happened before it has.
 
-A stand-in for the program `docker` writes down what it is told; tests/chaos/test_containers.py has the real one.
+A stand-in for the program `docker` records its arguments; tests/chaos/test_containers.py has the real one.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from services.chaos import faults
 from services.chaos.plan import make_plan
-from services.chaos.targets.compose import ComposeOptions, ComposeWorld
+from services.chaos.targets.compose import ComposeOptions, ComposeTarget
 from services.chaos.targets.target import NotBroughtAbout
 from services.kernel.clock import SystemClock
 
@@ -36,13 +37,13 @@ esac
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> ComposeWorld:
+def target(tmp_path: Path) -> ComposeTarget:
     """A deployment that nobody has started, on the stand-in."""
     program = tmp_path / "docker"
     program.write_text(STAND_IN)
     program.chmod(0o755)
     environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    return ComposeWorld(ComposeOptions(tmp_path, PROJECT, environment), SystemClock())
+    return ComposeTarget(ComposeOptions(tmp_path, PROJECT, environment), SystemClock())
 
 
 def told(tmp_path: Path, *verbs: str) -> list[str]:
@@ -50,37 +51,38 @@ def told(tmp_path: Path, *verbs: str) -> list[str]:
     return [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith(verbs)]
 
 
-def test_a_minute_has_room_for_every_fault(world: ComposeWorld) -> None:
+def test_a_minute_has_room_for_every_fault(target: ComposeTarget) -> None:
     """It is how long a run is unless something else is said, and the seed a fresh one."""
-    kinds = world.kinds()
+    types = faults.available(target)
     for seed in range(300):
-        assert {strike.fault for strike in make_plan(kinds, seed, 60.0)} == {kind.name for kind in kinds}
+        plan = make_plan(types, target, seed, 60.0)
+        assert {injection.fault for injection in plan} == {each.name for each in types}
 
 
-async def test_an_instance_that_was_cut_off_gets_its_own_address_again(world: ComposeWorld, tmp_path: Path) -> None:
-    """It is registered under it. To mend what is whole is harmless."""
-    await world.cut("zookeeper/payment-1")
-    await world.mend("zookeeper/payment-1")
-    await world.mend("zookeeper/payment-1")
+async def test_an_instance_that_was_cut_off_gets_its_own_address_again(target: ComposeTarget, tmp_path: Path) -> None:
+    """It is registered under it. To heal what is whole is harmless."""
+    await target.cut("zookeeper/payment-1")
+    await target.heal("zookeeper/payment-1")
+    await target.heal("zookeeper/payment-1")
     assert told(tmp_path, "network") == [
         f"network disconnect chaos_default {PAYMENT}",
         f"network connect --ip 10.190.0.9 --alias payment-1 chaos_default {PAYMENT}",
     ]
 
 
-async def test_postgresql_is_started_when_it_answers(world: ComposeWorld, tmp_path: Path) -> None:
-    await world.start_postgresql()
+async def test_postgresql_is_started_when_it_answers(target: ComposeTarget, tmp_path: Path) -> None:
+    await target.start_postgresql()
     asked = f"exec {POSTGRESQL} pg_isready -q -h 127.0.0.1 -U postgres"
     assert told(tmp_path, "start", "exec") == [f"start {POSTGRESQL}", asked, asked, asked]
 
 
-async def test_a_container_is_paused_when_it_stands_still(world: ComposeWorld, tmp_path: Path) -> None:
+async def test_a_container_is_paused_when_it_stands_still(target: ComposeTarget, tmp_path: Path) -> None:
     """A busy one may have to be told twice."""
-    await world.pause("payment-1")
+    await target.pause("payment-1")
     assert told(tmp_path, "pause") == [f"pause {PAYMENT}"] * 2
 
 
-async def test_what_docker_refuses_has_not_happened(world: ComposeWorld, tmp_path: Path) -> None:
+async def test_what_docker_refuses_has_not_happened(target: ComposeTarget, tmp_path: Path) -> None:
     with pytest.raises(NotBroughtAbout, match=f"docker kill {PAYMENT} failed: .*no such container"):
-        await world.kill("payment-1")
+        await target.kill("payment-1")
     assert told(tmp_path, "start") == []

@@ -1,28 +1,32 @@
-"""A fault is brought about in a world that does not stand still while it is looked at."""
+"""A fault is injected into a target that goes on working while it is observed."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from services.chaos import injector
+from services.chaos import faults, runner
 from services.chaos.calls import Heard, Person
-from services.chaos.injector import FAULTS, Stage
-from services.chaos.plan import Strike
-from services.chaos.targets.target import NotBroughtAbout
-from services.checker.history import NO_ANSWER, Outcome
+from services.chaos.faults import trigger
+from services.chaos.faults.types import FaultInjection, FaultType, InjectionContext, Observation, fault_type, instances
+from services.chaos.injector import Injector
+from services.chaos.report import run_page
+from services.chaos.targets.target import NotBroughtAbout, Target
+from services.checker.history import NO_ANSWER, HistoryWriter, Outcome, Phase, read_history
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
 
 
 @dataclass(slots=True)
 class Ensemble:
-    """A world of three servers, of which the leader is another one at each look."""
+    """A target of three ZooKeeper servers, with another leader at each look."""
 
     looks: list[dict[str, str]]
     done: list[tuple[str, str]] = field(default_factory=list)
@@ -38,20 +42,20 @@ class Ensemble:
 
 
 @dataclass(slots=True)
-class Line:
-    """A world with one line, of which the calls that are made use it from the third on; and who makes those calls."""
+class Link:
+    """A target with one link, which calls use from the third settle on; and the caller that makes them."""
 
     asked: list[str] = field(default_factory=list)
-    spoiled: bool = False
+    toxic: bool = False
 
-    async def mend(self, line: str) -> None:
-        self.spoiled = False
+    async def heal(self, link: str) -> None:
+        self.toxic = False
 
-    async def spoil(self, line: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
-        self.spoiled = True
+    async def add_toxic(self, link: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
+        self.toxic = True
 
-    async def concerned(self, line: str) -> int:
-        return int(self.spoiled and self.asked.count("Settle") >= 3)
+    async def affected_connections(self, link: str) -> int:
+        return int(self.toxic and self.asked.count("Settle") >= 3)
 
     async def ask(self, process: str, person: Person, kind: str, *_: object, **__: object) -> Heard:
         self.asked.append(kind)
@@ -60,16 +64,16 @@ class Line:
 
 @dataclass(slots=True)
 class Registry:
-    """A world in which an instance can be cut off, and who sees whether it stays registered."""
+    """A target of which an instance can be cut off, and the caller that sees whether it stays registered."""
 
     stays: bool
     done: list[str] = field(default_factory=list)
 
-    async def cut(self, line: str) -> None:
-        self.done.append(f"cut {line}")
+    async def cut(self, link: str) -> None:
+        self.done.append(f"cut {link}")
 
-    async def mend(self, line: str) -> None:
-        self.done.append(f"mended {line}")
+    async def heal(self, link: str) -> None:
+        self.done.append(f"healed {link}")
 
     async def wait_unregistered(self, instance: str, within_s: float) -> None:
         if self.stays:
@@ -79,10 +83,11 @@ class Registry:
 
 @dataclass(slots=True)
 class SlowVictim:
-    """A world in which payment-1 takes its time, and the rival at payment-2 none; who is first has the order."""
+    """A target in which payment-1 is slow, and the rival at payment-2 is not; the first to settle has the order."""
 
     instances: tuple[str, ...] = ("payment-1", "payment-2")
     holds_at_failpoints: bool = False
+    session_timeout_s: float = 2.0
     taken: set[str] = field(default_factory=set)
     frozen: bool = False
 
@@ -96,7 +101,7 @@ class SlowVictim:
         self.frozen = False
 
     async def ask(self, process: str, person: Person, kind: str, request: Any, *_: object, **__: object) -> Heard:
-        if kind == "Settle" and process == "bait-holder":
+        if kind == "Settle" and process == "trigger-holder":
             await asyncio.sleep(0.1)
             self.frozen = request.order_id not in self.taken
         if kind == "Settle":
@@ -104,59 +109,110 @@ class SlowVictim:
         return Heard(Outcome.OK, NO_ANSWER)
 
 
-def stage_of(world: Ensemble | Line | Registry | SlowVictim) -> Stage:
+def context_of(target: object) -> InjectionContext:
     nobody: Any = None
     cashier = Person("li", Role.CASHIER, "")
 
     async def nothing() -> Mapping[str, int]:
         return {}
 
-    return Stage(cast(Any, world), cast(Any, world), cashier, cashier, nobody, nothing, 2.0, SystemClock())
+    there = cast(Any, target)
+    return InjectionContext(there, there, cashier, cashier, nobody, nothing, SystemClock(), random.Random(1))
 
 
-async def test_a_line_that_nobody_uses_is_used_by_orders_made_for_it() -> None:
-    """A spoiled line of which nobody takes notice is no fault that struck."""
-    line = Line()
-    async with FAULTS["reset"](stage_of(line), Strike("reset", "ledger-1", 1.0, 0.5), random.Random(1)):
-        assert line.spoiled
-        assert line.asked == ["CreateOrder", "Settle"] * 3
-    assert not line.spoiled
+def injected(target: object, fault: str, where: str, **facts: str) -> AbstractAsyncContextManager[Observation]:
+    (found, *_) = [each for each in faults.ALL if each.name == fault]
+    return found.inject(context_of(target), FaultInjection(fault, where, 1.0, 0.5, facts))
 
 
-async def test_the_leader_that_was_seen_is_killed_though_it_leads_no_more() -> None:
+async def test_toxic_on_an_unused_link_is_met_by_orders_made_for_it() -> None:
+    """A toxic that no connection meets is no fault that was injected."""
+    link = Link()
+    async with injected(link, "reset", "ledger-1"):
+        assert link.toxic
+        assert link.asked == ["CreateOrder", "Settle"] * 3
+    assert not link.toxic
+
+
+async def test_leader_kill_kills_the_leader_that_was_seen() -> None:
     """Right after an outage there is none yet, and one that was just elected may be gone again."""
-    nobody = dict.fromkeys(("zoo1", "zoo2", "zoo3"), "")
-    world = Ensemble([nobody, {**nobody, "zoo2": "leader"}, nobody])
-    async with FAULTS["leader-kill"](stage_of(world), Strike("leader-kill", "", 1.0, 2.0), random.Random(1)) as seen:
-        assert seen == {"leader": "zoo2"}
-    assert world.done == [("killed", "zoo2"), ("started", "zoo2")]
+    none = dict.fromkeys(("zoo1", "zoo2", "zoo3"), "")
+    target = Ensemble([none, {**none, "zoo2": "leader"}, none])
+    async with injected(target, "leader-kill", "") as observed:
+        assert observed == {"leader": "zoo2"}
+    assert target.done == [("killed", "zoo2"), ("started", "zoo2")]
 
 
-async def test_a_session_has_expired_when_the_instance_is_registered_no_more() -> None:
-    world = Registry(stays=False)
-    strike = Strike("session-expiry", "payment-1", 1.0, 0.5)
-    async with FAULTS["session-expiry"](stage_of(world), strike, random.Random(1)):
-        assert world.done == ["cut zookeeper/payment-1", "payment-1 is gone"]
-    assert world.done[-1] == "mended zookeeper/payment-1"
+async def test_session_has_expired_when_the_instance_is_registered_no_more() -> None:
+    target = Registry(stays=False)
+    async with injected(target, "session-expiry", "payment-1"):
+        assert target.done == ["cut zookeeper/payment-1", "payment-1 is gone"]
+    assert target.done[-1] == "healed zookeeper/payment-1"
 
 
-async def test_a_session_that_does_not_expire_is_no_fault_that_struck() -> None:
-    """And it is not cut off any longer."""
-    world = Registry(stays=True)
-    strike = Strike("session-expiry", "payment-1", 1.0, 0.5)
+async def test_session_that_does_not_expire_is_no_fault_that_was_injected() -> None:
+    """And the link is healed."""
+    target = Registry(stays=True)
     with pytest.raises(NotBroughtAbout, match="the session of payment-1 does not expire"):
-        async with FAULTS["session-expiry"](stage_of(world), strike, random.Random(1)):
-            pytest.fail("it struck")
-    assert world.done[-1] == "mended zookeeper/payment-1"
+        async with injected(target, "session-expiry", "payment-1"):
+            pytest.fail("it was injected")
+    assert target.done[-1] == "healed zookeeper/payment-1"
 
 
-async def test_a_victim_that_is_slower_than_its_rival_is_met_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a step behind the lock it would never stand, if the rival pressed at the same moment each time."""
-    monkeypatch.setattr(injector, "_STRIKE_WITHIN_S", 2.0)
-    monkeypatch.setattr(injector, "_arm", lambda *_: asyncio.sleep(0))
-    world = SlowVictim()
-    strike = Strike("freeze-at", "payment-1", 1.0, 0.5, {"point": "submitted", "company": "contended"})
-    async with FAULTS["freeze-at"](stage_of(world), strike, random.Random(1)) as seen:
-        assert world.frozen
-        assert seen["order_id"] == "bait-freeze-at-1000-1"
-    assert not world.frozen
+async def test_trigger_order_reaches_a_victim_that_is_slower_than_its_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would never stand at a step behind the lock if the rival started at the same moment each time."""
+    monkeypatch.setattr(trigger, "INJECT_WITHIN_S", 2.0)
+    monkeypatch.setattr(trigger, "arm", lambda *_: asyncio.sleep(0))
+    target = SlowVictim()
+    async with injected(target, "freeze-at", "payment-1", point="submitted", contention="contended") as observed:
+        assert target.frozen
+        assert observed["order_id"] == "trigger-freeze-at-1000-1"
+    assert not target.frozen
+
+
+async def test_fault_type_added_in_one_place_is_planned_injected_and_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One decorated function is all; a target that lacks what it needs does not get it."""
+    added: list[FaultType] = []
+    done: list[str] = []
+
+    @fault_type(
+        added, "hiccup", family="process", targets=instances, duration_s=(0.01, 0.02), choices={"point": ("a",)}
+    )
+    async def _hiccup(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+        done.append(f"injected into {injection.target}")
+        yield {"in_flight": {"CREATED": 2}}
+        done.append("healed")
+
+    monkeypatch.setattr(faults, "ALL", tuple(added))
+    target: Any = SlowVictim()
+    without: Any = SlowVictim(instances=())
+    config = runner.RunConfig(7, 1.1, ("hiccup",), 1.0, "countinghouse chaos run --seed 7")
+    assert faults.available(cast(Target, without)) == ()
+    (planned,) = config.plan(target)
+    path = tmp_path / "history.jsonl"
+    with HistoryWriter(path, SystemClock(), seed=7, facts={}) as history:
+        injector = Injector(
+            context_of(target), config.fault_types(target), [planned], history, seed=7, tell=lambda _: None
+        )
+        await injector.run()
+    assert done == [f"injected into {planned.target}", "healed"]
+    assert injector.injected == {"hiccup": 1}
+    recorded = read_history(path)
+    assert [moment.phase for moment in recorded.nemesis] == [Phase.PLANNED, Phase.BEGUN, Phase.ENDED]
+    coverage = runner._coverage(recorded)
+    assert coverage == {("hiccup payment", "alone a"): 1, ("hiccup", "CREATED"): 2}
+    proofs = runner._proofs(recorded, ["hiccup"])
+    assert proofs["injected: hiccup"] == 1
+    page = run_page.render(
+        *("A run", "ok"),
+        reasons=(),
+        facts={},
+        command="",
+        checks=(),
+        coverage=coverage,
+        proofs=proofs,
+        history=recorded,
+    )
+    assert page.count("hiccup") > 3

@@ -33,7 +33,7 @@ async def test_passes_on_unaltered(proxy: Proxy) -> None:
     assert await said(connection, words) == words
     connection[1].write_eof()
     assert await closed(connection)
-    assert (proxy.connected, proxy.spoiled) == (1, 0)
+    assert (proxy.connected, proxy.affected) == (1, 0)
 
 
 async def test_latency_delays_and_keeps_order(proxy: Proxy) -> None:
@@ -46,7 +46,7 @@ async def test_latency_delays_and_keeps_order(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.15
     proxy.remove("slow")
     assert await said(connection, b"x") == b"x"
-    assert proxy.spoiled == 1
+    assert proxy.affected == 1
 
 
 async def test_one_direction_only(proxy: Proxy) -> None:

@@ -10,7 +10,7 @@ import pytest
 from services.chaos import reconciliation
 from services.chaos.calls import Person
 from services.chaos.reconciliation import NAME, balanced, reconcile
-from services.chaos.targets.target import World
+from services.chaos.targets.target import Target
 from services.checker.findings import Check, Verdict
 from services.kernel.errors import Unavailable
 from services.kernel.principal import Role
@@ -68,5 +68,5 @@ async def test_services_that_do_not_answer_leave_it_undecided(monkeypatch: pytes
         raise Unavailable("SERVICE_UNAVAILABLE", "nobody is there")
 
     monkeypatch.setattr(reconciliation, "find", silent)
-    found = await reconcile(cast(World, None), Person("wang", Role.ACCOUNTANT, "token"))
+    found = await reconcile(cast(Target, None), Person("wang", Role.ACCOUNTANT, "token"))
     assert (found.verdict, found.undecided) == (Verdict.UNKNOWN, ("SERVICE_UNAVAILABLE: nobody is there",))

@@ -59,7 +59,7 @@ def test_every_command_of_the_issue_is_there() -> None:
         *("ticket", "pay", "settle", "reverse", "payment get", "payment list", "payment history", "payment attention"),
         "payment park",
         *("acquirer log", "acquirer faults", "reconcile"),
-        *("chaos run", "chaos seeds", "chaos ablate", "chaos proxy"),
+        *("chaos run", "chaos sweep", "chaos ablate", "chaos proxy"),
         *("ledger accounts", "ledger open", "ledger close-account"),
         *("ledger journals", "ledger trial-balance", "ledger verify"),
     }

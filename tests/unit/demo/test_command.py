@@ -52,14 +52,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
 
 def play(**options: Any) -> int:
     """Runs the command; its exit code."""
-    defaults: dict[str, Any] = {"without": None, "act": None, "seed": None, "as_json": False, "keep": None}
+    defaults: dict[str, Any] = {"guards_off": None, "act": None, "seed": None, "as_json": False, "keep": None}
     with pytest.raises(SystemExit) as ended:
         demo(**(defaults | options))
     return int(str(ended.value.code))
 
 
 @pytest.mark.parametrize(
-    ("without", "off"),
+    ("given", "off"),
     [
         (None, ()),
         (["lock"], ("lock",)),
@@ -69,15 +69,15 @@ def play(**options: Any) -> int:
         ([",".join(NAMES)], NAMES),
     ],
 )
-def test_guards_are_named_once_or_in_lists(fake: FakeRun, without: list[str] | None, off: tuple[str, ...]) -> None:
+def test_guards_are_named_once_or_in_lists(fake: FakeRun, given: list[str] | None, off: tuple[str, ...]) -> None:
     """In whichever order, they are told in the order in which a payment meets them."""
-    play(without=without)
+    play(guards_off=given)
     assert fake.guards_off == off
 
 
 def test_an_unknown_guard_is_refused_with_those_there_are(fake: FakeRun) -> None:
     with pytest.raises(typer.BadParameter, match="umbrella") as refused:
-        demo(without=["lock,umbrella"], act=None, seed=None, as_json=False, keep=None)
+        demo(guards_off=["lock,umbrella"], act=None, seed=None, as_json=False, keep=None)
     assert ", ".join(NAMES) in refused.value.message
     assert fake.seed == -1
 
@@ -116,7 +116,7 @@ def test_plain_lines_elsewhere_than_on_a_terminal(fake: FakeRun, capsys: pytest.
     fake.verdict = Verdict.VIOLATED
     fake.acts = (ActResult("double click", False, "2 charges"),)
     fake.checks = (Check("balances true", 4, ("drawer:CNY says 1",)),)
-    play(without=["ticket"], seed=7)
+    play(guards_off=["ticket"], seed=7)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("without ticket (seed 7) …")
     assert lines[1] == "Ready after 1.5 s."

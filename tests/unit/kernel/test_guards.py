@@ -15,7 +15,7 @@ def test_all_guards_are_on() -> None:
 
 
 def test_the_names_are_those_of_the_design() -> None:
-    """The demo's `--without` takes exactly these."""
+    """`--guards-off` takes exactly these."""
     assert set(NAMES) == {"ticket", "lock", "fence", "state", "unique", "recovery", "acquirer-key"}
 
 

@@ -1,0 +1,67 @@
+"""Faults of the ZooKeeper ensemble. The loss of one instance's session is in `network`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from services.chaos.faults.types import (
+    INJECT_WITHIN_S,
+    POLL_S,
+    FaultInjection,
+    FaultType,
+    InjectionContext,
+    Observation,
+    everything,
+    fault_type,
+)
+from services.chaos.targets.target import NotBroughtAbout, Target
+
+TYPES: Final[list[FaultType]] = []
+
+
+@fault_type(TYPES, "leader-kill", family="zookeeper", targets=everything, duration_s=(2.0, 4.0))
+async def _leader_kill(context: InjectionContext, _injection: FaultInjection) -> AsyncIterator[Observation]:
+    leader = await _leader(context.target)
+    try:
+        await context.target.kill_server(leader)
+        yield {"leader": leader}
+    finally:
+        await context.target.start_server(leader)
+
+
+@fault_type(TYPES, "quorum-loss", family="zookeeper", targets=everything, duration_s=(2.0, 5.0))
+async def _quorum_loss(context: InjectionContext, _injection: FaultInjection) -> AsyncIterator[Observation]:
+    victims = context.rng.sample(sorted(await context.target.zookeeper_servers()), 2)
+    try:
+        for server in victims:
+            await context.target.kill_server(server)
+        yield {"servers": "+".join(victims)}
+    finally:
+        await asyncio.gather(*(context.target.start_server(server) for server in victims))
+
+
+@fault_type(TYPES, "zookeeper-freeze", family="zookeeper", targets=everything, duration_s=(1.0, 5.0))
+async def _zookeeper_freeze(context: InjectionContext, _injection: FaultInjection) -> AsyncIterator[Observation]:
+    servers = sorted(await context.target.zookeeper_servers())
+    try:
+        for server in servers:
+            await context.target.pause_server(server)
+        yield {"servers": "+".join(servers)}
+    finally:
+        for server in servers:
+            await context.target.resume_server(server)
+
+
+async def _leader(target: Target) -> str:
+    """Return the leader; wait for one after an outage."""
+    try:
+        async with asyncio.timeout(INJECT_WITHIN_S):
+            while True:
+                for server, mode in (await target.zookeeper_servers()).items():
+                    if mode == "leader":
+                        return server
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise NotBroughtAbout("no ZooKeeper leader") from None
