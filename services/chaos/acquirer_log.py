@@ -1,4 +1,4 @@
-"""The bank's own log, read page by page: the third witness, who knows nothing of orders or locks."""
+"""Read the acquirer's own log: the third witness, which knows nothing of orders or locks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMEOUT_S: Final = 10.0
 
 
 async def read_acquirer_log(address: str, token: str) -> AcquirerLog:
-    """Everything the bank at `address` has noted, oldest first.
+    """Return the whole log of the acquirer at `address`, oldest first.
 
     Raises:
         grpc.aio.AioRpcError: It does not answer.

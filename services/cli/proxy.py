@@ -1,4 +1,4 @@
-"""`countinghouse chaos proxy`: a TCP proxy that toxiproxy's clients drive."""
+"""`countinghouse chaos proxy`: a TCP proxy with toxiproxy's HTTP API."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def proxy(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serves toxiproxy's HTTP API for proxies that delay, cut and swallow on demand. Ctrl-C stops it.
+    """Serves toxiproxy's HTTP API for proxies that delay, cut and drop on demand. Ctrl-C stops it.
 
-    It asks nobody who he is: it and its proxies listen on loopback addresses only, unless --listen names another one.
+    It has no authentication: it and its proxies listen on loopback addresses only, unless --listen names another one.
 
     Example: countinghouse chaos proxy --listen 127.0.0.1:8474 --config proxies.json
     """
@@ -47,7 +47,7 @@ def proxy(
     wanted = _read(config) if config else []
     if not is_loopback(host):
         print(
-            f"{host} is open to others: whoever reaches it may connect to anything this machine can",
+            f"{host} is open to others: any caller that reaches it can connect to whatever this machine reaches",
             file=sys.stderr,
             flush=True,
         )
@@ -90,7 +90,7 @@ async def _serve(host: str, port: int, wanted: list[ProxyFields], *, as_json: bo
     with _listening(host, port) as listening:
         try:
             await proxies.populate(wanted, [])
-            _tell(listening, proxies, as_json=as_json)
+            _show(listening, proxies, as_json=as_json)
             await serve(proxies, listening, stop)
         finally:
             await proxies.close()
@@ -109,16 +109,16 @@ def _listening(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _tell(listening: socket.socket, proxies: Proxies, *, as_json: bool) -> None:
+def _show(listening: socket.socket, proxies: Proxies, *, as_json: bool) -> None:
     from services.chaos.faultproxy.proxy import join_address  # noqa: PLC0415
 
     address = join_address(*listening.getsockname()[:2])
     if as_json:
-        told = [
+        shown = [
             {"name": one.name, "listen": one.listen, "upstream": one.upstream, "enabled": one.enabled}
             for one in proxies
         ]
-        output.print_json({"listen": address, "proxies": told})
+        output.print_json({"listen": address, "proxies": shown})
     else:
         print(f"toxiproxy's API is at http://{address}; Ctrl-C stops it")
         for one in proxies:

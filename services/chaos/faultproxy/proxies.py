@@ -1,22 +1,22 @@
-"""Proxies by name, under the rules of toxiproxy's HTTP API: what `proxy_api.py` serves, without HTTP.
+"""Proxies by name, with the rules of toxiproxy's HTTP API, without HTTP; `proxy_api` serves them.
 
     nothing ─ create, populate ─▶ enabled ◀─ update, reset ─▶ disabled ─ delete ─▶ nothing
                                   toxics: add_toxic, change_toxic, remove_toxic, reset
 
 Invariants
-1. A proxy listens on a loopback address, or on the one address that whoever started the server opened to others.
-2. Changes are made one at a time. What is refused for its fields is refused before anything is changed.
+1. A proxy listens on a loopback address, or on the one address that `--listen` opened to others.
+2. Changes are made one at a time. A request with wrong fields is refused before anything is changed.
 3. There are at most MAX_PROXIES, each with at most MAX_TOXICS.
 
 Where this differs from toxiproxy
     toxics       attributes a toxic does not have, negative ones, and a toxicity above 1 are refused; there is no noop
-    listen       told as it is bound, `localhost` as 127.0.0.1, also while disabled: a disabled proxy keeps its port.
-                 `:port` is on the address opened to others or on 127.0.0.1, never on all there are
-    update       a new `listen` that cannot be had leaves the proxy as it was
+    listen       shown as it is bound, `localhost` as 127.0.0.1, also while disabled: a disabled proxy keeps its port.
+                 `:port` is on the address opened to others or on 127.0.0.1, never on all addresses
+    update       a new `listen` that cannot be bound leaves the proxy as it was
     populate     changes nothing if one field of one proxy is wrong
     not there    /metrics, and the header X-Toxiproxy-Request-Id
 
-Errors carry toxiproxy's words, for clients that compare them.
+Errors carry toxiproxy's messages, for clients that compare them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _Address = Annotated[str, Field(max_length=300)]
 
 
 class _Fields(BaseModel):
-    """What a client may say. A field that is null or missing is left as it is, one that nobody knows is ignored."""
+    """Fields of a request. One that is null or missing stays as it is, an unknown one is ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -52,7 +52,7 @@ class _Fields(BaseModel):
 
 
 class ProxyFields(_Fields):
-    """A proxy as a client wants it."""
+    """The fields of a proxy."""
 
     name: _Name = ""
     listen: _Address = ""
@@ -61,7 +61,7 @@ class ProxyFields(_Fields):
 
 
 class ToxicFields(_Fields):
-    """A toxic as a client wants it; `type` and `stream` are for a new one."""
+    """The fields of a toxic; `type` and `stream` are for a new one."""
 
     name: _Name = ""
     type: str = ""
@@ -71,7 +71,7 @@ class ToxicFields(_Fields):
 
 
 class Proxies:
-    """All there are. Whoever makes one closes it.
+    """All proxies. The caller closes them.
 
     Args:
         host: The address that proxies may listen on besides loopback ones, and do if they name none.
@@ -94,13 +94,13 @@ class Proxies:
         return iter(list(self._by_name.values()))
 
     def get(self, name: str) -> Proxy:
-        """The proxy of that name."""
+        """Return the proxy of that name."""
         if name not in self._by_name:
             raise NotFound("PROXY_UNKNOWN", "proxy not found")
         return self._by_name[name]
 
     async def create(self, fields: ProxyFields) -> Proxy:
-        """Opens a new one, enabled unless said otherwise."""
+        """Open a new proxy, enabled by default."""
         _require(fields)
         async with self._changing:
             if fields.name in self._by_name:
@@ -109,10 +109,10 @@ class Proxies:
             return await self._open(fields.name, self._place(fields), _upstream(fields), enabled=_enabled(fields))
 
     async def populate(self, wanted: Sequence[ProxyFields], done: list[Proxy]) -> None:
-        """Sees to it that these are there. One that has both addresses already is left alone, its toxics as well.
+        """Create or move proxies. One that has both addresses already stays, with its toxics.
 
         Args:
-            done: Those that are as wanted; after a failure, those before it.
+            done: Gets each proxy that is as wanted; after a failure, those before it.
         """
         for number, fields in enumerate(wanted, 1):
             _require(fields, f" at proxy {number}")
@@ -128,7 +128,7 @@ class Proxies:
                 done.append(proxy)
 
     async def update(self, name: str, fields: ProxyFields) -> Proxy:
-        """Moves it, which drops its connections and keeps its toxics, and enables or disables it."""
+        """Move it, which resets its connections and keeps its toxics, and enable or disable it."""
         async with self._changing:
             proxy = self.get(name)
             place = self._place(fields) if fields.listen else (proxy.host, proxy.port)
@@ -140,27 +140,26 @@ class Proxies:
             return proxy
 
     async def delete(self, name: str) -> None:
-        """Closes it and drops its connections."""
+        """Close it, and reset its connections."""
         async with self._changing:
             await self.get(name).close()
             del self._by_name[name]
 
     async def reset(self) -> None:
-        """Enables all, and removes every toxic."""
+        """Enable all, and remove every toxic."""
         async with self._changing:
             for proxy in self:
                 await _switch(proxy, enabled=True)
                 await proxy.reset()
 
     async def close(self) -> None:
-        """Closes all."""
         async with self._changing:
             for proxy in self:
                 await proxy.close()
             self._by_name.clear()
 
     async def add_toxic(self, name: str, fields: ToxicFields) -> Toxic:
-        """A new one, called <type>_<stream> unless said otherwise."""
+        """Add a toxic, by default named <type>_<stream>."""
         toxic = _toxic(fields)
         async with self._changing:
             proxy = self.get(name)
@@ -172,14 +171,14 @@ class Proxies:
             return toxic
 
     def toxic(self, name: str, toxic: str) -> Toxic:
-        """A proxy's toxic of that name."""
+        """Return a proxy's toxic of that name."""
         toxics = self.get(name).toxics
         if toxic not in toxics:
             raise NotFound("TOXIC_MISSING", "toxic not found")
         return toxics[toxic]
 
     async def change_toxic(self, name: str, toxic: str, fields: ToxicFields) -> Toxic:
-        """Gives it other attributes or another toxicity; what is not named stays."""
+        """Change its attributes or its toxicity; what is not named stays."""
         async with self._changing:
             before = self.toxic(name, toxic)
             toxicity = before.toxicity if fields.toxicity is None else fields.toxicity
@@ -189,7 +188,6 @@ class Proxies:
             return after
 
     async def remove_toxic(self, name: str, toxic: str) -> None:
-        """Ends it."""
         async with self._changing:
             self.get(name).remove(self.toxic(name, toxic).name)
 
@@ -198,7 +196,7 @@ class Proxies:
             raise FailedPrecondition("TOO_MANY", f"too many proxies: there can be {MAX_PROXIES} at most")
 
     def _place(self, fields: ProxyFields) -> tuple[str, int]:
-        """The address and port to listen on; nothing said is a free port."""
+        """Return the address and port to listen on; by default a free port."""
         host, port = _address("listen", fields.listen or ":0")
         host = {"": self._host, "localhost": HOST}.get(host, host)
         if host != self._host and not is_loopback(host):
@@ -218,10 +216,10 @@ class Proxies:
         enabled: bool,
         toxics: Mapping[str, Toxic] | None = None,
     ) -> Proxy:
-        """Puts a new one under the name, once it is as wanted."""
+        """Open a proxy and put it under the name."""
         host, port = place
         if any(proxy.name != name and (proxy.host, proxy.port) == place for proxy in self):
-            raise _busy(host, port, "address already in use")  # a disabled one's: the system would give it away
+            raise _busy(host, port, "address already in use")  # that of a disabled proxy: the system would give it
         try:
             proxy = Proxy(name, upstream, host=host, listen_port=port)
         except OSError as error:
@@ -249,7 +247,7 @@ class Proxies:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is an address that only this machine reaches."""
+    """Return whether only this machine reaches the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

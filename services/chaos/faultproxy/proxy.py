@@ -1,4 +1,4 @@
-"""A TCP proxy that spoils connections on demand, with toxiproxy's toxics.
+"""A TCP proxy that disturbs connections on demand, with toxiproxy's toxics.
 
     client ──▶ upstream toxics ──▶ server
     client ◀── downstream toxics ◀── server
@@ -7,11 +7,11 @@
     read ─▶ chunk ─▶ toxic ─▶ toxic ─▶ queue of (due, chunk) ─▶ wait until due ─▶ write
 
 Invariants
-1. What is passed on is passed on in order and unaltered. A connection that has lost bytes (`timeout`) never passes
-   another one: it is closed at the latest when that toxic goes, for a stream with a hole in it is none TCP knows.
-2. A toxic works from its adding to its removal, on connections open before as well.
-3. A disabled proxy has no connection and refuses new ones; its port stays its own.
-4. Whether a toxic concerns a connection (toxicity) is drawn once for both, from the `rng` given: a seed repeats it.
+1. Bytes are passed on in order and unaltered. A connection that has lost bytes (`timeout`) passes no more; it is closed
+   when that toxic is removed at the latest: a TCP stream has no holes.
+2. A toxic works from its adding to its removal, also on connections that were open before.
+3. A disabled proxy has no connection and refuses new ones; it keeps its port.
+4. Whether a toxic affects a connection (toxicity) is drawn once, from `rng`: a seed repeats it.
 
 Which function makes each move
     Proxy.enable, disable   listening, refusing        Proxy.add, change, remove   the toxics
@@ -48,13 +48,13 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Stream(enum.StrEnum):
-    """Which way the bytes go that a toxic spoils."""
+    """The direction that a toxic disturbs."""
 
     UPSTREAM = "upstream"
     DOWNSTREAM = "downstream"
 
 
-#: Each toxic's attributes, and what they are unless given.
+#: Each toxic's attributes with their defaults.
 ATTRIBUTES: Final[Mapping[str, Mapping[str, int]]] = {
     "latency": {"latency": 0, "jitter": 0},
     "bandwidth": {"rate": 0},
@@ -68,13 +68,13 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, int]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Toxic:
-    """One way to spoil one direction.
+    """One disturbance of one direction.
 
     Args:
         kind: `latency` (latency, jitter ms), `bandwidth` (rate kB/s), `slow_close` (delay ms), `timeout` (nothing
-            passes; closed after timeout ms, 0: when the toxic goes), `reset_peer` (reset after timeout ms),
+            passes; closed after timeout ms, 0: when the toxic is removed), `reset_peer` (reset after timeout ms),
             `slicer` (average_size, size_variation bytes, delay µs), `limit_data` (closed after bytes).
-        toxicity: Part of the connections concerned, 0 to 1.
+        toxicity: Share of the connections affected, 0 to 1.
 
     Raises:
         InvalidArgument: TOXIC_UNKNOWN or OUT_OF_RANGE.
@@ -109,10 +109,10 @@ class Proxy:
         upstream: `host:port` to pass connections on to; may change, and need not answer yet.
         host: An address of this machine, IPv4 or IPv6.
         listen_port: 0 takes a free one.
-        rng: Of jitter, slices and toxicity.
+        rng: For jitter, slices and toxicity.
 
     Raises:
-        OSError: The port is taken, or the address is none of this machine's.
+        OSError: The port is taken, or the address is not of this machine.
     """
 
     def __init__(
@@ -129,24 +129,23 @@ class Proxy:
         self.upstream = upstream
         self.enabled = False
         self.toxics: dict[str, Toxic] = {}
-        self.connected = 0  #: Connections ever passed on.
-        self.affected = 0  #: Connections that some toxic has concerned, or that disabling has cut.
+        self.affected = 0  #: Connections that a toxic has affected, or that disabling has reset.
         self._rng = rng or random.Random()  # noqa: S311
         self._socket = bound(host, listen_port)
-        self.port = int(self._socket.getsockname()[1])  #: The same for as long as it lives.
+        self.port = int(self._socket.getsockname()[1])  #: It never changes.
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
 
     @property
     def listen(self) -> str:
-        """`host:port` where it listens."""
+        """Return `host:port` where it listens."""
         return join_address(self.host, self.port)
 
     async def enable(self) -> None:
-        """Listens. Idempotent.
+        """Listen. Idempotent.
 
         Raises:
-            OSError: Somebody else listens on the port.
+            OSError: Another process listens on the port.
         """
         if not self.enabled:
             self.enabled = True
@@ -157,7 +156,7 @@ class Proxy:
                 raise
 
     async def disable(self) -> None:
-        """Refuses connections and resets those there are. Idempotent."""
+        """Refuse new connections and reset the open ones. Idempotent."""
         self.enabled = False
         if self._server is not None:
             self._server.close()
@@ -169,33 +168,33 @@ class Proxy:
             connection.end(reset=True)
 
     def add(self, toxic: Toxic) -> None:
-        """Lets a toxic work, in place of one of the same name."""
+        """Add a toxic, in place of one of the same name."""
         self.remove(toxic.name)
         self.toxics[toxic.name] = toxic
         for connection in list(self._connections):
-            connection.meet(toxic)
+            connection.add(toxic)
 
     def change(self, toxic: Toxic) -> None:
-        """Lets one that is there go on as another of the same name; a connection with a hole lives on in it."""
+        """Replace a toxic by another of the same name; a connection that has lost bytes stays open."""
         self.toxics[toxic.name] = toxic
         for connection in list(self._connections):
-            connection.go_on(toxic)
+            connection.change(toxic)
 
     def remove(self, name: str) -> None:
-        """Ends a toxic. Idempotent."""
+        """Remove a toxic. Idempotent."""
         toxic = self.toxics.pop(name, None)
         if toxic is not None:
             for connection in list(self._connections):
-                connection.part_from(toxic)
+                connection.remove(toxic)
 
     async def reset(self) -> None:
-        """As new: no toxic, enabled."""
+        """Remove every toxic, and enable it."""
         for name in list(self.toxics):
             self.remove(name)
         await self.enable()
 
     async def close(self) -> None:
-        """Gives the port up. Idempotent."""
+        """Close every connection and the port. Idempotent."""
         await self.disable()
         ended = [connection.ended.wait() for connection in self._connections]
         await asyncio.gather(*ended)
@@ -210,12 +209,12 @@ class Proxy:
     ) -> None:
         await self.close()
 
-    def concerns(self, toxic: Toxic) -> bool:
-        """Draws whether a toxic concerns a connection."""
+    def draws(self, toxic: Toxic) -> bool:
+        """Draw whether a toxic affects a connection."""
         return toxic.toxicity >= 1 or self._rng.random() < toxic.toxicity
 
     def draw(self, low: float, high: float) -> float:
-        """A number between the two."""
+        """Draw a number between the two."""
         return self._rng.uniform(low, high)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -225,7 +224,7 @@ class Proxy:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 far = await asyncio.open_connection(*split_address(self.upstream))
-        except (OSError, TimeoutError, UnicodeError):  # the last: a host that can be no name
+        except (OSError, TimeoutError, UnicodeError):  # UnicodeError: the host is no valid name
             _reset(writer)
             return
         if not self.enabled:  # meanwhile
@@ -234,7 +233,6 @@ class Proxy:
             return
         connection = _Connection(self, (reader, writer), far)
         self._connections.add(connection)
-        self.connected += 1
         try:
             await connection.run()
         finally:
@@ -242,7 +240,7 @@ class Proxy:
 
 
 class _Connection:
-    """One client's connection, and the one made for it to the server."""
+    """A client's connection, and the one to the server that belongs to it."""
 
     def __init__(
         self,
@@ -253,19 +251,19 @@ class _Connection:
         self.proxy = proxy
         self.ended = asyncio.Event()
         self._writers = (near[1], far[1])
-        self._concerned: dict[str, Toxic] = {}
+        self._active: dict[str, Toxic] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._holed: set[str] = set()  # names of the toxics that have swallowed bytes
+        self._holed: set[str] = set()  # names of the toxics that have dropped bytes
         self._over = asyncio.Event()
         self._pipes = (
             _Pipe(self, Stream.UPSTREAM, near[0], far[1]),
             _Pipe(self, Stream.DOWNSTREAM, far[0], near[1]),
         )
         for toxic in list(proxy.toxics.values()):
-            self.meet(toxic)
+            self.add(toxic)
 
     async def run(self) -> None:
-        """Passes bytes both ways until both ends have closed, or it is ended."""
+        """Pass bytes both ways until both sides have closed, or `end` is called."""
         tasks = [asyncio.create_task(pipe.run()) for pipe in self._pipes]
         over = asyncio.create_task(self._over.wait())
         both: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
@@ -282,34 +280,34 @@ class _Connection:
             self.ended.set()
 
     def end(self, *, reset: bool) -> None:
-        """Closes both ends; with `reset` at once and with a TCP reset."""
+        """Close both connections; with `reset` at once, by a TCP reset."""
         if reset:
             for writer in self._writers:
                 _reset(writer)
         self._over.set()
 
-    def meet(self, toxic: Toxic) -> None:
-        """A toxic was added; if it concerns this connection, it begins."""
-        if not self.proxy.concerns(toxic):
+    def add(self, toxic: Toxic) -> None:
+        """Begin with a toxic that was added, if the draw says so."""
+        if not self.proxy.draws(toxic):
             return
         self.proxy.affected += 1
-        self._concerned[toxic.name] = toxic
+        self._active[toxic.name] = toxic
         if toxic.kind == "reset_peer" or (toxic.kind == "timeout" and toxic.attributes["timeout"]):
             after_s = toxic.attributes["timeout"] / 1000
             end: Callable[[], None] = lambda: self.end(reset=toxic.kind == "reset_peer")  # noqa: E731
             self._timers[toxic.name] = asyncio.get_running_loop().call_later(after_s, end)
 
-    def go_on(self, toxic: Toxic) -> None:
-        """A toxic was changed; whether it concerns this connection is drawn anew."""
+    def change(self, toxic: Toxic) -> None:
+        """Go on with a toxic that was changed; whether it affects this connection is drawn anew."""
         if timer := self._timers.pop(toxic.name, None):
             timer.cancel()
-        self.meet(toxic)
-        if self._concerned.get(toxic.name) is not toxic:
-            self.part_from(toxic)
+        self.add(toxic)
+        if self._active.get(toxic.name) is not toxic:
+            self.remove(toxic)
 
-    def part_from(self, toxic: Toxic) -> None:
-        """A toxic was removed."""
-        if self._concerned.pop(toxic.name, None) is None:
+    def remove(self, toxic: Toxic) -> None:
+        """End a toxic that was removed."""
+        if self._active.pop(toxic.name, None) is None:
             return
         if timer := self._timers.pop(toxic.name, None):
             timer.cancel()
@@ -317,11 +315,11 @@ class _Connection:
             self.end(reset=True)
 
     def toxics(self, stream: Stream) -> list[Toxic]:
-        """Those that spoil one direction of this connection now."""
-        return [toxic for toxic in self._concerned.values() if toxic.stream is stream]
+        """Return the toxics of one direction."""
+        return [toxic for toxic in self._active.values() if toxic.stream is stream]
 
-    def swallowed(self, toxic: Toxic) -> None:
-        """Bytes have been lost to a toxic."""
+    def dropped_by(self, toxic: Toxic) -> None:
+        """Note that a toxic has dropped bytes."""
         self._holed.add(toxic.name)
 
 
@@ -336,11 +334,11 @@ class _Pipe:
         self._reader = reader
         self._writer = writer
         self._due: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue(_QUEUE_CHUNKS)
-        self._free_at = 0.0  # when the line is free again, under a bandwidth
+        self._free_at = 0.0  # when the next byte may be sent, under a bandwidth
         self._passed_bytes = 0
 
     async def run(self) -> None:
-        """Passes bytes on until the sender closes its side."""
+        """Pass bytes on until the sender closes its side."""
         giving = asyncio.create_task(self._give())
         try:
             with contextlib.suppress(OSError):
@@ -352,7 +350,7 @@ class _Pipe:
             giving.cancel()
 
     async def _take(self, chunk: bytes) -> None:
-        """Decides what becomes of a chunk and when."""
+        """Apply the toxics to a chunk, and queue what is left with the time when it is due."""
         now = asyncio.get_running_loop().time()
         pieces, due = [chunk], now
         gap_s = 0.0
@@ -366,7 +364,7 @@ class _Pipe:
                     self._free_at = max(self._free_at, now) + len(chunk) / (attributes["rate"] * 1000)
                     due = max(due, self._free_at)
                 case "timeout":
-                    self._connection.swallowed(toxic)
+                    self._connection.dropped_by(toxic)
                     pieces = []
                 case "slicer" if attributes["average_size"]:
                     pieces = [slice_ for piece in pieces for slice_ in self._sliced(piece, toxic)]
@@ -393,9 +391,9 @@ class _Pipe:
         await self._due.put((asyncio.get_running_loop().time() + delay_s, b""))
 
     async def _give(self) -> None:
-        """Writes each chunk when it is due, never before the one ahead of it.
+        """Write each chunk when it is due, never before the one ahead of it.
 
-        An empty one is the end of this direction, None that of the connection.
+        An empty chunk ends this direction, None the connection.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -426,7 +424,7 @@ class _Pipe:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Ends a connection as a crashed machine does when asked again: by a reset, not a polite end."""
+    """End a connection by a TCP reset, as a machine that has crashed."""
     sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -434,13 +432,13 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that has the port and does not listen yet.
+    """Return a socket that is bound to the port and does not listen yet.
 
     Raises:
-        OSError: It cannot be had.
+        OSError: It cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # the protocol is named so that asyncio sets TCP_NODELAY; else a small piece may wait 40 ms for the one before
+    # with the protocol named asyncio sets TCP_NODELAY; else a small piece may wait 40 ms for the one before
     taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -452,7 +450,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """The host, without brackets, and the port of `host:port`.
+    """Return the host, without brackets, and the port of `host:port`.
 
     Raises:
         InvalidArgument: ADDRESS_INVALID.
@@ -464,5 +462,5 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """`host:port`, an IPv6 address in brackets."""
+    """Return `host:port`, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""toxiproxy's HTTP API before our proxies: its clients in any language can drive them.
+"""toxiproxy's HTTP API for `Proxies`, so that its clients in any language can be used.
 
     GET /version   GET, POST /proxies   POST /populate   POST /reset
     GET, POST or PATCH, DELETE  /proxies/{name}
@@ -6,11 +6,11 @@
     GET, POST or PATCH, DELETE  /proxies/{name}/toxics/{toxic}
 
 Invariants
-1. Paths, fields, statuses and bodies are toxiproxy's, `{"error": …, "status": …}` for what is refused.
-2. No browser gets anything done: a web page must not steer a machine's connections.
-3. A request is bounded: its body in bytes and in time, and how many there are at once.
+1. Paths, fields, statuses and bodies are toxiproxy's, `{"error": …, "status": …}` for a refusal.
+2. Browsers are refused: a web page must not control a machine's connections.
+3. The size and the duration of a request's body are limited, and the number of requests at once.
 
-What the operations do is in `proxies.py`; here is HTTP only.
+`proxies` has the operations; here is HTTP only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from services.kernel.errors import (
     Unavailable,
 )
 
-#: The toxiproxy whose API this is; clients ask for it.
+#: The toxiproxy version whose API this is; clients ask for it.
 VERSION: Final = "2.12.0"
 MAX_BODY_BYTES: Final = 256 * 1024
 _BODY_TIMEOUT_S: Final = 15.0
@@ -62,7 +62,6 @@ _TOXIC: Final = TypeAdapter(ToxicFields)
 
 
 def make_app(proxies: Proxies) -> Starlette:
-    """The API before these proxies."""
     return Starlette(
         routes=_Api(proxies).routes(),
         middleware=[Middleware(_NoBrowsers)],
@@ -71,10 +70,10 @@ def make_app(proxies: Proxies) -> Starlette:
 
 
 async def serve(proxies: Proxies, listening: socket.socket, stop: asyncio.Event) -> None:
-    """Serves the API until told to stop.
+    """Serve the API until `stop` is set.
 
     Args:
-        listening: Bound; it is closed at the end.
+        listening: A bound socket; it is closed at the end.
     """
     config = uvicorn.Config(
         make_app(proxies),
@@ -99,7 +98,7 @@ async def serve(proxies: Proxies, listening: socket.socket, stop: asyncio.Event)
 
 
 def parse_proxies(text: bytes) -> list[ProxyFields]:
-    """Reads a list of proxies, as /populate and toxiproxy's configuration file have it.
+    """Read a list of proxies, as in /populate and in toxiproxy's configuration file.
 
     Raises:
         InvalidArgument: BODY_INVALID.
@@ -108,7 +107,7 @@ def parse_proxies(text: bytes) -> list[ProxyFields]:
 
 
 class _NoBrowsers:
-    """Turns away what calls itself Mozilla, as every browser does."""
+    """Refuses clients that call themselves Mozilla, as every browser does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -122,13 +121,10 @@ class _NoBrowsers:
 
 
 class _Api:
-    """The handlers, one a route."""
-
     def __init__(self, proxies: Proxies) -> None:
         self._proxies = proxies
 
     def routes(self) -> list[Route]:
-        """Which handler has which path."""
         proxy, toxic = "/proxies/{name}", "/proxies/{name}/toxics/{toxic}"
         return [
             Route("/version", self._version, methods=["GET"]),
@@ -156,51 +152,53 @@ class _Api:
     async def _populate(self, request: Request) -> Response:
         wanted = parse_proxies(await _body(request))
         done: list[Proxy] = []
-        told: dict[str, Any] = {}
+        document: dict[str, Any] = {}
         status = HTTPStatus.CREATED
         try:
             await self._proxies.populate(wanted, done)
         except CountinghouseError as error:
             status = _status(error)
-            told = _error(error.message, status)
-        return JSONResponse({**told, "proxies": [_told(proxy) for proxy in done]}, status)
+            document = _error(error.message, status)
+        return JSONResponse({**document, "proxies": [_proxy_document(proxy) for proxy in done]}, status)
 
     async def _list(self, _: Request) -> Response:
-        return JSONResponse({proxy.name: _told(proxy) for proxy in self._proxies})
+        return JSONResponse({proxy.name: _proxy_document(proxy) for proxy in self._proxies})
 
     async def _create(self, request: Request) -> Response:
         proxy = await self._proxies.create(_parsed(_PROXY, await _body(request)))
-        return JSONResponse(_told(proxy), HTTPStatus.CREATED)
+        return JSONResponse(_proxy_document(proxy), HTTPStatus.CREATED)
 
     async def _show(self, request: Request) -> Response:
-        return JSONResponse(_told(self._proxies.get(_name(request))))
+        return JSONResponse(_proxy_document(self._proxies.get(_name(request))))
 
     async def _update(self, request: Request) -> Response:
-        self._proxies.get(_name(request))  # a proxy that is not there is said first
+        self._proxies.get(_name(request))  # an unknown proxy is refused before a wrong body
         fields = _parsed(_PROXY, await _body(request))
-        return JSONResponse(_told(await self._proxies.update(_name(request), fields)))
+        return JSONResponse(_proxy_document(await self._proxies.update(_name(request), fields)))
 
     async def _delete(self, request: Request) -> Response:
         await self._proxies.delete(_name(request))
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _list_toxics(self, request: Request) -> Response:
-        return JSONResponse([_told_toxic(toxic) for toxic in self._proxies.get(_name(request)).toxics.values()])
+        return JSONResponse([_toxic_document(toxic) for toxic in self._proxies.get(_name(request)).toxics.values()])
 
     async def _add_toxic(self, request: Request) -> Response:
         self._proxies.get(_name(request))
         fields = _parsed(_TOXIC, await _body(request))
         return JSONResponse(
-            _told_toxic(await self._proxies.add_toxic(_name(request), fields))
+            _toxic_document(await self._proxies.add_toxic(_name(request), fields))
         )  # 200, as toxiproxy has it
 
     async def _show_toxic(self, request: Request) -> Response:
-        return JSONResponse(_told_toxic(self._proxies.toxic(_name(request), _toxic_name(request))))
+        return JSONResponse(_toxic_document(self._proxies.toxic(_name(request), _toxic_name(request))))
 
     async def _change_toxic(self, request: Request) -> Response:
         self._proxies.toxic(_name(request), _toxic_name(request))
         fields = _parsed(_TOXIC, await _body(request))
-        return JSONResponse(_told_toxic(await self._proxies.change_toxic(_name(request), _toxic_name(request), fields)))
+        return JSONResponse(
+            _toxic_document(await self._proxies.change_toxic(_name(request), _toxic_name(request), fields))
+        )
 
     async def _remove_toxic(self, request: Request) -> Response:
         await self._proxies.remove_toxic(_name(request), _toxic_name(request))
@@ -215,17 +213,17 @@ def _toxic_name(request: Request) -> str:
     return str(request.path_params["toxic"])
 
 
-def _told(proxy: Proxy) -> dict[str, Any]:
+def _proxy_document(proxy: Proxy) -> dict[str, Any]:
     return {
         "name": proxy.name,
         "listen": proxy.listen,
         "upstream": proxy.upstream,
         "enabled": proxy.enabled,
-        "toxics": [_told_toxic(toxic) for toxic in proxy.toxics.values()],
+        "toxics": [_toxic_document(toxic) for toxic in proxy.toxics.values()],
     }
 
 
-def _told_toxic(toxic: Toxic) -> dict[str, Any]:
+def _toxic_document(toxic: Toxic) -> dict[str, Any]:
     return {
         "name": toxic.name,
         "type": toxic.kind,
@@ -236,12 +234,12 @@ def _told_toxic(toxic: Toxic) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> bytes:
-    """All of it, however it says it comes: clients differ in what they call its type.
+    """Return the whole body, whatever its content type: clients differ in it.
 
     Raises:
-        HTTPException: 413, 408, or 400 if the client left.
+        HTTPException: 413, 408, or 400 if the client disconnected.
     """
-    _keep_bounds(int(request.headers.get("content-length", "0")))  # h11 has seen that it is a number
+    _keep_bounds(int(request.headers.get("content-length", "0")))  # h11 has checked that it is a number
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
@@ -286,6 +284,6 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _unserved(_: Request, error: Exception) -> Response:
-    """A path or method there is none of, or a body that never came."""
+    """Answer for an unknown path or method, or a body that did not arrive."""
     assert isinstance(error, HTTPException)  # noqa: S101
     return JSONResponse(_error(error.detail, error.status_code), error.status_code, headers=error.headers)

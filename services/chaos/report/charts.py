@@ -1,7 +1,7 @@
-"""The pictures of a report, as SVG: what was answered when, how long it took, which faults there were, who met whom.
+"""Draw the charts of a report as SVG: outcomes, latencies and faults over time, and the calls about one order.
 
-Each takes a history and returns one `<svg>` as text. Time runs from left to right, from the first invocation to the
-last answer; all pictures of one report share its scale, so that they can be read below one another.
+Time runs from left to right, from the first call to the last answer. The charts of a report share its scale, so that
+they can be read below one another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MIN_BAR_PX = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A fault while it lasted; seconds since the run began."""
+    """The time during which a fault was active; seconds since the run began."""
 
     fault: str
     target: str
@@ -32,7 +32,7 @@ class Window:
 
 
 class TimeScale:
-    """Seconds since a run began, as places in a picture."""
+    """Converts seconds since a run began to horizontal positions."""
 
     def __init__(self, history: History) -> None:
         moments = [operation.invoked_ns for operation in history.calls]
@@ -42,16 +42,16 @@ class TimeScale:
         self.length_s = max((max(moments, default=0) - self.began_ns) / 1e9, 1.0)
 
     def seconds(self, at_ns: int) -> float:
-        """Seconds since the run began."""
+        """Return seconds since the run began."""
         return (at_ns - self.began_ns) / 1e9
 
     def x(self, seconds: float) -> float:
-        """Where a moment is."""
+        """Return the position of a moment."""
         return round(_LEFT + seconds / self.length_s * (WIDTH - _LEFT - _RIGHT), 1)
 
 
 def windows(history: History, scale: TimeScale) -> list[Window]:
-    """Every fault that has struck, from its beginning to its healing, or to the end of the run."""
+    """Return every injected fault, from its injection to its healing, or to the end of the run."""
     found: list[Window] = []
     begun: dict[tuple[str, str], float] = {}
     for moment in history.nemesis:
@@ -64,23 +64,23 @@ def windows(history: History, scale: TimeScale) -> list[Window]:
     return sorted(found, key=lambda window: (window.began_s, window.fault))
 
 
-def faults(scale: TimeScale, struck: Sequence[Window]) -> str:
-    """A row for each kind of fault."""
-    names = list(dict.fromkeys(window.fault for window in struck))
+def faults(scale: TimeScale, injected: Sequence[Window]) -> str:
+    """Draw a row for each fault type."""
+    names = list(dict.fromkeys(window.fault for window in injected))
     height = 20 * len(names) + 26
     parts = [_axis(scale, height)]
     for row, name in enumerate(names):
         y = 6 + 20 * row
         parts.append(_text(_LEFT - 8, y + 11, name, "label end"))
-        for window in struck:
+        for window in injected:
             if window.fault == name:
                 words = f"{window.fault} {window.target}: {window.began_s:.1f}–{window.ended_s:.1f} s"
                 parts.append(_bar(scale, window.began_s, window.ended_s, y, 14, "fault", words))
     return _svg(height, parts, "Faults over time")
 
 
-def answers(history: History, scale: TimeScale, struck: Sequence[Window]) -> str:
-    """Calls answered in each second, by outcome."""
+def answers(history: History, scale: TimeScale, injected: Sequence[Window]) -> str:
+    """Draw the calls answered in each second, by outcome."""
     height, floor = 190, 160
     buckets = max(1, math.ceil(scale.length_s))
     counts = {outcome: [0] * buckets for outcome in Outcome}
@@ -88,7 +88,7 @@ def answers(history: History, scale: TimeScale, struck: Sequence[Window]) -> str
         ended_ns = operation.answered_ns if operation.answered_ns is not None else operation.invoked_ns
         counts[operation.outcome][min(int(scale.seconds(ended_ns)), buckets - 1)] += 1
     most = max((sum(counts[outcome][second] for outcome in Outcome) for second in range(buckets)), default=1) or 1
-    parts = [*_shades(scale, struck, floor), _axis(scale, height)]
+    parts = [*_shades(scale, injected, floor), _axis(scale, height)]
     for share in (0.5, 1.0):
         y = floor - share * (floor - 14)
         parts += [
@@ -107,8 +107,8 @@ def answers(history: History, scale: TimeScale, struck: Sequence[Window]) -> str
     return _svg(height, parts, "Answers by outcome")
 
 
-def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> str:
-    """How long each answer took, on a logarithmic scale, and quantiles of each second."""
+def latencies(history: History, scale: TimeScale, injected: Sequence[Window]) -> str:
+    """Draw how long each answer took, on a logarithmic scale, and quantiles of each second."""
     height, floor, ceiling = 240, 210, 10
     answered = [
         (scale.seconds(operation.answered_ns), (operation.answered_ns - operation.invoked_ns) / 1e6, operation)
@@ -120,7 +120,7 @@ def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> s
     def y(latency_ms: float) -> float:
         return floor - (math.log10(max(latency_ms, 1.0)) - low) / (high - low) * (floor - ceiling)
 
-    parts = [*_shades(scale, struck, floor), _axis(scale, height)]
+    parts = [*_shades(scale, injected, floor), _axis(scale, height)]
     for power in range(int(high) + 1):
         parts += [
             _line(_LEFT, y(10**power), WIDTH - _RIGHT, y(10**power), "grid"),
@@ -128,7 +128,7 @@ def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> s
         ]
     step = max(1, len(answered) // _MAX_POINTS)
     for at_s, latency_ms, operation in answered[::step]:
-        title = f"{operation.kind} of {operation.process}: {_duration(latency_ms)}, {_told(operation)}"
+        title = f"{operation.kind} of {operation.process}: {_duration(latency_ms)}, {_result(operation)}"
         parts.append(
             f'<circle cx="{scale.x(at_s)}" cy="{y(latency_ms):.1f}" r="1.7" class="{operation.outcome}">'
             f"<title>{escape(title)}</title></circle>"
@@ -149,7 +149,7 @@ def latencies(history: History, scale: TimeScale, struck: Sequence[Window]) -> s
 
 
 def lane(operations: Sequence[RecordedCall]) -> str:
-    """One order: a row for each process that called about it, a bar for each call, on a scale of its own."""
+    """Draw one order on a scale of its own: a row for each process that called about it, a bar for each call."""
     scale = TimeScale(History(tuple(operations)))
     processes = list(dict.fromkeys(operation.process for operation in operations))
     height = 24 * len(processes) + 26
@@ -163,15 +163,15 @@ def lane(operations: Sequence[RecordedCall]) -> str:
             start_s = scale.seconds(operation.invoked_ns)
             end_s = scale.length_s if operation.answered_ns is None else scale.seconds(operation.answered_ns)
             parts.append(
-                _bar(scale, start_s, end_s, y, 16, str(operation.outcome), f"{operation.kind}: {_told(operation)}")
+                _bar(scale, start_s, end_s, y, 16, str(operation.outcome), f"{operation.kind}: {_result(operation)}")
             )
             if scale.x(end_s) - scale.x(start_s) > 60:
-                parts.append(_text(scale.x(start_s) + 4, y + 12, f"{operation.kind} {_told(operation)}", "inside"))
+                parts.append(_text(scale.x(start_s) + 4, y + 12, f"{operation.kind} {_result(operation)}", "inside"))
     return _svg(height, parts, "One order")
 
 
-def _told(operation: RecordedCall) -> str:
-    """What came of a call, in a word or two."""
+def _result(operation: RecordedCall) -> str:
+    """Return the outcome of a call in a word or two."""
     answer = operation.answer
     if operation.answered_ns is None:
         return "never answered"
@@ -195,7 +195,7 @@ def _duration(milliseconds: float) -> str:
     return f"{milliseconds / 1000:g} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
 
 
-def _shades(scale: TimeScale, struck: Sequence[Window], floor: float) -> list[str]:
+def _shades(scale: TimeScale, injected: Sequence[Window], floor: float) -> list[str]:
     return [
         _rect(
             scale.x(window.began_s),
@@ -205,12 +205,12 @@ def _shades(scale: TimeScale, struck: Sequence[Window], floor: float) -> list[st
             "shade",
             f"{window.fault} {window.target}".strip(),
         )
-        for window in struck
+        for window in injected
     ]
 
 
 def _axis(scale: TimeScale, height: float) -> str:
-    """Ticks at round numbers of seconds, along the lower edge."""
+    """Draw ticks at round numbers of seconds, along the lower edge."""
     step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300) if scale.length_s / step <= 14), 600)
     parts = [_line(_LEFT, height - 20, WIDTH - _RIGHT, height - 20, "axis")]
     for number in range(int(scale.length_s / step) + 1):

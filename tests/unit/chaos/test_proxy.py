@@ -1,4 +1,4 @@
-"""The proxy passes everything on unaltered, and spoils exactly what it was told to."""
+"""The proxy passes every byte on unaltered, and disturbs exactly what a toxic says."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def connect(proxy: Proxy) -> Connection:
     return await asyncio.open_connection("127.0.0.1", proxy.port)
 
 
-async def test_passes_on_unaltered(proxy: Proxy) -> None:
+async def test_bytes_pass_unaltered(proxy: Proxy) -> None:
     """A megabyte goes there and back; the end of one side is the end of the other."""
     connection = await connect(proxy)
     words = random.Random(1).randbytes(1 << 20)
     assert await said(connection, words) == words
     connection[1].write_eof()
     assert await closed(connection)
-    assert (proxy.connected, proxy.affected) == (1, 0)
+    assert proxy.affected == 0
 
 
 async def test_latency_delays_and_keeps_order(proxy: Proxy) -> None:
@@ -49,7 +49,7 @@ async def test_latency_delays_and_keeps_order(proxy: Proxy) -> None:
     assert proxy.affected == 1
 
 
-async def test_one_direction_only(proxy: Proxy) -> None:
+async def test_toxic_disturbs_its_direction_only(proxy: Proxy) -> None:
     """What goes up arrives, what comes down does not; the connection does not outlive its hole."""
     arrived: list[bytes] = []
 
@@ -83,7 +83,7 @@ async def test_timeout_closes_after_its_time(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.14
 
 
-async def test_a_changed_toxic_forgets_its_former_time(proxy: Proxy) -> None:
+async def test_changed_toxic_forgets_its_former_time(proxy: Proxy) -> None:
     """One that was to close soon and now is to close late closes late."""
     connection = await connect(proxy)
     assert await said(connection, b"x") == b"x"
@@ -93,7 +93,7 @@ async def test_a_changed_toxic_forgets_its_former_time(proxy: Proxy) -> None:
         await asyncio.wait_for(connection[0].read(1), 0.3)
 
 
-async def test_reset_peer(proxy: Proxy) -> None:
+async def test_reset_peer_resets_the_connection(proxy: Proxy) -> None:
     """Both ends are reset, not closed politely."""
     connection = await connect(proxy)
     assert await said(connection, b"x") == b"x"
@@ -110,7 +110,7 @@ async def test_limit_data_closes_after_so_many_bytes(proxy: Proxy) -> None:
     assert await asyncio.wait_for(connection[0].read(), 5) == b"abc"
 
 
-async def test_slicer_and_bandwidth(proxy: Proxy) -> None:
+async def test_slicer_and_bandwidth_slow_a_stream_down(proxy: Proxy) -> None:
     """Slices come to the same bytes; a narrow line takes its time."""
     connection = await connect(proxy)
     proxy.add(Toxic("slices", "slicer", attributes={"average_size": 10, "size_variation": 5, "delay": 10}))
@@ -124,7 +124,7 @@ async def test_slicer_and_bandwidth(proxy: Proxy) -> None:
     assert time.monotonic() - began >= 0.25
 
 
-async def test_what_is_small_is_sent_at_once() -> None:
+async def test_small_piece_is_sent_at_once() -> None:
     """The proxy adds no delay of its own: what is accepted on its port does not wait for acknowledgements."""
     options: asyncio.Queue[int] = asyncio.Queue()
 
@@ -140,7 +140,7 @@ async def test_what_is_small_is_sent_at_once() -> None:
         writer.close()
 
 
-async def test_down_and_up_again(proxy: Proxy) -> None:
+async def test_disabled_proxy_refuses_until_it_is_enabled(proxy: Proxy) -> None:
     """Disabled it resets what is open and refuses what comes; enabled again it has the same port."""
     connection, port = await connect(proxy), proxy.port
     await proxy.disable()
@@ -152,7 +152,7 @@ async def test_down_and_up_again(proxy: Proxy) -> None:
     assert await said(await connect(proxy), b"x") == b"x"
 
 
-async def test_a_port_a_stranger_took_meanwhile(proxy: Proxy) -> None:
+async def test_proxy_whose_port_was_taken_is_not_enabled(proxy: Proxy) -> None:
     """It cannot be enabled, does not claim to be, and is once the stranger has gone."""
     await proxy.disable()
     with socket.create_server(("127.0.0.1", proxy.port)):
@@ -163,7 +163,7 @@ async def test_a_port_a_stranger_took_meanwhile(proxy: Proxy) -> None:
     assert await said(await connect(proxy), b"x") == b"x"
 
 
-async def test_upstream_may_be_away(proxy: Proxy) -> None:
+async def test_upstream_that_is_away_resets_the_client(proxy: Proxy) -> None:
     """A connection to nobody is reset; when somebody is there the next one works."""
     there, proxy.upstream = proxy.upstream, "127.0.0.1:1"
     assert await closed(await connect(proxy))
@@ -193,7 +193,7 @@ async def _survives(connection: Connection) -> bool:
     ("kind", "attributes", "toxicity"),
     [("poison", {}, 1.0), ("latency", {"ms": 1}, 1.0), ("latency", {"latency": -1}, 1.0), ("latency", {}, 1.5)],
 )
-def test_nonsense_is_refused(kind: str, attributes: dict[str, int], toxicity: float) -> None:
+def test_invalid_toxic_is_refused(kind: str, attributes: dict[str, int], toxicity: float) -> None:
     """An unknown toxic or attribute, or a number out of range, is refused with what there is."""
     with pytest.raises(InvalidArgument):
         Toxic("x", kind, toxicity=toxicity, attributes=attributes)

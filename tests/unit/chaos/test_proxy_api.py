@@ -1,4 +1,4 @@
-"""toxiproxy's clients find the API they know: over a real socket, with a real echo behind the proxies."""
+"""The API is that of toxiproxy, over a real socket, with a real echo server behind the proxies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Client:
         assert status == 201, proxy
         return dict(proxy)
 
-    async def poison(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
+    async def add_toxic(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
         """Adds a toxic to `echo`, under its default name."""
         toxic = {"type": kind, "stream": stream, "attributes": attributes}
         status, told = await self.ask("POST", "/proxies/echo/toxics", toxic)
@@ -90,7 +90,7 @@ async def connect(listen: str) -> Connection:
 
 
 async def refuses(listen: str) -> bool:
-    """Tell whether nobody listens there."""
+    """Return whether no server listens there."""
     try:
         _, writer = await connect(listen)
     except ConnectionRefusedError:
@@ -101,7 +101,7 @@ async def refuses(listen: str) -> bool:
 
 @contextmanager
 def taken_port() -> Iterator[int]:
-    """A port somebody else listens on."""
+    """A port that another server listens on."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         yield int(other.getsockname()[1])
 
@@ -110,7 +110,7 @@ def error(words: str, status: int) -> Answer:
     return status, {"error": words, "status": status}
 
 
-async def test_a_proxy_from_its_making_to_its_end(client: Client) -> None:
+async def test_proxy_is_created_disabled_enabled_and_deleted(client: Client) -> None:
     """Made, listed, shown, disabled, enabled and deleted; bytes pass while it is enabled, and at no other time."""
     made = await client.create()
     assert made == {
@@ -146,7 +146,7 @@ async def test_version_is_that_of_the_api(client: Client) -> None:
     assert (status, told["version"].split(".")[0]) == (200, "2")
 
 
-async def test_a_proxy_made_disabled_refuses_until_it_is_enabled(client: Client) -> None:
+async def test_proxy_created_disabled_refuses_until_it_is_enabled(client: Client) -> None:
     made = await client.create(enabled=False)
     assert made["enabled"] is False
     assert await refuses(made["listen"])
@@ -154,10 +154,10 @@ async def test_a_proxy_made_disabled_refuses_until_it_is_enabled(client: Client)
     assert await said(await connect(made["listen"]), b"x") == b"x"
 
 
-async def test_another_upstream_drops_connections_and_keeps_port_and_toxics(client: Client) -> None:
+async def test_update_of_upstream_drops_connections_and_keeps_port_and_toxics(client: Client) -> None:
     async with echo() as other:
         made = await client.create(upstream=other)
-        await client.poison("latency", latency=1)
+        await client.add_toxic("latency", latency=1)
         connection = await connect(made["listen"])
         assert await said(connection, b"x") == b"x"
         status, moved = await client.ask("POST", "/proxies/echo", {"upstream": client.upstream})
@@ -167,9 +167,9 @@ async def test_another_upstream_drops_connections_and_keeps_port_and_toxics(clie
     assert await said(await connect(moved["listen"]), b"x") == b"x"
 
 
-async def test_another_listen_moves_it_with_its_toxics(client: Client) -> None:
+async def test_update_of_listen_moves_the_proxy_with_its_toxics(client: Client) -> None:
     made = await client.create()
-    await client.poison("latency", latency=1)
+    await client.add_toxic("latency", latency=1)
     connection = await connect(made["listen"])
     status, moved = await client.ask("POST", "/proxies/echo", {"listen": "127.0.0.2:0"})
     assert (status, moved["listen"].split(":")[0], len(moved["toxics"])) == (200, "127.0.0.2", 1)
@@ -178,7 +178,7 @@ async def test_another_listen_moves_it_with_its_toxics(client: Client) -> None:
     assert await said(await connect(moved["listen"]), b"x") == b"x"
 
 
-async def test_a_listen_that_cannot_be_had_leaves_the_proxy_as_it_was(client: Client) -> None:
+async def test_update_of_listen_that_cannot_be_bound_changes_nothing(client: Client) -> None:
     made = await client.create()
     connection = await connect(made["listen"])
     with taken_port() as port:
@@ -188,7 +188,7 @@ async def test_a_listen_that_cannot_be_had_leaves_the_proxy_as_it_was(client: Cl
     assert await said(connection, b"x") == b"x"
 
 
-async def test_a_port_that_is_taken(client: Client) -> None:
+async def test_create_on_a_taken_port_is_refused(client: Client) -> None:
     """By a stranger, or by a disabled proxy of ours: it has no connections, but its port."""
     made = await client.create(enabled=False)
     with taken_port() as port:
@@ -226,7 +226,7 @@ async def test_toxics_have_their_defaults_and_can_be_listed_changed_and_removed(
     assert await client.ask("GET", "/proxies/echo/toxics") == (200, [])
 
 
-async def test_a_client_that_says_null_says_nothing(client: Client) -> None:
+async def test_null_in_a_request_is_as_if_left_out(client: Client) -> None:
     """The one in Go sends every field."""
     await client.create(toxics=None, enabled=None)
     toxic = {"name": "", "type": "latency", "stream": "upstream", "toxicity": 1, "attributes": None}
@@ -239,7 +239,7 @@ async def test_latency_delays_either_direction(client: Client, stream: str) -> N
     """An open connection as well, from the toxic's adding to its removal; both add up."""
     made = await client.create()
     connection = await connect(made["listen"])
-    await client.poison("latency", stream, latency=_LATENCY_MS)
+    await client.add_toxic("latency", stream, latency=_LATENCY_MS)
     began = time.monotonic()
     assert await said(connection, b"x") == b"x"
     assert time.monotonic() - began >= _LATENCY_MS / 1000
@@ -250,11 +250,11 @@ async def test_latency_delays_either_direction(client: Client, stream: str) -> N
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
-async def test_timeout_swallows_until_it_is_removed(client: Client, stream: str) -> None:
+async def test_timeout_drops_bytes_until_it_is_removed(client: Client, stream: str) -> None:
     """Changing it brings nothing back and ends nothing; its end ends the connection, for there is a hole in it."""
     made = await client.create()
     connection = await connect(made["listen"])
-    await client.poison("timeout", stream, timeout=0)
+    await client.add_toxic("timeout", stream, timeout=0)
     connection[1].write(b"pay")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(connection[0].read(1), 0.2)
@@ -267,19 +267,19 @@ async def test_timeout_swallows_until_it_is_removed(client: Client, stream: str)
     assert await said(await connect(made["listen"]), b"x") == b"x"
 
 
-async def test_a_toxic_that_no_longer_concerns_anybody_is_as_one_removed(client: Client) -> None:
+async def test_toxic_changed_to_affect_no_connection_is_as_one_removed(client: Client) -> None:
     made = await client.create()
     connection = await connect(made["listen"])
-    await client.poison("latency", latency=600_000)
+    await client.add_toxic("latency", latency=600_000)
     await client.ask("PATCH", "/proxies/echo/toxics/latency_downstream", {"toxicity": 0})
     assert await said(connection, b"x") == b"x"
 
 
-async def test_a_changed_time_counts_from_the_change(client: Client) -> None:
+async def test_changed_timeout_counts_from_the_change(client: Client) -> None:
     made = await client.create()
     connection = await connect(made["listen"])
     assert await said(connection, b"x") == b"x"
-    await client.poison("reset_peer", timeout=600_000)
+    await client.add_toxic("reset_peer", timeout=600_000)
     await client.ask("PATCH", "/proxies/echo/toxics/reset_peer_downstream", {"attributes": {"timeout": 0}})
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(connection[0].read(1), 5)
@@ -288,17 +288,17 @@ async def test_a_changed_time_counts_from_the_change(client: Client) -> None:
 async def test_reset_enables_all_and_removes_every_toxic(client: Client) -> None:
     made = await client.create()
     off = await client.create("off", enabled=False)
-    await client.poison("timeout")
+    await client.add_toxic("timeout")
     assert await client.ask("POST", "/reset") == (204, "")
     assert await client.ask("GET", "/proxies") == (200, {"echo": made, "off": {**off, "enabled": True}})
     for proxy in (made, off):
         assert await said(await connect(proxy["listen"]), b"x") == b"x"
 
 
-async def test_populate_makes_and_replaces_and_leaves_alone_what_is_right(client: Client) -> None:
+async def test_populate_creates_and_moves_and_keeps_what_is_as_wanted(client: Client) -> None:
     """One that has both addresses keeps its toxics and connections; one that has not is made anew."""
     same, other = await client.create(), await client.create("other")
-    await client.poison("latency", latency=1)
+    await client.add_toxic("latency", latency=1)
     await client.ask("POST", "/proxies/other/toxics", {"type": "latency"})
     connection = await connect(same["listen"])
     wanted = [
@@ -319,7 +319,7 @@ async def test_populate_makes_and_replaces_and_leaves_alone_what_is_right(client
     assert await client.ask("POST", "/populate", again) == (201, told)
 
 
-async def test_populate_refuses_all_for_one_field_and_says_what_was_made_before_a_failure(client: Client) -> None:
+async def test_populate_refuses_all_for_one_field_and_lists_what_was_created_before_a_failure(client: Client) -> None:
     good = {"name": "a", "upstream": client.upstream}
     refused = await client.ask("POST", "/populate", [good, {"name": "b"}])
     assert refused == (400, {"error": "missing required field: upstream at proxy 2", "status": 400, "proxies": []})
@@ -363,10 +363,10 @@ REFUSALS: list[tuple[str, str, object, int, str]] = [
 ]
 
 
-async def test_what_is_refused_is_said_in_status_and_words(client: Client) -> None:
+async def test_refusal_has_toxiproxys_status_and_message(client: Client) -> None:
     """And it changes nothing."""
     await client.create()
-    await client.poison("latency")
+    await client.add_toxic("latency")
     before = await client.ask("GET", "/proxies")
     for method, path, body, status, words in REFUSALS:
         code, told = await client.ask(method, path, body)
@@ -375,7 +375,7 @@ async def test_what_is_refused_is_said_in_status_and_words(client: Client) -> No
         assert await client.ask("GET", "/proxies") == before
 
 
-async def test_what_is_no_json_is_refused(client: Client) -> None:
+async def test_body_that_is_not_json_is_refused(client: Client) -> None:
     for raw in (b"", b"{", b"\xff", b"[" * 100_000):
         status, told = await client.ask("POST", "/proxies", raw=raw)
         assert (status, told["error"].split(":")[0]) == (400, "bad request body")
@@ -394,7 +394,7 @@ async def test_proxies_listen_on_loopback_addresses(client: Client) -> None:
         assert await said(await connect(made["listen"]), b"x") == b"x"
 
 
-async def test_and_on_no_others(client: Client) -> None:
+async def test_proxies_listen_on_no_other_addresses(client: Client) -> None:
     """Neither a new one nor one that moves."""
     made = await client.create()
     for listen in ("0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.com:0", "127.0.0.1", "127.0.0.1:x"):
@@ -405,7 +405,7 @@ async def test_and_on_no_others(client: Client) -> None:
         assert await client.ask("GET", "/proxies") == (200, {"echo": made})
 
 
-async def test_unless_its_owner_opened_one(client: Client) -> None:
+async def test_proxies_listen_on_the_address_that_was_opened(client: Client) -> None:
     """Then that one, and it is where a proxy listens that names no address."""
     async with served("0.0.0.0") as open_one:  # noqa: S104
         assert (await open_one.create())["listen"].startswith("0.0.0.0:")
@@ -414,7 +414,7 @@ async def test_unless_its_owner_opened_one(client: Client) -> None:
         assert refused[0] == 400
 
 
-async def test_browsers_are_turned_away(client: Client) -> None:
+async def test_browsers_are_refused(client: Client) -> None:
     """A page somebody looks at must not steer his machine."""
     agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"
     assert await client.ask("POST", "/reset", agent=agent) == (403, "User agent not allowed\n")
@@ -447,7 +447,7 @@ async def test_bodies_are_bounded(client: Client) -> None:
         writer.close()
 
 
-async def test_bodies_come_in_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_that_is_late_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_api, "_BODY_TIMEOUT_S", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(b"POST /proxies HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
