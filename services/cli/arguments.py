@@ -13,13 +13,13 @@ import logging
 import re
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
 from coordination.errors import BadAddress
-from coordination.session import EnsembleAddress
 from services.cli.connection import Connection, parse_principal
 from services.cli.flags import told_by_flags
 from services.kernel.currency import format_amount
@@ -40,6 +40,8 @@ MAX_INT64 = 2**63 - 1
 
 
 def _understood(address: str) -> str:
+    from coordination.session import EnsembleAddress  # noqa: PLC0415  kazoo, which `--help` can do without
+
     try:
         return str(EnsembleAddress.parse(address)) if address else ""
     except BadAddress as error:
@@ -60,6 +62,13 @@ def _not_empty(context: typer.Context, parameter: typer.CallbackParam, value: st
     if not value and source is not None and source.name == "COMMANDLINE":
         raise typer.BadParameter("it is empty; leave the option out for a new id")
     return value
+
+
+class Where(StrEnum):
+    """Where a stack runs: on processes of this machine, or on containers."""
+
+    LOCAL = "local"
+    COMPOSE = "compose"
 
 
 Data = Annotated[Path, typer.Option("--data", envvar="COUNTINGHOUSE_DATA", help="Directory of the stack's data.")]
@@ -103,7 +112,7 @@ GuardsOff = Annotated[
     typer.Option(
         "--guards-off",
         metavar="GUARD[,GUARD]",
-        help="Guards to switch off, to see what they stop; repeatable.",
+        help="Guards to switch off; repeatable.",
         show_default=False,
     ),
 ]

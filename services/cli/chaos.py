@@ -14,14 +14,13 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli import exit_codes, output
-from services.cli.arguments import AsJson, Database, GuardsOff, names_of, parse_guards_off, run
+from services.cli.arguments import AsJson, Database, GuardsOff, Where, names_of, parse_guards_off, run
 from services.cli.proxy import proxy
 from services.cli.renamed import RenamedCommands, RenamedOptions
 from services.kernel.clock import SystemClock
@@ -49,30 +48,12 @@ _RENAMED_FAULTS = {
     "bank-tells-twice": "acquirer-notifies-twice",
 }
 
-
-class Where(StrEnum):
-    """What a run runs on."""
-
-    LOCAL = "local"
-    COMPOSE = "compose"
-
-
 _Minutes = Annotated[float, typer.Option("--minutes", help="How long the workload runs.", min=0.1, max=600)]
 _Faults = Annotated[
-    str,
-    typer.Option(
-        "--faults", help="Which faults, like kill,leader-kill. [default: every fault type]", show_default=False
-    ),
+    str, typer.Option("--faults", help="Which, like kill,leader-kill. [default: all]", show_default=False)
 ]
 _Sample = Annotated[
-    int,
-    typer.Option(
-        "--sample",
-        help="Only so many of them, drawn by the seed. [default: all]",
-        min=0,
-        max=1000,
-        show_default=False,
-    ),
+    int, typer.Option("--sample", help="Only so many, drawn by the seed. [default: all]", min=0, show_default=False)
 ]
 _Parallel = Annotated[int, typer.Option("--parallel", help="How many stacks at a time.", min=1, max=16)]
 _NewFolder = Annotated[
@@ -189,15 +170,7 @@ async def _sweep(seeds: list[int], options: list[str], folder: Path, parallel: i
 
 @app.command("ablate", cls=RenamedOptions)
 def run_ablation(
-    guards_off: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--guards-off",
-            metavar="GUARD[,GUARD]",
-            help="Rows of these only, like lock,fence. [default: all]",
-            show_default=False,
-        ),
-    ] = None,
+    guards_off: GuardsOff = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Tried until a cell is decided, like 1-5.")] = "1-3",
     parallel: _Parallel = 3,
     data: _NewFolder = None,
@@ -205,7 +178,8 @@ def run_ablation(
 ) -> None:
     """Switches each guard off, on alone, and all off, under the fault for which it is the only defence.
 
-    Exit code 0: with every guard off its fault does harm, and with it on none; 1: a row is empty; 2: one is unknown.
+    --guards-off names the guards; the default is all. Exit code 0: with every guard off its fault does harm, and with
+    it on none; 1: a row is empty; 2: one is unknown.
 
     Example: countinghouse chaos ablate --guards-off fence
     """

@@ -9,12 +9,12 @@ import importlib
 import os
 import sys
 from contextlib import ExitStack
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from services.cli import acquirer, chaos, exit_codes, ledger, locks, orders, payments, registry
+from services.cli.arguments import Where
 from services.cli.doctor import doctor
 from services.cli.metrics import metrics
 from services.cli.reconcile import reconcile
@@ -32,13 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Where(StrEnum):
-    """Where the stack runs that the commands talk to."""
-
-    LOCAL = "local"
-    COMPOSE = "compose"
 
 
 #: They start and stop embedded stacks; a deployment is docker compose's.

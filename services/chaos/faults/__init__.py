@@ -9,7 +9,7 @@ from services.chaos.faults.types import FaultType
 from services.chaos.targets.target import Target
 
 #: Every fault type. A seed repeats its plan only while their order stays.
-ALL: Final = (
+ALL: Final[tuple[FaultType, ...]] = (
     *process.TYPES,
     *zookeeper.TYPES,
     *acquirer.TYPES,

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
-from services.chaos.faults.types import (
-    FaultInjection,
-    FaultType,
-    InjectionContext,
-    Observation,
-    fault_type,
-    instances_of,
-)
+from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations, instances
 
-TYPES: Final[list[FaultType]] = []
+TYPES: Final = FaultTypes("acquirer")
 _FAULTS: Final[dict[str, tuple[acquirer_pb2.Fault, ...]]] = {
     "acquirer-silent": (acquirer_pb2.Fault(kind=acquirer_pb2.FAULT_KIND_DROP_REPLY, times=2),),
     "acquirer-slow": (
@@ -28,7 +21,7 @@ _FAULTS: Final[dict[str, tuple[acquirer_pb2.Fault, ...]]] = {
 }
 
 
-async def _misbehave(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+async def _misbehave(context: InjectionContext, injection: FaultInjection) -> Observations:
     try:
         await _set_faults(context, injection.target, _FAULTS[injection.fault])
         yield {}
@@ -37,7 +30,7 @@ async def _misbehave(context: InjectionContext, injection: FaultInjection) -> As
 
 
 for _name in _FAULTS:
-    fault_type(TYPES, _name, family="acquirer", targets=instances_of("acquirer"), duration_s=(1.0, 3.0))(_misbehave)
+    TYPES.define(_name, targets=instances("acquirer"), duration_s=(1.0, 3.0))(_misbehave)
 
 
 async def _set_faults(context: InjectionContext, instance: str, faults: Sequence[acquirer_pb2.Fault]) -> None:

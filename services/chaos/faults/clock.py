@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Final
 
-from services.chaos.faults.types import FaultInjection, FaultType, InjectionContext, Observation, fault_type
+from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations
 
-TYPES: Final[list[FaultType]] = []
+TYPES: Final = FaultTypes("clock")
 
 
-@fault_type(TYPES, "clock-jump", family="clock", targets=lambda target: target.shiftable_clocks, duration_s=(1.0, 4.0))
-async def _clock_jump(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+@TYPES.define("clock-jump", targets=lambda target: target.shiftable_clocks, duration_s=(1.0, 4.0))
+async def _clock_jump(context: InjectionContext, injection: FaultInjection) -> Observations:
     by_s = round(context.rng.choice((-1, 1)) * context.rng.uniform(5, 3600), 1)
     try:
         await context.target.shift_clock(injection.target, by_s)

@@ -1,9 +1,8 @@
-"""Faults of connections: slow, reset, swallowed or refused, and the loss of one instance's ZooKeeper session."""
+"""Faults of connections: slow, reset, dropped or refused, and the loss of one instance's ZooKeeper session."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import count
 from typing import Final
@@ -12,18 +11,14 @@ from services.chaos.faults.trigger import TriggerOrder
 from services.chaos.faults.types import (
     INJECT_WITHIN_S,
     FaultInjection,
-    FaultType,
+    FaultTypes,
     InjectionContext,
-    Observation,
-    fault_type,
-    if_links,
+    Observations,
     instances,
-    instances_of,
-    unless_links,
 )
 from services.chaos.targets.target import NotBroughtAbout
 
-TYPES: Final[list[FaultType]] = []
+TYPES: Final = FaultTypes("network")
 #: For each fault its toxic: type, stream and attributes; and how long it lasts.
 _TOXICS: Final[dict[str, tuple[str, str, dict[str, int], tuple[float, float]]]] = {
     "latency": ("latency", "downstream", {"latency": 150, "jitter": 100}, (1.0, 3.0)),
@@ -33,22 +28,16 @@ _TOXICS: Final[dict[str, tuple[str, str, dict[str, int], tuple[float, float]]]] 
 }
 
 
-@fault_type(
-    TYPES,
-    "session-expiry",
-    family="zookeeper",
-    targets=if_links(instances_of("payment")),
-    duration_s=(3.0, 4.0),
-)
-@fault_type(
-    TYPES,
+@TYPES.define("session-expiry", family="zookeeper", targets=instances("payment"), links=True, duration_s=(3.0, 4.0))
+@TYPES.define(
     "session-expiry",
     family="process",
-    targets=unless_links(instances_of("payment")),
+    targets=instances("payment"),
+    links=False,
     duration_s=(1.0, 2.0),
     exclusive=True,  # as for disconnect
 )
-async def _session_expiry(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+async def _session_expiry(context: InjectionContext, injection: FaultInjection) -> Observations:
     """Cut one instance off from ZooKeeper until its session has expired: its registration goes with it."""
     link = f"zookeeper/{injection.target}"
     try:
@@ -62,7 +51,7 @@ async def _session_expiry(context: InjectionContext, injection: FaultInjection) 
         await context.target.heal(link)
 
 
-async def _add_toxic(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+async def _add_toxic(context: InjectionContext, injection: FaultInjection) -> Observations:
     kind, stream, attributes, _ = _TOXICS[injection.fault]
     in_flight = dict(await context.in_flight())
     await context.target.heal(injection.target)
@@ -75,19 +64,19 @@ async def _add_toxic(context: InjectionContext, injection: FaultInjection) -> As
 
 
 for _name, (*_, _duration_s) in _TOXICS.items():
-    fault_type(TYPES, _name, family="network", targets=lambda target: target.links, duration_s=_duration_s)(_add_toxic)
+    TYPES.define(_name, targets=lambda target: target.links, duration_s=_duration_s)(_add_toxic)
 
 
-@fault_type(TYPES, "down", family="network", targets=lambda target: target.links, duration_s=(1.0, 3.0))
-@fault_type(
-    TYPES,
+@TYPES.define("down", targets=lambda target: target.links, duration_s=(1.0, 3.0))
+@TYPES.define(
     "disconnect",
     family="process",
-    targets=unless_links(instances),
+    targets=instances(),
+    links=False,
     duration_s=(1.0, 4.0),
     exclusive=True,  # a container that starts meanwhile could be given the address of the one that is cut off
 )
-async def _cut(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+async def _cut(context: InjectionContext, injection: FaultInjection) -> Observations:
     in_flight = dict(await context.in_flight())
     try:
         await context.target.cut(injection.target)

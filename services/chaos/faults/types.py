@@ -1,6 +1,6 @@
 """Define a fault type: what it needs of a target, how it is planned, and how it is injected and healed.
 
-    @fault_type(TYPES, "kill", family="process", targets=instances, duration_s=(1.0, 2.0))
+    @TYPES.define("kill", targets=instances(), duration_s=(1.0, 2.0))
     async def _kill(context, injection):
         await context.target.kill(injection.target)          # inject
         yield {}                                             # what was observed; the fault lasts
@@ -31,8 +31,10 @@ INJECT_WITHIN_S: Final = 15.0
 POLL_S: Final = 0.03
 CALL_TIMEOUT_S: Final = 2.0
 
-#: What was observed of a fault when it was injected.
-Observation = dict[str, Any]
+#: A fault type's function yields once, what was observed when the fault was injected.
+Observations = AsyncIterator[dict[str, Any]]
+#: Returns the instances or links of a deployment that a fault can be injected into; `""`: it is not one of them.
+Targets = Callable[[Target], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class InjectionContext:
         return (("authorization", f"Bearer {self.operator.token}"),)
 
 
-Inject = Callable[[InjectionContext, FaultInjection], AbstractAsyncContextManager[Observation]]
-_Function = Callable[[InjectionContext, FaultInjection], AsyncIterator[Observation]]
+Inject = Callable[[InjectionContext, FaultInjection], AbstractAsyncContextManager[dict[str, Any]]]
+_Function = Callable[[InjectionContext, FaultInjection], Observations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class FaultType:
     Args:
         name: As `--faults` and the history call it, like `kill`.
         family: Faults of one family never overlap.
-        targets: Returns the instances or links of a deployment that it can be injected into.
+        targets: Where it can be injected on a deployment.
         duration_s: The shortest and the longest time from injection to healing.
         inject: Injects on entry, and yields what was observed; heals on exit.
         choices: Values the planner draws one of, by name, like the failpoint to kill at.
@@ -115,53 +117,54 @@ class FaultType:
 
     name: str
     family: str
-    targets: Callable[[Target], tuple[str, ...]]
+    targets: Targets
     duration_s: tuple[float, float]
     inject: Inject
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exclusive: bool = False
 
 
-def fault_type(
-    types: list[FaultType],
-    name: str,
-    *,
-    family: str,
-    targets: Callable[[Target], tuple[str, ...]],
-    duration_s: tuple[float, float],
-    choices: Mapping[str, tuple[str, ...]] | None = None,
-    exclusive: bool = False,
-) -> Callable[[_Function], _Function]:
-    """Append a fault type to `types`; see the module header and `FaultType`."""
+class FaultTypes(list[FaultType]):
+    """The fault types of one module.
 
-    def append(function: _Function) -> _Function:
-        inject = asynccontextmanager(function)
-        types.append(FaultType(name, family, targets, duration_s, inject, choices or {}, exclusive))
-        return function
+    Args:
+        family: Of its fault types, unless one names another.
+    """
 
-    return append
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self._family = family
+
+    def define(
+        self,
+        name: str,
+        *,
+        duration_s: tuple[float, float],
+        targets: Targets = lambda _: ("",),
+        links: bool | None = None,
+        family: str = "",
+        choices: Mapping[str, tuple[str, ...]] | None = None,
+        exclusive: bool = False,
+    ) -> Callable[[_Function], _Function]:
+        """Append a fault type whose function is decorated; see the module header and `FaultType`.
+
+        Args:
+            links: Whether it needs a target with links, or one without; None: it is available on both.
+        """
+
+        def available(target: Target) -> tuple[str, ...]:
+            return targets(target) if links is None or links is bool(target.links) else ()
+
+        def append(function: _Function) -> _Function:
+            inject = asynccontextmanager(function)
+            self.append(
+                FaultType(name, family or self._family, available, duration_s, inject, choices or {}, exclusive)
+            )
+            return function
+
+        return append
 
 
-def everything(_target: Target) -> tuple[str, ...]:
-    """Return the target of a fault that is not injected into one instance or link."""
-    return ("",)
-
-
-def instances(target: Target) -> tuple[str, ...]:
-    """Return the services' instances and the acquirer."""
-    return target.instances
-
-
-def instances_of(service: str) -> Callable[[Target], tuple[str, ...]]:
-    """Return the instances of one service."""
+def instances(service: str = "") -> Targets:
+    """Return the instances of one service, or of all and the acquirer, as a fault type's targets."""
     return lambda target: tuple(name for name in target.instances if name.startswith(service))
-
-
-def if_links(targets: Callable[[Target], tuple[str, ...]]) -> Callable[[Target], tuple[str, ...]]:
-    """Return no target where no proxy stands in front of instances."""
-    return lambda target: targets(target) if target.links else ()
-
-
-def unless_links(targets: Callable[[Target], tuple[str, ...]]) -> Callable[[Target], tuple[str, ...]]:
-    """Return no target where a proxy stands in front of instances."""
-    return lambda target: () if target.links else targets(target)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Final
 
 from services.chaos.faults.types import (
     INJECT_WITHIN_S,
     POLL_S,
     FaultInjection,
-    FaultType,
+    FaultTypes,
     InjectionContext,
-    Observation,
-    everything,
-    fault_type,
+    Observations,
 )
 from services.chaos.targets.target import NotBroughtAbout, Target
 
-TYPES: Final[list[FaultType]] = []
+TYPES: Final = FaultTypes("zookeeper")
 
 
-@fault_type(TYPES, "leader-kill", family="zookeeper", targets=everything, duration_s=(2.0, 4.0))
-async def _leader_kill(context: InjectionContext, _injection: FaultInjection) -> AsyncIterator[Observation]:
+@TYPES.define("leader-kill", duration_s=(2.0, 4.0))
+async def _leader_kill(context: InjectionContext, _injection: FaultInjection) -> Observations:
     leader = await _leader(context.target)
     try:
         await context.target.kill_server(leader)
@@ -31,8 +28,8 @@ async def _leader_kill(context: InjectionContext, _injection: FaultInjection) ->
         await context.target.start_server(leader)
 
 
-@fault_type(TYPES, "quorum-loss", family="zookeeper", targets=everything, duration_s=(2.0, 5.0))
-async def _quorum_loss(context: InjectionContext, _injection: FaultInjection) -> AsyncIterator[Observation]:
+@TYPES.define("quorum-loss", duration_s=(2.0, 5.0))
+async def _quorum_loss(context: InjectionContext, _injection: FaultInjection) -> Observations:
     victims = context.rng.sample(sorted(await context.target.zookeeper_servers()), 2)
     try:
         for server in victims:
@@ -42,8 +39,8 @@ async def _quorum_loss(context: InjectionContext, _injection: FaultInjection) ->
         await asyncio.gather(*(context.target.start_server(server) for server in victims))
 
 
-@fault_type(TYPES, "zookeeper-freeze", family="zookeeper", targets=everything, duration_s=(1.0, 5.0))
-async def _zookeeper_freeze(context: InjectionContext, _injection: FaultInjection) -> AsyncIterator[Observation]:
+@TYPES.define("zookeeper-freeze", duration_s=(1.0, 5.0))
+async def _zookeeper_freeze(context: InjectionContext, _injection: FaultInjection) -> Observations:
     servers = sorted(await context.target.zookeeper_servers())
     try:
         for server in servers:

@@ -27,81 +27,64 @@ class Target(Protocol):
     @property
     def name(self) -> str:
         """`local` or `compose`."""
-        ...
 
     @property
     def zookeeper(self) -> str:
         """Where clients find it: `host:port,host:port`."""
-        ...
 
     @property
     def databases(self) -> Mapping[str, str]:
         """SQLAlchemy URLs for the checker, by service; not through any proxy."""
-        ...
 
     @property
     def instances(self) -> tuple[str, ...]:
         """The services' processes, like `payment-1`, and `acquirer-1`."""
-        ...
 
     @property
     def session_timeout_s(self) -> float:
         """How long an instance that has died or is frozen keeps its locks."""
-        ...
 
     @property
     def holds_at_failpoints(self) -> bool:
         """Whether a failpoint can only hold a process, which is then killed or paused from outside."""
-        ...
 
     @property
     def links(self) -> tuple[str, ...]:
         """The instances behind a proxy: toxics can be added to their connections."""
-        ...
 
     @property
     def has_postgresql(self) -> bool:
         """Whether its database is a PostgreSQL server."""
-        ...
 
     @property
     def shiftable_clocks(self) -> tuple[str, ...]:
         """The instances whose wall clock can be shifted."""
-        ...
 
     async def acquirer_log(self) -> AcquirerLog:
         """Return the acquirer's own log, oldest first."""
-        ...
 
     def token(self, name: str, role: Role) -> str:
         """Return a token for `name` in `role`."""
-        ...
 
     def address(self, instance: str) -> str:
         """Return where callers reach an instance, through any proxy in front of it."""
-        ...
 
     # ---- processes -------------------------------------------------------------------------------------
 
     async def kill(self, instance: str) -> None:
         """Send SIGKILL. Its supervisor starts it again."""
-        ...
 
     async def terminate(self, instance: str) -> None:
         """Send SIGTERM, and wait until it has ended. Its supervisor starts it again."""
-        ...
 
     async def pause(self, instance: str) -> None:
         """Send SIGSTOP, or pause the container."""
-        ...
 
     async def resume(self, instance: str) -> None:
         """Resume it. Harmless if it is not paused."""
-        ...
 
     async def is_paused(self, instance: str) -> bool:
         """Return whether it is paused."""
-        ...
 
     async def wait_serving(self, instance: str) -> None:
         """Wait until it is SERVING and registered.
@@ -109,56 +92,43 @@ class Target(Protocol):
         Raises:
             NotBroughtAbout: It is not in time.
         """
-        ...
 
     # ---- ZooKeeper and PostgreSQL ----------------------------------------------------------------------
 
     async def zookeeper_servers(self) -> dict[str, str]:
         """Return each server with its mode: `leader`, `follower`, or empty if it does not answer."""
-        ...
 
     async def kill_server(self, server: str) -> None:
         """Send SIGKILL to a ZooKeeper server, which stays down."""
-        ...
 
     async def start_server(self, server: str) -> None:
         """Start it again; return when it serves, if there is a quorum. Harmless if it runs."""
-        ...
 
     async def pause_server(self, server: str) -> None:
         """Pause a ZooKeeper server."""
-        ...
 
     async def resume_server(self, server: str) -> None:
         """Resume it."""
-        ...
 
     async def stop_postgresql(self, *, fast: bool) -> None:
         """Stop it: a fast shutdown, or SIGKILL."""
-        ...
 
     async def start_postgresql(self) -> None:
         """Start it again; return when it answers. Harmless if it runs."""
-        ...
 
     # ---- links and clocks ------------------------------------------------------------------------------
 
     async def add_toxic(self, link: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
         """Add a toxic to a link."""
-        ...
 
     async def cut(self, link: str) -> None:
         """Reset a link's connections and refuse new ones; `zookeeper/payment-1` is an instance's link to ZooKeeper."""
-        ...
 
     async def affected_connections(self, link: str) -> int:
         """Return how many connections a toxic or a cut has affected since the link was healed."""
-        ...
 
     async def heal(self, link: str) -> None:
         """Remove the toxics of a link, and accept connections. Harmless if it is whole."""
-        ...
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
         """Shift the wall clock of an instance by so many seconds; 0: no longer."""
-        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from services.chaos import faults, runner
 from services.chaos.calls import Heard, Person
 from services.chaos.faults import trigger
-from services.chaos.faults.types import FaultInjection, FaultType, InjectionContext, Observation, fault_type, instances
+from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations, instances
 from services.chaos.injector import Injector
 from services.chaos.report import run_page
 from services.chaos.targets.target import NotBroughtAbout, Target
@@ -120,7 +120,7 @@ def context_of(target: object) -> InjectionContext:
     return InjectionContext(there, there, cashier, cashier, nobody, nothing, SystemClock(), random.Random(1))
 
 
-def injected(target: object, fault: str, where: str, **facts: str) -> AbstractAsyncContextManager[Observation]:
+def injected(target: object, fault: str, where: str, **facts: str) -> AbstractAsyncContextManager[dict[str, Any]]:
     (found, *_) = [each for each in faults.ALL if each.name == fault]
     return found.inject(context_of(target), FaultInjection(fault, where, 1.0, 0.5, facts))
 
@@ -174,13 +174,11 @@ async def test_fault_type_added_in_one_place_is_planned_injected_and_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One decorated function is all; a target that lacks what it needs does not get it."""
-    added: list[FaultType] = []
+    added = FaultTypes("process")
     done: list[str] = []
 
-    @fault_type(
-        added, "hiccup", family="process", targets=instances, duration_s=(0.01, 0.02), choices={"point": ("a",)}
-    )
-    async def _hiccup(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[Observation]:
+    @added.define("hiccup", targets=instances(), duration_s=(0.01, 0.02), choices={"point": ("a",)})
+    async def _hiccup(context: InjectionContext, injection: FaultInjection) -> Observations:
         done.append(f"injected into {injection.target}")
         yield {"in_flight": {"CREATED": 2}}
         done.append("healed")

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from services.chaos.targets import local
-from services.cli.chaos import Where, _numbers, _run_config, _target, app
+from services.cli.arguments import Where
+from services.cli.chaos import _numbers, _run_config, _target, app
 
 PAGE = (Path(__file__).parents[2] / "chaos" / "FOUND.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"(?:`|^\$ )countinghouse chaos ([^`\n]+)", PAGE, re.M)
