@@ -5,10 +5,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.set-up
-#: Test processes side by side. Each file of tests stays in one of them, with the servers that its tests share.
-PARALLEL := -n 3 --dist loadfile
+#: Test processes side by side. Each file of tests stays in one of them, with the servers that its tests share. Files are
+#: begun in the order of tests/conftest.py.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
+#: All but what needs Docker or is the long form of another test.
+ALL := -m "not soak and not compose"
+
+.PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
   gen up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Says what each target does
@@ -25,15 +29,18 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every order was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
-test: setup  ## Runs all tests, three files at a time
+test: setup  ## Runs the tests, three files at a time (7 minutes on two cores)
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)
+
+test-all: setup  ## Runs those that take long by their nature as well (12 minutes)
+	@$(BIN)/pytest $(PARALLEL) $(ALL) $(ARGS)
 
 soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
 	@$(BIN)/pytest -m soak $(ARGS)
 
 test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpoint among them, on PostgreSQL
 	@deploy/setup-postgresql.sh
-	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
+	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) $(ALL) tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
 
 test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in company, on SQLite and on PostgreSQL
 	@deploy/setup-postgresql.sh

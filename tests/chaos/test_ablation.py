@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long
 def test_without_tickets_a_lost_reply_is_paid_for_twice(tmp_path: Path) -> None:
     """One row, whole: all on, only it off, only it on, all off; the command says so by its exit code."""
     ended = subprocess.run(

@@ -55,6 +55,7 @@ async def test_an_order_is_settled_once_whatever_dies(tmp_path: Path) -> None:
     assert not re.search(r"<link|<script[^>]*src|https?://(?!www.w3.org)", page), "one file, that needs no other"
 
 
+@pytest.mark.long
 async def test_fault_that_was_not_injected_makes_a_run_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The books are right; but what was to be shown was not."""
 
@@ -73,6 +74,7 @@ async def test_fault_that_was_not_injected_makes_a_run_unknown(tmp_path: Path, m
     assert all("not injected" in reason or reason.endswith("injected: kill") for reason in result.reasons)
 
 
+@pytest.mark.long
 async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The services' own answers do not come out even with the acquirer's, and the run says by how much."""
 
@@ -94,6 +96,7 @@ async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeyp
     assert "and the acquirer holds" in violations[1]
 
 
+@pytest.mark.long
 async def test_without_its_guards_the_same_run_is_violated(tmp_path: Path) -> None:
     """A holder that is frozen and overtaken settles a second time when it wakes, and the checker sees it."""
     result = await run_on(tmp_path, "freeze-at", length_s=8, guards_off=("lock", "fence", "state", "unique"))
@@ -129,6 +132,7 @@ def test_without_docker_there_is_no_verdict_on_containers(tmp_path: Path) -> Non
     assert ended.stderr.endswith("countinghouse: docker compose up cannot be run: No such file or directory\n")
 
 
+@pytest.mark.long
 def test_a_run_that_breaks_down_is_unknown(tmp_path: Path) -> None:
     """2, and what is needed to mend it: here a history that was there before."""
     (tmp_path / "history.jsonl").mkdir()
@@ -149,6 +153,7 @@ def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"seed-1", "seed-2"}
 
 
+@pytest.mark.long
 def test_a_seed_that_is_ok_leaves_nothing(tmp_path: Path) -> None:
     """`sweep` ends with 0 and a line for each."""
     ended = countinghouse(

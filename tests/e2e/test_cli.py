@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from coordination.locks.lock import Holder, ResourceLocks
+from coordination.session import Session
 from countinghouse.debug.v1 import failpoint_pb2 as debug
+from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
+from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import Desk, command_line, document, new_id, start_command_line
 
@@ -264,43 +268,32 @@ async def test_amounts_are_shown_in_major_units_and_json_keeps_minor_ones(termin
 
 
 async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack: Stack) -> None:
-    order_id = await terminal.new_order()
+    """A holder of the test's own, and a clerk whose Settle waits behind it."""
+    order_id, clerk = await terminal.new_order(), Holder("ming", {"role": "cashier", "instance": "test"}, 1)
+
+    async def queue() -> list[dict[str, Any]]:
+        queues = (await terminal.json("locks"))["queues"]
+        return [place for each in queues if each["order_id"] == order_id for place in each["queue"]]
+
     async with (
-        Desk.of(stack, "ops", Role.OPERATOR) as operator,
+        Session(stack.zookeeper, name="test") as session,
         Desk.of(stack, "li", Role.CASHIER) as li,
-        Desk.of(stack, "ming", Role.CASHIER) as ming,
     ):
-        arm = debug.ArmFailpointRequest(
-            name="locked", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=12_000, subject=order_id
-        )
-        await operator.ask(operator.failpoints_at("payment-1").ArmFailpoint, arm)
-
-        async def queue_of(length: int) -> list[dict[str, Any]]:
-            while True:
-                queues = (await terminal.json("locks"))["queues"]
-                queue = [place for each in queues if each["order_id"] == order_id for place in each["queue"]]
-                if len(queue) >= length:
-                    return queue
-
-        async def told_of(length: int) -> str:
-            while True:
-                said = (await terminal.run("locks")).stdout
-                if said.count(order_id) >= length:
-                    return said
-
-        holding = asyncio.ensure_future(li.settle(order_id, instance="payment-1", timeout_s=30))
-        await queue_of(1)
-        waiting = asyncio.ensure_future(ming.settle(order_id, instance="payment-2", timeout_s=30))
-        queue, said = await asyncio.gather(queue_of(2), told_of(2))
-        assert [(place["position"], place["clerk"], place["instance"]) for place in queue] == [
-            (0, "li", "payment-1"),
-            (1, "ming", "payment-2"),
-        ]
-        assert "holds" in said
-        assert "waits, 1 ahead" in said
-        await holding
-        await asyncio.gather(waiting, return_exceptions=True)
-    assert "nobody" in (await terminal.run("locks")).stdout
+        async with await ResourceLocks(session, root=LOCKS_ROOT).acquire(order_id, clerk, timeout_s=10):
+            assert len(await queue()) == 1
+            waiting = asyncio.ensure_future(li.settle(order_id, instance="payment-1", timeout_s=60))
+            while len(found := await queue()) < 2:
+                assert not waiting.done()
+            assert [(place["position"], place["clerk"], place["instance"]) for place in found] == [
+                (0, "ming", "test"),
+                (1, "li", "payment-1"),
+            ]
+            said = (await terminal.run("locks")).stdout
+            assert "holds" in said
+            assert "waits, 1 ahead" in said
+        assert (await waiting).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    while "nobody" not in (await terminal.run("locks")).stdout:
+        pass  # a lock is released a moment after the reply
 
 
 async def test_the_books_balance_and_are_as_they_were_written(terminal: Terminal) -> None:

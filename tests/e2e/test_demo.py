@@ -152,16 +152,17 @@ class TestWhole:
         assert all(broken.values())
 
 
-def _breaking(guards: tuple[str, ...], act: str, check: str, *, soak: bool = False) -> Any:
-    marks = [pytest.mark.soak] if soak else []
+def _breaking(guards: tuple[str, ...], act: str, check: str, *marks: pytest.MarkDecorator) -> Any:
     return pytest.param(without(guards, act), act, check, id=f"{act} without {' and '.join(guards)}", marks=marks)
 
 
 @pytest.mark.parametrize(
     ("run", "act", "check"),
     [
-        *(_breaking(*alone) for alone in ALONE),
-        *(_breaking(*together, soak=place > 0) for place, together in enumerate(TOGETHER)),
+        _breaking(*ALONE[0]),
+        *(_breaking(*alone, pytest.mark.long) for alone in ALONE[1:]),
+        _breaking(*TOGETHER[0], pytest.mark.long),
+        *(_breaking(*together, pytest.mark.soak) for together in TOGETHER[1:]),
     ],
 )
 async def test_an_act_without_what_stands_in_it_is_violated(
@@ -177,6 +178,7 @@ async def test_an_act_without_what_stands_in_it_is_violated(
     assert all(broken.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("run", "guard"), [pytest.param(without((guard,), *acts), guard, id=guard) for guard, acts in SPARED.items()]
 )

@@ -129,6 +129,7 @@ async def test_a_killed_server_comes_back_and_every_order_is_settled_once(harnes
     assert all(len(charges(books, order_id)) == 1 for order_id in orders)
 
 
+@pytest.mark.long
 async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
@@ -148,6 +149,7 @@ async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> No
     assert "not properly shut down" not in log.read_text()
 
 
+@pytest.mark.long
 async def test_without_the_guard_unique_the_services_own_their_tables(data: Path) -> None:
     """They drop its indexes at start, which the role of a deployment may not."""
     chosen = options(

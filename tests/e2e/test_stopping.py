@@ -26,9 +26,10 @@ from tests.e2e.endings import Endings
 from tests.e2e.load import Load
 
 ONE, TWO = "payment-1", "payment-2"
-DRAIN_S, LEASE_S = 3.0, 1.5
+#: A drain is long, so that what is to happen in one does on a busy machine too.
+DRAIN_S, LEASE_S = 8.0, 1.5
 #: Besides `drain_s`: to unregister, to close, and for a machine that others use too.
-MARGIN_S = 3.0
+MARGIN_S = 7.0
 
 
 @dataclass(slots=True)
@@ -88,10 +89,10 @@ async def test_a_running_call_is_finished_and_the_process_waits_no_longer(house:
 
 
 async def test_a_running_call_keeps_its_request_while_it_is_drained(house: House) -> None:
-    """Twice as long as its lease: who asks again under its key meanwhile is told that it is being worked on, and no
+    """Longer than its lease: who asks again under its key meanwhile is told that it is being worked on, and no
     worker takes it over.
     """
-    order_id, key, asking = await house.held_up("submitted", delay_s=2 * LEASE_S - 0.5)
+    order_id, key, asking = await house.held_up("submitted", delay_s=4 * LEASE_S)
     pid, told_s = house.stack.instance(ONE).pid, time.monotonic()
     house.stack.kill(ONE, signal.SIGTERM)
     await asyncio.sleep(1.3 * LEASE_S)
@@ -120,7 +121,7 @@ async def test_while_it_drains_new_calls_go_elsewhere(house: House) -> None:
     """Its port refuses connections, and whoever finds the services through ZooKeeper does not meet it."""
     load = Load()
     async with clients_of(house.stack, load) as clients:
-        _, _, asking = await house.held_up("submitted", delay_s=2)
+        _, _, asking = await house.held_up("submitted", delay_s=6)
         address, pid, told_s = house.harness.address(ONE), house.stack.instance(ONE).pid, time.monotonic()
         house.stack.kill(ONE, signal.SIGTERM)
         await house.harness.failpoints.wait_closed(ONE)
@@ -174,10 +175,10 @@ async def test_told_before_it_is_ready_it_stops_at_once(house: House) -> None:
     stack.kill(ZOOKEEPER, signal.SIGSTOP)
     try:
         await house.told_to_stop("order-1")
-        await stack.wait_until(lambda: stack.instance("order-1").pid != 0, 10)
+        await stack.wait_until(lambda: stack.instance("order-1").pid != 0, 30)
         log = stack.data / "logs" / "order-1.log"
         pid = stack.instance("order-1").pid
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while f'"pid": {pid}' not in log.read_text():  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.02)
         assert await house.told_to_stop("order-1") < MARGIN_S

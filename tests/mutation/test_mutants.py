@@ -7,9 +7,11 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from tests.mutation import trial
 from tests.mutation.equivalent import read_equivalent
 from tests.mutation.mutants import Mutant, mutants_of, names_of
 from tests.mutation.trial import ROOT, Fate, files_of_tests, sources, try_all
@@ -80,7 +82,10 @@ def test_the_rest_of_the_module_stays_as_it_is() -> None:
 
 
 def _fates(mutants: list[Mutant]) -> dict[str, Fate]:
-    return {trial.mutant.what: trial.fate for trial in try_all(mutants, 2)}
+    """Return what becomes of the mutants of one module, by the tests of that module alone."""
+    own, _ = files_of_tests(mutants[0].module)
+    with patch.object(trial, "files_of_tests", return_value=(own, [])):
+        return {each.mutant.what: each.fate for each in try_all(mutants, 2)}
 
 
 def test_a_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:

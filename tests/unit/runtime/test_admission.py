@@ -91,14 +91,11 @@ class TestSilentCalls:
     async def test_silent_call_without_token_is_refused_when_its_headers_arrive(
         self, server: Server, channel: aio.Channel
     ) -> None:
-        """More of them than a server executes calls; none waits for its time to pass."""
+        """More of them than a server executes calls; one that waited would be told REQUEST_NOT_RECEIVED."""
         nobody = Caller(channel, "")
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
         refusals = await asyncio.gather(*(refusal(nobody.headers(CREATE)) for _ in range(560)))
         assert {type(error) for error in refusals} == {Unauthenticated}
         await Caller(channel, server.token()).send(CREATE)
-        assert loop.time() - began_s < PATIENCE_S
 
     @pytest.mark.parametrize("method", [CREATE, "/grpc.health.v1.Health/Check"])
     async def test_request_that_does_not_come_in_time_is_refused(
