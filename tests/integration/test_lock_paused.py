@@ -80,7 +80,7 @@ async def take_over(session: Session, database: sqlite3.Connection) -> list[Batc
     resources = [f"resource-{number}" for number in range(HOLDERS)]
     batches = await asyncio.gather(
         *(
-            locks.acquire_all(resources[start : start + MAX_RESOURCES], ACCOUNTANT, timeout_s=30)
+            locks.acquire_all(resources[start : start + MAX_RESOURCES], ACCOUNTANT, timeout_s=60)
             for start in range(0, HOLDERS, MAX_RESOURCES)
         )
     )
@@ -108,7 +108,7 @@ async def test_woken_holders_begin_nothing_and_their_writes_are_refused(
         batches = await take_over(session, database)
         woken_at = time.monotonic()
         process.send_signal(signal.SIGCONT)
-        outcome = json.loads(await asyncio.wait_for(process.stdout.read(), 30))
+        outcome = json.loads(await asyncio.wait_for(process.stdout.read(), 90))
     effects = [line.split() for line in (tmp_path / "effects").read_text().splitlines()]
     assert len({resource_id for _, resource_id, _ in effects}) == HOLDERS
     assert [effect for effect in effects if float(effect[0]) >= woken_at] == [], "given leave after waking"

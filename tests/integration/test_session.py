@@ -23,6 +23,7 @@ from coordination.errors import Forbidden, Unavailable, WrongProcess
 from coordination.metrics import Metrics
 from coordination.session import requests
 from coordination.session.session import SLOTS, Session, SessionChange, SessionState
+from tests.integration.fair_clock import fair_s
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until
 
 SLACK_S = 0.25
@@ -115,10 +116,10 @@ async def test_starts_without_zookeeper() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     async with Session(f"127.0.0.1:{port}", timeout_s=SESSION_TIMEOUT_S) as session:
-        began = time.monotonic()
+        began = fair_s()
         with pytest.raises(Unavailable) as caught:
             await session.wait_connected(0.3)
-        assert time.monotonic() - began < 0.3 + SLACK_S
+        assert fair_s() - began < 0.3 + SLACK_S
         assert caught.value.retry_after_s > 0
         assert session.state is SessionState.CONNECTING
         assert session.session_id is None
@@ -158,13 +159,13 @@ async def test_frozen_before_connecting(zookeeper: ZooKeeper) -> None:
     zookeeper.pause()
     session = Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S)
     await session.start()
-    began = time.monotonic()
+    began = fair_s()
     with pytest.raises(Unavailable):
         await session.wait_connected(0.3)
-    assert time.monotonic() - began < 0.3 + SLACK_S
-    began = time.monotonic()
+    assert fair_s() - began < 0.3 + SLACK_S
+    began = fair_s()
     await session.close(timeout_s=0.5)
-    assert time.monotonic() - began < 0.5 + SLACK_S
+    assert fair_s() - began < 0.5 + SLACK_S
     assert session.state is SessionState.CLOSED
 
 
@@ -172,14 +173,14 @@ async def test_frozen_while_connected(zookeeper: ZooKeeper) -> None:
     """Every request and close() keep their time; what was sent is reported as maybe done."""
     async with connected(zookeeper) as session:
         zookeeper.pause()
-        began = time.monotonic()
+        began = fair_s()
         with pytest.raises(Unavailable) as caught:
             await session.create("/frozen", timeout_s=0.2)
-        assert time.monotonic() - began < 0.2 + SLACK_S
+        assert fair_s() - began < 0.2 + SLACK_S
         assert caught.value.maybe_done
-        began = time.monotonic()
+        began = fair_s()
         await session.close(timeout_s=0.3)
-        assert time.monotonic() - began < 0.3 + SLACK_S
+        assert fair_s() - began < 0.3 + SLACK_S
 
 
 async def test_frozen_is_noticed_under_load(session: Session, zookeeper: ZooKeeper) -> None:
@@ -394,10 +395,10 @@ async def test_closed_session_refuses_at_once(zookeeper: ZooKeeper) -> None:
             await session.create("/mine", ephemeral=True)
             assert await other.exists("/mine") is not None
         assert await other.exists("/mine") is None
-    began = time.monotonic()
+    began = fair_s()
     with pytest.raises(Unavailable):
         await session.get("/", timeout_s=5)
-    assert time.monotonic() - began < SLACK_S
+    assert fair_s() - began < SLACK_S
     await session.close()
 
 
