@@ -23,12 +23,13 @@ from countinghouse.acquirer.v1.acquirer_pb2_grpc import (
 from services.acquirer.faults import Faults
 from services.acquirer.operations import AcquirerOperations
 from services.acquirer.peers import Merchants
+from services.acquirer.schema import COUNTER, LOG
 from services.acquirer.servicer import AcquirerServicer, FaultServicer
-from services.acquirer.store import COUNTER, LOG, SqlChargeStore
+from services.acquirer.store import SqlChargeStore
 from services.kernel.clock import Deadline, SystemClock
 from services.runtime import process
 from services.runtime.database.database import Database, probe_write
-from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.health import HealthMonitor
 from services.runtime.grpc.tokens import TokenFile
@@ -85,7 +86,7 @@ def _add_services(
     server: grpc.aio.Server, settings: Settings, database: Database, merchants: Merchants, clock: SystemClock
 ) -> HealthServicer:
     """Add the acquirer's own services and the standard ones; and the faults, where the settings allow them."""
-    faults, failpoints = Faults(), Failpoints(enabled=settings.failpoints)
+    faults, failpoints = Faults(), FailpointSet(enabled=settings.failpoints)
     operations = AcquirerOperations(SqlChargeStore(database), merchants, faults, failpoints, clock)
     add_AcquirerServiceServicer_to_server(AcquirerServicer(operations), server)
     if failpoints.enabled:

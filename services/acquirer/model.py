@@ -124,3 +124,38 @@ def why_declined(payload: Payload) -> str:
 def charge_not_found(key: str) -> NotFound:
     """The answer for a key that was never decided on."""
     return NotFound("CHARGE_NOT_FOUND", f"nothing was ever decided on {key}", metadata={"key": key})
+
+
+#: Words of the log besides the states.
+RECEIVED, REPEATED, REFUSED = "RECEIVED", "REPEATED", "REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequest:
+    """A request, as the log has it.
+
+    Args:
+        caller: From the token.
+        payload: None: the request names none.
+        at_ms: Unix milliseconds.
+    """
+
+    method: str
+    caller: str
+    key: str
+    payload: Payload | None
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One entry of the log: what was received, or what was decided."""
+
+    number: int
+    request: LoggedRequest
+    word: str
+
+
+def moved_by(request: LoggedRequest, word: str, decided: Charge) -> Payload | None:
+    """What the entry of a decision shows as its payload: of a refund, which names only its key, what it moved."""
+    return decided.payload if word == ChargeState.REFUNDED else request.payload

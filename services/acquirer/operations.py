@@ -8,101 +8,15 @@ Failpoints passed: `accepted` before a decision, `charged` and `refunded` after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
 
 from services.acquirer import model
 from services.acquirer.faults import Faults
-from services.acquirer.model import Charge, ChargeState, Payload, charge_not_found
+from services.acquirer.model import Charge, LogEntry, LoggedRequest, Payload, charge_not_found
+from services.acquirer.ports import ChargeStore, Notices
 from services.kernel.clock import Clock
 from services.runtime.grpc.context import Call
-
-#: Words of the log besides the states.
-RECEIVED, REPEATED, REFUSED = "RECEIVED", "REPEATED", "REFUSED"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request, as the log has it.
-
-    Args:
-        caller: From the token.
-        payload: None: the request names none.
-        at_ms: Unix milliseconds.
-    """
-
-    method: str
-    caller: str
-    key: str
-    payload: Payload | None
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of the log: what was received, or what was decided."""
-
-    number: int
-    request: Request
-    word: str
-
-
-def moved_by(request: Request, word: str, decided: Charge) -> Payload | None:
-    """What the entry of a decision shows as its payload: of a refund, which names only its key, what it moved."""
-    return decided.payload if word == ChargeState.REFUNDED else request.payload
-
-
-#: Says how a key stands after a request, from how it stood; see `model.py`.
-Decide = Callable[[Charge | None], Charge]
-
-
-class ChargeStore(Protocol):
-    """The bank's memory. Every method is one whole step: all of it happens, or none."""
-
-    async def receive(self, request: Request) -> None:
-        """Writes a request into the log."""
-        ...
-
-    async def decide(self, request: Request, decide: Decide) -> Charge:
-        """Decides on a key under its lock, and writes the key and the entry in the log.
-
-        Raises:
-            KeyMismatch: As `decide`; that is in the log, too.
-        """
-        ...
-
-    async def find(self, key: str) -> Charge | None:
-        """A key as it stands; None: it was never decided on."""
-        ...
-
-    async def statement(self, *, after: int, limit: int) -> list[Charge]:
-        """Keys by number, from behind the number `after`."""
-        ...
-
-    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[Entry]:
-        """Entries by number, rising or falling, from behind the number `after`; of one key, or if it is empty of all.
-
-        Args:
-            after: None: from the start.
-        """
-        ...
-
-
-class Notices(Protocol):
-    """How merchants are told; see `peers.py`."""
-
-    def send(self, address: str, charge: Charge, *, times: int) -> None:
-        """Tells the merchant at `address` in the background; returns at once."""
-        ...
-
-
-class Failpoints(Protocol):
-    """Named moments at which a test may interfere."""
-
-    async def hit(self, name: str, call: Call | None, *subjects: str) -> None:
-        """Passes the failpoint `name`, about `subjects`."""
-        ...
+from services.runtime.ports import Failpoints
 
 
 class AcquirerOperations:
@@ -163,11 +77,11 @@ class AcquirerOperations:
         """A page of the statement."""
         return await self._store.statement(after=after, limit=limit)
 
-    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> Sequence[Entry]:
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> Sequence[LogEntry]:
         """A page of the log."""
         return await self._store.log(after=after, limit=limit, key=key, newest_first=newest_first)
 
-    async def _receive(self, call: Call, method: str, key: str, payload: Payload | None) -> Request:
-        request = Request(method, call.principal.name, key, payload, self._clock.now_ms())
+    async def _receive(self, call: Call, method: str, key: str, payload: Payload | None) -> LoggedRequest:
+        request = LoggedRequest(method, call.principal.name, key, payload, self._clock.now_ms())
         await self._store.receive(request)
         return request

@@ -9,8 +9,8 @@ from grpc import aio
 from countinghouse.acquirer.v1 import acquirer_pb2 as pb
 from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from services.acquirer.faults import Fault, FaultKind, Faults
-from services.acquirer.model import Charge, ChargeState, Payload
-from services.acquirer.operations import AcquirerOperations, Entry
+from services.acquirer.model import Charge, ChargeState, LogEntry, Payload
+from services.acquirer.operations import AcquirerOperations
 from services.kernel.ids import check_name, check_text
 from services.runtime.grpc import pagination, translate
 from services.runtime.grpc.context import current_call
@@ -114,7 +114,7 @@ def _charge_out(charge: Charge) -> pb.Charge:
     )
 
 
-def _entry_out(entry: Entry) -> pb.LogEntry:
+def _entry_out(entry: LogEntry) -> pb.LogEntry:
     request = entry.request
     payload = request.payload
     return pb.LogEntry(

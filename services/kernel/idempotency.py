@@ -61,6 +61,20 @@ class RequestKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A caller's request that is executed in one transaction.
+
+    Args:
+        fingerprint: Of the payload, as `fingerprint` computes it.
+        at_ms: When it was received, in Unix milliseconds.
+    """
+
+    key: RequestKey
+    fingerprint: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredResponse:
     """What a finished request was answered with.
 

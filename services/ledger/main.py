@@ -1,4 +1,4 @@
-"""The ledger service: puts its parts together."""
+"""The ledger service, put together. `python -m services.ledger.main [migrate | prune]`"""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from countinghouse.ledger.v1 import ledger_pb2_grpc
 from services.ledger.operations import LedgerOperations
-from services.ledger.schema import ensemble, journals, order_fences, postings, refusals, retention
-from services.ledger.servicer import LedgerServicer, MessageEncoding
+from services.ledger.schema import ENSEMBLE, JOURNALS, ORDER_FENCES, POSTINGS, REFUSALS, RETENTION
+from services.ledger.servicer import LedgerResponses, LedgerServicer
 from services.ledger.store import SqlLedgerStore
 from services.runtime.cluster_member import Components, Runtime, Service, run
 
 
 async def build(runtime: Runtime) -> Components:
-    """The parts of one instance, its house accounts open."""
+    """Build one instance, and open the house accounts."""
     store = SqlLedgerStore(runtime.database, runtime.guards)
     await store.prepare()
     operations = LedgerOperations(
@@ -21,7 +21,7 @@ async def build(runtime: Runtime) -> Components:
         clock=runtime.clock,
         ids=runtime.ids,
         failpoints=runtime.failpoints,
-        encoding=MessageEncoding(),
+        responses=LedgerResponses(),
     )
     await operations.open_house_accounts(runtime.settings.currencies)
     servicer = LedgerServicer(operations)
@@ -32,16 +32,16 @@ SERVICE = Service(
     name="ledger",
     interface="countinghouse.ledger.v1.LedgerService",
     package=Path(__file__).parent,
-    ensemble=ensemble,
-    fences=(order_fences.c.generation, order_fences.c.token),
-    append_only=(journals, postings, refusals),
-    retention=retention,
+    ensemble=ENSEMBLE,
+    fences=(ORDER_FENCES.c.generation, ORDER_FENCES.c.token),
+    append_only=(JOURNALS, POSTINGS, REFUSALS),
+    retention=RETENTION,
     build=build,
 )
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Run the service until it is told to stop."""
     run(SERVICE)
 
 

@@ -137,9 +137,22 @@ class Account:
     created_at_ms: int = 0
     closing: Closing | None = None
 
-    def same_terms(self, other: Account) -> bool:
-        """Whether opening the one is opening the other."""
-        return (self.kind, self.currency, self.overdraft_limit) == (other.kind, other.currency, other.overdraft_limit)
+    def check_terms(self, wanted: Account) -> Account:
+        """Return itself if opening `wanted` is opening this account once more.
+
+        Raises:
+            AlreadyExists: ACCOUNT_EXISTS: it is open on other terms.
+            FailedPrecondition: ACCOUNT_CLOSED.
+        """
+        self.check_open()
+        if (self.kind, self.currency, self.overdraft_limit) != (wanted.kind, wanted.currency, wanted.overdraft_limit):
+            raise AlreadyExists(
+                "ACCOUNT_EXISTS",
+                f"{self.account_id} is open as {self.kind} in {self.currency} with an overdraft limit of "
+                f"{self.overdraft_limit}; open another name for other terms",
+                metadata={"account_id": self.account_id},
+            )
+        return self
 
     def as_opened(self) -> Account:
         """The account before its first posting."""
@@ -237,16 +250,6 @@ def check_account_terms(account: Account) -> Account:
             f"{account.account_id} must be in {currency}, not {account.currency}; or name it otherwise",
         )
     return account
-
-
-def account_exists(standing: Account) -> AlreadyExists:
-    """The refusal of other terms for an account that is there."""
-    return AlreadyExists(
-        "ACCOUNT_EXISTS",
-        f"{standing.account_id} is open as {standing.kind} in {standing.currency} with an overdraft limit of "
-        f"{standing.overdraft_limit}; open another name for other terms",
-        metadata={"account_id": standing.account_id},
-    )
 
 
 def account_not_found(account_id: str) -> NotFound:
@@ -649,6 +652,29 @@ class TrialTotal:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialBalance:
+    """The sums of the books.
+
+    Args:
+        last: The newest journal's sequence that they contain.
+        totals: By currency code.
+    """
+
+    last: int
+    totals: tuple[TrialTotal, ...]
+
+    @property
+    def differences(self) -> tuple[tuple[str, int], ...]:
+        """Debits less credits for each currency, by code."""
+        return tuple((total.currency, total.difference) for total in self.totals)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether debits equal credits and every stored balance is what the postings say."""
+        return not any(total.difference or total.unexplained for total in self.totals)
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A row of the chain as it was found.
 
@@ -708,3 +734,19 @@ class ChainCheck:
         """Notes where the chain breaks."""
         self.broken_at, self.problem = sequence, problem
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a walk along the chain found.
+
+    Args:
+        examined: How many journals were looked at.
+        broken_at: The first sequence that is not as it was written; 0: none.
+        head_hash: Of the last journal looked at; NO_HASH: there was none.
+    """
+
+    examined: int
+    broken_at: int
+    problem: str
+    head_hash: str

@@ -1,7 +1,7 @@
-"""What can be done with the books: who may, in which order, and what is told to whom. No I/O of its own.
+"""The use cases of the ledger: who may do what, in which order, and what each caller is told. No I/O of its own.
 
-A customer's world holds only their own wallets: another account is not forbidden but not there, so that nobody learns
-which ones exist.
+Customers get NOT_FOUND, not PERMISSION_DENIED, for accounts that are not their own wallets, so that ids cannot be
+probed.
 
 Failpoints passed: `accepted` before the transaction that writes a journal, `posted` after it; `accepted` and `voided`
 around the one that voids a post.
@@ -10,13 +10,11 @@ around the one that voids a post.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from services.kernel.clock import Clock
-from services.kernel.errors import CountinghouseError, FailedPrecondition, InvalidArgument
+from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition, InvalidArgument
 from services.kernel.fence import Fence
-from services.kernel.idempotency import Answer, RequestKey
+from services.kernel.idempotency import Answer, Request, RequestKey
 from services.kernel.ids import IdSource
 from services.kernel.principal import Principal, Role
 from services.ledger.model import (
@@ -31,214 +29,33 @@ from services.ledger.model import (
     Head,
     Journal,
     JournalDraft,
-    Link,
-    Outcome,
+    TrialBalance,
     TrialRow,
-    TrialTotal,
+    Verdict,
     account_not_found,
     check_account_terms,
     house_accounts,
     journal_not_found,
 )
+from services.ledger.ports import JournalFilter, LedgerStore, Responses
 from services.runtime.grpc.context import Call
+from services.runtime.ports import Failpoints
 
 #: Journals read at once while the chain is walked: enough to be quick, few enough to stay small.
 _VERIFY_CHUNK = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """One caller's request of an account, as its request id remembers it.
-
-    Args:
-        fingerprint: Of the payload, `kernel.idempotency.fingerprint`.
-        account: As it is to be opened.
-    """
-
-    key: RequestKey
-    fingerprint: str
-    account: Account
-
-
-@dataclass(frozen=True, slots=True)
-class ClosingRequest:
-    """One caller's request to close an account; as `Opening`."""
-
-    key: RequestKey
-    fingerprint: str
-    account_id: str
-    closing: Closing
-
-
-@dataclass(frozen=True, slots=True)
-class JournalFilter:
-    """Which journals to list; empty: all."""
-
-    account_id: str = ""
-    order_id: str = ""
-
-
-class Encoding(Protocol):
-    """How answers are written down, so that a replay is the same to the byte."""
-
-    def opened(self, account: Account) -> bytes:
-        """The answer to an opening."""
-        ...
-
-    def closed(self, account: Account) -> bytes:
-        """The answer to a closing."""
-        ...
-
-    def refused(self, error: CountinghouseError) -> bytes:
-        """A definitive refusal."""
-        ...
-
-
-class LedgerStore(Protocol):
-    """Where the books are kept. Every method is one whole step: all of it happens, or none.
-
-    Narrow on purpose: another engine can stand behind it.
-    """
-
-    async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """Writes entries as if one after the other, as `model.Books.write`; the result has one outcome for each.
-
-        The fence of each entry's order is raised first, before anything is read, and stays raised whatever becomes of
-        the entry; a smaller one than the order has seen is refused with StaleFence. One refused entry does not hinder
-        the others. When the step returns, all of it is durable, the refusals too.
-        """
-        ...
-
-    async def void(self, entry: Entry) -> Journal | None:
-        """Refuses an entry before it comes, as `model.Books.void`; the journal of its payment, if that stands.
-
-        The fence of its order is raised first, as by `post`. When the step returns, the refusal is durable.
-
-        Raises:
-            StaleFence: Somebody else has locked the order since.
-        """
-        ...
-
-    async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
-        """Opens an account, or finds it open on the same terms, and stores the answer with it; stores the refusals
-        ACCOUNT_EXISTS of other terms and ACCOUNT_CLOSED.
-
-        Raises:
-            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def close_account(self, request: ClosingRequest, encoding: Encoding) -> Answer:
-        """Closes an account, as `Account.closed`, and stores the answer with it, be it a refusal. No journal is written
-        to the account from then on.
-
-        Raises:
-            NotFound: ACCOUNT_NOT_FOUND.
-            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def open_missing(self, accounts: Sequence[Account]) -> None:
-        """Opens those that are not open yet.
-
-        Raises:
-            AlreadyExists: ACCOUNT_EXISTS: one is open on other terms.
-            FailedPrecondition: ACCOUNT_CLOSED: one was closed.
-        """
-        ...
-
-    async def account(self, account_id: str) -> Account | None:
-        """One account; None: it is not open."""
-        ...
-
-    async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
-        """At most `limit` accounts whose id begins with `prefix` and comes after `after`, by id."""
-        ...
-
-    async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal | None:
-        """The journal with this id, or with this business key; None: there is none."""
-        ...
-
-    async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
-        """At most `limit` journals, newest first, from before the sequence `before`."""
-        ...
-
-    async def head(self) -> Head:
-        """The end of the chain."""
-        ...
-
-    async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
-        """What is found in the chain from sequence `first` to `last`, in order, at most `limit`."""
-        ...
-
-    async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
-        """The sums of a currency (empty: of each), by code, and the newest sequence they contain, on one snapshot."""
-        ...
-
-    async def trial(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
-        """At most `limit` accounts of a currency (empty: of all) whose id comes after `after`, by id, with the sums of
-        their postings and their balance as they stood with the journal `last`."""
-        ...
-
-
-class Failpoints(Protocol):
-    """Named moments at which a test may interfere."""
-
-    async def hit(self, name: str, call: Call | None, *subjects: str) -> None:
-        """Passes the failpoint `name`, about `subjects`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """The sums of the books.
-
-    Args:
-        last: The newest journal's sequence that they contain.
-        totals: By currency code.
-    """
-
-    last: int
-    totals: tuple[TrialTotal, ...]
-
-    @property
-    def differences(self) -> tuple[tuple[str, int], ...]:
-        """Debits less credits for each currency, by code."""
-        return tuple((total.currency, total.difference) for total in self.totals)
-
-    @property
-    def balanced(self) -> bool:
-        """Whether debits equal credits and every stored balance is what the postings say."""
-        return not any(total.difference or total.unexplained for total in self.totals)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a walk along the chain found.
-
-    Args:
-        examined: How many journals were looked at.
-        broken_at: The first sequence that is not as it was written; 0: none.
-        head_hash: Of the last journal looked at; NO_HASH: there was none.
-    """
-
-    examined: int
-    broken_at: int
-    problem: str
-    head_hash: str
 
 
 class LedgerOperations:
     """The use cases."""
 
     def __init__(
-        self, store: LedgerStore, clock: Clock, ids: IdSource, failpoints: Failpoints, encoding: Encoding
+        self, store: LedgerStore, clock: Clock, ids: IdSource, failpoints: Failpoints, responses: Responses
     ) -> None:
         self._store = store
         self._clock = clock
         self._ids = ids
         self._failpoints = failpoints
-        self._encoding = encoding
+        self._responses = responses
         self._house: frozenset[str] = frozenset()
 
     async def open_house_accounts(self, currencies: Sequence[str]) -> None:
@@ -269,11 +86,16 @@ class LedgerOperations:
             InvalidArgument: As `model.check_account_terms`.
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
         """
-        account = check_account_terms(
-            Account(account_id, kind, currency, overdraft_limit, created_at_ms=self._clock.now_ms())
-        )
-        key = RequestKey(call.principal, "OpenAccount", request_id)
-        return await self._store.open_account(Opening(key, fingerprint, account), self._encoding)
+        request = self._request(call, "OpenAccount", request_id, fingerprint)
+        wanted = check_account_terms(Account(account_id, kind, currency, overdraft_limit, created_at_ms=request.at_ms))
+        answer = await self._store.open_account(request, wanted, self._responses.opened(wanted))
+        if answer is not None:
+            return answer
+        try:
+            standing = (await self._found(account_id)).check_terms(wanted)
+        except (AlreadyExists, FailedPrecondition) as refusal:
+            return await self._store.answer(request, self._responses.refusal(refusal))
+        return await self._store.answer(request, self._responses.opened(standing.as_opened()))
 
     async def close_account(
         self, call: Call, request_id: str, fingerprint: str, *, account_id: str, reason: str
@@ -291,9 +113,20 @@ class LedgerOperations:
                 f"{account_id} is a house account; take its currency out of COUNTINGHOUSE_CURRENCIES first",
                 metadata={"account_id": account_id},
             )
-        key = RequestKey(call.principal, "CloseAccount", request_id)
-        closing = Closing(call.principal, reason, self._clock.now_ms())
-        return await self._store.close_account(ClosingRequest(key, fingerprint, account_id, closing), self._encoding)
+        request = self._request(call, "CloseAccount", request_id, fingerprint)
+        while True:
+            answer = await self._store.answered(request) or await self._close(request, account_id, reason)
+            if answer is not None:
+                return answer
+
+    async def _close(self, request: Request, account_id: str, reason: str) -> Answer | None:
+        """Close an account as it is read; None: it has changed since."""
+        account = await self._found(account_id)
+        try:
+            closed = account.closed(Closing(request.key.caller, reason, request.at_ms))
+        except FailedPrecondition as refusal:
+            return await self._store.answer(request, self._responses.refusal(refusal))
+        return await self._store.close_account(request, closed, self._responses.closed(closed))
 
     async def account(self, call: Call, account_id: str) -> Account:
         """Reads one account.
@@ -305,10 +138,7 @@ class LedgerOperations:
         of_caller = kind == "wallet" and call.principal.is_customer(owner)
         if call.principal.role is Role.CUSTOMER and not of_caller:
             raise account_not_found(account_id)
-        account = await self._store.account(account_id)
-        if account is None:
-            raise account_not_found(account_id)
-        return account
+        return await self._found(account_id)
 
     async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
         """Lists accounts by id."""
@@ -325,7 +155,7 @@ class LedgerOperations:
             KeyMismatch: Another payload stands under the key; the metadata say whose.
             NotFound: ACCOUNT_NOT_FOUND.
             FailedPrecondition: ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
-            StaleFence: Somebody else has locked the order since.
+            StaleFence: Another holder has locked the order since.
         """
         _check_not_reserved(draft)
         return await self._write(call, attempt, draft.check(), fence)
@@ -339,7 +169,7 @@ class LedgerOperations:
 
         Raises:
             InvalidArgument: BUSINESS_KEY_RESERVED.
-            StaleFence: Somebody else has locked the order since.
+            StaleFence: Another holder has locked the order since.
         """
         _check_not_reserved(draft)
         entry = Entry(draft, attempt, "", self._clock.now_ms(), fence)
@@ -369,7 +199,7 @@ class LedgerOperations:
             InvalidArgument: PAYMENT_MISMATCH, or FENCE_REQUIRED where the journal has an order.
             FailedPrecondition: NOT_REVERSIBLE, ALREADY_REVERSED, ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or
                 BALANCE_OUT_OF_RANGE.
-            StaleFence: Somebody else has locked the order since.
+            StaleFence: Another holder has locked the order since.
         """
         journal = await self.journal(journal_id=journal_id)
         if journal.draft.payment_id != payment_id:
@@ -399,10 +229,10 @@ class LedgerOperations:
         """Lists journals, newest first."""
         return await self._store.journals(which, before=before, limit=limit)
 
-    async def trial_balance(self, currency: str) -> Trial:
+    async def trial_balance(self, currency: str) -> TrialBalance:
         """Sums the books of a currency; of each if it is empty."""
         last, totals = await self._store.trial_totals(currency)
-        return Trial(last, tuple(totals))
+        return TrialBalance(last, tuple(totals))
 
     async def trial_rows(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
         """Lists the accounts of a trial balance, as they stood with the journal `last`."""
@@ -440,6 +270,12 @@ class LedgerOperations:
             await self._look_beyond(check, head)
         return Verdict(check.examined, check.broken_at, check.problem, check.last_hash)
 
+    async def _found(self, account_id: str) -> Account:
+        account = await self._store.account(account_id)
+        if account is None:
+            raise account_not_found(account_id)
+        return account
+
     async def _walk(self, check: ChainCheck, last: int) -> None:
         """Looks at every link from where the check stands to `last`, a chunk at a time."""
         while check.expected.sequence < last:
@@ -456,6 +292,9 @@ class LedgerOperations:
         beyond = await self._store.links(first=head.sequence + 1, last=MAX_SEQUENCE, limit=1)
         if not check.broken_at and beyond and (await self._store.head()).sequence < beyond[0].sequence:
             check.fail(beyond[0].sequence, "it lies beyond the head of the chain")
+
+    def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> Request:
+        return Request(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
 
     async def _write(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal:
         entry = Entry(draft, attempt, self._ids.new("jnl"), self._clock.now_ms(), fence)

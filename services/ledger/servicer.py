@@ -11,14 +11,16 @@ from countinghouse.ledger.v1 import ledger_pb2_grpc
 from countinghouse.type.v1 import money_pb2
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_business_key, check_name, check_reason, check_text_form
 from services.kernel.money import check_currency, check_currency_form
 from services.ledger.model import Account, AccountKind, Journal, JournalDraft, Leg, TrialRow, TrialTotal
-from services.ledger.operations import JournalFilter, LedgerOperations
+from services.ledger.operations import LedgerOperations
+from services.ledger.ports import JournalFilter
 from services.runtime.grpc import pagination, status
 from services.runtime.grpc.context import current_call
 from services.runtime.grpc.interceptors import reply
-from services.runtime.grpc.translate import clerk_in, clerk_out, enum_in, fence_in, fingerprint_without
+from services.runtime.grpc.translate import clerk_in, clerk_out, enum_in, fence_in, fingerprint_without, stored_message
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -193,17 +195,17 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
 
-class MessageEncoding:
-    """`operations.Encoding` as serialized protobuf."""
+class LedgerResponses:
+    """`ports.Responses` as serialized protobuf."""
 
-    def opened(self, account: Account) -> bytes:
-        return pb.OpenAccountResponse(account=account_out(account)).SerializeToString(deterministic=True)
+    def opened(self, account: Account) -> StoredResponse:
+        return stored_message(pb.OpenAccountResponse(account=account_out(account)))
 
-    def closed(self, account: Account) -> bytes:
-        return pb.CloseAccountResponse(account=account_out(account)).SerializeToString(deterministic=True)
+    def closed(self, account: Account) -> StoredResponse:
+        return stored_message(pb.CloseAccountResponse(account=account_out(account)))
 
-    def refused(self, error: CountinghouseError) -> bytes:
-        return bytes(status.to_status(error).SerializeToString(deterministic=True))
+    def refusal(self, error: CountinghouseError) -> StoredResponse:
+        return status.stored_refusal(error)
 
 
 def account_out(account: Account) -> pb.Account:

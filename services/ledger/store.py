@@ -1,4 +1,4 @@
-"""The books in a database; with `schema.py` and `trial.py` the only file that knows their tables.
+"""The ledger in a database: each step as one transaction. SQL is here, in `schema.py` and in `trial.py`.
 
 How entries are written, in one transaction (guard in brackets):
 
@@ -24,37 +24,18 @@ Invariants of the tables, beyond those of the model
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Row,
-    Select,
-    bindparam,
-    insert,
-    inspect,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Row, Select, bindparam, insert, inspect, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import (
-    AlreadyExists,
-    CountinghouseError,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    StaleFence,
-)
+from services.kernel.errors import StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Execution, Lease, StoredResponse
-from services.kernel.principal import Principal, Role
+from services.kernel.idempotency import Answer, Request, StoredResponse
 from services.ledger import trial
 from services.ledger.model import (
     Account,
@@ -68,90 +49,84 @@ from services.ledger.model import (
     Outcome,
     TrialRow,
     TrialTotal,
-    account_exists,
-    account_not_found,
 )
-from services.ledger.operations import (
-    ClosingRequest,
-    Encoding,
-    JournalFilter,
-    LedgerStore,
-    Opening,
-)
+from services.ledger.ports import JournalFilter, LedgerStore
 from services.ledger.schema import (
-    accounts,
-    chain_head,
+    ACCOUNTS,
+    CHAIN_HEAD,
+    JOURNALS,
+    ORDER_FENCES,
+    POSTINGS,
+    REFUSALS,
+    REQUESTS,
+    UNIQUE_INDEXES,
+    account_row,
     closing_columns,
-    journals,
-    order_fences,
-    postings,
-    refusals,
-    requests,
+    journal_row,
+    posting_rows,
+    refusal_row,
     to_account,
-    unique_indexes,
+    to_error,
+    to_journal,
+    to_link,
 )
 from services.runtime.database.database import Database, DatabaseRefused
-from services.runtime.database.idempotency_table import Requests, insert_if_absent
+from services.runtime.database.idempotency_table import DecisionOverturned, Requests, insert_if_absent
 
 #: Sorts after every character an id may have.
 _LAST_CHARACTER = "\x7f"
 
-#: The errors that `Books.write` keeps, by name.
-_KEPT_ERRORS: dict[str, type[CountinghouseError]] = {
-    kind.__name__: kind for kind in (FailedPrecondition, InvalidArgument, NotFound)
-}
-
-_LOCK_HEAD = select(chain_head.c.sequence, chain_head.c.hash).with_for_update()
+_LOCK_HEAD = select(CHAIN_HEAD.c.sequence, CHAIN_HEAD.c.hash).with_for_update()
 _MOVE_HEAD = (
-    update(chain_head)
-    .where(chain_head.c.sequence == bindparam("before"))
+    update(CHAIN_HEAD)
+    .where(CHAIN_HEAD.c.sequence == bindparam("before"))
     .values(sequence=bindparam("after"), hash=bindparam("sealed"))
 )
 _LOCK_ACCOUNTS = (
-    select(accounts)
-    .where(accounts.c.account_id.in_(bindparam("ids", expanding=True)))
-    .order_by(accounts.c.account_id)
+    select(ACCOUNTS)
+    .where(ACCOUNTS.c.account_id.in_(bindparam("ids", expanding=True)))
+    .order_by(ACCOUNTS.c.account_id)
     .with_for_update()
 )
 _MOVE_BALANCE = (
-    update(accounts)
-    .where(accounts.c.account_id == bindparam("id"))
-    .values(balance=accounts.c.balance + bindparam("change"), version=accounts.c.version + bindparam("postings"))
+    update(ACCOUNTS)
+    .where(ACCOUNTS.c.account_id == bindparam("id"))
+    .values(balance=ACCOUNTS.c.balance + bindparam("change"), version=ACCOUNTS.c.version + bindparam("postings"))
 )
-_BY_KEY = select(journals).where(journals.c.business_key.in_(bindparam("keys", expanding=True)))
-_BY_KEY_OR_REVERSAL = select(journals).where(
+_BY_KEY = select(JOURNALS).where(JOURNALS.c.business_key.in_(bindparam("keys", expanding=True)))
+_BY_KEY_OR_REVERSAL = select(JOURNALS).where(
     or_(
-        journals.c.business_key.in_(bindparam("keys", expanding=True)),
-        journals.c.reversal_of.in_(bindparam("undone", expanding=True)),
+        JOURNALS.c.business_key.in_(bindparam("keys", expanding=True)),
+        JOURNALS.c.reversal_of.in_(bindparam("undone", expanding=True)),
     )
 )
-_REFUSED = select(refusals.c.business_key, refusals.c.attempt, refusals.c.error).where(
-    refusals.c.business_key.in_(bindparam("keys", expanding=True))
+_REFUSED = select(REFUSALS.c.business_key, REFUSALS.c.attempt, REFUSALS.c.error).where(
+    REFUSALS.c.business_key.in_(bindparam("keys", expanding=True))
 )
 _LEGS = (
-    select(postings.c.journal_id, postings.c.account_id, postings.c.amount)
-    .where(postings.c.journal_id.in_(bindparam("ids", expanding=True)))
-    .order_by(postings.c.journal_id, postings.c.leg)
+    select(POSTINGS.c.journal_id, POSTINGS.c.account_id, POSTINGS.c.amount_minor)
+    .where(POSTINGS.c.journal_id.in_(bindparam("ids", expanding=True)))
+    .order_by(POSTINGS.c.journal_id, POSTINGS.c.leg)
 )
-_INSERT_JOURNALS = insert(journals)
-_INSERT_POSTINGS = insert(postings)
-_INSERT_REFUSALS = insert(refusals)
+_INSERT_JOURNALS = insert(JOURNALS)
+_INSERT_POSTINGS = insert(POSTINGS)
+_INSERT_REFUSALS = insert(REFUSALS)
 
 
 class SqlLedgerStore(LedgerStore):
-    """`operations.LedgerStore` on SQLite or PostgreSQL."""
+    """`ports.LedgerStore` on SQLite or PostgreSQL."""
 
     def __init__(self, database: Database, guards: Guards) -> None:
         self._database = database
         self._guards = guards
-        self._requests = Requests(requests, guards)
-        upsert = (sqlite if database.is_sqlite else postgresql).insert(order_fences)
-        seen = tuple_(order_fences.c.generation, order_fences.c.token)
+        self._requests = Requests(REQUESTS, guards)
+        upsert = (sqlite if database.is_sqlite else postgresql).insert(ORDER_FENCES)
+        seen = tuple_(ORDER_FENCES.c.generation, ORDER_FENCES.c.token)
         self._raise_fence = upsert.on_conflict_do_update(
             index_elements=["order_id"],
             set_={"generation": upsert.excluded.generation, "token": upsert.excluded.token},
             where=seen <= tuple_(upsert.excluded.generation, upsert.excluded.token),
-        ).returning(order_fences.c.order_id)
+        ).returning(ORDER_FENCES.c.order_id)
 
     async def prepare(self) -> None:
         """Makes the unique indexes agree with the guard `unique`. Called once, before the first call is served.
@@ -161,16 +136,16 @@ class SqlLedgerStore(LedgerStore):
         """
 
         async def look(tx: AsyncConnection) -> set[str | None]:
-            found = await tx.run_sync(lambda sync: inspect(sync).get_indexes(journals.name))
+            found = await tx.run_sync(lambda sync: inspect(sync).get_indexes(JOURNALS.name))
             return {index["name"] for index in found}
 
         async def change(tx: AsyncConnection) -> None:
             await tx.execute(_LOCK_HEAD)  # instances that start together take turns
-            for index in unique_indexes:
+            for index in UNIQUE_INDEXES:
                 await tx.run_sync(index.create if self._guards.unique else index.drop, checkfirst=True)
 
         present = await self._database.read(look)
-        if all((index.name in present) == self._guards.unique for index in unique_indexes):
+        if all((index.name in present) == self._guards.unique for index in UNIQUE_INDEXES):
             return
         try:
             await self._database.run(change)
@@ -210,69 +185,52 @@ class SqlLedgerStore(LedgerStore):
             raise outcome
         return outcome
 
-    async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
-        wanted = opening.account
-        now_ms = wanted.created_at_ms
+    async def open_account(self, request: Request, account: Account, response: StoredResponse) -> Answer | None:
+        async def effect(tx: AsyncConnection) -> None:
+            if not await insert_if_absent(tx, ACCOUNTS, account_row(account)):
+                raise DecisionOverturned
 
+        return await self._once(request, response, effect)
+
+    async def close_account(self, request: Request, closed: Account, response: StoredResponse) -> Answer | None:
+        is_as_read = (ACCOUNTS.c.version == closed.version, ACCOUNTS.c.closed_at_ms == 0)
+        write = update(ACCOUNTS).where(ACCOUNTS.c.account_id == closed.account_id, *is_as_read)
+
+        async def effect(tx: AsyncConnection) -> None:
+            if (await tx.execute(write.values(closing_columns(closed)))).rowcount != 1:
+                raise DecisionOverturned
+
+        return await self._once(request, response, effect)
+
+    async def answer(self, request: Request, response: StoredResponse) -> Answer:
         async def step(tx: AsyncConnection) -> Answer:
-            lease = Lease(owner="", now_ms=now_ms, until_ms=now_ms)
-            execution = await self._requests.begin(tx, opening.key, opening.fingerprint, lease)
-            if not isinstance(execution, Execution):
-                return Answer(execution, replayed=True)
-            standing = await _open(tx, wanted)
-            try:
-                standing.check_open()
-                if not standing.same_terms(wanted):
-                    raise account_exists(standing)
-                stored = StoredResponse(ok=True, body=encoding.opened(standing.as_opened()))
-            except (AlreadyExists, FailedPrecondition) as refusal:
-                stored = StoredResponse(ok=False, body=encoding.refused(refusal))
-            await self._requests.finish(tx, opening.key, stored, now_ms=now_ms)
-            return Answer(stored, replayed=False)
+            return await self._requests.answer(tx, request, response)
 
         return await self._database.run(step)
 
-    async def close_account(self, request: ClosingRequest, encoding: Encoding) -> Answer:
-        closing = request.closing
+    async def answered(self, request: Request) -> Answer | None:
+        async def step(tx: AsyncConnection) -> Answer | None:
+            stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
+            return None if stored is None else Answer(stored, replayed=True)
 
-        async def step(tx: AsyncConnection) -> Answer:
-            lease = Lease(owner="", now_ms=closing.at_ms, until_ms=closing.at_ms)
-            execution = await self._requests.begin(tx, request.key, request.fingerprint, lease)
-            if not isinstance(execution, Execution):
-                return Answer(execution, replayed=True)
-            await tx.execute(_LOCK_HEAD)  # as those who write journals, before the account
-            row = (await tx.execute(_LOCK_ACCOUNTS, {"ids": [request.account_id]})).one_or_none()
-            if row is None:
-                raise account_not_found(request.account_id)
-            try:
-                closed = to_account(row).closed(closing)
-                await tx.execute(
-                    update(accounts).where(accounts.c.account_id == closed.account_id).values(closing_columns(closing))
-                )
-                stored = StoredResponse(ok=True, body=encoding.closed(closed))
-            except FailedPrecondition as refusal:
-                stored = StoredResponse(ok=False, body=encoding.refused(refusal))
-            await self._requests.finish(tx, request.key, stored, now_ms=closing.at_ms)
-            return Answer(stored, replayed=False)
+        return await self._database.read(step)
 
-        return await self._database.run(step)
+    async def open_missing(self, accounts: Sequence[Account]) -> None:
+        wanted = select(ACCOUNTS).where(ACCOUNTS.c.account_id.in_([account.account_id for account in accounts]))
 
-    async def open_missing(self, accounts_wanted: Sequence[Account]) -> None:
         async def look(tx: AsyncConnection) -> dict[str, Account]:
-            ids = [account.account_id for account in accounts_wanted]
-            found = await tx.execute(select(accounts).where(accounts.c.account_id.in_(ids)))
-            return {row.account_id: to_account(row) for row in found}
+            return {row.account_id: to_account(row) for row in await tx.execute(wanted)}
 
-        async def step(tx: AsyncConnection) -> list[Account]:
-            return [await _open(tx, account) for account in accounts_wanted]
+        async def step(tx: AsyncConnection) -> dict[str, Account]:
+            for account in accounts:
+                await insert_if_absent(tx, ACCOUNTS, account_row(account))
+            return await look(tx)
 
         present = await self._database.read(look)
-        if len(present) < len(accounts_wanted):
-            present = {account.account_id: account for account in await self._database.run(step)}
-        for account in accounts_wanted:
-            present[account.account_id].check_open()
-            if not present[account.account_id].same_terms(account):
-                raise account_exists(present[account.account_id])
+        if len(present) < len(accounts):
+            present = await self._database.run(step)
+        for account in accounts:
+            present[account.account_id].check_terms(account)
 
     async def account(self, account_id: str) -> Account | None:
         async def step(tx: AsyncConnection) -> Account | None:
@@ -281,9 +239,9 @@ class SqlLedgerStore(LedgerStore):
         return await self._database.read(step)
 
     async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
-        query = select(accounts).where(accounts.c.account_id > after).order_by(accounts.c.account_id).limit(limit)
+        query = select(ACCOUNTS).where(ACCOUNTS.c.account_id > after).order_by(ACCOUNTS.c.account_id).limit(limit)
         if prefix:
-            query = query.where(accounts.c.account_id >= prefix, accounts.c.account_id < prefix + _LAST_CHARACTER)
+            query = query.where(ACCOUNTS.c.account_id >= prefix, ACCOUNTS.c.account_id < prefix + _LAST_CHARACTER)
 
         async def step(tx: AsyncConnection) -> list[Account]:
             return [to_account(row) for row in await tx.execute(query)]
@@ -291,11 +249,11 @@ class SqlLedgerStore(LedgerStore):
         return await self._database.read(step)
 
     async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal | None:
-        query = select(journals).order_by(journals.c.sequence).limit(1)
+        query = select(JOURNALS).order_by(JOURNALS.c.sequence).limit(1)
         if journal_id:
-            query = query.where(journals.c.journal_id == journal_id)
+            query = query.where(JOURNALS.c.journal_id == journal_id)
         if business_key:
-            query = query.where(journals.c.business_key == business_key)
+            query = query.where(JOURNALS.c.business_key == business_key)
 
         async def step(tx: AsyncConnection) -> Journal | None:
             return next(iter(await _find_journals(tx, query)), None)
@@ -303,14 +261,14 @@ class SqlLedgerStore(LedgerStore):
         return await self._database.read(step)
 
     async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
-        query = select(journals).order_by(journals.c.sequence.desc()).limit(limit)
+        query = select(JOURNALS).order_by(JOURNALS.c.sequence.desc()).limit(limit)
         if before is not None:
-            query = query.where(journals.c.sequence < before)
+            query = query.where(JOURNALS.c.sequence < before)
         if which.order_id:
-            query = query.where(journals.c.order_id == which.order_id)
+            query = query.where(JOURNALS.c.order_id == which.order_id)
             if which.account_id:  # few journals, whose legs are looked up
-                legs = select(postings.c.leg).where(postings.c.journal_id == journals.c.journal_id)
-                query = query.where(legs.where(postings.c.account_id == which.account_id).exists())
+                legs = select(POSTINGS.c.leg).where(POSTINGS.c.journal_id == JOURNALS.c.journal_id)
+                query = query.where(legs.where(POSTINGS.c.account_id == which.account_id).exists())
         elif which.account_id:
             query = journals_of(which.account_id, before=before, limit=limit)
 
@@ -321,30 +279,30 @@ class SqlLedgerStore(LedgerStore):
 
     async def head(self) -> Head:
         async def step(tx: AsyncConnection) -> Head:
-            row = (await tx.execute(select(chain_head.c.sequence, chain_head.c.hash))).one()
+            row = (await tx.execute(select(CHAIN_HEAD.c.sequence, CHAIN_HEAD.c.hash))).one()
             return Head(row.sequence, row.hash)
 
         return await self._database.read(step)
 
     async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
         query = (
-            select(journals)
-            .where(journals.c.sequence >= first, journals.c.sequence <= last)
-            .order_by(journals.c.sequence)
+            select(JOURNALS)
+            .where(JOURNALS.c.sequence >= first, JOURNALS.c.sequence <= last)
+            .order_by(JOURNALS.c.sequence)
             .limit(limit)
         )
 
         async def step(tx: AsyncConnection) -> list[Link]:
             rows = (await tx.execute(query)).all()
             legs = await _find_legs(tx, rows)
-            return [_to_link(row, legs.get(row.journal_id, ())) for row in rows]
+            return [to_link(row, legs.get(row.journal_id, ())) for row in rows]
 
         return await self._database.read(step)
 
     async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
         async def step(tx: AsyncConnection) -> tuple[int, list[TrialTotal]]:
             rows = (await tx.execute(trial.totals_of(currency))).all()
-            last = rows[0].last if rows else (await tx.execute(select(chain_head.c.sequence))).scalar_one()
+            last = rows[0].last if rows else (await tx.execute(select(CHAIN_HEAD.c.sequence))).scalar_one()
             return last, [trial.to_total(row) for row in rows]
 
         return await self._database.read(step)
@@ -356,6 +314,17 @@ class SqlLedgerStore(LedgerStore):
             return [trial.to_row(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
+
+    async def _once(
+        self, request: Request, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
+    ) -> Answer | None:
+        async def step(tx: AsyncConnection) -> Answer:
+            return await self._requests.answer(tx, request, response, effect)
+
+        try:
+            return await self._database.run(step)
+        except DecisionOverturned:
+            return None
 
     async def _raise_fences(self, tx: AsyncConnection, entries: Sequence[Entry]) -> dict[int, StaleFence]:
         """Raises the fence of each entry's order; returns the entries, by place, whose fence is behind.
@@ -376,7 +345,7 @@ class SqlLedgerStore(LedgerStore):
         raised = await tx.execute(self._raise_fence, rows if len(rows) > 1 else rows[0])
         behind = newest.keys() - set(raised.scalars())
         if behind:
-            for row in await tx.execute(select(order_fences).where(order_fences.c.order_id.in_(behind))):
+            for row in await tx.execute(select(ORDER_FENCES).where(ORDER_FENCES.c.order_id.in_(behind))):
                 newest[row.order_id] = Fence(row.generation, row.token)
         return {
             place: StaleFence(entry.draft.order_id, entry.fence, newest[entry.draft.order_id])
@@ -404,7 +373,7 @@ class SqlLedgerStore(LedgerStore):
                 if journal.draft.reversal_of:
                     books.undone[journal.draft.reversal_of] = journal
             for row in await tx.execute(_REFUSED, {"keys": keys}):
-                books.refusals[row.business_key, row.attempt] = _to_error(row.error)
+                books.refusals[row.business_key, row.attempt] = to_error(row.error)
         ids = sorted({leg.account_id for draft in drafts for leg in draft.legs})
         for row in await tx.execute(_LOCK_ACCOUNTS, {"ids": ids}):
             books.accounts[row.account_id] = to_account(row)
@@ -415,7 +384,7 @@ class SqlLedgerStore(LedgerStore):
         if books.refused:
             await tx.execute(
                 _INSERT_REFUSALS,
-                [_refusal_row(entry, books.refusals[key]) for key, entry in books.refused.items()],
+                [refusal_row(entry, books.refusals[key]) for key, entry in books.refused.items()],
             )
         if not books.written:
             return
@@ -437,43 +406,24 @@ class SqlLedgerStore(LedgerStore):
         )
         if moved.rowcount != 1:
             raise AssertionError("the head of the chain moved while it was locked")
-        await tx.execute(_INSERT_JOURNALS, [_journal_row(journal) for journal in books.written])
-        await tx.execute(_INSERT_POSTINGS, [row for journal in books.written for row in _posting_rows(journal)])
+        await tx.execute(_INSERT_JOURNALS, [journal_row(journal) for journal in books.written])
+        await tx.execute(_INSERT_POSTINGS, [row for journal in books.written for row in posting_rows(journal)])
 
 
 def journals_of(account_id: str, *, before: int | None, limit: int) -> Select[Any]:
     """The newest journals of one account, read along the index of its postings."""
     query = (
-        select(journals)
-        .join(postings, postings.c.journal_id == journals.c.journal_id)
-        .where(postings.c.account_id == account_id)
-        .order_by(postings.c.sequence.desc())
+        select(JOURNALS)
+        .join(POSTINGS, POSTINGS.c.journal_id == JOURNALS.c.journal_id)
+        .where(POSTINGS.c.account_id == account_id)
+        .order_by(POSTINGS.c.sequence.desc())
         .limit(limit)
     )
-    return query if before is None else query.where(postings.c.sequence < before)
-
-
-async def _open(tx: AsyncConnection, wanted: Account) -> Account:
-    """Opens an account unless its id is taken; returns the one that is then open."""
-    row = {
-        "account_id": wanted.account_id,
-        "kind": wanted.kind,
-        "currency_code": wanted.currency,
-        "overdraft_limit": wanted.overdraft_limit,
-        "balance": wanted.balance,
-        "version": wanted.version,
-        "created_at_ms": wanted.created_at_ms,
-    }
-    if await insert_if_absent(tx, accounts, row):
-        return wanted
-    standing = await _find_account(tx, wanted.account_id)
-    if standing is None:
-        raise AssertionError(f"{wanted.account_id} is neither free nor open")
-    return standing
+    return query if before is None else query.where(POSTINGS.c.sequence < before)
 
 
 async def _find_account(tx: AsyncConnection, account_id: str) -> Account | None:
-    row = (await tx.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
+    row = (await tx.execute(select(ACCOUNTS).where(ACCOUNTS.c.account_id == account_id))).one_or_none()
     return None if row is None else to_account(row)
 
 
@@ -481,7 +431,7 @@ async def _find_journals(tx: AsyncConnection, query: Select[Any], **parameters: 
     """The journals of a query, in its order, each with its legs."""
     rows = (await tx.execute(query, parameters)).all()
     legs = await _find_legs(tx, rows)
-    return [_to_journal(row, legs.get(row.journal_id, ())) for row in rows]
+    return [to_journal(row, legs.get(row.journal_id, ())) for row in rows]
 
 
 async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str, tuple[Leg, ...]]:
@@ -490,83 +440,5 @@ async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str,
     legs: dict[str, tuple[Leg, ...]] = {}
     if ids:
         for row in await tx.execute(_LEGS, {"ids": ids}):
-            legs[row.journal_id] = (*legs.get(row.journal_id, ()), Leg(row.account_id, row.amount))
+            legs[row.journal_id] = (*legs.get(row.journal_id, ()), Leg(row.account_id, row.amount_minor))
     return legs
-
-
-def _to_journal(row: Row[Any], legs: tuple[Leg, ...]) -> Journal:
-    draft = JournalDraft(
-        business_key=row.business_key,
-        legs=legs,
-        currency=row.currency_code,
-        memo=row.memo,
-        order_id=row.order_id,
-        payment_id=row.payment_id,
-        clerk=Principal(row.clerk_name, Role(row.clerk_role)),
-        reversal_of=row.reversal_of or "",
-    )
-    return Journal(draft, row.journal_id, row.posted_at_ms, row.sequence, row.previous_hash, row.hash)
-
-
-def _to_link(row: Row[Any], legs: tuple[Leg, ...]) -> Link:
-    try:
-        return Link(row.sequence, _to_journal(row, legs))
-    except ValueError:  # a role that is none
-        return Link(row.sequence, None)
-
-
-def _to_error(text: str) -> CountinghouseError:
-    kept = json.loads(text)
-    kind = _KEPT_ERRORS[kept["kind"]]
-    fields = tuple((field, problem) for field, problem in kept["fields"])
-    return kind(kept["reason"], kept["message"], metadata=kept["metadata"], fields=fields)
-
-
-def _refusal_row(entry: Entry, error: CountinghouseError) -> dict[str, Any]:
-    kept = {
-        "kind": type(error).__name__,
-        "reason": error.reason,
-        "message": error.message,
-        "metadata": error.metadata,
-        "fields": error.fields,
-    }
-    return {
-        "business_key": entry.draft.business_key,
-        "attempt": entry.attempt,
-        "order_id": entry.draft.order_id,
-        "payment_id": entry.draft.payment_id,
-        "error": json.dumps(kept, ensure_ascii=False),
-        "refused_at_ms": entry.posted_at_ms,
-    }
-
-
-def _journal_row(journal: Journal) -> dict[str, Any]:
-    draft = journal.draft
-    return {
-        "journal_id": journal.journal_id,
-        "sequence": journal.sequence,
-        "business_key": draft.business_key,
-        "currency_code": draft.currency,
-        "memo": draft.memo,
-        "order_id": draft.order_id,
-        "payment_id": draft.payment_id,
-        "reversal_of": draft.reversal_of or None,
-        "previous_hash": journal.previous_hash,
-        "hash": journal.hash,
-        "posted_at_ms": journal.posted_at_ms,
-        "clerk_name": draft.clerk.name,
-        "clerk_role": draft.clerk.role,
-    }
-
-
-def _posting_rows(journal: Journal) -> list[dict[str, Any]]:
-    return [
-        {
-            "journal_id": journal.journal_id,
-            "leg": place,
-            "account_id": leg.account_id,
-            "amount": leg.amount,
-            "sequence": journal.sequence,
-        }
-        for place, leg in enumerate(journal.draft.legs)
-    ]

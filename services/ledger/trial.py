@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, and_, case, func, select, true, type_coerce
 
 from services.ledger.model import AccountKind, TrialRow, TrialTotal
-from services.ledger.schema import accounts, chain_head, postings, to_account
+from services.ledger.schema import ACCOUNTS, CHAIN_HEAD, POSTINGS, to_account
 
 #: A sum of amounts passes int64, where SQLite gives up. So thousands of millions and the rest are summed apart; either
 #: sum of 9,000 million postings fits.
@@ -26,58 +26,58 @@ def _sum(row: Row[Any], name: str) -> int:
 
 
 def _debit(condition: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
-    amount = postings.c.amount
+    amount = POSTINGS.c.amount_minor
     return case((and_(true() if condition is None else condition, amount > 0), amount), else_=0)
 
 
 def _credit(condition: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
-    amount = postings.c.amount
+    amount = POSTINGS.c.amount_minor
     return case((and_(true() if condition is None else condition, amount < 0), -amount), else_=0)
 
 
 def totals_of(currency: str) -> Select[Any]:
     """One row for each currency, with the head of the chain beside it: one statement is one snapshot."""
     sums = (
-        select(postings.c.account_id, *_summed(_debit(), "debits"), *_summed(_credit(), "credits"))
-        .group_by(postings.c.account_id)
+        select(POSTINGS.c.account_id, *_summed(_debit(), "debits"), *_summed(_credit(), "credits"))
+        .group_by(POSTINGS.c.account_id)
         .subquery()
     )
     parts = {name: func.coalesce(sums.c[name], 0) for name in sums.c.keys() if name != "account_id"}  # noqa: SIM118
     net = (parts["debits_high"] - parts["credits_high"]) * _PART + parts["debits_low"] - parts["credits_low"]
     debit_kinds = [kind for kind in AccountKind if kind.sign > 0]
-    stored = case((accounts.c.kind.in_(debit_kinds), accounts.c.balance), else_=-accounts.c.balance)
+    stored = case((ACCOUNTS.c.kind.in_(debit_kinds), ACCOUNTS.c.balance), else_=-ACCOUNTS.c.balance)
     query = (
         select(
-            accounts.c.currency_code,
+            ACCOUNTS.c.currency,
             func.count().label("accounts"),
             *(func.sum(part).label(name) for name, part in parts.items()),
             func.sum(case((stored != net, 1), else_=0)).label("unexplained"),
-            select(chain_head.c.sequence).scalar_subquery().label("last"),
+            select(CHAIN_HEAD.c.sequence).scalar_subquery().label("last"),
         )
-        .outerjoin_from(accounts, sums, accounts.c.account_id == sums.c.account_id)
-        .group_by(accounts.c.currency_code)
-        .order_by(accounts.c.currency_code)
+        .outerjoin_from(ACCOUNTS, sums, ACCOUNTS.c.account_id == sums.c.account_id)
+        .group_by(ACCOUNTS.c.currency)
+        .order_by(ACCOUNTS.c.currency)
     )
-    return query.where(accounts.c.currency_code == currency) if currency else query
+    return query.where(ACCOUNTS.c.currency == currency) if currency else query
 
 
 def rows_of(currency: str, *, last: int, after: str, limit: int) -> Select[Any]:
     """Some accounts with their sums up to a journal, and with what was posted after it, in one statement."""
-    page = select(accounts).where(accounts.c.account_id > after).order_by(accounts.c.account_id).limit(limit)
+    page = select(ACCOUNTS).where(ACCOUNTS.c.account_id > after).order_by(ACCOUNTS.c.account_id).limit(limit)
     if currency:
-        page = page.where(accounts.c.currency_code == currency)
+        page = page.where(ACCOUNTS.c.currency == currency)
     shown = page.subquery()
-    then, later = postings.c.sequence <= last, postings.c.sequence > last
+    then, later = POSTINGS.c.sequence <= last, POSTINGS.c.sequence > last
     sums = (
         select(
-            postings.c.account_id,
+            POSTINGS.c.account_id,
             *_summed(_debit(then), "debits"),
             *_summed(_credit(then), "credits"),
             *_summed(_debit(later), "later_debits"),
             *_summed(_credit(later), "later_credits"),
         )
-        .where(postings.c.account_id.in_(select(shown.c.account_id)))
-        .group_by(postings.c.account_id)
+        .where(POSTINGS.c.account_id.in_(select(shown.c.account_id)))
+        .group_by(POSTINGS.c.account_id)
         .subquery()
     )
     return (
@@ -89,7 +89,7 @@ def rows_of(currency: str, *, last: int, after: str, limit: int) -> Select[Any]:
 
 def to_total(row: Row[Any]) -> TrialTotal:
     """A row of `totals_of`."""
-    return TrialTotal(row.currency_code, row.accounts, _sum(row, "debits"), _sum(row, "credits"), row.unexplained)
+    return TrialTotal(row.currency, row.accounts, _sum(row, "debits"), _sum(row, "credits"), row.unexplained)
 
 
 def to_row(row: Row[Any]) -> TrialRow:

@@ -1,4 +1,4 @@
-"""The order service: puts its parts together."""
+"""The order service, put together. `python -m services.order.main [migrate | prune]`"""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from pathlib import Path
 
 from countinghouse.order.v1 import order_pb2_grpc
 from services.order.operations import OrderOperations
-from services.order.servicer import MessageEncoding, OrderServicer
-from services.order.store import SqlOrderStore, ensemble, order_events, order_lines, orders, retention
+from services.order.schema import ENSEMBLE, ORDER_EVENTS, ORDER_LINES, ORDERS, RETENTION
+from services.order.servicer import OrderResponses, OrderServicer
+from services.order.store import SqlOrderStore
 from services.runtime.cluster_member import Components, Runtime, Service, run
 
 
 async def build(runtime: Runtime) -> Components:
-    """The parts of one instance."""
+    """Build one instance."""
     operations = OrderOperations(
         store=SqlOrderStore(runtime.database, runtime.guards),
         clock=runtime.clock,
         ids=runtime.ids,
         failpoints=runtime.failpoints,
-        encoding=MessageEncoding(),
+        responses=OrderResponses(),
     )
     servicer = OrderServicer(operations)
     return Components(add=lambda server: order_pb2_grpc.add_OrderServiceServicer_to_server(servicer, server))
@@ -28,16 +29,16 @@ SERVICE = Service(
     name="order",
     interface="countinghouse.order.v1.OrderService",
     package=Path(__file__).parent,
-    ensemble=ensemble,
-    fences=(orders.c.fence_generation, orders.c.fence_token),
-    append_only=(order_lines, order_events),
-    retention=retention,
+    ensemble=ENSEMBLE,
+    fences=(ORDERS.c.fence_generation, ORDERS.c.fence_token),
+    append_only=(ORDER_LINES, ORDER_EVENTS),
+    retention=RETENTION,
     build=build,
 )
 
 
 def main() -> None:
-    """Runs the service until it is told to stop."""
+    """Run the service until it is told to stop."""
     run(SERVICE)
 
 

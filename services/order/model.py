@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.kernel.errors import FailedPrecondition, InvalidArgument
+from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.kernel.fence import Fence
 from services.kernel.ids import check_text_form
 from services.kernel.money import Money
@@ -245,6 +245,20 @@ def illegal_state(order: Order, problem: str) -> FailedPrecondition:
             "guard": "state",
         },
     )
+
+
+def order_exists(order_id: str) -> AlreadyExists:
+    """Return the refusal of an order id that is taken."""
+    return AlreadyExists(
+        "ORDER_EXISTS",
+        f"order {order_id} is there already; choose another id, or send none to have one made",
+        metadata={"order_id": order_id},
+    )
+
+
+def order_not_found(order_id: str) -> NotFound:
+    """Return the refusal of an order that does not exist, or that the caller may not see."""
+    return NotFound("ORDER_NOT_FOUND", f"there is no order {order_id}; check the id", metadata={"order_id": order_id})
 
 
 def _is_with(order: Order, state: OrderState, change: Change) -> bool:

@@ -1,8 +1,7 @@
-"""What can be done with orders: who may, in which order, and what is told to whom. No I/O of its own.
+"""The use cases of orders: who may do what, in which order, and what each caller is told. No I/O of its own.
 
-A customer's world holds only their own orders: another's is not forbidden but not there, so that nobody learns
-which order ids exist. `settled_by` and every name in the history come from tokens, never from a customer's
-request.
+Customers get NOT_FOUND, not PERMISSION_DENIED, for other customers' orders, so that ids cannot be probed. `settled_by`
+and every name in the history come from tokens, never from a customer's request.
 
 Failpoints passed: `accepted` before a change's transaction; `claimed` and `completed` after theirs.
 """
@@ -10,166 +9,24 @@ Failpoints passed: `accepted` before a change's transaction; `claimed` and `comp
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 from services.kernel.clock import Clock
-from services.kernel.errors import CountinghouseError, NotFound, PermissionDenied
+from services.kernel.errors import CountinghouseError, FailedPrecondition, PermissionDenied, StaleVersion
 from services.kernel.fence import Fence
-from services.kernel.idempotency import Answer, RequestKey
+from services.kernel.idempotency import Answer, Request, RequestKey
 from services.kernel.ids import IdSource, check_reason, is_blank
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState, total
+from services.order import model
+from services.order.model import Change, Order, OrderEvent, OrderLine, order_exists, order_not_found, total
+from services.order.ports import Listed, OrderFilter, OrderStore, Outcome, Responses
 from services.runtime.grpc.context import Call
-
-#: One item's result of a step that takes a list: the order as it stands, or why it was refused.
-Outcome = Order | CountinghouseError
+from services.runtime.ports import Failpoints
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One caller's request of a change, as its request id remembers it.
-
-    Args:
-        fingerprint: Of the payload, `kernel.idempotency.fingerprint`.
-        actor: Who asks; written into the history.
-        at_ms: When, in Unix milliseconds.
-        reason: Why; written into the history.
-    """
-
-    key: RequestKey
-    fingerprint: str
-    actor: Principal
-    at_ms: int
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An order in a list.
-
-    Args:
-        place: Grows from the oldest order to the newest.
-    """
-
-    place: int
-    order: Order
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which orders to list; None: all."""
-
-    customer_id: str | None = None
-    state: OrderState | None = None
-
-
-class Encoding(Protocol):
-    """How answers are written down, so that a replay is the same to the byte."""
-
-    def created(self, order: Order) -> bytes:
-        """The answer to a creation."""
-        ...
-
-    def cancelled(self, order: Order) -> bytes:
-        """The answer to a cancellation."""
-        ...
-
-    def refused(self, error: CountinghouseError) -> bytes:
-        """A definitive refusal."""
-        ...
-
-
-class OrderStore(Protocol):
-    """Where orders are kept. Every method is one whole step: all of it happens, or none.
-
-    The four moves of a payment raise the fence of the order first, whatever becomes of the move: a smaller one
-    than the order has seen is refused with StaleFence, an equal one is the same holder asking again. The result
-    has one entry for each change, in the order asked for; one refused change does not hinder the others.
-    """
-
-    async def create(self, request: Request, order: Order, encoding: Encoding) -> Answer:
-        """Makes an order and stores the answer with it; stores the refusal ORDER_EXISTS of a taken id.
-
-        Raises:
-            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def answered(self, request: Request) -> Answer | None:
-        """Return the stored answer to a request id that was used before; None: it was not.
-
-        Raises:
-            KeyMismatch: It was used with another payload.
-        """
-        ...
-
-    async def cancel(
-        self,
-        request: Request,
-        order_id: str,
-        encoding: Encoding,
-        *,
-        customer_id: str | None,
-        expected_version: int,
-    ) -> Answer:
-        """UNPAID → CANCELLED, and stores the answer; stores the refusal ILLEGAL_STATE.
-
-        Args:
-            customer_id: Whose order it must be; None: anybody's.
-            expected_version: The version it must be at; 0: any.
-
-        Raises:
-            NotFound: ORDER_NOT_FOUND. Not stored: it may be made yet.
-            StaleVersion: Not stored: the caller reads again and decides anew.
-            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
-        """UNPAID → PAYING; any other order as it stands. Refusals: NotFound, StaleFence."""
-        ...
-
-    async def complete(self, changes: Sequence[Change]) -> list[Outcome]:
-        """PAYING → PAID. Refusals: NotFound, StaleFence, FailedPrecondition ILLEGAL_STATE."""
-        ...
-
-    async def release(self, changes: Sequence[Change]) -> list[Outcome]:
-        """PAYING → UNPAID; any other order as it stands. Refusals: NotFound, StaleFence."""
-        ...
-
-    async def reopen(self, changes: Sequence[Change]) -> list[Outcome]:
-        """PAID → UNPAID, next round; any other order as it stands. Refusals: NotFound, StaleFence."""
-        ...
-
-    async def get(self, order_id: str) -> Order | None:
-        """One order; None: there is none."""
-        ...
-
-    async def history(self, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
-        """The changes of an order behind the version `after`, the oldest first."""
-        ...
-
-    async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
-        """At most `limit` orders, newest first.
-
-        Args:
-            after: The place after which to begin; None: at the newest.
-        """
-        ...
-
-
-class Failpoints(Protocol):
-    """Named moments at which a test may interfere."""
-
-    async def hit(self, name: str, call: Call | None, *subjects: str) -> None:
-        """Passes the failpoint `name`, about `subjects`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
+class OrderDraft:
     """An order that is asked for.
 
     Args:
@@ -187,15 +44,15 @@ class OrderOperations:
     """The use cases."""
 
     def __init__(
-        self, store: OrderStore, clock: Clock, ids: IdSource, failpoints: Failpoints, encoding: Encoding
+        self, store: OrderStore, clock: Clock, ids: IdSource, failpoints: Failpoints, responses: Responses
     ) -> None:
         self._store = store
         self._clock = clock
         self._ids = ids
         self._failpoints = failpoints
-        self._encoding = encoding
+        self._responses = responses
 
-    async def create(self, call: Call, request_id: str, fingerprint: str, draft: Draft) -> Answer:
+    async def create(self, call: Call, request_id: str, fingerprint: str, draft: OrderDraft) -> Answer:
         """Makes an order.
 
         Raises:
@@ -229,27 +86,46 @@ class OrderOperations:
             updated_at_ms=request.at_ms,
         )
         await self._failpoints.hit("accepted", call, order.order_id)
-        return await self._store.create(request, order, self._encoding)
+        answer = await self._store.create(request, order, self._responses.created(order))
+        return answer or await self._store.answer(request, self._responses.refusal(order_exists(order.order_id)))
 
     async def cancel(
         self, call: Call, request_id: str, fingerprint: str, order_id: str, expected_version: int, reason: str
     ) -> Answer:
-        """Cancels an UNPAID order, for a reason.
+        """Cancel an UNPAID order, for a reason.
+
+        Args:
+            expected_version: The version it must be at; 0: any.
 
         Raises:
             InvalidArgument: FIELD_REQUIRED: the reason is blank.
-            CountinghouseError: As `OrderStore.cancel`.
+            NotFound: ORDER_NOT_FOUND. Not stored: it may be made yet.
+            StaleVersion: Not stored: the caller reads again and decides anew.
+            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
         """
-        request = replace(self._request(call, "CancelOrder", request_id, fingerprint), reason=reason)
+        request = self._request(call, "CancelOrder", request_id, fingerprint)
         if is_blank(reason):
             stored = await self._store.answered(request)  # by a release that asked for none
             if stored is not None:
                 return stored
             check_reason(reason, "reason")
         await self._failpoints.hit("accepted", call, order_id)
-        return await self._store.cancel(
-            request, order_id, self._encoding, customer_id=_only(call), expected_version=expected_version
-        )
+        while True:
+            # Whose order it is comes first: not even a stored answer is shown to another customer.
+            order = await self.get(call, order_id)
+            answer = await self._store.answered(request) or await self._cancel(request, order, expected_version, reason)
+            if answer is not None:
+                return answer
+
+    async def _cancel(self, request: Request, order: Order, expected_version: int, reason: str) -> Answer | None:
+        """Cancel an order as it was read; None: it has changed since."""
+        if expected_version not in (0, order.version):
+            raise StaleVersion(f"order {order.order_id}", expected_version, order.version)
+        try:
+            cancelled = model.cancel(order, request.at_ms)
+        except FailedPrecondition as refusal:
+            return await self._store.answer(request, self._responses.refusal(refusal))
+        return await self._store.cancel(request, order, cancelled, reason, self._responses.cancelled(cancelled))
 
     async def get(self, call: Call, order_id: str) -> Order:
         """Reads one order.
@@ -259,7 +135,7 @@ class OrderOperations:
         """
         order = await self._store.get(order_id)
         if order is None or _only(call) not in (None, order.customer_id):
-            raise not_found(order_id)
+            raise order_not_found(order_id)
         return order
 
     async def history(self, call: Call, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
@@ -267,13 +143,13 @@ class OrderOperations:
         await self.get(call, order_id)
         return await self._store.history(order_id, after=after, limit=limit)
 
-    async def page(self, call: Call, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
+    async def page(self, call: Call, which: OrderFilter, *, limit: int, after: int | None) -> list[Listed]:
         """Lists orders, newest first; a customer's own only."""
         only = _only(call)
         if only is not None:
             if which.customer_id not in (None, only):
                 return []
-            which = Filter(only, which.state)
+            which = OrderFilter(only, which.state)
         return await self._store.page(which, limit=limit, after=after)
 
     async def claim(self, call: Call, order_id: str, payment_id: str, fence: Fence, clerk: Principal) -> Order:
@@ -355,15 +231,9 @@ class OrderOperations:
         return outcome
 
     def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> Request:
-        key = RequestKey(call.principal, method, request_id)
-        return Request(key, fingerprint, call.principal, self._clock.now_ms())
+        return Request(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
 
 
 def _only(call: Call) -> str | None:
     """The one customer whose orders the caller may see; None: everybody's."""
     return call.principal.name if call.principal.role is Role.CUSTOMER else None
-
-
-def not_found(order_id: str) -> NotFound:
-    """There is no such order, or none the caller may see."""
-    return NotFound("ORDER_NOT_FOUND", f"there is no order {order_id}; check the id", metadata={"order_id": order_id})

@@ -11,10 +11,12 @@ from countinghouse.order.v1 import order_pb2 as pb
 from countinghouse.order.v1 import order_pb2_grpc
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
+from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_name, check_text, check_text_form
 from services.kernel.money import Money
 from services.order.model import Order, OrderEvent, OrderLine, OrderState
-from services.order.operations import Draft, Filter, OrderOperations
+from services.order.operations import OrderDraft, OrderOperations
+from services.order.ports import OrderFilter
 from services.runtime.grpc import pagination, status
 from services.runtime.grpc.context import current_call
 from services.runtime.grpc.interceptors import reply
@@ -27,6 +29,7 @@ from services.runtime.grpc.translate import (
     money_in,
     money_out,
     optional_enum_in,
+    stored_message,
 )
 
 _Context = aio.ServicerContext[Any, Any]
@@ -48,7 +51,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self._operations = operations
 
     async def CreateOrder(self, request: pb.CreateOrderRequest, _context: _Context) -> pb.CreateOrderResponse:
-        draft = Draft(
+        draft = OrderDraft(
             order_id=refuse_card_number(check_name(request.order_id, "order_id"), "order_id")
             if request.order_id
             else "",
@@ -67,7 +70,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         return pb.GetOrderResponse(order=order_out(order))
 
     async def ListOrders(self, request: pb.ListOrdersRequest, _context: _Context) -> pb.ListOrdersResponse:
-        which = Filter(
+        which = OrderFilter(
             customer_id=check_name(request.customer_id, "customer_id") if request.customer_id else None,
             state=optional_enum_in(_STATES_BY_NUMBER, request.state, "state"),
         )
@@ -154,17 +157,17 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         return pb.ReopenOrderResponse(order=order_out(order))
 
 
-class MessageEncoding:
-    """Answers as serialized messages, as they are stored and sent."""
+class OrderResponses:
+    """`ports.Responses` as serialized protobuf."""
 
-    def created(self, order: Order) -> bytes:
-        return pb.CreateOrderResponse(order=order_out(order)).SerializeToString(deterministic=True)
+    def created(self, order: Order) -> StoredResponse:
+        return stored_message(pb.CreateOrderResponse(order=order_out(order)))
 
-    def cancelled(self, order: Order) -> bytes:
-        return pb.CancelOrderResponse(order=order_out(order)).SerializeToString(deterministic=True)
+    def cancelled(self, order: Order) -> StoredResponse:
+        return stored_message(pb.CancelOrderResponse(order=order_out(order)))
 
-    def refused(self, error: CountinghouseError) -> bytes:
-        return bytes(status.to_status(error).SerializeToString(deterministic=True))
+    def refusal(self, error: CountinghouseError) -> StoredResponse:
+        return status.stored_refusal(error)
 
 
 def order_out(order: Order) -> pb.Order:

@@ -1,4 +1,4 @@
-"""Orders in a database; the only file that knows their tables.
+"""Orders in a database: each step as one transaction. SQL is here and in `schema.py`.
 
 How a move of a payment is written, in one transaction (guard in brackets):
 
@@ -13,7 +13,8 @@ of a list are made in the order of their order ids, so that two lists never wait
 Invariants of the tables, beyond those of the model
 1. (fence_generation, fence_token) of an order never falls.
 2. order_events has exactly one row for each version of each order; it and order_lines only grow (triggers).
-3. An answer is stored in the transaction that had the effect it tells of.
+3. An answer is stored in the transaction of its effect. It is encoded before, from the order as it was read; where the
+   order has changed since, nothing is written, and the operations read and decide again.
 """
 
 from __future__ import annotations
@@ -21,141 +22,67 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    ColumnElement,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    Row,
-    String,
-    Table,
-    bindparam,
-    case,
-    insert,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, case, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import (
-    AlreadyExists,
-    CountinghouseError,
-    FailedPrecondition,
-    StaleFence,
-    StaleVersion,
-)
+from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Lease, StoredResponse
-from services.kernel.money import Money
-from services.kernel.principal import Principal, Role
+from services.kernel.idempotency import Answer, Request, StoredResponse
 from services.order import model
-from services.order.model import Change, Order, OrderEvent, OrderLine, OrderState
-from services.order.operations import Encoding, Filter, Listed, Outcome, Request, not_found
-from services.runtime.database.database import Database, ensemble_table
-from services.runtime.database.idempotency_table import Requests, insert_if_absent, request_table
-from services.runtime.database.retention import Retention, removals_table
-
-metadata = MetaData()
-
-#: `seq` orders the orders by when they were made, for paging; SQLite counts only plain INTEGER keys by itself.
-orders = Table(
-    "orders",
-    metadata,
-    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("order_id", String(64), nullable=False, unique=True),
-    Column("customer_id", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("amount_minor_units", BigInteger, nullable=False),
-    Column("currency_code", String(3), nullable=False),
-    Column("line_count", Integer, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("payment_id", String(64), nullable=False),
-    Column("settled_by_name", String(64), nullable=False),
-    Column("settled_by_role", String(16), nullable=False),
-    Column("settled_at_ms", BigInteger, nullable=False),
-    Column("fence_generation", BigInteger, nullable=False),
-    Column("fence_token", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("updated_at_ms", BigInteger, nullable=False),
-    CheckConstraint("amount_minor_units > 0", name="orders_amount_is_payable"),
-    CheckConstraint(
-        "(state IN ('PAYING', 'PAID')) = (payment_id <> '')", name="orders_payment_is_named_while_it_holds"
-    ),
-    CheckConstraint("(state = 'PAID') = (settled_at_ms > 0)", name="orders_settled_when_paid"),
+from services.order.model import Change, Order, OrderEvent, order_not_found
+from services.order.ports import Listed, OrderFilter, OrderStore, Outcome
+from services.order.schema import (
+    ORDER_EVENTS,
+    ORDER_LINES,
+    ORDERS,
+    REQUESTS,
+    changing_columns,
+    event_row,
+    line_rows,
+    order_row,
+    to_event,
+    to_order,
 )
-Index("orders_by_customer", orders.c.customer_id, orders.c.seq)
-Index("orders_by_state", orders.c.state, orders.c.seq)
-Index("orders_by_fence", orders.c.fence_generation, orders.c.fence_token)
-
-order_lines = Table(
-    "order_lines",
-    metadata,
-    Column("order_id", String(64), ForeignKey("orders.order_id"), primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("description", String(200), nullable=False),
-    Column("quantity", BigInteger, nullable=False),
-    Column("unit_minor_units", BigInteger, nullable=False),
-)
-
-#: The history. `from_state` is empty for an order's first event; `payment_id` is the payment that made the move,
-#: empty for none; the fence is the one it was made under, 0.0 for none.
-order_events = Table(
-    "order_events",
-    metadata,
-    Column("order_id", String(64), ForeignKey("orders.order_id"), primary_key=True),
-    Column("version", BigInteger, primary_key=True),
-    Column("from_state", String(16), nullable=False),
-    Column("to_state", String(16), nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("payment_id", String(64), nullable=False),
-    Column("fence_generation", BigInteger, nullable=False),
-    Column("fence_token", BigInteger, nullable=False),
-    Column("actor_name", String(64), nullable=False),
-    Column("actor_role", String(16), nullable=False),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("reason", String(200), nullable=False, server_default=""),
-)
-
-requests = request_table(metadata)
-ensemble = ensemble_table(metadata)
-#: A refusal changed nothing; what made or cancelled an order is kept with it. See runtime/database/retention.py.
-retention = Retention(requests, removals_table(metadata), requests.c.response_ok.is_(False))
-
+from services.runtime.database.database import Database
+from services.runtime.database.idempotency_table import DecisionOverturned, Requests, insert_if_absent
 
 #: One of the moves of `model.py` that a payment asks for.
 _Decide = Callable[[Order, Change], Order]
 
 
-class SqlOrderStore:
-    """`operations.OrderStore` on SQLite or PostgreSQL."""
+class SqlOrderStore(OrderStore):
+    """`ports.OrderStore` on SQLite or PostgreSQL."""
 
     def __init__(self, database: Database, guards: Guards) -> None:
         self._database = database
-        self._requests = Requests(requests, guards)
+        self._requests = Requests(REQUESTS, guards)
         self._raise_fence = _raise_fence(guarded=guards.fence)
 
-    async def create(self, request: Request, order: Order, encoding: Encoding) -> Answer:
-        async def effect(tx: AsyncConnection) -> StoredResponse:
-            if not await insert_if_absent(tx, orders, _row_of_new(order)):
-                raise AlreadyExists(
-                    "ORDER_EXISTS",
-                    f"order {order.order_id} is there already; choose another id, or send none to have one made",
-                    metadata={"order_id": order.order_id},
-                )
+    async def create(self, request: Request, order: Order, response: StoredResponse) -> Answer | None:
+        async def effect(tx: AsyncConnection) -> None:
+            if not await insert_if_absent(tx, ORDERS, order_row(order)):
+                raise DecisionOverturned
             if order.lines:
-                await tx.execute(insert(order_lines), _rows_of_lines(order))
-            await tx.execute(insert(order_events), [_event(None, order, request.actor, request.at_ms)])
-            return StoredResponse(True, encoding.created(order))
+                await tx.execute(insert(ORDER_LINES), line_rows(order))
+            await tx.execute(insert(ORDER_EVENTS), [event_row(None, order, request.key.caller, request.at_ms)])
 
+        return await self._once(request, response, effect)
+
+    async def cancel(
+        self, request: Request, before: Order, after: Order, reason: str, response: StoredResponse
+    ) -> Answer | None:
+        async def effect(tx: AsyncConnection) -> None:
+            if not await _write(tx, before, after):
+                raise DecisionOverturned
+            event = event_row(before, after, request.key.caller, request.at_ms, reason=reason)
+            await tx.execute(insert(ORDER_EVENTS), [event])
+
+        return await self._once(request, response, effect)
+
+    async def answer(self, request: Request, response: StoredResponse) -> Answer:
         async def step(tx: AsyncConnection) -> Answer:
-            return await self._once(tx, request, encoding, effect)
+            return await self._requests.answer(tx, request, response)
 
         return await self._database.run(step)
 
@@ -165,37 +92,6 @@ class SqlOrderStore:
             return None if stored is None else Answer(stored, replayed=True)
 
         return await self._database.read(step)
-
-    async def cancel(
-        self,
-        request: Request,
-        order_id: str,
-        encoding: Encoding,
-        *,
-        customer_id: str | None,
-        expected_version: int,
-    ) -> Answer:
-        async def step(tx: AsyncConnection) -> Answer:
-            # Whose order it is comes first: not even a stored answer is shown to another customer.
-            row = (await tx.execute(_one().with_for_update(), {"wanted": order_id})).one_or_none()
-            if row is None or customer_id not in (None, row.customer_id):
-                raise not_found(order_id)
-            (order,) = await _orders_of(tx, [row])
-
-            async def effect(tx: AsyncConnection) -> StoredResponse:
-                if expected_version not in (0, order.version):
-                    raise StaleVersion(f"order {order_id}", expected_version, order.version)
-                cancelled = model.cancel(order, request.at_ms)
-                await _write(tx, order, cancelled)
-                await tx.execute(
-                    insert(order_events),
-                    [_event(order, cancelled, request.actor, request.at_ms, reason=request.reason)],
-                )
-                return StoredResponse(True, encoding.cancelled(cancelled))
-
-            return await self._once(tx, request, encoding, effect)
-
-        return await self._database.run(step)
 
     async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
         return await self._move(changes, model.claim)
@@ -218,22 +114,22 @@ class SqlOrderStore:
         return await self._database.read(step)
 
     async def history(self, order_id: str, *, after: int, limit: int) -> list[OrderEvent]:
-        columns = order_events.c
-        wanted = select(order_events).where(columns.order_id == order_id, columns.version > after)
+        columns = ORDER_EVENTS.c
+        wanted = select(ORDER_EVENTS).where(columns.order_id == order_id, columns.version > after)
 
         async def step(tx: AsyncConnection) -> list[OrderEvent]:
-            return [_to_event(row) for row in await tx.execute(wanted.order_by(columns.version).limit(limit))]
+            return [to_event(row) for row in await tx.execute(wanted.order_by(columns.version).limit(limit))]
 
         return await self._database.read(step)
 
-    async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
-        query = select(orders).order_by(orders.c.seq.desc()).limit(limit)
+    async def page(self, which: OrderFilter, *, limit: int, after: int | None) -> list[Listed]:
+        query = select(ORDERS).order_by(ORDERS.c.seq.desc()).limit(limit)
         if which.customer_id is not None:
-            query = query.where(orders.c.customer_id == which.customer_id)
+            query = query.where(ORDERS.c.customer_id == which.customer_id)
         if which.state is not None:
-            query = query.where(orders.c.state == which.state)
+            query = query.where(ORDERS.c.state == which.state)
         if after is not None:
-            query = query.where(orders.c.seq < after)
+            query = query.where(ORDERS.c.seq < after)
 
         async def step(tx: AsyncConnection) -> list[Listed]:
             rows = (await tx.execute(query)).all()
@@ -243,26 +139,15 @@ class SqlOrderStore:
         return await self._database.read(step)
 
     async def _once(
-        self,
-        tx: AsyncConnection,
-        request: Request,
-        encoding: Encoding,
-        effect: Callable[[AsyncConnection], Awaitable[StoredResponse]],
-    ) -> Answer:
-        """Has the effect unless the request id has had it, and stores the answer, be it a definitive refusal.
+        self, request: Request, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
+    ) -> Answer | None:
+        async def step(tx: AsyncConnection) -> Answer:
+            return await self._requests.answer(tx, request, response, effect)
 
-        The request row is IN_PROGRESS inside this transaction only, so its lease is never seen by anybody.
-        """
-        lease = Lease(request.actor.name, now_ms=request.at_ms, until_ms=request.at_ms)
-        execution = await self._requests.begin(tx, request.key, request.fingerprint, lease)
-        if isinstance(execution, StoredResponse):
-            return Answer(execution, replayed=True)
         try:
-            response = await effect(tx)
-        except (AlreadyExists, FailedPrecondition) as refusal:
-            response = StoredResponse(False, encoding.refused(refusal))
-        await self._requests.finish(tx, request.key, response, now_ms=request.at_ms)
-        return Answer(response, replayed=False)
+            return await self._database.run(step)
+        except DecisionOverturned:
+            return None
 
     async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[Outcome]:
         turns = sorted(range(len(changes)), key=lambda turn: changes[turn].order_id)
@@ -276,7 +161,7 @@ class SqlOrderStore:
                 except CountinghouseError as refusal:
                     outcomes[turn] = refusal
             if events:
-                await tx.execute(insert(order_events), events)
+                await tx.execute(insert(ORDER_EVENTS), events)
             return [outcomes[turn] for turn in range(len(changes))]
 
         return await self._database.run(step)
@@ -295,13 +180,14 @@ class SqlOrderStore:
         (before,) = await _orders_of(tx, [row])
         after = decide(before, change)
         if after is not before:
-            await _write(tx, before, after)
-            events.append(_event(before, after, change.actor, change.at_ms, change, reason=change.reason))
+            if not await _write(tx, before, after):
+                raise AssertionError(f"order {before.order_id} changed under the lock of its row")
+            events.append(event_row(before, after, change.actor, change.at_ms, change, reason=change.reason))
         return after
 
 
 def _one() -> Any:
-    return select(orders).where(orders.c.order_id == bindparam("wanted"))
+    return select(ORDERS).where(ORDERS.c.order_id == bindparam("wanted"))
 
 
 def _raise_fence(*, guarded: bool) -> Any:
@@ -310,12 +196,12 @@ def _raise_fence(*, guarded: bool) -> Any:
     Args:
         guarded: Otherwise one that is behind is let through, and the larger one stays.
     """
-    columns = orders.c
+    columns = ORDERS.c
     generation = bindparam("generation", type_=BigInteger)
     token = bindparam("token", type_=BigInteger)
     seen = tuple_(columns.fence_generation, columns.fence_token)
     is_new: ColumnElement[bool] = seen <= tuple_(generation, token)
-    raised = update(orders).where(columns.order_id == bindparam("wanted")).returning(*columns)
+    raised = update(ORDERS).where(columns.order_id == bindparam("wanted")).returning(*columns)
     if guarded:
         return raised.where(is_new).values(fence_generation=generation, fence_token=token)
     return raised.values(
@@ -327,115 +213,40 @@ def _raise_fence(*, guarded: bool) -> Any:
 async def _why_not_raised(tx: AsyncConnection, change: Change) -> CountinghouseError:
     row = (await tx.execute(_one(), {"wanted": change.order_id})).one_or_none()
     if row is None:
-        return not_found(change.order_id)
+        return order_not_found(change.order_id)
     return StaleFence(change.order_id, change.fence, Fence(row.fence_generation, row.fence_token))
 
 
 _WRITE = (
-    update(orders)
+    update(ORDERS)
     .where(
-        orders.c.order_id == bindparam("wanted"),
-        orders.c.version == bindparam("seen_version"),
-        orders.c.state == bindparam("seen_state"),
+        ORDERS.c.order_id == bindparam("wanted"),
+        ORDERS.c.version == bindparam("seen_version"),
+        ORDERS.c.state == bindparam("seen_state"),
     )
     .values(
         {
             column: bindparam(f"new_{column.name}")
             for column in (
-                orders.c.state,
-                orders.c.version,
-                orders.c.round,
-                orders.c.payment_id,
-                orders.c.settled_by_name,
-                orders.c.settled_by_role,
-                orders.c.settled_at_ms,
-                orders.c.updated_at_ms,
+                ORDERS.c.state,
+                ORDERS.c.version,
+                ORDERS.c.round,
+                ORDERS.c.payment_id,
+                ORDERS.c.settled_by_name,
+                ORDERS.c.settled_by_role,
+                ORDERS.c.settled_at_ms,
+                ORDERS.c.updated_at_ms,
             )
         }
     )
 )
 
 
-async def _write(tx: AsyncConnection, before: Order, after: Order) -> None:
-    """Writes `after` over `before`, and over nothing else."""
-    new = {f"new_{name}": value for name, value in _changing(after).items()}
+async def _write(tx: AsyncConnection, before: Order, after: Order) -> bool:
+    """Write `after` over `before`; return False if the row is another by now."""
+    new = {f"new_{name}": value for name, value in changing_columns(after).items()}
     wanted = {"wanted": before.order_id, "seen_version": before.version, "seen_state": before.state}
-    if (await tx.execute(_WRITE, wanted | new)).rowcount != 1:
-        raise AssertionError(f"order {before.order_id} changed under the lock of its row")
-
-
-def _changing(order: Order) -> dict[str, Any]:
-    """The columns that a move may change."""
-    return {
-        "state": order.state,
-        "version": order.version,
-        "round": order.round,
-        "payment_id": order.payment_id,
-        "settled_by_name": order.settled_by.name if order.settled_by else "",
-        "settled_by_role": order.settled_by.role if order.settled_by else "",
-        "settled_at_ms": order.settled_at_ms,
-        "updated_at_ms": order.updated_at_ms,
-    }
-
-
-def _row_of_new(order: Order) -> dict[str, Any]:
-    return _changing(order) | {
-        "order_id": order.order_id,
-        "customer_id": order.customer_id,
-        "amount_minor_units": order.amount.minor_units,
-        "currency_code": order.amount.currency,
-        "line_count": len(order.lines),
-        "fence_generation": 0,
-        "fence_token": 0,
-        "created_at_ms": order.created_at_ms,
-    }
-
-
-def _rows_of_lines(order: Order) -> list[dict[str, Any]]:
-    return [
-        {
-            "order_id": order.order_id,
-            "number": number,
-            "description": line.description,
-            "quantity": line.quantity,
-            "unit_minor_units": line.unit_price.minor_units,
-        }
-        for number, line in enumerate(order.lines, start=1)
-    ]
-
-
-def _event(
-    before: Order | None, after: Order, actor: Principal, at_ms: int, change: Change | None = None, *, reason: str = ""
-) -> dict[str, Any]:
-    return {
-        "order_id": after.order_id,
-        "version": after.version,
-        "from_state": before.state if before else "",
-        "to_state": after.state,
-        "round": after.round,
-        "payment_id": change.payment_id if change else "",
-        "fence_generation": change.fence.generation if change else 0,
-        "fence_token": change.fence.token if change else 0,
-        "actor_name": actor.name,
-        "actor_role": actor.role,
-        "at_ms": at_ms,
-        "reason": reason,
-    }
-
-
-def _to_event(row: Row[Any]) -> OrderEvent:
-    return OrderEvent(
-        order_id=row.order_id,
-        version=row.version,
-        from_state=OrderState(row.from_state) if row.from_state else None,
-        to_state=OrderState(row.to_state),
-        round=row.round,
-        payment_id=row.payment_id,
-        fence=Fence(row.fence_generation, row.fence_token),
-        actor=Principal(row.actor_name, Role(row.actor_role)),
-        at_ms=row.at_ms,
-        reason=row.reason,
-    )
+    return (await tx.execute(_WRITE, wanted | new)).rowcount == 1
 
 
 async def _orders_of(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> list[Order]:
@@ -444,28 +255,8 @@ async def _orders_of(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> list[Orde
     with_lines = [row.order_id for row in found if row.line_count]
     lines: dict[str, list[Row[Any]]] = {}
     if with_lines:
-        columns = order_lines.c
-        query = select(order_lines).where(columns.order_id.in_(with_lines)).order_by(columns.order_id, columns.number)
+        columns = ORDER_LINES.c
+        query = select(ORDER_LINES).where(columns.order_id.in_(with_lines)).order_by(columns.order_id, columns.number)
         for line in await tx.execute(query):
             lines.setdefault(line.order_id, []).append(line)
-    return [_to_order(row, lines.get(row.order_id, ())) for row in found]
-
-
-def _to_order(row: Row[Any], lines: Iterable[Row[Any]]) -> Order:
-    currency = row.currency_code
-    return Order(
-        order_id=row.order_id,
-        customer_id=row.customer_id,
-        amount=Money(row.amount_minor_units, currency),
-        lines=tuple(
-            OrderLine(line.description, line.quantity, Money(line.unit_minor_units, currency)) for line in lines
-        ),
-        created_at_ms=row.created_at_ms,
-        updated_at_ms=row.updated_at_ms,
-        state=OrderState(row.state),
-        version=row.version,
-        round=row.round,
-        payment_id=row.payment_id,
-        settled_by=Principal(row.settled_by_name, Role(row.settled_by_role)) if row.settled_by_name else None,
-        settled_at_ms=row.settled_at_ms,
-    )
+    return [to_order(row, lines.get(row.order_id, ())) for row in found]

@@ -42,7 +42,7 @@ from services.runtime.database.database import Database, probe_write
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.retention import DAY_MS, Retention, remove_old_requests
 from services.runtime.ensemble import Ensemble
-from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.health import HealthMonitor
 from services.runtime.grpc.methods import method_names
@@ -86,7 +86,7 @@ class Runtime:
     session: Session
     ensemble: Ensemble
     peers: Peers
-    failpoints: Failpoints
+    failpoints: FailpointSet
     advertised: AdvertisedAddress
     metrics: Metrics
 
@@ -234,7 +234,7 @@ async def _runtime(
         session=session,
         ensemble=Ensemble(session, database, service.ensemble, service.fences),
         peers=peers,
-        failpoints=Failpoints(enabled=settings.failpoints),
+        failpoints=FailpointSet(enabled=settings.failpoints),
         advertised=AdvertisedAddress(),
         metrics=metrics,
     )

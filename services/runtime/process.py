@@ -34,7 +34,7 @@ from services.runtime import log as logs
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.postgres_roles import grant
-from services.runtime.grpc.failpoints import Failpoints, FailpointServicer
+from services.runtime.grpc.failpoints import FailpointServicer, FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor
 from services.runtime.settings import Settings
 
@@ -120,7 +120,7 @@ def stop_event() -> asyncio.Event:
 
 
 def add_standard_services(
-    server: grpc.aio.Server, interface: str, failpoints: Failpoints, *debugging: str
+    server: grpc.aio.Server, interface: str, failpoints: FailpointSet, *debugging: str
 ) -> HealthServicer:
     """Add health and reflection, and where the settings allow it the failpoints.
 

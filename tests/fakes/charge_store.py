@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.acquirer.model import Charge
-from services.acquirer.operations import (
-    RECEIVED,
-    REFUSED,
-    REPEATED,
-    ChargeStore,
-    Decide,
-    Entry,
-    Request,
-    moved_by,
-)
+from services.acquirer.model import RECEIVED, REFUSED, REPEATED, Charge, LogEntry, LoggedRequest, moved_by
+from services.acquirer.ports import ChargeStore, Decide
 from services.kernel.errors import KeyMismatch
 
 
@@ -23,12 +14,12 @@ class FakeChargeStore(ChargeStore):
 
     def __init__(self) -> None:
         self.charges: dict[str, Charge] = {}
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
 
-    async def receive(self, request: Request) -> None:
+    async def receive(self, request: LoggedRequest) -> None:
         self._write(request, RECEIVED)
 
-    async def decide(self, request: Request, decide: Decide) -> Charge:
+    async def decide(self, request: LoggedRequest, decide: Decide) -> Charge:
         standing = self.charges.get(request.key)
         try:
             decided = decide(standing)
@@ -47,13 +38,13 @@ class FakeChargeStore(ChargeStore):
         found = sorted(self.charges.values(), key=lambda charge: charge.number)
         return [charge for charge in found if charge.number > after][:limit]
 
-    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[Entry]:
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[LogEntry]:
         found = [entry for entry in self.entries if key in ("", entry.request.key)]
         if newest_first:
             return [entry for entry in reversed(found) if after is None or entry.number < after][:limit]
         return [entry for entry in found if after is None or entry.number > after][:limit]
 
-    def _write(self, request: Request, word: str) -> int:
+    def _write(self, request: LoggedRequest, word: str) -> int:
         number = len(self.entries) + 1
-        self.entries.append(Entry(number, request, word))
+        self.entries.append(LogEntry(number, request, word))
         return number

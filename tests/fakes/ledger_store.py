@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition, KeyMismatch, StaleFence
+from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, RequestKey, StoredResponse
+from services.kernel.idempotency import Answer, Request, StoredResponse
 from services.ledger.model import (
     Account,
     Books,
@@ -21,16 +21,9 @@ from services.ledger.model import (
     RefusalKey,
     TrialRow,
     TrialTotal,
-    account_exists,
-    account_not_found,
 )
-from services.ledger.operations import (
-    ClosingRequest,
-    Encoding,
-    JournalFilter,
-    LedgerStore,
-    Opening,
-)
+from services.ledger.ports import JournalFilter, LedgerStore
+from tests.fakes.request_table import FakeAnswers
 
 
 class FakeLedgerStore(LedgerStore):
@@ -45,7 +38,7 @@ class FakeLedgerStore(LedgerStore):
         self.chain: list[Journal] = []
         self.fences: dict[str, Fence] = {}
         self.refusals: dict[RefusalKey, CountinghouseError] = {}
-        self.answers: dict[RequestKey, tuple[str, StoredResponse]] = {}
+        self.requests = FakeAnswers(guards)
 
     async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
         await asyncio.sleep(0)
@@ -81,49 +74,35 @@ class FakeLedgerStore(LedgerStore):
         self.refusals = books.refusals
         return journal
 
-    async def open_account(self, opening: Opening, encoding: Encoding) -> Answer:
+    async def open_account(self, request: Request, account: Account, response: StoredResponse) -> Answer | None:
         await asyncio.sleep(0)
-        if opening.key in self.answers and self._guards.ticket:
-            fingerprint, stored = self.answers[opening.key]
-            if fingerprint != opening.fingerprint:
-                raise KeyMismatch(opening.key.key)
-            return Answer(stored, replayed=True)
-        standing = self.open.setdefault(opening.account.account_id, opening.account)
-        try:
-            standing.check_open()
-            if not standing.same_terms(opening.account):
-                raise account_exists(standing)
-            stored = StoredResponse(True, encoding.opened(standing.as_opened()))
-        except (AlreadyExists, FailedPrecondition) as refusal:
-            stored = StoredResponse(False, encoding.refused(refusal))
-        self.answers[opening.key] = (opening.fingerprint, stored)
-        return Answer(stored, replayed=False)
+        return self.requests.once(
+            request, response, lambda: self.open.setdefault(account.account_id, account) is account
+        )
 
-    async def close_account(self, request: ClosingRequest, encoding: Encoding) -> Answer:
+    async def close_account(self, request: Request, closed: Account, response: StoredResponse) -> Answer | None:
         await asyncio.sleep(0)
-        if request.key in self.answers and self._guards.ticket:
-            fingerprint, stored = self.answers[request.key]
-            if fingerprint != request.fingerprint:
-                raise KeyMismatch(request.key.key)
-            return Answer(stored, replayed=True)
-        account = self.open.get(request.account_id)
-        if account is None:
-            raise account_not_found(request.account_id)
-        try:
-            self.open[request.account_id] = account.closed(request.closing)
-            stored = StoredResponse(ok=True, body=encoding.closed(self.open[request.account_id]))
-        except FailedPrecondition as refusal:
-            stored = StoredResponse(ok=False, body=encoding.refused(refusal))
-        self.answers[request.key] = (request.fingerprint, stored)
-        return Answer(stored, replayed=False)
 
-    async def open_missing(self, accounts_wanted: Sequence[Account]) -> None:
+        def effect() -> bool:
+            standing = self.open[closed.account_id]
+            if standing.version != closed.version or standing.closing:
+                return False
+            self.open[closed.account_id] = closed
+            return True
+
+        return self.requests.once(request, response, effect)
+
+    async def answer(self, request: Request, response: StoredResponse) -> Answer:
         await asyncio.sleep(0)
-        for account in accounts_wanted:
-            standing = self.open.setdefault(account.account_id, account)
-            standing.check_open()
-            if not standing.same_terms(account):
-                raise account_exists(standing)
+        return self.requests.answer(request, response)
+
+    async def answered(self, request: Request) -> Answer | None:
+        return self.requests.answered(request)
+
+    async def open_missing(self, accounts: Sequence[Account]) -> None:
+        await asyncio.sleep(0)
+        for account in accounts:
+            self.open.setdefault(account.account_id, account).check_terms(account)
 
     async def account(self, account_id: str) -> Account | None:
         return self.open.get(account_id)

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition, StaleFence, StaleVersion
+from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import (
-    Answer,
-    Decision,
-    RequestKey,
-    RequestRow,
-    RequestState,
-    StoredResponse,
-    decide,
-)
+from services.kernel.idempotency import Answer, Request, StoredResponse
 from services.kernel.principal import Principal
 from services.order import model
-from services.order.model import Change, Order, OrderEvent
-from services.order.operations import Encoding, Filter, Listed, OrderStore, Outcome, Request, not_found
+from services.order.model import Change, Order, OrderEvent, order_not_found
+from services.order.ports import Listed, OrderFilter, OrderStore, Outcome
+from tests.fakes.request_table import FakeAnswers
 
 #: One row of an order's history, as `order_events` has it.
 Event = OrderEvent
@@ -36,41 +29,35 @@ class FakeOrderStore(OrderStore):
     def __init__(self, guards: Guards | None = None) -> None:
         self._guards = guards or Guards()
         self._orders: dict[str, Order] = {}  # in the order in which they were made
-        self._requests: dict[RequestKey, RequestRow] = {}
+        self._requests = FakeAnswers(self._guards)
         self.fences: dict[str, Fence] = {}
         self.events: list[Event] = []
 
-    async def create(self, request: Request, order: Order, encoding: Encoding) -> Answer:
-        def effect() -> bytes:
+    async def create(self, request: Request, order: Order, response: StoredResponse) -> Answer | None:
+        def effect() -> bool:
             if order.order_id in self._orders:
-                raise AlreadyExists("ORDER_EXISTS", "taken", metadata={"order_id": order.order_id})
-            self._put(None, order, request.actor, request.at_ms)
-            return encoding.created(order)
+                return False
+            self._put(None, order, request.key.caller, request.at_ms)
+            return True
 
-        return self._once(request, encoding, effect)
-
-    async def answered(self, request: Request) -> Answer | None:
-        row = self._requests.get(request.key)
-        if row is None or row.response is None:
-            return None
-        decide(row, request.fingerprint, request.at_ms)
-        return Answer(row.response, replayed=True)
+        return self._requests.once(request, response, effect)
 
     async def cancel(
-        self, request: Request, order_id: str, encoding: Encoding, *, customer_id: str | None, expected_version: int
-    ) -> Answer:
-        order = self._orders.get(order_id)
-        if order is None or customer_id not in {None, order.customer_id}:
-            raise not_found(order_id)
+        self, request: Request, before: Order, after: Order, reason: str, response: StoredResponse
+    ) -> Answer | None:
+        def effect() -> bool:
+            if self._orders[before.order_id].version != before.version:
+                return False
+            self._put(before, after, request.key.caller, request.at_ms, reason=reason)
+            return True
 
-        def effect() -> bytes:
-            if expected_version not in {0, order.version}:
-                raise StaleVersion(f"order {order_id}", expected_version, order.version)
-            cancelled = model.cancel(order, request.at_ms)
-            self._put(order, cancelled, request.actor, request.at_ms, reason=request.reason)
-            return encoding.cancelled(cancelled)
+        return self._requests.once(request, response, effect)
 
-        return self._once(request, encoding, effect)
+    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+        return self._requests.answer(request, response)
+
+    async def answered(self, request: Request) -> Answer | None:
+        return self._requests.answered(request)
 
     async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._move(change, model.claim) for change in changes]
@@ -91,7 +78,7 @@ class FakeOrderStore(OrderStore):
         events = [event for event in self.events if event.order_id == order_id and event.version > after]
         return sorted(events, key=lambda event: event.version)[:limit]
 
-    async def page(self, which: Filter, *, limit: int, after: int | None) -> list[Listed]:
+    async def page(self, which: OrderFilter, *, limit: int, after: int | None) -> list[Listed]:
         places = list(enumerate(self._orders.values(), start=1))
         found = [
             Listed(place, order)
@@ -102,25 +89,10 @@ class FakeOrderStore(OrderStore):
         ]
         return found[:limit]
 
-    def _once(self, request: Request, encoding: Encoding, effect: Callable[[], bytes]) -> Answer:
-        row = self._requests.get(request.key)
-        if row is not None and self._guards.ticket:
-            assert decide(row, request.fingerprint, request.at_ms) is Decision.REPLAY
-            assert row.response is not None
-            return Answer(row.response, replayed=True)
-        try:
-            response = StoredResponse(True, effect())
-        except (AlreadyExists, FailedPrecondition) as refusal:
-            response = StoredResponse(False, encoding.refused(refusal))
-        self._requests[request.key] = RequestRow(
-            request.key, RequestState.DONE, request.fingerprint, 1, request.at_ms, request.at_ms, response
-        )
-        return Answer(response, replayed=False)
-
     def _move(self, change: Change, decide_move: Callable[..., Order]) -> Outcome:
         before = self._orders.get(change.order_id)
         if before is None:
-            return not_found(change.order_id)
+            return order_not_found(change.order_id)
         seen = self.fences.get(change.order_id, NO_FENCE)
         if change.fence < seen and self._guards.fence:
             return StaleFence(change.order_id, change.fence, seen)

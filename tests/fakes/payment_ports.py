@@ -19,8 +19,8 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
 from services.order import model as order_model
-from services.order.model import Change
-from services.order.operations import OrderStore, Outcome, not_found
+from services.order.model import Change, order_not_found
+from services.order.ports import OrderStore, Outcome
 from services.payment.model import AccountTerms, Order, OrderState, Payment, Reversal
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
 from services.runtime.grpc.context import Call
@@ -38,7 +38,7 @@ class FakeOrders(Orders):
     async def get(self, order_id: str, deadline: Deadline) -> Order:
         order = await self._store.get(order_id)
         if order is None:
-            raise not_found(order_id)
+            raise order_not_found(order_id)
         return _order(order)
 
     async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from services.kernel.errors import NotFound
+from services.kernel.errors import KeyMismatch, NotFound
+from services.kernel.guards import Guards
 from services.kernel.idempotency import (
+    Answer,
     Decision,
     Execution,
     Lease,
+    Request,
     RequestKey,
     RequestRow,
     RequestState,
@@ -122,3 +125,43 @@ class FakeRequestTable:
             row, state=RequestState.IN_PROGRESS, attempt=attempt, lease_until_ms=lease.until_ms
         )
         return Execution(row.key, attempt, first=first)
+
+
+class FakeAnswers:
+    """What `Requests.answer` and `answered` do of `runtime/database/idempotency_table.py`.
+
+    Args:
+        guards: With `ticket` off no key is ever replayed.
+    """
+
+    def __init__(self, guards: Guards) -> None:
+        self._guards = guards
+        self._answers: dict[RequestKey, tuple[str, StoredResponse]] = {}
+
+    @property
+    def used(self) -> bool:
+        """Whether any request was answered."""
+        return bool(self._answers)
+
+    def answer(self, request: Request, response: StoredResponse) -> Answer:
+        """Keep the response, unless there is one."""
+        before = self.answered(request)
+        if before is not None:
+            return before
+        self._answers[request.key] = (request.fingerprint, response)
+        return Answer(response)
+
+    def once(self, request: Request, response: StoredResponse, effect: Callable[[], bool]) -> Answer | None:
+        """Have the effect and keep the response, unless there is one; None: there was no effect."""
+        before = self.answered(request)
+        if before is None and not effect():
+            return None
+        return self.answer(request, response)
+
+    def answered(self, request: Request) -> Answer | None:
+        if request.key not in self._answers or not self._guards.ticket:
+            return None
+        fingerprint, response = self._answers[request.key]
+        if fingerprint != request.fingerprint:
+            raise KeyMismatch(request.key.key)
+        return Answer(response, replayed=True)

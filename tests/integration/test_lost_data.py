@@ -19,8 +19,7 @@ from coordination.session import Session
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Unavailable
 from services.kernel.principal import Principal, Role
-from services.order.store import ensemble as table
-from services.order.store import orders
+from services.order.schema import ENSEMBLE, ORDERS
 from services.payment.locks import CoordinatedLocks
 from services.runtime.database.database import Database, read_generation
 from services.runtime.database.migrations import bring_up_to_date
@@ -29,7 +28,7 @@ from services.runtime.zookeeper_paths import GENERATION_PATH
 from tests.integration.zookeeper import ZooKeeper, connected, expire, until
 
 PACKAGE = Path(services.order.__file__).parent
-FENCES = (orders.c.fence_generation, orders.c.fence_token)
+FENCES = (ORDERS.c.fence_generation, ORDERS.c.fence_token)
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ class Running:
 
     def __init__(self, session: Session, database: Database) -> None:
         self.session = session
-        self.ensemble = Ensemble(session, database, table, FENCES)
+        self.ensemble = Ensemble(session, database, ENSEMBLE, FENCES)
         self.start()
 
     def start(self) -> None:
@@ -136,7 +135,7 @@ async def test_ensemble_that_lost_its_data_is_refused_until_the_remedy_and_then_
     async with connected(server) as doctor:
         await generation.advance(doctor, 2, path=GENERATION_PATH)
     await running.until_generation(2)
-    assert await read_generation(database, table) == 2
+    assert await read_generation(database, ENSEMBLE) == 2
 
 
 async def test_older_backup_of_the_same_generation_is_refused_until_the_remedy(
@@ -166,7 +165,7 @@ async def test_generation_that_nobody_can_have_given_is_refused_and_mended(
     await running.session.set(GENERATION_PATH, b"%d" % 2**62)
     refusal = await running.until_refused()
     assert "--new-generation 2" in refusal.message
-    assert await read_generation(database, table) == 1
+    assert await read_generation(database, ENSEMBLE) == 1
     assert await generation.advance(running.session, 2, path=GENERATION_PATH) == 2
     await running.until_generation(2)
 
@@ -206,7 +205,7 @@ async def test_ensemble_that_forbids_its_generation_is_refused_until_it_is_allow
             with pytest.raises(EnsembleRefused) as ended:
                 await running.ensemble.settle()
             assert ended.value.reason == "ENSEMBLE_FORBIDDEN"
-            assert await read_generation(database, table) == 0
+            assert await read_generation(database, ENSEMBLE) == 0
             await asyncio.to_thread(zookeeper.set_acls, node, [make_acl("world", "anyone", all=True)])
             await running.until_generation(1)
             running.ensemble.check()
@@ -269,13 +268,13 @@ async def note_fence(database: Database, of: int, token: int) -> None:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     values: dict[str, object] = {}
-    for column in orders.columns:
+    for column in ORDERS.columns:
         kind = column.type.python_type
         values[column.name] = {int: 0, str: "", bool: False, bytes: b""}[kind]
     values |= {"order_id": "o1", "fence_generation": of, "fence_token": token}
 
     async def step(tx: AsyncConnection) -> None:
         await tx.execute(text("PRAGMA ignore_check_constraints = 1"))
-        await tx.execute(orders.insert().values(**values))
+        await tx.execute(ORDERS.insert().values(**values))
 
     await database.run(step)

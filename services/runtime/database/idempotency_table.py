@@ -11,11 +11,13 @@ Every move is one conditional statement whose row count says whether it was made
 | IN_PROGRESS → DONE | `finish` |
 | IN_PROGRESS → ISSUED | `give_back` |
 | ISSUED → EXPIRED | `expire` |
+
+A request that is executed in one transaction makes its first and its last move in `answer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -44,9 +46,11 @@ from sqlalchemy.sql.dml import Insert
 from services.kernel.errors import NotFound, RequestInProgress
 from services.kernel.guards import Guards
 from services.kernel.idempotency import (
+    Answer,
     Decision,
     Execution,
     Lease,
+    Request,
     RequestKey,
     RequestRow,
     RequestState,
@@ -100,6 +104,10 @@ def request_table(metadata: MetaData, *more: Column[Any]) -> Table:
     )
     Index("requests_by_state", table.c.state, table.c.lease_until_ms)
     return table
+
+
+class DecisionOverturned(Exception):
+    """The rows on which a response was decided have changed since they were read."""
 
 
 class Requests:
@@ -212,6 +220,34 @@ class Requests:
         said = {"ok": response.ok, "body": response.body, "now_ms": now_ms}
         return (await tx.execute(self._finish, named(key) | said)).rowcount == 1
 
+    async def answer(
+        self,
+        tx: AsyncConnection,
+        request: Request,
+        response: StoredResponse,
+        effect: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> Answer:
+        """Have the effect and store the response to it, unless the request was answered before.
+
+        The row is IN_PROGRESS inside this transaction only, so no other caller meets its lease.
+
+        Args:
+            response: Encoded before the transaction, so that nothing but the database is awaited in it.
+            effect: Raises DecisionOverturned if `response` is not true any more; None: nothing is to be changed.
+
+        Raises:
+            DecisionOverturned: As `effect`. The caller rolls back, reads and decides again.
+            KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
+        """
+        lease = Lease(request.key.caller.name, now_ms=request.at_ms, until_ms=request.at_ms)
+        execution = await self.begin(tx, request.key, request.fingerprint, lease)
+        if isinstance(execution, StoredResponse):
+            return Answer(execution, replayed=True)
+        if effect is not None:
+            await effect(tx)
+        await self.finish(tx, request.key, response, now_ms=request.at_ms)
+        return Answer(response)
+
     async def renew(self, tx: AsyncConnection, held: Sequence[Execution], *, until_ms: int) -> None:
         """Keeps others out of keys that are being executed; an `until_ms` that has passed lets them in."""
         columns = self._table.c
@@ -291,12 +327,12 @@ class Requests:
     async def answered(
         self, tx: AsyncConnection, key: RequestKey, fingerprint: str, *, now_ms: int
     ) -> StoredResponse | None:
-        """Return the stored answer to a key, without starting anything; None: it has none.
+        """Return the stored answer to a key, without starting anything; None: it has none, or the guard is off.
 
         Raises:
             KeyMismatch: It was used with another payload.
         """
-        row = await self.find(tx, key)
+        row = await self.find(tx, key) if self._guards.ticket else None
         if row is None or row.response is None:
             return None
         decide(row, fingerprint, now_ms)

@@ -37,7 +37,7 @@ class _Armed:
     subject: str
 
 
-class Failpoints:
+class FailpointSet:
     """The failpoints of one process.
 
     Args:
@@ -105,7 +105,7 @@ class Failpoints:
 class FailpointServicer(failpoint_pb2_grpc.FailpointServiceServicer):
     """Arms the failpoints of this process from outside."""
 
-    def __init__(self, failpoints: Failpoints) -> None:
+    def __init__(self, failpoints: FailpointSet) -> None:
         self._failpoints = failpoints
 
     async def ArmFailpoint(

@@ -15,6 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from coordination.channel import maybe_sent_before
 from services.kernel import errors
+from services.kernel.idempotency import StoredResponse
 
 DOMAIN = "countinghouse"
 #: Where gRPC carries a serialized google.rpc.Status.
@@ -69,6 +70,11 @@ def to_status(error: errors.CountinghouseError) -> status_pb2.Status:
         retry.retry_delay.FromMilliseconds(error.retry_after_ms)
         details.append(_packed(retry))
     return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=details)
+
+
+def stored_refusal(error: errors.CountinghouseError) -> StoredResponse:
+    """Return a definitive refusal as it is stored and sent."""
+    return StoredResponse(ok=False, body=to_status(error).SerializeToString(deterministic=True))
 
 
 def internal() -> status_pb2.Status:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
 from services.kernel.errors import InvalidArgument
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import fingerprint
+from services.kernel.idempotency import StoredResponse, fingerprint
 from services.kernel.ids import check_name
 from services.kernel.money import Money, check_currency
 from services.kernel.principal import Principal, Role
@@ -26,6 +26,11 @@ _ROLES: dict[Role, clerk_pb2.Role.ValueType] = {
 }
 _BY_NUMBER: dict[int, Role] = {int(number): role for role, number in _ROLES.items()}
 _Member = TypeVar("_Member")
+
+
+def stored_message(message: Message) -> StoredResponse:
+    """Return a response as it is stored and sent."""
+    return StoredResponse(ok=True, body=message.SerializeToString(deterministic=True))
 
 
 def enum_in(members: Mapping[int, _Member], number: int, field: str) -> _Member:

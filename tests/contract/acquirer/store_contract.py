@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from services.acquirer import model
-from services.acquirer.model import Charge, ChargeState, Payload
-from services.acquirer.operations import RECEIVED, REFUSED, REPEATED, ChargeStore, Request
+from services.acquirer.model import RECEIVED, REFUSED, REPEATED, Charge, ChargeState, LoggedRequest, Payload
+from services.acquirer.ports import ChargeStore
 from services.kernel.errors import KeyMismatch
 from services.kernel.money import Money
 
@@ -18,8 +18,10 @@ PAYLOAD = Payload("tok-mei", Money(300, "CNY"), "pay_1")
 T0 = 10_000
 
 
-def asked(key: str = "k1", payload: Payload | None = PAYLOAD, *, method: str = "Charge", at_ms: int = T0) -> Request:
-    return Request(method, "payment-service", key, payload, at_ms)
+def asked(
+    key: str = "k1", payload: Payload | None = PAYLOAD, *, method: str = "Charge", at_ms: int = T0
+) -> LoggedRequest:
+    return LoggedRequest(method, "payment-service", key, payload, at_ms)
 
 
 async def charge(store: ChargeStore, key: str = "k1", payload: Payload = PAYLOAD, *, at_ms: int = T0) -> Charge:

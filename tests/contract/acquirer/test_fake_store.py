@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.acquirer.operations import ChargeStore
+from services.acquirer.ports import ChargeStore
 from tests.contract.acquirer.store_contract import ChargeStoreContract, Make
 from tests.fakes.charge_store import FakeChargeStore
 

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.acquirer.operations import ChargeStore
-from services.acquirer.store import COUNTER, METADATA, SqlChargeStore
+from services.acquirer.ports import ChargeStore
+from services.acquirer.schema import COUNTER, METADATA
+from services.acquirer.store import SqlChargeStore
 from services.runtime.database.database import Database, probe_write
 from tests.contract.acquirer.store_contract import ChargeStoreContract, Make, asked, charge, words
 from tests.contract.conftest import FreshDatabase

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -20,7 +21,8 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import RequestKey
+from services.kernel.idempotency import Answer
+from services.kernel.ids import SeededIds
 from services.kernel.money import MAX_MINOR_UNITS
 from services.kernel.principal import Principal, Role
 from services.ledger.model import (
@@ -39,13 +41,15 @@ from services.ledger.model import (
     TrialTotal,
     house_accounts,
 )
-from services.ledger.operations import ClosingRequest, JournalFilter, LedgerStore, Opening
-from services.ledger.servicer import MessageEncoding
+from services.ledger.operations import LedgerOperations
+from services.ledger.ports import JournalFilter, LedgerStore
+from services.ledger.servicer import LedgerResponses
+from services.runtime.grpc.context import Call
+from services.runtime.grpc.failpoints import FailpointSet
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
 OPERATOR = Principal("ops", Role.OPERATOR)
-ENCODING = MessageEncoding()
 WALLET = "wallet:mei:CNY"
 FENCE = Fence(1, 100)
 NOW_MS = 1_700_000_000_000
@@ -115,13 +119,32 @@ def refused(outcome: Outcome, reason: str) -> CountinghouseError:
     return outcome
 
 
-def opening(account: Account, request_id: str = "r1", fingerprint: str = "f1") -> Opening:
-    return Opening(RequestKey(WANG, "OpenAccount", request_id), fingerprint, account)
+def operations(store: LedgerStore, now_ms: int = NOW_MS) -> LedgerOperations:
+    return LedgerOperations(store, ManualClock(now_ms), SeededIds(1), FailpointSet(enabled=False), LedgerResponses())
 
 
-def closing(request_id: str, account_id: str) -> ClosingRequest:
-    key = RequestKey(OPERATOR, "CloseAccount", request_id)
-    return ClosingRequest(key, f"close {account_id}", account_id, Closing(OPERATOR, "a mistake", NOW_MS))
+async def open_account(store: LedgerStore, account: Account, request_id: str = "r1", fingerprint: str = "f1") -> Answer:
+    """Open an account through the operations, which decide and encode what the store writes."""
+    return await operations(store, account.created_at_ms).open_account(
+        call(WANG),
+        request_id,
+        fingerprint,
+        account_id=account.account_id,
+        kind=account.kind,
+        currency=account.currency,
+        overdraft_limit=account.overdraft_limit,
+    )
+
+
+async def close_account(store: LedgerStore, request_id: str, account_id: str, fingerprint: str = "f1") -> Answer:
+    """Close an account through the operations."""
+    return await operations(store).close_account(
+        call(OPERATOR), request_id, fingerprint, account_id=account_id, reason="a mistake"
+    )
+
+
+def call(principal: Principal) -> Call:
+    return Call("/x/y", principal, Deadline.after(60, ManualClock()))
 
 
 class LedgerStoreContract:
@@ -493,9 +516,9 @@ class LedgerStoreContract:
         store = await make(Guards())
         await store.open_missing(house_accounts(("CNY",), NOW_MS))
         wallet = Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS)
-        first = await store.open_account(opening(wallet), ENCODING)
+        first = await open_account(store, wallet)
         await top_up(store, 5)
-        again = await store.open_account(opening(replace(wallet, created_at_ms=NOW_MS + 9)), ENCODING)
+        again = await open_account(store, replace(wallet, created_at_ms=NOW_MS + 9))
         assert (first.replayed, again.replayed) == (False, True)
         assert first.response == again.response
         assert first.response.ok
@@ -505,10 +528,10 @@ class LedgerStoreContract:
         """Under another request id: the account as it was first opened."""
         store = await make(Guards())
         wallet = Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS)
-        first = await store.open_account(opening(wallet), ENCODING)
+        first = await open_account(store, wallet)
         await store.open_missing(house_accounts(("CNY",), NOW_MS))
         await top_up(store, 5)
-        second = await store.open_account(opening(replace(wallet, created_at_ms=NOW_MS + 9), "r2"), ENCODING)
+        second = await open_account(store, replace(wallet, created_at_ms=NOW_MS + 9), "r2")
         assert second.response == first.response
         assert not second.replayed
 
@@ -516,10 +539,10 @@ class LedgerStoreContract:
         """And the refusal is the stored answer of that request."""
         store = await make(Guards())
         wallet = Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS)
-        await store.open_account(opening(wallet), ENCODING)
+        await open_account(store, wallet)
         other = replace(wallet, overdraft_limit=7)
-        refusal = await store.open_account(opening(other, "r2", "f2"), ENCODING)
-        again = await store.open_account(opening(other, "r2", "f2"), ENCODING)
+        refusal = await open_account(store, other, "r2", "f2")
+        again = await open_account(store, other, "r2", "f2")
         assert not refusal.response.ok
         assert b"ACCOUNT_EXISTS" in refusal.response.body
         assert (again.response, again.replayed) == (refusal.response, True)
@@ -528,19 +551,17 @@ class LedgerStoreContract:
     async def test_a_request_id_is_good_for_one_opening(self, make: Make) -> None:
         """Another payload under it is refused, and opens nothing."""
         store = await make(Guards())
-        await store.open_account(opening(Account("merchant:a", AccountKind.LIABILITY, "CNY")), ENCODING)
+        await open_account(store, Account("merchant:a", AccountKind.LIABILITY, "CNY"))
         other = Account("merchant:b", AccountKind.LIABILITY, "CNY")
         with pytest.raises(KeyMismatch):
-            await store.open_account(opening(other, fingerprint="f2"), ENCODING)
+            await open_account(store, other, fingerprint="f2")
         assert await store.account("merchant:b") is None
 
     async def test_openings_at_once_open_one_account(self, make: Make) -> None:
         """Ten of one account, each by a request of its own: ten equal answers."""
         store = await make(Guards())
         accounts = [Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=n) for n in range(10)]
-        answers = await asyncio.gather(
-            *(store.open_account(opening(account, f"r{n}"), ENCODING) for n, account in enumerate(accounts))
-        )
+        answers = await asyncio.gather(*(open_account(store, account, f"r{n}") for n, account in enumerate(accounts)))
         assert len({answer.response.body for answer in answers}) == 1
 
     async def test_the_house_accounts_are_opened_once(self, make: Make) -> None:
@@ -678,7 +699,7 @@ class LedgerStoreContract:
 
     async def test_empty_account_is_closed_for_good(self, store: LedgerStore) -> None:
         """With who, why and when; it stays listed, takes no posting, and is not opened again."""
-        answer = await store.close_account(closing("r1", "drawer:USD"), ENCODING)
+        answer = await close_account(store, "r1", "drawer:USD")
         assert (answer.response.ok, answer.replayed) == (True, False)
         account = await store.account("drawer:USD")
         assert account is not None
@@ -688,7 +709,7 @@ class LedgerStoreContract:
         refused = await post(store, replace(draft(), legs=legs, currency="USD"))
         assert isinstance(refused, FailedPrecondition)
         assert (refused.reason, refused.metadata["closed_by"]) == ("ACCOUNT_CLOSED", OPERATOR.name)
-        reopened = await store.open_account(opening(Account("drawer:USD", AccountKind.ASSET, "USD"), "r9"), ENCODING)
+        reopened = await open_account(store, Account("drawer:USD", AccountKind.ASSET, "USD"), "r9")
         assert not reopened.response.ok
         assert b"ACCOUNT_CLOSED" in reopened.response.body
         with pytest.raises(FailedPrecondition, match="was closed"):
@@ -696,29 +717,29 @@ class LedgerStoreContract:
 
     async def test_closing_is_repeated_with_the_same_answer(self, store: LedgerStore) -> None:
         """Byte for byte under the same id; another id is told that it is closed."""
-        first = await store.close_account(closing("r1", "drawer:USD"), ENCODING)
-        again = await store.close_account(closing("r1", "drawer:USD"), ENCODING)
+        first = await close_account(store, "r1", "drawer:USD")
+        again = await close_account(store, "r1", "drawer:USD")
         assert (again.replayed, again.response) == (True, first.response)
-        other = await store.close_account(closing("r2", "drawer:USD"), ENCODING)
+        other = await close_account(store, "r2", "drawer:USD")
         assert not other.response.ok
         assert b"ACCOUNT_CLOSED" in other.response.body
         with pytest.raises(KeyMismatch):
-            await store.close_account(replace(closing("r1", "drawer:USD"), fingerprint="other"), ENCODING)
+            await close_account(store, "r1", "drawer:USD", fingerprint="other")
 
     async def test_account_with_money_is_not_closed(self, store: LedgerStore) -> None:
         """The refusal is kept under its id, and the account goes on."""
         await top_up(store, 50)
         for _ in range(2):
-            answer = await store.close_account(closing("r1", WALLET), ENCODING)
+            answer = await close_account(store, "r1", WALLET)
             assert not answer.response.ok
             assert b"BALANCE_NOT_ZERO" in answer.response.body
         await posted(store, draft(1, 50, payer=WALLET))
-        assert (await store.close_account(closing("r2", WALLET), ENCODING)).response.ok
+        assert (await close_account(store, "r2", WALLET)).response.ok
         assert [journal.sequence for journal in await store.journals(JournalFilter(WALLET), before=None, limit=9)]
 
     async def test_missing_account_is_not_closed(self, store: LedgerStore) -> None:
         """NOT_FOUND, which is not kept: the account may be opened and closed later."""
         with pytest.raises(NotFound):
-            await store.close_account(closing("r1", "nothing"), ENCODING)
+            await close_account(store, "r1", "nothing")
         await store.open_missing([Account("nothing", AccountKind.EQUITY, "CNY")])
-        assert (await store.close_account(closing("r1", "nothing"), ENCODING)).response.ok
+        assert (await close_account(store, "r1", "nothing")).response.ok

@@ -16,29 +16,26 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.ledger
-from services.kernel.clock import ManualClock
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.ids import SeededIds
-from services.ledger.model import NO_HASH, Account, AccountKind, Leg, Posted, house_accounts
-from services.ledger.operations import JournalFilter, LedgerOperations, Verdict
-from services.ledger.schema import metadata, order_fences
+from services.ledger.model import NO_HASH, Account, AccountKind, Leg, Posted, Verdict, house_accounts
+from services.ledger.ports import JournalFilter
+from services.ledger.schema import METADATA, ORDER_FENCES
 from services.ledger.store import SqlLedgerStore, journals_of
 from services.ledger.trial import rows_of
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.migrations import bring_up_to_date
-from services.runtime.grpc.failpoints import Failpoints
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.ledger.store_contract import (
-    ENCODING,
     NOW_MS,
     WALLET,
     LedgerStoreContract,
     Make,
     balance,
-    closing,
+    close_account,
     draft,
     entry,
+    operations,
     post,
     posted,
     top_up,
@@ -74,10 +71,6 @@ async def store(database: Database) -> SqlLedgerStore:
     return store
 
 
-def operations(store: SqlLedgerStore) -> LedgerOperations:
-    return LedgerOperations(store, ManualClock(), SeededIds(1), Failpoints(enabled=False), ENCODING)
-
-
 async def execute(database: Database, *statements: str, **values: str | int) -> None:
     """Does behind the store's back what it is told; `:name` in a statement stands for a value."""
 
@@ -108,7 +101,7 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
     """Alembic finds no difference between a migrated database and store.py."""
 
     def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
     async def step(tx: AsyncConnection) -> list[object]:
         return await tx.run_sync(differences)
@@ -173,7 +166,7 @@ async def test_what_must_not_change_is_protected(owner: Database, store: SqlLedg
     """By the database itself, whoever asks it."""
     await posted(store, draft())
     await post(store, draft(2, payer="wallet:nobody:CNY"))
-    await store.close_account(closing("r1", "bank:CNY"), ENCODING)
+    await close_account(store, "r1", "bank:CNY")
     before = await operations(store).verify(0, 0)
     with pytest.raises(DBAPIError, match="never changed"):
         await execute(owner, statement)
@@ -383,7 +376,7 @@ async def _race_closing_against_posting(store: SqlLedgerStore, other: SqlLedgerS
         name = f"extra{number}"
         await store.open_missing([Account(name, AccountKind.REVENUE, "CNY", created_at_ms=NOW_MS)])
         outcome, answer = await asyncio.gather(
-            post(store, draft(number, payee=name)), other.close_account(closing(f"r{number}", name), ENCODING)
+            post(store, draft(number, payee=name)), close_account(other, f"r{number}", name)
         )
         account = await store.account(name)
         assert account is not None
@@ -412,7 +405,7 @@ async def test_rising_fences_at_once_leave_the_highest(database: Database, store
     assert isinstance(outcomes[2], Posted)
 
     async def step(tx: AsyncConnection) -> Fence:
-        row = (await tx.execute(select(order_fences))).one()
+        row = (await tx.execute(select(ORDER_FENCES))).one()
         return Fence(row.generation, row.token)
 
     assert await database.read(step) == Fence(1, 20)

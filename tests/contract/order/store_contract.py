@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 
+from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import (
     CountinghouseError,
     FailedPrecondition,
@@ -19,17 +20,20 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, RequestKey
+from services.kernel.idempotency import Answer, Request, RequestKey
+from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Change, Order, OrderLine, OrderState
-from services.order.operations import Filter, OrderStore, Outcome, Request
-from services.order.servicer import MessageEncoding
+from services.order.operations import OrderDraft, OrderOperations
+from services.order.ports import OrderFilter, OrderStore, Outcome
+from services.order.servicer import OrderResponses
+from services.runtime.grpc.context import Call
+from services.runtime.grpc.failpoints import FailpointSet
 from tests.fakes.order_store import Event
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
-ENCODING = MessageEncoding()
 FENCE = Fence(1, 100)
 NEWER = Fence(1, 101)
 
@@ -71,13 +75,11 @@ class Made:
     async def reopen(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
         return (await self.subject.store.reopen([self.change(payment_id, fence)]))[0]
 
-    async def cancel(self, key: str, *, customer_id: str | None = None, expected_version: int = 0) -> Answer:
-        return await self.subject.store.cancel(
-            request("CancelOrder", key),
-            self.order.order_id,
-            ENCODING,
-            customer_id=customer_id,
-            expected_version=expected_version,
+    async def cancel(self, key: str, *, customer_id: str = "", expected_version: int = 0) -> Answer:
+        """As staff, or as a customer."""
+        caller = Principal(customer_id, Role.CUSTOMER) if customer_id else LI
+        return await operations(self.subject.store).cancel(
+            call(caller), key, "f", self.order.order_id, expected_version, "late"
         )
 
     async def now(self) -> Order:
@@ -90,15 +92,30 @@ class Made:
 
 
 def request(method: str, key: str, *, fingerprint: str = "f", caller: Principal = LI) -> Request:
-    return Request(RequestKey(caller, method, key), fingerprint, caller, at_ms=2_000)
+    return Request(RequestKey(caller, method, key), fingerprint, at_ms=2_000)
+
+
+def operations(store: OrderStore) -> OrderOperations:
+    """The operations, which decide and encode what the store writes."""
+    return OrderOperations(store, ManualClock(2_000), SeededIds(1), FailpointSet(enabled=False), OrderResponses())
+
+
+def call(principal: Principal) -> Call:
+    return Call("/x/y", principal, Deadline.after(60, ManualClock()))
+
+
+async def create(store: OrderStore, asked: Request, order: Order) -> Answer:
+    """Create an order through the operations."""
+    draft = OrderDraft(order.order_id, order.customer_id, order.amount, order.lines)
+    return await operations(store).create(call(asked.key.caller), asked.key.key, asked.fingerprint, draft)
 
 
 def new_order(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0) -> Order:
     return Order(
         order_id,
         customer_id,
-        Money(300, "CNY"),
-        tuple(OrderLine(f"tea {number}", 3, Money(100 // max(lines, 1), "CNY")) for number in range(lines)),
+        Money(3_600, "CNY"),
+        tuple(OrderLine(f"tea {number}", 3, Money(1_200 // lines, "CNY")) for number in range(lines)),
         created_at_ms=2_000,
         updated_at_ms=2_000,
     )
@@ -106,7 +123,7 @@ def new_order(order_id: str = "o1", customer_id: str = "mei", *, lines: int = 0)
 
 async def created(subject: Subject, order: Order | None = None) -> Made:
     order = order or new_order()
-    answer = await subject.store.create(request("CreateOrder", order.order_id), order, ENCODING)
+    answer = await create(subject.store, request("CreateOrder", order.order_id), order)
     assert answer.response.ok
     return Made(subject, order)
 
@@ -128,8 +145,7 @@ class OrderStoreContract:
         subject = await make()
         made = await created(subject)
         await created(subject, new_order("o2"))
-        asked = replace(request("CancelOrder", "c1", caller=WANG), reason="ordered twice")
-        await subject.store.cancel(asked, "o1", ENCODING, customer_id=None, expected_version=0)
+        await operations(subject.store).cancel(call(WANG), "c1", "f", "o1", 0, "ordered twice")
         events = [
             Event("o1", 1, None, OrderState.UNPAID, 1, "", NO_FENCE, LI, 2_000),
             Event("o1", 2, OrderState.UNPAID, OrderState.CANCELLED, 1, "", NO_FENCE, WANG, 2_000, "ordered twice"),
@@ -160,7 +176,7 @@ class OrderStoreContract:
         store = (await make()).store
         assert await store.answered(request("CreateOrder", "r1")) is None
         assert await store.answered(request("CreateOrder", "r1")) is None
-        stored = await store.create(request("CreateOrder", "r1"), new_order(), ENCODING)
+        stored = await create(store, request("CreateOrder", "r1"), new_order())
         assert await store.answered(request("CreateOrder", "r1")) == Answer(stored.response, replayed=True)
         with pytest.raises(KeyMismatch):
             await store.answered(request("CreateOrder", "r1", fingerprint="g"))
@@ -168,9 +184,9 @@ class OrderStoreContract:
     async def test_a_creation_repeated_is_answered_as_before(self, make: Make) -> None:
         """Byte for byte, also when the order has moved on since; nothing is made twice."""
         subject = await make()
-        first = await subject.store.create(request("CreateOrder", "r1"), new_order(lines=2), ENCODING)
+        first = await create(subject.store, request("CreateOrder", "r1"), new_order(lines=2))
         await Made(subject, new_order()).claim()
-        again = await subject.store.create(request("CreateOrder", "r1"), new_order("other"), ENCODING)
+        again = await create(subject.store, request("CreateOrder", "r1"), new_order("other"))
         assert (first.replayed, again.replayed) == (False, True)
         assert first.response == again.response
         assert await subject.store.get("other") is None
@@ -178,16 +194,16 @@ class OrderStoreContract:
     async def test_a_request_id_is_not_taken_for_something_else(self, make: Make) -> None:
         """The same id with another payload is refused, and has no effect."""
         subject = await make()
-        await subject.store.create(request("CreateOrder", "r1"), new_order(), ENCODING)
+        await create(subject.store, request("CreateOrder", "r1"), new_order())
         with pytest.raises(KeyMismatch):
-            await subject.store.create(request("CreateOrder", "r1", fingerprint="g"), new_order("o2"), ENCODING)
+            await create(subject.store, request("CreateOrder", "r1", fingerprint="g"), new_order("o2"))
         assert await subject.store.get("o2") is None
 
     async def test_request_ids_of_two_callers_or_methods_never_meet(self, make: Make) -> None:
         """A key belongs to (caller, method, key)."""
         subject = await make()
         made = await created(subject)
-        other = await subject.store.create(request("CreateOrder", "o1", caller=WANG), new_order("o2"), ENCODING)
+        other = await create(subject.store, request("CreateOrder", "o1", caller=WANG), new_order("o2"))
         cancelled = await made.cancel("o1")
         assert (other.replayed, cancelled.replayed) == (False, False)
 
@@ -196,8 +212,7 @@ class OrderStoreContract:
         subject = await make()
         made = await created(subject)
         answers = [
-            await subject.store.create(request("CreateOrder", "r2"), new_order(customer_id="other"), ENCODING)
-            for _ in range(2)
+            await create(subject.store, request("CreateOrder", "r2"), new_order(customer_id="other")) for _ in range(2)
         ]
         assert [answer.replayed for answer in answers] == [False, True]
         assert not answers[0].response.ok
@@ -209,11 +224,11 @@ class OrderStoreContract:
         """The same request id ten times: one effect, ten equal answers."""
         subject = await make()
         answers = await asyncio.gather(
-            *(subject.store.create(request("CreateOrder", "r1"), new_order(f"o{n}"), ENCODING) for n in range(10))
+            *(create(subject.store, request("CreateOrder", "r1"), new_order(f"o{n}")) for n in range(10))
         )
         assert sum(not answer.replayed for answer in answers) == 1
         assert len({answer.response.body for answer in answers}) == 1
-        assert len(await subject.store.page(Filter(), limit=20, after=None)) == 1
+        assert len(await subject.store.page(OrderFilter(), limit=20, after=None)) == 1
 
     async def test_an_order_is_cancelled_once(self, make: Make) -> None:
         """The repeat of the request id is replayed; another request id meets ILLEGAL_STATE, which is stored too."""
@@ -430,15 +445,15 @@ class OrderStoreContract:
         subject = await make()
         for number in range(5):
             await created(subject, new_order(f"o{number}", lines=number % 2))
-        first = await subject.store.page(Filter(), limit=2, after=None)
+        first = await subject.store.page(OrderFilter(), limit=2, after=None)
         await created(subject, new_order("o5"))
-        second = await subject.store.page(Filter(), limit=2, after=first[-1].place)
-        third = await subject.store.page(Filter(), limit=2, after=second[-1].place)
+        second = await subject.store.page(OrderFilter(), limit=2, after=first[-1].place)
+        third = await subject.store.page(OrderFilter(), limit=2, after=second[-1].place)
         found = [listed.order for page in (first, second, third) for listed in page]
         assert [order.order_id for order in found] == ["o4", "o3", "o2", "o1", "o0"]
         assert [len(order.lines) for order in found] == [0, 1, 0, 1, 0]
         assert [len(page) for page in (first, second, third)] == [2, 2, 1]
-        assert await subject.store.page(Filter(), limit=2, after=third[-1].place) == []
+        assert await subject.store.page(OrderFilter(), limit=2, after=third[-1].place) == []
 
     async def test_orders_are_filtered(self, make: Make) -> None:
         """By customer, by state, by both."""
@@ -448,13 +463,13 @@ class OrderStoreContract:
             if number % 2:
                 await made.claim()
 
-        async def found(which: Filter) -> list[str]:
+        async def found(which: OrderFilter) -> list[str]:
             return [listed.order.order_id for listed in await subject.store.page(which, limit=9, after=None)]
 
-        assert await found(Filter(customer_id="mei")) == ["o1", "o0"]
-        assert await found(Filter(state=OrderState.PAYING)) == ["o3", "o1"]
-        assert await found(Filter(customer_id="tom", state=OrderState.UNPAID)) == ["o2"]
-        assert await found(Filter(customer_id="nobody")) == []
+        assert await found(OrderFilter(customer_id="mei")) == ["o1", "o0"]
+        assert await found(OrderFilter(state=OrderState.PAYING)) == ["o3", "o1"]
+        assert await found(OrderFilter(customer_id="tom", state=OrderState.UNPAID)) == ["o2"]
+        assert await found(OrderFilter(customer_id="nobody")) == []
 
     async def test_without_the_fence_guard_a_stale_holder_gets_through(self, make: Make) -> None:
         """What the guard stops; the newest fence is remembered all the same."""
@@ -467,11 +482,9 @@ class OrderStoreContract:
     async def test_without_the_ticket_guard_a_repeat_makes_another_order(self, make: Make) -> None:
         """What the guard stops."""
         subject = await make(Guards.without(["ticket"]))
-        answers = [
-            await subject.store.create(request("CreateOrder", "r1"), new_order(name), ENCODING) for name in ("o1", "o2")
-        ]
+        answers = [await create(subject.store, request("CreateOrder", "r1"), new_order(name)) for name in ("o1", "o2")]
         assert [answer.replayed for answer in answers] == [False, False]
-        assert len(await subject.store.page(Filter(), limit=9, after=None)) == 2
+        assert len(await subject.store.page(OrderFilter(), limit=9, after=None)) == 2
 
     async def test_amounts_keep_all_their_digits(self, make: Make) -> None:
         """The largest payable amount comes back as it went in."""

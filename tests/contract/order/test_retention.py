@@ -6,10 +6,11 @@ import pytest
 
 from services.kernel.guards import Guards
 from services.order.model import OrderState
-from services.order.store import SqlOrderStore, retention
+from services.order.schema import RETENTION
+from services.order.store import SqlOrderStore
 from services.runtime.database.database import Database
 from services.runtime.database.retention import remove_old_requests
-from tests.contract.order.store_contract import ENCODING, created, new_order, request
+from tests.contract.order.store_contract import create, created, new_order, request
 from tests.contract.order.test_sql_store import InDatabase
 
 LATER = 60_000
@@ -24,8 +25,8 @@ async def test_what_made_and_cancelled_an_order_is_kept(subject: InDatabase, own
     """The same ids are answered with what is stored."""
     made = await created(subject)
     cancelled = await made.cancel("c1")
-    assert await remove_old_requests(owner, retention, before_ms=LATER) == 0
-    again = await subject.store.create(request("CreateOrder", "o1"), new_order("o2"), ENCODING)
+    assert await remove_old_requests(owner, RETENTION, before_ms=LATER) == 0
+    again = await create(subject.store, request("CreateOrder", "o1"), new_order("o2"))
     assert (again.replayed, again.response.ok) == (True, True)
     assert (await made.cancel("c1")).response == cancelled.response
     assert await subject.store.get("o2") is None
@@ -36,8 +37,8 @@ async def test_refusals_are_removed_and_judged_anew(subject: InDatabase, owner: 
     made = await created(subject)
     await made.claim()
     for removed in (2, 2):
-        exists = await subject.store.create(request("CreateOrder", "r2"), new_order("o1"), ENCODING)
+        exists = await create(subject.store, request("CreateOrder", "r2"), new_order("o1"))
         illegal = await made.cancel("c1")
         assert (exists.replayed, exists.response.ok) == (illegal.replayed, illegal.response.ok) == (False, False)
-        assert await remove_old_requests(owner, retention, before_ms=LATER) == removed
+        assert await remove_old_requests(owner, RETENTION, before_ms=LATER) == removed
     assert (await made.now()).state is OrderState.PAYING

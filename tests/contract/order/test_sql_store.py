@@ -20,11 +20,12 @@ from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
-from services.order.operations import Filter
-from services.order.store import SqlOrderStore, metadata, order_events, orders
+from services.order.ports import OrderFilter
+from services.order.schema import METADATA, ORDER_EVENTS, ORDERS
+from services.order.store import SqlOrderStore
 from services.runtime.database.database import Database
 from tests.contract.conftest import FreshDatabase, OwnerOf
-from tests.contract.order.store_contract import ENCODING, Made, Make, OrderStoreContract, created, new_order, request
+from tests.contract.order.store_contract import Made, Make, OrderStoreContract, create, created, new_order, request
 from tests.fakes.order_store import Event
 
 PACKAGE = Path(services.order.__file__).parent
@@ -38,10 +39,10 @@ class InDatabase:
     database: Database
 
     async def history(self, order_id: str) -> list[Event]:
-        columns = order_events.c
+        columns = ORDER_EVENTS.c
 
         async def step(tx: AsyncConnection) -> list[Event]:
-            rows = await tx.execute(select(order_events).where(columns.order_id == order_id).order_by(columns.version))
+            rows = await tx.execute(select(ORDER_EVENTS).where(columns.order_id == order_id).order_by(columns.version))
             return [
                 Event(
                     order_id=row.order_id,
@@ -62,7 +63,7 @@ class InDatabase:
 
     async def fence(self, order_id: str) -> Fence:
         async def step(tx: AsyncConnection) -> Fence:
-            columns = orders.c
+            columns = ORDERS.c
             row = await tx.execute(
                 select(columns.fence_generation, columns.fence_token).where(columns.order_id == order_id)
             )
@@ -91,7 +92,7 @@ async def test_migrations_make_the_tables_the_store_knows(fresh_database: FreshD
     database = await fresh_database(PACKAGE)
 
     def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
     async def step(tx: AsyncConnection) -> list[object]:
         return await tx.run_sync(differences)
@@ -136,14 +137,11 @@ async def test_two_instances_share_a_database(fresh_database: FreshDatabase) -> 
         assert not any(isinstance(claim, CountinghouseError) for claim in claims)
         assert len({claim.payment_id for claim in claims if not isinstance(claim, CountinghouseError)}) == 1
         answers = await asyncio.gather(
-            *(
-                subjects[n % 2].store.create(request("CreateOrder", "same"), new_order(f"new{n}"), ENCODING)
-                for n in range(20)
-            )
+            *(create(subjects[n % 2].store, request("CreateOrder", "same"), new_order(f"new{n}")) for n in range(20))
         )
         assert len({answer.response.body for answer in answers}) == 1
         assert sum(not answer.replayed for answer in answers) == 1
-        assert len(await subjects[1].store.page(Filter(), limit=50, after=None)) == 2
+        assert len(await subjects[1].store.page(OrderFilter(), limit=50, after=None)) == 2
 
 
 async def test_rising_fences_at_once_leave_the_highest(fresh_database: FreshDatabase) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import Unavailable
-from services.order.store import ensemble
+from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.migrations import bring_up_to_date
 from tests.contract.conftest import FreshDatabase, OwnerOf
@@ -106,7 +106,7 @@ async def test_a_reading_step_sees_one_moment(migrated: Database) -> None:
         return first, (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
 
     assert await migrated.read(step) == (1, 1)
-    assert await read_generation(migrated, ensemble) == 2
+    assert await read_generation(migrated, ENSEMBLE) == 2
 
 
 async def test_a_step_that_waits_for_something_else_is_refused_and_undone(migrated: Database) -> None:
@@ -135,7 +135,7 @@ async def test_increments_at_once_are_all_counted(migrated: Database) -> None:
 
     async with Database(migrated.url) as other:
         await asyncio.gather(*((migrated, other)[number % 2].run(step) for number in range(6)))
-    assert await read_generation(migrated, ensemble) == 6
+    assert await read_generation(migrated, ENSEMBLE) == 6
 
 
 async def test_a_mistake_of_ours_is_not_called_unavailable(migrated: Database) -> None:
@@ -146,10 +146,10 @@ async def test_a_mistake_of_ours_is_not_called_unavailable(migrated: Database) -
 
 async def test_the_generation_never_falls(migrated: Database) -> None:
     """0 before it was ever written."""
-    assert await read_generation(migrated, ensemble) == 0
+    assert await read_generation(migrated, ENSEMBLE) == 0
     for generation, expected in ((2, 2), (1, 2), (3, 3)):
-        await write_generation(migrated, ensemble, generation)
-        assert await read_generation(migrated, ensemble) == expected
+        await write_generation(migrated, ENSEMBLE, generation)
+        assert await read_generation(migrated, ENSEMBLE) == expected
 
 
 async def test_a_database_that_is_away_is_unavailable() -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
-from services.order.store import ensemble
+from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, probe_write, read_generation, write_generation
 from services.runtime.database.migrations import bring_up_to_date
 from tests.contract.conftest import FreshDatabase, OwnerOf
@@ -119,7 +119,7 @@ async def test_write_without_space_is_database_full_and_undone(disk: Disk) -> No
     assert "nothing was done" in refusal.value.message
     assert disk.database.writes_fail
     await disk.free()
-    assert await read_generation(disk.database, ensemble) == 0
+    assert await read_generation(disk.database, ENSEMBLE) == 0
 
 
 async def test_probe_after_a_failed_write_fails_until_there_is_space(disk: Disk) -> None:
@@ -128,21 +128,21 @@ async def test_probe_after_a_failed_write_fails_until_there_is_space(disk: Disk)
         await write_much(disk.database)
     for _ in range(2):
         with pytest.raises(Unavailable) as refusal:
-            await probe_write(disk.database, ensemble)
+            await probe_write(disk.database, ENSEMBLE)
         assert refusal.value.reason == "DATABASE_FULL"
         assert disk.database.writes_fail
     await disk.free()
-    await probe_write(disk.database, ensemble)
+    await probe_write(disk.database, ENSEMBLE)
     assert not disk.database.writes_fail
 
 
 async def test_reading_goes_on_without_space(disk: Disk) -> None:
-    await write_generation(disk.database, ensemble, 3)
+    await write_generation(disk.database, ENSEMBLE, 3)
     await disk.fill()
     with pytest.raises(Unavailable):
         await say(disk.database, "UPDATE ensemble SET probe = :bytes", bytes=bytes(100_000))
     await disk.database.ping()
-    assert await read_generation(disk.database, ensemble) == 3
+    assert await read_generation(disk.database, ENSEMBLE) == 3
 
 
 async def test_database_that_can_only_be_read_is_database_read_only(database: Database, owner_of: OwnerOf) -> None:
@@ -153,7 +153,7 @@ async def test_database_that_can_only_be_read_is_database_read_only(database: Da
         await say(owner_of(database), f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     async with reopened(database) as opened:
         with pytest.raises(Unavailable) as refusal:
-            await write_generation(opened, ensemble, 3)
+            await write_generation(opened, ENSEMBLE, 3)
         assert refusal.value.reason == "DATABASE_READ_ONLY"
         assert opened.writes_fail
 
@@ -182,9 +182,9 @@ class TestPostgresql:
         await say(database, FULL_TRIGGER)
         await say(database, AT_COMMIT)
         with pytest.raises(Unavailable) as refusal:
-            await write_generation(database, ensemble, 3)
+            await write_generation(database, ENSEMBLE, 3)
         assert refusal.value.reason == "DATABASE_FULL"
-        assert await read_generation(database, ensemble) == 0
+        assert await read_generation(database, ENSEMBLE) == 0
 
     @pytest.mark.parametrize(
         ("code", "reason"),
@@ -225,9 +225,9 @@ class TestSqlite:
     async def test_commit_that_fails_to_write_its_file_may_stand(self, database: Database) -> None:
         """The frame that makes it stand may be in the file: after a restart it would count."""
         with largest_file(0), pytest.raises(OutcomeUnknown):
-            await write_generation(database, ensemble, 3)
-        await write_generation(database, ensemble, 4)
-        assert await read_generation(database, ensemble) == 4
+            await write_generation(database, ENSEMBLE, 3)
+        await write_generation(database, ENSEMBLE, 4)
+        assert await read_generation(database, ENSEMBLE) == 4
 
     async def test_commit_on_a_full_disk_is_undone(self, tmp_path: Path) -> None:
         with small_disk(tmp_path / "disk", 4 << 20) as folder:
@@ -238,8 +238,8 @@ class TestSqlite:
                     await write_on(database)
                 assert refusal.value.reason == "DATABASE_FULL"
                 filler.unlink()
-                await write_generation(database, ensemble, 4)
-                assert await read_generation(database, ensemble) == 4
+                await write_generation(database, ENSEMBLE, 4)
+                assert await read_generation(database, ENSEMBLE) == 4
 
     async def test_file_in_a_folder_that_cannot_be_opened_is_database_io_error(self, tmp_path: Path) -> None:
         (tmp_path / "order.db").mkdir()
@@ -253,8 +253,8 @@ async def write_on(database: Database) -> None:
     """What SQLite has taken of the disk in advance lasts for a while."""
     for _ in range(1000):
         await say(database, "UPDATE ensemble SET probe = :bytes", bytes=bytes(100_000))
-        await write_generation(database, ensemble, 3)
-        await probe_write(database, ensemble)
+        await write_generation(database, ENSEMBLE, 3)
+        await probe_write(database, ENSEMBLE)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import OutcomeUnknown, Unavailable
-from services.order.store import ensemble
+from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.sqlite import SqliteBackend, log_of, made_note
@@ -30,7 +30,7 @@ def file(tmp_path: Path) -> Path:
 async def database(file: Path) -> AsyncIterator[Database]:
     async with Database(f"sqlite:///{file}") as database:
         await bring_up_to_date(database, PACKAGE, migrate=True)
-        await write_generation(database, ensemble, 3)
+        await write_generation(database, ENSEMBLE, 3)
         yield database
 
 
@@ -41,7 +41,7 @@ def list_files(folder: Path) -> list[Path]:
 async def refused(database: Database) -> list[str]:
     """The reasons with which a write and a read are refused."""
     reasons = []
-    for work in (write_generation(database, ensemble, 4), database.ping()):
+    for work in (write_generation(database, ENSEMBLE, 4), database.ping()):
         with pytest.raises(Unavailable) as refusal:
             await work
         reasons.append(refusal.value.reason)
@@ -61,8 +61,8 @@ async def test_file_moved_back_is_used_without_a_restart(database: Database, fil
     os.rename(file, away)
     assert await refused(database) == ["DATABASE_LOST"] * 2
     os.rename(away, file)
-    await write_generation(database, ensemble, 5)
-    assert await read_generation(database, ensemble) == 5
+    await write_generation(database, ENSEMBLE, 5)
+    assert await read_generation(database, ENSEMBLE) == 5
 
 
 async def test_file_replaced_by_a_copy_refuses_steps(database: Database, file: Path) -> None:
@@ -85,8 +85,8 @@ async def test_log_that_sqlite_removes_itself_is_not_missed(database: Database, 
     assert isinstance(backend, SqliteBackend)
     backend.sync_engine.pool.dispose()
     assert not log_of(file).exists()
-    await write_generation(database, ensemble, 4)
-    assert await read_generation(database, ensemble) == 4
+    await write_generation(database, ENSEMBLE, 4)
+    assert await read_generation(database, ENSEMBLE) == 4
 
 
 async def test_database_in_memory_leaves_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,12 +129,12 @@ async def test_start_without_the_file_that_was_made_is_refused_with_the_remedies
     kept.replace(file)
     async with Database(f"sqlite:///{file}") as started:
         await bring_up_to_date(started, PACKAGE, migrate=True)
-        assert await read_generation(started, ensemble) == 3
+        assert await read_generation(started, ENSEMBLE) == 3
     for each in (file, made_note(file)):
         each.unlink()
     async with Database(f"sqlite:///{file}") as started:
         await bring_up_to_date(started, PACKAGE, migrate=True)
-        assert await read_generation(started, ensemble) == 0
+        assert await read_generation(started, ENSEMBLE) == 0
 
 
 async def test_database_of_an_earlier_release_is_noted_at_its_next_start(database: Database, file: Path) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import services.order
 from services.kernel.clock import SystemClock
 from services.kernel.errors import OutcomeUnknown, Unavailable
-from services.order.store import ensemble
+from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.postgresql import PostgresqlBackend
 from tests.contract.runtime.wire import Commit, Wire, wire_to
@@ -62,9 +62,9 @@ async def test_a_commit_that_is_not_answered_may_stand(
     """So it is neither called undone nor tried again by itself, whichever of both it is."""
     wire.commit = how
     with pytest.raises(OutcomeUnknown):
-        await write_generation(distant, ensemble, 7)
+        await write_generation(distant, ENSEMBLE, 7)
     async with asyncio.timeout(5):
-        while await read_generation(database, ensemble) != stands:  # noqa: ASYNC110  the server may yet be at it
+        while await read_generation(database, ENSEMBLE) != stands:  # noqa: ASYNC110  the server may yet be at it
             await asyncio.sleep(0.02)
 
 
@@ -82,13 +82,13 @@ async def test_a_connection_that_broke_before_the_commit_is_replaced(wire: Wire,
 
     await distant.run(step)
     assert began == 2
-    assert await read_generation(distant, ensemble) == 3
+    assert await read_generation(distant, ENSEMBLE) == 3
 
 
 async def test_connections_that_broke_while_nobody_used_them_are_replaced(wire: Wire, distant: Database) -> None:
     wire.cut()
-    await write_generation(distant, ensemble, 5)
-    assert await read_generation(distant, ensemble) == 5
+    await write_generation(distant, ENSEMBLE, 5)
+    assert await read_generation(distant, ENSEMBLE) == 5
 
 
 async def test_a_server_that_is_silent_is_unavailable_in_time(wire: Wire, distant: Database) -> None:
@@ -97,7 +97,7 @@ async def test_a_server_that_is_silent_is_unavailable_in_time(wire: Wire, distan
     clock = SystemClock()
     began_s = clock.monotonic_s()
     with pytest.raises(Unavailable):
-        await write_generation(distant, ensemble, 5)
+        await write_generation(distant, ENSEMBLE, 5)
     assert clock.monotonic_s() - began_s < 5
 
 
@@ -110,12 +110,12 @@ async def test_a_statement_that_takes_too_long_is_ended_and_undone(database: Dat
 
     with pytest.raises(Unavailable):
         await database.run(step)
-    assert await read_generation(database, ensemble) == 0
+    assert await read_generation(database, ENSEMBLE) == 0
 
 
 async def test_whoever_waits_too_long_for_a_row_is_told_in_time(database: Database) -> None:
     """A lock of another transaction is waited for as long as any statement."""
-    await write_generation(database, ensemble, 1)
+    await write_generation(database, ENSEMBLE, 1)
     held, done = asyncio.Event(), asyncio.Event()
 
     async def hold(tx: AsyncConnection) -> None:
@@ -128,21 +128,21 @@ async def test_whoever_waits_too_long_for_a_row_is_told_in_time(database: Databa
         await held.wait()
         async with Database(database.url, pool=1, statement_timeout_s=0.2) as other:
             with pytest.raises(Unavailable):
-                await write_generation(other, ensemble, 3)
+                await write_generation(other, ENSEMBLE, 3)
         done.set()
-    assert await read_generation(database, ensemble) == 2
+    assert await read_generation(database, ENSEMBLE) == 2
 
 
 async def test_a_transaction_nobody_goes_on_with_is_ended_by_the_server(url: str, database: Database) -> None:
     """What it had locked is free again, whatever became of the process that began it."""
-    await write_generation(database, ensemble, 1)
+    await write_generation(database, ENSEMBLE, 1)
     backend = PostgresqlBackend(Database(url).sync_engine.url, 1, TIMEOUT_S)
     connection = await backend._engine.connect()
     await connection.execute(text("UPDATE ensemble SET generation = 9"))
     try:
         async with Database(url, statement_timeout_s=5.0) as patient:
-            await write_generation(patient, ensemble, 2)
-        assert await read_generation(database, ensemble) == 2
+            await write_generation(patient, ENSEMBLE, 2)
+        assert await read_generation(database, ENSEMBLE) == 2
     finally:
         await connection.invalidate()
         await connection.close()

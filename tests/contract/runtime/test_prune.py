@@ -15,7 +15,7 @@ import services
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Lease, RequestKey, StoredResponse
 from services.kernel.principal import Principal, Role
-from services.order.store import requests
+from services.order.schema import REQUESTS
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import Requests
 from services.runtime.database.retention import DAY_MS
@@ -28,7 +28,7 @@ PACKAGE = Path(services.__path__[0]) / "order"
 async def refused(database: Database, key: str, *, days_ago: int) -> None:
     """A request that was refused so many days ago, by the database's clock."""
     now_ms = await database.now_ms() - days_ago * DAY_MS
-    moves, whose = Requests(requests, Guards()), RequestKey(LI, "CreateOrder", key)
+    moves, whose = Requests(REQUESTS, Guards()), RequestKey(LI, "CreateOrder", key)
 
     async def step(tx: AsyncConnection) -> None:
         await moves.begin(tx, whose, "f", Lease("one", now_ms, now_ms))
@@ -39,7 +39,7 @@ async def refused(database: Database, key: str, *, days_ago: int) -> None:
 
 async def count(database: Database) -> int:
     async def step(tx: AsyncConnection) -> int:
-        return int((await tx.execute(select(func.count()).select_from(requests))).scalar_one())
+        return int((await tx.execute(select(func.count()).select_from(REQUESTS))).scalar_one())
 
     return await database.read(step)
 

@@ -16,7 +16,7 @@ from services.kernel.errors import FailedPrecondition, KeyMismatch, NotFound, Re
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow, RequestState, StoredResponse
 from services.kernel.principal import Principal, Role
-from services.order.store import requests as table
+from services.order.schema import REQUESTS
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import REQUEST_TTL_MS, Requests
 from tests.fakes.request_table import FakeRequestTable
@@ -67,7 +67,7 @@ class Immediate:
 
 
 class RequestTableContract:
-    """What every table of requests does. Subclasses bring a fixture `moves`, on an empty table."""
+    """What every table of requests does. Subclasses bring a fixture `moves`, on an empty REQUESTS."""
 
     async def test_a_request_is_begun_and_finished_once(self, moves: Any) -> None:
         """And answered with what was stored, byte for byte, for ever after."""
@@ -273,12 +273,12 @@ class TestRequests(RequestTableContract):
 
     @pytest.fixture
     def moves(self, database: Database) -> Any:
-        return OneMoveEach(database, Requests(table, Guards()))
+        return OneMoveEach(database, Requests(REQUESTS, Guards()))
 
 
 async def test_an_effect_and_its_answer_are_stored_together(database: Database) -> None:
     """What is rolled back was never begun."""
-    requests = Requests(table, Guards())
+    requests = Requests(REQUESTS, Guards())
 
     async def broken(tx: AsyncConnection) -> None:
         await requests.begin(tx, KEY, "f", lease())
@@ -293,7 +293,7 @@ async def test_an_effect_and_its_answer_are_stored_together(database: Database) 
 async def test_two_instances_begin_one_request_once(database: Database) -> None:
     """Two processes' connections to the same database."""
     async with Database(database.url) as other:
-        each = [OneMoveEach(instance, Requests(table, Guards())) for instance in (database, other)]
+        each = [OneMoveEach(instance, Requests(REQUESTS, Guards())) for instance in (database, other)]
         found = await asyncio.gather(
             *(each[number % 2].begin(KEY, "f", lease()) for number in range(20)), return_exceptions=True
         )
@@ -303,21 +303,21 @@ async def test_two_instances_begin_one_request_once(database: Database) -> None:
 
 async def test_a_key_given_back_in_between_is_in_progress_to_the_late(database: Database) -> None:
     """A rival gives the key back after our update missed it: passing, never an error of ours."""
-    requests = Requests(table, Guards())
+    requests = Requests(REQUESTS, Guards())
 
     class Overtaken(Requests):
         async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
-            await tx.execute(update(table).values(state=RequestState.ISSUED, lease_until_ms=0))
+            await tx.execute(update(REQUESTS).values(state=RequestState.ISSUED, lease_until_ms=0))
             return await super().find(tx, key)
 
     await OneMoveEach(database, requests).begin(KEY, "f", lease())
     with pytest.raises(RequestInProgress):
-        await OneMoveEach(database, Overtaken(table, Guards())).begin(KEY, "f", lease())
+        await OneMoveEach(database, Overtaken(REQUESTS, Guards())).begin(KEY, "f", lease())
 
 
 async def test_without_the_ticket_guard_every_call_executes(database: Database) -> None:
     """Running, done or with another payload: what the guard stops."""
-    moves = OneMoveEach(database, Requests(table, Guards.without(["ticket"])))
+    moves = OneMoveEach(database, Requests(REQUESTS, Guards.without(["ticket"])))
     assert (await moves.begin(KEY, "f", lease())).attempt == 1
     assert (await moves.begin(KEY, "f", lease())).attempt == 2
     await moves.finish(KEY, DONE, now_ms=NOW_MS)
@@ -327,7 +327,7 @@ async def test_without_the_ticket_guard_every_call_executes(database: Database) 
 
 async def test_without_the_recovery_guard_nobody_carries_on(database: Database) -> None:
     """A request whose process died stays in progress: what the guard is there for."""
-    moves = OneMoveEach(database, Requests(table, Guards.without(["recovery"])))
+    moves = OneMoveEach(database, Requests(REQUESTS, Guards.without(["recovery"])))
     await moves.begin(KEY, "f", lease())
     with pytest.raises(RequestInProgress):
         await moves.begin(KEY, "f", lease(NOW_MS + 10**9))

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from services.acquirer.faults import Fault, FaultKind, Faults
-from services.acquirer.model import Charge, ChargeState, Payload
-from services.acquirer.operations import RECEIVED, REFUSED, REPEATED, AcquirerOperations
+from services.acquirer.model import RECEIVED, REFUSED, REPEATED, Charge, ChargeState, Payload
+from services.acquirer.operations import AcquirerOperations
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import InvalidArgument, KeyMismatch, NotFound, Unavailable
 from services.kernel.money import Money

@@ -12,9 +12,9 @@ from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
-from services.ledger.model import NO_HASH, Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted
-from services.ledger.operations import LedgerOperations, Verdict
-from services.ledger.servicer import MessageEncoding
+from services.ledger.model import NO_HASH, Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted, Verdict
+from services.ledger.operations import LedgerOperations
+from services.ledger.servicer import LedgerResponses
 from services.runtime.grpc.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
 
@@ -39,7 +39,7 @@ class House:
         self.clock = ManualClock()
         self.store = FakeLedgerStore(Guards())
         self.failpoints = Passed()
-        self.operations = LedgerOperations(self.store, self.clock, SeededIds(1), self.failpoints, MessageEncoding())
+        self.operations = LedgerOperations(self.store, self.clock, SeededIds(1), self.failpoints, LedgerResponses())
 
     def call(self, name: str = "payment", role: Role = Role.SERVICE) -> Call:
         return Call("/test", Principal(name, role), Deadline.after(1, self.clock))
@@ -129,7 +129,7 @@ async def test_an_account_that_breaks_its_name_is_not_opened(house: House) -> No
         overdraft_limit=0,
     )
     assert (await refusal(opening)).reason == "ACCOUNT_TERMS_MISMATCH"
-    assert not house.store.answers
+    assert not house.store.requests.used
 
 
 async def test_a_house_account_on_other_terms_stops_the_start() -> None:

@@ -16,10 +16,10 @@ from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, TrialRow
 from services.ledger.operations import LedgerOperations
-from services.ledger.servicer import LedgerServicer, MessageEncoding, _row_out
+from services.ledger.servicer import LedgerResponses, LedgerServicer, _row_out
 from services.runtime.grpc import status
 from services.runtime.grpc.context import Call, serving
-from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import StoredRefusal
 from tests.fakes.ledger_store import FakeLedgerStore
 
@@ -32,7 +32,7 @@ class Door:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.operations = LedgerOperations(
-            FakeLedgerStore(Guards()), self.clock, SeededIds(1), Failpoints(enabled=False), MessageEncoding()
+            FakeLedgerStore(Guards()), self.clock, SeededIds(1), FailpointSet(enabled=False), LedgerResponses()
         )
         self.servicer = LedgerServicer(self.operations)
 

@@ -25,8 +25,8 @@ from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Entry, Journal, JournalDraft, Leg, Outcome, Posted
 from services.ledger.operations import LedgerOperations
-from services.ledger.servicer import MessageEncoding
-from services.runtime.grpc.failpoints import Failpoints
+from services.ledger.servicer import LedgerResponses
+from services.runtime.grpc.failpoints import FailpointSet
 from tests.fakes.ledger_store import FakeLedgerStore
 
 LI = Principal("li", Role.CASHIER)
@@ -46,7 +46,7 @@ class Ledger(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self.store = FakeLedgerStore(Guards())
         self.operations = LedgerOperations(
-            self.store, ManualClock(), SeededIds(0), Failpoints(enabled=False), MessageEncoding()
+            self.store, ManualClock(), SeededIds(0), FailpointSet(enabled=False), LedgerResponses()
         )
         self.entries: list[Entry] = []
         self.fences: dict[str, int] = {}
@@ -76,7 +76,7 @@ class Ledger(RuleBasedStateMachine):
         """A name that is taken on other terms is refused and stays as it is."""
         standing = self.store.open.get(name)
         wanted = Account(name, kind, "CNY")
-        if standing is None or standing.same_terms(wanted):
+        if standing is None or standing.as_opened() == wanted:
             self.do(self.store.open_missing([wanted]))
             return
         with pytest.raises(AlreadyExists, match=name):

@@ -7,21 +7,23 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from services.kernel.errors import CountinghouseError, FailedPrecondition, StaleFence
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import RequestKey
+from services.kernel.idempotency import Request, RequestKey, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.order import model
 from services.order.model import MOVES, Change, Order, OrderState
-from services.order.operations import Outcome, Request
-from services.order.servicer import MessageEncoding
+from services.order.ports import Outcome
 from tests.fakes.order_store import Event, FakeOrderStore
 
 _T = TypeVar("_T")
 LI = Principal("li", Role.CASHIER)
+DONE = StoredResponse(True, b"done")
 PAYMENTS = st.sampled_from(["p1", "p2", "p3"])
 FENCES = st.builds(Fence, st.integers(1, 2), st.integers(1, 5))
 
@@ -58,19 +60,18 @@ class Orders(RuleBasedStateMachine):
     def made_one(self) -> str:
         self.made += 1
         order = Order(f"o{self.made}", "mei", Money(100, "CNY"), (), 1, 1)
-        now(self.store.create(self.request("CreateOrder"), order, MessageEncoding()))
+        now(self.store.create(self.request("CreateOrder"), order, DONE))
         return order.order_id
 
     @rule(order_id=orders)
     def cancel(self, order_id: str) -> None:
         self.made += 1
         before = self.order(order_id)
-        answer = now(
-            self.store.cancel(
-                self.request("CancelOrder"), order_id, MessageEncoding(), customer_id=None, expected_version=0
-            )
-        )
-        assert answer.response.ok is (before.state is OrderState.UNPAID)
+        if before.state is OrderState.UNPAID:
+            assert now(self.store.cancel(self.request("CancelOrder"), before, model.cancel(before, 1), "late", DONE))
+        else:
+            with pytest.raises(FailedPrecondition):
+                model.cancel(before, 1)
 
     @rule(order_id=orders, payment_id=PAYMENTS, fence=FENCES)
     def claim(self, order_id: str, payment_id: str, fence: Fence) -> None:
@@ -164,7 +165,7 @@ class Orders(RuleBasedStateMachine):
         return histories
 
     def request(self, method: str) -> Request:
-        return Request(RequestKey(LI, method, f"r{self.made}"), "fingerprint", LI, at_ms=1)
+        return Request(RequestKey(LI, method, f"r{self.made}"), "fingerprint", at_ms=1)
 
 
 TestOrders = Orders.TestCase

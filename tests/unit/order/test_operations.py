@@ -17,13 +17,14 @@ from services.kernel.errors import (
     StaleFence,
 )
 from services.kernel.fence import Fence
-from services.kernel.idempotency import RequestKey
+from services.kernel.idempotency import Request, RequestKey, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Order, OrderLine, OrderState
-from services.order.operations import Draft, Filter, OrderOperations, Request
-from services.order.servicer import MessageEncoding
+from services.order.operations import OrderDraft, OrderOperations
+from services.order.ports import OrderFilter
+from services.order.servicer import OrderResponses
 from services.runtime.grpc.context import Call
 from tests.fakes.order_store import FakeOrderStore
 
@@ -64,7 +65,7 @@ class House:
         self.store = FakeOrderStore()
         self.failpoints = Passages(self.store)
         self.ids = ChosenIds(1)
-        self.operations = OrderOperations(self.store, self.clock, self.ids, self.failpoints, MessageEncoding())
+        self.operations = OrderOperations(self.store, self.clock, self.ids, self.failpoints, OrderResponses())
 
     def call(self, principal: Principal) -> Call:
         return Call("/x/y", principal, Deadline.after(1, self.clock))
@@ -75,7 +76,7 @@ class House:
         """Creates an order that gets the id `order_id`: chosen by staff, and by the id source for a customer."""
         if principal.role is Role.CUSTOMER:
             self.ids.next_id, order_id = order_id, ""
-        draft = Draft(order_id, customer, Money(100, "CNY"), ())
+        draft = OrderDraft(order_id, customer, Money(100, "CNY"), ())
         return (await self.operations.create(self.call(principal), key, "f", draft)).response.ok
 
 
@@ -103,7 +104,7 @@ async def test_a_customer_cannot_make_an_order_for_another(house: House) -> None
 async def test_an_order_without_a_name_gets_one(house: House) -> None:
     """From the id source, with the prefix `ord`; and it is dated by the clock."""
     await house.create(MEI, order_id="")
-    (listed,) = await house.operations.page(house.call(MEI), Filter(), limit=9, after=None)
+    (listed,) = await house.operations.page(house.call(MEI), OrderFilter(), limit=9, after=None)
     order = listed.order
     assert order.order_id == SeededIds(1).new("ord")
     assert (order.created_at_ms, order.updated_at_ms) == (5_000, 5_000)
@@ -115,7 +116,7 @@ async def test_create_order_id_chosen_by_customer_is_refused_whether_or_not_it_i
 ) -> None:
     """The refusal is the same for another's order as for no order, and is not remembered: without an id it works."""
     await house.create(LI, customer="tom")
-    draft = Draft(order_id, "mei", Money(100, "CNY"), ())
+    draft = OrderDraft(order_id, "mei", Money(100, "CNY"), ())
     with pytest.raises(PermissionDenied) as refusal:
         await house.operations.create(house.call(MEI), "r1", "f", draft)
     assert refusal.value.reason == "ORDER_ID_NOT_YOURS"
@@ -127,9 +128,10 @@ async def test_create_order_id_chosen_by_customer_is_refused_whether_or_not_it_i
 async def test_create_order_id_chosen_by_customer_before_the_upgrade_is_answered_from_the_store(house: House) -> None:
     """And still makes no second order."""
     order = Order("o1", "mei", Money(100, "CNY"), (), 1, 1)
-    request = Request(RequestKey(MEI, "CreateOrder", "r1"), "f", MEI, at_ms=1)
-    before = await house.store.create(request, order, MessageEncoding())
-    draft = Draft("o1", "mei", Money(100, "CNY"), ())
+    request = Request(RequestKey(MEI, "CreateOrder", "r1"), "f", at_ms=1)
+    before = await house.store.create(request, order, StoredResponse(True, b"done"))
+    assert before is not None
+    draft = OrderDraft("o1", "mei", Money(100, "CNY"), ())
     answer = await house.operations.create(house.call(MEI), "r1", "f", draft)
     assert (answer.response, answer.replayed) == (before.response, True)
     assert len(house.store.events) == 1
@@ -139,7 +141,7 @@ async def test_an_order_that_does_not_add_up_is_not_remembered(house: House) -> 
     """A malformed request stores nothing: the same request id may be sent again, mended."""
     lines = (OrderLine("tea", 1, Money(99, "CNY")),)
     with pytest.raises(InvalidArgument):
-        await house.operations.create(house.call(MEI), "r1", "f", Draft("", "mei", Money(100, "CNY"), lines))
+        await house.operations.create(house.call(MEI), "r1", "f", OrderDraft("", "mei", Money(100, "CNY"), lines))
     assert await house.create(MEI)
 
 
@@ -148,7 +150,7 @@ async def test_a_request_id_belongs_to_its_caller(house: House) -> None:
     assert await house.create(MEI)
     assert await house.create(TOM, order_id="o2", customer="tom")
     with pytest.raises(KeyMismatch):
-        await house.operations.create(house.call(MEI), "r1", "other", Draft("", "mei", Money(1, "CNY"), ()))
+        await house.operations.create(house.call(MEI), "r1", "other", OrderDraft("", "mei", Money(1, "CNY"), ()))
 
 
 async def test_create_equal_request_ids_of_a_customer_and_a_clerk_of_one_name_are_two_orders(house: House) -> None:
@@ -179,17 +181,17 @@ async def test_customers_list_their_own_and_staff_everybodys(house: House) -> No
     await house.create(MEI)
     await house.create(LI, "r2", order_id="o2", customer="tom")
 
-    async def listed(principal: Principal, which: Filter) -> list[str]:
+    async def listed(principal: Principal, which: OrderFilter) -> list[str]:
         page = await house.operations.page(house.call(principal), which, limit=9, after=None)
         return [listed.order.order_id for listed in page]
 
-    assert await listed(MEI, Filter()) == ["o1"]
-    assert await listed(MEI, Filter(customer_id="mei")) == ["o1"]
-    assert await listed(MEI, Filter(customer_id="tom")) == []
-    assert await listed(MEI, Filter(state=OrderState.PAID)) == []
+    assert await listed(MEI, OrderFilter()) == ["o1"]
+    assert await listed(MEI, OrderFilter(customer_id="mei")) == ["o1"]
+    assert await listed(MEI, OrderFilter(customer_id="tom")) == []
+    assert await listed(MEI, OrderFilter(state=OrderState.PAID)) == []
     for role in (Role.CASHIER, Role.AUDITOR, Role.SERVICE):
-        assert await listed(Principal("x", role), Filter()) == ["o2", "o1"]
-        assert await listed(Principal("x", role), Filter(customer_id="tom")) == ["o2"]
+        assert await listed(Principal("x", role), OrderFilter()) == ["o2", "o1"]
+        assert await listed(Principal("x", role), OrderFilter(customer_id="tom")) == ["o2"]
 
 
 async def test_a_customer_cancels_their_own_order(house: House) -> None:
@@ -256,7 +258,7 @@ async def test_reads_pass_no_failpoint(house: House) -> None:
     house.failpoints.passed.clear()
     order = await house.operations.get(house.call(MEI), "o1")
     assert isinstance(order, Order)
-    await house.operations.page(house.call(MEI), Filter(), limit=1, after=None)
+    await house.operations.page(house.call(MEI), OrderFilter(), limit=1, after=None)
     assert house.failpoints.passed == []
 
 
@@ -277,8 +279,8 @@ async def test_cancel_without_a_reason_that_can_be_seen_is_refused(house: House,
 async def test_cancel_of_before_reasons_is_answered_from_the_store(house: House) -> None:
     """A release that asked for no reason cancelled it; the same call is replayed, and cancels nothing again."""
     await house.create(LI)
-    request = Request(RequestKey(LI, "CancelOrder", "c1"), "f", LI, at_ms=1)
-    before = await house.store.cancel(request, "o1", MessageEncoding(), customer_id=None, expected_version=0)
+    request = Request(RequestKey(LI, "CancelOrder", "c1"), "f", at_ms=1)
+    before = await house.store.answer(request, StoredResponse(True, b"done"))
     answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "")
     assert (answer.response, answer.replayed) == (before.response, True)
 

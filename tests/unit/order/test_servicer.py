@@ -16,10 +16,10 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderLine
 from services.order.operations import OrderOperations
-from services.order.servicer import MessageEncoding, OrderServicer
+from services.order.servicer import OrderResponses, OrderServicer
 from services.runtime.grpc import status
 from services.runtime.grpc.context import Call, current_call, serving
-from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import StoredRefusal
 from tests.fakes.order_store import FakeOrderStore
 
@@ -34,7 +34,7 @@ CONTEXT: Any = None  # the servicer needs nothing of grpc's
 def servicer() -> OrderServicer:
     """On a fake store, in the middle of a cashier's call."""
     clock = ManualClock()
-    operations = OrderOperations(FakeOrderStore(), clock, SeededIds(1), Failpoints(enabled=False), MessageEncoding())
+    operations = OrderOperations(FakeOrderStore(), clock, SeededIds(1), FailpointSet(enabled=False), OrderResponses())
     serving(Call("/x/y", LI, Deadline.after(1, clock)))
     return OrderServicer(operations)
 

@@ -10,14 +10,12 @@ from services.acquirer.model import ChargeState
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, RequestKey, RequestRow, RequestState, StoredResponse
+from services.kernel.idempotency import Answer, Request, RequestKey, RequestRow, RequestState, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Journal, house_accounts
-from services.order.model import Order, OrderState
-from services.order.operations import Request
-from services.order.servicer import MessageEncoding
+from services.order.model import Order, OrderState, cancel
 from services.payment.commands import ParkCommand, PayCommand, ReverseCommand, SettleCommand
 from services.payment.model import REVERSE, SETTLE, UNANSWERED, Payment, PaymentState, Source
 from services.payment.operations import PaymentOperations
@@ -104,8 +102,8 @@ class InMemoryCluster:
     async def new_order(self, order_id: str = "o1", customer: str = "mei") -> str:
         """Makes an order of a customer's."""
         order = Order(order_id, customer, Money(AMOUNT, "CNY"), (), 1, 1)
-        request = Request(RequestKey(LI, "CreateOrder", order_id), "f", LI, self.clock.now_ms())
-        await self.orders.create(request, order, MessageEncoding())
+        request = Request(RequestKey(LI, "CreateOrder", order_id), "f", self.clock.now_ms())
+        await self.orders.create(request, order, StoredResponse(True, b""))
         return order_id
 
     async def settle(
@@ -181,8 +179,9 @@ class InMemoryCluster:
 
     async def cancel(self, order_id: str = "o1") -> None:
         """The order is cancelled."""
-        request = Request(RequestKey(LI, "CancelOrder", order_id), "f", LI, self.clock.now_ms())
-        await self.orders.cancel(request, order_id, MessageEncoding(), customer_id=None, expected_version=0)
+        request = Request(RequestKey(LI, "CancelOrder", order_id), "f", self.clock.now_ms())
+        order = self.orders._orders[order_id]
+        await self.orders.cancel(request, order, cancel(order, request.at_ms), "late", StoredResponse(True, b""))
 
     def fund(self, account_id: str, balance: int) -> None:
         """Lets an account hold so much and no more."""

@@ -14,7 +14,7 @@ from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.context import Call
-from services.runtime.grpc.failpoints import NAMES, Failpoints, FailpointServicer
+from services.runtime.grpc.failpoints import NAMES, FailpointServicer, FailpointSet
 
 DROP = pb.FAILPOINT_ACTION_DROP_REPLY
 
@@ -23,7 +23,7 @@ def a_call() -> Call:
     return Call("/x/y", Principal("li", Role.CASHIER), Deadline.after(1, ManualClock()))
 
 
-async def dropped(failpoints: Failpoints, name: str, *subjects: str) -> bool:
+async def dropped(failpoints: FailpointSet, name: str, *subjects: str) -> bool:
     """Whether a call that passes now loses its reply."""
     call = a_call()
     await failpoints.hit(name, call, *subjects)
@@ -32,7 +32,7 @@ async def dropped(failpoints: Failpoints, name: str, *subjects: str) -> bool:
 
 async def test_one_fires_once() -> None:
     """And says how often it was passed and fired."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", DROP)
     assert [await dropped(failpoints, "posted") for _ in range(3)] == [True, False, False]
     assert (failpoints.passed["posted"], failpoints.fired["posted"]) == (3, 1)
@@ -40,7 +40,7 @@ async def test_one_fires_once() -> None:
 
 async def test_one_fires_at_the_nth_pass() -> None:
     """Counted from when it was armed."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     await dropped(failpoints, "posted")
     failpoints.arm("posted", DROP, hit=3)
     assert [await dropped(failpoints, "posted") for _ in range(4)] == [False, False, True, False]
@@ -48,7 +48,7 @@ async def test_one_fires_at_the_nth_pass() -> None:
 
 async def test_passes_of_other_subjects_do_not_count() -> None:
     """Of the order or of the payment; other failpoints neither."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("claimed", DROP, hit=2, subject="o1")
     passes = [("claimed", "o2", "p2"), ("claimed", "o1", "p1"), ("posted", "o1", "p1"), ("claimed", "o3", "o1")]
     assert [await dropped(failpoints, *passing) for passing in passes] == [False, False, False, True]
@@ -56,7 +56,7 @@ async def test_passes_of_other_subjects_do_not_count() -> None:
 
 async def test_arming_again_replaces_and_unspecified_disarms() -> None:
     """The last word counts."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", DROP)
     failpoints.arm("posted", DROP, hit=2)
     assert not await dropped(failpoints, "posted")
@@ -66,7 +66,7 @@ async def test_arming_again_replaces_and_unspecified_disarms() -> None:
 
 async def test_where_they_are_disabled_nothing_happens() -> None:
     """Armed or not: nothing fires, nothing is counted."""
-    failpoints = Failpoints(enabled=False)
+    failpoints = FailpointSet(enabled=False)
     failpoints.arm("posted", DROP)
     assert not await dropped(failpoints, "posted")
     assert not failpoints.passed
@@ -82,7 +82,7 @@ async def test_killing_and_stopping_mean_this_process(
     """By the signals nobody can catch."""
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", action)
     await failpoints.hit("posted", None)
     assert sent == [(os.getpid(), expected)]
@@ -90,7 +90,7 @@ async def test_killing_and_stopping_mean_this_process(
 
 async def test_a_delay_lasts_as_long_as_asked() -> None:
     """And the passing goes on after it."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", pb.FAILPOINT_ACTION_DELAY, delay_ms=30)
     loop = asyncio.get_running_loop()
     began_s = loop.time()
@@ -100,7 +100,7 @@ async def test_a_delay_lasts_as_long_as_asked() -> None:
 
 async def test_without_a_call_there_is_no_reply_to_lose() -> None:
     """A worker passes unharmed."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", DROP)
     await failpoints.hit("posted", None)
     assert failpoints.fired["posted"] == 1
@@ -118,14 +118,14 @@ async def test_without_a_call_there_is_no_reply_to_lose() -> None:
 def test_what_cannot_be_armed(name: str, arguments: dict[str, Any], reason: str) -> None:
     """Is refused with its reason."""
     with pytest.raises(InvalidArgument) as refusal:
-        Failpoints(enabled=True).arm(name, DROP, **arguments)
+        FailpointSet(enabled=True).arm(name, DROP, **arguments)
     assert refusal.value.reason == reason
 
 
 async def test_they_are_armed_from_outside() -> None:
     """Through the servicer: 0 means the first pass; the list has all eight with their counts."""
     context: Any = None
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     servicer = FailpointServicer(failpoints)
     request = pb.ArmFailpointRequest(name="posted", action=DROP, hit=0, subject="o1")
     assert (await servicer.ArmFailpoint(request, context)).pid == os.getpid()

@@ -33,7 +33,7 @@ from services.kernel.principal import Principal, Role
 from services.runtime.grpc import status
 from services.runtime.grpc.admission import Admission
 from services.runtime.grpc.context import Call, current_call
-from services.runtime.grpc.failpoints import Failpoints
+from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor, reply
 from services.runtime.grpc.tokens import TokenSigner, TokenVerifier
 from services.runtime.metrics import CallMetrics
@@ -464,7 +464,7 @@ async def test_a_read_is_given_up_when_its_caller_hangs_up(server: Server, clien
 
 async def test_a_dropped_reply_is_a_deadline_to_the_caller(server: Server, client: Client) -> None:
     """The change is made, and the caller never hears of it; the next call is answered."""
-    failpoints = Failpoints(enabled=True)
+    failpoints = FailpointSet(enabled=True)
     failpoints.arm("recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY)
     done: list[str] = []
 

@@ -1,0 +1,51 @@
+"""What the operations need from outside. Adapters: `store.py`, `peers.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from services.acquirer.model import Charge, LogEntry, LoggedRequest
+
+#: Says how a key stands after a request, from how it stood; see `model.py`.
+Decide = Callable[[Charge | None], Charge]
+
+
+class ChargeStore(Protocol):
+    """The bank's memory. Every method is one whole step: all of it happens, or none."""
+
+    async def receive(self, request: LoggedRequest) -> None:
+        """Writes a request into the log."""
+        ...
+
+    async def decide(self, request: LoggedRequest, decide: Decide) -> Charge:
+        """Decides on a key under its lock, and writes the key and the entry in the log.
+
+        Raises:
+            KeyMismatch: As `decide`; that is in the log, too.
+        """
+        ...
+
+    async def find(self, key: str) -> Charge | None:
+        """A key as it stands; None: it was never decided on."""
+        ...
+
+    async def statement(self, *, after: int, limit: int) -> list[Charge]:
+        """Keys by number, from behind the number `after`."""
+        ...
+
+    async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[LogEntry]:
+        """Entries by number, rising or falling, from behind the number `after`; of one key, or if it is empty of all.
+
+        Args:
+            after: None: from the start.
+        """
+        ...
+
+
+class Notices(Protocol):
+    """How merchants are told; see `peers.py`."""
+
+    def send(self, address: str, charge: Charge, *, times: int) -> None:
+        """Tells the merchant at `address` in the background; returns at once."""
+        ...
