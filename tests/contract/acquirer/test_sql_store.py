@@ -35,7 +35,7 @@ class TestSqlChargeStore(ChargeStoreContract):
 
 
 async def test_migrations_make_the_tables_the_store_knows(database: Database) -> None:
-    """Alembic finds no difference between a migrated database and store.py."""
+    """Alembic finds no difference between a migrated database and schema.py."""
 
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))

@@ -147,8 +147,8 @@ def call(principal: Principal) -> Call:
     return Call("/x/y", principal, Deadline.after(60, ManualClock()))
 
 
-class LedgerStoreContract:
-    """The suite. A subclass brings the fixture `make`."""
+class LedgerContract:
+    """A part of the suite. A subclass brings the fixture `make`."""
 
     @pytest.fixture
     async def store(self, make: Make) -> LedgerStore:
@@ -161,7 +161,9 @@ class LedgerStoreContract:
         await store.open_missing((*house_accounts(("CNY", "USD"), NOW_MS), wallet))
         return store
 
-    # Voiding
+
+class VoidContract(LedgerContract):
+    """An entry is refused before it comes."""
 
     async def test_a_voided_post_is_refused_for_ever(self, store: LedgerStore) -> None:
         """Under whatever fence it comes; asked again, it is voided still."""
@@ -216,7 +218,9 @@ class LedgerStoreContract:
                 assert isinstance(outcome, Posted)
                 assert outcome.journal == standing
 
-    # Writing
+
+class PostContract(LedgerContract):
+    """Journals are written, repeated and refused."""
 
     async def test_a_journal_moves_balances_and_the_chain(self, store: LedgerStore) -> None:
         """Debits raise the drawer, credits the sales; versions grow by one; journals hang together by their hashes."""
@@ -462,7 +466,9 @@ class LedgerStoreContract:
         assert isinstance(await post(store, undo, attempt="r1"), Posted)
         assert isinstance(await post(store, undo, attempt="r2"), Posted)
 
-    # Reversing
+
+class ReversalContract(LedgerContract):
+    """Journals are undone."""
 
     async def test_a_reversal_undoes_a_journal(self, store: LedgerStore) -> None:
         """By an opposite journal; the first stays as it is."""
@@ -509,7 +515,9 @@ class LedgerStoreContract:
         await posted(store, undo, attempt="r2")
         assert await balance(store, WALLET) == 0
 
-    # Opening
+
+class OpeningContract(LedgerContract):
+    """Accounts are opened."""
 
     async def test_an_opening_is_answered_once_and_replayed(self, make: Make) -> None:
         """The same bytes, also after money has moved."""
@@ -583,7 +591,9 @@ class LedgerStoreContract:
         with pytest.raises(AlreadyExists, match="drawer:CNY"):
             await store.open_missing([Account("drawer:CNY", AccountKind.LIABILITY, "CNY")])
 
-    # Reading
+
+class ReadContract(LedgerContract):
+    """Accounts, journals, links and sums are read."""
 
     async def test_accounts_are_listed_by_id_in_pages(self, make: Make) -> None:
         """In byte order, whatever the locale; a prefix is taken literally."""
@@ -695,7 +705,9 @@ class LedgerStoreContract:
         assert totals == [TrialTotal("CNY", 100, count * 50 * MAX_MINOR_UNITS, count * 50 * MAX_MINOR_UNITS, 0)]
         assert totals[0].debits > 2**63
 
-    # Closing
+
+class ClosingContract(LedgerContract):
+    """Accounts are closed."""
 
     async def test_empty_account_is_closed_for_good(self, store: LedgerStore) -> None:
         """With who, why and when; it stays listed, takes no posting, and is not opened again."""
@@ -743,3 +755,7 @@ class LedgerStoreContract:
             await close_account(store, "r1", "nothing")
         await store.open_missing([Account("nothing", AccountKind.EQUITY, "CNY")])
         assert (await close_account(store, "r1", "nothing")).response.ok
+
+
+class LedgerStoreContract(VoidContract, PostContract, ReversalContract, OpeningContract, ReadContract, ClosingContract):
+    """The whole suite."""

@@ -128,7 +128,7 @@ async def created(subject: Subject, order: Order | None = None) -> Made:
     return Made(subject, order)
 
 
-class OrderStoreContract:
+class RequestContract:
     """Subclasses bring a fixture `make`: an async callable that takes guards and gives a Subject on an empty store."""
 
     async def test_an_order_is_kept_as_it_was_made(self, make: Make) -> None:
@@ -268,6 +268,10 @@ class OrderStoreContract:
         assert (await made.cancel("c1", customer_id="mei")).response.ok
         with pytest.raises(NotFound):
             await made.cancel("c1", customer_id="other")
+
+
+class MoveContract:
+    """Claims, completions, releases and reopenings. A subclass brings the fixture `make`, as above."""
 
     async def test_an_order_goes_through_two_rounds(self, make: Make) -> None:
         """Claim, decline, claim, complete, reopen, claim: every step in the history, with fence and actor."""
@@ -440,6 +444,10 @@ class OrderStoreContract:
             _order(outcome).payment_id for outcome in back[::-1]
         ]
 
+
+class ReadContract:
+    """Lists, amounts, and what the guards stop. A subclass brings the fixture `make`, as above."""
+
     async def test_orders_are_paged_newest_first(self, make: Make) -> None:
         """Every order once, lines included; an order made meanwhile does not shift the pages after it."""
         subject = await make()
@@ -490,6 +498,10 @@ class OrderStoreContract:
         """The largest payable amount comes back as it went in."""
         made = await created(await make(), replace(new_order(), amount=Money(10**15, "CNY")))
         assert (await made.now()).amount == Money(10**15, "CNY")
+
+
+class OrderStoreContract(RequestContract, MoveContract, ReadContract):
+    """The whole suite."""
 
 
 def _order(outcome: Outcome) -> Order:

@@ -88,7 +88,7 @@ class TestSqlOrderStore(OrderStoreContract):
 
 
 async def test_migrations_make_the_tables_the_store_knows(fresh_database: FreshDatabase) -> None:
-    """Alembic finds no difference between a migrated database and store.py."""
+    """Alembic finds no difference between a migrated database and schema.py."""
     database = await fresh_database(PACKAGE)
 
     def differences(connection: Connection) -> list[object]:
