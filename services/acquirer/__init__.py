@@ -1,1 +1,1 @@
-"""A simulated outside bank that charges cards; it knows nothing of orders, locks or fences. See `README.md`."""
+"""A simulated acquirer, which charges cards; it knows nothing of orders, locks or fences. See `README.md`."""

@@ -1,4 +1,4 @@
-"""What goes wrong with an outside bank, on demand: replies that never come, slowness, silence, notices twice or never.
+"""Faults of the acquirer, on demand: replies that never come, slowness, silence, notices twice or never.
 
                  before                 after
     received ──────────────▶ decided ──────────────▶ reply
@@ -103,7 +103,7 @@ class Faults:
             Unavailable: ACQUIRER_DOWN.
         """
         for _ in self._firing(FaultKind.DOWN, method, subjects):
-            raise Unavailable("ACQUIRER_DOWN", "the bank is closed; try again")
+            raise Unavailable("ACQUIRER_DOWN", "the acquirer is down; try again")
         for fault in self._firing(FaultKind.DELAY_BEFORE, method, subjects):
             await asyncio.sleep(fault.delay_ms / 1000)
 

@@ -22,7 +22,7 @@ from countinghouse.acquirer.v1.acquirer_pb2_grpc import (
 )
 from services.acquirer.faults import Faults
 from services.acquirer.operations import AcquirerOperations
-from services.acquirer.peers import Merchants
+from services.acquirer.peers import MerchantNotifier
 from services.acquirer.schema import COUNTER, LOG
 from services.acquirer.servicer import AcquirerServicer, FaultServicer
 from services.acquirer.store import SqlChargeStore
@@ -62,9 +62,9 @@ async def _serve(settings: Settings) -> None:
     ) as database:
         if not await process.migrated_before(stop, database, SERVICE, migrate=settings.migrate):
             return
-        merchants = Merchants(TokenFile(settings.token_file).token)
+        notifier = MerchantNotifier(TokenFile(settings.token_file).token)
         server, interceptor = new_server(settings, clock)
-        health = _add_services(server, settings, database, merchants, clock)
+        health = _add_services(server, settings, database, notifier, clock)
         port = process.listen(server, settings)
         await server.start()
         write = partial(probe_write, database, COUNTER)
@@ -78,16 +78,16 @@ async def _serve(settings: Settings) -> None:
         await process.drain(server, interceptor, deadline)
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline.remaining_s()):
-                await merchants.close()
+                await notifier.close()
         log.info("stopped")
 
 
 def _add_services(
-    server: grpc.aio.Server, settings: Settings, database: Database, merchants: Merchants, clock: SystemClock
+    server: grpc.aio.Server, settings: Settings, database: Database, notifier: MerchantNotifier, clock: SystemClock
 ) -> HealthServicer:
     """Add the acquirer's own services and the standard ones; and the faults, where the settings allow them."""
     faults, failpoints = Faults(), FailpointSet(enabled=settings.failpoints)
-    operations = AcquirerOperations(SqlChargeStore(database), merchants, faults, failpoints, clock)
+    operations = AcquirerOperations(SqlChargeStore(database), notifier, faults, failpoints, clock)
     add_AcquirerServiceServicer_to_server(AcquirerServicer(operations), server)
     if failpoints.enabled:
         add_FaultServiceServicer_to_server(FaultServicer(faults), server)

@@ -1,4 +1,4 @@
-"""What a key may become at the bank. No I/O.
+"""The states of a key at the acquirer. No I/O.
 
     (never seen) ──┬── charge ──▶ CHARGED ── reverse ──▶ REFUNDED
                    ├── charge ──▶ DECLINED
@@ -11,7 +11,7 @@
 
 Invariants
 1. A key moves money in once at most, and out once at most, and then in whole.
-2. Asked again, with the same payload, a key is answered as it stands, whatever was asked and whoever asks.
+2. Asked again, with the same payload, a key is answered as it stands, whatever is asked and by which caller.
 3. A key that was reversed moves no money in any more, not even for a charge that was sent before and arrives late.
 4. A key that stands for a payload is refused with any other.
 
@@ -62,7 +62,7 @@ class Payload:
 
     Args:
         card: The card's token.
-        reference: What it is for; the bank only repeats it.
+        reference: What it is for; the acquirer only repeats it.
     """
 
     card: str

@@ -1,7 +1,7 @@
-"""What a merchant can ask of the bank.
+"""The use cases of a merchant at the acquirer.
 
 A request is written into the log as it came in before anything else happens; the decision, the key and the decision's
-entry in the log are one commit; the merchant is told afterwards, in the background, and if that fails it is not told.
+entry in the log are one commit; the merchant is notified afterwards, in the background and at most once.
 
 Failpoints passed: `accepted` before a decision, `charged` and `refunded` after those of Charge and ReverseByKey.
 """

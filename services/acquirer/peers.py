@@ -1,7 +1,7 @@
-"""The merchants, as the bank sees them: somebody at an address who wants to be told.
+"""Notices to merchants: an address at which a PaymentService wants to hear what became of a key.
 
-A notice is told once, or as often as a fault wants, and never again: it may be lost, late or doubled, and a merchant
-that believed in it would be wrong now and then. It says what became of a key, and the merchant asks.
+A notice is sent once, or as often as a fault wants, and never again: it may be lost, late or doubled. A merchant takes
+it for a hint, and queries the key.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _OUTCOMES: dict[ChargeState, payment_pb2.AcquirerOutcome.ValueType] = {
 log = structlog.get_logger()
 
 
-class Merchants:
-    """Tells merchants through the stubs of their payment service.
+class MerchantNotifier:
+    """Notify merchants through the stubs of their payment service.
 
     Args:
-        token: Gives the bank's own token for calling a merchant.
+        token: Returns the acquirer's own token for calling a merchant.
     """
 
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
 
     def send(self, address: str, charge: Charge, *, times: int) -> None:
-        """Tells the merchant at `address` so often, in the background."""
+        """Notify the merchant at `address` so often, in the background."""
         for _ in range(times):
-            task = asyncio.create_task(self._tell(address, charge))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            task = asyncio.create_task(self._notify(address, charge))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
 
     async def close(self) -> None:
-        """Says what is being said to its end, and hangs up."""
-        while self._telling:
-            await asyncio.wait(self._telling)
+        """Wait for the notices under way, and close the channels."""
+        while self._sending:
+            await asyncio.wait(self._sending)
         for channel in self._channels.values():
             await channel.close()
 
-    async def _tell(self, address: str, charge: Charge) -> None:
+    async def _notify(self, address: str, charge: Charge) -> None:
         if address not in self._channels:
             self._channels[address] = open_channel(address)
         stub: Any = payment_pb2_grpc.PaymentServiceStub(self._channels[address])

@@ -12,7 +12,7 @@ Decide = Callable[[Charge | None], Charge]
 
 
 class ChargeStore(Protocol):
-    """The bank's memory. Every method is one whole step: all of it happens, or none."""
+    """The acquirer's keys and log. Every method is one whole step: all of it happens, or none."""
 
     async def receive(self, request: LoggedRequest) -> None:
         """Writes a request into the log."""
@@ -44,7 +44,7 @@ class ChargeStore(Protocol):
 
 
 class Notices(Protocol):
-    """How merchants are told; see `peers.py`."""
+    """How merchants are notified; see `peers.py`."""
 
     def send(self, address: str, charge: Charge, *, times: int) -> None:
         """Tells the merchant at `address` in the background; returns at once."""

@@ -97,7 +97,7 @@ class SqlChargeStore(ChargeStore):
 
 
 async def _next_number(tx: AsyncConnection) -> int:
-    """The number of the next entry; until the end of the transaction nobody else writes."""
+    """Return the number of the next entry; until the end of the transaction no other writer gets one."""
     return int((await tx.execute(_NEXT)).scalar_one())
 
 

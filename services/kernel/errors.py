@@ -3,11 +3,11 @@
 CountinghouseError
 ├── InvalidArgument        the request can never work as it is         (nothing was done)
 ├── Unauthenticated        no token, or one that is not good
-├── PermissionDenied       a good token of somebody who may not
+├── PermissionDenied       a good token of a caller who may not
 ├── NotFound               no such thing, or none the caller may see
 ├── AlreadyExists          it is there already                         (definitive)
 ├── FailedPrecondition     the state of things forbids it              (definitive)
-├── Aborted                somebody else was first; try again          (passing: nothing was done)
+├── Aborted                another caller was first; try again         (passing: nothing was done)
 ├── Unavailable            a dependency is away                        (passing: nothing was done)
 │   └── ResourceExhausted  a limit of calls or tickets is reached      (passing: nothing was done)
 └── OutcomeUnknown         asked, and not answered: it may have happened; never the same as failed
@@ -80,7 +80,7 @@ class Unauthenticated(CountinghouseError):
 
 
 class PermissionDenied(CountinghouseError):
-    """A good token of somebody who may not do this."""
+    """A good token of a caller who may not do this."""
 
 
 class NotFound(CountinghouseError):
@@ -100,7 +100,7 @@ class FailedPrecondition(CountinghouseError):
 
 
 class Aborted(CountinghouseError):
-    """Somebody else was first; the same request may be sent again."""
+    """Another caller was first; the same request may be sent again."""
 
 
 class RequestInProgress(Aborted):
@@ -122,7 +122,7 @@ class StaleFence(Aborted):
         subject = f"order {order_id}"
         super().__init__(
             "STALE_FENCE",
-            f"{subject} was locked by somebody else since: fence {carried} is behind {seen}; ask again, same id",
+            f"{subject} was locked by another holder since: fence {carried} is behind {seen}; ask again, same id",
             metadata={"subject": subject, "carried": str(carried), "seen": str(seen), "guard": "fence"},
             retry_after_ms=50,
         )

@@ -27,7 +27,7 @@ class Guards:
     unique: bool = True
     #: What a dead process left behind is finished by the others.
     recovery: bool = True
-    #: A card payment asks the outside bank under one key, however often it asks.
+    #: A card payment asks the acquirer under one key, however often it asks.
     acquirer_key: bool = True
 
     @classmethod

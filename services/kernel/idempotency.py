@@ -15,7 +15,7 @@ Invariants
 3. DONE and EXPIRED never change; the response of DONE is replayed byte for byte for as long as the row is kept
    (`runtime/database/retention.py`: for ever, if an order was made, cancelled or paid by it).
 4. A key is given back (IN_PROGRESS → ISSUED) only by the execution that holds it, and only if nothing was done.
-   Whoever starts an ISSUED key is therefore its first execution, whatever the attempt.
+   The execution that starts an ISSUED key is therefore its first, whatever the attempt.
 5. EXPIRED is refused, never run. Only ISSUED expires: an execution once begun is brought to its end.
    A payment that was given back and is then finished by another clerk goes from ISSUED to DONE.
 6. A consumed key has a fingerprint; another payload under it is refused, in every state.
@@ -61,7 +61,7 @@ class RequestKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class KeyedRequest:
     """A caller's request that is executed in one transaction.
 
     Args:
@@ -158,7 +158,7 @@ def decide(row: RequestRow, payload_fingerprint: str, now_ms: int, *, take_over:
 
     Raises:
         KeyMismatch: The key was used with another payload.
-        RequestInProgress: Somebody is working on it.
+        RequestInProgress: Another execution holds it.
         FailedPrecondition: TICKET_EXPIRED.
     """
     if row.fingerprint and row.fingerprint != payload_fingerprint:

@@ -38,7 +38,7 @@ class IdSource(Protocol):
 
 
 class RandomIds:
-    """Ids nobody can guess."""
+    """Ids that cannot be guessed."""
 
     def new(self, prefix: str) -> str:
         return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What somebody is to the counting house."""
+    """What a caller is to the counting house."""
 
     CUSTOMER = "customer"
     CASHIER = "cashier"
@@ -20,7 +20,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody: a name and the role under which it acts. Customer li and cashier li are two persons.
+    """A name and the role under which it acts. Customer li and cashier li are two principals.
 
     Nothing compares callers by name alone. What a customer owns (orders, wallets) is named after them without the role,
     so `is_customer` is how ownership is asked for.

@@ -1,4 +1,4 @@
-"""Characters that deceive whoever reads them, and how they are shown instead.
+"""Characters that deceive a reader, and how they are shown instead.
 
 A terminal obeys C0 and C1 controls. Bidirectional overrides make text read backwards, line separators make one line
 look like two, and zero-width characters make two names look like one. `ids.check_text` refuses them in new texts;
@@ -24,7 +24,7 @@ _DECEPTIVE_IN_OUTPUT = re.compile(f"[\u0000-\u0008\u000b\u000c\u000e-\u001a\u001
 
 
 def escape(text: str) -> str:
-    r"""Return one line of text that somebody else wrote, fit to be shown: U+202E becomes `\u202e`."""
+    r"""Return one line of another party's text, fit to be shown: U+202E becomes `\u202e`."""
     return DECEPTIVE.sub(_number, text)
 
 

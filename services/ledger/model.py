@@ -15,19 +15,19 @@ An entry can also be voided before it comes: unless its journal stands, its atte
 | move | function |
 |---|---|
 | raise the order's fence, or refuse a stale one | the store, before it reads anything |
-| void an entry | `Books.void` |
-| all others | `Books.write` |
+| void an entry | `PostingBatch.void` |
+| all others | `PostingBatch.write` |
 
 Invariants
 1. The legs of a journal sum to zero, are in one currency, name each account once, and are never 0.   JournalDraft.check
-2. A balance is what its postings sum to, on the side on which the account grows.                     Books.write
+2. A balance is what its postings sum to, on the side on which the account grows.                     PostingBatch.write
 3. No balance falls below -overdraft_limit or passes MAX_BALANCE, after any journal; a closed account
    has balance 0 and no journal afterwards.                                                           Account.posted
-4. Sequences count from 1 without a gap; each journal's hash covers its content and the hash before.  Books.write
-5. A business key stands for one journal, and a journal is undone at most once.                       Books.write
+4. Sequences count from 1 without a gap; each journal's hash covers its content and the hash before.  PostingBatch.write
+5. A business key stands for one journal, and a journal is undone at most once.                       PostingBatch.write
 6. An attempt that was refused is refused for ever: the refusal is kept beside the journals, because a
    copy of the request may still be on its way while its payment is reported as declined. Another
-   attempt at the same business key is decided anew.                                                  Books.write
+   attempt at the same business key is decided anew.                                                  PostingBatch.write
 
 The hash: SHA-256 over the UTF-8 bytes of
 
@@ -260,7 +260,7 @@ def account_not_found(account_id: str) -> NotFound:
 
 
 def house_accounts(currencies: Iterable[str], now_ms: int) -> tuple[Account, ...]:
-    """The accounts the house keeps in each currency: the drawer, the bank, what the acquirer owes, and the sales."""
+    """Return the house accounts of each currency: the drawer, the bank account, the acquirer's debt, and the sales."""
     return tuple(
         Account(f"{name}:{currency}", _NAMED_KINDS[name], currency, created_at_ms=now_ms)
         for currency in currencies
@@ -488,11 +488,11 @@ class Posted:
 
 
 #: What comes of an entry: the journal, or why there is none.
-Outcome = Posted | CountinghouseError
+PostOutcome = Posted | CountinghouseError
 
 
 @dataclass(slots=True)
-class Books:
+class PostingBatch:
     """As much of the ledger as some entries concern, while it is locked; and what they change in it.
 
     Args:
@@ -514,7 +514,7 @@ class Books:
     written: list[Journal] = field(default_factory=list)
     refused: dict[RefusalKey, Entry] = field(default_factory=dict)
 
-    def write(self, entry: Entry) -> Outcome:
+    def write(self, entry: Entry) -> PostOutcome:
         """Does what the header says with one entry, and remembers it for the entries after it."""
         try:
             standing = self._standing(entry)
@@ -672,81 +672,3 @@ class TrialBalance:
     def balanced(self) -> bool:
         """Whether debits equal credits and every stored balance is what the postings say."""
         return not any(total.difference or total.unexplained for total in self.totals)
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A row of the chain as it was found.
-
-    Args:
-        journal: None: whoever altered the row left something that cannot be read as a journal.
-    """
-
-    sequence: int
-    journal: Journal | None
-
-
-@dataclass(slots=True)
-class ChainCheck:
-    """Walks the chain forward and stops at the first link that is not as it was written.
-
-    Args:
-        expected: What stands before the first link to look at.
-    """
-
-    expected: Head
-    examined: int = 0
-    last_hash: str = NO_HASH
-    broken_at: int = 0
-    problem: str = ""
-
-    def look(self, link: Link) -> bool:
-        """Looks at the next link; says whether to go on."""
-        place = self.expected.sequence + 1
-        journal = link.journal
-        if link.sequence != place:
-            return self.fail(place, f"journal {place} is missing")
-        self.examined += 1
-        if journal is None:
-            return self.fail(place, "it cannot be read as a journal: it was altered")
-        self.last_hash = journal.hash
-        if journal.previous_hash != self.expected.hash:
-            return self.fail(place, "its previous_hash is not the hash of the journal before it")
-        if journal.recomputed_hash() != journal.hash:
-            return self.fail(place, "its content does not have its hash: it was altered")
-        try:
-            journal.draft.check()
-        except InvalidArgument as error:
-            return self.fail(place, error.message)
-        self.expected = Head(place, journal.hash)
-        return True
-
-    def end(self, head: Head) -> None:
-        """Compares the last link with the head of the chain, once all of it was looked at."""
-        if self.broken_at:
-            return
-        if self.expected.sequence < head.sequence:
-            self.fail(self.expected.sequence + 1, f"journal {self.expected.sequence + 1} is missing")
-        elif self.expected.hash != head.hash:
-            self.fail(head.sequence, "it is not the journal that the head of the chain names")
-
-    def fail(self, sequence: int, problem: str) -> bool:
-        """Notes where the chain breaks."""
-        self.broken_at, self.problem = sequence, problem
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a walk along the chain found.
-
-    Args:
-        examined: How many journals were looked at.
-        broken_at: The first sequence that is not as it was written; 0: none.
-        head_hash: Of the last journal looked at; NO_HASH: there was none.
-    """
-
-    examined: int
-    broken_at: int
-    problem: str
-    head_hash: str

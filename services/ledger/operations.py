@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from services.kernel.clock import Clock
 from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition, InvalidArgument
 from services.kernel.fence import Fence
-from services.kernel.idempotency import Answer, Request, RequestKey
+from services.kernel.idempotency import Answer, KeyedRequest, RequestKey
 from services.kernel.ids import IdSource
 from services.kernel.principal import Principal, Role
+from services.ledger.chain import ChainCheck, ChainReport
 from services.ledger.model import (
     MAX_SEQUENCE,
     NO_HASH,
     REVERSAL_PREFIX,
     Account,
     AccountKind,
-    ChainCheck,
     Closing,
     Entry,
     Head,
@@ -31,7 +31,6 @@ from services.ledger.model import (
     JournalDraft,
     TrialBalance,
     TrialRow,
-    Verdict,
     account_not_found,
     check_account_terms,
     house_accounts,
@@ -119,7 +118,7 @@ class LedgerOperations:
             if answer is not None:
                 return answer
 
-    async def _close(self, request: Request, account_id: str, reason: str) -> Answer | None:
+    async def _close(self, request: KeyedRequest, account_id: str, reason: str) -> Answer | None:
         """Close an account as it is read; None: it has changed since."""
         account = await self._found(account_id)
         try:
@@ -238,7 +237,7 @@ class LedgerOperations:
         """Lists the accounts of a trial balance, as they stood with the journal `last`."""
         return await self._store.trial(currency, last=last, after=after, limit=limit)
 
-    async def verify(self, first: int, last: int) -> Verdict:
+    async def verify(self, first: int, last: int) -> ChainReport:
         """Walks the chain.
 
         Args:
@@ -257,18 +256,18 @@ class LedgerOperations:
         whole = last == 0 or last >= head.sequence
         last = head.sequence if whole else last
         if first > last and first > 1:
-            return Verdict(0, 0, "", NO_HASH)
+            return ChainReport(0, 0, "", NO_HASH)
         check = ChainCheck(Head())
         if first > 1:
             before = await self._store.links(first=first - 1, last=first - 1, limit=1)
             if not before or before[0].journal is None:
-                return Verdict(0, first, "the journal before it is missing or altered", NO_HASH)
+                return ChainReport(0, first, "the journal before it is missing or altered", NO_HASH)
             check = ChainCheck(Head(first - 1, before[0].journal.hash))
         await self._walk(check, last)
         if whole:
             check.end(head)
             await self._look_beyond(check, head)
-        return Verdict(check.examined, check.broken_at, check.problem, check.last_hash)
+        return ChainReport(check.examined, check.broken_at, check.problem, check.last_hash)
 
     async def _found(self, account_id: str) -> Account:
         account = await self._store.account(account_id)
@@ -293,8 +292,8 @@ class LedgerOperations:
         if not check.broken_at and beyond and (await self._store.head()).sequence < beyond[0].sequence:
             check.fail(beyond[0].sequence, "it lies beyond the head of the chain")
 
-    def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> Request:
-        return Request(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
+    def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> KeyedRequest:
+        return KeyedRequest(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
 
     async def _write(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal:
         entry = Entry(draft, attempt, self._ids.new("jnl"), self._clock.now_ms(), fence)

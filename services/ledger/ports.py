@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kernel.errors import CountinghouseError
-from services.kernel.idempotency import Answer, Request, StoredResponse
-from services.ledger.model import Account, Entry, Head, Journal, Link, Outcome, TrialRow, TrialTotal
+from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
+from services.ledger.chain import ChainLink
+from services.ledger.model import Account, Entry, Head, Journal, PostOutcome, TrialRow, TrialTotal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class LedgerStore(Protocol):
     Narrow on purpose: another engine can stand behind it.
     """
 
-    async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """Write entries as if one after the other, as `model.Books.write`; the result has one outcome for each.
+    async def post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
+        """Write entries as if one after the other, as `model.PostingBatch.write`; the result has one outcome for each.
 
         The fence of each entry's order is raised first, before anything is read, and stays raised whatever becomes of
         the entry; a smaller one than the order has seen is refused with StaleFence. One refused entry does not hinder
@@ -51,7 +52,7 @@ class LedgerStore(Protocol):
         ...
 
     async def void(self, entry: Entry) -> Journal | None:
-        """Refuse an entry before it comes, as `model.Books.void`; return the journal of its payment, if that stands.
+        """Refuse an entry before it comes, as `PostingBatch.void`; return the journal of its payment, if that stands.
 
         The fence of its order is raised first, as by `post`. When the step returns, the refusal is durable.
 
@@ -60,7 +61,7 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def open_account(self, request: Request, account: Account, response: StoredResponse) -> Answer | None:
+    async def open_account(self, request: KeyedRequest, account: Account, response: StoredResponse) -> Answer | None:
         """Open an account, and store the response to it; None: its id is taken, and nothing was done.
 
         Raises:
@@ -68,7 +69,7 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def close_account(self, request: Request, closed: Account, response: StoredResponse) -> Answer | None:
+    async def close_account(self, request: KeyedRequest, closed: Account, response: StoredResponse) -> Answer | None:
         """Close an account, and store the response to it; None: a journal or a closing came first, nothing was done.
 
         No journal is written to the account from then on.
@@ -81,7 +82,7 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         """Store the response to a request that changes nothing.
 
         Raises:
@@ -89,7 +90,7 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def answered(self, request: Request) -> Answer | None:
+    async def answered(self, request: KeyedRequest) -> Answer | None:
         """Return the stored answer to a request id that was used before; None: it was not.
 
         Raises:
@@ -126,7 +127,7 @@ class LedgerStore(Protocol):
         """Return the end of the chain."""
         ...
 
-    async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
+    async def links(self, *, first: int, last: int, limit: int) -> list[ChainLink]:
         """Return what is found in the chain from sequence `first` to `last`, in order, at most `limit`."""
         ...
 

@@ -23,7 +23,8 @@ from sqlalchemy import (
 from services.kernel.errors import CountinghouseError, FailedPrecondition, InvalidArgument, NotFound
 from services.kernel.money import MAX_BALANCE
 from services.kernel.principal import Principal, Role
-from services.ledger.model import Account, AccountKind, Closing, Entry, Journal, JournalDraft, Leg, Link
+from services.ledger.chain import ChainLink
+from services.ledger.model import Account, AccountKind, Closing, Entry, Journal, JournalDraft, Leg
 from services.runtime.database.database import ensemble_table
 from services.runtime.database.idempotency_table import request_table
 from services.runtime.database.retention import Retention, removals_table
@@ -31,7 +32,7 @@ from services.runtime.database.retention import Retention, removals_table
 #: Account ids are compared byte by byte, on PostgreSQL too, whatever the locale: pages and prefixes rely on it.
 _ACCOUNT_ID = String(100).with_variant(VARCHAR(100, collation="C"), "postgresql")
 
-#: The errors that `Books.write` keeps, by name.
+#: The errors that `PostingBatch.write` keeps, by name.
 _KEPT_ERRORS: dict[str, type[CountinghouseError]] = {
     kind.__name__: kind for kind in (FailedPrecondition, InvalidArgument, NotFound)
 }
@@ -130,7 +131,7 @@ CHAIN_HEAD = Table(
 
 REQUESTS = request_table(METADATA)
 ENSEMBLE = ensemble_table(METADATA)
-#: Whoever opens an account again on the same terms finds it open. See runtime/database/retention.py.
+#: Opening an account again on the same terms finds it open. See runtime/database/retention.py.
 RETENTION = Retention(REQUESTS, removals_table(METADATA), REQUESTS.c.method == "OpenAccount")
 
 
@@ -188,11 +189,11 @@ def to_journal(row: Row[Any], legs: tuple[Leg, ...]) -> Journal:
     return Journal(draft, row.journal_id, row.posted_at_ms, row.sequence, row.previous_hash, row.hash)
 
 
-def to_link(row: Row[Any], legs: tuple[Leg, ...]) -> Link:
+def to_link(row: Row[Any], legs: tuple[Leg, ...]) -> ChainLink:
     try:
-        return Link(row.sequence, to_journal(row, legs))
+        return ChainLink(row.sequence, to_journal(row, legs))
     except ValueError:  # a role that is none
-        return Link(row.sequence, None)
+        return ChainLink(row.sequence, None)
 
 
 def to_error(text: str) -> CountinghouseError:

@@ -3,10 +3,10 @@
 How entries are written, in one transaction (guard in brackets):
 
     1. raise the fences of their orders: one conditional upsert, before anything is read            [fence]
-    2. lock the head of the chain: from here on nobody else writes journals
+    2. lock the head of the chain: from here on no other writer appends
     3. read what stands, was undone or was refused under their keys                                [unique]
     4. lock their accounts, in sorted order
-    5. decide: `model.Books.write`, one entry after the other
+    5. decide: `model.PostingBatch.write`, one entry after the other
     6. write: balances, the head, journals, postings, refusals; each one statement however many entries there are
 
 The chain makes writers take turns in any case, so its head is the one lock, and step 5 decides on what cannot change
@@ -17,7 +17,7 @@ Invariants of the tables, beyond those of the model
 1. (generation, token) of an order's fence never falls.
 2. journals, postings and refusals only grow; an account is never removed, and never changes its id, kind, currency
    or date; a closed one changes no more (triggers).
-3. A balance within its limits is also a CHECK: whatever is written past `Books` is refused by the statement.
+3. A balance within its limits is also a CHECK: whatever is written past `PostingBatch` is refused by the statement.
 4. With the guard `unique` on, business_key and reversal_of have unique indexes; `prepare` sees to it at start. With it
    off they are dropped, and every entry is written.
 """
@@ -35,18 +35,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.kernel.errors import StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Request, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.ledger import trial
+from services.ledger.chain import ChainLink
 from services.ledger.model import (
     Account,
-    Books,
     Entry,
     Head,
     Journal,
     JournalDraft,
     Leg,
-    Link,
-    Outcome,
+    PostingBatch,
+    PostOutcome,
     TrialRow,
     TrialTotal,
 )
@@ -156,8 +156,8 @@ class SqlLedgerStore(LedgerStore):
                 "put a backup in its place, or go on without that guard",
             ) from error
 
-    async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
-        async def step(tx: AsyncConnection) -> list[Outcome]:
+    async def post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
+        async def step(tx: AsyncConnection) -> list[PostOutcome]:
             stale = await self._raise_fences(tx, entries)
             live = [entry for place, entry in enumerate(entries) if place not in stale]
             if not live:
@@ -185,14 +185,14 @@ class SqlLedgerStore(LedgerStore):
             raise outcome
         return outcome
 
-    async def open_account(self, request: Request, account: Account, response: StoredResponse) -> Answer | None:
+    async def open_account(self, request: KeyedRequest, account: Account, response: StoredResponse) -> Answer | None:
         async def effect(tx: AsyncConnection) -> None:
             if not await insert_if_absent(tx, ACCOUNTS, account_row(account)):
                 raise DecisionOverturned
 
         return await self._once(request, response, effect)
 
-    async def close_account(self, request: Request, closed: Account, response: StoredResponse) -> Answer | None:
+    async def close_account(self, request: KeyedRequest, closed: Account, response: StoredResponse) -> Answer | None:
         is_as_read = (ACCOUNTS.c.version == closed.version, ACCOUNTS.c.closed_at_ms == 0)
         write = update(ACCOUNTS).where(ACCOUNTS.c.account_id == closed.account_id, *is_as_read)
 
@@ -202,13 +202,13 @@ class SqlLedgerStore(LedgerStore):
 
         return await self._once(request, response, effect)
 
-    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         async def step(tx: AsyncConnection) -> Answer:
             return await self._requests.answer(tx, request, response)
 
         return await self._database.run(step)
 
-    async def answered(self, request: Request) -> Answer | None:
+    async def answered(self, request: KeyedRequest) -> Answer | None:
         async def step(tx: AsyncConnection) -> Answer | None:
             stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
             return None if stored is None else Answer(stored, replayed=True)
@@ -284,7 +284,7 @@ class SqlLedgerStore(LedgerStore):
 
         return await self._database.read(step)
 
-    async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
+    async def links(self, *, first: int, last: int, limit: int) -> list[ChainLink]:
         query = (
             select(JOURNALS)
             .where(JOURNALS.c.sequence >= first, JOURNALS.c.sequence <= last)
@@ -292,7 +292,7 @@ class SqlLedgerStore(LedgerStore):
             .limit(limit)
         )
 
-        async def step(tx: AsyncConnection) -> list[Link]:
+        async def step(tx: AsyncConnection) -> list[ChainLink]:
             rows = (await tx.execute(query)).all()
             legs = await _find_legs(tx, rows)
             return [to_link(row, legs.get(row.journal_id, ())) for row in rows]
@@ -316,7 +316,7 @@ class SqlLedgerStore(LedgerStore):
         return await self._database.read(step)
 
     async def _once(
-        self, request: Request, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
+        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
     ) -> Answer | None:
         async def step(tx: AsyncConnection) -> Answer:
             return await self._requests.answer(tx, request, response, effect)
@@ -353,14 +353,14 @@ class SqlLedgerStore(LedgerStore):
             if entry.draft.order_id in newest and entry.fence < newest[entry.draft.order_id]
         }
 
-    async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft], *, look_up: bool) -> Books:
+    async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft], *, look_up: bool) -> PostingBatch:
         """Locks the end of the chain and the accounts, and reads all that decides on `drafts`.
 
         Args:
             look_up: Whether to read what stands, was undone or was refused under their keys.
         """
         head = (await tx.execute(_LOCK_HEAD)).one()
-        books = Books(Head(head.sequence, head.hash), {}, {}, {}, {}, unique=self._guards.unique)
+        books = PostingBatch(Head(head.sequence, head.hash), {}, {}, {}, {}, unique=self._guards.unique)
         if look_up:
             keys = [draft.business_key for draft in drafts]
             undone = [draft.reversal_of for draft in drafts if draft.reversal_of]
@@ -379,7 +379,7 @@ class SqlLedgerStore(LedgerStore):
             books.accounts[row.account_id] = to_account(row)
         return books
 
-    async def _write(self, tx: AsyncConnection, books: Books, before: dict[str, Account]) -> None:
+    async def _write(self, tx: AsyncConnection, books: PostingBatch, before: dict[str, Account]) -> None:
         """Writes what `books` has changed since `before`."""
         if books.refused:
             await tx.execute(

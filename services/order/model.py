@@ -266,7 +266,7 @@ def _is_with(order: Order, state: OrderState, change: Change) -> bool:
 
 
 def _moved(order: Order, state: OrderState, change: Change, *, payment_id: str = "") -> Order:
-    """The order one version on, with nobody having settled it."""
+    """Return the order one version on, in a state that is not PAID."""
     return replace(
         order,
         state=state,

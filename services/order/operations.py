@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, FailedPrecondition, PermissionDenied, StaleVersion
 from services.kernel.fence import Fence
-from services.kernel.idempotency import Answer, Request, RequestKey
+from services.kernel.idempotency import Answer, KeyedRequest, RequestKey
 from services.kernel.ids import IdSource, check_reason, is_blank
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
 from services.order.model import Change, Order, OrderEvent, OrderLine, order_exists, order_not_found, total
-from services.order.ports import Listed, OrderFilter, OrderStore, Outcome, Responses
+from services.order.ports import Listed, MoveOutcome, OrderFilter, OrderStore, Responses
 from services.runtime.grpc.context import Call
 from services.runtime.ports import Failpoints
 
@@ -56,7 +56,7 @@ class OrderOperations:
         """Makes an order.
 
         Raises:
-            PermissionDenied: NOT_YOUR_ORDER: a customer asks for somebody else's order; ORDER_ID_NOT_YOURS: they
+            PermissionDenied: NOT_YOUR_ORDER: a customer asks for another customer's order; ORDER_ID_NOT_YOURS: they
                 choose its id.
             InvalidArgument: As `model.total`.
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
@@ -117,7 +117,7 @@ class OrderOperations:
             if answer is not None:
                 return answer
 
-    async def _cancel(self, request: Request, order: Order, expected_version: int, reason: str) -> Answer | None:
+    async def _cancel(self, request: KeyedRequest, order: Order, expected_version: int, reason: str) -> Answer | None:
         """Cancel an order as it was read; None: it has changed since."""
         if expected_version not in (0, order.version):
             raise StaleVersion(f"order {order.order_id}", expected_version, order.version)
@@ -157,7 +157,7 @@ class OrderOperations:
 
         Raises:
             NotFound: ORDER_NOT_FOUND.
-            StaleFence: Somebody else has locked the order since.
+            StaleFence: Another holder has locked the order since.
         """
         change = Change(order_id, payment_id, fence, clerk, self._clock.now_ms())
         order = await self._change(call, self._store.claim, change)
@@ -222,7 +222,7 @@ class OrderOperations:
         return await self._change(call, self._store.reopen, change)
 
     async def _change(
-        self, call: Call, step: Callable[[Sequence[Change]], Awaitable[Sequence[Outcome]]], change: Change
+        self, call: Call, step: Callable[[Sequence[Change]], Awaitable[Sequence[MoveOutcome]]], change: Change
     ) -> Order:
         await self._failpoints.hit("accepted", call, change.order_id, change.payment_id)
         (outcome,) = await step([change])
@@ -230,10 +230,10 @@ class OrderOperations:
             raise outcome
         return outcome
 
-    def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> Request:
-        return Request(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
+    def _request(self, call: Call, method: str, request_id: str, fingerprint: str) -> KeyedRequest:
+        return KeyedRequest(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
 
 
 def _only(call: Call) -> str | None:
-    """The one customer whose orders the caller may see; None: everybody's."""
+    """Return the one customer whose orders the caller may see; None: every customer's."""
     return call.principal.name if call.principal.role is Role.CUSTOMER else None

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.kernel.errors import CountinghouseError
-from services.kernel.idempotency import Answer, Request, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.order.model import Change, Order, OrderEvent, OrderState
 
 #: One item's result of a step that takes a list: the order as it stands, or why it was refused.
-Outcome = Order | CountinghouseError
+MoveOutcome = Order | CountinghouseError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class OrderStore(Protocol):
     has one entry for each change, in the order asked for; one refused change does not hinder the others.
     """
 
-    async def create(self, request: Request, order: Order, response: StoredResponse) -> Answer | None:
+    async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
         """Make an order, and store the response to it; None: its id is taken, and nothing was done.
 
         Raises:
@@ -67,7 +67,7 @@ class OrderStore(Protocol):
         ...
 
     async def cancel(
-        self, request: Request, before: Order, after: Order, reason: str, response: StoredResponse
+        self, request: KeyedRequest, before: Order, after: Order, reason: str, response: StoredResponse
     ) -> Answer | None:
         """Write `after` over `before`, and store the response to it; None: the order has changed, nothing was done.
 
@@ -76,7 +76,7 @@ class OrderStore(Protocol):
         """
         ...
 
-    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         """Store the response to a request that changes nothing: a refusal.
 
         Raises:
@@ -84,7 +84,7 @@ class OrderStore(Protocol):
         """
         ...
 
-    async def answered(self, request: Request) -> Answer | None:
+    async def answered(self, request: KeyedRequest) -> Answer | None:
         """Return the stored answer to a request id that was used before; None: it was not.
 
         Raises:
@@ -92,19 +92,19 @@ class OrderStore(Protocol):
         """
         ...
 
-    async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         """UNPAID → PAYING; any other order as it stands. Refusals: NotFound, StaleFence."""
         ...
 
-    async def complete(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def complete(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         """PAYING → PAID. Refusals: NotFound, StaleFence, FailedPrecondition ILLEGAL_STATE."""
         ...
 
-    async def release(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def release(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         """PAYING → UNPAID; any other order as it stands. Refusals: NotFound, StaleFence."""
         ...
 
-    async def reopen(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def reopen(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         """PAID → UNPAID, next round; any other order as it stands. Refusals: NotFound, StaleFence."""
         ...
 

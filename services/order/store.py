@@ -28,10 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Request, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.order import model
 from services.order.model import Change, Order, OrderEvent, order_not_found
-from services.order.ports import Listed, OrderFilter, OrderStore, Outcome
+from services.order.ports import Listed, MoveOutcome, OrderFilter, OrderStore
 from services.order.schema import (
     ORDER_EVENTS,
     ORDER_LINES,
@@ -59,7 +59,7 @@ class SqlOrderStore(OrderStore):
         self._requests = Requests(REQUESTS, guards)
         self._raise_fence = _raise_fence(guarded=guards.fence)
 
-    async def create(self, request: Request, order: Order, response: StoredResponse) -> Answer | None:
+    async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
         async def effect(tx: AsyncConnection) -> None:
             if not await insert_if_absent(tx, ORDERS, order_row(order)):
                 raise DecisionOverturned
@@ -70,7 +70,7 @@ class SqlOrderStore(OrderStore):
         return await self._once(request, response, effect)
 
     async def cancel(
-        self, request: Request, before: Order, after: Order, reason: str, response: StoredResponse
+        self, request: KeyedRequest, before: Order, after: Order, reason: str, response: StoredResponse
     ) -> Answer | None:
         async def effect(tx: AsyncConnection) -> None:
             if not await _write(tx, before, after):
@@ -80,29 +80,29 @@ class SqlOrderStore(OrderStore):
 
         return await self._once(request, response, effect)
 
-    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         async def step(tx: AsyncConnection) -> Answer:
             return await self._requests.answer(tx, request, response)
 
         return await self._database.run(step)
 
-    async def answered(self, request: Request) -> Answer | None:
+    async def answered(self, request: KeyedRequest) -> Answer | None:
         async def step(tx: AsyncConnection) -> Answer | None:
             stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
             return None if stored is None else Answer(stored, replayed=True)
 
         return await self._database.read(step)
 
-    async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return await self._move(changes, model.claim)
 
-    async def complete(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def complete(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return await self._move(changes, model.complete)
 
-    async def release(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def release(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return await self._move(changes, model.release)
 
-    async def reopen(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def reopen(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return await self._move(changes, model.reopen)
 
     async def get(self, order_id: str) -> Order | None:
@@ -139,7 +139,7 @@ class SqlOrderStore(OrderStore):
         return await self._database.read(step)
 
     async def _once(
-        self, request: Request, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
+        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
     ) -> Answer | None:
         async def step(tx: AsyncConnection) -> Answer:
             return await self._requests.answer(tx, request, response, effect)
@@ -149,11 +149,11 @@ class SqlOrderStore(OrderStore):
         except DecisionOverturned:
             return None
 
-    async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[Outcome]:
+    async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[MoveOutcome]:
         turns = sorted(range(len(changes)), key=lambda turn: changes[turn].order_id)
 
-        async def step(tx: AsyncConnection) -> list[Outcome]:
-            outcomes: dict[int, Outcome] = {}
+        async def step(tx: AsyncConnection) -> list[MoveOutcome]:
+            outcomes: dict[int, MoveOutcome] = {}
             events: list[dict[str, Any]] = []
             for turn in turns:
                 try:

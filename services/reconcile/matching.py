@@ -53,7 +53,7 @@ _SUCCEEDED, _REVERSED = "SUCCEEDED", "REVERSED"
 _PARKED = "PARKED"
 #: States of a payment that has no outcome yet; one that is PARKED is a discrepancy, too.
 _NO_OUTCOME = ("SUBMITTED", "UNKNOWN", "REVERSING", _PARKED)
-#: Why a payment waits for people: the acquirer's answer contradicts what was asked, and is acted on by nobody.
+#: Why a payment waits for people: the acquirer's answer contradicts what was asked; no service acts on it.
 _MISMATCH = "ACQUIRER_MISMATCH"
 _CHARGED, _REFUNDED = "CHARGED", "REFUNDED"
 

@@ -19,7 +19,7 @@ from services.reconcile.reading import Desk, charge_state, payment_state
 
 _REASON = "reconciliation: the acquirer and we differ"
 _LOOK_S = 0.2
-#: States in which a payment still waits for somebody.
+#: States in which a payment still waits for an answer.
 _OPEN = ("SUBMITTED", "UNKNOWN", "REVERSING", "PARKED")
 
 
@@ -78,7 +78,7 @@ class Repairer:
         return await self._tried(mend, discrepancy)
 
     async def refund_named(self, discrepancy: Discrepancy) -> Repair:
-        """Reverses a key that no payment of ours has, for somebody has named it; never raises CountinghouseError."""
+        """Reverse a key that no payment of ours has, which the operator named; never raises CountinghouseError."""
         return await self._tried(self._refund, discrepancy)
 
     async def _tried(self, mend: Callable[[Discrepancy], Awaitable[Repair]], discrepancy: Discrepancy) -> Repair:

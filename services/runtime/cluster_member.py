@@ -2,7 +2,7 @@
 
     settings → database → listen → serving → registered → … → SIGTERM → unregistered → drained → stopped
 
-Starting order: listen, SERVING, register, so that nobody is sent to a port that does not answer. Stopping order:
+Starting order: listen, SERVING, register, so that no consumer is sent to a port that does not answer. Stopping order:
 unregister, wait for consumers to hear of it, finish running calls, stop. Services start in any order, with or without
 ZooKeeper: what is missing is waited for in the background, and calls that need it are answered UNAVAILABLE. A database
 that is away is waited for before listening.
@@ -55,7 +55,7 @@ from services.runtime.settings import EVERYWHERE, Settings
 #: How long consumers get to hear that a provider is gone before it stops taking calls.
 _UNREGISTER_PAUSE_S = 0.3
 #: Of the time to stop in, besides `drain_s`. With ZooKeeper away the node cannot be deleted and goes with the session:
-#: to wait longer would help nobody.
+#: to wait longer would change nothing.
 _UNREGISTER_S = 1.0
 _REGISTRY_CLOSE_S = 0.1
 _SESSION_CLOSE_S = 1.0
@@ -166,9 +166,9 @@ async def _serve(service: Service, settings: Settings) -> None:
         if not await process.migrated_before(stop, database, service, migrate=settings.migrate):
             return
         runtime = await _runtime(service, settings, database, Metrics(collected), stack)
-        parts = await service.build(runtime)
+        components = await service.build(runtime)
         server, interceptor = new_server(settings, runtime.clock, CallMetrics(collected))
-        parts.add(server)
+        components.add(server)
         health = process.add_standard_services(server, service.interface, runtime.failpoints)
         port = _listen(server, settings, runtime.advertised)
         await server.start()
@@ -186,8 +186,8 @@ async def _serve(service: Service, settings: Settings) -> None:
         log.info("listening", address=str(ServerAddress(settings.listen_host, port)), metrics=page, pid=os.getpid())
 
         registering = asyncio.create_task(_register_when_ready(runtime, monitor, registry, url))
-        beginning = [registering, process.begin(monitor.watch), *map(process.begin, parts.workers)]
-        keeping = [process.begin(runtime.ensemble.keep), *map(process.begin, parts.drain_tasks)]
+        beginning = [registering, process.begin(monitor.watch), *map(process.begin, components.workers)]
+        keeping = [process.begin(runtime.ensemble.keep), *map(process.begin, components.drain_tasks)]
         gc.collect()
         gc.freeze()  # what was imported stays; looking through it again and again costs a tenth of every call
         await process.first(stop, registering)
@@ -198,8 +198,8 @@ async def _serve(service: Service, settings: Settings) -> None:
         await monitor.stopping()
         await process.drain(server, interceptor, Deadline.after(settings.drain_s, runtime.clock))
         await process.cancel(keeping)
-        if parts.close is not None:
-            await parts.close()
+        if components.close is not None:
+            await components.close()
         log.info("stopped")
         if refused is not None:
             raise refused

@@ -113,7 +113,7 @@ class MetricsPage:
         return self._server.server_port
 
     async def close(self) -> None:
-        """Stops serving; whoever is reading at this moment may be cut off."""
+        """Stops serving; a reader of this moment may be cut off."""
         await asyncio.to_thread(self._server.shutdown)
         self._server.server_close()
 

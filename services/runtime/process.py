@@ -39,7 +39,7 @@ from services.runtime.grpc.interceptors import CallInterceptor
 from services.runtime.settings import Settings
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
-#: How often a database that is away is tried again at start; and how long `migrate`, which somebody waits for, does so.
+#: How often a database that is away is tried again at start; and how long `migrate` does so.
 _DATABASE_RETRY_S = 0.5
 _MIGRATE_WAIT_S = 60.0
 _RESTART_PAUSE_S = 0.5

@@ -18,7 +18,7 @@ from coordination.session.address import EnsembleAddress, ServerAddress, parse_h
 from services.kernel.guards import Guards
 from services.kernel.money import check_currency
 
-#: Addresses one can listen on and nobody can call.
+#: Addresses that can be listened on and not called.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 
 
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     def _callable(cls, value: str) -> str:
         host = parse_host(value) if value.strip() else ""
         if host in EVERYWHERE:
-            raise ValueError(f"nobody can call {host}; name one address, or leave it empty")
+            raise ValueError(f"{host} cannot be called; name one address, or leave it empty")
         if "%" in host:
             raise ValueError(f"the scope in {host} means nothing to others; name an address without one")
         return host

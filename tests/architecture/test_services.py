@@ -16,7 +16,7 @@ _FILES = {
 #: What one service has beside the files of all.
 _MORE = {
     "order": set[str](),
-    "ledger": {"trial"},
+    "ledger": {"chain", "trial"},
     "acquirer": {"faults", "peers"},
     "payment": {
         *("card", "card_owners", "commands", "locks", "peers", "recovery", "saga", "statements", "worker"),

@@ -9,15 +9,15 @@ from dataclasses import replace
 from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Request, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
+from services.ledger.chain import ChainLink
 from services.ledger.model import (
     Account,
-    Books,
     Entry,
     Head,
     Journal,
-    Link,
-    Outcome,
+    PostingBatch,
+    PostOutcome,
     RefusalKey,
     TrialRow,
     TrialTotal,
@@ -40,13 +40,13 @@ class FakeLedgerStore(LedgerStore):
         self.refusals: dict[RefusalKey, CountinghouseError] = {}
         self.requests = FakeAnswers(guards)
 
-    async def post(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
         await asyncio.sleep(0)
         for entry in entries:
             order_id = entry.draft.order_id
             if order_id and self._guards.fence:
                 self.fences[order_id] = max(self.fences.get(order_id, entry.fence), entry.fence)
-        books = Books(
+        books = PostingBatch(
             self._head(),
             dict(self.open),
             {journal.draft.business_key: journal for journal in self.chain},
@@ -69,18 +69,18 @@ class FakeLedgerStore(LedgerStore):
         if stale is not None:
             raise stale
         standing = {journal.draft.business_key: journal for journal in self.chain}
-        books = Books(self._head(), {}, standing, {}, dict(self.refusals))
+        books = PostingBatch(self._head(), {}, standing, {}, dict(self.refusals))
         journal = books.void(entry)
         self.refusals = books.refusals
         return journal
 
-    async def open_account(self, request: Request, account: Account, response: StoredResponse) -> Answer | None:
+    async def open_account(self, request: KeyedRequest, account: Account, response: StoredResponse) -> Answer | None:
         await asyncio.sleep(0)
         return self.requests.once(
             request, response, lambda: self.open.setdefault(account.account_id, account) is account
         )
 
-    async def close_account(self, request: Request, closed: Account, response: StoredResponse) -> Answer | None:
+    async def close_account(self, request: KeyedRequest, closed: Account, response: StoredResponse) -> Answer | None:
         await asyncio.sleep(0)
 
         def effect() -> bool:
@@ -92,11 +92,11 @@ class FakeLedgerStore(LedgerStore):
 
         return self.requests.once(request, response, effect)
 
-    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         await asyncio.sleep(0)
         return self.requests.answer(request, response)
 
-    async def answered(self, request: Request) -> Answer | None:
+    async def answered(self, request: KeyedRequest) -> Answer | None:
         return self.requests.answered(request)
 
     async def open_missing(self, accounts: Sequence[Account]) -> None:
@@ -134,9 +134,9 @@ class FakeLedgerStore(LedgerStore):
     async def head(self) -> Head:
         return self._head()
 
-    async def links(self, *, first: int, last: int, limit: int) -> list[Link]:
+    async def links(self, *, first: int, last: int, limit: int) -> list[ChainLink]:
         found = [journal for journal in self.chain if first <= journal.sequence <= last]
-        return [Link(journal.sequence, journal) for journal in found[:limit]]
+        return [ChainLink(journal.sequence, journal) for journal in found[:limit]]
 
     async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
         last = len(self.chain)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Request, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.kernel.principal import Principal
 from services.order import model
 from services.order.model import Change, Order, OrderEvent, order_not_found
-from services.order.ports import Listed, OrderFilter, OrderStore, Outcome
+from services.order.ports import Listed, MoveOutcome, OrderFilter, OrderStore
 from tests.fakes.request_table import FakeAnswers
 
 #: One row of an order's history, as `order_events` has it.
@@ -33,7 +33,7 @@ class FakeOrderStore(OrderStore):
         self.fences: dict[str, Fence] = {}
         self.events: list[Event] = []
 
-    async def create(self, request: Request, order: Order, response: StoredResponse) -> Answer | None:
+    async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
         def effect() -> bool:
             if order.order_id in self._orders:
                 return False
@@ -43,7 +43,7 @@ class FakeOrderStore(OrderStore):
         return self._requests.once(request, response, effect)
 
     async def cancel(
-        self, request: Request, before: Order, after: Order, reason: str, response: StoredResponse
+        self, request: KeyedRequest, before: Order, after: Order, reason: str, response: StoredResponse
     ) -> Answer | None:
         def effect() -> bool:
             if self._orders[before.order_id].version != before.version:
@@ -53,22 +53,22 @@ class FakeOrderStore(OrderStore):
 
         return self._requests.once(request, response, effect)
 
-    async def answer(self, request: Request, response: StoredResponse) -> Answer:
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         return self._requests.answer(request, response)
 
-    async def answered(self, request: Request) -> Answer | None:
+    async def answered(self, request: KeyedRequest) -> Answer | None:
         return self._requests.answered(request)
 
-    async def claim(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return [self._move(change, model.claim) for change in changes]
 
-    async def complete(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def complete(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return [self._move(change, model.complete) for change in changes]
 
-    async def release(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def release(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return [self._move(change, model.release) for change in changes]
 
-    async def reopen(self, changes: Sequence[Change]) -> list[Outcome]:
+    async def reopen(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return [self._move(change, model.reopen) for change in changes]
 
     async def get(self, order_id: str) -> Order | None:
@@ -89,7 +89,7 @@ class FakeOrderStore(OrderStore):
         ]
         return found[:limit]
 
-    def _move(self, change: Change, decide_move: Callable[..., Order]) -> Outcome:
+    def _move(self, change: Change, decide_move: Callable[..., Order]) -> MoveOutcome:
         before = self._orders.get(change.order_id)
         if before is None:
             return order_not_found(change.order_id)

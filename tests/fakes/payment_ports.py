@@ -20,7 +20,7 @@ from services.kernel.principal import Principal, Role
 from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
 from services.order import model as order_model
 from services.order.model import Change, order_not_found
-from services.order.ports import OrderStore, Outcome
+from services.order.ports import MoveOutcome, OrderStore
 from services.payment.model import AccountTerms, Order, OrderState, Payment, Reversal
 from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
 from services.runtime.grpc.context import Call
@@ -54,7 +54,7 @@ class FakeOrders(Orders):
         await self._move(OrderStore.reopen, payment, fence)
 
     async def _move(
-        self, step: Callable[[Any, list[Change]], Awaitable[list[Outcome]]], payment: Payment, fence: Fence
+        self, step: Callable[[Any, list[Change]], Awaitable[list[MoveOutcome]]], payment: Payment, fence: Fence
     ) -> Order:
         lets_go = step in {OrderStore.release, OrderStore.reopen}
         actor, reason = payment.latest_change if lets_go else (payment.clerk, "")

@@ -11,8 +11,8 @@ from services.kernel.idempotency import (
     Answer,
     Decision,
     Execution,
+    KeyedRequest,
     Lease,
-    Request,
     RequestKey,
     RequestRow,
     RequestState,
@@ -143,7 +143,7 @@ class FakeAnswers:
         """Whether any request was answered."""
         return bool(self._answers)
 
-    def answer(self, request: Request, response: StoredResponse) -> Answer:
+    def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         """Keep the response, unless there is one."""
         before = self.answered(request)
         if before is not None:
@@ -151,14 +151,14 @@ class FakeAnswers:
         self._answers[request.key] = (request.fingerprint, response)
         return Answer(response)
 
-    def once(self, request: Request, response: StoredResponse, effect: Callable[[], bool]) -> Answer | None:
+    def once(self, request: KeyedRequest, response: StoredResponse, effect: Callable[[], bool]) -> Answer | None:
         """Have the effect and keep the response, unless there is one; None: there was no effect."""
         before = self.answered(request)
         if before is None and not effect():
             return None
         return self.answer(request, response)
 
-    def answered(self, request: Request) -> Answer | None:
+    def answered(self, request: KeyedRequest) -> Answer | None:
         if request.key not in self._answers or not self._guards.ticket:
             return None
         fingerprint, response = self._answers[request.key]

@@ -1,9 +1,9 @@
 """The wall clock of a service is its database's: what one instance dates, another compares.
 
 Leases, the times at which a payment is asked about again and the ages of the outbox are written by one instance and
-read by another. By each machine's own clock, one that ran an hour ahead would leave work behind that nobody touches for
+read by another. By each machine's own clock, one that ran an hour ahead would leave work behind that is not touched for
 an hour. So every instance asks the database what time it is, and counts on from there by its monotonic clock, which
-nobody sets.
+is never set.
 
 On SQLite the database's clock is the machine's, which all its instances share.
 """

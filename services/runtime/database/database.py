@@ -6,7 +6,7 @@ Guarantees
    broke before its commit, is run again as a whole, a bounded number of times. So a step touches nothing but its
    connection, and awaits nothing else.
 3. `Unavailable` means that nothing was done. Where a commit was not answered, or failed in a way that leaves its
-   outcome open, nobody knows: `OutcomeUnknown`. Which error means what is in `runtime/database/errors.py`.
+   outcome open, the error is `OutcomeUnknown`. Which error means what is in `runtime/database/errors.py`.
 4. A commit is durable when `run` returns: SQLite with WAL and synchronous=FULL, PostgreSQL by default.
 
 No network call is made inside a step.

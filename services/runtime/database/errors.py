@@ -35,7 +35,7 @@ IO_ERROR: Final = "DATABASE_IO_ERROR"
 AWAY: Final = "DATABASE_UNAVAILABLE"
 LOST: Final = "DATABASE_LOST"
 
-#: After these no write works until somebody has done something about it.
+#: After these no write works until an operator has acted.
 WRITES_FAIL: Final = frozenset({FULL, READ_ONLY, IO_ERROR})
 
 _SENTENCES: Final = {
@@ -96,7 +96,7 @@ def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
     """The error of a step in our words; `error` itself if it is a mistake of ours.
 
     Args:
-        name: The database's, for whoever has to mend it.
+        name: The database's, for the operator.
         writing: Whether the step was to write. One that only reads and tries to write is a mistake.
     """
     original = driver_error(error)

@@ -49,8 +49,8 @@ from services.kernel.idempotency import (
     Answer,
     Decision,
     Execution,
+    KeyedRequest,
     Lease,
-    Request,
     RequestKey,
     RequestRow,
     RequestState,
@@ -194,12 +194,12 @@ class Requests:
         if decision is Decision.REPLAY and row.response is not None:
             return row.response
         execution = await self.take_over(tx, key, row.attempt, lease)
-        if execution is None:  # its executor gave it back, or somebody else took it over, between our two statements
+        if execution is None:  # its executor gave it back, or another took it over, between our two statements
             raise RequestInProgress(key.key)
         return execution
 
     async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
-        """Carries on an execution whose lease has passed; None: somebody else did."""
+        """Carries on an execution whose lease has passed; None: another execution did."""
         columns = self._table.c
         taken = await self._start(
             tx,
@@ -223,7 +223,7 @@ class Requests:
     async def answer(
         self,
         tx: AsyncConnection,
-        request: Request,
+        request: KeyedRequest,
         response: StoredResponse,
         effect: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> Answer:

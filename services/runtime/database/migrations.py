@@ -18,7 +18,7 @@ from coordination.files import write_whole
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.sqlite import made_note
 
-#: Any constant: whoever changes the schema or the privileges of one PostgreSQL database takes turns by it.
+#: Any constant: processes that change the schema or the privileges of one PostgreSQL database take turns by it.
 ADVISORY_LOCK = 0x636F756E74
 
 log = structlog.get_logger()
@@ -164,7 +164,7 @@ def create_removals() -> None:
 def add_caller_roles(known: Sequence[str], possible: Mapping[str, Sequence[str]]) -> None:
     """Make the caller's role part of the key of `requests`, whose rows so far have the caller's name only.
 
-    A row is kept under every role that its caller may have had, so that whoever sent the request finds it again and it
+    A row is kept under every role that its caller may have had, so that the sender of a request finds it again, and it
     is never executed a second time.
 
     Args:
@@ -227,7 +227,7 @@ def add_write_probe(table: str = "ensemble") -> None:
 
 
 def refuse(table: str, *statements: str) -> None:
-    """Triggers that refuse UPDATE or DELETE on `table`, whoever asks. PostgreSQL's refuse TRUNCATE as well."""
+    """Triggers that refuse UPDATE or DELETE on `table`, whichever role asks. PostgreSQL's refuse TRUNCATE as well."""
     from alembic import op  # noqa: PLC0415
 
     if op.get_bind().dialect.name == "sqlite":

@@ -6,7 +6,7 @@
 | `<house>_<service>` | the service's instances | read and add rows, change those that may change; delete none; no DDL |
 | `<house>_checker` | `countinghouse check` | read every table of every database |
 
-Each service has the database `<house>_<service>`, to which nobody else may connect. `house` tells several deployments
+Each service has the database `<house>_<service>`, to which no other may connect. `house` tells several deployments
 on one server apart.
 
     prepare()   by a superuser, before the first migration; again whenever a service or a password is new

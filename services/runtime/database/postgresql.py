@@ -5,12 +5,12 @@ How long things may last, each bounded by `timeout_s` (settings: statement_timeo
     waiting for a connection of the pool     pool_timeout                          ours
     opening one                              asyncpg's timeout                     ours
     a statement, waiting for locks included  statement_timeout                     the server ends it
-    a transaction nobody goes on with        idle_in_transaction_session_timeout   the server ends it
+    a transaction that is abandoned          idle_in_transaction_session_timeout   the server ends it
     a step as a whole, and its commit        _GRACE_S more                         ours: the server may be frozen
     whatever else is said to the server      asyncpg's command_timeout, the same   ours
 
 A connection that broke before COMMIT was sent leaves nothing behind, so its step may run again. From the moment COMMIT
-has been sent until its answer is there, nobody here knows whether the step stands: `CommitUnanswered`.
+has been sent until its answer is there, the step's outcome is unknown: `CommitUnanswered`.
 
 The password is not in the URL: `?passfile=…` names a file in the form of ~/.pgpass, read anew for each connection, so
 that a password can be changed without a restart.

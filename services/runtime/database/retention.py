@@ -49,7 +49,7 @@ from services.kernel.idempotency import RequestState
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import insert_if_absent
 
-#: Rows in one transaction: few enough that nobody waits for it.
+#: Rows in one transaction: few enough that no caller waits for them.
 BATCH: Final = 500
 DAY_MS: Final = 24 * 3600 * 1000
 _ENDED: Final = (RequestState.DONE, RequestState.EXPIRED)

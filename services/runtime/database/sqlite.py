@@ -84,7 +84,7 @@ class SqliteBackend:
         self.sync_engine.dispose()
 
     async def _in_thread(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], *, reading: bool) -> _T:
-        """Runs a step in a thread. Whoever is cancelled meanwhile ends when the thread has: it cannot be stopped."""
+        """Runs a step in a thread. A cancelled caller ends when the thread has: it cannot be stopped."""
         job = self._threads.submit(self._run, step, reading)
         running = asyncio.wrap_future(job)
         try:

@@ -1,6 +1,6 @@
-"""Who may call what: the one table. A method that is not in it can be called by nobody.
+"""Who may call what: the one table. A method that is not in it cannot be called.
 
-The role is only half of it: which orders, payments and wallets somebody may see or pay from is decided in operations,
+The role is only half of it: which orders, payments and wallets a caller may see or pay from is decided in operations,
 where the thing is known.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from services.kernel.errors import PermissionDenied
 from services.kernel.principal import Principal, Role
 
-_EVERYONE = frozenset(Role) - {Role.ACQUIRER}  # an outside bank is nobody here
+_EVERYONE = frozenset(Role) - {Role.ACQUIRER}  # the acquirer is outside
 _CLERKS = frozenset({Role.CASHIER, Role.ACCOUNTANT})
 _PAYERS = _CLERKS | {Role.CUSTOMER}
 _SERVICE = frozenset({Role.SERVICE})
 _STAFF = _EVERYONE - {Role.CUSTOMER}
-#: Who speaks for this house at the outside bank: the payment service, and whoever reconciles.
+#: Who calls the acquirer: the payment service, and the roles that reconcile.
 _MERCHANT = frozenset({Role.SERVICE, Role.ACCOUNTANT})
 
 MAY_CALL: dict[str, frozenset[Role]] = {
@@ -68,7 +68,7 @@ def check(method: str, principal: Principal) -> None:
     allowed = MAY_CALL.get(method, frozenset())
     if principal.role not in allowed:
         name = method.rpartition("/")[2]
-        roles = ", ".join(sorted(allowed)) or "nobody"
+        roles = ", ".join(sorted(allowed)) or "no role"
         raise PermissionDenied(
             "ROLE_NOT_ALLOWED",
             f"role {principal.role} may not call {name}; it is for: {roles}",

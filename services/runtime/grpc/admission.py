@@ -7,7 +7,7 @@ has a budget of cost that may be in use at once; the server has a limit of execu
 with RESOURCE_EXHAUSTED before it is worked on. Health and reflection are outside both (`runtime/grpc/public.py`).
 
 Invariants
-1. A caller's cost is in use from the headers until the call and its execution have ended: whoever hangs up, sends no
+1. A caller's cost is in use from the headers until the call and its execution have ended: one that hangs up, sends no
    request or does not read the answer gets no more than others.
 2. An execution counts against the server's limit until it has ended, whether or not its caller still listens.
 3. While half of the limit is in use, what costs more than a change is refused: payments and reads of one thing go on.

@@ -75,7 +75,7 @@ class FailpointSet:
         """Passes the failpoint `name`.
 
         Args:
-            call: The call whose reply a DROP_REPLY would lose; None: nobody is waiting for one.
+            call: The call whose reply a DROP_REPLY would lose; None: no caller waits for one.
             subjects: The order and payment this is about.
         """
         if not self.enabled:

@@ -41,7 +41,7 @@ def new_server(
     """Return a server without services, and the interceptor through which its calls pass.
 
     Args:
-        metrics: Counts the calls; None: nobody will read the numbers.
+        metrics: Counts the calls; None: they are not read.
 
     Raises:
         CountinghouseError: VERIFY_KEY_MISSING, VERIFY_KEY_INVALID.

@@ -111,8 +111,8 @@ class HealthMonitor:
         except TimeoutError:
             return "the database does not answer"
         except Exception:
-            log.exception("the database failed in a way nobody expected")
-            return "the database failed in a way nobody expected"
+            log.exception("the database failed unexpectedly")
+            return "the database failed unexpectedly"
         return ""
 
     async def _tell(self, serving: bool, why_not: str = "") -> None:

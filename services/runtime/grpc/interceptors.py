@@ -1,4 +1,4 @@
-"""The door of every server: each call passes here once on its way in and once on its way out.
+"""The interceptor of every server: each call passes it once on its way in and once on its way out.
 
 In:  token → who; the access table → may they; the client's deadline → ours; their budget; bytes → message; the server's
      limit; then the servicer. All up to the bytes when the headers arrive, before a request is waited for.
@@ -7,7 +7,7 @@ Out: errors → statuses; a stored response → the trailer `x-replayed`; the un
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
 patience must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
-everybody, within bounds of their own (`runtime/grpc/public.py`).
+every caller, within bounds of their own (`runtime/grpc/public.py`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CallInterceptor(aio.ServerInterceptor):
         max_deadline_s: The longest that is honoured.
         message_timeout_s: Within which a call's request must arrive.
         admission: How much callers may have at once.
-        metrics: Counts the calls; None: nobody will read the numbers.
+        metrics: Counts the calls; None: they are not read.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class CallInterceptor(aio.ServerInterceptor):
         if not method.startswith(_OURS):
             return self._public.bounded(method, handler)
         if handler.unary_unary is None:
-            raise RuntimeError(f"{method} is a stream, which this door cannot check yet; teach it before serving one")
+            raise RuntimeError(f"{method} is a stream: streaming RPCs are not supported by CallInterceptor")
         serve: Behaviour = handler.unary_unary
 
         async def behave(_requests: object, context: aio.ServicerContext[Any, Any]) -> Any:
@@ -191,7 +191,7 @@ class CallInterceptor(aio.ServerInterceptor):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda ended: _log_unexpected(call, ended))  # nobody else will hear of it
+            task.add_done_callback(lambda ended: _log_unexpected(call, ended))  # the caller has gone
             raise
         finally:
             if call.reply_dropped and task.done():

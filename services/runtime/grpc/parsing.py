@@ -1,4 +1,4 @@
-"""Parsing of requests, after the door has looked at the token.
+"""Parsing of requests, after the interceptor has verified the token.
 
 grpc.aio parses a request before its handler runs, and answers UNKNOWN with the parser's words if it cannot. So all
 methods are registered without a deserializer, and `interceptors.py` and `public.py` call `parse`.

@@ -19,7 +19,7 @@ _TIMEOUT_S = 2.0
 
 
 def state(address: str, interface: str = "") -> str:
-    """What grpc.health says of `interface` at `address`, or the status code with which nobody answered.
+    """What grpc.health says of `interface` at `address`, or the status code with which there was no answer.
 
     Args:
         interface: Empty: the server as a whole.

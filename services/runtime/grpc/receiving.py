@@ -66,5 +66,5 @@ class Receiver:
             return bytes(body)
         await asyncio.sleep(0)  # the client hung up, or its request was too large: the call is cancelled here
         if context.time_remaining() == 0:
-            raise asyncio.CancelledError  # nobody can be answered any more
+            raise asyncio.CancelledError  # the call cannot be answered any more
         return None

@@ -45,7 +45,7 @@ class Peers:
         self._channels: list[DiscoveredChannel] = []
 
     async def channel(self, interface: str) -> DiscoveredChannel:
-        """A channel to whoever provides `interface`; for a generated stub."""
+        """Return a channel to the providers of `interface`, for a generated stub."""
         directory = await self._discovery.subscribe(interface)
         channel = DiscoveredChannel(
             directory,

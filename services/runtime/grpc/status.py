@@ -78,7 +78,7 @@ def stored_refusal(error: errors.CountinghouseError) -> StoredResponse:
 
 
 def internal() -> status_pb2.Status:
-    """What a caller is told of an error nobody expected: nothing."""
+    """Return what a caller is told of an unexpected error: nothing."""
     return status_pb2.Status(
         code=code_pb2.INTERNAL, message="something went wrong here that should not have; it has been logged"
     )

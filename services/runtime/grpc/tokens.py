@@ -31,7 +31,7 @@ _NO_KEY = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class TokenSigner:
-    """Makes tokens. Lives where the private key lives: the embedded stack, or whoever runs the deployment."""
+    """Make tokens. Lives where the private key lives: in the embedded stack, or with the operator of the deployment."""
 
     def __init__(self, key: Ed25519PrivateKey, clock: Clock) -> None:
         self._key = key

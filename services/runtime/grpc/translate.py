@@ -97,7 +97,7 @@ def clerk_in(message: clerk_pb2.Clerk) -> Principal:
 
 
 def clerk_out(principal: Principal) -> clerk_pb2.Clerk:
-    """Somebody as a message."""
+    """Return a principal as a message."""
     return clerk_pb2.Clerk(name=principal.name, role=_ROLES[principal.role])
 
 

@@ -36,8 +36,8 @@ from services.ledger.model import (
     Journal,
     JournalDraft,
     Leg,
-    Outcome,
     Posted,
+    PostOutcome,
     TrialTotal,
     house_accounts,
 )
@@ -87,7 +87,7 @@ def entry(what: JournalDraft, *, attempt: str | None = None, fence: Fence = FENC
     return Entry(what, attempt, name, NOW_MS, fence if what.order_id else NO_FENCE)
 
 
-async def post(store: LedgerStore, what: JournalDraft, *, attempt: str | None = None, fence: int = 100) -> Outcome:
+async def post(store: LedgerStore, what: JournalDraft, *, attempt: str | None = None, fence: int = 100) -> PostOutcome:
     """Asks for one journal."""
     [outcome] = await store.post([entry(what, attempt=attempt, fence=Fence(1, fence))])
     return outcome
@@ -112,7 +112,7 @@ async def balance(store: LedgerStore, account_id: str) -> int:
     return account.balance
 
 
-def refused(outcome: Outcome, reason: str) -> CountinghouseError:
+def refused(outcome: PostOutcome, reason: str) -> CountinghouseError:
     """The refusal that `outcome` must be."""
     assert isinstance(outcome, CountinghouseError), outcome
     assert outcome.reason == reason

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import services.ledger
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.ledger.model import NO_HASH, Account, AccountKind, Leg, Posted, Verdict, house_accounts
+from services.ledger.chain import ChainReport
+from services.ledger.model import NO_HASH, Account, AccountKind, Leg, Posted, house_accounts
 from services.ledger.ports import JournalFilter
 from services.ledger.schema import METADATA, ORDER_FENCES
 from services.ledger.store import SqlLedgerStore, journals_of
@@ -194,11 +195,11 @@ async def test_a_limit_holds_whoever_writes(owner: Database, store: SqlLedgerSto
 # Tampering
 
 
-async def cooked(owner: Database, store: SqlLedgerStore, *statements: str, **values: str | int) -> Verdict:
+async def cooked(owner: Database, store: SqlLedgerStore, *statements: str, **values: str | int) -> ChainReport:
     """What a walk along five journals finds after `statements`."""
     for number in range(1, 6):
         await posted(store, draft(number))
-    assert await operations(store).verify(0, 0) == Verdict(5, 0, "", (await store.head()).hash)
+    assert await operations(store).verify(0, 0) == ChainReport(5, 0, "", (await store.head()).hash)
     await disarm(owner)
     await execute(owner, *statements, **values)
     return await operations(store).verify(0, 0)

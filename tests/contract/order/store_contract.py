@@ -20,13 +20,13 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Request, RequestKey
+from services.kernel.idempotency import Answer, KeyedRequest, RequestKey
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Change, Order, OrderLine, OrderState
 from services.order.operations import OrderDraft, OrderOperations
-from services.order.ports import OrderFilter, OrderStore, Outcome
+from services.order.ports import MoveOutcome, OrderFilter, OrderStore
 from services.order.servicer import OrderResponses
 from services.runtime.grpc.context import Call
 from services.runtime.grpc.failpoints import FailpointSet
@@ -63,16 +63,16 @@ class Made:
     subject: Subject
     order: Order
 
-    async def claim(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+    async def claim(self, payment_id: str = "p1", fence: Fence = FENCE) -> MoveOutcome:
         return (await self.subject.store.claim([self.change(payment_id, fence)]))[0]
 
-    async def complete(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+    async def complete(self, payment_id: str = "p1", fence: Fence = FENCE) -> MoveOutcome:
         return (await self.subject.store.complete([self.change(payment_id, fence)]))[0]
 
-    async def release(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+    async def release(self, payment_id: str = "p1", fence: Fence = FENCE) -> MoveOutcome:
         return (await self.subject.store.release([self.change(payment_id, fence)]))[0]
 
-    async def reopen(self, payment_id: str = "p1", fence: Fence = FENCE) -> Outcome:
+    async def reopen(self, payment_id: str = "p1", fence: Fence = FENCE) -> MoveOutcome:
         return (await self.subject.store.reopen([self.change(payment_id, fence)]))[0]
 
     async def cancel(self, key: str, *, customer_id: str = "", expected_version: int = 0) -> Answer:
@@ -91,8 +91,8 @@ class Made:
         return Change(self.order.order_id, payment_id, fence, WANG, at_ms=3_000, settled_at_ms=2_500)
 
 
-def request(method: str, key: str, *, fingerprint: str = "f", caller: Principal = LI) -> Request:
-    return Request(RequestKey(caller, method, key), fingerprint, at_ms=2_000)
+def request(method: str, key: str, *, fingerprint: str = "f", caller: Principal = LI) -> KeyedRequest:
+    return KeyedRequest(RequestKey(caller, method, key), fingerprint, at_ms=2_000)
 
 
 def operations(store: OrderStore) -> OrderOperations:
@@ -104,7 +104,7 @@ def call(principal: Principal) -> Call:
     return Call("/x/y", principal, Deadline.after(60, ManualClock()))
 
 
-async def create(store: OrderStore, asked: Request, order: Order) -> Answer:
+async def create(store: OrderStore, asked: KeyedRequest, order: Order) -> Answer:
     """Create an order through the operations."""
     draft = OrderDraft(order.order_id, order.customer_id, order.amount, order.lines)
     return await operations(store).create(call(asked.key.caller), asked.key.key, asked.fingerprint, draft)
@@ -504,7 +504,7 @@ class OrderStoreContract(RequestContract, MoveContract, ReadContract):
     """The whole suite."""
 
 
-def _order(outcome: Outcome) -> Order:
+def _order(outcome: MoveOutcome) -> Order:
     if isinstance(outcome, CountinghouseError):
         raise outcome
     return outcome

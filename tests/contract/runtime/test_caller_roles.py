@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import services
 from services.kernel.errors import FailedPrecondition, NotFound
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Lease, Request, RequestKey, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, Lease, RequestKey, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind
@@ -251,7 +251,7 @@ class TestOrder:
         self, store: SqlOrderStore, method: str, key: str, owner: Principal
     ) -> None:
         for principal in (LI, CUSTOMER_LI):
-            stored = await store.answered(Request(RequestKey(principal, method, key), "f", NOW_MS))
+            stored = await store.answered(KeyedRequest(RequestKey(principal, method, key), "f", NOW_MS))
             assert stored == (Answer(DONE, replayed=True) if principal == owner else None)
 
     @pytest.mark.parametrize("role", PAYERS)
@@ -259,7 +259,7 @@ class TestOrder:
         clerk = Principal("li", role)
         order = Order("o2", "li", Money(300, "CNY"), (), NOW_MS, NOW_MS)
         answer = await store.create(
-            Request(RequestKey(clerk, "CreateOrder", "refused"), "f", NOW_MS), order, StoredResponse(True, b"new")
+            KeyedRequest(RequestKey(clerk, "CreateOrder", "refused"), "f", NOW_MS), order, StoredResponse(True, b"new")
         )
         assert answer == Answer(StoredResponse(False, b"done"), replayed=True)
         assert await store.get("o2") is None
@@ -272,7 +272,7 @@ async def test_migrated_opening_of_an_account_is_replayed(empty: Database, role:
     await insert(empty, "requests", request("wang", "OpenAccount", "a1"))
     await bring_up_to_date(empty, SERVICES / "ledger", migrate=True)
     store = SqlLedgerStore(empty, Guards())
-    asked = Request(RequestKey(Principal("wang", role), "OpenAccount", "a1"), "f", NOW_MS)
+    asked = KeyedRequest(RequestKey(Principal("wang", role), "OpenAccount", "a1"), "f", NOW_MS)
     account = Account("x", AccountKind.LIABILITY, "CNY")
     assert await store.open_account(asked, account, StoredResponse(True, b"new")) == Answer(DONE, replayed=True)
     assert await store.account("x") is None

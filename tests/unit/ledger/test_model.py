@@ -13,17 +13,16 @@ from services.kernel.errors import FailedPrecondition, InvalidArgument
 from services.kernel.fence import NO_FENCE
 from services.kernel.money import MAX_BALANCE, MAX_MINOR_UNITS
 from services.kernel.principal import Principal, Role
+from services.ledger.chain import ChainCheck, ChainLink
 from services.ledger.model import (
     NO_HASH,
     Account,
     AccountKind,
-    ChainCheck,
     Entry,
     Head,
     Journal,
     JournalDraft,
     Leg,
-    Link,
     check_account_terms,
 )
 
@@ -53,7 +52,7 @@ def chain(length: int) -> list[Journal]:
 def walked(journals: list[Journal]) -> ChainCheck:
     check = ChainCheck(Head())
     for journal in journals:
-        if not check.look(Link(journal.sequence, journal)):
+        if not check.look(ChainLink(journal.sequence, journal)):
             break
     return check
 
@@ -236,5 +235,5 @@ def test_two_journals_changing_places_are_found() -> None:
 def test_what_cannot_be_read_is_broken() -> None:
     """It is looked at, and stops the walk."""
     check = ChainCheck(Head())
-    assert not check.look(Link(1, None))
+    assert not check.look(ChainLink(1, None))
     assert (check.examined, check.broken_at, check.last_hash) == (1, 1, NO_HASH)

@@ -12,7 +12,8 @@ from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
-from services.ledger.model import NO_HASH, Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted, Verdict
+from services.ledger.chain import ChainReport
+from services.ledger.model import NO_HASH, Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import LedgerResponses
 from services.runtime.grpc.context import Call
@@ -236,12 +237,12 @@ def hash_at(house: House, sequence: int) -> str:
 )
 async def test_a_range_of_the_chain_is_walked(long: House, first: int, last: int, examined: int, end: int) -> None:
     """First and last included, 0 and what lies beyond meaning the ends."""
-    assert await long.operations.verify(first, last) == Verdict(examined, 0, "", hash_at(long, end))
+    assert await long.operations.verify(first, last) == ChainReport(examined, 0, "", hash_at(long, end))
 
 
 async def test_beyond_the_end_there_is_nothing_to_break(long: House) -> None:
     """Nor in an empty chain."""
-    nothing = Verdict(0, 0, "", NO_HASH)
+    nothing = ChainReport(0, 0, "", NO_HASH)
     assert await long.operations.verify(1_201, 0) == nothing
     assert await House().operations.verify(0, 0) == nothing
 

@@ -23,7 +23,7 @@ from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
-from services.ledger.model import Account, AccountKind, Entry, Journal, JournalDraft, Leg, Outcome, Posted
+from services.ledger.model import Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted, PostOutcome
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import LedgerResponses
 from services.runtime.grpc.failpoints import FailpointSet
@@ -212,7 +212,7 @@ class Ledger(RuleBasedStateMachine):
         assert self.do(self.operations.verify(0, 0)).broken_at == 0
 
 
-def _said(outcome: Outcome) -> str:
+def _said(outcome: PostOutcome) -> str:
     if isinstance(outcome, Posted):
         return "REPLAYED" if outcome.replayed else "WRITTEN"
     return outcome.reason

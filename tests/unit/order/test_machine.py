@@ -13,12 +13,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from services.kernel.errors import CountinghouseError, FailedPrecondition, StaleFence
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import Request, RequestKey, StoredResponse
+from services.kernel.idempotency import KeyedRequest, RequestKey, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order import model
 from services.order.model import MOVES, Change, Order, OrderState
-from services.order.ports import Outcome
+from services.order.ports import MoveOutcome
 from tests.fakes.order_store import Event, FakeOrderStore
 
 _T = TypeVar("_T")
@@ -140,11 +140,15 @@ class Orders(RuleBasedStateMachine):
             assert bool(order.settled_at_ms) == bool(order.settled_by) == (order.state is OrderState.PAID)
 
     def move(
-        self, step: Callable[[Sequence[Change]], Awaitable[list[Outcome]]], order_id: str, payment_id: str, fence: Fence
-    ) -> Outcome:
+        self,
+        step: Callable[[Sequence[Change]], Awaitable[list[MoveOutcome]]],
+        order_id: str,
+        payment_id: str,
+        fence: Fence,
+    ) -> MoveOutcome:
         before, seen = self.order(order_id), self.store.fences.get(order_id, NO_FENCE)
 
-        async def one() -> Outcome:
+        async def one() -> MoveOutcome:
             return (await step([Change(order_id, payment_id, fence, LI, at_ms=2, settled_at_ms=2)]))[0]
 
         outcome = now(one())
@@ -164,8 +168,8 @@ class Orders(RuleBasedStateMachine):
             histories.setdefault(event.order_id, []).append(event)
         return histories
 
-    def request(self, method: str) -> Request:
-        return Request(RequestKey(LI, method, f"r{self.made}"), "fingerprint", at_ms=1)
+    def request(self, method: str) -> KeyedRequest:
+        return KeyedRequest(RequestKey(LI, method, f"r{self.made}"), "fingerprint", at_ms=1)
 
 
 TestOrders = Orders.TestCase

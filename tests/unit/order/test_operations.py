@@ -17,7 +17,7 @@ from services.kernel.errors import (
     StaleFence,
 )
 from services.kernel.fence import Fence
-from services.kernel.idempotency import Request, RequestKey, StoredResponse
+from services.kernel.idempotency import KeyedRequest, RequestKey, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -128,7 +128,7 @@ async def test_create_order_id_chosen_by_customer_is_refused_whether_or_not_it_i
 async def test_create_order_id_chosen_by_customer_before_the_upgrade_is_answered_from_the_store(house: House) -> None:
     """And still makes no second order."""
     order = Order("o1", "mei", Money(100, "CNY"), (), 1, 1)
-    request = Request(RequestKey(MEI, "CreateOrder", "r1"), "f", at_ms=1)
+    request = KeyedRequest(RequestKey(MEI, "CreateOrder", "r1"), "f", at_ms=1)
     before = await house.store.create(request, order, StoredResponse(True, b"done"))
     assert before is not None
     draft = OrderDraft("o1", "mei", Money(100, "CNY"), ())
@@ -279,7 +279,7 @@ async def test_cancel_without_a_reason_that_can_be_seen_is_refused(house: House,
 async def test_cancel_of_before_reasons_is_answered_from_the_store(house: House) -> None:
     """A release that asked for no reason cancelled it; the same call is replayed, and cancels nothing again."""
     await house.create(LI)
-    request = Request(RequestKey(LI, "CancelOrder", "c1"), "f", at_ms=1)
+    request = KeyedRequest(RequestKey(LI, "CancelOrder", "c1"), "f", at_ms=1)
     before = await house.store.answer(request, StoredResponse(True, b"done"))
     answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "")
     assert (answer.response, answer.replayed) == (before.response, True)

@@ -10,7 +10,7 @@ from services.acquirer.model import ChargeState
 from services.kernel.clock import Deadline, ManualClock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Request, RequestKey, RequestRow, RequestState, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, RequestKey, RequestRow, RequestState, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -102,7 +102,7 @@ class InMemoryCluster:
     async def new_order(self, order_id: str = "o1", customer: str = "mei") -> str:
         """Makes an order of a customer's."""
         order = Order(order_id, customer, Money(AMOUNT, "CNY"), (), 1, 1)
-        request = Request(RequestKey(LI, "CreateOrder", order_id), "f", self.clock.now_ms())
+        request = KeyedRequest(RequestKey(LI, "CreateOrder", order_id), "f", self.clock.now_ms())
         await self.orders.create(request, order, StoredResponse(True, b""))
         return order_id
 
@@ -179,7 +179,7 @@ class InMemoryCluster:
 
     async def cancel(self, order_id: str = "o1") -> None:
         """The order is cancelled."""
-        request = Request(RequestKey(LI, "CancelOrder", order_id), "f", self.clock.now_ms())
+        request = KeyedRequest(RequestKey(LI, "CancelOrder", order_id), "f", self.clock.now_ms())
         order = self.orders._orders[order_id]
         await self.orders.cancel(request, order, cancel(order, request.at_ms), "late", StoredResponse(True, b""))
 

@@ -85,9 +85,9 @@ def test_an_outside_bank_may_only_say_that_there_is_news() -> None:
     assert open_to_it == ["/countinghouse.payment.v1.PaymentService/NotifyAcquirer"]
 
 
-def test_an_unknown_method_is_nobodys() -> None:
+def test_an_unknown_method_is_refused() -> None:
     """Also of a service's."""
-    with pytest.raises(PermissionDenied, match="nobody"):
+    with pytest.raises(PermissionDenied, match="no role"):
         access.check("/countinghouse.order.v1.OrderService/DropAll", Principal("x", Role.SERVICE))
 
 
