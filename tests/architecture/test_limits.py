@@ -12,12 +12,9 @@ MAX_LINES = 70
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 #: What breaks a limit today. A name leaves the list with its fault; none is added.
 _TOO_LARGE_SO_FAR = {
-    "coordination/channel/endpoint_pool.py EndpointPool",
-    "coordination/metrics.py __init__",
-    "coordination/session/session.py Session",
-    "services/chaos/targets/compose.py ComposeWorld",
-    "services/chaos/targets/local.py LocalWorld",
-    "services/chaos/targets/target.py World",
+    "services/chaos/targets/compose.py ComposeTarget",
+    "services/chaos/targets/local.py LocalTarget",
+    "services/chaos/targets/target.py Target",
     "services/cli/check.py check",
     "services/devstack/stack.py Stack",
     "services/payment/operations.py PaymentOperations",
