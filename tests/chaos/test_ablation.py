@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.long
-def test_without_tickets_a_lost_reply_is_paid_for_twice(tmp_path: Path) -> None:
+def test_lost_reply_without_tickets_is_paid_for_twice(tmp_path: Path) -> None:
     """One row, whole: all on, only it off, only it on, all off; the command says so by its exit code."""
     ended = subprocess.run(
         [

@@ -51,7 +51,7 @@ def command(data: Path, minutes: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("docker")
-def test_an_order_is_settled_once_whatever_becomes_of_containers(tmp_path: Path) -> None:
+def test_run_whose_containers_die_settles_each_order_once(tmp_path: Path) -> None:
     """The books are right, every planned fault was injected, and nothing of the deployment is left but its words."""
     before = left_behind()
     ended = subprocess.run(command(tmp_path, "0.4"), capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def test_an_order_is_settled_once_whatever_becomes_of_containers(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("docker")
-def test_a_run_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+def test_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     """SIGTERM while the deployment starts, as a build server's patience has it."""
     before = left_behind()
     with subprocess.Popen(command(tmp_path, "5"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:

@@ -38,7 +38,7 @@ async def run_on(folder: Path, *names: str, length_s: float, guards_off: tuple[s
         return await run(target, config, folder, clock, lambda _sentence: None)
 
 
-async def test_an_order_is_settled_once_whatever_dies(tmp_path: Path) -> None:
+async def test_run_whose_processes_die_settles_each_order_once(tmp_path: Path) -> None:
     """Clerks are killed and frozen, the acquirer is silent: the books are right, and every fault was injected."""
     result = await run_on(tmp_path, "kill-at", "freeze-at", "acquirer-silent", length_s=10)
     assert (result.verdict, result.reasons) == (Verdict.OK, ())
@@ -61,7 +61,7 @@ async def test_fault_that_was_not_injected_makes_a_run_unknown(tmp_path: Path, m
 
     class Missing(AbstractAsyncContextManager[dict[str, Any]]):
         async def __aenter__(self) -> dict[str, Any]:
-            raise NotBroughtAbout("nobody was there")
+            raise NotBroughtAbout("no process")
 
         async def __aexit__(self, *_: object) -> None:
             pass
@@ -75,7 +75,9 @@ async def test_fault_that_was_not_injected_makes_a_run_unknown(tmp_path: Path, m
 
 
 @pytest.mark.long
-async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_run_with_a_charge_that_no_payment_has_is_violated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The services' own answers do not come out even with the acquirer's, and the run says by how much."""
 
     async def and_charge(target: Target, accountant: Person) -> Check:
@@ -97,7 +99,7 @@ async def test_a_charge_behind_our_back_violates_the_run(tmp_path: Path, monkeyp
 
 
 @pytest.mark.long
-async def test_without_its_guards_the_same_run_is_violated(tmp_path: Path) -> None:
+async def test_run_without_guards_is_violated(tmp_path: Path) -> None:
     """A holder that is frozen and overtaken settles a second time when it wakes, and the checker sees it."""
     result = await run_on(tmp_path, "freeze-at", length_s=8, guards_off=("lock", "fence", "state", "unique"))
     assert result.verdict is Verdict.VIOLATED
@@ -114,7 +116,7 @@ def countinghouse(*arguments: str, **environment: str) -> subprocess.CompletedPr
     )
 
 
-def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_run_that_cannot_be_planned_is_refused_before_a_stack_starts(tmp_path: Path) -> None:
     """A fault that does not exist, a run too short for its faults: a sentence, and no stack."""
     unknown = countinghouse("run", "--faults", "kill,earthquake", "--data", str(tmp_path / "a"))
     assert (unknown.returncode, unknown.stdout) == (2, "")
@@ -125,7 +127,7 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path) ->
     assert "starting" not in unknown.stderr + short.stderr
 
 
-def test_without_docker_there_is_no_verdict_on_containers(tmp_path: Path) -> None:
+def test_run_on_containers_without_docker_is_unknown(tmp_path: Path) -> None:
     """2, and a sentence: 1 would say that books are wrong."""
     ended = countinghouse("run", "--stack", "compose", "--data", str(tmp_path), PATH=str(tmp_path))
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -133,7 +135,7 @@ def test_without_docker_there_is_no_verdict_on_containers(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-def test_a_run_that_breaks_down_is_unknown(tmp_path: Path) -> None:
+def test_run_that_fails_is_unknown(tmp_path: Path) -> None:
     """2, and what is needed to mend it: here a history that was there before."""
     (tmp_path / "history.jsonl").mkdir()
     ended = countinghouse(
@@ -143,7 +145,7 @@ def test_a_run_that_breaks_down_is_unknown(tmp_path: Path) -> None:
     assert "Traceback" in ended.stderr
 
 
-def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
+def test_sweep_of_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
     """`sweep` ends with 2, says why, and keeps what the run left."""
     ended = countinghouse("sweep", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))
     assert ended.returncode == 2
@@ -154,7 +156,7 @@ def test_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_seed_that_is_ok_leaves_nothing(tmp_path: Path) -> None:
+def test_sweep_of_a_seed_that_is_ok_leaves_nothing(tmp_path: Path) -> None:
     """`sweep` ends with 0 and a line for each."""
     ended = countinghouse(
         *("sweep", "--seeds", "7", "--faults", "acquirer-slow", "--minutes", "0.1", "--database", "sqlite"),

@@ -62,7 +62,7 @@ async def end(process: asyncio.subprocess.Process, number: signal.Signals) -> tu
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_serves_the_proxies_of_its_file_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+async def test_proxy_serves_its_file_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     """It says where its API and its proxies are, once they are there. A client in mid-sentence does not hold it up."""
     on = {"name": "on", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1", "enabled": True}
     config = put_config(tmp_path, [on, {**on, "name": "off", "enabled": False}])
@@ -78,7 +78,7 @@ async def test_serves_the_proxies_of_its_file_until_it_is_told_to_stop(tmp_path:
             assert await end(process, number) == (0, b"")
 
 
-async def test_without_json_it_is_one_sentence() -> None:
+async def test_proxy_without_json_prints_one_sentence() -> None:
     async with running() as process:
         line = (await read_until(process, b"\n")).decode()
         address = line.split("http://")[1].split(";")[0]
@@ -86,7 +86,7 @@ async def test_without_json_it_is_one_sentence() -> None:
         assert await end(process, signal.SIGINT) == (0, b"")
 
 
-async def test_what_cannot_be_served_is_said_in_a_sentence(tmp_path: Path) -> None:
+async def test_proxy_that_cannot_be_served_is_refused_in_a_sentence(tmp_path: Path) -> None:
     """A port that is taken ends with 1; an address or a file that is none with 2; nothing is left listening."""
     outside = {"name": "b", "listen": "192.0.2.1:0", "upstream": "127.0.0.1:1"}
     with socket.create_server(("127.0.0.1", 0)) as other:

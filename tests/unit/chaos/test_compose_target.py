@@ -18,7 +18,7 @@ from services.kernel.clock import SystemClock
 
 PROJECT = "chaos"
 PAYMENT, POSTGRESQL = f"{PROJECT}-payment-1-1", f"{PROJECT}-postgres-1"
-#: Says what a container is like; PostgreSQL answers at the third time, and `kill` finds nobody.
+#: Describes a container; PostgreSQL answers at the third time, and `kill` finds no container.
 STAND_IN = """#!/bin/sh
 cd "$(dirname "$0")"
 echo "$*" >> asked
@@ -38,7 +38,7 @@ esac
 
 @pytest.fixture
 def target(tmp_path: Path) -> ComposeTarget:
-    """A deployment that nobody has started, on the stand-in."""
+    """A deployment that was not started, on the stand-in."""
     program = tmp_path / "docker"
     program.write_text(STAND_IN)
     program.chmod(0o755)
@@ -51,7 +51,7 @@ def told(tmp_path: Path, *verbs: str) -> list[str]:
     return [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith(verbs)]
 
 
-def test_a_minute_has_room_for_every_fault(target: ComposeTarget) -> None:
+def test_plan_of_a_minute_has_room_for_every_fault(target: ComposeTarget) -> None:
     """It is how long a run is unless something else is said, and the seed a fresh one."""
     types = faults.available(target)
     for seed in range(300):
@@ -59,7 +59,7 @@ def test_a_minute_has_room_for_every_fault(target: ComposeTarget) -> None:
         assert {injection.fault for injection in plan} == {each.name for each in types}
 
 
-async def test_an_instance_that_was_cut_off_gets_its_own_address_again(target: ComposeTarget, tmp_path: Path) -> None:
+async def test_instance_that_was_cut_off_gets_its_own_address_again(target: ComposeTarget, tmp_path: Path) -> None:
     """It is registered under it. To heal what is whole is harmless."""
     await target.cut("zookeeper/payment-1")
     await target.heal("zookeeper/payment-1")
@@ -70,19 +70,19 @@ async def test_an_instance_that_was_cut_off_gets_its_own_address_again(target: C
     ]
 
 
-async def test_postgresql_is_started_when_it_answers(target: ComposeTarget, tmp_path: Path) -> None:
+async def test_start_of_postgresql_returns_when_it_answers(target: ComposeTarget, tmp_path: Path) -> None:
     await target.start_postgresql()
     asked = f"exec {POSTGRESQL} pg_isready -q -h 127.0.0.1 -U postgres"
     assert told(tmp_path, "start", "exec") == [f"start {POSTGRESQL}", asked, asked, asked]
 
 
-async def test_a_container_is_paused_when_it_stands_still(target: ComposeTarget, tmp_path: Path) -> None:
+async def test_pause_returns_when_the_container_is_paused(target: ComposeTarget, tmp_path: Path) -> None:
     """A busy one may have to be told twice."""
     await target.pause("payment-1")
     assert told(tmp_path, "pause") == [f"pause {PAYMENT}"] * 2
 
 
-async def test_what_docker_refuses_has_not_happened(target: ComposeTarget, tmp_path: Path) -> None:
+async def test_kill_that_docker_refuses_was_not_brought_about(target: ComposeTarget, tmp_path: Path) -> None:
     with pytest.raises(NotBroughtAbout, match=f"docker kill {PAYMENT} failed: .*no such container"):
         await target.kill("payment-1")
     assert told(tmp_path, "start") == []

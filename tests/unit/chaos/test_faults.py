@@ -110,14 +110,14 @@ class SlowVictim:
 
 
 def context_of(target: object) -> InjectionContext:
-    nobody: Any = None
+    operator: Any = None
     cashier = Person("li", Role.CASHIER, "")
 
     async def nothing() -> Mapping[str, int]:
         return {}
 
     there = cast(Any, target)
-    return InjectionContext(there, there, cashier, cashier, nobody, nothing, SystemClock(), random.Random(1))
+    return InjectionContext(there, there, cashier, cashier, operator, nothing, SystemClock(), random.Random(1))
 
 
 def injected(target: object, fault: str, where: str, **facts: str) -> AbstractAsyncContextManager[dict[str, Any]]:

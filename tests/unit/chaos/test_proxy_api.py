@@ -415,7 +415,7 @@ async def test_proxies_listen_on_the_address_that_was_opened(client: Client) -> 
 
 
 async def test_browsers_are_refused(client: Client) -> None:
-    """A page somebody looks at must not steer his machine."""
+    """A web page must not control the machine of the one who reads it."""
     agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"
     assert await client.ask("POST", "/reset", agent=agent) == (403, "User agent not allowed\n")
     assert (await client.ask("POST", "/reset", agent="curl/8"))[0] == 204

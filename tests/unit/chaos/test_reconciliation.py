@@ -36,7 +36,7 @@ def test_sides_that_agree_are_ok() -> None:
     assert (check(AGREED).verdict, check(AGREED).examined) == (Verdict.OK, 3)
 
 
-def test_an_open_discrepancy_is_violated_and_the_total_is_named() -> None:
+def test_open_discrepancy_is_violated_and_names_the_total() -> None:
     found = check(replace(AGREED, theirs=(*AGREED.theirs, STRANGER)))
     assert found.violations == (
         "only theirs: x:1: theirs 12.50 CNY, ours nothing",
@@ -44,29 +44,29 @@ def test_an_open_discrepancy_is_violated_and_the_total_is_named() -> None:
     )
 
 
-def test_a_payment_that_waits_for_people_is_no_violation() -> None:
+def test_payment_that_waits_for_people_is_no_violation() -> None:
     """It is open and listed, and explains the difference of the totals."""
     assert check(UNHEARD).verdict is Verdict.VIOLATED
     waiting = replace(UNHEARD, ours=(replace(UNHEARD.ours[0], attention="ACQUIRER_DOWN"),))
     assert check(waiting).verdict is Verdict.OK
 
 
-def test_a_payment_that_waits_for_people_excuses_no_other_difference() -> None:
+def test_payment_that_waits_for_people_excuses_no_other_difference() -> None:
     waiting = replace(UNHEARD, ours=(replace(UNHEARD.ours[0], attention="ACQUIRER_DOWN"),))
     found = check(replace(waiting, theirs=(*waiting.theirs, STRANGER)))
     assert [words.partition(":")[0] for words in found.violations] == ["only theirs", "acquirer"]
 
 
-def test_a_total_that_differs_without_a_reason_is_violated() -> None:
+def test_total_that_differs_without_a_reason_is_violated() -> None:
     submitted = replace(AGREED.ours[0], state="SUBMITTED")
     found = check(replace(AGREED, theirs=(), ours=(submitted,)))
     assert found.violations[-1] == "acquirer:CNY is 1250, and the acquirer holds 0"
 
 
-async def test_services_that_do_not_answer_leave_it_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_services_that_do_not_answer_leave_the_check_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(*_: Any) -> Reconciliation:
-        raise Unavailable("SERVICE_UNAVAILABLE", "nobody is there")
+        raise Unavailable("SERVICE_UNAVAILABLE", "no endpoint")
 
     monkeypatch.setattr(reconciliation, "find", silent)
     found = await reconcile(cast(Target, None), Person("wang", Role.ACCOUNTANT, "token"))
-    assert (found.verdict, found.undecided) == (Verdict.UNKNOWN, ("SERVICE_UNAVAILABLE: nobody is there",))
+    assert (found.verdict, found.undecided) == (Verdict.UNKNOWN, ("SERVICE_UNAVAILABLE: no endpoint",))
