@@ -18,7 +18,9 @@ from tests.e2e.conftest import FreshStack
 from tests.e2e.desk import Desk, command_line
 
 
-@pytest.mark.parametrize("backup", [False, True], ids=["lost", "older backup"])
+@pytest.mark.parametrize(
+    "backup", [pytest.param(False, id="lost"), pytest.param(True, id="older backup", marks=pytest.mark.long)]
+)
 async def test_stack_whose_zookeeper_lost_its_data_settles_again_after_the_remedy_without_a_restart(
     fresh_stack: FreshStack, backup: bool
 ) -> None:

@@ -27,7 +27,6 @@ from tests.e2e.conftest import SETTINGS, options
 from tests.e2e.desk import new_id
 
 ONE, TWO = "payment-1", "payment-2"
-ORDERS = 1_000
 AT_ONCE = 24
 _LOCKS = "/countinghouse/locks"
 #: Releasing a lock delays nobody's reply; so long may the last one take.
@@ -117,8 +116,9 @@ class TestLoad:
     """Many orders at once, while instances and ZooKeeper come and go."""
 
     @pytest.mark.timeout(240)
-    async def test_a_thousand_orders_leave_no_node_behind(
-        self, busy: Harness, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.long)])
+    async def test_many_orders_leave_no_node_behind(
+        self, busy: Harness, capsys: pytest.CaptureFixture[str], count: int
     ) -> None:
         """Cashier and accountant at two instances; the books are right, and ZooKeeper holds nothing of any order."""
         clock = SystemClock()
@@ -133,15 +133,15 @@ class TestLoad:
                 clerk = (busy.cashier, busy.accountant)[number % 2]
                 return await clerk.settle(order_id, at=(ONE, TWO)[number // 2 % 2])
 
-        order_ids = await asyncio.gather(*(made() for _ in range(ORDERS)))
+        order_ids = await asyncio.gather(*(made() for _ in range(count)))
         began_s = clock.monotonic_s()
         answers = await asyncio.gather(*(settled(number, order_id) for number, order_id in enumerate(order_ids)))
         took_s = clock.monotonic_s() - began_s
         with capsys.disabled():
-            print(f"\n{ORDERS} orders settled by {AT_ONCE} at once in {took_s:.1f} s: {ORDERS / took_s:.0f} a second")  # noqa: T201  a measurement, not a check
+            print(f"\n{count} orders settled by {AT_ONCE} at once in {took_s:.1f} s: {count / took_s:.0f} a second")  # noqa: T201  a measurement, not a check
         assert {seen.payment.state for seen in answers} == {pb.PAYMENT_STATE_SUCCEEDED}
         books = await checked_books(busy)
-        assert len(books.journals) == len({row["order_id"] for row in books.journals}) == ORDERS
+        assert all(len(charges(books, order_id)) == 1 for order_id in order_ids)
         async with Session(busy.stack.zookeeper, name="test") as session:
             await until_no_lock(session)
             named = [path async for path in paths(session, "/") if any(order_id in path for order_id in order_ids)]

@@ -65,7 +65,9 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started:
     zookeeper.stop()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["sqlite", "postgresql"])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)]
+)
 async def upgraded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rebuilt: ZooKeeper
 ) -> AsyncIterator[Stack]:
