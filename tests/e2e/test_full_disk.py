@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import grpc
+import pytest
 
 from countinghouse.order.v1 import order_pb2
 from services.devstack.components.databases import SQLITE
@@ -21,6 +22,7 @@ from tests.full_disk import fill, small_disk
 ACQUIRER_INTERFACE = "countinghouse.acquirer.v1.AcquirerService"
 
 
+@pytest.mark.long
 async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
     tmp_path: Path, fresh_stack: FreshStack
 ) -> None:

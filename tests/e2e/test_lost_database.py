@@ -14,7 +14,7 @@ from tests.e2e.test_full_disk import until_health
 async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_start_begins_empty(
     fresh_stack: FreshStack,
 ) -> None:
-    async with fresh_stack(database=SQLITE) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
+    async with fresh_stack(services=("order",), database=SQLITE) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
         order = await desk.new_order()
         file = stack.data / "order.db"
         away = stack.data / "away.db"
@@ -39,5 +39,8 @@ async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_sta
     assert "order.db was made before" in refused.stderr
     assert not file.exists()
     away.rename(file)
-    async with fresh_stack(data=data, database=SQLITE) as again, Desk.of(again, "li", Role.CASHIER) as desk:
+    async with (
+        fresh_stack(services=("order",), data=data, database=SQLITE) as again,
+        Desk.of(again, "li", Role.CASHIER) as desk,
+    ):
         assert await desk.order_state(order) == "UNPAID"

@@ -117,7 +117,10 @@ class Day:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("length_s", _LENGTHS)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="frozen", marks=pytest.mark.long)],
+)
 async def test_zookeeper_away_under_load(
     harness: Harness, how: signal.Signals, length_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:

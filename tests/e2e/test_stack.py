@@ -426,7 +426,7 @@ class TestStopped:
             assert state.require(data).supervisor != found.supervisor
 
     async def test_a_frozen_process_does_not_hold_up_the_end(self, fresh_stack: FreshStack) -> None:
-        async with fresh_stack() as running:
+        async with fresh_stack(services=("ledger",)) as running:
             running.kill("ledger-1", signal.SIGSTOP)
             data = running.data
         assert processes_of(data) == []
