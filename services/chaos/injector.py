@@ -17,8 +17,8 @@ from typing import Any
 
 from services.chaos.faults.types import FaultInjection, FaultType, InjectionContext
 from services.chaos.plan import may_overlap
-from services.chaos.targets.target import NotBroughtAbout
 from services.checker.history import HistoryWriter, Phase
+from services.testkit.waiting import NotBroughtAbout
 
 
 class Injector:

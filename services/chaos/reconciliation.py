@@ -7,65 +7,39 @@ must be a payment that waits for people, and each control total must come out ev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import Message
 
-from coordination.grpc_channel import open_channel
-from countinghouse.acquirer.v1 import acquirer_pb2_grpc
-from countinghouse.ledger.v1 import ledger_pb2_grpc
-from countinghouse.order.v1 import order_pb2_grpc
-from countinghouse.payment.v1 import payment_pb2_grpc
-from services.chaos.calls import Person
-from services.chaos.targets.target import Target
 from services.checker.findings import Check, Findings
 from services.kernel.errors import CountinghouseError
 from services.reconcile.matching import Discrepancy
 from services.reconcile.reading import Reconciliation, find
-from services.runtime.grpc import status
+from services.testkit.client import RecordingClient
 
 NAME: Final = "reconciled by balance"
 #: Between two readings, where something differs at the first.
 _SETTLE_S: Final = 1.0
 _TIMEOUT_S: Final = 10.0
-_STUBS: Final[dict[str, Any]] = {
-    "order": order_pb2_grpc.OrderServiceStub,
-    "payment": payment_pb2_grpc.PaymentServiceStub,
-    "ledger": ledger_pb2_grpc.LedgerServiceStub,
-    "acquirer": acquirer_pb2_grpc.AcquirerServiceStub,
-}
 
 
-class _TargetReader:
-    """Reads from the first instance of each service."""
+class _ClientReader:
+    """Reads from the first instance of each service of a target."""
 
-    def __init__(self, target: Target, person: Person, resources: AsyncExitStack) -> None:
-        self._target = target
-        self._metadata = (("authorization", f"Bearer {person.token}"),)
-        self._resources = resources
-        self._stubs: dict[str, Any] = {}
+    def __init__(self, client: RecordingClient) -> None:
+        self._client = client
 
-    async def read(self, service: str, method: str, request: Message) -> Any:
+    async def read(self, service: str, _method: str, request: Message) -> Any:
         """See `services.reconcile.reading.Reader`."""
-        if service not in self._stubs:
-            channel = await self._resources.enter_async_context(open_channel(self._target.address(f"{service}-1")))
-            self._stubs[service] = _STUBS[service](channel)
-        call = getattr(self._stubs[service], method)
-        try:
-            return await call(request, timeout=_TIMEOUT_S, metadata=self._metadata, wait_for_ready=True)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error) from error
+        return await self._client.ask_until_ok(request, at=f"{service}-1", timeout_s=_TIMEOUT_S)
 
 
-async def reconcile(target: Target, accountant: Person) -> Check:
+async def reconcile(accountant: RecordingClient) -> Check:
     """Reconcile a target that is at rest; undecided if a service does not answer."""
-    async with AsyncExitStack() as resources:
-        try:
-            found = await find(_TargetReader(target, accountant, resources), _SETTLE_S)
-        except CountinghouseError as error:
-            return Findings(0, undecided=(f"{error.reason}: {error.message}",)).check(NAME)
+    try:
+        found = await find(_ClientReader(accountant), _SETTLE_S)
+    except CountinghouseError as error:
+        return Findings(0, undecided=(f"{error.reason}: {error.message}",)).check(NAME)
     return balanced(found).check(NAME)
 
 

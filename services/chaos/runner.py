@@ -19,30 +19,30 @@ from typing import Final
 
 from countinghouse.order.v1 import order_pb2
 from services.chaos import faults
-from services.chaos.calls import Caller, Person
 from services.chaos.faults.types import FaultInjection, FaultType, InjectionContext
 from services.chaos.injector import Injector
 from services.chaos.plan import make_plan
 from services.chaos.reconciliation import reconcile
 from services.chaos.report import run_page
 from services.chaos.targets.target import Target
-from services.chaos.workload import Counter as Till
-from services.chaos.workload import hire
+from services.chaos.workload import SharedState, build_workers
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.findings import Check, Findings, Verdict, verdict_of
-from services.checker.history import Arguments, History, HistoryWriter, Outcome, Phase, read_history
+from services.checker.history import History, HistoryWriter, Outcome, Phase, read_history
 from services.checker.registry import run_checks
 from services.checker.snapshot import UNFINISHED, Reading, read_snapshot, settled_snapshot
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
+from services.testkit.client import Connections, RecordingClient
+from services.testkit.identities import Identity
 
 #: Nothing may stay unresolved longer than this after the last fault has healed.
 REST_WITHIN_S: Final = 15.0
 _READ_AGAIN_S: Final = 2.0
 _LAST_READ_TIMEOUT_S: Final = 5.0
 _LAST_READS_AT_ONCE: Final = 8
-_PEOPLE: Final[Mapping[str, tuple[str, Role]]] = {
+_CALLERS: Final[Mapping[str, tuple[str, Role]]] = {
     "clerk-li": ("li", Role.CASHIER),
     "clerk-bo": ("bo", Role.CASHIER),
     "clerk-wang": ("wang", Role.ACCOUNTANT),
@@ -50,6 +50,7 @@ _PEOPLE: Final[Mapping[str, tuple[str, Role]]] = {
     "customer-mei": ("mei", Role.CUSTOMER),
     "customer-an": ("an", Role.CUSTOMER),
     "batcher-night": ("night", Role.ACCOUNTANT),
+    "operator": ("ops", Role.OPERATOR),
 }
 
 
@@ -118,19 +119,22 @@ async def run(target: Target, config: RunConfig, folder: Path, clock: Clock, tel
     facts = {"target": target.name, "faults": ", ".join(config.faults), "length_s": config.length_s}
     with HistoryWriter(path, clock, seed=config.seed, facts=facts) as history:
         rng = random.Random(f"{config.seed}/calls")  # noqa: S311
-        async with Caller(target.zookeeper, history, rng) as caller:
-            till = Till()
-            injector = await _work(target, config, plan, caller, history, till, clock, tell)
+        async with Connections(
+            target.address, clock, history=history, zookeeper=target.zookeeper, rng=rng
+        ) as connections:
+            shared = SharedState()
+            injector = await _work(target, config, plan, connections, history, shared, tell)
             tell("every fault is healed; waiting for rest")
             healed_s = clock.monotonic_s()
             reading = await settled_snapshot(target.databases, REST_WITHIN_S, clock)
             rested_s = clock.monotonic_s() - healed_s
             resting = _at_rest(reading)
             tell(f"at rest after {rested_s:.1f} s" if resting.ok else f"no rest after {rested_s:.1f} s")
-            await _read_orders(caller, _person(target, "clerk-wang"), till.made)
+            auditor = _client(target, connections, "clerk-wang", "auditor")
+            await _read_orders(auditor, shared.made)
             reading = await settled_snapshot(target.databases, _READ_AGAIN_S, clock)
             log = await target.acquirer_log()
-            reconciled = await reconcile(target, _person(target, "clerk-wang"))
+            reconciled = await reconcile(auditor)
     tell("checking")
     recorded = read_history(path)
     checks = (resting, reconciled, *await asyncio.to_thread(_check, reading, recorded, log))
@@ -141,13 +145,14 @@ async def _work(
     target: Target,
     config: RunConfig,
     plan: Sequence[FaultInjection],
-    caller: Caller,
+    connections: Connections,
     history: HistoryWriter,
-    till: Till,
-    clock: Clock,
+    shared: SharedState,
     tell: Callable[[str], None],
 ) -> Injector:
     """Run the workload and inject the faults until the time is up and every fault is healed."""
+
+    clock = connections.clock
 
     async def in_flight() -> Mapping[str, int]:
         try:
@@ -160,32 +165,32 @@ async def _work(
 
     context = InjectionContext(
         target=target,
-        caller=caller,
-        cashier=_person(target, "clerk-li"),
-        accountant=_person(target, "clerk-zhou"),
-        operator=Person("ops", Role.OPERATOR, target.token("ops", Role.OPERATOR)),
+        connections=connections,
+        cashier=_client(target, connections, "clerk-li", "trigger-holder"),
+        accountant=_client(target, connections, "clerk-zhou", "trigger-rival"),
+        operator=_client(target, connections, "operator"),
         in_flight=in_flight,
         clock=clock,
         rng=random.Random(),  # noqa: S311  each injection gets one of its own
     )
     injector = Injector(context, config.fault_types(target), plan, history, seed=config.seed, tell=tell)
-    people = {process: _person(target, process) for process in _PEOPLE}
-    hired = hire(people, caller, till, seed=config.seed, rate_per_s=config.rate_per_s)
+    clients = [_client(target, connections, process) for process in _CALLERS if process != "operator"]
+    workers = build_workers(clients, shared, seed=config.seed, rate_per_s=config.rate_per_s)
     async with asyncio.TaskGroup() as work:
-        for worker, deeds in hired:
-            work.create_task(worker.run(deeds))
+        for worker, operations in workers:
+            work.create_task(worker.run(operations))
         began_s = clock.monotonic_s()
         try:
             await injector.run()
             await asyncio.sleep(max(0.0, began_s + config.length_s - clock.monotonic_s()))
         finally:
-            till.over.set()
+            shared.over.set()
     return injector
 
 
-def _person(target: Target, process: str) -> Person:
-    name, role = _PEOPLE[process]
-    return Person(name, role, target.token(name, role))
+def _client(target: Target, connections: Connections, caller: str, process: str = "") -> RecordingClient:
+    name, role = _CALLERS[caller]
+    return RecordingClient(connections, Identity(name, role, target.token(name, role)), process or caller)
 
 
 def _at_rest(reading: Reading) -> Check:
@@ -196,20 +201,13 @@ def _at_rest(reading: Reading) -> Check:
     return Findings(len(reading.snapshot.payments), left).check(f"at rest {REST_WITHIN_S:g} s after the last fault")
 
 
-async def _read_orders(caller: Caller, auditor: Person, order_ids: Sequence[str]) -> None:
+async def _read_orders(auditor: RecordingClient, order_ids: Sequence[str]) -> None:
     """Read every order that was made: the answers have to agree with all answers before."""
     limit = asyncio.Semaphore(_LAST_READS_AT_ONCE)
 
     async def read(order_id: str) -> None:
         async with limit:
-            await caller.ask(
-                "auditor",
-                auditor,
-                "GetOrder",
-                order_pb2.GetOrderRequest(order_id=order_id),
-                Arguments(order_id=order_id, clerk=auditor.name, role=auditor.role.value),
-                timeout_s=_LAST_READ_TIMEOUT_S,
-            )
+            await auditor.call(order_pb2.GetOrderRequest(order_id=order_id), timeout_s=_LAST_READ_TIMEOUT_S)
 
     await asyncio.gather(*(read(order_id) for order_id in order_ids))
 

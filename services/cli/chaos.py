@@ -28,7 +28,7 @@ from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.ids import new_rng
 
 if TYPE_CHECKING:
-    from services.chaos.ablation import Cell, Matrix
+    from services.chaos.ablation.matrix import Cell, Matrix
     from services.chaos.runner import Result, RunConfig
     from services.chaos.sweep import SeedResult
     from services.chaos.targets.compose import ComposeTarget
@@ -194,7 +194,8 @@ def run_ablation(
 
 
 async def _run_ablation(guards: tuple[str, ...], seeds: list[int], parallel: int, folder: Path) -> Matrix:
-    from services.chaos.ablation import ablate, chosen_rows  # noqa: PLC0415  `--help` does without
+    from services.chaos.ablation.matrix import chosen_rows  # noqa: PLC0415  `--help` does without
+    from services.chaos.ablation.run import ablate  # noqa: PLC0415
     from services.chaos.report.matrix_page import render  # noqa: PLC0415
 
     clock = SystemClock()
@@ -202,7 +203,7 @@ async def _run_ablation(guards: tuple[str, ...], seeds: list[int], parallel: int
     tell = _progress(clock)
 
     def tell_cell(cell: Cell) -> None:
-        tell(f"{cell.row.guard}, {cell.row.scene.name}, {cell.column}: {cell.verdict} (seed {cell.seed})")
+        tell(f"{cell.row.guard}, {cell.row.scenario.name}, {cell.column}: {cell.verdict} (seed {cell.seed})")
 
     matrix = await ablate(chosen_rows(guards), folder, clock, seeds=seeds, at_once=parallel, tell=tell_cell)
     command = f"countinghouse chaos ablate --seeds {','.join(map(str, seeds))}"

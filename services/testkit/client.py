@@ -329,13 +329,15 @@ class RecordingClient:
         """
         return (await self.call(request, at=at, timeout_s=timeout_s)).returned
 
-    async def ask_until_ok(self, request: Message, *, at: str = "", timeout_s: float = TIMEOUT_S) -> Any:
+    async def ask_until_ok(
+        self, request: Message, *, at: str = "", timeout_s: float = TIMEOUT_S, within_s: float = PATIENCE_S
+    ) -> Any:
         """Return the response to a request that is sent until the answer is final.
 
         Raises:
             CountinghouseError: The last that came instead.
         """
-        return (await self.call_until_answered(request, at=at, timeout_s=timeout_s)).returned
+        return (await self.call_until_answered(request, at=at, timeout_s=timeout_s, within_s=within_s)).returned
 
     # ---- orders and payments ---------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ STOP: Final = failpoint_pb2.FAILPOINT_ACTION_STOP
 DELAY: Final = failpoint_pb2.FAILPOINT_ACTION_DELAY
 DROP_REPLY: Final = failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY
 _DISARM: Final = failpoint_pb2.FAILPOINT_ACTION_UNSPECIFIED
-_LOOK_TIMEOUT_S: Final = 2.0
+_TIMEOUT_S: Final = 2.0
 
 
 class Failpoints:
@@ -46,7 +46,9 @@ class Failpoints:
             name=point, action=action, subject=subject, delay_ms=round(delay_s * 1000)
         )
         try:
-            return int((await self._operator.ask_until_ok(request, at=instance)).pid)
+            return int(
+                (await self._operator.ask_until_ok(request, at=instance, timeout_s=_TIMEOUT_S, within_s=WITHIN_S)).pid
+            )
         except CountinghouseError as error:
             raise NotBroughtAbout(f"{instance} cannot be armed: {error}") from error
 
@@ -57,7 +59,7 @@ class Failpoints:
     async def list(self, instance: str) -> dict[str, failpoint_pb2.Failpoint]:
         """Return each failpoint of an instance by name; nothing if the instance does not answer."""
         request = failpoint_pb2.ListFailpointsRequest()
-        result = await self._operator.call(request, at=instance, timeout_s=_LOOK_TIMEOUT_S)
+        result = await self._operator.call(request, at=instance, timeout_s=_TIMEOUT_S)
         return {} if result.error else {found.name: found for found in result.response.failpoints}
 
     async def fired(self, instance: str, point: str) -> int:

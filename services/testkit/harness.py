@@ -73,6 +73,8 @@ class Harness:
         self.customer = self.client(CUSTOMER, Role.CUSTOMER)
         self.operator = self.client("ops", Role.OPERATOR)
         self.failpoints = Failpoints(self.operator)
+        #: The orders that `new_order` has made.
+        self.orders: list[str] = []
 
     async def __aenter__(self) -> Self:
         await self.connections.__aenter__()
@@ -105,6 +107,7 @@ class Harness:
             amount=money(minor_units or self.rng.randrange(100, 100_000)),
         )
         await self.cashier.ask_until_ok(request)
+        self.orders.append(order_id)
         return order_id
 
     async def open_wallet(self, name: str) -> str:

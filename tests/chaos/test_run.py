@@ -14,17 +14,15 @@ from typing import Any
 
 import pytest
 
-from coordination.grpc_channel import open_channel
-from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
-from countinghouse.type.v1 import money_pb2
+from countinghouse.acquirer.v1 import acquirer_pb2
 from services.chaos import faults, reconciliation, runner
-from services.chaos.calls import Person
 from services.chaos.runner import Result, RunConfig, run
 from services.chaos.targets.local import LocalOptions, LocalTarget
-from services.chaos.targets.target import NotBroughtAbout, Target
 from services.checker.findings import Check, Verdict
 from services.checker.history import Phase, read_history
 from services.kernel.clock import SystemClock
+from services.testkit.client import RecordingClient, money
+from services.testkit.waiting import NotBroughtAbout
 
 SEED = 7
 
@@ -80,14 +78,9 @@ async def test_run_with_a_charge_that_no_payment_has_is_violated(
 ) -> None:
     """The services' own answers do not come out even with the acquirer's, and the run says by how much."""
 
-    async def and_charge(target: Target, accountant: Person) -> Check:
-        metadata = (("authorization", f"Bearer {accountant.token}"),)
-        async with open_channel(target.address("acquirer-1")) as channel:
-            stub: Any = acquirer_pb2_grpc.AcquirerServiceStub(channel)
-            money = money_pb2.Money(minor_units=700, currency_code="CNY")
-            request = acquirer_pb2.ChargeRequest(key="stranger:1", card="tok-mei", amount=money)
-            await stub.Charge(request, timeout=10, metadata=metadata, wait_for_ready=True)
-        return await reconciliation.reconcile(target, accountant)
+    async def and_charge(accountant: RecordingClient) -> Check:
+        await accountant.ask_until_ok(acquirer_pb2.ChargeRequest(key="stranger:1", card="tok-mei", amount=money(700)))
+        return await reconciliation.reconcile(accountant)
 
     monkeypatch.setattr(runner, "reconcile", and_charge)
     result = await run_on(tmp_path, "acquirer-slow", length_s=5)

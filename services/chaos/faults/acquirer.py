@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from coordination.grpc_channel import open_channel
-from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
-from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations, instances
+from countinghouse.acquirer.v1 import acquirer_pb2
+from services.chaos.faults.types import (
+    INJECT_WITHIN_S,
+    FaultInjection,
+    FaultTypes,
+    InjectionContext,
+    Observations,
+    instances,
+)
+from services.kernel.errors import CountinghouseError
+from services.testkit.waiting import NotBroughtAbout
 
 TYPES: Final = FaultTypes("acquirer")
 _FAULTS: Final[dict[str, tuple[acquirer_pb2.Fault, ...]]] = {
@@ -34,7 +42,9 @@ for _name in _FAULTS:
 
 
 async def _set_faults(context: InjectionContext, instance: str, faults: Sequence[acquirer_pb2.Fault]) -> None:
-    async with open_channel(context.target.address(instance)) as channel:
-        stub: Any = acquirer_pb2_grpc.FaultServiceStub(channel)
-        request = acquirer_pb2.SetFaultsRequest(faults=faults)
-        await context.call_until_ok(stub.SetFaults, request, f"{instance} takes no faults")
+    try:
+        await context.operator.ask_until_ok(
+            acquirer_pb2.SetFaultsRequest(faults=faults), at=instance, timeout_s=2.0, within_s=INJECT_WITHIN_S
+        )
+    except CountinghouseError as error:
+        raise NotBroughtAbout(f"{instance} takes no faults: {error}") from error

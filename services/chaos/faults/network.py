@@ -16,7 +16,7 @@ from services.chaos.faults.types import (
     Observations,
     instances,
 )
-from services.chaos.targets.target import NotBroughtAbout
+from services.testkit.waiting import NotBroughtAbout
 
 TYPES: Final = FaultTypes("network")
 #: For each fault its toxic: type, stream and attributes; and how long it lasts.
@@ -43,7 +43,7 @@ async def _session_expiry(context: InjectionContext, injection: FaultInjection) 
     try:
         await context.target.cut(link)
         try:
-            await context.caller.wait_unregistered(injection.target, INJECT_WITHIN_S)
+            await context.connections.wait_unregistered(injection.target, INJECT_WITHIN_S)
         except TimeoutError:
             raise NotBroughtAbout(f"the session of {injection.target} does not expire") from None
         yield {}

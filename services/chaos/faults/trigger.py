@@ -13,20 +13,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
-import grpc
-
-from coordination.grpc_channel import open_channel
-from countinghouse.debug.v1 import failpoint_pb2, failpoint_pb2_grpc
 from countinghouse.order.v1 import order_pb2
-from countinghouse.payment.v1 import payment_pb2
-from countinghouse.type.v1 import money_pb2
-from services.chaos.calls import Heard, Person
-from services.chaos.faults.types import CALL_TIMEOUT_S, INJECT_WITHIN_S, POLL_S, FaultInjection, InjectionContext
-from services.chaos.targets.target import NotBroughtAbout
-from services.chaos.workload import CURRENCY
-from services.checker.history import Arguments, Outcome
+from services.chaos.faults.types import INJECT_WITHIN_S, POLL_S, FaultInjection, InjectionContext
+from services.kernel.errors import CountinghouseError
+from services.testkit.client import CallResult, RecordingClient, money
+from services.testkit.failpoints import DELAY, STOP, Failpoints
+from services.testkit.identities import CUSTOMER
+from services.testkit.waiting import NotBroughtAbout
 
 #: Every trigger order's id begins with it.
 PREFIX: Final = "trigger-"
@@ -35,7 +30,7 @@ _RETRY_S: Final = 0.2
 #: The rival of each further trigger order starts later by this: else a victim that is slower would never get the lock.
 _HEAD_START_S: Final = 0.2
 #: Long enough to pause a process that is held.
-_HELD_MS: Final = 5_000
+_HELD_S: Final = 5.0
 _AMOUNT: Final = 777
 
 
@@ -67,7 +62,7 @@ async def trigger_at(context: InjectionContext, injection: FaultInjection) -> As
                 if await order.hit(any_stands):
                     for name in candidates:
                         if name != hit[0]:
-                            await arm(context, name, point, failpoint_pb2.FAILPOINT_ACTION_UNSPECIFIED, "")
+                            await Failpoints(context.operator).disarm(name, point)
                     yield order, hit[0]
                     return
                 if context.clock.monotonic_s() >= until_s:
@@ -87,7 +82,7 @@ class TriggerOrder:
         self._card = f"tok-{order_id}"
         self._context = context
         self._injection = injection
-        self._calls: list[asyncio.Task[Heard]] = []
+        self._calls: list[asyncio.Task[CallResult]] = []
 
     @classmethod
     async def create(cls, context: InjectionContext, injection: FaultInjection, number: int) -> TriggerOrder:
@@ -98,41 +93,34 @@ class TriggerOrder:
         """
         order_id = f"{PREFIX}{injection.fault}-{round(injection.at_s * 1000)}-{number}"
         request = order_pb2.CreateOrderRequest(
-            request_id=f"make-{order_id}",
-            order_id=order_id,
-            customer_id="mei",
-            amount=money_pb2.Money(minor_units=_AMOUNT, currency_code=CURRENCY),
+            request_id=f"make-{order_id}", order_id=order_id, customer_id=CUSTOMER, amount=money(_AMOUNT)
         )
-        clerk = context.cashier
-        arguments = Arguments(order_id, "", request.request_id, clerk.name, clerk.role, "", _AMOUNT, CURRENCY)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(INJECT_WITHIN_S):
-                while True:
-                    heard = await context.caller.ask("trigger", clerk, "CreateOrder", request, arguments, timeout_s=2.0)
-                    if heard.outcome is Outcome.OK:
-                        return cls(context, injection, order_id)
-                    await asyncio.sleep(_RETRY_S)
-        raise NotBroughtAbout("no trigger order could be made: CreateOrder is not answered")
+        try:
+            await context.cashier.ask_until_ok(request, timeout_s=2.0, within_s=INJECT_WITHIN_S)
+        except CountinghouseError as error:
+            raise NotBroughtAbout(f"no trigger order could be made: {error}") from error
+        return cls(context, injection, order_id)
 
     async def settle_at(self, candidates: Sequence[str], head_start_s: float) -> None:
         """Arm the candidates for this order only, and settle it; a rival does so `head_start_s` later."""
         context, injection = self._context, self._injection
         # the acquirer knows no orders
         subject = self._card if injection.target.startswith("acquirer") else self.order_id
-        stop, hold = failpoint_pb2.FAILPOINT_ACTION_STOP, failpoint_pb2.FAILPOINT_ACTION_DELAY
         for name in candidates:
-            action = hold if context.target.holds_at_failpoints else stop
-            await arm(context, name, injection.facts["point"], action, subject)
+            action = DELAY if context.target.holds_at_failpoints else STOP
+            await Failpoints(context.operator).arm(
+                name, injection.facts["point"], action, subject, delay_s=_HELD_S if action == DELAY else 0.0
+            )
         payments = [name for name in context.target.instances if name.startswith("payment")]
         called = candidates[0] if candidates[0] in payments else ""
-        self._settle("trigger-holder", context.cashier, called)
+        self._settle(context.cashier, called)
         if injection.facts.get("contention") == "contended":
             other = next(name for name in payments if name != called)
-            self._settle("trigger-rival", context.accountant, other, head_start_s)
+            self._settle(context.accountant, other, head_start_s)
 
     def settle_anywhere(self) -> None:
         """Settle it at the instance that the load balancer picks."""
-        self._settle("trigger-holder", self._context.cashier, "")
+        self._settle(self._context.cashier, "")
 
     async def hit(self, condition: Callable[[], Awaitable[bool]]) -> bool:
         """Wait until the condition holds, or the order is settled without; return whether it holds."""
@@ -161,45 +149,17 @@ class TriggerOrder:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    def _settle(self, process: str, clerk: Person, instance: str, after_s: float = 0.0) -> None:
-        address = self._context.target.address(instance) if instance else ""
-        self._calls.append(asyncio.create_task(self._settle_until_answered(process, clerk, address, after_s)))
+    def _settle(self, clerk: RecordingClient, instance: str, after_s: float = 0.0) -> None:
+        self._calls.append(asyncio.create_task(self._settle_until_answered(clerk, instance, after_s)))
 
-    async def _settle_until_answered(self, process: str, clerk: Person, address: str, after_s: float) -> Heard:
+    async def _settle_until_answered(self, clerk: RecordingClient, instance: str, after_s: float) -> CallResult:
         await asyncio.sleep(after_s)
-        request = payment_pb2.SettleRequest(
-            request_id=f"{process}-{self.order_id}"[:64],
-            order_id=self.order_id,
-            source=payment_pb2.SOURCE_CARD,
-            card=self._card,
-        )
-        arguments = Arguments(self.order_id, "", request.request_id, clerk.name, clerk.role, "CARD")
+        request = clerk.settle_request(self.order_id, f"{clerk.process}-{self.order_id}"[:64], card=self._card)
         while True:
-            heard = await self._context.caller.ask(
-                process, clerk, "Settle", request, arguments, timeout_s=_SETTLE_TIMEOUT_S, address=address
-            )
-            if heard.answer.code not in ("ABORTED", "UNAVAILABLE") or heard.answer.reason == "STALE_FENCE":
-                return heard
+            result = await clerk.call(request, at=instance, timeout_s=_SETTLE_TIMEOUT_S)
+            if result.answer.code not in ("ABORTED", "UNAVAILABLE") or result.answer.reason == "STALE_FENCE":
+                return result
             await asyncio.sleep(_RETRY_S)
-
-
-async def arm(
-    context: InjectionContext,
-    instance: str,
-    point: str,
-    action: failpoint_pb2.FailpointAction.ValueType,
-    subject: str,
-) -> None:
-    """Arm a failpoint of an instance, or disarm it.
-
-    Raises:
-        NotBroughtAbout: The instance does not answer within INJECT_WITHIN_S.
-    """
-    held_ms = _HELD_MS if action == failpoint_pb2.FAILPOINT_ACTION_DELAY else 0
-    request = failpoint_pb2.ArmFailpointRequest(name=point, action=action, subject=subject, delay_ms=held_ms)
-    async with open_channel(context.target.address(instance)) as channel:
-        stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
-        await context.call_until_ok(stub.ArmFailpoint, request, f"{instance} cannot be armed")
 
 
 def _candidates(context: InjectionContext, injection: FaultInjection) -> tuple[str, ...]:
@@ -214,20 +174,10 @@ async def _watch(context: InjectionContext, instance: str, point: str) -> Callab
     """Return a condition: whether an instance stands at the failpoint, or has since now."""
     if not context.target.holds_at_failpoints:
         return lambda: context.target.is_paused(instance)
-    fired = await _fired(context, instance, point)
+    failpoints = Failpoints(context.operator)
+    fired = await failpoints.fired(instance, point)
 
     async def held() -> bool:
-        return await _fired(context, instance, point) > fired
+        return await failpoints.fired(instance, point) > fired
 
     return held
-
-
-async def _fired(context: InjectionContext, instance: str, point: str) -> int:
-    """Return how often a failpoint of an instance has fired; 0 while the instance does not answer."""
-    async with open_channel(context.target.address(instance)) as channel:
-        stub: Any = failpoint_pb2_grpc.FailpointServiceStub(channel)
-        with suppress(grpc.aio.AioRpcError):
-            request = failpoint_pb2.ListFailpointsRequest()
-            answer = await stub.ListFailpoints(request, timeout=CALL_TIMEOUT_S, metadata=context.credentials)
-            return sum(one.fired for one in answer.failpoints if one.name == point)
-    return 0

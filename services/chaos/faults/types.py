@@ -13,23 +13,19 @@ take the types from `faults.available`.
 
 from __future__ import annotations
 
-import asyncio
 import random  # noqa: TID251  seeded, so that a run can be repeated
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import grpc
-
-from services.chaos.calls import Caller, Person
-from services.chaos.targets.target import NotBroughtAbout, Target
+from services.chaos.targets.target import Target
 from services.kernel.clock import Clock
+from services.testkit.client import Connections, RecordingClient
 
 #: What a fault needs has to be there, and the fault to be seen, within this time.
 INJECT_WITHIN_S: Final = 15.0
 POLL_S: Final = 0.03
-CALL_TIMEOUT_S: Final = 2.0
 
 #: A fault type's function yields once, what was observed when the fault was injected.
 Observations = AsyncIterator[dict[str, Any]]
@@ -64,37 +60,13 @@ class InjectionContext:
     """
 
     target: Target
-    caller: Caller
-    cashier: Person
-    accountant: Person
-    operator: Person
+    connections: Connections
+    cashier: RecordingClient
+    accountant: RecordingClient
+    operator: RecordingClient
     in_flight: Callable[[], Awaitable[Mapping[str, int]]]
     clock: Clock
     rng: random.Random
-
-    async def call_until_ok(self, method: Any, request: object, otherwise: str) -> None:
-        """Call as the operator until the answer is OK.
-
-        Raises:
-            NotBroughtAbout: There is none within INJECT_WITHIN_S.
-        """
-        last = "no answer"
-        with suppress(TimeoutError):
-            async with asyncio.timeout(INJECT_WITHIN_S):
-                while True:
-                    try:
-                        await method(request, timeout=CALL_TIMEOUT_S, metadata=self.credentials, wait_for_ready=True)
-                    except grpc.aio.AioRpcError as error:
-                        last = error.details() or error.code().name
-                        await asyncio.sleep(POLL_S)
-                    else:
-                        return
-        raise NotBroughtAbout(f"{otherwise}: {last}")
-
-    @property
-    def credentials(self) -> tuple[tuple[str, str], ...]:
-        """Return the operator's metadata."""
-        return (("authorization", f"Bearer {self.operator.token}"),)
 
 
 Inject = Callable[[InjectionContext, FaultInjection], AbstractAsyncContextManager[dict[str, Any]]]

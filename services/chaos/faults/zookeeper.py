@@ -13,7 +13,8 @@ from services.chaos.faults.types import (
     InjectionContext,
     Observations,
 )
-from services.chaos.targets.target import NotBroughtAbout, Target
+from services.chaos.targets.target import Target
+from services.testkit.waiting import NotBroughtAbout
 
 TYPES: Final = FaultTypes("zookeeper")
 

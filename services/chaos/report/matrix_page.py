@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
-from services.chaos.ablation import Cell, Column, Matrix, Row
+from services.chaos.ablation.matrix import Cell, Column, Matrix, Row
 from services.chaos.report import page
 from services.checker.findings import Verdict
 
@@ -36,8 +36,8 @@ def document(matrix: Matrix) -> dict[str, Any]:
         "rows": [
             {
                 "guard": row.guard,
-                "scene": row.scene.name,
-                "fault": row.scene.fault,
+                "scene": row.scenario.name,
+                "fault": row.scenario.fault,
                 "off_besides": list(row.besides),
                 "filled": matrix.filled(row),
                 "cells": {
@@ -114,7 +114,7 @@ def _with_reasons(matrix: Matrix) -> list[Cell]:
 def _found(cell: Cell) -> str:
     off = ", ".join(cell.row.guards_off(cell.column)) or "none"
     return (
-        f"<h3>{escape(cell.row.guard)}: {escape(cell.row.scene.name)}, {escape(cell.column)} "
+        f"<h3>{escape(cell.row.guard)}: {escape(cell.row.scenario.name)}, {escape(cell.column)} "
         f"<small>off: {escape(off)}; seed {cell.seed}, try {cell.tries}, {cell.took_s:.1f} s</small></h3>"
         + page.items(cell.reasons, _MAX_REASONS)
     )
@@ -122,7 +122,7 @@ def _found(cell: Cell) -> str:
 
 def _fault(row: Row) -> str:
     besides = f" (without {' and '.join(row.besides)})" if row.besides else ""
-    return row.scene.fault + besides
+    return row.scenario.fault + besides
 
 
 def _word(cell: Cell | None) -> str:

@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.grpc_channel import open_channel
 from services.chaos.acquirer_log import read_acquirer_log
-from services.chaos.targets.target import ACQUIRER, NotBroughtAbout
+from services.chaos.targets.target import ACQUIRER
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
@@ -39,6 +39,7 @@ from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenSigner
+from services.testkit.waiting import NotBroughtAbout
 
 DEPLOY: Final = Path(__file__).parents[3] / "deploy"
 _FILES: Final = ("docker-compose.yml", "docker-compose.chaos.yml")

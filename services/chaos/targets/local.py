@@ -24,7 +24,7 @@ import psutil
 
 from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.faultproxy.proxy import HOST, Proxy, Stream, Toxic
-from services.chaos.targets.target import ACQUIRER, NotBroughtAbout
+from services.chaos.targets.target import ACQUIRER
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
@@ -35,6 +35,7 @@ from services.devstack.files import database_url
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import Clock
 from services.kernel.principal import Role
+from services.testkit.waiting import NotBroughtAbout
 
 _REPLICAS: Final = {"order": 2, "payment": 2, "ledger": 2}
 _SETTINGS: Final[Mapping[str, object]] = {

@@ -17,10 +17,6 @@ from services.kernel.principal import Role
 ACQUIRER: Final = "acquirer-1"
 
 
-class NotBroughtAbout(Exception):
-    """A fault was not injected: what it needs was not there, or did not happen in time."""
-
-
 class Target(Protocol):
     """One running deployment."""
 

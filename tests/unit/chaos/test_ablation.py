@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.chaos import ablation
-from services.chaos.ablation import ROWS, Cell, Column, GuardsOff, Matrix, Row, ablate, chosen_rows, jobs_of
-from services.chaos.booth import nobody_thrown_off
+from services.chaos.ablation import run as ablation
+from services.chaos.ablation.matrix import ROWS, Cell, Column, GuardsOff, Matrix, Row, chosen_rows
+from services.chaos.ablation.run import ablate, jobs_of
+from services.chaos.ablation.scenarios import Scenario
+from services.chaos.ablation.trial import nobody_thrown_off
 from services.chaos.report.matrix_page import HEADS, document, render, table
-from services.chaos.scenes import Scene
 from services.checker.findings import Verdict
 from services.checker.history import Answer, Arguments, RecordedCall
 from services.cli.commands import app
@@ -27,13 +28,13 @@ from services.kernel.guards import NAMES
 OK, VIOLATED, UNKNOWN = Verdict.OK, Verdict.VIOLATED, Verdict.UNKNOWN
 
 
-async def _nothing(_booth: object) -> None:
-    """A scene in which nothing happens."""
+async def _nothing(_harness: object) -> None:
+    """A scenario in which nothing happens."""
 
 
-ONE = Row("ticket", Scene("one", "the first <fault>", _nothing, {"payment": 2}))
-TWO = Row("lock", Scene("two", "the second fault", _nothing, {"ledger": 2}))
-PAIR = Row("fence", Scene("pair", "a fault that unique stops, too", _nothing), besides=("unique",))
+ONE = Row("ticket", Scenario("one", "the first <fault>", _nothing, {"payment": 2}))
+TWO = Row("lock", Scenario("two", "the second fault", _nothing, {"ledger": 2}))
+PAIR = Row("fence", Scenario("pair", "a fault that unique stops, too", _nothing), besides=("unique",))
 
 
 def cell(row: Row, column: Column, verdict: Verdict, *reasons: str) -> Cell:
@@ -59,7 +60,7 @@ class TestRows:
         assert {row.guard for row in ROWS if not row.besides} == set(NAMES)
         assert len(set(ROWS)) == len(ROWS)
 
-    @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.guard}-{row.scene.name}")
+    @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.guard}-{row.scenario.name}")
     def test_a_row_differs_in_its_own_guard_only(self, row: Row) -> None:
         """All else equal: from one column to the next only its guard is switched."""
         on, off = set(row.guards_off(Column.ALL_ON)), set(row.guards_off(Column.IT_OFF))
@@ -78,7 +79,7 @@ class TestRows:
             chosen_rows(["luck"])
 
     def test_each_cell_is_played_once_and_what_is_to_go_wrong_alone(self) -> None:
-        """Books that are broken say nothing of the next scene."""
+        """Books that are broken say nothing of the next scenario."""
         jobs = jobs_of(ROWS)
         cells = [each for job in jobs for each in job.cells]
         assert len(cells) == len(set(cells))
@@ -133,7 +134,7 @@ class Stacks:
     """Stacks that need no process: scripted cells, and what was asked for.
 
     Args:
-        script: Verdicts by (scene, guards off), one for each time it is played; ok or violated as expected if missing.
+        script: Verdicts by (scenario, guards off), one for each run; ok or violated as expected if missing.
     """
 
     script: dict[tuple[str, GuardsOff], list[Verdict]] = field(default_factory=dict)
@@ -152,11 +153,11 @@ class Stacks:
             raise CountinghouseError("STACK_NOT_READY", "not ready")
         yield guards_off, seed
 
-    async def play(self, booth: Any, scene: Scene) -> tuple[Verdict, tuple[str, ...]]:
-        guards_off, seed = booth
-        self.played.append((scene.name, guards_off, seed))
-        (row,) = [row for row in (ONE, TWO, PAIR) if row.scene == scene]
-        scripted = self.script.get((scene.name, guards_off))
+    async def play(self, trial: Any, scenario: Scenario) -> tuple[Verdict, tuple[str, ...]]:
+        guards_off, seed = trial
+        self.played.append((scenario.name, guards_off, seed))
+        (row,) = [row for row in (ONE, TWO, PAIR) if row.scenario == scenario]
+        scripted = self.script.get((scenario.name, guards_off))
         verdict = scripted.pop(0) if scripted else VIOLATED if row.guard in guards_off else OK
         return verdict, () if verdict is OK else (f"a check: {verdict}",)
 
@@ -165,8 +166,8 @@ class Stacks:
 def stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
     """All cells go as expected, unless scripted otherwise."""
     found = Stacks()
-    monkeypatch.setattr(ablation, "open_booth", found.open)
-    monkeypatch.setattr(ablation, "_play", found.play)
+    monkeypatch.setattr(ablation, "open_trial", found.open)
+    monkeypatch.setattr(ablation, "_run", found.play)
     return found
 
 
@@ -209,7 +210,7 @@ class TestPlaying:
         assert found.cells[ONE, Column.IT_OFF].tries == 3
 
     async def test_a_control_that_is_violated_is_not_tried_again(self, stacks: Stacks, tmp_path: Path) -> None:
-        """One violation is one too many; the other scenes then get a stack whose books are right."""
+        """One violation is one too many; the other scenarios then get a stack whose books are right."""
         stacks.script["one", ()] = [VIOLATED]
         found, _ = await played(tmp_path, ONE, TWO)
         assert found.verdict is VIOLATED

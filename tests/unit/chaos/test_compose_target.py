@@ -13,8 +13,8 @@ import pytest
 from services.chaos import faults
 from services.chaos.plan import make_plan
 from services.chaos.targets.compose import ComposeOptions, ComposeTarget
-from services.chaos.targets.target import NotBroughtAbout
 from services.kernel.clock import SystemClock
+from services.testkit.waiting import NotBroughtAbout
 
 PROJECT = "chaos"
 PAYMENT, POSTGRESQL = f"{PROJECT}-payment-1-1", f"{PROJECT}-postgres-1"

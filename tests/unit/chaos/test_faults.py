@@ -8,20 +8,25 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from google.protobuf.message import Message
 
+from countinghouse.payment.v1 import payment_pb2
 from services.chaos import faults, runner
-from services.chaos.calls import Heard, Person
 from services.chaos.faults import trigger
 from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations, instances
 from services.chaos.injector import Injector
 from services.chaos.report import run_page
-from services.chaos.targets.target import NotBroughtAbout, Target
-from services.checker.history import NO_ANSWER, HistoryWriter, Outcome, Phase, read_history
+from services.chaos.targets.target import Target
+from services.checker.history import HistoryWriter, Phase, read_history
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
+from services.testkit.client import CallResult, Connections, RecordingClient
+from services.testkit.identities import Identity
+from services.testkit.waiting import NotBroughtAbout
 
 
 @dataclass(slots=True)
@@ -57,9 +62,8 @@ class Link:
     async def affected_connections(self, link: str) -> int:
         return int(self.toxic and self.asked.count("Settle") >= 3)
 
-    async def ask(self, process: str, person: Person, kind: str, *_: object, **__: object) -> Heard:
-        self.asked.append(kind)
-        return Heard(Outcome.OK, NO_ANSWER)
+    async def answer(self, _process: str, request: Any) -> None:
+        self.asked.append(type(request).__name__.removesuffix("Request"))
 
 
 @dataclass(slots=True)
@@ -100,24 +104,33 @@ class SlowVictim:
     async def resume(self, instance: str) -> None:
         self.frozen = False
 
-    async def ask(self, process: str, person: Person, kind: str, request: Any, *_: object, **__: object) -> Heard:
-        if kind == "Settle" and process == "trigger-holder":
-            await asyncio.sleep(0.1)
-            self.frozen = request.order_id not in self.taken
-        if kind == "Settle":
+    async def answer(self, process: str, request: Any) -> None:
+        if isinstance(request, payment_pb2.SettleRequest):
+            if process == "trigger-holder":
+                await asyncio.sleep(0.1)
+                self.frozen = request.order_id not in self.taken
             self.taken.add(request.order_id)
-        return Heard(Outcome.OK, NO_ANSWER)
+
+
+class Client(RecordingClient):
+    """A client whose calls a target answers."""
+
+    def __init__(self, target: Any, process: str) -> None:
+        super().__init__(Connections(str, SystemClock()), Identity("li", Role.CASHIER, ""), process)
+        self._target = target
+
+    async def call(self, request: Message, *, at: str = "", timeout_s: float = 5.0) -> CallResult:
+        await self._target.answer(self.process, request)
+        return CallResult(0, 0, response=SimpleNamespace(pid=1))
 
 
 def context_of(target: object) -> InjectionContext:
-    operator: Any = None
-    cashier = Person("li", Role.CASHIER, "")
-
     async def nothing() -> Mapping[str, int]:
         return {}
 
     there = cast(Any, target)
-    return InjectionContext(there, there, cashier, cashier, operator, nothing, SystemClock(), random.Random(1))
+    holder, rival, operator = (Client(target, name) for name in ("trigger-holder", "trigger-rival", "operator"))
+    return InjectionContext(there, there, holder, rival, operator, nothing, SystemClock(), random.Random(1))
 
 
 def injected(target: object, fault: str, where: str, **facts: str) -> AbstractAsyncContextManager[dict[str, Any]]:
@@ -162,7 +175,6 @@ async def test_session_that_does_not_expire_is_no_fault_that_was_injected() -> N
 async def test_trigger_order_reaches_a_victim_that_is_slower_than_its_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would never stand at a step behind the lock if the rival started at the same moment each time."""
     monkeypatch.setattr(trigger, "INJECT_WITHIN_S", 2.0)
-    monkeypatch.setattr(trigger, "arm", lambda *_: asyncio.sleep(0))
     target = SlowVictim()
     async with injected(target, "freeze-at", "payment-1", point="submitted", contention="contended") as observed:
         assert target.frozen

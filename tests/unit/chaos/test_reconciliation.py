@@ -8,14 +8,12 @@ from typing import Any, cast
 import pytest
 
 from services.chaos import reconciliation
-from services.chaos.calls import Person
 from services.chaos.reconciliation import NAME, balanced, reconcile
-from services.chaos.targets.target import Target
 from services.checker.findings import Check, Verdict
 from services.kernel.errors import Unavailable
-from services.kernel.principal import Role
 from services.reconcile.matching import Amount, Journal, Ours, Sides, Theirs, compare
 from services.reconcile.reading import Reconciliation
+from services.testkit.client import RecordingClient
 
 MONEY = Amount(1250, "CNY")
 AGREED = Sides(
@@ -68,5 +66,5 @@ async def test_services_that_do_not_answer_leave_the_check_undecided(monkeypatch
         raise Unavailable("SERVICE_UNAVAILABLE", "no endpoint")
 
     monkeypatch.setattr(reconciliation, "find", silent)
-    found = await reconcile(cast(Target, None), Person("wang", Role.ACCOUNTANT, "token"))
+    found = await reconcile(cast(RecordingClient, None))
     assert (found.verdict, found.undecided) == (Verdict.UNKNOWN, ("SERVICE_UNAVAILABLE: no endpoint",))

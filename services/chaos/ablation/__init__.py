@@ -1,0 +1,1 @@
+"""Which guard stops which fault, shown by switching each of them off."""
