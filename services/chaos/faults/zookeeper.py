@@ -45,11 +45,11 @@ async def _zookeeper_freeze(context: InjectionContext, _injection: FaultInjectio
     servers = sorted(await context.target.zookeeper_servers())
     try:
         for server in servers:
-            await context.target.pause_server(server)
+            await context.target.pause(server)
         yield {"servers": "+".join(servers)}
     finally:
         for server in servers:
-            await context.target.resume_server(server)
+            await context.target.resume(server)
 
 
 async def _leader(target: Target) -> str:

@@ -83,7 +83,7 @@ class ComposeTarget:
     """See `Target`. `async with ComposeTarget(options, clock) as target:` starts and removes everything."""
 
     name = "compose"
-    instances = _INSTANCES
+    instances: tuple[str, ...] = _INSTANCES
     session_timeout_s = 4.0  # as in docker-compose.chaos.yml
     holds_at_failpoints = True
     has_postgresql = True
@@ -96,14 +96,15 @@ class ComposeTarget:
         digits = free_digits()
         self._ports = {container: int(f"{digits}{ending}") for container, ending in PORTS.items()}
         self._environment = {**options.environment, **named(options.project, digits), "COMPOSE_ANSI": "never"}
-        self._project = options.project
+        self._docker = _Docker(options.project, self._environment)
+        self.zookeeper = ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
         self._logs = options.data / "containers.log"
         self._data = Path()
         self._addresses: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         try:
-            await self._compose("up", "--detach", "--build", "--wait", timeout_s=_UP_TIMEOUT_S)
+            await self._docker.compose("up", "--detach", "--build", "--wait", timeout_s=_UP_TIMEOUT_S)
             opened = await asyncio.to_thread(open_deployment, self._environment, self._resources)
             self._data = Path(opened["COUNTINGHOUSE_DATA"])
         except BaseException:
@@ -118,10 +119,6 @@ class ComposeTarget:
         await self._remove()
 
     # ---- what it is ------------------------------------------------------------------------------------
-
-    @property
-    def zookeeper(self) -> str:
-        return ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
 
     @property
     def databases(self) -> Mapping[str, str]:
@@ -139,28 +136,28 @@ class ComposeTarget:
     # ---- containers ------------------------------------------------------------------------------------
 
     async def kill(self, instance: str) -> None:
-        await self._docker("kill", self._container(instance))
-        await self._start(instance)
+        await self._docker.run("kill", self._docker.container(instance))
+        await self._docker.start(instance)
 
     async def terminate(self, instance: str) -> None:
-        await self._docker("stop", "--time", str(_STOP_S), self._container(instance))
-        await self._start(instance)
+        await self._docker.run("stop", "--time", str(_STOP_S), self._docker.container(instance))
+        await self._docker.start(instance)
 
-    async def pause(self, instance: str) -> None:
+    async def pause(self, name: str) -> None:
         """See `Target`. A busy container may need more than one try."""
         for _ in range(_PAUSE_TRIES):
             with suppress(NotBroughtAbout):
-                await self._docker("pause", self._container(instance))
-            if await self.is_paused(instance):
+                await self._docker.run("pause", self._docker.container(name))
+            if await self.is_paused(name):
                 return
-        raise NotBroughtAbout(f"{instance} cannot be paused")
+        raise NotBroughtAbout(f"{name} cannot be paused")
 
-    async def resume(self, instance: str) -> None:
-        if await self.is_paused(instance):
-            await self._docker("unpause", self._container(instance))
+    async def resume(self, name: str) -> None:
+        if await self.is_paused(name):
+            await self._docker.run("unpause", self._docker.container(name))
 
     async def is_paused(self, instance: str) -> bool:
-        return bool((await self._inspect(instance))["State"]["Paused"])
+        return bool((await self._docker.inspect(instance))["State"]["Paused"])
 
     async def wait_serving(self, instance: str) -> None:
         request = health_pb2.HealthCheckRequest(service=INTERFACES.get(instance.partition("-")[0], ""))
@@ -183,28 +180,22 @@ class ComposeTarget:
         return dict(zip(_SERVERS, modes, strict=True))
 
     async def kill_server(self, server: str) -> None:
-        await self._docker("kill", self._container(server))
+        await self._docker.run("kill", self._docker.container(server))
 
     async def start_server(self, server: str) -> None:
-        await self._start(server)
-        running = [(await self._inspect(each))["State"]["Running"] for each in _SERVERS]
+        await self._docker.start(server)
+        running = [(await self._docker.inspect(each))["State"]["Running"] for each in _SERVERS]
         if sum(running) * 2 > len(_SERVERS):
             address = f"{_HOST}:{self._ports[server]}"
-            await self._until(lambda: zookeeper.mode(address), f"{server} does not serve again")
-
-    async def pause_server(self, server: str) -> None:
-        await self.pause(server)
-
-    async def resume_server(self, server: str) -> None:
-        await self.resume(server)
+            await _until(lambda: zookeeper.mode(address), f"{server} does not serve again")
 
     async def stop_postgresql(self, *, fast: bool) -> None:
         how = ("stop", "--time", "30") if fast else ("kill",)
-        await self._docker(*how, self._container(_POSTGRESQL))
+        await self._docker.run(*how, self._docker.container(_POSTGRESQL))
 
     async def start_postgresql(self) -> None:
-        await self._start(_POSTGRESQL)
-        await self._until(self._postgresql_answers, "PostgreSQL does not answer again")
+        await self._docker.start(_POSTGRESQL)
+        await _until(self._postgresql_answers, "PostgreSQL does not answer again")
 
     # ---- links -----------------------------------------------------------------------------------------
 
@@ -214,9 +205,9 @@ class ComposeTarget:
     async def cut(self, link: str) -> None:
         """Disconnect the instance from the network, also if only its link to ZooKeeper is named."""
         instance = link.rpartition("/")[2]
-        networks = (await self._inspect(instance))["NetworkSettings"]["Networks"]
-        self._addresses[instance] = networks[self._network]["IPAddress"]
-        await self._docker("network", "disconnect", self._network, self._container(instance))
+        networks = (await self._docker.inspect(instance))["NetworkSettings"]["Networks"]
+        self._addresses[instance] = networks[self._docker.network]["IPAddress"]
+        await self._docker.run("network", "disconnect", self._docker.network, self._docker.container(instance))
 
     async def affected_connections(self, link: str) -> int:
         raise NotBroughtAbout(f"no proxy counts the connections of {link}")
@@ -224,67 +215,66 @@ class ComposeTarget:
     async def heal(self, link: str) -> None:
         """See `Target`. The instance gets its own address again."""
         instance = link.rpartition("/")[2]
-        if self._network in (await self._inspect(instance))["NetworkSettings"]["Networks"]:
+        if self._docker.network in (await self._docker.inspect(instance))["NetworkSettings"]["Networks"]:
             return
-        container, service = self._container(instance), service_name(instance)
+        container, service = self._docker.container(instance), service_name(instance)
         address = ("--ip", self._addresses[instance], "--alias", service)
-        await self._docker("network", "connect", *address, self._network, container)
+        await self._docker.run("network", "connect", *address, self._docker.network, container)
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
         raise NotBroughtAbout(f"the clock of {instance} cannot be shifted by {by_s} s: containers share the host's")
 
     # ---- inside ----------------------------------------------------------------------------------------
 
-    @property
-    def _network(self) -> str:
-        return f"{self._project}_default"
-
-    def _container(self, name: str) -> str:
-        return f"{self._project}-{service_name(name)}-1"
-
     async def _postgresql_answers(self) -> bool:
-        look = ("exec", self._container(_POSTGRESQL), "pg_isready", "-q", "-h", _HOST, "-U", "postgres")
+        look = ("exec", self._docker.container(_POSTGRESQL), "pg_isready", "-q", "-h", _HOST, "-U", "postgres")
         with suppress(NotBroughtAbout):
-            await self._docker(*look)
+            await self._docker.run(*look)
             return True
         return False
-
-    async def _until(self, condition: Callable[[], Awaitable[object]], otherwise: str) -> None:
-        try:
-            async with asyncio.timeout(_DOCKER_TIMEOUT_S):
-                while not await condition():  # noqa: ASYNC110  another process
-                    await asyncio.sleep(_LOOK_S)
-        except TimeoutError:
-            raise NotBroughtAbout(otherwise) from None
-
-    async def _start(self, name: str) -> None:
-        """Start a container that is down. Harmless if it runs."""
-        await self._docker("start", self._container(name))
-
-    async def _inspect(self, name: str) -> dict[str, Any]:
-        (found,) = json.loads(await self._docker("inspect", self._container(name)))
-        return dict(found)
 
     async def _remove(self) -> None:
         """Remove everything of the deployment but the logs of its containers."""
         self._resources.close()
         with suppress(StackRefused, OSError):
-            logs = await self._compose("logs", "--no-color", "--timestamps", timeout_s=_DOCKER_TIMEOUT_S)
+            logs = await self._docker.compose("logs", "--no-color", "--timestamps", timeout_s=_DOCKER_TIMEOUT_S)
             self._logs.write_text(logs, encoding="utf-8")
-        await self._compose("down", "--volumes", "--remove-orphans", "--timeout", "5", timeout_s=_UP_TIMEOUT_S)
+        await self._docker.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", timeout_s=_UP_TIMEOUT_S)
 
-    async def _compose(self, *arguments: str, timeout_s: float) -> str:
+
+class _Docker:
+    """Runs docker for the containers of one project."""
+
+    def __init__(self, project: str, environment: Mapping[str, str]) -> None:
+        self._project = project
+        self._environment = environment
+        self.network = f"{project}_default"
+
+    def container(self, name: str) -> str:
+        """Return the name of an instance's or a server's container."""
+        return f"{self._project}-{service_name(name)}-1"
+
+    async def start(self, name: str) -> None:
+        """Start a container that is down. Harmless if it runs."""
+        await self.run("start", self.container(name))
+
+    async def inspect(self, name: str) -> dict[str, Any]:
+        """Return what docker says of a container."""
+        (found,) = json.loads(await self.run("inspect", self.container(name)))
+        return dict(found)
+
+    async def compose(self, *arguments: str, timeout_s: float) -> str:
         """Run docker compose on the deployment; return what it printed.
 
         Raises:
             StackRefused: DOCKER_FAILED.
         """
         try:
-            return await self._docker("compose", *arguments, timeout_s=timeout_s)
+            return await self.run("compose", *arguments, timeout_s=timeout_s)
         except NotBroughtAbout as error:
             raise StackRefused("DOCKER_FAILED", str(error)) from error
 
-    async def _docker(self, *arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> str:
+    async def run(self, *arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> str:
         """Run docker; return what it printed.
 
         Raises:
@@ -313,6 +303,15 @@ class ComposeTarget:
             words = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
             raise NotBroughtAbout(f"{command} failed: {words[-1]}")
         return printed.decode(errors="replace")
+
+
+async def _until(condition: Callable[[], Awaitable[object]], otherwise: str) -> None:
+    try:
+        async with asyncio.timeout(_DOCKER_TIMEOUT_S):
+            while not await condition():  # noqa: ASYNC110  another process
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise NotBroughtAbout(otherwise) from None
 
 
 def service_name(name: str) -> str:

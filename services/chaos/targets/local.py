@@ -75,14 +75,22 @@ class LocalTarget:
     name = "local"
     session_timeout_s = 2.0
     holds_at_failpoints = False
+    instances: tuple[str, ...] = (
+        *(f"{service}-{number}" for service, count in _REPLICAS.items() for number in range(1, count + 1)),
+        ACQUIRER,
+    )
+    links = instances
+    _stack: Stack
 
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
         self._options = options
         self._clock = clock
         self._resources = AsyncExitStack()
         self._ensemble = ZooKeeperEnsemble(options.data / "ensemble", options.environment)
-        self._links: dict[str, tuple[Proxy, ...]] = {}
-        self._stack: Stack | None = None
+        self._proxies: dict[str, tuple[Proxy, ...]] = {}
+        self.zookeeper = ",".join(self._ensemble.address(server) for server in self._ensemble.servers)
+        self.has_postgresql = options.database == POSTGRESQL
+        self.shiftable_clocks: tuple[str, ...] = _SHIFTABLE_CLOCKS if _FAKETIME.exists() else ()
 
     async def __aenter__(self) -> Self:
         try:
@@ -96,13 +104,13 @@ class LocalTarget:
                 failpoints=True,
                 session_timeout_s=self.session_timeout_s,
                 settings=_SETTINGS,
-                settings_of={name: await self._in_front_of(name) for name in _names()},
-                environment_of={name: self._faked(name) for name in self.shiftable_clocks},
+                settings_of={name: await self._in_front_of(name) for name in (ACQUIRER, *self.instances[:-1])},
+                environment_of={name: _faked(_clock_file(self._options.data, name)) for name in self.shiftable_clocks},
                 start_timeout_s=90.0,
             )
             self._stack = Stack(options, clock=self._clock, environment=self._options.environment)
             await self._resources.enter_async_context(self._stack)
-            self._links[ACQUIRER][0].upstream = self._stack.acquirer
+            self._proxies[ACQUIRER][0].upstream = self._stack.acquirer
         except BaseException:
             await self._resources.aclose()
             raise
@@ -111,53 +119,28 @@ class LocalTarget:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.heal_all()
-        await self._resources.aclose()
-
-    async def heal_all(self) -> None:
-        """Undo whatever a fault has left behind."""
         for server in self._ensemble.servers:
             self._ensemble.resume(server)
             await self._ensemble.start(server)
-        for link in self._links:
+        for link in self._proxies:
             await self.heal(link)
         for name in self.instances:
             await self.resume(name)
         for name in self.shiftable_clocks:
             await self.shift_clock(name, 0.0)
+        await self._resources.aclose()
 
     # ---- what it is ------------------------------------------------------------------------------------
-
-    @property
-    def zookeeper(self) -> str:
-        return ",".join(self._ensemble.address(server) for server in self._ensemble.servers)
 
     @property
     def databases(self) -> Mapping[str, str]:
         return {service: database_url(self._options.data, service) for service in (*SERVICES, ACQUIRER_DATABASE)}
 
-    @property
-    def instances(self) -> tuple[str, ...]:
-        acquirer, *services = _names()
-        return (*services, acquirer)
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        return self.instances
-
-    @property
-    def has_postgresql(self) -> bool:
-        return self._options.database == POSTGRESQL
-
-    @property
-    def shiftable_clocks(self) -> tuple[str, ...]:
-        return _SHIFTABLE_CLOCKS if _FAKETIME.exists() else ()
-
     def token(self, name: str, role: Role) -> str:
-        return self._running.token(name, role)
+        return self._stack.token(name, role)
 
     def address(self, instance: str) -> str:
-        return self._links[instance][0].listen
+        return self._proxies[instance][0].listen
 
     async def acquirer_log(self) -> AcquirerLog:
         return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR))
@@ -170,21 +153,27 @@ class LocalTarget:
     async def terminate(self, instance: str) -> None:
         await self._end(instance, signal.SIGTERM)
 
-    async def pause(self, instance: str) -> None:
-        self._running.kill(instance, signal.SIGSTOP)
+    async def pause(self, name: str) -> None:
+        if name in self._ensemble.servers:
+            self._ensemble.pause(name)
+        else:
+            self._stack.kill(name, signal.SIGSTOP)
 
-    async def resume(self, instance: str) -> None:
-        self._running.kill(instance, signal.SIGCONT)
+    async def resume(self, name: str) -> None:
+        if name in self._ensemble.servers:
+            self._ensemble.resume(name)
+        else:
+            self._stack.kill(name, signal.SIGCONT)
 
     async def is_paused(self, instance: str) -> bool:
         try:
-            return psutil.Process(self._running.instance(instance).pid).status() == psutil.STATUS_STOPPED
+            return psutil.Process(self._stack.instance(instance).pid).status() == psutil.STATUS_STOPPED
         except (psutil.NoSuchProcess, ValueError):
             return False
 
     async def wait_serving(self, instance: str) -> None:
         try:
-            await self._running.wait_serving(instance, timeout_s=_SERVE_WITHIN_S)
+            await self._stack.wait_serving(instance, timeout_s=_SERVE_WITHIN_S)
         except TimeoutError:
             raise NotBroughtAbout(f"{instance} does not come back") from None
 
@@ -199,54 +188,42 @@ class LocalTarget:
     async def start_server(self, server: str) -> None:
         await self._ensemble.start(server)
 
-    async def pause_server(self, server: str) -> None:
-        self._ensemble.pause(server)
-
-    async def resume_server(self, server: str) -> None:
-        self._ensemble.resume(server)
-
     async def stop_postgresql(self, *, fast: bool) -> None:
         """See `Target`. The stack starts it again at once."""
-        self._running.kill(POSTGRESQL, signal.SIGINT if fast else signal.SIGKILL)
+        self._stack.kill(POSTGRESQL, signal.SIGINT if fast else signal.SIGKILL)
 
     async def start_postgresql(self) -> None:
-        await self._running.wait_server(POSTGRESQL)
+        await self._stack.wait_server(POSTGRESQL)
 
-    # ---- lines and clocks ------------------------------------------------------------------------------
+    # ---- links and clocks ------------------------------------------------------------------------------
 
     async def add_toxic(self, link: str, kind: str, stream: str, attributes: Mapping[str, int]) -> None:
-        for proxy in self._links[link]:
+        for proxy in self._proxies[link]:
             proxy.add(Toxic("fault", kind, Stream(stream), attributes=attributes))
 
     async def cut(self, link: str) -> None:
-        for proxy in self._links[link]:
+        for proxy in self._proxies[link]:
             await proxy.disable()
 
     async def affected_connections(self, link: str) -> int:
-        return sum(proxy.affected for proxy in self._links[link])
+        return sum(proxy.affected for proxy in self._proxies[link])
 
     async def heal(self, link: str) -> None:
-        for proxy in self._links[link]:
+        for proxy in self._proxies[link]:
             await proxy.reset()
             proxy.affected = 0
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
-        self._clock_file(instance).write_text(f"{by_s:+.1f}")
+        _clock_file(self._options.data, instance).write_text(f"{by_s:+.1f}")
 
     # ---- inside ----------------------------------------------------------------------------------------
 
-    @property
-    def _running(self) -> Stack:
-        if self._stack is None:
-            raise NotBroughtAbout("the stack was not started")
-        return self._stack
-
     async def _end(self, instance: str, number: signal.Signals) -> None:
         """End a process; return when it has ended."""
-        pid = self._running.instance(instance).pid
-        self._running.kill(instance, number)
+        pid = self._stack.instance(instance).pid
+        self._stack.kill(instance, number)
         try:
-            await self._running.wait_until(lambda: self._running.instance(instance).pid != pid, _DIE_WITHIN_S)
+            await self._stack.wait_until(lambda: self._stack.instance(instance).pid != pid, _DIE_WITHIN_S)
         except TimeoutError:
             raise NotBroughtAbout(f"{instance} does not end") from None
 
@@ -256,41 +233,35 @@ class LocalTarget:
         The acquirer is not in ZooKeeper, and chooses its port itself: its proxy gets it once it has started.
         """
         if name == ACQUIRER:
-            self._links[name] = (await self._resources.enter_async_context(Proxy(name, f"{HOST}:1")),)
+            self._proxies[name] = (await self._resources.enter_async_context(Proxy(name, f"{HOST}:1")),)
             return {}
         reservation = PortReservation()
         self._resources.callback(reservation.close)
         proxy = Proxy(name, f"{HOST}:{reservation.port}")
-        self._links[name] = (await self._resources.enter_async_context(proxy),)
+        self._proxies[name] = (await self._resources.enter_async_context(proxy),)
         settings: dict[str, object] = {"listen_port": reservation.port, "advertise_port": proxy.port}
         towards = [
             await self._resources.enter_async_context(Proxy(f"{name}/{server}", self._ensemble.address(server)))
             for server in self._ensemble.servers
         ]
-        self._links[f"zookeeper/{name}"] = tuple(towards)
+        self._proxies[f"zookeeper/{name}"] = tuple(towards)
         settings["zookeeper"] = ",".join(each.listen for each in towards)
         if name.startswith("payment"):
-            settings["acquirer_address"] = self._links[ACQUIRER][0].listen
+            settings["acquirer_address"] = self._proxies[ACQUIRER][0].listen
         return settings
 
-    def _clock_file(self, instance: str) -> Path:
-        return self._options.data / f"{instance}.clock"
 
-    def _faked(self, instance: str) -> dict[str, str]:
-        file = self._clock_file(instance)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("+0.0")
-        return {
-            "LD_PRELOAD": str(_FAKETIME),
-            "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+def _clock_file(data: Path, instance: str) -> Path:
+    return data / f"{instance}.clock"
 
 
-def _names() -> tuple[str, ...]:
-    """Return the acquirer first: the others need its address."""
-    return (
-        ACQUIRER,
-        *(f"{service}-{number}" for service, count in _REPLICAS.items() for number in range(1, count + 1)),
-    )
+def _faked(file: Path) -> dict[str, str]:
+    """Return the environment of a process whose wall clock goes by a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("+0.0")
+    return {
+        "LD_PRELOAD": str(_FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }

@@ -18,43 +18,31 @@ ACQUIRER: Final = "acquirer-1"
 
 
 class Target(Protocol):
-    """One running deployment."""
+    """One running deployment.
 
-    @property
-    def name(self) -> str:
-        """`local` or `compose`."""
+    Attributes:
+        name: `local` or `compose`.
+        zookeeper: Where clients find it: `host:port,host:port`.
+        instances: The services' processes, like `payment-1`, and `acquirer-1`.
+        session_timeout_s: How long an instance that has died or is frozen keeps its locks.
+        holds_at_failpoints: Whether a failpoint can only hold a process, which is then killed or paused from outside.
+        links: The instances behind a proxy: toxics can be added to their connections.
+        has_postgresql: Whether its database is a PostgreSQL server.
+        shiftable_clocks: The instances whose wall clock can be shifted.
+    """
 
-    @property
-    def zookeeper(self) -> str:
-        """Where clients find it: `host:port,host:port`."""
+    name: str
+    zookeeper: str
+    instances: tuple[str, ...]
+    session_timeout_s: float
+    holds_at_failpoints: bool
+    links: tuple[str, ...]
+    has_postgresql: bool
+    shiftable_clocks: tuple[str, ...]
 
     @property
     def databases(self) -> Mapping[str, str]:
         """SQLAlchemy URLs for the checker, by service; not through any proxy."""
-
-    @property
-    def instances(self) -> tuple[str, ...]:
-        """The services' processes, like `payment-1`, and `acquirer-1`."""
-
-    @property
-    def session_timeout_s(self) -> float:
-        """How long an instance that has died or is frozen keeps its locks."""
-
-    @property
-    def holds_at_failpoints(self) -> bool:
-        """Whether a failpoint can only hold a process, which is then killed or paused from outside."""
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        """The instances behind a proxy: toxics can be added to their connections."""
-
-    @property
-    def has_postgresql(self) -> bool:
-        """Whether its database is a PostgreSQL server."""
-
-    @property
-    def shiftable_clocks(self) -> tuple[str, ...]:
-        """The instances whose wall clock can be shifted."""
 
     async def acquirer_log(self) -> AcquirerLog:
         """Return the acquirer's own log, oldest first."""
@@ -73,10 +61,10 @@ class Target(Protocol):
     async def terminate(self, instance: str) -> None:
         """Send SIGTERM, and wait until it has ended. Its supervisor starts it again."""
 
-    async def pause(self, instance: str) -> None:
-        """Send SIGSTOP, or pause the container."""
+    async def pause(self, name: str) -> None:
+        """Send SIGSTOP to an instance or a ZooKeeper server, or pause its container."""
 
-    async def resume(self, instance: str) -> None:
+    async def resume(self, name: str) -> None:
         """Resume it. Harmless if it is not paused."""
 
     async def is_paused(self, instance: str) -> bool:
@@ -99,12 +87,6 @@ class Target(Protocol):
 
     async def start_server(self, server: str) -> None:
         """Start it again; return when it serves, if there is a quorum. Harmless if it runs."""
-
-    async def pause_server(self, server: str) -> None:
-        """Pause a ZooKeeper server."""
-
-    async def resume_server(self, server: str) -> None:
-        """Resume it."""
 
     async def stop_postgresql(self, *, fast: bool) -> None:
         """Stop it: a fast shutdown, or SIGKILL."""
