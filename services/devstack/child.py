@@ -69,7 +69,7 @@ class Child:
 
     @classmethod
     def spawn(cls, command: Command) -> Child:
-        """Starts the process. Call it on the thread that outlives the child: the kernel ties them together.
+        """Start the process. Call it on the thread that outlives the child: the kernel ties them together.
 
         Raises:
             OSError: The program cannot be run.
@@ -111,18 +111,18 @@ class Child:
         return self._ended.is_set()
 
     async def wait(self) -> int:
-        """Waits until it is gone; returns its exit code, or minus the signal that ended it."""
+        """Wait until it is gone; returns its exit code, or minus the signal that ended it."""
         await self._ended.wait()
         return self._process.wait()  # reaped already: this only reads what the other thread was told
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal; one that is gone hears nothing."""
+        """Send a signal; one that is gone hears nothing."""
         if not self.ended:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def stop(self, grace_s: float) -> None:
-        """Asks it to end, and after `grace_s` seconds ends it. Returns when it is gone."""
+        """Ask it to end, and after `grace_s` seconds ends it. Returns when it is gone."""
         self.signal(self._stop_signal)
         self.signal(signal.SIGCONT)  # a stopped process would not hear the first
         try:

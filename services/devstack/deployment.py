@@ -37,7 +37,7 @@ _LABEL = "com.docker.compose"
 
 
 def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dict[str, str]:
-    """Makes the data directory of the deployment that runs here; returns the variables that name it.
+    """Make the data directory of the deployment that runs here; return the variables that name it.
 
     Args:
         resources: Removes it again when closed.

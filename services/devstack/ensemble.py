@@ -18,7 +18,8 @@ from typing import Final, Self
 
 from services.devstack.child import Child
 from services.devstack.components import zookeeper
-from services.devstack.components.zookeeper import HOST, JavaInstallation, Member, PortReservation, ZooKeeperMissing
+from services.devstack.components.zookeeper import JavaInstallation, Member, ZooKeeperMissing
+from services.devstack.ports import HOST, PortReservation
 
 _SERVERS: Final = 3
 _GRACE_S: Final = 2.0
@@ -89,7 +90,7 @@ class ZooKeeperEnsemble:
         await self._children[server].wait()
 
     async def start(self, server: str) -> None:
-        """Starts it again if it is down; returns when it serves, if there is a quorum."""
+        """Start it again if it is down; returns when it serves, if there is a quorum."""
         if self._children[server].ended:
             self._spawn(server)
         if sum(not child.ended for child in self._children.values()) * 2 > _SERVERS:
@@ -104,7 +105,7 @@ class ZooKeeperEnsemble:
         self._children[server].signal(signal.SIGCONT)
 
     async def close(self) -> None:
-        """Stops them all. Idempotent."""
+        """Stop them all. Idempotent."""
         await asyncio.gather(*(child.stop(_GRACE_S) for child in self._children.values()))
         for reservation in (*self._ports.values(), *self._quorum_ports):
             reservation.close()

@@ -87,7 +87,7 @@ class Keys:
         return passwords_in(self.passfile(role).read_text())[role]
 
     def renew(self) -> list[str]:
-        """Writes anew every token that has lived half its life; returns whose."""
+        """Write anew every token that has lived half its life; returns whose."""
         half_ms = SERVICE_TOKEN_TTL_S * 1000 // 2
         old = [name for name, issued_ms in self._issued_ms.items() if self._clock.now_ms() - issued_ms >= half_ms]
         for service in old:
@@ -95,7 +95,7 @@ class Keys:
         return old
 
     async def keep_fresh(self, tell: Callable[[str], None]) -> None:
-        """Renews tokens in time; never ends by itself. One that cannot be written is told, and tried again."""
+        """Renew tokens in time; never ends by itself. One that cannot be written is told, and tried again."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:

@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from services.devstack.child import Child, Command
 from services.devstack.state import Instance, InstanceState, StackFailed, StackRefused
+from services.devstack.supervision import Supervision
 from services.kernel.errors import CountinghouseError
 
 _REFUSED = 2
@@ -32,44 +32,24 @@ _START_FAILURES = 3
 _WATCH_AGAIN_S = 0.5
 
 
-class Supervision(Protocol):
-    """What a process knows of its stack."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether every instance has been SERVING once."""
-
-    def changed(self) -> None:
-        """An instance has changed. Never fails."""
-
-    def tell(self, sentence: str) -> None:
-        """Tells whoever watches. Never fails."""
-
-    def fail(self, error: CountinghouseError) -> None:
-        """The stack cannot go on."""
-
-    async def restarts_allowed(self) -> None:
-        """Waits until a process that ended may be started again."""
-
-
 class ManagedProcess:
     """See the module.
 
     Args:
         interface: The proto service it provides; empty: none.
-        ready: Waits until it serves; returns its address.
+        ready: Wait until a child serves; return its address.
         grace_s: How long it may take to end when told.
     """
 
     def __init__(
         self,
-        stack: Supervision,
+        supervision: Supervision,
         name: str,
         *,
         service: str,
         interface: str,
         command: Command,
-        ready: Callable[[ManagedProcess, Child], Awaitable[str]],
+        ready: Callable[[Child], Awaitable[str]],
         grace_s: float,
     ) -> None:
         self.name = name
@@ -80,7 +60,7 @@ class ManagedProcess:
         self.state = InstanceState.STARTING
         self.address = ""
         self.restarts = 0
-        self._stack = stack
+        self._supervision = supervision
         self._ready = ready
         self._grace_s = grace_s
         self._failures = 0  # since it last served
@@ -95,53 +75,53 @@ class ManagedProcess:
         return Instance(self.name, self.service, self.interface, self.pid, self.address, self.state, self.restarts)
 
     async def run(self) -> None:
-        """Keeps the process running, until it refuses or the task is cancelled."""
+        """Keep the process running, until it refuses or the task is cancelled."""
         while True:
-            said = ""
+            last_line = ""
             try:
-                failure, said = await self._run_once()
+                failure, last_line = await self._run_once()
             except Exception as error:
                 failure = f"cannot be run: {_words(error)}"
             if self.state is InstanceState.REFUSED:
                 return
             self._failures += 1
-            if not self._stack.ready and self._failures >= _START_FAILURES:
-                words = f"{failure}: {said}" if said else failure
+            if not self._supervision.ready and self._failures >= _START_FAILURES:
+                words = f"{failure}: {last_line}" if last_line else failure
                 self._give_up(StackFailed("PROCESS_CRASHES", f"{self.name} {words}; see {self.command.log}"))
                 return
             self._become(InstanceState.RESTARTING)
-            self._stack.tell(f"{self.name} {failure}; starting it again")
+            self._supervision.tell(f"{self.name} {failure}; starting it again")
             await asyncio.sleep(min(_FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10), _MAX_PAUSE_S))
-            await self._stack.restarts_allowed()
+            await self._supervision.restarts.wait()
             self.restarts += 1
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal, if there is a process."""
+        """Send it a signal, if there is a process."""
         if self.child is None or self.child.ended:
             return
         if number == signal.SIGKILL:
-            self._become(InstanceState.RESTARTING)  # nobody may take it for serving from here on
+            self._become(InstanceState.RESTARTING)  # it does not serve from here on
         self.child.signal(number)
 
     async def stop(self) -> None:
-        """Ends it; returns when it is gone."""
+        """End it; returns when it is gone."""
         if self.child is not None:
             await self.child.stop(self._grace_s)
         self._become(InstanceState.STOPPED)
 
     async def _run_once(self) -> tuple[str, str]:
-        """Starts it and waits for its end; returns how it ended, and its last words."""
+        """Start it and waits for its end; return how it ended, and its last log line."""
         child = self._spawn()
         watch = asyncio.create_task(self._watch(child))
         try:
             code = await child.wait()
         finally:
             watch.cancel()
-        said = child.last_log_line(f"{self.service}: ")
+        last_line = child.last_log_line(f"{self.service}: ")
         if code == _REFUSED:
-            self._give_up(StackRefused("PROCESS_REFUSED", said or f"{self.name} refused to start"))
+            self._give_up(StackRefused("PROCESS_REFUSED", last_line or f"{self.name} refused to start"))
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        return f"(pid {child.pid}) ended with {how}", said
+        return f"(pid {child.pid}) ended with {how}", last_line
 
     def _spawn(self) -> Child:
         self.child = Child.spawn(self.command)
@@ -153,24 +133,26 @@ class ManagedProcess:
         address = ""
         while not address and not child.ended:
             try:
-                address = await self._ready(self, child)
+                address = await self._ready(child)
             except Exception as error:
-                self._stack.tell(f"{self.name} (pid {child.pid}) cannot be looked at: {_words(error)}; trying again")
+                self._supervision.tell(
+                    f"{self.name} (pid {child.pid}) cannot be looked at: {_words(error)}; trying again"
+                )
                 await asyncio.sleep(_WATCH_AGAIN_S)
         if not child.ended and self.state is InstanceState.STARTING:
-            if self._stack.ready:
-                self._stack.tell(f"{self.name} (pid {child.pid}) is back at {address}")
+            if self._supervision.ready:
+                self._supervision.tell(f"{self.name} (pid {child.pid}) is back at {address}")
             self.address = address
             self._failures = 0
             self._become(InstanceState.SERVING)
 
     def _give_up(self, error: CountinghouseError) -> None:
-        self._stack.fail(error)
+        self._supervision.fail(error)
         self._become(InstanceState.REFUSED)
 
     def _become(self, new: InstanceState) -> None:
         self.state = new
-        self._stack.changed()
+        self._supervision.changed()
 
 
 def _words(error: Exception) -> str:

@@ -51,7 +51,7 @@ class Readiness:
         self._discovery = Discovery(self._session)
 
     async def start(self) -> None:
-        """Begins to look."""
+        """Begin to look."""
         await self._session.start()
 
     @property
@@ -60,7 +60,7 @@ class Readiness:
         return self._session.state is SessionState.CONNECTED
 
     async def wait_serving(self, interface: str, pid: int) -> str:
-        """Waits until process `pid` is registered and SERVING; returns its address."""
+        """Wait until process `pid` is registered and SERVING; returns its address."""
         directory = await self._discovery.subscribe(interface, timeout_s=0)
         news = asyncio.Event()
         unsubscribe = directory.subscribe(news.set)
@@ -76,12 +76,12 @@ class Readiness:
             unsubscribe()
 
     async def close(self) -> None:
-        """Stops looking."""
+        """Stop looking."""
         await self._discovery.close()
         await self._session.close()
 
 
 async def until_serving(address: str, interface: str = "") -> None:
-    """Waits until grpc.health says SERVING of `interface` at `address`."""
+    """Wait until grpc.health says SERVING of `interface` at `address`."""
     while await health(address, interface=interface) != SERVING:  # noqa: ASYNC110  its Watch may not be up either
         await asyncio.sleep(_RETRY_S)

@@ -45,7 +45,7 @@ class SecretDistributor:
         self._keys = Keys(root / "operator", clock)
 
     def distribute(self) -> None:
-        """Hands out everything; what was made before is handed out again, only tokens are new."""
+        """Hand out everything; what was made before is handed out again, only tokens are new."""
         passfiles: dict[str, bytes] = {}
         urls: dict[str, str] = {}
         for service in self._services:
@@ -62,7 +62,7 @@ class SecretDistributor:
         remember_databases(self._root / "operator", urls)
 
     def renew(self) -> list[str]:
-        """Hands out new tokens to those whose tokens have lived half their lives; returns to whom."""
+        """Hand out new tokens to those whose tokens have lived half their lives; returns to whom."""
         renewed = self._keys.renew()
         for service in self._services:
             token = self._keys.token_file(service).read_bytes()
@@ -92,7 +92,7 @@ async def _keep(distributor: SecretDistributor) -> None:
 
 
 def main() -> None:
-    """Hands out everything, and then what is renewed, until told to stop."""
+    """Hand out everything, and then what is renewed, until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m services.devstack.secret_distributor", description=main.__doc__)
     parser.add_argument("root", type=Path, help="where the readers' folders are")
     parser.add_argument("services", nargs="+", metavar="SERVICE")

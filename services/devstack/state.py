@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,13 +30,14 @@ INTERFACES = {
     "ledger": "countinghouse.ledger.v1.LedgerService",
 }
 
-#: The outside bank, which is no service of the house: not in the registry, and found by its address.
+#: The acquirer is no service of ours: it is not in the registry, and found by its address.
 ACQUIRER = "acquirer"
 
-#: Somebody who only looks holds the lock for a moment; a supervisor that meets them tries again.
+#: A command that only looks holds the lock for a moment; a supervisor that meets it tries again.
 _LOCK_ATTEMPTS = 10
 _LOCK_PAUSE_S = 0.02
 _GONE_POLL_S = 0.05
+_WRITE_AGAIN_S = 1.0
 
 
 class StackRefused(CountinghouseError):
@@ -108,8 +110,40 @@ class StackState:
     guards_off: tuple[str, ...] = ()
 
     def write(self, data: Path) -> None:
-        """Puts it down for the other commands."""
+        """Put it down for the other commands."""
         write_whole(data / "stack.json", json.dumps(asdict(self), indent=1).encode(), mode=0o600)
+
+
+class StateWriter:
+    """Writes `stack.json` at every change; while that fails, again and again until it is written.
+
+    Args:
+        describe: Return what to write.
+        tell: Told in a sentence when it begins to fail.
+    """
+
+    def __init__(self, data: Path, describe: Callable[[], StackState], tell: Callable[[str], None]) -> None:
+        self._data = data
+        self._describe = describe
+        self._tell = tell
+        self._retry: asyncio.TimerHandle | None = None
+
+    def write(self) -> None:
+        """Write it now, or as soon as it can be written."""
+        failing = self._retry is not None
+        self.close()
+        try:
+            self._describe().write(self._data)
+        except OSError as error:
+            if not failing:
+                self._tell(f"{self._data / 'stack.json'} cannot be written ({error.strerror}); trying again")
+            self._retry = asyncio.get_running_loop().call_later(_WRITE_AGAIN_S, self.write)
+
+    def close(self) -> None:
+        """Stop trying. Idempotent."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
 
 class StackLock:
@@ -120,7 +154,7 @@ class StackLock:
         self._descriptor = -1
 
     def take(self) -> None:
-        """Becomes the supervisor.
+        """Become the supervisor.
 
         Raises:
             StackRefused: STACK_RUNNING: there is one already.
@@ -142,7 +176,7 @@ class StackLock:
         )
 
     def give_up(self) -> None:
-        """Stops being the supervisor. Idempotent."""
+        """Stop being the supervisor. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -203,13 +237,13 @@ def require(data: Path) -> StackState:
 
 
 def forget(data: Path) -> None:
-    """Removes the description of a stack that has stopped."""
+    """Remove the description of a stack that has stopped."""
     with contextlib.suppress(OSError):  # without its lock it is of a stack that is gone
         (data / "stack.json").unlink()
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process is more than an entry nobody has read yet."""
+    """Whether a process is more than an entry of the process table."""
     import psutil  # noqa: PLC0415  `status` does without
 
     try:
@@ -219,7 +253,7 @@ def _alive(pid: int) -> bool:
 
 
 async def wait_gone(data: Path, supervisor: int, timeout_s: float) -> bool:
-    """Waits until the supervisor has given up the lock and ended; False if not within `timeout_s` seconds."""
+    """Wait until the supervisor has given up the lock and ended; False if not within `timeout_s` seconds."""
     try:
         async with asyncio.timeout(timeout_s):
             while running(data) or _alive(supervisor):  # noqa: ASYNC110  no event of ours

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from countinghouse.order.v1 import order_pb2
-from services.devstack.components.databases import SQLITE
+from services.devstack.options import SQLITE
 from services.devstack.readiness import SERVING, health
 from services.devstack.stack import ZOOKEEPER
 from services.devstack.state import INTERFACES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from countinghouse.order.v1 import order_pb2
-from services.devstack.components.databases import SQLITE
+from services.devstack.options import SQLITE
 from services.devstack.readiness import SERVING
 from services.kernel.principal import Role
 from tests.e2e.conftest import FreshStack

@@ -53,9 +53,7 @@ async def replace(stack: Stack, data: Path, *, keep: bool) -> None:
     copy = data.with_name("backup")
     stack.restarts = False
     stack.kill(ZOOKEEPER, signal.SIGKILL)
-    child = stack._servers[ZOOKEEPER].child
-    assert child is not None
-    await child.wait()
+    await stack.wait_until(lambda: stack.zookeeper_pid == 0, 10)
     if keep:
         shutil.copytree(data, copy)
     else:

@@ -27,7 +27,7 @@ from countinghouse.payment.v1 import payment_pb2
 from services.devstack import pruning, state
 from services.devstack.child import Child
 from services.devstack.components import zookeeper
-from services.devstack.components.zookeeper import PortReservation
+from services.devstack.ports import HOST, PortReservation
 from services.devstack.readiness import health
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES, InstanceState, StackRefused
@@ -213,7 +213,7 @@ class TestWithoutZooKeeper:
     async def test_zookeeper_may_come_later(self, fresh_stack: FreshStack, tmp_path: Path) -> None:
         """`up --zookeeper` with nobody there yet: the services wait, and are ready when it has come."""
         reservation = PortReservation()
-        address = f"{zookeeper.HOST}:{reservation.port}"
+        address = f"{HOST}:{reservation.port}"
 
         async def come_later() -> Child:
             await asyncio.sleep(2.5)

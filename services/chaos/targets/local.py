@@ -28,10 +28,10 @@ from services.chaos.targets.target import ACQUIRER
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
-from services.devstack.components.databases import POSTGRESQL
-from services.devstack.components.zookeeper import PortReservation
 from services.devstack.ensemble import ZooKeeperEnsemble
 from services.devstack.files import database_url
+from services.devstack.options import POSTGRESQL
+from services.devstack.ports import PortReservation
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import Clock
 from services.kernel.principal import Role

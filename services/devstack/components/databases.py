@@ -16,38 +16,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.devstack.child import Child, Command
-from services.devstack.components.postgresql import SUPERUSER
+from services.devstack.components.component import Component, Context
+from services.devstack.components.postgresql import SUPERUSER, PostgreSQL
 from services.devstack.files import database_url, databases_elsewhere, remember_databases
-from services.devstack.keys import Keys
-from services.devstack.state import StackRefused
-from services.kernel.errors import InvalidArgument
+from services.devstack.options import SQLITE
+from services.devstack.state import InstanceState, StackRefused
+from services.kernel.guards import Guards
 from services.runtime.database.pgpass import Roles
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-SQLITE, POSTGRESQL = "sqlite", "postgresql"
 HOUSE = "countinghouse"
-_SCHEMES = ("postgresql", "postgresql+asyncpg")
-
-
-def check_choice(choice: str) -> None:
-    """Raises InvalidArgument if `choice` is none of the module's list."""
-    if choice in (SQLITE, POSTGRESQL):
-        return
-    if choice.partition("://")[0] not in _SCHEMES or "@" not in choice:  # a URL may hold a password: not repeated
-        raise InvalidArgument(
-            "DATABASE_UNKNOWN", "a database is sqlite, postgresql, or like postgresql://superuser@host:5432/house"
-        )
 
 
 def check_kind(data: Path, choice: str, services: Sequence[str]) -> None:
-    """Raises StackRefused: DATABASE_OTHER: the books of this data directory are kept in the other way."""
+    """Refuse a choice of database that is not the one of this data directory.
+
+    Raises:
+        StackRefused: DATABASE_OTHER.
+    """
     elsewhere = bool(set(services) & databases_elsewhere(data).keys())
     files = any((data / f"{service}.db").exists() for service in services)
     if elsewhere and choice == SQLITE:
@@ -60,48 +54,48 @@ def check_kind(data: Path, choice: str, services: Sequence[str]) -> None:
         )
 
 
-class FileDatabases:
-    """SQLite files in the data directory."""
+class Databases(Component):
+    """Where each service keeps its data."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
-
+    @abstractmethod
     def settings(self, service: str) -> dict[str, object]:
-        """What the instances of a service are to be told."""
-        return {"database_url": database_url(self._data, service)}
+        """Return the settings by which the instances of a service find their database."""
 
     def owner_settings(self, service: str) -> dict[str, object]:
-        """The same, for a job of the owner of its tables."""
+        """Return the same, for a job of the owner of its tables."""
         return self.settings(service)
 
 
-class ServerDatabases:
-    """Databases on a PostgreSQL server, prepared by `open`.
+class FileDatabases(Databases):
+    """SQLite files in the data directory."""
 
-    Args:
-        server: URL of a superuser.
-        owned: Whether the services run as the owners of their tables.
-    """
-
-    def __init__(self, data: Path, keys: Keys, server: URL, house: str, *, owned: bool) -> None:
-        self._data = data
-        self._keys = keys
-        self._server = server
-        self._house = house
-        self._owned = owned
+    async def start(self) -> None:
+        """Do nothing: each instance makes its file."""
 
     def settings(self, service: str) -> dict[str, object]:
-        """What the instances of a service are to be told."""
-        roles = self._roles(service)
-        return {"database_url": self._url(roles, roles.owner if self._owned else roles.user), "migrate": False}
+        """Return the URL of a file."""
+        return {"database_url": database_url(self._context.data, service)}
 
-    def owner_settings(self, service: str) -> dict[str, object]:
-        """The same, for a job of the owner of its tables."""
-        roles = self._roles(service)
-        return {"database_url": self._url(roles, roles.owner)}
 
-    async def open(self, services: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Makes what is missing and brings every schema up to date.
+class ServerDatabases(Databases):
+    """Databases on a PostgreSQL server.
+
+    Args:
+        server: The stack's own server, or the URL of a superuser of one that runs elsewhere.
+        house: What the names of the databases and roles begin with.
+        services: Whose databases.
+    """
+
+    def __init__(self, context: Context, server: PostgreSQL | URL, house: str, services: Sequence[str]) -> None:
+        super().__init__(context)
+        self._server = server
+        self._house = house
+        self._services = tuple(services)
+        self._open = False
+        self._as_owner = not Guards.without(context.options.guards_off).unique
+
+    async def start(self) -> None:
+        """Make what is missing and bring every schema up to date.
 
         Raises:
             StackRefused: PROCESS_REFUSED: a migration's own last line. DATABASE_REFUSED: the server's words.
@@ -111,25 +105,52 @@ class ServerDatabases:
         from services.runtime.database.errors import said  # noqa: PLC0415
         from services.runtime.database.postgres_roles import prepare  # noqa: PLC0415
 
-        every = [self._roles(service) for service in services]
+        if isinstance(self._server, PostgreSQL):
+            await self._server.wait_ready()
+        every = [self._roles(service) for service in self._services]
         names = {name for roles in every for name in (roles.owner, roles.user, roles.checker)}
+        passwords = {name: self._context.keys.password(name) for name in names}
         try:
-            await prepare(self._server, self._house, services, {name: self._keys.password(name) for name in names})
+            await prepare(self._url, self._house, self._services, passwords)
         except (OSError, SQLAlchemyError) as error:
-            shown = self._server.render_as_string(hide_password=True)
+            shown = self._url.render_as_string(hide_password=True)
             raise StackRefused("DATABASE_REFUSED", f"{shown} cannot be used: {said(error)}") from error
-        remember_databases(self._data, {roles.service: self._url(roles, roles.checker) for roles in every})
-        await asyncio.gather(*(self._migrate(roles, environment) for roles in every))
+        remember_databases(self._context.data, {roles.service: self._url_of(roles, roles.checker) for roles in every})
+        await asyncio.gather(*(self._migrate(roles) for roles in every))
+        self._open = True
 
-    async def _migrate(self, roles: Roles, environment: Mapping[str, str]) -> None:
+    @property
+    def state(self) -> InstanceState:
+        """SERVING when the databases are open."""
+        return InstanceState.SERVING if self._open else InstanceState.STARTING
+
+    def explain(self) -> str:
+        """Say whether the databases are open."""
+        return "" if self._open else f"its databases are not open yet, see {self._context.data / 'logs'}"
+
+    def settings(self, service: str) -> dict[str, object]:
+        """Return the URL for the role that may not change the schema."""
+        roles = self._roles(service)
+        return {"database_url": self._url_of(roles, roles.owner if self._as_owner else roles.user), "migrate": False}
+
+    def owner_settings(self, service: str) -> dict[str, object]:
+        """Return the URL for the owner of the tables."""
+        roles = self._roles(service)
+        return {"database_url": self._url_of(roles, roles.owner)}
+
+    @property
+    def _url(self) -> URL:
+        return self._server.url if isinstance(self._server, PostgreSQL) else self._server
+
+    async def _migrate(self, roles: Roles) -> None:
         settings = {
-            "COUNTINGHOUSE_DATABASE_URL": self._url(roles, roles.owner),
+            "COUNTINGHOUSE_DATABASE_URL": self._url_of(roles, roles.owner),
             "COUNTINGHOUSE_SERVICE_ROLE": roles.user,
             "COUNTINGHOUSE_CHECKER_ROLE": roles.checker,
         }
         arguments = (sys.executable, "-P", "-m", f"services.{roles.service}.main", "migrate")
-        log = self._data / "logs" / f"{roles.service}-migrate.log"
-        child = Child.spawn(Command(arguments, {**environment, **settings}, log))
+        log = self._context.data / "logs" / f"{roles.service}-migrate.log"
+        child = Child.spawn(Command(arguments, {**self._context.environment, **settings}, log))
         try:
             code = await child.wait()
         finally:
@@ -141,9 +162,9 @@ class ServerDatabases:
     def _roles(self, service: str) -> Roles:
         return Roles(self._house, service)
 
-    def _url(self, roles: Roles, role: str) -> str:
-        url = self._server.set(username=role, password=None, database=roles.database)
-        return url.set(query={"passfile": str(self._keys.passfile(role))}).render_as_string()
+    def _url_of(self, roles: Roles, role: str) -> str:
+        url = self._url.set(username=role, password=None, database=roles.database)
+        return url.set(query={"passfile": str(self._context.keys.passfile(role))}).render_as_string()
 
 
 def server_and_house(choice: str) -> tuple[URL, str]:

@@ -20,21 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.devstack.child import Command, identity
+from services.devstack.child import Child, Command, identity
+from services.devstack.components.component import Component
+from services.devstack.managed_process import ManagedProcess
+from services.devstack.ports import HOST
 from services.devstack.state import StackRefused
 from services.kernel.errors import Unavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-HOST = "127.0.0.1"
 SUPERUSER = "postgres"
-#: 16 instances of each service, at their default pool of 8, are more than anybody starts on one machine.
+#: 16 instances of each service, at their default pool of 8, are more than one machine starts.
 _MAX_CONNECTIONS = 200
 _PROGRAMS = ("initdb", "postgres")
 _UNPRIVILEGED = ("postgres", "nobody")
 _INITDB_TIMEOUT_S = 60.0
 _RETRY_S = 0.05
+_GRACE_S = 5.0
 
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -65,7 +68,7 @@ class Installation:
 
 
 def find(environment: Mapping[str, str], root: Path = Path("/"), version: str = "") -> Installation:
-    """Returns what a server can be started from, the first of the module's list.
+    """Return what a server can be started from, the first of the module's list.
 
     Args:
         root: Where Debian's packages are installed.
@@ -98,7 +101,7 @@ def version_of(directory: Path) -> str:
 
 
 async def make(installation: Installation, directory: Path, password: str) -> None:
-    """Makes `directory` and the data in it, unless they are there.
+    """Make `directory` and the data in it, unless they are there.
 
     Args:
         password: Of the superuser.
@@ -132,7 +135,7 @@ def command(installation: Installation, directory: Path, port: int, environment:
 
 
 async def until_answering(server: URL) -> None:
-    """Waits until a server lets its superuser in."""
+    """Wait until a server lets its superuser in."""
     from services.runtime.database.database import Database  # noqa: PLC0415  a stack on files does without
 
     async with Database(server.render_as_string(), pool=1) as database:
@@ -141,6 +144,53 @@ async def until_answering(server: URL) -> None:
                 return await database.ping()
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
+
+
+class PostgreSQL(Component):
+    """A server of the stack's own.
+
+    Attributes:
+        url: Of its superuser, once it was started.
+    """
+
+    url: URL
+
+    async def start(self) -> None:
+        """Make its data if they are not there, and start it.
+
+        Raises:
+            PostgresqlMissing: There is none to start.
+            StackRefused: As `make`.
+        """
+        from sqlalchemy import URL  # noqa: PLC0415  a stack on files does without
+
+        keys, directory = self._context.keys, self._context.data / "postgresql"
+        installation = find(self._context.environment, version=version_of(directory))
+        await make(installation, directory, keys.password(SUPERUSER))
+        port = self._reserve_port(directory).port
+        self.url = URL.create(
+            "postgresql+asyncpg",
+            username=SUPERUSER,
+            host=HOST,
+            port=port,
+            database=SUPERUSER,
+            query={"passfile": str(keys.passfile(SUPERUSER))},
+        )
+        self._run(
+            ManagedProcess(
+                self._supervision,
+                "postgresql",
+                service="postgresql",
+                interface="",
+                command=command(installation, directory, port, self._context.environment),
+                ready=self._ready,
+                grace_s=_GRACE_S,
+            )
+        )
+
+    async def _ready(self, _child: Child) -> str:
+        await until_answering(self.url)
+        return f"{self.url.host}:{self.url.port}"
 
 
 async def _initdb(installation: Installation, data: Path, secret: Path) -> None:
@@ -169,7 +219,7 @@ async def _initdb(installation: Installation, data: Path, secret: Path) -> None:
 
 
 def _make_room(installation: Installation, directory: Path) -> None:
-    """Makes `directory` the user's, and lets them pass, without looking, through the data directory above it.
+    """Make `directory` the user's, and let them pass, without looking, through the data directory above it.
 
     Raises:
         StackRefused: DATA_UNUSABLE: a folder further up is closed to them.

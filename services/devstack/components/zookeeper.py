@@ -18,19 +18,22 @@ import contextlib
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coordination.files import write_whole
 from coordination.session import ServerAddress
-from services.devstack.child import Command
+from services.devstack.child import Child, Command
+from services.devstack.components.component import Component, Context
+from services.devstack.managed_process import ManagedProcess
+from services.devstack.ports import HOST
 from services.devstack.state import StackRefused
 
-HOST = "127.0.0.1"
+ZOOKEEPER = "zookeeper"
 #: Sessions last 2 to 20 ticks: 1 to 10 s.
 TICK_MS = 500
 DOCKER_IMAGE = "zookeeper:3.9"
@@ -42,6 +45,7 @@ _LOGGER = "slf4j-simple.jar"
 _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 _DOCKER_TIMEOUT_S = 3.0
 _PROBE_TIMEOUT_S = 1.0
+_POLL_S, _GRACE_S = 0.03, 3.0
 _FOUR_LETTERS = "srvr,mntr,ruok,cons,wchs,dump"
 
 _CONFIGURATION = """\
@@ -114,7 +118,7 @@ Installation = JavaInstallation | DockerInstallation
 
 
 def find(environment: Mapping[str, str], root: Path = Path("/")) -> Installation:
-    """Returns what a ZooKeeper can be started from, the first of the module's list.
+    """Return what a ZooKeeper can be started from, the first of the module's list.
 
     Args:
         root: Where Debian's package is installed.
@@ -187,60 +191,67 @@ class Member:
 def command(
     installation: Installation, directory: Path, port: int, environment: Mapping[str, str], member: Member | None = None
 ) -> Command:
-    """How to start a server that keeps its data under `directory` and listens on `port`.
+    """Return the command of a server that keeps its data under `directory` and listens on `port`.
 
     Args:
         member: Its place in an ensemble, which only Java can make; None: it stands alone.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = directory.parent / "logs" / f"{directory.name}.log"
-    match installation:
-        case JavaInstallation(java, class_path):
-            configuration = directory / "zoo.cfg"
-            text = _CONFIGURATION.format(
-                tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
-            )
-            if member is not None:
-                text += member.lines
-                (directory / "data").mkdir(mode=0o700, exist_ok=True)
-                write_whole(directory / "data" / "myid", str(member.number).encode(), mode=0o600)
-            write_whole(configuration, text.encode(), mode=0o600)
-            logback = directory / "logback.xml"
-            write_whole(logback, _LOGBACK.encode(), mode=0o600)
-            arguments: tuple[str, ...] = (
-                str(java),
-                *_JAVA_FLAGS,
-                f"-Dlogback.configurationFile={logback}",
-                "-cp",
-                os.pathsep.join(class_path),
-                _MAIN,
-                str(configuration),
-            )
-            return Command(arguments, {**environment, "MALLOC_ARENA_MAX": "1"}, log)
-        case DockerInstallation(docker):
-            for part in ("data", "datalog"):
-                (directory / part).mkdir(exist_ok=True)
-            settings = {
-                "ZOO_TICK_TIME": str(TICK_MS),
-                "ZOO_MAX_CLIENT_CNXNS": "0",
-                "ZOO_4LW_COMMANDS_WHITELIST": _FOUR_LETTERS,
-                "ZOO_ADMINSERVER_ENABLED": "false",
-                "ZOO_AUTOPURGE_PURGEINTERVAL": "1",
-                "JVMFLAGS": "-Xmx64m -XX:+UseSerialGC",
-            }
-            arguments = (
-                str(docker),
-                "run",
-                "--rm",
-                f"--name={container_name(directory)}",
-                f"--publish={HOST}:{port}:2181",
-                f"--user={os.getuid()}:{os.getgid()}",
-                f"--volume={(directory / 'data').resolve()}:/data",
-                f"--volume={(directory / 'datalog').resolve()}:/datalog",
-                *(f"--env={name}={value}" for name, value in settings.items()),
-                DOCKER_IMAGE,
-            )
-            return Command(arguments, dict(environment), log)
+    if isinstance(installation, DockerInstallation):
+        return Command(_docker_arguments(installation, directory, port), dict(environment), log)
+    arguments = _java_arguments(installation, directory, port, member)
+    return Command(arguments, {**environment, "MALLOC_ARENA_MAX": "1"}, log)
+
+
+def _java_arguments(
+    installation: JavaInstallation, directory: Path, port: int, member: Member | None
+) -> tuple[str, ...]:
+    configuration = directory / "zoo.cfg"
+    text = _CONFIGURATION.format(
+        tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
+    )
+    if member is not None:
+        text += member.lines
+        (directory / "data").mkdir(mode=0o700, exist_ok=True)
+        write_whole(directory / "data" / "myid", str(member.number).encode(), mode=0o600)
+    write_whole(configuration, text.encode(), mode=0o600)
+    logback = directory / "logback.xml"
+    write_whole(logback, _LOGBACK.encode(), mode=0o600)
+    return (
+        str(installation.java),
+        *_JAVA_FLAGS,
+        f"-Dlogback.configurationFile={logback}",
+        "-cp",
+        os.pathsep.join(installation.class_path),
+        _MAIN,
+        str(configuration),
+    )
+
+
+def _docker_arguments(installation: DockerInstallation, directory: Path, port: int) -> tuple[str, ...]:
+    for part in ("data", "datalog"):
+        (directory / part).mkdir(exist_ok=True)
+    settings = {
+        "ZOO_TICK_TIME": str(TICK_MS),
+        "ZOO_MAX_CLIENT_CNXNS": "0",
+        "ZOO_4LW_COMMANDS_WHITELIST": _FOUR_LETTERS,
+        "ZOO_ADMINSERVER_ENABLED": "false",
+        "ZOO_AUTOPURGE_PURGEINTERVAL": "1",
+        "JVMFLAGS": "-Xmx64m -XX:+UseSerialGC",
+    }
+    return (
+        str(installation.docker),
+        "run",
+        "--rm",
+        f"--name={container_name(directory)}",
+        f"--publish={HOST}:{port}:2181",
+        f"--user={os.getuid()}:{os.getgid()}",
+        f"--volume={(directory / 'data').resolve()}:/data",
+        f"--volume={(directory / 'datalog').resolve()}:/datalog",
+        *(f"--env={name}={value}" for name, value in settings.items()),
+        DOCKER_IMAGE,
+    )
 
 
 def container_name(directory: Path) -> str:
@@ -249,7 +260,7 @@ def container_name(directory: Path) -> str:
 
 
 async def remove_container(installation: Installation, directory: Path) -> None:
-    """Removes a container whose `docker run` was killed; Docker does not notice that by itself."""
+    """Remove a container whose `docker run` was killed; Docker does not notice that by itself."""
     if isinstance(installation, DockerInstallation):
         arguments = [str(installation.docker), "rm", "--force", container_name(directory)]
         await asyncio.to_thread(subprocess.run, arguments, capture_output=True, check=False)
@@ -278,25 +289,55 @@ async def mode(address: str) -> str:
         return ""
 
 
-class PortReservation:
-    """A port that stays ours while its server starts, dies and starts again.
+class ZooKeeper(Component):
+    """A server of the stack's own, or the address of one that runs elsewhere.
 
-    A socket that is bound and does not listen keeps others from being given the port, while a server that
-    sets SO_REUSEADDR, as Java's do, can still listen on it.
+    Attributes:
+        address: `host:port`; empty before a server of its own was started.
     """
 
-    def __init__(self, wanted: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((HOST, wanted))
-        except OSError:
-            self._socket.bind((HOST, 0))
-        self.port = int(self._socket.getsockname()[1])
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.address = context.options.zookeeper
 
-    def close(self) -> None:
-        """Gives the port up. Idempotent."""
-        self._socket.close()
+    async def start(self) -> None:
+        """Start a server, unless there is one elsewhere.
+
+        Raises:
+            ZooKeeperMissing: There is none to start.
+        """
+        if self.address:
+            return
+        environment = self._context.environment
+        installation = find(environment)
+        directory = self._context.data / ZOOKEEPER
+        directory.mkdir(mode=0o700, exist_ok=True)
+        reservation = self._reserve_port(directory)
+        self.address = f"{HOST}:{reservation.port}"
+        if isinstance(installation, DockerInstallation):
+            reservation.close()  # Docker's own proxy may not share it
+            await remove_container(installation, directory)
+            self._resources.push_async_callback(remove_container, installation, directory)
+        self._run(
+            ManagedProcess(
+                self._supervision,
+                ZOOKEEPER,
+                service=ZOOKEEPER,
+                interface="",
+                command=command(installation, directory, reservation.port, environment),
+                ready=self._ready,
+                grace_s=_GRACE_S,
+            )
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return its address, and the process of a server of its own."""
+        return {"zookeeper": self.address, "zookeeper_pid": sum(process.pid for process in self.processes)}
+
+    async def _ready(self, _child: Child) -> str:
+        while not await serves(self.address):  # noqa: ASYNC110  another process
+            await asyncio.sleep(_POLL_S)
+        return self.address
 
 
 def _which(name: str, environment: Mapping[str, str]) -> Path | None:

@@ -13,63 +13,47 @@ from typing import Any
 
 import pytest
 
-from services.devstack import keys, managed_process
-from services.devstack import stack as stack_module
+from services.devstack import keys, managed_process, state
 from services.devstack.child import Child, Command
 from services.devstack.keys import Keys
 from services.devstack.managed_process import ManagedProcess
 from services.devstack.secret_distributor import SecretDistributor
-from services.devstack.stack import Stack, StackOptions
-from services.devstack.state import InstanceState, StackLock, StackState
+from services.devstack.state import InstanceState, StackState, StateWriter
+from services.devstack.supervision import Supervision
 from services.kernel.clock import SystemClock
-from services.kernel.errors import CountinghouseError
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "some/file")
 
 
-class Supervised:
-    """What a process is told of its stack, and what it says."""
+class Supervised(Supervision):
+    """Keeps what is told."""
 
     def __init__(self, *, ready: bool = True) -> None:
-        self.ready = ready
         self.said: list[str] = []
-        self.failure: CountinghouseError | None = None
-        self._news = asyncio.Event()
-
-    def changed(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
-    def tell(self, sentence: str) -> None:
-        self.said.append(sentence)
-
-    def fail(self, error: CountinghouseError) -> None:
-        self.failure = error
-
-    async def restarts_allowed(self) -> None: ...
+        super().__init__(self.said.append)
+        self.ready = ready
 
     async def until(self, process: ManagedProcess, state: InstanceState) -> None:
         async with asyncio.timeout(15):
             while process.state is not state:
-                await self._news.wait()
+                await self._changed.wait()
 
 
-async def serves_at_once(_process: ManagedProcess, _child: Child) -> str:
+async def serves_at_once(_child: Child) -> str:
     return "here"
 
 
 @asynccontextmanager
-async def running(stack: Supervised, tmp_path: Path, ready: Any = serves_at_once) -> AsyncIterator[ManagedProcess]:
+async def running(stack: Supervision, tmp_path: Path, ready: Any = serves_at_once) -> AsyncIterator[ManagedProcess]:
     command = Command((sys.executable, "-c", "import time; time.sleep(600)"), {}, tmp_path / "log")
     process = ManagedProcess(
         stack, "zookeeper", service="zookeeper", interface="", command=command, ready=ready, grace_s=1.0
     )
-    task = asyncio.create_task(process.run())
+    stack.run(process.run())
     try:
         yield process
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await stack.close()
         await process.stop()
 
 
@@ -115,7 +99,7 @@ async def test_process_whose_readiness_cannot_be_seen_is_looked_at_again(
     monkeypatch.setattr(managed_process, "_WATCH_AGAIN_S", 0.001)
     failures: list[Exception] = [NO_SPACE, RuntimeError("can't start new thread")]
 
-    async def ready(_process: ManagedProcess, _child: Child) -> str:
+    async def ready(_child: Child) -> str:
         if failures:
             raise failures.pop()
         return "here"
@@ -133,46 +117,38 @@ async def test_process_that_was_killed_is_started_again_while_its_stack_cannot_b
     described: list[StackState] = []
     full = True
 
-    def write(state: StackState, _data: Path) -> None:
+    def write(written: StackState, _data: Path) -> None:
         if full:
             raise NO_SPACE
-        described.append(state)
+        described.append(written)
 
     monkeypatch.setattr(StackState, "write", write)
-    monkeypatch.setattr(stack_module, "_DESCRIBE_AGAIN_S", 0.01)
+    monkeypatch.setattr(state, "_WRITE_AGAIN_S", 0.01)
     said: list[str] = []
-    stack = Stack(StackOptions(tmp_path, services=()), tell=said.append)
-    stack._lock = StackLock(tmp_path)
-    stack._ready = True
-    command = Command((sys.executable, "-c", "import time; time.sleep(600)"), {}, tmp_path / "log")
-    process = ManagedProcess(
-        stack, "zookeeper", service="zookeeper", interface="", command=command, ready=serves_at_once, grace_s=1.0
-    )
-    stack._servers["zookeeper"] = process
-    stack._run(process)
-    stack._closing.append(process.stop)
-    try:
-        await stack.wait_server("zookeeper")
+    writer = StateWriter(tmp_path, lambda: StackState(1, True, "", process.pid, ()), said.append)
+    supervision = Supervision(said.append, writer.write)
+    supervision.ready = True
+    async with running(supervision, tmp_path) as process:
+        await supervision.wait_until(lambda: process.state is InstanceState.SERVING, 15)
         first = process.pid
         process.signal(signal.SIGKILL)
-        await stack.wait_until(lambda: process.state is InstanceState.SERVING and process.pid != first, 15)
+        await supervision.wait_until(lambda: process.state is InstanceState.SERVING and process.pid != first, 15)
         assert sum("stack.json" in sentence for sentence in said) == 1  # not once a second
         full = False
         async with asyncio.timeout(15):
             while not described:  # noqa: ASYNC110  a timer of its own
                 await asyncio.sleep(0.01)
         assert described[-1].zookeeper_pid == process.pid
-    finally:
-        await stack.stop()
+    writer.close()
 
 
-async def test_stack_whose_watcher_cannot_be_told_goes_on(tmp_path: Path) -> None:
+async def test_supervision_whose_watcher_cannot_be_told_goes_on() -> None:
     """Its terminal is gone, or the file that takes its words is on a full disk."""
 
     def tell(_sentence: str) -> None:
         raise BrokenPipeError
 
-    Stack(StackOptions(tmp_path), tell=tell).tell("a process ended")
+    Supervision(tell).tell("a process ended")
 
 
 async def test_tokens_that_cannot_be_renewed_are_renewed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

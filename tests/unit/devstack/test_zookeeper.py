@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.devstack.components import zookeeper
-from services.devstack.components.zookeeper import (
-    DockerInstallation,
-    JavaInstallation,
-    PortReservation,
-    ZooKeeperMissing,
-)
+from services.devstack.components.zookeeper import DockerInstallation, JavaInstallation, ZooKeeperMissing
+from services.devstack.ports import HOST, PortReservation
 
 DEBIAN_JARS = ("zookeeper.jar", "zookeeper-jute.jar", "slf4j-api.jar", "slf4j-simple.jar", "netty-common.jar")
 
@@ -162,17 +158,17 @@ def test_a_reserved_port_is_given_to_nobody_but_its_server() -> None:
     """Others are refused it; a server that sets SO_REUSEADDR, as Java's do, can listen on it, again and again."""
     reservation = PortReservation()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
-        other.bind((zookeeper.HOST, reservation.port))
+        other.bind((HOST, reservation.port))
     for _ in range(2):
         with socket.socket() as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((zookeeper.HOST, reservation.port))
+            server.bind((HOST, reservation.port))
             server.listen()
     reservation.close()
 
 
 def test_a_wanted_port_that_is_taken_is_replaced() -> None:
-    with socket.create_server((zookeeper.HOST, 0)) as taken:
+    with socket.create_server((HOST, 0)) as taken:
         reservation = PortReservation(taken.getsockname()[1])
         assert reservation.port != taken.getsockname()[1]
         reservation.close()
@@ -185,9 +181,9 @@ async def test_only_srvr_with_a_mode_counts_as_serving(answer: bytes, serves: bo
         writer.write(answer)
         writer.close()
 
-    async with await asyncio.start_server(reply, zookeeper.HOST, 0) as server:
+    async with await asyncio.start_server(reply, HOST, 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert await zookeeper.serves(f"{zookeeper.HOST}:{port}") is serves
+        assert await zookeeper.serves(f"{HOST}:{port}") is serves
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:x"])
