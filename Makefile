@@ -22,7 +22,6 @@ setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper 
 	@deploy/setup-zookeeper.sh
 
 $(STAMP): requirements.lock pyproject.toml
-	@echo "Setting up .venv (about half a minute the first time) …"
 	@deploy/setup-python.sh "$(PYTHON)"
 	@touch $@
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,23 @@ def test_docker_will_do(tmp_path: Path) -> None:
 
 def test_a_docker_that_does_not_answer_will_not(tmp_path: Path) -> None:
     assert run(tmp_path, "docker=exit 1").returncode == 1
+
+
+def test_setup_of_python_says_what_it_installs(tmp_path: Path) -> None:
+    """It takes minutes on a slow machine."""
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(SCRIPT.parent / "setup-python.sh", tmp_path / "deploy")
+    (tmp_path / "requirements.lock").write_text("typer==1.0 \\\n    --hash=sha256:0\n")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "Collecting typer==1.0 (from -r requirements.lock (line 1))"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "deploy" / "setup-python.sh", sys.executable],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert "1 packages of requirements.lock" in done.stdout
+    assert "  typer==1.0\n" in done.stdout
