@@ -1,22 +1,22 @@
-"""`countinghouse acquirer …`: the outside bank's own view, and what is to go wrong with it."""
+"""`countinghouse acquirer …`: the acquirer's own log, and the faults injected into it."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from countinghouse.acquirer.v1 import acquirer_pb2 as pb
+from services.chaos.acquirer_log import record_of
 from services.cli import output
 from services.cli.arguments import Limit, Page, calling
+from services.cli.client import Client
 from services.kernel.principal import Role
 
-if TYPE_CHECKING:
-    from services.cli.client import Client
-
-app = typer.Typer(no_args_is_help=True, help="See what the outside bank has done, and let it fail.")
+app = typer.Typer(no_args_is_help=True, help="See what the acquirer has done, and inject faults into it.")
 
 _LOG_PAGE = 500
 _KINDS = ("drop-reply", "delay-before", "delay-after", "down", "notice-twice", "notice-lost")
@@ -38,14 +38,12 @@ async def log(
         bool, typer.Option("--jsonl", help="Print all pages as JSON lines, as `check --acquirer-log` reads them.")
     ] = False,
 ) -> None:
-    """Lists the acquirer's own log, newest first: every request as it was received, and every decision.
+    """List the acquirer's own log, newest first: every request as it was received, and every decision.
 
     --jsonl prints it oldest first.
 
     Example: countinghouse acquirer log --key pay_7d0q:1
     """
-    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
-
     if jsonl:
         if key or page:
             raise typer.BadParameter("--jsonl prints the whole log: --key and --page exclude it")
@@ -53,10 +51,9 @@ async def log(
         return
     request = pb.ListLogRequest(page_size=limit, page_token=page, key=key, newest_first=True)
     response = output.as_dict(await client.read_list("acquirer", "ListLog", request, "entries"))
-    if client.as_json:
-        output.print_json(response)
-        return
-    output.print_table(
+    output.print_page(
+        client.as_json,
+        response,
         "the acquirer's log",
         ("number", "at", "method", "key", "word", "amount", "card", "reference"),
         [
@@ -73,15 +70,10 @@ async def log(
             for entry in response["entries"]
         ],
     )
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 async def _print_lines(client: Client) -> None:
-    """Prints the whole log, an entry a line."""
-    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
-    from services.chaos.acquirer_log import record_of  # noqa: PLC0415
-
+    """Print the whole log, an entry a line."""
     page = ""
     while True:
         request = pb.ListLogRequest(page_size=_LOG_PAGE, page_token=page)
@@ -102,20 +94,18 @@ async def faults(
         typer.Option(
             "--set",
             metavar="KIND[:METHOD][,times=N][,delay=MS][,subject=S]",
-            help=f"What goes wrong; repeatable, replaces what is set. Kinds: {', '.join(_KINDS)}.",
+            help=f"Which fault; repeatable, replaces what is set. Kinds: {', '.join(_KINDS)}.",
             show_default=False,
         ),
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Let nothing go wrong any more.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Inject no faults any more.")] = False,
 ) -> None:
-    """Shows or sets what goes wrong at the bank of a stack that was started with --failpoints.
+    """Show or set the faults of the acquirer of a stack that was started with --failpoints.
 
     `times` counts for each key; a subject is a key, a payment id or a card.
 
     Example: countinghouse acquirer faults --set drop-reply:Charge,times=1
     """
-    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
-
     if clear and wanted:
         raise typer.BadParameter("--set and --clear exclude each other")
     if clear or wanted:
@@ -144,8 +134,6 @@ async def faults(
 
 
 def _fault(text: str) -> Any:
-    from countinghouse.acquirer.v1 import acquirer_pb2 as pb  # noqa: PLC0415
-
     found = _FAULT.fullmatch(text)
     if found is None or found["kind"] not in _KINDS:
         raise typer.BadParameter(

@@ -137,7 +137,7 @@ CurrencyOfAmount = Annotated[
 def calling(
     role: Role, *, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> Callable[[Callable[Concatenate[Client, _P], Awaitable[None]]], Callable[..., None]]:
-    """Makes a typer command of an async function that wants a `Client`.
+    """Make a typer command of an async function that wants a `Client`.
 
     Args:
         role: As what one calls if nothing else is said.
@@ -195,7 +195,7 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
 def amount_of(
     amount: str | None, amount_minor: int | None, currency: str, *, option: str = "--amount", least: int = 1
 ) -> int | None:
-    """Reads an amount that is given in major or in minor units; returns minor units, or None if neither is given.
+    """Read an amount that is given in major or in minor units; return minor units, or None if neither is given.
 
     Args:
         currency: Of ISO 4217, as the options for one check.
@@ -220,7 +220,7 @@ def amount_of(
 
 
 def parse_pairs(values: list[str], example: str) -> dict[str, int]:
-    """Reads options like `payment=2`.
+    """Read options like `payment=2`.
 
     Raises:
         typer.BadParameter: One is not like that.
@@ -262,7 +262,7 @@ def _two_callers(context: typer.Context) -> typer.BadParameter:
 
 
 async def _interruptible(work: Coroutine[Any, Any, _T]) -> _T:
-    """Lets SIGTERM interrupt as Ctrl-C does; commands that have to stop something say how."""
+    """Let SIGTERM interrupt as Ctrl-C does; commands that have to stop something say how."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     return await work
 
@@ -270,7 +270,7 @@ async def _interruptible(work: Coroutine[Any, Any, _T]) -> _T:
 async def _talk(
     function: Callable[..., Awaitable[None]], connection: Connection, context: typer.Context, values: dict[str, Any]
 ) -> None:
-    from services.cli.client import Client  # noqa: PLC0415  gRPC and kazoo, which `--help` can do without
+    from services.cli.client import Client  # noqa: PLC0415  gRPC and kazoo, which `up` imports later
 
     async with Client(connection) as client:
         try:
@@ -291,15 +291,9 @@ _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotati
 
 
 def _parameters_after_client(function: Callable[..., object]) -> list[inspect.Parameter]:
-    """The parameters typer is to see. The first one's annotation is never evaluated: its type is not imported."""
-    first = next(iter(inspect.signature(function).parameters))
-    function.__annotations__.pop(first, None)
-    signature = inspect.signature(function, eval_str=True)
-    return [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in signature.parameters.items()
-        if name != first
-    ]
+    """The parameters typer is to see."""
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
 
 
 def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:

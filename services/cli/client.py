@@ -1,4 +1,4 @@
-"""How a command reaches the services: found through ZooKeeper, as somebody, within one timeout.
+"""How a command reaches the services: found through ZooKeeper, as one principal, within one timeout.
 
 A request that changes something carries its key (request id or ticket) through every try, so that trying again is
 harmless: an answer that was lost is given again, marked as replayed. Tried again is what may yet come right, for as
@@ -114,7 +114,7 @@ class Client:
         return self._deadline.remaining_s()
 
     def act_as(self, role: Role) -> None:
-        """Makes `role` the one to call as, unless the user said otherwise."""
+        """Make `role` the one to call as, unless the user said otherwise."""
         self._role = role
 
     def new_id(self, given: str) -> str:
@@ -130,7 +130,7 @@ class Client:
         return Interrupted("INTERRUPTED", f"Interrupted. It may have been done. {self._repeat}")
 
     async def read(self, service: str, method: str, request: Message) -> Any:
-        """Asks for something; returns the response message.
+        """Ask for something; return the response message.
 
         Raises:
             CountinghouseError: What the service answered, or that it did not.
@@ -138,7 +138,7 @@ class Client:
         return (await self._once(service, method, request, self._deadline)).message
 
     async def read_list(self, service: str, method: str, request: Any, rows: str) -> Any:
-        """Asks for `page_size` rows of a list; returns the response with all of them, or all that there are.
+        """Ask for `page_size` rows of a list; return the response with all of them, or all that there are.
 
         A page may be cut short before the list has ended, so this goes on until it has as many as were asked for.
 
@@ -160,7 +160,7 @@ class Client:
         return response
 
     async def change(self, service: str, method: str, request: Message, key: str) -> Reply:
-        """Changes something, trying again under the same key while that may help.
+        """Change something, trying again under the same key while that may help.
 
         Args:
             key: The request id or ticket in `request`.
@@ -193,7 +193,7 @@ class Client:
             return reply
 
     async def session(self) -> Session:
-        """A connected ZooKeeper session.
+        """Return a connected ZooKeeper session.
 
         Raises:
             StackRefused: STACK_NOT_RUNNING.

@@ -1,7 +1,4 @@
-"""All commands, put together.
-
-Each module keeps what it needs heavily inside its commands: `countinghouse --help` must not wait for gRPC.
-"""
+"""All commands. A command's module is imported when it is called, so that `countinghouse --help` waits for none."""
 
 from __future__ import annotations
 
@@ -9,35 +6,119 @@ import importlib
 import os
 import sys
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from services.cli import acquirer, chaos, exit_codes, ledger, locks, orders, payments, registry
+from services.cli import exit_codes
 from services.cli.arguments import Where
-from services.cli.doctor import doctor
-from services.cli.metrics import metrics
-from services.cli.reconcile import reconcile
+from services.cli.interruption import held_back
 from services.cli.renamed import RenamedOptions
-from services.cli.stack import down, status, up
-from services.cli.tokens import token
 
 PROGRAM = "countinghouse"
 
+#: By the heading under which `--help` shows them: each command, its module and attribute (a function, or the
+#: `typer.Typer` of a group), and the first sentences of its own help.
+_PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "The stack": {
+        "up": (
+            "stack",
+            "up",
+            "Start ZooKeeper and the services, and show where they are once all are ready. Ctrl-C stops them.",
+        ),
+        "status": (
+            "stack",
+            "status",
+            "Show every process of the stack and its readiness. Exits with 0 if all are SERVING, 1 if not, "
+            "2 without a stack.",
+        ),
+        "down": ("stack", "down", "Stop the stack, and return when no process of it is left."),
+        "doctor": (
+            "doctor",
+            "doctor",
+            "Look at Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits "
+            "with 1 on a fault.",
+        ),
+        "token": ("tokens", "token", "Print a token, signed with the stack's key. Its bearer is that clerk."),
+        "demo": ("demo", "demo", "Settle orders on a stack of its own while things go wrong, and check the result."),
+        "chaos": ("chaos", "app", "Inject faults, and check the books."),
+    },
+    "Orders and money": {
+        "ticket": ("payments", "ticket", "Fetch a ticket: the permission to pay once."),
+        "pay": ("payments", "pay", "Pay with a ticket, and use it up. Repeating it pays once."),
+        "settle": ("payments", "settle", "Settle an order, under its lock. Repeating it settles once."),
+        "reverse": (
+            "payments",
+            "reverse",
+            "Undo a payment by an opposite journal; its order can then be settled again.",
+        ),
+        "order": ("orders", "app", "Make, see and cancel orders."),
+        "payment": ("payments", "app", "See payments."),
+    },
+    "Looking closer": {
+        "metrics": ("metrics", "metrics", "Print the metrics of an instance, found through the registry."),
+        "reconcile": (
+            "reconcile",
+            "reconcile",
+            "Compare what the acquirer holds with our payments, books and orders, and say what mends each difference.",
+        ),
+        "check": ("check", "check", "Read the databases and prove that every order was settled exactly once."),
+        "ledger": ("ledger", "app", "See the books, and open and close accounts."),
+        "acquirer": ("acquirer", "app", "See what the acquirer has done, and inject faults into it."),
+        "registry": ("registry", "app", "See who provides and who consumes; take a provider out of the traffic."),
+        "locks": ("locks", "app", "Show the queue of every order that is being settled now."),
+    },
+}
+
+#: They start and stop embedded stacks; a deployment is docker compose's.
+_LOCAL_ONLY = ("up", "down", "demo")
+#: Its stacks are its own, and it has a --stack that says which kind; the variable is not meant for it.
+_CHAOS = "chaos"
+
+
+def load(name: str) -> Any:
+    """Import a command of the table and return it as `typer` runs it."""
+    module, attribute, _ = next(panel[name] for panel in _PANELS.values() if name in panel)
+    with held_back():
+        found = getattr(importlib.import_module(f"services.cli.{module}"), attribute)
+    loaded = typer.Typer(add_completion=False, callback=lambda: None)
+    if isinstance(found, typer.Typer):
+        loaded.add_typer(found, name=name)
+    else:
+        loaded.command(name, cls=RenamedOptions)(found)
+    return typer.main.get_group(loaded).commands[name]
+
+
+class _LazyGroup(TyperGroup):
+    """Its commands are summaries until one is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name of a command, the command itself, and the arguments after it."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(str(name)), rest
+
+
 app = typer.Typer(
     name=PROGRAM,
+    cls=_LazyGroup,
     help="A payment back office where an order is settled exactly once.",
     epilog=f"Exit codes\n\n{exit_codes.table()}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+for _panel, _commands in _PANELS.items():
+    for _name, (_, _, _summary) in _commands.items():
+        app.command(_name, help=_summary, rich_help_panel=_panel)(lambda: None)
 
 
-#: They start and stop embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo")
-#: Its stacks are its own, and it has a --stack that says which kind; the variable is not meant for it.
-_CHAOS = "chaos"
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415  other commands do without
+
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -46,6 +127,9 @@ def choose(
     stack: Annotated[
         Where, typer.Option("--stack", envvar="COUNTINGHOUSE_STACK", help="local: by --data; compose: Docker's.")
     ] = Where.LOCAL,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     if stack is Where.LOCAL or "--help" in sys.argv:
         return
@@ -54,56 +138,13 @@ def choose(
         if source is not None and source.name == "ENVIRONMENT":
             return
         raise typer.BadParameter("say `chaos run --stack compose`", param_hint="--stack")
-    from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without
-
     if context.invoked_subcommand in _LOCAL_ONLY:
         raise typer.BadParameter(
             f"{context.invoked_subcommand} is for embedded stacks; docker compose starts and stops a deployment",
             param_hint="--stack",
         )
+    from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without
+
     resources = ExitStack()
     context.call_on_close(resources.close)
     os.environ.update(open_deployment(os.environ, resources))
-
-
-_STACK, _MONEY, _LOOK = "The stack", "Orders and money", "Looking closer"
-
-app.command(rich_help_panel=_STACK, cls=RenamedOptions)(up)
-app.command(rich_help_panel=_STACK)(status)
-app.command(rich_help_panel=_STACK)(down)
-app.command(rich_help_panel=_STACK)(doctor)
-app.command(rich_help_panel=_STACK)(token)
-app.add_typer(orders.app, name="order", rich_help_panel=_MONEY)
-app.command(rich_help_panel=_MONEY)(payments.ticket)
-app.command(rich_help_panel=_MONEY)(payments.pay)
-app.command(rich_help_panel=_MONEY)(payments.settle)
-app.command(rich_help_panel=_MONEY)(payments.reverse)
-app.add_typer(payments.app, name="payment", rich_help_panel=_MONEY)
-app.add_typer(ledger.app, name="ledger", rich_help_panel=_LOOK)
-app.add_typer(acquirer.app, name="acquirer", rich_help_panel=_LOOK)
-app.add_typer(registry.app, name="registry", rich_help_panel=_LOOK)
-app.add_typer(locks.app, name="locks", rich_help_panel=_LOOK)
-app.command(rich_help_panel=_LOOK)(metrics)
-app.command(rich_help_panel=_LOOK)(reconcile)
-app.add_typer(chaos.app, name="chaos", rich_help_panel=_STACK)
-
-#: For commands that read their own arguments once they are imported.
-_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-@app.command(rich_help_panel=_LOOK, context_settings=_PASSED_ON, add_help_option=False)
-def check(context: typer.Context) -> None:
-    """Reads the databases and proves that every order was settled exactly once."""
-    _pass_on("services.cli.check", "check", context.args)
-
-
-@app.command(rich_help_panel=_STACK, context_settings=_PASSED_ON, add_help_option=False)
-def demo(context: typer.Context) -> None:
-    """Settles orders on a stack of its own while things go wrong, and checks the result."""
-    _pass_on("services.cli.demo", "demo", context.args)
-
-
-def _pass_on(module: str, name: str, arguments: list[str]) -> None:
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(name, cls=RenamedOptions)(getattr(importlib.import_module(module), name))
-    command(args=arguments, prog_name=f"{PROGRAM} {name}")

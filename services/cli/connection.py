@@ -36,7 +36,7 @@ class Connection:
 
 
 def parse_principal(text: str) -> Principal:
-    """Reads `role:name`.
+    """Read `role:name`.
 
     Raises:
         typer.BadParameter: It is not like that.

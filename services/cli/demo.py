@@ -8,22 +8,20 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from services.cli import exit_codes, output
 from services.cli.arguments import GuardsOff, parse_guards_off
 from services.cli.check import document, print_checks
-from services.cli.interruption import held_back
+from services.demo.acts import ACTS, ActResult
+from services.demo.lanes import draw
+from services.demo.run import Outcome, run
 from services.devstack.state import StackRefused
 from services.kernel.currency import format_amount
 from services.kernel.errors import CountinghouseError
 from services.kernel.ids import new_rng
-
-if TYPE_CHECKING:
-    from services.demo.acts import ActResult
-    from services.demo.run import Outcome
 
 _MARKS = {True: "✔", False: "✘", None: "?"}
 
@@ -35,16 +33,12 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep the data and logs in this new directory.")] = None,
 ) -> None:
-    """Settles orders on a stack of its own while things go wrong, and checks the result.
+    """Settle orders on a stack of its own while things go wrong, and check the result.
 
     Guards: ticket, lock, fence, state, unique, recovery, acquirer-key. Exit code 0: ok, 1: violated, 2: unknown.
 
     Example: countinghouse demo --guards-off lock,fence,state,unique
     """
-    with held_back():
-        from services.demo.acts import ACTS  # noqa: PLC0415  heavy, and `--help` does without
-        from services.demo.run import run  # noqa: PLC0415
-
     off = parse_guards_off(guards_off)
     for name in act or ():
         if name not in ACTS:
@@ -111,8 +105,6 @@ class _Teller(_Silent):
             else f"{_word(act.ok)}: {act.name}: {act.detail}"
         )
         if self._drawn:
-            from services.demo.lanes import draw  # noqa: PLC0415
-
             for line in draw(act.lanes):
                 print(f"    {_coloured(line)}")
         sys.stdout.flush()

@@ -1,7 +1,7 @@
 """The process behind `countinghouse up --detach`: starts the stack, says so once, and supervises it until stopped.
 
 It is no command: `up` starts it as `python -m services.cli.detached DATA` and writes the options to its standard input,
-where a database's password is seen by nobody. The directory is an argument so that a list of processes names it.
+where no list of processes shows a database's password. The directory is an argument so that one does name it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def main() -> None:
     """The process."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as in main.py
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    from services.cli.main import run  # noqa: PLC0415
+    from services.cli import program  # noqa: PLC0415
 
-    run(_supervise)
+    program.run(_supervise)
 
 
 def _supervise() -> None:

@@ -13,11 +13,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
+from coordination.deadline import Deadline
+from coordination.errors import CoordinationError, EnsembleUnfit
+from coordination.locks import generation
+from coordination.locks.generation import MAX_AHEAD
+from coordination.session import requests
+from coordination.session.session import Session
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
+from services.devstack import state
+from services.devstack.components import zookeeper
+from services.devstack.files import databases_elsewhere, signing_key
+from services.devstack.stack import Stack, StackOptions
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
+from services.runtime.database.database import Database
+from services.runtime.database.sqlite import made_note
 from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _PYTHON = (3, 11)
@@ -60,7 +74,7 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Looks at Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits with 1 on a fault.
+    """Look at Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits with 1 on a fault.
 
     Example: countinghouse doctor --data .countinghouse
     """
@@ -93,15 +107,11 @@ def _python() -> Finding:
 
 
 def _java() -> Finding:
-    from services.devstack.components import zookeeper  # noqa: PLC0415  `--help` does without
-
     java = zookeeper.find_java(os.environ)
     return Finding("java", True, str(java) if java else "none; needed unless Docker or a running ZooKeeper is used")
 
 
 def _zookeeper(address: str) -> Finding:
-    from services.devstack.components import zookeeper  # noqa: PLC0415
-
     if address:
         return Finding("zookeeper", True, f"configured: {address}")
     try:
@@ -119,9 +129,6 @@ def _ports() -> Finding:
 
 
 def _data(data: Path) -> list[Finding]:
-    from services.devstack import state  # noqa: PLC0415
-    from services.devstack.files import signing_key  # noqa: PLC0415
-
     if not data.exists():
         return [Finding("data", True, f"{data} does not exist yet; `countinghouse up` makes it")]
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
@@ -141,8 +148,6 @@ def _data(data: Path) -> list[Finding]:
 
 
 async def _databases(data: Path, findings: list[Finding]) -> None:
-    from services.devstack.files import databases_elsewhere  # noqa: PLC0415
-
     elsewhere = databases_elsewhere(data)
     for service in (*_SERVICES, _ACQUIRER):
         url = elsewhere.get(service)
@@ -150,8 +155,6 @@ async def _databases(data: Path, findings: list[Finding]) -> None:
 
 
 def _database(data: Path, service: str) -> Finding:
-    from services.runtime.database.sqlite import made_note  # noqa: PLC0415
-
     name = f"{service} database"
     file = data / f"{service}.db"
     note = made_note(file)
@@ -177,10 +180,6 @@ def _database(data: Path, service: str) -> Finding:
 
 
 async def _database_elsewhere(data: Path, service: str, url: str) -> Finding:
-    from sqlalchemy import make_url  # noqa: PLC0415
-
-    from services.devstack import state  # noqa: PLC0415
-
     where = str(make_url(url).set(query={}))
     try:
         revision = await _ask(url, "SELECT version_num FROM alembic_version")
@@ -220,10 +219,6 @@ def _read(file: Path, query: str) -> object:
 
 async def _ask(url: str, query: str) -> object:
     """The first field of the first row, from a database that is no file here; raises as `Database.read`."""
-    from sqlalchemy import text  # noqa: PLC0415
-    from sqlalchemy.ext.asyncio import AsyncConnection  # noqa: PLC0415
-
-    from services.runtime.database.database import Database  # noqa: PLC0415
 
     async def step(connection: AsyncConnection) -> object:
         return (await connection.execute(text(query))).scalar_one_or_none()
@@ -242,12 +237,10 @@ class _Seen:
 
 async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
     """What each database has seen; and which of those that there are cannot be read."""
-    from services.devstack.files import databases_elsewhere  # noqa: PLC0415
-
     elsewhere = databases_elsewhere(data)
     seen: dict[str, _Seen] = {}
     unread: list[str] = []
-    for service, (table, generation, token) in _FENCES.items():
+    for service, (table, generation_column, token_column) in _FENCES.items():
         file = data / f"{service}.db"
         if service not in elsewhere and not file.exists():
             continue
@@ -257,9 +250,9 @@ async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
 
         try:
             written = await ask("SELECT generation FROM ensemble")
-            fenced = await ask(f"SELECT max({generation}) FROM {table}")  # noqa: S608  names of ours
+            fenced = await ask(f"SELECT max({generation_column}) FROM {table}")  # noqa: S608  names of ours
             newest = max(written, fenced)
-            zxid = await ask(f"SELECT max({token}) FROM {table} WHERE {generation} = {newest}")  # noqa: S608
+            zxid = await ask(f"SELECT max({token_column}) FROM {table} WHERE {generation_column} = {newest}")  # noqa: S608
             seen[service] = _Seen(newest, zxid)
         except (sqlite3.Error, CountinghouseError):
             unread.append(service)  # `_databases` tells why
@@ -267,13 +260,6 @@ async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
 
 
 async def _generation(data: Path, address: str, findings: list[Finding]) -> None:
-    from coordination.deadline import Deadline  # noqa: PLC0415
-    from coordination.errors import CoordinationError, EnsembleUnfit  # noqa: PLC0415
-    from coordination.locks import generation  # noqa: PLC0415
-    from coordination.session import requests  # noqa: PLC0415
-    from coordination.session.session import Session  # noqa: PLC0415
-    from services.devstack import state  # noqa: PLC0415
-
     seen, _ = await _seen(data)
     stack = state.read(data)
     where = address or (stack.zookeeper if stack else "")
@@ -300,11 +286,7 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
 
 
 async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -> None:
-    """Raises the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
-    from coordination.locks.generation import MAX_AHEAD  # noqa: PLC0415
-    from services.devstack import state  # noqa: PLC0415
-    from services.devstack.stack import Stack, StackOptions  # noqa: PLC0415
-
+    """Raise the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
     seen, unread = await _seen(data)
     newest = max((each.generation for each in seen.values()), default=0)
     if to <= newest:  # the very tokens of that generation may be given out again
@@ -322,9 +304,6 @@ async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -
 
 
 async def _advanced(address: str, to: int) -> Finding:
-    from coordination.locks import generation  # noqa: PLC0415
-    from coordination.session.session import Session  # noqa: PLC0415
-
     async with Session(address, name="doctor") as session:
         await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
         now = await generation.advance(session, to, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)

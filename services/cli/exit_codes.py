@@ -46,7 +46,7 @@ class WrongUsage(InvalidArgument):
 
 
 class Interrupted(OutcomeUnknown):
-    """Somebody ended the command while it was changing something."""
+    """A signal ended the command while it was changing something."""
 
 
 def of_payment(state: str, wanted: str) -> ExitCode:

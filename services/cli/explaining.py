@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from coordination.channel.load import Load
+from coordination.channel.load_balancing import Candidate, PickerName, Standing, by_name
+from coordination.discovery.discovery import Consumer, Discovery, Eligibility
+from coordination.registry import Endpoint
 from services.cli import output
 from services.cli.arguments import calling
+from services.cli.client import Client
+from services.devstack.readiness import UNREACHABLE, health
 from services.devstack.state import INTERFACES
 from services.kernel.clock import SystemClock
 from services.kernel.ids import new_rng
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from coordination.discovery.discovery import Eligibility
-    from coordination.registry import Endpoint
-    from services.cli.client import Client
 
 #: As who the rules are asked: the command itself is the consumer.
 _APPLICATION = "countinghouse-cli"
@@ -59,7 +60,7 @@ async def explain(
         ),
     ] = "p2c",
 ) -> None:
-    """Says which instance would get a call about an order, and why each other one would not.
+    """Say which instance would get a call about an order, and why each other one would not.
 
     The order is not looked up: a call about one that does not exist takes the same way. Only consistenthash goes by its
     id. The others draw anew for each call, so that what is shown is one of many, made by a caller that has no call
@@ -67,9 +68,6 @@ async def explain(
 
     Example: countinghouse registry explain o1 --service payment --method Settle
     """
-    from coordination.channel.load_balancing import PickerName  # noqa: PLC0415  `--help` does without
-    from coordination.discovery.discovery import Consumer, Discovery  # noqa: PLC0415
-
     interface = _one_of("service", service, INTERFACES)
     _one_of("picker", picker, {name.value: name for name in PickerName})
     method = method or _METHODS[service]
@@ -89,7 +87,7 @@ async def explain(
         output.print_json(call | {"list": directory.state.value, "chosen": choice.chosen, "providers": lines})
         return
     if not lines:
-        output.print_line(f"nobody provides {interface}")
+        output.print_line(f"no instance provides {interface}")
         return
     output.print_table(
         f"{interface}/{method}",
@@ -109,9 +107,6 @@ async def explain(
 
 
 def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice:
-    from coordination.channel.load import Load  # noqa: PLC0415
-    from coordination.channel.load_balancing import Candidate, Standing, by_name  # noqa: PLC0415
-
     now_ms = SystemClock().now_ms()
     candidates = [Candidate(endpoint, endpoint.weight_at(now_ms), Load()) for endpoint in reachable]
     verdicts = by_name(picker, new_rng()).explain(candidates, order_id)
@@ -120,8 +115,6 @@ def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice
 
 
 async def _health(addresses: set[str], interface: str, left_s: float) -> dict[str, str]:
-    from services.devstack.readiness import health  # noqa: PLC0415
-
     ordered = sorted(addresses)
     timeout_s = min(_HEALTH_TIMEOUT_S, left_s)
     answers = await asyncio.gather(*(health(address, timeout_s, interface=interface) for address in ordered))
@@ -129,8 +122,6 @@ async def _health(addresses: set[str], interface: str, left_s: float) -> dict[st
 
 
 def _is_reachable(verdict: Eligibility, health: Mapping[str, str]) -> bool:
-    from services.devstack.readiness import UNREACHABLE  # noqa: PLC0415
-
     return health.get(verdict.address, UNREACHABLE) != UNREACHABLE
 
 

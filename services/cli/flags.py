@@ -7,13 +7,12 @@ and `--currency` looks for those. `calling` puts every refusal through `told_by_
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import typer
 
 from services.cli.exit_codes import WrongUsage
 from services.kernel.errors import CountinghouseError, InvalidArgument
-
-if TYPE_CHECKING:
-    import typer
 
 #: Parameters of commands by the field that they are sent in, where leaving out `_id` does not tell.
 _PARAMETERS: Final = {

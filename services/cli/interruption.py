@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Lets SIGINT wait until the block is left."""
+    """Let SIGINT wait until the block is left."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

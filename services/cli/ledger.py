@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from countinghouse.ledger.v1 import ledger_pb2 as pb
 from services.cli import output
 from services.cli.arguments import MAX_INT64, Currency, Limit, Page, RequestId, amount_of, calling
+from services.cli.client import Client
 from services.kernel.currency import format_amount
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from services.cli.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="See the books, and open and close accounts.")
 
@@ -46,21 +45,15 @@ async def accounts(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Lists accounts with their balances.
+    """List accounts with their balances.
 
     Example: countinghouse ledger accounts --prefix wallet:mei
     """
-    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
-
     request = pb.ListAccountsRequest(page_size=limit, page_token=page, prefix=prefix)
     response = output.as_dict(await client.read_list("ledger", "ListAccounts", request, "accounts"))
-    if client.as_json:
-        output.print_json(response)
-        return
     columns = ("account", "kind", "currency", "balance", "overdraft", "version", "closed")
-    output.print_table("accounts", columns, [_account_row(account) for account in response["accounts"]])
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
+    rows = [_account_row(account) for account in response["accounts"]]
+    output.print_page(client.as_json, response, "accounts", columns, rows)
 
 
 @app.command("open")
@@ -88,12 +81,10 @@ async def open_account(
     ] = None,
     request_id: RequestId = "",
 ) -> None:
-    """Opens an account.
+    """Open an account.
 
     Example: countinghouse ledger open wallet:mei:CNY --currency CNY
     """
-    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
-
     limit = amount_of(overdraft, overdraft_minor, currency, option="--overdraft", least=0)
     kind = kind or _KIND_OF_NAME.get(account_id.partition(":")[0])
     if kind is None:
@@ -129,12 +120,10 @@ async def close_account(
     reason: Annotated[str, typer.Option("--reason", help="Why.", show_default=False)],
     request_id: RequestId = "",
 ) -> None:
-    """Closes an account that was opened by mistake. It stays listed, takes no postings, and is never opened again.
+    """Close an account that was opened by mistake. It stays listed, takes no postings, and is never opened again.
 
     Example: countinghouse ledger close-account wallet:mei:RMB --reason "no such currency"
     """
-    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
-
     key = client.new_id(request_id)
     request = pb.CloseAccountRequest(request_id=key, account_id=account_id, reason=reason)
     reply = await client.change("ledger", "CloseAccount", request, key)
@@ -161,18 +150,15 @@ async def journals(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Lists journals, newest first.
+    """List journals, newest first.
 
     Example: countinghouse ledger journals --order ord_7d0q
     """
-    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
-
     request = pb.ListJournalsRequest(page_size=limit, page_token=page, account_id=account, order_id=order)
     response = output.as_dict(await client.read_list("ledger", "ListJournals", request, "journals"))
-    if client.as_json:
-        output.print_json(response)
-        return
-    output.print_table(
+    output.print_page(
+        client.as_json,
+        response,
         "journals",
         ("seq", "journal", "business key", "postings", "by", "posted"),
         [
@@ -187,8 +173,6 @@ async def journals(
             for journal in response["journals"]
         ],
     )
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("trial-balance")
@@ -200,12 +184,10 @@ async def trial_balance(
         bool, typer.Option("--all", help="Show accounts without postings, too. --json always does.")
     ] = False,
 ) -> None:
-    """Sums the books from their postings. Exits with 1 if they do not balance.
+    """Sum the books from their postings. Exits with 1 if they do not balance.
 
     Example: countinghouse ledger trial-balance --currency CNY
     """
-    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
-
     request = pb.TrialBalanceRequest(currency_code=currency)
     message = await client.read("ledger", "TrialBalance", request)
     while message.next_page_token:
@@ -258,12 +240,10 @@ async def verify(
     first: Annotated[int, typer.Option("--from", help="First sequence.", min=0, max=MAX_INT64, show_default=False)] = 0,
     last: Annotated[int, typer.Option("--to", help="Last sequence.", min=0, max=MAX_INT64, show_default=False)] = 0,
 ) -> None:
-    """Recomputes the journals' hash chain. Exits with 1 where it breaks.
+    """Recompute the journals' hash chain. Exits with 1 where it breaks.
 
     Example: countinghouse ledger verify
     """
-    from countinghouse.ledger.v1 import ledger_pb2 as pb  # noqa: PLC0415
-
     request = pb.VerifyJournalRequest(from_sequence=first, to_sequence=last)
     response = output.as_dict(await client.read("ledger", "VerifyJournal", request))
     if client.as_json:

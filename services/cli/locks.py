@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
+from rich.live import Live
+from rich.text import Text
 
+from coordination.locks import Holder, Place, QueueWatch, ResourceLocks
 from services.cli import output, streams
 from services.cli.arguments import calling
+from services.cli.client import Client
 from services.kernel.principal import Role
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 
-if TYPE_CHECKING:
-    from coordination.locks import Holder, Place, QueueWatch
-    from services.cli.client import Client
-
-    Queue = Sequence[Place]
+Queue = Sequence[Place]
 
 _TITLE = "locks"
 #: Of a holder, what the payment service says beside the name.
 _DETAILS = ("role", "instance", "payment")
 _COLUMNS = ("order", "", "clerk", "role", "instance", "payment", "since")
 _AWAY = "ZooKeeper is away; this goes on when it is back"
-_NOBODY = "nobody is settling an order at this moment"
+_NO_QUEUES = "no order is being settled at this moment"
 #: The eye follows no more; what happens in between is shown together.
 _REDRAW_PAUSE_S = 0.1
 
@@ -35,36 +35,32 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 @calling(Role.AUDITOR)
 async def locks(client: Client, context: typer.Context) -> None:
-    """Shows the queue of every order that somebody is settling now.
+    """Show the queue of every order that is being settled now.
 
     Example: countinghouse locks
     """
     if context.invoked_subcommand is not None:
         _refuse_options_before(context.invoked_subcommand, context)
         return
-    from coordination.locks.lock import ResourceLocks  # noqa: PLC0415  `--help` does without
-
     queues = await ResourceLocks(await client.session(), root=LOCKS_ROOT).queues(timeout_s=client.remaining_s)
     if client.as_json:
         output.print_json({"queues": [_document(order_id, queue) for order_id, queue in queues.items()]})
     elif queues:
         output.print_table(_TITLE, _COLUMNS, _rows(queues))
     else:
-        print(_NOBODY)
+        print(_NO_QUEUES)
 
 
 @app.command("watch")
 @calling(Role.AUDITOR)
 async def watch(client: Client) -> None:
-    """Follows the queues until Ctrl-C: as a table on a terminal, elsewhere with a line for each change.
+    """Follow the queues until Ctrl-C: as a table on a terminal, elsewhere with a line for each change.
 
-    With --json each line is a JSON document: an order and its queue after the change, empty when nobody is left. The
+    With --json each line is a JSON document: an order and its queue after the change, empty when it has no holder. The
     timeout is for connecting.
 
     Example: countinghouse locks watch
     """
-    from coordination.locks.queue_watch import QueueWatch  # noqa: PLC0415
-
     async with QueueWatch(await client.session(), root=LOCKS_ROOT) as queues:
         if sys.stdout.isatty() and not client.as_json:
             await _draw(queues)
@@ -73,13 +69,10 @@ async def watch(client: Client) -> None:
 
 
 async def _draw(queues: QueueWatch) -> None:
-    from rich.live import Live  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
     with Live(auto_refresh=False) as screen:
         async for _ in queues.changes():
             shown = queues.queues()
-            table = output.framed(_TITLE, _COLUMNS, _rows(shown)) if shown else Text(_NOBODY)
+            table = output.framed(_TITLE, _COLUMNS, _rows(shown)) if shown else Text(_NO_QUEUES)
             screen.update(table if queues.live else Text(_AWAY), refresh=True)
             await asyncio.sleep(_REDRAW_PAUSE_S)
 
@@ -143,6 +136,6 @@ def _rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
 
 def _sentence(queue: Queue) -> str:
     if not queue:
-        return "nobody"
+        return "free"
     names = [_name(place.holder) for place in queue]
     return f"{names[0]} holds" + "".join(f"; {name} waits" for name in names[1:])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from prometheus_client.parser import text_string_to_metric_families
 
+from coordination.registry.registration import Registry
 from services.cli import output
 from services.cli.arguments import calling
+from services.cli.client import Client
 from services.kernel.errors import NotFound, Unavailable
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from services.cli.client import Client
 
 #: A page is some 50 kB.
 _MAX_BYTES = 16 << 20
@@ -25,7 +26,7 @@ async def metrics(
     client: Client,
     instance: Annotated[str, typer.Argument(help="Whose, like payment-1; without it: where each instance's are.")] = "",
 ) -> None:
-    """Prints the metrics of an instance, found through the registry.
+    """Print the metrics of an instance, found through the registry.
 
     Example: countinghouse metrics payment-1
     """
@@ -49,8 +50,6 @@ async def metrics(
 
 async def _pages(client: Client) -> dict[str, str]:
     """The address of each instance's metrics; empty if it serves none."""
-    from coordination.registry.registration import Registry  # noqa: PLC0415  `--help` does without
-
     listings = await Registry(await client.session()).ls(timeout_s=client.remaining_s)
     return {
         url.parameters.get("instance", url.address): url.parameters.get("metrics", "")
@@ -73,8 +72,6 @@ def _read(address: str, timeout_s: float) -> str:
     Raises:
         Unavailable: METRICS_UNAVAILABLE.
     """
-    import http.client  # noqa: PLC0415  `--help` does without
-
     host, _, port = address.rpartition(":")
     try:
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
@@ -93,8 +90,6 @@ def _read(address: str, timeout_s: float) -> str:
 
 def _samples(text: str) -> dict[str, Any]:
     """Each sample's value by its name and labels, as they are written on the page."""
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
-
     return {
         _name(sample.name, sample.labels): sample.value
         for family in text_string_to_metric_families(text)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from countinghouse.order.v1 import order_pb2 as pb
+from countinghouse.type.v1 import money_pb2
 from services.cli import output
 from services.cli.arguments import (
     MAX_INT64,
@@ -19,10 +21,8 @@ from services.cli.arguments import (
     amount_of,
     calling,
 )
+from services.cli.client import Client
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from services.cli.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Make, see and cancel orders.")
 
@@ -50,13 +50,10 @@ async def create(
     order_id: Annotated[str, typer.Option("--order-id", help="Name wanted.", show_default=False)] = "",
     request_id: RequestId = "",
 ) -> None:
-    """Makes an order.
+    """Make an order.
 
     Example: countinghouse order create --customer mei --amount 12.50 --currency CNY
     """
-    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
-    from countinghouse.type.v1 import money_pb2  # noqa: PLC0415
-
     minor_units = amount_of(amount, amount_minor, currency)
     if minor_units is None and not line:
         raise typer.BadParameter("say how much: --amount, --amount-minor, or a --line for each thing sold")
@@ -76,12 +73,10 @@ async def create(
 @app.command("get")
 @calling(Role.AUDITOR)
 async def get(client: Client, order_id: OrderId) -> None:
-    """Shows one order.
+    """Show one order.
 
     Example: countinghouse order get ord_7d0q
     """
-    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
-
     response = await client.read("order", "GetOrder", pb.GetOrderRequest(order_id=order_id))
     _show(client, response.order, {})
 
@@ -95,12 +90,10 @@ async def list_orders(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Lists orders, newest first.
+    """List orders, newest first.
 
     Example: countinghouse order list --state UNPAID
     """
-    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
-
     if state and state.upper() not in _STATES:
         raise typer.BadParameter(f"--state {state!r} is not one of {', '.join(_STATES)}")
     request = pb.ListOrdersRequest(
@@ -110,10 +103,9 @@ async def list_orders(
         customer_id=customer,
     )
     response = output.as_dict(await client.read_list("order", "ListOrders", request, "orders"))
-    if client.as_json:
-        output.print_json(response)
-        return
-    output.print_table(
+    output.print_page(
+        client.as_json,
+        response,
         "orders",
         ("order", "customer", "state", "amount", "round", "payment", "settled by", "created"),
         [
@@ -130,8 +122,6 @@ async def list_orders(
             for order in response["orders"]
         ],
     )
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("cancel")
@@ -145,12 +135,10 @@ async def cancel(
     ] = 0,
     request_id: RequestId = "",
 ) -> None:
-    """Cancels an unpaid order.
+    """Cancel an unpaid order.
 
     Example: countinghouse order cancel ord_7d0q --reason "ordered twice"
     """
-    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
-
     key = client.new_id(request_id)
     request = pb.CancelOrderRequest(request_id=key, order_id=order_id, expected_version=version, reason=reason)
     reply = await client.change("order", "CancelOrder", request, key)
@@ -160,18 +148,15 @@ async def cancel(
 @app.command("history")
 @calling(Role.AUDITOR)
 async def history(client: Client, order_id: OrderId, limit: Limit = 50, page: Page = "") -> None:
-    """Shows who changed an order, when, how and why, the oldest change first.
+    """Show who changed an order, when, how and why, the oldest change first.
 
     Example: countinghouse order history ord_7d0q
     """
-    from countinghouse.order.v1 import order_pb2 as pb  # noqa: PLC0415
-
     request = pb.GetOrderHistoryRequest(order_id=order_id, page_size=limit, page_token=page)
     response = output.as_dict(await client.read("order", "GetOrderHistory", request))
-    if client.as_json:
-        output.print_json(response)
-        return
-    output.print_table(
+    output.print_page(
+        client.as_json,
+        response,
         "history",
         ("version", "at", "who", "state", "round", "payment", "why"),
         [
@@ -187,8 +172,6 @@ async def history(client: Client, order_id: OrderId, limit: Limit = 50, page: Pa
             for event in response["events"]
         ],
     )
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 def _line(text: str, currency: str) -> tuple[str, int, int]:

@@ -25,7 +25,7 @@ _END_OF_TIME_MS = 253_402_300_800_000
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """A message as JSON has it: field names as in the proto, numbers as numbers, enums by name, nothing left out.
+    """Return a message as JSON has it: fields as in the proto, numbers as numbers, enums by name, nothing left out.
 
     Unlike `MessageToDict`, which writes an int64 as a string; what reads this is no JavaScript.
     """
@@ -33,22 +33,22 @@ def as_dict(message: Message) -> dict[str, Any]:
 
 
 def print_json(document: object) -> None:
-    """Prints one document."""
+    """Print one document."""
     print(escape_json(json.dumps(document, ensure_ascii=False, indent=2)))
 
 
 def print_json_line(document: object) -> None:
-    """Prints one document of many, on a line of its own, at once."""
+    """Print one document of many, on a line of its own, at once."""
     print(escape_json(json.dumps(document, ensure_ascii=False)), flush=True)
 
 
 def print_line(text: str, *, flush: bool = False) -> None:
-    """Prints one line that may hold others' words."""
+    """Print one line that may hold others' words."""
     print(escape(text), flush=flush)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Prints rows: in a frame on a terminal, aligned under their heads elsewhere."""
+    """Print rows: in a frame on a terminal, aligned under their heads elsewhere."""
     if sys.stdout.isatty():
         _print_framed(title, columns, rows)
         return
@@ -56,6 +56,16 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     for cells in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def print_page(as_json: bool, page: dict[str, Any], title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Print one page of a list, and how to get the next one."""
+    if as_json:
+        print_json(page)
+        return
+    print_table(title, columns, rows)
+    if page["next_page_token"]:
+        print_line(f"more: --page {page['next_page_token']}")
 
 
 def framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
@@ -72,7 +82,7 @@ def framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Prints one thing's properties, one a line; those without a value are left out."""
+    """Print one thing's properties, one a line; those without a value are left out."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         if value:
@@ -95,7 +105,7 @@ def clerk(who: dict[str, Any] | None) -> str:
 
 
 def moment(unix_ms: int) -> str:
-    """Return a time as people are told it everywhere, RFC 3339 in UTC; empty for 0.
+    """Return a time as RFC 3339 in UTC; empty for 0.
 
     Where the calendar ends it is a number of milliseconds.
     """

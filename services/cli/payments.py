@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli import exit_codes, output
 from services.cli.arguments import Amount, AmountMinor, CurrencyOfAmount, Limit, Page, RequestId, amount_of, calling
+from services.cli.client import Client
 from services.kernel.errors import CountinghouseError, FailedPrecondition
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from services.cli.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="See payments.")
 
@@ -60,12 +59,10 @@ async def ticket(
     ttl: Annotated[int, typer.Option("--ttl", help="Seconds it can be used.", min=1, max=86_400)] = 900,
     request_id: RequestId = "",
 ) -> None:
-    """Fetches a ticket: the permission to pay once.
+    """Fetch a ticket: the permission to pay once.
 
     Example: countinghouse ticket --ttl 60
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     key = client.new_id(request_id)
     request = pb.IssueTicketRequest(request_id=key, order_id=order, ttl_s=ttl)
     reply = await client.change("payment", "IssueTicket", request, key)
@@ -103,14 +100,12 @@ async def pay(
     card: Card = "",
     memo: Memo = "",
 ) -> None:
-    """Pays with a ticket, which is thereby used up. Repeating it pays once.
+    """Pay with a ticket, and use it up. Repeating it pays once.
 
     Exit code 0 only if the payment SUCCEEDED; 1: refused; 3: not known yet; 4: declined.
 
     Example: countinghouse pay tkt_7d0q --source drawer --amount 50.00 --currency CNY --payee wallet:mei:CNY
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     if bool(currency) != (amount is not None or amount_minor is not None):
         raise typer.BadParameter("--currency and --amount go together; a ticket of an order needs neither")
     minor_units = amount_of(amount, amount_minor, currency)
@@ -139,14 +134,12 @@ async def settle(
     memo: Memo = "",
     request_id: RequestId = "",
 ) -> None:
-    """Settles an order, under its lock. Repeating it settles once.
+    """Settle an order, under its lock. Repeating it settles once.
 
     Exit code 0 only if the payment SUCCEEDED; 1: refused; 3: not known yet; 4: declined.
 
     Example: countinghouse settle ord_7d0q --source drawer --as cashier:li
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     client.act_as(_role_for(source))
     key = client.new_id(request_id)
     request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo, card=card)
@@ -162,14 +155,12 @@ async def reverse(
     reason: Annotated[str, typer.Option("--reason", help="Why; written into the journal.")],
     request_id: RequestId = "",
 ) -> None:
-    """Undoes a payment by an opposite journal; its order can then be settled again.
+    """Undo a payment by an opposite journal; its order can then be settled again.
 
     Exit code 0 only if it is REVERSED; 1: refused; 3: not known yet; 4: it ended without being reversed.
 
     Example: countinghouse reverse pay_7d0q --reason "wrong order" --as accountant:wang
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     key = client.new_id(request_id)
     request = pb.ReverseRequest(request_id=key, payment_id=payment_id, reason=reason)
     reply = await _change(client, "Reverse", request, key)
@@ -183,12 +174,10 @@ async def get(
     client: Client,
     payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which payment.")],
 ) -> None:
-    """Shows one payment.
+    """Show one payment.
 
     Example: countinghouse payment get pay_7d0q
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     response = await client.read("payment", "GetPayment", pb.GetPaymentRequest(payment_id=payment_id))
     _show(client, response.payment, {})
 
@@ -201,18 +190,15 @@ async def history(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Shows who changed a payment, when, how and why, the oldest change first.
+    """Show who changed a payment, when, how and why, the oldest change first.
 
     Example: countinghouse payment history pay_7d0q
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     request = pb.GetPaymentHistoryRequest(payment_id=payment_id, page_size=limit, page_token=page)
     response = output.as_dict(await client.read("payment", "GetPaymentHistory", request))
-    if client.as_json:
-        output.print_json(response)
-        return
-    output.print_table(
+    output.print_page(
+        client.as_json,
+        response,
         "history",
         ("version", "at", "who", "state", "why"),
         [
@@ -226,8 +212,6 @@ async def history(
             for event in response["events"]
         ],
     )
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 @app.command("park")
@@ -238,15 +222,13 @@ async def park(
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with the payment.")],
     request_id: RequestId = "",
 ) -> None:
-    """Gives up waiting for the acquirer's answer: the order can be settled in another way at once.
+    """Give up waiting for the acquirer's answer: the order can be settled in another way at once.
 
     Whatever the card was charged is given back when the acquirer answers again, however long that takes. A payment that
     is REVERSING can be parked, too, unless the ledger has its journal: then its order waits for the refund.
 
     Example: countinghouse payment park pay_7d0q --reason "customer pays cash" --as cashier:li
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     key = client.new_id(request_id)
     request = pb.ParkRequest(request_id=key, payment_id=payment_id, reason=reason)
     reply = await _change(client, "Park", request, key)
@@ -262,12 +244,10 @@ async def list_payments(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Lists payments, newest first.
+    """List payments, newest first.
 
     Example: countinghouse payment list --order ord_7d0q
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     if state and state.upper() not in _STATES:
         raise typer.BadParameter(f"--state {state!r} is not one of {', '.join(_STATES)}")
     request = pb.ListPaymentsRequest(
@@ -282,7 +262,7 @@ async def list_payments(
 @app.command("attention")
 @calling(Role.AUDITOR)
 async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
-    """Lists the payments that people have to look at: the acquirer has kept silent about them for too long.
+    """List the payments that people have to look at: the acquirer has kept silent about them for too long.
 
     They stay UNKNOWN, REVERSING or PARKED, whatever the time. Repeat the same settle (nothing is charged twice), free
     the order with `countinghouse payment park PAYMENT --reason …`, or reverse it: `countinghouse reverse PAYMENT …`.
@@ -292,17 +272,14 @@ async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
 
     Example: countinghouse payment attention
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     await _print_page(client, pb.ListPaymentsRequest(page_size=limit, page_token=page, needs_attention=True))
 
 
 async def _print_page(client: Client, request: Any) -> None:
     response = output.as_dict(await client.read_list("payment", "ListPayments", request, "payments"))
-    if client.as_json:
-        output.print_json(response)
-        return
-    output.print_table(
+    output.print_page(
+        client.as_json,
+        response,
         "payments",
         ("payment", "order", "state", "source", "amount", "clerk", "created", "attention"),
         [
@@ -319,13 +296,9 @@ async def _print_page(client: Client, request: Any) -> None:
             for payment in response["payments"]
         ],
     )
-    if response["next_page_token"]:
-        output.print_line(f"more: --page {response['next_page_token']}")
 
 
 def _source(source: From) -> Any:
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     return pb.Source.Value(f"SOURCE_{source.name}")
 
 
@@ -335,7 +308,7 @@ def _role_for(source: From) -> Role:
 
 
 async def _change(client: Client, method: str, request: Any, key: str) -> Any:
-    """As `Client.change` of the payment service; an answer that the money did not move has an exit code of its own.
+    """Call `Client.change` of the payment service; a decline or a refused reversal becomes NotPaid.
 
     Raises:
         NotPaid: The payment was declined, or undone before it had an outcome, or its reversal was refused.
@@ -356,13 +329,11 @@ async def _change(client: Client, method: str, request: Any, key: str) -> Any:
 
 
 def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) -> None:
-    """Shows a payment, and ends the command by its state: a script must not ship what is not paid.
+    """Show a payment, and ends the command by its state: a script must not ship what is not paid.
 
     Args:
         wanted: The state that the command was to bring about.
     """
-    from countinghouse.payment.v1 import payment_pb2 as pb  # noqa: PLC0415
-
     _show(client, message, about)
     raise typer.Exit(exit_codes.of_payment(pb.PaymentState.Name(message.state), wanted))
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from services.cli import output
 from services.cli.arguments import calling
-from services.kernel.clock import rfc3339
+from services.cli.client import Client
+from services.kernel.clock import SystemClock, rfc3339
 from services.kernel.currency import format_number
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from services.cli.client import Client
-    from services.reconcile.matching import Amount, Comparison, ControlTotal, Discrepancy, Period, Sides
-    from services.reconcile.repairing import Repair
+from services.reconcile.matching import Amount, Comparison, ControlTotal, Discrepancy, Period, Sides
+from services.reconcile.reading import find
+from services.reconcile.repairing import Repair, Repairer, named
 
 _OPEN = 1
 _TIMEOUT_S = 120.0
@@ -59,7 +58,7 @@ async def reconcile(
         float, typer.Option("--settle-s", help="Seconds between two looks at what differs.", min=0, max=600)
     ] = 1.0,
 ) -> None:
-    """Compares what the acquirer holds with our payments, books and orders, and says what mends each difference.
+    """Compare what the acquirer holds with our payments, books and orders, and say what mends each difference.
 
     Control totals hold each account `acquirer:<currency>` against what the acquirer captured less what it gave back.
     A payment lies in a period by the time at which the acquirer decided on its charge, with all that came of it later.
@@ -72,10 +71,6 @@ async def reconcile(
 
     Example: countinghouse reconcile --from 2026-03-01 --to 2026-04-01
     """
-    from services.kernel.clock import SystemClock  # noqa: PLC0415  `--help` does without
-    from services.reconcile.reading import find  # noqa: PLC0415
-    from services.reconcile.repairing import Repairer, named  # noqa: PLC0415
-
     period = _period(from_, to)
     found = await find(client, settle_s, period)
     try:
@@ -102,8 +97,6 @@ def _period(from_: str, to: str) -> Period:
     Raises:
         typer.BadParameter: One is no time, or they are the wrong way round.
     """
-    from services.reconcile.matching import Period  # noqa: PLC0415
-
     period = Period(_moment_ms(from_, "--from"), _moment_ms(to, "--to"))
     if period.from_ms is not None and period.to_ms is not None and period.from_ms >= period.to_ms:
         raise typer.BadParameter(f"{to} is not after {from_}", param_hint="--to")

@@ -7,26 +7,24 @@ consumers in every language follow them.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from coordination.discovery.discovery import Directory, Discovery, Eligibility
+from coordination.registry import Endpoint, ProviderURL, Service
+from coordination.registry.registration import InterfaceListing, Registry
+from coordination.rules import Changes, Overrides
+from coordination.rules.overrides import OverrideRefused
 from services.cli import output
 from services.cli.arguments import calling
+from services.cli.client import Client
 from services.cli.explaining import explain
 from services.cli.watching import watch
 from services.kernel.errors import FailedPrecondition, NotFound
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from coordination.discovery.discovery import Directory, Discovery, Eligibility
-    from coordination.registry import Endpoint, ProviderURL, Service
-    from coordination.registry.registration import InterfaceListing
-    from coordination.rules import Changes, Overrides
-    from services.cli.client import Client
 
 _HELP = ("--help",)
 #: Rules take effect within a second; after this another one prevails.
@@ -62,13 +60,10 @@ Interface = Annotated[
 @app.command("ls")
 @calling(Role.AUDITOR)
 async def ls(client: Client) -> None:
-    """Lists every interface with its providers, as rules have them, and its consumers.
+    """List every interface with its providers, as rules have them, and its consumers.
 
     Example: countinghouse registry ls
     """
-    from coordination.discovery.discovery import Discovery  # noqa: PLC0415  `--help` does without
-    from coordination.registry.registration import Registry  # noqa: PLC0415
-
     session = await client.session()
     listings = await Registry(session).ls(timeout_s=client.remaining_s)
     discovery = Discovery(session)
@@ -92,7 +87,7 @@ async def ls(client: Client) -> None:
 @app.command("offline")
 @calling(Role.OPERATOR)
 async def offline(client: Client, target: Target, interface: Interface = "") -> None:
-    """Takes a provider out of the traffic: it goes on running, and nobody calls it.
+    """Take a provider out of the traffic: it goes on running, and gets no calls.
 
     Example: countinghouse registry offline payment-1
     """
@@ -102,7 +97,7 @@ async def offline(client: Client, target: Target, interface: Interface = "") -> 
 @app.command("online")
 @calling(Role.OPERATOR)
 async def online(client: Client, target: Target, interface: Interface = "") -> None:
-    """Lets a provider have calls again, after `offline`.
+    """Let a provider have calls again, after `offline`.
 
     Example: countinghouse registry online payment-1
     """
@@ -114,10 +109,10 @@ async def online(client: Client, target: Target, interface: Interface = "") -> N
 async def weight(
     client: Client,
     target: Target,
-    number: Annotated[int, typer.Argument(metavar="N", help="Its share; 100 is everybody's, 0 none.", callback=_share)],
+    number: Annotated[int, typer.Argument(metavar="N", help="Its share; 100 is the default, 0 none.", callback=_share)],
     interface: Interface = "",
 ) -> None:
-    """Gives a provider another share of the calls; the weight it registered with takes the rule away again.
+    """Give a provider another share of the calls; the weight it registered with takes the rule away again.
 
     Example: countinghouse registry weight payment-1 20
     """
@@ -139,10 +134,7 @@ async def _all_of(discovery: Discovery, interface: str, timeout_s: float) -> Dir
 async def _change(
     client: Client, target: str, interface: str, changes_for: Callable[[ProviderURL | None], Changes]
 ) -> None:
-    """Writes what is wanted of `target`, waits until it has effect, and says so."""
-    from coordination.discovery.discovery import Discovery  # noqa: PLC0415
-    from coordination.rules.overrides import OverrideRefused, Overrides  # noqa: PLC0415
-
+    """Write what is wanted of `target`, waits until it has effect, and says so."""
     session = await client.session()
     overrides, discovery = Overrides(session), Discovery(session)
     done = []
@@ -174,9 +166,6 @@ async def _find(
     Raises:
         NotFound: PROVIDER_NOT_FOUND, saying what there is.
     """
-    from coordination.registry.registration import Registry  # noqa: PLC0415
-    from coordination.registry.service_key import Service  # noqa: PLC0415
-
     found: dict[tuple[Service, str], ProviderURL | None] = {}
     known: list[str] = []
     for listing in await Registry(await client.session()).ls(timeout_s=client.remaining_s):
@@ -190,7 +179,7 @@ async def _find(
             if override.address == target and interface in ("", override.service.interface):
                 found[override.service, override.address] = None
     if not found:
-        there = ", ".join(dict.fromkeys(known)) or "nobody"
+        there = ", ".join(dict.fromkeys(known)) or "none"
         of = f" of {interface}" if interface else ""
         raise NotFound("PROVIDER_NOT_FOUND", f"no provider{of} is called {target}; registered: {there}")
     return [(service, address, url) for (service, address), url in found.items()]
@@ -199,7 +188,7 @@ async def _find(
 async def _in_effect(
     directory: Directory, address: str, url: ProviderURL | None, changes: Changes, timeout_s: float
 ) -> Endpoint | None:
-    """Waits until consumers treat a provider as wanted; returns it, or None if it is not registered.
+    """Wait until consumers treat a provider as wanted; returns it, or None if it is not registered.
 
     Raises:
         FailedPrecondition: OVERRULED: another rule prevails.
@@ -267,7 +256,7 @@ def _sentence(change: dict[str, Any]) -> str:
         else f"is online with weight {change['weight']}"
     )
     how = f"written to {change['path']}" if change["written"] else f"as {change['path']} said already"
-    alone = "; nobody is left to be called" if not change["callable_providers"] else ""
+    alone = "; no provider is left to be called" if not change["callable_providers"] else ""
     return f"{name} {state} for {change['interface']}: {how}{alone}"
 
 

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -29,11 +29,11 @@ from services.cli.arguments import (
     run,
 )
 from services.cli.exit_codes import ExitCode
+from services.devstack import state
+from services.devstack.stack import Stack, StackOptions
+from services.devstack.state import StackState
+from services.kernel.errors import InvalidArgument
 from services.kernel.printable import escape
-
-if TYPE_CHECKING:
-    from services.devstack.stack import Stack, StackOptions
-    from services.devstack.state import StackState
 
 #: A stack drains for some seconds; what takes longer is ended by force.
 _DOWN_TIMEOUT_S = 30.0
@@ -66,13 +66,10 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Starts ZooKeeper and the services, and shows where they are once all are ready. Ctrl-C stops them.
+    """Start ZooKeeper and the services, and show where they are once all are ready. Ctrl-C stops them.
 
     Example: countinghouse up --replicas payment=2
     """
-    from services.devstack.stack import StackOptions  # noqa: PLC0415  `--help` does without
-    from services.kernel.errors import InvalidArgument  # noqa: PLC0415
-
     try:
         options = StackOptions(
             data=data,
@@ -95,12 +92,10 @@ def up(
 
 
 def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
-    """Stops the stack, and returns when nothing of it is left.
+    """Stop the stack, and return when no process of it is left.
 
     Example: countinghouse down
     """
-    from services.devstack import state  # noqa: PLC0415
-
     found = state.read(data)
     if found is None:
         _say_down(data, stopped=False, as_json=as_json)
@@ -116,12 +111,10 @@ def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
 
 def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
-    """Shows every process of the stack and its readiness. Exits with 0 if all are SERVING, 1 if not, 2 without a stack.
+    """Show every process of the stack and its readiness. Exits with 0 if all are SERVING, 1 if not, 2 without a stack.
 
     Example: countinghouse status --json
     """
-    from services.devstack import state  # noqa: PLC0415
-
     try:
         found = state.require(data)
     except state.StackRefused:
@@ -139,13 +132,11 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
 
 async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> None:
-    """Runs a stack until SIGINT or SIGTERM.
+    """Run a stack until SIGINT or SIGTERM.
 
     Args:
-        detached: Whether standard output ends once the stack is ready, for whoever waits for that.
+        detached: Whether standard output ends once the stack is ready, for the process that waits for that.
     """
-    from services.devstack.stack import Stack  # noqa: PLC0415
-
     clock = asyncio.get_running_loop().time
     started_s = clock()
     stop = asyncio.Event()
@@ -153,7 +144,7 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
 
     def asked_to_stop() -> None:
         if stop.is_set():
-            stack.kill_all()  # asked twice: somebody is in a hurry
+            stack.kill_all()  # asked twice
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -181,7 +172,7 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
 
 
 async def _unless(stop: asyncio.Event, work: Any) -> bool:
-    """Does `work` to its end and returns True; or leaves it and returns False if `stop` comes first."""
+    """Do `work` to its end and return True; or leave it and return False if `stop` comes first."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stop.wait())
     try:
@@ -197,7 +188,7 @@ async def _unless(stop: asyncio.Event, work: Any) -> bool:
 
 
 def _start_detached(options: StackOptions, *, as_json: bool) -> None:
-    """Runs `up` in a process of its own, and waits until that one says that it is ready."""
+    """Run `up` in a process of its own, and wait until that one says that it is ready."""
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = options.data / "up.log"
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
@@ -245,14 +236,12 @@ def _start_supervisor(options: StackOptions, log: IO[bytes]) -> subprocess.Popen
 
 
 def _close_output() -> None:
-    """Lets whoever reads our output know that this was all."""
+    """End standard output for its reader."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 async def _until_gone(data: Path, supervisor: int) -> None:
-    from services.devstack import state  # noqa: PLC0415
-
     if await state.wait_gone(data, supervisor, _DOWN_TIMEOUT_S):
         return
     with suppress(ProcessLookupError):

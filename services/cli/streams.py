@@ -16,7 +16,7 @@ from services.kernel.printable import escape_output
 
 
 class EscapingStream(io.TextIOWrapper):
-    """A text stream that escapes, and that drops what nobody reads any more."""
+    """A text stream that escapes, and that drops what is written after its reader has gone."""
 
     unread = False
 

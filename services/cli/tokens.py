@@ -9,23 +9,22 @@ import typer
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data
 from services.cli.connection import named, user_name
+from services.devstack.keys import mint
+from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
 
 
 def token(
     role: Annotated[Role, typer.Option("--role", help="As what it acts.")],
-    name: Annotated[str, typer.Option("--name", help="Who acts; your user name unless said.", show_default=False)] = "",
+    name: Annotated[str, typer.Option("--name", help="Who acts; your user name by default.", show_default=False)] = "",
     ttl: Annotated[int, typer.Option("--ttl", help="Seconds it is good for.", min=1, max=31_536_000)] = 3600,
     data: Data = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Prints a token, signed with the stack's key. It is all that one needs to be that clerk.
+    """Print a token, signed with the stack's key. Its bearer is that clerk.
 
     Example: countinghouse token --role cashier --name li
     """
-    from services.devstack.keys import mint  # noqa: PLC0415  `--help` does without
-    from services.kernel.clock import SystemClock  # noqa: PLC0415
-
     clock = SystemClock()
     principal = named(name or user_name(), role, "--name")
     signed = mint(data, principal, ttl, clock)

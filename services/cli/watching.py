@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.live import Live
+
+from coordination.discovery.discovery import Directory, Discovery, Eligibility
+from coordination.registry.registration import DEFAULT_ROOT, NOT_INTERFACES
+from coordination.session import Session
+from coordination.session.node_watcher import NodeWatcher, children
 from services.cli import output, streams
 from services.cli.arguments import calling
+from services.cli.client import Client
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from coordination.discovery.discovery import Directory, Discovery, Eligibility
-    from coordination.session import Session
-    from services.cli.client import Client
 
 _COLUMNS = ("interface", "address", "instance", "weight", "list", "why not called")
 
@@ -48,12 +49,10 @@ Rows = dict[tuple[str, str], Row]
 
 @calling(Role.AUDITOR)
 async def watch(client: Client) -> None:
-    """Follows the registry until interrupted. --timeout is for connecting only.
+    """Follow the registry until interrupted. --timeout is for connecting only.
 
     Example: countinghouse registry watch
     """
-    from coordination.discovery.discovery import Discovery  # noqa: PLC0415  `--help` does without
-
     session = await client.session()
     discovery = Discovery(session)
     async with AsyncExitStack() as stack:
@@ -67,9 +66,6 @@ class _Watched:
     """All interfaces of a registry, those too that come later."""
 
     def __init__(self, session: Session, discovery: Discovery, timeout_s: float) -> None:
-        from coordination.registry.registration import DEFAULT_ROOT  # noqa: PLC0415
-        from coordination.session.node_watcher import NodeWatcher, children  # noqa: PLC0415
-
         self._discovery = discovery
         self._directories: dict[str, Directory] = {}
         self._timeout_s = timeout_s
@@ -78,7 +74,7 @@ class _Watched:
         self._follower = NodeWatcher(session, DEFAULT_ROOT, children, self._interfaces, lambda: None)
 
     async def follow(self, show: Callable[[Rows, Rows], None]) -> None:
-        """Calls `show` with what was and what is, at first and then at every change, while somebody reads it."""
+        """Call `show` with what was and what is, at first and at every change, until the reader has gone."""
         await self._listed.wait()
         before: Rows = {}
         first = True
@@ -97,8 +93,6 @@ class _Watched:
         await self._follower.close()
 
     async def _interfaces(self, names: list[str]) -> None:
-        from coordination.registry.registration import NOT_INTERFACES  # noqa: PLC0415
-
         for name in sorted(set(names) - NOT_INTERFACES - self._directories.keys()):
             directory = await self._discovery.subscribe(name, group="*", version="*", timeout_s=self._timeout_s)
             directory.subscribe(self._news.set)
@@ -126,8 +120,6 @@ def _shown(client: Client, stack: AsyncExitStack) -> Callable[[Rows, Rows], None
         return _print_json_lines
     if not sys.stdout.isatty():
         return _print_lines
-    from rich.live import Live  # noqa: PLC0415  only a terminal needs it
-
     live = stack.enter_context(Live(_table({}), auto_refresh=False))
     return lambda _before, now: live.update(_table(now), refresh=True)
 

@@ -292,7 +292,7 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
             assert "holds" in said
             assert "waits, 1 ahead" in said
         assert (await waiting).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    while "nobody" not in (await terminal.run("locks")).stdout:
+    while "no order is being settled" not in (await terminal.run("locks")).stdout:
         pass  # a lock is released a moment after the reply
 
 

@@ -206,7 +206,7 @@ async def test_the_command_prints_a_line_for_each_change(
             "o-20: alice (cashier, payment-1) holds",
             "o-20: alice (cashier, payment-1) holds; bob (accountant, payment-2) waits",
             "o-20: bob (accountant, payment-2) holds",
-            "o-20: nobody",
+            "o-20: free",
         ]
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), 10) == 130
@@ -227,7 +227,7 @@ async def test_the_command_draws_a_table_on_a_terminal(locks: ResourceLocks, zoo
 
     process = await start_watching(zookeeper, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     try:
-        await until(lambda: shown(b"nobody is settling"), 20)
+        await until(lambda: shown(b"no order is being settled"), 20)
         holder = await locks.acquire("o-21", CASHIER, timeout_s=5)
         await until(lambda: shown(b"holds"))
         waiting = asyncio.create_task(locks.acquire("o-21", ACCOUNTANT, timeout_s=20))
@@ -235,7 +235,7 @@ async def test_the_command_draws_a_table_on_a_terminal(locks: ResourceLocks, zoo
         holder.release()
         (await waiting).release()
         seen.clear()
-        await until(lambda: shown(b"nobody is settling"))
+        await until(lambda: shown(b"no order is being settled"))
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 10) == 130
         assert shown(b"\x1b[?25h")

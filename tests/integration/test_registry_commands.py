@@ -127,7 +127,7 @@ async def test_offline_and_online(terminal: Terminal, session: Session) -> None:
         last = await terminal.run("offline", "127.0.0.1:2")
         assert (
             last.stdout
-            == f"shop-2 (127.0.0.1:2) is offline for {interface}: written to {path}; nobody is left to be called\n"
+            == f"shop-2 (127.0.0.1:2) is offline for {interface}: written to {path}; no provider is left to be called\n"
         )
         for target in ("shop-1", "127.0.0.1:2"):
             (done,) = (await terminal.json("online", target))["changes"]
@@ -181,7 +181,7 @@ async def test_an_unknown_target_is_told_who_there_is(terminal: Terminal, sessio
         there = "shop-1 (127.0.0.1:1), 127.0.0.1:2"
         assert done.stderr == f"countinghouse: no provider of {interface} is called shop-9; registered: {there}\n"
     none = await terminal.run("weight", "shop-1", "5", "--interface", "test.commands.nothing")
-    assert "registered: nobody" in none.stderr
+    assert "registered: none" in none.stderr
 
 
 async def test_a_rule_that_cannot_be_read_is_not_overwritten(terminal: Terminal, session: Session) -> None:
@@ -347,10 +347,10 @@ async def test_explain_asks_the_picker(terminal: Terminal, session: Session) -> 
 
 
 async def test_explain_says_what_there_is(terminal: Terminal) -> None:
-    """Of services and pickers, and that nobody provides one."""
+    """Of services and pickers, and that no instance provides one."""
     refused = await terminal.run("explain", "o1", "--service", "gate")
     assert (refused.returncode, "payment, order, ledger" in unframed(refused.stderr)) == (2, True)
     refused = await terminal.run("explain", "o1", "--picker", "luck")
     assert (refused.returncode, "random" in unframed(refused.stderr)) == (2, True)
     nobody = await terminal.run("explain", "o1", "--service", "ledger")
-    assert nobody.stdout == "nobody provides countinghouse.ledger.v1.LedgerService\n"
+    assert nobody.stdout == "no instance provides countinghouse.ledger.v1.LedgerService\n"

@@ -17,7 +17,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.cli import main
+from services.cli import program
 from services.cli.client import Client, Reply
 from services.cli.connection import Connection
 from services.devstack.state import StackRefused
@@ -290,7 +290,7 @@ async def test_stored_refusal_is_told_as_stored(
         await client.change("payment", "Settle", REQUEST, key)
     assert refusal.value.message == f"o1 is already settled. {sentence}"
     monkeypatch.setattr("sys.argv", ["countinghouse", "settle", "--json"])
-    assert main._end_with(refusal.value) == 1
+    assert program._end_with(refusal.value) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["replayed"] is True
     assert document.get("request_id") == ("req_1" if key == "req_1" else None), "as of a result: a ticket is none"

@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.cli import exit_codes, main, payments
+from services.cli import exit_codes, payments, program
 from services.cli.commands import app
 from services.cli.exit_codes import ExitCode
 from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition
@@ -105,7 +105,7 @@ async def test_refusal_by_state_ends_with_1_and_an_answer_that_no_money_moved_wi
 
     with pytest.raises(type(refusal)) as refused:
         await payments._change(SimpleNamespace(change=change), "Reverse", None, "r1")  # type: ignore[arg-type]
-    assert main._end_with(refused.value) == code
+    assert program._end_with(refused.value) == code
 
 
 def test_state_of_a_payment_is_known_to_the_exit_codes() -> None:
@@ -124,7 +124,7 @@ def test_every_verdict_has_the_same_code_in_every_command() -> None:
 
 def test_defect_ends_with_a_code_that_no_verdict_has() -> None:
     """1 would say of a proof that it found a violation."""
-    program = "from services.cli import main\ndef broken(): raise ZeroDivisionError('a defect')\nmain.run(broken)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    script = "from services.cli import program\ndef broken(): raise ZeroDivisionError('a defect')\nprogram.run(broken)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == ExitCode.DEFECT
     assert "a defect" in done.stderr

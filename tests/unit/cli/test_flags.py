@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import typer
 
-from services.cli.commands import app
+from services.cli.commands import load
 from services.cli.exit_codes import ExitCode, WrongUsage
 from services.cli.flags import told_by_flags
-from services.cli.main import _end_with
+from services.cli.program import _end_with
 from services.kernel.errors import (
     CountinghouseError,
     InvalidArgument,
@@ -27,8 +27,8 @@ from services.payment.model import Source
 
 def context_of(*words: str, **params: object) -> Any:
     """The context of a command, with what was given to it."""
-    command: Any = typer.main.get_command(app)
-    for word in words:
+    command: Any = load(words[0])
+    for word in words[1:]:
         command = command.commands[word]
     context = typer.Context(command)
     context.params = dict(params)

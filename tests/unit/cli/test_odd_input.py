@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from services.cli.arguments import amount_of
-from services.cli.check import check
 from services.cli.commands import app
-from services.cli.demo import demo
 from tests.unit.cli.test_commands import commands, run
 
 CREATE = ("order", "create", "--customer", "mei", "--currency", "CNY")
@@ -233,12 +230,7 @@ def test_odd_file_is_no_traceback(tmp_path: Path, arguments: tuple[str, ...]) ->
 
 def numbers() -> Iterator[tuple[str, Any]]:
     """Every option of every command that is a floating-point number."""
-    found = list(commands())
-    for name, function in (("check", check), ("demo", demo)):
-        single = typer.Typer()
-        single.command(name)(function)
-        found.append(((name,), typer.main.get_command(single)))
-    for words, command in found:
+    for words, command in commands():
         for parameter in command.params:
             if parameter.type_descriptor.annotation is float:
                 yield f"{' '.join(words)} {parameter.opts[0]}", parameter
@@ -263,4 +255,3 @@ def test_commands_are_all_there_is_to_start() -> None:
     """No option is hidden: what starts a mode by accident would be one."""
     hidden = [parameter.opts for _, command in commands() for parameter in command.params if parameter.hidden]
     assert hidden == []
-    assert app.registered_commands

@@ -13,14 +13,14 @@ import pytest
 
 #: Prints what a command prints, through the program's own frame.
 PRINTING = """
-from services.cli import main, output
-def program():
+from services.cli import output, program
+def print_and_exit():
     output.print_facts([("customer", {text!a})])
     output.print_json({{"customer": {text!a}}})
     output.print_table("customers", ("name",), [({text!a},)])
     print("sentence", {text!a})
     raise SystemExit({code})
-main.run(program)
+program.run(print_and_exit)
 """
 
 

@@ -46,7 +46,7 @@ def _fill(data: Path) -> None:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     found = FakeRun()
-    monkeypatch.setattr("services.demo.run.run", found.run)
+    monkeypatch.setattr("services.cli.demo.run", found.run)
     return found
 
 
