@@ -10,6 +10,7 @@ from services.kernel.errors import CountinghouseError
 from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.ledger.chain import ChainLink
 from services.ledger.model import Account, Entry, Head, Journal, PostOutcome, TrialRow, TrialTotal
+from services.runtime.ports import AnswerStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Responses(Protocol):
         ...
 
 
-class LedgerStore(Protocol):
+class LedgerStore(AnswerStore, Protocol):
     """Where the books are kept. Every method is one whole step: all of it happens, or none.
 
     Narrow on purpose: another engine can stand behind it.
@@ -79,22 +80,6 @@ class LedgerStore(Protocol):
 
         Raises:
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
-        """Store the response to a request that changes nothing.
-
-        Raises:
-            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def answered(self, request: KeyedRequest) -> Answer | None:
-        """Return the stored answer to a request id that was used before; None: it was not.
-
-        Raises:
-            KeyMismatch: It was used with another payload.
         """
         ...
 

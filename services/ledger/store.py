@@ -24,7 +24,7 @@ Invariants of the tables, beyond those of the model
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, insert, inspect, or_, select, tuple_, update
@@ -71,7 +71,7 @@ from services.ledger.schema import (
     to_link,
 )
 from services.runtime.database.database import Database, DatabaseRefused
-from services.runtime.database.idempotency_table import DecisionOverturned, Requests, insert_if_absent
+from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
 
 #: Sorts after every character an id may have.
 _LAST_CHARACTER = "\x7f"
@@ -113,13 +113,12 @@ _INSERT_POSTINGS = insert(POSTINGS)
 _INSERT_REFUSALS = insert(REFUSALS)
 
 
-class SqlLedgerStore(LedgerStore):
+class SqlLedgerStore(SqlAnswerStore, LedgerStore):
     """`ports.LedgerStore` on SQLite or PostgreSQL."""
 
     def __init__(self, database: Database, guards: Guards) -> None:
-        self._database = database
+        super().__init__(database, Requests(REQUESTS, guards))
         self._guards = guards
-        self._requests = Requests(REQUESTS, guards)
         upsert = (sqlite if database.is_sqlite else postgresql).insert(ORDER_FENCES)
         seen = tuple_(ORDER_FENCES.c.generation, ORDER_FENCES.c.token)
         self._raise_fence = upsert.on_conflict_do_update(
@@ -190,7 +189,7 @@ class SqlLedgerStore(LedgerStore):
             if not await insert_if_absent(tx, ACCOUNTS, account_row(account)):
                 raise DecisionOverturned
 
-        return await self._once(request, response, effect)
+        return await self._answer_once(request, response, effect)
 
     async def close_account(self, request: KeyedRequest, closed: Account, response: StoredResponse) -> Answer | None:
         is_as_read = (ACCOUNTS.c.version == closed.version, ACCOUNTS.c.closed_at_ms == 0)
@@ -200,20 +199,7 @@ class SqlLedgerStore(LedgerStore):
             if (await tx.execute(write.values(closing_columns(closed)))).rowcount != 1:
                 raise DecisionOverturned
 
-        return await self._once(request, response, effect)
-
-    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
-        async def step(tx: AsyncConnection) -> Answer:
-            return await self._requests.answer(tx, request, response)
-
-        return await self._database.run(step)
-
-    async def answered(self, request: KeyedRequest) -> Answer | None:
-        async def step(tx: AsyncConnection) -> Answer | None:
-            stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
-            return None if stored is None else Answer(stored, replayed=True)
-
-        return await self._database.read(step)
+        return await self._answer_once(request, response, effect)
 
     async def open_missing(self, accounts: Sequence[Account]) -> None:
         wanted = select(ACCOUNTS).where(ACCOUNTS.c.account_id.in_([account.account_id for account in accounts]))
@@ -314,17 +300,6 @@ class SqlLedgerStore(LedgerStore):
             return [trial.to_row(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
-
-    async def _once(
-        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
-    ) -> Answer | None:
-        async def step(tx: AsyncConnection) -> Answer:
-            return await self._requests.answer(tx, request, response, effect)
-
-        try:
-            return await self._database.run(step)
-        except DecisionOverturned:
-            return None
 
     async def _raise_fences(self, tx: AsyncConnection, entries: Sequence[Entry]) -> dict[int, StaleFence]:
         """Raises the fence of each entry's order; returns the entries, by place, whose fence is behind.

@@ -9,6 +9,7 @@ from typing import Protocol
 from services.kernel.errors import CountinghouseError
 from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.order.model import Change, Order, OrderEvent, OrderState
+from services.runtime.ports import AnswerStore
 
 #: One item's result of a step that takes a list: the order as it stands, or why it was refused.
 MoveOutcome = Order | CountinghouseError
@@ -50,7 +51,7 @@ class Responses(Protocol):
         ...
 
 
-class OrderStore(Protocol):
+class OrderStore(AnswerStore, Protocol):
     """Where orders are kept. Every method is one whole step: all of it happens, or none.
 
     The four moves of a payment raise the fence of the order first, whatever becomes of the move: a smaller one
@@ -73,22 +74,6 @@ class OrderStore(Protocol):
 
         Raises:
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
-        """Store the response to a request that changes nothing: a refusal.
-
-        Raises:
-            KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
-        """
-        ...
-
-    async def answered(self, request: KeyedRequest) -> Answer | None:
-        """Return the stored answer to a request id that was used before; None: it was not.
-
-        Raises:
-            KeyMismatch: It was used with another payload.
         """
         ...
 

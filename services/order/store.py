@@ -19,7 +19,7 @@ Invariants of the tables, beyond those of the model
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, case, insert, select, tuple_, update
@@ -45,18 +45,17 @@ from services.order.schema import (
     to_order,
 )
 from services.runtime.database.database import Database
-from services.runtime.database.idempotency_table import DecisionOverturned, Requests, insert_if_absent
+from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
 
 #: One of the moves of `model.py` that a payment asks for.
 _Decide = Callable[[Order, Change], Order]
 
 
-class SqlOrderStore(OrderStore):
+class SqlOrderStore(SqlAnswerStore, OrderStore):
     """`ports.OrderStore` on SQLite or PostgreSQL."""
 
     def __init__(self, database: Database, guards: Guards) -> None:
-        self._database = database
-        self._requests = Requests(REQUESTS, guards)
+        super().__init__(database, Requests(REQUESTS, guards))
         self._raise_fence = _raise_fence(guarded=guards.fence)
 
     async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
@@ -67,7 +66,7 @@ class SqlOrderStore(OrderStore):
                 await tx.execute(insert(ORDER_LINES), line_rows(order))
             await tx.execute(insert(ORDER_EVENTS), [event_row(None, order, request.key.caller, request.at_ms)])
 
-        return await self._once(request, response, effect)
+        return await self._answer_once(request, response, effect)
 
     async def cancel(
         self, request: KeyedRequest, before: Order, after: Order, reason: str, response: StoredResponse
@@ -78,20 +77,7 @@ class SqlOrderStore(OrderStore):
             event = event_row(before, after, request.key.caller, request.at_ms, reason=reason)
             await tx.execute(insert(ORDER_EVENTS), [event])
 
-        return await self._once(request, response, effect)
-
-    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
-        async def step(tx: AsyncConnection) -> Answer:
-            return await self._requests.answer(tx, request, response)
-
-        return await self._database.run(step)
-
-    async def answered(self, request: KeyedRequest) -> Answer | None:
-        async def step(tx: AsyncConnection) -> Answer | None:
-            stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
-            return None if stored is None else Answer(stored, replayed=True)
-
-        return await self._database.read(step)
+        return await self._answer_once(request, response, effect)
 
     async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return await self._move(changes, model.claim)
@@ -137,17 +123,6 @@ class SqlOrderStore(OrderStore):
             return [Listed(row.seq, order) for row, order in zip(rows, found, strict=True)]
 
         return await self._database.read(step)
-
-    async def _once(
-        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
-    ) -> Answer | None:
-        async def step(tx: AsyncConnection) -> Answer:
-            return await self._requests.answer(tx, request, response, effect)
-
-        try:
-            return await self._database.run(step)
-        except DecisionOverturned:
-            return None
 
     async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[MoveOutcome]:
         turns = sorted(range(len(changes)), key=lambda turn: changes[turn].order_id)

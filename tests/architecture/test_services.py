@@ -65,14 +65,13 @@ def test_kind_of_thing_is_in_the_same_file_of_every_service(service: str, kind: 
 
 @EVERY
 def test_port_of_the_store_is_implemented_by_the_sql_store(service: str) -> None:
-    """`<X>Store` in ports.py, `Sql<X>Store` in store.py, as its subclass."""
+    """`<X>Store` in ports.py, `Sql<X>Store` in store.py, a subclass of it."""
     if (service, "SQL store") in _MISSING:
         pytest.skip("named otherwise so far")
     ports = {node.name for node in _top(service, "ports") if isinstance(node, ast.ClassDef)}
     (store,) = [node for node in _top(service, "store") if _is_class(node, "Sql", "Store")]
     assert isinstance(store, ast.ClassDef)
-    assert _bases(store) == {store.name.removeprefix("Sql")}
-    assert store.name.removeprefix("Sql") in ports
+    assert store.name.removeprefix("Sql") in ports & _bases(store)
 
 
 @EVERY

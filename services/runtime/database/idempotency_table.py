@@ -58,6 +58,7 @@ from services.kernel.idempotency import (
     decide,
 )
 from services.kernel.principal import Principal, Role
+from services.runtime.database.database import Database
 
 #: How long a request id may be executed while nothing was done under it. How long it is kept then: `retention.py`.
 REQUEST_TTL_MS = 24 * 3600 * 1000
@@ -402,6 +403,44 @@ class Requests:
             "created_at_ms": now_ms,
             "updated_at_ms": now_ms,
         }
+
+
+class SqlAnswerStore:
+    """`runtime.ports.AnswerStore` on SQLite or PostgreSQL, and the one way in which a service stores an answer."""
+
+    def __init__(self, database: Database, requests: Requests) -> None:
+        self._database = database
+        self._requests = requests
+
+    async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
+        """As the port says."""
+
+        async def step(tx: AsyncConnection) -> Answer:
+            return await self._requests.answer(tx, request, response)
+
+        return await self._database.run(step)
+
+    async def answered(self, request: KeyedRequest) -> Answer | None:
+        """As the port says."""
+
+        async def step(tx: AsyncConnection) -> Answer | None:
+            stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
+            return None if stored is None else Answer(stored, replayed=True)
+
+        return await self._database.read(step)
+
+    async def _answer_once(
+        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
+    ) -> Answer | None:
+        """Have the effect and store the response in one transaction; None: the decision was overturned."""
+
+        async def step(tx: AsyncConnection) -> Answer:
+            return await self._requests.answer(tx, request, response, effect)
+
+        try:
+            return await self._database.run(step)
+        except DecisionOverturned:
+            return None
 
 
 def is_named(table: Table) -> ColumnElement[bool]:
