@@ -9,7 +9,7 @@ Invariants
 1. One supervisor to a data directory (`state.StackLock`); the lock is given up when no process is left.
 2. Whatever ends `start`, an error or a cancellation, nothing of it stays behind.
 3. A process that ends is started again, after a pause that grows while it never gets as far as SERVING; never
-   after exit code 2, which is a refusal: `refused` then has its last line.
+   after exit code 2, which is a refusal: `wait_until` then raises its last line.
 4. ZooKeeper, PostgreSQL and the acquirer keep their ports over restarts, so that their clients find them again.
 5. A stopped (SIGSTOP) process is left alone: only ending is ending.
 6. Nothing that supervises ends by what it supervises (`supervision.py`).
@@ -181,11 +181,6 @@ class Stack:
         """Return one of them, like `payment-1`; or the acquirer's, `acquirer-1`."""
         return self._process(name).instance()
 
-    @property
-    def refused(self) -> CountinghouseError | None:
-        """Why the stack cannot go on, once it cannot."""
-        return self._supervision.failure
-
     def token(self, name: str, role: Role, ttl_s: int = 3600) -> str:
         """Return a token under which `name` acts as `role`."""
         if self._keys is None:
@@ -250,35 +245,10 @@ class Stack:
         self._write_state()
         databases.check_kind(self.data, self.options.database, self.options.services)
         keys = self._keys = Keys(self.data, self._clock)
-        self._add_components(Context(self.options, self.data, self._environment, keys, self._supervision))
+        self._components = _components(Context(self.options, self.data, self._environment, keys, self._supervision))
         for component in self._components:
             await component.start()
         self._supervision.run(keys.keep_fresh(self._supervision.tell))
-
-    def _add_components(self, context: Context) -> None:
-        """Add the components in the order in which they are started."""
-        zookeeper = ZooKeeper(context)
-        self._components.append(zookeeper)
-        if not self.options.services:
-            return
-        takes_cards = "payment" in self.options.services
-        found = self._add_databases(context, (*self.options.services, *([ACQUIRER] if takes_cards else [])))
-        acquirer = Acquirer(context, found) if takes_cards else None
-        self._components += [acquirer] if acquirer else []
-        self._components.append(Services(context, zookeeper, found, acquirer))
-
-    def _add_databases(self, context: Context, services: tuple[str, ...]) -> Databases:
-        found: Databases
-        if self.options.database == SQLITE:
-            found = FileDatabases(context)
-        elif self.options.database == POSTGRESQL:
-            server = PostgreSQL(context)
-            self._components.append(server)
-            found = ServerDatabases(context, server, databases.HOUSE, services)
-        else:
-            found = ServerDatabases(context, *databases.server_and_house(self.options.database), services)
-        self._components.append(found)
-        return found
 
     async def _stop(self) -> None:
         try:
@@ -304,3 +274,27 @@ class Stack:
         if name not in known:
             raise InvalidArgument("INSTANCE_UNKNOWN", f"there is no instance {name!r}; there are {', '.join(known)}")
         return known[name]
+
+
+def _components(context: Context) -> list[Component]:
+    """Return the components of a stack in the order in which they are started."""
+    services = context.options.services
+    zookeeper = ZooKeeper(context)
+    if not services:
+        return [zookeeper]
+    takes_cards = "payment" in services
+    server, found = _databases(context, (*services, ACQUIRER) if takes_cards else services)
+    acquirer = Acquirer(context, found) if takes_cards else None
+    every = (zookeeper, server, found, acquirer, Services(context, zookeeper, found, acquirer))
+    return [component for component in every if component is not None]
+
+
+def _databases(context: Context, services: tuple[str, ...]) -> tuple[PostgreSQL | None, Databases]:
+    """Return the databases, and the server that they are on if it is the stack's own."""
+    choice = context.options.database
+    if choice == SQLITE:
+        return None, FileDatabases(context)
+    if choice == POSTGRESQL:
+        server = PostgreSQL(context)
+        return server, ServerDatabases(context, server, databases.HOUSE, services)
+    return None, ServerDatabases(context, *databases.server_and_house(choice), services)
