@@ -27,8 +27,8 @@ from services.kernel.errors import CountinghouseError, FailedPrecondition, Outco
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource
-from services.payment.model import AcquirerRetry, ChargeStatus, KeyState, Payment
-from services.payment.ports import Acquirer, Store
+from services.payment.model import AcquirerRetry, Payment, mark_unknown
+from services.payment.ports import Acquirer, ChargeStatus, ChargeTerms, KeyState, PaymentStore
 
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 5_000
 #: Why people have to look at once.
@@ -47,7 +47,7 @@ class CardMoney:
     """
 
     def __init__(
-        self, acquirer: Acquirer, store: Store, clock: Clock, ids: IdSource, guards: Guards, *, max_asks: int
+        self, acquirer: Acquirer, store: PaymentStore, clock: Clock, ids: IdSource, guards: Guards, *, max_asks: int
     ) -> None:
         self._acquirer = acquirer
         self._store = store
@@ -114,7 +114,7 @@ class CardMoney:
         except OutcomeUnknown as silence:
             await self._write_down(payment, fence, silence.reason)
             raise
-        wrong = said.contradictions(key, payment.charge_terms)
+        wrong = said.contradictions(key, terms_of(payment))
         if said.state not in expected:
             wrong = (*wrong, "state")
         if wrong:
@@ -129,9 +129,17 @@ class CardMoney:
         now_ms = self._clock.now_ms()
         pause_ms = min(_FIRST_PAUSE_MS * 2 ** min(asks - 1, 10), _LONGEST_PAUSE_MS)
         attention = reason if asks >= self._max_asks or reason == MISMATCH else payment.attention
-        await self._store.mark_unknown(
-            payment.payment_id, fence, now_ms=now_ms, retry=AcquirerRetry(asks, now_ms + pause_ms, attention)
-        )
+        retry = AcquirerRetry(asks, now_ms + pause_ms, attention)
+        change = mark_unknown(payment, now_ms, retry)
+        if change is None or (await self._store.apply(change, fence)).retry != retry:
+            await self._store.schedule_retry(payment.payment_id, fence, retry)
+
+
+def terms_of(payment: Payment) -> ChargeTerms:
+    """What the key of a submitted payment stands for at the acquirer."""
+    if payment.amount is None:
+        raise AssertionError(f"{payment.payment_id} was submitted without an amount")
+    return ChargeTerms(payment.amount.minor_units, payment.amount.currency, payment.card, payment.payment_id)
 
 
 def _why_not(payment: Payment, said: ChargeStatus) -> FailedPrecondition | None:

@@ -10,14 +10,13 @@ from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
-from services.payment.card_owners import CARD_OWNERS
 from services.payment.locks import CoordinatedLocks
 from services.payment.operations import PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
 from services.payment.ports import Limits
-from services.payment.schema import ENSEMBLE, EVENTS, PAYMENTS, RETENTION
+from services.payment.schema import CARD_OWNERS, ENSEMBLE, EVENTS, PAYMENTS, RETENTION
 from services.payment.servicer import PaymentResponses, PaymentServicer
-from services.payment.store import PaymentStore
+from services.payment.store import SqlPaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.cluster_member import Components, Runtime, Service, run
 from services.runtime.grpc.tokens import TokenFile
@@ -27,7 +26,7 @@ from services.runtime.zookeeper_paths import LOCKS_ROOT
 async def build(runtime: Runtime) -> Components:
     """Constructor injection, all of it."""
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
-    store = PaymentStore(runtime.database, guards)
+    store = SqlPaymentStore(runtime.database, guards)
     await store.prepare()
     locks = ResourceLocks(runtime.session, metrics=runtime.metrics, root=LOCKS_ROOT)
     outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
@@ -59,7 +58,7 @@ async def build(runtime: Runtime) -> Components:
     )
     workers = [LockPreparer(runtime.session, locks).run]
     if guards.recovery:
-        workers.append(RecoveryWorker(operations, settings.recovery_interval_s).run)
+        workers.append(RecoveryWorker(operations.recovery, settings.recovery_interval_s).run)
 
     async def close() -> None:
         await locks.drained(timeout_s=0.5)
@@ -69,7 +68,7 @@ async def build(runtime: Runtime) -> Components:
     return Components(
         add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
         workers=workers,
-        drain_tasks=[LeaseRenewer(operations, settings.lease_s).run],
+        drain_tasks=[LeaseRenewer(operations.leases, settings.lease_s).run],
         close=close,
     )
 

@@ -1,19 +1,19 @@
-"""What a payment is and how it may change. No I/O.
+"""What a payment is and how it may change: the state machine, written once as `TRANSITIONS`. No I/O.
 
-                        ┌────────────── decline ──────────────┐
+                        ┌───────── DECLINE, EXPIRE ───────────┐
                         │                                     ▼
-    accept ──▶ CREATED ─┴─ submit ─▶ SUBMITTED ── decline ─▶ DECLINED
+    accept ──▶ CREATED ─┴─ SUBMIT ─▶ SUBMITTED ── DECLINE ─▶ DECLINED
                                       │  │                    ▲
-                               record │  └─ mark_unknown ─▶ UNKNOWN ───┐
-                                      ▼                    │  (record, decline)
+                               RECORD │  └─ MARK_UNKNOWN ▶ UNKNOWN ───┐
+                                      ▼                    │  (RECORD, DECLINE)
                                   SUCCEEDED ◀──────────────┘         │
                                       │  ▲                           │
-                        begin_reversal│  │refuse_reversal            │ begin_reversal, of a card
+                       BEGIN_REVERSAL │  │ REFUSE_REVERSAL           │ BEGIN_REVERSAL, of a card
                                       ▼  │                           │
                                   REVERSING ◀────────────────────────┘
-                                      └──── record_reversal ─▶ REVERSED ◀─ record_parked_reversal ─ PARKED
+                                      └──── RECORD_REVERSAL ─▶ REVERSED ◀─ RECORD_PARKED_REVERSAL ─ PARKED
 
-    park: SUBMITTED, UNKNOWN, or REVERSING without a journal, of a card that is to pay an order ─▶ PARKED
+    PARK: SUBMITTED, UNKNOWN, or REVERSING without a journal, of a card that is to pay an order ─▶ PARKED
 
 Invariants
 1. SUBMITTED is committed before the acquirer and the ledger are asked, so money that moved has a payment that says it
@@ -30,17 +30,18 @@ Invariants
 7. PARKED: it has no journal, and the ledger refuses one for ever; its order is free. The acquirer is owed the reversal
    of its key, and only that leads on. It never becomes SUCCEEDED.
 
-The moves are functions of `store.py`, called by `operations.py`; each is one conditional UPDATE.
+A function of this module plans a transition (`record`, `park`, …); `saga.py` adds the answers to the requests it ends,
+and `PaymentStore.apply` commits it by one conditional UPDATE.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from services.kernel.clock import rfc3339
 from services.kernel.errors import (
-    Aborted,
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
@@ -48,12 +49,9 @@ from services.kernel.errors import (
     ResourceExhausted,
 )
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import Execution, RequestKey, fingerprint
+from services.kernel.idempotency import Execution, RequestKey, StoredResponse, fingerprint
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-
-#: When to ask again for an order that waits for another payment's outcome, in milliseconds.
-_HALF_SETTLED_RETRY_MS = 1_000
 
 
 class PaymentState(StrEnum):
@@ -69,25 +67,6 @@ class PaymentState(StrEnum):
     PARKED = "PARKED"
 
 
-#: The machine as a table: from → to. CREATED → DECLINED: refused before anything was sent, for instance because
-#: another clerk had settled the order. REVERSING → SUCCEEDED: the ledger definitively refused to reverse.
-#: UNKNOWN → REVERSING: of card payments only; the acquirer can undo what nobody knows of. To PARKED: of an order's card
-#: payment only, and from REVERSING only if it was UNKNOWN before.
-MOVES: dict[PaymentState, frozenset[PaymentState]] = {
-    PaymentState.CREATED: frozenset({PaymentState.SUBMITTED, PaymentState.DECLINED}),
-    PaymentState.SUBMITTED: frozenset(
-        {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.UNKNOWN, PaymentState.PARKED}
-    ),
-    PaymentState.UNKNOWN: frozenset(
-        {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.REVERSING, PaymentState.PARKED}
-    ),
-    PaymentState.SUCCEEDED: frozenset({PaymentState.REVERSING}),
-    PaymentState.REVERSING: frozenset({PaymentState.REVERSED, PaymentState.SUCCEEDED, PaymentState.PARKED}),
-    PaymentState.DECLINED: frozenset(),
-    PaymentState.REVERSED: frozenset(),
-    PaymentState.PARKED: frozenset({PaymentState.REVERSED}),
-}
-
 #: The states of which an order has at most one payment.
 ACTIVE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.SUCCEEDED, PaymentState.REVERSING)
 
@@ -96,11 +75,6 @@ UNANSWERED = (PaymentState.UNKNOWN, PaymentState.REVERSING, PaymentState.PARKED)
 
 #: The states in which an order's card payment can be parked, as long as it has no journal.
 PARKABLE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.REVERSING)
-
-
-def sources_of(target: PaymentState) -> tuple[PaymentState, ...]:
-    """The states from which `target` can be reached in one move."""
-    return tuple(state for state, targets in MOVES.items() if target in targets)
 
 
 class Source(StrEnum):
@@ -113,7 +87,7 @@ class Source(StrEnum):
 
 
 #: Who may use which source. Cash goes through the cashier, transfers through the accountant; a card is anybody's. A
-#: wallet is its owner's: a clerk pays from it with a ticket that its owner has fetched, see `commands.ticket_owner`.
+#: wallet is its owner's: a clerk pays from it with a ticket that its owner has fetched, see `operations.ticket_owner`.
 MAY_USE: dict[Source, frozenset[Role]] = {
     Source.WALLET: frozenset({Role.CUSTOMER, Role.CASHIER, Role.ACCOUNTANT}),
     Source.DRAWER: frozenset({Role.CASHIER}),
@@ -205,73 +179,6 @@ class ReversalResult:
 
     journal_id: str = ""
     reversal_journal_id: str = ""
-
-
-class KeyState(StrEnum):
-    """Where a key stands at the acquirer, as far as it says."""
-
-    #: It has not decided on it; a charge may be on its way.
-    UNSEEN = "UNSEEN"
-    CHARGED = "CHARGED"
-    DECLINED = "DECLINED"
-    REFUNDED = "REFUNDED"
-    #: Reversed before it was ever charged: it never will be.
-    TOMBSTONE = "TOMBSTONE"
-
-
-@dataclass(frozen=True, slots=True)
-class ChargeTerms:
-    """What a charge is for: the payload that a key stands for at the acquirer.
-
-    Args:
-        minor_units: As stated; an answer may hold any number.
-        currency: As stated; an answer may hold any text.
-    """
-
-    minor_units: int
-    currency: str
-    card: str
-    reference: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChargeStatus:
-    """An answer of the acquirer.
-
-    Args:
-        reason: Why it was DECLINED, UPPER_SNAKE; empty otherwise.
-        key: Which key the answer is about; empty if UNSEEN.
-        terms: What the key stands for there; None: nothing, as for a TOMBSTONE.
-    """
-
-    state: KeyState
-    reason: str = ""
-    key: str = ""
-    terms: ChargeTerms | None = None
-
-    @property
-    def was_charged(self) -> bool:
-        """Whether money came in under the key, though it may have been given back."""
-        return self.state in (KeyState.CHARGED, KeyState.REFUNDED)
-
-    def contradictions(self, key: str, terms: ChargeTerms) -> tuple[str, ...]:
-        """Name the parts of this answer that are not what was asked for, by field; empty: all of it agrees."""
-        if self.state is KeyState.UNSEEN:
-            return ()
-        wrong = ("key",) if self.key != key else ()
-        if self.terms is None:
-            return wrong if self.state is KeyState.TOMBSTONE else (*wrong, "amount")
-        stated, asked = self.terms, terms
-        return wrong + tuple(
-            name
-            for name, agrees in (
-                ("amount", stated.minor_units == asked.minor_units),
-                ("currency", stated.currency == asked.currency),
-                ("card", stated.card == asked.card),
-                ("reference", stated.reference == asked.reference),
-            )
-            if not agrees
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,13 +302,6 @@ class Payment:
         return self.retry.attention
 
     @property
-    def charge_terms(self) -> ChargeTerms:
-        """What its key stands for at the acquirer. Only of a card payment that was submitted."""
-        if self.amount is None:
-            raise AssertionError(f"{self.payment_id} was submitted without an amount")
-        return ChargeTerms(self.amount.minor_units, self.amount.currency, self.card, self.payment_id)
-
-    @property
     def is_orders_card(self) -> bool:
         """Whether it pays an order by card."""
         return bool(self.order_id) and self.source is Source.CARD
@@ -426,6 +326,294 @@ class Payment:
     def ticket_id(self) -> str:
         """The ticket it was paid with; empty for Settle."""
         return self.key.key if self.key.method == PAY else ""
+
+
+class Step(StrEnum):
+    """The name of a transition."""
+
+    SUBMIT = "SUBMIT"
+    MARK_UNKNOWN = "MARK_UNKNOWN"
+    RECORD = "RECORD"
+    REFUSE = "REFUSE"
+    DECLINE = "DECLINE"
+    EXPIRE = "EXPIRE"
+    BEGIN_REVERSAL = "BEGIN_REVERSAL"
+    RECORD_REVERSAL = "RECORD_REVERSAL"
+    RECORD_REVERSAL_FOUND_CHARGED = "RECORD_REVERSAL_FOUND_CHARGED"
+    RECORD_REVERSAL_NEVER_CHARGED = "RECORD_REVERSAL_NEVER_CHARGED"
+    REFUSE_REVERSAL = "REFUSE_REVERSAL"
+    REFUSE_REVERSAL_FOUND_CHARGED = "REFUSE_REVERSAL_FOUND_CHARGED"
+    PARK = "PARK"
+    RECORD_PARKED_REVERSAL = "RECORD_PARKED_REVERSAL"
+
+
+class Ends(StrEnum):
+    """A request that a transition ends."""
+
+    OWN = "OWN"
+    REVERSAL = "REVERSAL"
+    PARKING = "PARKING"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One row of the state machine: one commit.
+
+    Attributes:
+        only_from: The states in which it is made.
+        to: The state it leads to.
+        sets: The fields of `Payment` that it changes; besides them the state, the version, the time, the fence and, in
+            a state that does not wait for the acquirer, the attention.
+        only_if: What the payment must be besides its state.
+        ends: The requests that are answered in the same commit.
+        outbox: What the order service has to be told of it, if the payment is for an order.
+    """
+
+    only_from: tuple[PaymentState, ...]
+    to: PaymentState
+    sets: tuple[str, ...] = ()
+    only_if: Callable[[Payment], bool] = lambda _payment: True
+    ends: tuple[Ends, ...] = ()
+    outbox: tuple[OutboxAction, ...] = ()
+
+
+_S = PaymentState
+#: Where the money and the accounts of an order's payment, and of a card's its key at the acquirer, become known.
+_CHARGED = ("round", "customer_id", "amount", "payer_account_id", "payee_account_id", "attempt", "acquirer_key")
+#: The state machine. A REVERSING payment without a journal was UNKNOWN: the acquirer can undo what nobody knows of.
+TRANSITIONS: dict[Step, Transition] = {
+    Step.SUBMIT: Transition((_S.CREATED,), _S.SUBMITTED, _CHARGED),
+    Step.MARK_UNKNOWN: Transition((_S.SUBMITTED,), _S.UNKNOWN, ("retry",)),
+    Step.RECORD: Transition(
+        (_S.SUBMITTED, _S.UNKNOWN),
+        _S.SUCCEEDED,
+        ("journal_id", "settled_at_ms"),
+        ends=(Ends.OWN,),
+        outbox=(OutboxAction.COMPLETE,),
+    ),
+    # Refused before the order was claimed, so that it need not be released.
+    Step.REFUSE: Transition((_S.CREATED,), _S.DECLINED, ("decline_reason",), ends=(Ends.OWN,)),
+    Step.DECLINE: Transition(
+        (_S.CREATED, _S.SUBMITTED, _S.UNKNOWN),
+        _S.DECLINED,
+        ("decline_reason",),
+        ends=(Ends.OWN,),
+        outbox=(OutboxAction.RELEASE,),
+    ),
+    # Its request has expired and is never answered. To release an order that was not claimed is harmless.
+    Step.EXPIRE: Transition((_S.CREATED,), _S.DECLINED, ("decline_reason",), outbox=(OutboxAction.RELEASE,)),
+    Step.BEGIN_REVERSAL: Transition(
+        (_S.SUCCEEDED, _S.UNKNOWN),
+        _S.REVERSING,
+        ("reversal", "retry"),
+        lambda payment: payment.state is _S.SUCCEEDED or payment.source is Source.CARD,
+    ),
+    Step.RECORD_REVERSAL: Transition(
+        (_S.REVERSING,),
+        _S.REVERSED,
+        ("reversal_journal_id",),
+        lambda payment: bool(payment.journal_id),
+        ends=(Ends.REVERSAL,),
+        outbox=(OutboxAction.REOPEN,),
+    ),
+    Step.RECORD_REVERSAL_FOUND_CHARGED: Transition(
+        (_S.REVERSING,),
+        _S.REVERSED,
+        ("journal_id", "reversal_journal_id", "settled_at_ms"),
+        lambda payment: not payment.journal_id,
+        ends=(Ends.OWN, Ends.REVERSAL),
+        outbox=(OutboxAction.COMPLETE, OutboxAction.REOPEN),
+    ),
+    Step.RECORD_REVERSAL_NEVER_CHARGED: Transition(
+        (_S.REVERSING,),
+        _S.REVERSED,
+        (),
+        lambda payment: not payment.journal_id,
+        ends=(Ends.OWN, Ends.REVERSAL),
+        outbox=(OutboxAction.RELEASE,),
+    ),
+    # The ledger definitively refused to reverse; the next reversal is another request's.
+    Step.REFUSE_REVERSAL: Transition(
+        (_S.REVERSING,), _S.SUCCEEDED, (), lambda payment: bool(payment.journal_id), ends=(Ends.REVERSAL,)
+    ),
+    Step.REFUSE_REVERSAL_FOUND_CHARGED: Transition(
+        (_S.REVERSING,),
+        _S.SUCCEEDED,
+        ("journal_id", "settled_at_ms"),
+        lambda payment: not payment.journal_id,
+        ends=(Ends.OWN, Ends.REVERSAL),
+        outbox=(OutboxAction.COMPLETE,),
+    ),
+    Step.PARK: Transition(
+        PARKABLE,
+        _S.PARKED,
+        ("parking", "retry"),
+        lambda payment: payment.can_be_parked,
+        ends=(Ends.OWN, Ends.REVERSAL, Ends.PARKING),
+        outbox=(OutboxAction.RELEASE,),
+    ),
+    # The acquirer holds nothing under its key and never will; no caller waits for that.
+    Step.RECORD_PARKED_REVERSAL: Transition((_S.PARKED,), _S.REVERSED),
+}
+
+#: From each state, the states that one transition leads to.
+MOVES: dict[PaymentState, frozenset[PaymentState]] = {
+    state: frozenset(row.to for row in TRANSITIONS.values() if state in row.only_from) for state in PaymentState
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A transition of one payment, planned on what was read, and to be committed if that still stands.
+
+    Attributes:
+        before: The payment as it was read.
+        after: The payment as it will be, but for its fence.
+        answers: What the requests that it ends are answered with.
+    """
+
+    step: Step
+    before: Payment
+    after: Payment
+    answers: tuple[tuple[RequestKey, StoredResponse], ...] = ()
+
+    @property
+    def transition(self) -> Transition:
+        return TRANSITIONS[self.step]
+
+    @property
+    def ended(self) -> tuple[RequestKey, ...]:
+        """The requests that it ends."""
+        keys = {
+            Ends.OWN: self.after.key,
+            Ends.REVERSAL: self.after.reversal.key if self.after.reversal else None,
+            Ends.PARKING: self.after.parking.key if self.after.parking else None,
+        }
+        return tuple(key for which in self.transition.ends if (key := keys[which]) is not None)
+
+    @property
+    def outbox(self) -> tuple[OutboxAction, ...]:
+        """What the order service has to be told of it."""
+        return self.transition.outbox if self.after.order_id else ()
+
+
+def plan(step: Step, payment: Payment, now_ms: int, **fields: object) -> Change | None:
+    """Return a transition of a payment; None: the payment cannot make it as it stands.
+
+    Args:
+        fields: The values of those that the transition `sets`.
+    """
+    row = TRANSITIONS[step]
+    if payment.state not in row.only_from or not row.only_if(payment):
+        return None
+    if row.to not in UNANSWERED:
+        fields["retry"] = replace(payment.retry, attention="")
+    after = replace(payment, state=row.to, version=payment.version + 1, updated_at_ms=now_ms, **fields)  # type: ignore[arg-type]  # of Payment
+    return Change(step, payment, after)
+
+
+def submit(payment: Payment, charge: Charge, now_ms: int) -> Change | None:
+    """Plan to write down that the acquirer and the ledger may have been asked. The store adds a card's attempt."""
+    return plan(
+        Step.SUBMIT,
+        payment,
+        now_ms,
+        round=charge.round,
+        customer_id=charge.customer_id,
+        amount=charge.amount,
+        payer_account_id=charge.payer_account_id,
+        payee_account_id=charge.payee_account_id,
+    )
+
+
+def mark_unknown(payment: Payment, now_ms: int, retry: AcquirerRetry = NO_RETRY) -> Change | None:
+    """Plan to write down that the ledger or the acquirer was asked and did not answer."""
+    return plan(Step.MARK_UNKNOWN, payment, now_ms, retry=retry)
+
+
+def record(payment: Payment, journal_id: str, now_ms: int) -> Change | None:
+    """Plan to write down that the ledger has posted the payment."""
+    return plan(Step.RECORD, payment, now_ms, journal_id=journal_id, settled_at_ms=now_ms)
+
+
+def decline(payment: Payment, reason: str, now_ms: int, *, release: bool = True) -> Change | None:
+    """Plan the definitive end of a payment that moves no money.
+
+    Args:
+        release: Whether it may have claimed its order.
+    """
+    return plan(Step.DECLINE if release else Step.REFUSE, payment, now_ms, decline_reason=reason)
+
+
+def begin_reversal(payment: Payment, reversal: Reversal, now_ms: int) -> Change | None:
+    """Plan to begin a reversal. A request whose reversal the ledger refused has been answered: it begins no other."""
+    if payment.is_undone_for(reversal):
+        return None
+    return plan(Step.BEGIN_REVERSAL, payment, now_ms, reversal=reversal, retry=NO_RETRY)
+
+
+def record_reversal(payment: Payment, result: ReversalResult, now_ms: int) -> Change | None:
+    """Plan the end of a reversal.
+
+    One that was UNKNOWN before ends its own request here, too. If it had been charged, the order service hears that it
+    was paid, and that it is not any more; otherwise that the order is free again.
+    """
+    if not result.journal_id:
+        return plan(Step.RECORD_REVERSAL_NEVER_CHARGED, payment, now_ms)
+    reversed_by = result.reversal_journal_id
+    if payment.journal_id:
+        return plan(Step.RECORD_REVERSAL, payment, now_ms, reversal_journal_id=reversed_by)
+    return plan(
+        Step.RECORD_REVERSAL_FOUND_CHARGED,
+        payment,
+        now_ms,
+        journal_id=result.journal_id,
+        reversal_journal_id=reversed_by,
+        settled_at_ms=now_ms,
+    )
+
+
+def refuse_reversal(payment: Payment, reversal: Reversal, journal_id: str, now_ms: int) -> Change | None:
+    """Plan the end of a reversal that the ledger refused; a later one is not touched.
+
+    Args:
+        journal_id: Its journal, which stands. One that was UNKNOWN before has succeeded hereby.
+    """
+    if not payment.is_undone_for(reversal):
+        return None
+    if payment.journal_id:
+        return plan(Step.REFUSE_REVERSAL, payment, now_ms)
+    return plan(Step.REFUSE_REVERSAL_FOUND_CHARGED, payment, now_ms, journal_id=journal_id, settled_at_ms=now_ms)
+
+
+def park(payment: Payment, parking: Parking, now_ms: int) -> Change | None:
+    """Plan to free the order of a payment; the worker owes the acquirer the reversal of its key, from now on."""
+    return plan(Step.PARK, payment, now_ms, parking=parking, retry=NO_RETRY)
+
+
+def refusal_of(payment: Payment, key: RequestKey) -> FailedPrecondition | None:
+    """Return why a request about this payment, which has ended, is refused; None: it is answered with the payment."""
+    if payment.state is PaymentState.REVERSED and not payment.journal_id and key.method != REVERSE:
+        return FailedPrecondition(
+            "PAYMENT_REVERSED",
+            f"{payment.payment_id} was reversed before it was posted: it settles nothing, and whatever was charged "
+            "is given back",
+        )
+    if payment.state is PaymentState.PARKED and payment.parking is not None and key.method != PARK:
+        clerk, at = payment.parking.clerk, payment.updated_at_ms
+        return FailedPrecondition(
+            "PAYMENT_PARKED",
+            f"{payment.payment_id} was parked by {clerk.name} ({clerk.role}) at {rfc3339(at)}: it settles nothing, "
+            "and whatever was charged is given back",
+            metadata={
+                "payment_id": payment.payment_id,
+                "order_id": payment.order_id,
+                "parked_by": clerk.name,
+                "role": str(clerk.role),
+                "parked_at_ms": str(at),
+            },
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,91 +667,15 @@ class ConflictingPayment:
 ISSUE_TICKET, PAY, SETTLE, REVERSE, PARK = "IssueTicket", "Pay", "Settle", "Reverse", "Park"
 
 
-class OrderState(StrEnum):
-    """Where an order stands, as the order service says."""
-
-    UNPAID = "UNPAID"
-    PAYING = "PAYING"
-    PAID = "PAID"
-    CANCELLED = "CANCELLED"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """An order as this service sees it."""
-
-    order_id: str
-    customer_id: str
-    state: OrderState
-    amount: Money
-    round: int
-    payment_id: str
-    settled_by: Principal | None
-    settled_at_ms: int
-
-    def is_being_paid_by(self, payment: Payment) -> bool:
-        """Whether this payment owns the claim."""
-        return self.state is OrderState.PAYING and self.payment_id == payment.payment_id
-
-
-@dataclass(frozen=True, slots=True)
-class AccountTerms:
-    """A ledger account as a payment needs to know it before a card is charged.
-
-    Args:
-        closed: Whether nothing can be posted to it any more.
-    """
-
-    account_id: str
-    currency: str
-    closed: bool = False
-
-
-def check_accounts(charge: Charge, payer: AccountTerms | None, payee: AccountTerms | None) -> None:
-    """Check that the ledger could post this charge, as far as its accounts say. Balances are the ledger's to decide.
-
-    Raises:
-        FailedPrecondition: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED or CURRENCY_MISMATCH.
-    """
-    for account_id, account in ((charge.payer_account_id, payer), (charge.payee_account_id, payee)):
-        about = {"account_id": account_id, "currency": charge.amount.currency}
-        if account is None:
-            problem = ("ACCOUNT_NOT_FOUND", f"there is no account {account_id}; open it first")
-        elif account.closed:
-            problem = ("ACCOUNT_CLOSED", f"account {account_id} is closed; name another")
-        elif account.currency != charge.amount.currency:
-            problem = (
-                "CURRENCY_MISMATCH",
-                f"account {account_id} is kept in {account.currency}; use an account in {charge.amount.currency}",
-            )
-        else:
-            continue
-        reason, what = problem
-        raise FailedPrecondition(reason, f"declined: {what}; the card was not charged", metadata=about)
-
-
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a payment that is about to be submitted will move.
-
-    Args:
-        by_card: The acquirer is to be asked, so the payment gets its attempt and its key.
-    """
+    """What a payment that is about to be submitted will move."""
 
     round: int
     customer_id: str
     amount: Money
     payer_account_id: str
     payee_account_id: str
-    by_card: bool = False
-
-
-def charge_for(order: Order, payment: Payment) -> Charge:
-    """What settles this order from the payment's source."""
-    currency = order.amount.currency
-    payer = payer_account(payment.source, order.customer_id, currency)
-    by_card = payment.source is Source.CARD
-    return Charge(order.round, order.customer_id, order.amount, payer, sales_account(currency), by_card)
 
 
 def acquirer_key(payment_id: str, attempt: int) -> str:
@@ -580,6 +692,18 @@ def check_quota(unused: int, quota: int) -> None:
             metadata={"unused": str(unused), "quota": str(quota)},
             retry_after_ms=None,
         )
+
+
+def card_not_yours(customer_id: str) -> FailedPrecondition:
+    """The refusal of a card that another customer brought before, to a payment that names `customer_id`, or nobody."""
+    if not customer_id:
+        return FailedPrecondition(
+            "CARD_NOT_YOURS",
+            "declined: the card belongs to a customer, and the payment names none; name whose card it is",
+        )
+    return FailedPrecondition(
+        "CARD_NOT_YOURS", f"declined: the card belongs to another customer than {customer_id}; pay otherwise"
+    )
 
 
 def already_paid(
@@ -612,53 +736,4 @@ def already_paid(
             "settled_at_ms": str(settled_at_ms),
             "guard": guard,
         },
-    )
-
-
-def not_reversible(payment: Payment) -> FailedPrecondition:
-    """The refusal to undo a payment in its state."""
-    return FailedPrecondition(
-        "ILLEGAL_STATE",
-        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed, or an UNKNOWN one by card",
-        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
-    )
-
-
-def not_parkable(payment: Payment) -> FailedPrecondition:
-    """Return the refusal to park a payment in its state.
-
-    A REVERSING card payment of an order is refused only if the ledger has a journal of it, recorded or not.
-    """
-    why = "only an order's card payment that is SUBMITTED, UNKNOWN, or REVERSING without a journal can be parked"
-    if payment.is_orders_card and payment.state is PaymentState.REVERSING:
-        why = (
-            "it cannot be parked, because the ledger has a journal of it; "
-            "its order is free when the acquirer confirms the refund"
-        )
-    return FailedPrecondition(
-        "ILLEGAL_STATE",
-        f"{payment.payment_id} is {payment.state}, from the {payment.source.lower()}; {why}",
-        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
-    )
-
-
-def half_settled(payment: Payment) -> Aborted:
-    """Return the passing refusal for an order that waits for the outcome of another payment, and the way out."""
-    wait = "the refund" if payment.state is PaymentState.REVERSING else "its outcome"
-    park = f"Park payment {payment.payment_id} to free the order, or wait for {wait}."
-    return Aborted(
-        "ORDER_HALF_SETTLED",
-        f"{payment.order_id} was not settled. {payment.clerk.name} ({payment.clerk.role}) is paying it from the "
-        f"{payment.source.lower()} with payment {payment.payment_id}. That payment is {payment.state} since "
-        f"{rfc3339(payment.updated_at_ms)}. {park if payment.can_be_parked else 'Try again.'}",
-        metadata={
-            "order_id": payment.order_id,
-            "payment_id": payment.payment_id,
-            "source": str(payment.source),
-            "clerk": payment.clerk.name,
-            "role": str(payment.clerk.role),
-            "state": str(payment.state),
-            "since_ms": str(payment.updated_at_ms),
-        },
-        retry_after_ms=_HALF_SETTLED_RETRY_MS,
     )

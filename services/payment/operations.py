@@ -20,7 +20,7 @@ request refused (parked), the order is released (completed). The worker owes the
 (refunded), then it is REVERSED (recorded): `recovery.py`.
 
 Rules
-1. Every step can be repeated: `Saga.carry_on` brings a payment to its end from whatever state it is found in. The
+1. Every step can be repeated: `Saga.advance` brings a payment to its end from whatever state it is found in. The
    caller's own attempt, the next clerk who finds the order half settled, and the worker all go through it.
 2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
 3. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
@@ -30,40 +30,33 @@ Rules
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
 5. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
-6. Only an execution of the payment's own request causes a charge (`saga.Charging`). Whoever finishes another's payment
+6. Only an execution of the payment's own request causes a charge (`saga.Context`). Whoever finishes another's payment
    asks what became of its key; if nobody can tell, the payment stays as it is and they are told which one it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import Clock, rfc3339
 from services.kernel.errors import (
+    Aborted,
     CountinghouseError,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     OutcomeUnknown,
+    PermissionDenied,
     Unavailable,
 )
-from services.kernel.fence import NO_FENCE
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Answer, Execution, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.idempotency import Answer, Execution, RequestKey, StoredResponse
 from services.kernel.ids import IdSource
+from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.card import CardMoney
-from services.payment.commands import (
-    ParkCommand,
-    PayCommand,
-    ReverseCommand,
-    SettleCommand,
-    direct,
-    not_your_wallet,
-    ticket_owner,
-)
 from services.payment.model import (
     ISSUE_TICKET,
     PARK,
@@ -72,33 +65,86 @@ from services.payment.model import (
     SETTLE,
     Charge,
     ConflictingPayment,
-    Order,
-    OrderState,
     Parking,
     Payment,
     PaymentEvent,
     PaymentState,
     Reversal,
     Source,
-    charge_for,
+    check_payee,
     check_source,
     filled_in,
-    half_settled,
-    not_parkable,
-    not_reversible,
+    payer_account,
+    sales_account,
 )
-from services.payment.ports import Acquirer, Failpoints, Filter, Hold, Ledger, Limits, Locks, Orders, Responses, Store
-from services.payment.recovery import RECOVERY_S, Recovery
-from services.payment.saga import Charging, Saga, Work
+from services.payment.ports import (
+    Acquirer,
+    Failpoints,
+    Filter,
+    Ledger,
+    Limits,
+    Locks,
+    Order,
+    Orders,
+    OrderState,
+    PaymentStore,
+    Responses,
+)
+from services.payment.recovery import Leases, Recovery
+from services.payment.saga import Context, Saga, charge_for
 from services.runtime.grpc.context import Call
 
-#: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
-_AFTER_LOCK_S = 0.5
 #: How many half settled payments one clerk finishes before their own. More than one means that something is odd.
 _MAX_ADOPTIONS = 3
 
-#: Outcomes that leave open whether something happened, or was never sent after the payment was submitted.
-_NO_ANSWER = (OutcomeUnknown, Unavailable)
+#: When to ask again for an order that waits for another payment's outcome, in milliseconds.
+_HALF_SETTLED_RETRY_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class PayCommand:
+    """A direct payment, or one for the order that the ticket names."""
+
+    ticket_id: str
+    source: Source
+    amount: Money | None
+    payee_account_id: str
+    customer_id: str
+    memo: str
+    fingerprint: str
+    card: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SettleCommand:
+    """A clerk presses Settle."""
+
+    request_id: str
+    order_id: str
+    source: Source
+    memo: str
+    fingerprint: str
+    card: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseCommand:
+    """An accountant undoes a payment."""
+
+    request_id: str
+    payment_id: str
+    reason: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParkCommand:
+    """A clerk gives up waiting for the acquirer's answer about a payment."""
+
+    request_id: str
+    payment_id: str
+    reason: str
+    fingerprint: str
 
 
 class PaymentOperations:
@@ -106,12 +152,16 @@ class PaymentOperations:
 
     Args:
         instance: Name of this process; owner of the requests it executes.
+
+    Attributes:
+        leases: Those of the requests that this process executes.
+        recovery: Finishes what other executions left.
     """
 
     def __init__(
         self,
         *,
-        store: Store,
+        store: PaymentStore,
         orders: Orders,
         ledger: Ledger,
         acquirer: Acquirer,
@@ -127,23 +177,14 @@ class PaymentOperations:
         self._store = store
         self._orders = orders
         self._cards = CardMoney(acquirer, store, clock, ids, guards, max_asks=limits.acquirer_asks)
-        self._locks = locks
         self._responses = responses
         self._clock = clock
         self._ids = ids
         self._guards = guards
-        self._limits = limits
-        self._instance = instance
-        self._executing: dict[RequestKey, Execution] = {}
-        self._saga = Saga(store, orders, ledger, self._cards, responses, failpoints, clock)
-        self._recovery = Recovery(
-            store,
-            self._cards,
-            failpoints,
-            clock,
-            finish_request=self._recover_request,
-            deliver=self._recover_notification,
-        )
+        self._ticket_quota = limits.ticket_quota
+        self._saga = Saga(store, orders, ledger, self._cards, locks, responses, failpoints, clock, limits.lock_wait_s)
+        self.leases = Leases(store, clock, instance, limits.lease_s)
+        self.recovery = Recovery(store, self._saga, self._cards, self.leases, clock, execute=self._execute)
 
     # Method 1: a ticket, then a payment
 
@@ -153,7 +194,7 @@ class PaymentOperations:
         Raises:
             ResourceExhausted: TICKET_QUOTA: a customer has too many that are not used.
         """
-        caller, lease = call.principal, self._lease()
+        caller, lease = call.principal, self.leases.new()
         ticket = RequestKey(caller, PAY, self._ids.new("tkt"))
         expires_at_ms = lease.now_ms + ttl_s * 1000
         answer = self._responses.ticket(ticket.key, order_id, expires_at_ms)
@@ -166,7 +207,7 @@ class PaymentOperations:
             expires_at_ms=expires_at_ms,
             order_id=order_id,
             answer=answer,
-            quota=self._limits.ticket_quota if caller.role is Role.CUSTOMER else None,
+            quota=self._ticket_quota if caller.role is Role.CUSTOMER else None,
         )
         return Answer(answer) if stored is None else Answer(stored, replayed=True)
 
@@ -188,7 +229,7 @@ class PaymentOperations:
         except NotFound:
             if key.caller == call.principal:
                 raise
-            raise not_your_wallet(call.principal) from None
+            raise _not_your_wallet(call.principal) from None
         draft = self._draft(call.principal, key, order_id, command)
         if order_id:
             if command.amount is not None or command.payee_account_id:
@@ -196,7 +237,7 @@ class PaymentOperations:
                     "TICKET_NAMES_ORDER", "amount", f"the ticket pays {order_id}; leave amount and payee_account_id out"
                 )
             return await self._accept(call, draft, command.fingerprint, customer_id=command.customer_id)
-        return await self._accept(call, direct(draft, call.principal, command), command.fingerprint)
+        return await self._accept(call, _direct(draft, call.principal, command), command.fingerprint)
 
     # Method 2: an order, under its lock
 
@@ -215,7 +256,7 @@ class PaymentOperations:
             stored = await self._earlier(key, command.fingerprint)
             if stored is not None:
                 return stored
-            raise not_your_wallet(call.principal)
+            raise _not_your_wallet(call.principal)
         draft = self._draft(call.principal, key, command.order_id, command)
         return await self._accept(call, draft, command.fingerprint)
 
@@ -232,13 +273,13 @@ class PaymentOperations:
     async def _accept(self, call: Call, draft: Payment, fingerprint: str, *, customer_id: str = "") -> Answer:
         if draft.order_id and (customer_id or call.principal.role is Role.CUSTOMER):
             await self._check_customer(call, draft, customer_id)
-        accepted = await self._store.accept(draft, fingerprint, self._lease())
+        accepted = await self._store.accept(draft, fingerprint, self.leases.new())
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
-        work = Work(call.deadline, call, accepted.execution, Charging.YES)
-        async with self._execution(accepted.execution):
-            await self._saga.hit("accepted", work, accepted.payment)
-            return await self._execute(work, accepted.payment)
+        context = Context.for_caller(call, makes_payment=True)
+        async with self.leases.running(accepted.execution):
+            await self._saga.hit("accepted", accepted.payment, context)
+            return await self._execute(accepted.execution, accepted.payment, context)
 
     async def _check_customer(self, call: Call, draft: Payment, customer_id: str) -> None:
         """Refuse a customer who pays another customer's order, and a payment for another customer than the order's.
@@ -273,7 +314,7 @@ class PaymentOperations:
             call,
             key,
             command,
-            lambda work, hold, payment: self._reverse(work, hold, payment, reversal),
+            lambda execution, payment, context: self._reverse(execution, payment, reversal, context),
         )
 
     async def _on_payment(
@@ -281,37 +322,34 @@ class PaymentOperations:
         call: Call,
         key: RequestKey,
         command: ReverseCommand | ParkCommand,
-        act: Callable[[Work, Hold | None, Payment], Awaitable[Answer]],
+        act: Callable[[Execution, Payment, Context], Awaitable[Answer]],
     ) -> Answer:
         """Run a request that changes a payment of another request, under the lock of its order."""
         payment = await self._store.get(command.payment_id)
-        execution = await self._store.begin_request(key, command.fingerprint, self._lease())
+        execution = await self._store.begin_request(key, command.fingerprint, self.leases.new())
         if isinstance(execution, StoredResponse):
             return Answer(execution, replayed=True)
-        work = Work(call.deadline, call, execution)
-        async with self._execution(execution):
-            await self._saga.hit("accepted", work, payment)
-            async with self._held(work, payment, call.principal) as hold:
-                answer = await act(work, hold, await self._store.get(payment.payment_id))
-            await self._saga.hit("released", work, payment)
+        context = Context.for_caller(call, makes_payment=False)
+        async with self.leases.running(execution):
+            await self._saga.hit("accepted", payment, context)
+            async with AsyncExitStack() as lock:
+                context = await self._locked(lock, execution, payment, call.principal, context)
+                answer = await act(execution, await self._store.get(payment.payment_id), context)
+            await self._saga.hit("released", payment, context)
             return answer
 
-    async def _reverse(self, work: Work, hold: Hold | None, payment: Payment, reversal: Reversal) -> Answer:
-        fence = hold.fence if hold else NO_FENCE
-        try:
-            await self._saga.tell_order(work, hold, payment)  # the order must be PAID before it can be reopened
-            payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
+    async def _reverse(self, execution: Execution, payment: Payment, reversal: Reversal, context: Context) -> Answer:
+        async with self.leases.giving_back(execution):
+            await self._saga.notify_order(payment, context)  # the order must be PAID before it can be reopened
+            payment = await self._saga.begin_reversal(payment, reversal, context)
             undoing = payment.state is PaymentState.REVERSING
             if undoing and not payment.is_undone_for(reversal) and self._guards.recovery:
-                # Somebody died undoing it. Should the ledger refuse theirs, it is ours to undo.
-                await self._saga.carry_on(work.adopting(), hold, payment)
-                payment = await self._store.begin_reversal(payment.payment_id, fence, reversal, now_ms=self._now())
-        except CountinghouseError:
-            await self._give_back(work)
-            raise
+                # Another execution died undoing it. Should the ledger refuse theirs, it is ours to undo.
+                payment = await self._saga.advance(payment, context.for_adoption())
+                payment = await self._saga.begin_reversal(payment, reversal, context)
         if not payment.is_undone_for(reversal):
             return await self._refuse_request(reversal.key, not_reversible(payment))
-        return await self._conclude(work, hold, payment)
+        return await self._conclude(execution, payment, context)
 
     # Parking
 
@@ -327,18 +365,18 @@ class PaymentOperations:
         key = RequestKey(call.principal, PARK, command.request_id)
         parking = Parking(key, call.principal, command.reason)
         return await self._on_payment(
-            call, key, command, lambda work, hold, payment: self._park(work, hold, payment, parking)
+            call,
+            key,
+            command,
+            lambda execution, payment, context: self._park(execution, payment, parking, context),
         )
 
-    async def _park(self, work: Work, hold: Hold | None, payment: Payment, parking: Parking) -> Answer:
-        try:
-            if hold is not None and payment.can_be_parked:
-                payment = await self._saga.park_unanswered(work, hold, payment, parking)
-        except CountinghouseError:
-            await self._give_back(work)  # every step before PARKED can be repeated
-            raise
+    async def _park(self, execution: Execution, payment: Payment, parking: Parking, context: Context) -> Answer:
+        async with self.leases.giving_back(execution):  # every step before PARKED can be repeated
+            if payment.can_be_parked:
+                payment = await self._saga.park(payment, parking, context)
         if payment.is_parked_for(parking):
-            await self._saga.tell_order(work, hold, payment)
+            await self._saga.notify_order(payment, context)
             return await self._answer(parking.key)
         if payment.state is PaymentState.SUCCEEDED and payment.order_id:
             paid = await self._saga.already_paid(payment.order_id, payment.payment_id, guard="state")
@@ -368,154 +406,117 @@ class PaymentOperations:
         """The acquirer has something to say about a key: whoever waits for that asks soon. Nothing is believed."""
         await self._store.schedule_query(key)
 
-    # What was left between two commits
-
-    async def recover(self) -> int:
-        """As `Recovery.recover`."""
-        return await self._recovery.recover()
-
-    async def renew_leases(self) -> None:
-        """Keeps others away from what this process is executing. A process that is paused does not get here."""
-        if self._executing:
-            until_ms = self._now() + int(self._limits.lease_s * 1000)
-            await self._store.renew(list(self._executing.values()), until_ms=until_ms)
-
-    async def _recover_request(self, row: RequestRow) -> None:
-        execution = await self._store.take_over(row, self._lease())
-        if execution is None:
-            return
-        payment = await self._store.of_request(row.key)
-        if payment is None:  # a reversal that had not begun: nothing was done
-            await self._store.give_back(execution, now_ms=self._now())
-            return
-        charging = Charging.UNTIL_ATTENTION if row.key == payment.key else Charging.NEVER
-        work = Work(Deadline.after(RECOVERY_S, self._clock), None, execution, charging)
-        async with self._execution(execution):
-            await self._execute(work, payment)
-
-    async def _recover_notification(self, payment_id: str) -> None:
-        payment = await self._store.get(payment_id)
-        work = Work(Deadline.after(RECOVERY_S, self._clock), None, None)
-        async with self._held(work, payment, payment.clerk) as hold:
-            await self._saga.tell_order(work, hold, await self._store.get(payment_id))
-
     # The steps
 
-    async def _execute(self, work: Work, payment: Payment) -> Answer:
-        """Brings the payment of a request to its end, under the lock if it has an order."""
+    async def _execute(self, execution: Execution, payment: Payment, context: Context) -> Answer:
+        """Bring the payment of a request to its end, under the lock if it has an order."""
         if not payment.order_id:
-            return await self._pay_directly(work, payment)
-        async with self._held(work, payment, payment.clerk) as hold:
+            return await self._pay_directly(execution, payment, context)
+        async with AsyncExitStack() as lock:
+            context = await self._locked(lock, execution, payment, payment.clerk, context)
             # We may have been paused long enough for others to carry it on. What is read under the lock stays so, or
             # our fence is stale.
             payment = await self._store.get(payment.payment_id)
-            answer = await self._settle(work, hold, payment) if hold else await self._conclude(work, None, payment)
-        await self._saga.hit("released", work, payment)
+            answer = await self._settle(execution, payment, context)
+        await self._saga.hit("released", payment, context)
         return answer
 
-    async def _settle(self, work: Work, hold: Hold, payment: Payment) -> Answer:
-        """Claims the order for this payment, finishing other people's half settled ones first."""
+    async def _locked(
+        self, lock: AsyncExitStack, execution: Execution, payment: Payment, clerk: Principal, context: Context
+    ) -> Context:
+        """Hold the lock of the payment's order until `lock` is left; a payment without an order needs none."""
+        if not payment.order_id:
+            return context
+        async with self.leases.giving_back(execution):
+            context = await lock.enter_async_context(self._saga.locked(payment, clerk, context))
+        await self._saga.hit("locked", payment, context)
+        return context
+
+    async def _settle(self, execution: Execution, payment: Payment, context: Context) -> Answer:
+        """Claim the order for this payment, finishing other requests' half settled ones first."""
         for _ in range(_MAX_ADOPTIONS + 1):
             if payment.state is not PaymentState.CREATED:
-                return await self._conclude(work, hold, payment)
+                return await self._conclude(execution, payment, context)
             try:
-                order = await self._orders.claim(payment, hold.fence, work.deadline)
+                order = await self._orders.claim(payment, context.hold.fence, context.deadline)
             except OutcomeUnknown:
-                await self._release_lease(work.execution)
-                return self._pending(work, payment)
-            except NotFound as refusal:
-                return await self._refuse(work, hold, payment, refusal)  # or it would stay CREATED until it expires
-            except CountinghouseError:
-                await self._give_back(work)  # refused or never sent: nothing was done
+                return await self._pending(execution, payment)
+            except NotFound as refusal:  # or it would stay CREATED until it expires
+                return await self._refuse(payment, refusal, context, release=False)
+            except CountinghouseError:  # refused or never sent: nothing was done
+                await self.leases.give_back(execution)
                 raise
-            await self._saga.hit("claimed", work, payment)
+            await self._saga.hit("claimed", payment, context)
             if order.is_being_paid_by(payment) or not self._guards.state:
-                return await self._charge(work, hold, payment, order)
+                return await self._charge(execution, payment, order, context)
             if order.state is not OrderState.PAYING:
-                return await self._refuse(work, hold, payment, await self._why_not(order))
-            await self._adopt(work, hold, order)
-        await self._give_back(work)
+                return await self._refuse(payment, await self._why_not(order), context, release=False)
+            async with self.leases.giving_back(execution):
+                await self._adopt(order, context)
+        await self.leases.give_back(execution)
         raise Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
 
-    async def _adopt(self, work: Work, hold: Hold, order: Order) -> None:
-        """Finishes the payment that a dead or paused process left on this order, whose lock we hold."""
+    async def _adopt(self, order: Order, context: Context) -> None:
+        """Finish the payment that a dead or paused process left on this order, whose lock we hold."""
         if not self._guards.recovery:
-            await self._give_back(work)
             raise Unavailable("ORDER_HALF_SETTLED", f"{order.order_id} is half settled and recovery is switched off")
-        try:
-            await self._finish_other(work, hold, await self._store.get(order.payment_id), order)
-        except CountinghouseError:
-            await self._give_back(work)
-            raise
+        other = await self._store.get(order.payment_id)
+        if other.state is PaymentState.CREATED and other.source is Source.CARD:
+            raise half_settled(other)  # to finish it would be to charge it
+        await self._finish_other(other, context.for_adoption(order))
 
-    async def _finish_other(self, work: Work, hold: Hold, other: Payment, order: Order | None = None) -> Payment:
+    async def _finish_other(self, other: Payment, context: Context) -> Payment:
         """Bring a payment that another request made to its end, without charging its card.
-
-        Args:
-            order: As for `Saga.carry_on`.
 
         Raises:
             Aborted: ORDER_HALF_SETTLED: nobody can tell its outcome now.
         """
-        if other.state is PaymentState.CREATED and other.source is Source.CARD:
-            raise half_settled(other)  # to finish it would be to charge it
         try:
-            return await self._saga.carry_on(work.adopting(), hold, other, order)
+            return await self._saga.advance(other, context)
         except OutcomeUnknown as unknown:
             raise half_settled(await self._store.get(other.payment_id)) from unknown
 
-    async def _charge(self, work: Work, hold: Hold, payment: Payment, order: Order) -> Answer:
+    async def _charge(self, execution: Execution, payment: Payment, order: Order, context: Context) -> Answer:
         """The claim is ours: check the accounts, submit, then conclude."""
-        claimed = order.is_being_paid_by(payment)
+        claimed, charge = order.is_being_paid_by(payment), charge_for(order, payment)
         try:
-            await self._saga.check_accounts(payment, charge_for(order, payment), work.deadline)
+            await self._saga.check_accounts(payment, charge, context.deadline)
         except FailedPrecondition as refusal:
-            return await self._refuse(work, hold, payment, refusal, release=claimed)
+            return await self._refuse(payment, refusal, context, release=claimed)
         except Unavailable:
-            await self._release_lease(work.execution)
-            return self._pending(work, payment)
+            return await self._pending(execution, payment)
         for _ in range(_MAX_ADOPTIONS + 1):
-            submitted = await self._saga.submit(hold, payment, order)
+            submitted = await self._saga.submit(payment, charge, context)
             if isinstance(submitted, Payment):
-                return await self._conclude(work, hold, submitted)
-            conflicting = await self._finish_other(work, hold, submitted.payment)
+                return await self._conclude(execution, submitted, context)
+            conflicting = await self._finish_other(submitted.payment, context.for_adoption())
             if conflicting.state is PaymentState.SUCCEEDED:
                 paid = await self._saga.already_paid(payment.order_id, conflicting.payment_id, guard="unique")
-                return await self._refuse(work, hold, payment, paid, release=claimed)
+                return await self._refuse(payment, paid, context, release=claimed)
         raise Unavailable("ORDER_BUSY", f"{payment.order_id} is paid by one payment after another; try again")
 
-    async def _pay_directly(self, work: Work, payment: Payment) -> Answer:
+    async def _pay_directly(self, execution: Execution, payment: Payment, context: Context) -> Answer:
         """Submit a payment that has no order, unless it was, and bring it to its end."""
-        if payment.state is not PaymentState.CREATED or payment.amount is None:
-            return await self._conclude(work, None, payment)
-        charge = Charge(
-            0,
-            payment.customer_id,
-            payment.amount,
-            payment.payer_account_id,
-            payment.payee_account_id,
-            by_card=payment.source is Source.CARD,
-        )
-        try:
-            await self._saga.check_accounts(payment, charge, work.deadline)
-            submitted = await self._store.submit(payment.payment_id, charge, NO_FENCE, now_ms=self._now())
-        except FailedPrecondition as refusal:
-            return await self._refuse(work, None, payment, refusal)
-        except Unavailable:
-            await self._give_back(work)
-            raise
-        return await self._conclude(
-            work, None, submitted.payment if isinstance(submitted, ConflictingPayment) else submitted
-        )
+        if payment.state is PaymentState.CREATED and payment.amount is not None:
+            charge = Charge(0, payment.customer_id, payment.amount, payment.payer_account_id, payment.payee_account_id)
+            try:
+                await self._saga.check_accounts(payment, charge, context.deadline)
+                submitted = await self._saga.submit(payment, charge, context)
+            except FailedPrecondition as refusal:
+                return await self._refuse(payment, refusal, context)
+            except Unavailable:
+                await self.leases.give_back(execution)
+                raise
+            payment = submitted.payment if isinstance(submitted, ConflictingPayment) else submitted
+        return await self._conclude(execution, payment, context)
 
-    async def _conclude(self, work: Work, hold: Hold | None, payment: Payment) -> Answer:
-        """Brings a payment that is past its claim to its end, and answers its request."""
+    async def _conclude(self, execution: Execution, payment: Payment, context: Context) -> Answer:
+        """Bring a payment that is past its claim to its end, and answer the request."""
         try:
-            ended = await self._saga.carry_on(work, hold, payment)
-        except _NO_ANSWER:
-            await self._release_lease(work.execution)
-            return self._pending(work, await self._store.get(payment.payment_id))
-        return await self._answer(ended.key if work.execution is None else work.execution.key)
+            await self._saga.advance(payment, context)
+        except (OutcomeUnknown, Unavailable):  # open, or never sent after the payment was submitted
+            return await self._pending(execution, await self._store.get(payment.payment_id))
+        return await self._answer(execution.key)
 
     # Refusing
 
@@ -541,84 +542,132 @@ class PaymentOperations:
         return await self._answer(key)
 
     async def _refuse(
-        self, work: Work, hold: Hold | None, payment: Payment, refusal: CountinghouseError, *, release: bool = False
+        self, payment: Payment, refusal: CountinghouseError, context: Context, *, release: bool = True
     ) -> Answer:
-        """Ends a payment that was not submitted, and answers its request."""
-        declined = await self._saga.decline(hold, payment, refusal, release=release)
-        await self._saga.tell_order(work, hold, declined)
+        """End a payment that was not submitted, and answer its request."""
+        declined = await self._saga.decline(payment, refusal, context, release=release)
+        await self._saga.notify_order(declined, context)
         return await self._answer(payment.key)
 
-    # Small parts
+    # Answers
 
     async def _answer(self, key: RequestKey) -> Answer:
         """The response as it is stored, by whichever execution that was."""
         return Answer(await self._store.response_to(key))
 
-    def _pending(self, work: Work, payment: Payment) -> Answer:
+    async def _pending(self, execution: Execution, payment: Payment) -> Answer:
         """The outcome is not known yet: the caller is told where the payment stands, and nothing is stored."""
-        key = work.execution.key if work.execution else payment.key
-        return Answer(self._responses.payment(key.method, payment))
+        await self.leases.release(execution)
+        return Answer(self._responses.payment(execution.key.method, payment))
 
     def _draft(self, clerk: Principal, key: RequestKey, order_id: str, asked: PayCommand | SettleCommand) -> Payment:
         payment_id = self._ids.new("pay")
         return Payment.created(payment_id, key, order_id, asked.source, clerk, asked.memo, self._now(), asked.card)
 
-    @asynccontextmanager
-    async def _held(self, work: Work, payment: Payment, clerk: Principal) -> AsyncIterator[Hold | None]:
-        """Holds the lock of the payment's order; a payment without one needs none."""
-        if not payment.order_id:
-            yield None
-            return
-        remaining_s = work.deadline.remaining_s()
-        wait_s = min(self._limits.lock_wait_s, remaining_s - min(_AFTER_LOCK_S, remaining_s / 2))
-        try:
-            if wait_s <= 0:
-                raise Unavailable(
-                    "DEADLINE_TOO_SHORT", "too little was left of the deadline for the lock; allow more time"
-                )
-            holding = self._locks.hold(payment.order_id, clerk, payment.payment_id, wait_s)
-            hold = await holding.__aenter__()
-        except CountinghouseError:
-            await self._give_back(work)
-            raise
-        try:
-            await self._saga.hit("locked", work, payment)
-            yield hold
-        finally:
-            await holding.__aexit__(None, None, None)
-
-    @asynccontextmanager
-    async def _execution(self, execution: Execution) -> AsyncIterator[None]:
-        """While inside, the lease of this request is renewed; after an error others may carry on at once."""
-        self._executing[execution.key] = execution
-        try:
-            yield
-        except CountinghouseError:
-            await self._release_lease(execution)
-            raise
-        finally:
-            self._forget_execution(execution)
-
-    async def _give_back(self, work: Work) -> None:
-        """Nothing was done, so the request may run again; unless an earlier execution may have done something."""
-        if work.execution is not None and work.execution.first and self._forget_execution(work.execution):
-            await self._store.give_back(work.execution, now_ms=self._now())
-
-    async def _release_lease(self, execution: Execution | None) -> None:
-        """This execution is over and its payment is not: whoever comes next may carry on at once."""
-        if execution is not None and self._forget_execution(execution):
-            await self._store.renew([execution], until_ms=self._now())
-
-    def _forget_execution(self, execution: Execution) -> bool:
-        """Ends the renewing of an execution's lease; False: it had been ended. The key may be another's by now."""
-        ours = self._executing.get(execution.key) is execution
-        if ours:
-            del self._executing[execution.key]
-        return ours
-
-    def _lease(self) -> Lease:
-        now_ms = self._now()
-        return Lease(self._instance, now_ms, now_ms + int(self._limits.lease_s * 1000))
-
     def _now(self) -> int:
         return self._clock.now_ms()
+
+
+def ticket_owner(principal: Principal, command: PayCommand) -> Principal:
+    """Return whose ticket this payment takes: the caller's own, and from a customer's wallet that customer's.
+
+    A clerk who could pay from a wallet by themselves could empty it. The owner's ticket is the owner's consent, handed
+    over at the counter; it is used up by one payment.
+
+    Raises:
+        InvalidArgument: FIELD_REQUIRED: a clerk pays from a wallet and does not say whose.
+    """
+    if command.source is not Source.WALLET or principal.role is Role.CUSTOMER:
+        return principal
+    if not command.customer_id:
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "customer_id", "customer_id is required: whose wallet pays?")
+    return Principal(command.customer_id, Role.CUSTOMER)
+
+
+def _not_your_wallet(principal: Principal) -> PermissionDenied:
+    """The refusal of a payment from a wallet to which its owner has not consented."""
+    return PermissionDenied(
+        "NOT_YOUR_WALLET",
+        f"role {principal.role} pays from a customer's wallet by Pay only, with a ticket that the customer has fetched",
+    )
+
+
+def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Payment:
+    """The payment of a ticket that names no order.
+
+    Raises:
+        InvalidArgument: FIELD_REQUIRED, or PAYEE_INVALID: from somebody else's wallet only the house is paid.
+        PermissionDenied: NOT_YOUR_WALLET.
+    """
+    if command.amount is None:
+        raise InvalidArgument.of_field("FIELD_REQUIRED", "amount", "amount is required: the ticket names no order")
+    if not command.payee_account_id:
+        raise InvalidArgument.of_field(
+            "FIELD_REQUIRED", "payee_account_id", "payee_account_id is required: the ticket names no order"
+        )
+    customer_id = command.customer_id or (principal.name if principal.role is Role.CUSTOMER else "")
+    if principal.role is Role.CUSTOMER and not principal.is_customer(customer_id):
+        raise PermissionDenied("NOT_YOUR_WALLET", "a customer pays from their own wallet only; leave customer_id out")
+    payer = payer_account(command.source, customer_id, command.amount.currency)
+    check_payee(command.payee_account_id, payer)
+    house = sales_account(command.amount.currency)
+    if command.source is Source.WALLET and principal.role is not Role.CUSTOMER and command.payee_account_id != house:
+        raise InvalidArgument.of_field(
+            "PAYEE_INVALID", "payee_account_id", f"from a customer's wallet a clerk pays {house} and nobody else"
+        )
+    return replace(
+        draft,
+        customer_id=customer_id,
+        amount=command.amount,
+        payer_account_id=payer,
+        payee_account_id=command.payee_account_id,
+    )
+
+
+def not_reversible(payment: Payment) -> FailedPrecondition:
+    """The refusal to undo a payment in its state."""
+    return FailedPrecondition(
+        "ILLEGAL_STATE",
+        f"{payment.payment_id} is {payment.state}; only a SUCCEEDED payment can be reversed, or an UNKNOWN one by card",
+        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
+    )
+
+
+def not_parkable(payment: Payment) -> FailedPrecondition:
+    """Return the refusal to park a payment in its state.
+
+    A REVERSING card payment of an order is refused only if the ledger has a journal of it, recorded or not.
+    """
+    why = "only an order's card payment that is SUBMITTED, UNKNOWN, or REVERSING without a journal can be parked"
+    if payment.is_orders_card and payment.state is PaymentState.REVERSING:
+        why = (
+            "it cannot be parked, because the ledger has a journal of it; "
+            "its order is free when the acquirer confirms the refund"
+        )
+    return FailedPrecondition(
+        "ILLEGAL_STATE",
+        f"{payment.payment_id} is {payment.state}, from the {payment.source.lower()}; {why}",
+        metadata={"payment_id": payment.payment_id, "state": payment.state, "guard": "state"},
+    )
+
+
+def half_settled(payment: Payment) -> Aborted:
+    """Return the passing refusal for an order that waits for the outcome of another payment, and the way out."""
+    wait = "the refund" if payment.state is PaymentState.REVERSING else "its outcome"
+    park = f"Park payment {payment.payment_id} to free the order, or wait for {wait}."
+    return Aborted(
+        "ORDER_HALF_SETTLED",
+        f"{payment.order_id} was not settled. {payment.clerk.name} ({payment.clerk.role}) is paying it from the "
+        f"{payment.source.lower()} with payment {payment.payment_id}. That payment is {payment.state} since "
+        f"{rfc3339(payment.updated_at_ms)}. {park if payment.can_be_parked else 'Try again.'}",
+        metadata={
+            "order_id": payment.order_id,
+            "payment_id": payment.payment_id,
+            "source": str(payment.source),
+            "clerk": payment.clerk.name,
+            "role": str(payment.clerk.role),
+            "state": str(payment.state),
+            "since_ms": str(payment.updated_at_ms),
+        },
+        retry_after_ms=_HALF_SETTLED_RETRY_MS,
+    )

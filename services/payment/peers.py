@@ -18,16 +18,8 @@ from services.kernel.clock import Deadline
 from services.kernel.errors import NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.money import Money
-from services.payment.model import (
-    AccountTerms,
-    ChargeStatus,
-    ChargeTerms,
-    KeyState,
-    Order,
-    OrderState,
-    Payment,
-    Reversal,
-)
+from services.payment.model import Payment, Reversal
+from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
 from services.runtime.grpc import status, translate
 from services.runtime.grpc.service_client import Peers
 

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from services.kernel.clock import Deadline
 from services.kernel.errors import CountinghouseError
-from services.kernel.fence import Fence
+from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal
 from services.payment.model import (
-    NO_RETRY,
     Accepted,
-    AccountTerms,
     AcquirerRetry,
-    Charge,
-    ChargeStatus,
+    Change,
     ConflictingPayment,
-    Order,
     OutboxAction,
-    Parking,
     Payment,
     PaymentEvent,
     PaymentState,
     Reversal,
-    ReversalResult,
     Source,
 )
 from services.runtime.grpc.context import Call
-
-#: Makes the response to a request from the payment as it is about to be committed.
-Encode = Callable[[Payment], StoredResponse]
 
 
 class Hold(Protocol):
@@ -45,12 +37,50 @@ class Hold(Protocol):
     def ensure(self) -> None: ...
 
 
+class _NoHold:
+    fence = NO_FENCE
+
+    def ensure(self) -> None:
+        """Do nothing: there is no lock to lose."""
+
+
+#: Of a direct payment: it has no order, and needs no lock.
+NO_HOLD: Hold = _NoHold()
+
+
 class Locks(Protocol):
     """Order locks; see `locks.py`."""
 
     def hold(
         self, order_id: str, clerk: Principal, payment_id: str, wait_s: float
     ) -> AbstractAsyncContextManager[Hold]: ...
+
+
+class OrderState(StrEnum):
+    """Where an order stands, as the order service says."""
+
+    UNPAID = "UNPAID"
+    PAYING = "PAYING"
+    PAID = "PAID"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as this service sees it."""
+
+    order_id: str
+    customer_id: str
+    state: OrderState
+    amount: Money
+    round: int
+    payment_id: str
+    settled_by: Principal | None
+    settled_at_ms: int
+
+    def is_being_paid_by(self, payment: Payment) -> bool:
+        """Whether this payment owns the claim."""
+        return self.state is OrderState.PAYING and self.payment_id == payment.payment_id
 
 
 class Orders(Protocol):
@@ -63,6 +93,19 @@ class Orders(Protocol):
     async def reopen(self, payment: Payment, fence: Fence, deadline: Deadline) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class AccountTerms:
+    """A ledger account as a payment needs to know it before a card is charged.
+
+    Args:
+        closed: Whether nothing can be posted to it any more.
+    """
+
+    account_id: str
+    currency: str
+    closed: bool = False
+
+
 class Ledger(Protocol):
     """The ledger; see `peers.py`."""
 
@@ -70,6 +113,73 @@ class Ledger(Protocol):
     async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str: ...
     async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str: ...
     async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str: ...
+
+
+class KeyState(StrEnum):
+    """Where a key stands at the acquirer, as far as it says."""
+
+    #: It has not decided on it; a charge may be on its way.
+    UNSEEN = "UNSEEN"
+    CHARGED = "CHARGED"
+    DECLINED = "DECLINED"
+    REFUNDED = "REFUNDED"
+    #: Reversed before it was ever charged: it never will be.
+    TOMBSTONE = "TOMBSTONE"
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeTerms:
+    """What a charge is for: the payload that a key stands for at the acquirer.
+
+    Args:
+        minor_units: As stated; an answer may hold any number.
+        currency: As stated; an answer may hold any text.
+    """
+
+    minor_units: int
+    currency: str
+    card: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeStatus:
+    """An answer of the acquirer.
+
+    Args:
+        reason: Why it was DECLINED, UPPER_SNAKE; empty otherwise.
+        key: Which key the answer is about; empty if UNSEEN.
+        terms: What the key stands for there; None: nothing, as for a TOMBSTONE.
+    """
+
+    state: KeyState
+    reason: str = ""
+    key: str = ""
+    terms: ChargeTerms | None = None
+
+    @property
+    def was_charged(self) -> bool:
+        """Whether money came in under the key, though it may have been given back."""
+        return self.state in (KeyState.CHARGED, KeyState.REFUNDED)
+
+    def contradictions(self, key: str, terms: ChargeTerms) -> tuple[str, ...]:
+        """Name the parts of this answer that are not what was asked for, by field; empty: all of it agrees."""
+        if self.state is KeyState.UNSEEN:
+            return ()
+        wrong = ("key",) if self.key != key else ()
+        if self.terms is None:
+            return wrong if self.state is KeyState.TOMBSTONE else (*wrong, "amount")
+        stated, asked = self.terms, terms
+        return wrong + tuple(
+            name
+            for name, agrees in (
+                ("amount", stated.minor_units == asked.minor_units),
+                ("currency", stated.currency == asked.currency),
+                ("card", stated.card == asked.card),
+                ("reference", stated.reference == asked.reference),
+            )
+            if not agrees
+        )
 
 
 class Acquirer(Protocol):
@@ -121,7 +231,7 @@ class Filter:
     needs_attention: bool = False
 
 
-class Store(Protocol):
+class PaymentStore(Protocol):
     """The payment database: each method is one transaction. See `store.py` for what each guarantees and raises."""
 
     async def issue(
@@ -145,31 +255,12 @@ class Store(Protocol):
     async def give_back(self, execution: Execution, *, now_ms: int) -> None: ...
     async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None: ...
 
-    async def submit(
-        self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int
-    ) -> Payment | ConflictingPayment: ...
-    async def mark_unknown(
-        self, payment_id: str, fence: Fence, *, now_ms: int, retry: AcquirerRetry = NO_RETRY
-    ) -> Payment: ...
-    async def record(
-        self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int
-    ) -> Payment: ...
-    async def decline(
-        self, payment_id: str, fence: Fence, reason: str, encode: Encode, *, release: bool, now_ms: int
-    ) -> Payment: ...
-    async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment: ...
-    async def record_reversal(
-        self, payment: Payment, fence: Fence, undone: ReversalResult, encode: Encode, encode_own: Encode, *, now_ms: int
-    ) -> Payment: ...
-    async def refuse_reversal(
-        self, payment: Payment, fence: Fence, journal_id: str, answer: StoredResponse, encode: Encode, *, now_ms: int
-    ) -> None: ...
-    async def park(
-        self, payment_id: str, fence: Fence, parking: Parking, encode: Encode, encode_own: Encode, *, now_ms: int
-    ) -> Payment: ...
-    async def record_parked_reversal(self, payment: Payment, *, now_ms: int) -> Payment: ...
+    async def apply(self, change: Change, fence: Fence) -> Payment: ...
+    async def submit(self, change: Change, fence: Fence) -> Payment | ConflictingPayment: ...
+    async def raise_fence(self, payment_id: str, fence: Fence) -> Payment: ...
+    async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None: ...
     async def schedule_query(self, key: str) -> None: ...
-    async def delivered(self, payment_id: str, purpose: OutboxAction, *, now_ms: int) -> None: ...
+    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None: ...
 
     async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]: ...
     async def parked(self, *, now_ms: int, limit: int) -> list[Payment]: ...

@@ -1,28 +1,33 @@
-"""One payment from whatever state it is found in to its end: each step one commit or one call, and all can be repeated.
+"""One payment from whatever state it is found in to its end: `Saga.advance`, one loop over its state.
 
-    submit            payment SUBMITTED, before money moves                 submitted
-    charge            of a card: charged by the acquirer, under its key     charged
-    post              journal `settle:<order>:<round>`                      posted
-    record            payment SUCCEEDED, response, outbox: one commit       recorded
-    tell_order        order PAID, or free again                             completed
+    CREATED     submit        payment SUBMITTED, before money moves                      submitted
+    SUBMITTED,  charge        of a card: charged by the acquirer, under its key          charged
+    UNKNOWN     post          journal `settle:<order>:<round>`                           posted
+                record        payment SUCCEEDED, response, outbox: one commit            recorded
+    REVERSING   reverse       the opposite journal (posted), of a card then the refund (refunded)
+                record        payment REVERSED, responses, outbox: one commit            recorded
+    ended       notify_order  order PAID, or free again                                  completed
 
-    undo              the opposite journal (posted), of a card then the refund (refunded), then REVERSED (recorded)
-    park_unanswered   the ledger voids the journal (voided), PARKED and its open requests refused: one commit (parked)
+    park        the ledger voids the journal (voided), PARKED and its open requests refused: one commit (parked)
 
 Rules
-1. Only an execution of the payment's own request causes a charge (`Work.may_charge`). Whoever finishes another's
+1. Every step can be repeated. A step is a call or a commit (`_commit`): a transition of `model.py` planned on what was
+   read, with the answers that it stores; if the payment has changed meanwhile, it is planned again.
+2. Only an execution of the payment's own request causes a charge (`Context.may_charge`). Whoever finishes another's
    payment asks what became of its key, and nothing else.
-2. A card is charged only if the ledger knows the accounts of its journal, in its currency (`check_accounts`).
-3. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
-4. A payment is PARKED only when the ledger has answered that no journal of it stands and none ever will.
+3. A card is charged only if the ledger knows the accounts of its journal, in its currency (`check_accounts`).
+4. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
+5. A payment is PARKED only when the ledger has answered that no journal of it stands and none ever will.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.kernel.clock import Clock, Deadline, rfc3339
+from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import (
     CountinghouseError,
     FailedPrecondition,
@@ -31,18 +36,14 @@ from services.kernel.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import Execution, StoredResponse
+from services.kernel.idempotency import RequestKey, StoredResponse
 from services.kernel.principal import Principal
+from services.payment import model
 from services.payment.card import CardMoney
 from services.payment.model import (
-    PARK,
-    REVERSE,
-    AccountTerms,
+    Change,
     Charge,
     ConflictingPayment,
-    KeyState,
-    Order,
     OutboxAction,
     Parking,
     Payment,
@@ -51,20 +52,31 @@ from services.payment.model import (
     ReversalResult,
     Source,
     already_paid,
-    charge_for,
-    check_accounts,
+    payer_account,
+    refusal_of,
     sales_account,
 )
-from services.payment.ports import Failpoints, Hold, Ledger, Orders, Responses, Store
+from services.payment.ports import (
+    NO_HOLD,
+    AccountTerms,
+    Failpoints,
+    Hold,
+    KeyState,
+    Ledger,
+    Locks,
+    Order,
+    Orders,
+    PaymentStore,
+    Responses,
+)
 from services.runtime.grpc.context import Call
 
+#: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
+_AFTER_LOCK_S = 0.5
 #: Kept back from a park's deadline for what comes after the question to the acquirer, in seconds.
 _AFTER_QUERY_S = 0.5
-#: What the order service is told of a payment that has just come to this state.
-_ACTIONS = {
-    PaymentState.SUCCEEDED: OutboxAction.COMPLETE,
-    PaymentState.DECLINED: OutboxAction.RELEASE,
-}
+#: What the order service is told of a payment that was posted or declined a moment ago.
+_NOTIFICATIONS = {PaymentState.SUCCEEDED: OutboxAction.COMPLETE, PaymentState.DECLINED: OutboxAction.RELEASE}
 #: What a ledger says when it will never post this: no money moved.
 _REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
 
@@ -74,29 +86,50 @@ class Charging(StrEnum):
 
     #: Its caller wants the card charged, now.
     YES = "YES"
-    #: Its caller wanted the card charged, and nobody waits for it: not once people have to look at the payment.
+    #: Its caller wanted the card charged, and no caller waits for it: not once people have to look at the payment.
     UNTIL_ATTENTION = "UNTIL_ATTENTION"
     #: It finishes, reverses or parks a payment that another request made.
     NEVER = "NEVER"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One execution: for whom, until when, and under which request.
+class Context:
+    """For whom a payment is carried on, until when, and under which lock. Made by one of the constructors below.
 
-    Args:
-        call: Whose reply a failpoint may lose; None: nobody waits.
-        charging: Whether it may charge the card of the payment it carries on.
+    Attributes:
+        call: Whose reply a failpoint may lose; None in the worker.
+        charging: Whether it may charge the card of the payment.
+        hold: The lock of the payment's order; NO_HOLD of a direct payment.
+        order: The order that an adopted payment has claimed.
     """
 
     deadline: Deadline
     call: Call | None
-    execution: Execution | None
-    charging: Charging = Charging.NEVER
+    charging: Charging
+    hold: Hold = NO_HOLD
+    order: Order | None = None
 
-    def adopting(self) -> Work:
-        """The same execution, as it finishes a payment that another request made."""
-        return replace(self, execution=None, charging=Charging.NEVER)
+    @classmethod
+    def for_caller(cls, call: Call, *, makes_payment: bool) -> Context:
+        """A caller waits for the answer.
+
+        Args:
+            makes_payment: Whether their request is that of the payment; otherwise it changes another request's.
+        """
+        return cls(call.deadline, call, Charging.YES if makes_payment else Charging.NEVER)
+
+    @classmethod
+    def for_worker(cls, deadline: Deadline, *, makes_payment: bool) -> Context:
+        """An execution that its own process has left."""
+        return cls(deadline, None, Charging.UNTIL_ATTENTION if makes_payment else Charging.NEVER)
+
+    def for_adoption(self, order: Order | None = None) -> Context:
+        """Finish another request's payment on the way, under the same lock.
+
+        Args:
+            order: As that payment has claimed it.
+        """
+        return replace(self, charging=Charging.NEVER, order=order)
 
     def may_charge(self, payment: Payment) -> bool:
         """Whether it may charge this payment's card, or only ask what became of its key."""
@@ -108,51 +141,81 @@ class Saga:
 
     def __init__(
         self,
-        store: Store,
+        store: PaymentStore,
         orders: Orders,
         ledger: Ledger,
         cards: CardMoney,
+        locks: Locks,
         responses: Responses,
         failpoints: Failpoints,
         clock: Clock,
+        lock_wait_s: float,
     ) -> None:
         self._store = store
         self._orders = orders
         self._ledger = ledger
         self._cards = cards
+        self._locks = locks
+        self._lock_wait_s = lock_wait_s
         self._responses = responses
         self._failpoints = failpoints
         self._clock = clock
         self._house_accounts: dict[str, AccountTerms] = {}
 
-    async def carry_on(self, work: Work, hold: Hold | None, payment: Payment, order: Order | None = None) -> Payment:
-        """From whatever state a payment is in to its end; every step can be repeated.
+    @asynccontextmanager
+    async def locked(self, payment: Payment, clerk: Principal, context: Context) -> AsyncIterator[Context]:
+        """Hold the lock of the payment's order.
 
-        Args:
-            order: For a payment that claimed its order and was not submitted.
+        Raises:
+            CountinghouseError: As `Locks.hold`, or DEADLINE_TOO_SHORT. Nothing was done.
         """
-        if payment.state is PaymentState.CREATED and order is not None and hold is not None:
-            submitted = await self.submit(hold, payment, order)
-            if isinstance(submitted, ConflictingPayment):
-                return payment
-            payment = submitted
-        action: OutboxAction | None = None
-        if payment.state in (PaymentState.SUBMITTED, PaymentState.UNKNOWN):
-            payment = await self._post(work, hold, payment)
-            action = _ACTIONS.get(payment.state)
-        if payment.state is PaymentState.REVERSING:
-            payment = await self._post_reversal(work, hold, payment)
-            action = None  # the order service may not even have heard yet that it was paid; that comes first
-        await self.tell_order(work, hold, payment, action)
-        return payment
+        remaining_s = context.deadline.remaining_s()
+        wait_s = min(self._lock_wait_s, remaining_s - min(_AFTER_LOCK_S, remaining_s / 2))
+        if wait_s <= 0:
+            raise Unavailable("DEADLINE_TOO_SHORT", "too little was left of the deadline for the lock; allow more time")
+        async with self._locks.hold(payment.order_id, clerk, payment.payment_id, wait_s) as hold:
+            yield replace(context, hold=hold)
 
-    async def submit(self, hold: Hold, payment: Payment, order: Order) -> Payment | ConflictingPayment:
+    async def advance(self, payment: Payment, context: Context) -> Payment:
+        """Carry a payment on to its end; every step can be repeated.
+
+        Returns:
+            The payment as it ended; as it was, if another payment of its order is active and it could not be submitted.
+
+        Raises:
+            OutcomeUnknown, Unavailable: A peer did not answer. The payment stays as it is.
+        """
+        notification: OutboxAction | None = None
+        while True:
+            match payment.state:
+                case PaymentState.CREATED:
+                    if context.order is None:
+                        raise AssertionError(f"{payment.payment_id} is carried on before its order was claimed")
+                    submitted = await self.submit(payment, charge_for(context.order, payment), context)
+                    if isinstance(submitted, ConflictingPayment):
+                        return payment
+                    payment = submitted
+                case PaymentState.SUBMITTED | PaymentState.UNKNOWN:
+                    payment = await self._post(payment, context)
+                    notification = _NOTIFICATIONS.get(payment.state)
+                case PaymentState.REVERSING:
+                    payment = await self._reverse(payment, context)
+                    if payment.state is PaymentState.REVERSING:
+                        return payment  # for the next request; this one's reversal was refused meanwhile
+                    notification = None  # the order service may not know yet that it was paid; that comes first
+                case PaymentState.SUCCEEDED | PaymentState.DECLINED | PaymentState.REVERSED | PaymentState.PARKED:
+                    await self.notify_order(payment, context, notification)
+                    return payment
+
+    async def submit(self, payment: Payment, charge: Charge, context: Context) -> Payment | ConflictingPayment:
         """CREATED → SUBMITTED, or DECLINED because the card is another customer's."""
-        charge = charge_for(order, payment)
+        change = model.submit(payment, charge, self._now())
+        if change is None:
+            raise AssertionError(f"{payment.payment_id} is {payment.state} and cannot be submitted")
         try:
-            return await self._store.submit(payment.payment_id, charge, hold.fence, now_ms=self._now())
+            return await self._store.submit(change, context.hold.fence)
         except FailedPrecondition as refusal:
-            return await self.decline(hold, payment, refusal, release=True)
+            return await self.decline(payment, refusal, context)
 
     async def check_accounts(self, payment: Payment, charge: Charge, deadline: Deadline) -> None:
         """Check the accounts of a card's journal before the card is charged. The ledger checks again when it posts.
@@ -177,43 +240,110 @@ class Saga:
     async def _account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
         try:
             return await self._ledger.account(account_id, deadline)
-        except OutcomeUnknown as silence:
+        except OutcomeUnknown as unknown:
             raise Unavailable(
                 "LEDGER_SILENT", f"the ledger did not tell of account {account_id}; try again"
-            ) from silence
+            ) from unknown
 
-    async def _post(self, work: Work, hold: Hold | None, payment: Payment) -> Payment:
-        """Asks the acquirer for a card's charge, and the ledger for the journal; records what they said."""
-        fence = hold.fence if hold else NO_FENCE
+    async def _post(self, payment: Payment, context: Context) -> Payment:
+        """Ask the acquirer for a card's charge, and the ledger for the journal; record what they said."""
+        fence = context.hold.fence
         if payment.amount is None:
             raise AssertionError(f"{payment.payment_id} was submitted without an amount")
-        if hold is not None:
-            hold.ensure()
+        context.hold.ensure()
         # The worst moment to be paused: the lock has been looked at, and the money has not moved yet.
-        await self.hit("submitted", work, payment)
+        await self.hit("submitted", payment, context)
         by_card = payment.source is Source.CARD
         if by_card:
-            ask = self._cards.charge if work.may_charge(payment) else self._cards.find_charge
-            declined = await ask(payment, fence, work.deadline)
+            ask = self._cards.charge if context.may_charge(payment) else self._cards.find_charge
+            declined = await ask(payment, fence, context.deadline)
             if declined is not None:
-                return await self.decline(hold, payment, declined, release=True)
-            await self.hit("charged", work, payment)
+                return await self.decline(payment, declined, context)
+            await self.hit("charged", payment, context)
         try:
-            journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
+            journal_id = await self._ledger.post(payment, payment.amount, fence, context.deadline)
         except OutcomeUnknown:
             if payment.state is PaymentState.SUBMITTED:
-                await self._store.mark_unknown(payment.payment_id, fence, now_ms=self._now())
+                await self._commit(payment, context, lambda found: model.mark_unknown(found, self._now()))
             raise
         except _REFUSALS as refusal:
             if by_card:
-                await self._cards.reverse(payment, fence, work.deadline)  # it will never be in the books
-            return await self.decline(hold, payment, await self._ledger_said(payment, refusal), release=True)
-        await self.hit("posted", work, payment)
-        payment = await self._store.record(payment.payment_id, fence, journal_id, self._encode, now_ms=self._now())
-        await self.hit("recorded", work, payment)
+                await self._cards.reverse(payment, fence, context.deadline)  # it will never be in the books
+            return await self.decline(payment, await self._ledger_said(payment, refusal), context)
+        await self.hit("posted", payment, context)
+        payment = await self._record(payment, journal_id, context)
+        await self.hit("recorded", payment, context)
         return payment
 
-    async def park_unanswered(self, work: Work, hold: Hold, payment: Payment, parking: Parking) -> Payment:
+    async def _reverse(self, payment: Payment, context: Context) -> Payment:
+        """Give a payment's money back, and record what that left in the books."""
+        reversal = payment.reversal
+        if reversal is None:
+            raise AssertionError(f"{payment.payment_id} is REVERSING without a reversal")
+        context.hold.ensure()
+        await self.hit("submitted", payment, context)
+        undo = self._reverse_card if payment.source is Source.CARD else self._reverse_in_ledger
+        result = await undo(payment, reversal, context)
+        if isinstance(result, Payment):
+            return result
+        payment = await self._commit(payment, context, lambda found: model.record_reversal(found, result, self._now()))
+        await self.hit("recorded", payment, context)
+        return payment
+
+    async def _reverse_card(self, payment: Payment, reversal: Reversal, context: Context) -> ReversalResult | Payment:
+        """Reverse in the ledger first, which may refuse, then at the acquirer. Returns as `_reverse_in_ledger`.
+
+        Of a payment whose outcome was UNKNOWN the acquirer says whether there is anything to undo in the ledger: nobody
+        posts what was not charged, and once its key is dead it never will be.
+        """
+        fence = context.hold.fence
+        known = bool(payment.journal_id)
+        charged = known or (await self._cards.query(payment, fence, context.deadline)).was_charged
+        result: ReversalResult | Payment = ReversalResult()
+        if charged:
+            result = await self._reverse_in_ledger(payment, reversal, context)
+            if isinstance(result, Payment):
+                return result
+        said = await self._cards.reverse(payment, fence, context.deadline)
+        if said.was_charged and not charged:  # a charge arrived between the two questions
+            result = await self._reverse_in_ledger(payment, reversal, context)
+        await self.hit("refunded", payment, context)
+        return result
+
+    async def _reverse_in_ledger(
+        self, payment: Payment, reversal: Reversal, context: Context
+    ) -> ReversalResult | Payment:
+        """Write the opposite journal.
+
+        A card's payment that was UNKNOWN may have a journal or not: it is given one, under its own key, to be undone.
+
+        Returns:
+            What it left in the books; the payment, if the ledger refused, which is recorded then.
+        """
+        fence, journal_id = context.hold.fence, payment.journal_id
+        if not journal_id and payment.amount is not None:
+            try:
+                journal_id = await self._ledger.post(payment, payment.amount, fence, context.deadline)
+            except _REFUSALS:
+                return ReversalResult()  # it is not in the books, and never will be
+        try:
+            posted = replace(payment, journal_id=journal_id)
+            reversal_journal_id = await self._ledger.reverse(posted, reversal, fence, context.deadline)
+        except _REFUSALS as refusal:
+            return await self._commit(
+                payment,
+                context,
+                lambda found: model.refuse_reversal(found, reversal, journal_id, self._now()),
+                {reversal.key: refusal},
+            )
+        await self.hit("posted", payment, context)
+        return ReversalResult(journal_id, reversal_journal_id)
+
+    async def begin_reversal(self, payment: Payment, reversal: Reversal, context: Context) -> Payment:
+        """Begin a reversal; the payment as it stands, if it cannot be reversed."""
+        return await self._commit(payment, context, lambda found: model.begin_reversal(found, reversal, self._now()))
+
+    async def park(self, payment: Payment, parking: Parking, context: Context) -> Payment:
         """Finish the payment if the acquirer or the ledger knows its outcome, otherwise park it.
 
         The ledger's answer is about all time: no journal of the payment stands, and it refuses one that comes late. So
@@ -223,129 +353,102 @@ class Saga:
         ledger has its journal, the payment stays as it is, for the acquirer owes the refund.
         """
         reversing = payment.state is PaymentState.REVERSING
-        if not reversing and await self._is_decided(work, hold, payment):
-            return await self.carry_on(work.adopting(), hold, payment)
-        hold.ensure()
-        journal_id = await self._ledger.void(payment, hold.fence, work.deadline)
-        await self.hit("voided", work, payment)
+        if not reversing and await self._is_decided(payment, context):
+            return await self.advance(payment, context.for_adoption())
+        context.hold.ensure()
+        journal_id = await self._ledger.void(payment, context.hold.fence, context.deadline)
+        await self.hit("voided", payment, context)
         if journal_id and reversing:
             return payment
         if journal_id:
-            payment = await self._store.record(
-                payment.payment_id, hold.fence, journal_id, self._encode, now_ms=self._now()
-            )
-            await self.tell_order(work, hold, payment, OutboxAction.COMPLETE)
+            payment = await self._record(payment, journal_id, context)
+            await self.notify_order(payment, context, OutboxAction.COMPLETE)
             return payment
-        payment = await self._store.park(
-            payment.payment_id, hold.fence, parking, self._encode_parking, self._encode_parked, now_ms=self._now()
-        )
-        await self.hit("parked", work, payment)
+        payment = await self._commit(payment, context, lambda found: model.park(found, parking, self._now()))
+        await self.hit("parked", payment, context)
         return payment
 
-    async def _is_decided(self, work: Work, hold: Hold, payment: Payment) -> bool:
+    async def _is_decided(self, payment: Payment, context: Context) -> bool:
         """Whether the acquirer says in time that it has decided on the payment's key."""
         try:
-            said = await self._cards.query(payment, hold.fence, work.deadline.shaved(_AFTER_QUERY_S))
+            said = await self._cards.query(payment, context.hold.fence, context.deadline.shaved(_AFTER_QUERY_S))
         except OutcomeUnknown:
             return False
         return said.state is not KeyState.UNSEEN
 
-    async def _post_reversal(self, work: Work, hold: Hold | None, payment: Payment) -> Payment:
-        """Undoes a payment's money, and records what that left in the books."""
-        fence = hold.fence if hold else NO_FENCE
-        reversal = payment.reversal
-        if reversal is None:
-            raise AssertionError(f"{payment.payment_id} is being reversed by nobody")
-        if hold is not None:
-            hold.ensure()
-        await self.hit("submitted", work, payment)
-        undo = self._undo_card if payment.source is Source.CARD else self._undo_in_ledger
-        undone = await undo(work, fence, payment, reversal)
-        if undone is None:
-            return await self._store.get(payment.payment_id)
-        payment = await self._store.record_reversal(
-            payment, fence, undone, self._encode_reversal, self._encode_undone, now_ms=self._now()
-        )
-        await self.hit("recorded", work, payment)
-        return payment
-
-    async def _undo_card(self, work: Work, fence: Fence, payment: Payment, reversal: Reversal) -> ReversalResult | None:
-        """The ledger first, which may refuse, then the acquirer; None: the ledger refused, and that is recorded.
-
-        Of a payment whose outcome nobody knew the acquirer says whether there is anything to undo in the ledger: nobody
-        posts what was not charged, and once its key is dead it never will be.
-        """
-        known = bool(payment.journal_id)
-        charged = known or (await self._cards.query(payment, fence, work.deadline)).was_charged
-        undone: ReversalResult | None = ReversalResult()
-        if charged:
-            undone = await self._undo_in_ledger(work, fence, payment, reversal)
-            if undone is None:
-                return None
-        said = await self._cards.reverse(payment, fence, work.deadline)
-        if said.was_charged and not charged:  # a charge arrived between the two questions
-            undone = await self._undo_in_ledger(work, fence, payment, reversal)
-        await self.hit("refunded", work, payment)
-        return undone
-
-    async def _undo_in_ledger(
-        self, work: Work, fence: Fence, payment: Payment, reversal: Reversal
-    ) -> ReversalResult | None:
-        """Writes the opposite journal; None: the ledger refused, and that is recorded.
-
-        A card's payment that was UNKNOWN may have a journal or not: it is given one, under its own key, to be undone.
-        """
-        journal_id = payment.journal_id
-        if not journal_id and payment.amount is not None:
-            try:
-                journal_id = await self._ledger.post(payment, payment.amount, fence, work.deadline)
-            except _REFUSALS:
-                return ReversalResult()  # it is not in the books, and never will be
-        try:
-            posted = replace(payment, journal_id=journal_id)
-            reversal_journal_id = await self._ledger.reverse(posted, reversal, fence, work.deadline)
-        except _REFUSALS as refusal:
-            answer = self._responses.refusal(refusal)
-            await self._store.refuse_reversal(payment, fence, journal_id, answer, self._encode, now_ms=self._now())
-            return None
-        await self.hit("posted", work, payment)
-        return ReversalResult(journal_id, reversal_journal_id)
-
-    async def tell_order(
-        self, work: Work, hold: Hold | None, payment: Payment, action: OutboxAction | None = None
-    ) -> None:
-        """Delivers what the order service has yet to be told. What cannot be delivered now stays in the outbox.
+    async def notify_order(self, payment: Payment, context: Context, notification: OutboxAction | None = None) -> None:
+        """Tell the order service what is in the outbox. What cannot be delivered now stays there.
 
         Args:
-            action: What was put there a moment ago; None: whatever is there.
+            notification: What was put there a moment ago; None: whatever is there.
         """
-        if hold is None:
+        if not payment.order_id:
             return
-        for purpose in (action,) if action else await self._store.pending_notifications(payment.payment_id):
-            tell = {
-                OutboxAction.COMPLETE: self._orders.complete,
-                OutboxAction.RELEASE: self._orders.release,
-                OutboxAction.REOPEN: self._orders.reopen,
-            }[purpose]
+        tell = {
+            OutboxAction.COMPLETE: self._orders.complete,
+            OutboxAction.RELEASE: self._orders.release,
+            OutboxAction.REOPEN: self._orders.reopen,
+        }
+        pending = (notification,) if notification else await self._store.pending_notifications(payment.payment_id)
+        for action in pending:
             try:
-                await tell(payment, hold.fence, work.deadline)
+                await tell[action](payment, context.hold.fence, context.deadline)
             except CountinghouseError:
                 return  # the money is recorded, so the caller's answer stands; the worker tells the order service later
-            await self.hit("completed", work, payment)
-            await self._store.delivered(payment.payment_id, purpose, now_ms=self._now())
+            await self.hit("completed", payment, context)
+            await self._store.delivered(payment.payment_id, action, now_ms=self._now())
 
     async def decline(
-        self, hold: Hold | None, payment: Payment, refusal: CountinghouseError, *, release: bool
+        self, payment: Payment, refusal: CountinghouseError, context: Context, *, release: bool = True
     ) -> Payment:
-        stored = self._responses.refusal(refusal)
-        return await self._store.decline(
-            payment.payment_id,
-            hold.fence if hold else NO_FENCE,
-            refusal.reason,
-            lambda _payment: stored,
-            release=release,
-            now_ms=self._now(),
+        """End a payment that moves no money, and refuse its request.
+
+        Args:
+            release: Whether it may have claimed its order.
+        """
+        return await self._commit(
+            payment,
+            context,
+            lambda found: model.decline(found, refusal.reason, self._now(), release=release),
+            {payment.key: refusal},
         )
+
+    async def _record(self, payment: Payment, journal_id: str, context: Context) -> Payment:
+        return await self._commit(payment, context, lambda found: model.record(found, journal_id, self._now()))
+
+    async def _commit(
+        self,
+        payment: Payment,
+        context: Context,
+        plan: Callable[[Payment], Change | None],
+        refused: Mapping[RequestKey, CountinghouseError] | None = None,
+    ) -> Payment:
+        """Commit a transition with the answers to the requests that it ends.
+
+        Args:
+            plan: Plans it on the payment as it was read; once more if it has changed since, until that says None.
+            refused: The requests that it refuses, and why.
+
+        Returns:
+            The payment as it stands. Its fence is raised in any case, so that an older holder changes it no more.
+        """
+        fence, refused = context.hold.fence, refused or {}
+        while True:
+            change = plan(payment)
+            if change is None:
+                found = await self._store.raise_fence(payment.payment_id, fence)
+                if found.version == payment.version:
+                    return found
+            else:
+                answers = tuple((key, self._encoded(change.after, key, refused.get(key))) for key in change.ended)
+                found = await self._store.apply(replace(change, answers=answers), fence)
+                if (found.version, found.state) == (change.after.version, change.after.state):
+                    return found
+            payment = found
+
+    def _encoded(self, payment: Payment, key: RequestKey, refusal: CountinghouseError | None) -> StoredResponse:
+        refusal = refusal or refusal_of(payment, key)
+        return self._responses.refusal(refusal) if refusal else self._responses.payment(key.method, payment)
 
     async def already_paid(
         self, order_id: str, payment_id: str, *, guard: str, clerk: Principal | None = None, settled_at_ms: int = 0
@@ -380,47 +483,38 @@ class Saga:
             )
         return FailedPrecondition(refusal.reason, f"declined: {refusal.message}", metadata=refusal.metadata)
 
-    def _encode(self, payment: Payment) -> StoredResponse:
-        return self._responses.payment(payment.key.method, payment)
-
-    def _encode_reversal(self, payment: Payment) -> StoredResponse:
-        return self._responses.payment(REVERSE, payment)
-
-    def _encode_undone(self, payment: Payment) -> StoredResponse:
-        """The answer to the request of a payment that was undone before its outcome was known."""
-        if payment.journal_id:
-            return self._encode(payment)
-        return self._responses.refusal(
-            FailedPrecondition(
-                "PAYMENT_REVERSED",
-                f"{payment.payment_id} was reversed before it was posted: it settles nothing, and whatever was charged "
-                "is given back",
-            )
-        )
-
-    def _encode_parking(self, payment: Payment) -> StoredResponse:
-        return self._responses.payment(PARK, payment)
-
-    def _encode_parked(self, payment: Payment) -> StoredResponse:
-        """The answer to the request of a payment that was parked, and to the request that was to reverse it before."""
-        parked_by = payment.parking.clerk if payment.parking else payment.clerk
-        return self._responses.refusal(
-            FailedPrecondition(
-                "PAYMENT_PARKED",
-                f"{payment.payment_id} was parked by {parked_by.name} ({parked_by.role}) at "
-                f"{rfc3339(payment.updated_at_ms)}: it settles nothing, and whatever was charged is given back",
-                metadata={
-                    "payment_id": payment.payment_id,
-                    "order_id": payment.order_id,
-                    "parked_by": parked_by.name,
-                    "role": str(parked_by.role),
-                    "parked_at_ms": str(payment.updated_at_ms),
-                },
-            )
-        )
-
-    async def hit(self, name: str, work: Work, payment: Payment) -> None:
-        await self._failpoints.hit(name, work.call, payment.order_id, payment.payment_id)
+    async def hit(self, name: str, payment: Payment, context: Context) -> None:
+        await self._failpoints.hit(name, context.call, payment.order_id, payment.payment_id)
 
     def _now(self) -> int:
         return self._clock.now_ms()
+
+
+def charge_for(order: Order, payment: Payment) -> Charge:
+    """What settles this order from the payment's source."""
+    currency = order.amount.currency
+    payer = payer_account(payment.source, order.customer_id, currency)
+    return Charge(order.round, order.customer_id, order.amount, payer, sales_account(currency))
+
+
+def check_accounts(charge: Charge, payer: AccountTerms | None, payee: AccountTerms | None) -> None:
+    """Check that the ledger could post this charge, as far as its accounts say. Balances are the ledger's to decide.
+
+    Raises:
+        FailedPrecondition: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED or CURRENCY_MISMATCH.
+    """
+    for account_id, account in ((charge.payer_account_id, payer), (charge.payee_account_id, payee)):
+        about = {"account_id": account_id, "currency": charge.amount.currency}
+        if account is None:
+            problem = ("ACCOUNT_NOT_FOUND", f"there is no account {account_id}; open it first")
+        elif account.closed:
+            problem = ("ACCOUNT_CLOSED", f"account {account_id} is closed; name another")
+        elif account.currency != charge.amount.currency:
+            problem = (
+                "CURRENCY_MISMATCH",
+                f"account {account_id} is kept in {account.currency}; use an account in {charge.amount.currency}",
+            )
+        else:
+            continue
+        reason, what = problem
+        raise FailedPrecondition(reason, f"declined: {what}; the card was not charged", metadata=about)

@@ -38,6 +38,7 @@ from services.payment.model import (
     PaymentState,
     Reversal,
     Source,
+    Transition,
 )
 from services.runtime.database.database import ensemble_table
 from services.runtime.database.idempotency_table import request_table
@@ -152,6 +153,17 @@ OUTBOX = Table(
 )
 Index("outbox_undelivered", OUTBOX.c.delivered_at_ms, OUTBOX.c.created_at_ms)
 
+#: Whose card each token is: that of the customer for whom it was first charged. A row is never changed. Without it a
+#: clerk, or a customer who has seen a token, could pay one customer's order with another's card.
+CARD_OWNERS = Table(
+    "card_owners",
+    METADATA,
+    Column("card", String(64), primary_key=True),
+    Column("customer_id", String(64), nullable=False),
+    Column("payment_id", String(64), nullable=False),
+    Column("bound_at_ms", BigInteger, nullable=False),
+)
+
 
 def _of_payment(ticket: Column[str], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Whether there is a payment with this ticket of a request's caller."""
@@ -191,6 +203,15 @@ RETENTION = Retention(
         ),
     ),
 )
+
+
+#: The fields of a payment that are not a column of the same name.
+_COLUMNS = {
+    "amount": ("amount_minor", "currency"),
+    "reversal": ("reversal_caller", "reversal_role", "reversal_key", "reversal_reason"),
+    "parking": ("parking_caller", "parking_role", "parking_key", "parking_reason"),
+    "retry": ("asks", "ask_at_ms", "attention"),
+}
 
 
 def to_row(payment: Payment) -> dict[str, Any]:
@@ -240,13 +261,19 @@ def to_row(payment: Payment) -> dict[str, Any]:
     }
 
 
-def to_outbox_row(payment: Payment, purpose: OutboxAction, now_ms: int) -> dict[str, Any]:
-    """The row that tells the order service something of a payment."""
+def columns_of(transition: Transition) -> tuple[str, ...]:
+    """The columns that a transition writes, besides the fence's."""
+    changed = [column for field in transition.sets for column in _COLUMNS.get(field, (field,))]
+    return tuple(dict.fromkeys(["state", "version", "updated_at_ms", "attention", *changed]))
+
+
+def to_outbox_row(payment: Payment, action: OutboxAction) -> dict[str, Any]:
+    """The row that tells the order service of a payment's latest change."""
     return {
         "payment_id": payment.payment_id,
-        "purpose": purpose,
+        "purpose": action,
         "order_id": payment.order_id,
-        "created_at_ms": now_ms,
+        "created_at_ms": payment.updated_at_ms,
     }
 
 

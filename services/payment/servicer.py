@@ -14,9 +14,8 @@ from services.kernel.card_numbers import refuse_bare_number, refuse_card_number
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_reason, check_text
-from services.payment.commands import ParkCommand, PayCommand, ReverseCommand, SettleCommand
 from services.payment.model import PARK, PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
-from services.payment.operations import PaymentOperations
+from services.payment.operations import ParkCommand, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
 from services.payment.ports import Filter
 from services.runtime.grpc import pagination, status, translate
 from services.runtime.grpc.context import current_call

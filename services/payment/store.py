@@ -1,8 +1,9 @@
-"""Each step on the payment service's tables as one transaction. SQL is here, in `schema.py` and `statements.py`.
+"""Each step on the payment service's tables as one transaction. SQL is here and in `schema.py`.
 
-A step that changes a payment does it by one conditional UPDATE on (id, state, fence) and writes the event in the same
-transaction. Where no row matches, the step finds out why: the fence is stale (refused), or the payment is already there
-(answered as it stands, with the fence raised). The response to a request is stored in the transaction of the effect.
+A transition of a payment is one conditional UPDATE on (id, state, version, fence), whatever `model.TRANSITIONS` says of
+it; its event, the responses to the requests that it ends and what the order service has to be told are written in the
+same transaction. Where no row matches, the fence is stale (refused), or the payment has changed (answered as it stands,
+with the fence raised): the caller plans again.
 
 With the guard `fence` off, fences are kept but not compared; with `unique` off, the index is dropped by `prepare`.
 """
@@ -10,16 +11,24 @@ With the guard `fence` off, fences are kept but not compared; with `unique` off,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
+    Select,
     and_,
     bindparam,
+    case,
     exists,
+    func,
     insert,
+    literal,
     not_,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -31,52 +40,52 @@ from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow, StoredResponse
 from services.kernel.principal import Principal
-from services.payment.card_owners import bind_card
 from services.payment.model import (
-    NO_RETRY,
     PAY,
     REVERSE,
     UNANSWERED,
     Accepted,
     AcquirerRetry,
-    Charge,
+    Change,
     ConflictingPayment,
     OutboxAction,
-    Parking,
     Payment,
     PaymentEvent,
     PaymentState,
-    Reversal,
-    ReversalResult,
     Source,
+    Step,
+    Transition,
     acquirer_key,
+    card_not_yours,
     check_quota,
-    sources_of,
+    plan,
 )
-from services.payment.ports import Encode, Filter
+from services.payment.ports import Filter, PaymentStore
 from services.payment.schema import (
+    CARD_OWNERS,
     EVENTS,
     IS_ACTIVE,
     ONE_ACTIVE_PER_ORDER,
     OUTBOX,
     PAYMENTS,
     REQUESTS,
+    columns_of,
     to_event,
     to_event_row,
     to_outbox_row,
     to_payment,
     to_row,
 )
-from services.payment.statements import earlier_attempts, made_by, page_of, raise_fence, undone_for
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import Requests, insert_if_absent, is_named, named
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
+_OWNER = select(CARD_OWNERS.c.customer_id).where(CARD_OWNERS.c.card == bindparam("of_card"))
 _NAME_TICKET = update(REQUESTS).where(is_named(REQUESTS)).values(ticket_key=bindparam("ticket"))
 
 
-class PaymentStore:
+class SqlPaymentStore(PaymentStore):
     """The payment database.
 
     Args:
@@ -87,8 +96,8 @@ class PaymentStore:
         self._database = database
         self._guards = guards
         self._requests = Requests(REQUESTS, guards)
-        self._raise_fence = raise_fence(guarded=guards.fence)
-        self._moves: dict[tuple[object, ...], Update] = {}
+        self._raise_fence = _raise_fence(guarded=guards.fence)
+        self._updates: dict[Transition, Update] = {}
 
     async def prepare(self) -> None:
         """Makes the unique index stand, or, with the guard off, fall."""
@@ -165,11 +174,11 @@ class PaymentStore:
             if isinstance(execution, StoredResponse):
                 return execution
             if self._guards.ticket and not execution.fresh:
-                earlier = await self._find(tx, *made_by(draft.key))
+                earlier = await self._find(tx, *_made_by(draft.key))
                 if earlier is not None:
                     return Accepted(execution, earlier)
             await tx.execute(_INSERT_PAYMENT, to_row(draft))
-            await self._write_event(tx, draft)
+            await tx.execute(_INSERT_EVENT, to_event_row(draft))
             return Accepted(execution, draft)
 
         return await self._database.run(step)
@@ -229,257 +238,74 @@ class PaymentStore:
 
         await self._database.run(step)
 
-    # The payment's moves
+    # The payment's transitions
 
-    async def submit(
-        self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int
-    ) -> Payment | ConflictingPayment:
-        """CREATED → SUBMITTED, before the acquirer or the ledger is asked.
+    async def apply(self, change: Change, fence: Fence) -> Payment:
+        """Commit a transition with its event, its answers and its outbox rows.
+
+        Returns:
+            The payment as it stands: if it has changed since it was read, nothing but its fence is written.
 
         Raises:
-            StaleFence: The order has been locked by somebody else since.
-            FailedPrecondition: CARD_NOT_YOURS. Nothing is changed.
+            StaleFence: The order has been locked by another holder since.
         """
 
         async def step(tx: AsyncConnection) -> Payment:
-            attempt = 0
-            if charge.by_card:  # all attempts before it were definitively declined
-                attempt = 1 + (await tx.execute(earlier_attempts(payment_id, charge.round))).scalar_one()
-            payment = await self._move(
-                tx,
-                payment_id,
-                PaymentState.SUBMITTED,
-                fence,
-                now_ms,
-                round=charge.round,
-                customer_id=charge.customer_id,
-                amount_minor=charge.amount.minor_units,
-                currency=charge.amount.currency,
-                payer_account_id=charge.payer_account_id,
-                payee_account_id=charge.payee_account_id,
-                attempt=attempt,
-                acquirer_key=acquirer_key(payment_id, attempt) if attempt else "",
-            )
-            await bind_card(tx, payment, now_ms=now_ms)
-            return payment
+            return await self._apply(tx, change, fence) or await self._seen(tx, change.before.payment_id, fence)
+
+        return await self._database.run(step)
+
+    async def submit(self, change: Change, fence: Fence) -> Payment | ConflictingPayment:
+        """Commit SUBMIT, the transition that looks at other payments: of the order, and of the card.
+
+        Raises:
+            StaleFence: As `apply`.
+            FailedPrecondition: CARD_NOT_YOURS. Nothing is changed.
+        """
+        before, after = change.before, change.after
+
+        async def step(tx: AsyncConnection) -> Payment:
+            submitting = change
+            if before.source is Source.CARD:  # all attempts before it were definitively declined
+                attempt = 1 + (await tx.execute(_earlier_attempts(before, after.round))).scalar_one()
+                key = acquirer_key(before.payment_id, attempt)
+                submitting = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
+            submitted = await self._apply(tx, submitting, fence)
+            if submitted is None:
+                return await self._seen(tx, before.payment_id, fence)
+            await _bind_card(tx, submitted)
+            return submitted
 
         try:
             return await self._database.run(step)
         except IntegrityError:
-            active = await self._active_beside(payment_id)
+            active = await self._active_beside(before)
             if active is None:
                 raise
             return ConflictingPayment(active)
 
-    async def mark_unknown(
-        self, payment_id: str, fence: Fence, *, now_ms: int, retry: AcquirerRetry = NO_RETRY
-    ) -> Payment:
-        """SUBMITTED → UNKNOWN: the ledger or the acquirer was asked and nobody told us the outcome.
+    async def raise_fence(self, payment_id: str, fence: Fence) -> Payment:
+        """Refuse every older fence from now on; return the payment as it stands. Raises as `apply`."""
 
-        Args:
-            retry: Written down for a payment that then waits for the acquirer, whether or not it was SUBMITTED.
-        """
+        async def step(tx: AsyncConnection) -> Payment:
+            return await self._seen(tx, payment_id, fence)
+
+        return await self._database.run(step)
+
+    async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None:
+        """Write down another silence of the acquirer, if the payment still waits for it. Raises as `apply`."""
         columns = PAYMENTS.c
-        note_retry = (
+        noted = (
             update(PAYMENTS)
             .where(columns.payment_id == payment_id, columns.state.in_(UNANSWERED))
             .values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention)
         )
 
-        async def step(tx: AsyncConnection) -> Payment:
-            payment = await self._move(tx, payment_id, PaymentState.UNKNOWN, fence, now_ms)
-            if retry != NO_RETRY:
-                await tx.execute(note_retry)
-            return payment
-
-        return await self._database.run(step)
-
-    async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
-        """SUBMITTED or UNKNOWN → SUCCEEDED, with the stored response and the message to the order service."""
-
-        async def step(tx: AsyncConnection) -> Payment:
-            payment = await self._move(
-                tx,
-                payment_id,
-                PaymentState.SUCCEEDED,
-                fence,
-                now_ms,
-                only_from=(PaymentState.SUBMITTED, PaymentState.UNKNOWN),
-                journal_id=journal_id,
-                settled_at_ms=now_ms,
-            )
-            if payment.state is PaymentState.SUCCEEDED:
-                await self._end(tx, payment, payment.key, OutboxAction.COMPLETE, encode, now_ms)
-            return payment
-
-        return await self._database.run(step)
-
-    async def decline(
-        self, payment_id: str, fence: Fence, reason: str, encode: Encode, *, release: bool, now_ms: int
-    ) -> Payment:
-        """To DECLINED, with the stored refusal.
-
-        Args:
-            release: Whether the order service has to be told that the order is free again.
-        """
-
-        async def step(tx: AsyncConnection) -> Payment:
-            payment = await self._move(tx, payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
-            if payment.state is PaymentState.DECLINED:
-                await self._end(tx, payment, payment.key, OutboxAction.RELEASE if release else None, encode, now_ms)
-            return payment
-
-        return await self._database.run(step)
-
-    async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
-        """SUCCEEDED → REVERSING for this request, and of a card UNKNOWN → REVERSING; else the payment as it stands.
-
-        A request whose reversal the ledger refused has been answered: it begins no other.
-        """
-        columns = PAYMENTS.c
-        begun_before = and_(*undone_for(reversal.key))
-        can_be_undone = or_(columns.state == PaymentState.SUCCEEDED, columns.source == Source.CARD)
-
-        async def step(tx: AsyncConnection) -> Payment:
-            return await self._move(
-                tx,
-                payment_id,
-                PaymentState.REVERSING,
-                fence,
-                now_ms,
-                only_if=and_(not_(begun_before), can_be_undone),
-                reversal_caller=reversal.key.caller.name,
-                reversal_role=reversal.clerk.role,
-                reversal_key=reversal.key.key,
-                reversal_reason=reversal.reason,
-                asks=0,
-                ask_at_ms=0,
-                attention="",
-            )
-
-        return await self._database.run(step)
-
-    async def record_reversal(
-        self, payment: Payment, fence: Fence, undone: ReversalResult, encode: Encode, encode_own: Encode, *, now_ms: int
-    ) -> Payment:
-        """REVERSING → REVERSED, with the stored response and the message to the order service.
-
-        One that was UNKNOWN before ends its own request here, too. If it had been charged, the order service hears that
-        it was paid, and that it is not any more; otherwise that the order is free again.
-
-        Args:
-            payment: As it was when it was undone.
-            encode: Makes the response to the reversal; `encode_own` that to the payment's own request.
-        """
-        was_unknown = not payment.journal_id
-        in_books = bool(undone.journal_id)
-        settled_at_ms = now_ms if was_unknown and in_books else payment.settled_at_ms
-
-        async def step(tx: AsyncConnection) -> Payment:
-            moved = await self._move(
-                tx,
-                payment.payment_id,
-                PaymentState.REVERSED,
-                fence,
-                now_ms,
-                journal_id=undone.journal_id,
-                only_from=(PaymentState.REVERSING,),
-                reversal_journal_id=undone.reversal_journal_id,
-                settled_at_ms=settled_at_ms,
-            )
-            if moved.state is PaymentState.REVERSED and moved.reversal is not None:
-                if was_unknown:
-                    message = OutboxAction.COMPLETE if in_books else OutboxAction.RELEASE
-                    await self._end(tx, moved, moved.key, message, encode_own, now_ms)
-                word_undone = OutboxAction.REOPEN if in_books else None
-                await self._end(tx, moved, moved.reversal.key, word_undone, encode, now_ms)
-            return moved
-
-        return await self._database.run(step)
-
-    async def refuse_reversal(
-        self, payment: Payment, fence: Fence, journal_id: str, answer: StoredResponse, encode: Encode, *, now_ms: int
-    ) -> None:
-        """REVERSING → SUCCEEDED: the ledger definitively refused. The next reversal is another request's.
-
-        Args:
-            payment: As it was when the ledger was asked; a later reversal is not touched.
-            journal_id: Its journal, which stands. One that was UNKNOWN before has succeeded hereby.
-            answer: To the reversal; `encode` makes that to the payment's own request, if it is still open.
-        """
-        was_unknown = not payment.journal_id
-        settled_at_ms = now_ms if was_unknown else payment.settled_at_ms
-
         async def step(tx: AsyncConnection) -> None:
-            moved = await self._move(
-                tx,
-                payment.payment_id,
-                PaymentState.SUCCEEDED,
-                fence,
-                now_ms,
-                only_from=(PaymentState.REVERSING,),
-                only_if=PAYMENTS.c.version == payment.version,
-                journal_id=journal_id,
-                settled_at_ms=settled_at_ms,
-            )
-            if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
-                if was_unknown:
-                    await self._end(tx, moved, moved.key, OutboxAction.COMPLETE, encode, now_ms)
-                await self._requests.finish(tx, payment.reversal.key, answer, now_ms=now_ms)
+            await self._seen(tx, payment_id, fence)
+            await tx.execute(noted)
 
         await self._database.run(step)
-
-    async def park(
-        self, payment_id: str, fence: Fence, parking: Parking, encode: Encode, encode_own: Encode, *, now_ms: int
-    ) -> Payment:
-        """SUBMITTED, UNKNOWN, REVERSING → PARKED, of an order's card without a journal; else the payment as it stands.
-
-        Ends the payment's own request, the one that was to reverse it and the one that parks it, and leaves the order
-        service to be told that the order is free. The acquirer is asked to reverse its key at the worker's next look.
-
-        Args:
-            encode: Makes the response to the parking; `encode_own` that to the others.
-        """
-        columns = PAYMENTS.c
-
-        async def step(tx: AsyncConnection) -> Payment:
-            moved = await self._move(
-                tx,
-                payment_id,
-                PaymentState.PARKED,
-                fence,
-                now_ms,
-                only_if=and_(columns.source == Source.CARD, columns.order_id != "", columns.journal_id == ""),
-                parking_caller=parking.key.caller.name,
-                parking_role=parking.clerk.role,
-                parking_key=parking.key.key,
-                parking_reason=parking.reason,
-                asks=0,
-                ask_at_ms=0,
-                attention="",
-            )
-            if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
-                await self._end(tx, moved, moved.key, OutboxAction.RELEASE, encode_own, now_ms)
-                if moved.reversal is not None:
-                    await self._end(tx, moved, moved.reversal.key, None, encode_own, now_ms)
-                await self._end(tx, moved, parking.key, None, encode, now_ms)
-            return moved
-
-        return await self._database.run(step)
-
-    async def record_parked_reversal(self, payment: Payment, *, now_ms: int) -> Payment:
-        """PARKED → REVERSED: the acquirer holds nothing under its key and never will. Nobody waits to be told.
-
-        Args:
-            payment: As it was when the acquirer was asked; its fence is kept.
-        """
-
-        async def step(tx: AsyncConnection) -> Payment:
-            return await self._move(
-                tx, payment.payment_id, PaymentState.REVERSED, payment.fence, now_ms, only_from=(PaymentState.PARKED,)
-            )
-
-        return await self._database.run(step)
 
     async def schedule_query(self, key: str) -> None:
         """Lets the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
@@ -498,7 +324,7 @@ class PaymentStore:
 
         await self._database.run(step)
 
-    async def delivered(self, payment_id: str, purpose: OutboxAction, *, now_ms: int) -> None:
+    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
         """Notes that the order service has been told."""
 
         async def step(tx: AsyncConnection) -> None:
@@ -507,7 +333,7 @@ class PaymentStore:
                 update(OUTBOX)
                 .where(
                     columns.payment_id == payment_id,
-                    columns.purpose == purpose,
+                    columns.purpose == action,
                     columns.delivered_at_ms.is_(None),
                 )
                 .values(delivered_at_ms=now_ms)
@@ -605,13 +431,10 @@ class PaymentStore:
         async def step(tx: AsyncConnection) -> int:
             keys = await self._requests.expire(tx, now_ms=now_ms)
             for key in keys:
-                payment = await self._find(tx, *made_by(key), PAYMENTS.c.state == PaymentState.CREATED)
-                if payment is not None:
-                    reason = "TICKET_EXPIRED"
-                    ended = await self._move(
-                        tx, payment.payment_id, PaymentState.DECLINED, payment.fence, now_ms, decline_reason=reason
-                    )
-                    await self._tell(tx, ended, OutboxAction.RELEASE, now_ms)  # harmless if the order was never claimed
+                payment = await self._find(tx, *_made_by(key))
+                change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
+                if change:
+                    await self._apply(tx, change, change.before.fence)
             return len(keys)
 
         return await self._database.run(step)
@@ -634,8 +457,8 @@ class PaymentStore:
 
         async def step(tx: AsyncConnection) -> Payment | None:
             if key.method != REVERSE:
-                return await self._find(tx, *made_by(key))
-            return await self._find(tx, *undone_for(key))
+                return await self._find(tx, *_made_by(key))
+            return await self._find(tx, *_undone_for(key))
 
         return await self._database.read(step)
 
@@ -660,87 +483,53 @@ class PaymentStore:
         """
 
         async def step(tx: AsyncConnection) -> list[Payment]:
-            query = page_of(which, limit=limit, after=after, seen_by=seen_by)
+            query = _page_of(which, limit=limit, after=after, seen_by=seen_by)
             return [to_payment(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
     # Parts of steps
 
-    async def _move(
-        self,
-        tx: AsyncConnection,
-        payment_id: str,
-        target: PaymentState,
-        fence: Fence,
-        now_ms: int,
-        *,
-        only_from: tuple[PaymentState, ...] = (),
-        only_if: ColumnElement[bool] | None = None,
-        **values: object,
-    ) -> Payment:
-        """The conditional UPDATE behind every move. A payment that cannot make it is returned as it stands.
+    async def _apply(self, tx: AsyncConnection, change: Change, fence: Fence) -> Payment | None:
+        """The conditional UPDATE of a transition and what goes with it; None: the payment or its fence has changed."""
+        row = to_row(change.after)
+        values = {f"new_{name}": row[name] for name in columns_of(change.transition)}
+        read = {"of_payment": change.before.payment_id, "of_version": change.before.version}
+        carried = {"generation": fence.generation, "token": fence.token}
+        found = (await tx.execute(self._update_of(change.transition), read | carried | values)).one_or_none()
+        if found is None:
+            return None
+        payment = to_payment(found)
+        await tx.execute(_INSERT_EVENT, to_event_row(payment))
+        for key, answer in change.answers:
+            await self._requests.finish(tx, key, answer, now_ms=payment.updated_at_ms)
+        for action in change.outbox:
+            await insert_if_absent(tx, OUTBOX, to_outbox_row(payment, action))
+        return payment
 
-        A payment that is SUCCEEDED is made so by `record`, or again by `refuse_reversal`: `only_from` keeps them apart.
-        """
-        if target not in UNANSWERED:
-            values["attention"] = ""
+    def _update_of(self, transition: Transition) -> Update:
+        """The statement of a transition; made once."""
+        if transition not in self._updates:
+            columns = PAYMENTS.c
+            self._updates[transition] = self._raise_fence.where(
+                columns.state.in_(transition.only_from), columns.version == bindparam("of_version")
+            ).values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in columns_of(transition)})
+        return self._updates[transition]
+
+    async def _seen(self, tx: AsyncConnection, payment_id: str, fence: Fence) -> Payment:
+        """The payment as it stands, with its fence raised."""
         carried = {"of_payment": payment_id, "generation": fence.generation, "token": fence.token}
-        statement = self._move_to(target, only_from or sources_of(target), tuple(values))
-        if only_if is not None:
-            statement = statement.where(only_if)
-        changes = {f"new_{name}": value for name, value in values.items()}
-        row = (await tx.execute(statement, carried | changes | {"now_ms": now_ms})).one_or_none()
-        if row is not None:
-            payment = to_payment(row)
-            await self._write_event(tx, payment)
-            return payment
         row = (await tx.execute(self._raise_fence, carried)).one_or_none()
         if row is not None:
             return to_payment(row)
-        payment_now = await self._find(tx, PAYMENTS.c.payment_id == payment_id)
-        if payment_now is None:
+        payment = await self._find(tx, PAYMENTS.c.payment_id == payment_id)
+        if payment is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id}")
-        raise StaleFence(payment_now.order_id, fence, payment_now.fence)
+        raise StaleFence(payment.order_id, fence, payment.fence)
 
-    def _move_to(self, target: PaymentState, sources: tuple[PaymentState, ...], names: tuple[str, ...]) -> Update:
-        """The statement of a move that also changes the columns `names`; made once."""
-        kind = (target, sources, names)
-        if kind not in self._moves:
-            columns = PAYMENTS.c
-            self._moves[kind] = (
-                self._raise_fence.where(columns.state.in_(sources))
-                .values(state=target, version=columns.version + 1, updated_at_ms=bindparam("now_ms"))
-                .values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in names})
-            )
-        return self._moves[kind]
-
-    async def _end(
-        self,
-        tx: AsyncConnection,
-        payment: Payment,
-        key: RequestKey,
-        purpose: OutboxAction | None,
-        encode: Encode,
-        now_ms: int,
-    ) -> None:
-        """Stores the response and the message to the order service, if this transaction is the one that ended it."""
-        ended = await self._requests.finish(tx, key, encode(payment), now_ms=now_ms)
-        if ended and purpose is not None:
-            await self._tell(tx, payment, purpose, now_ms)
-
-    async def _tell(self, tx: AsyncConnection, payment: Payment, purpose: OutboxAction, now_ms: int) -> None:
-        """Puts a message for the order service into the outbox."""
-        if payment.order_id:
-            await insert_if_absent(tx, OUTBOX, to_outbox_row(payment, purpose, now_ms))
-
-    async def _write_event(self, tx: AsyncConnection, payment: Payment) -> None:
-        await tx.execute(_INSERT_EVENT, to_event_row(payment))
-
-    async def _active_beside(self, payment_id: str) -> Payment | None:
+    async def _active_beside(self, payment: Payment) -> Payment | None:
         async def step(tx: AsyncConnection) -> Payment | None:
-            order = select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == payment_id).scalar_subquery()
-            return await self._find(tx, PAYMENTS.c.order_id == order, IS_ACTIVE)
+            return await self._find(tx, PAYMENTS.c.order_id == payment.order_id, IS_ACTIVE)
 
         return await self._database.read(step)
 
@@ -748,3 +537,104 @@ class PaymentStore:
     async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
         row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
         return None if row is None else to_payment(row)
+
+
+async def _bind_card(tx: AsyncConnection, payment: Payment) -> None:
+    """Make a payment's card its customer's, unless it is already.
+
+    Of two customers who bring one card at once, the second waits for the first one's commit. A payment that names no
+    customer binds nothing, and may not use a card that is somebody's already.
+
+    Raises:
+        FailedPrecondition: CARD_NOT_YOURS: it is another customer's.
+    """
+    if not payment.card:
+        return
+    if not payment.customer_id:
+        if (await tx.execute(_OWNER, {"of_card": payment.card})).first() is not None:
+            raise card_not_yours("")
+        return
+    row = {
+        "card": payment.card,
+        "customer_id": payment.customer_id,
+        "payment_id": payment.payment_id,
+        "bound_at_ms": payment.updated_at_ms,
+    }
+    if await insert_if_absent(tx, CARD_OWNERS, row):
+        return
+    if (await tx.execute(_OWNER, {"of_card": payment.card})).scalar_one() != payment.customer_id:
+        raise card_not_yours(payment.customer_id)
+
+
+def _page_of(which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: Principal | None) -> Select[Any]:
+    """Return the query of a page of payments, newest first. Args as `SqlPaymentStore.page`."""
+    columns = PAYMENTS.c
+    query = select(PAYMENTS).order_by(columns.created_at_ms.desc(), columns.payment_id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(
+            tuple_(columns.created_at_ms, columns.payment_id) < tuple_(literal(after[0]), literal(after[1]))
+        )
+    if which.state is not None:
+        query = query.where(columns.state == which.state)
+    if which.source is not None:
+        query = query.where(columns.source == which.source)
+    if which.order_id:
+        query = query.where(columns.order_id == which.order_id)
+    if which.needs_attention:
+        query = query.where(columns.attention != "")
+    if seen_by is not None:
+        made = and_(columns.clerk_name == seen_by.name, columns.clerk_role == seen_by.role)
+        asked = and_(columns.request_caller == seen_by.name, columns.request_role == seen_by.role)
+        query = query.where(or_(columns.customer_id == seen_by.name, made, asked))
+    return query
+
+
+def _made_by(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions on the payment that a request made."""
+    columns = PAYMENTS.c
+    return (
+        columns.request_caller == key.caller.name,
+        columns.request_role == key.caller.role,
+        columns.request_method == key.method,
+        columns.request_key == key.key,
+    )
+
+
+def _undone_for(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions on the payment that a request reverses."""
+    columns = PAYMENTS.c
+    return (
+        columns.reversal_caller == key.caller.name,
+        columns.reversal_role == key.caller.role,
+        columns.reversal_key == key.key,
+    )
+
+
+def _raise_fence(*, guarded: bool) -> Update:
+    """The statement that raises a payment's fence and gives its row; no row if the fence is behind.
+
+    Args:
+        guarded: Otherwise one that is behind is let through, and the larger one stays.
+    """
+    columns = PAYMENTS.c
+    generation, token = bindparam("generation", type_=BigInteger), bindparam("token", type_=BigInteger)
+    seen, carried = tuple_(columns.fence_generation, columns.fence_token), tuple_(generation, token)
+    raised = update(PAYMENTS).where(columns.payment_id == bindparam("of_payment")).returning(*columns)
+    if guarded:
+        return raised.where(seen <= carried).values(fence_generation=generation, fence_token=token)
+    return raised.values(
+        fence_generation=case((seen < carried, generation), else_=columns.fence_generation),
+        fence_token=case((seen < carried, token), else_=columns.fence_token),
+    )
+
+
+def _earlier_attempts(payment: Payment, in_round: int) -> Select[Any]:
+    """Count the other card payments that were attempted at a payment's order in a round."""
+    columns = PAYMENTS.c
+    return select(func.count()).where(
+        columns.order_id == payment.order_id,
+        columns.order_id != "",
+        columns.round == in_round,
+        columns.attempt > 0,
+        columns.payment_id != payment.payment_id,
+    )

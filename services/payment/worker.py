@@ -13,7 +13,7 @@ import structlog
 from coordination.locks import ResourceLocks
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError
-from services.payment.operations import PaymentOperations
+from services.payment.recovery import Leases, Recovery
 
 _PREPARE_S = 10.0
 
@@ -41,15 +41,15 @@ class RecoveryWorker:
         interval_s: How often it looks.
     """
 
-    def __init__(self, operations: PaymentOperations, interval_s: float) -> None:
-        self._operations = operations
+    def __init__(self, recovery: Recovery, interval_s: float) -> None:
+        self._recovery = recovery
         self._interval_s = interval_s
 
     async def run(self) -> None:
         """Looks again and again; ends only when cancelled. A payment that cannot be finished yet is tried again."""
         while True:
             try:
-                found = await self._operations.recover()
+                found = await self._recovery.recover()
                 if found:
                     log.info("recovered", looked_at=found)
             except CountinghouseError as error:
@@ -64,12 +64,12 @@ class LeaseRenewer:
         lease_s: The length of a lease; renewed three times in its length.
     """
 
-    def __init__(self, operations: PaymentOperations, lease_s: float) -> None:
-        self._operations = operations
+    def __init__(self, leases: Leases, lease_s: float) -> None:
+        self._leases = leases
         self._interval_s = lease_s / 3
 
     async def run(self) -> None:
         """Renews again and again; ends only when cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
-            await self._operations.renew_leases()
+            await self._leases.renew()

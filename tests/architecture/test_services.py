@@ -19,7 +19,7 @@ _MORE = {
     "ledger": {"chain", "trial"},
     "acquirer": {"faults", "peers"},
     "payment": {
-        *("card", "card_owners", "commands", "locks", "peers", "recovery", "saga", "statements", "worker"),
+        *("card", "locks", "peers", "recovery", "saga", "worker"),
     },
 }
 #: Where a kind of thing is, if anywhere, in every service.
@@ -33,12 +33,6 @@ _PLACES: dict[str, tuple[Callable[[ast.AST], bool], set[str]]] = {
     "use cases": (lambda node: _is_class(node, "", "Operations"), {"operations"}),
     "program": (lambda node: _named(node) in ("SERVICE", "main"), {"main"}),
 }
-#: What is allowed to lie elsewhere until it is moved.
-_ELSEWHERE: set[tuple[str, str, str]] = {
-    ("payment", "table", "card_owners"),
-}
-#: What is still missing, until it is named so.
-_MISSING = {("payment", "SQL store")}
 #: Of which there is exactly one in each service.
 _ONCE = ("SQL store", "use cases")
 
@@ -57,17 +51,14 @@ def test_service_has_the_files_of_every_service(service: str) -> None:
 @pytest.mark.parametrize("kind", _PLACES)
 def test_kind_of_thing_is_in_the_same_file_of_every_service(service: str, kind: str) -> None:
     found = [path for path in modules(f"services/{service}") if len(path.parts) == 3 for _ in things(kind, tree(path))]
-    misplaced = {path.stem for path in found} - _PLACES[kind][1]
-    assert misplaced <= {stem for place, of, stem in _ELSEWHERE if (place, of) == (service, kind)}
-    if kind in _ONCE and (service, kind) not in _MISSING:
+    assert {path.stem for path in found} <= _PLACES[kind][1]
+    if kind in _ONCE:
         assert len(found) == 1
 
 
 @EVERY
 def test_port_of_the_store_is_implemented_by_the_sql_store(service: str) -> None:
     """`<X>Store` in ports.py, `Sql<X>Store` in store.py, a subclass of it."""
-    if (service, "SQL store") in _MISSING:
-        pytest.skip("named otherwise so far")
     ports = {node.name for node in _top(service, "ports") if isinstance(node, ast.ClassDef)}
     (store,) = [node for node in _top(service, "store") if _is_class(node, "Sql", "Store")]
     assert isinstance(store, ast.ClassDef)

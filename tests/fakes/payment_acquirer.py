@@ -8,8 +8,8 @@ from services.acquirer import model
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import KeyMismatch, OutcomeUnknown
 from services.kernel.money import Money
-from services.payment.model import ChargeStatus, ChargeTerms, KeyState, Payment
-from services.payment.ports import Acquirer
+from services.payment.model import Payment
+from services.payment.ports import Acquirer, ChargeStatus, ChargeTerms, KeyState
 
 
 class FakeAcquirer(Acquirer):

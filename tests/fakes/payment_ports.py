@@ -21,8 +21,9 @@ from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
 from services.order import model as order_model
 from services.order.model import Change, order_not_found
 from services.order.ports import MoveOutcome, OrderStore
-from services.payment.model import AccountTerms, Order, OrderState, Payment, Reversal
-from services.payment.ports import Failpoints, Hold, Ledger, Locks, Orders
+from services.payment.model import Change as PaymentChange
+from services.payment.model import Payment, Reversal
+from services.payment.ports import AccountTerms, Failpoints, Hold, Ledger, Locks, Order, Orders, OrderState
 from services.runtime.grpc.context import Call
 from tests.fakes.ledger_store import FakeLedgerStore
 from tests.fakes.order_store import FakeOrderStore
@@ -334,7 +335,11 @@ class _Wire:
             return method  # a plain attribute is no call
 
         async def call(*arguments: object, **named: object) -> Any:
-            return await self._process.call(name, lambda: method(*arguments, **named))
+            change = arguments[0] if arguments else None
+            called = (
+                change.step.lower() if isinstance(change, PaymentChange) else name
+            )  # each transition is a call of its own
+            return await self._process.call(called, lambda: method(*arguments, **named))
 
         return call
 

@@ -1,4 +1,4 @@
-"""The payment service's store in memory: what `PaymentStore` promises, without a database."""
+"""The payment service's store in memory: what `SqlPaymentStore` promises, without a database."""
 
 from __future__ import annotations
 
@@ -18,30 +18,27 @@ from services.kernel.idempotency import (
     StoredResponse,
 )
 from services.kernel.principal import Principal
-from services.payment.card_owners import card_not_yours
 from services.payment.model import (
     ACTIVE,
-    NO_RETRY,
     PAY,
     REVERSE,
     UNANSWERED,
     Accepted,
     AcquirerRetry,
-    Charge,
+    Change,
     ConflictingPayment,
     OutboxAction,
-    Parking,
     Payment,
     PaymentEvent,
     PaymentState,
-    Reversal,
-    ReversalResult,
     Source,
+    Step,
     acquirer_key,
+    card_not_yours,
     check_quota,
-    sources_of,
+    plan,
 )
-from services.payment.ports import Encode, Filter, Store
+from services.payment.ports import Filter, PaymentStore
 from tests.fakes.request_table import FakeRequestTable
 
 
@@ -63,7 +60,7 @@ class OutboxMessage:
     """One row of the outbox."""
 
     payment_id: str
-    purpose: OutboxAction
+    action: OutboxAction
     order_id: str
     created_at_ms: int
     delivered_at_ms: int | None
@@ -92,7 +89,7 @@ class GuardedRequestTable(FakeRequestTable):
         return super().finish(key, response, now_ms=now_ms)
 
 
-class FakePaymentStore(Store):
+class FakePaymentStore(PaymentStore):
     """Never waits, so each step is whole by itself; one that raises is undone.
 
     Args:
@@ -170,150 +167,43 @@ class FakePaymentStore(Store):
     async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
         self.requests.renew(held, until_ms=until_ms)
 
-    # The payment's moves
+    # The payment's transitions
 
-    async def submit(
-        self, payment_id: str, charge: Charge, fence: Fence, *, now_ms: int
-    ) -> Payment | ConflictingPayment:
-        payment = self._known(payment_id)
-        conflicting = next(
-            (
-                other
-                for other in self.payments.values()
-                if payment.order_id and other.order_id == payment.order_id and other.state in ACTIVE
-            ),
-            None,
-        )
-        moves = payment.state is PaymentState.CREATED and (fence >= payment.fence or not self._guards.fence)
-        if moves and conflicting is not None and self._guards.unique:
-            return ConflictingPayment(conflicting)
-        if moves and payment.card in self.card_owners and not charge.customer_id:
+    async def apply(self, change: Change, fence: Fence) -> Payment:
+        with self._transaction():
+            return self._apply(change, fence) or await self.raise_fence(change.before.payment_id, fence)
+
+    async def submit(self, change: Change, fence: Fence) -> Payment | ConflictingPayment:
+        before, after = change.before, change.after
+        known = self._known(before.payment_id)
+        active = [
+            other
+            for other in self.payments.values()
+            if known.order_id and other.order_id == known.order_id and other.state in ACTIVE
+        ]
+        moves = known.version == before.version and (fence >= known.fence or not self._guards.fence)
+        if moves and active and self._guards.unique:
+            return ConflictingPayment(active[0])
+        if moves and known.card in self.card_owners and not after.customer_id:
             raise card_not_yours("")
-        binds = moves and payment.card and charge.customer_id
-        if binds and self.card_owners.setdefault(payment.card, charge.customer_id) != charge.customer_id:
-            raise card_not_yours(charge.customer_id)
-        attempt = self._next_attempt(payment, charge.round) if charge.by_card else 0
-        with self._transaction():
-            return self._move(
-                payment_id,
-                PaymentState.SUBMITTED,
-                fence,
-                now_ms,
-                round=charge.round,
-                customer_id=charge.customer_id,
-                amount=charge.amount,
-                payer_account_id=charge.payer_account_id,
-                payee_account_id=charge.payee_account_id,
-                attempt=attempt,
-                acquirer_key=acquirer_key(payment_id, attempt) if attempt else "",
-            )
+        binds = moves and known.card and after.customer_id
+        if binds and self.card_owners.setdefault(known.card, after.customer_id) != after.customer_id:
+            raise card_not_yours(after.customer_id)
+        if known.source is Source.CARD:
+            attempt = self._next_attempt(known, after.round)
+            key = acquirer_key(known.payment_id, attempt)
+            change = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
+        return await self.apply(change, fence)
 
-    async def mark_unknown(
-        self, payment_id: str, fence: Fence, *, now_ms: int, retry: AcquirerRetry = NO_RETRY
-    ) -> Payment:
-        with self._transaction():
-            payment = self._move(payment_id, PaymentState.UNKNOWN, fence, now_ms)
-            if retry != NO_RETRY and payment.state in UNANSWERED:
-                self.payments[payment_id] = replace(payment, retry=retry)
-            return payment
+    async def raise_fence(self, payment_id: str, fence: Fence) -> Payment:
+        payment = self._known(payment_id)
+        seen = self.payments[payment_id] = replace(payment, fence=self._raised(payment, fence))
+        return seen
 
-    async def record(self, payment_id: str, fence: Fence, journal_id: str, encode: Encode, *, now_ms: int) -> Payment:
-        with self._transaction():
-            payment = self._move(
-                payment_id,
-                PaymentState.SUCCEEDED,
-                fence,
-                now_ms,
-                only_from=(PaymentState.SUBMITTED, PaymentState.UNKNOWN),
-                journal_id=journal_id,
-                settled_at_ms=now_ms,
-            )
-            if payment.state is PaymentState.SUCCEEDED:
-                self._end(payment, payment.key, OutboxAction.COMPLETE, encode, now_ms)
-            return payment
-
-    async def decline(
-        self, payment_id: str, fence: Fence, reason: str, encode: Encode, *, release: bool, now_ms: int
-    ) -> Payment:
-        with self._transaction():
-            payment = self._move(payment_id, PaymentState.DECLINED, fence, now_ms, decline_reason=reason)
-            if payment.state is PaymentState.DECLINED:
-                self._end(payment, payment.key, OutboxAction.RELEASE if release else None, encode, now_ms)
-            return payment
-
-    async def begin_reversal(self, payment_id: str, fence: Fence, reversal: Reversal, *, now_ms: int) -> Payment:
-        with self._transaction():
-            known = self._known(payment_id)
-            begun_before = known.reversal is not None and known.reversal.key == reversal.key
-            can_be_undone = known.state is PaymentState.SUCCEEDED or known.source is Source.CARD
-            if begun_before or not can_be_undone:
-                return self._seen(known, fence)
-            return self._move(payment_id, PaymentState.REVERSING, fence, now_ms, reversal=reversal, retry=NO_RETRY)
-
-    async def record_reversal(
-        self, payment: Payment, fence: Fence, undone: ReversalResult, encode: Encode, encode_own: Encode, *, now_ms: int
-    ) -> Payment:
-        was_unknown, in_books = not payment.journal_id, bool(undone.journal_id)
-        with self._transaction():
-            moved = self._move(
-                payment.payment_id,
-                PaymentState.REVERSED,
-                fence,
-                now_ms,
-                only_from=(PaymentState.REVERSING,),
-                journal_id=undone.journal_id,
-                reversal_journal_id=undone.reversal_journal_id,
-                settled_at_ms=now_ms if was_unknown and in_books else payment.settled_at_ms,
-            )
-            if moved.state is PaymentState.REVERSED and moved.reversal is not None:
-                if was_unknown:
-                    message = OutboxAction.COMPLETE if in_books else OutboxAction.RELEASE
-                    self._end(moved, moved.key, message, encode_own, now_ms)
-                self._end(moved, moved.reversal.key, OutboxAction.REOPEN if in_books else None, encode, now_ms)
-            return moved
-
-    async def refuse_reversal(
-        self, payment: Payment, fence: Fence, journal_id: str, answer: StoredResponse, encode: Encode, *, now_ms: int
-    ) -> None:
-        with self._transaction():
-            known = self._known(payment.payment_id)
-            if known.version == payment.version:
-                moved = self._move(
-                    payment.payment_id,
-                    PaymentState.SUCCEEDED,
-                    fence,
-                    now_ms,
-                    only_from=(PaymentState.REVERSING,),
-                    journal_id=journal_id,
-                    settled_at_ms=payment.settled_at_ms if payment.journal_id else now_ms,
-                )
-            else:
-                moved = self._seen(known, fence)
-            if moved.state is PaymentState.SUCCEEDED and payment.reversal is not None:
-                if not payment.journal_id:
-                    self._end(moved, moved.key, OutboxAction.COMPLETE, encode, now_ms)
-                self.requests.finish(payment.reversal.key, answer, now_ms=now_ms)
-
-    async def park(
-        self, payment_id: str, fence: Fence, parking: Parking, encode: Encode, encode_own: Encode, *, now_ms: int
-    ) -> Payment:
-        with self._transaction():
-            known = self._known(payment_id)
-            if known.source is not Source.CARD or not known.order_id or known.journal_id:
-                return self._seen(known, fence)
-            moved = self._move(payment_id, PaymentState.PARKED, fence, now_ms, parking=parking, retry=NO_RETRY)
-            if moved.state is PaymentState.PARKED and moved.is_parked_for(parking):
-                self._end(moved, moved.key, OutboxAction.RELEASE, encode_own, now_ms)
-                if moved.reversal is not None:
-                    self._end(moved, moved.reversal.key, None, encode_own, now_ms)
-                self._end(moved, parking.key, None, encode, now_ms)
-            return moved
-
-    async def record_parked_reversal(self, payment: Payment, *, now_ms: int) -> Payment:
-        with self._transaction():
-            return self._move(
-                payment.payment_id, PaymentState.REVERSED, payment.fence, now_ms, only_from=(PaymentState.PARKED,)
-            )
+    async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None:
+        payment = await self.raise_fence(payment_id, fence)
+        if payment.state in UNANSWERED:
+            self.payments[payment_id] = replace(payment, retry=retry)
 
     async def schedule_query(self, key: str) -> None:
         for payment in list(self.payments.values()):
@@ -321,10 +211,10 @@ class FakePaymentStore(Store):
                 retry = replace(payment.retry, ask_at_ms=0)
                 self.payments[payment.payment_id] = replace(payment, retry=retry)
 
-    async def delivered(self, payment_id: str, purpose: OutboxAction, *, now_ms: int) -> None:
-        message = self.outbox.get((payment_id, purpose))
+    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
+        message = self.outbox.get((payment_id, action))
         if message is not None and message.delivered_at_ms is None:
-            self.outbox[payment_id, purpose] = replace(message, delivered_at_ms=now_ms)
+            self.outbox[payment_id, action] = replace(message, delivered_at_ms=now_ms)
 
     # What was left between two commits
 
@@ -369,15 +259,9 @@ class FakePaymentStore(Store):
             keys = self.requests.expire(now_ms=now_ms)
             for key in keys:
                 payment = self._of_key(key)
-                if payment is not None and payment.state is PaymentState.CREATED:
-                    ended = self._move(
-                        payment.payment_id,
-                        PaymentState.DECLINED,
-                        payment.fence,
-                        now_ms,
-                        decline_reason="TICKET_EXPIRED",
-                    )
-                    self._tell(ended, OutboxAction.RELEASE, now_ms)
+                change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
+                if change:
+                    self._apply(change, change.before.fence)
             return len(keys)
 
     # Reading
@@ -438,31 +322,23 @@ class FakePaymentStore(Store):
             self.payments, self.events, self.outbox, self.requests.rows = saved
             raise
 
-    def _move(
-        self,
-        payment_id: str,
-        target: PaymentState,
-        fence: Fence,
-        now_ms: int,
-        *,
-        only_from: tuple[PaymentState, ...] = (),
-        **values: object,
-    ) -> Payment:
-        payment = self._known(payment_id)
-        if target not in UNANSWERED:
-            values["retry"] = replace(payment.retry, attention="")
-        if payment.state not in (only_from or sources_of(target)):
-            return self._seen(payment, fence)
-        moved = replace(
-            payment,
-            state=target,
-            version=payment.version + 1,
-            updated_at_ms=now_ms,
-            fence=self._raised(payment, fence),
-            **values,  # type: ignore[arg-type]  # the fields of Payment
-        )
-        self._put(moved)
-        return moved
+    def _apply(self, change: Change, fence: Fence) -> Payment | None:
+        known, row = self._known(change.before.payment_id), change.transition
+        raised = self._raised(known, fence)
+        if known.version != change.before.version or known.state not in row.only_from:
+            return None
+        after = change.after
+        always = ("state", "version", "updated_at_ms")
+        values = {name: getattr(after, name) for name in (*always, *row.sets)}
+        values.setdefault("retry", replace(known.retry, attention=after.retry.attention))
+        payment = replace(known, fence=raised, **values)
+        self._put(payment)
+        for key, answer in change.answers:
+            self.requests.finish(key, answer, now_ms=payment.updated_at_ms)
+        for action in change.outbox:
+            message = OutboxMessage(payment.payment_id, action, payment.order_id, payment.updated_at_ms, None)
+            self.outbox.setdefault((payment.payment_id, action), message)
+        return payment
 
     def _next_attempt(self, payment: Payment, in_round: int) -> int:
         earlier = [
@@ -472,26 +348,10 @@ class FakePaymentStore(Store):
         ]
         return 1 + sum(other.payment_id != payment.payment_id for other in earlier)
 
-    def _seen(self, payment: Payment, fence: Fence) -> Payment:
-        """The payment as it stands, with its fence raised."""
-        seen = self.payments[payment.payment_id] = replace(payment, fence=self._raised(payment, fence))
-        return seen
-
     def _raised(self, payment: Payment, fence: Fence) -> Fence:
         if fence < payment.fence and self._guards.fence:
             raise StaleFence(payment.order_id, fence, payment.fence)
         return max(fence, payment.fence)
-
-    def _end(
-        self, payment: Payment, key: RequestKey, purpose: OutboxAction | None, encode: Encode, now_ms: int
-    ) -> None:
-        if self.requests.finish(key, encode(payment), now_ms=now_ms) and purpose is not None:
-            self._tell(payment, purpose, now_ms)
-
-    def _tell(self, payment: Payment, purpose: OutboxAction, now_ms: int) -> None:
-        if payment.order_id:
-            message = OutboxMessage(payment.payment_id, purpose, payment.order_id, now_ms, None)
-            self.outbox.setdefault((payment.payment_id, purpose), message)
 
     def _put(self, payment: Payment) -> None:
         self.payments[payment.payment_id] = payment

@@ -13,8 +13,8 @@ from services.kernel.idempotency import RequestKey
 from services.kernel.ids import RandomIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import SETTLE, ChargeStatus, ChargeTerms, KeyState, Payment, Source
-from services.payment.ports import Acquirer
+from services.payment.model import SETTLE, Payment, Source
+from services.payment.ports import Acquirer, ChargeStatus, ChargeTerms, KeyState
 
 LI = Principal("li", Role.CASHIER)
 AMOUNT = Money(300, "CNY")

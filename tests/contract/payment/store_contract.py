@@ -24,14 +24,17 @@ from services.kernel.guards import Guards
 from services.kernel.idempotency import Execution, Lease, RequestKey, RequestState, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.payment import model
 from services.payment.model import (
     NO_RETRY,
     PARK,
     PAY,
     REVERSE,
     SETTLE,
+    TRANSITIONS,
     Accepted,
     AcquirerRetry,
+    Change,
     Charge,
     ConflictingPayment,
     OutboxAction,
@@ -41,8 +44,11 @@ from services.payment.model import (
     Reversal,
     ReversalResult,
     Source,
+    Step,
+    Transition,
+    plan,
 )
-from services.payment.ports import Filter, Store
+from services.payment.ports import Filter, PaymentStore
 from services.payment.servicer import PaymentResponses
 from tests.fakes.payment_store import Event, OutboxMessage
 
@@ -54,7 +60,7 @@ CUSTOMER_LI = Principal("li", Role.CUSTOMER)
 T0 = 10_000
 FENCE, NEWER = Fence(1, 100), Fence(1, 101)
 CHARGE = Charge(1, "mei", Money(300, "CNY"), "drawer:CNY", "sales:CNY")
-BY_CARD = Charge(1, "mei", Money(300, "CNY"), "acquirer:CNY", "sales:CNY", by_card=True)
+BY_CARD = Charge(1, "mei", Money(300, "CNY"), "acquirer:CNY", "sales:CNY")
 SILENCE = AcquirerRetry(3, T0 + 4_000)
 UNDONE = ReversalResult("j1", "j2")
 REFUSED = StoredResponse(False, b"refused")
@@ -66,7 +72,7 @@ class Subject(Protocol):
     """A store under test, and a look at what it keeps behind its port."""
 
     @property
-    def store(self) -> Store: ...
+    def store(self) -> PaymentStore: ...
 
     async def history(self, payment_id: str) -> list[Event]:
         """The events of one payment, by version."""
@@ -141,42 +147,60 @@ class Made:
     async def submit(
         self, fence: Fence = FENCE, *, charge: Charge = CHARGE, now_ms: int = T0 + 1
     ) -> Payment | ConflictingPayment:
-        return await self.subject.store.submit(self.payment_id, charge, fence, now_ms=now_ms)
+        change = model.submit(await self.now(), charge, now_ms)
+        if change is None:
+            return await self.subject.store.raise_fence(self.payment_id, fence)
+        return await self.subject.store.submit(change, fence)
 
     async def mark_unknown(
         self, fence: Fence = FENCE, *, retry: AcquirerRetry = NO_RETRY, now_ms: int = T0 + 2
     ) -> Payment:
-        return await self.subject.store.mark_unknown(self.payment_id, fence, now_ms=now_ms, retry=retry)
+        await self.commit(model.mark_unknown(await self.now(), now_ms, retry), fence)
+        if retry != NO_RETRY:
+            await self.subject.store.schedule_retry(self.payment_id, fence, retry)
+        return await self.now()
 
     async def record(self, fence: Fence = FENCE, *, now_ms: int = T0 + 3) -> Payment:
-        return await self.subject.store.record(self.payment_id, fence, "j1", encode, now_ms=now_ms)
+        return await self.commit(model.record(await self.now(), "j1", now_ms), fence)
 
     async def decline(self, fence: Fence = FENCE, *, release: bool = True, now_ms: int = T0 + 3) -> Payment:
-        return await self.subject.store.decline(
-            self.payment_id, fence, "WHY", lambda _payment: REFUSED, release=release, now_ms=now_ms
-        )
+        change = model.decline(await self.now(), "WHY", now_ms, release=release)
+        return await self.commit(change, fence, refuses=(SETTLE, PAY))
 
     async def park(self, key: str = "k1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
-        store = self.subject.store
-        await store.begin_request(parking_of(key).key, "f", lease(now_ms))
-        return await store.park(
-            self.payment_id, fence, parking_of(key), encode_parking, lambda _payment: REFUSED, now_ms=now_ms
-        )
+        await self.subject.store.begin_request(parking_of(key).key, "f", lease(now_ms))
+        change = model.park(await self.now(), parking_of(key), now_ms)
+        return await self.commit(change, fence, refuses=(SETTLE, REVERSE))
 
     async def begin_reversal(self, key: str = "v1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
-        store = self.subject.store
-        await store.begin_request(reversal_of(key).key, "f", lease(now_ms))
-        return await store.begin_reversal(self.payment_id, fence, reversal_of(key), now_ms=now_ms)
+        await self.subject.store.begin_request(reversal_of(key).key, "f", lease(now_ms))
+        return await self.commit(model.begin_reversal(await self.now(), reversal_of(key), now_ms), fence)
 
     async def record_reversal(
         self, fence: Fence = FENCE, *, undone: ReversalResult = UNDONE, now_ms: int = T0 + 5
     ) -> Payment:
-        return await self.subject.store.record_reversal(
-            await self.now(), fence, undone, encode_reversal, lambda _payment: REFUSED, now_ms=now_ms
-        )
+        change = model.record_reversal(await self.now(), undone, now_ms)
+        return await self.commit(change, fence, refuses=(SETTLE,))
 
-    async def refuse_reversal(self, payment: Payment, fence: Fence = FENCE, *, now_ms: int = T0 + 5) -> None:
-        await self.subject.store.refuse_reversal(payment, fence, "j1", REFUSED, encode, now_ms=now_ms)
+    async def refuse_reversal(self, payment: Payment, fence: Fence = FENCE, *, now_ms: int = T0 + 5) -> Payment:
+        """Args: payment: As it was when the ledger was asked."""
+        assert payment.reversal is not None
+        change = model.refuse_reversal(payment, payment.reversal, "j1", now_ms)
+        return await self.commit(change, fence, refuses=(REVERSE,))
+
+    async def commit(self, change: Change | None, fence: Fence, *, refuses: tuple[str, ...] = ()) -> Payment:
+        """Commit a transition as it was planned.
+
+        Args:
+            refuses: The methods of the requests that are answered with REFUSED.
+        """
+        if change is None:
+            return await self.subject.store.raise_fence(self.payment_id, fence)
+        answers = tuple(
+            (key, REFUSED if key.method in refuses else RESPONSES.payment(key.method, change.after))
+            for key in change.ended
+        )
+        return await self.subject.store.apply(replace(change, answers=answers), fence)
 
     async def now(self) -> Payment:
         return await self.subject.store.get(self.payment_id)
@@ -546,6 +570,46 @@ class PaymentStoreContract:
             with pytest.raises(NotFound) as refusal:
                 await step()
             assert refusal.value.reason == "PAYMENT_NOT_FOUND"
+        change = model.decline(draft("p9"), "WHY", T0)
+        assert change is not None
+        for step_of_store in (
+            subject.store.apply(change, FENCE),
+            subject.store.raise_fence("p9", FENCE),
+            subject.store.schedule_retry("p9", FENCE, SILENCE),
+        ):
+            with pytest.raises(NotFound):
+                await step_of_store
+
+    async def test_apply_of_what_was_planned_on_an_older_payment_changes_nothing(self, make: Make) -> None:
+        """It answers with the payment as it stands, so that the caller plans again; its requests stay open."""
+        subject = await make()
+        made = await accepted(subject)
+        read = await made.submit()
+        assert isinstance(read, Payment)
+        stands = await made.mark_unknown()
+        for change in (model.record(read, "j1", T0), model.decline(read, "WHY", T0), model.mark_unknown(read, T0)):
+            assert await made.commit(change, FENCE) == stands
+        assert len(await made.states()) == 3
+        assert await subject.messages() == []
+        assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
+        assert (await made.record()).state is PaymentState.SUCCEEDED
+
+    async def test_changed_row_of_the_table_changes_the_store(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No store knows the state machine by itself: where a transition leads from and to, what it ends and tells."""
+        subject = await make()
+        made = await accepted(subject)
+        odd = Transition((PaymentState.CREATED,), PaymentState.REVERSED, ("journal_id",), outbox=(OutboxAction.REOPEN,))
+        monkeypatch.setitem(TRANSITIONS, Step.RECORD, odd)
+        recorded = await made.record()
+        assert (recorded.state, recorded.journal_id, recorded.settled_at_ms) == (PaymentState.REVERSED, "j1", 0)
+        assert await made.states() == [PaymentState.CREATED, PaymentState.REVERSED]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.REOPEN]
+        assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
+        monkeypatch.undo()
+        before = await made.now()
+        assert (await made.record()) == before
 
     async def test_ten_payments_of_one_order_submitted_at_once(self, make: Make) -> None:
         """One becomes active; the others are told which."""
@@ -637,13 +701,11 @@ class PaymentStoreContract:
         await made.submit()
         before = await made.now()
 
-        def fail(_payment: Payment) -> StoredResponse:
-            raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            await subject.store.record("p1", FENCE, "j1", fail, now_ms=T0)
-        with pytest.raises(ZeroDivisionError):
-            await subject.store.decline("p1", FENCE, "WHY", fail, release=True, now_ms=T0)
+        for change in (model.record(before, "j1", T0), model.decline(before, "WHY", T0)):
+            cannot_be_read = (1 / 0 for _ in (REFUSED,))
+            assert change is not None
+            with pytest.raises(ZeroDivisionError):
+                await subject.store.apply(replace(change, answers=cannot_be_read), FENCE)  # type: ignore[arg-type]
         assert await made.now() == before
         assert len(await subject.history("p1")) == 2
         assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 1)
@@ -655,7 +717,7 @@ class PaymentStoreContract:
         made = await accepted(subject)
         declined = await made.decline(release=release)
         assert (declined.state, declined.decline_reason) == (PaymentState.DECLINED, "WHY")
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE] * release
+        assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE] * release
         assert await subject.store.response_to(settle_key()) == REFUSED
 
     async def test_declined_before_it_was_claimed_its_request_is_answered_alike(self, make: Make) -> None:
@@ -682,7 +744,7 @@ class PaymentStoreContract:
         reversed_ = await made.record_reversal()
         assert (reversed_.state, reversed_.reversal_journal_id) == (PaymentState.REVERSED, "j2")
         assert await subject.store.response_to(reversal_of().key) == encode_reversal(reversed_)
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.COMPLETE, OutboxAction.REOPEN]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.COMPLETE, OutboxAction.REOPEN]
 
     async def test_a_late_record_does_not_end_a_reversal(self, make: Make) -> None:
         """Both moves lead to SUCCEEDED; only a refusal leads there from REVERSING."""
@@ -715,7 +777,7 @@ class PaymentStoreContract:
         subject = await make()
         made = await succeeded(subject)
         await made.refuse_reversal(await made.begin_reversal("v1"))
-        again = await subject.store.begin_reversal("p1", FENCE, reversal_of("v1"), now_ms=T0 + 9)
+        again = await made.begin_reversal("v1", now_ms=T0 + 9)
         assert again.state is PaymentState.SUCCEEDED
         assert (await made.states()).count(PaymentState.REVERSING) == 1
 
@@ -746,7 +808,7 @@ class PaymentStoreContract:
         assert await made.now() == parked
         assert await subject.store.response_to(settle_key()) == REFUSED
         assert await subject.store.response_to(parking_of().key) == encode_parking(parked)
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert (await made.states())[-1] is PaymentState.PARKED
 
     async def test_parking_a_reversal_of_an_unknown_payment_ends_three_requests(self, make: Make) -> None:
@@ -761,7 +823,7 @@ class PaymentStoreContract:
         for key in (settle_key(), reversal_of().key):
             assert await subject.store.response_to(key) == REFUSED
         assert await subject.store.response_to(parking_of().key) == encode_parking(parked)
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert (await made.states())[-2:] == [PaymentState.REVERSING, PaymentState.PARKED]
         assert await subject.store.overdue(now_ms=T0 + 99_000, limit=9) == []
         assert await made.record_reversal() == parked
@@ -849,12 +911,12 @@ class PaymentStoreContract:
         made = await unknown_by_card(subject)
         parked = await made.park()
         outcomes = await asyncio.gather(
-            *(subject.store.record_parked_reversal(parked, now_ms=T0 + 9) for _ in range(5))
+            *(made.commit(plan(Step.RECORD_PARKED_REVERSAL, parked, T0 + 9), parked.fence) for _ in range(5))
         )
         assert {payment.state for payment in outcomes} == {PaymentState.REVERSED}
         assert (await made.states()).count(PaymentState.REVERSED) == 1
         assert (await made.now()).journal_id == ""
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert await subject.store.parked(now_ms=T0 + 99_000, limit=9) == []
 
     async def test_a_parking_is_not_taken_for_a_reversal_of_the_same_key(self, make: Make) -> None:
@@ -944,7 +1006,7 @@ class PaymentStoreContract:
             "TICKET_EXPIRED",
             2,
         )
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert await subject.store.expire(now_ms=T0 + DAY_MS) == 0
 
     # Reading
@@ -974,8 +1036,7 @@ class PaymentStoreContract:
         """The payment's clerk, and of a reversal its own; a page at a time, the oldest change first."""
         subject = await make()
         made = await succeeded(subject)
-        await subject.store.begin_reversal("p1", FENCE, reversal_of(), now_ms=T0 + 4)
-        await subject.store.refuse_reversal(await made.now(), FENCE, "j1", REFUSED, encode, now_ms=T0 + 5)
+        await made.refuse_reversal(await made.begin_reversal())
         events = await subject.store.history("p1", after=0, limit=9)
         assert [(event.version, event.state, event.actor, event.reason) for event in events] == [
             (1, PaymentState.CREATED, LI, ""),
@@ -1029,7 +1090,7 @@ class PaymentStoreContract:
         """The key of a reversal, too, is its clerk's alone."""
         subject = await make()
         made = await succeeded(subject)
-        await made.subject.store.begin_reversal("p1", FENCE, reversal_of(), now_ms=T0)
+        await made.begin_reversal(now_ms=T0)
         assert await subject.store.of_request(reversal_of().key) == await made.now()
         theirs = replace(reversal_of().key, caller=Principal("wang", Role.CASHIER))
         assert await subject.store.of_request(theirs) is None
@@ -1243,7 +1304,7 @@ class PaymentStoreContract:
         assert undone.settled_at_ms == 0
         assert await subject.store.response_to(settle_key()) == REFUSED
         assert await subject.store.response_to(reversal_of().key) == encode_reversal(undone)
-        assert [message.purpose for message in await subject.messages()] == [OutboxAction.RELEASE]
+        assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
 
     async def test_undone_after_it_was_charged_unseen(self, make: Make) -> None:
         """REVERSED with both journals: the order service hears that it was paid, and that it is not any more."""

@@ -22,9 +22,8 @@ from services.devstack.readiness import SERVING, health
 from services.kernel.clock import Deadline, SystemClock
 from services.kernel.errors import OutcomeUnknown
 from services.kernel.principal import Principal, Role
-from services.payment.model import KeyState
 from services.payment.peers import AcquirerPeer
-from services.payment.ports import Acquirer
+from services.payment.ports import Acquirer, KeyState
 from services.runtime.grpc.tokens import TokenSigner
 from tests.contract.payment.acquirer_contract import AMOUNT, AcquirerContract, fresh
 from tests.fakes.payment_acquirer import FakeAcquirer

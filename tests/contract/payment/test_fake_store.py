@@ -22,7 +22,7 @@ class InMemory:
         return [event for event in self.store.events if event.payment_id == payment_id]
 
     async def messages(self) -> list[OutboxMessage]:
-        return sorted(self.store.outbox.values(), key=lambda message: (message.payment_id, message.purpose))
+        return sorted(self.store.outbox.values(), key=lambda message: (message.payment_id, message.action))
 
     async def request(self, key: RequestKey) -> tuple[RequestState, int]:
         row = self.store.requests.rows[key]

@@ -11,7 +11,7 @@ from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState, StoredResponse
 from services.payment.model import ISSUE_TICKET, PAY
 from services.payment.schema import REMOVALS, REQUESTS, RETENTION
-from services.payment.store import PaymentStore
+from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from services.runtime.database.retention import remove_old_requests
 from tests.contract.payment.store_contract import (
@@ -33,7 +33,7 @@ EXPIRED_AT = T0 + 5_000
 
 @pytest.fixture
 def subject(database: Database) -> InDatabase:
-    return InDatabase(PaymentStore(database, Guards()), database)
+    return InDatabase(SqlPaymentStore(database, Guards()), database)
 
 
 async def keys(subject: InDatabase) -> set[tuple[str, str]]:

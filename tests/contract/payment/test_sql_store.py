@@ -19,7 +19,7 @@ from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
 from services.payment.model import Accepted, ConflictingPayment, OutboxAction, Payment, PaymentState
 from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
-from services.payment.store import PaymentStore
+from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.payment.store_contract import (
@@ -42,7 +42,7 @@ from tests.fakes.payment_store import Event, OutboxMessage
 class InDatabase:
     """The real store as a subject."""
 
-    store: PaymentStore
+    store: SqlPaymentStore
     database: Database
 
     async def history(self, payment_id: str) -> list[Event]:
@@ -96,7 +96,7 @@ class InDatabase:
 
 
 async def in_database(database: Database, guards: Guards | None = None) -> InDatabase:
-    store = PaymentStore(database, guards or Guards())
+    store = SqlPaymentStore(database, guards or Guards())
     await store.prepare()
     return InDatabase(store, database)
 

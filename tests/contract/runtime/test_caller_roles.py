@@ -24,7 +24,7 @@ from services.ledger.store import SqlLedgerStore
 from services.order.model import Order
 from services.order.store import SqlOrderStore
 from services.payment.model import PAY, REVERSE, SETTLE, Accepted, Payment, Source
-from services.payment.store import PaymentStore
+from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
 
@@ -113,7 +113,7 @@ class TestPayment:
     """The payment service's requests and tickets."""
 
     @pytest.fixture
-    async def store(self, empty: Database) -> PaymentStore:
+    async def store(self, empty: Database) -> SqlPaymentStore:
         await migrate(empty, "payment", "0002")
         undone = {"reversal_caller": "wang", "reversal_role": "accountant", "reversal_key": "v1", "state": "REVERSED"}
         for row in (
@@ -137,30 +137,30 @@ class TestPayment:
         ):
             await insert(empty, "requests", row)
         await bring_up_to_date(empty, SERVICES / "payment", migrate=True)
-        return PaymentStore(empty, Guards())
+        return SqlPaymentStore(empty, Guards())
 
     async def test_migrated_settle_is_replayed_to_its_clerk_and_new_to_a_customer_of_the_same_name(
-        self, store: PaymentStore
+        self, store: SqlPaymentStore
     ) -> None:
         assert await store.accept(draft("p9", LI, SETTLE, "s1"), "f", lease()) == DONE
         theirs = await store.accept(draft("p9", CUSTOMER_LI, SETTLE, "s1"), "other", lease())
         assert isinstance(theirs, Accepted)
         assert theirs.payment.payment_id == "p9"
 
-    async def test_migrated_pay_is_replayed_to_its_customer_alone(self, store: PaymentStore) -> None:
+    async def test_migrated_pay_is_replayed_to_its_customer_alone(self, store: SqlPaymentStore) -> None:
         assert await store.accept(draft("p9", MEI, PAY, "t1"), "f", lease()) == DONE
         with pytest.raises(NotFound):
             await store.accept(draft("p9", replace(MEI, role=Role.CASHIER), PAY, "t1"), "f", lease())
 
     @pytest.mark.parametrize(("key", "ok"), [("v1", True), ("refused", False)])
     async def test_migrated_reversal_is_replayed_to_its_accountant(
-        self, store: PaymentStore, key: str, ok: bool
+        self, store: SqlPaymentStore, key: str, ok: bool
     ) -> None:
         """Also one that no payment tells of: only accountants reverse."""
         stored = await store.begin_request(RequestKey(WANG, REVERSE, key), "f", lease())
         assert stored == StoredResponse(ok, b"done")
 
-    async def test_migrated_execution_is_carried_on(self, store: PaymentStore) -> None:
+    async def test_migrated_execution_is_carried_on(self, store: SqlPaymentStore) -> None:
         """By the worker, with the payment that it began."""
         (row,) = await store.overdue(now_ms=NOW_MS, limit=9)
         assert row.key == RequestKey(LI, SETTLE, "s2")
@@ -168,7 +168,7 @@ class TestPayment:
         assert carried_on is not None
         assert (carried_on.payment_id, carried_on.key.caller) == ("p2", LI)
 
-    async def test_migrated_reversal_is_found_by_its_key(self, store: PaymentStore) -> None:
+    async def test_migrated_reversal_is_found_by_its_key(self, store: SqlPaymentStore) -> None:
         undone = await store.of_request(RequestKey(WANG, REVERSE, "v1"))
         assert undone is not None
         assert undone.reversal is not None
@@ -176,26 +176,28 @@ class TestPayment:
 
     @pytest.mark.parametrize("role", PAYERS)
     async def test_migrated_request_of_an_unknown_role_is_replayed_whoever_of_that_name_repeats_it(
-        self, store: PaymentStore, role: Role
+        self, store: SqlPaymentStore, role: Role
     ) -> None:
         """Its caller is one of them, and must not execute it a second time."""
         key = RequestKey(Principal("li", role), "IssueTicket", "i1")
         assert await store.begin_request(key, "f", lease()) == DONE
 
-    async def test_migrated_ticket_is_that_of_the_one_person_who_paid_under_its_name(self, store: PaymentStore) -> None:
+    async def test_migrated_ticket_is_that_of_the_one_person_who_paid_under_its_name(
+        self, store: SqlPaymentStore
+    ) -> None:
         assert await store.ticket_order(RequestKey(WANG, PAY, "unused")) == "o9"
         assert isinstance(await store.accept(draft("p9", WANG, PAY, "unused"), "f", lease()), Accepted)
         with pytest.raises(NotFound):
             await store.ticket_order(RequestKey(replace(WANG, role=Role.CUSTOMER), PAY, "unused"))
 
-    async def test_migrated_ticket_that_was_given_back_keeps_its_payment(self, store: PaymentStore) -> None:
+    async def test_migrated_ticket_that_was_given_back_keeps_its_payment(self, store: SqlPaymentStore) -> None:
         carried_on = await store.accept(draft("p9", LI, PAY, "t5"), "f", lease())
         assert isinstance(carried_on, Accepted)
         assert carried_on.payment.payment_id == "p5"
 
     @pytest.mark.parametrize("role", PAYERS)
     async def test_migrated_unused_ticket_of_an_unknown_person_has_expired(
-        self, store: PaymentStore, role: Role
+        self, store: SqlPaymentStore, role: Role
     ) -> None:
         """Nobody can tell whose it is, and it must not be three persons'."""
         tom = Principal("tom", role)

@@ -21,8 +21,8 @@ from services.kernel.errors import (
 )
 from services.kernel.ids import check_name
 from services.kernel.principal import Principal, Role
-from services.payment.commands import PayCommand, ticket_owner
 from services.payment.model import Source
+from services.payment.operations import PayCommand, ticket_owner
 
 
 def context_of(*words: str, **params: object) -> Any:

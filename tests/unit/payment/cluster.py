@@ -16,9 +16,8 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Journal, house_accounts
 from services.order.model import Order, OrderState, cancel
-from services.payment.commands import ParkCommand, PayCommand, ReverseCommand, SettleCommand
 from services.payment.model import REVERSE, SETTLE, UNANSWERED, Payment, PaymentState, Source
-from services.payment.operations import PaymentOperations
+from services.payment.operations import ParkCommand, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
 from services.payment.ports import Limits
 from services.payment.servicer import PaymentResponses
 from services.runtime.grpc.context import Call
@@ -210,7 +209,7 @@ class InMemoryCluster:
         for _ in range(passes):
             self.lapse()
             try:
-                if await by.operations.recover() == 0:
+                if await by.operations.recovery.recover() == 0:
                     return
             except CountinghouseError as error:
                 if not may_come_right(error):

@@ -12,7 +12,8 @@ from services.kernel.errors import Aborted, FailedPrecondition
 from services.kernel.idempotency import RequestState
 from services.ledger.model import Account, AccountKind
 from services.order.model import OrderState
-from services.payment.model import ChargeStatus, Payment, PaymentState, Source
+from services.payment.model import Payment, PaymentState, Source
+from services.payment.ports import ChargeStatus
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.cluster import CARD, WANG, InMemoryCluster, payment_in
 from tests.unit.payment.test_card import SILENCE, at_bank, by_card, kept_silent, unheard
@@ -302,7 +303,7 @@ class TestWholeAnswer:
             await cluster.settle(two, "cash")
         assert refusal.value.reason == "ORDER_HALF_SETTLED"
         cluster.clock.advance(60_000)
-        await two.operations.recover()
+        await two.operations.recovery.recover()
         assert two.process.calls["charge"] == 0
         assert (cluster.of("s1").state, cluster.of("s1").attention) == (PaymentState.UNKNOWN, "ACQUIRER_MISMATCH")
         assert not cluster.ledger.chain
@@ -317,7 +318,7 @@ class TestWholeAnswer:
         two = cluster.instance()
         two.process.fails("query", SILENCE)
         cluster.clock.advance(60_000)
-        await two.operations.recover()
+        await two.operations.recovery.recover()
         assert cluster.of("s1").attention == "ACQUIRER_MISMATCH"
         assert two.process.calls["charge"] == 0
 

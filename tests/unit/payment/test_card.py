@@ -59,7 +59,7 @@ async def kept_silent(cluster: InMemoryCluster, *, charged: bool) -> Payment:
     worker.process.fails("charge", SILENCE, times=99)
     while not payment.attention:
         cluster.clock.advance(60_000)
-        await worker.operations.recover()
+        await worker.operations.recovery.recover()
         payment = cluster.of("s1")
     return payment
 
@@ -281,9 +281,9 @@ class TestSilence:
             payment = cluster.of("s1")
             assert (payment.retry.asks, payment.retry.ask_at_ms) == (asks, cluster.clock.now_ms() + pause_ms)
             cluster.clock.advance(pause_ms - 1)
-            assert await worker.operations.recover() == 0
+            assert await worker.operations.recovery.recover() == 0
             cluster.clock.advance(1)
-            assert await worker.operations.recover() == 1
+            assert await worker.operations.recovery.recover() == 1
         assert cluster.of("s1").state is PaymentState.SUCCEEDED
         cluster.check()
 
@@ -291,12 +291,12 @@ class TestSilence:
         """The acquirer's notice lets the worker ask at once; late, repeated and foreign ones do nothing."""
         payment = await unheard(cluster, charged=True)
         worker = cluster.instance()
-        assert await worker.operations.recover() == 0
+        assert await worker.operations.recovery.recover() == 0
         await worker.operations.notified("pay_nothing:1")
-        assert await worker.operations.recover() == 0
+        assert await worker.operations.recovery.recover() == 0
         for _ in range(2):
             await worker.operations.notified(payment.acquirer_key)
-        assert await worker.operations.recover() == 1
+        assert await worker.operations.recovery.recover() == 1
         ended = cluster.of("s1")
         assert ended.state is PaymentState.SUCCEEDED
         await worker.operations.notified(payment.acquirer_key)
@@ -339,7 +339,7 @@ class TestAttention:
         assert cluster.state("s1") is RequestState.IN_PROGRESS
         cluster.clock.advance(365 * 24 * 3600 * 1000)
         one = cluster.instance()
-        await one.operations.recover()
+        await one.operations.recovery.recover()
         page = await one.operations.page(cluster.call(WANG), Filter(needs_attention=True), limit=9, after=None)
         assert [(found.payment_id, found.state) for found in page] == [(payment.payment_id, PaymentState.UNKNOWN)]
 
@@ -349,14 +349,14 @@ class TestAttention:
         worker = cluster.instance()
         for _ in range(5):
             cluster.clock.advance(60_000)
-            assert await worker.operations.recover() == 1
+            assert await worker.operations.recovery.recover() == 1
         assert (worker.process.calls["query"], worker.process.calls["charge"]) == (5, 0)
         assert cluster.of("s1").attention == "ACQUIRER_SILENT"
         assert payment.amount is not None
         key, payload = payment.acquirer_key, Payload(CARD, payment.amount, payment.payment_id)
         cluster.acquirer.charges[key] = Charge(key, ChargeState.CHARGED, payload, "", 1)
         cluster.clock.advance(60_000)
-        await worker.operations.recover()
+        await worker.operations.recovery.recover()
         assert (cluster.of("s1").state, cluster.of("s1").attention) == (PaymentState.SUCCEEDED, "")
         assert worker.process.calls["charge"] == 0
         cluster.check()
@@ -382,7 +382,7 @@ class TestAttention:
         worker = cluster.instance()
         for _ in range(MAX_ASKS - 1):
             cluster.clock.advance(60_000)
-            await worker.operations.recover()
+            await worker.operations.recovery.recover()
         assert cluster.of("s1").attention == "IDEMPOTENCY_KEY_MISMATCH"
         assert not cluster.ledger.chain
 
@@ -440,11 +440,11 @@ class TestReverse:
         await cluster.reverse(one, settled.payment_id)
         for _ in range(MAX_ASKS - 1):
             cluster.clock.advance(60_000)
-            await one.operations.recover()
+            await one.operations.recovery.recover()
         assert cluster.of("s1").state is PaymentState.REVERSING
         assert cluster.of("s1").attention == "ACQUIRER_SILENT"
         cluster.clock.advance(60_000)
-        await one.operations.recover()
+        await one.operations.recovery.recover()
         assert cluster.of("s1").state is PaymentState.REVERSED
         cluster.check()
 

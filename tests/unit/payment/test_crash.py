@@ -330,7 +330,7 @@ SCENARIOS = [
 
 async def worker(scenario: Scenario, one: Instance) -> None:
     """The recovery of another instance looks once."""
-    await one.operations.recover()
+    await one.operations.recovery.recover()
 
 
 async def same(scenario: Scenario, one: Instance) -> None:

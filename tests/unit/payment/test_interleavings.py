@@ -16,7 +16,8 @@ from contextlib import suppress
 import pytest
 
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, may_come_right
-from services.payment.model import KeyState, Payment, PaymentState, Source
+from services.payment.model import Payment, PaymentState, Source, Step
+from services.payment.ports import KeyState
 from tests.unit.payment.cluster import InMemoryCluster, Instance, payment_in
 
 SILENCE = OutcomeUnknown("ACQUIRER_SILENT", "no answer")
@@ -24,8 +25,7 @@ SILENCE = OutcomeUnknown("ACQUIRER_SILENT", "no answer")
 TURNS = {
     *("charge", "query", "reverse_by_key"),
     *("post", "reverse", "void"),
-    *("record", "decline", "mark_unknown", "begin_reversal", "record_reversal", "refuse_reversal"),
-    *("park", "record_parked_reversal", "submit", "release"),
+    *("release", "raise_fence", "schedule_retry", *(step.lower() for step in set(Step) - {Step.EXPIRE})),
 }
 
 
@@ -184,7 +184,7 @@ async def test_a_late_charge_against_a_reversal(direct: bool, copies: int) -> No
         sight_lost = cluster.instance()
         sight_lost.process.fails("charge", SILENCE)
         with suppress(CountinghouseError):
-            await sight_lost.operations.recover()
+            await sight_lost.operations.recovery.recover()
         payment = cluster.of(key)
         assert payment.state is PaymentState.UNKNOWN
         undoing = cluster.instance()
@@ -258,7 +258,7 @@ async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: 
 
         async def reverse_the_parked() -> None:
             await turns.turn("worker")
-            await told_to_ask_again(worker.operations.recover())
+            await told_to_ask_again(worker.operations.recovery.recover())
 
         woken.set()
         look = situation_in(cluster, old, parking, worker)
@@ -298,7 +298,7 @@ async def reversing(cluster: InMemoryCluster, key: str) -> tuple[Payment, Instan
     for name in ("charge", "query"):
         sight_lost.process.fails(name, SILENCE)
     with suppress(CountinghouseError):
-        await sight_lost.operations.recover()
+        await sight_lost.operations.recovery.recover()
     undoing = cluster.instance()
     begun, woken = asyncio.Event(), asyncio.Event()
 
@@ -341,7 +341,7 @@ async def test_parking_a_reversal_and_cash_against_what_comes_late(late: str) ->
 
         async def reverse_the_parked() -> None:
             await turns.turn("worker")
-            await told_to_ask_again(worker.operations.recover())
+            await told_to_ask_again(worker.operations.recovery.recover())
 
         async def charge() -> None:
             await turns.turn("charge")

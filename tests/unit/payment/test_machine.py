@@ -17,6 +17,7 @@ from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Execution, Lease, RequestKey, RequestState, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.payment import model
 from services.payment.model import (
     ACTIVE,
     MOVES,
@@ -27,6 +28,7 @@ from services.payment.model import (
     UNANSWERED,
     Accepted,
     AcquirerRetry,
+    Change,
     Charge,
     ConflictingPayment,
     OutboxAction,
@@ -36,9 +38,10 @@ from services.payment.model import (
     Reversal,
     ReversalResult,
     Source,
+    Step,
+    plan,
 )
 from tests.fakes.payment_store import Event, FakePaymentStore
-from tests.unit.payment.test_model import PAYMENT
 
 _T = TypeVar("_T")
 LI = Principal("li", Role.CASHIER)
@@ -61,10 +64,9 @@ def now(step: Coroutine[Any, Any, _T]) -> _T:
     raise AssertionError("the fake waited")
 
 
-def said(text: str) -> Callable[[Payment], StoredResponse]:
+def said() -> StoredResponse:
     """A response that no other step would give."""
-    body = f"{text} {next(_NUMBER)}".encode()
-    return lambda _payment: StoredResponse(True, body)
+    return StoredResponse(True, str(next(_NUMBER)).encode())
 
 
 class Payments(RuleBasedStateMachine):
@@ -104,13 +106,14 @@ class Payments(RuleBasedStateMachine):
 
     @rule(payment_id=payments, fence=FENCES)
     def submit(self, payment_id: str, fence: Fence) -> None:
-        charge = replace(CHARGE, by_card=self.payment(payment_id).source is Source.CARD)
-        self.move(payment_id, fence, lambda f: self.store.submit(payment_id, charge, f, now_ms=self.now_ms))
+        change = model.submit(self.payment(payment_id), CHARGE, self.now_ms)
+        self.move(payment_id, fence, lambda f: self.store.submit(change, f) if change else self.seen(payment_id, f))
 
     @rule(payment_id=payments, fence=FENCES, pause_ms=st.integers(0, 100))
     def mark_unknown(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
         retry = AcquirerRetry(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
-        self.move(payment_id, fence, lambda f: self.store.mark_unknown(payment_id, f, now_ms=self.now_ms, retry=retry))
+        self.commit(payment_id, fence, lambda payment: model.mark_unknown(payment, self.now_ms, retry))
+        self.move(payment_id, fence, lambda f: self.store.schedule_retry(payment_id, f, retry))
 
     @rule(payment_id=payments)
     def hear_news(self, payment_id: str) -> None:
@@ -118,15 +121,11 @@ class Payments(RuleBasedStateMachine):
 
     @rule(payment_id=payments, fence=FENCES)
     def record(self, payment_id: str, fence: Fence) -> None:
-        self.move(payment_id, fence, lambda f: self.store.record(payment_id, f, "j", said("ok"), now_ms=self.now_ms))
+        self.commit(payment_id, fence, lambda payment: model.record(payment, "j", self.now_ms))
 
     @rule(payment_id=payments, fence=FENCES, release=st.booleans())
     def decline(self, payment_id: str, fence: Fence, release: bool) -> None:
-        self.move(
-            payment_id,
-            fence,
-            lambda f: self.store.decline(payment_id, f, "WHY", said("no"), release=release, now_ms=self.now_ms),
-        )
+        self.commit(payment_id, fence, lambda payment: model.decline(payment, "WHY", self.now_ms, release=release))
 
     @rule(payment_id=payments, fence=FENCES, key=KEYS)
     def begin_reversal(self, payment_id: str, fence: Fence, key: str) -> None:
@@ -138,31 +137,20 @@ class Payments(RuleBasedStateMachine):
         if isinstance(execution, StoredResponse):
             return
         self.executions.append(execution)
-        self.move(payment_id, fence, lambda f: self.store.begin_reversal(payment_id, f, reversal, now_ms=self.now_ms))
+        self.commit(payment_id, fence, lambda payment: model.begin_reversal(payment, reversal, self.now_ms))
         if self.payment(payment_id).reversal != reversal:
-            now(self.store.refuse_request(reversal.key, said("not so")(PAYMENT), now_ms=self.now_ms))
+            now(self.store.refuse_request(reversal.key, said(), now_ms=self.now_ms))
 
     @rule(payment_id=payments, fence=FENCES, charged=st.booleans())
     def record_reversal(self, payment_id: str, fence: Fence, charged: bool) -> None:
-        payment = self.payment(payment_id)
-        undone = ReversalResult("j", "r") if charged or payment.journal_id else ReversalResult()
-        self.move(
-            payment_id,
-            fence,
-            lambda f: self.store.record_reversal(
-                payment, f, undone, said("undone"), said("what it was"), now_ms=self.now_ms
-            ),
-        )
+        undone = ReversalResult("j", "r") if charged or self.payment(payment_id).journal_id else ReversalResult()
+        self.commit(payment_id, fence, lambda payment: model.record_reversal(payment, undone, self.now_ms))
 
     @rule(payment_id=payments, fence=FENCES)
     def refuse_reversal(self, payment_id: str, fence: Fence) -> None:
-        payment = self.payment(payment_id)
-        answer = said("not undone")(payment)
-        self.move(
-            payment_id,
-            fence,
-            lambda f: self.store.refuse_reversal(payment, f, "j", answer, said("ok"), now_ms=self.now_ms),
-        )
+        reversal = self.payment(payment_id).reversal
+        if reversal is not None:
+            self.commit(payment_id, fence, lambda payment: model.refuse_reversal(payment, reversal, "j", self.now_ms))
 
     @rule(payment_id=payments, fence=FENCES, key=KEYS)
     def park(self, payment_id: str, fence: Fence, key: str) -> None:
@@ -173,17 +161,26 @@ class Payments(RuleBasedStateMachine):
             return
         if isinstance(execution, StoredResponse):
             return
-        self.move(
-            payment_id,
-            fence,
-            lambda f: self.store.park(payment_id, f, parking, said("parked"), said("given up"), now_ms=self.now_ms),
-        )
+        self.commit(payment_id, fence, lambda payment: model.park(payment, parking, self.now_ms))
         if not self.payment(payment_id).is_parked_for(parking):
-            now(self.store.refuse_request(parking.key, said("not so")(PAYMENT), now_ms=self.now_ms))
+            now(self.store.refuse_request(parking.key, said(), now_ms=self.now_ms))
 
     @rule(payment_id=payments)
     def record_parked_reversal(self, payment_id: str) -> None:
-        now(self.store.record_parked_reversal(self.payment(payment_id), now_ms=self.now_ms))
+        change = plan(Step.RECORD_PARKED_REVERSAL, self.payment(payment_id), self.now_ms)
+        if change is not None:
+            now(self.store.apply(change, change.before.fence))
+
+    @rule(payment_id=payments, fence=FENCES, step=st.sampled_from(Step), data=st.data())
+    def apply_what_was_planned_before(self, payment_id: str, fence: Fence, step: Step, data: st.DataObject) -> None:
+        """An execution that was overtaken commits what it planned on a payment that has changed since."""
+        payment = self.payment(payment_id)
+        older = replace(payment, version=payment.version - 1, state=data.draw(st.sampled_from(PaymentState)))
+        change = plan(step, older, self.now_ms)
+        if change is not None:
+            events = len(self.store.events)
+            self.move(payment_id, fence, lambda f: self.store.apply(change, f))
+            assert len(self.store.events) == events
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
@@ -299,6 +296,18 @@ class Payments(RuleBasedStateMachine):
             assert payment.state in UNANSWERED or not payment.attention
             if not by_card:
                 assert (payment.state, payment.journal_id == "") != (PaymentState.REVERSING, True)
+
+    def commit(self, payment_id: str, fence: Fence, planned: Callable[[Payment], Change | None]) -> None:
+        """Plan a transition on the payment as it stands, and commit it with an answer to each request that it ends."""
+        change = planned(self.payment(payment_id))
+        if change is None:
+            self.move(payment_id, fence, lambda f: self.seen(payment_id, f))
+            return
+        change = replace(change, answers=tuple((key, said()) for key in change.ended))
+        self.move(payment_id, fence, lambda f: self.store.apply(change, f))
+
+    def seen(self, payment_id: str, fence: Fence) -> Coroutine[Any, Any, Payment]:
+        return self.store.raise_fence(payment_id, fence)
 
     def move(self, payment_id: str, fence: Fence, step: Callable[[Fence], Coroutine[Any, Any, object]]) -> None:
         """One step: refused exactly if its fence is behind, and then without effect."""

@@ -19,28 +19,27 @@ from services.payment.model import (
     PAY,
     REVERSE,
     SETTLE,
-    AccountTerms,
+    TRANSITIONS,
+    UNANSWERED,
+    AcquirerRetry,
     Charge,
-    ChargeStatus,
-    ChargeTerms,
-    KeyState,
-    Order,
-    OrderState,
+    Ends,
     Payment,
     PaymentEvent,
     PaymentState,
     Reversal,
     Source,
+    Step,
     already_paid,
-    charge_for,
-    check_accounts,
     check_payee,
     check_source,
     filled_in,
-    half_settled,
     payer_account,
-    sources_of,
+    plan,
 )
+from services.payment.operations import half_settled
+from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
+from services.payment.saga import charge_for, check_accounts
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -60,10 +59,8 @@ class TestMoves:
 
     def test_money_may_only_move_from_a_committed_submission(self) -> None:
         """Invariant 1: nothing but SUBMITTED, and UNKNOWN after it, becomes SUCCEEDED for the first time."""
-        assert set(sources_of(PaymentState.SUCCEEDED)) - {PaymentState.REVERSING} == {
-            PaymentState.SUBMITTED,
-            PaymentState.UNKNOWN,
-        }
+        sources = {state for state in PaymentState if PaymentState.SUCCEEDED in MOVES[state]}
+        assert sources - {PaymentState.REVERSING} == {PaymentState.SUBMITTED, PaymentState.UNKNOWN}
 
     def test_what_may_have_moved_money_is_active(self) -> None:
         """Invariant 2: every state but those in which certainly no money is away."""
@@ -74,9 +71,26 @@ class TestMoves:
             PaymentState.PARKED,
         }
 
-    @pytest.mark.parametrize("target", PaymentState)
-    def test_sources_are_the_table_read_backwards(self, target: PaymentState) -> None:
-        assert set(sources_of(target)) == {state for state in PaymentState if target in MOVES[state]}
+    @pytest.mark.parametrize("step", Step)
+    def test_transition_that_moves_money_or_ends_a_payment_answers_its_request(self, step: Step) -> None:
+        """Invariant 4; of an expired ticket it is refused by its own state."""
+        row = TRANSITIONS[step]
+        opens = {PaymentState.CREATED, PaymentState.SUBMITTED, PaymentState.UNKNOWN}
+        ends = {PaymentState.SUCCEEDED, PaymentState.DECLINED, PaymentState.PARKED}
+        if step is not Step.EXPIRE:
+            assert (Ends.OWN in row.ends) >= (bool(opens & set(row.only_from)) and row.to in ends)
+        assert (Ends.REVERSAL in row.ends) >= (PaymentState.REVERSING in row.only_from)
+
+    @pytest.mark.parametrize("step", Step)
+    def test_transition_to_what_does_not_wait_clears_the_attention(self, step: Step) -> None:
+        payment = replace(PAYMENT, retry=AcquirerRetry(9, 5, "ACQUIRER_SILENT"))
+        for state in TRANSITIONS[step].only_from:
+            for journal_id in ("", "j"):
+                change = plan(step, replace(payment, source=Source.CARD, state=state, journal_id=journal_id), 7)
+                if change is not None:
+                    waits = change.after.state in UNANSWERED
+                    assert change.after.retry == replace(payment.retry, attention="ACQUIRER_SILENT" if waits else "")
+                    assert (change.after.version, change.after.updated_at_ms) == (payment.version + 1, 7)
 
 
 ALLOWED = {
@@ -118,7 +132,6 @@ def test_each_source_has_its_account(source: Source, account: str) -> None:
     charge = charge_for(ORDER, replace(PAYMENT, source=source))
     assert (charge.payer_account_id, charge.payee_account_id) == (account, "sales:CNY")
     assert (charge.round, charge.customer_id, charge.amount) == (2, "mei", ORDER.amount)
-    assert charge.by_card is (source is Source.CARD)
 
 
 @pytest.mark.parametrize("payee", ["drawer:CNY", "bank:CNY", "acquirer:CNY", "drawer", "wallet:mei:CNY"])
@@ -266,7 +279,7 @@ CNY_SALES = AccountTerms("sales:CNY", "CNY")
 def test_accounts_that_cannot_be_posted_to_are_refused(
     payer: AccountTerms | None, payee: AccountTerms | None, reason: str
 ) -> None:
-    charge = Charge(1, "mei", Money(1250, "CNY"), "acquirer:CNY", "sales:CNY", by_card=True)
+    charge = Charge(1, "mei", Money(1250, "CNY"), "acquirer:CNY", "sales:CNY")
     with pytest.raises(FailedPrecondition) as refusal:
         check_accounts(charge, payer, payee)
     assert refusal.value.reason == reason

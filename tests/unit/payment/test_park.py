@@ -15,8 +15,8 @@ from services.kernel.idempotency import RequestState
 from services.kernel.money import Money
 from services.kernel.principal import Principal
 from services.order.model import OrderState
-from services.payment.model import PARK, ChargeStatus, KeyState, Payment, PaymentState, Source
-from services.payment.ports import Filter
+from services.payment.model import PARK, Payment, PaymentState, Source
+from services.payment.ports import ChargeStatus, Filter, KeyState
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.cluster import CARD, LI, MAX_ASKS, MERCHANT, WANG, InMemoryCluster, payment_in
 from tests.unit.payment.test_card import SILENCE, at_bank, by_card, kept_silent, unheard
@@ -65,10 +65,10 @@ async def test_cash_settles_a_parked_order_at_once_and_the_key_is_reversed_later
     for _ in range(20):
         cluster.clock.advance(60_000)
         with pytest.raises(Exception, match="no answer"):
-            await worker.operations.recover()
+            await worker.operations.recovery.recover()
     assert cluster.of("s1").state is PaymentState.PARKED
     cluster.clock.advance(365 * 24 * 3600 * 1000)
-    await worker.operations.recover()
+    await worker.operations.recovery.recover()
     assert cluster.of("s1").state is PaymentState.REVERSED
     assert at_bank(cluster, payment) is (ChargeState.REFUNDED if charged else ChargeState.TOMBSTONE)
     assert [journal.draft.payment_id for journal in cluster.journals()] == [settled.payment_id]
@@ -144,7 +144,7 @@ async def test_a_contradicting_acquirer_does_not_hinder_parking(cluster: InMemor
     payment_in(await cluster.settle(cluster.instance(), "cash"))
     worker = cluster.instance()
     with pytest.raises(Exception, match="than asked"):
-        await worker.operations.recover()
+        await worker.operations.recovery.recover()
     assert (cluster.of("s1").state, cluster.of("s1").attention) == (PaymentState.PARKED, "ACQUIRER_MISMATCH")
 
 
@@ -169,7 +169,7 @@ async def test_a_refund_of_another_amount_ends_once_the_acquirer_corrects_it(
     for _ in range(MAX_ASKS):
         cluster.lapse()
         with suppress(CountinghouseError):
-            await cluster.instance().operations.recover()
+            await cluster.instance().operations.recovery.recover()
     expected = PaymentState.PARKED if parks else PaymentState.REVERSING
     assert (cluster.of("s1").state, cluster.of("s1").attention) == (expected, "ACQUIRER_MISMATCH")
     cluster.acquirer.says = right
@@ -383,7 +383,7 @@ async def test_a_parked_payment_is_listed_and_put_before_people_while_the_acquir
     for _ in range(MAX_ASKS):
         cluster.clock.advance(60_000)
         with pytest.raises(Exception, match="no answer"):
-            await worker.operations.recover()
+            await worker.operations.recovery.recover()
     for which in (Filter(state=PaymentState.PARKED), Filter(needs_attention=True)):
         page = await worker.operations.page(cluster.call(WANG), which, limit=9, after=None)
         assert [found.payment_id for found in page] == [payment.payment_id]
@@ -394,10 +394,10 @@ async def test_a_notice_lets_the_reversal_of_a_parked_payment_be_tried_at_once(c
     worker = cluster.instance()
     worker.process.fails("reverse_by_key", SILENCE)
     with pytest.raises(Exception, match="no answer"):
-        await worker.operations.recover()
-    assert await worker.operations.recover() == 0
+        await worker.operations.recovery.recover()
+    assert await worker.operations.recovery.recover() == 0
     await worker.operations.notified(payment.acquirer_key)
-    await worker.operations.recover()
+    await worker.operations.recovery.recover()
     assert cluster.of("s1").state is PaymentState.REVERSED
 
 
@@ -410,7 +410,7 @@ async def test_many_parked_payments_delay_no_other_recovery_by_more_than_a_few_a
         payment = payment_in(await cluster.settle(one, f"c{number}", order, source=Source.CARD))
         await cluster.park(one, payment.payment_id, f"k{number}")
     worker = cluster.instance()
-    await worker.operations.recover()
+    await worker.operations.recovery.recover()
     assert worker.process.calls["reverse_by_key"] <= 8
     await cluster.recovered(by=worker)
     assert all(charge.state is ChargeState.TOMBSTONE for charge in cluster.acquirer.charges.values())

@@ -20,8 +20,8 @@ from services.kernel.idempotency import Lease, RequestKey, RequestState, StoredR
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
-from services.payment.commands import PayCommand
 from services.payment.model import PAY, SETTLE, PaymentState, Source
+from services.payment.operations import PayCommand
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.cluster import AMOUNT, CARD, LI, MEI, MERCHANT, WALLET, WANG, InMemoryCluster, payment_in
 from tests.unit.payment.test_settle import reason_in
@@ -77,7 +77,7 @@ class TestTickets:
             with pytest.raises(FailedPrecondition) as refusal:
                 await cluster.pay(one, ticket)
             assert refusal.value.reason == "TICKET_EXPIRED"
-            await one.operations.recover()
+            await one.operations.recovery.recover()
         assert cluster.state(ticket, PAY) is RequestState.EXPIRED
         assert not cluster.store.payments
 
@@ -87,7 +87,7 @@ class TestTickets:
         ticket = await cluster.ticket(one, ttl_s=1)
         answer = await cluster.pay(one, ticket)
         cluster.clock.advance(400 * 24 * 3600 * 1000)
-        await one.operations.recover()
+        await one.operations.recovery.recover()
         again = await cluster.pay(one, ticket)
         assert (again.response, again.replayed) == (answer.response, True)
 

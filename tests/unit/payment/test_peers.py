@@ -19,8 +19,10 @@ from services.kernel.fence import Fence
 from services.kernel.idempotency import RequestKey
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.payment.model import REVERSE, SETTLE, ChargeStatus, ChargeTerms, KeyState, Payment, Reversal, Source
+from services.payment.card import terms_of
+from services.payment.model import REVERSE, SETTLE, Payment, Reversal, Source
 from services.payment.peers import AcquirerPeer, LedgerPeer, OrderPeer
+from services.payment.ports import ChargeStatus, ChargeTerms, KeyState
 from services.runtime.grpc import status
 
 LI = Principal("li", Role.CASHIER)
@@ -108,7 +110,7 @@ class TestAcquirer:
         stated = charge()
         stated.amount.CopyFrom(money_pb2.Money(minor_units=-(2**62), currency_code="nonsense"))
         said = await acquirer(acquirer_pb2.GetChargeResponse(charge=stated)).query("p1:1", soon())
-        assert said.contradictions("p1:1", payment().charge_terms) == ("amount", "currency")
+        assert said.contradictions("p1:1", terms_of(payment())) == ("amount", "currency")
 
     @pytest.mark.parametrize("reason", ["", "lower case", "X" * 65, "CARD\x1b[2J", "卡"])
     async def test_a_decline_reason_that_cannot_be_stored_is_replaced(self, reason: str) -> None:

@@ -31,16 +31,16 @@ async def left(cluster: InMemoryCluster, order_id: str, step: str, key: str = ""
 
 
 async def test_nothing_to_do(cluster: InMemoryCluster) -> None:
-    assert await cluster.instance().operations.recover() == 0
+    assert await cluster.instance().operations.recovery.recover() == 0
 
 
 async def test_a_living_execution_is_left_alone(cluster: InMemoryCluster) -> None:
     """Its lease has not passed."""
     await left(cluster, "o1", "post")
     worker = cluster.instance()
-    assert await worker.operations.recover() == 0
+    assert await worker.operations.recovery.recover() == 0
     cluster.lapse()
-    assert await worker.operations.recover() == 1
+    assert await worker.operations.recovery.recover() == 1
     cluster.check()
 
 
@@ -51,7 +51,7 @@ async def test_many_left_at_every_step(cluster: InMemoryCluster) -> None:
         await left(cluster, await cluster.new_order(f"b-{step}"), step)
     cluster.lapse()
     worker = cluster.instance()
-    await worker.operations.recover()
+    await worker.operations.recovery.recover()
     for step in steps:
         assert cluster.order(f"b-{step}").state is OrderState.PAID
         assert len(cluster.journals(f"b-{step}")) == 1
@@ -70,7 +70,7 @@ async def test_two_workers_at_once(cluster: InMemoryCluster, monkeypatch: pytest
     rows = await cluster.store.overdue(now_ms=cluster.clock.now_ms(), limit=9)
     monkeypatch.setattr(cluster.store, "overdue", AsyncMock(return_value=rows))
     workers = [cluster.instance() for _ in range(2)]
-    await asyncio.gather(*(worker.operations.recover() for worker in workers))
+    await asyncio.gather(*(worker.operations.recovery.recover() for worker in workers))
     monkeypatch.undo()
     assert sum(worker.process.calls["hold"] for worker in workers) == 5
     assert all(len(cluster.journals(f"b{n}")) == 1 for n in range(5))
@@ -88,7 +88,7 @@ async def test_one_that_cannot_be_finished_holds_up_no_other(cluster: InMemoryCl
     worker = cluster.instance()
     worker.process.fails("post", POISON)
     with pytest.raises(CountinghouseError) as error:
-        await worker.operations.recover()
+        await worker.operations.recovery.recover()
     assert error.value is POISON, "who watches the worker is told"
     assert cluster.of("dead-o1").state is PaymentState.SUBMITTED
     assert cluster.of("dead-o2").state is PaymentState.SUCCEEDED
@@ -108,7 +108,7 @@ async def test_a_word_that_cannot_be_delivered_holds_up_no_other(cluster: InMemo
     worker = cluster.instance()
     async with cluster.locks.of("another").hold("o1", WANG, "p0", 1):
         with pytest.raises(CountinghouseError) as error:
-            await worker.operations.recover()
+            await worker.operations.recovery.recover()
     assert error.value.reason == "ORDER_LOCKED"
     assert cluster.order("o2").state is OrderState.PAID
     await cluster.recovered(by=worker)
@@ -122,10 +122,10 @@ async def test_zookeeper_is_away(cluster: InMemoryCluster) -> None:
     worker = cluster.instance()
     cluster.locks.away = AWAY
     with pytest.raises(Unavailable):
-        await worker.operations.recover()
+        await worker.operations.recovery.recover()
     assert cluster.state("dead-o1") is RequestState.IN_PROGRESS
     cluster.locks.away = None
-    assert await worker.operations.recover() == 1, "at once: nobody keeps the request"
+    assert await worker.operations.recovery.recover() == 1, "at once: nobody keeps the request"
     cluster.check()
 
 
@@ -139,7 +139,7 @@ async def test_a_request_given_back_by_its_clerk_is_left_alone(cluster: InMemory
     assert cluster.state("s1") is RequestState.ISSUED
     assert cluster.order().state is OrderState.UNPAID
     cluster.clock.advance(24 * 3600 * 1000)
-    await cluster.instance().operations.recover()
+    await cluster.instance().operations.recovery.recover()
     await cluster.recovered(by=cluster.instance())
     assert cluster.state("s1") is RequestState.EXPIRED
     assert cluster.of("s1").state is PaymentState.DECLINED
@@ -152,7 +152,7 @@ async def test_the_worker_goes_on_after_a_failure(cluster: InMemoryCluster) -> N
     cluster.lapse()
     worker = cluster.instance()
     worker.process.fails("expire", AWAY, times=3)
-    running = asyncio.create_task(RecoveryWorker(worker.operations, interval_s=0).run())
+    running = asyncio.create_task(RecoveryWorker(worker.operations.recovery, interval_s=0).run())
     async with asyncio.timeout(5):
         while cluster.of("dead-o1").state is not PaymentState.SUCCEEDED:  # noqa: ASYNC110  nothing tells of it
             await asyncio.sleep(0)
@@ -163,7 +163,7 @@ async def test_the_worker_goes_on_after_a_failure(cluster: InMemoryCluster) -> N
 
 async def test_the_lease_renewer_renews_while_something_runs(cluster: InMemoryCluster) -> None:
     one = cluster.instance()
-    renewer = asyncio.create_task(LeaseRenewer(one.operations, lease_s=0.003).run())
+    renewer = asyncio.create_task(LeaseRenewer(one.operations.leases, lease_s=0.003).run())
 
     async def slow() -> None:
         async with asyncio.timeout(5):

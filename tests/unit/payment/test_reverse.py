@@ -18,8 +18,8 @@ from services.kernel.errors import (
 from services.kernel.idempotency import RequestState
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderState
-from services.payment.commands import ReverseCommand
 from services.payment.model import REVERSE, PaymentState
+from services.payment.operations import ReverseCommand
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.cluster import AMOUNT, DRAWER, MERCHANT, WALLET, WANG, InMemoryCluster, payment_in
 from tests.unit.payment.test_settle import reason_in

@@ -231,7 +231,7 @@ class TestRefused:
         dying.process.dead = True
         cluster.locks.expire(dying.name)
         cluster.lapse()
-        await cluster.instance().operations.recover()
+        await cluster.instance().operations.recovery.recover()
         assert cluster.of("s1").state is PaymentState.DECLINED
         assert reason_in((await cluster.settle(cluster.instance(), order_id="o2")).response.body) == "ORDER_NOT_FOUND"
         cluster.check()
@@ -406,7 +406,7 @@ class TestUnanswered:
         await cluster.settle(one)
         for _ in range(5):
             cluster.clock.advance(6 * 24 * 3600 * 1000)
-            await worker.operations.recover()
+            await worker.operations.recovery.recover()
             assert cluster.of("s1").state is PaymentState.UNKNOWN
         await cluster.recovered(by=worker)
         cluster.check()
@@ -438,7 +438,9 @@ class TestUnanswered:
         answer = await cluster.settle(one)
         assert answer.response == cluster.stored("s1")
         assert cluster.order().state is OrderState.PAYING
-        assert await cluster.instance().operations.recover() == 0, "it is left to the call that filled the outbox"
+        assert await cluster.instance().operations.recovery.recover() == 0, (
+            "it is left to the call that filled the outbox"
+        )
         await cluster.recovered(by=cluster.instance())
         assert cluster.order().state is OrderState.PAID
         cluster.check()
@@ -623,10 +625,10 @@ class TestLeases:
         async def slow() -> None:
             for _ in range(5):
                 cluster.clock.advance(LEASE_MS - 1)
-                await one.operations.renew_leases()
+                await one.operations.leases.renew()
                 with pytest.raises(RequestInProgress):
                     await cluster.settle(cluster.instance())
-                assert await cluster.instance().operations.recover() == 0
+                assert await cluster.instance().operations.recovery.recover() == 0
 
         one.failpoints.at["posted"] = slow
         payment_in(await cluster.settle(one))
@@ -637,5 +639,5 @@ class TestLeases:
         one = cluster.instance()
         one.process.fails("post", SILENCE)
         await cluster.settle(one)
-        await one.operations.renew_leases()
+        await one.operations.leases.renew()
         assert one.process.calls["renew"] == 1, "only the one that let others in"
