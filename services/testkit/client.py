@@ -202,7 +202,7 @@ class Connections:
     def new_id(self, what: str = "req") -> str:
         """Return an id that was never used."""
         if self._rng is None:
-            return RandomIds().new(what)
+            return new_id(what)
         self._numbers += 1
         return f"{what}-{self._numbers:03d}-{self._rng.randrange(16**6):06x}"
 
@@ -377,11 +377,32 @@ class RecordingClient:
         request = self.settle_request(order_id, key, card=card, source=source)
         return await self.call_until_answered(request, at=at, timeout_s=timeout_s, within_s=within_s)
 
+    async def settle_ok(
+        self,
+        order_id: str,
+        key: str = "",
+        *,
+        at: str = "",
+        card: str = "",
+        source: payment_pb2.Source.ValueType = payment_pb2.SOURCE_UNSPECIFIED,
+        timeout_s: float = TIMEOUT_S,
+    ) -> payment_pb2.Payment:
+        """Settle an order; return the payment. Raises CountinghouseError: what came instead."""
+        return (await self.settle(order_id, key, at=at, card=card, source=source, timeout_s=timeout_s)).payment
+
     async def settle_once(
-        self, order_id: str, key: str = "", *, at: str = "", card: str = "", timeout_s: float = TIMEOUT_S
+        self,
+        order_id: str,
+        key: str = "",
+        *,
+        at: str = "",
+        card: str = "",
+        source: payment_pb2.Source.ValueType = payment_pb2.SOURCE_UNSPECIFIED,
+        timeout_s: float = TIMEOUT_S,
     ) -> CallResult:
         """Ask once to settle an order."""
-        return await self.call(self.settle_request(order_id, key, card=card), at=at, timeout_s=timeout_s)
+        request = self.settle_request(order_id, key, card=card, source=source)
+        return await self.call(request, at=at, timeout_s=timeout_s)
 
     async def reverse(self, payment_id: str, key: str = "", *, at: str = "") -> CallResult:
         """Undo a payment; see `call_until_answered`."""
@@ -418,6 +439,11 @@ class RecordingClient:
         subject = getattr(request, "ticket_id", "") or told.get("payment_id", "")
         told["order_id"] = told.get("order_id") or self._connections.order_of(subject)
         return Arguments(clerk=self.name, role=self.identity.role.value, key=_key_of(request), **told)
+
+
+def new_id(what: str = "req") -> str:
+    """Return a random id."""
+    return RandomIds().new(what)
 
 
 def money(minor_units: int, currency: str = CURRENCY) -> money_pb2.Money:

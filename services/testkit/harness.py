@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random  # noqa: TID251  seeded, so that a run can be repeated
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -177,3 +178,13 @@ class Harness:
     async def settled_snapshot(self, within_s: float) -> Reading:
         """Return the books once nothing is under way, or at the latest after `within_s` seconds."""
         return await settled_snapshot(self.databases, within_s, self.clock)
+
+
+@asynccontextmanager
+async def open_client(
+    stack: Stack, name: str, role: Role, *, token: str | None = None
+) -> AsyncIterator[RecordingClient]:
+    """Return a client of a running stack; with a token that is not its own, if one is given."""
+    async with Harness(stack) as harness:
+        client = harness.client(name, role)
+        yield client if token is None else RecordingClient(harness.connections, Identity(name, role, token))

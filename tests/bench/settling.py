@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from services.devstack.stack import Stack
 from services.kernel.principal import Role
+from services.testkit.client import RecordingClient
+from services.testkit.harness import open_client
 from tests.bench.figures import Figure, median_ms, p95_ms
-from tests.e2e.desk import Desk
 
 _WARM_UP = 20
 _SEQUENTIAL = 200
@@ -20,7 +21,7 @@ _TIMEOUT_S = 20.0
 
 async def measure(stack: Stack) -> list[Figure]:
     """Settles some hundred orders."""
-    async with Desk.of(stack, "li", Role.CASHIER, timeout_s=_TIMEOUT_S) as desk:
+    async with open_client(stack, "li", Role.CASHIER) as desk:
         await _one_by_one(desk, await _orders(desk, _WARM_UP))
         lasted_s = await _one_by_one(desk, await _orders(desk, _SEQUENTIAL))
         per_s = await _at_once(desk, await _orders(desk, _PIPELINED))
@@ -33,26 +34,26 @@ async def measure(stack: Stack) -> list[Figure]:
     ]
 
 
-async def _orders(desk: Desk, count: int) -> list[str]:
+async def _orders(desk: RecordingClient, count: int) -> list[str]:
     return [await desk.new_order() for _ in range(count)]
 
 
-async def _one_by_one(desk: Desk, orders: Iterable[str]) -> list[float]:
+async def _one_by_one(desk: RecordingClient, orders: Iterable[str]) -> list[float]:
     lasted_s = []
     for order_id in orders:
         began_s = time.perf_counter()
-        await desk.settle(order_id)
+        await desk.settle_ok(order_id)
         lasted_s.append(time.perf_counter() - began_s)
     return lasted_s
 
 
-async def _at_once(desk: Desk, orders: list[str]) -> float:
+async def _at_once(desk: RecordingClient, orders: list[str]) -> float:
     """Orders a second, when each clerk takes the next order as soon as theirs is settled."""
     pile = iter(orders)
 
     async def clerk() -> None:
         for order_id in pile:
-            await desk.settle(order_id)
+            await desk.settle_ok(order_id)
 
     began_s = time.perf_counter()
     async with asyncio.TaskGroup() as counter:

@@ -13,7 +13,7 @@ import psutil
 
 from services.devstack import state
 from tests.bench.figures import Figure
-from tests.e2e.desk import start_command_line
+from tests.e2e.command import start_command_line
 
 _STARTS = 3
 _HELPS = 5

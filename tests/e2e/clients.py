@@ -22,7 +22,7 @@ from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
 from services.runtime.grpc.methods import idempotency
-from tests.e2e.desk import money, new_id
+from services.testkit.client import money, new_id
 from tests.e2e.load import Load
 
 CASHIER, ACCOUNTANT, CUSTOMER = "li", "wang", "mei"

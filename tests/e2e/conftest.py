@@ -20,8 +20,9 @@ from services.devstack.components import zookeeper
 from services.devstack.components.zookeeper import ZooKeeperMissing
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.principal import Role
+from services.testkit.client import RecordingClient
+from services.testkit.harness import open_client
 from tests.e2e import databases
-from tests.e2e.desk import Desk
 from tests.postgresql import server
 
 #: Short, so that expiry and recovery can be waited for.
@@ -91,28 +92,28 @@ def fresh_stack(tmp_path: Path, _zookeeper_can_be_started: None) -> FreshStack:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def cashier(stack: Stack) -> AsyncIterator[Desk]:
+async def cashier(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Li, at the counter."""
-    async with Desk.of(stack, "li", Role.CASHIER) as desk:
+    async with open_client(stack, "li", Role.CASHIER) as desk:
         yield desk
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def accountant(stack: Stack) -> AsyncIterator[Desk]:
+async def accountant(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Wang, in the office."""
-    async with Desk.of(stack, "wang", Role.ACCOUNTANT) as desk:
+    async with open_client(stack, "wang", Role.ACCOUNTANT) as desk:
         yield desk
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def operator(stack: Stack) -> AsyncIterator[Desk]:
+async def operator(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Who looks after the machinery."""
-    async with Desk.of(stack, "ops", Role.OPERATOR) as desk:
+    async with open_client(stack, "ops", Role.OPERATOR) as desk:
         yield desk
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def customer(stack: Stack) -> AsyncIterator[Desk]:
+async def customer(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Mei, who pays her own orders."""
-    async with Desk.of(stack, "mei", Role.CUSTOMER) as desk:
+    async with open_client(stack, "mei", Role.CUSTOMER) as desk:
         yield desk

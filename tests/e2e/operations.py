@@ -20,10 +20,9 @@ from countinghouse.payment.v1 import payment_pb2 as pb
 from services.checker.snapshot import Snapshot
 from services.kernel.errors import AlreadyExists, FailedPrecondition
 from services.kernel.principal import Role
-from services.testkit.client import CallResult, RecordingClient, money
+from services.testkit.client import CallResult, RecordingClient, money, new_id
 from services.testkit.harness import Harness
 from tests.e2e.checked import at_acquirer, charges
-from tests.e2e.desk import new_id
 
 MERCHANT = "wallet:merchant:CNY"
 #: Where an operation is asked for, and where the rival asks.

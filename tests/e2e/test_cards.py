@@ -18,11 +18,11 @@ from countinghouse.acquirer.v1 import acquirer_pb2 as bank
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.devstack.stack import ACQUIRER_INSTANCE, Stack
 from services.kernel.principal import Role
-from services.testkit.client import CallResult
-from services.testkit.harness import Harness
-from tests.e2e.checked import at_acquirer, charges, checked_books, states
+from services.testkit.client import CallResult, new_id
+from services.testkit.harness import Harness, open_client
+from tests.e2e.checked import at_acquirer, charges, checked_books, refusal, states
+from tests.e2e.command import command_line, document
 from tests.e2e.conftest import SETTINGS, options
-from tests.e2e.desk import Desk, command_line, document, new_id, refusal
 
 ONE, TWO = "payment-1", "payment-2"
 BANK_SETTINGS = {"acquirer_timeout_s": 0.5, "acquirer_asks": 3}
@@ -129,7 +129,7 @@ class TestSilence:
             assert unheard.state == pb.PAYMENT_STATE_UNKNOWN
         finally:
             harness.stack.kill(ACQUIRER_INSTANCE, signal.SIGCONT)
-        assert (await harness.cashier.settle(order_id, key, card=CARD)).payment.state == pb.PAYMENT_STATE_SUCCEEDED
+        assert (await harness.cashier.settle_ok(order_id, key, card=CARD)).state == pb.PAYMENT_STATE_SUCCEEDED
         books = await checked_books(harness)
         assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
@@ -140,7 +140,7 @@ class TestSilence:
         declined = await harness.cashier.call_until_answered(request, at=ONE)
         assert declined.error is not None
         assert declined.error.reason == "CARD_DECLINED"
-        payment = (await harness.cashier.settle(order_id, card=CARD, at=TWO)).payment
+        payment = await harness.cashier.settle_ok(order_id, card=CARD, at=TWO)
         assert payment.acquirer_key == f"{payment.payment_id}:2"
         await checked_books(harness)
 
@@ -181,7 +181,7 @@ async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payme
     assert f"unknown: nothing left over: payment {payment.payment_id} is UNKNOWN: still open" in checked.stdout
     assert "VIOLATED" not in checked.stdout
     await harness.set_acquirer_faults()
-    assert (await harness.cashier.settle(order_id, key, card=CARD)).payment.state == pb.PAYMENT_STATE_SUCCEEDED
+    assert (await harness.cashier.settle_ok(order_id, key, card=CARD)).state == pb.PAYMENT_STATE_SUCCEEDED
     checked = await command_line("check", *data)
     assert checked.returncode == 0, checked.stdout
     assert re.search(r"^acquirer agrees with ledger +[1-9]\d* +ok$", checked.stdout, re.MULTILINE)
@@ -215,16 +215,16 @@ class TestClosed:
         await harness.set_acquirer_faults()
         undone = (await harness.accountant.reverse(payment.payment_id, at=TWO)).payment
         assert (undone.state, undone.journal_id) == (pb.PAYMENT_STATE_REVERSED, "")
-        async with Desk.of(harness.stack, "payment-service", Role.SERVICE) as late:
+        async with open_client(harness.stack, "payment-service", Role.SERVICE) as late:
             request = bank.ChargeRequest(
                 key=payment.acquirer_key, card="tok-mei", amount=payment.amount, reference=payment.payment_id
             )
-            answer = await late.ask(late.acquirer.Charge, request)
+            answer = await late.ask(request)
         assert answer.charge.state == bank.CHARGE_STATE_TOMBSTONE
         refused = await harness.cashier.settle(order_id, key, card=CARD)
         assert refused.error is not None
         assert refused.error.reason == "PAYMENT_REVERSED"
-        again = (await harness.cashier.settle(order_id, card=CARD, at=TWO)).payment
+        again = await harness.cashier.settle_ok(order_id, card=CARD, at=TWO)
         assert (again.state, again.round) == (pb.PAYMENT_STATE_SUCCEEDED, 1)
         books = await checked_books(harness)
         assert at_acquirer(books, payment.payment_id) == ["TOMBSTONE"]
@@ -314,22 +314,20 @@ class TestNotices:
     async def test_a_forged_notice_changes_nothing(self, harness: Harness) -> None:
         """Nothing is believed: of a payment that ended, of one that does not exist, with the wrong outcome."""
         order_id, key = await harness.new_order(), new_id("settle")
-        payment = (await harness.cashier.settle(order_id, key, card=CARD)).payment
-        async with Desk.of(harness.stack, "acquirer", Role.ACQUIRER) as forger:
+        payment = await harness.cashier.settle_ok(order_id, key, card=CARD)
+        async with open_client(harness.stack, "acquirer", Role.ACQUIRER) as forger:
             for told in (payment.acquirer_key, "pay_nothing:1"):
                 request = pb.NotifyAcquirerRequest(key=told, outcome=pb.ACQUIRER_OUTCOME_DECLINED)
-                await forger.ask(forger.payment.NotifyAcquirer, request)
-            code, _ = await refusal(
-                forger.ask(forger.payment.GetPayment, pb.GetPaymentRequest(payment_id=payment.payment_id))
-            )
+                await forger.ask(request)
+            code, _ = await refusal(forger.call(pb.GetPaymentRequest(payment_id=payment.payment_id)))
         assert code == "PERMISSION_DENIED"
         books = await checked_books(harness)
         assert states(books, [payment.payment_id]) == ["SUCCEEDED"]
 
     async def test_a_clerk_is_no_bank(self, harness: Harness) -> None:
-        async with Desk.of(harness.stack, "li", Role.CASHIER) as clerk:
+        async with open_client(harness.stack, "li", Role.CASHIER) as clerk:
             request = pb.NotifyAcquirerRequest(key="k", outcome=pb.ACQUIRER_OUTCOME_CHARGED)
-            code, _ = await refusal(clerk.ask(clerk.payment.NotifyAcquirer, request))
+            code, _ = await refusal(clerk.call(request))
         assert code == "PERMISSION_DENIED"
 
 

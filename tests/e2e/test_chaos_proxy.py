@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.desk import command_line, start_command_line
+from tests.e2e.command import command_line, start_command_line
 
 _READY_S = 30.0
 _END_S = 10.0

@@ -20,8 +20,10 @@ from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
 from services.runtime.zookeeper_paths import LOCKS_ROOT
+from services.testkit.client import new_id
+from services.testkit.harness import open_client
+from tests.e2e.command import command_line, document, start_command_line
 from tests.e2e.conftest import FreshStack
-from tests.e2e.desk import Desk, command_line, document, new_id, start_command_line
 
 
 class Terminal:
@@ -163,10 +165,10 @@ async def test_two_terminals_at_once_settle_once(terminal: Terminal) -> None:
 async def test_a_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack) -> None:
     """The reply is dropped after the commit, on whichever instance is asked; the command gets the stored one."""
     order_id = await terminal.new_order()
-    async with Desk.of(stack, "ops", Role.OPERATOR) as operator:
+    async with open_client(stack, "ops", Role.OPERATOR) as operator:
         for instance in ("payment-1", "payment-2"):
             arm = debug.ArmFailpointRequest(name="recorded", action=debug.FAILPOINT_ACTION_DROP_REPLY, subject=order_id)
-            await operator.ask(operator.failpoints_at(instance).ArmFailpoint, arm)
+            await operator.ask(arm, at=instance)
     done = await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--timeout", "6")
     assert done["replayed"] is True
     assert done["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
@@ -203,17 +205,16 @@ async def test_interrupted_order_create_names_the_request_id_that_makes_no_secon
         *("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY"),
         *("--order-id", order_id, "--as", "cashier:li"),
     )
-    async with Desk.of(stack, "ops", Role.OPERATOR) as operator:
-        failpoints = operator.failpoints_at("order-1")
+    async with open_client(stack, "ops", Role.OPERATOR) as operator:
 
         async def passed() -> int:
-            listed = await operator.ask(failpoints.ListFailpoints, debug.ListFailpointsRequest())
+            listed = await operator.ask(debug.ListFailpointsRequest(), at="order-1")
             return sum(point.passed for point in listed.failpoints if point.name == "accepted")
 
         arm = debug.ArmFailpointRequest(
             name="accepted", action=debug.FAILPOINT_ACTION_DELAY, delay_ms=2_000, subject=order_id
         )
-        await operator.ask(failpoints.ArmFailpoint, arm)
+        await operator.ask(arm, at="order-1")
         before = await passed()
         process = await start_command_line(*create, COUNTINGHOUSE_DATA=str(stack.data))
         async with asyncio.timeout(30):
@@ -277,11 +278,11 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
 
     async with (
         Session(stack.zookeeper, name="test") as session,
-        Desk.of(stack, "li", Role.CASHIER) as li,
+        open_client(stack, "li", Role.CASHIER) as li,
     ):
         async with await ResourceLocks(session, root=LOCKS_ROOT).acquire(order_id, clerk, timeout_s=10):
             assert len(await queue()) == 1
-            waiting = asyncio.ensure_future(li.settle(order_id, instance="payment-1", timeout_s=60))
+            waiting = asyncio.ensure_future(li.settle_ok(order_id, at="payment-1", timeout_s=60))
             while len(found := await queue()) < 2:
                 assert not waiting.done()
             assert [(place["position"], place["clerk"], place["instance"]) for place in found] == [

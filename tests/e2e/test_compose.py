@@ -30,11 +30,12 @@ from services.devstack.keys import mint
 from services.devstack.state import Instance
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
+from services.testkit.client import new_id
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
 from tests.e2e import test_readme
 from tests.e2e.checked import charges, checked_books
-from tests.e2e.desk import command_line, document, new_id
+from tests.e2e.command import command_line, document
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 

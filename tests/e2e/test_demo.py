@@ -24,7 +24,8 @@ from services.devstack import state
 from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
 from services.kernel.guards import NAMES
-from tests.e2e.desk import Desk, command_line, document, processes_of, start_command_line
+from services.testkit.client import RecordingClient
+from tests.e2e.command import command_line, document, processes_of, start_command_line
 
 Run = tuple[str, ...]
 Performed = Callable[[Run], Awaitable[subprocess.CompletedProcess[str]]]
@@ -270,9 +271,9 @@ class TestAskedWrongly:
 class TestCheck:
     """`countinghouse check` by itself."""
 
-    async def test_a_running_stack(self, stack: Stack, cashier: Desk) -> None:
+    async def test_a_running_stack(self, stack: Stack, cashier: RecordingClient) -> None:
         """After all that other tests did to it, it is as right as after one order."""
-        await cashier.settle(await cashier.new_order())
+        await cashier.settle_ok(await cashier.new_order())
         done = await command_line("check", "--data", str(stack.data))
         assert done.returncode == 0, done.stdout
         assert "verdict: ok" in done.stdout

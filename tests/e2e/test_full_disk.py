@@ -6,7 +6,6 @@ import asyncio
 import signal
 from pathlib import Path
 
-import grpc
 import pytest
 
 from countinghouse.order.v1 import order_pb2
@@ -14,9 +13,12 @@ from services.devstack.options import SQLITE
 from services.devstack.readiness import SERVING, health
 from services.devstack.stack import ZOOKEEPER
 from services.devstack.state import INTERFACES
+from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
+from services.testkit.client import RecordingClient, money, new_id
+from services.testkit.harness import open_client
+from tests.e2e.checked import refusal
 from tests.e2e.conftest import FreshStack
-from tests.e2e.desk import Desk, money, new_id, refusal
 from tests.full_disk import fill, small_disk
 
 ACQUIRER_INTERFACE = "countinghouse.acquirer.v1.AcquirerService"
@@ -31,12 +33,12 @@ async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
     with small_disk(tmp_path / "disk", 64 << 20) as disk:
         async with (
             fresh_stack(tell=said.append, data=disk / "data", database=SQLITE) as stack,
-            Desk.of(stack, "li", Role.CASHIER, timeout_s=10) as desk,
+            open_client(stack, "li", Role.CASHIER) as desk,
         ):
             order = await desk.new_order()
             fill(disk / "filler")
             refused = await first_refused(desk)
-            code, error = await refusal(desk.ask(desk.order.CreateOrder, refused))
+            code, error = await refusal(desk.call(refused))
             assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_FULL", 1000)
             await until_health(stack.instance("order-1").address, "NOT_SERVING")
             await until_health(stack.acquirer, "NOT_SERVING", ACQUIRER_INTERFACE)
@@ -52,19 +54,19 @@ async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
             for instance in stack.instances:
                 await until_health(instance.address, SERVING, INTERFACES[instance.service])
             await until_health(stack.acquirer, SERVING, ACQUIRER_INTERFACE)
-            assert (await desk.ask(desk.order.CreateOrder, refused)).order.order_id
-            await desk.settle(order)
+            assert (await desk.ask(refused)).order.order_id
+            await desk.settle_ok(order)
             assert await desk.order_state(order) == "PAID"
 
 
-async def first_refused(desk: Desk) -> order_pb2.CreateOrderRequest:
+async def first_refused(desk: RecordingClient) -> order_pb2.CreateOrderRequest:
     """Make orders until one is refused: SQLite has taken some space in advance."""
     async with asyncio.timeout(60):
         while True:
             request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
             try:
-                await desk.ask(desk.order.CreateOrder, request)
-            except grpc.aio.AioRpcError:
+                await desk.ask(request)
+            except CountinghouseError:
                 return request
 
 

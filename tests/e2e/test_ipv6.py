@@ -14,10 +14,10 @@ from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli.metrics import _read
 from services.runtime.grpc.probe import state
+from services.testkit.client import new_id
 from services.testkit.harness import Harness
 from tests.e2e.checked import at_acquirer, checked_books
 from tests.e2e.conftest import FreshStack
-from tests.e2e.desk import new_id
 from tests.integration.echo import Cable
 from tests.ipv6 import needs_ipv6
 

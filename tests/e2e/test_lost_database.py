@@ -6,21 +6,27 @@ from countinghouse.order.v1 import order_pb2
 from services.devstack.options import SQLITE
 from services.devstack.readiness import SERVING
 from services.kernel.principal import Role
+from services.testkit.client import money, new_id
+from services.testkit.harness import open_client
+from tests.e2e.checked import refusal
+from tests.e2e.command import command_line
 from tests.e2e.conftest import FreshStack
-from tests.e2e.desk import Desk, command_line, money, new_id, refusal
 from tests.e2e.test_full_disk import until_health
 
 
 async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_start_begins_empty(
     fresh_stack: FreshStack,
 ) -> None:
-    async with fresh_stack(services=("order",), database=SQLITE) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
+    async with (
+        fresh_stack(services=("order",), database=SQLITE) as stack,
+        open_client(stack, "li", Role.CASHIER) as desk,
+    ):
         order = await desk.new_order()
         file = stack.data / "order.db"
         away = stack.data / "away.db"
         file.rename(away)
         create = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
-        code, error = await refusal(desk.ask(desk.order.CreateOrder, create))
+        code, error = await refusal(desk.call(create))
         assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_LOST", 1000)
         address = stack.instance("order-1").address
         await until_health(address, "NOT_SERVING")
@@ -41,6 +47,6 @@ async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_sta
     away.rename(file)
     async with (
         fresh_stack(services=("order",), data=data, database=SQLITE) as again,
-        Desk.of(again, "li", Role.CASHIER) as desk,
+        open_client(again, "li", Role.CASHIER) as desk,
     ):
         assert await desk.order_state(order) == "UNPAID"

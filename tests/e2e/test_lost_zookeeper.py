@@ -7,15 +7,15 @@ import shutil
 import signal
 from pathlib import Path
 
-import grpc
 import pytest
 
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import ZOOKEEPER, Stack
 from services.kernel.principal import Role
-from services.runtime.grpc import status
+from services.testkit.client import RecordingClient
+from services.testkit.harness import open_client
+from tests.e2e.command import command_line
 from tests.e2e.conftest import FreshStack
-from tests.e2e.desk import Desk, command_line
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ from tests.e2e.desk import Desk, command_line
 async def test_stack_whose_zookeeper_lost_its_data_settles_again_after_the_remedy_without_a_restart(
     fresh_stack: FreshStack, backup: bool
 ) -> None:
-    async with fresh_stack() as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
+    async with fresh_stack() as stack, open_client(stack, "li", Role.CASHIER) as desk:
         data = stack.data / ZOOKEEPER / "data"
-        await desk.settle(await desk.new_order())
+        await desk.settle_ok(await desk.new_order())
         if backup:
             await replace(stack, data, keep=True)
             await until_settled(desk, await desk.new_order())
             for _ in range(30):
-                await desk.settle(await desk.new_order())
+                await desk.settle_ok(await desk.new_order())
         pids = {instance.name: instance.pid for instance in stack.instances}
         await replace(stack, data, keep=False)
 
@@ -64,28 +64,19 @@ async def replace(stack: Stack, data: Path, *, keep: bool) -> None:
     await stack.wait_server(ZOOKEEPER)
 
 
-async def until_refused(desk: Desk, order: str) -> str:
-    """Settle in vain, until it is refused because of the ensemble; returns the sentence."""
+async def until_refused(desk: RecordingClient, order: str) -> str:
+    """Settle in vain, until it is refused because of the ensemble; return the sentence."""
     async with asyncio.timeout(40):
         while True:
-            try:
-                await desk.settle(order)
-            except grpc.aio.AioRpcError as error:
-                told = status.from_rpc_error(error)
-                if (error.code(), told.reason) == (grpc.StatusCode.UNAVAILABLE, "ENSEMBLE_BEHIND"):
-                    return told.message
-            else:
-                raise AssertionError("settled under a fence that is worth nothing")
+            result = await desk.settle_once(order)
+            assert result.error is not None, "settled under a fence that is worth nothing"
+            if (result.answer.code, result.answer.reason) == ("UNAVAILABLE", "ENSEMBLE_BEHIND"):
+                return result.error.message
             await asyncio.sleep(0.1)
 
 
-async def until_settled(desk: Desk, order: str) -> None:
+async def until_settled(desk: RecordingClient, order: str) -> None:
     async with asyncio.timeout(40):
-        while True:
-            try:
-                payment = await desk.settle(order)
-            except grpc.aio.AioRpcError:
-                await asyncio.sleep(0.1)
-            else:
-                assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-                return
+        while (result := await desk.settle_once(order)).error is not None:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.1)
+    assert result.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED

@@ -9,9 +9,11 @@ from collections import defaultdict
 import pytest
 
 from services.devstack.stack import Stack
+from services.testkit.client import RecordingClient, new_id
+from tests.e2e.checked import refusal
+from tests.e2e.command import command_line, document
 from tests.e2e.conftest import SETTINGS, FreshStack
 from tests.e2e.counts import pages
-from tests.e2e.desk import Desk, command_line, document, new_id, refusal
 
 Samples = dict[str, float]
 
@@ -30,15 +32,17 @@ def calls(method: str, code: str = "OK") -> str:
     return f'countinghouse_calls_total{{code="{code}",method="{method}"}}'
 
 
-async def test_a_settled_order_is_counted_by_everybody_who_had_a_part_in_it(stack: Stack, cashier: Desk) -> None:
+async def test_a_settled_order_is_counted_by_everybody_who_had_a_part_in_it(
+    stack: Stack, cashier: RecordingClient
+) -> None:
     """One Settle at the one payment instance, one claim and one completion at the order service, one Post at the
     ledger; another clerk's is refused, and counted as that. At the other payment instance nothing moved.
     """
     names = ("payment-1", "payment-2", "order-1", "ledger-1")
     order_id = await cashier.new_order()
     before = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
-    await cashier.settle(order_id, instance="payment-1")
-    await refusal(cashier.settle(order_id, request_id=new_id(), instance="payment-1"))
+    await cashier.settle_ok(order_id, at="payment-1")
+    await refusal(cashier.settle_once(order_id, new_id(), at="payment-1"))
     after = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
 
     def moved(instance: str, *counts: str) -> list[float]:
@@ -53,9 +57,9 @@ async def test_a_settled_order_is_counted_by_everybody_who_had_a_part_in_it(stac
         assert samples["process_resident_memory_bytes"] > 10 << 20
 
 
-async def test_the_numbers_add_up(stack: Stack, cashier: Desk) -> None:
+async def test_the_numbers_add_up(stack: Stack, cashier: RecordingClient) -> None:
     """Of every method of every instance: the calls of all codes are as many as the durations."""
-    await cashier.settle(await cashier.new_order())
+    await cashier.settle_ok(await cashier.new_order())
     for instance in stack.instances:
         by_method: defaultdict[str, float] = defaultdict(float)
         durations: dict[str, float] = {}

@@ -10,26 +10,27 @@ import pytest
 from countinghouse.order.v1 import order_pb2
 from services.devstack.stack import Stack
 from services.runtime.grpc import status
-from tests.e2e.desk import Desk, command_line, document, money, new_id, refusal
+from services.testkit.client import RecordingClient, money, new_id
+from tests.e2e.command import command_line, document
 
 #: The largest order that is taken: 84 KB, so that twenty are more than a message holds.
 LINES = [order_pb2.OrderLine(description="𠮷" * 200, quantity=1, unit_price=money(1))] * 100
 
 
-async def test_large_orders_are_listed_in_pages_that_fit_a_message(stack: Stack, cashier: Desk) -> None:
+async def test_large_orders_are_listed_in_pages_that_fit_a_message(stack: Stack, cashier: RecordingClient) -> None:
     """Each one once, by the stubs and by the command; and each one can be read alone."""
     customer = new_id("customer")
     made = []
     for _ in range(20):
         request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id=customer, lines=LINES)
-        made.append((await cashier.ask(cashier.order.CreateOrder, request)).order.order_id)
-    read = await cashier.ask(cashier.order.GetOrder, order_pb2.GetOrderRequest(order_id=made[0]))
+        made.append((await cashier.ask(request)).order.order_id)
+    read = await cashier.ask(order_pb2.GetOrderRequest(order_id=made[0]))
     assert len(read.order.lines) == 100
 
     listed: list[str] = []
     wanted = order_pb2.ListOrdersRequest(customer_id=customer, page_size=1_000)
     while True:
-        page = await cashier.ask(cashier.order.ListOrders, wanted)
+        page = await cashier.ask(wanted)
         listed += [order.order_id for order in page.orders]
         wanted.page_token = page.next_page_token
         if not page.next_page_token:
@@ -52,13 +53,16 @@ async def test_large_orders_are_listed_in_pages_that_fit_a_message(stack: Stack,
     ],
 )
 async def test_malformed_request_is_refused_by_every_server(
-    stack: Stack, accountant: Desk, instance: str, method: str
+    stack: Stack, accountant: RecordingClient, instance: str, method: str
 ) -> None:
     """With a good token it is INVALID_ARGUMENT, without one UNAUTHENTICATED."""
     async with grpc.aio.insecure_channel(stack.instance(instance).address) as channel:
         send: Any = channel.unary_unary(f"/countinghouse.{method}")
-        code, error = await refusal(accountant.ask(send, b"\x0f"))
-        assert (code, error.reason) == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
+        metadata = (("authorization", f"Bearer {accountant.identity.token}"),)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await send(b"\x0f", timeout=5.0, metadata=metadata)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.from_rpc_error(refused.value).reason == "MALFORMED_REQUEST"
         with pytest.raises(grpc.aio.AioRpcError) as nobody:
             await send(b"\x0f", timeout=5.0)
         assert status.from_rpc_error(nobody.value).reason == "TOKEN_REQUIRED"

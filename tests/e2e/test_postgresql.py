@@ -26,11 +26,11 @@ from services.devstack.stack import Stack
 from services.devstack.state import InstanceState, StackRefused
 from services.kernel.principal import Role
 from services.runtime.database.database import Database, DatabaseRefused
-from services.testkit.harness import Harness
+from services.testkit.harness import Harness, open_client
 from tests.contract.runtime.wire import wire_to
 from tests.e2e.checked import charges, checked_books
+from tests.e2e.command import command_line, document, processes_of
 from tests.e2e.conftest import options
-from tests.e2e.desk import Desk, command_line, document, processes_of
 
 ONE, TWO = "payment-1", "payment-2"
 ORDERS = 12
@@ -75,7 +75,7 @@ async def refused(url: str, statement: str) -> str:
 
 async def test_an_order_is_settled_and_the_books_are_read(harness: Harness) -> None:
     order_id = await harness.new_order()
-    payment = (await harness.cashier.settle(order_id, at=ONE)).payment
+    payment = await harness.cashier.settle_ok(order_id, at=ONE)
     assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert charges(await checked_books(harness), order_id) == [payment.payment_id]
 
@@ -133,9 +133,9 @@ async def test_a_killed_server_comes_back_and_every_order_is_settled_once(harnes
 async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
-        async with Desk.of(stack, "li", Role.CASHIER) as desk:
+        async with open_client(stack, "li", Role.CASHIER) as desk:
             order_id = await desk.new_order()
-            await desk.settle(order_id)
+            await desk.settle_ok(order_id)
         log = stack.data / "logs" / "postgresql.log"
     assert processes_of(stack.data) == []
     assert "not properly shut down" not in log.read_text()
@@ -143,7 +143,7 @@ async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> No
         await Stack(options(stack.data, database="sqlite")).start()
     async with (
         Stack(options(stack.data, database="postgresql", start_timeout_s=START_S)) as again,
-        Desk.of(again, "li", Role.CASHIER) as desk,
+        open_client(again, "li", Role.CASHIER) as desk,
     ):
         assert await desk.order_state(order_id) == "PAID"
     assert "not properly shut down" not in log.read_text()
@@ -155,8 +155,8 @@ async def test_without_the_guard_unique_the_services_own_their_tables(data: Path
     chosen = options(
         data.with_name("unguarded"), database="postgresql", start_timeout_s=START_S, guards_off=("unique",)
     )
-    async with Stack(chosen) as stack, Desk.of(stack, "li", Role.CASHIER) as desk:
-        assert (await desk.settle(await desk.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    async with Stack(chosen) as stack, open_client(stack, "li", Role.CASHIER) as desk:
+        assert (await desk.settle_ok(await desk.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")

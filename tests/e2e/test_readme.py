@@ -14,7 +14,7 @@ import pytest
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
 from services.kernel.principal import Role
-from tests.e2e.desk import Desk
+from services.testkit.client import RecordingClient
 
 _ROOT = Path(__file__).parents[2]
 _STUBS = _ROOT / "protos" / "gen"
@@ -85,7 +85,7 @@ async def test_nothing_else_is_there_to_be_imported(bare: Path, tmp_path: Path, 
 
 
 async def test_it_finds_the_service_and_settles_an_order(
-    script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: Desk
+    script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: RecordingClient
 ) -> None:
     """It exits with 0, and the order is paid by the payment whose id it prints; run again, it prints the refusal."""
     order_id = await cashier.new_order()
@@ -99,7 +99,7 @@ async def test_it_finds_the_service_and_settles_an_order(
     printed = re.search(r"\bpay_\w+", output)
     assert printed, output
     request = payment_pb2.GetPaymentRequest(payment_id=printed[0])
-    payment = (await cashier.ask(cashier.payment.GetPayment, request)).payment
+    payment = (await cashier.ask(request)).payment
     assert (payment.state, payment.order_id) == (payment_pb2.PAYMENT_STATE_SUCCEEDED, order_id)
     assert await cashier.order_state(order_id) == "PAID"
     assert payment.clerk.name == "li"

@@ -14,11 +14,12 @@ from countinghouse.acquirer.v1 import acquirer_pb2 as bank
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.devstack.stack import Stack
 from services.kernel.principal import Role
-from services.testkit.harness import Harness
+from services.testkit.client import money, new_id
+from services.testkit.harness import Harness, open_client
 from tests.e2e import databases
 from tests.e2e.checked import checked_books
+from tests.e2e.command import command_line, document
 from tests.e2e.conftest import SETTINGS, options
-from tests.e2e.desk import Desk, command_line, document, money, new_id
 
 AMOUNT = 1250
 #: Far enough for no worker to ask by itself during the test.
@@ -58,9 +59,9 @@ async def asked_about(harness: Harness, payment_id: str) -> int:
 
 async def charge(harness: Harness, key: str, reference: str) -> None:
     """Somebody charges a card at the bank, and we know nothing of it."""
-    async with Desk.of(harness.stack, "payment-service", Role.SERVICE) as desk:
+    async with open_client(harness.stack, "payment-service", Role.SERVICE) as desk:
         request = bank.ChargeRequest(key=key, card="tok-mei", amount=money(AMOUNT), reference=reference)
-        await desk.ask(desk.acquirer.Charge, request)
+        await desk.ask(request)
 
 
 class Planted:
@@ -86,8 +87,8 @@ class Planted:
     async def only_ours_given_back(self) -> tuple[str, str]:
         """Somebody gives the money back at the bank, and not in our books."""
         _, payment = await by_card(self._harness)
-        async with Desk.of(self._harness.stack, "wang", Role.ACCOUNTANT) as desk:
-            await desk.ask(desk.acquirer.ReverseByKey, bank.ReverseByKeyRequest(key=payment.acquirer_key))
+        async with open_client(self._harness.stack, "wang", Role.ACCOUNTANT) as desk:
+            await desk.ask(bank.ReverseByKeyRequest(key=payment.acquirer_key))
         return "only ours", payment.acquirer_key
 
     async def only_ours_lost(self) -> tuple[str, str]:

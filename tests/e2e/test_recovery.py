@@ -19,12 +19,11 @@ from services.devstack.state import InstanceState
 from services.kernel.clock import SystemClock
 from services.kernel.errors import Aborted, AlreadyExists, Unavailable
 from services.runtime.zookeeper_paths import LOCKS_ROOT
-from services.testkit.client import CallResult
+from services.testkit.client import CallResult, new_id
 from services.testkit.failpoints import DROP_REPLY, KILL, STOP
 from services.testkit.harness import Harness
 from tests.e2e.checked import charges, checked_books, states
 from tests.e2e.conftest import SETTINGS, options
-from tests.e2e.desk import new_id
 
 ONE, TWO = "payment-1", "payment-2"
 AT_ONCE = 24

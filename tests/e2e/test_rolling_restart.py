@@ -16,8 +16,8 @@ from services.devstack.state import INTERFACES
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
 from tests.e2e.clients import Clients, clients_of
+from tests.e2e.command import command_line
 from tests.e2e.conftest import SETTINGS, FreshStack
-from tests.e2e.desk import command_line
 from tests.e2e.endings import Endings
 from tests.e2e.load import Load, Work, told
 

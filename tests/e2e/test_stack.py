@@ -32,9 +32,12 @@ from services.devstack.readiness import health
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES, InstanceState, StackRefused
 from services.kernel.principal import Role
+from services.testkit.client import RecordingClient, new_id
+from services.testkit.harness import open_client
 from tests.e2e import databases
+from tests.e2e.checked import refusal
+from tests.e2e.command import command_line, document, processes_of, start_command_line
 from tests.e2e.conftest import FreshStack, options
-from tests.e2e.desk import Desk, command_line, document, new_id, processes_of, refusal, start_command_line
 
 READY_S = 30.0
 on_files = pytest.mark.skipif(databases.on_postgresql(), reason="spoils a file; see test_postgresql.py")
@@ -55,16 +58,14 @@ async def until_health(address: str, interface: str, wanted: str, timeout_s: flo
             await asyncio.sleep(0.1)
 
 
-async def settled_once_available(desk: Desk, order_id: str, timeout_s: float = 15.0) -> payment_pb2.Payment:
+async def settled_once_available(desk: RecordingClient, order_id: str, timeout_s: float = 15.0) -> payment_pb2.Payment:
     """Settles an order as soon as that is possible; until then the only answer allowed is UNAVAILABLE."""
     async with asyncio.timeout(timeout_s):
         while True:
-            try:
-                return await desk.settle(order_id)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.1)
+            result = await desk.settle_once(order_id)
+            if result.answer.code != "UNAVAILABLE":
+                return result.payment
+            await asyncio.sleep(0.1)
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +93,9 @@ class TestReady:
             assert url.parameters["pid"] == str(instance.pid)
             assert url.parameters["instance"] == instance.name
 
-    async def test_frozen_zookeeper_readiness_fails_and_liveness_does_not(self, stack: Stack, cashier: Desk) -> None:
+    async def test_frozen_zookeeper_readiness_fails_and_liveness_does_not(
+        self, stack: Stack, cashier: RecordingClient
+    ) -> None:
         """Nobody restarts an instance that still answers reads."""
         order_id = await cashier.new_order()
         os.kill(stack.zookeeper_pid, signal.SIGSTOP)
@@ -149,15 +152,15 @@ class TestKeptAlive:
         assert after.pid != before.pid
         assert after.restarts == before.restarts + 1
         assert await health(after.address) == "SERVING"
-        async with Desk.of(stack, "li", Role.CASHIER) as desk:
+        async with open_client(stack, "li", Role.CASHIER) as desk:
             order_id = await desk.new_order()
-            assert (await desk.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+            assert (await desk.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
     async def test_a_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
         address, pid = stack.zookeeper, stack.zookeeper_pid
         stack.kill("zookeeper")
         await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 10)
-        async with Desk.of(stack, "li", Role.CASHIER, timeout_s=10) as desk:
+        async with open_client(stack, "li", Role.CASHIER) as desk:
             order_id = await desk.new_order()
             payment = await settled_once_available(desk, order_id)
         assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
@@ -171,8 +174,10 @@ class TestKeptAlive:
         await stack.wait_until(lambda: stack.instance("acquirer-1").pid not in (0, pid), 10)
         await stack.wait_serving("acquirer-1")
         assert stack.instance("acquirer-1").address == stack.acquirer == address
-        async with Desk.of(stack, "li", Role.CASHIER) as desk:
-            payment = await desk.settle(await desk.new_order(), payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10)
+        async with open_client(stack, "li", Role.CASHIER) as desk:
+            payment = await desk.settle_ok(
+                await desk.new_order(), source=payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10
+            )
         assert payment.state in (payment_pb2.PAYMENT_STATE_SUCCEEDED, payment_pb2.PAYMENT_STATE_UNKNOWN)
 
     async def test_a_frozen_instance_is_left_alone(self, stack: Stack) -> None:
@@ -245,13 +250,13 @@ class TestWithoutZooKeeper:
         assert processes_of(tmp_path / "data") == []
 
     async def test_lost_later_a_call_is_told_within_its_deadline_and_it_comes_back_by_itself(
-        self, stack: Stack, cashier: Desk
+        self, stack: Stack, cashier: RecordingClient
     ) -> None:
         order_id, payment = await cashier.new_order(), stack.instance("payment-1")
         stack.restarts = False
         try:
             stack.kill("zookeeper")
-            code, error = await refusal(cashier.settle(order_id, timeout_s=2.0))
+            code, error = await refusal(cashier.settle_once(order_id, timeout_s=2.0))
             assert (code, error.reason) == ("UNAVAILABLE", "ZOOKEEPER_UNAVAILABLE")
             assert await cashier.order_state(order_id) == "UNPAID"
             await until_health(payment.address, payment.interface, "NOT_SERVING")
@@ -259,7 +264,7 @@ class TestWithoutZooKeeper:
             stack.restarts = True
         for instance in stack.instances:
             await until_health(instance.address, instance.interface, "SERVING")
-        assert (await cashier.settle(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert (await cashier.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
 class TestRefusals:
@@ -329,8 +334,8 @@ class TestRefusals:
         assert "countinghouse doctor --new-generation 2" in refused.stderr
         mended = await command_line("doctor", "--data", str(data), "--new-generation", "2")
         assert mended.returncode == 0, mended.stdout
-        async with fresh_stack(data=data) as again, Desk.of(again, "li", Role.CASHIER) as desk:
-            payment = await desk.settle(await desk.new_order())
+        async with fresh_stack(data=data) as again, open_client(again, "li", Role.CASHIER) as desk:
+            payment = await desk.settle_ok(await desk.new_order())
             assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
@@ -439,10 +444,10 @@ class TestStopped:
             assert other.instance("payment-1").address == f"127.0.0.1:{port}"
             assert other.instance("payment-2").address == f"127.0.0.1:{port + 1}"
             assert other.zookeeper != stack.zookeeper
-            async with Desk.of(other, "li", Role.CASHIER) as there, Desk.of(stack, "li", Role.CASHIER) as here:
+            async with open_client(other, "li", Role.CASHIER) as there, open_client(stack, "li", Role.CASHIER) as here:
                 order_id = new_id("ord")
                 assert (await there.new_order()) != (await here.new_order())
-                code, error = await refusal(here.settle(order_id))
+                code, error = await refusal(here.settle_once(order_id))
                 assert (code, error.reason) == ("NOT_FOUND", "ORDER_NOT_FOUND")
         await stack.wait_serving()
 
@@ -462,7 +467,7 @@ class TestPruning:
             expires_at_ms, order_id, response_ok, response, created_at_ms, updated_at_ms)
             VALUES ('old', 'customer', :method, 'k', 'EXPIRED', '', 0, '', 0, 1, '', 0, NULL, 1, 1)
         """
-        async with fresh_stack() as running, Desk.of(running, "li", Role.CASHIER) as desk:
+        async with fresh_stack() as running, open_client(running, "li", Role.CASHIER) as desk:
             await desk.new_order()
             for service, method in (("order", "CreateOrder"), ("payment", "Pay"), ("ledger", "OpenAccount")):
                 with contextlib.closing(sqlite3.connect(running.data / f"{service}.db", timeout=30)) as database:

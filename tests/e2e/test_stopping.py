@@ -15,13 +15,12 @@ import pytest_asyncio
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import ZOOKEEPER, Stack
 from services.kernel.errors import Aborted
-from services.testkit.client import CallResult
+from services.testkit.client import CallResult, new_id
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
 from tests.e2e.checked import checked_books
 from tests.e2e.clients import clients_of
 from tests.e2e.conftest import SETTINGS, FreshStack, options
-from tests.e2e.desk import new_id
 from tests.e2e.endings import Endings
 from tests.e2e.load import Load
 

@@ -21,10 +21,10 @@ from services.kernel.principal import Role
 from services.runtime.database.pgpass import Roles
 from services.runtime.database.postgres_roles import prepare
 from services.runtime.zookeeper_paths import GENERATION_PATH
-from services.testkit.harness import Harness
+from services.testkit.client import RecordingClient
+from services.testkit.harness import Harness, open_client
 from tests.e2e.checked import checked_books
 from tests.e2e.conftest import options
-from tests.e2e.desk import Desk
 from tests.integration.zookeeper import ZooKeeper
 from tests.postgresql import PostgresServer, server
 
@@ -91,22 +91,22 @@ async def upgraded(
 
 async def test_settle_sent_before_the_upgrade_is_replayed(upgraded: Stack) -> None:
     """The stored answer is found under the request id that the clerk used then."""
-    async with Desk.of(upgraded, "li", Role.CASHIER) as cashier:
+    async with open_client(upgraded, "li", Role.CASHIER) as cashier:
         before = len(await cashier.journals("drawer-paid"))
         request = pb.SettleRequest(request_id="rq-s1", order_id="drawer-paid", source=pb.SOURCE_DRAWER)
-        response, trailers = await cashier.ask_with_trailers(cashier.payment.Settle, request)
-        assert trailers["x-replayed"] == "true"
-        assert response.payment.state == pb.PAYMENT_STATE_SUCCEEDED
+        result = await cashier.call(request)
+        assert result.replayed
+        assert result.payment.state == pb.PAYMENT_STATE_SUCCEEDED
         assert len(await cashier.journals("drawer-paid")) == before == 1
 
 
 async def test_journals_of_before_are_listed_by_account(upgraded: Stack) -> None:
     """All those with a leg on it, and no others."""
-    async with Desk.of(upgraded, "li", Role.CASHIER) as cashier:
+    async with open_client(upgraded, "li", Role.CASHIER) as cashier:
 
         async def listed(account_id: str = "") -> list[ledger_pb2.Journal]:
             request = ledger_pb2.ListJournalsRequest(account_id=account_id, page_size=1_000)
-            return list((await cashier.ask(cashier.ledger.ListJournals, request)).journals)
+            return list((await cashier.ask(request)).journals)
 
         everything = await listed()
         newest = everything[0].sequence  # the worker may post the payment that was UNKNOWN while this test reads
@@ -117,34 +117,37 @@ async def test_journals_of_before_are_listed_by_account(upgraded: Stack) -> None
 
 
 async def test_unpaid_order_of_before_is_settled(upgraded: Stack) -> None:
-    async with Desk.of(upgraded, "li", Role.CASHIER) as cashier:
+    async with open_client(upgraded, "li", Role.CASHIER) as cashier:
         assert await cashier.order_state("unpaid") == "UNPAID"
-        assert (await cashier.settle("unpaid")).state == pb.PAYMENT_STATE_SUCCEEDED
+        assert (await cashier.settle_ok("unpaid")).state == pb.PAYMENT_STATE_SUCCEEDED
         assert await cashier.order_state("unpaid") == "PAID"
 
 
 async def test_payment_made_before_is_reversed_and_its_order_settled_again(upgraded: Stack) -> None:
     """By drawer and by card, whose charge the acquirer of that time holds."""
-    async with Desk.of(upgraded, "wang", Role.ACCOUNTANT) as accountant, Desk.of(upgraded, "li", Role.CASHIER) as li:
+    async with (
+        open_client(upgraded, "wang", Role.ACCOUNTANT) as accountant,
+        open_client(upgraded, "li", Role.CASHIER) as li,
+    ):
         for order_id in ("drawer-paid", "card-paid", "wallet-paid"):
             (paid,) = await payments_of(accountant, order_id)
             request = pb.ReverseRequest(request_id=f"undo-{order_id}", payment_id=paid.payment_id, reason="wrong order")
-            undone = (await accountant.ask(accountant.payment.Reverse, request)).payment
+            undone = (await accountant.ask(request)).payment
             assert undone.state == pb.PAYMENT_STATE_REVERSED, order_id
-            assert (await li.settle(order_id)).state == pb.PAYMENT_STATE_SUCCEEDED
+            assert (await li.settle_ok(order_id)).state == pb.PAYMENT_STATE_SUCCEEDED
             assert len(await li.journals(order_id)) == 3
 
 
 async def test_unknown_payment_of_before_ends_once_the_acquirer_answers(upgraded: Stack) -> None:
     """Then the checker finds nothing wrong with what both releases have done."""
-    async with Harness(upgraded) as harness, Desk.of(upgraded, "li", Role.CASHIER) as cashier:
+    async with Harness(upgraded) as harness, open_client(upgraded, "li", Role.CASHIER) as cashier:
         await checked_books(harness)
         (payment,) = await payments_of(cashier, "card-unknown")
         assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
         assert await cashier.order_state("card-unknown") == "PAID"
 
 
-async def payments_of(desk: Desk, order_id: str) -> list[pb.Payment]:
+async def payments_of(desk: RecordingClient, order_id: str) -> list[pb.Payment]:
     """Return the payments of an order that were not declined."""
-    listed = await desk.ask(desk.payment.ListPayments, pb.ListPaymentsRequest(order_id=order_id))
+    listed = await desk.ask(pb.ListPaymentsRequest(order_id=order_id))
     return [payment for payment in listed.payments if payment.state != pb.PAYMENT_STATE_DECLINED]

@@ -20,7 +20,7 @@ from coordination.registry import ProviderURL, Registry, Service
 from coordination.rules import Overrides
 from coordination.rules.rule_watcher import config_path
 from coordination.session import Session
-from tests.e2e.desk import command_line, document, start_command_line
+from tests.e2e.command import command_line, document, start_command_line
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import ZooKeeper
 

@@ -11,7 +11,7 @@ from typing import Final
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
-from tests.e2e.desk import Desk
+from services.testkit.client import RecordingClient
 from tests.interop.stage import CLERK, Stage
 from tests.interop.toolchain import Toolchain
 
@@ -48,7 +48,7 @@ def addresses(stack: Stack) -> tuple[str, ...]:
     return tuple(stack.instance(name).address for name in ("order-1", "payment-1", "ledger-1"))
 
 
-async def _compare(said: Mapping[str, list[str]], desk: Desk, *, tells_reason: bool) -> str:
+async def _compare(said: Mapping[str, list[str]], desk: RecordingClient, *, tells_reason: bool) -> str:
     for name in _SAID_ONCE:
         _agree(f"times it said {name}", len(said[name]), 1)
     _agree("answers to Pay", len(said["paid"]), 2)
@@ -59,7 +59,7 @@ async def _compare(said: Mapping[str, list[str]], desk: Desk, *, tells_reason: b
     _agree("payments with the ticket", await _paid_with(desk, said["ticket"][0]), [one])
 
     order_id = said["order"][0]
-    order = (await desk.ask(desk.order.GetOrder, order_pb2.GetOrderRequest(order_id=order_id))).order
+    order = (await desk.ask(order_pb2.GetOrderRequest(order_id=order_id))).order
     _agree("state it was told", said["state"][0], order_pb2.OrderState.Name(order_pb2.ORDER_STATE_PAID))
     _agree("state in the books", order.state, order_pb2.ORDER_STATE_PAID)
     _agree("payment in the books", order.payment_id, said["settled"][0])
@@ -78,8 +78,8 @@ async def _compare(said: Mapping[str, list[str]], desk: Desk, *, tells_reason: b
     )
 
 
-async def _paid_with(desk: Desk, ticket_id: str) -> list[str]:
-    answer = await desk.ask(desk.payment.ListPayments, payment_pb2.ListPaymentsRequest(page_size=1000))
+async def _paid_with(desk: RecordingClient, ticket_id: str) -> list[str]:
+    answer = await desk.ask(payment_pb2.ListPaymentsRequest(page_size=1000))
     return [payment.payment_id for payment in answer.payments if payment.ticket_id == ticket_id]
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
 from services.kernel.principal import Role
-from tests.e2e.desk import Desk
+from services.testkit.harness import open_client
 from tests.interop.consumers import Wrong
 from tests.interop.languages import JAVA
 from tests.interop.program import Program
@@ -40,8 +40,8 @@ async def play(stage: Stage) -> str:
         Wrong: A ping was punished, a call failed, or a restarted instance was not found again.
     """
     stack = await stage.ready(JAVA)
-    async with Desk.of(stack, CLERK, Role.CASHIER) as desk:
-        payment = await desk.settle(await desk.new_order())
+    async with open_client(stack, CLERK, Role.CASHIER) as desk:
+        payment = await desk.settle_ok(await desk.new_order())
     async with await stage.program(JAVA, "endurance", payment.payment_id) as program:
         await program.says("address", _START_S)  # said of each that has served it for the first time
         idle = await _idle(program)

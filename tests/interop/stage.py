@@ -5,7 +5,7 @@ other languages beside it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,8 @@ from typing import Self
 from services.devstack.components.zookeeper import ZooKeeperMissing
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.principal import Role
-from tests.e2e.desk import Desk
+from services.testkit.client import RecordingClient
+from services.testkit.harness import open_client
 from tests.interop.program import Program
 from tests.interop.tally import Skip
 from tests.interop.toolchain import Toolchain, Workshop
@@ -60,7 +61,7 @@ class Stage:
                 self._stack = await self._open.enter_async_context(Stack(options))
             except ZooKeeperMissing as missing:
                 raise Skip(f"because {missing.message}") from missing
-            async with Desk.of(self._stack, CLERK, Role.CASHIER) as desk:
+            async with open_client(self._stack, CLERK, Role.CASHIER) as desk:
                 await desk.new_order()  # the first call of each service connects it to the others
         return self._stack
 
@@ -76,6 +77,6 @@ class Stage:
         log = folder / f"{name}.log"
         return Program(name, (*toolchain.command(folder, name), *arguments), environment, log)
 
-    def desk(self, stack: Stack) -> Desk:
+    def desk(self, stack: Stack) -> AbstractAsyncContextManager[RecordingClient]:
         """Somebody who looks into the books."""
-        return Desk.of(stack, "zhao", Role.AUDITOR)
+        return open_client(stack, "zhao", Role.AUDITOR)
