@@ -12,12 +12,8 @@ One order, from the call to the reply; each line is a commit or a call, and the 
     complete          order PAID                                            completed
     (lock released in the background)                                       released
 
-Undoing it: the opposite journal (posted), and only then, of a card, the refund (refunded), then REVERSED (recorded).
-The ledger may refuse, the acquirer never does.
-
-Parking it, while the acquirer does not answer: the ledger voids the journal (voided), the payment is PARKED and its
-request refused (parked), the order is released (completed). The worker owes the acquirer the reversal of its key
-(refunded), then it is REVERSED (recorded): `recovery.py`.
+`saga.py` lists the steps of a reversal and of a parking, and the rules about the acquirer; `recovery.py` finishes what
+no execution works on any more.
 
 Rules
 1. Every step can be repeated: `Saga.advance` brings a payment to its end from whatever state it is found in. The
@@ -29,9 +25,6 @@ Rules
    names its customer, look at the order before they begin: told ORDER_NOT_FOUND then, they may run again.
 4. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
-5. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
-6. Only an execution of the payment's own request causes a charge (`saga.Context`). Whoever finishes another's payment
-   asks what became of its key; if nobody can tell, the payment stays as it is and they are told which one it is.
 """
 
 from __future__ import annotations

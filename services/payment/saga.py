@@ -13,8 +13,8 @@
 Rules
 1. Every step can be repeated. A step is a call or a commit (`_commit`): a transition of `model.py` planned on what was
    read, with the answers that it stores; if the payment has changed meanwhile, it is planned again.
-2. Only an execution of the payment's own request causes a charge (`Context.may_charge`). Whoever finishes another's
-   payment asks what became of its key, and nothing else.
+2. Only an execution of the payment's own request causes a charge (`Context.may_charge`). Another only asks what became
+   of its key; if the acquirer cannot tell, the payment stays as it is and the caller is told which one it is.
 3. A card is charged only if the ledger knows the accounts of its journal, in its currency (`check_accounts`).
 4. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
 5. A payment is PARKED only when the ledger has answered that no journal of it stands and none ever will.

@@ -102,13 +102,9 @@ class SqlPaymentStore(PaymentStore):
     async def prepare(self) -> None:
         """Makes the unique index stand, or, with the guard off, fall."""
 
-        async def step(tx: AsyncConnection) -> None:
-            if self._guards.unique:
-                await tx.run_sync(ONE_ACTIVE_PER_ORDER.create, checkfirst=True)
-            else:
-                await tx.run_sync(ONE_ACTIVE_PER_ORDER.drop, checkfirst=True)
-
-        await self._database.run(step)
+        index = ONE_ACTIVE_PER_ORDER
+        change = index.create if self._guards.unique else index.drop
+        await self._database.run(lambda tx: tx.run_sync(change, checkfirst=True))
 
     # Tickets and requests
 
@@ -153,10 +149,7 @@ class SqlPaymentStore(PaymentStore):
             NotFound: TICKET_NOT_FOUND.
         """
 
-        async def step(tx: AsyncConnection) -> str | None:
-            return await self._requests.order_of(tx, ticket)
-
-        order_id = await self._database.read(step)
+        order_id = await self._database.read(lambda tx: self._requests.order_of(tx, ticket))
         if order_id is None:
             raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {ticket.key} of yours; fetch one with IssueTicket")
         return order_id
@@ -186,18 +179,12 @@ class SqlPaymentStore(PaymentStore):
     async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         """Starts a request that makes no payment of its own: a reversal."""
 
-        async def step(tx: AsyncConnection) -> Execution | StoredResponse:
-            return await self._requests.begin(tx, key, fingerprint, lease)
-
-        return await self._database.run(step)
+        return await self._database.run(lambda tx: self._requests.begin(tx, key, fingerprint, lease))
 
     async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
         """Stores a definitive refusal of a request that has no payment to change."""
 
-        async def step(tx: AsyncConnection) -> None:
-            await self._requests.finish(tx, key, answer, now_ms=now_ms)
-
-        await self._database.run(step)
+        await self._database.run(lambda tx: self._requests.finish(tx, key, answer, now_ms=now_ms))
 
     async def response_to(self, key: RequestKey) -> StoredResponse:
         """What a finished request was answered with.
@@ -206,10 +193,7 @@ class SqlPaymentStore(PaymentStore):
             RequestInProgress: It is not finished.
         """
 
-        async def step(tx: AsyncConnection) -> RequestRow | None:
-            return await self._requests.find(tx, key)
-
-        row = await self._database.read(step)
+        row = await self._database.read(lambda tx: self._requests.find(tx, key))
         if row is None or row.response is None:
             raise RequestInProgress(key.key)
         return row.response
@@ -217,26 +201,19 @@ class SqlPaymentStore(PaymentStore):
     async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
         """What a request was answered with, if it was; raises KeyMismatch."""
 
-        async def step(tx: AsyncConnection) -> StoredResponse | None:
-            return await self._requests.answered(tx, key, fingerprint, now_ms=now_ms)
-
-        return await self._database.read(step)
+        return await self._database.read(lambda tx: self._requests.answered(tx, key, fingerprint, now_ms=now_ms))
 
     async def give_back(self, execution: Execution, *, now_ms: int) -> None:
         """Lets the same request run again, since nothing was done under it."""
 
-        async def step(tx: AsyncConnection) -> None:
-            await self._requests.give_back(tx, execution.key, execution.attempt, now_ms=now_ms)
-
-        await self._database.run(step)
+        await self._database.run(
+            lambda tx: self._requests.give_back(tx, execution.key, execution.attempt, now_ms=now_ms)
+        )
 
     async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
         """Moves the end of the leases of running executions; a moment in the past lets others carry on at once."""
 
-        async def step(tx: AsyncConnection) -> None:
-            await self._requests.renew(tx, held, until_ms=until_ms)
-
-        await self._database.run(step)
+        await self._database.run(lambda tx: self._requests.renew(tx, held, until_ms=until_ms))
 
     # The payment's transitions
 
@@ -287,10 +264,7 @@ class SqlPaymentStore(PaymentStore):
     async def raise_fence(self, payment_id: str, fence: Fence) -> Payment:
         """Refuse every older fence from now on; return the payment as it stands. Raises as `apply`."""
 
-        async def step(tx: AsyncConnection) -> Payment:
-            return await self._seen(tx, payment_id, fence)
-
-        return await self._database.run(step)
+        return await self._database.run(lambda tx: self._seen(tx, payment_id, fence))
 
     async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None:
         """Write down another silence of the acquirer, if the payment still waits for it. Raises as `apply`."""
@@ -310,36 +284,22 @@ class SqlPaymentStore(PaymentStore):
     async def schedule_query(self, key: str) -> None:
         """Lets the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
         columns = PAYMENTS.c
-
-        async def step(tx: AsyncConnection) -> None:
-            await tx.execute(
-                update(PAYMENTS)
-                .where(
-                    columns.payment_id == key.rpartition(":")[0],
-                    columns.acquirer_key == key,
-                    columns.state.in_(UNANSWERED),
-                )
-                .values(ask_at_ms=0)
-            )
-
-        await self._database.run(step)
+        is_waited_for = and_(
+            columns.payment_id == key.rpartition(":")[0],
+            columns.acquirer_key == key,
+            columns.state.in_(UNANSWERED),
+        )
+        due_now = update(PAYMENTS).where(is_waited_for).values(ask_at_ms=0)
+        await self._database.run(lambda tx: tx.execute(due_now))
 
     async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
         """Notes that the order service has been told."""
 
-        async def step(tx: AsyncConnection) -> None:
-            columns = OUTBOX.c
-            await tx.execute(
-                update(OUTBOX)
-                .where(
-                    columns.payment_id == payment_id,
-                    columns.purpose == action,
-                    columns.delivered_at_ms.is_(None),
-                )
-                .values(delivered_at_ms=now_ms)
-            )
-
-        await self._database.run(step)
+        columns = OUTBOX.c
+        is_pending = and_(
+            columns.payment_id == payment_id, columns.purpose == action, columns.delivered_at_ms.is_(None)
+        )
+        await self._database.run(lambda tx: tx.execute(update(OUTBOX).where(is_pending).values(delivered_at_ms=now_ms)))
 
     # What was left between two commits
 
@@ -388,10 +348,7 @@ class SqlPaymentStore(PaymentStore):
     async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
         """Carries on an execution; None: somebody else does."""
 
-        async def step(tx: AsyncConnection) -> Execution | None:
-            return await self._requests.take_over(tx, row.key, row.attempt, lease)
-
-        return await self._database.run(step)
+        return await self._database.run(lambda tx: self._requests.take_over(tx, row.key, row.attempt, lease))
 
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
         """Payments of which the order service has not been told since `before_ms`, by id."""
@@ -444,10 +401,7 @@ class SqlPaymentStore(PaymentStore):
     async def get(self, payment_id: str) -> Payment:
         """Raises NotFound: PAYMENT_NOT_FOUND."""
 
-        async def step(tx: AsyncConnection) -> Payment | None:
-            return await self._find(tx, PAYMENTS.c.payment_id == payment_id)
-
-        payment = await self._database.read(step)
+        payment = await self._database.read(lambda tx: self._find(tx, PAYMENTS.c.payment_id == payment_id))
         if payment is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
@@ -528,10 +482,7 @@ class SqlPaymentStore(PaymentStore):
         raise StaleFence(payment.order_id, fence, payment.fence)
 
     async def _active_beside(self, payment: Payment) -> Payment | None:
-        async def step(tx: AsyncConnection) -> Payment | None:
-            return await self._find(tx, PAYMENTS.c.order_id == payment.order_id, IS_ACTIVE)
-
-        return await self._database.read(step)
+        return await self._database.read(lambda tx: self._find(tx, PAYMENTS.c.order_id == payment.order_id, IS_ACTIVE))
 
     @staticmethod
     async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
