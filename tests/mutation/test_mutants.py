@@ -119,7 +119,7 @@ def test_the_tests_of_a_module_are_run_first() -> None:
     """And every test of the checker is run."""
     own, others = files_of_tests("history.py")
     assert [os.path.basename(path) for path in own] == ["test_history.py"]
-    assert {Path(path).name for path in others} >= {"test_simulation.py", "test_check.py", "test_search.py"}
+    assert {Path(path).name for path in others} >= {"test_simulation.py", "test_check.py", "test_order_histories.py"}
     assert all(files_of_tests(module)[0] for module in sources())
 
 

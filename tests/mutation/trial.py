@@ -44,10 +44,14 @@ _OWN_TESTS = {
     "linearizability/explanation.py": ("checks/test_orders.py",),
     "linearizability/order_calls.py": (
         "linearizability/test_order_calls.py",
-        "linearizability/test_search.py",
+        "linearizability/test_order_histories.py",
         "checks/test_orders.py",
     ),
-    "linearizability/order_model.py": ("linearizability/test_order_model.py", "linearizability/test_search.py"),
+    "linearizability/order_model.py": (
+        "linearizability/test_order_model.py",
+        "linearizability/test_order_histories.py",
+    ),
+    "linearizability/search.py": ("linearizability/test_search.py", "linearizability/test_order_histories.py"),
 }
 #: How long one session may take; one that hangs has noticed.
 _PATIENCE_S = 120.0

@@ -8,8 +8,8 @@ from services.checker.findings import Findings
 from services.checker.history import History
 from services.checker.linearizability.explanation import explain
 from services.checker.linearizability.order_calls import OrderCalls, order_calls
-from services.checker.linearizability.order_model import before_all
-from services.checker.linearizability.search import Budget, Undecided, has_order
+from services.checker.linearizability.order_model import OrderModel
+from services.checker.linearizability.search import Budget, Undecided, is_linearizable
 from services.checker.snapshot import Snapshot
 from services.kernel.clock import Clock
 
@@ -54,7 +54,7 @@ def _look(
     undecided: list[str],
 ) -> None:
     try:
-        if not has_order(order.operations, before_all(order.names), Budget.of(limit_s, clock)):
+        if not is_linearizable(order.operations, OrderModel(order.names), Budget.of(limit_s, clock)):
             violations.append(explain(order, history.nemesis, Budget.of(limit_s, clock)))
     except Undecided:
         undecided.append(f"order {order.order_id}: no sequence of its calls was found or ruled out in {limit_s:g} s")

@@ -13,8 +13,8 @@ from typing import cast
 
 from services.checker.history import Nemesis, Outcome, Phase, RecordedCall
 from services.checker.linearizability.order_calls import OrderCalls
-from services.checker.linearizability.order_model import ReadOrder, State, before_all, only_looks
-from services.checker.linearizability.search import Budget, Operation, Undecided, has_order, known_by
+from services.checker.linearizability.order_model import Move, OrderModel, ReadOrder, is_read_only
+from services.checker.linearizability.search import Budget, Operation, Undecided, is_linearizable, known_by
 
 #: Calls that are told at most, of those that are needed and of those of which nobody heard.
 _MAX_NEEDED, _MAX_UNKNOWN = 12, 5
@@ -27,11 +27,11 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
     Args:
         budget: Once it is spent, nothing more is left out.
     """
-    start = before_all(order.names)
+    model = OrderModel(order.names)
     end_ns = max(_ends(order.operations))
     try:
-        end_ns = _complete_at_ns(order.operations, start, budget)
-        needed = _needed(order.operations, end_ns, start, budget)
+        end_ns = _complete_at_ns(order.operations, model, budget)
+        needed = _needed(order.operations, end_ns, model, budget)
     except Undecided:
         needed = [number for number, operation in enumerate(order.operations) if _is_known(operation, end_ns)]
     begin_ns = min(order.operations[number].invoked_ns for number in needed)
@@ -40,7 +40,7 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
     unknown = [
         number
         for number, operation in enumerate(order.operations)
-        if operation.invoked_ns <= end_ns and not _is_known(operation, end_ns) and not only_looks(operation.moves)
+        if operation.invoked_ns <= end_ns and not _is_known(operation, end_ns) and not is_read_only(operation.moves)
     ]
     if unknown:
         lines.append("whether or not any of these was done, of which nobody had heard by then:")
@@ -53,30 +53,30 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
     return "\n".join(lines)
 
 
-def _complete_at_ns(operations: Sequence[Operation], start: State, budget: Budget) -> int:
+def _complete_at_ns(operations: Sequence[Operation[Move]], model: OrderModel, budget: Budget) -> int:
     """The first moment at which what was known had no order."""
     ends = sorted(_ends(operations))
-    place = bisect_left(ends, True, key=lambda end_ns: not has_order(known_by(operations, end_ns), start, budget))
+    place = bisect_left(ends, True, key=lambda end_ns: not is_linearizable(known_by(operations, end_ns), model, budget))
     return ends[place]
 
 
-def _needed(operations: Sequence[Operation], end_ns: int, start: State, budget: Budget) -> list[int]:
+def _needed(operations: Sequence[Operation[Move]], end_ns: int, model: OrderModel, budget: Budget) -> list[int]:
     """The deeds that contradict each other."""
     kept = {number: operation for number, operation in enumerate(operations) if _is_known(operation, end_ns)}
     unknown = [operation for operation in known_by(operations, end_ns) if operation.answered_ns is None]
     for number in sorted(kept, key=lambda number: operations[number].invoked_ns):
         others = {other: operation for other, operation in kept.items() if other != number}
         perhaps = replace(operations[number], answered_ns=None)
-        if not has_order([*others.values(), *unknown, perhaps], start, budget):
+        if not is_linearizable([*others.values(), *unknown, perhaps], model, budget):
             kept, unknown = others, [*unknown, perhaps]
     return list(kept)
 
 
-def _ends(operations: Iterable[Operation]) -> list[int]:
+def _ends(operations: Iterable[Operation[Move]]) -> list[int]:
     return [operation.answered_ns for operation in operations if operation.answered_ns is not None]
 
 
-def _is_known(operation: Operation, at_ns: int) -> bool:
+def _is_known(operation: Operation[Move], at_ns: int) -> bool:
     return operation.answered_ns is not None and operation.answered_ns <= at_ns
 
 
@@ -104,7 +104,7 @@ def _said(call: RecordedCall) -> str:
     return f"unknown: {told or 'no answer'}" if call.outcome is Outcome.INFO else f"{call.outcome}: {told}"
 
 
-def _last_look(operation: Operation) -> str:
+def _last_look(operation: Operation[Move]) -> str:
     look = cast(ReadOrder, operation.moves[0])
     state = look.row.name if look.row is not None else "something that no order is"
     by = f", by {look.payment_id}" if look.payment_id else ""

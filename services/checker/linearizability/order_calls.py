@@ -67,7 +67,7 @@ class OrderCalls:
 
     order_id: str
     names: tuple[str, ...] = ()
-    operations: list[Operation] = field(default_factory=list)
+    operations: list[Operation[Move]] = field(default_factory=list)
     calls: list[tuple[RecordedCall, ...]] = field(default_factory=list)
     unrecorded: str = ""
 
@@ -161,7 +161,7 @@ class FinalRead:
         for row in snapshot.payments:
             self._payments[str(row["order_id"])].append(row)
 
-    def operation(self, order_id: str, clerks: tuple[str, ...]) -> Operation:
+    def operation(self, order_id: str, clerks: tuple[str, ...]) -> Operation[Move]:
         """A look at the row."""
         row = self._orders.get(order_id)
         look = ReadOrder(OrderState.ABSENT)
@@ -419,7 +419,7 @@ class _Compiler:
     def _was_there(self) -> bool:
         return any(operation.moves != (ReadOrder(OrderState.ABSENT),) for operation in self._made.operations)
 
-    def _add(self, calls: Iterable[RecordedCall], operation: Operation) -> None:
+    def _add(self, calls: Iterable[RecordedCall], operation: Operation[Move]) -> None:
         self._made.operations.append(operation)
         self._made.calls.append(tuple(calls))
 
@@ -453,5 +453,5 @@ def _owed(answer: Answer) -> Owed:
     return Owed(answer.amount_minor, answer.currency)
 
 
-def _at(call: RecordedCall, move: Move) -> Operation:
+def _at(call: RecordedCall, move: Move) -> Operation[Move]:
     return Operation((move,), call.invoked_ns, call.answered_ns)

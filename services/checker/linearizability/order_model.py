@@ -10,7 +10,7 @@
 
 A settle is two moves, Claim and Record (or Decline), each within the call that asks for it. What the payment service
 tells the order afterwards comes in its own time, also after the caller was answered: until then the order is still
-PAYING, or still PAID after a reversal. `own_step` makes those moves, which belong to no call.
+PAYING, or still PAID after a reversal. `internal_step` makes those moves, which belong to no call.
 
 Invariants
 1. A payment is recorded at most once, and a round has at most one that is recorded.
@@ -23,11 +23,12 @@ look at the order that names it decides which request it belongs to.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
+
+from services.checker.linearizability.search import NO_DEADLINE, Model
 
 NOBODY = -1
 
@@ -92,31 +93,6 @@ class Move(Protocol):
         ...
 
 
-def before_all(names: tuple[str, ...]) -> State:
-    """The order before it was made.
-
-    Args:
-        names: The payment id of each settling request, as far as it is known.
-    """
-    return State(OrderState.ABSENT, 0, 0, Owed(), NOBODY, (PaymentState.NONE,) * len(names), names)
-
-
-def own_step(state: State) -> State | None:
-    """The order once it was told what has become of its payment; None: there is nothing to tell."""
-    if state.holder == NOBODY:
-        return None
-    match state.row, state.standings[state.holder]:
-        case OrderState.PAYING, PaymentState.POSTED | PaymentState.REVERSED:
-            return state._replace(row=OrderState.PAID, version=state.version + 1)
-        case OrderState.PAYING, PaymentState.DECLINED:
-            return state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NOBODY)
-        case OrderState.PAID, PaymentState.REVERSED:
-            return state._replace(
-                row=OrderState.UNPAID, version=state.version + 1, round=state.round + 1, holder=NOBODY
-            )
-    return None
-
-
 # What changes the order
 
 
@@ -127,7 +103,6 @@ class Create:
     owed: Owed
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         if state.row is not OrderState.ABSENT:
             return None
         return state._replace(row=OrderState.UNPAID, round=1, version=1, owed=self.owed)
@@ -144,7 +119,6 @@ class Cancel:
     version: int = 0
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         if state.row is not OrderState.UNPAID or self.version not in (0, state.version + 1):
             return None
         return state._replace(row=OrderState.CANCELLED, version=state.version + 1)
@@ -162,7 +136,6 @@ class Claim:
     after: int = NOBODY
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         if state.row is not OrderState.UNPAID or state.standings[self.request] is not PaymentState.NONE:
             return None
         if self.after != NOBODY and state.standings[self.after] is PaymentState.NONE:
@@ -184,7 +157,6 @@ class Post:
     owed: Owed = NOT_TOLD
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         if state.standings[self.request] is not PaymentState.CLAIMED:
             return None
         if self.round not in (0, state.round) or not self.owed.agrees(state.owed):
@@ -204,7 +176,6 @@ class Decline:
     claimed: bool = True
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         standing = state.standings[self.request]
         if standing is PaymentState.DECLINED:
             return state
@@ -220,7 +191,6 @@ class Reverse:
     payment_id: str
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         named = _named(state, self.payment_id)
         if named is None:
             return None
@@ -254,7 +224,6 @@ class ReadOrder:
     clerk: str = ""
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         if state.row is not self.row or self.version not in (0, state.version) or self.round not in (0, state.round):
             return None
         if not self.owed.agrees(state.owed):
@@ -269,7 +238,6 @@ class Exists:
     """ORDER_EXISTS: the order has been made."""
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         return None if state.row is OrderState.ABSENT else state
 
 
@@ -285,7 +253,6 @@ class OtherVersion:
     actual: int = 0
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         is_other = state.row is not OrderState.ABSENT and state.version != self.expected
         return state if is_other and self.actual in (0, state.version) else None
 
@@ -295,7 +262,6 @@ class NotCancellable:
     """ILLEGAL_STATE, of a CancelOrder that did not tell the state."""
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         return None if state.row in (OrderState.ABSENT, OrderState.UNPAID) else state
 
 
@@ -326,7 +292,6 @@ class ReadPayment:
     refused: frozenset[int] = frozenset()
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         shown = _SHOWN.get(self.state, ())
         for request in _perhaps(state, self.payment_id):
             if state.standings[request] in shown or (self.state == "DECLINED" and request in self.refused):
@@ -341,7 +306,6 @@ class NotReversible:
     payment_id: str
 
     def apply(self, state: State) -> State | None:
-        """See `Move`."""
         found = _perhaps(state, self.payment_id)
         return state if any(state.standings[request] is not PaymentState.POSTED for request in found) else None
 
@@ -350,8 +314,8 @@ class NotReversible:
 _LOOKS = (ReadOrder, Exists, OtherVersion, NotCancellable, ReadPayment, NotReversible)
 
 
-def only_looks(moves: Iterable[Move]) -> bool:
-    """Whether these moves change nothing."""
+def is_read_only(moves: Iterable[Move]) -> bool:
+    """Return whether these moves change nothing."""
     return all(isinstance(move, _LOOKS) for move in moves)
 
 
@@ -363,34 +327,63 @@ _REACHES: dict[PaymentState, frozenset[PaymentState]] = {
     PaymentState.DECLINED: frozenset({PaymentState.DECLINED}),
     PaymentState.REVERSED: frozenset({PaymentState.REVERSED}),
 }
-#: Of what can be said at any version.
-NO_VERSION = sys.maxsize
 
 
-def last_version(move: Move) -> int:
-    """The version of the row after which a move can no more be made, for versions only grow."""
-    match move:
-        case ReadOrder(version=version) | OtherVersion(actual=version) if version:
-            return version
-        case Cancel(version=version) if version:
-            return version - 1
-    return NO_VERSION
+class OrderModel(Model[State, Move]):
+    """One order, before it is made.
 
+    Args:
+        names: The payment id of each settling request, as far as it is known.
+    """
 
-def is_missed(move: Move, state: State) -> bool:
-    """Whether a move cannot be made any more, whatever comes; not all of them are found out."""
-    if state.version > last_version(move):
-        return True
-    match move:
-        case ReadOrder(round=round_) | Post(round=round_) if round_:
-            return state.round > round_
-        case ReadPayment(payment_id, shown, refused):
-            wanted = _SHOWN.get(shown, ())
-            return not any(
-                request in refused or not _REACHES[state.standings[request]].isdisjoint(wanted)
-                for request in _perhaps(state, payment_id)
-            )
-    return False
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.initial = State(OrderState.ABSENT, 0, 0, Owed(), NOBODY, (PaymentState.NONE,) * len(names), names)
+
+    def step(self, state: State, move: Move) -> State | None:
+        return move.apply(state)
+
+    def is_observation(self, state: State, move: Move) -> bool:
+        """Return whether `move` changes nothing; a payment that is DECLINED stays so, so declining it again is one."""
+        return move.apply(state) is state
+
+    def internal_step(self, state: State) -> State | None:
+        """Return the order once it was told what has become of its payment."""
+        if state.holder == NOBODY:
+            return None
+        match state.row, state.standings[state.holder]:
+            case OrderState.PAYING, PaymentState.POSTED | PaymentState.REVERSED:
+                return state._replace(row=OrderState.PAID, version=state.version + 1)
+            case OrderState.PAYING, PaymentState.DECLINED:
+                return state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NOBODY)
+            case OrderState.PAID, PaymentState.REVERSED:
+                reopened = state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NOBODY)
+                return reopened._replace(round=state.round + 1)
+        return None
+
+    def progress(self, state: State) -> int:
+        return state.version
+
+    def deadline(self, move: Move) -> int:
+        match move:
+            case ReadOrder(version=version) | OtherVersion(actual=version) if version:
+                return version
+            case Cancel(version=version) if version:
+                return version - 1
+        return NO_DEADLINE
+
+    def is_missed(self, state: State, move: Move) -> bool:
+        if state.version > self.deadline(move):
+            return True
+        match move:
+            case ReadOrder(round=round_) | Post(round=round_) if round_:
+                return state.round > round_
+            case ReadPayment(payment_id, shown, refused):
+                wanted = _SHOWN.get(shown, ())
+                return not any(
+                    request in refused or not _REACHES[state.standings[request]].isdisjoint(wanted)
+                    for request in _perhaps(state, payment_id)
+                )
+        return False
 
 
 def _standing(state: State, request: int, standing: PaymentState) -> State:

@@ -15,8 +15,8 @@ from services.checker.checks.orders import orders_linearizable
 from services.checker.findings import Check, Verdict, verdict_of
 from services.checker.history import History, Outcome
 from services.checker.linearizability.order_calls import order_calls
-from services.checker.linearizability.order_model import State, before_all, own_step
-from services.checker.linearizability.search import Budget, Operation, has_order
+from services.checker.linearizability.order_model import Move, OrderModel, State
+from services.checker.linearizability.search import Budget, Operation, is_linearizable
 from services.checker.registry import run_checks
 from services.kernel.clock import SystemClock
 from tests.unit.checker.dataset import DatasetBuilder
@@ -109,7 +109,7 @@ def test_one_change_is_found(name: str) -> None:
 # The search itself, held against one that tries everything
 
 
-def brute(operations: Sequence[Operation], start: State) -> bool:
+def brute(operations: Sequence[Operation[Move]], model: OrderModel) -> bool:
     """Every order there is, tried one after the other."""
     seen: set[tuple[State, frozenset[tuple[int, int]]]] = set()
 
@@ -126,19 +126,19 @@ def brute(operations: Sequence[Operation], start: State) -> bool:
         if not waiting:
             return True
         soonest_ns = min(operation.answered_ns or 0 for _, operation in waiting)
-        by_itself = own_step(state)
+        by_itself = model.internal_step(state)
         if by_itself is not None and is_possible(by_itself, done):
             return True
         for number, operation in enumerate(operations):
             if operation.invoked_ns > soonest_ns:
                 continue
             for part, move in enumerate(operation.moves):
-                after = move.apply(state) if (number, part) not in done else None
+                after = model.step(state, move) if (number, part) not in done else None
                 if after is not None and is_possible(after, done | {(number, part)}):
                     return True
         return False
 
-    return is_possible(start, frozenset())
+    return is_possible(model.initial, frozenset())
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -151,5 +151,7 @@ def test_the_search_finds_what_trying_everything_finds(seed: int, changed: bool,
     if changed:
         MUTATIONS[rng.choice(("another state", "another version", "another payment", "done but refused"))](dataset, rng)
     for order in order_calls(dataset.history(), dataset.snapshot() if with_books else None):
-        start = before_all(order.names)
-        assert has_order(order.operations, start, Budget.of(_LIMIT_S, SystemClock())) is brute(order.operations, start)
+        model = OrderModel(order.names)
+        assert is_linearizable(order.operations, model, Budget.of(_LIMIT_S, SystemClock())) is brute(
+            order.operations, model
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from services.checker.linearizability.order_model import (
-    NO_VERSION,
     NOBODY,
     NOT_TOLD,
     Cancel,
@@ -16,6 +15,7 @@ from services.checker.linearizability.order_model import (
     Move,
     NotCancellable,
     NotReversible,
+    OrderModel,
     OrderState,
     OtherVersion,
     Owed,
@@ -25,12 +25,9 @@ from services.checker.linearizability.order_model import (
     ReadPayment,
     Reverse,
     State,
-    before_all,
-    is_missed,
-    last_version,
-    only_looks,
-    own_step,
+    is_read_only,
 )
+from services.checker.linearizability.search import NO_DEADLINE
 
 _NONE, _CLAIMED, _RECORDED, _DECLINED, _REVERSED = PaymentState
 _OWED = Owed(100, "CNY")
@@ -63,8 +60,8 @@ def _second(standing: PaymentState) -> State:
 
 
 def test_before_all_nothing_has_happened() -> None:
-    assert before_all(("p1", "")) == _ABSENT
-    assert before_all(()) == State(OrderState.ABSENT, 0, 0, Owed(0, ""), NOBODY, (), ())
+    assert OrderModel(("p1", "")).initial == _ABSENT
+    assert OrderModel(()).initial == State(OrderState.ABSENT, 0, 0, Owed(0, ""), NOBODY, (), ())
 
 
 def test_what_is_owed_is_not_told_unless_it_is_said() -> None:
@@ -273,7 +270,7 @@ def test_a_request_refused_without_a_claim_has_a_declined_payment() -> None:
 )
 def test_the_order_hears_of_its_payment_by_itself(before: State, after: State | None) -> None:
     """One step at a time: one reversed while the order was still paying has paid it first."""
-    assert own_step(before) == after
+    assert OrderModel(()).internal_step(before) == after
 
 
 _LOOKS: list[Move] = [
@@ -289,18 +286,18 @@ _CHANGES: list[Move] = [Create(_OWED), Cancel(), Claim(0), Post(0), Decline(0), 
 
 @pytest.mark.parametrize("move", _LOOKS)
 def test_a_move_that_only_tells_is_a_look(move: Move) -> None:
-    assert only_looks([move])
+    assert is_read_only([move])
 
 
 @pytest.mark.parametrize("move", _CHANGES)
 def test_one_change_among_looks_is_a_change(move: Move) -> None:
-    assert not only_looks([move])
-    assert not only_looks([*_LOOKS, move])
+    assert not is_read_only([move])
+    assert not is_read_only([*_LOOKS, move])
 
 
 def test_looks_together_change_nothing_and_neither_does_no_move() -> None:
-    assert only_looks(_LOOKS)
-    assert only_looks([])
+    assert is_read_only(_LOOKS)
+    assert is_read_only([])
 
 
 @pytest.mark.parametrize(
@@ -309,18 +306,18 @@ def test_looks_together_change_nothing_and_neither_does_no_move() -> None:
         (ReadOrder(OrderState.PAID, version=3), 3),
         (OtherVersion(1, actual=3), 3),
         (Cancel(3), 2),
-        (ReadOrder(OrderState.PAID), NO_VERSION),
-        (OtherVersion(1), NO_VERSION),
-        (Cancel(), NO_VERSION),
-        (Create(_OWED), NO_VERSION),
-        (Claim(0), NO_VERSION),
-        (Post(0, round=1), NO_VERSION),
-        (ReadPayment("p1", "SUCCEEDED"), NO_VERSION),
+        (ReadOrder(OrderState.PAID), NO_DEADLINE),
+        (OtherVersion(1), NO_DEADLINE),
+        (Cancel(), NO_DEADLINE),
+        (Create(_OWED), NO_DEADLINE),
+        (Claim(0), NO_DEADLINE),
+        (Post(0, round=1), NO_DEADLINE),
+        (ReadPayment("p1", "SUCCEEDED"), NO_DEADLINE),
     ],
 )
 def test_a_told_version_is_the_last_at_which_a_move_can_be_made(move: Move, last: int) -> None:
     """A cancel tells the version after it, so it is made at the one before."""
-    assert last_version(move) == last
+    assert OrderModel(()).deadline(move) == last
 
 
 @pytest.mark.parametrize(
@@ -350,7 +347,7 @@ def test_a_told_version_is_the_last_at_which_a_move_can_be_made(move: Move, last
     ],
 )
 def test_versions_and_rounds_only_grow(move: Move, state: State, missed: bool) -> None:
-    assert is_missed(move, state) is missed
+    assert OrderModel(()).is_missed(state, move) is missed
 
 
 _STILL_TO_COME = {
@@ -367,8 +364,8 @@ _STILL_TO_COME = {
 def test_a_payment_does_not_go_back_to_where_it_stood(shown: str, standing: PaymentState) -> None:
     """What it shows now and what it may yet show is not missed; the rest is, and so is a state that none has."""
     missed = shown not in _STILL_TO_COME[standing]
-    assert is_missed(ReadPayment("p1", shown), _first(standing)) is missed
-    assert is_missed(ReadPayment("p2", shown), _second(standing)) is missed
+    assert OrderModel(()).is_missed(_first(standing), ReadPayment("p1", shown)) is missed
+    assert OrderModel(()).is_missed(_second(standing), ReadPayment("p2", shown)) is missed
 
 
 @pytest.mark.parametrize(
@@ -380,4 +377,4 @@ def test_the_payment_of_a_refused_request_may_always_be_shown_declined(
 ) -> None:
     """That of another is not found by it, and both of these are past being declined."""
     state = _PAID._replace(standings=(_RECORDED, _REVERSED))
-    assert is_missed(ReadPayment(payment_id, "DECLINED", frozenset(refused)), state) is missed
+    assert OrderModel(()).is_missed(state, ReadPayment(payment_id, "DECLINED", frozenset(refused))) is missed
