@@ -30,7 +30,7 @@ _DECISIONS: dict[str, frozenset[str]] = {
 
 
 class MalformedLog(ValueError):
-    """A line or a row that is no entry; the message names it by its number."""
+    """A line or row that is no entry; the message has its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class AcquirerRecord:
     """One entry.
 
     Args:
-        key: Under which the merchant asked, `payment_id:attempt`.
+        key: The merchant's, `payment_id:attempt`.
         kind: `charge`, `reverse` or `query`.
         decision: As the table in the header.
     """
@@ -52,7 +52,6 @@ class AcquirerRecord:
 
     @property
     def payment_id(self) -> str:
-        """Whose key it is."""
         return self.key.rpartition(":")[0]
 
 
@@ -61,11 +60,11 @@ AcquirerLog = tuple[AcquirerRecord, ...]
 
 
 def read_acquirer_log(path: Path) -> AcquirerLog:
-    """Reads a log.
+    """Read a log.
 
     Raises:
         OSError: The file cannot be read.
-        MalformedLog: A line is no entry, or there is none: an empty file is no evidence that nothing was charged.
+        MalformedLog: A line is no entry, or the file is empty: that is no evidence that nothing was charged.
     """
     records = []
     with path.open("rb") as file:

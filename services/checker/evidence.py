@@ -1,4 +1,4 @@
-"""What the checks look at: the books, what callers were told, the acquirer's log; with lookups that they share."""
+"""What the checks read: the snapshot, the history, the acquirer's log; with the lookups that they share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMEMBERED = ("CreateOrder", "CancelOrder", "IssueTicket", "Pay", "Settle", "Rev
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One definitive answer a client got, for comparing it with what is stored.
+    """One definitive answer that a client got, to be compared with the stored one.
 
     Args:
         key: Request id or ticket.
@@ -35,29 +35,29 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One definitive answer, from wherever we know of it.
+class DefinitiveAnswer:
+    """One definitive answer, from the history or from `Answered`.
 
     Args:
-        whose: None: whose key it is, and of which method, is not known.
+        owner: None: the caller and method of the key are not known.
         sha256: Of the answer's bytes; empty: not known.
-        words: What the answer says, as far as it is known.
+        content: What the answer says, as far as it is known.
     """
 
     key: str
-    whose: Key | None
+    owner: Key | None
     ok: bool
     sha256: str
-    words: tuple[str | int, ...] = ()
+    content: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything there is to look at.
+    """Everything that the checks read.
 
     Args:
-        history: None: nobody recorded one.
-        acquirer: None: nobody gave its log.
+        history: None: none was given.
+        acquirer: The acquirer's log; None: none was given.
         now_ms: When the books were read, in Unix milliseconds; 0: not known.
         ended: Whether all work is over, so that what is left is wrong; False: the stack may go on with it.
     """
@@ -69,6 +69,14 @@ class Evidence:
     now_ms: int
     ended: bool
 
+    @property
+    def calls(self) -> tuple[RecordedCall, ...]:
+        return self.history.calls if self.history else ()
+
+    @property
+    def acquirer_log(self) -> AcquirerLog:
+        return self.acquirer or ()
+
     @cached_property
     def legs(self) -> Mapping[str, list[Record]]:
         """The postings of each journal."""
@@ -76,27 +84,24 @@ class Evidence:
 
     @cached_property
     def journals(self) -> Mapping[str, Record]:
-        """Each journal by its id."""
         return {str(row["journal_id"]): row for row in self.snapshot.journals}
 
     @cached_property
     def reversed(self) -> frozenset[str | None]:
-        """The journals that another undoes; None is of no account."""
+        """The journals that another one reverses, and None."""
         return frozenset(row["reversal_of"] for row in self.snapshot.journals)
 
     @cached_property
     def orders(self) -> Mapping[str, Record]:
-        """Each order by its id."""
         return {str(row["order_id"]): row for row in self.snapshot.orders}
 
     @cached_property
     def payments(self) -> Mapping[str, Record]:
-        """Each payment by its id."""
         return {str(row["payment_id"]): row for row in self.snapshot.payments}
 
     @cached_property
     def payments_of_order(self) -> Mapping[str, list[Record]]:
-        """The payments of each order; under the empty name those of none."""
+        """The payments of each order; those without an order under the empty id."""
         return grouped(self.snapshot.payments, "order_id")
 
     @cached_property
@@ -104,20 +109,18 @@ class Evidence:
         """The payments that each Settle or Pay made, each Reverse undoes or undid, or each Park parked."""
         found: defaultdict[Key, list[Record]] = defaultdict(list)
         for row in self.snapshot.payments:
-            found[caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"])].append(row)
-            found[caller_of(row, "reversal_"), "Reverse", str(row["reversal_key"])].append(row)
+            found[settling_key(row)].append(row)
+            found[reversal_key(row)].append(row)
             if was_parked(row):
                 found[caller_of(row, "parking_"), "Park", str(row["parking_key"])].append(row)
         return dict(found)
 
     @cached_property
     def journals_of_order(self) -> Mapping[str, list[Record]]:
-        """The journals of each order."""
         return grouped((row for row in self.snapshot.journals if row["order_id"]), "order_id")
 
     @cached_property
     def journals_of_payment(self) -> Mapping[str, list[Record]]:
-        """The journals of each payment."""
         return grouped(self.snapshot.journals, "payment_id")
 
     @cached_property
@@ -130,34 +133,34 @@ class Evidence:
     def stored(self) -> Mapping[Key, str]:
         """The digest of each stored response."""
         return {
-            key: hashlib.sha256(bytes(row["response"])).hexdigest()
-            for key, row in self.requests.items()
-            if row["response"] is not None
+            key: _digest(bytes(row["response"])) for key, row in self.requests.items() if row["response"] is not None
         }
 
     @cached_property
-    def told(self) -> tuple[Told, ...]:
-        """Every definitive answer that somebody got under a key that is remembered."""
-        told = [Told(each.key, None, each.ok, hashlib.sha256(each.body).hexdigest()) for each in self.answers]
+    def definitive_answers(self) -> tuple[DefinitiveAnswer, ...]:
+        """Every definitive answer to a remembered request."""
+        found = [
+            DefinitiveAnswer(each.key, None, each.ok, hashlib.sha256(each.body).hexdigest()) for each in self.answers
+        ]
         for key, attempts in self.calls_of_key.items():
             for attempt in attempts:
                 ok, answer = attempt.outcome is Outcome.OK, attempt.answer
                 if ok or is_refused_for_ever(attempt):
-                    words = (answer.reason, answer.state, answer.payment_id, answer.version)
-                    told.append(Told(key[2], key, ok, answer.sha256, words))
-        return tuple(told)
+                    content = (answer.reason, answer.state, answer.payment_id, answer.version)
+                    found.append(DefinitiveAnswer(key[2], key, ok, answer.sha256, content))
+        return tuple(found)
 
     @cached_property
     def calls_of_key(self) -> Mapping[Key, list[RecordedCall]]:
         """The recorded attempts at each remembered request."""
         found: defaultdict[Key, list[RecordedCall]] = defaultdict(list)
-        for call in self.history.calls if self.history else ():
+        for call in self.calls:
             if call.kind in REMEMBERED:
                 found[key_of(call)].append(call)
         return dict(found)
 
     def may_be_removed(self, key: Key, *, ok: bool = True) -> bool:
-        """Whether a request that is not there may have been removed for its age: see runtime/database/retention.py.
+        """Return whether an absent request may have been removed for its age: see runtime/database/retention.py.
 
         Args:
             ok: Whether it was answered with a success.
@@ -175,32 +178,46 @@ class Evidence:
         return False
 
     def standing(self, journals: Iterable[Record]) -> list[Record]:
-        """Those that are neither reversals nor reversed."""
+        """Return those that are neither reversals nor reversed."""
         return [row for row in journals if not row["reversal_of"] and row["journal_id"] not in self.reversed]
 
     def amount(self, journal: Record) -> int:
-        """What a journal moves, in minor units."""
+        """Return what a journal moves, in minor units."""
         return sum(max(0, int(leg["amount"])) for leg in self.legs.get(str(journal["journal_id"]), ()))
 
 
 def key_of(call: RecordedCall) -> Key:
-    """Under which the services remember a call."""
+    """Return the key under which the services remember a call."""
     asked = call.arguments
     return person(asked.clerk, asked.role), call.kind, asked.key
 
 
+def settling_key(payment: Record) -> Key:
+    """Return the key of the Settle or Pay that made a payment."""
+    return caller_of(payment, "request_"), str(payment["request_method"]), str(payment["request_key"])
+
+
+def reversal_key(payment: Record) -> Key:
+    """Return the key of the Reverse of a payment; its last part is empty if there is none."""
+    return caller_of(payment, "reversal_"), "Reverse", str(payment["reversal_key"])
+
+
 def title(key: Key) -> str:
-    """A request, for people."""
+    """Return a request in words."""
     return f"{key[1]} {key[2]} of {key[0]}"
 
 
 def is_refused_for_ever(call: RecordedCall) -> bool:
-    """Whether its caller got the one answer that its request will ever have, and that was a refusal."""
+    """Return whether the caller got the stored answer of its request, and that is a refusal."""
     return call.outcome is Outcome.FAIL and is_stored(call)
 
 
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
 def grouped(rows: Iterable[Record], field_name: str) -> dict[str, list[Record]]:
-    """Rows by one of their columns, in the order in which they came."""
+    """Return rows by one of their columns, in their order."""
     groups: defaultdict[str, list[Record]] = defaultdict(list)
     for row in rows:
         groups[str(row[field_name])].append(row)
@@ -208,5 +225,5 @@ def grouped(rows: Iterable[Record], field_name: str) -> dict[str, list[Record]]:
 
 
 def names(rows: Iterable[Record], field_name: str = "journal_id") -> str:
-    """Some rows by one of their columns, for people."""
+    """Return one column of some rows, in words."""
     return ", ".join(str(row[field_name]) for row in rows) or "none"

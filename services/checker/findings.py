@@ -1,17 +1,21 @@
-"""What a check found, and what is to be said of all of them."""
+"""What a check found, and the verdict over all checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-#: Things told of one check; the rest is counted.
-_MAX_TOLD = 20
+#: Sentences kept of one check; the rest is counted.
+_MAX_SENTENCES = 20
+
+
+#: Sentences that a check yields, one for each thing that is wrong.
+Violations = Iterator[str]
 
 
 class Verdict(StrEnum):
-    """`unknown`: nothing is known to be broken, and something could not be examined or decided."""
+    """`unknown`: nothing is known to be wrong, and something could not be decided."""
 
     OK = "ok"
     VIOLATED = "violated"
@@ -24,9 +28,9 @@ class Check:
 
     Args:
         examined: How many things it looked at.
-        violations: What is wrong, in words; at most 20, the last of which counts the others.
-        undecided: What it could not decide on, in words, as `violations`.
-        skipped: Why it was not examined at all, for nobody asked; empty: it was.
+        violations: What is wrong, in sentences; at most 20, the last of which counts the others.
+        undecided: What could not be decided, likewise.
+        skipped: Why nothing was examined, for the evidence was not given; empty: it was.
     """
 
     name: str
@@ -37,12 +41,11 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
         return not self.violations
 
     @property
     def verdict(self) -> Verdict:
-        """What is to be said of it; what nobody asked for is ok."""
+        """The verdict; a check that was skipped is ok."""
         if self.violations:
             return Verdict.VIOLATED
         return Verdict.UNKNOWN if self.undecided else Verdict.OK
@@ -50,7 +53,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a check found, not yet counted. Each is read once, to its end."""
+    """What a check found, not yet counted. Each iterable is read once, to its end."""
 
     examined: int
     violations: Iterable[str] = ()
@@ -58,18 +61,17 @@ class Findings:
     skipped: str = ""
 
     def check(self, name: str) -> Check:
-        """The result under its name."""
         return Check(name, self.examined, _told(self.violations), _told(self.undecided), self.skipped)
 
 
 def verdict_of(checks: Iterable[Check]) -> Verdict:
-    """The worst of them."""
+    """Return the worst verdict."""
     verdicts = {check.verdict for check in checks}
     return next((worst for worst in (Verdict.VIOLATED, Verdict.UNKNOWN) if worst in verdicts), Verdict.OK)
 
 
 def _told(words: Iterable[str]) -> tuple[str, ...]:
     told = list(words)
-    if len(told) > _MAX_TOLD:
-        told = [*told[: _MAX_TOLD - 1], f"and {len(told) - _MAX_TOLD + 1} more"]
+    if len(told) > _MAX_SENTENCES:
+        told = [*told[: _MAX_SENTENCES - 1], f"and {len(told) - _MAX_SENTENCES + 1} more"]
     return tuple(told)

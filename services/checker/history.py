@@ -6,14 +6,14 @@
 |---|---|---|
 | `run` | first | `format`, `seed`, `facts` of the run |
 | `invoke` | just before a call is sent | `op`, `process`, `kind`, `arguments` |
-| `ok` | it happened, and the caller was told | `op`, `process`, `kind`, `answer` |
+| `ok` | it succeeded | `op`, `process`, `kind`, `answer` |
 | `fail` | it was refused: it had no effect, and never will have | the same |
-| `info` | nobody knows: a lost reply, or a failure that may have come after the effect | the same |
+| `info` | unknown: a lost reply, or a failure that may have come after the effect | the same |
 | `nemesis` | a fault is planned, begins or ends | `fault`, `phase`, `target`, `facts` |
 | `end` | last | `events`: how many lines came before |
 
 Each has `at_ns`, nanoseconds of one monotonic clock: that of the machine that records. An invocation without a
-completion is an `info` whose caller never heard. What is not told is left out; what is not in these tables is refused.
+completion is an `info`. Fields with default values are left out; fields that are not in these tables are refused.
 
 Invariants of a history that is read
 1. Every operation has one invocation and at most one completion, which is not earlier.
@@ -40,11 +40,11 @@ _T = TypeVar("_T", bound="Arguments | Answer")
 
 
 class MalformedHistory(ValueError):
-    """A line that no recorder of ours has written; the message names it by its number."""
+    """A line that `HistoryWriter` cannot have written; the message has its number."""
 
 
 class Outcome(StrEnum):
-    """What a caller knows of what they asked for."""
+    """What a caller knows of its request."""
 
     OK = "ok"
     FAIL = "fail"
@@ -52,7 +52,7 @@ class Outcome(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a fault stands."""
+    """The phase of a fault."""
 
     PLANNED = "planned"
     BEGUN = "begun"
@@ -65,7 +65,7 @@ class Arguments:
 
     Args:
         key: Request id, or the ticket a Pay is made with; empty for what only reads.
-        clerk: Who calls, by the name in their token.
+        clerk: The caller, by the name in its token.
         role: In lower case, like `cashier`. Keys belong to clerk and role together.
         expected_version: Of CancelOrder; 0: any.
     """
@@ -84,13 +84,13 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller was told; of a refusal also what its metadata say.
+    """What a caller was answered; of a refusal also its metadata.
 
     Args:
         code: Name of the gRPC status code.
         reason: Of our ErrorInfo; empty: the answer was not one of ours.
         state: Of the order or payment, without its prefix: PAID, SUCCEEDED.
-        clerk: Who settled it.
+        clerk: The clerk that settled it.
         sha256: Hexadecimal digest of the response's bytes, or of the google.rpc.Status of a refusal.
     """
 
@@ -119,7 +119,7 @@ class RecordedCall:
 
     Args:
         op: Its number in the history.
-        process: Which client made it.
+        process: The client that made it.
         kind: The method's name, like Settle.
         answered_ns: None: no answer came while it was recorded.
     """
@@ -139,8 +139,8 @@ class Nemesis:
     """One moment of a fault.
 
     Args:
-        fault: What happens, like `kill`.
-        target: To whom, like `payment-1`; empty: to all.
+        fault: Like `kill`.
+        target: Like `payment-1`; empty: all.
     """
 
     fault: str
@@ -168,20 +168,20 @@ class History:
 
 # What an answer says of the effect
 
-#: Refusals of ours that had no effect and that the same request will meet for ever, or that never let it begin.
+#: Refusals without an effect, which the same request will always get, or which never let it begin.
 _DEFINITIVE_CODES = frozenset(
     {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "FAILED_PRECONDITION", "UNAUTHENTICATED"}
 )
-#: Passing refusals that are given before anything is done. A stale fence is none of them: it comes after the claim.
+#: Transient refusals that come before any effect. STALE_FENCE is none of them: it comes after the claim.
 _BEFORE_ANYTHING = frozenset({"REQUEST_IN_PROGRESS", "ORDER_LOCKED", "STALE_VERSION"})
-#: Who may be told that an order does not exist, because it is not theirs.
+#: The role that gets ORDER_NOT_FOUND for orders of other customers.
 CUSTOMER = "customer"
-#: In which state a payment has come to its end; in any other, OK means that the outcome is not known yet.
+#: The state in which a payment has ended; in any other, OK means that the outcome is not known yet.
 _ENDED_STATES = {"Settle": "SUCCEEDED", "Pay": "SUCCEEDED", "Reverse": "REVERSED", "Park": "PARKED"}
 
 
 def outcome_of(kind: str, answer: Answer) -> Outcome:
-    """What the caller of `kind` knows by this answer. UNAVAILABLE is no failure: it may come after the effect."""
+    """Return what this answer tells the caller of `kind`. UNAVAILABLE is no failure: it may come after the effect."""
     if answer.code == "OK":
         return Outcome.OK if _ENDED_STATES.get(kind, answer.state) == answer.state else Outcome.INFO
     before_anything = answer.code == "ABORTED" and answer.reason in _BEFORE_ANYTHING
@@ -191,11 +191,11 @@ def outcome_of(kind: str, answer: Answer) -> Outcome:
 
 
 def is_stored(call: RecordedCall) -> bool:
-    """Return whether this refusal is the answer to its request for ever. Others are given before the request is run.
+    """Return whether this refusal is stored, and so the answer to its request for ever.
 
-    ORDER_NOT_FOUND is stored for a clerk's Settle. A customer is told so before the request is run. A clerk's Pay may
-    be told so either way: with a `customer_id` the order is looked up first, and the ticket stays open; without one the
-    answer is stored. The history does not say which, so this answer to a Pay is not taken for stored.
+    ORDER_NOT_FOUND is stored for a clerk's Settle. A customer gets it before the request is run. For a clerk's Pay it
+    depends: with a `customer_id` the order is looked up first, and the ticket stays open; without one the answer is
+    stored. The history does not tell which, so it is not taken for stored.
     """
     answer = call.answer
     if answer.reason == "ORDER_NOT_FOUND":
@@ -208,7 +208,7 @@ def is_stored(call: RecordedCall) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Invoked:
-    """A call whose answer is awaited."""
+    """A call that has not been answered yet."""
 
     op: int
     process: str
@@ -216,16 +216,16 @@ class Invoked:
 
 
 class HistoryWriter:
-    """Writes a new history. Not for several threads at once.
+    """Writes a new history. Not thread-safe.
 
-    Lines are kept in memory and written some dozens of KiB at a time, so that nobody waits for the disk call by call.
-    A recorder that is killed loses the end of its history and nothing of its beginning.
+    Lines are buffered and written some dozens of KiB at a time, so that no call waits for the disk. A recorder that is
+    killed loses the end of its history and nothing of its beginning.
 
     Args:
-        path: A file that is not there yet: times of two runs do not compare.
+        path: A new file: times of two runs do not compare.
 
     Raises:
-        FileExistsError: It is there.
+        FileExistsError: The file exists.
     """
 
     def __init__(self, path: Path, clock: Clock, *, seed: int = 0, facts: Mapping[str, Any] | None = None) -> None:
@@ -246,36 +246,35 @@ class HistoryWriter:
         self.close()
 
     def invoke(self, process: str, kind: str, arguments: Arguments) -> Invoked:
-        """Notes that a call is about to be sent."""
+        """Record that a call is about to be sent."""
         self._ops += 1
-        self._write("invoke", {"op": self._ops, "process": process, "kind": kind, "arguments": _told(arguments)})
+        self._write("invoke", {"op": self._ops, "process": process, "kind": kind, "arguments": _non_default(arguments)})
         return Invoked(self._ops, process, kind)
 
     def complete(self, invoked: Invoked, answer: Answer, outcome: Outcome | None = None) -> Outcome:
-        """Notes an answer, and what its caller knows by it.
+        """Record an answer, and return what its caller knows by it.
 
         Args:
             answer: NO_ANSWER, or one with the transport's code, if none of ours came.
-            outcome: As `outcome_of` says, if not given.
+            outcome: None: as `outcome_of` says.
         """
         known = outcome or outcome_of(invoked.kind, answer)
-        told = {"op": invoked.op, "process": invoked.process, "kind": invoked.kind, "answer": _told(answer)}
+        told = {"op": invoked.op, "process": invoked.process, "kind": invoked.kind, "answer": _non_default(answer)}
         self._write(known, told)
         return known
 
     def nemesis(self, fault: str, phase: Phase, target: str = "", **facts: Any) -> None:
-        """Notes that a fault is planned, begins or ends."""
+        """Record that a fault is planned, begins or ends."""
         self._write("nemesis", {"fault": fault, "phase": phase, "target": target, "facts": facts})
 
     def flush(self) -> None:
-        """Hands everything to the operating system."""
+        """Write the buffer to the file."""
         if self._lines:
             self._file.write(b"".join(self._lines))
             self._lines.clear()
             self._waiting_bytes = 0
 
     def close(self) -> None:
-        """Ends the history."""
         if not self._file.closed:
             self._write("end", {"events": self._events})
             self.flush()
@@ -292,8 +291,8 @@ class HistoryWriter:
             self.flush()
 
 
-def _told(message: Arguments | Answer) -> dict[str, Any]:
-    """What differs from the defaults."""
+def _non_default(message: Arguments | Answer) -> dict[str, Any]:
+    """Return the fields that differ from their defaults."""
     parts = ((part.name, getattr(message, part.name), part.default) for part in fields(message))
     return {name: value for name, value, default in parts if value != default}
 
@@ -302,7 +301,7 @@ def _told(message: Arguments | Answer) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> History:
-    """Reads a history; a last line that was cut off is left out.
+    """Read a history, without a last line that was cut off.
 
     Raises:
         OSError: The file cannot be read.
@@ -325,8 +324,6 @@ def read_history(path: Path) -> History:
 
 
 class _Reading:
-    """What has been read so far."""
-
     def __init__(self) -> None:
         self._calls: dict[int, RecordedCall] = {}
         self._nemesis: list[Nemesis] = []
@@ -335,7 +332,6 @@ class _Reading:
         self._ended = False
 
     def take(self, event: dict[str, Any]) -> None:
-        """Takes one line."""
         if self._ended:
             raise MalformedHistory("it comes after the end")
         type_ = event.pop("type", None)
@@ -360,7 +356,6 @@ class _Reading:
         self._events += 1
 
     def history(self) -> History:
-        """All that was read."""
         if self._run is None:
             raise MalformedHistory("the file is empty")
         calls = sorted(self._calls.values(), key=lambda call: (call.invoked_ns, call.op))
@@ -414,7 +409,7 @@ def _nemesis(event: dict[str, Any], at_ns: int) -> Nemesis:
 
 
 def _of(event: dict[str, Any], name: str, kind: type) -> Any:
-    """Takes a field out of an event."""
+    """Take a field out of an event."""
     value = event.pop(name, None)
     if type(value) is not kind:
         raise MalformedHistory(f"{name} is no {kind.__name__}: {value!r}")

@@ -1,7 +1,7 @@
-"""What must be true after any run, one named check for each sentence. No I/O.
+"""All checks by name, and what must be true after any run. No I/O.
 
-A check looks at the evidence, counts what it examined, and says in words each thing that is wrong. One for which there
-is no evidence, for nobody asked, is named and says so.
+A check counts what it examined, and says in a sentence each thing that is wrong. One without its evidence is skipped
+and says so.
 
 | must be true | check |
 |---|---|
@@ -40,16 +40,12 @@ from services.checker.history import History
 from services.checker.snapshot import Snapshot
 from services.kernel.clock import Clock, SystemClock
 
-__all__ = ["Answered", "Check", "Options", "run_checks"]
-
 _DEFAULT_LIMIT_S = 10.0
+_NO_HISTORY = "no history was given"
+_NO_LOG = "the acquirer's log was not read"
 
-#: Told which check runs, and how many of how many things it has looked at.
+#: Called with the check that runs, how many things it has examined, and of how many.
 OnProgress = Callable[[str, int, int], None]
-
-
-def _silent(_name: str, _done: int, _of: int) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +54,13 @@ class Options:
 
     Args:
         clock: For the limits on time.
-        order_limit_s: How long the search for an order's order may take.
-        on_progress: Told how far it is.
+        order_limit_s: How long the search for a linearization of one order may take.
+        on_progress: Called with how far it is.
     """
 
     clock: Clock
     order_limit_s: float = _DEFAULT_LIMIT_S
-    on_progress: OnProgress = _silent
+    on_progress: OnProgress = lambda _name, _done, _of: None
 
 
 def run_checks(
@@ -77,7 +73,7 @@ def run_checks(
     ended: bool = True,
     options: Options | None = None,
 ) -> list[Check]:
-    """All checks, in the order in which a reader wants them.
+    """Run all checks, in the order in which a reader wants them.
 
     Args:
         answers: Definitive answers, beside those in the history.
@@ -91,19 +87,34 @@ def run_checks(
     chosen = options or Options(SystemClock())
     evidence = Evidence(snapshot, tuple(answers), history, acquirer, now_ms, ended)
     results = []
-    for name, test in _CHECKS.items():
+    for name, examine in _CHECKS.items():
         chosen.on_progress(name, 0, 0)
-        results.append(test(evidence, chosen).check(name))
+        results.append(examine(evidence, chosen).check(name))
     return results
 
 
-def _of(test: Callable[[Evidence], Findings]) -> Callable[[Evidence, Options], Findings]:
-    return lambda evidence, _options: test(evidence)
+_Examine = Callable[[Evidence, Options], Findings]
+
+
+def _of(examine: Callable[[Evidence], Findings]) -> _Examine:
+    return lambda evidence, _options: examine(evidence)
+
+
+def _of_history(examine: Callable[[Evidence], Findings]) -> _Examine:
+    return lambda evidence, _options: (
+        Findings(0, skipped=_NO_HISTORY) if evidence.history is None else examine(evidence)
+    )
+
+
+def _of_acquirer_log(examine: Callable[[Evidence], Findings]) -> _Examine:
+    return lambda evidence, _options: (
+        examine(evidence) if evidence.acquirer is not None else Findings(0, skipped=_NO_LOG)
+    )
 
 
 def _orders_linearizable(evidence: Evidence, options: Options) -> Findings:
     if evidence.history is None:
-        return Findings(0, skipped="no history was given")
+        return Findings(0, skipped=_NO_HISTORY)
     name = "orders linearizable"
     return orders_linearizable(
         evidence.history,
@@ -114,7 +125,7 @@ def _orders_linearizable(evidence: Evidence, options: Options) -> Findings:
     )
 
 
-_CHECKS: dict[str, Callable[[Evidence, Options], Findings]] = {
+_CHECKS: dict[str, _Examine] = {
     "postings balance": _of(ledger.postings_balance),
     "journals unaltered": _of(ledger.journals_unaltered),
     "business keys unique": _of(ledger.business_keys_unique),
@@ -123,21 +134,21 @@ _CHECKS: dict[str, Callable[[Evidence, Options], Findings]] = {
     "paid means charged": _of(settlement.paid_means_charged),
     "payments match journals": _of(settlement.payments_match_journals),
     "one charge per key": _of(settlement.one_charge_per_key),
-    "acquirer log whole": _of(acquirer_checks.acquirer_log_whole),
-    "charged once per key": _of(acquirer_checks.charged_once_per_key),
-    "acquirer agrees with ledger": _of(acquirer_checks.acquirer_agrees_with_ledger),
+    "acquirer log whole": _of_acquirer_log(acquirer_checks.acquirer_log_whole),
+    "charged once per key": _of_acquirer_log(acquirer_checks.charged_once_per_key),
+    "acquirer agrees with ledger": _of_acquirer_log(acquirer_checks.acquirer_agrees_with_ledger),
     "cards agree": _of(cards_agree),
     "answers are true": _of(settlement.answers_true),
-    "acknowledged is kept": _of(answer_checks.acknowledged_kept),
-    "refused without effect": _of(answer_checks.refused_without_effect),
+    "acknowledged is kept": _of_history(answer_checks.acknowledged_kept),
+    "refused without effect": _of_history(answer_checks.refused_without_effect),
     "refusals kept": _of(ledger.refusals_kept),
     "replays identical": _of(answer_checks.replays_identical),
-    "mismatches refused": _of(answer_checks.mismatches_refused),
+    "mismatches refused": _of_history(answer_checks.mismatches_refused),
     "fences never fall": _of(trail.fences_never_fall),
     "moves are legal": _of(trail.moves_legal),
     "changes are signed": _of(trail.changes_signed),
-    "reads were written": _of(answer_checks.reads_were_written),
-    "reads go forward": _of(answer_checks.reads_go_forward),
+    "reads were written": _of_history(answer_checks.reads_were_written),
+    "reads go forward": _of_history(answer_checks.reads_go_forward),
     "requests are whole": _of(trail.requests_whole),
     "leases are kept": _of(trail.leases_kept),
     "nothing left over": _of(trail.nothing_left_over),

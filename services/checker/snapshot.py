@@ -1,9 +1,9 @@
-"""What the three databases hold, read whole: the checker's evidence.
+"""What the three databases hold, read whole.
 
-Each database is read on one snapshot of its own, and three snapshots are not one: between them an order may be settled.
-So `settled_snapshot` reads until nothing is under way and two readings say the same. Every change leaves a trace that
-stays (a version, a journal, a row), so two equal readings mean that nothing changed between the end of the first and
-the beginning of the second: that moment is the one snapshot.
+Each database is read in one transaction, and three transactions are not one: between them an order may be settled. So
+`settled_snapshot` reads until nothing is under way and two readings are equal. Every change leaves a permanent trace (a
+version, a journal, a row), so nothing changed between the end of the first and the beginning of the second: the
+snapshot is of that moment.
 """
 
 from __future__ import annotations
@@ -52,38 +52,38 @@ _TABLES: dict[str, dict[str, str]] = {
 
 SERVICES = tuple(_TABLES)
 
-#: The bank outside, which is read as well where it can be.
+#: The outside bank; it is read too if its database can be.
 ACQUIRER = "acquirer"
 _TABLES[ACQUIRER] = {
     "charges": "SELECT * FROM charges ORDER BY number",
     "acquirer_log": "SELECT * FROM log ORDER BY number",
 }
-_LOOK_S = 0.1
+_READ_EVERY_S = 0.1
 #: How long one table may take to be read.
 _STATEMENT_TIMEOUT_S = 60.0
 
-#: States in which nobody knows yet whether a payment's money has moved.
+#: States in which it is not known yet whether a payment's money has moved.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
 
-#: Words of the acquirer's log that say that it was asked, or asked again.
+#: Decisions of the acquirer's log that only say that it was asked.
 _NOTHING_DECIDED = ("RECEIVED", "REPEATED")
 
-#: Columns of a payment that say how often the acquirer was asked and did not answer, and when it is asked again.
+#: Columns of a payment about its questions to a silent acquirer.
 _ASKING = ("asks", "ask_at_ms", "attention")
 
-#: Columns of a payment and of an order that say who held the order's lock last.
+#: Columns of a payment and of an order about the last holder of the order's lock.
 _FENCE = ("fence_generation", "fence_token")
 
 
 def person(name: str, role: str) -> str:
-    """Somebody, for people and as part of a key: the name alone tells two persons with the same name not apart."""
+    """Return a caller as it is in a key: a name alone does not tell a cashier from a customer."""
     return f"{name} ({role})" if role else name
 
 
 def caller_of(row: Record, prefix: str = "") -> str:
-    """Whose request a row is, or with a prefix names: `request_` or `reversal_` of a payment's.
+    """Return the caller in a row, or with a prefix like `request_` one that a payment names.
 
-    The first release's rows have no role.
+    Rows of the first release have no role.
     """
     role = "caller_role" if not prefix else f"{prefix}role"
     return person(str(row[f"{prefix}caller"]), str(row.get(role, "")))
@@ -94,11 +94,10 @@ class Snapshot:
     """All rows of all three services.
 
     Args:
-        charges: The keys of the acquirer; None: it was not read.
-        acquirer_log: The acquirer's own log, as its table has it; None: it was not read.
+        charges: The acquirer's keys; None: its database was not read.
+        acquirer_log: The acquirer's own log; None: its database was not read.
         requests: Of the payment service; the others' are `order_requests` and `ledger_requests`.
-        removals: Up to when old requests of the payment service were removed, `order_removals` the same of the order
-            service; none: they never were.
+        removals: Until when old requests of the payment service were removed; `order_removals`: of the order service.
     """
 
     orders: tuple[Record, ...]
@@ -121,7 +120,7 @@ class Snapshot:
     order_removals: tuple[Record, ...] = ()
 
     def unfinished(self) -> list[str]:
-        """What is still under way, each in a few words."""
+        """Return what is still under way, each in a few words."""
         return [
             *(described(row) for row in self.payments if row["state"] in (*UNFINISHED, "PARKED")),
             *(held(row) for row in self.orders if row["state"] == "PAYING"),
@@ -138,10 +137,10 @@ class Snapshot:
         ]
 
     def as_moved(self) -> Snapshot:
-        """The books without what changes while nothing moves.
+        """Return the rows without what changes while nothing moves.
 
-        That is who works on a request and until when, how often an acquirer that does not answer was asked, and under
-        which fence: each question locks the order anew. A change under a fence leaves a version, a journal or a row.
+        That is the owner and lease of a request, and the count and fence of questions to a silent acquirer: each one
+        locks the order anew. A real change under a fence leaves a version, a journal or a row.
         """
         kept = ("caller", "caller_role", "method", "key", "response")
         log = self.acquirer_log
@@ -160,23 +159,23 @@ def _without(columns: tuple[str, ...], rows: tuple[Record, ...]) -> tuple[Record
 
 
 def described(payment: Record) -> str:
-    """A payment and its state, in a few words."""
+    """Return a payment and its state in words."""
     return f"payment {payment['payment_id']} is {payment['state']}"
 
 
 def held(order: Record) -> str:
-    """An order that a payment holds, in a few words."""
+    """Return an order that a payment holds in words."""
     return f"order {order['order_id']} is PAYING"
 
 
 def was_parked(payment: Record) -> bool:
-    """Whether a clerk has parked this payment, wherever it stands since."""
+    """Return whether a clerk has parked this payment, whatever its state is since."""
     return bool(payment.get("parking_key"))
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The books, and whether they are those of one moment.
+    """A snapshot, and whether it is of one moment.
 
     Args:
         at_rest: Whether nothing changed between this reading and the one before.
@@ -189,7 +188,7 @@ class Reading:
 
 
 async def settled_snapshot(urls: Mapping[str, str], within_s: float, clock: Clock) -> Reading:
-    """Reads until nothing is under way and nothing changes any more, for `within_s` seconds at most.
+    """Read until nothing is under way and nothing changes any more, for `within_s` seconds at most.
 
     Args:
         urls: As `read_snapshot`.
@@ -205,11 +204,11 @@ async def settled_snapshot(urls: Mapping[str, str], within_s: float, clock: Cloc
         if (at_rest and not snapshot.unfinished()) or clock.monotonic_s() >= until_s:
             return Reading(snapshot, at_rest, clock.now_ms())
         before = snapshot
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_READ_EVERY_S)
 
 
 async def read_snapshot(urls: Mapping[str, str]) -> Snapshot:
-    """Reads everything.
+    """Read everything.
 
     Args:
         urls: SQLAlchemy URLs of the databases of `order`, `payment` and `ledger`, and of `acquirer` where there is one.
@@ -232,7 +231,7 @@ async def read_snapshot(urls: Mapping[str, str]) -> Snapshot:
 
 
 def _check_present(service: str, url: str) -> None:
-    """Who only reads must not make the file that is missing, as SQLite would."""
+    """Refuse a missing file, which SQLite would create."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise DatabaseRefused("DATABASE_MISSING", f"there is no {service} database {parsed.database}")

@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 from services.checker.acquirer_log import AcquirerRecord
 from services.checker.evidence import Evidence
-from services.checker.findings import Findings
+from services.checker.findings import Findings, Violations
 from services.checker.snapshot import UNFINISHED
 from services.kernel.currency import format_amount
 
-_NO_LOG = "the acquirer's log was not read"
-#: Where a key may go from where it stands; nothing is asked of it at first.
+#: The legal moves of a key; before the first it has no state.
 _MOVES = {
     ("", "CHARGED"),
     ("", "DECLINED"),
     ("", "TOMBSTONE"),
     ("CHARGED", "REFUNDED"),
 }
-#: What a decision moves to us.
+#: The sign of the amount that a decision moves to us.
 _SIGNS = {"CHARGED": 1, "REFUNDED": -1, "DECLINED": 0, "TOMBSTONE": 0}
 
-Violations = Iterator[str]
-#: Currency and minor units that are with us.
+#: Currency and minor units.
 Net = tuple[str, int]
 
 
 def acquirer_log_whole(evidence: Evidence) -> Findings:
-    """Its entries count from 1 without a gap."""
-    if evidence.acquirer is None:
-        return Findings(0, skipped=_NO_LOG)
+    """Check that the log's entries count from 1 without a gap."""
     wrong = (
         f"entry {place} of the acquirer's log has sequence {record.sequence}"
-        for place, record in enumerate(evidence.acquirer, start=1)
+        for place, record in enumerate(evidence.acquirer_log, start=1)
         if record.sequence != place
     )
-    return Findings(len(evidence.acquirer), wrong)
+    return Findings(len(evidence.acquirer_log), wrong)
 
 
 def charged_once_per_key(evidence: Evidence) -> Findings:
-    """A key moves money in at most once, out at most once and then in whole, and never in once it was closed."""
-    if evidence.acquirer is None:
-        return Findings(0, skipped=_NO_LOG)
+    """Check that a key moves money in at most once, out at most once and in whole, and never in after it was closed."""
     decided: defaultdict[str, list[AcquirerRecord]] = defaultdict(list)
-    for record in evidence.acquirer:
+    for record in evidence.acquirer_log:
         if record.decision in _SIGNS:
             decided[record.key].append(record)
 
@@ -62,15 +55,13 @@ def charged_once_per_key(evidence: Evidence) -> Findings:
 
 
 def acquirer_agrees_with_ledger(evidence: Evidence) -> Findings:
-    """What the acquirer took for a payment, less what it gave back, is what stands in the ledger for it.
+    """Check that what the acquirer took for a payment, less what it gave back, stands in the ledger for it.
 
-    A difference that is put before people (`attention`) is open and listed, and no violation; nor is one of a payment
-    that has not ended (`nothing left over` lists it), or is PARKED, whose reversal the acquirer is still owed.
+    A difference is open and no violation if the payment needs a person's `attention`, has not ended (`nothing left
+    over` lists it), or is PARKED, for its reversal is still to come.
     """
-    if evidence.acquirer is None:
-        return Findings(0, skipped=_NO_LOG)
     taken: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for record in evidence.acquirer:
+    for record in evidence.acquirer_log:
         if record.decision in _SIGNS:
             sums = taken[record.payment_id]
             moved = _SIGNS[record.decision] * record.amount_minor

@@ -1,40 +1,37 @@
-"""What must be true of what callers were told: it is in the books, to the byte, and stays so."""
+"""What must be true of the answers that callers got: the databases hold them, to the byte, and keep them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 from services.checker.checks.settlement import money_moved
 from services.checker.evidence import Evidence, Key, is_refused_for_ever, names, title
-from services.checker.findings import Findings
+from services.checker.findings import Findings, Violations
 from services.checker.history import Outcome, RecordedCall
 from services.checker.snapshot import Record
 from services.kernel.currency import format_amount
 
-_NOT_RECORDED = "no history was given"
 _MISMATCH = "IDEMPOTENCY_KEY_MISMATCH"
 _SETTLES = ("Settle", "Pay")
 
-Violations = Iterator[str]
-
 
 def replays_identical(evidence: Evidence) -> Findings:
-    """All definitive answers to one key are the same bytes, on the wire and in the table."""
+    """Check that all definitive answers to one key are the same bytes, on the wire and in the table."""
     stored: defaultdict[str, set[str | None]] = defaultdict(set)
     for (_, _, key), digest in evidence.stored.items():
         stored[key].add(digest)
 
     def violations() -> Violations:
         seen: defaultdict[str, set[tuple[bool, str, tuple[str | int, ...]]]] = defaultdict(set)
-        allowed: dict[str, int] = {}  # a key whose owner is not known may be of several clerks
-        for told in evidence.told:
-            name = told.key if told.whose is None else title(told.whose)
-            seen[name].add((told.ok, told.sha256, told.words))
-            known = stored[told.key] if told.whose is None else {evidence.stored.get(told.whose)}
-            removed = told.whose is not None and evidence.may_be_removed(told.whose, ok=told.ok)
+        allowed: dict[str, int] = {}  # a key without a known owner may belong to several clerks
+        for told in evidence.definitive_answers:
+            name = told.key if told.owner is None else title(told.owner)
+            seen[name].add((told.ok, told.sha256, told.content))
+            known = stored[told.key] if told.owner is None else {evidence.stored.get(told.owner)}
+            removed = told.owner is not None and evidence.may_be_removed(told.owner, ok=told.ok)
             if told.sha256 and told.sha256 not in known and not removed:
                 yield f"{name} was answered with something that is not stored"
             allowed[name] = max(1, len(known))
@@ -42,13 +39,11 @@ def replays_identical(evidence: Evidence) -> Findings:
             if len(different) > allowed[name]:
                 yield f"{name} got {len(different)} different answers"
 
-    return Findings(len(evidence.told), violations())
+    return Findings(len(evidence.definitive_answers), violations())
 
 
 def mismatches_refused(evidence: Evidence) -> Findings:
-    """Under one key one payload is run; another is refused, and so is nothing else."""
-    if evidence.history is None:
-        return Findings(0, skipped=_NOT_RECORDED)
+    """Check that one payload is run under a key, and that exactly the others are refused as mismatches."""
 
     def violations() -> Violations:
         for key, attempts in evidence.calls_of_key.items():
@@ -68,9 +63,7 @@ def _was_run(attempt: RecordedCall) -> bool:
 
 
 def acknowledged_kept(evidence: Evidence) -> Findings:
-    """Every success that a caller was told of is in the books, and so is every payment that was under way."""
-    if evidence.history is None:
-        return Findings(0, skipped=_NOT_RECORDED)
+    """Check that the databases hold every acknowledged success, and every payment that was said to be under way."""
     told = [
         (key, attempt)
         for key, attempts in evidence.calls_of_key.items()
@@ -95,7 +88,7 @@ def acknowledged_kept(evidence: Evidence) -> Findings:
 
 
 def _missing(evidence: Evidence, key: Key, attempt: RecordedCall) -> Violations:
-    """What the books lack of something that was acknowledged."""
+    """Return what the databases lack of an acknowledged request."""
     asked, answer, what = attempt.arguments, attempt.answer, title(key)
     order = evidence.orders.get(asked.order_id or answer.order_id)
     match attempt.kind:
@@ -143,18 +136,17 @@ def _unpaid(evidence: Evidence, key: Key, attempt: RecordedCall) -> Violations:
 
 
 def refused_without_effect(evidence: Evidence) -> Findings:
-    """What every caller was told had not happened has not happened.
+    """Check that a refused request had no effect.
 
-    Refusals that are given before a request is run say nothing of other attempts at it, so they count only where there
-    was no other; and not if the recording broke off, for there may have been one.
+    A refusal that is given before a request is run says nothing of other attempts. It counts only if all attempts were
+    refused, and the recording is whole.
     """
-    if evidence.history is None:
-        return Findings(0, skipped=_NOT_RECORDED)
+    is_whole = evidence.history is not None and evidence.history.whole
     refused = {
         key: attempts
         for key, attempts in evidence.calls_of_key.items()
         if any(is_refused_for_ever(attempt) for attempt in attempts)
-        or (evidence.history.whole and all(attempt.outcome is Outcome.FAIL for attempt in attempts))
+        or (is_whole and all(attempt.outcome is Outcome.FAIL for attempt in attempts))
     }
 
     def violations() -> Violations:
@@ -171,12 +163,10 @@ def refused_without_effect(evidence: Evidence) -> Findings:
 
 
 def reads_were_written(evidence: Evidence) -> Findings:
-    """Whatever version of an order or payment a caller saw is in its trail, and says the same there."""
-    if evidence.history is None:
-        return Findings(0, skipped=_NOT_RECORDED)
+    """Check that each version of an order or payment that a caller read is in its trail, with the same content."""
     orders = {(str(row["order_id"]), int(row["version"])): row for row in evidence.snapshot.order_events}
     payments = {(str(row["payment_id"]), int(row["version"])): row for row in evidence.snapshot.payment_events}
-    seen = [read for read in evidence.history.calls if read.outcome is Outcome.OK and read.answer.version]
+    seen = [read for read in evidence.calls if read.outcome is Outcome.OK and read.answer.version]
 
     def violations() -> Violations:
         for read in seen:
@@ -206,11 +196,9 @@ def _trail(row: Record | None, state: str) -> str:
 
 
 def reads_go_forward(evidence: Evidence) -> Findings:
-    """Nobody sees an older version of an order or payment than one that was seen before they asked."""
-    if evidence.history is None:
-        return Findings(0, skipped=_NOT_RECORDED)
+    """Check that no read returns an older version than one that was returned before the read began."""
     reads: defaultdict[tuple[str, str], list[RecordedCall]] = defaultdict(list)
-    for read in evidence.history.calls:
+    for read in evidence.calls:
         if read.outcome is Outcome.OK and read.answer.version and read.kind in ("GetOrder", "GetPayment"):
             asked = read.arguments
             reads[read.kind, asked.order_id if read.kind == "GetOrder" else asked.payment_id].append(read)
@@ -232,7 +220,7 @@ def _backwards(name: str, reads: Sequence[RecordedCall]) -> Violations:
 
 
 def _unknown(evidence: Evidence, key: Key, attempt: RecordedCall) -> Violations:
-    """What is wrong with an answer that named a payment and not how it ended."""
+    """Return what is wrong with an answer that named a payment and not its outcome."""
     payments = evidence.payments_of_key.get(key, [])
     if key[1] in _SETTLES and attempt.answer.payment_id not in {row["payment_id"] for row in payments}:
         yield f"{title(key)} is under way as {attempt.answer.payment_id}, and is {names(payments, 'payment_id')}"

@@ -1,24 +1,20 @@
-"""What the acquirer holds is what the books say that it owes: acquirer captured = ledger = order total. No I/O."""
+"""What must be true of card payments: captured by the acquirer = owed in the ledger = the order's total."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 from services.checker.evidence import Evidence
-from services.checker.findings import Findings
+from services.checker.findings import Findings, Violations
 from services.checker.snapshot import UNFINISHED, Record, Snapshot
 
 _OWED_BY_ACQUIRER = "acquirer:"
 
-Violations = Iterator[str]
-
 
 def cards_agree(evidence: Evidence) -> Findings:
-    """Of each card payment that has come to its end, the acquirer holds what the ledger has, under its one key.
+    """Check that the acquirer holds what the ledger says of each ended card payment, under its one key.
 
-    What the order costs is compared with the ledger elsewhere (`paid means charged`). A payment that has not ended is
-    open, and listed as such (`nothing left over`).
+    `paid means charged` compares the ledger with the order. `nothing left over` lists payments that have not ended.
     """
     snapshot = evidence.snapshot
     payments = {str(row["payment_id"]): row for row in snapshot.payments if row.get("source") == "CARD"}
@@ -53,19 +49,19 @@ def _disagreements(
 
 
 def _held(charges: tuple[Record, ...]) -> dict[str, list[Record]]:
-    """The charges that stand, by what they are for."""
+    """Return the charges that stand, by payment."""
     held: defaultdict[str, list[Record]] = defaultdict(list)
     for row in charges:
         if row["state"] == "CHARGED":
             held[str(row["reference"])].append(row)
-    return dict(held)
+    return held
 
 
 def _owed(snapshot: Snapshot) -> dict[str, int]:
-    """What the acquirer owes by the ledger, by payment."""
+    """Return what the acquirer owes by the ledger, by payment."""
     payment_of = {str(row["journal_id"]): str(row["payment_id"]) for row in snapshot.journals}
     owed: defaultdict[str, int] = defaultdict(int)
     for leg in snapshot.postings:
         if str(leg["account_id"]).startswith(_OWED_BY_ACQUIRER):
             owed[payment_of.get(str(leg["journal_id"]), "")] += int(leg["amount"])
-    return dict(owed)
+    return owed

@@ -1,14 +1,13 @@
-"""What must be true of the ledger by itself: every journal balances, stands as it was written, and was paid for."""
+"""What must be true of the ledger by itself: journals balance and are unaltered, accounts agree with them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 
 from services.checker.evidence import Evidence, grouped, names
-from services.checker.findings import Findings
+from services.checker.findings import Findings, Violations
 from services.checker.snapshot import Record
 from services.kernel.currency import format_amount
 
@@ -17,11 +16,9 @@ _GROWS_BY_DEBITS = ("ASSET", "EXPENSE")
 #: The largest magnitude a balance may reach, in minor units.
 _MAX_BALANCE = 2**61
 
-Violations = Iterator[str]
-
 
 def postings_balance(evidence: Evidence) -> Findings:
-    """Postings sum to zero per journal and currency, so overall; a journal has two legs or more, in one currency."""
+    """Check that postings sum to zero per journal and currency, and journals have two legs or more in one currency."""
 
     def violations() -> Violations:
         total: defaultdict[str, int] = defaultdict(int)
@@ -47,7 +44,7 @@ def postings_balance(evidence: Evidence) -> Findings:
 
 
 def journals_unaltered(evidence: Evidence) -> Findings:
-    """Each journal has the hash of its content and follows the one before; the head of the chain names the last."""
+    """Check that each journal has the hash of its content and of its predecessor, and that the head names the last."""
 
     def violations() -> Violations:
         previous = _NO_HASH
@@ -86,13 +83,13 @@ def _hash(journal: Record, legs: list[Record]) -> str:
 
 
 def business_keys_unique(evidence: Evidence) -> Findings:
-    """A business key stands for one journal."""
+    """Check that a business key stands for one journal."""
     keys = Counter(str(row["business_key"]) for row in evidence.snapshot.journals)
     return Findings(len(keys), (f"{key} stands for {count} journals" for key, count in keys.items() if count > 1))
 
 
 def reversed_once(evidence: Evidence) -> Findings:
-    """A journal is undone at most once, and then in whole."""
+    """Check that a journal is reversed at most once, and in whole."""
     reversals = [row for row in evidence.snapshot.journals if row["reversal_of"]]
 
     def violations() -> Violations:
@@ -113,7 +110,7 @@ def _legs(evidence: Evidence, journal_id: str, sign: int) -> Counter[tuple[str, 
 
 
 def refusals_kept(evidence: Evidence) -> Findings:
-    """What the ledger refused for ever it never wrote: an attempt of a payment is remembered by the payment's id."""
+    """Check that the ledger never wrote what it refused for ever; the attempt of a refusal is the payment's id."""
 
     def violations() -> Violations:
         for row in evidence.snapshot.refusals:
@@ -129,7 +126,7 @@ def refusals_kept(evidence: Evidence) -> Findings:
 
 
 def balances_true(evidence: Evidence) -> Findings:
-    """Stored balances are what the postings sum to, each posting raised the version, no limit was broken on the way."""
+    """Check that balances are what the postings sum to, versions count the postings, and no prefix broke a limit."""
     accounts = {str(row["account_id"]): row for row in evidence.snapshot.accounts}
 
     def violations() -> Violations:

@@ -1,4 +1,4 @@
-"""Each order's calls, held against a single-threaded order."""
+"""Each order's history is checked for linearizability."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from services.checker.linearizability.search import Budget, Undecided, is_linear
 from services.checker.snapshot import Snapshot
 from services.kernel.clock import Clock
 
-#: How many orders are told about before the next word on how far it is.
-_TELL_EVERY = 64
+#: Orders between two reports of progress.
+_REPORT_EVERY = 64
 
-#: Told how many of how many orders were looked at.
+#: Called with how many orders were examined, of how many.
 OnProgress = Callable[[int, int], None]
 
 
 def orders_linearizable(
     history: History, snapshot: Snapshot | None, clock: Clock, *, limit_s: float, on_progress: OnProgress
 ) -> Findings:
-    """Whether each order's calls can be put in one sequence in which a single clerk would have been told the same.
+    """Check that each order's history is linearizable.
 
     Args:
         snapshot: As `order_calls`.
@@ -35,7 +35,7 @@ def orders_linearizable(
     if not history.whole:
         undecided.append("the recording broke off; what came after it is not known")
     for place, order in enumerate(orders):
-        if place % _TELL_EVERY == 0:
+        if place % _REPORT_EVERY == 0:
             on_progress(place, len(orders))
         if order.unrecorded:
             undecided.append(f"order {order.order_id}: {order.unrecorded}")

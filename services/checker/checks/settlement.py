@@ -1,21 +1,17 @@
-"""What must be true of orders, payments and journals together: each order was settled once, by money that moved."""
+"""What must be true of orders, payments and journals together: each order was settled once, by its whole amount."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from services.checker.evidence import Evidence, names, title
-from services.checker.findings import Findings
+from services.checker.findings import Findings, Violations
 from services.checker.snapshot import UNFINISHED, Record, caller_of, was_parked
 from services.kernel.currency import format_amount
 
 _MOVE_MONEY = ("Pay", "Settle", "Reverse")
 
-Violations = Iterator[str]
-
 
 def settled_once(evidence: Evidence) -> Findings:
-    """Settle journals less reversals are 0 or 1 per order."""
+    """Check that settle journals less reversals are 0 or 1 per order."""
 
     def violations() -> Violations:
         for order_id, journals in evidence.journals_of_order.items():
@@ -31,10 +27,10 @@ def settled_once(evidence: Evidence) -> Findings:
 
 
 def paid_means_charged(evidence: Evidence) -> Findings:
-    """Order PAID ⇔ exactly one SUCCEEDED payment ⇔ one journal that stands, over the same amount.
+    """Check that an order is PAID ⇔ one payment SUCCEEDED ⇔ one journal stands, over the same amount.
 
-    An order that has not come to its end is left to `nothing_left_over`: one that is PAYING and, of a stack that may go
-    on, one whose payment is being reversed.
+    `nothing_left_over` covers orders that have not ended: those PAYING and, while the stack may go on, those whose
+    payment is being reversed.
     """
     being_reversed = _being_reversed(evidence)
 
@@ -49,10 +45,7 @@ def paid_means_charged(evidence: Evidence) -> Findings:
 
 
 def _being_reversed(evidence: Evidence) -> frozenset[str]:
-    """Return the payments that no longer stand in the ledger, perhaps, while their orders are still PAID.
-
-    Their reversal has not ended, or the order service has not been told of it. After a run there are none.
-    """
+    """Return payments whose reversal has not ended, or not reached the order service; after a run there are none."""
     if evidence.ended:
         return frozenset()
     reversing = {str(row["payment_id"]) for row in evidence.snapshot.payments if row["state"] == "REVERSING"}
@@ -80,7 +73,7 @@ def _charged(evidence: Evidence, order_id: str, order: Record) -> Violations:
 
 
 def payments_match_journals(evidence: Evidence) -> Findings:
-    """SUCCEEDED: its one journal stands. REVERSED: its journal is undone. DECLINED or ever PARKED: it never had one."""
+    """Check each payment's journal: SUCCEEDED: it stands; REVERSED: it is undone; DECLINED or ever PARKED: none."""
 
     def violations() -> Violations:
         for payment_id, payment in evidence.payments.items():
@@ -110,7 +103,7 @@ def _matches(evidence: Evidence, payment_id: str, payment: Record) -> Violations
 
 
 def _was_undone(payment: Record, journals: list[Record]) -> bool:
-    """By the journal it names; one whose outcome was never known may have been reversed before it had any."""
+    """Return whether the journal it names undoes it. A payment of unknown outcome may be reversed before it has any."""
     if not journals and not payment["journal_id"] and not payment["reversal_journal_id"]:
         return True
     undoing = [row["journal_id"] for row in journals if row["reversal_of"] == payment["journal_id"]]
@@ -118,7 +111,7 @@ def _was_undone(payment: Record, journals: list[Record]) -> bool:
 
 
 def one_charge_per_key(evidence: Evidence) -> Findings:
-    """A ticket or request id moved money at most once."""
+    """Check that a ticket or request id moved money at most once."""
     keys = {key: rows for key, rows in evidence.payments_of_key.items() if key[1] != "Reverse"}
 
     def violations() -> Violations:
@@ -131,7 +124,7 @@ def one_charge_per_key(evidence: Evidence) -> Findings:
 
 
 def answers_true(evidence: Evidence) -> Findings:
-    """Every stored success is in the ledger, or parked the payment; every stored refusal had no effect."""
+    """Check that stored successes are in the ledger, or parked their payment, and stored refusals had no effect."""
     methods = (*_MOVE_MONEY, "Park")
     requests = [row for row in evidence.snapshot.requests if row["state"] == "DONE" and row["method"] in methods]
 
@@ -157,7 +150,6 @@ def answers_true(evidence: Evidence) -> Findings:
 
 
 def _parking_true(evidence: Evidence, row: Record) -> Violations:
-    """Whoever was told that a payment is parked finds it PARKED or REVERSED; whoever was refused has parked none."""
     key = (caller_of(row), "Park", str(row["key"]))
     payments = evidence.payments_of_key.get(key, [])
     if not row["response_ok"] and payments:
@@ -168,7 +160,7 @@ def _parking_true(evidence: Evidence, row: Record) -> Violations:
 
 
 def money_moved(evidence: Evidence, payments: list[Record], *, reversing: bool) -> list[Record]:
-    """The journals of these payments that moved money, or moved it back."""
+    """Return the journals of these payments that moved money, or moved it back."""
     return [
         journal
         for payment in payments
@@ -178,5 +170,5 @@ def money_moved(evidence: Evidence, payments: list[Record], *, reversing: bool) 
 
 
 def _needed_none(payments: list[Record]) -> bool:
-    """Whether all were reversed before there was anything in the ledger to undo."""
+    """Return whether all were reversed before the ledger had anything to undo."""
     return all(row["state"] == "REVERSED" and not row["journal_id"] for row in payments)

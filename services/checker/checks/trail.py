@@ -1,17 +1,16 @@
 """What must be true of the trail that every change leaves: fences, versions, moves, requests, the outbox.
 
-It repeats what the services promise from the outside: the tables of legal moves are written here once more, on purpose,
-so that a mistake in theirs is found.
+The tables of legal moves repeat those of the services on purpose: a mistake in theirs is found.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from services.checker.evidence import Evidence, Key, grouped, title
-from services.checker.findings import Findings
+from services.checker.findings import Findings, Violations
 from services.checker.snapshot import UNFINISHED, Record, described, held, was_parked
 
 _ORDER_MOVES = {
@@ -39,22 +38,20 @@ _PAYMENT_MOVES = {
     ("REVERSING", "PARKED"),
 }
 _HELD = ("PAYING", "PAID")
-#: Within which a worker that lives takes over.
+#: Within which a live worker takes over.
 _GRACE_MS = 2_000
-#: What the order service is told, and the move that it makes of it.
-_WORDS = {"COMPLETE": ("PAYING", "PAID"), "RELEASE": ("PAYING", "UNPAID"), "REOPEN": ("PAID", "UNPAID")}
-#: What it must have been told of a payment that has a journal and stands so.
-_OWED_WORDS = {
+#: The outbox actions, and the move that the order makes for each.
+_ACTIONS = {"COMPLETE": ("PAYING", "PAID"), "RELEASE": ("PAYING", "UNPAID"), "REOPEN": ("PAID", "UNPAID")}
+#: The actions that a payment with a journal must have sent, by its state.
+_REQUIRED_ACTIONS = {
     "SUCCEEDED": ("COMPLETE",),
     "REVERSING": ("COMPLETE",),
     "REVERSED": ("COMPLETE", "REOPEN"),
 }
 
-Violations = Iterator[str]
-
 
 def fences_never_fall(evidence: Evidence) -> Findings:
-    """Of an order and of a payment, from each event to the next and to the row; the ledger has seen what charged."""
+    """Check that the fences of orders and payments never fall, and that the ledger saw those that charged."""
     snapshot = evidence.snapshot
 
     def violations() -> Violations:
@@ -76,7 +73,7 @@ def _falls(events: Iterable[Record], rows: Mapping[str, Record], subject: str) -
 
 
 def _unseen_by_the_ledger(evidence: Evidence) -> Violations:
-    """Under whichever fence money was recorded, the ledger was asked under it. Switched off, it keeps none."""
+    """Return payments recorded under a fence that the ledger has not seen. Without its guard the ledger keeps none."""
     seen = {str(row["order_id"]): (int(row["generation"]), int(row["token"])) for row in evidence.snapshot.order_fences}
     for row in evidence.snapshot.payment_events:
         name = str(row["payment_id"])
@@ -89,7 +86,7 @@ def _unseen_by_the_ledger(evidence: Evidence) -> Violations:
 
 
 def moves_legal(evidence: Evidence) -> Findings:
-    """Versions have no gap, each state follows lawfully from the one before, and only who holds an order moves it."""
+    """Check that versions have no gap, states follow legally, and only the holder of an order moves it."""
     snapshot = evidence.snapshot
 
     def violations() -> Violations:
@@ -120,7 +117,7 @@ def _moves(
 
 
 def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
-    """An order is held by the payment that claimed it until it is UNPAID again; a round ends if it was PAID before."""
+    """Return wrong holders: the claiming payment holds an order until it is UNPAID; after PAID, that ends the round."""
     holder, round_ = "", 1
     for before, after in pairwise(steps):
         if (before["to_state"], after["to_state"]) == ("PAID", "UNPAID"):
@@ -140,9 +137,9 @@ def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
 
 
 def changes_signed(evidence: Evidence) -> Findings:
-    """Every change names who made it; a reversal and a parking say why.
+    """Check that every change names its actor, and a reversal or parking its reason.
 
-    The first release recorded nobody with the changes of a payment, so those come before all that are signed.
+    The first release recorded no actor with the changes of a payment, so unsigned ones may come before all signed ones.
     """
     snapshot = evidence.snapshot
 
@@ -164,7 +161,7 @@ def changes_signed(evidence: Evidence) -> Findings:
 
 
 def requests_whole(evidence: Evidence) -> Findings:
-    """No request is DONE without a response, none has one before."""
+    """Check that a request has a response if and only if it is DONE."""
 
     def violations() -> Violations:
         for key, row in evidence.requests.items():
@@ -175,10 +172,10 @@ def requests_whole(evidence: Evidence) -> Findings:
 
 
 def leases_kept(evidence: Evidence) -> Findings:
-    """No request is IN_PROGRESS past its lease: the recovery takes it over by then.
+    """Check that no request is IN_PROGRESS past its lease, for recovery takes it over by then.
 
-    It does not before its payment is to be asked about again. Of a stack that may go on it is not known whether an
-    instance could have taken it over; then it is undecided.
+    Recovery waits until the acquirer is to be asked again. While the stack may go on this is undecided: perhaps no
+    instance was there to take over.
     """
     if not evidence.now_ms:
         return Findings(0, skipped="the time of reading was not given")
@@ -195,17 +192,17 @@ def leases_kept(evidence: Evidence) -> Findings:
 
 
 def _due_ms(evidence: Evidence, key: Key, request: Record) -> int:
-    """From when on the recovery should take a request over: its lease has passed, and its payment waits no more."""
+    """Return when recovery should take a request over: after its lease, and once its payment waits no more."""
     payments = evidence.payments_of_key.get(key, ())
     waits = [int(row["ask_at_ms"]) for row in payments if row["state"] in UNFINISHED and row.get("ask_at_ms")]
     return max([int(request["lease_until_ms"]), *waits])
 
 
 def outbox_delivered_once(evidence: Evidence) -> Findings:
-    """What the order service is told of a payment it makes one move of, and it moves for nothing else."""
-    words = {(str(row["payment_id"]), str(row["purpose"])) for row in evidence.snapshot.outbox}
+    """Check that each outbox action moved its order once, and that nothing else moved one."""
+    sent = {(str(row["payment_id"]), str(row["purpose"])) for row in evidence.snapshot.outbox}
     moves: Counter[tuple[str, str]] = Counter()
-    named = {move: word for word, move in _WORDS.items()}
+    named = {move: word for word, move in _ACTIONS.items()}
     for row in evidence.snapshot.order_events:
         word = named.get((str(row["from_state"]), str(row["to_state"])))
         if word:
@@ -219,33 +216,32 @@ def outbox_delivered_once(evidence: Evidence) -> Findings:
                 yield f"the word to {word} {row['order_id']} for {payment_id} was obeyed {made} times"
             if not made and row["delivered_at_ms"] is not None and word != "RELEASE":  # of an order never claimed
                 yield f"the word to {word} {row['order_id']} for {payment_id} was delivered, and not obeyed"
-        for payment_id, word in moves.keys() - words:
+        for payment_id, word in moves.keys() - sent:
             yield f"nobody said to {word} an order for {payment_id}, and it was done"
         for payment_id, payment in evidence.payments.items():
-            for word in _owed_words(payment):
-                if (payment_id, word) not in words:
+            for word in _required_actions(payment):
+                if (payment_id, word) not in sent:
                     yield f"payment {payment_id} is {payment['state']}, and nobody was to {word} its order"
 
     return Findings(len(evidence.snapshot.outbox), violations())
 
 
-def _owed_words(payment: Record) -> tuple[str, ...]:
-    """What the order service must have been told of this payment, at the least."""
+def _required_actions(payment: Record) -> tuple[str, ...]:
+    """Return the actions that this payment must have sent, at the least."""
     if not payment["order_id"]:
         return ()
     if was_parked(payment):
         return ("RELEASE",)
-    return _OWED_WORDS.get(payment["state"], ()) if payment["journal_id"] else ()
+    return _REQUIRED_ACTIONS.get(payment["state"], ()) if payment["journal_id"] else ()
 
 
 def nothing_left_over(evidence: Evidence) -> Findings:
-    """Nothing is under way any more; whoever reads the books waits for the recovery first.
+    """Check that nothing is under way any more; recovery has had its time before the databases are read.
 
-    A parked payment about which the acquirer has kept silent is open and listed (ListPayments), and no violation: its
-    order is free, and the reversal of its key is tried until the acquirer is back.
+    A parked payment about which the acquirer is silent is no violation: its order is free, ListPayments lists it, and
+    its reversal is retried until the acquirer is back.
 
-    Of a stack that may go on, only what no recovery will finish is a violation. What recovery will finish is open, and
-    undecided until then.
+    While the stack may go on, only what no recovery will finish is a violation. The rest is undecided.
     """
     snapshot = evidence.snapshot
     examined = sum(map(len, (snapshot.payments, snapshot.orders, snapshot.requests, snapshot.outbox)))
@@ -263,9 +259,9 @@ def nothing_left_over(evidence: Evidence) -> Findings:
 
 
 def _abandoned(evidence: Evidence) -> set[str]:
-    """What is under way, and no execution or word in the outbox will bring it to its end; each in a few words.
+    """Return what is under way and will never end, in the words of `unfinished`.
 
-    A request IN_PROGRESS, a word that is undelivered and a payment that is PARKED are found by the recovery.
+    Recovery finds requests IN_PROGRESS, undelivered outbox actions and PARKED payments, and nothing else.
     """
     snapshot = evidence.snapshot
     running = [key for key, row in evidence.requests.items() if row["state"] == "IN_PROGRESS"]

@@ -1,7 +1,7 @@
-"""Why some calls cannot be put in one sequence, told in as few of them as possible.
+"""Why some calls are not linearizable, told in as few of them as possible.
 
-First the history is cut off where the contradiction is complete. Then each call is left out, or held to be one of which
-nobody heard, if the others contradict each other without it.
+First the history is cut off where the contradiction is complete. Then each call is left out, or taken for one without
+an answer, if the others contradict each other without it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from services.checker.linearizability.order_calls import OrderCalls
 from services.checker.linearizability.order_model import Move, OrderModel, ReadOrder, is_read_only
 from services.checker.linearizability.search import Budget, Operation, Undecided, is_linearizable, known_by
 
-#: Calls that are told at most, of those that are needed and of those of which nobody heard.
+#: The most calls that are listed, of those needed and of those without an answer.
 _MAX_NEEDED, _MAX_UNKNOWN = 12, 5
 _NS_PER_S = 1e9
 
 
 def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> str:
-    """Some lines about the calls of `order`, which have no order.
+    """Return some lines about the calls of `order`, which are not linearizable.
 
     Args:
         budget: Once it is spent, nothing more is left out.
@@ -54,14 +54,14 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
 
 
 def _complete_at_ns(operations: Sequence[Operation[Move]], model: OrderModel, budget: Budget) -> int:
-    """The first moment at which what was known had no order."""
+    """Return the first moment at which what was known was not linearizable."""
     ends = sorted(_ends(operations))
     place = bisect_left(ends, True, key=lambda end_ns: not is_linearizable(known_by(operations, end_ns), model, budget))
     return ends[place]
 
 
 def _needed(operations: Sequence[Operation[Move]], end_ns: int, model: OrderModel, budget: Budget) -> list[int]:
-    """The deeds that contradict each other."""
+    """Return the operations that contradict each other."""
     kept = {number: operation for number, operation in enumerate(operations) if _is_known(operation, end_ns)}
     unknown = [operation for operation in known_by(operations, end_ns) if operation.answered_ns is None]
     for number in sorted(kept, key=lambda number: operations[number].invoked_ns):
@@ -84,7 +84,7 @@ def _calls(order: OrderCalls, numbers: Sequence[int], window_ns: tuple[int, int]
     begin_ns, end_ns = window_ns
     calls = [call for number in numbers for call in order.calls[number] if call.invoked_ns <= end_ns]
     lines = [_call(call, begin_ns) for call in sorted(calls, key=lambda call: call.invoked_ns)]
-    lines += [_last_look(order.operations[number]) for number in numbers if not order.calls[number]]
+    lines += [_final_read(order.operations[number]) for number in numbers if not order.calls[number]]
     return [*lines[:limit], f"  … and {len(lines) - limit} more"] if len(lines) > limit else lines
 
 
@@ -92,10 +92,10 @@ def _call(call: RecordedCall, begin_ns: int) -> str:
     end = _moment(call.answered_ns, begin_ns) if call.answered_ns is not None else "the end"
     asked = " ".join(part for part in (call.kind, call.arguments.key, call.arguments.payment_id) if part)
     by = f" by {call.arguments.clerk}" if call.arguments.clerk else ""
-    return f"  {_moment(call.invoked_ns, begin_ns)} to {end}  {call.process}: {asked}{by} → {_said(call)}"
+    return f"  {_moment(call.invoked_ns, begin_ns)} to {end}  {call.process}: {asked}{by} → {_answer(call)}"
 
 
-def _said(call: RecordedCall) -> str:
+def _answer(call: RecordedCall) -> str:
     answer = call.answer
     parts = [answer.reason or (answer.code if answer.code != "OK" else ""), answer.state]
     parts += [f"by {answer.payment_id}" if answer.payment_id and call.kind != "GetPayment" else ""]
@@ -104,7 +104,7 @@ def _said(call: RecordedCall) -> str:
     return f"unknown: {told or 'no answer'}" if call.outcome is Outcome.INFO else f"{call.outcome}: {told}"
 
 
-def _last_look(operation: Operation[Move]) -> str:
+def _final_read(operation: Operation[Move]) -> str:
     look = cast(ReadOrder, operation.moves[0])
     state = look.row.name if look.row is not None else "something that no order is"
     by = f", by {look.payment_id}" if look.payment_id else ""

@@ -1,19 +1,18 @@
-"""What callers did to each order, as moves of the model.
+"""The calls to each order, as operations of the model.
 
-A request may be sent several times under one key; it is one deed. It begins with the first attempt that may have done
-something, and ends with the first definitive answer, for an attempt that was refused before anything was done did
-nothing, and the answer to any attempt tells what the request has done. A request nobody was answered may have been done
-at any time since, or never.
+All attempts under one key are one operation. It begins with the first attempt that may have had an effect, and ends
+with the first definitive answer: an attempt that was refused before anything was done had no effect, and the answer to
+any attempt tells what the request has done. A request without an answer may have been done at any time since, or never.
 
-| a caller was told | moves |
+| a caller was answered | moves |
 |---|---|
-| Settle, Pay: SUCCEEDED | Claim, Record |
-| Settle, Pay: ORDER_ALREADY_PAID, ORDER_NOT_PAYABLE | a look at the order |
-| Settle, Pay: ORDER_NOT_FOUND | a look at the order, which is not there; one for all attempts |
+| Settle, Pay: SUCCEEDED | Claim, Post |
+| Settle, Pay: ORDER_ALREADY_PAID, ORDER_NOT_PAYABLE | a read of the order |
+| Settle, Pay: ORDER_NOT_FOUND | a read of the absent order; one for all attempts |
 | Settle, Pay: declined | Claim, Decline |
-| Settle, Pay: nothing for certain | Claim, Record, Decline; each or none |
-| CreateOrder, CancelOrder, Reverse | the move, or a look at what forbade it |
-| GetOrder, GetPayment | a look |
+| Settle, Pay: nothing for certain | Claim, Post, Decline; each or none |
+| CreateOrder, CancelOrder, Reverse | the move, or a read of what forbade it |
+| GetOrder, GetPayment | a read |
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from services.checker.evidence import Key, key_of, reversal_key, settling_key, title
 from services.checker.history import CUSTOMER, Answer, History, Outcome, RecordedCall, is_stored
 from services.checker.linearizability.order_model import (
     NOBODY,
@@ -44,10 +44,7 @@ from services.checker.linearizability.order_model import (
     Reverse,
 )
 from services.checker.linearizability.search import Operation
-from services.checker.snapshot import Snapshot, caller_of, person
-
-#: Whose key, for which method.
-Key = tuple[str, str, str]
+from services.checker.snapshot import Snapshot
 
 _SETTLES = ("Settle", "Pay")
 _WRITES = ("CreateOrder", "CancelOrder", "Reverse", *_SETTLES)
@@ -62,7 +59,7 @@ class OrderCalls:
         names: The payment id of each settling request, as far as it is known.
         operations: In no particular order.
         calls: Of each deed, what was sent; empty: it is the last look at the books.
-        unrecorded: Why the history does not tell all that happened to the order; empty: it does.
+        unrecorded: What happened to the order and is not in the history; empty: nothing.
     """
 
     order_id: str
@@ -72,18 +69,12 @@ class OrderCalls:
     unrecorded: str = ""
 
 
-def key_of(call: RecordedCall) -> Key:
-    """Under which the services remember it."""
-    asked = call.arguments
-    return person(asked.clerk, asked.role), call.kind, asked.key
-
-
 def order_calls(history: History, snapshot: Snapshot | None = None) -> list[OrderCalls]:
-    """The calls of each order in the history.
+    """Return the calls of each order in the history.
 
     Args:
-        snapshot: As they stood when nothing was under way any more, after the last call: which payment belongs to which
-            request, and a last look at each order.
+        snapshot: Taken after the last call, with nothing under way. It tells which payment belongs to which request,
+            and is the final read of each order.
     """
     places = CallIndex(history, snapshot)
     by_order: defaultdict[str, list[RecordedCall]] = defaultdict(list)
@@ -101,7 +92,7 @@ def order_calls(history: History, snapshot: Snapshot | None = None) -> list[Orde
 
 
 def _add_loose(order: OrderCalls, reversals: Iterable[RecordedCall]) -> None:
-    """A reversal of a payment whose order nobody knows may have been of this one, if the name of one of its is not."""
+    """Add reversals of payments of unknown order: they may be of this one, if one of its payments has no name."""
     for call in reversals if "" in order.names else ():
         if call.outcome is not Outcome.FAIL:
             order.operations.append(Operation((Reverse(call.arguments.payment_id),), call.invoked_ns, None))
@@ -109,7 +100,7 @@ def _add_loose(order: OrderCalls, reversals: Iterable[RecordedCall]) -> None:
 
 
 class CallIndex:
-    """Which order a call concerns, if it does not say so itself, and which payment belongs to which request."""
+    """Finds the order that a call concerns, and the payment that belongs to a request."""
 
     def __init__(self, history: History, snapshot: Snapshot | None) -> None:
         self.payment_of: dict[Key, str] = {}
@@ -117,15 +108,14 @@ class CallIndex:
         self._order_of_payment: dict[str, str] = {}
         self._order_of_ticket: dict[Key, str] = {}
         for row in snapshot.payments if snapshot is not None else ():
-            key = (caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"]))
-            self.payment_of[key] = str(row["payment_id"])
+            self.payment_of[settling_key(row)] = str(row["payment_id"])
             self._order_of_payment[str(row["payment_id"])] = str(row["order_id"])
         self._direct = {payment_id for payment_id, order_id in self._order_of_payment.items() if not order_id}
         for call in history.calls:
             self._learn(call)
 
     def order_of(self, call: RecordedCall) -> str:
-        """Empty: none, or nobody knows which."""
+        """Return the id of the order; empty: none, or not known."""
         arguments, answer = call.arguments, call.answer
         if call.kind not in (*_WRITES, "GetOrder", "GetPayment"):
             return ""
@@ -136,7 +126,7 @@ class CallIndex:
         return named or self._order_of_payment.get(payment_id, "")
 
     def is_direct(self, payment_id: str) -> bool:
-        """Whether it is certain that this payment is of no order."""
+        """Return whether this payment certainly has no order."""
         return payment_id in self._direct
 
     def _learn(self, call: RecordedCall) -> None:
@@ -151,7 +141,7 @@ class CallIndex:
 
 
 class FinalRead:
-    """What the books say of each order, looked at after the last call."""
+    """A read of each order in the snapshot, after the last call."""
 
     def __init__(self, history: History, snapshot: Snapshot) -> None:
         ends = [call.answered_ns or call.invoked_ns for call in history.calls]
@@ -162,7 +152,6 @@ class FinalRead:
             self._payments[str(row["order_id"])].append(row)
 
     def operation(self, order_id: str, clerks: tuple[str, ...]) -> Operation[Move]:
-        """A look at the row."""
         row = self._orders.get(order_id)
         look = ReadOrder(OrderState.ABSENT)
         if row is not None:
@@ -177,13 +166,11 @@ class FinalRead:
         return Operation((look,), self._at_ns, self._at_ns)
 
     def unrecorded(self, order_id: str, keys: set[Key]) -> str:
-        """What somebody has done who is not in the history."""
+        """Return what was done to the order by a caller that is not in the history; empty: nothing."""
         for row in self._payments[order_id]:
-            settled = (caller_of(row, "request_"), str(row["request_method"]), str(row["request_key"]))
-            reversed_ = (caller_of(row, "reversal_"), "Reverse", str(row["reversal_key"]))
-            for key in (settled, reversed_):
+            for key in (settling_key(row), reversal_key(row)):
                 if key[2] and key not in keys:
-                    return f"{key[1]} {key[2]} of {key[0]} is not in the history"
+                    return f"{title(key)} is not in the history"
         order = self._orders.get(order_id)
         if (
             order is not None
@@ -199,8 +186,8 @@ class _Request:
     """A settling request.
 
     Args:
-        attempts: Those that may have done something.
-        final: The first of them that was told for certain; None: none was.
+        attempts: Those that may have had an effect.
+        final: The first of them with a definitive answer; None: none has one.
     """
 
     number: int
@@ -210,19 +197,18 @@ class _Request:
 
     @property
     def begun_ns(self) -> int:
-        """From when on it may have been done."""
         return min(attempt.invoked_ns for attempt in self.attempts)
 
     @property
     def never_claimed(self) -> bool:
-        """Whether it is certain that its payment never claimed the order."""
+        """Whether its payment certainly never claimed the order."""
         if not self.attempts:
             return True
         return self.final is not None and self.final.answer.reason in ("ORDER_ALREADY_PAID", "ORDER_NOT_PAYABLE")
 
 
 class _Compiler:
-    """Makes the deeds of one order."""
+    """Makes the operations of one order."""
 
     def __init__(self, order_id: str, calls: Sequence[RecordedCall], places: CallIndex, last: FinalRead | None) -> None:
         self._made = OrderCalls(order_id)
@@ -240,7 +226,6 @@ class _Compiler:
         self._refused = frozenset(request.number for request in self._requests if request.never_claimed)
 
     def compiled(self) -> OrderCalls:
-        """All of it."""
         made = self._made
         made.names = tuple(self._name(request) for request in self._requests)
         before = self._used_before(self._requests, made.names)
@@ -248,9 +233,9 @@ class _Compiler:
             self._settle(request, before.get(request.number, NOBODY))
         for key, attempts in self._by_key.items():
             if key[1] in _SETTLES:
-                self._settled_nothing(attempts)
+                self._read_by_settling(attempts)
             else:
-                self._look_at_absence(attempts)
+                self._read_absence(attempts)
                 self._write(key[1], attempts)
         for call in self._reads:
             self._read(call)
@@ -278,10 +263,10 @@ class _Compiler:
         return name
 
     def _used_before(self, requests: Iterable[_Request], names: Sequence[str]) -> dict[int, int]:
-        """Where it makes no difference which of several requests was done, one of them is taken before the next.
+        """Return, for requests that are interchangeable, the one that is used before each.
 
-        Those that nobody was answered, whose payments nobody ever saw, and which are of one clerk: the earliest can do
-        whatever a later one can.
+        Requests of one clerk that were not answered, and whose payments no caller saw: the earliest can do whatever a
+        later one can.
         """
         seen = self._seen_payments()
         alike: defaultdict[tuple[str, bool], list[_Request]] = defaultdict(list)
@@ -295,7 +280,7 @@ class _Compiler:
         }
 
     def _seen_payments(self) -> set[str]:
-        """The payments that somebody saw other than by asking for them."""
+        """Return the payments that a caller saw other than as the answer to its own settle."""
         seen = {call.arguments.payment_id for call in self._reads}
         seen |= {call.answer.payment_id for call in self._reads}
         for key, attempts in self._by_key.items():
@@ -321,13 +306,13 @@ class _Compiler:
             moves = (claim, Post(number, final.answer.round, _owed(final.answer)))
         elif number in self._refused:
             was_paid = final.answer.reason == "ORDER_ALREADY_PAID"
-            moves = (self._look(final.answer, "PAID" if was_paid else "CANCELLED"),)
+            moves = (self._order_read(final.answer, "PAID" if was_paid else "CANCELLED"),)
         else:
             moves = (claim, Decline(number))
         self._add(request.attempts, Operation(moves, request.begun_ns, final.answered_ns if final else None))
 
     def _was_seen_declined(self, request: _Request) -> bool:
-        """Whether somebody saw that its payment, or one that may be its, was declined."""
+        """Return whether a caller saw that its payment, or one that may be its, was declined."""
         name = self._made.names[request.number]
         told = (*self._reads, *(call for calls in self._by_key.values() for call in calls))
         seen = {call.arguments.payment_id for call in told if call.answer.state == "DECLINED"}
@@ -367,7 +352,7 @@ class _Compiler:
             case "CreateOrder":
                 return Exists()
             case "CancelOrder":
-                return self._look(answer) if answer.state else NotCancellable()
+                return self._order_read(answer) if answer.state else NotCancellable()
             case _:
                 payment_id = asked.arguments.payment_id
                 if answer.reason == "PAYMENT_PARKED":  # while it was being reversed unseen
@@ -378,34 +363,34 @@ class _Compiler:
                     ReadPayment(payment_id, answer.state, self._refused) if answer.state else NotReversible(payment_id)
                 )
 
-    # Looks
+    # Reads
 
     def _read(self, call: RecordedCall) -> None:
-        self._look_at_absence([call])
+        self._read_absence([call])
         answer = call.answer
         if call.outcome is not Outcome.OK:
             return
         if call.kind == "GetOrder":
-            self._add((call,), _at(call, self._look(answer)))
+            self._add((call,), _at(call, self._order_read(answer)))
         else:
             look = ReadPayment(call.arguments.payment_id, answer.state, self._refused)
             self._add((call,), _at(call, look))
 
-    def _settled_nothing(self, attempts: Sequence[RecordedCall]) -> None:
-        """A request that was told that there is no such order looked once; later attempts are told the same again."""
-        told = [attempt for attempt in attempts if _is_told_of_absence(attempt)]
+    def _read_by_settling(self, attempts: Sequence[RecordedCall]) -> None:
+        """Add the one read of a request that was answered ORDER_NOT_FOUND; later attempts get the same answer."""
+        told = [attempt for attempt in attempts if _is_order_not_found(attempt)]
         if told:
             first_ns = min(attempt.invoked_ns for attempt in attempts)
             ended_ns = min((attempt.answered_ns for attempt in told if attempt.answered_ns is not None), default=None)
             self._add(told, Operation((ReadOrder(OrderState.ABSENT),), first_ns, ended_ns))
 
-    def _look_at_absence(self, calls: Iterable[RecordedCall]) -> None:
-        """Whoever was told that there is no such order has looked. A customer is told so of others' orders, too."""
+    def _read_absence(self, calls: Iterable[RecordedCall]) -> None:
+        """Add a read for each ORDER_NOT_FOUND, but for customers: they get it for others' orders, too."""
         for call in calls:
-            if _is_told_of_absence(call):
+            if _is_order_not_found(call):
                 self._add((call,), _at(call, ReadOrder(OrderState.ABSENT)))
 
-    def _look(self, answer: Answer, state: str = "") -> ReadOrder:
+    def _order_read(self, answer: Answer, state: str = "") -> ReadOrder:
         return ReadOrder(
             _ORDER_STATES.get(state or answer.state),
             self._clerks,
@@ -424,27 +409,27 @@ class _Compiler:
         self._made.calls.append(tuple(calls))
 
 
-def _is_told_of_absence(call: RecordedCall) -> bool:
+def _is_order_not_found(call: RecordedCall) -> bool:
     return call.answer.reason == "ORDER_NOT_FOUND" and call.arguments.role != CUSTOMER
 
 
 def _effective(attempts: Sequence[RecordedCall]) -> list[RecordedCall]:
     """Return the attempts that may have done something, or got the stored answer.
 
-    An attempt that was told that there is no such order is a look of its own. If that answer is stored, every attempt
-    gets it, so none has done anything.
+    An attempt that was answered ORDER_NOT_FOUND is a read of its own. If that answer is stored, every attempt gets it,
+    so none has done anything.
     """
-    if any(is_stored(attempt) and _is_told_of_absence(attempt) for attempt in attempts):
+    if any(is_stored(attempt) and _is_order_not_found(attempt) for attempt in attempts):
         return []
     return [
         attempt
         for attempt in attempts
-        if attempt.outcome is not Outcome.FAIL or (is_stored(attempt) and not _is_told_of_absence(attempt))
+        if attempt.outcome is not Outcome.FAIL or (is_stored(attempt) and not _is_order_not_found(attempt))
     ]
 
 
 def _final(effective: Iterable[RecordedCall]) -> RecordedCall | None:
-    """The first that was told for certain."""
+    """Return the first with a definitive answer."""
     told = [attempt for attempt in effective if attempt.outcome is not Outcome.INFO]
     return min(told, key=lambda attempt: attempt.answered_ns or 0, default=None)
 

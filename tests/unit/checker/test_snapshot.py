@@ -205,7 +205,7 @@ class TestOneMoment:
                 return seen[-1]
 
             monkeypatch.setattr(module, "read_snapshot", read)
-            monkeypatch.setattr(module, "_LOOK_S", 0.001)
+            monkeypatch.setattr(module, "_READ_EVERY_S", 0.001)
             return seen
 
         return prepare
@@ -244,7 +244,7 @@ class TestOneMoment:
         reads([before.snapshot(), after.snapshot()])
         monkeypatch.setattr("services.checker.snapshot.asyncio.sleep", pause)
         reading = await settled_snapshot({}, 10, SystemClock())
-        assert (pauses, reading.at_rest) == ([module._LOOK_S], True)
+        assert (pauses, reading.at_rest) == ([module._READ_EVERY_S], True)
         assert abs(reading.at_ms - SystemClock().now_ms()) < 10_000
 
     async def test_what_is_under_way_is_waited_for(self, reads: Callable[[list[Snapshot]], list[Snapshot]]) -> None:
