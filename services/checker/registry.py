@@ -101,15 +101,11 @@ def _of(examine: Callable[[Evidence], Findings]) -> _Examine:
 
 
 def _of_history(examine: Callable[[Evidence], Findings]) -> _Examine:
-    return lambda evidence, _options: (
-        Findings(0, skipped=_NO_HISTORY) if evidence.history is None else examine(evidence)
-    )
+    return lambda evidence, _: Findings(0, skipped=_NO_HISTORY) if evidence.history is None else examine(evidence)
 
 
 def _of_acquirer_log(examine: Callable[[Evidence], Findings]) -> _Examine:
-    return lambda evidence, _options: (
-        examine(evidence) if evidence.acquirer is not None else Findings(0, skipped=_NO_LOG)
-    )
+    return lambda evidence, _: Findings(0, skipped=_NO_LOG) if evidence.acquirer is None else examine(evidence)
 
 
 def _orders_linearizable(evidence: Evidence, options: Options) -> Findings:

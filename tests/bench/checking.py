@@ -1,6 +1,6 @@
-"""The checker on a made-up evening of 100,000 calls at 5,000 orders: `make bench-check`.
+"""The checker on a simulation of 100,000 calls at 5,000 orders: `make bench-check`.
 
-The evening is made first, with lost replies and dead processes, and put where the command looks: a history and three
+It is made first, with lost replies and dead processes, and put where the command looks: a history and three
 SQLite files. Then `countinghouse check` is run on them as a user runs it, and its parts are measured one by one.
 """
 
@@ -34,7 +34,7 @@ _LIMIT_S = 10.0
 
 
 def measure(folder: Path, orders: int) -> list[Figure]:
-    """Makes the evening, checks it as a whole and in parts."""
+    """Simulate, and measure the check as a whole and in parts."""
     dataset = Simulation(_SEED, orders=orders, calls=_CALLS_EACH - 1, at_once=16).run()
     calls = len(dataset.calls)
     file = folder / "history.jsonl"
@@ -79,7 +79,7 @@ def _command_s(folder: Path, history: Path) -> float:
     """How long the command takes, from its start to its exit.
 
     Raises:
-        CalledProcessError: It found something wrong with the evening.
+        CalledProcessError: It found something wrong.
     """
     command = [sys.executable, "-m", "services.cli.main", "check", "--data", str(folder), "--history", str(history)]
     began_s = time.perf_counter()

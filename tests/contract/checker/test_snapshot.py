@@ -39,7 +39,7 @@ async def dataset(urls: dict[str, str]) -> DatasetBuilder:
 
 
 def as_written(snapshot: Snapshot, dataset: DatasetBuilder) -> dict[str, set[tuple[tuple[str, object], ...]]]:
-    """The rows of each table, with the columns that the scribe writes, in no order."""
+    """The rows of each table, with the columns that the dataset has, in no order."""
     written = dataset.snapshot()
     found = {}
     for table in fields(Snapshot):

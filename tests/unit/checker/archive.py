@@ -1,4 +1,4 @@
-"""Puts what a scribe wrote where the checker looks: real databases, made by the services' own migrations, and files."""
+"""Puts a dataset where the checker reads it: real databases, made by the services' own migrations, and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
 from tests.unit.checker.dataset import DatasetBuilder, Row
 
-#: Each service's tables, in the order in which they refer to each other, and where the scribe keeps their rows.
+#: Each service's tables, in the order in which they refer to each other, and where the builder keeps their rows.
 _TABLES = {
     "order": {"orders": "orders", "order_events": "order_events", "requests": "order_requests"},
     "payment": {name: name for name in ("payments", "payment_events", "requests", "outbox")},
@@ -33,13 +33,11 @@ _TABLES = {
 
 
 async def make(url: str, service: str) -> None:
-    """A service's empty database."""
     async with Database(url) as database:
         await bring_up_to_date(database, Path(str(services.__file__)).parent / service, migrate=True)
 
 
 async def write(urls: Mapping[str, str], dataset: DatasetBuilder) -> None:
-    """Fills databases that are empty."""
     for service, names in _TABLES.items():
         async with Database(urls[service], statement_timeout_s=60) as database:
             await database.run(_filling({name: getattr(dataset, kept) for name, kept in names.items()}))
@@ -63,7 +61,6 @@ async def archive_acquirer(data: Path, dataset: DatasetBuilder) -> str:
 
 
 async def write_log(url: str, records: AcquirerLog) -> None:
-    """Fills the log in the acquirer's database."""
     methods = {kind: method for method, kind in KINDS.items()}
     rows: list[Row] = [
         {
@@ -100,7 +97,6 @@ def record(path: Path, calls: Iterable[RecordedCall]) -> None:
 
 
 def log(path: Path, records: AcquirerLog) -> None:
-    """Writes the acquirer's log down."""
     path.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in records))
 
 

@@ -1,6 +1,6 @@
 """Illegal histories, each with the checks it breaks, and lawful near-misses, each with those it nearly breaks.
 
-A module of tests makes its `Cases`, decorates with them what spoils or changes a lawful evening, and runs them all.
+A module of tests makes its `Cases`, decorates with them what corrupts or changes a legal dataset, and runs them all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Cases:
     """The cases of one module.
 
     Args:
-        examine: The checks' results for an evening.
+        examine: The checks' results for a dataset.
         build: A lawful one to begin with.
     """
 

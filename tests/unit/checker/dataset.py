@@ -1,4 +1,4 @@
-"""A scribe who writes by hand, lawfully, what all witnesses know; tests then spoil what they are about.
+"""A builder of legal datasets: what databases, callers and acquirer would hold. Tests then corrupt what they are about.
 
 The rows of all three services, the calls as their callers recorded them, the acquirer's own log. Hashes are made by the
 ledger's own model, so that the checker's second writing of the rule is held against the first.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from services.checker.acquirer_log import AcquirerLog, AcquirerRecord
@@ -68,7 +68,6 @@ class DatasetBuilder:
     # What the services write
 
     def account(self, account_id: str, kind: str, *, currency: str = CURRENCY, overdraft: int = 0) -> Row:
-        """Opens an account."""
         row: Row = {"account_id": account_id, "kind": kind, "currency_code": currency, "overdraft_limit": overdraft}
         self.accounts.append(row | {"balance": 0, "version": 1, "created_at_ms": self._now_ms})
         return self.accounts[-1]
@@ -82,7 +81,6 @@ class DatasetBuilder:
         return account_id
 
     def new_order(self, order_id: str, amount: int = 1250, *, clerk: str = "li") -> Row:
-        """Makes an order."""
         began_ms, key = self.now_ms(), f"make-{order_id}"
         row, body = self.open_order(order_id, amount, key=key, clerk=clerk)
         asked = Arguments(order_id=order_id, key=key, clerk=clerk, amount_minor=amount, currency=CURRENCY)
@@ -206,7 +204,6 @@ class DatasetBuilder:
         return payment
 
     def ticket(self, ask: str, ticket: str, *, clerk: str = "li") -> None:
-        """Issues a ticket."""
         began_ms = self._now_ms
         self.request(clerk, "IssueTicket", ask)
         body = self.answer(clerk, "IssueTicket", ask)
@@ -487,7 +484,6 @@ class DatasetBuilder:
         )
 
     def move_payment(self, payment: Row, state: str, token: int) -> None:
-        """A payment changes its state."""
         generation = 1 if token else 0
         payment.update(state=state, version=payment["version"] + 1, fence_generation=generation, fence_token=token)
         payment["updated_at_ms"] = self.now_ms()
@@ -508,15 +504,12 @@ class DatasetBuilder:
     # Looking things up, and taking them away
 
     def has_order(self, order_id: str) -> bool:
-        """Whether an order has been made."""
         return order_id in self._orders
 
     def order(self, order_id: str) -> Row:
-        """One order."""
         return self._orders[order_id]
 
     def request_of(self, caller: str, method: str, key: str) -> Row:
-        """One request."""
         return self._requests[caller, method, key]
 
     def remove(self, caller: str, method: str, key: str) -> None:
@@ -524,11 +517,9 @@ class DatasetBuilder:
         self.requests.remove(self._requests.pop((caller, method, key)))
 
     def of(self, rows: list[Row], payment: Row) -> list[Row]:
-        """The rows that name a payment."""
         return [row for row in rows if row["payment_id"] == payment["payment_id"]]
 
     def legs(self, journal_id: str) -> list[Row]:
-        """The postings of a journal."""
         return [row for row in self.postings if row["journal_id"] == journal_id]
 
     def remove_journal(self, journal_id: str) -> None:
@@ -539,7 +530,6 @@ class DatasetBuilder:
             row["sequence"] = place
 
     def remove_payment(self, payment: Row) -> None:
-        """Takes a payment and its history out."""
         self.payment_events = [row for row in self.payment_events if row["payment_id"] != payment["payment_id"]]
         self.payments.remove(payment)
 
@@ -593,32 +583,14 @@ class DatasetBuilder:
         return Journal(draft, row["journal_id"], *place, hash="").recomputed_hash()
 
     def snapshot(self) -> Snapshot:
-        """What the checker reads."""
-        return Snapshot(
-            orders=tuple(self.orders),
-            order_events=tuple(self.order_events),
-            payments=tuple(self.payments),
-            payment_events=tuple(self.payment_events),
-            requests=tuple(self.requests),
-            outbox=tuple(self.outbox),
-            accounts=tuple(self.accounts),
-            journals=tuple(self.journals),
-            postings=tuple(self.postings),
-            order_fences=tuple(self.order_fences),
-            refusals=tuple(self.refusals),
-            chain_head=tuple(self.chain_head),
-            order_requests=tuple(self.order_requests),
-            ledger_requests=tuple(self.ledger_requests),
-            removals=tuple(self.removals),
-            order_removals=tuple(self.removals),
-        )
+        names = {part.name for part in fields(Snapshot)} - {"charges", "acquirer_log", "order_removals"}
+        rows = {name: tuple(getattr(self, name)) for name in names}
+        return Snapshot(**rows, order_removals=tuple(self.removals))
 
     def history(self) -> History:
-        """What the callers recorded."""
         return History(tuple(sorted(self.calls, key=lambda call: (call.invoked_ns, call.op))))
 
     def acquirer_log(self) -> AcquirerLog:
-        """What the acquirer logged."""
         return tuple(self.charges)
 
 
@@ -628,7 +600,7 @@ def digest(body: bytes) -> str:
 
 
 def legal() -> DatasetBuilder:
-    """An evening without a fault: a contested order, one that was reversed and settled again, a top-up."""
+    """Return a run without a fault: a contested order, one that was reversed and settled again, a top-up."""
     dataset = DatasetBuilder()
     dataset.new_order("plain")
     dataset.settle("plain")
@@ -648,7 +620,7 @@ def legal() -> DatasetBuilder:
 
 
 def with_cards() -> DatasetBuilder:
-    """The same evening, with an order that was paid by card, and one whose card payment was reversed and paid anew."""
+    """Return the same, with an order that was paid by card, and one whose card payment was reversed and paid anew."""
     dataset = legal()
     dataset.account("acquirer:CNY", "ASSET")
     dataset.new_order("carded", 320)

@@ -1,4 +1,4 @@
-"""One change to what the witnesses of a lawful evening say, at random. Nearly every one makes it unlawful."""
+"""One change to a legal dataset, at random. Nearly every one makes it illegal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from services.checker.history import Answer, Outcome, RecordedCall
 from tests.unit.checker.dataset import DatasetBuilder, Row
 
-#: Changes an evening; False: there is nothing in it that could be changed so.
+#: Changes a dataset; False: it has nothing that could be changed so.
 Mutation = Callable[[DatasetBuilder, random.Random], bool]
 
 MUTATIONS: dict[str, Mutation] = {}

@@ -1,4 +1,4 @@
-"""A made-up evening: clerks, a queue at each order, lost replies and dead processes, all from one seed.
+"""A simulated run: clerks, a queue at each order, lost replies and dead processes, all from one seed.
 
     callers' calls ──▶ steps, in a random order      ──▶ what callers recorded, what the services wrote
 
@@ -35,7 +35,7 @@ _ENDED = ("SUCCEEDED", "DECLINED", "REVERSED")
 
 @dataclass(frozen=True, slots=True)
 class FaultRates:
-    """How bad an evening it is: how probable each is, at each step."""
+    """The probability of each fault, at each step."""
 
     lost_reply: float = 0.02
     death: float = 0.01
@@ -101,7 +101,7 @@ class Simulation:
         self._keys = 0
 
     def run(self) -> DatasetBuilder:
-        """The whole evening, until nothing is under way any more; what all witnesses know."""
+        """Run until nothing is under way any more; return the dataset."""
         under_way = [self._create(f"order-{number}") for number in range(self.orders)]
         plan = [f"order-{number}" for number in range(self.orders) for _ in range(self.calls)]
         self._shuffle(plan)

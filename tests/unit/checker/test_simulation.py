@@ -1,4 +1,4 @@
-"""Made-up evenings: lawful ones are accepted whatever the weather, and one change to them is found."""
+"""Simulations: legal ones are accepted at any fault rates, and one change to them is found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.checker.mutations import MUTATIONS
 from tests.unit.checker.simulation import HIGH, NONE, FaultRates, Simulation
 
 _LIMIT_S = 5.0
-#: Evenings of which one witness is changed, for each way of changing one.
+#: Simulations that are changed, for each way of changing one.
 _CHANGED = 12
 _simulations = st.builds(
     Simulation,
@@ -50,7 +50,7 @@ def alone(history: History) -> tuple[list[str], list[str]]:
 
 @_slow
 @given(_simulations)
-def test_a_lawful_evening_is_accepted(simulation: Simulation) -> None:
+def test_a_legal_dataset_is_accepted(simulation: Simulation) -> None:
     """With all witnesses: whoever timed out, died, froze or came late."""
     checks = examined(simulation.run())
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
@@ -93,7 +93,7 @@ def test_a_recording_may_break_off_at_any_moment(simulation: Simulation, part: f
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_one_change_is_found(name: str) -> None:
-    """Of evenings in which one witness says something else none is accepted."""
+    """No simulation is accepted in which one witness says something else."""
     found: Counter[Verdict] = Counter()
     for seed in range(10 * _CHANGED):
         rng = random.Random(seed)

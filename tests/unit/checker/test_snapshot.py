@@ -12,18 +12,18 @@ import pytest
 from sqlalchemy import select, table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-import services
 from services.checker import snapshot as module
 from services.checker.acquirer_log import log_of_rows
 from services.checker.snapshot import ACQUIRER, SERVICES, Snapshot, caller_of, read_snapshot, settled_snapshot
 from services.kernel.clock import ManualClock, SystemClock
 from services.runtime.database.database import Database, DatabaseRefused
-from services.runtime.database.migrations import bring_up_to_date
 from tests.unit.checker import archive
 from tests.unit.checker.cases import payment
 from tests.unit.checker.dataset import DatasetBuilder, legal, with_cards
 
 Urls = Mapping[str, str]
+#: Sets what is read, one after the other; returns what has been.
+Reads = Callable[[list[Snapshot]], list[Snapshot]]
 
 
 @pytest.fixture
@@ -31,8 +31,7 @@ async def urls(tmp_path: Path) -> Urls:
     """Empty databases, as the services and the acquirer make them."""
     found = {service: f"sqlite:///{tmp_path / service}.db" for service in (*SERVICES, ACQUIRER)}
     for service, url in found.items():
-        async with Database(url) as database:
-            await bring_up_to_date(database, Path(str(services.__file__)).parent / service, migrate=True)
+        await archive.make(url, service)
     return found
 
 
@@ -45,7 +44,7 @@ async def test_the_tables_are_those_that_the_services_make(urls: Urls) -> None:
 
 
 async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
-    """The scribe's rows, on which every check is tested, have no column that a real row has not."""
+    """The rows of the dataset, on which every check is tested, have no column that a real row has not."""
     dataset = legal()
     tables = {
         "order": ("orders", "order_events"),
@@ -194,7 +193,7 @@ class TestOneMoment:
     """Two readings that agree, with nothing under way, are one snapshot of three databases."""
 
     @pytest.fixture
-    def reads(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Snapshot]], list[Snapshot]]:
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> Reads:
         """What is read, one after the other; the last one for ever."""
 
         def prepare(snapshot: list[Snapshot]) -> list[Snapshot]:
@@ -210,15 +209,13 @@ class TestOneMoment:
 
         return prepare
 
-    async def test_quiet_books_are_read_twice(self, reads: Callable[[list[Snapshot]], list[Snapshot]]) -> None:
+    async def test_quiet_books_are_read_twice(self, reads: Reads) -> None:
         seen = reads([legal().snapshot()])
         reading = await settled_snapshot({}, 10, SystemClock())
         assert reading.at_rest
         assert len(seen) == 2
 
-    async def test_what_changes_is_read_until_it_does_not(
-        self, reads: Callable[[list[Snapshot]], list[Snapshot]]
-    ) -> None:
+    async def test_what_changes_is_read_until_it_does_not(self, reads: Reads) -> None:
         """An order that is settled between two readings is never half of one and half of the other."""
         before, after = DatasetBuilder(), DatasetBuilder()
         for dataset in (before, after):
@@ -232,7 +229,7 @@ class TestOneMoment:
         assert len(seen) == 4
 
     async def test_between_two_looks_others_have_their_turn(
-        self, reads: Callable[[list[Snapshot]], list[Snapshot]], monkeypatch: pytest.MonkeyPatch
+        self, reads: Reads, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pauses: list[float] = []
 
@@ -247,7 +244,7 @@ class TestOneMoment:
         assert (pauses, reading.at_rest) == ([module._READ_EVERY_S], True)
         assert abs(reading.at_ms - SystemClock().now_ms()) < 10_000
 
-    async def test_what_is_under_way_is_waited_for(self, reads: Callable[[list[Snapshot]], list[Snapshot]]) -> None:
+    async def test_what_is_under_way_is_waited_for(self, reads: Reads) -> None:
         """Also if it stands still for a while: a lease has to pass before others carry on."""
         left, done = legal(), legal()
         left.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
@@ -256,9 +253,7 @@ class TestOneMoment:
         assert reading.at_rest
         assert reading.snapshot.unfinished() == []
 
-    async def test_what_never_ends_is_returned_as_it_stands(
-        self, reads: Callable[[list[Snapshot]], list[Snapshot]]
-    ) -> None:
+    async def test_what_never_ends_is_returned_as_it_stands(self, reads: Reads) -> None:
         """A payment that nobody finishes is at rest, however often somebody takes its lease anew."""
         first, second = legal(), legal()
         for dataset, lease_ms in ((first, 1), (second, 2)):
@@ -268,9 +263,7 @@ class TestOneMoment:
         assert reading.at_rest
         assert reading.snapshot.unfinished() == ["Pay ticket-unused of li (cashier) is IN_PROGRESS"]
 
-    async def test_books_are_at_rest_while_a_silent_acquirer_is_asked(
-        self, reads: Callable[[list[Snapshot]], list[Snapshot]]
-    ) -> None:
+    async def test_books_are_at_rest_while_a_silent_acquirer_is_asked(self, reads: Reads) -> None:
         """Each question has a new fence; what is returned has the newest."""
         first, second = legal(), legal()
         second.order("plain")["fence_token"] += 2
@@ -281,7 +274,7 @@ class TestOneMoment:
         assert reading.at_rest
         assert reading.snapshot == second.snapshot()
 
-    async def test_what_never_stands_still_is_told(self, reads: Callable[[list[Snapshot]], list[Snapshot]]) -> None:
+    async def test_what_never_stands_still_is_told(self, reads: Reads) -> None:
         before, after = DatasetBuilder(), DatasetBuilder()
         after.new_order("b")
         reads([before.snapshot(), after.snapshot()])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from services.checker.checks.orders import orders_linearizable
 from services.checker.findings import Findings
-from services.checker.history import NO_ANSWER, Answer, Arguments, History, Outcome, RecordedCall, outcome_of
+from services.checker.history import NO_ANSWER, Answer, Arguments, History, RecordedCall, outcome_of
 from services.kernel.clock import SystemClock
 
 ORDER = "o"
@@ -37,7 +37,6 @@ class Timeline:
         return call
 
     def create(self, key: str, began: int, ended: int, answer: Answer | None = _MADE) -> RecordedCall:
-        """CreateOrder."""
         asked = Arguments(order_id=ORDER, key=key, clerk="li", amount_minor=100, currency="CNY")
         return self.call("CreateOrder", asked, answer, began, ended)
 
@@ -70,7 +69,6 @@ class Timeline:
         return self.settle(key, began, ended, answer=Answer("FAILED_PRECONDITION", "INSUFFICIENT_FUNDS"))
 
     def look(self, began: int, ended: int, state: str, payment: str = "", **told: int | str) -> RecordedCall:
-        """GetOrder."""
         answer = Answer(state=state, payment_id=payment, **told)  # type: ignore[arg-type]
         return self.call("GetOrder", Arguments(order_id=ORDER), answer, began, ended)
 
@@ -80,7 +78,6 @@ class Timeline:
         return self.call("GetOrder", asked, Answer("NOT_FOUND", "ORDER_NOT_FOUND"), began, ended)
 
     def look_at_payment(self, began: int, ended: int, payment: str, state: str) -> RecordedCall:
-        """GetPayment."""
         asked = Arguments(payment_id=payment, order_id=ORDER)
         return self.call("GetPayment", asked, Answer(state=state, payment_id=payment), began, ended)
 
@@ -103,7 +100,6 @@ class Timeline:
         return self.call("CancelOrder", asked, answer, began, ended)
 
     def history(self) -> History:
-        """All of it."""
         return History(tuple(sorted(self.calls, key=lambda call: (call.invoked_ns, call.op))))
 
     def examined(self) -> Findings:
@@ -126,6 +122,3 @@ CANCELLED = Answer(state="CANCELLED", version=0)
 def illegal_state(state: str = "") -> Answer:
     """The refusal of a move that the state forbids."""
     return Answer("FAILED_PRECONDITION", "ILLEGAL_STATE", state=state)
-
-
-__all__ = ["CANCELLED", "ORDER", "Outcome", "Timeline", "illegal_state"]

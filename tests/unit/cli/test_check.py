@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def dataset() -> DatasetBuilder:
-    """A lawful evening, not written down yet."""
+    """A legal dataset, not written yet."""
     return with_cards()
 
 
@@ -59,7 +59,7 @@ def checks_of(result: Result) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
 
 
-def test_a_lawful_evening_is_ok(
+def test_a_legal_dataset_is_ok(
     tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
     """With all three witnesses every check is examined."""
@@ -230,7 +230,7 @@ def test_databases_may_be_named_in_a_file(tmp_path: Path, dataset: DatasetBuilde
     """One a line; an option of its own is stronger."""
     urls = archived(tmp_path / "elsewhere", dataset)
     listed = tmp_path / "databases"
-    lines = ["# the evening of the 7th", "", *(f" {service}={url}" for service, url in urls.items())]
+    lines = ["# the databases of the 7th", "", *(f" {service}={url}" for service, url in urls.items())]
     listed.write_text("\n".join([*lines, "ledger=sqlite:///nowhere.db"]))
     result = run("--databases", str(listed), "--database", f"ledger={urls['ledger']}", "--json")
     assert result.exit_code == 0
