@@ -60,8 +60,8 @@ def demo(
         raise typer.BadParameter(f"{keep} is not empty; name a new directory", param_hint="--keep")
     data = keep or Path(tempfile.mkdtemp(prefix="countinghouse-demo-"))
     say = _Silent() if as_json else _Teller()
-    say.begin(guards_off, chosen_seed)
     try:
+        say.begin(guards_off, chosen_seed)
         outcome = asyncio.run(
             perform(data, guards_off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ()))
         )

@@ -217,9 +217,11 @@ async def test_each_act_by_itself_stays_ok_without_a_guard_that_does_not_stand_a
 class TestInterrupted:
     """Ctrl-C at any moment: exit code 130, nothing said, nothing left running, nothing left behind."""
 
-    @pytest.mark.parametrize("after_s", [0.3, 1.0])
-    async def test_while_the_stack_starts(self, tmp_path: Path, after_s: float) -> None:
-        await self._interrupt(tmp_path, asyncio.sleep(after_s))
+    @pytest.mark.parametrize("processes", [1, 2])
+    async def test_while_the_stack_starts(self, tmp_path: Path, processes: int) -> None:
+        """Before the stack's first process, and after. Python itself answers a SIGINT that comes before the command begins."""
+        begun = _until(lambda: _left_in(tmp_path) and len(processes_of(tmp_path)) >= processes)
+        await self._interrupt(tmp_path, begun)
 
     async def test_while_an_act_is_played(self, tmp_path: Path) -> None:
         await self._interrupt(tmp_path, _until(lambda: _all_serving(tmp_path)), "--act", _TWO)
