@@ -428,11 +428,14 @@ def _is_told_of_absence(operation: Operation) -> bool:
     return operation.answer.reason == "ORDER_NOT_FOUND" and operation.arguments.role != CUSTOMER
 
 
-def _effective(attempts: Iterable[Operation]) -> list[Operation]:
-    """Those that may have done something, or were told for ever what the request has done.
+def _effective(attempts: Sequence[Operation]) -> list[Operation]:
+    """Return the attempts that may have done something, or got the stored answer.
 
-    Not those that were told that there is no such order: they are a look of their own.
+    An attempt that was told that there is no such order is a look of its own. If that answer is stored, every attempt
+    gets it, so none has done anything.
     """
+    if any(is_stored(attempt) and _is_told_of_absence(attempt) for attempt in attempts):
+        return []
     return [
         attempt
         for attempt in attempts

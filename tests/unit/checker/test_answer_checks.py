@@ -578,11 +578,12 @@ def told_of_no_order(scribe: Scribe, kind: str, key: str, clerk: str) -> Operati
 
 
 @CASES.illegal(
-    "Settle settle-late-1 of li (cashier) got 2 different answers", "replays identical", "refused without effect"
+    "Settle settle-late-1 of li (cashier) got 2 different answers",
+    *("replays identical", "refused without effect", "orders linearizable"),
 )
 @CASES.illegal(
     "Settle settle-late-1 of li (cashier) was refused (ORDER_NOT_FOUND), and jnl_06 moved money",
-    *("replays identical", "refused without effect"),
+    *("replays identical", "refused without effect", "orders linearizable"),
 )
 def an_order_settled_under_a_key_that_was_told_of_no_order(scribe: Scribe) -> None:
     """The refusal is stored, so the same request id must not settle an order that is made later."""

@@ -323,6 +323,15 @@ class TestAbsence:
         assert _moves(timeline).count((ReadOrder(Row.ABSENT),)) == 1
         assert timeline.is_lawful()
 
+    def test_settle_told_of_absence_and_repeated_without_answer_never_claimed(self) -> None:
+        """Its payment was declined by the first attempt, and could be seen so before the second."""
+        timeline = Timeline()
+        timeline.settle("s", -20, -19, answer=Answer("NOT_FOUND", "ORDER_NOT_FOUND"))
+        timeline.look_at_payment(-18, -17, "p1", "DECLINED")
+        timeline.settle("s", 3, None)
+        assert Deed((ReadPayment("p1", "DECLINED", frozenset({0})),), -18, -17) in _compiled(timeline).deeds
+        assert timeline.is_lawful()
+
     def test_read_that_is_told_of_absence_again_looks_again(self) -> None:
         """Nobody keeps the answer to a read."""
         timeline = Timeline()
