@@ -219,7 +219,7 @@ class TestInterrupted:
 
     @pytest.mark.parametrize("processes", [1, 2])
     async def test_while_the_stack_starts(self, tmp_path: Path, processes: int) -> None:
-        """Before the stack's first process, and after. Python itself answers a SIGINT that comes before the command begins."""
+        """Before the first process of a stack, and after. A SIGINT before the command begins is Python's to answer."""
         begun = _until(lambda: _left_in(tmp_path) and len(processes_of(tmp_path)) >= processes)
         await self._interrupt(tmp_path, begun)
 
