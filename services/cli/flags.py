@@ -1,7 +1,7 @@
 """Fields of requests, told by the flags of the command that was typed.
 
-A server's refusal names the fields of its protos, `customer_id` or `amount.currency_code`. Who typed `--customer`
-and `--currency` looks for those. `calling` puts every refusal through `told_by_flags`.
+A server's refusal names the fields of its protos, `customer_id` or `amount.currency_code`. A caller who typed
+`--customer` and `--currency` looks for those. `calling` puts every refusal through `told_by_flags`.
 """
 
 from __future__ import annotations
