@@ -26,56 +26,62 @@ if TYPE_CHECKING:
 _SCHEMES = ("sqlite", "postgresql+asyncpg")
 
 
+_Databases = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="SERVICE=URL",
+        help="Read this database instead of the stack's, like order=postgresql+asyncpg://…; repeatable.",
+        show_default=False,
+    ),
+]
+_DatabasesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--databases",
+        metavar="FILE",
+        help="As --database, one a line, so that no password is in the list of processes.",
+        show_default=False,
+    ),
+]
+_HistoryFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--history",
+        metavar="FILE",
+        help="What callers recorded, as JSON lines, in a run that is over: then nothing may be left open, except a "
+        "parked payment that the silent acquirer still owes an answer to.",
+        show_default=False,
+    ),
+]
+_AcquirerLogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--acquirer-log",
+        metavar="FILE",
+        help="Read this instead of the log in the acquirer's database; `acquirer log --jsonl` prints one.",
+        show_default=False,
+    ),
+]
+_SettleS = Annotated[
+    float, typer.Option("--settle-s", help="Seconds to wait until nothing is under way.", min=0, max=3600)
+]
+_OrderLimitS = Annotated[
+    float, typer.Option("--order-limit-s", help="Seconds for one order's calls; then: unknown.", min=0.1, max=3600)
+]
+
+
 def check(
     data: Data = DEFAULT_DATA,
-    database: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--database",
-            metavar="SERVICE=URL",
-            help="Read this database instead of the stack's, like order=postgresql+asyncpg://…; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    databases: Annotated[
-        Path | None,
-        typer.Option(
-            "--databases",
-            metavar="FILE",
-            help="As --database, one a line: a password is not for the list of processes.",
-            show_default=False,
-        ),
-    ] = None,
-    history: Annotated[
-        Path | None,
-        typer.Option(
-            "--history",
-            metavar="FILE",
-            help="What callers recorded, as JSON lines, in a run that is over: then nothing may be left open, except a "
-            "parked payment that the silent acquirer still owes an answer to.",
-            show_default=False,
-        ),
-    ] = None,
-    acquirer_log: Annotated[
-        Path | None,
-        typer.Option(
-            "--acquirer-log",
-            metavar="FILE",
-            help="Read this instead of the log in the acquirer's database; `acquirer log --jsonl` prints one.",
-            show_default=False,
-        ),
-    ] = None,
-    settle_s: Annotated[
-        float,
-        typer.Option("--settle-s", help="Seconds to wait until nothing is under way.", min=0, max=3600),
-    ] = 10.0,
-    order_limit_s: Annotated[
-        float,
-        typer.Option("--order-limit-s", help="Seconds for one order's calls; then: unknown.", min=0.1, max=3600),
-    ] = 10.0,
+    database: _Databases = None,
+    databases: _DatabasesFile = None,
+    history: _HistoryFile = None,
+    acquirer_log: _AcquirerLogFile = None,
+    settle_s: _SettleS = 10.0,
+    order_limit_s: _OrderLimitS = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Proves that every order was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
+    """Prove that every order was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
 
     A payment that is not finished yet is open: unknown. A check whose witness is absent is named as not examined.
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from services.cli import exit_codes, output
 from services.cli.arguments import GuardsOff, parse_guards_off
 from services.cli.check import document, print_checks
 from services.demo.acts import ACTS, ActResult
-from services.demo.lanes import draw
+from services.demo.lanes import coloured, draw
+from services.demo.picture import render_svg
 from services.demo.run import Outcome, run
 from services.devstack.state import StackRefused
 from services.kernel.currency import format_amount
@@ -32,6 +34,10 @@ def demo(
     seed: Annotated[int | None, typer.Option("--seed", help="Repeat the run that named this seed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep the data and logs in this new directory.")] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--svg", help="Draw the lanes of the acts into this file.", dir_okay=False, writable=True),
+    ] = None,
 ) -> None:
     """Settle orders on a stack of its own while things go wrong, and check the result.
 
@@ -46,21 +52,27 @@ def demo(
     chosen_seed = new_rng().randrange(10**6) if seed is None else seed
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty; name a new directory", param_hint="--keep")
+    if svg is not None and not svg.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {svg.parent}; make it first", param_hint="--svg")
     data = keep or Path(tempfile.mkdtemp(prefix="countinghouse-demo-"))
-    say = _Silent() if as_json else _Teller()
+    printer = _NoOutput() if as_json else _Printer()
     try:
-        say.begin(off, chosen_seed)
-        outcome = asyncio.run(run(data, off, chosen_seed, on_ready=say.ready, on_act=say.act, only=tuple(act or ())))
+        printer.begin(off, chosen_seed)
+        outcome = asyncio.run(
+            run(data, off, chosen_seed, on_ready=printer.ready, on_act=printer.act, only=tuple(act or ()))
+        )
     except CountinghouseError as error:  # the stack did not come up: nothing is proved, and the logs say why
         raise StackRefused(error.reason, error.message) from error
     except BaseException:
         _remove(data, unless=keep)
         raise
     _remove(data, unless=keep)
+    if svg is not None:
+        svg.write_text(render_svg(outcome.acts), encoding="utf-8")
     if as_json:
         output.print_json(_document(outcome))
     else:
-        say.end(outcome)
+        printer.end(outcome)
     raise SystemExit(exit_codes.of_verdict(outcome.verdict))
 
 
@@ -69,8 +81,8 @@ def _remove(data: Path, unless: Path | None) -> None:
         shutil.rmtree(data, ignore_errors=True)
 
 
-class _Silent:
-    """Tells nothing."""
+class _NoOutput:
+    """Print nothing."""
 
     def begin(self, guards_off: tuple[str, ...], seed: int) -> None:
         """The run begins."""
@@ -85,29 +97,28 @@ class _Silent:
         """The verdict is there."""
 
 
-class _Teller(_Silent):
-    """Tells a person, as it goes: with lanes on a terminal, in plain lines elsewhere."""
+class _Printer(_NoOutput):
+    """Print each act when it has ended: with its lanes on a terminal, in one line elsewhere."""
 
     def __init__(self) -> None:
-        self._drawn = sys.stdout.isatty()
+        self._terminal = Console() if sys.stdout.isatty() else None
 
     def begin(self, guards_off: tuple[str, ...], seed: int) -> None:
         off = f" without {', '.join(guards_off)}" if guards_off else ""
-        print(f"Starting ZooKeeper, order, ledger, a bank and two payment instances{off} (seed {seed}) …", flush=True)
+        print(
+            f"Starting ZooKeeper, order, ledger, an acquirer and two payment instances{off} (seed {seed}) …", flush=True
+        )
 
     def ready(self, seconds: float) -> None:
         print(f"Ready after {seconds:.1f} s.", flush=True)
 
     def act(self, act: ActResult) -> None:
-        print(
-            f"\n{_MARKS[act.ok]} {act.name}: {act.detail}"
-            if self._drawn
-            else f"{_word(act.ok)}: {act.name}: {act.detail}"
-        )
-        if self._drawn:
-            for line in draw(act.lanes):
-                print(f"    {_coloured(line)}")
-        sys.stdout.flush()
+        if self._terminal is None:
+            print(f"{_word(act.ok)}: {act.name}: {act.detail}", flush=True)
+            return
+        self._terminal.print(f"\n{_MARKS[act.ok]} {act.name}: {act.detail}", markup=False, highlight=False)
+        for line in draw(act.lanes):
+            self._terminal.print(coloured(f"    {line}"), soft_wrap=True)
 
     def end(self, outcome: Outcome) -> None:
         print()
@@ -117,15 +128,6 @@ class _Teller(_Silent):
         print()
         print_checks(outcome.checks)
         print(f"\nverdict: {outcome.verdict} ({outcome.seconds:.1f} s, seed {outcome.seed})")
-
-
-def _coloured(line: str) -> str:
-    """Green for what was done, cyan for what was replayed, red for what was refused."""
-    for mark, colour in (("✔", 32), ("↺", 36), ("✘", 31)):
-        before, found, after = line.partition(mark)
-        if found:
-            return f"{before}\x1b[{colour}m{found}{after}\x1b[0m"
-    return line
 
 
 def _word(ok: bool | None) -> str:

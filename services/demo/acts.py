@@ -197,8 +197,8 @@ async def reversal(harness: Harness) -> tuple[bool, str, list[Lane]]:
     return ok, detail, await lanes_of(harness, order_id, (first, again))
 
 
-async def silent_bank(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """The outside bank charges a card and does not answer; asked again under the same key, it has charged once."""
+async def silent_acquirer(harness: Harness) -> tuple[bool, str, list[Lane]]:
+    """The acquirer charges a card and does not answer; asked again under the same key, it has charged once."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     card = f"tok-{order_id}"
     await harness.failpoints.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
@@ -226,7 +226,7 @@ ACTS: dict[str, Callable[[Harness], Awaitable[tuple[bool, str, list[Lane]]]]] = 
     "killed mid-payment": killed_mid_payment,
     "frozen holder": frozen_holder,
     "reversal": reversal,
-    "the bank did not answer": silent_bank,
+    "the acquirer did not answer": silent_acquirer,
 }
 
 

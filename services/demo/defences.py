@@ -53,7 +53,7 @@ DEFENCES: Final[Mapping[str, Defence]] = {
         },
     ),
     "reversal": Defence(),
-    "the bank did not answer": Defence(
+    "the acquirer did not answer": Defence(
         alone={
             "ticket": "answers are true",
             "recovery": "nothing left over",

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.text import Text
+
 from services.checker.snapshot import Record, Snapshot
 from services.testkit.client import CallResult
 from services.testkit.harness import Harness
@@ -65,6 +67,14 @@ def draw(lanes: Sequence[Lane]) -> list[str]:
     return [lane.draw(per_column_ms) for lane in lanes]
 
 
+def coloured(line: str) -> Text:
+    """Return a drawn line with its mark in colour: green for done, cyan for replayed, red for refused."""
+    text = Text(line)
+    for mark, colour in (("✔", "green"), ("↺", "cyan"), ("✘", "red")):
+        text.highlight_words([mark], style=colour)
+    return text
+
+
 async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, CallResult]) -> list[Lane]:
     """A lane for each of the two who pressed on this order, and one for each service that wrote it down."""
     books = await harness.snapshot()
@@ -91,7 +101,7 @@ def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[CallRe
     }
     posted = [int(row["posted_at_ms"]) for row in books.journals if row["payment_id"] == payment["payment_id"]]
     if "SUBMITTED" not in moments:
-        refused = answer.error.message.partition(" was ")[2] if answer.error else ""
+        refused = answer.error.message.partition(" was ")[2].partition(" at ")[0] if answer.error else ""
         end = refused or str(payment["decline_reason"])
         return Lane(label, ((0, "lock"), (1, "wait")), max(moments.values()), "✘", end)
     steps = [(0, "lock"), (moments["SUBMITTED"], "pay")]

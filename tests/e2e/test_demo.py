@@ -31,7 +31,7 @@ Run = tuple[str, ...]
 Performed = Callable[[Run], Awaitable[subprocess.CompletedProcess[str]]]
 
 _CLICK, _TWO, _LOST, _KILLED = "double click", "two clerks, one order", "lost reply", "killed mid-payment"
-_FROZEN, _REVERSAL, _SILENT = "frozen holder", "reversal", "the bank did not answer"
+_FROZEN, _REVERSAL, _SILENT = "frozen holder", "reversal", "the acquirer did not answer"
 _AT_ONCE = 2
 
 WHOLE: Run = ()
@@ -62,7 +62,8 @@ async def performed(
 
     async def perform(run: Run) -> subprocess.CompletedProcess[str]:
         async with turn:
-            return await command_line("demo", "--json", *run, *(("--keep", str(kept)) if run == WHOLE else ()))
+            files = ("--keep", str(kept), "--svg", str(kept.parent / "lanes.svg")) if run == WHOLE else ()
+            return await command_line("demo", "--json", *run, *files)
 
     calls = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
     wanted = dict.fromkeys(call.params["run"] for call in calls if call and "run" in call.params)
@@ -81,7 +82,7 @@ class TestWhole:
         """Every order was settled exactly once, whatever went wrong."""
         done = await performed(run)
         found = document(done)
-        assert found["verdict"] == "ok", found
+        assert found["verdict"] == "ok", failures(found)
         assert done.returncode == 0
         assert done.stderr == ""
 
@@ -116,6 +117,14 @@ class TestWhole:
         assert "settled again in round 2" in details[_REVERSAL]
         assert "UNKNOWN; asked again: 1 charge there, 1 in the books" in details[_SILENT]
         assert caught(details[_SILENT]) == {"acquirer-key"}
+
+    async def test_svg_shows_the_acts_that_have_lanes(self, performed: Performed, run: Run, kept: Path) -> None:
+        """As `services/demo/lanes.svg`, which README shows, was made."""
+        await performed(run)
+        svg = (kept.parent / "lanes.svg").read_text(encoding="utf-8").replace("&#160;", " ")
+        assert "cashier li" in svg
+        assert "kill -9" in svg
+        assert "settled again in round 2" in svg
 
     async def test_what_is_kept_can_be_checked_again(self, performed: Performed, run: Run, kept: Path) -> None:
         """`countinghouse check` on a stack that has stopped; the answers of clients are known to the demo only."""
@@ -172,7 +181,7 @@ async def test_an_act_without_what_stands_in_it_is_violated(
     """The demonstration can fail: exit code 1, and the broken invariant is named."""
     done = await performed(run)
     found = document(done)
-    assert (done.returncode, found["verdict"]) == (1, "violated"), found
+    assert (done.returncode, found["verdict"]) == (1, "violated"), failures(found)
     assert [played["name"] for played in found["acts"]] == [act]
     broken = {check["name"]: check["violations"] for check in found["checks"] if not check["ok"]}
     assert check in broken
@@ -189,7 +198,7 @@ async def test_every_act_stays_ok_without_a_guard_that_does_not_stand_alone_in_i
     """Another catches what it would have caught, and the act says which."""
     done = await performed(run)
     found = document(done)
-    assert (done.returncode, found["verdict"]) == (0, "ok"), found
+    assert (done.returncode, found["verdict"]) == (0, "ok"), failures(found)
     assert [act["name"] for act in found["acts"]] == SPARED[guard]
     for act in found["acts"]:
         assert act["ok"] is True
@@ -211,7 +220,7 @@ async def test_each_act_by_itself_stays_ok_without_a_guard_that_does_not_stand_a
     """On a stack that has seen no other act."""
     done = await performed(run)
     found = document(done)
-    assert (done.returncode, found["verdict"]) == (0, "ok"), found
+    assert (done.returncode, found["verdict"]) == (0, "ok"), failures(found)
     (act,) = found["acts"]
     assert caught(act["detail"]) <= set(NAMES) - {guard}, act
 
@@ -305,6 +314,11 @@ class TestCheck:
         assert done.returncode == 2
         assert "order.db" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def failures(document: dict[str, Any]) -> list[Any]:
+    """Return the acts and checks of a run that are not ok: pytest cuts the whole document."""
+    return [each for each in (*document["acts"], *document["checks"]) if each["ok"] is not True]
 
 
 def caught(detail: str) -> set[str]:

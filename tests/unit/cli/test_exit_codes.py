@@ -1,4 +1,4 @@
-"""The exit codes: one table, said in --help and README, and a script that ships only what is paid."""
+"""The exit codes: one table, shown in --help and services/cli/README.md, and a script that ships only what is paid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_help_shows_every_exit_code() -> None:
 
 def test_readme_shows_every_exit_code() -> None:
     """The same table, and no other code."""
-    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "services/cli/README.md").read_text(), re.MULTILINE)
     assert [(int(code), meaning.replace("`", "")) for code, meaning in rows] == [
         (code.value, code.meaning) for code in ExitCode
     ]

@@ -206,6 +206,8 @@ def test_damaged_file_of_a_stack_is_no_traceback(
         ("check", "--history", "{folder}/none"),
         ("chaos", "proxy", "--config", "{file}"),
         ("demo", "--keep", "{file}"),
+        ("demo", "--svg", "{folder}"),
+        ("demo", "--svg", "{folder}/none/lanes.svg"),
         ("chaos", "run", "--data", "{file}"),
         ("chaos", "ablate", "--data", "{file}"),
         ("up", "--data", "{file}"),

@@ -1,5 +1,6 @@
-"""The table of the guards of each act: it is sound in itself, and README has it word by word. The acts play it in
-tests/e2e/test_demo.py.
+"""The table of the guards of each act: it is consistent, and services/demo/README.md shows it word by word.
+
+tests/e2e/test_demo.py runs the acts with the guards off.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from services.demo.defences import DEFENCES, Defence, table
 from services.kernel.guards import NAMES
 from tests.unit.checker.dataset import legal
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "services/demo/README.md"
 CHECKS = {check.name for check in run_checks(legal().snapshot())}
 
 
@@ -23,7 +24,7 @@ def test_readme_shows_the_table_of_the_code() -> None:
     found = re.search(
         r"^<!-- table: guards -->\n\n(.*?)\n\n", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    assert found, "README.md has no table after <!-- table: guards -->"
+    assert found, "services/demo/README.md has no table after <!-- table: guards -->"
     assert found[1] == table()
 
 

@@ -163,5 +163,5 @@ async def test_what_nobody_expected_still_stops_the_stack(playing: Perform, harn
 def test_the_acts_are_run_in_this_order() -> None:
     assert list(acts.ACTS) == [
         *("double click", "two clerks, one order", "lost reply", "killed mid-payment", "frozen holder", "reversal"),
-        "the bank did not answer",
+        "the acquirer did not answer",
     ]
