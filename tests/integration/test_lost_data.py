@@ -270,7 +270,7 @@ async def note_fence(database: Database, of: int, token: int) -> None:
     values: dict[str, object] = {}
     for column in ORDERS.columns:
         kind = column.type.python_type
-        values[column.name] = {int: 0, str: "", bool: False, bytes: b""}[kind]
+        values[column.key] = {int: 0, str: "", bool: False, bytes: b""}[kind]
     values |= {"order_id": "o1", "fence_generation": of, "fence_token": token}
 
     async def step(tx: AsyncConnection) -> None:

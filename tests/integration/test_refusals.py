@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from kazoo.client import KazooClient
@@ -38,9 +39,15 @@ async def through(relay: Relay) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-async def locks(through: Session) -> ResourceLocks:
+def root(tmp_path: Path) -> str:
+    """Each test has its own: a session that could not be closed in time keeps its nodes until it expires."""
+    return f"/{tmp_path.name}/locks"
+
+
+@pytest.fixture
+async def locks(through: Session, root: str) -> ResourceLocks:
     """Prepared locks of that session."""
-    locks = ResourceLocks(through, root="/refused/locks", shards=4)
+    locks = ResourceLocks(through, root=root, shards=4)
     await locks.prepare(WAIT_S)
     return locks
 
@@ -73,14 +80,14 @@ async def test_unknown_error_code_ends_one_request_and_not_the_session(through: 
 
 @pytest.mark.parametrize("code", [THROTTLED, QUOTA_EXCEEDED])
 async def test_refused_lock_is_unavailable_and_leaves_no_node(
-    locks: ResourceLocks, relay: Relay, session: Session, code: int
+    locks: ResourceLocks, root: str, relay: Relay, session: Session, code: int
 ) -> None:
     """Also for a batch, whose refusal lies in the results of its transaction."""
     relay.answer(CREATE2, code)
     with pytest.raises(Refused):
         await locks.acquire("order-1", CASHIER, timeout_s=WAIT_S)
     assert await locks.drained(WAIT_S)
-    assert await nodes_left(session, "/refused/locks") == []
+    assert await nodes_left(session, root) == []
     relay.answer(CREATE2, 0)
     async with await locks.acquire("order-1", CASHIER, timeout_s=WAIT_S) as lease:
         assert lease.valid()
@@ -105,7 +112,7 @@ async def test_listing_refused_for_now_keeps_the_place_in_the_queue(locks: Resou
 
 
 async def test_release_refused_is_tried_again_until_the_node_is_gone(
-    locks: ResourceLocks, relay: Relay, session: Session
+    locks: ResourceLocks, root: str, relay: Relay, session: Session
 ) -> None:
     """`drained()` says so only then."""
     lease = await locks.acquire("order-1", CASHIER, timeout_s=WAIT_S)
@@ -113,29 +120,29 @@ async def test_release_refused_is_tried_again_until_the_node_is_gone(
     lease.release()
     await until(lambda: relay.requests().count(DELETE) >= 2)
     assert not await locks.drained(0.0)
-    assert len(await nodes_left(session, "/refused/locks")) == 1
+    assert len(await nodes_left(session, root)) == 1
     relay.answer(DELETE, 0)
     assert await locks.drained(WAIT_S)
-    assert await nodes_left(session, "/refused/locks") == []
+    assert await nodes_left(session, root) == []
 
 
 async def test_shard_without_the_right_to_create_refuses_one_lock_and_a_batch(
-    zookeeper: ZooKeeper, locks: ResourceLocks, session: Session
+    zookeeper: ZooKeeper, locks: ResourceLocks, root: str, session: Session
 ) -> None:
     """A real NOAUTH, from an ACL."""
     read_only = [make_acl("world", "anyone", read=True)]
     administrator = KazooClient(zookeeper.hosts)
     await asyncio.to_thread(administrator.start)
     try:
-        shards = await asyncio.to_thread(administrator.get_children, "/refused/locks")
+        shards = await asyncio.to_thread(administrator.get_children, root)
         for shard in shards:
-            await asyncio.to_thread(administrator.set_acls, f"/refused/locks/{shard}", read_only)
+            await asyncio.to_thread(administrator.set_acls, f"{root}/{shard}", read_only)
         with pytest.raises(Refused):
             await locks.acquire("order-1", CASHIER, timeout_s=WAIT_S)
         with pytest.raises(Refused):
             await locks.acquire_all(["order-1", "order-2"], CASHIER, timeout_s=WAIT_S)
         assert await locks.drained(WAIT_S)
-        assert await nodes_left(session, "/refused/locks") == []
+        assert await nodes_left(session, root) == []
     finally:
         await asyncio.to_thread(administrator.stop)
         administrator.close()
