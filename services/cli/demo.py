@@ -19,7 +19,7 @@ from services.cli.check import document, print_checks
 from services.demo.acts import ACTS, ActResult
 from services.demo.lanes import coloured, draw
 from services.demo.picture import render_svg
-from services.demo.run import Outcome, run
+from services.demo.run import RunResult, run
 from services.devstack.state import StackRefused
 from services.kernel.currency import format_amount
 from services.kernel.errors import CountinghouseError
@@ -93,7 +93,7 @@ class _NoOutput:
     def act(self, act: ActResult) -> None:
         """An act has ended."""
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: RunResult) -> None:
         """The verdict is there."""
 
 
@@ -120,7 +120,7 @@ class _Printer(_NoOutput):
         for line in draw(act.lanes):
             self._terminal.print(coloured(f"    {line}"), soft_wrap=True)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: RunResult) -> None:
         print()
         output.print_table(
             "Trial balance", ("account", "kind", "debits", "credits", "balance"), _trial_balance(outcome)
@@ -134,7 +134,7 @@ def _word(ok: bool | None) -> str:
     return {True: "ok", False: "violated", None: "unknown"}[ok]
 
 
-def _trial_balance(outcome: Outcome) -> list[tuple[str, ...]]:
+def _trial_balance(outcome: RunResult) -> list[tuple[str, ...]]:
     rows = []
     for account in outcome.books.accounts:
         amounts = [int(row["amount"]) for row in outcome.books.postings if row["account_id"] == account["account_id"]]
@@ -150,7 +150,7 @@ def _trial_balance(outcome: Outcome) -> list[tuple[str, ...]]:
     return [*rows, ("debits less credits", "", "", "", total)]
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
+def _document(outcome: RunResult) -> dict[str, Any]:
     return {
         "verdict": outcome.verdict,
         "acts": [{"name": act.name, "ok": act.ok, "detail": act.detail} for act in outcome.acts],

@@ -17,7 +17,7 @@ from services.kernel.principal import Role
 app = typer.Typer(no_args_is_help=True, help="See the books, and open and close accounts.")
 
 
-class Kind(StrEnum):
+class AccountKind(StrEnum):
     """What an account is."""
 
     ASSET = "asset"
@@ -29,11 +29,11 @@ class Kind(StrEnum):
 
 #: What an account is whose name begins so. The ledger refuses any other kind for these names.
 _KIND_OF_NAME = {
-    "wallet": Kind.LIABILITY,
-    "drawer": Kind.ASSET,
-    "bank": Kind.ASSET,
-    "acquirer": Kind.ASSET,
-    "sales": Kind.REVENUE,
+    "wallet": AccountKind.LIABILITY,
+    "drawer": AccountKind.ASSET,
+    "bank": AccountKind.ASSET,
+    "acquirer": AccountKind.ASSET,
+    "sales": AccountKind.REVENUE,
 }
 
 
@@ -63,7 +63,7 @@ async def open_account(
     account_id: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name wanted, like wallet:mei:CNY.")],
     currency: Currency,
     kind: Annotated[
-        Kind | None,
+        AccountKind | None,
         typer.Option(
             "--kind",
             help=f"What it is. Required unless the name says it: {', '.join(f'{name}:…' for name in _KIND_OF_NAME)}.",

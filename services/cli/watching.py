@@ -28,7 +28,7 @@ _COLUMNS = ("interface", "address", "instance", "weight", "list", "why not calle
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProviderRow:
     """One provider as consumers see it now.
 
     Args:
@@ -44,7 +44,7 @@ class Row:
     why_not: str
 
 
-Rows = dict[tuple[str, str], Row]
+Rows = dict[tuple[str, str], ProviderRow]
 
 
 @calling(Role.AUDITOR)
@@ -100,7 +100,7 @@ class _Watched:
         self._listed.set()
         self._news.set()
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[ProviderRow]:
         for interface in sorted(self._directories):
             directory = self._directories[interface]
             for verdict in directory.eligibility(""):
@@ -108,10 +108,10 @@ class _Watched:
                     yield _row(interface, verdict, directory.state.value)
 
 
-def _row(interface: str, verdict: Eligibility, state: str) -> Row:
+def _row(interface: str, verdict: Eligibility, state: str) -> ProviderRow:
     url = verdict.endpoint.url if verdict.endpoint else verdict.registration.url
     assert url is not None  # noqa: S101  those that cannot be read are not asked for
-    return Row(interface, verdict.key, url.parameters.get("instance", ""), url.weight, state, verdict.why_not)
+    return ProviderRow(interface, verdict.key, url.parameters.get("instance", ""), url.weight, state, verdict.why_not)
 
 
 def _shown(client: Client, stack: AsyncExitStack) -> Callable[[Rows, Rows], None]:
@@ -124,7 +124,7 @@ def _shown(client: Client, stack: AsyncExitStack) -> Callable[[Rows, Rows], None
     return lambda _before, now: live.update(_table(now), refresh=True)
 
 
-def _changes(before: Rows, now: Rows) -> Iterator[tuple[str, Row]]:
+def _changes(before: Rows, now: Rows) -> Iterator[tuple[str, ProviderRow]]:
     for key in sorted(before.keys() | now.keys()):
         if key not in now:
             yield "gone", before[key]
@@ -147,6 +147,6 @@ def _print_json_lines(before: Rows, now: Rows) -> None:
         output.print_json_line({"at_ms": at_ms, "event": event, **asdict(row)})
 
 
-def _table(rows: Mapping[Any, Row]) -> Any:
+def _table(rows: Mapping[Any, ProviderRow]) -> Any:
     shown = [tuple(str(value) for value in astuple(row)) for row in rows.values()]
     return output.framed("providers", _COLUMNS, shown)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from services.checker.findings import Check
+from services.checker.findings import Check, Verdict
 from services.checker.registry import run_checks
 from services.checker.snapshot import Snapshot
 from services.demo.acts import ACTS, ActResult, run_act
@@ -28,17 +27,9 @@ _SETTINGS = {
 _RECOVERY_BOUND_S = 6.0
 
 
-class Verdict(StrEnum):
-    """`unknown`: no invariant is broken, but an act proved nothing."""
-
-    OK = "ok"
-    VIOLATED = "violated"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a run."""
+class RunResult:
+    """What a run of the acts showed. The verdict is `unknown` if no check is broken and an act proved nothing."""
 
     verdict: Verdict
     acts: tuple[ActResult, ...]
@@ -56,7 +47,7 @@ async def run(
     on_ready: Callable[[float], None],
     on_act: Callable[[ActResult], None],
     only: Sequence[str] = (),
-) -> Outcome:
+) -> RunResult:
     """Run the acts on a fresh stack in `data` and check the books.
 
     Args:
@@ -84,7 +75,7 @@ async def run(
         books = (await harness.settled_snapshot(within_s=_RECOVERY_BOUND_S)).snapshot
         # There is no history here: a check that reads one is left out.
         checks = [check for check in run_checks(books, harness.connections.answers) if not check.skipped]
-    return Outcome(
+    return RunResult(
         verdict=_verdict(acts, checks),
         acts=tuple(acts),
         checks=tuple(checks),

@@ -58,7 +58,7 @@ _MISMATCH = "ACQUIRER_MISMATCH"
 _CHARGED, _REFUNDED = "CHARGED", "REFUNDED"
 
 
-class Kind(StrEnum):
+class DiscrepancyKind(StrEnum):
     """How the two sides differ."""
 
     ONLY_THEIRS = "only theirs"
@@ -196,7 +196,7 @@ class PaidOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ControlAccount:
     """An account that has a counterpart outside.
 
     Args:
@@ -222,7 +222,7 @@ class Sides:
     ours: tuple[Ours, ...] = ()
     journals: tuple[Journal, ...] = ()
     orders: tuple[PaidOrder, ...] = ()
-    accounts: tuple[Account, ...] = ()
+    accounts: tuple[ControlAccount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ class Discrepancy:
         journal_id, order_id, account_id: What it is about, where that is not a payment.
     """
 
-    kind: Kind
+    kind: DiscrepancyKind
     action: Action
     key: str = ""
     payment_id: str = ""
@@ -373,7 +373,7 @@ def compare(sides: Sides, period: Period = ALL_TIME, before: Sides | None = None
         elif was != item:
             moving.update(item.differences())
         if not found and _has_no_outcome(item) and was is not None and _has_no_outcome(was):
-            undecided.append(_found(Kind.NO_OUTCOME, Action.PENDING, item.payment, item.held))
+            undecided.append(_found(DiscrepancyKind.NO_OUTCOME, Action.PENDING, item.payment, item.held))
     totals = tuple(_totals(items.values(), sides.accounts, explained, moving))
     unbalanced = _unbalanced_accounts(sides) if period == ALL_TIME else ()
     unexplained = (_unexplained(total) for total in totals if total.unexplained)
@@ -420,12 +420,12 @@ def _without_payment(item: _Item) -> Iterator[Discrepancy]:
     doubles = item.doubles
     for charge in item.charges:
         if charge.held and doubles and doubles.state not in _WITHOUT_MONEY:
-            yield _found(Kind.DUPLICATE, Action.NAME, doubles, charge.held, key=charge.key)
+            yield _found(DiscrepancyKind.DUPLICATE, Action.NAME, doubles, charge.held, key=charge.key)
         elif charge.held:
-            yield _found(Kind.ONLY_THEIRS, Action.NAME, doubles, charge.held, key=charge.key)
+            yield _found(DiscrepancyKind.ONLY_THEIRS, Action.NAME, doubles, charge.held, key=charge.key)
     for journal in item.journals:
         yield Discrepancy(
-            Kind.JOURNAL_WITHOUT_PAYMENT,
+            DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT,
             Action.LOST,
             payment_id=journal.payment_id,
             ours=journal.amount,
@@ -440,18 +440,25 @@ def _at_the_acquirer(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
     held = item.held
     if payment.state in _WITHOUT_MONEY:
         if held:
-            yield _found(Kind.ONLY_THEIRS, Action.LOOK if any(_booked(item).values()) else Action.REFUND, payment, held)
+            yield _found(
+                DiscrepancyKind.ONLY_THEIRS,
+                Action.LOOK if any(_booked(item).values()) else Action.REFUND,
+                payment,
+                held,
+            )
     elif held and held != payment.amount:
-        yield _found(Kind.AMOUNT, Action.CORRECT if payment.attention == _MISMATCH else Action.LOOK, payment, held)
+        yield _found(
+            DiscrepancyKind.AMOUNT, Action.CORRECT if payment.attention == _MISMATCH else Action.LOOK, payment, held
+        )
     elif payment.attention == _MISMATCH:
-        yield _found(Kind.ANSWER, Action.CORRECT, payment, held)
+        yield _found(DiscrepancyKind.ANSWER, Action.CORRECT, payment, held)
     elif payment.state == _PARKED:
-        yield _found(Kind.REVERSAL_OWED, Action.ASK_NOW, payment, held)
+        yield _found(DiscrepancyKind.REVERSAL_OWED, Action.ASK_NOW, payment, held)
     elif payment.state != _SUCCEEDED:
         if held:
-            yield _found(Kind.LATE, Action.ASK_NOW, payment, held)
+            yield _found(DiscrepancyKind.LATE, Action.ASK_NOW, payment, held)
     elif payment.by_card and not held:
-        yield _found(Kind.ONLY_OURS, Action.UNDO, payment, None)
+        yield _found(DiscrepancyKind.ONLY_OURS, Action.UNDO, payment, None)
 
 
 def _in_the_ledger(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
@@ -460,7 +467,7 @@ def _in_the_ledger(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
     succeeded = payment.state == _SUCCEEDED
     if succeeded and all(journal.journal_id != payment.journal_id for journal in item.journals):
         yield Discrepancy(
-            Kind.PAYMENT_WITHOUT_JOURNAL,
+            DiscrepancyKind.PAYMENT_WITHOUT_JOURNAL,
             Action.LOOK,
             payment_id=payment.payment_id,
             ours=payment.amount,
@@ -470,7 +477,7 @@ def _in_the_ledger(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
     expected = {payment.amount.currency: payment.amount.minor_units} if succeeded and payment.amount else {}
     if (succeeded or payment.state in (*_WITHOUT_MONEY, _PARKED)) and booked != expected:
         first = next((Amount(sum_, currency) for currency, sum_ in booked.items()), None)
-        yield Discrepancy(Kind.AMOUNT, Action.LOOK, payment_id=payment.payment_id, ours=first)
+        yield Discrepancy(DiscrepancyKind.AMOUNT, Action.LOOK, payment_id=payment.payment_id, ours=first)
 
 
 def _at_the_order(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
@@ -478,11 +485,11 @@ def _at_the_order(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
     if payment.state == _SUCCEEDED and payment.order_id:
         paid = next((order for order in item.orders if order.order_id == payment.order_id), None)
         if paid is None:
-            yield Discrepancy(Kind.LATE, Action.WAIT, payment_id=payment.payment_id, ours=payment.amount)
+            yield Discrepancy(DiscrepancyKind.LATE, Action.WAIT, payment_id=payment.payment_id, ours=payment.amount)
         elif paid.amount != payment.amount:
-            yield Discrepancy(Kind.AMOUNT, Action.LOOK, payment_id=payment.payment_id, ours=payment.amount)
+            yield Discrepancy(DiscrepancyKind.AMOUNT, Action.LOOK, payment_id=payment.payment_id, ours=payment.amount)
     elif payment.state == _REVERSED and item.orders:
-        yield Discrepancy(Kind.LATE, Action.WAIT, payment_id=payment.payment_id)
+        yield Discrepancy(DiscrepancyKind.LATE, Action.WAIT, payment_id=payment.payment_id)
     elif payment.state in (*_WITHOUT_MONEY, _PARKED):
         for order in item.orders:
             yield _order_without_payment(order, Action.LOOK)
@@ -499,11 +506,17 @@ def _booked(item: _Item) -> Counter[str]:
 
 def _order_without_payment(order: PaidOrder, action: Action) -> Discrepancy:
     return Discrepancy(
-        Kind.ORDER_WITHOUT_PAYMENT, action, payment_id=order.payment_id, ours=order.amount, order_id=order.order_id
+        DiscrepancyKind.ORDER_WITHOUT_PAYMENT,
+        action,
+        payment_id=order.payment_id,
+        ours=order.amount,
+        order_id=order.order_id,
     )
 
 
-def _found(kind: Kind, action: Action, payment: Ours | None, held: Amount | None, *, key: str = "") -> Discrepancy:
+def _found(
+    kind: DiscrepancyKind, action: Action, payment: Ours | None, held: Amount | None, *, key: str = ""
+) -> Discrepancy:
     """A difference between a payment and the acquirer.
 
     Args:
@@ -521,7 +534,7 @@ def _found(kind: Kind, action: Action, payment: Ours | None, held: Amount | None
 
 
 def _totals(
-    items: Iterable[_Item], accounts: Iterable[Account], explained: Mapping[str, int], moving: Mapping[str, int]
+    items: Iterable[_Item], accounts: Iterable[ControlAccount], explained: Mapping[str, int], moving: Mapping[str, int]
 ) -> Iterator[ControlTotal]:
     captured: Counter[str] = Counter({account.currency: 0 for account in accounts})
     refunded: Counter[str] = Counter()
@@ -556,7 +569,7 @@ def _unbalanced_accounts(sides: Sides) -> Iterator[Discrepancy]:
         booked = sum(amount for _, amount in first)
         if booked != account.balance or len(first) != account.postings:
             yield Discrepancy(
-                Kind.CONTROL_TOTAL,
+                DiscrepancyKind.CONTROL_TOTAL,
                 Action.LOOK,
                 ours=Amount(account.balance, account.currency),
                 account_id=account.account_id,
@@ -565,7 +578,7 @@ def _unbalanced_accounts(sides: Sides) -> Iterator[Discrepancy]:
 
 def _unexplained(total: ControlTotal) -> Discrepancy:
     return Discrepancy(
-        Kind.CONTROL_TOTAL,
+        DiscrepancyKind.CONTROL_TOTAL,
         Action.LOOK,
         theirs=Amount(total.held, total.currency),
         ours=Amount(total.booked, total.currency),

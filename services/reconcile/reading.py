@@ -21,9 +21,9 @@ from countinghouse.payment.v1 import payment_pb2 as payment
 from countinghouse.type.v1 import money_pb2
 from services.reconcile.matching import (
     ALL_TIME,
-    Account,
     Amount,
     Comparison,
+    ControlAccount,
     Journal,
     Ours,
     PaidOrder,
@@ -88,14 +88,14 @@ async def read(reader: Reader) -> Sides:
     return Sides(tuple(theirs), tuple(ours), tuple(journals), tuple(orders), tuple(accounts))
 
 
-async def _accounts(reader: Reader) -> AsyncIterator[Account]:
+async def _accounts(reader: Reader) -> AsyncIterator[ControlAccount]:
     """The accounts that have a counterpart at the acquirer, one for each currency."""
     request = ledger.ListAccountsRequest(page_size=_PAGE, prefix=_OWED_BY_ACQUIRER)
     async for page in _pages(reader, "ledger", "ListAccounts", request):
         for row in page.accounts:
             if row.account_id == f"{_OWED_BY_ACQUIRER}{row.currency_code}":
                 balance = row.balance if row.kind in _GROWS_BY_DEBITS else -row.balance
-                yield Account(row.account_id, row.currency_code, balance, row.version - 1)
+                yield ControlAccount(row.account_id, row.currency_code, balance, row.version - 1)
 
 
 async def _theirs(reader: Reader) -> AsyncIterator[Theirs]:

@@ -1,4 +1,4 @@
-"""Failpoints of running processes: armed, watched and disarmed from outside."""
+"""FailpointClient of running processes: armed, watched and disarmed from outside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DISARM: Final = failpoint_pb2.FAILPOINT_ACTION_UNSPECIFIED
 _TIMEOUT_S: Final = 2.0
 
 
-class Failpoints:
+class FailpointClient:
     """Args:
     operator: Whose token may arm them.
     """

@@ -30,7 +30,7 @@ from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
 from services.testkit.client import CURRENCY, Connections, RecordingClient, money
-from services.testkit.failpoints import Failpoints
+from services.testkit.failpoints import FailpointClient
 from services.testkit.identities import CUSTOMER, Identity
 from services.testkit.waiting import wait_until
 
@@ -73,7 +73,7 @@ class Harness:
         self.accountant = self.client(accountant, Role.ACCOUNTANT)
         self.customer = self.client(CUSTOMER, Role.CUSTOMER)
         self.operator = self.client("ops", Role.OPERATOR)
-        self.failpoints = Failpoints(self.operator)
+        self.failpoints = FailpointClient(self.operator)
         #: The orders that `new_order` has made.
         self.orders: list[str] = []
 

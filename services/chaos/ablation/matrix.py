@@ -38,7 +38,7 @@ class Column(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GuardRow:
     """One guard, and a fault for which it is the only defence.
 
     Args:
@@ -70,15 +70,15 @@ class Row:
 
 
 ROWS: Final = (
-    Row("ticket", scenarios.REPLY_LOST),
-    Row("lock", scenarios.PRESSED_WHILE_BUSY),
-    Row("lock", scenarios.PRESSED_AT_ONCE, besides=("fence", "unique")),
-    Row("fence", scenarios.LATE_CLAIM),
-    Row("fence", scenarios.FROZEN_HOLDER, besides=("unique",)),
-    Row("state", scenarios.CANCELLED_MEANWHILE),
-    Row("unique", scenarios.LEDGER_DIED),
-    Row("recovery", scenarios.CLERK_DIED),
-    Row("acquirer-key", scenarios.ACQUIRER_SILENT),
+    GuardRow("ticket", scenarios.REPLY_LOST),
+    GuardRow("lock", scenarios.PRESSED_WHILE_BUSY),
+    GuardRow("lock", scenarios.PRESSED_AT_ONCE, besides=("fence", "unique")),
+    GuardRow("fence", scenarios.LATE_CLAIM),
+    GuardRow("fence", scenarios.FROZEN_HOLDER, besides=("unique",)),
+    GuardRow("state", scenarios.CANCELLED_MEANWHILE),
+    GuardRow("unique", scenarios.LEDGER_DIED),
+    GuardRow("recovery", scenarios.CLERK_DIED),
+    GuardRow("acquirer-key", scenarios.ACQUIRER_SILENT),
 )
 
 
@@ -93,7 +93,7 @@ class Cell:
         took_s: Of the deciding one, without the start of its stack.
     """
 
-    row: Row
+    row: GuardRow
     column: Column
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -118,10 +118,10 @@ class Cell:
 class Matrix:
     """All cells that were run."""
 
-    rows: tuple[Row, ...]
-    cells: Mapping[tuple[Row, Column], Cell]
+    rows: tuple[GuardRow, ...]
+    cells: Mapping[tuple[GuardRow, Column], Cell]
 
-    def filled(self, row: Row) -> bool | None:
+    def filled(self, row: GuardRow) -> bool | None:
         """Whether a violation was found with the guard off that is not there with it on; None: not known."""
         on, off = self.cells[row, Column.ALL_ON].verdict, self.cells[row, Column.IT_OFF].verdict
         if on is Verdict.OK and off is Verdict.VIOLATED:
@@ -141,7 +141,7 @@ class Matrix:
         """What is wrong with the rows that are not filled, in words."""
         return tuple(self._why(row) for row in self.rows if not self.filled(row))
 
-    def _why(self, row: Row) -> str:
+    def _why(self, row: GuardRow) -> str:
         named = f"{row.guard}, {row.scenario.name}"
         for column in (Column.ALL_ON, Column.IT_OFF):
             cell = self.cells[row, column]
@@ -152,7 +152,7 @@ class Matrix:
         return f"{named}: no violation was found with the guard off"
 
 
-def chosen_rows(guards: Sequence[str]) -> tuple[Row, ...]:
+def chosen_rows(guards: Sequence[str]) -> tuple[GuardRow, ...]:
     """The rows of these guards; none named: all.
 
     Raises:

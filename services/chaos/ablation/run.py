@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.chaos.ablation.matrix import Cell, Column, GuardsOff, Matrix, Row
+from services.chaos.ablation.matrix import Cell, Column, GuardRow, GuardsOff, Matrix
 from services.chaos.ablation.scenarios import Scenario
 from services.chaos.ablation.trial import Trial, open_trial
 from services.checker.findings import Check, Verdict, verdict_of
@@ -30,12 +30,12 @@ class Job:
     """Cells that need the same guards off, one after the other."""
 
     guards_off: GuardsOff
-    cells: tuple[tuple[Row, Column], ...]
+    cells: tuple[tuple[GuardRow, Column], ...]
 
 
-def jobs_of(rows: Iterable[Row]) -> tuple[Job, ...]:
+def jobs_of(rows: Iterable[GuardRow]) -> tuple[Job, ...]:
     """All cells of some rows. Those in which all is to end well share a stack, the others each have their own."""
-    shared: dict[GuardsOff, list[tuple[Row, Column]]] = {}
+    shared: dict[GuardsOff, list[tuple[GuardRow, Column]]] = {}
     alone: list[Job] = []
     for row in rows:
         for column in row.columns:
@@ -48,7 +48,7 @@ def jobs_of(rows: Iterable[Row]) -> tuple[Job, ...]:
 
 
 async def ablate(
-    rows: Sequence[Row],
+    rows: Sequence[GuardRow],
     folder: Path,
     clock: Clock,
     *,
@@ -65,7 +65,7 @@ async def ablate(
         tell: Told of each cell.
     """
     room = asyncio.Semaphore(at_once)
-    cells: dict[tuple[Row, Column], Cell] = {}
+    cells: dict[tuple[GuardRow, Column], Cell] = {}
 
     def decided(cell: Cell) -> None:
         cells[cell.row, cell.column] = cell
@@ -93,7 +93,7 @@ class _Work:
         self._seeds = seeds
         self._tell = tell
         self._todo = deque(job.cells)
-        self._tries: Counter[tuple[Row, Column]] = Counter()
+        self._tries: Counter[tuple[GuardRow, Column]] = Counter()
 
     async def run(self) -> None:
         """Run until every cell is decided."""
@@ -125,7 +125,7 @@ class _Work:
         return self._take(row, column, verdict, reasons, seed, self._clock.monotonic_s() - began_s)
 
     def _take(
-        self, row: Row, column: Column, verdict: Verdict, reasons: tuple[str, ...], seed: int, took_s: float
+        self, row: GuardRow, column: Column, verdict: Verdict, reasons: tuple[str, ...], seed: int, took_s: float
     ) -> Cell:
         """Takes what a try has shown, and no other try if that decides it."""
         self._tries[row, column] += 1

@@ -19,7 +19,7 @@ from countinghouse.order.v1 import order_pb2
 from services.chaos.faults.types import INJECT_WITHIN_S, POLL_S, FaultInjection, InjectionContext
 from services.kernel.errors import CountinghouseError
 from services.testkit.client import CallResult, RecordingClient, money
-from services.testkit.failpoints import DELAY, STOP, Failpoints
+from services.testkit.failpoints import DELAY, STOP, FailpointClient
 from services.testkit.identities import CUSTOMER
 from services.testkit.waiting import NotBroughtAbout
 
@@ -62,7 +62,7 @@ async def trigger_at(context: InjectionContext, injection: FaultInjection) -> As
                 if await order.hit(any_stands):
                     for name in candidates:
                         if name != hit[0]:
-                            await Failpoints(context.operator).disarm(name, point)
+                            await FailpointClient(context.operator).disarm(name, point)
                     yield order, hit[0]
                     return
                 if context.clock.monotonic_s() >= until_s:
@@ -108,7 +108,7 @@ class TriggerOrder:
         subject = self._card if injection.target.startswith("acquirer") else self.order_id
         for name in candidates:
             action = DELAY if context.target.holds_at_failpoints else STOP
-            await Failpoints(context.operator).arm(
+            await FailpointClient(context.operator).arm(
                 name, injection.facts["point"], action, subject, delay_s=_HELD_S if action == DELAY else 0.0
             )
         payments = [name for name in context.target.instances if name.startswith("payment")]
@@ -174,7 +174,7 @@ async def _watch(context: InjectionContext, instance: str, point: str) -> Callab
     """Return a condition: whether an instance stands at the failpoint, or has since now."""
     if not context.target.holds_at_failpoints:
         return lambda: context.target.is_paused(instance)
-    failpoints = Failpoints(context.operator)
+    failpoints = FailpointClient(context.operator)
     fired = await failpoints.fired(instance, point)
 
     async def held() -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
-from services.chaos.ablation.matrix import Cell, Column, Matrix, Row
+from services.chaos.ablation.matrix import Cell, Column, GuardRow, Matrix
 from services.chaos.report import page
 from services.checker.findings import Verdict
 
@@ -120,7 +120,7 @@ def _found(cell: Cell) -> str:
     )
 
 
-def _fault(row: Row) -> str:
+def _fault(row: GuardRow) -> str:
     besides = f" (without {' and '.join(row.besides)})" if row.besides else ""
     return row.scenario.fault + besides
 

@@ -57,7 +57,7 @@ def cost_of(method: str) -> int:
     return READ_COST if methods.is_read(method) else CHANGE_COST
 
 
-class Place:
+class AdmittedCall:
     """One call's part of its caller's budget. Made by `Admission.admit`; given back when all its tasks have ended."""
 
     def __init__(self, admission: Admission, principal: Principal, cost: int) -> None:
@@ -67,7 +67,7 @@ class Place:
         self._tasks = 0
 
     def hold_until_done(self, task: asyncio.Task[Any]) -> None:
-        """Keep the place until `task`, too, has ended."""
+        """Count the call until `task`, too, has ended."""
         self._tasks += 1
         task.add_done_callback(self._done)
 
@@ -93,7 +93,7 @@ class Admission:
         self._in_use: Counter[Principal] = Counter()
         self._executions = 0
 
-    def admit(self, method: str, principal: Principal) -> Place:
+    def admit(self, method: str, principal: Principal) -> AdmittedCall:
         """Take what a call costs from its caller's budget, until the task that serves it, this one, has ended.
 
         A call that costs more than the whole budget is admitted when the caller has no other.
@@ -115,18 +115,18 @@ class Admission:
         if call is None:
             raise AssertionError("a call is served in a task")
         self._in_use[principal] += cost
-        place = Place(self, principal, cost)
-        place.hold_until_done(call)
-        return place
+        admitted = AdmittedCall(self, principal, cost)
+        admitted.hold_until_done(call)
+        return admitted
 
     @contextmanager
-    def executing(self, place: Place) -> Iterator[None]:
+    def executing(self, admitted: AdmittedCall) -> Iterator[None]:
         """Count an execution while inside.
 
         Raises:
             ResourceExhausted: SERVER_LIMIT.
         """
-        limit = self._max_executions if place.cost <= CHANGE_COST else max(1, self._max_executions // 2)
+        limit = self._max_executions if admitted.cost <= CHANGE_COST else max(1, self._max_executions // 2)
         if self._executions >= limit:
             raise ResourceExhausted(
                 "SERVER_LIMIT", "this server has too much to do; try again", retry_after_ms=_SERVER_RETRY_MS
@@ -137,8 +137,8 @@ class Admission:
         finally:
             self._executions -= 1
 
-    def give_back(self, place: Place) -> None:
-        """Give a place back. Called by the place itself."""
-        self._in_use[place.principal] -= place.cost
-        if not self._in_use[place.principal]:
-            del self._in_use[place.principal]
+    def give_back(self, admitted: AdmittedCall) -> None:
+        """Return the cost of a call to its caller's budget. Called by the call itself."""
+        self._in_use[admitted.principal] -= admitted.cost
+        if not self._in_use[admitted.principal]:
+            del self._in_use[admitted.principal]

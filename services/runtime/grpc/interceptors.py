@@ -25,7 +25,7 @@ from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
 from services.runtime.grpc import access, methods, parsing, status
-from services.runtime.grpc.admission import Admission, Place
+from services.runtime.grpc.admission import Admission, AdmittedCall
 from services.runtime.grpc.context import Call, serving
 from services.runtime.grpc.public import PublicCalls
 from services.runtime.grpc.receiving import Receiver
@@ -132,9 +132,9 @@ class CallInterceptor(aio.ServerInterceptor):
         try:
             call = self._identify(method, context)
             caller = str(call.principal)
-            place = self._admission.admit(method, call.principal)
+            admitted = self._admission.admit(method, call.principal)
             request = parsing.parse(deserializer, await self._receiver.receive(context))
-            response = await self._run(call, place, serve, request, context)
+            response = await self._run(call, admitted, serve, request, context)
             if call.replayed:
                 context.set_trailing_metadata((("x-replayed", "true"),))
             return response
@@ -175,17 +175,17 @@ class CallInterceptor(aio.ServerInterceptor):
         return Call(method, principal, Deadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
 
     async def _run(
-        self, call: Call, place: Place, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
+        self, call: Call, admitted: AdmittedCall, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
     ) -> Any:
         async def run() -> Any:
-            with self._admission.executing(place):
+            with self._admission.executing(admitted):
                 serving(call)
                 return await serve(request, context)
 
         if methods.is_read(call.method):
             return await run()
         task = asyncio.create_task(run())
-        place.hold_until_done(task)
+        admitted.hold_until_done(task)
         self._running.add(task)
         task.add_done_callback(self._ended)
         try:

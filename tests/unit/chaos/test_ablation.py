@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.chaos.ablation import run as ablation
-from services.chaos.ablation.matrix import ROWS, Cell, Column, GuardsOff, Matrix, Row, chosen_rows
+from services.chaos.ablation.matrix import ROWS, Cell, Column, GuardRow, GuardsOff, Matrix, chosen_rows
 from services.chaos.ablation.run import ablate, jobs_of
 from services.chaos.ablation.scenarios import Scenario
 from services.chaos.ablation.trial import nobody_thrown_off
@@ -32,16 +32,16 @@ async def _nothing(_harness: object) -> None:
     """A scenario in which nothing happens."""
 
 
-ONE = Row("ticket", Scenario("one", "the first <fault>", _nothing, {"payment": 2}))
-TWO = Row("lock", Scenario("two", "the second fault", _nothing, {"ledger": 2}))
-PAIR = Row("fence", Scenario("pair", "a fault that unique stops, too", _nothing), besides=("unique",))
+ONE = GuardRow("ticket", Scenario("one", "the first <fault>", _nothing, {"payment": 2}))
+TWO = GuardRow("lock", Scenario("two", "the second fault", _nothing, {"ledger": 2}))
+PAIR = GuardRow("fence", Scenario("pair", "a fault that unique stops, too", _nothing), besides=("unique",))
 
 
-def cell(row: Row, column: Column, verdict: Verdict, *reasons: str) -> Cell:
+def cell(row: GuardRow, column: Column, verdict: Verdict, *reasons: str) -> Cell:
     return Cell(row, column, verdict, reasons, seed=4, tries=2, took_s=1.25)
 
 
-def matrix(on: Verdict, off: Verdict, row: Row = ONE) -> Matrix:
+def matrix(on: Verdict, off: Verdict, row: GuardRow = ONE) -> Matrix:
     """Of one row; with its guard on, and with it off."""
     reasons = {OK: (), VIOLATED: ("settled at most once: twice",), UNKNOWN: ("not brought about: nobody came",)}
     cells = [
@@ -61,7 +61,7 @@ class TestRows:
         assert len(set(ROWS)) == len(ROWS)
 
     @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.guard}-{row.scenario.name}")
-    def test_a_row_differs_in_its_own_guard_only(self, row: Row) -> None:
+    def test_a_row_differs_in_its_own_guard_only(self, row: GuardRow) -> None:
         """All else equal: from one column to the next only its guard is switched."""
         on, off = set(row.guards_off(Column.ALL_ON)), set(row.guards_off(Column.IT_OFF))
         assert off - on == {row.guard}
@@ -171,7 +171,7 @@ def stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
     return found
 
 
-async def played(folder: Path, *rows: Row) -> tuple[Matrix, list[Cell]]:
+async def played(folder: Path, *rows: GuardRow) -> tuple[Matrix, list[Cell]]:
     told: list[Cell] = []
     return await ablate(rows, folder, SystemClock(), seeds=(4, 5, 6), at_once=2, tell=told.append), told
 
@@ -315,7 +315,7 @@ class TestCommand:
     ) -> None:
         """0: every row is filled; 1: one is empty; 2: one is unknown."""
 
-        async def found(rows: tuple[Row, ...], *_: object, seeds: list[int], **__: object) -> Matrix:
+        async def found(rows: tuple[GuardRow, ...], *_: object, seeds: list[int], **__: object) -> Matrix:
             assert (rows, seeds) == (chosen_rows(["ticket"]), [1, 2, 3])
             return matrix(on, off)
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import typer
 
-from services.checker.findings import Check
+from services.checker.findings import Check, Verdict
 from services.cli.demo import demo
 from services.demo.acts import ActResult
-from services.demo.run import Outcome, Verdict
+from services.demo.run import RunResult
 from services.kernel.guards import NAMES
 from tests.unit.checker.dataset import legal
 
@@ -29,13 +29,13 @@ class FakeRun:
         self.seed = -1
         self.only: tuple[str, ...] = ()
 
-    async def run(self, data: Path, guards_off: tuple[str, ...], seed: int, **more: Any) -> Outcome:
+    async def run(self, data: Path, guards_off: tuple[str, ...], seed: int, **more: Any) -> RunResult:
         self.data, self.guards_off, self.seed, self.only = data, guards_off, seed, more["only"]
         _fill(data)
         more["on_ready"](1.5)
         for act in self.acts:
             more["on_act"](act)
-        return Outcome(self.verdict, self.acts, self.checks, 12.34, seed, legal().snapshot())
+        return RunResult(self.verdict, self.acts, self.checks, 12.34, seed, legal().snapshot())
 
 
 def _fill(data: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from services.checker.findings import Verdict
 from services.demo import acts
 from services.demo import run as demo
 from services.demo.acts import ActResult
 from services.demo.lanes import Lane
-from services.demo.run import Outcome, Verdict, run
+from services.demo.run import RunResult, run
 from services.kernel.errors import Unavailable
 from services.testkit.waiting import NotBroughtAbout
 from tests.unit.checker.dataset import legal
@@ -86,7 +87,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> FakeHarness:
 def playing(harness: FakeHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Perform:
     """Runs acts given by name."""
 
-    async def run_acts(only: tuple[str, ...] = (), **parts: Any) -> Outcome:
+    async def run_acts(only: tuple[str, ...] = (), **parts: Any) -> RunResult:
         for module in (acts, demo):
             monkeypatch.setattr(module, "ACTS", parts)
         told: list[ActResult] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.reconcile.matching import Account, Amount, Journal, Ours, PaidOrder, Sides, Theirs
+from services.reconcile.matching import Amount, ControlAccount, Journal, Ours, PaidOrder, Sides, Theirs
 
 _MONEY = Amount(1250, "CNY")
 
@@ -21,5 +21,5 @@ def agreeing(count: int) -> Sides:
             for sequence, name in enumerate(names, start=1)
         ),
         tuple(PaidOrder(f"o{name}", f"p{name}", _MONEY, at_ms) for at_ms, name in enumerate(names)),
-        (Account("acquirer:CNY", "CNY", count * _MONEY.minor_units, count),),
+        (ControlAccount("acquirer:CNY", "CNY", count * _MONEY.minor_units, count),),
     )

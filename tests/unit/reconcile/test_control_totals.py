@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from services.reconcile.matching import (
-    Account,
     Action,
     Amount,
     Comparison,
+    ControlAccount,
     ControlTotal,
+    DiscrepancyKind,
     Journal,
-    Kind,
     Ours,
     PaidOrder,
     Period,
@@ -65,7 +65,7 @@ def one(compared: Comparison) -> ControlTotal:
 
 
 def unexplained_in(compared: Comparison) -> list[str]:
-    return [each.account_id for each in compared.discrepancies if each.kind is Kind.CONTROL_TOTAL]
+    return [each.account_id for each in compared.discrepancies if each.kind is DiscrepancyKind.CONTROL_TOTAL]
 
 
 class TestTotals:
@@ -84,7 +84,7 @@ class TestTotals:
         assert (total.captured, total.refunded, total.held, total.booked, total.difference) == (1250, 1250, 0, 0, 0)
 
     def test_an_account_without_any_charge_has_a_total_of_zero(self) -> None:
-        compared = compare(Sides(accounts=(Account("acquirer:CNY", "CNY", 0, 0),)))
+        compared = compare(Sides(accounts=(ControlAccount("acquirer:CNY", "CNY", 0, 0),)))
         assert compared.totals == (ControlTotal("CNY", 0, 0, 0, 0, 0),)
 
     def test_a_charge_declined_or_never_made_is_not_captured(self) -> None:
@@ -103,11 +103,11 @@ class TestTotals:
         assert (total.held, total.booked, total.difference) == (1200, 2450, -1250)
         assert (total.explained, total.unexplained) == (-1250, 0)
         assert {(each.kind, each.journal_id or each.order_id or each.key) for each in compared.discrepancies} == {
-            (Kind.ONLY_THEIRS, "p2:1"),
-            (Kind.JOURNAL_WITHOUT_PAYMENT, "j-p2"),
-            (Kind.ORDER_WITHOUT_PAYMENT, "o-p2"),
-            (Kind.JOURNAL_WITHOUT_PAYMENT, "j-p3"),
-            (Kind.ORDER_WITHOUT_PAYMENT, "o-p3"),
+            (DiscrepancyKind.ONLY_THEIRS, "p2:1"),
+            (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j-p2"),
+            (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, "o-p2"),
+            (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j-p3"),
+            (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, "o-p3"),
         }
 
     def test_a_difference_that_nothing_explains_is_a_discrepancy(self) -> None:
@@ -115,7 +115,11 @@ class TestTotals:
         sides = settled("p1", 1250)
         open_ = replace(sides, theirs=(), ours=(replace(sides.ours[0], state="SUBMITTED"),), orders=())
         (found,) = compare(open_).discrepancies
-        assert (found.kind, found.action, found.account_id) == (Kind.CONTROL_TOTAL, Action.LOOK, "acquirer:CNY")
+        assert (found.kind, found.action, found.account_id) == (
+            DiscrepancyKind.CONTROL_TOTAL,
+            Action.LOOK,
+            "acquirer:CNY",
+        )
         assert (found.theirs, found.ours) == (Amount(0, "CNY"), Amount(1250, "CNY"))
 
     def test_an_item_that_changed_between_the_readings_is_no_discrepancy(self) -> None:
@@ -135,13 +139,13 @@ class TestStoredBalance:
     def test_a_balance_of_its_postings_is_no_discrepancy(self, balance: int, postings: int) -> None:
         """Journals posted after the balance was read do not matter."""
         sides = together(settled("p1", 1250), settled("p2", 700, sequence=2))
-        account = Account("acquirer:CNY", "CNY", balance, postings)
+        account = ControlAccount("acquirer:CNY", "CNY", balance, postings)
         assert unexplained_in(compare(replace(sides, accounts=(account,)))) == []
 
     @pytest.mark.parametrize(("balance", "postings"), [(700, 2), (1950, 1), (1950, 3)])
     def test_a_balance_that_is_not_the_sum_of_its_postings_is_a_discrepancy(self, balance: int, postings: int) -> None:
         sides = together(settled("p1", 1250), settled("p2", 700, sequence=2))
-        account = Account("acquirer:CNY", "CNY", balance, postings)
+        account = ControlAccount("acquirer:CNY", "CNY", balance, postings)
         assert unexplained_in(compare(replace(sides, accounts=(account,)))) == ["acquirer:CNY"]
 
 
@@ -179,20 +183,20 @@ class TestPeriods:
         self, period: Period, named: bool
     ) -> None:
         sides = replace(settled("p1", 1250, at_ms=1_005), theirs=())
-        assert (Kind.ONLY_OURS in {each.kind for each in compare(sides, period).discrepancies}) is named
+        assert (DiscrepancyKind.ONLY_OURS in {each.kind for each in compare(sides, period).discrepancies}) is named
 
     def test_what_no_payment_stands_behind_is_in_the_period_of_the_journal_or_the_order(self) -> None:
         sides = replace(settled("p1", 1250, at_ms=995), theirs=(), ours=())
         assert {each.kind for each in compare(sides, Period(1_000, None)).discrepancies} == {
-            Kind.JOURNAL_WITHOUT_PAYMENT,
-            Kind.ORDER_WITHOUT_PAYMENT,
+            DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT,
+            DiscrepancyKind.ORDER_WITHOUT_PAYMENT,
         }
         assert compare(sides, Period(None, 1_000)).discrepancies == ()
         order = replace(sides, journals=())
         kinds = [each.kind for each in compare(order, Period(1_015, 1_016)).discrepancies]
-        assert kinds == [Kind.ORDER_WITHOUT_PAYMENT]
+        assert kinds == [DiscrepancyKind.ORDER_WITHOUT_PAYMENT]
 
     def test_the_stored_balance_is_of_all_time(self) -> None:
-        sides = replace(settled("p1", 1250), accounts=(Account("acquirer:CNY", "CNY", 9, 1),))
+        sides = replace(settled("p1", 1250), accounts=(ControlAccount("acquirer:CNY", "CNY", 9, 1),))
         assert unexplained_in(compare(sides, Period(0, 100))) == []
         assert unexplained_in(compare(sides)) == ["acquirer:CNY"]

@@ -14,8 +14,8 @@ from services.reconcile.matching import (
     Action,
     Amount,
     Discrepancy,
+    DiscrepancyKind,
     Journal,
-    Kind,
     Ours,
     PaidOrder,
     Sides,
@@ -110,15 +110,15 @@ class TestOnlyTheirs:
     @pytest.mark.parametrize("state", WITHOUT_MONEY)
     def test_a_charge_of_a_payment_that_ended_without_money_is_refunded(self, state: str) -> None:
         found = one(sides(CHARGE, ours=at_rest(state), journals=(), orders=()))
-        assert found == Discrepancy(Kind.ONLY_THEIRS, Action.REFUND, "p1:1", "p1", MONEY, None)
+        assert found == Discrepancy(DiscrepancyKind.ONLY_THEIRS, Action.REFUND, "p1:1", "p1", MONEY, None)
 
     @pytest.mark.parametrize("state", WITHOUT_MONEY)
     def test_a_charge_that_our_books_have_is_left_for_people(self, state: str) -> None:
         """The journal stands: giving the money back would leave the ledger owed what nobody holds."""
         found = found_in(sides(CHARGE, ours=at_rest(state), orders=()))
         assert {(each.kind, each.action) for each in found} == {
-            (Kind.ONLY_THEIRS, Action.LOOK),
-            (Kind.AMOUNT, Action.LOOK),
+            (DiscrepancyKind.ONLY_THEIRS, Action.LOOK),
+            (DiscrepancyKind.AMOUNT, Action.LOOK),
         }
 
     @pytest.mark.parametrize("reference", ["", "p9"])
@@ -126,24 +126,24 @@ class TestOnlyTheirs:
         """Others may charge for the same merchant account."""
         stranger = Theirs("stranger:1", "CHARGED", OTHER, reference, 10)
         found = one(sides(CHARGE, stranger))
-        assert found == Discrepancy(Kind.ONLY_THEIRS, Action.NAME, "stranger:1", "", OTHER, None)
+        assert found == Discrepancy(DiscrepancyKind.ONLY_THEIRS, Action.NAME, "stranger:1", "", OTHER, None)
 
     def test_another_key_of_a_payment_that_ended_without_money_is_no_duplicate(self) -> None:
         """There is nothing that it doubles."""
         second = replace(CHARGE, key="p1:2")
         found = one(sides(second, ours=at_rest("DECLINED"), journals=(), orders=()))
-        assert (found.kind, found.action, found.key) == (Kind.ONLY_THEIRS, Action.NAME, "p1:2")
+        assert (found.kind, found.action, found.key) == (DiscrepancyKind.ONLY_THEIRS, Action.NAME, "p1:2")
 
 
 class TestOnlyOurs:
     """Our payment succeeded, and they hold nothing."""
 
     def test_a_key_that_the_acquirer_never_saw_is_only_ours(self) -> None:
-        assert one(sides()) == Discrepancy(Kind.ONLY_OURS, Action.UNDO, "p1:1", "p1", None, MONEY)
+        assert one(sides()) == Discrepancy(DiscrepancyKind.ONLY_OURS, Action.UNDO, "p1:1", "p1", None, MONEY)
 
     @pytest.mark.parametrize("state", ["REFUNDED", "TOMBSTONE", "DECLINED"])
     def test_a_key_without_money_is_only_ours(self, state: str) -> None:
-        assert one(sides(replace(CHARGE, state=state))).kind is Kind.ONLY_OURS
+        assert one(sides(replace(CHARGE, state=state))).kind is DiscrepancyKind.ONLY_OURS
 
 
 class TestAmountDiffers:
@@ -163,20 +163,20 @@ class TestAmountDiffers:
             )
         )
         ours = None if state == "PARKED" else MONEY
-        assert found == Discrepancy(Kind.AMOUNT, Action.LOOK, "p1:1", "p1", theirs, ours)
+        assert found == Discrepancy(DiscrepancyKind.AMOUNT, Action.LOOK, "p1:1", "p1", theirs, ours)
 
     @pytest.mark.parametrize("owed", [0, 1249, 2500])
     def test_another_amount_in_the_ledger_is_left_for_people(self, owed: int) -> None:
         found = one(sides(CHARGE, journals=booked(MONEY, owed=owed)))
-        assert (found.kind, found.action, found.payment_id) == (Kind.AMOUNT, Action.LOOK, "p1")
+        assert (found.kind, found.action, found.payment_id) == (DiscrepancyKind.AMOUNT, Action.LOOK, "p1")
 
     def test_a_journal_of_a_payment_that_was_declined_is_left_for_people(self) -> None:
         found = one(sides(ours=at_rest("DECLINED"), orders=()))
-        assert (found.kind, found.action, found.ours) == (Kind.AMOUNT, Action.LOOK, MONEY)
+        assert (found.kind, found.action, found.ours) == (DiscrepancyKind.AMOUNT, Action.LOOK, MONEY)
 
     def test_another_amount_of_the_order_is_left_for_people(self) -> None:
         found = one(sides(CHARGE, orders=(replace(ORDER, amount=OTHER),)))
-        assert (found.kind, found.action) == (Kind.AMOUNT, Action.LOOK)
+        assert (found.kind, found.action) == (DiscrepancyKind.AMOUNT, Action.LOOK)
 
 
 class TestAnswerDiffers:
@@ -190,14 +190,17 @@ class TestAnswerDiffers:
         """Whatever the statement says, the payment service waits for people."""
         ours = (replace(PAYMENT, state=state, journal_id="", attention="ACQUIRER_MISMATCH"),)
         found = one(sides(*charges, ours=ours, journals=(), orders=()))
-        assert (found.kind, found.action, found.key) == (Kind.ANSWER, Action.CORRECT, "p1:1")
+        assert (found.kind, found.action, found.key) == (DiscrepancyKind.ANSWER, Action.CORRECT, "p1:1")
 
     @pytest.mark.parametrize("state", [*OPEN, "PARKED"])
     def test_a_contradicting_answer_is_said_to_be_the_acquirers_to_correct(self, state: str) -> None:
         """Its statement has another amount, or a refund of another amount; the words name who acts and what follows."""
         ours = (replace(PAYMENT, state=state, journal_id="", attention="ACQUIRER_MISMATCH"),)
         other = replace(CHARGE, amount=replace(MONEY, minor_units=MONEY.minor_units - 100))
-        for charge, kind in ((other, Kind.AMOUNT), (replace(other, state="REFUNDED"), Kind.ANSWER)):
+        for charge, kind in (
+            (other, DiscrepancyKind.AMOUNT),
+            (replace(other, state="REFUNDED"), DiscrepancyKind.ANSWER),
+        ):
             found = one(sides(charge, ours=ours, journals=(), orders=()))
             assert (found.kind, found.action) == (kind, Action.CORRECT)
         assert "acquirer correct" in Action.CORRECT
@@ -212,15 +215,15 @@ class TestDuplicate:
         second = replace(CHARGE, key="key_9")
         ours = (PAYMENT,) if state == "SUCCEEDED" else at_rest(state)
         found = found_in(sides(CHARGE, second, ours=ours))
-        assert Discrepancy(Kind.DUPLICATE, Action.NAME, "key_9", "p1", MONEY, MONEY) in found
-        assert [each.key for each in found if each.kind is Kind.DUPLICATE] == ["key_9"]
+        assert Discrepancy(DiscrepancyKind.DUPLICATE, Action.NAME, "key_9", "p1", MONEY, MONEY) in found
+        assert [each.key for each in found if each.kind is DiscrepancyKind.DUPLICATE] == ["key_9"]
 
     def test_duplicates_without_the_payments_own_key_leave_the_payment_only_ours(self) -> None:
         found = found_in(sides(replace(CHARGE, key="key_8"), replace(CHARGE, key="key_9")))
         assert [(each.kind, each.key) for each in found] == [
-            (Kind.DUPLICATE, "key_8"),
-            (Kind.DUPLICATE, "key_9"),
-            (Kind.ONLY_OURS, "p1:1"),
+            (DiscrepancyKind.DUPLICATE, "key_8"),
+            (DiscrepancyKind.DUPLICATE, "key_9"),
+            (DiscrepancyKind.ONLY_OURS, "p1:1"),
         ]
 
 
@@ -230,17 +233,17 @@ class TestLate:
     @pytest.mark.parametrize("state", OPEN)
     def test_a_charge_of_an_open_payment_is_late(self, state: str) -> None:
         found = one(sides(CHARGE, ours=at_rest(state), journals=(), orders=()))
-        assert found == Discrepancy(Kind.LATE, Action.ASK_NOW, "p1:1", "p1", MONEY, MONEY)
+        assert found == Discrepancy(DiscrepancyKind.LATE, Action.ASK_NOW, "p1:1", "p1", MONEY, MONEY)
 
     def test_an_order_that_is_not_paid_is_late(self) -> None:
         found = one(sides(CHARGE, orders=()))
-        assert (found.kind, found.action, found.payment_id) == (Kind.LATE, Action.WAIT, "p1")
+        assert (found.kind, found.action, found.payment_id) == (DiscrepancyKind.LATE, Action.WAIT, "p1")
 
     def test_an_order_that_stays_paid_after_a_reversal_is_late(self) -> None:
         refunded = replace(CHARGE, state="REFUNDED")
         ours = (replace(PAYMENT, state="REVERSED"),)
         found = one(sides(refunded, ours=ours, journals=(JOURNAL, opposite())))
-        assert (found.kind, found.action) == (Kind.LATE, Action.WAIT)
+        assert (found.kind, found.action) == (DiscrepancyKind.LATE, Action.WAIT)
 
 
 class TestReversalOwed:
@@ -253,7 +256,7 @@ class TestReversalOwed:
         charges = (replace(CHARGE, state=state, amount=amount),) if state else ()
         found = one(sides(*charges, ours=at_rest("PARKED"), journals=(), orders=()))
         theirs = MONEY if state == "CHARGED" else None
-        assert found == Discrepancy(Kind.REVERSAL_OWED, Action.ASK_NOW, "p1:1", "p1", theirs, None)
+        assert found == Discrepancy(DiscrepancyKind.REVERSAL_OWED, Action.ASK_NOW, "p1:1", "p1", theirs, None)
 
     def test_the_order_that_another_payment_settled_is_no_discrepancy(self) -> None:
         """Cash was taken instead of the card that did not answer."""
@@ -261,7 +264,7 @@ class TestReversalOwed:
         journal = replace(JOURNAL, journal_id="j2", payment_id="p2", owed=0)
         order = replace(ORDER, payment_id="p2")
         found = one(sides(ours=(*at_rest("PARKED"), cash), journals=(journal,), orders=(order,)))
-        assert (found.kind, found.payment_id) == (Kind.REVERSAL_OWED, "p1")
+        assert (found.kind, found.payment_id) == (DiscrepancyKind.REVERSAL_OWED, "p1")
 
 
 class TestWithoutPayment:
@@ -270,38 +273,38 @@ class TestWithoutPayment:
     def test_a_lost_payment_leaves_its_charge_its_journals_and_its_order(self) -> None:
         """Nothing of it is mended by itself."""
         assert found_in(sides(CHARGE, ours=())) == [
-            Discrepancy(Kind.ONLY_THEIRS, Action.NAME, "p1:1", "", MONEY, None),
+            Discrepancy(DiscrepancyKind.ONLY_THEIRS, Action.NAME, "p1:1", "", MONEY, None),
             Discrepancy(
-                Kind.JOURNAL_WITHOUT_PAYMENT,
+                DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT,
                 Action.LOST,
                 payment_id="p1",
                 ours=MONEY,
                 journal_id="j1",
                 order_id="o1",
             ),
-            Discrepancy(Kind.ORDER_WITHOUT_PAYMENT, Action.LOST, payment_id="p1", ours=MONEY, order_id="o1"),
+            Discrepancy(DiscrepancyKind.ORDER_WITHOUT_PAYMENT, Action.LOST, payment_id="p1", ours=MONEY, order_id="o1"),
         ]
 
     def test_both_journals_of_a_lost_reversal_are_named(self) -> None:
         refunded = replace(CHARGE, state="REFUNDED")
         found = found_in(sides(refunded, ours=(), journals=(JOURNAL, opposite()), orders=()))
         assert [(each.kind, each.journal_id) for each in found] == [
-            (Kind.JOURNAL_WITHOUT_PAYMENT, "j1"),
-            (Kind.JOURNAL_WITHOUT_PAYMENT, "j2"),
+            (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j1"),
+            (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j2"),
         ]
 
     def test_a_journal_of_the_drawer_without_payment_is_named(self) -> None:
         found = one(sides(ours=(), journals=booked(MONEY, owed=0), orders=()))
-        assert (found.kind, found.journal_id) == (Kind.JOURNAL_WITHOUT_PAYMENT, "j1")
+        assert (found.kind, found.journal_id) == (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j1")
 
     def test_an_order_paid_by_a_lost_payment_is_named(self) -> None:
         found = one(sides(ours=(), journals=()))
-        assert (found.kind, found.order_id, found.payment_id) == (Kind.ORDER_WITHOUT_PAYMENT, "o1", "p1")
+        assert (found.kind, found.order_id, found.payment_id) == (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, "o1", "p1")
 
     @pytest.mark.parametrize("state", ["CREATED", "DECLINED"])
     def test_an_order_paid_by_a_payment_without_money_is_named(self, state: str) -> None:
         found = one(sides(ours=at_rest(state), journals=()))
-        assert (found.kind, found.action, found.order_id) == (Kind.ORDER_WITHOUT_PAYMENT, Action.LOOK, "o1")
+        assert (found.kind, found.action, found.order_id) == (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, Action.LOOK, "o1")
 
 
 class TestPaymentWithoutJournal:
@@ -311,7 +314,11 @@ class TestPaymentWithoutJournal:
     def test_a_payment_whose_journal_is_gone_is_named(self, by_card: bool) -> None:
         payment = PAYMENT if by_card else replace(PAYMENT, by_card=False, key="")
         found = one(sides(*((CHARGE,) if by_card else ()), ours=(payment,), journals=()))
-        assert (found.kind, found.action, found.journal_id) == (Kind.PAYMENT_WITHOUT_JOURNAL, Action.LOOK, "j1")
+        assert (found.kind, found.action, found.journal_id) == (
+            DiscrepancyKind.PAYMENT_WITHOUT_JOURNAL,
+            Action.LOOK,
+            "j1",
+        )
 
 
 class TestTwoReadings:
@@ -367,13 +374,13 @@ def test_payment_without_an_outcome_of_which_nothing_differs_is_undecided(state:
     compared = compare(pending)
     assert compared.discrepancies == ()
     assert [(each.kind, each.action, each.payment_id) for each in compared.undecided] == [
-        (Kind.NO_OUTCOME, Action.PENDING, "p1")
+        (DiscrepancyKind.NO_OUTCOME, Action.PENDING, "p1")
     ]
     assert compare(pending, before=pending).open == compared.undecided
     assert compare(pending, before=Sides()).open == ()
     assert compare(sides(CHARGE), before=pending).open == ()
     held = compare(sides(CHARGE, ours=at_rest(state), journals=(), orders=()))
-    assert (held.undecided, [each.kind for each in held.discrepancies]) == ((), [Kind.LATE])
+    assert (held.undecided, [each.kind for each in held.discrepancies]) == ((), [DiscrepancyKind.LATE])
 
 
 @pytest.mark.parametrize("state", [*WITHOUT_MONEY, "PARKED"])

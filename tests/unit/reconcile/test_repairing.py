@@ -15,7 +15,17 @@ from countinghouse.payment.v1 import payment_pb2 as payment
 from countinghouse.type.v1 import money_pb2
 from services.kernel.clock import SystemClock
 from services.kernel.errors import FailedPrecondition, InvalidArgument, NotFound
-from services.reconcile.matching import Account, Action, Amount, Discrepancy, Journal, Kind, PaidOrder, Period, Theirs
+from services.reconcile.matching import (
+    Action,
+    Amount,
+    ControlAccount,
+    Discrepancy,
+    DiscrepancyKind,
+    Journal,
+    PaidOrder,
+    Period,
+    Theirs,
+)
 from services.reconcile.reading import find, read
 from services.reconcile.repairing import Repairer, named
 
@@ -126,7 +136,7 @@ class TestReading:
         assert sides.theirs[0] == Theirs("p1:1", "CHARGED", MONEY, "p1", 10)
         assert sides.journals == (Journal("j-p1", "p1", "o-p1", 1, 20, MONEY, 1250),)
         assert sides.orders == (PaidOrder("o-p1", "p1", MONEY, 30),)
-        assert sides.accounts == (Account("acquirer:CNY", "CNY", 1250, 1),)
+        assert sides.accounts == (ControlAccount("acquirer:CNY", "CNY", 1250, 1),)
         for method, token in (("ListCharges", "x"), ("ListPayments", "y"), ("ListOrders", "z"), ("ListJournals", "w")):
             assert [request.page_token for request in desk.requests(method)] == ["", token]
 
@@ -197,7 +207,7 @@ class TestReading:
         assert (await find(desk, settle_s=0)).compared.discrepancies == ()
         desk.answers["ListCharges"] = [moving[1]]
         found = (await find(desk, settle_s=0)).compared.discrepancies
-        assert [(each.kind, each.key) for each in found] == [(Kind.ONLY_THEIRS, "p9:1")]
+        assert [(each.kind, each.key) for each in found] == [(DiscrepancyKind.ONLY_THEIRS, "p9:1")]
 
     async def test_only_what_lies_in_the_period_is_told(self) -> None:
         desk = four_sides(ListPayments=[payment.ListPaymentsResponse()])
@@ -205,7 +215,7 @@ class TestReading:
         assert (await find(desk, settle_s=0, period=Period(0, 100))).compared.discrepancies
 
 
-def difference(kind: Kind, action: Action, key: str = "p1:1") -> Discrepancy:
+def difference(kind: DiscrepancyKind, action: Action, key: str = "p1:1") -> Discrepancy:
     return Discrepancy(kind, action, key, "p1", MONEY, MONEY)
 
 
@@ -229,12 +239,12 @@ class TestRepairing:
     async def test_the_key_of_a_payment_without_money_is_reversed(self) -> None:
         answer = acquirer.ReverseByKeyResponse(charge=charge("p1:1", acquirer.CHARGE_STATE_REFUNDED))
         desk = FakeDesk({"ReverseByKey": [answer]})
-        mended = await repairer(desk).repair(difference(Kind.ONLY_THEIRS, Action.REFUND))
+        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_THEIRS, Action.REFUND))
         assert (mended.done, mended.words) == (True, "p1:1 is REFUNDED")
         assert [request.key for request in desk.requests("ReverseByKey")] == ["p1:1"]
 
-    @pytest.mark.parametrize("kind", [Kind.ONLY_THEIRS, Kind.DUPLICATE])
-    async def test_a_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: Kind) -> None:
+    @pytest.mark.parametrize("kind", [DiscrepancyKind.ONLY_THEIRS, DiscrepancyKind.DUPLICATE])
+    async def test_a_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: DiscrepancyKind) -> None:
         found = difference(kind, Action.NAME, "key_9")
         desk = FakeDesk({})
         assert not (await repairer(desk).repair(found)).done
@@ -247,7 +257,7 @@ class TestRepairing:
 
     async def test_money_that_the_acquirer_turns_out_to_hold_changes_nothing(self) -> None:
         desk = FakeDesk({"GetCharge": [acquirer.GetChargeResponse(charge=charge())]})
-        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.UNDO))
+        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (True, "p1:1 is CHARGED")
         assert desk.requests("GetCharge") == [acquirer.GetChargeRequest(key="p1:1")]
 
@@ -271,7 +281,7 @@ class TestRepairing:
                 "GetPayment": [got(payment.PAYMENT_STATE_REVERSING), got(payment.PAYMENT_STATE_REVERSED)],
             }
         )
-        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.UNDO))
+        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (True, "p1 is REVERSED")
         (request,) = desk.requests("Reverse")
         assert (request.request_id, request.payment_id) == ("run_1:p1", "p1")
@@ -282,12 +292,14 @@ class TestRepairing:
         """It stays as it is, and the next run finds it again."""
         refused = FailedPrecondition("INSUFFICIENT_FUNDS", "acquirer:CNY is short")
         desk = FakeDesk({"GetCharge": [NotFound("CHARGE_NOT_FOUND", "")], "Reverse": [refused]})
-        mended = await repairer(desk).repair(difference(Kind.ONLY_OURS, Action.UNDO))
+        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (False, "INSUFFICIENT_FUNDS: acquirer:CNY is short")
 
     @pytest.mark.parametrize("ended", [payment.PAYMENT_STATE_SUCCEEDED, payment.PAYMENT_STATE_DECLINED])
-    @pytest.mark.parametrize("kind", [Kind.LATE, Kind.REVERSAL_OWED])
-    async def test_an_open_payment_is_told_to_ask(self, kind: Kind, ended: payment.PaymentState.ValueType) -> None:
+    @pytest.mark.parametrize("kind", [DiscrepancyKind.LATE, DiscrepancyKind.REVERSAL_OWED])
+    async def test_an_open_payment_is_told_to_ask(
+        self, kind: DiscrepancyKind, ended: payment.PaymentState.ValueType
+    ) -> None:
         """Whatever it then hears."""
         desk = FakeDesk(
             {
@@ -306,14 +318,14 @@ class TestRepairing:
                 "GetPayment": [got(payment.PAYMENT_STATE_UNKNOWN)],
             }
         )
-        mended = await repairer(desk, patience_s=0).repair(difference(Kind.LATE, Action.ASK_NOW))
+        mended = await repairer(desk, patience_s=0).repair(difference(DiscrepancyKind.LATE, Action.ASK_NOW))
         assert (mended.done, mended.words) == (False, "p1 is UNKNOWN")
 
     @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK, Action.CORRECT, Action.LOST, Action.NAME])
     async def test_what_cannot_be_mended_from_here_is_left(self, action: Action) -> None:
         """Nobody is asked anything."""
         desk = FakeDesk({})
-        mended = await repairer(desk).repair(difference(Kind.AMOUNT, action))
+        mended = await repairer(desk).repair(difference(DiscrepancyKind.AMOUNT, action))
         assert not mended.done
         assert desk.asked == []
 
@@ -322,9 +334,9 @@ class TestNamed:
     """Only an open discrepancy that waits for people can be refunded by name."""
 
     FOUND = (
-        difference(Kind.ONLY_THEIRS, Action.NAME, "x:1"),
-        difference(Kind.DUPLICATE, Action.NAME, "y:1"),
-        difference(Kind.ONLY_OURS, Action.UNDO, "p1:1"),
+        difference(DiscrepancyKind.ONLY_THEIRS, Action.NAME, "x:1"),
+        difference(DiscrepancyKind.DUPLICATE, Action.NAME, "y:1"),
+        difference(DiscrepancyKind.ONLY_OURS, Action.UNDO, "p1:1"),
     )
 
     def test_each_key_is_found_once(self) -> None:
