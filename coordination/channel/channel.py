@@ -37,7 +37,7 @@ from coordination.channel.load_balancing import Explanation, Picker, PowerOfTwoC
 from coordination.channel.outcomes import maybe_sent_before, never_sent, sends
 from coordination.channel.policies import Failover, Idempotency, Policy
 from coordination.deadline import Deadline
-from coordination.discovery.discovery import Directory
+from coordination.discovery.directory import Directory
 from coordination.grpc_channel import Option
 from coordination.metrics import Metrics
 

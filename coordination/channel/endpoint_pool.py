@@ -34,7 +34,7 @@ from coordination.channel.load_balancing import Candidate, Explanation, Picker, 
 from coordination.channel.outcomes import NeverSent
 from coordination.channel.outlier_detection import Outlier, Outliers
 from coordination.deadline import Deadline
-from coordination.discovery.discovery import Directory, DirectoryState
+from coordination.discovery.directory import Directory, DirectoryState
 from coordination.errors import NoProviders
 from coordination.grpc_channel import Option
 from coordination.metrics import Metrics

@@ -14,7 +14,7 @@ import typer
 
 from coordination.channel.load import Load
 from coordination.channel.load_balancing import Candidate, PickerName, Standing, by_name
-from coordination.discovery.discovery import Consumer, Discovery, Eligibility
+from coordination.discovery import Consumer, Discovery, Eligibility
 from coordination.registry import Endpoint
 from services.cli import output
 from services.cli.arguments import calling

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from coordination.discovery.discovery import Directory, Discovery, Eligibility
+from coordination.discovery import Directory, Discovery, Eligibility
 from coordination.registry import Endpoint, ProviderURL, Service
 from coordination.registry.registration import InterfaceListing, Registry
 from coordination.rules import Changes, Overrides

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.live import Live
 
-from coordination.discovery.discovery import Directory, Discovery, Eligibility
+from coordination.discovery import Directory, Discovery, Eligibility
 from coordination.registry.registration import DEFAULT_ROOT, NOT_INTERFACES
 from coordination.session import Session
 from coordination.session.node_watcher import NodeWatcher, children

@@ -30,7 +30,7 @@ async def measure() -> list[Figure]:
     directory = Directory(_INTERFACE)
     changes_s = []
     async with DiscoveredChannel(directory, idempotency=lambda _method: Idempotency.UNKNOWN, rng=random.Random(_SEED)):
-        directory._read(names)
+        directory.take_names(names)
         for number in range(_CHANGES):
             names = [*names[1:], _node(_PROVIDERS + number)]
             changes_s.append(_took_s(directory, names))
@@ -46,7 +46,7 @@ async def measure() -> list[Figure]:
 
 def _took_s(directory: Directory, names: list[str]) -> float:
     began_s = time.thread_time()  # of the processor: what else the machine does is not counted
-    directory._read(names)
+    directory.take_names(names)
     directory.candidates("GetOrder")
     return time.thread_time() - began_s
 
@@ -55,7 +55,7 @@ def _governed_s(directory: Directory, number: int) -> float:
     text = f"configs: [{{side: consumer, addresses: [0.0.0.0], parameters: {{timeout: {500 + number}}}}}]"
     rules = Rules(configurators=parse_configurators(text, f"{_INTERFACE}::"))
     began_s = time.thread_time()
-    directory._govern(rules)
+    directory.govern(rules)
     return time.thread_time() - began_s
 
 

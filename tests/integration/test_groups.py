@@ -33,7 +33,7 @@ def directory_of_any(port: int, *services: tuple[str, str]) -> Directory:
 
 def read(directory: Directory, port: int, *services: tuple[str, str]) -> None:
     """Let the directory hear of these groups and versions, and no others."""
-    directory._read(
+    directory.take_names(
         provider_url(port, INTERFACE, **_parameters(group, version)).node_name() for group, version in services
     )
 

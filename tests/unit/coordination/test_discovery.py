@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coordination.discovery.discovery import MAX_ROUTED, Consumer, Directory, DirectoryState, _CacheFile
+from coordination.discovery.consumer import Consumer
+from coordination.discovery.directory import MAX_ROUTED, Directory, DirectoryState
+from coordination.discovery.provider_cache import ProviderCache
 from coordination.errors import NoProviders
 from coordination.metrics import Metrics
 from coordination.registry import Endpoint, ProviderURL, Service
@@ -34,57 +36,57 @@ def disabling(address: str) -> Rules:
 def test_away_and_empty_are_told_apart() -> None:
     """Going away takes nobody out; an empty list that is believed does."""
     directory = Directory("a.B", empty_list_grace_s=0)
-    directory._on_away()
+    directory.on_away()
     assert directory.state is DirectoryState.UNKNOWN
-    directory._read([NODE])
-    directory._on_away()
+    directory.take_names([NODE])
+    directory.on_away()
     assert (directory.state, len(directory.endpoints)) == (DirectoryState.AWAY, 1)
-    directory._read([])
+    directory.take_names([])
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
 async def test_an_empty_list_is_believed_when_it_has_lasted() -> None:
     """Nobody where there was somebody is doubted; read again after the time of doubt it is the truth."""
     directory = Directory("a.B", empty_list_grace_s=0.2)
-    directory._read([NODE])
-    assert directory._reread_after_s() is None
-    directory._read([])
+    directory.take_names([NODE])
+    assert directory.reread_after_s() is None
+    directory.take_names([])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
     await asyncio.sleep(0.05)
-    directory._read([])  # the same again does not begin the doubt anew
+    directory.take_names([])  # the same again does not begin the doubt anew
     assert directory.state is DirectoryState.EMPTYING
-    doubtful_s = directory._reread_after_s()
+    doubtful_s = directory.reread_after_s()
     assert doubtful_s is not None
     assert doubtful_s <= 0.15
     await asyncio.sleep(doubtful_s)
-    directory._read([])
+    directory.take_names([])
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
-    assert directory._reread_after_s() is None
+    assert directory.reread_after_s() is None
 
 
 def test_somebody_ends_the_doubt() -> None:
     """Whoever comes back is the list, be it another; and the next emptiness is doubted anew."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory._read([NODE])
-    directory._read([])
-    directory._read([OTHER])
+    directory.take_names([NODE])
+    directory.take_names([])
+    directory.take_names([OTHER])
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
-    directory._read([])
+    directory.take_names([])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:2"])
 
 
 def test_one_that_leaves_others_behind_is_gone_at_once() -> None:
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory._read([NODE, OTHER])
-    directory._read([OTHER])
+    directory.take_names([NODE, OTHER])
+    directory.take_names([OTHER])
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
 
 
 def test_nobody_usable_is_nobody() -> None:
     """A list in which nobody can be called is as good as empty, and is doubted like one."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory._read([NODE])
-    directory._read(["nonsense"])
+    directory.take_names([NODE])
+    directory.take_names(["nonsense"])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
     assert [verdict.why_not for verdict in directory.eligibility("Any")] == [
         "cannot be read: not a URL: 'nonsense'",
@@ -95,31 +97,31 @@ def test_nobody_usable_is_nobody() -> None:
 def test_away_while_emptying_the_doubt_begins_anew() -> None:
     """ZooKeeper gone and back with nobody: they may be about to register again."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory._read([NODE])
-    directory._read([])
-    directory._on_away()
+    directory.take_names([NODE])
+    directory.take_names([])
+    directory.on_away()
     assert (directory.state, addresses(directory)) == (DirectoryState.AWAY, ["h:1"])
-    assert directory._reread_after_s() is None
-    directory._read([])
+    assert directory.reread_after_s() is None
+    directory.take_names([])
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
 
 
 def test_who_was_never_there_is_not_waited_for() -> None:
     """The first list is the truth at once, empty or not."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory._read([])
+    directory.take_names([])
     assert directory.state is DirectoryState.LIVE
 
 
 def test_memory_never_replaces_what_was_read() -> None:
     """A file read late does not undo ZooKeeper's list, and an empty memory says nothing."""
     directory = Directory("a.B")
-    directory._load_cached([])
+    directory.load_cached([])
     assert directory.state is DirectoryState.UNKNOWN
-    directory._load_cached(["nonsense"])
+    directory.load_cached(["nonsense"])
     assert directory.state is DirectoryState.UNKNOWN
-    directory._read([])
-    directory._load_cached([NODE])
+    directory.take_names([])
+    directory.load_cached([NODE])
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
@@ -133,11 +135,11 @@ def test_subscribers_hear_of_changes_only(caplog: pytest.LogCaptureFixture) -> N
     directory.subscribe(fail)
     unsubscribe = directory.subscribe(lambda: heard.append(len(directory.endpoints)))
     with caplog.at_level(logging.CRITICAL):
-        directory._read([NODE])
-        directory._read([NODE])
-        directory._read([])
+        directory.take_names([NODE])
+        directory.take_names([NODE])
+        directory.take_names([])
         unsubscribe()
-        directory._read([NODE])
+        directory.take_names([NODE])
     assert heard == [1, 0]
     assert directory.changed.is_set()
 
@@ -148,7 +150,7 @@ async def test_nobody() -> None:
     with pytest.raises(NoProviders) as caught:
         await directory.wait_any(0.01)
     assert caught.value.away
-    directory._read([])
+    directory.take_names([])
     with pytest.raises(NoProviders) as caught:
         await directory.wait_any(0.01)
     assert not caught.value.away
@@ -158,8 +160,8 @@ async def test_nobody() -> None:
 async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     """Also when it is the last: that is somebody's decision, not a restart. What was done is told."""
     directory = Directory("a.B")
-    directory._read([NODE])
-    directory._govern(disabling("h:1"))
+    directory.take_names([NODE])
+    directory.govern(disabling("h:1"))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
     assert [endpoint.address for endpoint in directory.registered] == ["h:1"]
     (verdict,) = directory.eligibility("Any")
@@ -167,26 +169,26 @@ async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     with pytest.raises(NoProviders, match=r"every provider of a\.B is disabled \(1\)") as caught:
         await directory.wait_any(0.01)
     assert caught.value.disabled == 1
-    directory._govern(Rules())
+    directory.govern(Rules())
     assert addresses(directory) == ["h:1"]
 
 
 def test_disabled_by_itself() -> None:
     directory = Directory("a.B")
-    directory._read([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()])
+    directory.take_names([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()])
     assert [verdict.why_not for verdict in directory.eligibility("Any")] == ["registered as disabled"]
 
 
 def test_candidates_follow_the_list_and_the_rules() -> None:
     """What is remembered of a method and a tag is forgotten when either changes."""
     directory = Directory("a.B")
-    directory._read([NODE, OTHER])
+    directory.take_names([NODE, OTHER])
     assert [one.address for one in directory.candidates("Pay")] == ["h:1", "h:2"]
     assert directory.candidates("Pay") is directory.candidates("Pay")
-    directory._govern(Rules(conditions=(parse_condition("method = Pay => port = 2", "here", force=True),)))
+    directory.govern(Rules(conditions=(parse_condition("method = Pay => port = 2", "here", force=True),)))
     assert [one.address for one in directory.candidates("Pay")] == ["h:2"]
     assert [one.address for one in directory.candidates("Look")] == ["h:1", "h:2"]
-    directory._read([NODE])
+    directory.take_names([NODE])
     assert directory.candidates("Pay") == ()
     (verdict,) = directory.eligibility("Pay")
     assert verdict.why_not == "routed away by here (method = Pay => port = 2)"
@@ -196,7 +198,7 @@ def test_candidates_follow_the_list_and_the_rules() -> None:
 def test_any_number_of_tags_costs_no_more_than_some() -> None:
     """Tags come from callers: what is remembered of them is bounded."""
     directory = Directory("a.B")
-    directory._read([NODE])
+    directory.take_names([NODE])
     for number in range(3 * MAX_ROUTED):
         directory.candidates("Pay", str(number))
     assert len(directory._routed) <= MAX_ROUTED
@@ -207,8 +209,8 @@ def test_a_verdict_on_everybody() -> None:
     gray = ProviderURL("tri", "h", 3, "a.B", {"dubbo.tag": "gray"}).node_name()
     of_group = ProviderURL("tri", "h", 4, "a.B", {"group": "g"}).node_name()
     directory = Directory("a.B")
-    directory._govern(disabling("h:2"))
-    directory._read([NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()])
+    directory.govern(disabling("h:2"))
+    directory.take_names([NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()])
     assert {verdict.address: verdict.why_not for verdict in directory.eligibility("Pay")} == {
         "": "cannot be read: not a URL: 'nonsense'",
         "h:1": "",
@@ -223,8 +225,8 @@ def test_what_cannot_be_read_is_warned_of_once(caplog: pytest.LogCaptureFixture)
     """Not again at every change of the list."""
     directory = Directory("a.B")
     with caplog.at_level(logging.WARNING, "coordination"):
-        directory._read(["nonsense"])
-        directory._read(["nonsense", NODE])
+        directory.take_names(["nonsense"])
+        directory.take_names(["nonsense", NODE])
     assert caplog.text.count("nonsense") == 1
 
 
@@ -240,13 +242,13 @@ def test_what_is_counted() -> None:
             collected.get_sample_value("coordination_directory_live", labels),
         )
 
-    directory._read([NODE, OTHER])
+    directory.take_names([NODE, OTHER])
     assert figures() == (2, 1)
-    directory._govern(disabling("h:1"))
+    directory.govern(disabling("h:1"))
     assert figures() == (1, 1)
-    directory._on_away()
+    directory.on_away()
     assert figures() == (1, 0)
-    directory._read([])
+    directory.take_names([])
     assert figures() == (1, 0)
 
 
@@ -266,12 +268,12 @@ def test_a_broken_memory_is_no_memory(tmp_path: Path, content: str | None) -> No
     path = tmp_path / "a.B.json"
     if content is not None:
         path.write_text(content)
-    assert _CacheFile(path).load() in ([], ["a"])
+    assert ProviderCache(path).load() in ([], ["a"])
 
 
 def test_memory_is_written_whole(tmp_path: Path) -> None:
     """What was saved is what is loaded, and no draft is left."""
-    cache = _CacheFile(tmp_path / "deep" / "a.B.json")
+    cache = ProviderCache(tmp_path / "deep" / "a.B.json")
     cache.save(["b", "a"])
     cache.save(["c"])
     assert cache.load() == ["c"]
@@ -281,7 +283,7 @@ def test_memory_is_written_whole(tmp_path: Path) -> None:
 def test_a_memory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A directory that is a file, as a read-only one would: nothing is raised, and what was there stays."""
     (tmp_path / "taken").write_text("a file")
-    cache = _CacheFile(tmp_path / "taken" / "a.B.json")
+    cache = ProviderCache(tmp_path / "taken" / "a.B.json")
     with caplog.at_level(logging.WARNING, "coordination"):
         cache.save(["a"])
         assert cache.load() == []
@@ -294,7 +296,7 @@ async def test_one_change_among_a_thousand_providers_costs_one_provider(monkeypa
     names = [ProviderURL("tri", "h", port, "a.B", {"weight": "7"}).node_name() for port in range(1, 1001)]
     other = ProviderURL("tri", "h", 1001, "a.B").node_name()
     directory = Directory("a.B")
-    directory._read(names)
+    directory.take_names(names)
     before = {endpoint.key: endpoint for endpoint in directory.endpoints}
     read: list[str] = []
     governed: list[Endpoint] = []
@@ -310,7 +312,7 @@ async def test_one_change_among_a_thousand_providers_costs_one_provider(monkeypa
 
     monkeypatch.setattr(ProviderURL, "parse", parsing)
     monkeypatch.setattr(Rules, "govern", governing)
-    directory._read([*names[1:], other])  # h:1 went, and h:1001 came
+    directory.take_names([*names[1:], other])  # h:1 went, and h:1001 came
     assert read == [other]
     assert [endpoint.key for endpoint in governed] == ["h:1001"]
     assert len(directory.endpoints) == 1000
@@ -330,10 +332,10 @@ async def test_many_new_providers_leave_the_loop_its_turns() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await directory._reader.prepare(names)
+    await directory.reader.prepare(names)
     counting.cancel()
     assert turns >= 10
-    directory._read(names)
+    directory.take_names(names)
     assert len(directory.endpoints) == 1000
 
 
@@ -341,8 +343,8 @@ def test_the_log_names_who_came_and_went_and_not_everybody(caplog: pytest.LogCap
     """A thousand addresses at every change would bury all else."""
     caplog.set_level(logging.INFO)
     directory = Directory("a.B")
-    directory._read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)])
+    directory.take_names([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)])
     assert "1000 endpoints" in caplog.messages[-1]
     assert "and 990 more" in caplog.messages[-1]
-    directory._read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(2, 1001)])
+    directory.take_names([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(2, 1001)])
     assert caplog.messages[-1] == "a.B: 999 endpoints (live); new: none; gone: h:1"

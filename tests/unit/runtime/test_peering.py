@@ -114,7 +114,7 @@ async def test_consistent_hash_goes_by_the_requests_order(tmp_path: Path, monkey
     async def subscribe(_discovery: Discovery, interface: str) -> Directory:
         directory = Directory(interface)
         urls = [ProviderURL("tri", "h", port, interface, {"interface": interface}) for port in (1, 2)]
-        directory._read([url.node_name() for url in urls])
+        directory.take_names([url.node_name() for url in urls])
         return directory
 
     monkeypatch.setattr(Discovery, "subscribe", subscribe)
