@@ -7,8 +7,8 @@ then fail UNAVAILABLE, and the next call connects anew. Measured with a server t
 looked at before ``grpc.http2.ping_timeout_ms``, a minute, has passed; and without ``max_pings_without_data=0`` the
 third ping of a silent call waits a minute, too.
 
-The server must accept a ping a second: gRPC's own servers hang up at the fourth unless told otherwise
-(SERVER_PING_OPTIONS). For servers that cannot be told, override the options.
+The server must accept a ping a second: gRPC's own servers hang up at the fourth unless they are configured
+otherwise (SERVER_PING_OPTIONS). For servers that cannot be configured, override the options.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ MAX_ORIGIN_CHARACTERS = 200
 def quoted(value: object) -> str:
     """Return `value` in quotes for a message, with what is not printable escaped.
 
-    Text is cut after `MAX_CHARACTERS`; of a mapping or a list only the kind is told, since rendering one takes as long
+    Text is cut after `MAX_CHARACTERS`; of a mapping or a list only the kind is shown, since rendering one takes as long
     as it is large.
     """
     if isinstance(value, Mapping):

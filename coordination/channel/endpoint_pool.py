@@ -250,7 +250,7 @@ class EndpointPool:
         self._count(connection, code.name)
 
     def _count(self, connection: EndpointConnection, code: str) -> None:
-        if self.connections.get(connection.key) is connection:  # else it has gone, and so have its series
+        if self.connections.get(connection.key) is connection:  # if it has gone, its series have gone too
             self.metrics.attempt_ended(connection.key, code)
 
     async def _bring_back(self, connection: EndpointConnection) -> None:

@@ -1,6 +1,6 @@
 """The outcomes of a call's attempts: whether a server can have carried it out, and how often it was sent.
 
-    an attempt ends with    can a server have carried it out?      told by
+    an attempt ends with    can a server have carried it out?      recognised by
     OK                      yes
     an answer               as the answer says                     the status has details of its own
     no answer               perhaps                                neither
@@ -8,7 +8,7 @@
     never sent              no                                     `never_sent`
 
 An error that ends a call is the last attempt's that was sent. If others were sent before and not answered, what
-the last one says of itself does not hold for them: `maybe_sent_before` tells.
+the last one says of itself does not hold for them: see `maybe_sent_before`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def from_another_program(error: AioRpcError) -> bool:
 
 
 def endpoint_failed(error: AioRpcError) -> bool:
-    """Tell whether an answer shows that its endpoint does not do its work: it broke, or it is not what was called.
+    """Tell whether an answer shows that its endpoint is faulty: the server failed, or another program listens there.
 
     A refusal without the server's own details comes from a transport, a proxy or another program.
     """

@@ -23,7 +23,7 @@ method is asked whether it serves the interface.
 
 Invariants
 1. Of a call's candidates never more than half are kept from it (rounded down), and so never the last one; those
-   out longest are. If all are out, all are used: a caller that is cut off itself sees every endpoint fail.
+   out longest are. If all are out, all are used: a caller without a network sees every endpoint fail.
 2. A call that succeeds clears the failures of its endpoint.
 3. Failures of calls that were under way when an endpoint was taken out do not keep it out longer.
 

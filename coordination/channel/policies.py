@@ -53,7 +53,7 @@ class Idempotency(enum.Enum):
     #: Sent once.
     UNKNOWN = 0
 
-    #: A read: may be sent as often as one likes.
+    #: A read: may be sent any number of times.
     NO_SIDE_EFFECTS = 1
 
     #: A write that may be sent again when its reply was lost.
@@ -110,7 +110,7 @@ class CallContext(Protocol):
         ...
 
     def answer_empty(self, error: AioRpcError) -> Any:
-        """Return an empty response, in place of an error that the call's code() goes on telling."""
+        """Return an empty response, in place of an error; the call's code() still returns the error's."""
         ...
 
 

@@ -121,7 +121,7 @@ async def advance(session: Session, to: int, timeout_s: float = DEFAULT_TIMEOUT_
         try:
             await session.set(path, str(to).encode(), version=found[1], timeout_s=deadline.remaining_s() or 0.0)
             return to
-        except BadVersionError:  # another process wrote: check whether it was enough
+        except BadVersionError:  # another process wrote: check whether its number is high enough
             found = await _read(session, path, deadline) or await _create(session, path, to, deadline)
     return found[0]
 

@@ -168,7 +168,7 @@ class ResourceLocks:
     async def enter(self, resource_id: str, holder: Holder, *, timeout_s: float) -> ResourceLease:
         """Take a place in the queue and its token, WITHOUT waiting for the turn.
 
-        It excludes no other holder. It exists to show what the other guards stop when the lock guard is switched off.
+        It excludes no other holder. It is for experiments that switch the lock off to show what other safeguards stop.
 
         Raises: as `acquire`, but never LockTimeout.
         """
@@ -290,7 +290,7 @@ class ResourceLocks:
         if len(prefixes) == 1:
             return requests.create(prefixes[0], attempt.data, ephemeral=True, sequence=True)
         creates = [requests.Create(prefix, attempt.data, ephemeral=True, sequence=True) for prefix in prefixes]
-        # A transaction does not tell the czxid of what it made. It tells when it wrote something, and that is the same.
+        # A transaction does not return the czxid of what it created. It returns the zxid of a write, which is the same.
         return requests.transaction([*creates, requests.Replace(self._root, b"")])
 
     async def _make(self, shards: Sequence[str], deadline: Deadline) -> None:

@@ -5,7 +5,7 @@
 
 Invariants
 1. Of two registrations of one address in one group and version the later is the endpoint. One address in two groups
-   is two endpoints: a server tells its groups apart by what a call says of them.
+   is two endpoints: a server tells its groups apart by the metadata of a call.
 2. A registration that cannot be parsed affects no other.
 3. Warm-up only reduces: `weight_at` is between 1 and `weight`, or 0 if that is 0.
 """

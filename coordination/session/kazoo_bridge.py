@@ -74,7 +74,7 @@ class KazooBridge:
 
     @property
     def last_zxid(self) -> int:
-        """The newest zxid that ZooKeeper has told the client; 0: none."""
+        """The newest zxid that the client has received from ZooKeeper; 0: none."""
         return int(self.client.last_zxid)
 
     @property

@@ -128,7 +128,7 @@ class AcknowledgedConnection(PipelinedConnection):
             self._on_end()
 
     def abort(self) -> None:
-        """Make the loop notice at once that it is to stop; the client must have been told so. Any thread."""
+        """Make the loop notice at once that the client's stop was requested. Any thread."""
         self._aborted = True
         if (sock := self._socket) is not None:
             with contextlib.suppress(OSError):

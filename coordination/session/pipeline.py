@@ -180,7 +180,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
                 return
 
     def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
-        if header.err and header.err not in EXCEPTIONS:  # kazoo would end the connection of all for one answer
+        if header.err and header.err not in EXCEPTIONS:  # kazoo would close the shared connection because of one answer
             header = header._replace(err=SystemZookeeperError.code)
         return super()._read_response(header, buffer, offset)
 

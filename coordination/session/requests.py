@@ -209,7 +209,7 @@ def refusal(results: Sequence[Any]) -> Exception | None:
 
 
 def add_watch(path: str) -> Operation:
-    """Watch a node and all under it until the connection drops, each event told with its path; the reply is None.
+    """Watch a node and all under it until the connection drops, each event comes with its path; the reply is None.
 
     Older than 3.6 ZooKeeper answers UnimplementedError.
     """

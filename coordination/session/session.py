@@ -78,7 +78,7 @@ class SessionState(enum.Enum):
     LOST = "lost"
 
     #: `close()` was called. Nothing comes back; ephemeral nodes go at once, or when the session expires if ZooKeeper
-    #: could not be told.
+    #: could not be reached.
     CLOSED = "closed"
 
 
@@ -185,7 +185,7 @@ class Session(NodeRequests):
 
     @property
     def last_zxid(self) -> int:
-        """The newest zxid that ZooKeeper has told this session; 0: none. After a `sync`, no older than the leader's."""
+        """The newest zxid this session has received; 0: none. After a `sync`, no older than the leader's."""
         return self._bridge.last_zxid if self._bridge is not None else 0
 
     @property
