@@ -1,4 +1,4 @@
-"""Faults of the acquirer, on demand: replies that never come, slowness, silence, notices twice or never.
+"""Faults of the acquirer, on demand: lost replies, delays, outages, notices twice or never.
 
                  before                 after
     received ──────────────▶ decided ──────────────▶ reply
@@ -115,7 +115,7 @@ class Faults:
             call.reply_dropped = True
 
     def notices(self, *subjects: str) -> int:
-        """How often the merchant is told what became of a charge."""
+        """How often the merchant is notified of a charge's outcome."""
         if any(self._firing(FaultKind.NOTICE_LOST, "Charge", subjects)):
             return 0
         return 2 if any(self._firing(FaultKind.NOTICE_TWICE, "Charge", subjects)) else 1

@@ -75,7 +75,7 @@ class Charge:
     """A key as it stands. Times are Unix milliseconds.
 
     Args:
-        payload: None: a tombstone, for nothing was ever asked.
+        payload: None: a tombstone, for nothing was ever charged.
         number: Its place in the statement; 0 until it is written.
         refunded_at_ms: 0 unless REFUNDED.
     """
@@ -126,7 +126,7 @@ def charge_not_found(key: str) -> NotFound:
     return NotFound("CHARGE_NOT_FOUND", f"nothing was ever decided on {key}", metadata={"key": key})
 
 
-#: Words of the log besides the states.
+#: Entries of the log besides the states.
 RECEIVED, REPEATED, REFUSED = "RECEIVED", "REPEATED", "REFUSED"
 
 

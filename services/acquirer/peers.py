@@ -1,7 +1,7 @@
-"""Notices to merchants: an address at which a PaymentService wants to hear what became of a key.
+"""Notices to merchants: the outcome of a key, sent to the address of a PaymentService.
 
-A notice is sent once, or as often as a fault wants, and never again: it may be lost, late or doubled. A merchant takes
-it for a hint, and queries the key.
+A notice is sent once, or as often as a fault wants, and never again: it may be lost, late or doubled. A merchant
+treats it as a hint, and queries the key.
 """
 
 from __future__ import annotations

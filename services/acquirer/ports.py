@@ -7,7 +7,7 @@ from typing import Protocol
 
 from services.acquirer.model import Charge, LogEntry, LoggedRequest
 
-#: Says how a key stands after a request, from how it stood; see `model.py`.
+#: Returns the state of a key after a request, from the state before; see `model.py`.
 Decide = Callable[[Charge | None], Charge]
 
 
@@ -47,5 +47,5 @@ class Notices(Protocol):
     """How merchants are notified; see `peers.py`."""
 
     def send(self, address: str, charge: Charge, *, times: int) -> None:
-        """Tells the merchant at `address` in the background; returns at once."""
+        """Notify the merchant at `address` in the background; return at once."""
         ...

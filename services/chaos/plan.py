@@ -4,7 +4,7 @@ A seed, a length and a list of faults repeat a plan. They do not repeat what the
 
 Invariants
 1. Every fault named is planned at least once, or `make_plan` refuses: a run too short for its faults proves less than
-   it says.
+   it claims.
 2. `may_overlap` says which faults may be active at once: never two of one family, which a target could not bear; none
    beside an exclusive one, which has to find a payment at a certain step; and at most two, for with everything down no
    interesting interleaving happens.

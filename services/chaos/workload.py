@@ -7,7 +7,7 @@
 
 They share a few open orders at a time, so that they meet. Each of them is one process of the history, and follows the
 rule for callers: an unknown outcome is asked for again under the same key, and after a while given up, which leaves it
-unknown. The seed decides what they want; what comes of it is up to the faults.
+unknown. The seed decides on the requests; the faults decide on the outcomes.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class History:
     whole: bool = True
 
 
-# What an answer says of the effect
+# What an answer shows of the effect
 
 #: Refusals without an effect, which the same request will always get, or which never let it begin.
 _DEFINITIVE_CODES = frozenset(
@@ -195,7 +195,7 @@ def is_stored(call: RecordedCall) -> bool:
 
     ORDER_NOT_FOUND is stored for a clerk's Settle. A customer gets it before the request is run. For a clerk's Pay it
     depends: with a `customer_id` the order is looked up first, and the ticket stays open; without one the answer is
-    stored. The history does not tell which, so it is not taken for stored.
+    stored. The history does not show which, so it is not taken for stored.
     """
     answer = call.answer
     if answer.reason == "ORDER_NOT_FOUND":
@@ -278,7 +278,7 @@ class HistoryWriter:
         if not self._file.closed:
             self._write("end", {"events": self._events})
             self.flush()
-            os.fsync(self._file.fileno())  # it is evidence: what it says shall outlive the machine
+            os.fsync(self._file.fileno())  # it is evidence: it must survive a crash of the machine
             self._file.close()
 
     def _write(self, type_: str, event: dict[str, Any]) -> None:

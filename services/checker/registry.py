@@ -1,7 +1,7 @@
 """All checks by name, and what must be true after any run. No I/O.
 
-A check counts what it examined, and says in a sentence each thing that is wrong. One without its evidence is skipped
-and says so.
+A check counts what it examined, and reports each violation in a sentence. One without its evidence is skipped, with
+the reason.
 
 | must be true | check |
 |---|---|
@@ -15,7 +15,7 @@ and says so.
 | replays are byte-identical, mismatches were refused | replays identical, mismatches refused, one charge per key |
 | fences never fall | fences never fall |
 | versions have no gap, states only legal moves | moves are legal, reads were written, reads go forward |
-| every change names who made it, and a reversal why | changes are signed |
+| every change names its actor, and a reversal its reason | changes are signed |
 | no request DONE without a response, none IN_PROGRESS past its lease | requests are whole, leases are kept |
 | nothing SUBMITTED, UNKNOWN, REVERSING, PARKED beyond the recovery bound | nothing left over |
 | balances are true, no limit was broken at any prefix | balances true |

@@ -52,7 +52,7 @@ _TABLES: dict[str, dict[str, str]] = {
 
 SERVICES = tuple(_TABLES)
 
-#: The outside bank; it is read too if its database can be.
+#: The acquirer; it is read too if its database can be.
 ACQUIRER = "acquirer"
 _TABLES[ACQUIRER] = {
     "charges": "SELECT * FROM charges ORDER BY number",
@@ -65,7 +65,7 @@ _STATEMENT_TIMEOUT_S = 60.0
 #: States in which it is not known yet whether a payment's money has moved.
 UNFINISHED = ("SUBMITTED", "UNKNOWN", "REVERSING")
 
-#: Decisions of the acquirer's log that only say that it was asked.
+#: Entries of the acquirer's log for requests without a decision of their own.
 _NOTHING_DECIDED = ("RECEIVED", "REPEATED")
 
 #: Columns of a payment about its questions to a silent acquirer.
@@ -130,7 +130,7 @@ class Snapshot:
                 if row["state"] == "IN_PROGRESS"
             ),
             *(
-                f"the order service has not been told to {row['purpose']} {row['order_id']}"
+                f"the order service has not been notified to {row['purpose']} {row['order_id']}"
                 for row in self.outbox
                 if row["delivered_at_ms"] is None
             ),

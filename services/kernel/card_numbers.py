@@ -1,4 +1,4 @@
-"""Card numbers: found in whatever people write, so that none is ever stored, logged or sent on.
+"""Card numbers: found in any text of a request, so that none is ever stored, logged or sent on.
 
 A card number here is 13 to 19 digits that begin and are as long as those of a card scheme (ISO/IEC 7812), whose check
 digit is right (Luhn). Digits of any script count, the full-width ones too. Between two groups of digits may stand up to

@@ -15,7 +15,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What tells the time."""
+    """The two clocks."""
 
     def now_ms(self) -> int:
         """Unix time in milliseconds."""
@@ -37,7 +37,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told. Both of its times move together."""
+    """A clock that moves only by `advance`. Both of its times move together."""
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
         self._now_ms = now_ms

@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Raised where it is known; turned into a gRPC status in one place, `status.py`.
+"""What can go wrong, as types. Raised where it is found; turned into a gRPC status in one place, `status.py`.
 
 CountinghouseError
 ├── InvalidArgument        the request can never work as it is         (nothing was done)

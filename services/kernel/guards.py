@@ -1,6 +1,6 @@
 """The guards against settling twice, by name, so that each can be switched off to see what it stops.
 
-All are on; switching one off is for demonstrations, loud at start and refused in the production profile.
+All are on. Switching one off is for demonstrations: the start logs a warning, and the production profile refuses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Guards:
     state: bool = True
     #: Unique indexes: one active payment per order, one journal per business key, one reversal per journal.
     unique: bool = True
-    #: What a dead process left behind is finished by the others.
+    #: What a dead process left unfinished is finished by the others.
     recovery: bool = True
     #: A card payment asks the acquirer under one key, however often it asks.
     acquirer_key: bool = True

@@ -20,7 +20,7 @@ Invariants
    A payment that was given back and is then finished by another clerk goes from ISSUED to DONE.
 6. A consumed key has a fingerprint; another payload under it is refused, in every state.
 
-`decide` says what a caller meets; the stores make each move by one conditional UPDATE, `idempotency_table.py`.
+`decide` returns what a caller may do; the stores make each move by one conditional UPDATE, `idempotency_table.py`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who executes, and until when others keep out. Times are Unix milliseconds."""
+    """The instance that executes, and until when others keep out. Times are Unix milliseconds."""
 
     owner: str
     now_ms: int
@@ -139,7 +139,7 @@ class Lease:
 
 
 class Decision(StrEnum):
-    """What a caller who shows up with a key may do."""
+    """What the caller of a key may do."""
 
     RUN = "RUN"
     REPLAY = "REPLAY"

@@ -1,4 +1,4 @@
-"""Who is calling, as a verified token says."""
+"""The caller, as named by a verified token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a caller is to the counting house."""
+    """The role of a caller."""
 
     CUSTOMER = "customer"
     CASHIER = "cashier"

@@ -1,4 +1,4 @@
-"""Characters that deceive a reader, and how they are shown instead.
+"""Characters that mislead a reader, and how they are shown instead.
 
 A terminal obeys C0 and C1 controls. Bidirectional overrides make text read backwards, line separators make one line
 look like two, and zero-width characters make two names look like one. `ids.check_text` refuses them in new texts;

@@ -35,7 +35,7 @@ class ChainCheck:
     problem: str = ""
 
     def look(self, link: ChainLink) -> bool:
-        """Looks at the next link; says whether to go on."""
+        """Check the next link; return whether to go on."""
         place = self.expected.sequence + 1
         journal = link.journal
         if link.sequence != place:

@@ -106,7 +106,7 @@ class Closing:
     """How an account was closed.
 
     Args:
-        by: Who closed it.
+        by: The member of staff who closed it.
         reason: Why.
         at_ms: When, in Unix milliseconds.
     """
@@ -220,8 +220,8 @@ class Account:
 def check_account_terms(account: Account) -> Account:
     """Returns `account` if it may be opened.
 
-    A name like `wallet:<customer>:<currency>` promises a kind and a currency, by which payments find it: a wallet that
-    grew by debits would give money away.
+    A name like `wallet:<customer>:<currency>` implies a kind and a currency, by which payments find it: a payment from
+    a wallet that grew by debits would add money to it.
 
     Raises:
         InvalidArgument: OVERDRAFT_OUT_OF_RANGE or ACCOUNT_TERMS_MISMATCH.
@@ -291,7 +291,7 @@ class JournalDraft:
         memo: A note; of a reversal, the reason.
         order_id: The order behind it; empty: none.
         payment_id: The payment behind it.
-        clerk: On whose behalf. Not part of the payload: who finishes a payment does not make it another one.
+        clerk: On whose behalf. Not part of the payload: a payment that another clerk finishes is the same one.
         reversal_of: The journal it undoes; empty: none.
     """
 
@@ -344,7 +344,7 @@ class JournalDraft:
 
     @property
     def payload(self) -> str:
-        """Fingerprint of what makes this journal this one and no other: all but the clerk.
+        """Fingerprint of what identifies this journal: all but the clerk.
 
         A reversal's reason does not count either: a journal can be undone only once, for whatever reason.
         """
@@ -384,7 +384,7 @@ class Journal:
     Args:
         sequence: Its place in the chain, from 1.
         previous_hash: Hash of the journal before; NO_HASH for the first.
-        hash: As the header of this module says.
+        hash: See the header of this module.
     """
 
     draft: JournalDraft
@@ -401,7 +401,7 @@ class Journal:
         return replace(unsealed, hash=unsealed.recomputed_hash())
 
     def content(self) -> bytes:
-        """What is hashed, but for the hash before; the header of this module says how it is written."""
+        """What is hashed, but for the hash before; the header of this module shows the format."""
         draft = self.draft
         return json.dumps(
             {
@@ -451,7 +451,7 @@ class Journal:
         )
 
     def facts(self) -> dict[str, str]:
-        """What a caller who came second is told."""
+        """The refusal to a caller who came second."""
         return {
             "journal_id": self.journal_id,
             "payment_id": self.draft.payment_id,
@@ -487,7 +487,7 @@ class Posted:
     replayed: bool
 
 
-#: What comes of an entry: the journal, or why there is none.
+#: The outcome of an entry: the journal, or why there is none.
 PostOutcome = Posted | CountinghouseError
 
 
@@ -515,7 +515,7 @@ class PostingBatch:
     refused: dict[RefusalKey, Entry] = field(default_factory=dict)
 
     def write(self, entry: Entry) -> PostOutcome:
-        """Does what the header says with one entry, and remembers it for the entries after it."""
+        """Decide on one entry as the header shows, and remember the outcome for the entries after it."""
         try:
             standing = self._standing(entry)
             if standing is not None:
@@ -626,7 +626,7 @@ class TrialRow:
 
     @property
     def right(self) -> bool:
-        """Whether the stored balance is what the sums say."""
+        """Whether the stored balance equals the sums."""
         return self.account.balance == (self.debits - self.credits) * self.account.kind.sign
 
 
@@ -636,7 +636,7 @@ class TrialTotal:
 
     Args:
         accounts: How many there are.
-        unexplained: How many have a stored balance that is not what their sums say.
+        unexplained: How many have a stored balance that differs from their sums.
     """
 
     currency: str
@@ -670,5 +670,5 @@ class TrialBalance:
 
     @property
     def balanced(self) -> bool:
-        """Whether debits equal credits and every stored balance is what the postings say."""
+        """Whether debits equal credits and every stored balance equals the sum of its postings."""
         return not any(total.difference or total.unexplained for total in self.totals)

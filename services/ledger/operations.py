@@ -1,4 +1,4 @@
-"""The use cases of the ledger: who may do what, in which order, and what each caller is told. No I/O of its own.
+"""The use cases of the ledger: the rights of each role, the order of the steps, and the answers. No I/O of its own.
 
 Customers get NOT_FOUND, not PERMISSION_DENIED, for accounts that are not their own wallets, so that ids cannot be
 probed.
@@ -151,7 +151,7 @@ class LedgerOperations:
 
         Raises:
             InvalidArgument: BUSINESS_KEY_RESERVED; as `JournalDraft.check`; CURRENCY_MISMATCH.
-            KeyMismatch: Another payload stands under the key; the metadata say whose.
+            KeyMismatch: Another payload stands under the key; the metadata name its payment.
             NotFound: ACCOUNT_NOT_FOUND.
             FailedPrecondition: ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
             StaleFence: Another holder has locked the order since.

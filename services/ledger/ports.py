@@ -22,7 +22,7 @@ class JournalFilter:
 
 
 class Responses(Protocol):
-    """How answers are written down, so that a replay is the same to the byte."""
+    """How answers are encoded, so that a replay is the same to the byte."""
 
     def opened(self, account: Account) -> StoredResponse:
         """Return the answer to an opening."""

@@ -1,4 +1,4 @@
-"""LedgerService on the wire: messages to the words of `model.py` and back; refuses malformed fields."""
+"""LedgerService on the wire: messages to the types of `model.py` and back; refuses malformed fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the trial balance is asked of a database: sums of postings, which may be larger than an integer of SQL."""
+"""The queries of the trial balance: sums of postings, which may be larger than an integer of SQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, Row, Select, and_, case, func,
 from services.ledger.model import AccountKind, TrialRow, TrialTotal
 from services.ledger.schema import ACCOUNTS, CHAIN_HEAD, POSTINGS, to_account
 
-#: A sum of amounts passes int64, where SQLite gives up. So thousands of millions and the rest are summed apart; either
+#: A sum of amounts may exceed int64, where SQLite fails. So thousands of millions and the rest are summed apart; either
 #: sum of 9,000 million postings fits.
 _PART = 10**9
 

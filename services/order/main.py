@@ -38,7 +38,7 @@ SERVICE = Service(
 
 
 def main() -> None:
-    """Run the service until it is told to stop."""
+    """Run the service until a signal stops it."""
     run(SERVICE)
 
 

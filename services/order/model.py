@@ -1,4 +1,4 @@
-"""The order: its states, who may move it, and what must be true of it at any moment. No I/O.
+"""The order: its states, which payment may change them, and what must be true of it at any moment. No I/O.
 
                   claim                complete
      ┌▶ UNPAID ──────────▶ PAYING ──────────────▶ PAID
@@ -93,7 +93,7 @@ class Order:
 
     Args:
         payment_id: The payment that is PAYING or has PAID; empty otherwise.
-        settled_by: Who settled it; None unless PAID.
+        settled_by: The clerk who settled it; None unless PAID.
         settled_at_ms: When it was settled; 0 unless PAID.
     """
 
@@ -116,10 +116,10 @@ class Change:
     """A move that a payment asks for. Times are Unix milliseconds.
 
     Args:
-        payment_id: Who asks; also the key that makes a repeat harmless.
+        payment_id: The payment that asks; also the key that makes a repeat harmless.
         fence: Of the order lock under which it asks.
         actor: On whose behalf; written into the history and, for `complete`, into `settled_by`.
-        reason: Why, written into the history; empty: not said.
+        reason: Why, written into the history; empty: not given.
         at_ms: When it asks.
         settled_at_ms: When the money was recorded; for `complete` only.
     """
@@ -141,7 +141,7 @@ class OrderEvent:
         version: The order's version since this change, from 1.
         from_state: None: the order was made.
         payment_id: The payment that asked for the change; empty: none.
-        reason: Why; empty: not said, or not recorded by the release of that time.
+        reason: Why; empty: not given, or not recorded by the release of that time.
     """
 
     order_id: str
@@ -157,10 +157,10 @@ class OrderEvent:
 
 
 def total(amount: Money | None, lines: Sequence[OrderLine]) -> Money:
-    """What is owed.
+    """Return the amount of an order.
 
     Args:
-        amount: What the caller says is owed; None: whatever the lines say.
+        amount: As the caller gives it; None: the sum of the lines.
 
     Raises:
         InvalidArgument: AMOUNT_REQUIRED, AMOUNT_MISMATCH, AMOUNT_OUT_OF_RANGE, CURRENCY_MISMATCH or

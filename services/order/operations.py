@@ -1,4 +1,4 @@
-"""The use cases of orders: who may do what, in which order, and what each caller is told. No I/O of its own.
+"""The use cases of orders: the rights of each role, the order of the steps, and the answers. No I/O of its own.
 
 Customers get NOT_FOUND, not PERMISSION_DENIED, for other customers' orders, so that ids cannot be probed. `settled_by`
 and every name in the history come from tokens, never from a customer's request.
@@ -69,7 +69,7 @@ class OrderOperations:
             )
         request = self._request(call, "CreateOrder", request_id, fingerprint)
         if call.principal.role is Role.CUSTOMER and draft.order_id:
-            # Or a customer could ask by a taken id which orders there are, and take the ids that others will want.
+            # Otherwise a customer could find out by a taken id which orders there are, and take ids that others need.
             stored = await self._store.answered(request)  # by a release that let customers choose
             if stored is not None:
                 return stored
@@ -111,7 +111,7 @@ class OrderOperations:
             check_reason(reason, "reason")
         await self._failpoints.hit("accepted", call, order_id)
         while True:
-            # Whose order it is comes first: not even a stored answer is shown to another customer.
+            # The order's customer is checked first: not even a stored answer is shown to another one.
             order = await self.get(call, order_id)
             answer = await self._store.answered(request) or await self._cancel(request, order, expected_version, reason)
             if answer is not None:

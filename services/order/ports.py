@@ -36,7 +36,7 @@ class OrderFilter:
 
 
 class Responses(Protocol):
-    """How answers are written down, so that a replay is the same to the byte."""
+    """How answers are encoded, so that a replay is the same to the byte."""
 
     def created(self, order: Order) -> StoredResponse:
         """Return the answer to a creation."""

@@ -1,4 +1,4 @@
-"""OrderService on the wire: messages to the words of `model.py` and back; refuses malformed fields."""
+"""OrderService on the wire: messages to the types of `model.py` and back; refuses malformed fields."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def event_out(event: OrderEvent) -> pb.OrderEvent:
 
 
 def _why_in(request: pb.ReleaseOrderRequest | pb.ReopenOrderRequest) -> dict[str, Any]:
-    """On whose behalf and why a payment lets go of an order; one of an earlier release says neither."""
+    """The actor and reason with which a payment releases an order; a request of an earlier release has neither."""
     actor = clerk_in(request.clerk) if request.HasField("clerk") else None
     return {"actor": actor, "reason": check_text_form(request.reason, "reason")}
 

@@ -1,4 +1,4 @@
-"""The order's lock, as operations hold it: with the fence it gives, and with errors in the service's own words."""
+"""The order's lock, as operations hold it: with the fence it gives, and with the service's own errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Hold:
         except LockLost as lost:
             raise errors.Aborted(
                 "ORDER_LOCK_LOST",
-                f"the lock of {self._lease.resource_id} may be somebody else's by now; ask again with the same id",
+                f"another clerk may hold the lock of {self._lease.resource_id} by now; ask again with the same id",
                 metadata={"order_id": self._lease.resource_id, "guard": "lock"},
                 retry_after_ms=50,
             ) from lost
@@ -61,7 +61,7 @@ class CoordinatedLocks:
 
     @asynccontextmanager
     async def hold(self, order_id: str, clerk: Principal, payment_id: str, wait_s: float) -> AsyncIterator[Hold]:
-        """Holds the order's lock; waits for it at most `wait_s` seconds. Releasing it delays nobody's reply.
+        """Holds the order's lock; waits for it at most `wait_s` seconds. Releasing it delays no reply.
 
         Raises:
             Aborted: ORDER_LOCKED, with the holder and how long was waited.
@@ -93,7 +93,7 @@ class CoordinatedLocks:
 def _locked(timeout: LockTimeout) -> errors.Aborted:
     holder, order_id = timeout.holder, timeout.resource_id
     shown = holder.details if holder else {}
-    who = f"{holder.owner} ({shown.get('role', '?')})" if holder else "somebody else"
+    who = f"{holder.owner} ({shown.get('role', '?')})" if holder else "another clerk"
     waited_ms = round(timeout.waited_s * 1000)
     return errors.Aborted(
         "ORDER_LOCKED",

@@ -19,16 +19,16 @@ Invariants
 1. SUBMITTED is committed before the acquirer and the ledger are asked, so money that moved has a payment that says it
    may have; and with it the key under which the acquirer is asked, which then never changes.
 2. At most one payment of an order is SUBMITTED, UNKNOWN, SUCCEEDED or REVERSING (a unique index; `ACTIVE`).
-3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN; what
-   nobody answers for too long is put before people (`attention`), and stays as it is.
+3. DECLINED is definitive: no money moved, and none will. Time alone never leads there from SUBMITTED or UNKNOWN; a
+   payment without an answer for too long is put before people (`attention`), and stays as it is.
 4. A payment that has a request has it IN_PROGRESS until it is SUCCEEDED, DECLINED, PARKED or REVERSED, and DONE in the
    same transaction that makes it so. One that is REVERSING without a journal was UNKNOWN: both its requests are open,
    and parking it ends both.
 5. Each change raises `version` by one and writes one event; the fence of a payment never falls. How often the acquirer
    kept silent is no change.
 6. REVERSED without a journal: the acquirer holds nothing under its key, and will never charge it.
-7. PARKED: it has no journal, and the ledger refuses one for ever; its order is free. The acquirer is owed the reversal
-   of its key, and only that leads on. It never becomes SUCCEEDED.
+7. PARKED: it has no journal, and the ledger refuses one for ever; its order is free. The reversal of its key at the
+   acquirer is pending, and only that leads on. It never becomes SUCCEEDED.
 
 A function of this module plans a transition (`record`, `park`, …); `saga.py` adds the answers to the requests it ends,
 and `PaymentStore.apply` commits it by one conditional UPDATE.
@@ -70,7 +70,7 @@ class PaymentState(StrEnum):
 #: The states of which an order has at most one payment.
 ACTIVE = (PaymentState.SUBMITTED, PaymentState.UNKNOWN, PaymentState.SUCCEEDED, PaymentState.REVERSING)
 
-#: The states in which somebody waits for the acquirer.
+#: The states in which a payment waits for the acquirer.
 UNANSWERED = (PaymentState.UNKNOWN, PaymentState.REVERSING, PaymentState.PARKED)
 
 #: The states in which an order's card payment can be parked, as long as it has no journal.
@@ -86,7 +86,7 @@ class Source(StrEnum):
     CARD = "CARD"
 
 
-#: Who may use which source. Cash goes through the cashier, transfers through the accountant; a card is anybody's. A
+#: Who may use which source. Cash goes through the cashier, transfers through the accountant; a card is for all roles. A
 #: wallet is its owner's: a clerk pays from it with a ticket that its owner has fetched, see `operations.ticket_owner`.
 MAY_USE: dict[Source, frozenset[Role]] = {
     Source.WALLET: frozenset({Role.CUSTOMER, Role.CASHIER, Role.ACCOUNTANT}),
@@ -124,7 +124,7 @@ def sales_account(currency: str) -> str:
 
 
 def check_payee(payee_account_id: str, payer_account_id: str) -> None:
-    """Refuses to credit what is not somebody's to receive.
+    """Refuse to credit an account that receives no payments.
 
     Raises:
         InvalidArgument: PAYEE_INVALID.
@@ -138,7 +138,7 @@ def check_payee(payee_account_id: str, payer_account_id: str) -> None:
 
 
 class OutboxAction(StrEnum):
-    """What the order service still has to be told; one outbox row each."""
+    """What the order service still has to be notified of; one outbox row each."""
 
     COMPLETE = "COMPLETE"
     RELEASE = "RELEASE"
@@ -147,7 +147,7 @@ class OutboxAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """Who wants a payment undone, under which request, and why."""
+    """A reversal: the caller who wants it, the request, and the reason."""
 
     key: RequestKey
     clerk: Principal
@@ -155,13 +155,13 @@ class Reversal:
 
     @property
     def attempt(self) -> str:
-        """Under which the ledger remembers a refusal; two callers' equal request ids do not meet there either."""
+        """Under which the ledger remembers a refusal; two callers' equal request ids do not collide there either."""
         return fingerprint(f"{self.key.caller}/{self.key.key}".encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Parking:
-    """Who gives up waiting for the acquirer's answer, under which request, and why."""
+    """A parking: the clerk who gives up waiting for the acquirer, the request, and the reason."""
 
     key: RequestKey
     clerk: Principal
@@ -197,7 +197,7 @@ class AcquirerRetry:
     attention: str = ""
 
 
-#: Nobody kept silent yet.
+#: The acquirer has not been silent yet.
 NO_RETRY = AcquirerRetry(0, 0)
 
 
@@ -285,7 +285,7 @@ class Payment:
 
     @property
     def latest_change(self) -> tuple[Principal, str]:
-        """On whose behalf its latest change was made, and why; empty: nobody said.
+        """On whose behalf its latest change was made, and why; empty: no reason was given.
 
         A payment that is SUCCEEDED with a reversal is so again, for the ledger refused to undo it.
         """
@@ -298,7 +298,7 @@ class Payment:
 
     @property
     def attention(self) -> str:
-        """Why people have to look at it; empty: nobody has to. Only of what is UNANSWERED."""
+        """Why people have to look at it; empty: they need not. Only of what is UNANSWERED."""
         return self.retry.attention
 
     @property
@@ -366,7 +366,7 @@ class Transition:
             a state that does not wait for the acquirer, the attention.
         only_if: What the payment must be besides its state.
         ends: The requests that are answered in the same commit.
-        outbox: What the order service has to be told of it, if the payment is for an order.
+        outbox: What the order service has to be notified of, if the payment is for an order.
     """
 
     only_from: tuple[PaymentState, ...]
@@ -380,7 +380,7 @@ class Transition:
 _S = PaymentState
 #: Where the money and the accounts of an order's payment, and of a card's its key at the acquirer, become known.
 _CHARGED = ("round", "customer_id", "amount", "payer_account_id", "payee_account_id", "attempt", "acquirer_key")
-#: The state machine. A REVERSING payment without a journal was UNKNOWN: the acquirer can undo what nobody knows of.
+#: The state machine. A REVERSING payment without a journal was UNKNOWN: the acquirer can undo an unanswered charge.
 TRANSITIONS: dict[Step, Transition] = {
     Step.SUBMIT: Transition((_S.CREATED,), _S.SUBMITTED, _CHARGED),
     Step.MARK_UNKNOWN: Transition((_S.SUBMITTED,), _S.UNKNOWN, ("retry",)),
@@ -493,7 +493,7 @@ class Change:
 
     @property
     def outbox(self) -> tuple[OutboxAction, ...]:
-        """What the order service has to be told of it."""
+        """What the order service has to be notified of."""
         return self.transition.outbox if self.after.order_id else ()
 
 
@@ -587,7 +587,7 @@ def refuse_reversal(payment: Payment, reversal: Reversal, journal_id: str, now_m
 
 
 def park(payment: Payment, parking: Parking, now_ms: int) -> Change | None:
-    """Plan to free the order of a payment; the worker owes the acquirer the reversal of its key, from now on."""
+    """Plan to free the order of a payment; the worker reverses its key at the acquirer, from now on."""
     return plan(Step.PARK, payment, now_ms, parking=parking, retry=NO_RETRY)
 
 
@@ -679,7 +679,7 @@ class Charge:
 
 
 def acquirer_key(payment_id: str, attempt: int) -> str:
-    """The key under which the acquirer is asked for an attempt, however often and by whomever."""
+    """The key under which the acquirer is asked for an attempt, however often and by whichever instance."""
     return f"{payment_id}:{attempt}"
 
 
@@ -695,7 +695,7 @@ def check_quota(unused: int, quota: int) -> None:
 
 
 def card_not_yours(customer_id: str) -> FailedPrecondition:
-    """The refusal of a card that another customer brought before, to a payment that names `customer_id`, or nobody."""
+    """The refusal of a card that is another customer's, to a payment that names `customer_id`, or no customer."""
     if not customer_id:
         return FailedPrecondition(
             "CARD_NOT_YOURS",
@@ -717,7 +717,7 @@ def already_paid(
         settled_at_ms: Unix milliseconds; 0: not known.
         guard: The guard that found it out.
     """
-    parts = [f"{order_id} was already settled by {f'{clerk.name} ({clerk.role})' if clerk else 'somebody else'}"]
+    parts = [f"{order_id} was already settled by {f'{clerk.name} ({clerk.role})' if clerk else 'another clerk'}"]
     if source is not None:
         parts.append(f"from the {source.lower()}")
     if settled_at_ms:

@@ -42,7 +42,7 @@ _KEY_STATES = {
     acquirer.CHARGE_STATE_REFUNDED: KeyState.REFUNDED,
     acquirer.CHARGE_STATE_TOMBSTONE: KeyState.TOMBSTONE,
 }
-#: Kept back from the deadline, so that silence can still be written down and told.
+#: Kept back from the deadline, so that silence can still be stored and answered.
 _SILENCE_MARGIN_S = 0.25
 
 
@@ -59,7 +59,7 @@ class OrderPeer:
         return _order(answer.order, order_id)
 
     async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:
-        """Claims the payment's order; the answer says whose it is."""
+        """Claims the payment's order; the answer names the payment that has it."""
         request = order.ClaimOrderRequest(
             order_id=payment.order_id,
             payment_id=payment.payment_id,
@@ -69,7 +69,7 @@ class OrderPeer:
         return _order((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order, payment.order_id)
 
     async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
-        """Says that the payment succeeded."""
+        """Report that the payment succeeded."""
         request = order.CompleteOrderRequest(
             order_id=payment.order_id,
             payment_id=payment.payment_id,
@@ -80,7 +80,7 @@ class OrderPeer:
         await self._peers.call(self._stub.CompleteOrder, request, deadline)
 
     async def release(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
-        """Says that the payment was declined."""
+        """Report that the payment was declined."""
         request = order.ReleaseOrderRequest(
             order_id=payment.order_id,
             payment_id=payment.payment_id,
@@ -91,7 +91,7 @@ class OrderPeer:
         await self._peers.call(self._stub.ReleaseOrder, request, deadline)
 
     async def reopen(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
-        """Says that the payment was reversed."""
+        """Report that the payment was reversed."""
         request = order.ReopenOrderRequest(
             order_id=payment.order_id,
             payment_id=payment.payment_id,
@@ -121,7 +121,7 @@ class LedgerPeer:
         return AccountTerms(account_id, account.currency_code, closed=account.closed_at_ms != 0)
 
     async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
-        """Has the payment's Post refused for ever; the journal's id if it stands already, else empty."""
+        """Have the payment's Post refused for ever; the journal's id if it stands already, else empty."""
         request = ledger.VoidPostRequest(
             request_id=payment.payment_id,
             business_key=payment.business_key,
@@ -174,7 +174,7 @@ class LedgerPeer:
 
 
 class AcquirerPeer:
-    """The outside bank, at an address.
+    """The acquirer, at an address.
 
     Args:
         stub: None: there is none, and cards are not taken.
@@ -201,7 +201,7 @@ class AcquirerPeer:
         """Charges the payment's card under `key`, or finds it charged.
 
         Raises:
-            OutcomeUnknown: Anything but an answer about the key, also that it stands for another payload.
+            OutcomeUnknown: Any answer but one about the key and its payload, or none.
         """
         request = acquirer.ChargeRequest(
             key=key,

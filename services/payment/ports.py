@@ -57,7 +57,7 @@ class Locks(Protocol):
 
 
 class OrderState(StrEnum):
-    """Where an order stands, as the order service says."""
+    """The state of an order, as the order service answers."""
 
     UNPAID = "UNPAID"
     PAYING = "PAYING"
@@ -116,7 +116,7 @@ class Ledger(Protocol):
 
 
 class KeyState(StrEnum):
-    """Where a key stands at the acquirer, as far as it says."""
+    """The state of a key at the acquirer, as far as it answers."""
 
     #: It has not decided on it; a charge may be on its way.
     UNSEEN = "UNSEEN"
@@ -183,10 +183,10 @@ class ChargeStatus:
 
 
 class Acquirer(Protocol):
-    """The outside bank; see `peers.py`. It knows no lock and checks no fence: all it goes by is the key.
+    """The acquirer; see `peers.py`. It knows no lock and checks no fence: only the key counts.
 
-    What is not an answer about the key raises OutcomeUnknown, whatever it is: an outside bank that says it did nothing
-    is not believed.
+    What is not an answer about the key raises OutcomeUnknown, whatever it is: that an outside system did nothing cannot
+    be checked.
     """
 
     #: Whether there is one.

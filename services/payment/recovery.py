@@ -1,7 +1,7 @@
 """What no living execution works on any more, brought to its end; called by the worker of every instance.
 
     overdue requests        taken over, one execution each, and carried on     `_finish_request`
-    pending notifications      told to the order service, under the order's lock  `_deliver`
+    pending notifications      sent to the order service, under the order's lock  `_deliver`
     parked payments         reversed by key at the acquirer, however long it
                             is away: PARKED → REVERSED                         `_reverse_parked`
 
@@ -163,7 +163,7 @@ class Recovery:
             await self._execute(execution, payment, context)
 
     async def _deliver(self, payment_id: str) -> None:
-        """Tell the order service what is in the outbox of a payment."""
+        """Notify the order service of what is in the outbox of a payment."""
         payment = await self._store.get(payment_id)
         context = Context.for_worker(self._deadline(), makes_payment=False)
         async with self._saga.locked(payment, payment.clerk, context) as context:

@@ -14,7 +14,7 @@ Rules
 1. Every step can be repeated. A step is a call or a commit (`_commit`): a transition of `model.py` planned on what was
    read, with the answers that it stores; if the payment has changed meanwhile, it is planned again.
 2. Only an execution of the payment's own request causes a charge (`Context.may_charge`). Another only asks what became
-   of its key; if the acquirer cannot tell, the payment stays as it is and the caller is told which one it is.
+   of its key; if the acquirer does not know, the payment stays as it is and the refusal names it.
 3. A card is charged only if the ledger knows the accounts of its journal, in its currency (`check_accounts`).
 4. What the acquirer charged is in the ledger, or is given back before the payment is DECLINED or REVERSED.
 5. A payment is PARKED only when the ledger has answered that no journal of it stands and none ever will.
@@ -75,9 +75,9 @@ from services.runtime.grpc.context import Call
 _AFTER_LOCK_S = 0.5
 #: Kept back from a park's deadline for what comes after the question to the acquirer, in seconds.
 _AFTER_QUERY_S = 0.5
-#: What the order service is told of a payment that was posted or declined a moment ago.
+#: The notification to the order service of a payment that was posted or declined a moment ago.
 _NOTIFICATIONS = {PaymentState.SUCCEEDED: OutboxAction.COMPLETE, PaymentState.DECLINED: OutboxAction.RELEASE}
-#: What a ledger says when it will never post this: no money moved.
+#: The ledger's refusals after which it will never post this: no money moved.
 _REFUSALS = (FailedPrecondition, InvalidArgument, NotFound)
 
 
@@ -137,7 +137,7 @@ class Context:
 
 
 class Saga:
-    """The steps of a payment, for whoever carries it on."""
+    """The steps of a payment, for the caller, the next clerk and the worker."""
 
     def __init__(
         self,
@@ -242,11 +242,11 @@ class Saga:
             return await self._ledger.account(account_id, deadline)
         except OutcomeUnknown as unknown:
             raise Unavailable(
-                "LEDGER_SILENT", f"the ledger did not tell of account {account_id}; try again"
+                "LEDGER_SILENT", f"the ledger did not answer about account {account_id}; try again"
             ) from unknown
 
     async def _post(self, payment: Payment, context: Context) -> Payment:
-        """Ask the acquirer for a card's charge, and the ledger for the journal; record what they said."""
+        """Ask the acquirer for a card's charge, and the ledger for the journal; record their answers."""
         fence = context.hold.fence
         if payment.amount is None:
             raise AssertionError(f"{payment.payment_id} was submitted without an amount")
@@ -293,8 +293,8 @@ class Saga:
     async def _reverse_card(self, payment: Payment, reversal: Reversal, context: Context) -> ReversalResult | Payment:
         """Reverse in the ledger first, which may refuse, then at the acquirer. Returns as `_reverse_in_ledger`.
 
-        Of a payment whose outcome was UNKNOWN the acquirer says whether there is anything to undo in the ledger: nobody
-        posts what was not charged, and once its key is dead it never will be.
+        Of a payment whose outcome was UNKNOWN the acquirer says whether there is anything to undo in the ledger: what
+        was not charged is not posted, and once its key is dead it never will be.
         """
         fence = context.hold.fence
         known = bool(payment.journal_id)
@@ -350,7 +350,7 @@ class Saga:
         the order is free of the payment even if its holder was paused before it posts.
 
         Of a payment that is REVERSING the acquirer is not asked: whatever it says, the key is to be reversed. If the
-        ledger has its journal, the payment stays as it is, for the acquirer owes the refund.
+        ledger has its journal, the payment stays as it is, for the refund is pending.
         """
         reversing = payment.state is PaymentState.REVERSING
         if not reversing and await self._is_decided(payment, context):
@@ -369,7 +369,7 @@ class Saga:
         return payment
 
     async def _is_decided(self, payment: Payment, context: Context) -> bool:
-        """Whether the acquirer says in time that it has decided on the payment's key."""
+        """Whether the acquirer answers in time that it has decided on the payment's key."""
         try:
             said = await self._cards.query(payment, context.hold.fence, context.deadline.shaved(_AFTER_QUERY_S))
         except OutcomeUnknown:
@@ -377,7 +377,7 @@ class Saga:
         return said.state is not KeyState.UNSEEN
 
     async def notify_order(self, payment: Payment, context: Context, notification: OutboxAction | None = None) -> None:
-        """Tell the order service what is in the outbox. What cannot be delivered now stays there.
+        """Send the order service what is in the outbox. What cannot be delivered now stays there.
 
         Args:
             notification: What was put there a moment ago; None: whatever is there.
@@ -394,7 +394,7 @@ class Saga:
             try:
                 await tell[action](payment, context.hold.fence, context.deadline)
             except CountinghouseError:
-                return  # the money is recorded, so the caller's answer stands; the worker tells the order service later
+                return  # the money is recorded, so the caller's answer stands; the worker delivers it later
             await self.hit("completed", payment, context)
             await self._store.delivered(payment.payment_id, action, now_ms=self._now())
 
@@ -456,8 +456,8 @@ class Saga:
         """The refusal of an order that `payment_id` has settled, with what this service knows of that payment.
 
         Args:
-            clerk: Who settled it, if another service said so; None: whoever made the payment.
-            settled_at_ms: When, if another service said so; 0: when the payment was recorded.
+            clerk: The clerk who settled it, as another service answered; None: the clerk of the payment.
+            settled_at_ms: When, as another service answered; 0: when the payment was recorded.
         """
         source = None
         try:
@@ -472,7 +472,7 @@ class Saga:
         )
 
     async def _ledger_said(self, payment: Payment, refusal: CountinghouseError) -> CountinghouseError:
-        """The ledger's refusal in this service's words."""
+        """The ledger's refusal as this service's error."""
         if refusal.reason == "IDEMPOTENCY_KEY_MISMATCH" and payment.order_id:
             told = refusal.metadata
             return await self.already_paid(

@@ -141,7 +141,7 @@ EVENTS = Table(
     Column("reason", String(200), nullable=False, server_default=""),
 )
 
-#: What the order service has yet to be told, and what it has been told.
+#: Notifications to the order service, delivered or not.
 OUTBOX = Table(
     "outbox",
     METADATA,
@@ -268,7 +268,7 @@ def columns_of(transition: Transition) -> tuple[str, ...]:
 
 
 def to_outbox_row(payment: Payment, action: OutboxAction) -> dict[str, Any]:
-    """The row that tells the order service of a payment's latest change."""
+    """The row that notifies the order service of a payment's latest change."""
     return {
         "payment_id": payment.payment_id,
         "purpose": action,

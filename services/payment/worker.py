@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class LockPreparer:
-    """Makes the directories of the order locks once ZooKeeper is there, so that no clerk waits for one to be made."""
+    """Make the directories of the order locks once ZooKeeper is there, so that no clerk waits for one to be made."""
 
     def __init__(self, session: Session, locks: ResourceLocks) -> None:
         self._session = session

@@ -1,10 +1,10 @@
-"""Theirs against ours, item by item, and the control totals over all of them. No I/O.
+"""The acquirer's side against ours, item by item, and the control totals over all of them. No I/O.
 
 An **item** is what belongs to one payment: its charge at the acquirer, its journals, and the order that is PAID by it.
 A charge under a key that no payment of ours has is an item of its own, together with whatever names the payment that it
 was charged for, if our payment service does not know that payment.
 
-| class | what is found | what mends it |
+| class | what is found | what repairs it |
 |---|---|---|
 | only theirs | they hold money under the key of a payment that ended without any | `REFUND`; `LOOK` if it is booked |
 | only theirs | they hold money under a key that no payment of ours has | `NAME`: never by itself |
@@ -13,13 +13,13 @@ was charged for, if our payment service does not know that payment.
 | amount differs | our books or the order have another amount than our payment | `LOOK` |
 | duplicate | they hold money for a payment under a key that is not its own | `NAME` |
 | late | they hold it, and our payment does not know its outcome yet | `ASK_NOW` |
-| late | our payment came to its end, and its order has not been told | `WAIT` |
+| late | our payment came to its end, and its order has not been notified | `WAIT` |
 | answer differs | the acquirer's answer contradicted what was asked (ACQUIRER_MISMATCH) | `CORRECT` |
 | reversal owed | our payment was parked, and its key has not been reversed yet | `ASK_NOW` |
 | journal without payment | the ledger has a journal of a payment that our payment service does not know | `LOST` |
 | order without payment | an order is PAID by a payment that does not exist, or that has no money | `LOST`, `LOOK` |
 | payment without journal | our payment succeeded, and the ledger does not have its journal | `LOOK` |
-| control total | an account and its counterpart differ, and nothing above says why | `LOOK` |
+| control total | an account and its counterpart differ, and nothing above explains it | `LOOK` |
 
 A payment that has no outcome yet (SUBMITTED, UNKNOWN, REVERSING) and of which nothing differs is no discrepancy. It is
 open all the same, and listed as undecided (`no outcome yet`): `PENDING`.
@@ -49,7 +49,7 @@ from services.kernel.currency import format_amount
 #: States of a payment that has come to its end without money.
 _WITHOUT_MONEY = ("CREATED", "DECLINED", "REVERSED")
 _SUCCEEDED, _REVERSED = "SUCCEEDED", "REVERSED"
-#: Abandoned without an answer: the acquirer is still to be told to reverse its key.
+#: Abandoned without an answer: the acquirer has not reversed its key yet.
 _PARKED = "PARKED"
 #: States of a payment that has no outcome yet; one that is PARKED is a discrepancy, too.
 _NO_OUTCOME = ("SUBMITTED", "UNKNOWN", "REVERSING", _PARKED)
@@ -76,7 +76,7 @@ class DiscrepancyKind(StrEnum):
 
 
 class Action(StrEnum):
-    """What mends it, in words for people."""
+    """What repairs it, in a sentence for people."""
 
     REFUND = "`reconcile --repair` reverses the key at the acquirer"
     NAME = "no payment of ours has this key: people have to look; --refund KEY gives the money back"
@@ -84,7 +84,7 @@ class Action(StrEnum):
     ASK_NOW = (
         "the payment service asks the acquirer by itself, every few seconds; `reconcile --repair` lets it ask at once"
     )
-    WAIT = "wait: the payment service tells the order service by itself, within seconds"
+    WAIT = "wait: the payment service notifies the order service by itself, within seconds"
     LOST = "the payment service does not know the payment: people have to look; was an older database restored?"
     CORRECT = (
         "have the acquirer correct what it has under this key; the payment then goes on by itself, and "
@@ -126,7 +126,7 @@ class Theirs:
     Args:
         state: CHARGED, DECLINED, REFUNDED or TOMBSTONE.
         amount: None: a tombstone.
-        reference: The payment that it was charged for, as we said then.
+        reference: The payment that it was charged for, as our request named it.
         decided_at_ms: When the acquirer first decided on it, Unix milliseconds.
     """
 
@@ -283,7 +283,7 @@ class ControlTotal:
 
     @property
     def unexplained(self) -> int:
-        """The part of the difference that nothing explains."""
+        """The unexplained part of the difference."""
         return self.difference - self.explained - self.moving
 
 
@@ -322,7 +322,7 @@ class _Item:
 
     @property
     def at_ms(self) -> int:
-        """Which moment decides on its period."""
+        """The moment that decides on its period."""
         if self.charges:
             return min(charge.decided_at_ms for charge in self.charges)
         if self.payment is not None:
@@ -416,7 +416,7 @@ def _of_item(item: _Item) -> Iterator[Discrepancy]:
 
 
 def _without_payment(item: _Item) -> Iterator[Discrepancy]:
-    """What no payment of ours stands behind. Nothing of it is ever mended by itself."""
+    """What belongs to no payment of ours. None of it is repaired without an operator's request."""
     doubles = item.doubles
     for charge in item.charges:
         if charge.held and doubles and doubles.state not in _WITHOUT_MONEY:

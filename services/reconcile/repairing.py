@@ -1,7 +1,7 @@
-"""Mends what differs, through the same operations that made it: each is idempotent, and none overrides another's.
+"""Repair what differs, through the services' own operations: each is idempotent, and none overrides another's.
 
-No card is ever charged from here, and no key is reversed that is not a payment's own, unless it is named. What a
-payment service or an acquirer refuses stays as it is, and is told with the reason; the next run finds it again.
+No card is ever charged from here, and no key is reversed that is not a payment's own, unless it is named. What the
+payment service or the acquirer refuses stays as it is, and is reported with the reason; the next run finds it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Repair:
     """What became of one difference.
 
     Args:
-        done: Whether the two sides agree about it now, as far as they said.
+        done: Whether the two sides agree about it now, by their answers.
         words: What was done, or why not.
     """
 
@@ -55,7 +55,7 @@ def named(keys: Iterable[str], discrepancies: Iterable[Discrepancy]) -> list[Dis
 
 
 class Repairer:
-    """Mends one difference after the other.
+    """Repair one difference after the other.
 
     Args:
         run: An id of this run, part of the request ids under which payments are reversed.
@@ -69,7 +69,7 @@ class Repairer:
         self._patience_s = patience_s
 
     async def repair(self, discrepancy: Discrepancy) -> Repair:
-        """Mends it as far as that can be done from here; never raises CountinghouseError."""
+        """Repair it as far as that can be done from here; never raises CountinghouseError."""
         mend = {
             Action.REFUND: self._refund,
             Action.UNDO: self._undo,
@@ -94,7 +94,7 @@ class Repairer:
         return Repair(found, done, f"{found.key} is {charge_state(charge)}")
 
     async def _undo(self, found: Discrepancy) -> Repair:
-        """Reverses the payment unless the acquirer turns out to hold its money; it is asked, and charges nothing."""
+        """Reverse the payment unless the acquirer turns out to hold its money; it is queried, and charges nothing."""
         try:
             request = acquirer.GetChargeRequest(key=found.key)
             charge = (await self._desk.read("acquirer", "GetCharge", request)).charge

@@ -3,7 +3,7 @@
     settings → database → listen → serving → registered → … → SIGTERM → unregistered → drained → stopped
 
 Starting order: listen, SERVING, register, so that no consumer is sent to a port that does not answer. Stopping order:
-unregister, wait for consumers to hear of it, finish running calls, stop. Services start in any order, with or without
+unregister, wait until consumers have noticed, finish running calls, stop. Services start in any order, with or without
 ZooKeeper: what is missing is waited for in the background, and calls that need it are answered UNAVAILABLE. A database
 that is away is waited for before listening.
 
@@ -52,7 +52,7 @@ from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.process import Program
 from services.runtime.settings import EVERYWHERE, Settings
 
-#: How long consumers get to hear that a provider is gone before it stops taking calls.
+#: How long a provider that has unregistered goes on taking calls, so that consumers notice.
 _UNREGISTER_PAUSE_S = 0.3
 #: Of the time to stop in, besides `drain_s`. With ZooKeeper away the node cannot be deleted and goes with the session:
 #: to wait longer would change nothing.
@@ -241,7 +241,7 @@ async def _runtime(
 
 
 async def _unregister(registry: Registry, url: ProviderURL) -> None:
-    """Takes the server out of the registry, and waits until consumers have heard of it."""
+    """Take the server out of the registry, and wait until consumers have noticed."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_UNREGISTER_S):
             await registry.unregister(url)

@@ -1,7 +1,7 @@
 """The ensemble of ZooKeeper, held against the database before any fence is made: for every session anew.
 
     unknown ──▶ SETTLED for one session ──new session, or the generation changed──▶ looked at again
-       └──▶ REFUSED: it is behind the database ──the remedy──▶ SETTLED, by itself
+       └──▶ REFUSED: it is behind the database ──repaired──▶ SETTLED, by itself
 
 A wiped ensemble counts its zxids from the start again, so its fences would look stale for ever, or worse: an old
 holder's would look new. An older backup does the same under the same generation. Hence each database remembers the
@@ -9,7 +9,7 @@ generation under which it was last written, and its newest fence; a service make
 
 Invariants
 1. A fence is made only of a lock that was taken in the session for which the generation was settled.
-2. Who is refused is told why and which command mends it; once it is mended, running services go on by themselves.
+2. A refusal names its reason and the command that repairs it; after the repair, running services go on by themselves.
 
 Which function makes each move: `_look`.
 """
@@ -59,7 +59,7 @@ class Ensemble:
         """Waits for the first outcome of `keep`, however long ZooKeeper or the database is away.
 
         Raises:
-            EnsembleRefused: ENSEMBLE_BEHIND, with the command that mends it; ENSEMBLE_FORBIDDEN.
+            EnsembleRefused: ENSEMBLE_BEHIND, with the command that repairs it; ENSEMBLE_FORBIDDEN.
         """
         while self._settled is None:
             if self._refusal is not None:

@@ -9,7 +9,7 @@ import structlog
 
 
 def configure(service: str, instance: str) -> None:
-    """Sends everything this process logs, its libraries' words included, to standard error as JSON."""
+    """Send all log records of this process, those of its libraries included, to standard error as JSON."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -34,7 +34,7 @@ from services.kernel.errors import CountinghouseError
 
 #: Readers at once; the next one is turned away. A Prometheus is one reader.
 _READERS = 4
-#: How long a reader may take to say what it wants, or to take in a part of it.
+#: How long a reader may take to send its request, or to receive a part of the page.
 _READER_TIMEOUT_S = 5.0
 _CLOSE_POLL_S = 0.1
 
@@ -161,4 +161,4 @@ class _Handler(WSGIRequestHandler):
     timeout = _READER_TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Reading the metrics is no news."""
+        """Log nothing: reading the metrics is no news."""

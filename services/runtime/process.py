@@ -1,7 +1,7 @@
 """What every server process has: settings, a log, a database, a gRPC server that drains, and exit codes.
 
-Exit codes: 0 stopped when told; 1 what it needs went away while it started: start it again; 2 refused to start. For
-1 and 2 one line on standard error says why and what to do.
+Exit codes: 0 stopped on a signal; 1 what it needs went away while it started: start it again; 2 refused to start. For
+1 and 2 one line on standard error gives the reason and the remedy.
 
 A database that is away is waited for. Stopping takes `drain_s` at the most, whatever calls are running; what then still
 runs is left between two commits, as by any death, and finished by others. A second signal changes nothing.
@@ -100,7 +100,7 @@ async def migrate(program: Program, settings: Settings) -> None:
 
 
 async def migrated_before(stop: asyncio.Event, database: Database, program: Program, *, migrate: bool) -> bool:
-    """Wait until the database is there and up to date; False if told to stop before."""
+    """Wait until the database is there and up to date; False if a signal came before."""
     preparing = asyncio.create_task(_migrated(database, program, migrate=migrate))
     await first(stop, preparing)
     if preparing.done():
@@ -161,7 +161,7 @@ async def drain(server: grpc.aio.Server, interceptor: CallInterceptor, deadline:
 
 
 def begin(worker: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-    """Run a worker until it is cancelled; one that fails is logged and begun again, for it has no caller who could."""
+    """Run a worker until it is cancelled; one that fails is logged and begun again: no caller would retry it."""
     return asyncio.create_task(_forever(worker))
 
 
@@ -173,7 +173,7 @@ async def cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def first(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
-    """Wait until told to stop, or until `task` ends."""
+    """Wait for a signal to stop, or until `task` ends."""
     waiter = asyncio.ensure_future(stop.wait())
     await asyncio.wait({waiter, task}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()

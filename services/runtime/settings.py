@@ -23,7 +23,7 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 
 
 class Profile(StrEnum):
-    """How much a process lets its operator play with it."""
+    """Whether failpoints may be armed and guards switched off."""
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     #: Port written into the registry, where something stands in front; 0: the one listened on.
     advertise_port: int = Field(default=0, ge=0, le=65_535)
 
-    #: Where the metrics are read, over HTTP; port 0 takes a free one, which the registry tells, and -1 is off.
+    #: Where the metrics are read, over HTTP; port 0 takes a free one, which the registry shows, and -1 is off.
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=-1, le=65_535)
 
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
     #: How long a new instance's share of the calls grows until it is whole; 0: whole at once. (Dubbo's default is 600.)
     warmup_s: float = Field(default=0, ge=0, le=3600)
-    #: How one of several instances of another service is chosen; `countinghouse registry explain` tells.
+    #: How one of several instances of another service is chosen; `countinghouse registry explain` shows it.
     picker: PickerName = PickerName.POWER_OF_TWO_CHOICES
     #: Where the last provider lists are kept for a cold start without ZooKeeper; empty: nowhere.
     discovery_cache: Path | None = None

@@ -1,11 +1,11 @@
-"""A client that records: every call is made here, in whichever way it ends, and written down if there is a history.
+"""A client that records: every call is made here, and recorded with its outcome if there is a history.
 
     RecordingClient.call ──▶ history: invoke ──▶ channel to one instance, or discovered ──▶ service
                              history: ok, fail, info ◀── answer, refusal, or none
 
 The type of a request names its method, so that a call is its request. One call is one operation of the history however
-often a channel sent it: that is what a caller sees. What no answer came to stays unknown; only a call that provably
-never left is a failure.
+often a channel sent it: that is what a caller sees. A call without an answer stays unknown; only a call that provably
+was never sent is a failure.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TIMEOUT_S: Final = 5.0
 PATIENCE_S: Final = 25.0
 _FIND_TIMEOUT_S: Final = 10.0
 _RETRY_S: Final = 0.1
-#: A server that was away is met again this soon.
+#: A server that was away is tried again this soon.
 _RECONNECT: Final = (*PATIENT, ("grpc.max_reconnect_backoff_ms", 200))
 #: What a history is about: these methods, and no others.
 RECORDED: Final = frozenset(
@@ -99,9 +99,9 @@ class CallResult:
         response: None: the call was refused, or not answered.
         body: The response's bytes, or those of the google.rpc.Status that came instead.
         error: What came instead of a response.
-        answer: What the history says of it.
+        answer: Its entry in the history.
         tries: How often the request was sent by `call_until_answered`.
-        first_error: What the first of them met.
+        first_error: The error of the first of them.
     """
 
     began_ms: int
@@ -148,7 +148,7 @@ class Connections:
 
     Args:
         address_of: The address of an instance, like `payment-1`.
-        history: Where calls about orders and payments are written down; None: nowhere.
+        history: Where calls about orders and payments are recorded; None: nowhere.
         zookeeper: Where a call to no certain instance finds one; empty: it goes to the first of its service.
         rng: Chooses among endpoints and makes ids that the same seed gives again; None: ids are random.
     """
@@ -216,7 +216,7 @@ class Connections:
         return self._direct[address]
 
     def order_of(self, subject: str, order_id: str = "") -> str:
-        """Return the order of a ticket or payment. What was said first, stands: a repeated request says the same."""
+        """Return the order of a ticket or payment. The first answer stands: a repeated request is answered the same."""
         return self._orders.setdefault(subject, order_id) if subject else order_id
 
     async def wait_unregistered(self, instance: str, within_s: float) -> None:
@@ -241,7 +241,7 @@ class RecordingClient:
     """Calls services as one identity.
 
     Args:
-        process: Who calls, as the history names them; empty: the identity's name.
+        process: The caller's name in the history; empty: the identity's name.
     """
 
     def __init__(self, connections: Connections, identity: Identity, process: str = "") -> None:
@@ -456,7 +456,7 @@ def _key_of(request: Any) -> str:
 
 
 def _answer(kind: str, response: Any, body: bytes, *, replayed: bool) -> Answer:
-    """What a response says of an order, a payment or a ticket."""
+    """The state in a response about an order, a payment or a ticket."""
     told: dict[str, Any] = {"replayed": replayed, "sha256": hashlib.sha256(body).hexdigest()}
     if kind not in RECORDED:
         return Answer(**told)
@@ -481,7 +481,7 @@ def _answer(kind: str, response: Any, body: bytes, *, replayed: bool) -> Answer:
 
 
 def _refusal(refused: grpc.aio.AioRpcError, error: CountinghouseError) -> tuple[bytes, Answer]:
-    """The bytes of a refusal's status, and what it says; without our ErrorInfo only its code."""
+    """The bytes of a refusal's status, and its content; without our ErrorInfo only its code."""
     trailers = tuple(refused.trailing_metadata() or ())
     body = next((value for key, value in trailers if key == status.DETAILS_KEY and isinstance(value, bytes)), b"")
     reason = "" if error.reason == "OUTCOME_UNKNOWN" else error.reason

@@ -1,5 +1,5 @@
 """A running stack with its clients, its failpoints and its databases: all that a demonstration, a scenario or a test
-needs to make an order, settle it, have something go wrong, and read the books.
+needs to make an order, settle it, inject a fault, and read the books.
 
     async with Stack(options) as stack, Harness(stack, clock) as harness:
         order_id = await harness.new_order()
@@ -43,7 +43,7 @@ class Harness:
     """A running stack and its clients. Leaving it closes the clients and lets frozen instances go on.
 
     Args:
-        history: Where calls about orders and payments are written down; None: nowhere.
+        history: Where calls about orders and payments are recorded; None: nowhere.
         seed: The same seed gives the same ids and amounts; None: they are random.
         discovers: Whether a call to no certain instance goes to whichever discovery picks, and not to the first.
         accountant: Name of the accountant.

@@ -1,4 +1,4 @@
-"""Who calls: a name and a role, with the token that proves them."""
+"""Callers: a name and a role, with the token that proves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what no event tells of."""
+"""Waiting for what no event announces."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _POLL_S: Final = 0.02
 
 
 class NotBroughtAbout(Exception):
-    """A situation did not come about, so that what was to be shown in it is not shown."""
+    """A situation did not come about, so that nothing is shown about it."""
 
 
 async def wait_until(condition: Callable[[], Awaitable[bool]], otherwise: str, within_s: float = WITHIN_S) -> None:
     """Poll a condition until it holds.
 
     Args:
-        otherwise: What to say if it does not.
+        otherwise: The message if it does not.
 
     Raises:
         NotBroughtAbout: It does not hold within `within_s` seconds.

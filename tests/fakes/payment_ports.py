@@ -217,7 +217,7 @@ class _Hold:
 
     def ensure(self) -> None:
         if self._service.lost:
-            raise Aborted("ORDER_LOCK_LOST", "the lock may be somebody else's by now", retry_after_ms=50)
+            raise Aborted("ORDER_LOCK_LOST", "another clerk may hold the lock by now", retry_after_ms=50)
 
 
 class _Locks(Locks):

@@ -84,7 +84,7 @@ ROWS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What came of one scenario under some guards.
+    """The outcome of one scenario under some guards.
 
     Args:
         reasons: Of `violated` each violation, with its check's name; of `unknown` why.

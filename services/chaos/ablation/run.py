@@ -3,7 +3,7 @@
 Rules
 1. A stack is used for the next scenario only while all went as it should. One with its guard off has a stack to itself.
 2. A cell that is expected to be violated, and one whose scenario did not come about, is tried with the next seed, up to
-   the number asked for; the seed that decided it is told.
+   the number asked for; the seed that decided it is reported.
 3. A row that did not come about is unknown, never empty or filled.
 """
 
@@ -62,7 +62,7 @@ async def ablate(
         folder: Where stacks keep their data and histories; those of cells that are not as expected stay.
         seeds: To be tried one after the other.
         at_once: How many stacks at a time.
-        tell: Told of each cell.
+        tell: Called with each cell.
     """
     room = asyncio.Semaphore(at_once)
     cells: dict[tuple[GuardRow, Column], Cell] = {}
@@ -131,7 +131,7 @@ class _Work:
         self._tries[row, column] += 1
         tries = self._tries[row, column]
         cell = Cell(row, column, verdict, reasons, seed, tries, took_s)
-        # A violation is one, whoever else sees none.
+        # A violation counts, also where other seeds find none.
         if cell.as_expected or verdict is Verdict.VIOLATED or tries == len(self._seeds):
             self._todo.popleft()
             self._tell(cell)

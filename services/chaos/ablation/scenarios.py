@@ -1,6 +1,6 @@
 """The scenarios: each brings one fault about, for which one certain guard is the only defence.
 
-A scenario does what callers and faults do, and judges nothing; what became of the money the checker says afterwards. It
+A scenario does what callers and faults do, and judges nothing; the checker examines the money afterwards. It
 runs the same whichever guards are on, and needs none but its own to end well: where the fault is a loss, the scenario
 asks again, unless finishing what was left is the very thing to be shown.
 
@@ -10,7 +10,7 @@ asks again, unless finishing what was left is the very thing to be shown.
 | pressed while busy | lock | a clerk takes over from another clerk who is alive and at work |
 | late claim | fence | a claim out of a process that was frozen: the order is free again, no state forbids it |
 | cancelled meanwhile | state | a first payment, against which no key, index or fence stands |
-| ledger died | unique | one holder posts twice, for it heard nothing of the first time |
+| ledger died | unique | one holder posts twice, for it got no answer the first time |
 | clerk died | recovery | no other process knows of it |
 | acquirer silent | acquirer-key | the acquirer knows nothing of ours but the key |
 """
@@ -60,7 +60,7 @@ async def reply_lost(harness: Harness) -> None:
 
 
 async def pressed_while_busy(harness: Harness) -> None:
-    """The cashier is at work on an order; the accountant presses, too, has little time, and goes away if they must."""
+    """The cashier is at work on an order; the accountant presses, too, has little time, and gives up if refused."""
     order_id = await harness.new_order()
     async with _cashier_busy_with(harness, order_id):
         await harness.accountant.settle_once(order_id, at=TWO, timeout_s=_HURRIED_S)

@@ -25,7 +25,7 @@ from services.testkit.harness import Harness
 
 #: Nothing may stay unresolved longer than this.
 REST_WITHIN_S: Final = 15.0
-#: So long that a busy machine loses no session by chance; who waits for the end of one need not wait long.
+#: So long that a busy machine loses no session by chance; a scenario that waits for the end of one need not wait long.
 _SESSION_TIMEOUT_S: Final = 4.0
 _SETTINGS: Final[Mapping[str, object]] = {
     "lease_s": 2.0,
@@ -71,16 +71,16 @@ class Trial:
         history = replace(read_history(self.path), whole=True)
         checks = [Findings(len(reading.snapshot.payments), left).check(f"at rest within {REST_WITHIN_S:g} s")]
         if undisturbed_since is not None:
-            found = nobody_thrown_off(history.calls[undisturbed_since:])
-            checks.append(found.check("nobody is thrown off an order"))
+            found = no_clerk_loses_an_order(history.calls[undisturbed_since:])
+            checks.append(found.check("no clerk loses an order"))
         checks += await asyncio.to_thread(
             run_checks, reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms
         )
         return checks
 
 
-def nobody_thrown_off(operations: tuple[RecordedCall, ...]) -> Findings:
-    """While nobody dies or freezes, whoever has begun with an order ends with it: others wait, or go away.
+def no_clerk_loses_an_order(operations: tuple[RecordedCall, ...]) -> Findings:
+    """Check that a clerk who holds an order keeps it while no process dies or freezes: the others wait, or give up.
 
     That is what the order's lock promises. The fence, too, keeps an order from being settled twice, but by refusing the
     clerk who was there first.
@@ -90,7 +90,7 @@ def nobody_thrown_off(operations: tuple[RecordedCall, ...]) -> Findings:
     return Findings(
         len(pressed),
         (
-            f"{operation.process} was thrown off {operation.arguments.order_id} ({operation.answer.reason}), "
+            f"{operation.process} lost {operation.arguments.order_id} ({operation.answer.reason}), "
             "and had neither died nor frozen"
             for operation in pressed
             if operation.answer.reason in lost

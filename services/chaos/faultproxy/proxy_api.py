@@ -107,7 +107,7 @@ def parse_proxies(text: bytes) -> list[ProxyFields]:
 
 
 class _NoBrowsers:
-    """Refuses clients that call themselves Mozilla, as every browser does."""
+    """Refuse clients whose User-Agent begins with Mozilla, as every browser's does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -16,7 +16,7 @@ _MAX_REASONS: Final = 6
 
 
 def table(matrix: Matrix) -> list[tuple[str, ...]]:
-    """A row of words for each row, under `HEADS`."""
+    """A row of texts for each row, under `HEADS`."""
     return [
         (
             row.guard,

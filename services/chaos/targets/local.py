@@ -44,7 +44,7 @@ _SETTINGS: Final[Mapping[str, object]] = {
     "drain_s": 3.0,
     "currencies": "CNY",
     "acquirer_timeout_s": 1.5,
-    # The worker asks the acquirer so often before a payment waits for people: more often here, for no one would look.
+    # The worker asks the acquirer so often before a payment waits for people: more often here, without people.
     "acquirer_asks": 40,
 }
 _DIE_WITHIN_S: Final = 15.0

@@ -63,7 +63,7 @@ def _was_run(attempt: RecordedCall) -> bool:
 
 
 def acknowledged_kept(evidence: Evidence) -> Findings:
-    """Check that the databases hold every acknowledged success, and every payment that was said to be under way."""
+    """Check that the databases hold every acknowledged success, and every payment that was answered as under way."""
     told = [
         (key, attempt)
         for key, attempts in evidence.calls_of_key.items()
@@ -177,7 +177,8 @@ def reads_were_written(evidence: Evidence) -> Findings:
                 if row is None or row["to_state"] != answer.state or answer.round not in (0, row["round"]):
                     yield f"{_seen(read, order_id)}, and {_trail(row, 'to_state')}"
                 elif answer.payment_id and answer.payment_id != row["payment_id"]:
-                    yield f"{_seen(read, order_id)} by {answer.payment_id}, and it was {row['payment_id'] or 'nobody'}"
+                    held_by = row["payment_id"] or "no payment"
+                yield f"{_seen(read, order_id)} by {answer.payment_id}, and it was {held_by}"
             else:
                 payment_id = answer.payment_id or read.arguments.payment_id
                 row = payments.get((payment_id, answer.version))
@@ -216,7 +217,7 @@ def _backwards(name: str, reads: Sequence[RecordedCall]) -> Violations:
     for read in reads:
         before = bisect_left(told, (read.invoked_ns,))
         if before and read.answer.version < newest[before - 1]:
-            yield f"{_seen(read, name)} after somebody had seen version {newest[before - 1]}"
+            yield f"{_seen(read, name)} after a caller had seen version {newest[before - 1]}"
 
 
 def _unknown(evidence: Evidence, key: Key, attempt: RecordedCall) -> Violations:

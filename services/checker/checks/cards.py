@@ -12,7 +12,7 @@ _OWED_BY_ACQUIRER = "acquirer:"
 
 
 def cards_agree(evidence: Evidence) -> Findings:
-    """Check that the acquirer holds what the ledger says of each ended card payment, under its one key.
+    """Check that the acquirer holds what the ledger has of each ended card payment, under its one key.
 
     `paid means charged` compares the ledger with the order. `nothing left over` lists payments that have not ended.
     """

@@ -125,7 +125,7 @@ def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
         if after["from_state"] != before["to_state"] or after["round"] != round_:
             yield f"order {name} says {after['from_state']} and round {after['round']} at version {after['version']}"
         if before["to_state"] in _HELD and after["payment_id"] != holder:
-            mover = after["payment_id"] or "nobody"
+            mover = after["payment_id"] or "no payment"
             yield f"order {name} was held by {holder}, and {mover} made it {after['to_state']}"
         if before["to_state"] not in _HELD:
             holder = str(after["payment_id"])
@@ -133,7 +133,7 @@ def _holders(name: str, row: Record, steps: list[Record]) -> Violations:
     if row["payment_id"] != held_by or row["round"] != round_:
         yield f"order {name} names {row['payment_id'] or 'no payment'} in round {row['round']}, not {held_by or 'none'}"
     if (row["state"] == "PAID") != bool(row["settled_by_name"]):
-        yield f"order {name} is {row['state']}, settled by {row['settled_by_name'] or 'nobody'}"
+        yield f"order {name} is {row['state']}, settled by {row['settled_by_name'] or 'no clerk'}"
 
 
 def changes_signed(evidence: Evidence) -> Findings:
@@ -146,16 +146,16 @@ def changes_signed(evidence: Evidence) -> Findings:
     def violations() -> Violations:
         for row in snapshot.order_events:
             if not row["actor_name"]:
-                yield f"nobody is named for version {row['version']} of order {row['order_id']}"
+                yield f"no actor is named for version {row['version']} of order {row['order_id']}"
         for name, steps in grouped(snapshot.payment_events, "payment_id").items():
             signed = False
             for step in steps:
                 actor = step.get("actor_name", "")
                 signed = signed or bool(actor)
                 if signed and not actor:
-                    yield f"nobody is named for version {step['version']} of payment {name}"
+                    yield f"no actor is named for version {step['version']} of payment {name}"
                 if signed and step["state"] in ("REVERSING", "REVERSED", "PARKED") and not step["reason"]:
-                    yield f"payment {name} is {step['state']} at version {step['version']}, and nobody said why"
+                    yield f"payment {name} is {step['state']} at version {step['version']}, without a reason"
 
     return Findings(len(snapshot.order_events) + len(snapshot.payment_events), violations())
 
@@ -202,26 +202,26 @@ def outbox_delivered_once(evidence: Evidence) -> Findings:
     """Check that each outbox action moved its order once, and that nothing else moved one."""
     sent = {(str(row["payment_id"]), str(row["purpose"])) for row in evidence.snapshot.outbox}
     moves: Counter[tuple[str, str]] = Counter()
-    named = {move: word for word, move in _ACTIONS.items()}
+    named = {move: action for action, move in _ACTIONS.items()}
     for row in evidence.snapshot.order_events:
-        word = named.get((str(row["from_state"]), str(row["to_state"])))
-        if word:
-            moves[str(row["payment_id"]), word] += 1
+        action = named.get((str(row["from_state"]), str(row["to_state"])))
+        if action:
+            moves[str(row["payment_id"]), action] += 1
 
     def violations() -> Violations:
         for row in evidence.snapshot.outbox:
-            payment_id, word = str(row["payment_id"]), str(row["purpose"])
-            made = moves[payment_id, word]
+            payment_id, action = str(row["payment_id"]), str(row["purpose"])
+            made = moves[payment_id, action]
             if made > 1:
-                yield f"the word to {word} {row['order_id']} for {payment_id} was obeyed {made} times"
-            if not made and row["delivered_at_ms"] is not None and word != "RELEASE":  # of an order never claimed
-                yield f"the word to {word} {row['order_id']} for {payment_id} was delivered, and not obeyed"
-        for payment_id, word in moves.keys() - sent:
-            yield f"nobody said to {word} an order for {payment_id}, and it was done"
+                yield f"the outbox's {action} of {row['order_id']} for {payment_id} was done {made} times"
+            if not made and row["delivered_at_ms"] is not None and action != "RELEASE":  # of an order never claimed
+                yield f"the outbox's {action} of {row['order_id']} for {payment_id} was delivered, and not done"
+        for payment_id, action in moves.keys() - sent:
+            yield f"{action} of an order was done for {payment_id} without an outbox row"
         for payment_id, payment in evidence.payments.items():
-            for word in _required_actions(payment):
-                if (payment_id, word) not in sent:
-                    yield f"payment {payment_id} is {payment['state']}, and nobody was to {word} its order"
+            for action in _required_actions(payment):
+                if (payment_id, action) not in sent:
+                    yield f"payment {payment_id} is {payment['state']}, and the outbox has no {action} of its order"
 
     return Findings(len(evidence.snapshot.outbox), violations())
 
@@ -253,13 +253,13 @@ def nothing_left_over(evidence: Evidence) -> Findings:
     silent = {described(row): row["asks"] for row in snapshot.payments if row.get("asks")}
     return Findings(
         examined,
-        [f"{what}, and nobody will finish it" for what in left if what in abandoned],
+        [f"{what}, and no recovery will finish it" for what in left if what in abandoned],
         [_still_open(what, silent.get(what, 0)) for what in left if what not in abandoned],
     )
 
 
 def _abandoned(evidence: Evidence) -> set[str]:
-    """Return what is under way and will never end, in the words of `unfinished`.
+    """Return what is under way and will never end, as described by `unfinished`.
 
     Recovery finds requests IN_PROGRESS, undelivered outbox actions and PARKED payments, and nothing else.
     """

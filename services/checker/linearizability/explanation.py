@@ -1,4 +1,4 @@
-"""Why some calls are not linearizable, told in as few of them as possible.
+"""Why some calls are not linearizable, shown with as few of them as possible.
 
 First the history is cut off where the contradiction is complete. Then each call is left out, or taken for one without
 an answer, if the others contradict each other without it.
@@ -43,7 +43,7 @@ def explain(order: OrderCalls, nemesis: Iterable[Nemesis], budget: Budget) -> st
         if operation.invoked_ns <= end_ns and not _is_known(operation, end_ns) and not is_read_only(operation.moves)
     ]
     if unknown:
-        lines.append("whether or not any of these was done, of which nobody had heard by then:")
+        lines.append("whether or not any of these was done, which had no answer by then:")
         lines += _calls(order, unknown, (begin_ns, end_ns), _MAX_UNKNOWN)
     lines += [
         f"  {_moment(fault.at_ns, begin_ns)}  {fault.fault} {fault.target} {fault.phase}"
@@ -108,7 +108,7 @@ def _final_read(operation: Operation[Move]) -> str:
     look = cast(ReadOrder, operation.moves[0])
     state = look.row.name if look.row is not None else "something that no order is"
     by = f", by {look.payment_id}" if look.payment_id else ""
-    return f"  in the end: the books say {state}{by}, round {look.round}, version {look.version}"
+    return f"  in the end: the databases have {state}{by}, round {look.round}, version {look.version}"
 
 
 def _moment(at_ns: int, begin_ns: int) -> str:

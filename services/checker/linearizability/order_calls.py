@@ -26,7 +26,7 @@ from typing import Any
 from services.checker.evidence import Key, key_of, reversal_key, settling_key, title
 from services.checker.history import CUSTOMER, Answer, History, Outcome, RecordedCall, is_stored
 from services.checker.linearizability.order_model import (
-    NOBODY,
+    NO_REQUEST,
     Cancel,
     Claim,
     Create,
@@ -58,7 +58,7 @@ class OrderCalls:
     Args:
         names: The payment id of each settling request, as far as it is known.
         operations: In no particular order.
-        calls: Of each deed, what was sent; empty: it is the last look at the books.
+        calls: Of each operation, the calls that were sent; empty: it is the final read of the books.
         unrecorded: What happened to the order and is not in the history; empty: nothing.
     """
 
@@ -73,7 +73,7 @@ def order_calls(history: History, snapshot: Snapshot | None = None) -> list[Orde
     """Return the calls of each order in the history.
 
     Args:
-        snapshot: Taken after the last call, with nothing under way. It tells which payment belongs to which request,
+        snapshot: Taken after the last call, with nothing under way. It shows which payment belongs to which request,
             and is the final read of each order.
     """
     places = CallIndex(history, snapshot)
@@ -177,7 +177,7 @@ class FinalRead:
             and order["state"] == OrderState.CANCELLED.name
             and not any(key[1] == "CancelOrder" for key in keys)
         ):
-            return "who cancelled it is not in the history"
+            return "its cancellation is not in the history"
         return ""
 
 
@@ -230,7 +230,7 @@ class _Compiler:
         made.names = tuple(self._name(request) for request in self._requests)
         before = self._used_before(self._requests, made.names)
         for request in self._requests:
-            self._settle(request, before.get(request.number, NOBODY))
+            self._settle(request, before.get(request.number, NO_REQUEST))
         for key, attempts in self._by_key.items():
             if key[1] in _SETTLES:
                 self._read_by_settling(attempts)

@@ -1,4 +1,4 @@
-"""One order as its callers see it, single-threaded: what it may be, and what each call does to it or says of it.
+"""One order as its callers see it, single-threaded: its states, and what each call changes or observes.
 
                  Claim                           (by itself)
     UNPAID ─────────────────▶ PAYING ───────────────────────────▶ PAID
@@ -8,8 +8,8 @@
      │ └───────────────────────────────────────────────────────────┘ next round (by itself)
      └─ Cancel ─▶ CANCELLED
 
-A settle is two moves, Claim and Record (or Decline), each within the call that asks for it. What the payment service
-tells the order afterwards comes in its own time, also after the caller was answered: until then the order is still
+A settle is two moves, Claim and Record (or Decline), each within the call that asks for it. The payment service's
+notification of the order comes later, perhaps after the caller was answered: until then the order is still
 PAYING, or still PAID after a reversal. `internal_step` makes those moves, which belong to no call.
 
 Invariants
@@ -17,7 +17,7 @@ Invariants
 2. Every change of the row raises its version by one.
 3. A call that only looks, or was refused, changes nothing.
 
-What a caller was not told is not compared. A payment's id may be unknown at first, for its reply was lost: the first
+What an answer left out is not compared. A payment's id may be unknown at first, for its reply was lost: the first
 look at the order that names it decides which request it belongs to.
 """
 
@@ -30,11 +30,11 @@ from typing import NamedTuple, Protocol
 
 from services.checker.linearizability.search import NO_DEADLINE, Model
 
-NOBODY = -1
+NO_REQUEST = -1
 
 
 class OrderState(IntEnum):
-    """Where the order stands, as GetOrder tells."""
+    """The state of the order, as GetOrder returns it."""
 
     ABSENT = 0
     UNPAID = 1
@@ -54,13 +54,13 @@ class PaymentState(IntEnum):
 
 
 class Owed(NamedTuple):
-    """What the order asks for; zero: not told."""
+    """The order's amount; zero: not in the answer."""
 
     amount_minor: int = 0
     currency: str = ""
 
     def agrees(self, other: Owed) -> bool:
-        """Whether both may be said of one order."""
+        """Whether both may hold for one order."""
         return not self.amount_minor or not other.amount_minor or self == other
 
 
@@ -71,7 +71,7 @@ class State(NamedTuple):
     """The order at one moment.
 
     Args:
-        holder: The request whose payment the row names, by its number; NOBODY: none.
+        holder: The request whose payment the row names, by its number; NO_REQUEST: none.
         standings: Of each request's payment, by its number.
         names: Each request's payment id, by its number; empty: not known yet.
     """
@@ -89,7 +89,7 @@ class Move(Protocol):
     """What one call does, or one half of it."""
 
     def apply(self, state: State) -> State | None:
-        """The order after it; the very same object if it changes nothing; None: it cannot happen or be said here."""
+        """The order after it; the very same object if it changes nothing; None: it is impossible here."""
         ...
 
 
@@ -113,7 +113,7 @@ class Cancel:
     """CancelOrder.
 
     Args:
-        version: After it, as the caller was told; 0: not told.
+        version: After it, by the answer; 0: not in the answer.
     """
 
     version: int = 0
@@ -129,16 +129,16 @@ class Claim:
     """The first half of a settle.
 
     Args:
-        after: Another request that is used first, where one is as good as the other; NOBODY: none.
+        after: Another request that is used first, where one is as good as the other; NO_REQUEST: none.
     """
 
     request: int
-    after: int = NOBODY
+    after: int = NO_REQUEST
 
     def apply(self, state: State) -> State | None:
         if state.row is not OrderState.UNPAID or state.standings[self.request] is not PaymentState.NONE:
             return None
-        if self.after != NOBODY and state.standings[self.after] is PaymentState.NONE:
+        if self.after != NO_REQUEST and state.standings[self.after] is PaymentState.NONE:
             return None
         claimed = _standing(state, self.request, PaymentState.CLAIMED)
         return claimed._replace(row=OrderState.PAYING, version=state.version + 1, holder=self.request)
@@ -149,7 +149,7 @@ class Post:
     """The second half of a settle: its money has moved.
 
     Args:
-        round: As the caller was told; 0: not told.
+        round: By the answer; 0: not in the answer.
     """
 
     request: int
@@ -207,12 +207,12 @@ class Reverse:
 
 @dataclass(frozen=True, slots=True)
 class ReadOrder:
-    """GetOrder, or whatever else tells how the row stands.
+    """GetOrder, or any other answer with the row's state.
 
     Args:
         row: None: as no order can stand.
         clerks: Of each request, by its number.
-        clerk: Who has settled it, as the caller was told; empty: not told.
+        clerk: The clerk who settled it, by the answer; empty: not in the answer.
     """
 
     row: OrderState | None
@@ -228,7 +228,7 @@ class ReadOrder:
             return None
         if not self.owed.agrees(state.owed):
             return None
-        if self.clerk and (state.holder == NOBODY or self.clerks[state.holder] != self.clerk):
+        if self.clerk and (state.holder == NO_REQUEST or self.clerks[state.holder] != self.clerk):
             return None
         return _named(state, self.payment_id) if self.payment_id else state
 
@@ -246,7 +246,7 @@ class OtherVersion:
     """STALE_VERSION: the order is at another version than the caller expected.
 
     Args:
-        actual: At which, as the caller was told; 0: not told.
+        actual: Its version, by the answer; 0: not in the answer.
     """
 
     expected: int
@@ -259,13 +259,13 @@ class OtherVersion:
 
 @dataclass(frozen=True, slots=True)
 class NotCancellable:
-    """ILLEGAL_STATE, of a CancelOrder that did not tell the state."""
+    """ILLEGAL_STATE, of a CancelOrder whose answer lacks the state."""
 
     def apply(self, state: State) -> State | None:
         return None if state.row in (OrderState.ABSENT, OrderState.UNPAID) else state
 
 
-#: Where a payment in this state may stand. One that nobody heard of may be reversed unseen, or parked; it ends as if
+#: Where a payment in this state may stand. One that no caller saw may be reversed unseen, or parked; it ends as if
 #: declined.
 _SHOWN: dict[str, tuple[PaymentState, ...]] = {
     "CREATED": (PaymentState.NONE, PaymentState.CLAIMED),
@@ -281,7 +281,7 @@ _SHOWN: dict[str, tuple[PaymentState, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ReadPayment:
-    """GetPayment, or a refusal that tells how a payment stands.
+    """GetPayment, or a refusal with the state of a payment.
 
     Args:
         refused: Requests that were refused without a claim, by their numbers: their payments are DECLINED.
@@ -301,7 +301,7 @@ class ReadPayment:
 
 @dataclass(frozen=True, slots=True)
 class NotReversible:
-    """ILLEGAL_STATE, of a Reverse that did not tell the state."""
+    """ILLEGAL_STATE, of a Reverse whose answer lacks the state."""
 
     payment_id: str
 
@@ -337,7 +337,7 @@ class OrderModel(Model[State, Move]):
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.initial = State(OrderState.ABSENT, 0, 0, Owed(), NOBODY, (PaymentState.NONE,) * len(names), names)
+        self.initial = State(OrderState.ABSENT, 0, 0, Owed(), NO_REQUEST, (PaymentState.NONE,) * len(names), names)
 
     def step(self, state: State, move: Move) -> State | None:
         return move.apply(state)
@@ -347,16 +347,16 @@ class OrderModel(Model[State, Move]):
         return move.apply(state) is state
 
     def internal_step(self, state: State) -> State | None:
-        """Return the order once it was told what has become of its payment."""
-        if state.holder == NOBODY:
+        """Return the order after the notification of its payment's outcome."""
+        if state.holder == NO_REQUEST:
             return None
         match state.row, state.standings[state.holder]:
             case OrderState.PAYING, PaymentState.POSTED | PaymentState.REVERSED:
                 return state._replace(row=OrderState.PAID, version=state.version + 1)
             case OrderState.PAYING, PaymentState.DECLINED:
-                return state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NOBODY)
+                return state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NO_REQUEST)
             case OrderState.PAID, PaymentState.REVERSED:
-                reopened = state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NOBODY)
+                reopened = state._replace(row=OrderState.UNPAID, version=state.version + 1, holder=NO_REQUEST)
                 return reopened._replace(round=state.round + 1)
         return None
 
@@ -393,7 +393,7 @@ def _standing(state: State, request: int, standing: PaymentState) -> State:
 
 def _named(state: State, payment_id: str) -> State | None:
     """The state if the row's payment is this one, which it may become by being named."""
-    if state.holder == NOBODY:
+    if state.holder == NO_REQUEST:
         return None
     name = state.names[state.holder]
     if name == payment_id:

@@ -1,6 +1,6 @@
-"""What an error of the database means, and what of it may be said.
+"""What an error of the database means, and what callers are told of it.
 
-    said by SQLite                   by PostgreSQL (SQLSTATE)        to callers
+    from SQLite                      from PostgreSQL (SQLSTATE)      to callers
     BUSY, LOCKED                     40001, 40P01, 55P03             the step runs again; then DATABASE_UNAVAILABLE
     FULL                             53100                           DATABASE_FULL
     READONLY                         25006                           DATABASE_READ_ONLY
@@ -8,10 +8,10 @@
                                      53…, 57014, 57P…, no answer     DATABASE_UNAVAILABLE
     (its file is another one)                                        DATABASE_LOST, `runtime/database/sqlite.py`
     CORRUPT, NOTADB                  XX001, XX002                    refused: DATABASE_CORRUPT
-                                     28…, 3D…, 42501                 refused: its operator has to mend it
+                                     28…, 3D…, 42501                 refused: its operator has to repair it
 
 Each of the five is UNAVAILABLE and says that nothing was done, which holds until COMMIT is sent. A COMMIT that fails is
-the same only where the database says so for certain: SQLite after FULL or READONLY, for then the frame that would make
+the same only where the database is certain: SQLite after FULL or READONLY, for then the frame that would make
 the transaction stand was not written; after IOERR it may be in the file, and a restart would find it. PostgreSQL's
 refusal of a COMMIT always means that nothing stands.
 
@@ -59,7 +59,7 @@ _PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
 #: By the beginning of the SQLSTATE, the longest first: disk_full, read_only_sql_transaction, system_error; then
 #: insufficient_resources, query_canceled (statement_timeout), operator_intervention (shutdown, crash, starting up).
 _SQLSTATES: Final = {"53100": FULL, "25006": READ_ONLY, "58": IO_ERROR, "53": AWAY, "57014": AWAY, "57P": AWAY}
-#: What its operator has to mend, by the beginning of the SQLSTATE.
+#: What its operator has to repair, by the beginning of the SQLSTATE.
 _REFUSED: Final = {
     "28": ("DATABASE_LOGIN", "see that its URL names the right role, and its passfile that role's password"),
     "3D": ("DATABASE_MISSING", "make it (services/runtime/database/postgres_roles.py), or name another"),

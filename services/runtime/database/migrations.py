@@ -36,7 +36,7 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
             made before, and its file is missing or empty.
     """
     note = made_note(database.file) if database.file is not None else None
-    made = note is not None and note.exists()  # asked first: another instance may be making it
+    made = note is not None and note.exists()  # read first: another instance may be making it
     if made and database.file is not None and not database.file.exists():
         raise _lost(database.file)
     known = _revisions(package / "migrations" / "versions")

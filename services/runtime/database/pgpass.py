@@ -39,7 +39,7 @@ class Roles:
 
 
 def passfile_line(role: str, password: str) -> str:
-    """The line that tells a role's password."""
+    """The line that holds a role's password."""
     return f"*:*:*:{role}:{password}\n"
 
 

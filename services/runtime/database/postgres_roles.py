@@ -1,4 +1,4 @@
-"""Roles on a PostgreSQL server: who owns a service's tables, who works with them, who only looks.
+"""Roles on a PostgreSQL server: which one owns a service's tables, which one uses them, which one only reads.
 
 | role | used by | may |
 |---|---|---|
@@ -12,7 +12,7 @@ on one server apart.
     prepare()   by a superuser, before the first migration; again whenever a service or a password is new
     grant()     by the owner, after every migration
 
-Both say what shall be so and may be repeated. Rows that must not change are protected twice: by triggers, which stop
+Both are idempotent. Rows that must not change are protected twice: by triggers, which stop
 the owner too, and by privileges, which the service's role cannot give itself.
 """
 
@@ -34,7 +34,7 @@ from services.runtime.database.errors import said
 from services.runtime.database.migrations import ADVISORY_LOCK
 from services.runtime.database.pgpass import Roles, passwords_in
 
-#: What the tables of Alembic and their like are to the service: something to look at.
+#: What the tables of Alembic and their like are to the service: read-only.
 _LOOKED_AT = ("alembic_version",)
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -67,7 +67,7 @@ async def grant(database: Database, append_only: Iterable[str], *, user: str, ch
         database: Connected to as the owner.
         append_only: Tables of which no row may be changed.
         user: The role of the service; empty: none.
-        checker: The role of who reads; empty: none.
+        checker: The role that only reads; empty: none.
     """
     fixed = {*append_only, *_LOOKED_AT}
 
@@ -146,7 +146,7 @@ def main() -> None:
         passwords = passwords_in(given.passfile.read_text())
         asyncio.run(prepare(make_url(given.server), given.house, given.services, passwords))
     except (OSError, SQLAlchemyError) as error:
-        print(f"roles: {said(error)}", file=sys.stderr)  # noqa: T201  the last word of a program
+        print(f"roles: {said(error)}", file=sys.stderr)  # noqa: T201  the last line of a program
         raise SystemExit(1) from error
 
 

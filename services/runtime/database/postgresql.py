@@ -7,7 +7,7 @@ How long things may last, each bounded by `timeout_s` (settings: statement_timeo
     a statement, waiting for locks included  statement_timeout                     the server ends it
     a transaction that is abandoned          idle_in_transaction_session_timeout   the server ends it
     a step as a whole, and its commit        _GRACE_S more                         ours: the server may be frozen
-    whatever else is said to the server      asyncpg's command_timeout, the same   ours
+    any other command                        asyncpg's command_timeout, the same   ours
 
 A connection that broke before COMMIT was sent leaves nothing behind, so its step may run again. From the moment COMMIT
 has been sent until its answer is there, the step's outcome is unknown: `CommitUnanswered`.
@@ -31,10 +31,10 @@ from services.runtime.database.errors import CommitUnanswered, sqlstate_of
 
 _T = TypeVar("_T")
 
-#: The server's own timeouts come first, so that we hear why.
+#: The server's own timeouts come first, so that the reason arrives.
 _GRACE_S = 1.0
-#: What is no answer to COMMIT: class 08, the driver's own word for a connection that broke; class 57P, the server is
-#: being shut down or is crashing, and may have committed before it said so.
+#: What is no answer to COMMIT: class 08, the driver's code for a connection that broke; class 57P, the server is
+#: being shut down or is crashing, and may have committed before this error.
 _NO_ANSWERS = ("08", "57P")
 
 

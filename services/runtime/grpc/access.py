@@ -1,4 +1,4 @@
-"""Who may call what: the one table. A method that is not in it cannot be called.
+"""Which role may call which method: the one table. A method that is not in it cannot be called.
 
 The role is only half of it: which orders, payments and wallets a caller may see or pay from is decided in operations,
 where the thing is known.

@@ -1,4 +1,4 @@
-"""The call that is being served: who, until when, and what its reply must say."""
+"""The call that is being served: its caller, its deadline, and what its reply must carry."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | size | a message | `max_message_bytes` |
 | streams | a connection | `max_streams_per_connection` |
-| time to say anything | a new connection | `_HANDSHAKE_MS` |
+| time until the first frame | a new connection | `_HANDSHAKE_MS` |
 | time without a call | a connection | `idle_connection_s` |
 | time to answer a ping | a connection with calls | `_PING_TIMEOUT_MS` |
 | time to send the request in | a call | `message_timeout_s` |

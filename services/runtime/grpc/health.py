@@ -2,8 +2,8 @@
 
 | name asked for | question | SERVING | otherwise |
 |---|---|---|---|
-| empty | liveness | from listening until told to stop | start the process again |
-| the interface | readiness | while the database answers and can be written, and ZooKeeper, if needed, knows us | wait |
+| empty | liveness | from listening until asked to stop | start the process again |
+| the interface | readiness | while the database answers and can be written, and ZooKeeper, if needed, has our session | wait |
 
 A dependency that is away is no reason to start a process again: while ZooKeeper is frozen, what needs no lock is served
 all the same, and a new process would serve no more than the old one.
@@ -29,7 +29,7 @@ from services.runtime.database.database import Database
 
 _INTERVAL_S = 0.5
 _PING_TIMEOUT_S = 2.0
-#: A write costs the disk a flush; a database that is used tells of its troubles sooner.
+#: A write costs the disk a flush; in a database that is used, a call fails sooner than this.
 WRITE_EVERY_S = 5.0
 #: The name of the server as a whole.
 _LIVENESS = ""
@@ -40,11 +40,11 @@ log = structlog.get_logger()
 
 
 class HealthMonitor:
-    """Watches what the service depends on, and tells the health service.
+    """Watch what the service depends on, and update the health service.
 
     Args:
         session: None: the program needs no ZooKeeper.
-        interface: The service whose readiness is told.
+        interface: The service whose readiness is reported.
         write: Writes to the database for the sake of writing.
         clock: Of which only the monotonic time is used.
 
@@ -91,7 +91,7 @@ class HealthMonitor:
                 unsubscribe()
 
     async def stopping(self) -> None:
-        """Tells everyone that this server takes no new calls."""
+        """Answer from now on that this server takes no new calls."""
         await self._servicer.set(_LIVENESS, _NOT_SERVING)
         await self._tell(False)
 

@@ -1,12 +1,12 @@
 """The interceptor of every server: each call passes it once on its way in and once on its way out.
 
-In:  token → who; the access table → may they; the client's deadline → ours; their budget; bytes → message; the server's
+In:  token → caller; the access table; the client's deadline → ours; the caller's budget; bytes → message; the server's
      limit; then the servicer. All up to the bytes when the headers arrive, before a request is waited for.
 Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL;
      and every call is counted and logged once, whatever became of it.
 
-A call that changes something runs to its end in a task of its own even if its caller hangs up: the caller's
-patience must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
+A call that changes something runs to its end in a task of its own even if its caller hangs up: a hang-up
+must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
 every caller, within bounds of their own (`runtime/grpc/public.py`).
 """
 

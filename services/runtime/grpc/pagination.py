@@ -97,7 +97,7 @@ async def read_page(
     rows: list[Out] = []
     size, chunk = 0, _FIRST_ROWS
     while True:
-        limit = min(wanted + 1 - len(rows), chunk)  # the row behind a full page tells that the list goes on
+        limit = min(wanted + 1 - len(rows), chunk)  # the row behind a full page shows that the list goes on
         found = await fetch(after, limit)
         for row in found:
             if len(rows) == wanted:

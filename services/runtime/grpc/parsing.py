@@ -1,6 +1,6 @@
 """Parsing of requests, after the interceptor has verified the token.
 
-grpc.aio parses a request before its handler runs, and answers UNKNOWN with the parser's words if it cannot. So all
+grpc.aio parses a request before its handler runs, and answers UNKNOWN with the parser's message if it cannot. So all
 methods are registered without a deserializer, and `interceptors.py` and `public.py` call `parse`.
 
 Unknown fields are no error: a newer client may send them. A known field with another wire type counts as unknown.

@@ -1,7 +1,7 @@
 """Calls that need no token: health and reflection.
 
-They have small budgets of their own: a full server does not starve them, and strangers do not starve the server. A
-watch too many ends the oldest of the host that has the most: see `_Watches`.
+They have small budgets of their own: a full server still answers them, and callers without a token cannot use up the
+server's limit. A watch too many ends the oldest of the host that has the most: see `_Watches`.
 
 | method | at once | ended when |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""How one service calls another: found through ZooKeeper, as itself, within what is left of the caller's deadline."""
+"""How one service calls another: found through ZooKeeper, with its own token, within what is left of the deadline."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Peers:
         Raises:
             Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT,
                 PEER_REFUSED_US or PEER_BUSY.
-            OutcomeUnknown: It was sent, and no answer came; or one that says that nothing was done came from another
-                instance, after a first one had been sent it and had not answered.
+            OutcomeUnknown: It was sent, and no answer came; or a first instance did not answer, and another one
+                answered that nothing was done.
             CountinghouseError: What the peer answered.
         """
         remaining_s = deadline.shaved(_HOP_MARGIN_S).remaining_s()

@@ -1,4 +1,4 @@
-"""The shared messages of `countinghouse.type.v1`, to and from the kernel's words."""
+"""The shared messages of `countinghouse.type.v1`, to and from the kernel's types."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def enum_in(members: Mapping[int, _Member], number: int, field: str) -> _Member:
 def optional_enum_in(members: Mapping[int, _Member], number: int, field: str) -> _Member | None:
     """Return the member of an enum field that may be left out; None: it was.
 
-    An unknown number is refused and not taken for "left out": a newer client means something by it.
+    An unknown number is refused and not taken for "left out": it has a meaning to a newer client.
 
     Raises:
         InvalidArgument: <FIELD>_UNKNOWN, for instance STATE_UNKNOWN.

@@ -16,7 +16,7 @@ from services.chaos.ablation import run as ablation
 from services.chaos.ablation.matrix import ROWS, Cell, Column, GuardRow, GuardsOff, Matrix, chosen_rows
 from services.chaos.ablation.run import ablate, jobs_of
 from services.chaos.ablation.scenarios import Scenario
-from services.chaos.ablation.trial import nobody_thrown_off
+from services.chaos.ablation.trial import no_clerk_loses_an_order
 from services.chaos.report.matrix_page import HEADS, document, render, table
 from services.checker.findings import Verdict
 from services.checker.history import Answer, Arguments, RecordedCall
@@ -245,12 +245,12 @@ def test_nobody_is_thrown_off_an_order() -> None:
         return RecordedCall(1, "li", kind, Arguments("order-1"), 0, answer=Answer(code="ABORTED", reason=reason))
 
     lawful = [settle(reason) for reason in ("", "ORDER_LOCKED", "ORDER_ALREADY_PAID", "REQUEST_IN_PROGRESS")]
-    assert nobody_thrown_off(tuple(lawful)).check("queue").ok
+    assert no_clerk_loses_an_order(tuple(lawful)).check("queue").ok
     for kind in ("Settle", "Pay", "Reverse"):
         for reason in ("STALE_FENCE", "ORDER_LOCK_LOST"):
-            found = nobody_thrown_off((*lawful, settle(reason, kind))).check("queue")
+            found = no_clerk_loses_an_order((*lawful, settle(reason, kind))).check("queue")
             assert found.examined == 5
-            assert found.violations == (f"li was thrown off order-1 ({reason}), and had neither died nor frozen",)
+            assert found.violations == (f"li lost order-1 ({reason}), and had neither died nor frozen",)
 
 
 class TestTelling:

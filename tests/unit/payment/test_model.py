@@ -207,7 +207,7 @@ def test_already_paid_names_payment_source_clerk_and_absolute_time() -> None:
 
 def test_already_paid_leaves_out_what_is_not_known() -> None:
     error = already_paid("o1", payment_id="", source=None, clerk=None, settled_at_ms=0, guard="x")
-    assert error.message == "o1 was already settled by somebody else"
+    assert error.message == "o1 was already settled by another clerk"
 
 
 def test_half_settled_refusal_names_the_payment_in_the_way_and_the_way_out() -> None:

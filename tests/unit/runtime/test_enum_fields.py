@@ -27,7 +27,7 @@ from services.runtime.grpc.failpoints import FailpointServicer
 UNKNOWN: Any = 99
 PACKAGES = (order_pb2, payment_pb2, ledger_pb2, acquirer_pb2, failpoint_pb2)
 FENCE = fence_pb2.Fence(generation=1, token=1)
-NOBODY = clerk_pb2.Clerk(name="li", role=UNKNOWN)
+UNKNOWN_CLERK = clerk_pb2.Clerk(name="li", role=UNKNOWN)
 ORDER: Any = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
 LEGS = [ledger_pb2.Posting(account_id="a", amount=1), ledger_pb2.Posting(account_id="b", amount=-1)]
 
@@ -36,15 +36,15 @@ CASES: dict[str, tuple[Any, str, bool]] = {
     "ListOrders.state": (order_pb2.ListOrdersRequest(state=UNKNOWN), "STATE_UNKNOWN", True),
     "ListPayments.state": (payment_pb2.ListPaymentsRequest(state=UNKNOWN), "STATE_UNKNOWN", True),
     "ListPayments.source": (payment_pb2.ListPaymentsRequest(source=UNKNOWN), "SOURCE_UNKNOWN", True),
-    "ClaimOrder.clerk.role": (order_pb2.ClaimOrderRequest(clerk=NOBODY, **ORDER), "FIELD_REQUIRED", False),
-    "ReleaseOrder.clerk.role": (order_pb2.ReleaseOrderRequest(clerk=NOBODY, **ORDER), "FIELD_REQUIRED", False),
+    "ClaimOrder.clerk.role": (order_pb2.ClaimOrderRequest(clerk=UNKNOWN_CLERK, **ORDER), "FIELD_REQUIRED", False),
+    "ReleaseOrder.clerk.role": (order_pb2.ReleaseOrderRequest(clerk=UNKNOWN_CLERK, **ORDER), "FIELD_REQUIRED", False),
     "ReopenOrder.clerk.role": (
-        order_pb2.ReopenOrderRequest(clerk=NOBODY, reason="why", **ORDER),
+        order_pb2.ReopenOrderRequest(clerk=UNKNOWN_CLERK, reason="why", **ORDER),
         "FIELD_REQUIRED",
         False,
     ),
     "CompleteOrder.settled_by.role": (
-        order_pb2.CompleteOrderRequest(settled_by=NOBODY, settled_at_ms=1, **ORDER),
+        order_pb2.CompleteOrderRequest(settled_by=UNKNOWN_CLERK, settled_at_ms=1, **ORDER),
         "FIELD_REQUIRED",
         False,
     ),
@@ -61,14 +61,14 @@ CASES: dict[str, tuple[Any, str, bool]] = {
     ),
     "Post.clerk.role": (
         ledger_pb2.PostRequest(
-            business_key="k", postings=LEGS, currency_code="CNY", payment_id="p1", clerk=NOBODY, request_id="r1"
+            business_key="k", postings=LEGS, currency_code="CNY", payment_id="p1", clerk=UNKNOWN_CLERK, request_id="r1"
         ),
         "FIELD_REQUIRED",
         False,
     ),
     "ReverseJournal.clerk.role": (
         ledger_pb2.ReverseJournalRequest(
-            journal_id="j1", reason="why", payment_id="p1", clerk=NOBODY, request_id="r1", fence=FENCE
+            journal_id="j1", reason="why", payment_id="p1", clerk=UNKNOWN_CLERK, request_id="r1", fence=FENCE
         ),
         "FIELD_REQUIRED",
         False,

@@ -140,4 +140,4 @@ def _protect_on_postgresql() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("books that refuse to be deleted are not taken down; restore a backup instead")
+    raise NotImplementedError("the books cannot be deleted, so there is no downgrade; restore a backup instead")

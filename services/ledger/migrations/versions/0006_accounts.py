@@ -52,4 +52,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("an account that was closed must not become open; restore a backup instead")
+    raise NotImplementedError("a downgrade would open closed accounts; restore a backup instead")

@@ -1,4 +1,4 @@
-"""The bills, their lines and history, the request ids, and the ensemble's generation."""
+"""The orders, their lines and history, the request ids, and the ensemble's generation."""
 
 from __future__ import annotations
 
@@ -71,4 +71,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("a history that refuses to be deleted is not taken down; restore a backup instead")
+    raise NotImplementedError("the history cannot be deleted, so there is no downgrade; restore a backup instead")

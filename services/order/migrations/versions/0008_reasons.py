@@ -1,4 +1,4 @@
-"""Why an order was changed, beside who did and when."""
+"""The reason of each change of an order, beside its author and time."""
 
 from __future__ import annotations
 

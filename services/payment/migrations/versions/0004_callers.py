@@ -17,7 +17,7 @@ _PAYERS = ("customer", "cashier", "accountant")
 
 def upgrade() -> None:
     op.add_column("payments", sa.Column("request_role", sa.String(16), nullable=False, server_default=""))
-    op.execute("UPDATE payments SET request_role = clerk_role")  # so far nobody paid with another's ticket
+    op.execute("UPDATE payments SET request_role = clerk_role")  # so far no caller paid with another's ticket
     add_caller_roles(
         known=[
             "SELECT request_caller AS caller, request_method AS method, request_key AS key, request_role AS role "
@@ -31,7 +31,7 @@ def upgrade() -> None:
         ],
         possible={"IssueTicket": _PAYERS, "Pay": _PAYERS, "Settle": _PAYERS, "Reverse": ("accountant",)},
     )
-    # Whose ticket it is cannot be told, and it must not be several persons': it ends unused, and another is fetched.
+    # Its owner is not known, and it must not have several: it ends unused, and its owner fetches another.
     op.execute(
         "UPDATE requests SET state = 'EXPIRED' WHERE method = 'Pay' AND state = 'ISSUED' AND EXISTS ("
         "SELECT 1 FROM requests o WHERE o.caller = requests.caller AND o.method = requests.method "

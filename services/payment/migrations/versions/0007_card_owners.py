@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("payment_id", sa.String(64), nullable=False),
         sa.Column("bound_at_ms", sa.BigInteger, nullable=False),
     )
-    # A card that several customers have used so far is the next one's: nobody can tell whose it is.
+    # A card that several customers have used so far is the next one's: its owner is not known.
     op.execute(
         "INSERT INTO card_owners (card, customer_id, payment_id, bound_at_ms) "
         "SELECT card, MIN(customer_id), MIN(payment_id), MIN(created_at_ms) FROM payments "

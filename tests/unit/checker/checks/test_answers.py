@@ -449,7 +449,7 @@ def an_acknowledgement_at_a_version_that_never_was(dataset: DatasetBuilder) -> N
 
 
 @CASES.illegal(
-    "saw plain as PAYING at version 2 after somebody had seen version 3",
+    "saw plain as PAYING at version 2 after a caller had seen version 3",
     *("reads go forward", "orders linearizable"),
 )
 def a_read_going_backwards(dataset: DatasetBuilder) -> None:
@@ -459,7 +459,7 @@ def a_read_going_backwards(dataset: DatasetBuilder) -> None:
     call.answer = replace(call.answer, state="PAYING", version=2, clerk="")
 
 
-@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
+@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after a caller had seen version 3", "reads go forward")
 def a_payment_going_backwards(dataset: DatasetBuilder) -> None:
     dataset.look_at_payment(payment(dataset, "ticket-1"))
     call = dataset.look_at_payment(payment(dataset, "ticket-1"))
@@ -561,7 +561,7 @@ def a_order_cancelled_at_a_version_that_never_was(dataset: DatasetBuilder) -> No
 
 
 @CASES.illegal(
-    "saw open as UNPAID at version 1 by pay_01, and it was nobody", "reads were written", "orders linearizable"
+    "saw open as UNPAID at version 1 by pay_01, and it was no payment", "reads were written", "orders linearizable"
 )
 def a_free_order_that_names_somebody(dataset: DatasetBuilder) -> None:
     call = dataset.look("open")
@@ -626,7 +626,7 @@ def an_order_paid_with_a_ticket_that_was_told_of_no_order(dataset: DatasetBuilde
     dataset.calls[-1].arguments = refused.arguments
 
 
-@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
+@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after a caller had seen version 3", "reads go forward")
 def a_payment_going_backwards_while_somebody_still_waits(dataset: DatasetBuilder) -> None:
     """The first to ask is the last to be answered."""
     first, *others = (dataset.look_at_payment(payment(dataset, "ticket-1")) for _ in range(3))
@@ -634,7 +634,7 @@ def a_payment_going_backwards_while_somebody_still_waits(dataset: DatasetBuilder
     others[1].answer = replace(others[1].answer, state="SUBMITTED", version=2)
 
 
-@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after somebody had seen version 3", "reads go forward")
+@CASES.illegal("saw pay_05 as SUBMITTED at version 2 after a caller had seen version 3", "reads go forward")
 def a_payment_going_backwards_after_going_forward(dataset: DatasetBuilder) -> None:
     """The newest version that anybody had seen is told, and not the first."""
     looks = [dataset.look_at_payment(payment(dataset, "ticket-1")) for _ in range(3)]

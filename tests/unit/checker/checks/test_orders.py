@@ -21,33 +21,33 @@ from tests.unit.checker.timeline import Timeline
 CASES = Cases(by_all)
 _NAME = "orders linearizable"
 _LOST = ("acknowledged is kept", "reads were written")
-_PAID_BY_NOBODY = ("paid means charged", "outbox delivered once")
+_PAID_BY_NO_PAYMENT = ("paid means charged", "outbox delivered once")
 
 
 # What the books say in the end belongs to it
 
 
-@CASES.illegal("in the end: the books say CANCELLED, round 1, version 2", _NAME)
+@CASES.illegal("in the end: the databases have CANCELLED, round 1, version 2", _NAME)
 def a_order_cancelled_by_a_caller_who_was_refused(dataset: DatasetBuilder) -> None:
     dataset.move_order("open", "CANCELLED", 0)
     asked = Arguments(order_id="open", key="stop", clerk="li", expected_version=4)
     dataset.call("CancelOrder", asked, Answer("ABORTED", "STALE_VERSION", version=1), dataset.now_ms())
 
 
-@CASES.illegal("in the end: the books say PAID, by pay_99, round 1, version 3", _NAME, *_PAID_BY_NOBODY)
+@CASES.illegal("in the end: the databases have PAID, by pay_99, round 1, version 3", _NAME, *_PAID_BY_NO_PAYMENT)
 def a_order_paid_by_nobody_who_called(dataset: DatasetBuilder) -> None:
     fence = dataset.fence()
     dataset.move_order("open", "PAYING", fence, "pay_99")
     dataset.move_order("open", "PAID", fence, "pay_99")
 
 
-@CASES.illegal("in the end: the books say ABSENT, round 0, version 0", _NAME, *_LOST)
+@CASES.illegal("in the end: the databases have ABSENT, round 0, version 0", _NAME, *_LOST)
 def an_order_that_the_books_have_lost(dataset: DatasetBuilder) -> None:
     dataset.orders.remove(dataset.order("open"))
     dataset.order_events = [row for row in dataset.order_events if row["order_id"] != "open"]
 
 
-@CASES.illegal("in the end: the books say something that no order is, round 1, version 1", _NAME, "moves are legal")
+@CASES.illegal("in the end: the databases have something that no order is, round 1, version 1", _NAME, "moves are legal")
 def a_order_in_no_state(dataset: DatasetBuilder) -> None:
     dataset.order("open")["state"] = "SETTLED"
 
@@ -123,7 +123,7 @@ class TestUndecided:
     def test_an_order_cancelled_by_somebody_who_is_not_in_the_history(self) -> None:
         dataset = legal()
         dataset.move_order("open", "CANCELLED", 0)
-        assert self.linearizable(dataset).undecided == ("order open: who cancelled it is not in the history",)
+        assert self.linearizable(dataset).undecided == ("order open: its cancellation is not in the history",)
 
     def test_a_recording_that_broke_off(self) -> None:
         """What it tells is examined; what the books say in the end is not, for more may have happened."""
@@ -201,7 +201,7 @@ class TestTelling:
             "order o: these calls cannot be put in one sequence:",
             "  +0.000000 s to +0.000000 s  p4: GetOrder → ok: PAID, by p1, version 3",
             "  +0.000000 s to +0.000000 s  p5: GetOrder → ok: PAYING, by p1, version 2",
-            "whether or not any of these was done, of which nobody had heard by then:",
+            "whether or not any of these was done, which had no answer by then:",
             "  -0.000000 s to the end  p2: Settle s1 by li → unknown: no answer",
             "  -0.000000 s to -0.000000 s  p3: Settle s0 by wu → unknown: UNAVAILABLE",
             "  +0.000000 s to the end  p6: Settle s2 by li → unknown: no answer",

@@ -105,7 +105,7 @@ def a_order_completed_by_somebody_elses_payment(dataset: DatasetBuilder) -> None
     dataset.order_events[2]["payment_id"] = "pay_02"
 
 
-@CASES.illegal("order plain was held by pay_01, and nobody made it PAID", "moves are legal", "outbox delivered once")
+@CASES.illegal("order plain was held by pay_01, and no payment made it PAID", "moves are legal", "outbox delivered once")
 def a_order_completed_by_no_payment(dataset: DatasetBuilder) -> None:
     dataset.order_events[2]["payment_id"] = ""
 
@@ -150,7 +150,7 @@ def an_unpaid_order_that_names_a_payment(dataset: DatasetBuilder) -> None:
     dataset.order("open")["payment_id"] = "pay_01"
 
 
-@CASES.illegal("order plain is PAID, settled by nobody", "moves are legal")
+@CASES.illegal("order plain is PAID, settled by no clerk", "moves are legal")
 def a_order_paid_and_settled_by_nobody(dataset: DatasetBuilder) -> None:
     dataset.order("plain")["settled_by_name"] = ""
 
@@ -163,40 +163,40 @@ def a_order_settled_and_not_paid(dataset: DatasetBuilder) -> None:
 # The outbox
 
 
-@CASES.illegal("the word to COMPLETE plain for pay_01 was obeyed 2 times", "outbox delivered once", "moves are legal")
+@CASES.illegal("the outbox's COMPLETE of plain for pay_01 was done 2 times", "outbox delivered once", "moves are legal")
 def a_word_obeyed_twice(dataset: DatasetBuilder) -> None:
     dataset.order_events.append(dataset.order_events[2] | {"version": 4})
     dataset.order("plain")["version"] = 4
 
 
-@CASES.illegal("the word to COMPLETE plain for pay_02 was delivered, and not obeyed", "outbox delivered once")
+@CASES.illegal("the outbox's COMPLETE of plain for pay_02 was delivered, and not done", "outbox delivered once")
 def a_word_delivered_and_not_obeyed(dataset: DatasetBuilder) -> None:
     dataset.deliver(payment(dataset, "too-late"), "COMPLETE")
 
 
-@CASES.illegal("nobody said to COMPLETE an order for pay_01, and it was done", "outbox delivered once")
+@CASES.illegal("COMPLETE of an order was done for pay_01 without an outbox row", "outbox delivered once")
 def a_order_completed_though_nobody_said_so(dataset: DatasetBuilder) -> None:
     dataset.outbox.pop(0)
 
 
-@CASES.illegal("payment pay_03 is REVERSED, and nobody was to REOPEN its order", "outbox delivered once")
+@CASES.illegal("payment pay_03 is REVERSED, and the outbox has no REOPEN of its order", "outbox delivered once")
 def a_reversal_of_which_the_order_is_not_told(dataset: DatasetBuilder) -> None:
     dataset.outbox = [row for row in dataset.outbox if row["purpose"] != "REOPEN"]
 
 
-@CASES.illegal("nobody said to RELEASE an order for pay_06, and it was done", "outbox delivered once")
+@CASES.illegal("RELEASE of an order was done for pay_06 without an outbox row", "outbox delivered once")
 def a_order_released_though_nobody_said_so(dataset: DatasetBuilder) -> None:
     a_payment_declined_after_nobody_knew(dataset)
     dataset.outbox.pop()
 
 
-@CASES.illegal("payment pay_03 is REVERSED, and nobody was to COMPLETE its order", "outbox delivered once")
+@CASES.illegal("payment pay_03 is REVERSED, and the outbox has no COMPLETE of its order", "outbox delivered once")
 def a_reversed_payment_whose_order_was_never_told_that_it_was_paid(dataset: DatasetBuilder) -> None:
     dataset.outbox = [row for row in dataset.outbox if (row["payment_id"], row["purpose"]) != ("pay_03", "COMPLETE")]
 
 
 @CASES.illegal(
-    "payment pay_01 is REVERSING, and nobody was to COMPLETE its order",
+    "payment pay_01 is REVERSING, and the outbox has no COMPLETE of its order",
     *("outbox delivered once", "nothing left over", "paid means charged"),
 )
 def a_payment_being_reversed_whose_order_was_never_told_that_it_was_paid(dataset: DatasetBuilder) -> None:
@@ -204,7 +204,7 @@ def a_payment_being_reversed_whose_order_was_never_told_that_it_was_paid(dataset
     dataset.outbox.pop(0)
 
 
-@CASES.illegal("payment pay_06 is REVERSED, and nobody was to RELEASE its order", "outbox delivered once")
+@CASES.illegal("payment pay_06 is REVERSED, and the outbox has no RELEASE of its order", "outbox delivered once")
 def a_parked_payment_whose_order_was_never_released(dataset: DatasetBuilder) -> None:
     parked = dataset.park("open", 70)
     dataset.move_payment(parked, "REVERSED", parked["fence_token"])
@@ -308,35 +308,35 @@ def a_request_left_running(dataset: DatasetBuilder) -> None:
     dataset.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
 
 
-@CASES.illegal("the order service has not been told to COMPLETE plain", "nothing left over")
+@CASES.illegal("the order service has not been notified to COMPLETE plain", "nothing left over")
 def an_undelivered_word(dataset: DatasetBuilder) -> None:
     dataset.outbox[0]["delivered_at_ms"] = None
 
 
-@CASES.illegal("nobody is named for version 1 of order plain", "changes are signed")
+@CASES.illegal("no actor is named for version 1 of order plain", "changes are signed")
 def an_order_made_by_nobody(dataset: DatasetBuilder) -> None:
     dataset.order_events[0]["actor_name"] = ""
 
 
-@CASES.illegal("nobody is named for version 3 of payment pay_01", "changes are signed")
+@CASES.illegal("no actor is named for version 3 of payment pay_01", "changes are signed")
 def a_payment_recorded_by_nobody(dataset: DatasetBuilder) -> None:
     dataset.payment_events[2]["actor_name"] = ""
 
 
-@CASES.illegal("nobody said why", "changes are signed")
+@CASES.illegal("without a reason", "changes are signed")
 def a_reversal_without_a_reason(dataset: DatasetBuilder) -> None:
     event = next(event for event in dataset.payment_events if event["state"] == "REVERSING")
     event["reason"] = ""
 
 
-@CASES.illegal("payment pay_06 is PARKED at version 4, and nobody said why", "changes are signed")
+@CASES.illegal("payment pay_06 is PARKED at version 4, without a reason", "changes are signed")
 def a_parking_without_a_reason(dataset: DatasetBuilder) -> None:
     parked = dataset.park("open", 70)
     parked.update(asks=1)
     dataset.of(dataset.payment_events, parked)[-1]["reason"] = ""
 
 
-@CASES.illegal("payment pay_03 is REVERSED at version 5, and nobody said why", "changes are signed")
+@CASES.illegal("payment pay_03 is REVERSED at version 5, without a reason", "changes are signed")
 def a_reversal_that_ended_without_a_reason(dataset: DatasetBuilder) -> None:
     dataset.of(dataset.payment_events, payment(dataset, "settle-reversed-1"))[-1]["reason"] = ""
 
@@ -628,7 +628,7 @@ def test_paid_order_that_is_still_to_be_reopened_is_open_while_the_stack_may_go_
     """The order service is away; after a run the order would be a violation."""
     dataset = legal()
     reversed_and_not_told(dataset)
-    assert going_on(dataset) == ((), ("the order service has not been told to REOPEN plain: still open",))
+    assert going_on(dataset) == ((), ("the order service has not been notified to REOPEN plain: still open",))
     assert paid_by_nothing(dataset, ended=True) == _PAID_BY_NOTHING
 
 
@@ -664,7 +664,7 @@ def test_order_of_an_undelivered_word_is_open() -> None:
         (),
         (
             "order open is PAYING: still open",
-            "the order service has not been told to COMPLETE open: still open",
+            "the order service has not been notified to COMPLETE open: still open",
         ),
     )
 
@@ -682,7 +682,7 @@ def test_what_nobody_will_finish_is_a_violation_while_the_stack_may_go_on(corrup
     """No request is running for it, and no word about it is undelivered."""
     dataset = legal()
     corrupt(dataset)
-    assert going_on(dataset) == ((f"{said}, and nobody will finish it",), ())
+    assert going_on(dataset) == ((f"{said}, and no recovery will finish it",), ())
 
 
 def test_order_of_a_delivered_word_that_is_still_paying_is_a_violation_while_the_stack_may_go_on() -> None:
@@ -691,7 +691,7 @@ def test_order_of_a_delivered_word_that_is_still_paying_is_a_violation_while_the
     dataset.outbox[-1]["delivered_at_ms"] = dataset.now_ms()
     checks = run_checks(dataset.snapshot(), now_ms=dataset.now_ms(), ended=False)
     (found,) = [check for check in checks if check.name == "nothing left over"]
-    assert found.violations == ("order open is PAYING, and nobody will finish it",)
+    assert found.violations == ("order open is PAYING, and no recovery will finish it",)
 
 
 def test_lease_that_passed_is_undecided_while_the_stack_may_go_on() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.checker.linearizability.order_model import (
-    NOBODY,
+    NO_REQUEST,
     NOT_TOLD,
     Cancel,
     Claim,
@@ -33,16 +33,16 @@ _NONE, _CLAIMED, _RECORDED, _DECLINED, _REVERSED = PaymentState
 _OWED = Owed(100, "CNY")
 
 # Two requests; the payment of the first is p1, that of the second is not known yet.
-_ABSENT = State(OrderState.ABSENT, 0, 0, Owed(0, ""), NOBODY, (_NONE, _NONE), ("p1", ""))
-_UNPAID = State(OrderState.UNPAID, 1, 1, _OWED, NOBODY, (_NONE, _NONE), ("p1", ""))
+_ABSENT = State(OrderState.ABSENT, 0, 0, Owed(0, ""), NO_REQUEST, (_NONE, _NONE), ("p1", ""))
+_UNPAID = State(OrderState.UNPAID, 1, 1, _OWED, NO_REQUEST, (_NONE, _NONE), ("p1", ""))
 _PAYING = State(OrderState.PAYING, 1, 2, _OWED, 0, (_CLAIMED, _NONE), ("p1", ""))
 _PAYING_RECORDED = _PAYING._replace(standings=(_RECORDED, _NONE))
 _PAYING_DECLINED = _PAYING._replace(standings=(_DECLINED, _NONE))
 _PAYING_REVERSED = _PAYING._replace(standings=(_REVERSED, _NONE))
 _PAID = State(OrderState.PAID, 1, 3, _OWED, 0, (_RECORDED, _NONE), ("p1", ""))
 _PAID_REVERSED = _PAID._replace(standings=(_REVERSED, _NONE))
-_AGAIN = State(OrderState.UNPAID, 2, 4, _OWED, NOBODY, (_REVERSED, _NONE), ("p1", ""))
-_CANCELLED = State(OrderState.CANCELLED, 1, 2, _OWED, NOBODY, (_NONE, _NONE), ("p1", ""))
+_AGAIN = State(OrderState.UNPAID, 2, 4, _OWED, NO_REQUEST, (_REVERSED, _NONE), ("p1", ""))
+_CANCELLED = State(OrderState.CANCELLED, 1, 2, _OWED, NO_REQUEST, (_NONE, _NONE), ("p1", ""))
 
 # The second request holds the order, and its payment has no name yet.
 _NAMELESS = State(OrderState.PAYING, 1, 2, _OWED, 1, (_NONE, _CLAIMED), ("p1", ""))
@@ -61,7 +61,7 @@ def _second(standing: PaymentState) -> State:
 
 def test_before_all_nothing_has_happened() -> None:
     assert OrderModel(("p1", "")).initial == _ABSENT
-    assert OrderModel(()).initial == State(OrderState.ABSENT, 0, 0, Owed(0, ""), NOBODY, (), ())
+    assert OrderModel(()).initial == State(OrderState.ABSENT, 0, 0, Owed(0, ""), NO_REQUEST, (), ())
 
 
 def test_what_is_owed_is_not_told_unless_it_is_said() -> None:
@@ -264,7 +264,7 @@ def test_a_request_refused_without_a_claim_has_a_declined_payment() -> None:
         (_PAID, None),
         (_PAYING_RECORDED, _PAID),
         (_PAYING_REVERSED, _PAID_REVERSED),
-        (_PAYING_DECLINED, State(OrderState.UNPAID, 1, 3, _OWED, NOBODY, (_DECLINED, _NONE), ("p1", ""))),
+        (_PAYING_DECLINED, State(OrderState.UNPAID, 1, 3, _OWED, NO_REQUEST, (_DECLINED, _NONE), ("p1", ""))),
         (_PAID_REVERSED, _AGAIN),
     ],
 )
