@@ -15,48 +15,48 @@ ALL := -m "not soak and not compose"
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
   gen up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
 
-help:  ## Says what each target does
+help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-setup: $(STAMP)  ## Makes .venv from requirements.lock, and sees to a ZooKeeper that can be started
+setup: $(STAMP)  ## Makes .venv from requirements.lock, and installs ZooKeeper where it is missing
 	@deploy/setup-zookeeper.sh
 
 $(STAMP): requirements.lock pyproject.toml
 	@deploy/setup-python.sh "$(PYTHON)"
 	@touch $@
 
-demo: setup  ## Plays the demo: seven acts in which things go wrong, and the proof that every order was settled once
+demo: setup  ## Runs the demo: seven acts with a fault each, and the proof that every order was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
 test: setup  ## Runs the tests, three files at a time (7 minutes on two cores)
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-test-all: setup  ## Runs those that take long by their nature as well (12 minutes)
+test-all: setup  ## Runs all tests but the long forms and those on Docker (12 minutes)
 	@$(BIN)/pytest $(PARALLEL) $(ALL) $(ARGS)
 
 soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
 	@$(BIN)/pytest -m soak $(ARGS)
 
-test-postgresql: setup  ## Runs the end-to-end tests, the deaths at every failpoint among them, on PostgreSQL
+test-postgresql: setup  ## Runs the end-to-end tests on PostgreSQL
 	@deploy/setup-postgresql.sh
 	@COUNTINGHOUSE_TEST_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) $(ALL) tests/e2e --ignore=tests/e2e/test_demo.py $(ARGS)
 
-test-failpoints: setup  ## Kills at every failpoint of every deed, alone and in company, on SQLite and on PostgreSQL
+test-failpoints: setup  ## Kills a process at every failpoint of every operation, with and without other callers, on SQLite and on PostgreSQL
 	@deploy/setup-postgresql.sh
 	@for database in sqlite postgresql; do \
 	  echo "On $$database:"; \
 	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -n 3 -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
 	done
 
-test-compose: setup  ## Starts the deployment on Docker, and settles orders there while containers die (4 minutes)
+test-compose: setup  ## Starts the deployment on Docker, and settles orders while containers are killed (4 minutes)
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/chaos/test_containers.py $(ARGS)
 
-chaos: setup  ## Breaks everything while orders are settled, six seeds of a minute, and proves the books (10 minutes)
+chaos: setup  ## Injects every fault type while orders are settled, six seeds of a minute, and checks the books (10 minutes)
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
 	@$(BIN)/countinghouse chaos sweep --seeds 1-5 --random-seeds 1 --minutes 1 $(ARGS)
 
-chaos-compose: setup  ## The same on the deployment of deploy/docker-compose.yml: containers die, stand still, are cut off (5 minutes)
+chaos-compose: setup  ## Kills, pauses and cuts off the containers of deploy/docker-compose.yml while orders are settled (5 minutes)
 	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 2 $(ARGS)
 
 chaos-regressions: setup  ## Repeats the regression runs of tests/chaos/FOUND.md, two at a time (3 minutes)
@@ -64,13 +64,13 @@ chaos-regressions: setup  ## Repeats the regression runs of tests/chaos/FOUND.md
 	@deploy/setup-libfaketime.sh
 	@sed -n 's/^\$$ countinghouse //p' tests/chaos/FOUND.md | xargs -P 2 -I{} sh -c '$(BIN)/countinghouse {}'
 
-chaos-seeds: setup  ## 100 short runs with three faults each on PostgreSQL, and 100 on SQLite (an hour)
+chaos-seeds: setup  ## Makes 100 short chaos runs with three fault types each on PostgreSQL, and 100 on SQLite (an hour)
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
 	@$(BIN)/countinghouse chaos sweep --seeds 1-100 --minutes 0.25 --sample 3 --parallel 2 $(ARGS)
 	@$(BIN)/countinghouse chaos sweep --seeds 101-200 --minutes 0.25 --sample 3 --parallel 2 --database sqlite $(ARGS)
 
-ablate: setup  ## Switches each guard off under the fault for which it is the only defence, and shows what comes of it (4 minutes)
+ablate: setup  ## Switches each guard off under the fault that only it stops, and shows the harm (4 minutes)
 	@$(BIN)/countinghouse chaos ablate $(ARGS)
 
 check: setup  ## Runs every check of the code: form, types, layers, protos, drift, dependencies, spelling
@@ -83,25 +83,25 @@ check: setup  ## Runs every check of the code: form, types, layers, protos, drif
 	$(BIN)/deptry .
 	$(BIN)/codespell .
 
-gen: setup  ## Writes protos/gen anew
+gen: setup  ## Generates protos/gen
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
 
 up: setup  ## Starts the embedded stack and stays until Ctrl-C
 	@$(BIN)/countinghouse up $(ARGS)
 
-compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; returns when all is healthy
+compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; waits until all is healthy
 	docker compose -f deploy/docker-compose.yml up -d --wait --build $(ARGS)
 
-compose-down:  ## Stops the deployment; its books and keys stay, unless ARGS=--volumes
+compose-down:  ## Stops the deployment; keeps its books and keys unless ARGS=--volumes
 	docker compose -f deploy/docker-compose.yml down $(ARGS)
 
-bench: setup  ## Measures: a settle, and the order lock against kazoo's
+bench: setup  ## Measures a settle, and the order lock against kazoo's
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-interop: setup  ## Lets real Dubbo in Java, Go, Python and JavaScript call our services and be called, through ZooKeeper
+interop: setup  ## Tests calls between our services and Dubbo in Java, Go, Python and JavaScript, both ways, through ZooKeeper
 	@$(BIN)/python -m tests.interop $(ARGS)
 
-bench-call: setup  ## Measures: calls through a discovered channel against grpc.aio's own
+bench-call: setup  ## Measures calls through a discovered channel against grpc.aio's own
 	@$(BIN)/python -m tests.bench.calling $(ARGS)
 
 bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper and on an ensemble of three
@@ -110,10 +110,10 @@ bench-lock: setup  ## Measures the order lock against kazoo's, on one ZooKeeper 
 bench-check: setup  ## Measures the checker on 100,000 calls at 5,000 orders
 	@$(BIN)/python -m tests.bench.checking $(ARGS)
 
-mutate-checker: setup  ## Breaks the checker in every small way there is, and says which its tests do not notice
+mutate-checker: setup  ## Mutates the checker, and lists the mutants that its tests do not notice
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-lock: setup  ## Resolves the requirements into their locks, with hashes and without any index
+lock: setup  ## Resolves the requirements into their lock files, with hashes
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml -c requirements.lock --generate-hashes --universal --python-version 3.11 \
@@ -121,5 +121,5 @@ lock: setup  ## Resolves the requirements into their locks, with hashes and with
 	$(BIN)/uv pip compile -q tests/interop/pypi/requirements.in --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o tests/interop/pypi/requirements.lock
 
-clean:  ## Removes what set-up made
+clean:  ## Removes what the setup made
 	rm -rf .venv .interop tests/interop/go/gen .pytest_cache .mypy_cache .ruff_cache .hypothesis

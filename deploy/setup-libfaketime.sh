@@ -3,7 +3,7 @@
 #
 #   1. libfaketime is here: nothing to do
 #   2. root, or sudo without a password: apt-get install
-#   3. neither: say what to install, exit 1
+#   3. neither: print what to install, exit 1
 set -eu
 
 say() { echo "setup-libfaketime: $*" >&2; }

@@ -3,7 +3,7 @@
 #
 #   1. its programs are here (or COUNTINGHOUSE_TEST_POSTGRES names a running one): nothing to do
 #   2. root, or sudo without a password: apt-get install, without a server of the machine's own being made and started
-#   3. neither: say what to install, exit 1
+#   3. neither: print what to install, exit 1
 set -eu
 
 say() { echo "setup-postgresql: $*" >&2; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly what requirements.lock names, and this project on top, and says each step.
+# Makes .venv with exactly what requirements.lock names, and this project on top, and prints each step.
 # Usage: setup-python.sh [python]
 set -euo pipefail
 say() { echo "setup-python: $*"; }

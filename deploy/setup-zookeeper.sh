@@ -4,7 +4,7 @@
 #   1. Java and ZooKeeper's jars are here (or COUNTINGHOUSE_ZOOKEEPER names a running one): nothing to do
 #   2. root, or sudo without a password: apt-get install
 #   3. neither: download the packages and unpack them into the user's cache, where services/devstack/components/zookeeper.py looks
-#   4. none of that: say what to install, exit 1
+#   4. none of that: print what to install, exit 1
 set -eu
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/countinghouse/zookeeper"

@@ -16,7 +16,7 @@ from services.cli.arguments import Limit, Page, calling
 from services.cli.client import Client
 from services.kernel.principal import Role
 
-app = typer.Typer(no_args_is_help=True, help="See what the acquirer has done, and inject faults into it.")
+app = typer.Typer(no_args_is_help=True, help="Show the acquirer's log, and inject faults into it.")
 
 _LOG_PAGE = 500
 _KINDS = ("drop-reply", "delay-before", "delay-after", "down", "notice-twice", "notice-lost")
@@ -31,7 +31,7 @@ _FAULT = re.compile(
 @calling(Role.AUDITOR)
 async def log(
     client: Client,
-    key: Annotated[str, typer.Option("--key", help="Only entries of this key.", show_default=False)] = "",
+    key: Annotated[str, typer.Option("--key", help="Show only entries of this key.", show_default=False)] = "",
     limit: Limit = 50,
     page: Page = "",
     jsonl: Annotated[
@@ -94,11 +94,11 @@ async def faults(
         typer.Option(
             "--set",
             metavar="KIND[:METHOD][,times=N][,delay=MS][,subject=S]",
-            help=f"Which fault; repeatable, replaces what is set. Kinds: {', '.join(_KINDS)}.",
+            help=f"Fault to inject; repeatable, replaces those that are set. Kinds: {', '.join(_KINDS)}.",
             show_default=False,
         ),
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Inject no faults any more.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all faults.")] = False,
 ) -> None:
     """Show or set the faults of the acquirer of a stack that was started with --failpoints.
 

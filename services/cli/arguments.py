@@ -1,7 +1,7 @@
 """The options that commands share, and how a command gets its connection.
 
-A command that talks to the services is an async function whose first parameter is a `Client`; `calling` makes of it
-what typer wants: the same function without that parameter and with the shared options.
+A command that calls the services is an async function whose first parameter is a `Client`; `calling` turns it into a
+typer command: the same function without that parameter and with the shared options.
 """
 
 from __future__ import annotations
@@ -92,11 +92,17 @@ Database = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Token = Annotated[
-    str, typer.Option("--token", envvar="COUNTINGHOUSE_TOKEN", help="Call with this token.", show_default=False)
+    str,
+    typer.Option(
+        "--token",
+        envvar="COUNTINGHOUSE_TOKEN",
+        help="Call with this token instead of one made here.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[
     float,
-    typer.Option("--timeout", help="Seconds for all of it, retries included.", min=0.1, max=86_400),
+    typer.Option("--timeout", help="Seconds for the whole command, retries included.", min=0.1, max=86_400),
 ]
 RequestId = Annotated[
     str,
@@ -116,20 +122,20 @@ GuardsOff = Annotated[
         show_default=False,
     ),
 ]
-Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
+Limit = Annotated[int, typer.Option("--limit", help="Most rows to show.", min=1, max=1000)]
 Page = Annotated[str, typer.Option("--page", help="The next_page_token of the page before.", show_default=False)]
 Amount = Annotated[
-    str | None, typer.Option("--amount", help="As people write it: 12.50 of CNY, 1250 of JPY.", show_default=False)
+    str | None, typer.Option("--amount", help="In major units: 12.50 of CNY, 1250 of JPY.", show_default=False)
 ]
 AmountMinor = Annotated[
     int | None,
-    typer.Option("--amount-minor", help="Instead, in minor units: 1250 of CNY are 12.50.", show_default=False),
+    typer.Option("--amount-minor", help="The same in minor units: 1250 of CNY are 12.50.", show_default=False),
 ]
 Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code, like CNY.", callback=_known_currency)]
 CurrencyOfAmount = Annotated[
     str,
     typer.Option(
-        "--currency", help="ISO 4217 code of the amount; none for a ticket of an order.", callback=_known_currency
+        "--currency", help="ISO 4217 code of the amount; omit it for a ticket of an order.", callback=_known_currency
     ),
 ]
 
@@ -140,8 +146,8 @@ def calling(
     """Make a typer command of an async function that wants a `Client`.
 
     Args:
-        role: As what one calls if nothing else is said.
-        timeout_s: For all of it, if nothing else is said.
+        role: The default role.
+        timeout_s: The default timeout of the command.
     """
 
     def decorate(function: Callable[Concatenate[Client, _P], Awaitable[None]]) -> Callable[..., None]:
@@ -205,7 +211,7 @@ def amount_of(
         typer.BadParameter: Both are given, it is no amount of the currency, or it is out of range.
     """
     if amount is not None and amount_minor is not None:
-        raise typer.BadParameter(f"{option} and {option}-minor both say how much; give one of them")
+        raise typer.BadParameter(f"{option} and {option}-minor both give the amount; use one of them")
     given = option if amount_minor is None else f"{option}-minor"
     try:
         minor_units = parse_amount(amount, currency) if amount is not None else amount_minor
@@ -256,13 +262,13 @@ def _two_callers(context: typer.Context) -> typer.BadParameter:
     source = context.get_parameter_source("token")
     if source is not None and source.name == "ENVIRONMENT":
         return typer.BadParameter(
-            "--as and the variable COUNTINGHOUSE_TOKEN both say who is calling; leave out --as, or unset the variable"
+            "--as and the variable COUNTINGHOUSE_TOKEN both name the caller; leave out --as, or unset the variable"
         )
-    return typer.BadParameter("--as and --token both say who is calling; give one of them")
+    return typer.BadParameter("--as and --token both name the caller; use one of them")
 
 
 async def _interruptible(work: Coroutine[Any, Any, _T]) -> _T:
-    """Let SIGTERM interrupt as Ctrl-C does; commands that have to stop something say how."""
+    """Let SIGTERM interrupt as Ctrl-C does; commands that have to stop something register how."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     return await work
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from services.chaos.targets.local import LocalTarget
 
 _VERDICTS = ("ok", "violated", "unknown")
-#: No one waits for more.
+#: More would take days.
 _MAX_SEEDS = 10_000
 _SECONDS_A_MINUTE = 60
 _POSTGRESQL = "postgresql"
@@ -50,15 +50,18 @@ _RENAMED_FAULTS = {
 
 _Minutes = Annotated[float, typer.Option("--minutes", help="How long the workload runs.", min=0.1, max=600)]
 _Faults = Annotated[
-    str, typer.Option("--faults", help="Which, like kill,leader-kill. [default: all]", show_default=False)
+    str, typer.Option("--faults", help="Fault types, like kill,leader-kill. [default: all]", show_default=False)
 ]
 _Sample = Annotated[
-    int, typer.Option("--sample", help="Only so many, drawn by the seed. [default: all]", min=0, show_default=False)
+    int,
+    typer.Option(
+        "--sample", help="Inject this many fault types, drawn by the seed. [default: all]", min=0, show_default=False
+    ),
 ]
-_Parallel = Annotated[int, typer.Option("--parallel", help="How many stacks at a time.", min=1, max=16)]
+_Parallel = Annotated[int, typer.Option("--parallel", help="Number of stacks at a time.", min=1, max=16)]
 _NewFolder = Annotated[
     Path | None,
-    typer.Option("--data", help="For stacks, histories and reports. [default: a new folder]", show_default=False),
+    typer.Option("--data", help="Folder for stacks, histories and reports. [default: a new one]", show_default=False),
 ]
 
 app = typer.Typer(no_args_is_help=True, cls=RenamedCommands)
@@ -75,21 +78,29 @@ app.command()(proxy)
 @app.command("run", cls=RenamedOptions)
 def run_chaos(
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Repeats a plan. [default: a random one]", show_default=False, min=0)
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Seed of the plan; the same seed repeats it. [default: a random one]",
+            show_default=False,
+            min=0,
+        ),
     ] = None,
     minutes: _Minutes = 1.0,
     faults: _Faults = "",
     sample: _Sample = 0,
     database: Database = _POSTGRESQL,
-    stack: Annotated[Where, typer.Option("--stack", help="On processes here, or on containers.")] = Where.LOCAL,
+    stack: Annotated[
+        Where, typer.Option("--stack", help="Kind of stack: local processes, or Docker containers.")
+    ] = Where.LOCAL,
     guards_off: GuardsOff = None,
     data: _NewFolder = None,
     rate: Annotated[float, typer.Option("--rate", help="Operations begun in a second.", min=1, max=200)] = _RATE_PER_S,
     as_json: AsJson = False,
 ) -> None:
-    """Settles orders while faults are injected, then checks the books. Exit code 0: ok, 1: violated, 2: unknown.
+    """Settle orders while faults are injected, then check the books. Exit code 0: ok, 1: violated, 2: unknown.
 
-    The stack is one of its own: two of each service, PostgreSQL, a ZooKeeper ensemble of three, an acquirer; on
+    It starts a new stack: two instances of each service, PostgreSQL, a ZooKeeper ensemble of three, an acquirer; on
     containers that of deploy/docker-compose.yml.
 
     Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,acquirer-silent
@@ -116,9 +127,11 @@ def run_chaos(
 
 @app.command("sweep", cls=RenamedOptions)
 def sweep(
-    seeds: Annotated[str, typer.Option("--seeds", help="Which, like 1-5,9. [default: none]", show_default=False)] = "",
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Seeds to run, like 1-5,9. [default: none]", show_default=False)
+    ] = "",
     random_seeds: Annotated[
-        int, typer.Option("--random-seeds", help="How many random ones besides.", min=0, max=1_000)
+        int, typer.Option("--random-seeds", help="Number of random seeds to run besides.", min=0, max=1_000)
     ] = 0,
     parallel: _Parallel = 1,
     minutes: _Minutes = 1.0,
@@ -128,9 +141,9 @@ def sweep(
     data: _NewFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Runs many seeds, each on a stack of its own. Exit code 0: all ok, 1: one was violated, 2: one was unknown.
+    """Run many seeds, each on a stack of its own. Exit code 0: all ok, 1: one was violated, 2: one was unknown.
 
-    What a run that is ok leaves behind is removed.
+    The files of a run that is ok are removed.
 
     Example: countinghouse chaos sweep --seeds 1-100 --minutes 0.25 --sample 3 --parallel 2
     """
@@ -171,15 +184,15 @@ async def _sweep(seeds: list[int], options: list[str], folder: Path, parallel: i
 @app.command("ablate", cls=RenamedOptions)
 def run_ablation(
     guards_off: GuardsOff = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="Tried until a cell is decided, like 1-5.")] = "1-3",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds to try until a cell is decided, like 1-5.")] = "1-3",
     parallel: _Parallel = 3,
     data: _NewFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Switches each guard off, on alone, and all off, under the fault for which it is the only defence.
+    """Show which guard stops which fault: run each fault with its guard off, with it alone, and with all guards off.
 
-    --guards-off names the guards; the default is all. Exit code 0: with every guard off its fault does harm, and with
-    it on none; 1: a row is empty; 2: one is unknown.
+    --guards-off names the guards; the default is all. Exit code 0: every fault does harm without its guard, and none
+    with it; 1: a row is empty; 2: one is unknown.
 
     Example: countinghouse chaos ablate --guards-off fence
     """
@@ -245,7 +258,7 @@ def _numbers(ranges: str) -> list[int]:
 
 @contextmanager
 def _unknown_on_error(*, as_json: bool) -> Iterator[None]:
-    """End with 2 on any error, in a sentence if it was foreseen: 1 would say that the books are wrong."""
+    """End with 2 on any error, in a sentence if it was foreseen: 1 would mean that the books are wrong."""
     try:
         yield
     except CountinghouseError as error:

@@ -1,4 +1,4 @@
-"""`countinghouse check`: what the databases, the callers and the acquirer say, held against each other.
+"""`countinghouse check`: compare the databases, the callers' records and the acquirer's log.
 
 It asks no service, so it works on a stack that runs, has stopped or has died. See `services/checker`.
 """
@@ -49,7 +49,7 @@ _HistoryFile = Annotated[
     typer.Option(
         "--history",
         metavar="FILE",
-        help="What callers recorded, as JSON lines, in a run that is over: then nothing may be left open, except a "
+        help="Calls that clients recorded, as JSON lines, in a run that is over: then nothing may be left open, except a "
         "parked payment that the silent acquirer still owes an answer to.",
         show_default=False,
     ),
@@ -59,7 +59,7 @@ _AcquirerLogFile = Annotated[
     typer.Option(
         "--acquirer-log",
         metavar="FILE",
-        help="Read this instead of the log in the acquirer's database; `acquirer log --jsonl` prints one.",
+        help="Read this file instead of the log in the acquirer's database; `acquirer log --jsonl` prints one.",
         show_default=False,
     ),
 ]
@@ -67,7 +67,10 @@ _SettleS = Annotated[
     float, typer.Option("--settle-s", help="Seconds to wait until nothing is under way.", min=0, max=3600)
 ]
 _OrderLimitS = Annotated[
-    float, typer.Option("--order-limit-s", help="Seconds for one order's calls; then: unknown.", min=0.1, max=3600)
+    float,
+    typer.Option(
+        "--order-limit-s", help="Seconds to examine one order's calls; after that it is unknown.", min=0.1, max=3600
+    ),
 ]
 
 
@@ -83,7 +86,7 @@ def check(
 ) -> None:
     """Prove that every order was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
 
-    A payment that is not finished yet is open: unknown. A check whose witness is absent is named as not examined.
+    A payment that is not finished makes the verdict unknown. A check without its evidence is listed as not examined.
 
     Example: countinghouse check --data .countinghouse --history history.jsonl
     """
@@ -154,7 +157,7 @@ def _result(check: Check) -> str:
 
 
 class _Progress:
-    """Says on standard error how far it is, if that is a terminal."""
+    """Show progress on standard error, if that is a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
@@ -198,7 +201,7 @@ def _log_in(reading: Reading) -> AcquirerLog | None:
 
 
 def _lines(file: Path | None) -> list[str]:
-    """The databases that a file names; blank lines and those that begin with # say nothing."""
+    """The databases that a file names; blank lines and those that begin with # are ignored."""
     if file is None:
         return []
     try:

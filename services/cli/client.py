@@ -2,7 +2,7 @@
 
 A request that changes something carries its key (request id or ticket) through every try, so that trying again is
 harmless: an answer that was lost is given again, marked as replayed. Tried again is what may yet come right, for as
-long as the timeout lasts; after that the error says under which key to ask again, and so does an interruption.
+long as the timeout lasts; after that the error names the key for asking again, and so does an interruption.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _TOKEN_MARGIN_S = 60
 #: Of the timeout: so that one lost reply leaves time to ask again.
 _TRY_FRACTION = 0.4
 _RETRY_PAUSE_MS = 200
-#: Refusals that are given before the key is looked up: of an earlier try they say nothing.
+#: Refusals that are given before the key is looked up: they do not show what became of an earlier try.
 _BEFORE_THE_KEY = (Unauthenticated, PermissionDenied)
 _SESSION_TIMEOUT_S = 4.0
 #: The trailer of an answer that is a stored one.
@@ -114,7 +114,7 @@ class Client:
         return self._deadline.remaining_s()
 
     def act_as(self, role: Role) -> None:
-        """Make `role` the one to call as, unless the user said otherwise."""
+        """Call as `role`, unless the user gave another."""
         self._role = role
 
     def new_id(self, given: str) -> str:
@@ -124,7 +124,7 @@ class Client:
 
     @property
     def interrupted(self) -> Interrupted | None:
-        """What is to be said if the command ends here; None: it was not changing anything."""
+        """Return the message if the command ends here; None: it was not changing anything."""
         if not self._repeat:
             return None
         return Interrupted("INTERRUPTED", f"Interrupted. It may have been done. {self._repeat}")
@@ -166,8 +166,8 @@ class Client:
             key: The request id or ticket in `request`.
 
         Raises:
-            CountinghouseError: As `read`; says how to repeat the command if asking again may help.
-            OutcomeUnknown: A try was not answered, and no later one told what became of it.
+            CountinghouseError: As `read`, with how to repeat the command if asking again may help.
+            OutcomeUnknown: A try was not answered, and no later one showed its outcome.
         """
         try_s = self._connection.timeout_s * _TRY_FRACTION
         how = f"use --request-id {key}" if key == self._request_id else "run the same command"
@@ -257,7 +257,7 @@ class Client:
         return self._stubs[service]
 
     def _acquirer(self) -> str:
-        """Where the acquirer is: as the environment says, or the running stack.
+        """Return the acquirer's address, from the environment or the running stack.
 
         Raises:
             StackRefused: STACK_NOT_RUNNING or NO_ACQUIRER.
@@ -283,7 +283,7 @@ class Client:
         return named
 
     def _tell_replayed(self, error: CountinghouseError, key: str) -> None:
-        """Say of a stored refusal that it is one: what it tells was so then, and may no longer be."""
+        """Mark a stored refusal as stored: its reason held then, and may no longer hold."""
         whose, new = f"ticket {key}", "fetch a new ticket"
         if key == self._request_id:
             whose, new = f"--request-id {key}", "use a new id"

@@ -37,11 +37,11 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "doctor": (
             "doctor",
             "doctor",
-            "Look at Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits "
+            "Check Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits "
             "with 1 on a fault.",
         ),
-        "token": ("tokens", "token", "Print a token, signed with the stack's key. Its bearer is that clerk."),
-        "demo": ("demo", "demo", "Settle orders on a stack of its own while things go wrong, and check the result."),
+        "token": ("tokens", "token", "Print a token, signed with the stack's key, under which its bearer acts."),
+        "demo": ("demo", "demo", "Settle orders on a new stack while faults happen, and check the result."),
         "chaos": ("chaos", "app", "Inject faults, and check the books."),
     },
     "Orders and money": {
@@ -53,7 +53,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "reverse",
             "Undo a payment by an opposite journal; its order can then be settled again.",
         ),
-        "order": ("orders", "app", "Make, see and cancel orders."),
+        "order": ("orders", "app", "Create, show and cancel orders."),
         "payment": ("payments", "app", "See payments."),
     },
     "Looking closer": {
@@ -61,19 +61,19 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "reconcile": (
             "reconcile",
             "reconcile",
-            "Compare what the acquirer holds with our payments, books and orders, and say what mends each difference.",
+            "Compare the acquirer's charges with our payments, books and orders, and name each repair.",
         ),
         "check": ("check", "check", "Read the databases and prove that every order was settled exactly once."),
-        "ledger": ("ledger", "app", "See the books, and open and close accounts."),
-        "acquirer": ("acquirer", "app", "See what the acquirer has done, and inject faults into it."),
-        "registry": ("registry", "app", "See who provides and who consumes; take a provider out of the traffic."),
+        "ledger": ("ledger", "app", "Show the books, and open and close accounts."),
+        "acquirer": ("acquirer", "app", "Show the acquirer's log, and inject faults into it."),
+        "registry": ("registry", "app", "Show providers and consumers; take a provider out of the traffic."),
         "locks": ("locks", "app", "Show the queue of every order that is being settled now."),
     },
 }
 
 #: They start and stop embedded stacks; a deployment is docker compose's.
 _LOCAL_ONLY = ("up", "down", "demo")
-#: Its stacks are its own, and it has a --stack that says which kind; the variable is not meant for it.
+#: Its stacks are its own, and it has a --stack that names the kind; the variable is not meant for it.
 _CHAOS = "chaos"
 
 
@@ -91,7 +91,7 @@ def load(name: str) -> Any:
 
 
 class _LazyGroup(TyperGroup):
-    """Its commands are summaries until one is called."""
+    """A group whose commands are summaries until one is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name of a command, the command itself, and the arguments after it."""
@@ -125,7 +125,10 @@ def _show_version(wanted: bool) -> None:
 def choose(
     context: typer.Context,
     stack: Annotated[
-        Where, typer.Option("--stack", envvar="COUNTINGHOUSE_STACK", help="local: by --data; compose: Docker's.")
+        Where,
+        typer.Option(
+            "--stack", envvar="COUNTINGHOUSE_STACK", help="local: the one in --data; compose: the one on Docker."
+        ),
     ] = Where.LOCAL,
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
@@ -137,7 +140,7 @@ def choose(
         source = context.get_parameter_source("stack")
         if source is not None and source.name == "ENVIRONMENT":
             return
-        raise typer.BadParameter("say `chaos run --stack compose`", param_hint="--stack")
+        raise typer.BadParameter("use `chaos run --stack compose`", param_hint="--stack")
     if context.invoked_subcommand in _LOCAL_ONLY:
         raise typer.BadParameter(
             f"{context.invoked_subcommand} is for embedded stacks; docker compose starts and stops a deployment",

@@ -1,4 +1,4 @@
-"""Whom a command calls, and as whom. Imports nothing heavy: `countinghouse --help` passes here."""
+"""Which stack a command calls, and as which principal. Imports nothing heavy, for `countinghouse --help` imports it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from services.kernel.principal import Principal, Role
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Whom to call, as whom.
+    """Which stack to call, as which principal.
 
     Args:
         zookeeper: `host:port`; empty: that of the stack on `data`.
-        principal: Who acts; None: the user, as `default_role`.
-        token: To be sent as it is, instead of one made here.
-        timeout_s: For all that the command does.
+        principal: The caller; None: the user, as `default_role`.
+        token: Sent as it is, instead of one made here.
+        timeout_s: For the whole command.
     """
 
     data: Path
@@ -62,7 +62,7 @@ def named(name: str, role: Role, option: str) -> Principal:
 
 
 def user_name() -> str:
-    """Who sits at the keyboard, as far as it can be a name of ours; else `local`."""
+    """Return the user's name, if it can be a principal's; else `local`."""
     try:
         name = re.sub(r"[^A-Za-z0-9_.:-]", "", getpass.getuser())[:64]
     except (KeyError, OSError):

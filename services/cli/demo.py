@@ -30,16 +30,16 @@ _MARKS = {True: "✔", False: "✘", None: "?"}
 
 def demo(
     guards_off: GuardsOff = None,
-    act: Annotated[list[str] | None, typer.Option("--act", help="Play only this act; may be repeated.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Repeat the run that named this seed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    act: Annotated[list[str] | None, typer.Option("--act", help="Run only this act; repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Repeat the run with this seed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep the data and logs in this new directory.")] = None,
     svg: Annotated[
         Path | None,
         typer.Option("--svg", help="Draw the lanes of the acts into this file.", dir_okay=False, writable=True),
     ] = None,
 ) -> None:
-    """Settle orders on a stack of its own while things go wrong, and check the result.
+    """Settle orders on a new stack while faults happen, and check the result.
 
     Guards: ticket, lock, fence, state, unique, recovery, acquirer-key. Exit code 0: ok, 1: violated, 2: unknown.
 

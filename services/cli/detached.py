@@ -1,4 +1,4 @@
-"""The process behind `countinghouse up --detach`: starts the stack, says so once, and supervises it until stopped.
+"""The process behind `countinghouse up --detach`: starts the stack, reports that once, and supervises it until stopped.
 
 It is no command: `up` starts it as `python -m services.cli.detached DATA` and writes the options to its standard input,
 where no list of processes shows a database's password. The directory is an argument so that one does name it.

@@ -67,14 +67,14 @@ def doctor(
         int | None,
         typer.Option(
             "--new-generation",
-            help="Raise ZooKeeper's generation to this: after an ensemble was lost and made anew.",
+            help="Raise ZooKeeper's generation to this number, after an ensemble was lost and made anew.",
             min=1,
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits with 1 on a fault.
+    """Check Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits with 1 on a fault.
 
     Example: countinghouse doctor --data .countinghouse
     """
@@ -255,7 +255,7 @@ async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
             zxid = await ask(f"SELECT max({token_column}) FROM {table} WHERE {generation_column} = {newest}")  # noqa: S608
             seen[service] = _Seen(newest, zxid)
         except (sqlite3.Error, CountinghouseError):
-            unread.append(service)  # `_databases` tells why
+            unread.append(service)  # `_databases` reports why
     return seen, unread
 
 

@@ -1,4 +1,4 @@
-"""With what a command ends. The one table: `--help` and README are made from it or held against it."""
+"""The exit codes. The one table: `--help` is made from it, and README is compared with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.kernel.errors import FailedPrecondition, InvalidArgument, OutcomeU
 
 
 class ExitCode(IntEnum):
-    """An exit code and what it says."""
+    """An exit code and its meaning."""
 
     meaning: str
 
@@ -42,7 +42,7 @@ class NotPaid(FailedPrecondition):
 
 
 class WrongUsage(InvalidArgument):
-    """What was typed can never work, as a server said: it names the flag."""
+    """A server refused what was typed: the message names the flag."""
 
 
 class Interrupted(OutcomeUnknown):
@@ -50,7 +50,7 @@ class Interrupted(OutcomeUnknown):
 
 
 def of_payment(state: str, wanted: str) -> ExitCode:
-    """Return the code of a command that wanted a payment in one state and was told another.
+    """Return the code of a command that wanted a payment in one state and got another.
 
     Args:
         state: As the enum has it, with its prefix or without: PAYMENT_STATE_SUCCEEDED, SUCCEEDED.

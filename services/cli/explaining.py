@@ -1,4 +1,4 @@
-"""`countinghouse registry explain`: who would get a call about an order, and why each of the others would not.
+"""`countinghouse registry explain`: which instance would get a call about an order, and why each other one would not.
 
 registered ──rules──▶ candidates ──reachable?──▶ ──picker──▶ chosen
 """
@@ -25,7 +25,7 @@ from services.kernel.clock import SystemClock
 from services.kernel.ids import new_rng
 from services.kernel.principal import Role
 
-#: As who the rules are asked: the command itself is the consumer.
+#: The consumer to which the rules apply: the command itself.
 _APPLICATION = "countinghouse-cli"
 _METHODS = {"payment": "Settle", "order": "GetOrder", "ledger": "Post"}
 _HEALTH_TIMEOUT_S = 1.0
@@ -33,7 +33,7 @@ _HEALTH_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a picker says of candidates.
+    """A picker's choice among candidates.
 
     Args:
         chosen: Address of the one it takes.
@@ -47,24 +47,23 @@ class Choice:
 @calling(Role.AUDITOR)
 async def explain(
     client: Client,
-    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Which order the call is about.")],
-    service: Annotated[str, typer.Option("--service", help="Which service is called.")] = "payment",
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Order that the call is about.")],
+    service: Annotated[str, typer.Option("--service", help="Service that is called.")] = "payment",
     method: Annotated[
-        str, typer.Option("--method", help="Which method. [default: Settle, GetOrder, Post]", show_default=False)
+        str,
+        typer.Option("--method", help="Method that is called. [default: Settle, GetOrder, Post]", show_default=False),
     ] = "",
     tag: Annotated[str, typer.Option("--tag", help="The call's tag.", show_default=False)] = "",
     picker: Annotated[
         str,
-        typer.Option(
-            "--picker", envvar="COUNTINGHOUSE_PICKER", help="How one of several is chosen, as the services do."
-        ),
+        typer.Option("--picker", envvar="COUNTINGHOUSE_PICKER", help="Load balancing, as the services use it."),
     ] = "p2c",
 ) -> None:
-    """Say which instance would get a call about an order, and why each other one would not.
+    """Show which instance would get a call about an order, and why each other one would not.
 
-    The order is not looked up: a call about one that does not exist takes the same way. Only consistenthash goes by its
-    id. The others draw anew for each call, so that what is shown is one of many, made by a caller that has no call
-    under way yet.
+    The order is not looked up: a call about one that does not exist is routed the same way. Only consistenthash depends
+    on its id. The others draw anew for each call, so that one draw of many is shown, for a caller without another call
+    under way.
 
     Example: countinghouse registry explain o1 --service payment --method Settle
     """

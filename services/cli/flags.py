@@ -1,4 +1,4 @@
-"""Fields of requests, told by the flags of the command that was typed.
+"""Fields of requests, named by the flags of the command that was typed.
 
 A server's refusal names the fields of its protos, `customer_id` or `amount.currency_code`. A caller who typed
 `--customer` and `--currency` looks for those. `calling` puts every refusal through `told_by_flags`.
@@ -14,7 +14,7 @@ import typer
 from services.cli.exit_codes import WrongUsage
 from services.kernel.errors import CountinghouseError, InvalidArgument
 
-#: Parameters of commands by the field that they are sent in, where leaving out `_id` does not tell.
+#: Parameters of commands by the field that they are sent in, where it is not the field's name without `_id`.
 _PARAMETERS: Final = {
     "currency_code": "currency",
     "description": "line",

@@ -14,7 +14,7 @@ from services.cli.client import Client
 from services.kernel.currency import format_amount
 from services.kernel.principal import Role
 
-app = typer.Typer(no_args_is_help=True, help="See the books, and open and close accounts.")
+app = typer.Typer(no_args_is_help=True, help="Show the books, and open and close accounts.")
 
 
 class AccountKind(StrEnum):
@@ -41,7 +41,9 @@ _KIND_OF_NAME = {
 @calling(Role.AUDITOR)
 async def accounts(
     client: Client,
-    prefix: Annotated[str, typer.Option("--prefix", help="Only ids that begin so.", show_default=False)] = "",
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Show only accounts whose id begins so.", show_default=False)
+    ] = "",
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
@@ -60,24 +62,24 @@ async def accounts(
 @calling(Role.OPERATOR)
 async def open_account(
     client: Client,
-    account_id: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name wanted, like wallet:mei:CNY.")],
+    account_id: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Id of the new account, like wallet:mei:CNY.")],
     currency: Currency,
     kind: Annotated[
         AccountKind | None,
         typer.Option(
             "--kind",
-            help=f"What it is. Required unless the name says it: {', '.join(f'{name}:…' for name in _KIND_OF_NAME)}.",
+            help=f"Kind. Required unless the id implies it: {', '.join(f'{name}:…' for name in _KIND_OF_NAME)}.",
             show_default=False,
         ),
     ] = None,
     overdraft: Annotated[
         str | None,
         typer.Option(
-            "--overdraft", help="How far below zero it may fall, like 100.00. [default: 0]", show_default=False
+            "--overdraft", help="How far the balance may fall below zero, like 100.00. [default: 0]", show_default=False
         ),
     ] = None,
     overdraft_minor: Annotated[
-        int | None, typer.Option("--overdraft-minor", help="Instead, in minor units.", show_default=False)
+        int | None, typer.Option("--overdraft-minor", help="The same in minor units.", show_default=False)
     ] = None,
     request_id: RequestId = "",
 ) -> None:
@@ -88,7 +90,7 @@ async def open_account(
     limit = amount_of(overdraft, overdraft_minor, currency, option="--overdraft", least=0)
     kind = kind or _KIND_OF_NAME.get(account_id.partition(":")[0])
     if kind is None:
-        raise typer.BadParameter(f"the name {account_id} does not say what it is; say it", param_hint="--kind")
+        raise typer.BadParameter(f"the id {account_id} does not imply a kind; name it", param_hint="--kind")
     key = client.new_id(request_id)
     request = pb.OpenAccountRequest(
         request_id=key,
@@ -145,8 +147,10 @@ async def close_account(
 @calling(Role.AUDITOR)
 async def journals(
     client: Client,
-    account: Annotated[str, typer.Option("--account", help="Only with a leg on it.", show_default=False)] = "",
-    order: Annotated[str, typer.Option("--order", help="Only of this order.", show_default=False)] = "",
+    account: Annotated[
+        str, typer.Option("--account", help="Show only journals with a posting to this account.", show_default=False)
+    ] = "",
+    order: Annotated[str, typer.Option("--order", help="Show only journals of this order.", show_default=False)] = "",
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
@@ -181,7 +185,7 @@ async def trial_balance(
     client: Client,
     currency: Annotated[str, typer.Option("--currency", help="Only this one.", show_default=False)] = "",
     all_: Annotated[
-        bool, typer.Option("--all", help="Show accounts without postings, too. --json always does.")
+        bool, typer.Option("--all", help="Show accounts without postings as well. --json always does.")
     ] = False,
 ) -> None:
     """Sum the books from their postings. Exits with 1 if they do not balance.

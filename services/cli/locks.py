@@ -1,4 +1,4 @@
-"""`countinghouse locks`: who holds which order, and who waits; now, or live."""
+"""`countinghouse locks`: which clerk holds which order, and which ones wait; now, or live."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.runtime.zookeeper_paths import LOCKS_ROOT
 Queue = Sequence[Place]
 
 _TITLE = "locks"
-#: Of a holder, what the payment service says beside the name.
+#: The details that the payment service writes beside a holder's name.
 _DETAILS = ("role", "instance", "payment")
 _COLUMNS = ("order", "", "clerk", "role", "instance", "payment", "since")
 _AWAY = "ZooKeeper is away; this goes on when it is back"

@@ -13,7 +13,7 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command that was typed, and exit."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own words are not for the terminal
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log is not for the terminal
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # see services/devstack
     try:
         from services.cli import program  # noqa: PLC0415

@@ -24,7 +24,9 @@ _MAX_BYTES = 16 << 20
 @calling(Role.AUDITOR)
 async def metrics(
     client: Client,
-    instance: Annotated[str, typer.Argument(help="Whose, like payment-1; without it: where each instance's are.")] = "",
+    instance: Annotated[
+        str, typer.Argument(help="Instance, like payment-1; without it: the address of each instance's metrics.")
+    ] = "",
 ) -> None:
     """Print the metrics of an instance, found through the registry.
 

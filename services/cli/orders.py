@@ -24,7 +24,7 @@ from services.cli.arguments import (
 from services.cli.client import Client
 from services.kernel.principal import Role
 
-app = typer.Typer(no_args_is_help=True, help="Make, see and cancel orders.")
+app = typer.Typer(no_args_is_help=True, help="Create, show and cancel orders.")
 
 _STATES = ("UNPAID", "PAYING", "PAID", "CANCELLED")
 OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="Which order.")]
@@ -34,7 +34,7 @@ OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="Which order.")]
 @calling(Role.CASHIER)
 async def create(
     client: Client,
-    customer: Annotated[str, typer.Option("--customer", help="Whose order it is.")],
+    customer: Annotated[str, typer.Option("--customer", help="Customer who owes the order.")],
     currency: Currency,
     amount: Amount = None,
     amount_minor: AmountMinor = None,
@@ -42,21 +42,21 @@ async def create(
         list[str] | None,
         typer.Option(
             "--line",
-            help="What was sold, as description:quantity:price, the price like --amount; repeatable. "
-            "Lines make the amount.",
+            help="A line, as description:quantity:price, the price like --amount; repeatable. "
+            "The lines add up to the amount.",
             show_default=False,
         ),
     ] = None,
     order_id: Annotated[str, typer.Option("--order-id", help="Name wanted.", show_default=False)] = "",
     request_id: RequestId = "",
 ) -> None:
-    """Make an order.
+    """Create an order.
 
     Example: countinghouse order create --customer mei --amount 12.50 --currency CNY
     """
     minor_units = amount_of(amount, amount_minor, currency)
     if minor_units is None and not line:
-        raise typer.BadParameter("say how much: --amount, --amount-minor, or a --line for each thing sold")
+        raise typer.BadParameter("give the amount: --amount, --amount-minor, or a --line for each thing sold")
     key = client.new_id(request_id)
     request = pb.CreateOrderRequest(request_id=key, order_id=order_id, customer_id=customer)
     for text in line or ():
@@ -129,9 +129,9 @@ async def list_orders(
 async def cancel(
     client: Client,
     order_id: OrderId,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the order's history.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason; kept in the order's history.")],
     version: Annotated[
-        int, typer.Option("--version", help="The version you saw; 0 for any.", min=0, max=MAX_INT64)
+        int, typer.Option("--version", help="Version that the order must have; 0 for any.", min=0, max=MAX_INT64)
     ] = 0,
     request_id: RequestId = "",
 ) -> None:
@@ -148,7 +148,7 @@ async def cancel(
 @app.command("history")
 @calling(Role.AUDITOR)
 async def history(client: Client, order_id: OrderId, limit: Limit = 50, page: Page = "") -> None:
-    """Show who changed an order, when, how and why, the oldest change first.
+    """Show the changes of an order with actor, time and reason, the oldest first.
 
     Example: countinghouse order history ord_7d0q
     """

@@ -17,9 +17,9 @@ from services.kernel.principal import Role
 app = typer.Typer(no_args_is_help=True, help="See payments.")
 
 _STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED", "PARKED")
-#: Refusals by how things stand: nothing was tried. Any other definitive one tells how a payment or a reversal ended.
+#: Refusals by state: nothing was tried. Any other definitive one is the end of a payment or a reversal.
 _OF_STATE = ("ILLEGAL_STATE", "ORDER_NOT_PAYABLE", "CARDS_NOT_TAKEN")
-#: What the acquirer did with the card of a payment, by its state; not of REVERSED, which says it otherwise.
+#: What the acquirer did with the card of a payment, by its state; REVERSED is shown elsewhere.
 _CARD_MONEY = {
     "CREATED": "not charged so far",
     "SUBMITTED": "not known yet",
@@ -32,7 +32,7 @@ _CARD_MONEY = {
 
 
 class From(StrEnum):
-    """Where money comes from."""
+    """The sources of money."""
 
     WALLET = "wallet"
     DRAWER = "drawer"
@@ -43,20 +43,23 @@ class From(StrEnum):
 Source = Annotated[
     From,
     typer.Option(
-        "--source", help="The customer's wallet, the cash drawer (cashiers), the bank (accountants) or a card."
+        "--source",
+        help="Source: the customer's wallet, the cash drawer (cashiers), the bank account (accountants) or a card.",
     ),
 ]
 Card = Annotated[
     str, typer.Option("--card", help="The card's token, like tok-mei; for --source card.", show_default=False)
 ]
-Memo = Annotated[str, typer.Option("--memo", help="A note for the journal.", show_default=False)]
+Memo = Annotated[str, typer.Option("--memo", help="Note for the journal.", show_default=False)]
 
 
 @calling(Role.CASHIER)
 async def ticket(
     client: Client,
-    order: Annotated[str, typer.Option("--order", help="The order it is for.", show_default=False)] = "",
-    ttl: Annotated[int, typer.Option("--ttl", help="Seconds it can be used.", min=1, max=86_400)] = 900,
+    order: Annotated[str, typer.Option("--order", help="Order to be paid.", show_default=False)] = "",
+    ttl: Annotated[
+        int, typer.Option("--ttl", help="Seconds for which the ticket can be used.", min=1, max=86_400)
+    ] = 900,
     request_id: RequestId = "",
 ) -> None:
     """Fetch a ticket: the permission to pay once.
@@ -89,12 +92,14 @@ async def pay(
     amount_minor: AmountMinor = None,
     currency: CurrencyOfAmount = "",
     payee: Annotated[
-        str, typer.Option("--payee", help="Account to credit; not for a ticket of an order.", show_default=False)
+        str, typer.Option("--payee", help="Account to credit; omit it for a ticket of an order.", show_default=False)
     ] = "",
     customer: Annotated[
         str,
         typer.Option(
-            "--customer", help="Whose wallet pays; a clerk needs their ticket. [default: your own]", show_default=False
+            "--customer",
+            help="Customer whose wallet pays; a clerk needs that customer's ticket. [default: you]",
+            show_default=False,
         ),
     ] = "",
     card: Card = "",
@@ -152,7 +157,7 @@ async def settle(
 async def reverse(
     client: Client,
     payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which payment.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; written into the journal.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason; written into the journal.")],
     request_id: RequestId = "",
 ) -> None:
     """Undo a payment by an opposite journal; its order can then be settled again.
@@ -190,7 +195,7 @@ async def history(
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
-    """Show who changed a payment, when, how and why, the oldest change first.
+    """Show the changes of a payment with actor, time and reason, the oldest first.
 
     Example: countinghouse payment history pay_7d0q
     """
@@ -219,7 +224,7 @@ async def history(
 async def park(
     client: Client,
     payment_id: Annotated[str, typer.Argument(metavar="PAYMENT", help="Which card payment.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the payment.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason; kept with the payment.")],
     request_id: RequestId = "",
 ) -> None:
     """Give up waiting for the acquirer's answer: the order can be settled in another way at once.
@@ -240,7 +245,7 @@ async def park(
 async def list_payments(
     client: Client,
     state: Annotated[str, typer.Option("--state", help=f"Only these: {', '.join(_STATES)}.", show_default=False)] = "",
-    order: Annotated[str, typer.Option("--order", help="Only of this order.", show_default=False)] = "",
+    order: Annotated[str, typer.Option("--order", help="Show only payments of this order.", show_default=False)] = "",
     limit: Limit = 50,
     page: Page = "",
 ) -> None:
@@ -262,9 +267,9 @@ async def list_payments(
 @app.command("attention")
 @calling(Role.AUDITOR)
 async def attention(client: Client, limit: Limit = 50, page: Page = "") -> None:
-    """List the payments that people have to look at: the acquirer has kept silent about them for too long.
+    """List the payments that people have to look at: the acquirer has not answered about them for too long.
 
-    They stay UNKNOWN, REVERSING or PARKED, whatever the time. Repeat the same settle (nothing is charged twice), free
+    They stay UNKNOWN, REVERSING or PARKED until it answers. Repeat the same settle (nothing is charged twice), free
     the order with `countinghouse payment park PAYMENT --reason …`, or reverse it: `countinghouse reverse PAYMENT …`.
 
     ACQUIRER_MISMATCH: its answer has another amount, currency, card or payment than was asked, and is not acted on.
@@ -303,7 +308,7 @@ def _source(source: From) -> Any:
 
 
 def _role_for(source: From) -> Role:
-    """Who may take money from there."""
+    """Return the roles that may pay from a source."""
     return Role.ACCOUNTANT if source is From.BANK else Role.CASHIER
 
 
@@ -339,7 +344,7 @@ def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) ->
 
 
 def _card_money(payment: dict[str, Any]) -> str:
-    """What the acquirer did with the card of a payment, as far as the payment tells; empty: it is not by card."""
+    """Return what the acquirer did with a payment's card, as far as the payment shows; empty: it is not by card."""
     if payment["source"] != "SOURCE_CARD":
         return ""
     state = output.short(payment["state"], "PAYMENT_STATE_")

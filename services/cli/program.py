@@ -1,6 +1,6 @@
 """From a program to its exit code, whatever it raises.
 
-Errors are one sentence on standard error that says what to do; with --json also a document on standard output. The exit
+Errors are one sentence on standard error with the remedy; with --json also a document on standard output. The exit
 codes are in `exit_codes.py`.
 """
 
@@ -80,7 +80,7 @@ def _number_of(end: SystemExit) -> int:
 
 
 def _end_with(error: CountinghouseError) -> int:
-    """Say what was wrong; return the exit code."""
+    """Print the error; return the exit code."""
     if "--json" in sys.argv and not isinstance(error, StackRefused):
         output.print_json(_document(error))
     print(f"countinghouse: {escape(error.message)}", file=sys.stderr)

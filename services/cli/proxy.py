@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def proxy(
     listen: Annotated[
-        str, typer.Option("--listen", help="Where the API is, as address:port; port 0 takes a free one.")
+        str, typer.Option("--listen", help="Address of the API, as address:port; port 0 takes a free one.")
     ] = "127.0.0.1:8474",
     config: Annotated[
         Path | None,
         typer.Option(
             "--config",
-            help="Proxies to begin with: toxiproxy's file, a list of name, listen, upstream, enabled.",
+            help="File with the first proxies, in toxiproxy's form: a list of name, listen, upstream, enabled.",
             show_default=False,
             exists=True,
             dir_okay=False,
@@ -35,7 +35,7 @@ def proxy(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serves toxiproxy's HTTP API for proxies that delay, cut and drop on demand. Ctrl-C stops it.
+    """Serve toxiproxy's HTTP API for proxies that delay, cut and drop connections. Ctrl-C stops it.
 
     It has no authentication: it and its proxies listen on loopback addresses only, unless --listen names another one.
 

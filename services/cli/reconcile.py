@@ -22,7 +22,7 @@ from services.reconcile.repairing import Repair, Repairer, named
 
 _OPEN = 1
 _TIMEOUT_S = 120.0
-#: How long one payment may take to be brought to its end by those whose it is.
+#: How long the payment service may take to bring one payment to its end.
 _PATIENCE_S = 30.0
 #: How many payments without an outcome are named in a line.
 _NAMED = 20
@@ -33,7 +33,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 async def reconcile(
     client: Client,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what differs, as far as that can be done without people.")
+        bool, typer.Option("--repair", help="Repair what differs, as far as that can be done without people.")
     ] = False,
     refund: Annotated[
         list[str] | None,
@@ -47,27 +47,31 @@ async def reconcile(
     from_: Annotated[
         str,
         typer.Option(
-            "--from", metavar="TIME", help="Only what began at this date (00:00 UTC) or RFC 3339 time, or later."
+            "--from",
+            metavar="TIME",
+            help="Compare only what began at this date (00:00 UTC) or RFC 3339 time, or later.",
         ),
     ] = "",
     to: Annotated[
         str,
-        typer.Option("--to", metavar="TIME", help="Only what began before this date (00:00 UTC) or RFC 3339 time."),
+        typer.Option(
+            "--to", metavar="TIME", help="Compare only what began before this date (00:00 UTC) or RFC 3339 time."
+        ),
     ] = "",
     settle_s: Annotated[
-        float, typer.Option("--settle-s", help="Seconds between two looks at what differs.", min=0, max=600)
+        float, typer.Option("--settle-s", help="Seconds between the two readings of what differs.", min=0, max=600)
     ] = 1.0,
 ) -> None:
-    """Compare what the acquirer holds with our payments, books and orders, and say what mends each difference.
+    """Compare the acquirer's charges with our payments, books and orders, and name each repair.
 
-    Control totals hold each account `acquirer:<currency>` against what the acquirer captured less what it gave back.
+    Control totals compare each account `acquirer:<currency>` with what the acquirer captured less what it gave back.
     A payment lies in a period by the time at which the acquirer decided on its charge, with all that came of it later.
     --repair never gives back money under a key that no payment of ours has: name it with --refund.
 
     A payment without an outcome (SUBMITTED, UNKNOWN, REVERSING) is no difference, but it is open: it is named as well.
     A PARKED one is a difference until the acquirer has reversed its key.
 
-    Exit code 0: nothing is open, at the end of all repairs; 1: something differs, or a payment has no outcome yet.
+    Exit code 0: nothing is open after all repairs; 1: something differs, or a payment has no outcome yet.
 
     Example: countinghouse reconcile --from 2026-03-01 --to 2026-04-01
     """

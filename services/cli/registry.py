@@ -1,4 +1,4 @@
-"""`countinghouse registry …`: who is registered in ZooKeeper, as consumers see it, and what operators want of them.
+"""`countinghouse registry …`: providers and consumers in ZooKeeper, as consumers see them, and operators' rules.
 
 Everything here needs ZooKeeper and nothing else. What `offline`, `online` and `weight` write are Dubbo's own rules:
 consumers in every language follow them.
@@ -42,7 +42,7 @@ class _LsByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_LsByDefault, help="See who provides and who consumes; take a provider out of the traffic.")
+app = typer.Typer(cls=_LsByDefault, help="Show providers and consumers; take a provider out of the traffic.")
 
 
 def _share(number: int) -> int:
@@ -51,9 +51,10 @@ def _share(number: int) -> int:
     return number
 
 
-Target = Annotated[str, typer.Argument(metavar="ADDRESS|INSTANCE", help="Which one, like 10.0.0.5:50051 or payment-1.")]
+Target = Annotated[str, typer.Argument(metavar="ADDRESS|INSTANCE", help="Provider, like 10.0.0.5:50051 or payment-1.")]
 Interface = Annotated[
-    str, typer.Option("--interface", help="Of this interface only. [default: of all it provides]", show_default=False)
+    str,
+    typer.Option("--interface", help="Change only this interface. [default: all that it provides]", show_default=False),
 ]
 
 
@@ -109,7 +110,9 @@ async def online(client: Client, target: Target, interface: Interface = "") -> N
 async def weight(
     client: Client,
     target: Target,
-    number: Annotated[int, typer.Argument(metavar="N", help="Its share; 100 is the default, 0 none.", callback=_share)],
+    number: Annotated[
+        int, typer.Argument(metavar="N", help="Share of the calls; 100 is the default, 0 none.", callback=_share)
+    ],
     interface: Interface = "",
 ) -> None:
     """Give a provider another share of the calls; the weight it registered with takes the rule away again.
@@ -134,7 +137,7 @@ async def _all_of(discovery: Discovery, interface: str, timeout_s: float) -> Dir
 async def _change(
     client: Client, target: str, interface: str, changes_for: Callable[[ProviderURL | None], Changes]
 ) -> None:
-    """Write what is wanted of `target`, waits until it has effect, and says so."""
+    """Write what is wanted of `target`, wait until it has effect, and report that."""
     session = await client.session()
     overrides, discovery = Overrides(session), Discovery(session)
     done = []
@@ -161,10 +164,10 @@ async def _change(
 async def _find(
     client: Client, target: str, interface: str, overrides: Overrides
 ) -> list[tuple[Service, str, ProviderURL | None]]:
-    """What `target` is: registered providers, or else addresses of which a rule still speaks.
+    """What `target` is: registered providers, or else addresses that a rule still names.
 
     Raises:
-        NotFound: PROVIDER_NOT_FOUND, saying what there is.
+        NotFound: PROVIDER_NOT_FOUND, listing those registered.
     """
     found: dict[tuple[Service, str], ProviderURL | None] = {}
     known: list[str] = []

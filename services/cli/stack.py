@@ -46,27 +46,31 @@ def up(
     database: Database = "sqlite",
     replicas: Annotated[
         list[str] | None,
-        typer.Option("--replicas", help="Instances of a service, like payment=2; repeatable.", show_default=False),
+        typer.Option(
+            "--replicas", help="Number of instances of a service, like payment=2; repeatable.", show_default=False
+        ),
     ] = None,
     port: Annotated[
         list[str] | None,
         typer.Option(
-            "--port", help="Port of a service, like payment=50051; repeatable. Else free ones.", show_default=False
+            "--port", help="Port of a service, like payment=50051; repeatable. [default: free ones]", show_default=False
         ),
     ] = None,
     session_timeout: Annotated[
         float,
-        typer.Option("--session-timeout", help="Seconds a dead instance keeps its locks.", min=1, max=10),
+        typer.Option("--session-timeout", help="Seconds for which a dead instance keeps its locks.", min=1, max=10),
     ] = 4.0,
     start_timeout: Annotated[
-        float, typer.Option("--start-timeout", help="Seconds to get ready in.", min=1, max=600)
+        float, typer.Option("--start-timeout", help="Seconds to wait until all are ready.", min=1, max=600)
     ] = 60.0,
     guards_off: GuardsOff = None,
-    failpoints: Annotated[bool, typer.Option("--failpoints", help="Let faults be armed from outside.")] = False,
+    failpoints: Annotated[
+        bool, typer.Option("--failpoints", help="Serve the failpoints, so that tests can inject faults.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start ZooKeeper and the services, and show where they are once all are ready. Ctrl-C stops them.
+    """Start ZooKeeper and the services, and show their addresses once all are ready. Ctrl-C stops them.
 
     Example: countinghouse up --replicas payment=2
     """
@@ -188,13 +192,13 @@ async def _unless(stop: asyncio.Event, work: Any) -> bool:
 
 
 def _start_detached(options: StackOptions, *, as_json: bool) -> None:
-    """Run `up` in a process of its own, and wait until that one says that it is ready."""
+    """Run `up` in a process of its own, and wait until that one reports that it is ready."""
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = options.data / "up.log"
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
         supervisor = _start_supervisor(options, log)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # however one gives up waiting, it is the same
+        signal.signal(number, signal.default_int_handler)  # whatever ends the wait
     try:
         answer = supervisor.stdout.read() if supervisor.stdout is not None else b""
     except KeyboardInterrupt:
@@ -217,7 +221,7 @@ def _start_supervisor(options: StackOptions, log: IO[bytes]) -> subprocess.Popen
     """Start the process of services/cli/detached.py.
 
     Args:
-        log: Where its words for people go.
+        log: Where its messages go.
 
     Returns:
         The process; its standard output is one JSON document when the stack is ready, and ends there or with it.
@@ -230,7 +234,7 @@ def _start_supervisor(options: StackOptions, log: IO[bytes]) -> subprocess.Popen
         start_new_session=True,
     )
     assert supervisor.stdin is not None  # noqa: S101  it is a pipe
-    with suppress(BrokenPipeError), supervisor.stdin:  # it ended: its words say why
+    with suppress(BrokenPipeError), supervisor.stdin:  # it ended: its messages give the reason
         supervisor.stdin.write(json.dumps(asdict(options), default=str).encode())
     return supervisor
 
@@ -245,7 +249,7 @@ async def _until_gone(data: Path, supervisor: int) -> None:
     if await state.wait_gone(data, supervisor, _DOWN_TIMEOUT_S):
         return
     with suppress(ProcessLookupError):
-        os.kill(supervisor, signal.SIGKILL)  # the kernel takes its processes along
+        os.kill(supervisor, signal.SIGKILL)  # the kernel ends its processes with it
     if not await state.wait_gone(data, supervisor, _KILL_TIMEOUT_S):
         raise state.StackRefused("STACK_STUCK", f"process {supervisor} does not end; see what it waits for")
 
@@ -303,14 +307,14 @@ def _print_addresses(document: dict[str, Any]) -> None:
 
 
 class _EscapingFormatter(logging.Formatter):
-    """Escapes the words of others; the further lines of a record are indented, so that none looks like a record."""
+    """Escape text of others; the further lines of a record are indented, so that none looks like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n    ".join(escape(line) for line in super().format(record).split("\n"))
 
 
 def _log_to(file: Path) -> None:
-    """What libraries say in the supervisor goes where the services' words are."""
+    """Send what libraries log in the supervisor to the folder of the services' logs."""
     handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_EscapingFormatter("%(asctime)s %(name)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -1,8 +1,8 @@
 """Standard output and standard error, fit for text that others wrote and for readers that leave.
 
 Deceptive characters are escaped (`kernel/printable.py`), and those that the terminal's encoding lacks. A reader that
-has gone (`| head`) ends no command and changes no exit code: money may have moved, and the code says so. What is left
-to print is dropped; commands that print for ever ask `unread`.
+has gone (`| head`) ends no command and changes no exit code: money may have moved, and the code shows it. What is left
+to print is dropped; commands that print for ever check `unread`.
 """
 
 from __future__ import annotations

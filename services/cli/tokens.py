@@ -15,13 +15,17 @@ from services.kernel.principal import Role
 
 
 def token(
-    role: Annotated[Role, typer.Option("--role", help="As what it acts.")],
-    name: Annotated[str, typer.Option("--name", help="Who acts; your user name by default.", show_default=False)] = "",
-    ttl: Annotated[int, typer.Option("--ttl", help="Seconds it is good for.", min=1, max=31_536_000)] = 3600,
+    role: Annotated[Role, typer.Option("--role", help="Role of the bearer.")],
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the bearer; your user name by default.", show_default=False)
+    ] = "",
+    ttl: Annotated[
+        int, typer.Option("--ttl", help="Seconds for which the token is valid.", min=1, max=31_536_000)
+    ] = 3600,
     data: Data = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Print a token, signed with the stack's key. Its bearer is that clerk.
+    """Print a token, signed with the stack's key, under which its bearer acts.
 
     Example: countinghouse token --role cashier --name li
     """

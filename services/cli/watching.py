@@ -32,7 +32,7 @@ class ProviderRow:
     """One provider as consumers see it now.
 
     Args:
-        list: What the directory's list is worth: live, emptying, away.
+        list: The state of the directory's list: live, emptying, away.
         why_not: Why it gets no calls; empty if it may get some.
     """
 

@@ -1,4 +1,4 @@
-"""The acts: each brings one fault about, looks at what became of it, and says which guard stood against it.
+"""The acts: each injects one fault, checks the outcome, and names the guard that stopped the fault.
 
 An act is ok if its own check holds, not ok if an order was settled other than once, and unknown (`None`) if its
 situation could not be brought about. With guards switched off (`--guards-off`) an act shows what they stop.
@@ -24,9 +24,9 @@ from services.testkit.waiting import NotBroughtAbout
 _CLICKS = 10
 _ORDERS = 20
 _ORDERS_AT_ONCE = 4
-#: How long somebody whose reply is dropped waits for it.
+#: How long a caller whose reply is dropped waits for it.
 _DROPPED_S = 1.0
-#: Somebody dead or frozen is waited for by others for a session's length; this is several.
+#: Others wait for a dead or frozen process for a session's length; this is several.
 _PATIENCE_S = 8.0
 
 
@@ -242,7 +242,7 @@ async def run_act(name: str, harness: Harness) -> ActResult:
 
 
 def _all_answered(seen: list[CallResult]) -> None:
-    """Raises NotBroughtAbout if somebody has no definitive answer yet."""
+    """Raise NotBroughtAbout if a caller has no definitive answer yet."""
     waiting = [answer for answer in seen if answer.open]
     if waiting:
         raise NotBroughtAbout(f"{len(waiting)} of {len(seen)} calls were never answered: {waiting[0].error}")
@@ -263,7 +263,7 @@ def _what_it_met(woken: CallResult) -> str:
 
 
 def _guard_of(seen: CallResult) -> str:
-    """Which guard stopped somebody. A holder that woke and found its journal written was stopped by its unique key."""
+    """Return the guard that stopped a caller: `unique` for a holder that woke and found its journal written."""
     return "unique" if seen.error is None else seen.error.metadata.get("guard", "?")
 
 

@@ -3,7 +3,7 @@
     cashier li      ──lock━━━pay━━post━━✔ settled in 18 ms
     accountant wu   ──lock━━━wait┄┄┄┄┄┄┄✘ already settled by li, 41 ms ago
 
-The moments come from what the services wrote down: a payment's own history, the order's, and the journal.
+The moments come from the databases: a payment's own history, the order's, and the journal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WIDTH = 44
 _LABEL = 15
 #: Strokes between two words at the least.
 _GAP = 2
-#: What follows a word: something going on, somebody waiting, or plain time.
+#: What follows a word: work, waiting for a lock, or plain time.
 _STROKES = {"wait": "┄", "frozen": "┄", "": "─"}
 
 
@@ -76,7 +76,7 @@ def coloured(line: str) -> Text:
 
 
 async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, CallResult]) -> list[Lane]:
-    """A lane for each of the two who pressed on this order, and one for each service that wrote it down."""
+    """A lane for each of the two who pressed on this order, and one for each service that recorded it."""
     books = await harness.snapshot()
     labels = {clerk.name: f"{clerk.identity.role} {clerk.name}" for clerk in (harness.cashier, harness.accountant)}
     began_ms = min(answer.began_ms for answer in seen)
@@ -89,7 +89,7 @@ async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, Call
 def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[CallResult, CallResult]) -> Lane:
     """What became of one clerk's press.
 
-    Its answer is the one that says what became of the payment; of several the one that began nearest to its acceptance.
+    Its answer is the one with the payment's outcome; of several the one that began nearest to its acceptance.
     """
     agreeing = [one for one in seen if (one.error is not None) == (payment["state"] == "DECLINED")]
     answer = min(agreeing or seen, key=lambda one: abs(one.began_ms - int(payment["created_at_ms"])))
@@ -113,7 +113,7 @@ def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[CallRe
 
 
 def _service_lanes(books: Snapshot, order_id: str, began_ms: int) -> list[Lane]:
-    """What the order service, the ledger and the acquirer wrote about this order, since the press."""
+    """Return what the order service, the ledger and the acquirer recorded about this order since the press."""
     payment_ids = {row["payment_id"] for row in books.payments if row["order_id"] == order_id}
     written = {
         "order": [

@@ -1,4 +1,4 @@
-"""A run of the demonstration: a fresh stack, the acts one after the other, and what the checker says of the books."""
+"""A run of the demonstration: a fresh stack, the acts one after the other, and the checker's verdict on the books."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def run(
     """Run the acts on a fresh stack in `data` and check the books.
 
     Args:
-        on_ready: Told the seconds until the stack was ready.
-        on_act: Told of each act as it ends.
+        on_ready: Called with the seconds until the stack was ready.
+        on_act: Called with each act as it ends.
         only: Names of acts to run; empty: all.
     """
     clock = SystemClock()

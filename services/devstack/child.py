@@ -1,18 +1,18 @@
-"""One process of ours, from its first instruction to the moment the kernel has forgotten it.
+"""One child process, from its first instruction until the kernel has released it.
 
     spawn() ──▶ running ──ends──▶ reaped (returncode known, `wait` returns)
                  │    ▲
-          SIGSTOP│    │SIGCONT        a stopped process is not a dead one: nothing here takes it for that
+          SIGSTOP│    │SIGCONT        a stopped process is not treated as a dead one
                  ▼    │
                 stopped
 
 Invariants
-1. Between the fork and our knowing of it nothing can intervene: `spawn` never waits, so a cancelled task
+1. Nothing can intervene between the fork and its record: `spawn` never waits, so a cancelled task
    leaves no child.
 2. Every child is reaped, by a thread that waits for it alone.
 3. Each has a session of its own, so a Ctrl-C at the terminal reaches the supervisor and not them.
-4. On Linux the kernel kills a child whose supervisor is gone, however it went. Elsewhere only an orderly end
-   takes them along.
+4. On Linux the kernel kills a child whose supervisor is gone, however it ended. Elsewhere only an orderly end
+   stops the children.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Command:
     Args:
         environment: The whole of it; nothing is inherited.
         log: Where standard output and standard error go, appended.
-        user: As whom; None: as ourselves.
-        stop_signal: What tells it to end in good order.
+        user: The user to run as; None: the current one.
+        stop_signal: The signal that ends it in good order.
     """
 
     arguments: tuple[str, ...]
@@ -90,7 +90,7 @@ class Child:
             )
             try:
                 return cls(process, command, log_start)
-            except BaseException:  # no thread to wait for it: nobody would ever know of it
+            except BaseException:  # no thread waits for it, so its end would never be noticed
                 process.kill()
                 process.wait()
                 raise
@@ -113,10 +113,10 @@ class Child:
     async def wait(self) -> int:
         """Wait until it is gone; returns its exit code, or minus the signal that ended it."""
         await self._ended.wait()
-        return self._process.wait()  # reaped already: this only reads what the other thread was told
+        return self._process.wait()  # reaped already: this only reads what the other thread has got
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; one that is gone hears nothing."""
+        """Send a signal, unless it is gone."""
         if not self.ended:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
@@ -124,7 +124,7 @@ class Child:
     async def stop(self, grace_s: float) -> None:
         """Ask it to end, and after `grace_s` seconds ends it. Returns when it is gone."""
         self.signal(self._stop_signal)
-        self.signal(signal.SIGCONT)  # a stopped process would not hear the first
+        self.signal(signal.SIGCONT)  # a stopped process would not receive the first
         try:
             async with asyncio.timeout(grace_s):
                 await self.wait()
@@ -146,12 +146,12 @@ class Child:
 
     def _reap(self) -> None:
         self._process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: no task waits any more
             self._loop.call_soon_threadsafe(self._ended.set)
 
 
 def identity(user: str | None) -> dict[str, Any]:
-    """What makes a new process run as `user`, and with nobody else's groups; None: as ourselves."""
+    """Return what makes a new process run as `user`, with that user's groups only; None: as the current user."""
     if user is None:
         return {}
     entry = pwd.getpwnam(user)

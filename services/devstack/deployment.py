@@ -1,12 +1,12 @@
 """`countinghouse --stack compose …`: the deployment of deploy/docker-compose.yml, as every command knows a stack.
 
-A command finds its stack by a data directory: the key that signs tokens, where the databases are, who runs where. A
-deployment keeps the first in its container `operator` and the others in its containers' ports. So before the command
-begins, a directory of that form is made of what Docker tells, for the time of this one command, and named by the
+A command finds its stack by a data directory: the signing key, the databases, and the processes with their addresses.
+A deployment keeps the first in its container `operator` and the others in its containers' ports. So before the command
+begins, a directory of that form is made of what Docker reports, for the time of this one command, and named by the
 environment variables that the commands read anyway.
 
-The keys that are taken out are the signing key and the checker's password, and nobody else's. Whoever may talk to the
-Docker daemon could take them anyhow.
+The only secrets that are copied are the signing key and the checker's password. A user who may use the Docker daemon
+could copy them anyhow.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     zookeeper-1, zookeeper-2, zookeeper-3       <data>/zookeeper-<n>, ports that stay theirs
 
-Two of three are a quorum. Unlike the stack's single server none of them is started again by itself: whoever kills one
+Two of three are a quorum. Unlike the stack's single server none of them is restarted: the caller that kills one
 decides when it comes back.
 """
 
@@ -80,7 +80,7 @@ class ZooKeeperEnsemble:
         await self.close()
 
     async def modes(self) -> dict[str, str]:
-        """Each server with what it is: `leader`, `follower`, or empty if it does not serve."""
+        """Return each server with its mode: `leader`, `follower`, or empty if it does not serve."""
         found = await asyncio.gather(*(zookeeper.mode(self.address(server)) for server in self.servers))
         return dict(zip(self.servers, found, strict=True))
 

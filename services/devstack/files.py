@@ -30,5 +30,5 @@ def databases_elsewhere(data: Path) -> dict[str, str]:
 
 
 def remember_databases(data: Path, urls: Mapping[str, str]) -> None:
-    """Put down where the databases are: URLs that hold no password, for whoever reads the books."""
+    """Write down where the databases are, in URLs without passwords, for the commands that read the books."""
     write_whole(data / "databases.json", json.dumps(dict(urls), indent=1).encode(), mode=0o600)

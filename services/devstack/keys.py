@@ -1,9 +1,9 @@
 """The keys of an embedded stack, made on its first start.
 
-<data>/keys/signing.key            private, mode 0600: whoever reads it can be anybody
-<data>/keys/verify.pem             public; what the services check tokens with
+<data>/keys/signing.key            private, mode 0600: its reader can sign a token for any caller
+<data>/keys/verify.pem             public: the services verify tokens with it
 <data>/keys/<service>.token        each service's own token, mode 0600, written anew well before it expires; and that of
-                                   the acquirer, who is somebody outside and may do next to nothing
+                                   the acquirer, an outside system with next to no rights
 <data>/keys/<role>.pgpass          the password of a role on a PostgreSQL server, mode 0600, in the form of ~/.pgpass
 """
 
@@ -87,7 +87,7 @@ class Keys:
         return passwords_in(self.passfile(role).read_text())[role]
 
     def renew(self) -> list[str]:
-        """Write anew every token that has lived half its life; returns whose."""
+        """Renew every token that has lived half its life; return the services whose tokens are new."""
         half_ms = SERVICE_TOKEN_TTL_S * 1000 // 2
         old = [name for name, issued_ms in self._issued_ms.items() if self._clock.now_ms() - issued_ms >= half_ms]
         for service in old:
@@ -95,7 +95,7 @@ class Keys:
         return old
 
     async def keep_fresh(self, tell: Callable[[str], None]) -> None:
-        """Renew tokens in time; never ends by itself. One that cannot be written is told, and tried again."""
+        """Renew tokens in time; never ends by itself. One that cannot be written is reported, and tried again."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:

@@ -6,7 +6,7 @@
 Invariants
 1. A process that ends is started again, after a pause that grows while it never gets as far as SERVING; never after
    exit code 2, which is a refusal.
-2. What fails on the way, such as a fork, a log file on a full disk or the look whether it serves, is told and tried
+2. What fails on the way, such as a fork, a log file on a full disk or the look whether it serves, is reported and tried
    again. Only before the stack was ready is it given up after _START_FAILURES.
 
 Which function makes each move
@@ -27,7 +27,7 @@ from services.kernel.errors import CountinghouseError
 
 _REFUSED = 2
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
-#: So many failures before anything served: it will not come right by itself.
+#: After so many failures before anything served, trying again does not help.
 _START_FAILURES = 3
 _WATCH_AGAIN_S = 0.5
 
@@ -38,7 +38,7 @@ class ManagedProcess:
     Args:
         interface: The proto service it provides; empty: none.
         ready: Wait until a child serves; return its address.
-        grace_s: How long it may take to end when told.
+        grace_s: How long it may take to end after the signal.
     """
 
     def __init__(

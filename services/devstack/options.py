@@ -29,7 +29,7 @@ class StackOptions:
         replicas: Instances of a service; 1 unless named.
         ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
         guards_off: Guards to switch off, for demonstrations.
-        failpoints: Whether faults may be brought about from outside.
+        failpoints: Whether tests may inject faults.
         session_timeout_s: How long a dead instance's locks and registrations last; 1 to 10 s.
         settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
         settings_of: Settings of single instances by their names; they prevail over all others.

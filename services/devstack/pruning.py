@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from services.devstack.child import Child, Command
 
-#: Not at once: a stack that is started to be looked at has better things to do.
+#: Not at once, so that it does not slow down the start of a stack.
 _FIRST_S = 600.0
 _INTERVAL_S = 24 * 3600.0
 

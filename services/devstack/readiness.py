@@ -1,4 +1,4 @@
-"""When an instance is ready: grpc.health says SERVING of its interface at the address under which ZooKeeper knows it.
+"""When an instance is ready: grpc.health answers SERVING for its interface at the address registered in ZooKeeper.
 
 Both are asked, since either alone has been wrong elsewhere: a server may answer before it can be found, and a
 registration may outlive its server by a session timeout.
@@ -16,7 +16,7 @@ from coordination.discovery import Discovery
 from coordination.grpc_channel import open_channel
 from coordination.session import Session, SessionState
 
-#: Not a state of grpc.health: nobody answered in time.
+#: Not a state of grpc.health: no server answered in time.
 UNREACHABLE: Final = "UNREACHABLE"
 SERVING: Final = "SERVING"
 _RETRY_S = 0.05
@@ -24,10 +24,10 @@ _CHECK_TIMEOUT_S = 1.0
 
 
 async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S, *, interface: str = "") -> str:
-    """What grpc.health says at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE.
+    """Return what grpc.health answers at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE.
 
     Args:
-        interface: Whose readiness is asked for; empty: whether the process is alive. See `runtime/grpc/health.py`.
+        interface: Whose readiness is asked for; empty: the liveness of the process. See `runtime/grpc/health.py`.
     """
     async with open_channel(address) as channel:
         try:
@@ -82,6 +82,6 @@ class Readiness:
 
 
 async def until_serving(address: str, interface: str = "") -> None:
-    """Wait until grpc.health says SERVING of `interface` at `address`."""
+    """Wait until grpc.health answers SERVING for `interface` at `address`."""
     while await health(address, interface=interface) != SERVING:  # noqa: ASYNC110  its Watch may not be up either
         await asyncio.sleep(_RETRY_S)

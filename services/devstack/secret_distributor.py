@@ -7,9 +7,9 @@
     /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` alone
     /secrets/roles/              pgpass: every role's password, for `services.runtime.database.postgres_roles`
 
-Each folder is a volume of its own, mounted read-only by whom it is for. It is a folder and not a file, since tokens are
-written anew well before they expire, and a file that is mounted by itself stays the old one. Who signs tokens is this
-process alone.
+Each folder is a volume of its own, mounted read-only by its reader. It is a folder and not a file, since tokens are
+written anew well before they expire, and a file that is mounted by itself stays the old one. Only this process
+signs tokens.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SecretDistributor:
         remember_databases(self._root / "operator", urls)
 
     def renew(self) -> list[str]:
-        """Hand out new tokens to those whose tokens have lived half their lives; returns to whom."""
+        """Hand out new tokens to those whose tokens have lived half their lives; return who got one."""
         renewed = self._keys.renew()
         for service in self._services:
             token = self._keys.token_file(service).read_bytes()
@@ -92,7 +92,7 @@ async def _keep(distributor: SecretDistributor) -> None:
 
 
 def main() -> None:
-    """Hand out everything, and then what is renewed, until told to stop."""
+    """Hand out everything, and then what is renewed, until a signal."""
     parser = argparse.ArgumentParser(prog="python -m services.devstack.secret_distributor", description=main.__doc__)
     parser.add_argument("root", type=Path, help="where the readers' folders are")
     parser.add_argument("services", nargs="+", metavar="SERVICE")

@@ -63,7 +63,7 @@ class Stack:
 
     Args:
         environment: Of the processes, besides their settings.
-        tell: Told in a sentence when a process ends, starts again or waits.
+        tell: Called with a sentence when a process ends, starts again or waits.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Stack:
             StackRefused: STACK_RUNNING: another supervisor has the data directory.
             ZooKeeperMissing: There is none to start.
             PostgresqlMissing: Likewise.
-            StackRefused: PROCESS_REFUSED: a process will not start as things are; its own last line.
+            StackRefused: PROCESS_REFUSED: a process refuses to start; its own last line.
             StackRefused: DATABASE_OTHER, DATABASE_REFUSED: as `components/databases.py`.
             StackFailed: Not ready in time, or crashing again and again.
         """
@@ -206,7 +206,7 @@ class Stack:
             self._supervision.restarts.clear()
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> None:
-        """Wait until `condition()`, which is asked at every change of an instance.
+        """Wait until `condition()`, which is checked at every change of an instance.
 
         Raises:
             TimeoutError: Not within `timeout_s` seconds; None waits for ever.

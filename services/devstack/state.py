@@ -1,7 +1,7 @@
-"""What one data directory says of its stack, for the commands that did not start it.
+"""The description of a stack in its data directory, for the commands that did not start it.
 
     <data>/stack.lock     locked (flock) for as long as a supervisor lives, however it dies
-    <data>/stack.json     who and where, written anew at every change, mode 0600
+    <data>/stack.json     processes and addresses, written anew at every change, mode 0600
 
 The lock is the truth and the file a description: a file without a lock is of a stack that is gone.
 """
@@ -30,7 +30,7 @@ INTERFACES = {
     "ledger": "countinghouse.ledger.v1.LedgerService",
 }
 
-#: The acquirer is no service of ours: it is not in the registry, and found by its address.
+#: The acquirer is an outside system: it is not in the registry, and found by its address.
 ACQUIRER = "acquirer"
 
 #: A command that only looks holds the lock for a moment; a supervisor that meets it tries again.
@@ -41,7 +41,7 @@ _WRITE_AGAIN_S = 1.0
 
 
 class StackRefused(CountinghouseError):
-    """The stack cannot be had as things are; the message says what to do. The command line exits with 2."""
+    """The stack is not available; the message gives the remedy. The command line exits with 2."""
 
 
 class StackFailed(CountinghouseError):
@@ -61,7 +61,7 @@ class InstanceState(StrEnum):
     SERVING = "SERVING"
     #: Its process ended; the next begins after a pause, or when restarts are allowed again.
     RESTARTING = "RESTARTING"
-    #: Its process said that it will not start as things are.
+    #: Its process refused to start.
     REFUSED = "REFUSED"
     #: Stopped with its stack.
     STOPPED = "STOPPED"
@@ -72,7 +72,7 @@ class Instance:
     """One process of a service, at one moment.
 
     Args:
-        name: `payment-1`; also what it calls itself in the registry and in locks.
+        name: `payment-1`; also its name in the registry and in locks.
         interface: The proto service it provides.
         pid: 0 while it has no process.
         address: `host:port` as it registered; empty before.
@@ -93,7 +93,7 @@ class StackState:
     """A stack at one moment.
 
     Args:
-        supervisor: Process id of who started it.
+        supervisor: Process id of its supervisor.
         detachable: Whether the supervisor is `countinghouse up`, which SIGTERM stops in good order.
         zookeeper: `host:port`.
         zookeeper_pid: 0 if it is not the stack's own.
@@ -110,7 +110,7 @@ class StackState:
     guards_off: tuple[str, ...] = ()
 
     def write(self, data: Path) -> None:
-        """Put it down for the other commands."""
+        """Write it for the other commands."""
         write_whole(data / "stack.json", json.dumps(asdict(self), indent=1).encode(), mode=0o600)
 
 
@@ -119,7 +119,7 @@ class StateWriter:
 
     Args:
         describe: Return what to write.
-        tell: Told in a sentence when it begins to fail.
+        tell: Called with a sentence when it begins to fail.
     """
 
     def __init__(self, data: Path, describe: Callable[[], StackState], tell: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
-"""What the processes of a stack share: who is told, whether they restart, and the tasks that keep them running.
+"""What the processes of a stack share: messages, whether they restart, and the tasks that keep them running.
 
 Nothing that supervises ends by what it supervises: whatever fails while a process is started, watched or described
-(a full disk, no more processes, a terminal that is gone) is told and tried again.
+(a full disk, no more processes, a terminal that is gone) is reported and tried again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Supervision:
         changed.set()
 
     def tell(self, sentence: str) -> None:
-        """Tell the watcher; without effect if it cannot be told."""
+        """Send a message to the watcher; without effect if that fails."""
         with contextlib.suppress(Exception):
             self._tell(sentence)
 
@@ -62,7 +62,7 @@ class Supervision:
         self.failure = self.failure or error
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> None:
-        """Wait until `condition()`, which is asked at every change of a process.
+        """Wait until `condition()`, which is checked at every change of a process.
 
         Raises:
             TimeoutError: Not within `timeout_s` seconds; None waits for ever.

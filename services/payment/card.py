@@ -7,12 +7,12 @@
 
 Rules
 1. The key was committed with SUBMITTED and never changes, so that asking again cannot charge again, whichever instance
-   asks: the acquirer knows neither our lock nor our fence. (With the guard `acquirer-key` off each try has a key of its own.)
+   asks: the acquirer knows neither our lock nor our fence. (With the guard `acquirer-key` off each try has its own.)
 2. Only an execution of the payment's own request charges (`charge`). Any other that finishes the payment only asks what
    became of the key (`find_charge`): a clerk who takes cash must not cause a charge.
-3. After so many asks without an answer people have to look (`attention`). From then on the worker of the own request
-   asks as well and charges no more: hours later the customer has left, and does not expect a charge.
-   Its caller charges under the same key; a reversal or a parking gives back what was charged.
+3. After many queries without an answer people have to look (`attention`). From then on the worker of the own request
+   only queries: a charge hours later, when the customer has left, would be a surprise. Its caller charges under the
+   same key; a reversal or a parking gives back what was charged.
 4. An answer counts as a whole: one about another key, amount, currency, card or payment than was asked is none. People
    have to look at once (ACQUIRER_MISMATCH).
 5. Nothing here ends a payment because of time.

@@ -1,4 +1,4 @@
-"""The acquirer, which is no service of ours: it is not in the registry, and found by its address."""
+"""The acquirer, an outside system: it is not in the registry, and found by its address."""
 
 from __future__ import annotations
 

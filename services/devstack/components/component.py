@@ -75,7 +75,7 @@ class Component(ABC):
         return next((process.state for process in self._late()), InstanceState.SERVING)
 
     def explain(self) -> str:
-        """Say which of its processes are not SERVING, and where to look; empty: all are."""
+        """Return which of its processes are not SERVING, and where to look; empty: all are."""
         return "; ".join(f"{late.name} is {late.state}, see {late.command.log}" for late in self._late())
 
     def _late(self) -> list[ManagedProcess]:

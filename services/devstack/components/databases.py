@@ -8,7 +8,7 @@ On PostgreSQL everything is as in a deployment: a database, an owner and a role 
 migrated by its owner before its instances start under the role that may not change the schema. With the guard `unique`
 off they run as the owner, since that guard's indexes are dropped at start.
 
-<data>/databases.json says where the books are, so that a data directory never changes from one kind to the other
+<data>/databases.json holds the URLs of the books, so that a data directory never changes from one kind to the other
 unnoticed.
 """
 
@@ -98,7 +98,7 @@ class ServerDatabases(Databases):
         """Make what is missing and bring every schema up to date.
 
         Raises:
-            StackRefused: PROCESS_REFUSED: a migration's own last line. DATABASE_REFUSED: the server's words.
+            StackRefused: PROCESS_REFUSED: a migration's own last line. DATABASE_REFUSED: the server's message.
         """
         from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  a stack on files does without
 
@@ -125,7 +125,7 @@ class ServerDatabases(Databases):
         return InstanceState.SERVING if self._open else InstanceState.STARTING
 
     def explain(self) -> str:
-        """Say whether the databases are open."""
+        """Return what is not open yet; empty: nothing."""
         return "" if self._open else f"its databases are not open yet, see {self._context.data / 'logs'}"
 
     def settings(self, service: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ Looked for in this order
 2. Debian's packages: /usr/lib/postgresql/<version>/bin, the newest; for data that are there already, their version
 
 It listens on 127.0.0.1 only, every role needs its password, and fsync stays on. PostgreSQL refuses to be root: run by
-root it becomes `postgres` or `nobody`, who must be able to pass through the folders above its data.
+root it becomes the user `postgres` or `nobody`, who must be able to pass through the folders above its data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SETTINGS = {
     "max_connections": str(_MAX_CONNECTIONS),
     "shared_buffers": "32MB",
     "log_min_messages": "warning",
-    "log_error_verbosity": "terse",  # what it says in detail quotes rows
+    "log_error_verbosity": "terse",  # its details quote rows
 }
 
 
@@ -55,7 +55,7 @@ class PostgresqlMissing(StackRefused):
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """PostgreSQL's programs, and as whom to run them; None: as ourselves."""
+    """PostgreSQL's programs, and the user to run them as; None: the current one."""
 
     programs: Path
     user: str | None
@@ -75,7 +75,7 @@ def find(environment: Mapping[str, str], root: Path = Path("/"), version: str = 
         version: The major version that made the data; empty: any.
 
     Raises:
-        PostgresqlMissing: POSTGRESQL_MISSING, saying what to install.
+        PostgresqlMissing: POSTGRESQL_MISSING, naming what to install.
     """
     user = _unprivileged_user() if os.geteuid() == 0 else None
     for folder in _folders(environment, root):
@@ -107,7 +107,7 @@ async def make(installation: Installation, directory: Path, password: str) -> No
         password: Of the superuser.
 
     Raises:
-        StackRefused: DATA_UNUSABLE: the user it has to run as cannot get there. POSTGRESQL_NOT_MADE: initdb's words.
+        StackRefused: DATA_UNUSABLE: the user it has to run as cannot get there. POSTGRESQL_NOT_MADE: initdb's message.
     """
     _make_room(installation, directory)
     if version_of(directory):

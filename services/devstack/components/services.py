@@ -65,7 +65,7 @@ class Services(Component):
         return {"instances": tuple(process.instance() for process in self.processes)}
 
     def explain(self) -> str:
-        """Say which instances are not SERVING; or that they cannot be seen, for want of ZooKeeper."""
+        """Return which instances are not SERVING; or that ZooKeeper, which lists them, does not answer."""
         if self.processes and not (self._readiness.done() and self._readiness.result().connected):
             return f"ZooKeeper at {self._zookeeper.address} does not answer; see whether it runs there"
         return super().explain()

@@ -124,7 +124,7 @@ def find(environment: Mapping[str, str], root: Path = Path("/")) -> Installation
         root: Where Debian's package is installed.
 
     Raises:
-        ZooKeeperMissing: ZOOKEEPER_MISSING, saying what to install.
+        ZooKeeperMissing: ZOOKEEPER_MISSING, naming what to install.
     """
     java = find_java(environment)
     class_path = find_class_path(environment, root)
@@ -184,7 +184,7 @@ class Member:
 
     @property
     def lines(self) -> str:
-        """What its configuration says of the ensemble."""
+        """Return the lines of its configuration about the ensemble."""
         return "".join(f"server.{number}={peer}\n" for number, peer in enumerate(self.peers, start=1))
 
 
@@ -267,12 +267,12 @@ async def remove_container(installation: Installation, directory: Path) -> None:
 
 
 async def serves(address: str) -> bool:
-    """Whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`; only `srvr` tells."""
+    """Whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`, but not `srvr`."""
     return bool(await mode(address))
 
 
 async def mode(address: str) -> str:
-    """What the server at `address` is: `standalone`, `leader` or `follower`; empty if it does not serve."""
+    """Return the mode of the server at `address`: `standalone`, `leader` or `follower`; empty if it does not serve."""
     try:
         server = ServerAddress.parse(address)
         async with asyncio.timeout(_PROBE_TIMEOUT_S):

@@ -3,7 +3,7 @@
 | name asked for | question | SERVING | otherwise |
 |---|---|---|---|
 | empty | liveness | from listening until asked to stop | start the process again |
-| the interface | readiness | while the database answers and can be written, and ZooKeeper, if needed, has our session | wait |
+| the interface | readiness | while the database answers and can be written, and ZooKeeper, if needed, | wait |
 
 A dependency that is away is no reason to start a process again: while ZooKeeper is frozen, what needs no lock is served
 all the same, and a new process would serve no more than the old one.

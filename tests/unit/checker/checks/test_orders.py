@@ -47,7 +47,9 @@ def an_order_that_the_books_have_lost(dataset: DatasetBuilder) -> None:
     dataset.order_events = [row for row in dataset.order_events if row["order_id"] != "open"]
 
 
-@CASES.illegal("in the end: the databases have something that no order is, round 1, version 1", _NAME, "moves are legal")
+@CASES.illegal(
+    "in the end: the databases have something that no order is, round 1, version 1", _NAME, "moves are legal"
+)
 def a_order_in_no_state(dataset: DatasetBuilder) -> None:
     dataset.order("open")["state"] = "SETTLED"
 

@@ -105,7 +105,9 @@ def a_order_completed_by_somebody_elses_payment(dataset: DatasetBuilder) -> None
     dataset.order_events[2]["payment_id"] = "pay_02"
 
 
-@CASES.illegal("order plain was held by pay_01, and no payment made it PAID", "moves are legal", "outbox delivered once")
+@CASES.illegal(
+    "order plain was held by pay_01, and no payment made it PAID", "moves are legal", "outbox delivered once"
+)
 def a_order_completed_by_no_payment(dataset: DatasetBuilder) -> None:
     dataset.order_events[2]["payment_id"] = ""
 

@@ -27,7 +27,7 @@ class _ChargeState:
 class _ChargeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChargeState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHARGE_STATE_UNSPECIFIED: _ChargeState.ValueType  # 0
-    """Not said."""
+    """Unspecified."""
     CHARGE_STATE_CHARGED: _ChargeState.ValueType  # 1
     """The card was charged, and the money is with the merchant."""
     CHARGE_STATE_DECLINED: _ChargeState.ValueType  # 2
@@ -38,10 +38,10 @@ class _ChargeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChargeSta
     """Reversed before it was ever charged: it never will be."""
 
 class ChargeState(_ChargeState, metaclass=_ChargeStateEnumTypeWrapper):
-    """Where a key stands at the bank. CHARGED → REFUNDED; the others are ends from the start."""
+    """The state of a key at the acquirer. CHARGED → REFUNDED; the others are ends from the start."""
 
 CHARGE_STATE_UNSPECIFIED: ChargeState.ValueType  # 0
-"""Not said."""
+"""Unspecified."""
 CHARGE_STATE_CHARGED: ChargeState.ValueType  # 1
 """The card was charged, and the money is with the merchant."""
 CHARGE_STATE_DECLINED: ChargeState.ValueType  # 2
@@ -59,7 +59,7 @@ class _FaultKind:
 class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FAULT_KIND_UNSPECIFIED: _FaultKind.ValueType  # 0
-    """Not said; refused."""
+    """Unspecified; refused."""
     FAULT_KIND_DROP_REPLY: _FaultKind.ValueType  # 1
     """Done and committed, and the reply is never sent. Charge and ReverseByKey."""
     FAULT_KIND_DELAY_BEFORE: _FaultKind.ValueType  # 2
@@ -69,15 +69,15 @@ class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.V
     FAULT_KIND_DOWN: _FaultKind.ValueType  # 4
     """Answers UNAVAILABLE and does nothing. All calls of a key."""
     FAULT_KIND_NOTICE_TWICE: _FaultKind.ValueType  # 5
-    """Tells the merchant twice. Charge."""
+    """Notifies the merchant twice. Charge."""
     FAULT_KIND_NOTICE_LOST: _FaultKind.ValueType  # 6
-    """Never tells the merchant. Charge."""
+    """Never notifies the merchant. Charge."""
 
 class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
-    """What goes wrong."""
+    """A kind of fault."""
 
 FAULT_KIND_UNSPECIFIED: FaultKind.ValueType  # 0
-"""Not said; refused."""
+"""Unspecified; refused."""
 FAULT_KIND_DROP_REPLY: FaultKind.ValueType  # 1
 """Done and committed, and the reply is never sent. Charge and ReverseByKey."""
 FAULT_KIND_DELAY_BEFORE: FaultKind.ValueType  # 2
@@ -87,9 +87,9 @@ FAULT_KIND_DELAY_AFTER: FaultKind.ValueType  # 3
 FAULT_KIND_DOWN: FaultKind.ValueType  # 4
 """Answers UNAVAILABLE and does nothing. All calls of a key."""
 FAULT_KIND_NOTICE_TWICE: FaultKind.ValueType  # 5
-"""Tells the merchant twice. Charge."""
+"""Notifies the merchant twice. Charge."""
 FAULT_KIND_NOTICE_LOST: FaultKind.ValueType  # 6
-"""Never tells the merchant. Charge."""
+"""Never notifies the merchant. Charge."""
 Global___FaultKind: _TypeAlias = FaultKind  # noqa: Y015
 
 @_typing.final
@@ -114,13 +114,13 @@ class Charge(_message.Message):
     card: _builtins.str
     """The card's token. Empty for a TOMBSTONE."""
     reference: _builtins.str
-    """What the merchant says it is for, such as a payment id. Empty for a TOMBSTONE."""
+    """The merchant's reference, such as a payment id. Empty for a TOMBSTONE."""
     decline_reason: _builtins.str
     """Why it was declined, an UPPER_SNAKE reason; empty unless DECLINED."""
     number: _builtins.int
     """Its place in the statement, from 1, growing, with gaps."""
     decided_at_ms: _builtins.int
-    """When the bank first decided on it, Unix time in milliseconds."""
+    """When the acquirer first decided on it, Unix time in milliseconds."""
     refunded_at_ms: _builtins.int
     """When it was given back, Unix time in milliseconds; 0 unless REFUNDED."""
     @_builtins.property
@@ -166,10 +166,10 @@ class ChargeRequest(_message.Message):
     reference: _builtins.str
     """What it is for, such as a payment id; the statement shows it. 0 to 64 characters of `A-Z a-z 0-9 _ . : -`."""
     notify_address: _builtins.str
-    """Whom to tell what became of it, as `host:port` of a PaymentService (NotifyAcquirer); empty: nobody. Not part of the payload."""
+    """Where to send its outcome: `host:port` of a PaymentService (NotifyAcquirer); empty: nowhere. Not part of the payload."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """How much. Required, as money.proto says of a payable amount."""
+        """The amount. Required, payable as defined in money.proto."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ Global___ChargeRequest: _TypeAlias = ChargeRequest  # noqa: Y015
 
 @_typing.final
 class ChargeResponse(_message.Message):
-    """What became of the charge."""
+    """The outcome of the charge."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -282,7 +282,7 @@ Global___ReverseByKeyRequest: _TypeAlias = ReverseByKeyRequest  # noqa: Y015
 
 @_typing.final
 class ReverseByKeyResponse(_message.Message):
-    """What became of the key."""
+    """The outcome of the reversal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -414,7 +414,7 @@ class LogEntry(_message.Message):
     method: _builtins.str
     """The method that was called, such as Charge."""
     caller: _builtins.str
-    """Who called, from the token."""
+    """The caller, from the token."""
     key: _builtins.str
     """The merchant's key."""
     word: _builtins.str
@@ -424,7 +424,7 @@ class LogEntry(_message.Message):
     card: _builtins.str
     """The card's token; empty where the request named none."""
     reference: _builtins.str
-    """What the merchant said it is for; empty where the request said nothing."""
+    """The merchant's reference; empty where the request had none."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much was asked for, or refunded; unset where the request named none and nothing was."""
@@ -490,9 +490,9 @@ class Fault(_message.Message):
     DELAY_MS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     kind: Global___FaultKind.ValueType
-    """What goes wrong. Required."""
+    """The kind. Required."""
     method: _builtins.str
-    """With which method, such as Charge; empty: with every one that the kind names."""
+    """The method affected, such as Charge; empty: every one that the kind names."""
     times: _builtins.int
     """How often with each key, 1 or more; 0: every time."""
     delay_ms: _builtins.int
@@ -525,7 +525,7 @@ class SetFaultsRequest(_message.Message):
     FAULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
-        """All there are to be, at most 100."""
+        """All faults, at most 100."""
 
     def __init__(
         self,

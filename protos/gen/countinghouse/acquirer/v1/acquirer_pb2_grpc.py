@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AcquirerServiceStub:
-    """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
+    """A simulated acquirer: an outside system that charges cards. It knows nothing of orders, locks or fences, only the key
     that the merchant sends. It is found by its address, not in the registry.
 
     A key moves money in once at most, and out once at most. Cards are tokens; these decline, whatever follows them:
@@ -68,7 +68,7 @@ class AcquirerServiceStub:
 
 
 class AcquirerServiceServicer:
-    """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
+    """A simulated acquirer: an outside system that charges cards. It knows nothing of orders, locks or fences, only the key
     that the merchant sends. It is found by its address, not in the registry.
 
     A key moves money in once at most, and out once at most. Cards are tokens; these decline, whatever follows them:
@@ -86,7 +86,7 @@ class AcquirerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCharge(self, request, context):
-        """Says what became of a key. One that the bank has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
+        """Returns the state of a key. One that the acquirer has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
         still be on its way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -102,14 +102,14 @@ class AcquirerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCharges(self, request, context):
-        """The statement: every key the bank has decided on, as it stands, in the order in which they were decided.
+        """The statement: every key the acquirer has decided on, as it stands, in the order in which they were decided.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLog(self, request, context):
-        """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision.
+        """The acquirer's own log, oldest first unless asked otherwise: every request as it was received, and every decision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +152,7 @@ def add_AcquirerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AcquirerService:
-    """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
+    """A simulated acquirer: an outside system that charges cards. It knows nothing of orders, locks or fences, only the key
     that the merchant sends. It is found by its address, not in the registry.
 
     A key moves money in once at most, and out once at most. Cards are tokens; these decline, whatever follows them:
@@ -297,7 +297,7 @@ class AcquirerService:
 
 
 class FaultServiceStub:
-    """Brings about what goes wrong with an outside bank. Served only where the settings say `failpoints`. Operators only.
+    """Injects the faults of an acquirer. Served only where the settings say `failpoints`. Operators only.
     """
 
     def __init__(self, channel):
@@ -319,7 +319,7 @@ class FaultServiceStub:
 
 
 class FaultServiceServicer:
-    """Brings about what goes wrong with an outside bank. Served only where the settings say `failpoints`. Operators only.
+    """Injects the faults of an acquirer. Served only where the settings say `failpoints`. Operators only.
     """
 
     def SetFaults(self, request, context):
@@ -330,7 +330,7 @@ class FaultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFaults(self, request, context):
-        """Says which faults are set.
+        """Returns the faults that are set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -358,7 +358,7 @@ def add_FaultServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FaultService:
-    """Brings about what goes wrong with an outside bank. Served only where the settings say `failpoints`. Operators only.
+    """Injects the faults of an acquirer. Served only where the settings say `failpoints`. Operators only.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AcquirerServiceStub:
-    """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
+    """A simulated acquirer: an outside system that charges cards. It knows nothing of orders, locks or fences, only the key
     that the merchant sends. It is found by its address, not in the registry.
 
     A key moves money in once at most, and out once at most. Cards are tokens; these decline, whatever follows them:
@@ -45,7 +45,7 @@ class AcquirerServiceStub:
     answered as REFUNDED or TOMBSTONE.
     """
     GetCharge: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.GetChargeRequest, _acquirer_pb2.GetChargeResponse]
-    """Says what became of a key. One that the bank has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
+    """Returns the state of a key. One that the acquirer has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
     still be on its way.
     """
     ReverseByKey: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.ReverseByKeyRequest, _acquirer_pb2.ReverseByKeyResponse]
@@ -53,13 +53,13 @@ class AcquirerServiceStub:
     gets a tombstone, which refuses a charge that comes later. A key that is DECLINED stays so.
     """
     ListCharges: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.ListChargesRequest, _acquirer_pb2.ListChargesResponse]
-    """The statement: every key the bank has decided on, as it stands, in the order in which they were decided."""
+    """The statement: every key the acquirer has decided on, as it stands, in the order in which they were decided."""
     ListLog: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.ListLogRequest, _acquirer_pb2.ListLogResponse]
-    """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
+    """The acquirer's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
 
 @_typing.type_check_only
 class AcquirerServiceAsyncStub(AcquirerServiceStub):
-    """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
+    """A simulated acquirer: an outside system that charges cards. It knows nothing of orders, locks or fences, only the key
     that the merchant sends. It is found by its address, not in the registry.
 
     A key moves money in once at most, and out once at most. Cards are tokens; these decline, whatever follows them:
@@ -74,7 +74,7 @@ class AcquirerServiceAsyncStub(AcquirerServiceStub):
     answered as REFUNDED or TOMBSTONE.
     """
     GetCharge: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.GetChargeRequest, _acquirer_pb2.GetChargeResponse]  # type: ignore[assignment]
-    """Says what became of a key. One that the bank has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
+    """Returns the state of a key. One that the acquirer has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
     still be on its way.
     """
     ReverseByKey: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.ReverseByKeyRequest, _acquirer_pb2.ReverseByKeyResponse]  # type: ignore[assignment]
@@ -82,12 +82,12 @@ class AcquirerServiceAsyncStub(AcquirerServiceStub):
     gets a tombstone, which refuses a charge that comes later. A key that is DECLINED stays so.
     """
     ListCharges: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.ListChargesRequest, _acquirer_pb2.ListChargesResponse]  # type: ignore[assignment]
-    """The statement: every key the bank has decided on, as it stands, in the order in which they were decided."""
+    """The statement: every key the acquirer has decided on, as it stands, in the order in which they were decided."""
     ListLog: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.ListLogRequest, _acquirer_pb2.ListLogResponse]  # type: ignore[assignment]
-    """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
+    """The acquirer's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
 
 class AcquirerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """A simulated outside bank that charges cards. It knows nothing of orders, locks or fences: all it goes by is the key
+    """A simulated acquirer: an outside system that charges cards. It knows nothing of orders, locks or fences, only the key
     that the merchant sends. It is found by its address, not in the registry.
 
     A key moves money in once at most, and out once at most. Cards are tokens; these decline, whatever follows them:
@@ -112,7 +112,7 @@ class AcquirerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _acquirer_pb2.GetChargeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_acquirer_pb2.GetChargeResponse, _abc.Awaitable[_acquirer_pb2.GetChargeResponse]]:
-        """Says what became of a key. One that the bank has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
+        """Returns the state of a key. One that the acquirer has never decided on is NOT_FOUND, CHARGE_NOT_FOUND; a charge may
         still be on its way.
         """
 
@@ -132,7 +132,7 @@ class AcquirerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _acquirer_pb2.ListChargesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_acquirer_pb2.ListChargesResponse, _abc.Awaitable[_acquirer_pb2.ListChargesResponse]]:
-        """The statement: every key the bank has decided on, as it stands, in the order in which they were decided."""
+        """The statement: every key the acquirer has decided on, as it stands, in the order in which they were decided."""
 
     @_abc_1.abstractmethod
     def ListLog(
@@ -140,12 +140,12 @@ class AcquirerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _acquirer_pb2.ListLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_acquirer_pb2.ListLogResponse, _abc.Awaitable[_acquirer_pb2.ListLogResponse]]:
-        """The bank's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
+        """The acquirer's own log, oldest first unless asked otherwise: every request as it was received, and every decision."""
 
 def add_AcquirerServiceServicer_to_server(servicer: AcquirerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class FaultServiceStub:
-    """Brings about what goes wrong with an outside bank. Served only where the settings say `failpoints`. Operators only."""
+    """Injects the faults of an acquirer. Served only where the settings say `failpoints`. Operators only."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -154,20 +154,20 @@ class FaultServiceStub:
     SetFaults: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.SetFaultsRequest, _acquirer_pb2.SetFaultsResponse]
     """Replaces all faults; an empty list ends them."""
     GetFaults: _grpc.UnaryUnaryMultiCallable[_acquirer_pb2.GetFaultsRequest, _acquirer_pb2.GetFaultsResponse]
-    """Says which faults are set."""
+    """Returns the faults that are set."""
 
 @_typing.type_check_only
 class FaultServiceAsyncStub(FaultServiceStub):
-    """Brings about what goes wrong with an outside bank. Served only where the settings say `failpoints`. Operators only."""
+    """Injects the faults of an acquirer. Served only where the settings say `failpoints`. Operators only."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetFaults: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.SetFaultsRequest, _acquirer_pb2.SetFaultsResponse]  # type: ignore[assignment]
     """Replaces all faults; an empty list ends them."""
     GetFaults: _aio.UnaryUnaryMultiCallable[_acquirer_pb2.GetFaultsRequest, _acquirer_pb2.GetFaultsResponse]  # type: ignore[assignment]
-    """Says which faults are set."""
+    """Returns the faults that are set."""
 
 class FaultServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Brings about what goes wrong with an outside bank. Served only where the settings say `failpoints`. Operators only."""
+    """Injects the faults of an acquirer. Served only where the settings say `failpoints`. Operators only."""
 
     @_abc_1.abstractmethod
     def SetFaults(
@@ -183,6 +183,6 @@ class FaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _acquirer_pb2.GetFaultsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_acquirer_pb2.GetFaultsResponse, _abc.Awaitable[_acquirer_pb2.GetFaultsResponse]]:
-        """Says which faults are set."""
+        """Returns the faults that are set."""
 
 def add_FaultServiceServicer_to_server(servicer: FaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

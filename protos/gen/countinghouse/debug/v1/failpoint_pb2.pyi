@@ -26,11 +26,11 @@ class _FailpointAction:
 class _FailpointActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailpointAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FAILPOINT_ACTION_UNSPECIFIED: _FailpointAction.ValueType  # 0
-    """Not said; disarms."""
+    """Unspecified; disarms."""
     FAILPOINT_ACTION_KILL: _FailpointAction.ValueType  # 1
     """The process kills itself with SIGKILL."""
     FAILPOINT_ACTION_STOP: _FailpointAction.ValueType  # 2
-    """The process stops itself with SIGSTOP until somebody sends SIGCONT."""
+    """The process stops itself with SIGSTOP until it gets SIGCONT."""
     FAILPOINT_ACTION_DELAY: _FailpointAction.ValueType  # 3
     """The call waits for delay_ms."""
     FAILPOINT_ACTION_DROP_REPLY: _FailpointAction.ValueType  # 4
@@ -40,11 +40,11 @@ class FailpointAction(_FailpointAction, metaclass=_FailpointActionEnumTypeWrappe
     """What happens when a failpoint fires."""
 
 FAILPOINT_ACTION_UNSPECIFIED: FailpointAction.ValueType  # 0
-"""Not said; disarms."""
+"""Unspecified; disarms."""
 FAILPOINT_ACTION_KILL: FailpointAction.ValueType  # 1
 """The process kills itself with SIGKILL."""
 FAILPOINT_ACTION_STOP: FailpointAction.ValueType  # 2
-"""The process stops itself with SIGSTOP until somebody sends SIGCONT."""
+"""The process stops itself with SIGSTOP until it gets SIGCONT."""
 FAILPOINT_ACTION_DELAY: FailpointAction.ValueType  # 3
 """The call waits for delay_ms."""
 FAILPOINT_ACTION_DROP_REPLY: FailpointAction.ValueType  # 4
@@ -67,7 +67,7 @@ class ArmFailpointRequest(_message.Message):
     Required.
     """
     action: Global___FailpointAction.ValueType
-    """What is to happen."""
+    """The action."""
     hit: _builtins.int
     """At the n-th time it is passed from now on, 1 or more; 0 means 1."""
     delay_ms: _builtins.int

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FailpointServiceStub:
-    """Brings faults about at named points of a payment. Served only where the settings say `failpoints`, which the
+    """Injects faults at named points of a payment. Served only where the settings say `failpoints`, which the
     production profile refuses. Operators only.
     """
 
@@ -49,7 +49,7 @@ class FailpointServiceStub:
 
 
 class FailpointServiceServicer:
-    """Brings faults about at named points of a payment. Served only where the settings say `failpoints`, which the
+    """Injects faults at named points of a payment. Served only where the settings say `failpoints`, which the
     production profile refuses. Operators only.
     """
 
@@ -61,7 +61,7 @@ class FailpointServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFailpoints(self, request, context):
-        """Says how often each failpoint was passed and how often it fired.
+        """Returns how often each failpoint was passed and how often it fired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +89,7 @@ def add_FailpointServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FailpointService:
-    """Brings faults about at named points of a payment. Served only where the settings say `failpoints`, which the
+    """Injects faults at named points of a payment. Served only where the settings say `failpoints`, which the
     production profile refuses. Operators only.
     """
 

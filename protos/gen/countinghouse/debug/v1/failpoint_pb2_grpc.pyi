@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FailpointServiceStub:
-    """Brings faults about at named points of a payment. Served only where the settings say `failpoints`, which the
+    """Injects faults at named points of a payment. Served only where the settings say `failpoints`, which the
     production profile refuses. Operators only.
     """
 
@@ -38,11 +38,11 @@ class FailpointServiceStub:
     ArmFailpoint: _grpc.UnaryUnaryMultiCallable[_failpoint_pb2.ArmFailpointRequest, _failpoint_pb2.ArmFailpointResponse]
     """Arms one failpoint of this instance; it fires once."""
     ListFailpoints: _grpc.UnaryUnaryMultiCallable[_failpoint_pb2.ListFailpointsRequest, _failpoint_pb2.ListFailpointsResponse]
-    """Says how often each failpoint was passed and how often it fired."""
+    """Returns how often each failpoint was passed and how often it fired."""
 
 @_typing.type_check_only
 class FailpointServiceAsyncStub(FailpointServiceStub):
-    """Brings faults about at named points of a payment. Served only where the settings say `failpoints`, which the
+    """Injects faults at named points of a payment. Served only where the settings say `failpoints`, which the
     production profile refuses. Operators only.
     """
 
@@ -50,10 +50,10 @@ class FailpointServiceAsyncStub(FailpointServiceStub):
     ArmFailpoint: _aio.UnaryUnaryMultiCallable[_failpoint_pb2.ArmFailpointRequest, _failpoint_pb2.ArmFailpointResponse]  # type: ignore[assignment]
     """Arms one failpoint of this instance; it fires once."""
     ListFailpoints: _aio.UnaryUnaryMultiCallable[_failpoint_pb2.ListFailpointsRequest, _failpoint_pb2.ListFailpointsResponse]  # type: ignore[assignment]
-    """Says how often each failpoint was passed and how often it fired."""
+    """Returns how often each failpoint was passed and how often it fired."""
 
 class FailpointServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Brings faults about at named points of a payment. Served only where the settings say `failpoints`, which the
+    """Injects faults at named points of a payment. Served only where the settings say `failpoints`, which the
     production profile refuses. Operators only.
     """
 
@@ -71,6 +71,6 @@ class FailpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _failpoint_pb2.ListFailpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_failpoint_pb2.ListFailpointsResponse, _abc.Awaitable[_failpoint_pb2.ListFailpointsResponse]]:
-        """Says how often each failpoint was passed and how often it fired."""
+        """Returns how often each failpoint was passed and how often it fired."""
 
 def add_FailpointServiceServicer_to_server(servicer: FailpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

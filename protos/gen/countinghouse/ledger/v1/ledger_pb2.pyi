@@ -29,7 +29,7 @@ class _AccountKind:
 class _AccountKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACCOUNT_KIND_UNSPECIFIED: _AccountKind.ValueType  # 0
-    """Not said; refused."""
+    """Unspecified; refused."""
     ACCOUNT_KIND_ASSET: _AccountKind.ValueType  # 1
     """What we have (drawer, bank). Grows by debits."""
     ACCOUNT_KIND_LIABILITY: _AccountKind.ValueType  # 2
@@ -42,10 +42,10 @@ class _AccountKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountKi
     """What we spent. Grows by debits."""
 
 class AccountKind(_AccountKind, metaclass=_AccountKindEnumTypeWrapper):
-    """What an account is; decides on which side its balance grows."""
+    """The kind of an account; it decides on which side the balance grows."""
 
 ACCOUNT_KIND_UNSPECIFIED: AccountKind.ValueType  # 0
-"""Not said; refused."""
+"""Unspecified; refused."""
 ACCOUNT_KIND_ASSET: AccountKind.ValueType  # 1
 """What we have (drawer, bank). Grows by debits."""
 ACCOUNT_KIND_LIABILITY: AccountKind.ValueType  # 2
@@ -96,7 +96,7 @@ class Account(_message.Message):
     """Why it was closed; empty: it is open."""
     @_builtins.property
     def closed_by(self) -> _clerk_pb2.Clerk:
-        """Who closed it; not set: it is open."""
+        """The caller who closed it; not set: it is open."""
 
     def __init__(
         self,
@@ -528,7 +528,7 @@ Global___PostResponse: _TypeAlias = PostResponse  # noqa: Y015
 
 @_typing.final
 class VoidPostRequest(_message.Message):
-    """Names a Post that is never to be."""
+    """Voids a Post."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -568,7 +568,7 @@ Global___VoidPostRequest: _TypeAlias = VoidPostRequest  # noqa: Y015
 
 @_typing.final
 class VoidPostResponse(_message.Message):
-    """What became of it."""
+    """The outcome."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -827,7 +827,7 @@ class TrialBalanceRow(_message.Message):
     credits: _builtins.int
     """Sum of its credits, in minor units, as a positive number; limited like debits. See exact_credits."""
     balance: _builtins.int
-    """The stored balance, on the side on which the account grows; equal to what the sums say unless the books are broken."""
+    """The stored balance, on the side on which the account grows; equal to the sums unless the books are broken."""
     exact_debits: _builtins.str
     """The sum of its debits as a decimal number of any length, in minor units."""
     exact_credits: _builtins.str

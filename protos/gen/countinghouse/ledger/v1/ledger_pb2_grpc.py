@@ -175,7 +175,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyJournal(self, request, context):
-        """Recomputes the hash chain over a range of journals and says where it first breaks.
+        """Recomputes the hash chain over a range of journals and returns where it first breaks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,7 +68,7 @@ class LedgerServiceStub:
     first page was asked for; the sums over all accounts come with the first page.
     """
     VerifyJournal: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyJournalRequest, _ledger_pb2.VerifyJournalResponse]
-    """Recomputes the hash chain over a range of journals and says where it first breaks."""
+    """Recomputes the hash chain over a range of journals and returns where it first breaks."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -110,7 +110,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     first page was asked for; the sums over all accounts come with the first page.
     """
     VerifyJournal: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyJournalRequest, _ledger_pb2.VerifyJournalResponse]  # type: ignore[assignment]
-    """Recomputes the hash chain over a range of journals and says where it first breaks."""
+    """Recomputes the hash chain over a range of journals and returns where it first breaks."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The books: accounts, and balanced journals that are never changed."""
@@ -215,6 +215,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.VerifyJournalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.VerifyJournalResponse, _abc.Awaitable[_ledger_pb2.VerifyJournalResponse]]:
-        """Recomputes the hash chain over a range of journals and says where it first breaks."""
+        """Recomputes the hash chain over a range of journals and returns where it first breaks."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,9 +29,9 @@ class _OrderState:
 class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ORDER_STATE_UNSPECIFIED: _OrderState.ValueType  # 0
-    """Not said. In a filter: any state."""
+    """Unspecified. In a filter: any state."""
     ORDER_STATE_UNPAID: _OrderState.ValueType  # 1
-    """Nobody has paid and nobody is paying."""
+    """No payment has paid it or is paying it."""
     ORDER_STATE_PAYING: _OrderState.ValueType  # 2
     """One payment has claimed the order and has not ended."""
     ORDER_STATE_PAID: _OrderState.ValueType  # 3
@@ -40,12 +40,12 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     """Will never be paid."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
-    """Where an order stands. UNPAID → PAYING → PAID; UNPAID → CANCELLED; PAYING → UNPAID; PAID → UNPAID."""
+    """The state of an order. UNPAID → PAYING → PAID; UNPAID → CANCELLED; PAYING → UNPAID; PAID → UNPAID."""
 
 ORDER_STATE_UNSPECIFIED: OrderState.ValueType  # 0
-"""Not said. In a filter: any state."""
+"""Unspecified. In a filter: any state."""
 ORDER_STATE_UNPAID: OrderState.ValueType  # 1
-"""Nobody has paid and nobody is paying."""
+"""No payment has paid it or is paying it."""
 ORDER_STATE_PAYING: OrderState.ValueType  # 2
 """One payment has claimed the order and has not ended."""
 ORDER_STATE_PAID: OrderState.ValueType  # 3
@@ -107,9 +107,9 @@ class Order(_message.Message):
     order_id: _builtins.str
     """Name of the order, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`."""
     customer_id: _builtins.str
-    """Whose order it is; also whose wallet pays it. Same form as order_id."""
+    """The customer who owes it, and whose wallet may pay it. Same form as order_id."""
     state: Global___OrderState.ValueType
-    """Where the order stands."""
+    """Its state."""
     version: _builtins.int
     """Grows by one with every change, from 1, without a gap."""
     round: _builtins.int
@@ -132,7 +132,7 @@ class Order(_message.Message):
 
     @_builtins.property
     def settled_by(self) -> _clerk_pb2.Clerk:
-        """Who settled it; set when PAID."""
+        """The clerk who settled it; set when PAID."""
 
     def __init__(
         self,
@@ -172,11 +172,11 @@ class CreateOrderRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own id of this operation, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required."""
     order_id: _builtins.str
-    """Name wanted for the order; empty: the service makes one. A taken name is ALREADY_EXISTS, ORDER_EXISTS. Staff only: a
+    """Id wanted for the order; empty: the service makes one. A taken name is ALREADY_EXISTS, ORDER_EXISTS. Staff only: a
     customer's order is named by the service, and theirs with an order_id is PERMISSION_DENIED, ORDER_ID_NOT_YOURS.
     """
     customer_id: _builtins.str
-    """Whose order it is. Required; a customer may only name themselves."""
+    """The customer who owes it. Required; a customer may only name themselves."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What is owed. May be left out when there are lines; otherwise it must equal their sum."""
@@ -356,12 +356,12 @@ class OrderEvent(_message.Message):
     at_ms: _builtins.int
     """When, Unix time in milliseconds."""
     reason: _builtins.str
-    """Why; empty: nobody was asked why, or it was not recorded."""
+    """Why; empty: no reason was asked for, or it was not recorded."""
     payment_id: _builtins.str
     """The payment that asked for the change; empty: none."""
     @_builtins.property
     def actor(self) -> _clerk_pb2.Clerk:
-        """Who did it, or on whose behalf one of our services did."""
+        """The caller who made it, or on whose behalf one of our services did."""
 
     @_builtins.property
     def fence(self) -> _fence_pb2.Fence:
@@ -405,7 +405,7 @@ class ListOrdersRequest(_message.Message):
     state: Global___OrderState.ValueType
     """Only orders in this state; unspecified: all."""
     customer_id: _builtins.str
-    """Only this customer's orders; empty: everyone's."""
+    """Only this customer's orders; empty: all."""
     def __init__(
         self,
         *,
@@ -528,7 +528,7 @@ class ClaimOrderRequest(_message.Message):
 
     @_builtins.property
     def clerk(self) -> _clerk_pb2.Clerk:
-        """For whom the service asks. Required."""
+        """The clerk on whose behalf the service asks. Required."""
 
     def __init__(
         self,
@@ -548,7 +548,7 @@ Global___ClaimOrderRequest: _TypeAlias = ClaimOrderRequest  # noqa: Y015
 
 @_typing.final
 class ClaimOrderResponse(_message.Message):
-    """Where the order stands after the claim."""
+    """The order after the claim."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -593,7 +593,7 @@ class CompleteOrderRequest(_message.Message):
 
     @_builtins.property
     def settled_by(self) -> _clerk_pb2.Clerk:
-        """Who settled it. Required."""
+        """The clerk who settled it. Required."""
 
     def __init__(
         self,
@@ -725,7 +725,7 @@ class ReopenOrderRequest(_message.Message):
 
     @_builtins.property
     def clerk(self) -> _clerk_pb2.Clerk:
-        """Who reversed the payment; unset: the caller."""
+        """The clerk who reversed the payment; unset: the caller."""
 
     def __init__(
         self,

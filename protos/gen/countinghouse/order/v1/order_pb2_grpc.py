@@ -114,7 +114,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrderHistory(self, request, context):
-        """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order.
+        """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

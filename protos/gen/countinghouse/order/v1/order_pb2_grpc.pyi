@@ -44,7 +44,7 @@ class OrderServiceStub:
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
     """Lists orders, newest first. A customer sees only their own."""
     GetOrderHistory: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]
-    """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
+    """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
     """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]
@@ -76,7 +76,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists orders, newest first. A customer sees only their own."""
     GetOrderHistory: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]  # type: ignore[assignment]
-    """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
+    """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]  # type: ignore[assignment]
@@ -129,7 +129,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.GetOrderHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.GetOrderHistoryResponse, _abc.Awaitable[_order_pb2.GetOrderHistoryResponse]]:
-        """Lists the changes of one order, the oldest first: who, when, what and why. For whoever may read the order."""
+        """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order."""
 
     @_abc_1.abstractmethod
     def CancelOrder(

@@ -29,48 +29,48 @@ class _PaymentState:
 class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PAYMENT_STATE_UNSPECIFIED: _PaymentState.ValueType  # 0
-    """Not said. In a filter: any state."""
+    """Unspecified. In a filter: any state."""
     PAYMENT_STATE_CREATED: _PaymentState.ValueType  # 1
     """Accepted; nothing has been sent to the ledger."""
     PAYMENT_STATE_SUBMITTED: _PaymentState.ValueType  # 2
     """Committed before money moves: from here on it may have moved."""
     PAYMENT_STATE_SUCCEEDED: _PaymentState.ValueType  # 3
-    """The money has moved, and the ledger says so."""
+    """The money has moved: the ledger has the journal."""
     PAYMENT_STATE_DECLINED: _PaymentState.ValueType  # 4
     """Definitively refused: no money moved, and none will."""
     PAYMENT_STATE_UNKNOWN: _PaymentState.ValueType  # 5
-    """Nobody has told us the outcome yet. Never the same as declined."""
+    """The acquirer or the ledger has not answered yet. Never the same as declined."""
     PAYMENT_STATE_REVERSING: _PaymentState.ValueType  # 6
     """A reversal has been committed and is on its way to the ledger, and of a card payment to the acquirer."""
     PAYMENT_STATE_REVERSED: _PaymentState.ValueType  # 7
     """Undone: by an opposite journal, or, of a card that was never charged, for good and without one."""
     PAYMENT_STATE_PARKED: _PaymentState.ValueType  # 8
-    """A clerk gave up waiting for the acquirer: the payment settles nothing, its order is free, and the acquirer is owed the
-    reversal of its key. The next state is REVERSED.
+    """A clerk gave up waiting for the acquirer: the payment settles nothing, its order is free, and the reversal of its
+    key at the acquirer is pending. The next state is REVERSED.
     """
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
-    """Where a payment stands. Time alone never ends one."""
+    """The state of a payment. Time alone never ends one."""
 
 PAYMENT_STATE_UNSPECIFIED: PaymentState.ValueType  # 0
-"""Not said. In a filter: any state."""
+"""Unspecified. In a filter: any state."""
 PAYMENT_STATE_CREATED: PaymentState.ValueType  # 1
 """Accepted; nothing has been sent to the ledger."""
 PAYMENT_STATE_SUBMITTED: PaymentState.ValueType  # 2
 """Committed before money moves: from here on it may have moved."""
 PAYMENT_STATE_SUCCEEDED: PaymentState.ValueType  # 3
-"""The money has moved, and the ledger says so."""
+"""The money has moved: the ledger has the journal."""
 PAYMENT_STATE_DECLINED: PaymentState.ValueType  # 4
 """Definitively refused: no money moved, and none will."""
 PAYMENT_STATE_UNKNOWN: PaymentState.ValueType  # 5
-"""Nobody has told us the outcome yet. Never the same as declined."""
+"""The acquirer or the ledger has not answered yet. Never the same as declined."""
 PAYMENT_STATE_REVERSING: PaymentState.ValueType  # 6
 """A reversal has been committed and is on its way to the ledger, and of a card payment to the acquirer."""
 PAYMENT_STATE_REVERSED: PaymentState.ValueType  # 7
 """Undone: by an opposite journal, or, of a card that was never charged, for good and without one."""
 PAYMENT_STATE_PARKED: PaymentState.ValueType  # 8
-"""A clerk gave up waiting for the acquirer: the payment settles nothing, its order is free, and the acquirer is owed the
-reversal of its key. The next state is REVERSED.
+"""A clerk gave up waiting for the acquirer: the payment settles nothing, its order is free, and the reversal of its
+key at the acquirer is pending. The next state is REVERSED.
 """
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
@@ -81,7 +81,7 @@ class _Source:
 class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SOURCE_UNSPECIFIED: _Source.ValueType  # 0
-    """Not said; refused."""
+    """Unspecified; refused."""
     SOURCE_WALLET: _Source.ValueType  # 1
     """The customer's wallet, a ledger account with a limit. A clerk uses it by Pay only, with a ticket of that customer."""
     SOURCE_DRAWER: _Source.ValueType  # 2
@@ -97,7 +97,7 @@ class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Where the money comes from."""
 
 SOURCE_UNSPECIFIED: Source.ValueType  # 0
-"""Not said; refused."""
+"""Unspecified; refused."""
 SOURCE_WALLET: Source.ValueType  # 1
 """The customer's wallet, a ledger account with a limit. A clerk uses it by Pay only, with a ticket of that customer."""
 SOURCE_DRAWER: Source.ValueType  # 2
@@ -117,7 +117,7 @@ class _AcquirerOutcome:
 class _AcquirerOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AcquirerOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACQUIRER_OUTCOME_UNSPECIFIED: _AcquirerOutcome.ValueType  # 0
-    """Not said."""
+    """Unspecified."""
     ACQUIRER_OUTCOME_CHARGED: _AcquirerOutcome.ValueType  # 1
     """The card was charged."""
     ACQUIRER_OUTCOME_DECLINED: _AcquirerOutcome.ValueType  # 2
@@ -126,10 +126,10 @@ class _AcquirerOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Acqui
     """Given back, or never to be charged."""
 
 class AcquirerOutcome(_AcquirerOutcome, metaclass=_AcquirerOutcomeEnumTypeWrapper):
-    """What became of a charge, as the acquirer says."""
+    """The outcome of a charge, by the acquirer."""
 
 ACQUIRER_OUTCOME_UNSPECIFIED: AcquirerOutcome.ValueType  # 0
-"""Not said."""
+"""Unspecified."""
 ACQUIRER_OUTCOME_CHARGED: AcquirerOutcome.ValueType  # 1
 """The card was charged."""
 ACQUIRER_OUTCOME_DECLINED: AcquirerOutcome.ValueType  # 2
@@ -145,7 +145,7 @@ class _TicketState:
 class _TicketStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TicketState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TICKET_STATE_UNSPECIFIED: _TicketState.ValueType  # 0
-    """Not said."""
+    """Unspecified."""
     TICKET_STATE_ISSUED: _TicketState.ValueType  # 1
     """Can be used."""
     TICKET_STATE_IN_PROGRESS: _TicketState.ValueType  # 2
@@ -156,10 +156,10 @@ class _TicketStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TicketSta
     """Refused, never run; after 30 days or more it is forgotten, and refused as unknown."""
 
 class TicketState(_TicketState, metaclass=_TicketStateEnumTypeWrapper):
-    """Where a ticket stands. ISSUED → IN_PROGRESS → DONE; ISSUED → EXPIRED."""
+    """The state of a ticket. ISSUED → IN_PROGRESS → DONE; ISSUED → EXPIRED."""
 
 TICKET_STATE_UNSPECIFIED: TicketState.ValueType  # 0
-"""Not said."""
+"""Unspecified."""
 TICKET_STATE_ISSUED: TicketState.ValueType  # 1
 """Can be used."""
 TICKET_STATE_IN_PROGRESS: TicketState.ValueType  # 2
@@ -274,7 +274,7 @@ class Payment(_message.Message):
     """The key under which the acquirer is asked, `payment_id:attempt`; empty where attempt is 0. It never changes."""
     attention: _builtins.str
     """Why people have to look at it, an UPPER_SNAKE reason: the acquirer has not answered for so long that the machine
-    charges no more by itself, or its answer contradicts what was asked (ACQUIRER_MISMATCH). Empty: nobody has to. Set in
+    charges no more by itself, or its answer contradicts what was asked (ACQUIRER_MISMATCH). Empty: they need not. Set in
     UNKNOWN, REVERSING and PARKED only.
     """
     @_builtins.property
@@ -283,7 +283,7 @@ class Payment(_message.Message):
 
     @_builtins.property
     def clerk(self) -> _clerk_pb2.Clerk:
-        """Who asked for it, from the token. For an order: who settled it."""
+        """The caller who asked for it, from the token. For an order: the clerk who settled it."""
 
     def __init__(
         self,
@@ -400,7 +400,7 @@ class PayRequest(_message.Message):
     `sales:<currency>`. Required for a direct payment; must be empty when the ticket names an order.
     """
     customer_id: _builtins.str
-    """Whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves; a clerk
+    """The customer whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves; a clerk
     who pays from a wallet must name its owner, and one who pays with the card of a customer that customer. Another
     customer than the order's is CUSTOMER_MISMATCH.
     """
@@ -435,7 +435,7 @@ Global___PayRequest: _TypeAlias = PayRequest  # noqa: Y015
 
 @_typing.final
 class PayResponse(_message.Message):
-    """What became of the payment."""
+    """The outcome of the payment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -501,7 +501,7 @@ Global___SettleRequest: _TypeAlias = SettleRequest  # noqa: Y015
 
 @_typing.final
 class SettleResponse(_message.Message):
-    """What became of the payment."""
+    """The outcome of the payment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -555,7 +555,7 @@ Global___ReverseRequest: _TypeAlias = ReverseRequest  # noqa: Y015
 
 @_typing.final
 class ReverseResponse(_message.Message):
-    """What became of the reversal."""
+    """The outcome of the reversal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -757,8 +757,8 @@ class PaymentEvent(_message.Message):
     """Why: the reason given for a reversal, or the UPPER_SNAKE reason of a decline; empty: none, or it was not recorded."""
     @_builtins.property
     def actor(self) -> _clerk_pb2.Clerk:
-        """Who asked for it: whose payment it is, or who reverses it. Whoever finishes a payment that somebody else left does so
-        on their behalf. Unset: the release of that time did not record it.
+        """On whose behalf: the caller whose payment it is, or the accountant who reverses it, also where another clerk or the
+        worker finished the payment. Unset: the release of that time did not record it.
         """
 
     @_builtins.property
@@ -855,7 +855,7 @@ Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
 
 @_typing.final
 class NotifyAcquirerRequest(_message.Message):
-    """Says that something became of a charge."""
+    """Notifies that the acquirer has decided on a charge."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -864,7 +864,7 @@ class NotifyAcquirerRequest(_message.Message):
     key: _builtins.str
     """The key of the charge, 1 to 64 characters of `A-Z a-z 0-9 _ . : -`. Required. One that no payment waits for is ignored."""
     outcome: Global___AcquirerOutcome.ValueType
-    """What became of it, as far as the sender knows."""
+    """Its outcome, as far as the sender knows."""
     def __init__(
         self,
         *,
@@ -881,7 +881,7 @@ Global___NotifyAcquirerRequest: _TypeAlias = NotifyAcquirerRequest  # noqa: Y015
 
 @_typing.final
 class NotifyAcquirerResponse(_message.Message):
-    """The notice was heard."""
+    """The notice was received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

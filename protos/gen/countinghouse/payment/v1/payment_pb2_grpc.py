@@ -113,7 +113,7 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+        """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
         NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
@@ -133,8 +133,8 @@ class PaymentServiceServicer:
         """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
         order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
         FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
-        the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
-        the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+        the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it answers
+        with the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
         and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. A payment that is
         REVERSING and was UNKNOWN is parked without asking, and the request of its reversal is refused with PAYMENT_PARKED;
         if the ledger has its journal, Park is FAILED_PRECONDITION, ILLEGAL_STATE, and nothing changes. Clerks only.
@@ -158,14 +158,14 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPaymentHistory(self, request, context):
-        """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment.
+        """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NotifyAcquirer(self, request, context):
-        """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+        """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
         the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

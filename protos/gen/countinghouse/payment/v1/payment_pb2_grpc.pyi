@@ -49,7 +49,7 @@ class PaymentServiceStub:
     otherwise the ticket stays unused.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]
-    """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+    """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
     NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
@@ -61,8 +61,8 @@ class PaymentServiceStub:
     """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
     order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
     FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
-    the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
-    the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+    the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it answers
+    with the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
     and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. A payment that is
     REVERSING and was UNKNOWN is parked without asking, and the request of its reversal is refused with PAYMENT_PARKED;
     if the ledger has its journal, Park is FAILED_PRECONDITION, ILLEGAL_STATE, and nothing changes. Clerks only.
@@ -72,9 +72,9 @@ class PaymentServiceStub:
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
     """Lists payments, newest first. A customer sees only their own."""
     GetPaymentHistory: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentHistoryRequest, _payment_pb2.GetPaymentHistoryResponse]
-    """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment."""
+    """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it."""
     NotifyAcquirer: _grpc.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]
-    """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+    """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
     the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
     """
 
@@ -99,7 +99,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     otherwise the ticket stays unused.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]  # type: ignore[assignment]
-    """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+    """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
     NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
@@ -111,8 +111,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
     order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
     FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
-    the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
-    the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+    the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it answers
+    with the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
     and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. A payment that is
     REVERSING and was UNKNOWN is parked without asking, and the request of its reversal is refused with PAYMENT_PARKED;
     if the ledger has its journal, Park is FAILED_PRECONDITION, ILLEGAL_STATE, and nothing changes. Clerks only.
@@ -122,9 +122,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """Lists payments, newest first. A customer sees only their own."""
     GetPaymentHistory: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentHistoryRequest, _payment_pb2.GetPaymentHistoryResponse]  # type: ignore[assignment]
-    """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment."""
+    """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it."""
     NotifyAcquirer: _aio.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]  # type: ignore[assignment]
-    """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+    """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
     the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
     """
 
@@ -164,7 +164,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.SettleResponse, _abc.Awaitable[_payment_pb2.SettleResponse]]:
-        """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with who and when.
+        """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
         NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
@@ -188,8 +188,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives up waiting for the acquirer's answer about an order's card payment that is SUBMITTED or UNKNOWN, so that the
         order can be settled in another way at once. The payment settles nothing any more: its own request is refused with
         FAILED_PRECONDITION, PAYMENT_PARKED, and whatever the acquirer charged or charges under its key is given back when
-        the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it tells
-        the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
+        the acquirer answers, however long that takes: PARKED, then REVERSED. The acquirer is asked once before: if it answers
+        with the outcome, the payment is finished instead; then Park is ALREADY_EXISTS, ORDER_ALREADY_PAID where it was charged,
         and FAILED_PRECONDITION, ILLEGAL_STATE where it was declined, which leaves the order free as well. A payment that is
         REVERSING and was UNKNOWN is parked without asking, and the request of its reversal is refused with PAYMENT_PARKED;
         if the ledger has its journal, Park is FAILED_PRECONDITION, ILLEGAL_STATE, and nothing changes. Clerks only.
@@ -217,7 +217,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.GetPaymentHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.GetPaymentHistoryResponse, _abc.Awaitable[_payment_pb2.GetPaymentHistoryResponse]]:
-        """Lists the changes of one payment, the oldest first: who, when, what and why. For whoever may read the payment."""
+        """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it."""
 
     @_abc_1.abstractmethod
     def NotifyAcquirer(
@@ -225,7 +225,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.NotifyAcquirerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.NotifyAcquirerResponse, _abc.Awaitable[_payment_pb2.NotifyAcquirerResponse]]:
-        """The acquirer says that something became of a charge. Nothing is believed: if the payment still waits for an answer,
+        """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
         the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
         """
 

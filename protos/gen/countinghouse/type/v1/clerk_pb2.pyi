@@ -24,9 +24,9 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """Not said; refused wherever a role is needed."""
+    """Unspecified; refused wherever a role is needed."""
     ROLE_CUSTOMER: _Role.ValueType  # 1
-    """Someone with a wallet, who pays their own orders."""
+    """A customer with a wallet, who pays their own orders."""
     ROLE_CASHIER: _Role.ValueType  # 2
     """A clerk at the counter: settles into the cash drawer, and from a wallet with a ticket of its owner."""
     ROLE_ACCOUNTANT: _Role.ValueType  # 3
@@ -34,19 +34,19 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_AUDITOR: _Role.ValueType  # 4
     """Reads everything, changes nothing."""
     ROLE_OPERATOR: _Role.ValueType  # 5
-    """Opens accounts and looks after the machinery."""
+    """Opens accounts and operates the services."""
     ROLE_SERVICE: _Role.ValueType  # 6
-    """One of our own services, on behalf of somebody it has authenticated."""
+    """One of our own services, on behalf of a caller that it has authenticated."""
     ROLE_ACQUIRER: _Role.ValueType  # 7
-    """An outside bank. It may say that something became of a charge, and nothing else."""
+    """An acquirer. It may notify that it has decided on a charge, and nothing else."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Who is calling, as the signed token says. Nothing in a request can claim a role."""
+    """The role of a caller, from the signed token. Nothing in a request can claim a role."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""Not said; refused wherever a role is needed."""
+"""Unspecified; refused wherever a role is needed."""
 ROLE_CUSTOMER: Role.ValueType  # 1
-"""Someone with a wallet, who pays their own orders."""
+"""A customer with a wallet, who pays their own orders."""
 ROLE_CASHIER: Role.ValueType  # 2
 """A clerk at the counter: settles into the cash drawer, and from a wallet with a ticket of its owner."""
 ROLE_ACCOUNTANT: Role.ValueType  # 3
@@ -54,16 +54,16 @@ ROLE_ACCOUNTANT: Role.ValueType  # 3
 ROLE_AUDITOR: Role.ValueType  # 4
 """Reads everything, changes nothing."""
 ROLE_OPERATOR: Role.ValueType  # 5
-"""Opens accounts and looks after the machinery."""
+"""Opens accounts and operates the services."""
 ROLE_SERVICE: Role.ValueType  # 6
-"""One of our own services, on behalf of somebody it has authenticated."""
+"""One of our own services, on behalf of a caller that it has authenticated."""
 ROLE_ACQUIRER: Role.ValueType  # 7
-"""An outside bank. It may say that something became of a charge, and nothing else."""
+"""An acquirer. It may notify that it has decided on a charge, and nothing else."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class Clerk(_message.Message):
-    """A person, or a service, that did something."""
+    """The caller who did something: a person or a service."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -72,7 +72,7 @@ class Clerk(_message.Message):
     name: _builtins.str
     """The subject of the token: 1 to 64 characters of `A-Z a-z 0-9 _ . : -`."""
     role: Global___Role.ValueType
-    """The role the token gave."""
+    """The role in the token."""
     def __init__(
         self,
         *,
