@@ -178,7 +178,7 @@ def reads_were_written(evidence: Evidence) -> Findings:
                     yield f"{_seen(read, order_id)}, and {_trail(row, 'to_state')}"
                 elif answer.payment_id and answer.payment_id != row["payment_id"]:
                     held_by = row["payment_id"] or "no payment"
-                yield f"{_seen(read, order_id)} by {answer.payment_id}, and it was {held_by}"
+                    yield f"{_seen(read, order_id)} by {answer.payment_id}, and it was {held_by}"
             else:
                 payment_id = answer.payment_id or read.arguments.payment_id
                 row = payments.get((payment_id, answer.version))

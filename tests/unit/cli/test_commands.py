@@ -109,7 +109,7 @@ def test_help_does_not_wait_for_what_only_commands_need() -> None:
         (("token", "--role", "king"), 2, "king"),
         (("settle", "o1"), 2, "--source"),
         (("settle", "o1", "--source", "drawer", "--as", "li"), 2, "role:name"),
-        (("settle", "o1", "--source", "drawer", "--as", "cashier:li", "--token", "x"), 2, "give one of them"),
+        (("settle", "o1", "--source", "drawer", "--as", "cashier:li", "--token", "x"), 2, "use one of them"),
         (("order", "list", "--state", "LOST"), 2, "UNPAID"),
         (("order", "create", "--customer", "mei", "--currency", "CNY", "--line", "tea"), 2, "tea:2:3.00"),
         (("payment", "list", "--state", "LOST"), 2, "SUCCEEDED"),

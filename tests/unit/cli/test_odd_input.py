@@ -48,7 +48,7 @@ def run_bytes(*arguments: bytes, **environment: bytes) -> subprocess.CompletedPr
         ((*CREATE, "--amount", "9" * 30), f"--amount: '{'9' * 30}' is more than 10000000000000.00 CNY"),
         ((*CREATE, "--amount-minor", TOO_LARGE), "--amount-minor: 92233720368547758.08 CNY is out of range"),
         ((*CREATE, "--amount-minor", TOO_LARGE), "0.01 CNY to 10000000000000.00 CNY"),
-        ((*CREATE, "--amount", "12.50", "--amount-minor", "1250"), "give one of them"),
+        ((*CREATE, "--amount", "12.50", "--amount-minor", "1250"), "use one of them"),
         ((*CREATE,), "--amount"),
         ((*CREATE, "--line", "tea:2:0"), "0.01 CNY"),
         ((*CREATE, "--line", "tea:2:3.005"), "2 decimals"),
@@ -64,7 +64,7 @@ def run_bytes(*arguments: bytes, **environment: bytes) -> subprocess.CompletedPr
         (("pay", "t1", "--source", "drawer", "--amount", "0", "--currency", "CNY"), "0.01 CNY"),
         (("ledger", "open", "a", "--currency", "CNY", "--overdraft", "x"), "not an amount"),
         (("ledger", "open", "merchant:li", "--currency", "CNY"), "--kind"),
-        (("ledger", "open", "wallets:mei:CNY", "--currency", "CNY"), "does not say what it is"),
+        (("ledger", "open", "wallets:mei:CNY", "--currency", "CNY"), "does not imply a kind"),
         (("acquirer", "log", "--jsonl", "--key", "pay_1:1"), "whole log"),
         (("ledger", "open", "a", "--currency", "CNY", "--overdraft-minor", TOO_LARGE), "0.00 CNY to 10000000000000.00"),
         (
@@ -102,9 +102,9 @@ def test_odd_value_is_a_usage_error(tmp_path: Path, arguments: tuple[str, ...], 
 @pytest.mark.parametrize(
     ("arguments", "variable", "says"),
     [
-        ((), {"COUNTINGHOUSE_TOKEN": "t"}, "--as and the variable COUNTINGHOUSE_TOKEN both say who is calling"),
-        (("--token", "t"), {}, "--as and --token both say who is calling"),
-        (("--token", "t"), {"COUNTINGHOUSE_TOKEN": "u"}, "--as and --token both say who is calling"),
+        ((), {"COUNTINGHOUSE_TOKEN": "t"}, "--as and the variable COUNTINGHOUSE_TOKEN both name the caller"),
+        (("--token", "t"), {}, "--as and --token both name the caller"),
+        (("--token", "t"), {"COUNTINGHOUSE_TOKEN": "u"}, "--as and --token both name the caller"),
     ],
 )
 def test_token_beside_as_is_refused_by_the_name_under_which_it_was_given(

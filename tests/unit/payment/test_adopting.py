@@ -249,7 +249,7 @@ class TestAccountsFirst:
         one = cluster.instance()
         ticket = await cluster.ticket(one)
         one.process.fails("account", SILENCE)
-        with pytest.raises(Exception, match="did not tell"):
+        with pytest.raises(Exception, match="did not answer about"):
             await cluster.pay(one, ticket, source=Source.CARD)
         assert payment_in(await cluster.pay(one, ticket, source=Source.CARD)).state == pb.PAYMENT_STATE_SUCCEEDED
         cluster.check()
