@@ -25,7 +25,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "up": (
             "stack",
             "up",
-            "Start ZooKeeper and the services, and show where they are once all are ready. Ctrl-C stops them.",
+            "Start ZooKeeper and the services, and show their addresses once all are ready. Ctrl-C stops them.",
         ),
         "status": (
             "stack",
