@@ -49,8 +49,8 @@ _HistoryFile = Annotated[
     typer.Option(
         "--history",
         metavar="FILE",
-        help="Calls that clients recorded, as JSON lines, in a run that is over: then nothing may be left open, except a "
-        "parked payment that the silent acquirer still owes an answer to.",
+        help="Calls that clients recorded, as JSON lines, in a run that is over: then nothing may be left open, "
+        "except a parked payment whose reversal the silent acquirer has not answered.",
         show_default=False,
     ),
 ]
