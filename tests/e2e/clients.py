@@ -1,31 +1,28 @@
-"""Clients outside: they find the services through ZooKeeper, as any program would, and do what people do all day.
+"""Clients outside: they find the services through ZooKeeper, as any program would, and make the calls of a usual day.
 
-A call goes to whichever instance the channel picks. What the channel does not mend by itself, a client sees as a
-failure: nobody here asks again.
+Discovery picks the instance. What the channel does not repeat by itself, a client sees as a failure: no call is sent
+again.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordination.channel import DiscoveredChannel
-from coordination.discovery import Directory, DirectoryState, Discovery
-from coordination.session import Session
-from countinghouse.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from countinghouse.order.v1 import order_pb2, order_pb2_grpc
-from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
+from google.protobuf.message import Message
+
+from coordination.discovery import Directory, DirectoryState
+from countinghouse.ledger.v1 import ledger_pb2
+from countinghouse.order.v1 import order_pb2
+from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
-from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
-from services.runtime.grpc.methods import idempotency
-from services.testkit.client import money, new_id
+from services.testkit.client import RecordingClient, money, new_id
+from services.testkit.harness import Harness
 from tests.e2e.load import Load
 
-CASHIER, ACCOUNTANT, CUSTOMER = "li", "wang", "mei"
 _MERCHANT = "wallet:merchant:CNY"
 _SALES = "sales:CNY"
 _REMEMBERED = 64
@@ -40,11 +37,11 @@ class Clients:
     """
 
     load: Load
-    order: Any
-    payment: Any
-    ledger: Any
+    cashier: RecordingClient
+    accountant: RecordingClient
+    customer: RecordingClient
+    service: RecordingClient
     directories: tuple[Directory, ...]
-    tokens: dict[Role, str]
     timeout_s: float = 5.0
     first_post: ledger_pb2.PostRequest = field(default_factory=ledger_pb2.PostRequest)
     order_ids: list[str] = field(default_factory=list)
@@ -54,31 +51,31 @@ class Clients:
         """Whether every list of providers is ZooKeeper's own."""
         return all(directory.state is DirectoryState.LIVE for directory in self.directories)
 
-    async def ask(self, method: Any, request: Any, role: Role = Role.CASHIER) -> Any:
-        """One call; raises as `Load.ask`."""
-        return await self.load.ask(method, request, token=self.tokens[role], timeout_s=self.timeout_s)
+    async def ask(self, request: Message, client: RecordingClient | None = None) -> Any:
+        """Make one call, as the cashier unless another is given; raises as `Load.ask`."""
+        return await self.load.ask(client or self.cashier, request, timeout_s=self.timeout_s)
 
     # ---- what needs no lock ---------------------------------------------------------------------------
 
     async def new_order(self) -> str:
         """Makes an order."""
-        request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id=CUSTOMER, amount=money(1250))
-        order_id = str((await self.ask(self.order.CreateOrder, request)).order.order_id)
+        request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id=self.customer.name, amount=money(1250))
+        order_id = str((await self.ask(request)).order.order_id)
         _remember(self.order_ids, order_id)
         return order_id
 
     async def look_at_an_order(self) -> None:
         """Reads the order made last."""
-        await self.ask(self.order.GetOrder, order_pb2.GetOrderRequest(order_id=self.order_ids[-1]), Role.CUSTOMER)
+        await self.ask(order_pb2.GetOrderRequest(order_id=self.order_ids[-1]), self.customer)
 
     async def list_orders(self) -> None:
         """Reads the newest orders."""
-        await self.ask(self.order.ListOrders, order_pb2.ListOrdersRequest(page_size=10))
+        await self.ask(order_pb2.ListOrdersRequest(page_size=10))
 
     async def ticket(self, order_id: str = "") -> str:
         """Fetches a ticket."""
         request = payment_pb2.IssueTicketRequest(request_id=new_id(), order_id=order_id)
-        return str((await self.ask(self.payment.IssueTicket, request)).ticket.ticket_id)
+        return str((await self.ask(request)).ticket.ticket_id)
 
     async def pay_a_merchant(self) -> None:
         """Fetches a ticket and pays with it: no order, hence no lock."""
@@ -88,76 +85,59 @@ class Clients:
             amount=money(700),
             payee_account_id=_MERCHANT,
         )
-        answer = await self.ask(self.payment.Pay, request)
+        answer = await self.ask(request)
         assert answer.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         _remember(self.payment_ids, answer.payment.payment_id)
 
     async def look_at_a_payment(self) -> None:
         """Reads the payment made last."""
-        await self.ask(
-            self.payment.GetPayment, payment_pb2.GetPaymentRequest(payment_id=self.payment_ids[-1]), Role.ACCOUNTANT
-        )
+        await self.ask(payment_pb2.GetPaymentRequest(payment_id=self.payment_ids[-1]), self.accountant)
 
     async def look_at_an_account(self) -> None:
         """Reads a balance."""
-        await self.ask(self.ledger.GetAccount, ledger_pb2.GetAccountRequest(account_id=_SALES))
+        await self.ask(ledger_pb2.GetAccountRequest(account_id=_SALES))
 
     async def sum_the_books(self) -> None:
         """Reads the trial balance."""
-        await self.ask(self.ledger.TrialBalance, ledger_pb2.TrialBalanceRequest())
+        await self.ask(ledger_pb2.TrialBalanceRequest())
 
     async def post_again(self) -> None:
         """Asks for the journal of the first payment once more, as a service does whose first answer was lost."""
-        await self.ask(self.ledger.Post, self.first_post, Role.SERVICE)
+        await self.ask(self.first_post, self.service)
 
     # ---- what needs the lock of an order ----------------------------------------------------------------
 
     async def settle(self, order_id: str) -> payment_pb2.Payment:
         """Settles an order."""
         request = payment_pb2.SettleRequest(request_id=new_id(), order_id=order_id, source=payment_pb2.SOURCE_DRAWER)
-        payment: payment_pb2.Payment = (await self.ask(self.payment.Settle, request)).payment
+        payment: payment_pb2.Payment = (await self.ask(request)).payment
         _remember(self.payment_ids, payment.payment_id)
         return payment
 
     async def pay_an_order(self, ticket_id: str) -> payment_pb2.Payment:
         """Pays the order that a ticket names."""
         request = payment_pb2.PayRequest(ticket_id=ticket_id, source=payment_pb2.SOURCE_DRAWER)
-        payment: payment_pb2.Payment = (await self.ask(self.payment.Pay, request)).payment
+        payment: payment_pb2.Payment = (await self.ask(request)).payment
         return payment
 
     async def reverse(self, payment_id: str) -> None:
         """Undoes a payment."""
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment_id, reason="wrong order")
-        await self.ask(self.payment.Reverse, request, Role.ACCOUNTANT)
+        await self.ask(request, self.accountant)
 
 
 @asynccontextmanager
 async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> AsyncIterator[Clients]:
     """Clients of a running stack, with one order and one payment made, over a ZooKeeper session of their own."""
-    async with AsyncExitStack() as resources:
-        session = await resources.enter_async_context(
-            Session(stack.zookeeper, timeout_s=stack.options.session_timeout_s, name="clients")
-        )
-        discovery = Discovery(session)
-        resources.push_async_callback(discovery.close)
-        channels: dict[str, DiscoveredChannel] = {}
-        for service, interface in INTERFACES.items():
-            directory = await discovery.subscribe(interface, timeout_s=10)
-            channels[service] = DiscoveredChannel(directory, idempotency=idempotency, rng=random.Random(7))
-            resources.push_async_callback(channels[service].close)
+    async with Harness(stack, discovers=True) as harness:
         clients = Clients(
             load,
-            order=order_pb2_grpc.OrderServiceStub(channels["order"]),
-            payment=payment_pb2_grpc.PaymentServiceStub(channels["payment"]),
-            ledger=ledger_pb2_grpc.LedgerServiceStub(channels["ledger"]),
-            directories=tuple(channel.directory for channel in channels.values()),
-            tokens={
-                Role.CASHIER: stack.token(CASHIER, Role.CASHIER),
-                Role.ACCOUNTANT: stack.token(ACCOUNTANT, Role.ACCOUNTANT),
-                Role.CUSTOMER: stack.token(CUSTOMER, Role.CUSTOMER),
-                Role.SERVICE: stack.token("payment", Role.SERVICE),
-            },
-            timeout_s=timeout_s,
+            harness.cashier,
+            harness.accountant,
+            harness.customer,
+            harness.client("payment", Role.SERVICE),
+            tuple(harness.connections.directories.values()),
+            timeout_s,
         )
         await _open_the_merchant(clients)
         await clients.new_order()
@@ -173,13 +153,13 @@ async def _open_the_merchant(clients: Clients) -> None:
         kind=ledger_pb2.ACCOUNT_KIND_LIABILITY,
         currency_code="CNY",
     )
-    await clients.ask(clients.ledger.OpenAccount, request, Role.ACCOUNTANT)
+    await clients.ask(request, clients.accountant)
 
 
 async def _post_of(clients: Clients, payment_id: str) -> ledger_pb2.PostRequest:
     """What the ledger was asked for a payment without an order."""
     asked = ledger_pb2.GetJournalRequest(business_key=f"pay:{payment_id}")
-    journal: ledger_pb2.Journal = (await clients.ask(clients.ledger.GetJournal, asked)).journal
+    journal: ledger_pb2.Journal = (await clients.ask(asked)).journal
     return ledger_pb2.PostRequest(
         request_id=payment_id,
         business_key=journal.business_key,

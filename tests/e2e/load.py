@@ -7,7 +7,7 @@
     print(load.summary())
 
 Whoever waits for an answer before asking again slows down together with the system, and so hides what it does to
-others; here the arrivals stay as they are (an open loop). A *work* is what one client does in a row, such as making a
+others; here the arrivals stay as they are (an open loop). A *work* is what one client does in a row, such as making an
 order and settling it; each *call* in it goes through `Load.ask`. A work ends with its first call that fails.
 """
 
@@ -24,11 +24,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from services.kernel.errors import CountinghouseError
-from services.runtime.grpc import status
+from services.testkit.client import RecordingClient
 
 #: What one client does; its number among all of them tells them apart.
 Work = Callable[[int], Awaitable[None]]
@@ -52,7 +51,6 @@ class Outcome:
         timeout_s: What it was given.
         code: `OK`, or the name of the gRPC status code.
         error: What it was refused with.
-        words: The status's details, for whoever has to find out why.
     """
 
     kind: str
@@ -61,7 +59,6 @@ class Outcome:
     timeout_s: float
     code: str
     error: CountinghouseError | None = None
-    words: str = ""
 
     @property
     def ok(self) -> bool:
@@ -73,8 +70,8 @@ class Outcome:
         return self.took_s - self.timeout_s
 
     def __str__(self) -> str:
-        reason = f" {self.error.reason}" if self.error else ""
-        return f"{self.began_s:.2f} s {self.kind}: {self.code}{reason} after {self.took_s:.3f} s: {self.words}"
+        error = f" {self.error.reason}: {self.error.message}" if self.error else ""
+        return f"{self.began_s:.2f} s {self.kind} after {self.took_s:.3f} s: {self.code}{error}"
 
 
 class Load:
@@ -89,23 +86,17 @@ class Load:
         """Seconds since the load was made."""
         return time.monotonic() - self._zero_s
 
-    async def ask(self, method: Any, request: Message, *, token: str, timeout_s: float) -> Any:
-        """Calls a stub's method once and keeps how that ended.
+    async def ask(self, client: RecordingClient, request: Message, *, timeout_s: float) -> Any:
+        """Send a request once, record how the call ended, and return the response.
 
         Raises:
-            grpc.aio.AioRpcError: As the stub.
+            CountinghouseError: What came instead.
         """
-        kind = type(request).__name__.removesuffix("Request")
-        began_s = self.now_s()
-        try:
-            answer = await method(request, timeout=timeout_s, metadata=(("authorization", f"Bearer {token}"),))
-        except grpc.aio.AioRpcError as error:
-            took_s, words = self.now_s() - began_s, error.details() or ""
-            refused = status.from_rpc_error(error)
-            self.outcomes.append(Outcome(kind, began_s, took_s, timeout_s, error.code().name, refused, words))
-            raise
-        self.outcomes.append(Outcome(kind, began_s, self.now_s() - began_s, timeout_s, "OK"))
-        return answer
+        kind, began_s = type(request).__name__.removesuffix("Request"), self.now_s()
+        result = await client.call(request, timeout_s=timeout_s)
+        took_s = self.now_s() - began_s
+        self.outcomes.append(Outcome(kind, began_s, took_s, timeout_s, result.answer.code, result.error))
+        return result.returned
 
     @asynccontextmanager
     async def offered(self, work: Work, *, rate_per_s: float) -> AsyncIterator[None]:
@@ -217,5 +208,5 @@ def _ends(outcomes: Iterable[Outcome]) -> str:
 async def _to_its_end(work: Work, number: int) -> None:
     try:
         await work(number)
-    except grpc.aio.AioRpcError:
-        return  # kept by `ask`
+    except CountinghouseError:
+        return  # recorded by `ask`

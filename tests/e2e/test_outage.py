@@ -10,17 +10,14 @@ import signal
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 
-import grpc
 import pytest
 import pytest_asyncio
 
-from coordination.channel.channel import maybe_sent_before
 from coordination.registry import Registry
 from coordination.session import Session
 from services.devstack.stack import ZOOKEEPER, Stack
 from services.devstack.state import INTERFACES
-from services.kernel.errors import Unavailable
-from services.runtime.grpc import status
+from services.kernel.errors import AlreadyExists, CountinghouseError, Unavailable
 from services.testkit.harness import Harness
 from tests.e2e.checked import checked_books
 from tests.e2e.clients import Clients, clients_of
@@ -106,11 +103,8 @@ class Day:
         """Makes a call that needs a lock, and notes whether what it was about was done, or surely was not."""
         try:
             await call
-        except grpc.aio.AioRpcError as error:
-            if isinstance(status.from_rpc_error(error), Unavailable) and not maybe_sent_before(error):
-                self.refused.add(subject)
-            else:
-                self.done.add(subject)
+        except CountinghouseError as error:  # OutcomeUnknown, if an earlier attempt of the call may have been sent
+            (self.refused if isinstance(error, Unavailable) else self.done).add(subject)
             raise
         self.done.add(subject)
 
@@ -180,11 +174,11 @@ async def until_settling_works(clients: Clients) -> float:
     while True:
         try:
             await clients.settle(order_id)  # one that is refused takes until its deadline is near
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.ALREADY_EXISTS:
-                return clients.load.now_s()  # an earlier one was not answered in time, and settled it
+        except AlreadyExists:  # an earlier one was not answered in time, and settled it
+            return clients.load.now_s()
+        except CountinghouseError as error:
             if clients.load.now_s() > until_s:
-                pytest.fail(f"settling does not come back: {error.details()}")
+                pytest.fail(f"settling does not come back: {error.message}")
         else:
             return clients.load.now_s()
 
