@@ -14,6 +14,7 @@ from services.payment.locks import CoordinatedLocks
 from services.payment.operations import PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
 from services.payment.ports import Limits
+from services.payment.request_records import SqlRequestRecords
 from services.payment.schema import CARD_OWNERS, ENSEMBLE, EVENTS, PAYMENTS, RETENTION
 from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import SqlPaymentStore
@@ -32,6 +33,7 @@ async def build(runtime: Runtime) -> Components:
     outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
     operations = PaymentOperations(
         store=store,
+        requests=SqlRequestRecords(runtime.database, guards),
         orders=OrderPeer(OrderServiceStub(await peers.channel(ORDER_INTERFACE)), peers),
         ledger=LedgerPeer(LedgerServiceStub(await peers.channel(LEDGER_INTERFACE)), peers),
         acquirer=AcquirerPeer(

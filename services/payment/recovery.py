@@ -1,7 +1,7 @@
 """What no living execution works on any more, brought to its end; called by the worker of every instance.
 
     overdue requests        taken over, one execution each, and carried on     `_finish_request`
-    pending notifications      sent to the order service, under the order's lock  `_deliver`
+    pending notifications   sent to the order service, under the order's lock  `_deliver`
     parked payments         reversed by key at the acquirer, however long it
                             is away: PARKED → REVERSED                         `_reverse_parked`
 
@@ -12,16 +12,16 @@ key is left to it. Instances that reverse the same one at the same time are answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from services.kernel.clock import Clock, Deadline
 from services.kernel.errors import CountinghouseError
-from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow
+from services.kernel.idempotency import RequestRow
 from services.payment.card import CardMoney
+from services.payment.execution import Executor, Leases
 from services.payment.model import Payment, Step, plan
-from services.payment.ports import PaymentStore
+from services.payment.ports import PaymentStore, RequestRecords
 from services.payment.saga import Context, Saga
 
 #: How long the worker gives one payment, in seconds.
@@ -35,92 +35,26 @@ _RECOVERIES_AT_ONCE = 8
 _PARKED_BATCH = 8
 
 
-class Leases:
-    """The requests that this process executes; other processes carry on one whose lease has passed.
-
-    Args:
-        instance: Owner of the leases.
-    """
-
-    def __init__(self, store: PaymentStore, clock: Clock, instance: str, lease_s: float) -> None:
-        self._store = store
-        self._clock = clock
-        self._instance = instance
-        self._lease_ms = int(lease_s * 1000)
-        self._executing: dict[RequestKey, Execution] = {}
-
-    def new(self) -> Lease:
-        """Return a lease that begins now."""
-        now_ms = self._clock.now_ms()
-        return Lease(self._instance, now_ms, now_ms + self._lease_ms)
-
-    async def renew(self) -> None:
-        """Keep others away from what this process executes. A process that is paused does not get here."""
-        if self._executing:
-            await self._store.renew(list(self._executing.values()), until_ms=self._clock.now_ms() + self._lease_ms)
-
-    @asynccontextmanager
-    async def running(self, execution: Execution) -> AsyncIterator[None]:
-        """While inside, the lease of this request is renewed; after an error others may carry on at once."""
-        self._executing[execution.key] = execution
-        try:
-            yield
-        except CountinghouseError:
-            await self.release(execution)
-            raise
-        finally:
-            self._forget_execution(execution)
-
-    @asynccontextmanager
-    async def giving_back(self, execution: Execution) -> AsyncIterator[None]:
-        """Give the request back after an error inside, because nothing was done then."""
-        try:
-            yield
-        except CountinghouseError:
-            await self.give_back(execution)
-            raise
-
-    async def give_back(self, execution: Execution) -> None:
-        """Let the request run again, unless an earlier execution may have done something under it."""
-        if execution.first and self._forget_execution(execution):
-            await self._store.give_back(execution, now_ms=self._clock.now_ms())
-
-    async def release(self, execution: Execution) -> None:
-        """End an execution whose payment has not ended: any other may carry on at once."""
-        if self._forget_execution(execution):
-            await self._store.renew([execution], until_ms=self._clock.now_ms())
-
-    def _forget_execution(self, execution: Execution) -> bool:
-        """Ends the renewing of an execution's lease; False: it had been ended. The key may be another's by now."""
-        ours = self._executing.get(execution.key) is execution
-        if ours:
-            del self._executing[execution.key]
-        return ours
-
-
 class Recovery:
-    """Finds what was left between two commits, and has it finished.
-
-    Args:
-        execute: Brings the payment of a request to its end.
-    """
+    """Finds what was left between two commits, and has it finished."""
 
     def __init__(
         self,
         store: PaymentStore,
+        requests: RequestRecords,
+        executor: Executor,
         saga: Saga,
         cards: CardMoney,
         leases: Leases,
         clock: Clock,
-        *,
-        execute: Callable[[Execution, Payment, Context], Awaitable[object]],
     ) -> None:
         self._store = store
+        self._requests = requests
+        self._executor = executor
         self._saga = saga
         self._cards = cards
         self._leases = leases
         self._clock = clock
-        self._execute = execute
 
     async def recover(self) -> int:
         """Finish what no living execution is working on; return how many were looked at.
@@ -130,7 +64,7 @@ class Recovery:
         """
         now_ms = self._clock.now_ms()
         await self._store.expire(now_ms=now_ms)
-        rows = await self._store.overdue(now_ms=now_ms, limit=_BATCH)
+        rows = await self._requests.overdue(now_ms=now_ms, limit=_BATCH)
         payment_ids = await self._store.undelivered(before_ms=now_ms - _DELIVERY_GRACE_MS, limit=_BATCH)
         parked = await self._store.parked(now_ms=now_ms, limit=_PARKED_BATCH)
         turn = asyncio.Semaphore(_RECOVERIES_AT_ONCE)  # one that waits for a lock must not hold up all others
@@ -151,16 +85,16 @@ class Recovery:
 
     async def _finish_request(self, row: RequestRow) -> None:
         """Take over an overdue request and carry on its payment."""
-        execution = await self._store.take_over(row, self._leases.new())
+        execution = await self._requests.take_over(row, self._leases.new())
         if execution is None:
             return
         payment = await self._store.of_request(row.key)
         if payment is None:  # a reversal that had not begun: nothing was done
-            await self._store.give_back(execution, now_ms=self._clock.now_ms())
+            await self._requests.give_back(execution, now_ms=self._clock.now_ms())
             return
         context = Context.for_worker(self._deadline(), makes_payment=row.key == payment.key)
         async with self._leases.running(execution):
-            await self._execute(execution, payment, context)
+            await self._executor.execute(execution, payment, context)
 
     async def _deliver(self, payment_id: str) -> None:
         """Notify the order service of what is in the outbox of a payment."""

@@ -1,4 +1,4 @@
-"""Each step on the payment service's tables as one transaction. SQL is here and in `schema.py`.
+"""Payments in a database: each step as one transaction. SQL is here, in `request_records.py` and in `schema.py`.
 
 A transition of a payment is one conditional UPDATE on (id, state, version, fence), whatever `model.TRANSITIONS` says of
 it; its event, the responses to the requests that it ends and what the order service has to be told are written in the
@@ -10,7 +10,6 @@ With the guard `fence` off, fences are kept but not compared; with `unique` off,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +20,9 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
     insert,
     literal,
-    not_,
     or_,
     select,
     tuple_,
@@ -35,10 +32,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import Update
 
-from services.kernel.errors import NotFound, RequestInProgress, StaleFence
+from services.kernel.errors import NotFound, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Execution, Lease, RequestKey, RequestRow, StoredResponse
+from services.kernel.idempotency import Lease, RequestKey, StoredResponse
 from services.kernel.principal import Principal
 from services.payment.model import (
     PAY,
@@ -57,7 +54,6 @@ from services.payment.model import (
     Transition,
     acquirer_key,
     card_not_yours,
-    check_quota,
     plan,
 )
 from services.payment.ports import Filter, PaymentStore
@@ -77,16 +73,15 @@ from services.payment.schema import (
     to_row,
 )
 from services.runtime.database.database import Database
-from services.runtime.database.idempotency_table import Requests, insert_if_absent, is_named, named
+from services.runtime.database.idempotency_table import Requests, insert_if_absent
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
 _OWNER = select(CARD_OWNERS.c.customer_id).where(CARD_OWNERS.c.card == bindparam("of_card"))
-_NAME_TICKET = update(REQUESTS).where(is_named(REQUESTS)).values(ticket_key=bindparam("ticket"))
 
 
 class SqlPaymentStore(PaymentStore):
-    """The payment database.
+    """`ports.PaymentStore` on SQLite or PostgreSQL.
 
     Args:
         guards: Which guards are on.
@@ -105,54 +100,6 @@ class SqlPaymentStore(PaymentStore):
         index = ONE_ACTIVE_PER_ORDER
         change = index.create if self._guards.unique else index.drop
         await self._database.run(lambda tx: tx.run_sync(change, checkfirst=True))
-
-    # Tickets and requests
-
-    async def issue(
-        self,
-        request: RequestKey,
-        fingerprint: str,
-        ticket: RequestKey,
-        *,
-        lease: Lease,
-        expires_at_ms: int,
-        order_id: str,
-        answer: StoredResponse,
-        quota: int | None,
-    ) -> StoredResponse | None:
-        """Makes a ticket and stores the answer to the request for it; returns the stored answer of an earlier one.
-
-        Args:
-            quota: How many tickets the caller may have open; None: any number.
-
-        Raises:
-            ResourceExhausted: TICKET_QUOTA.
-        """
-
-        async def step(tx: AsyncConnection) -> StoredResponse | None:
-            execution = await self._requests.begin(tx, request, fingerprint, lease)
-            if isinstance(execution, StoredResponse):
-                return execution
-            if quota is not None:
-                check_quota(await self._requests.unused(tx, ticket.caller, PAY, now_ms=lease.now_ms), quota)
-            await self._requests.issue(tx, ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
-            await tx.execute(_NAME_TICKET, named(request) | {"ticket": ticket.key})
-            await self._requests.finish(tx, request, answer, now_ms=lease.now_ms)
-            return None
-
-        return await self._database.run(step)
-
-    async def ticket_order(self, ticket: RequestKey) -> str:
-        """The order that a ticket names; empty: none.
-
-        Raises:
-            NotFound: TICKET_NOT_FOUND.
-        """
-
-        order_id = await self._database.read(lambda tx: self._requests.order_of(tx, ticket))
-        if order_id is None:
-            raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {ticket.key} of yours; fetch one with IssueTicket")
-        return order_id
 
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
         """Starts the request of a payment and writes the payment; an earlier execution's payment is carried on.
@@ -175,45 +122,6 @@ class SqlPaymentStore(PaymentStore):
             return Accepted(execution, draft)
 
         return await self._database.run(step)
-
-    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
-        """Starts a request that makes no payment of its own: a reversal."""
-
-        return await self._database.run(lambda tx: self._requests.begin(tx, key, fingerprint, lease))
-
-    async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
-        """Stores a definitive refusal of a request that has no payment to change."""
-
-        await self._database.run(lambda tx: self._requests.finish(tx, key, answer, now_ms=now_ms))
-
-    async def response_to(self, key: RequestKey) -> StoredResponse:
-        """What a finished request was answered with.
-
-        Raises:
-            RequestInProgress: It is not finished.
-        """
-
-        row = await self._database.read(lambda tx: self._requests.find(tx, key))
-        if row is None or row.response is None:
-            raise RequestInProgress(key.key)
-        return row.response
-
-    async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
-        """What a request was answered with, if it was; raises KeyMismatch."""
-
-        return await self._database.read(lambda tx: self._requests.answered(tx, key, fingerprint, now_ms=now_ms))
-
-    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
-        """Lets the same request run again, since nothing was done under it."""
-
-        await self._database.run(
-            lambda tx: self._requests.give_back(tx, execution.key, execution.attempt, now_ms=now_ms)
-        )
-
-    async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
-        """Moves the end of the leases of running executions; a moment in the past lets others carry on at once."""
-
-        await self._database.run(lambda tx: self._requests.renew(tx, held, until_ms=until_ms))
 
     # The payment's transitions
 
@@ -261,10 +169,26 @@ class SqlPaymentStore(PaymentStore):
                 raise
             return ConflictingPayment(active)
 
+    async def expire(self, *, now_ms: int) -> int:
+        """Ends tickets and requests whose time passed before they were used, and the payments begun under them."""
+
+        async def step(tx: AsyncConnection) -> int:
+            keys = await self._requests.expire(tx, now_ms=now_ms)
+            for key in keys:
+                payment = await self._find(tx, *_made_by(key))
+                change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
+                if change:
+                    await self._apply(tx, change, change.before.fence)
+            return len(keys)
+
+        return await self._database.run(step)
+
     async def raise_fence(self, payment_id: str, fence: Fence) -> Payment:
         """Refuse every older fence from now on; return the payment as it stands. Raises as `apply`."""
 
         return await self._database.run(lambda tx: self._seen(tx, payment_id, fence))
+
+    # When the acquirer is to be asked again
 
     async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None:
         """Write down another silence of the acquirer, if the payment still waits for it. Raises as `apply`."""
@@ -292,44 +216,6 @@ class SqlPaymentStore(PaymentStore):
         due_now = update(PAYMENTS).where(is_waited_for).values(ask_at_ms=0)
         await self._database.run(lambda tx: tx.execute(due_now))
 
-    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
-        """Notes that the order service has been told."""
-
-        columns = OUTBOX.c
-        is_pending = and_(
-            columns.payment_id == payment_id, columns.purpose == action, columns.delivered_at_ms.is_(None)
-        )
-        await self._database.run(lambda tx: tx.execute(update(OUTBOX).where(is_pending).values(delivered_at_ms=now_ms)))
-
-    # What was left between two commits
-
-    async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
-        """Executions whose lease has passed, but for those whose payment is not to be asked about yet."""
-        columns, request = PAYMENTS.c, REQUESTS.c
-        own = and_(
-            columns.request_caller == request.caller,
-            columns.request_role == request.caller_role,
-            columns.request_method == request.method,
-            columns.request_key == request.key,
-        )
-        undoing = and_(
-            columns.reversal_caller == request.caller,
-            columns.reversal_role == request.caller_role,
-            columns.reversal_key == request.key,
-        )
-        resting = and_(columns.ask_at_ms > now_ms, columns.state.in_(UNANSWERED))
-
-        async def step(tx: AsyncConnection) -> list[RequestRow]:
-            return await self._requests.overdue(
-                tx,
-                not_(exists().where(own, resting)),
-                not_(and_(request.method == REVERSE, exists().where(undoing, resting))),
-                now_ms=now_ms,
-                limit=limit,
-            )
-
-        return await self._database.read(step)
-
     async def parked(self, *, now_ms: int, limit: int) -> list[Payment]:
         """Parked payments whose key the acquirer is to be asked to reverse by now, those that wait longest first."""
         columns = PAYMENTS.c
@@ -345,25 +231,7 @@ class SqlPaymentStore(PaymentStore):
 
         return await self._database.read(step)
 
-    async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
-        """Carries on an execution; None: somebody else does."""
-
-        return await self._database.run(lambda tx: self._requests.take_over(tx, row.key, row.attempt, lease))
-
-    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
-        """Payments of which the order service has not been told since `before_ms`, by id."""
-
-        async def step(tx: AsyncConnection) -> list[str]:
-            columns = OUTBOX.c
-            rows = await tx.execute(
-                select(columns.payment_id)
-                .where(columns.delivered_at_ms.is_(None), columns.created_at_ms <= before_ms)
-                .order_by(columns.created_at_ms)
-                .limit(limit)
-            )
-            return list(rows.scalars())
-
-        return await self._database.read(step)
+    # What the order service is to be told
 
     async def pending_notifications(self, payment_id: str) -> tuple[OutboxAction, ...]:
         """What the order service has yet to be told of a payment, in the order in which it came about.
@@ -382,19 +250,29 @@ class SqlPaymentStore(PaymentStore):
 
         return await self._database.read(step)
 
-    async def expire(self, *, now_ms: int) -> int:
-        """Ends tickets and requests whose time passed before they were used, and the payments begun under them."""
+    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
+        """Notes that the order service has been told."""
 
-        async def step(tx: AsyncConnection) -> int:
-            keys = await self._requests.expire(tx, now_ms=now_ms)
-            for key in keys:
-                payment = await self._find(tx, *_made_by(key))
-                change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
-                if change:
-                    await self._apply(tx, change, change.before.fence)
-            return len(keys)
+        columns = OUTBOX.c
+        is_pending = and_(
+            columns.payment_id == payment_id, columns.purpose == action, columns.delivered_at_ms.is_(None)
+        )
+        await self._database.run(lambda tx: tx.execute(update(OUTBOX).where(is_pending).values(delivered_at_ms=now_ms)))
 
-        return await self._database.run(step)
+    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
+        """Payments of which the order service has not been told since `before_ms`, by id."""
+
+        async def step(tx: AsyncConnection) -> list[str]:
+            columns = OUTBOX.c
+            rows = await tx.execute(
+                select(columns.payment_id)
+                .where(columns.delivered_at_ms.is_(None), columns.created_at_ms <= before_ms)
+                .order_by(columns.created_at_ms)
+                .limit(limit)
+            )
+            return list(rows.scalars())
+
+        return await self._database.read(step)
 
     # Reading
 

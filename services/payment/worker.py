@@ -13,7 +13,8 @@ import structlog
 from coordination.locks import ResourceLocks
 from coordination.session import Session
 from services.kernel.errors import CountinghouseError
-from services.payment.recovery import Leases, Recovery
+from services.payment.execution import Leases
+from services.payment.recovery import Recovery
 
 _PREPARE_S = 10.0
 

@@ -1,4 +1,4 @@
-"""The payment service's store in memory: what `SqlPaymentStore` promises, without a database."""
+"""The payment database in memory: what `SqlPaymentStore` and `SqlRequestRecords` promise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from services.payment.model import (
     check_quota,
     plan,
 )
-from services.payment.ports import Filter, PaymentStore
+from services.payment.ports import Filter, PaymentStore, RequestRecords
 from tests.fakes.request_table import FakeRequestTable
 
 
@@ -104,38 +104,8 @@ class FakePaymentStore(PaymentStore):
         self.outbox: dict[tuple[str, OutboxAction], OutboxMessage] = {}
         self.card_owners: dict[str, str] = {}
 
-    # Tickets and requests
-
-    async def issue(
-        self,
-        request: RequestKey,
-        fingerprint: str,
-        ticket: RequestKey,
-        *,
-        lease: Lease,
-        expires_at_ms: int,
-        order_id: str,
-        answer: StoredResponse,
-        quota: int | None,
-    ) -> StoredResponse | None:
-        with self._transaction():
-            execution = self.requests.begin(request, fingerprint, lease)
-            if isinstance(execution, StoredResponse):
-                return execution
-            if quota is not None:
-                check_quota(self.requests.unused(ticket.caller, PAY, now_ms=lease.now_ms), quota)
-            self.requests.issue(ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
-            self.requests.finish(request, answer, now_ms=lease.now_ms)
-            return None
-
-    async def ticket_order(self, ticket: RequestKey) -> str:
-        order_id = self.requests.order_of(ticket)
-        if order_id is None:
-            raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {ticket.key} of yours")
-        return order_id
-
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
-        with self._transaction():
+        with self.transaction():
             start = self.requests.consume if draft.key.method == PAY else self.requests.begin
             execution = start(draft.key, fingerprint, lease)
             if isinstance(execution, StoredResponse):
@@ -146,31 +116,10 @@ class FakePaymentStore(PaymentStore):
             self._put(draft)
             return Accepted(execution, draft)
 
-    async def begin_request(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
-        return self.requests.begin(key, fingerprint, lease)
-
-    async def refuse_request(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
-        self.requests.finish(key, answer, now_ms=now_ms)
-
-    async def response_to(self, key: RequestKey) -> StoredResponse:
-        row = self.requests.find(key)
-        if row is None or row.response is None:
-            raise RequestInProgress(key.key)
-        return row.response
-
-    async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
-        return self.requests.answered(key, fingerprint, now_ms=now_ms)
-
-    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
-        self.requests.give_back(execution.key, execution.attempt, now_ms=now_ms)
-
-    async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
-        self.requests.renew(held, until_ms=until_ms)
-
     # The payment's transitions
 
     async def apply(self, change: Change, fence: Fence) -> Payment:
-        with self._transaction():
+        with self.transaction():
             return self._apply(change, fence) or await self.raise_fence(change.before.payment_id, fence)
 
     async def submit(self, change: Change, fence: Fence) -> Payment | ConflictingPayment:
@@ -195,10 +144,22 @@ class FakePaymentStore(PaymentStore):
             change = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
         return await self.apply(change, fence)
 
+    async def expire(self, *, now_ms: int) -> int:
+        with self.transaction():
+            keys = self.requests.expire(now_ms=now_ms)
+            for key in keys:
+                payment = self._of_key(key)
+                change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
+                if change:
+                    self._apply(change, change.before.fence)
+            return len(keys)
+
     async def raise_fence(self, payment_id: str, fence: Fence) -> Payment:
         payment = self._known(payment_id)
         seen = self.payments[payment_id] = replace(payment, fence=self._raised(payment, fence))
         return seen
+
+    # When the acquirer is to be asked again
 
     async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None:
         payment = await self.raise_fence(payment_id, fence)
@@ -211,23 +172,6 @@ class FakePaymentStore(PaymentStore):
                 retry = replace(payment.retry, ask_at_ms=0)
                 self.payments[payment.payment_id] = replace(payment, retry=retry)
 
-    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
-        message = self.outbox.get((payment_id, action))
-        if message is not None and message.delivered_at_ms is None:
-            self.outbox[payment_id, action] = replace(message, delivered_at_ms=now_ms)
-
-    # What was left between two commits
-
-    async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
-        resting = {
-            key
-            for payment in self.payments.values()
-            if payment.retry.ask_at_ms > now_ms and payment.state in UNANSWERED
-            for key in (payment.key, payment.reversal.key if payment.reversal else None)
-        }
-        rows = self.requests.overdue(now_ms=now_ms, limit=len(self.requests.rows))
-        return [row for row in rows if row.key not in resting][:limit]
-
     async def parked(self, *, now_ms: int, limit: int) -> list[Payment]:
         found = [
             payment
@@ -236,16 +180,7 @@ class FakePaymentStore(PaymentStore):
         ]
         return sorted(found, key=lambda payment: payment.retry.ask_at_ms)[:limit]
 
-    async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
-        return self.requests.take_over(row.key, row.attempt, lease)
-
-    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
-        messages = [
-            message
-            for message in self.outbox.values()
-            if message.delivered_at_ms is None and message.created_at_ms <= before_ms
-        ]
-        return [message.payment_id for message in sorted(messages, key=lambda message: message.created_at_ms)][:limit]
+    # What the order service is to be told
 
     async def pending_notifications(self, payment_id: str) -> tuple[OutboxAction, ...]:
         return tuple(
@@ -254,15 +189,18 @@ class FakePaymentStore(PaymentStore):
             if (payment_id, purpose) in self.outbox and self.outbox[payment_id, purpose].delivered_at_ms is None
         )
 
-    async def expire(self, *, now_ms: int) -> int:
-        with self._transaction():
-            keys = self.requests.expire(now_ms=now_ms)
-            for key in keys:
-                payment = self._of_key(key)
-                change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
-                if change:
-                    self._apply(change, change.before.fence)
-            return len(keys)
+    async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
+        message = self.outbox.get((payment_id, action))
+        if message is not None and message.delivered_at_ms is None:
+            self.outbox[payment_id, action] = replace(message, delivered_at_ms=now_ms)
+
+    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
+        messages = [
+            message
+            for message in self.outbox.values()
+            if message.delivered_at_ms is None and message.created_at_ms <= before_ms
+        ]
+        return [message.payment_id for message in sorted(messages, key=lambda message: message.created_at_ms)][:limit]
 
     # Reading
 
@@ -314,7 +252,8 @@ class FakePaymentStore(PaymentStore):
     # Parts of steps
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """Undo all that was done inside if it raises."""
         saved = dict(self.payments), list(self.events), dict(self.outbox), dict(self.requests.rows)
         try:
             yield
@@ -373,3 +312,73 @@ class FakePaymentStore(PaymentStore):
 
     def _of_key(self, key: RequestKey) -> Payment | None:
         return next((payment for payment in self.payments.values() if payment.key == key), None)
+
+
+class FakeRequestRecords(RequestRecords):
+    """The tickets and requests beside the payments of a fake store."""
+
+    def __init__(self, store: FakePaymentStore) -> None:
+        self._store = store
+        self._table = store.requests
+
+    async def issue(
+        self,
+        request: RequestKey,
+        fingerprint: str,
+        ticket: RequestKey,
+        *,
+        lease: Lease,
+        expires_at_ms: int,
+        order_id: str,
+        answer: StoredResponse,
+        quota: int | None,
+    ) -> StoredResponse | None:
+        with self._store.transaction():
+            execution = self._table.begin(request, fingerprint, lease)
+            if isinstance(execution, StoredResponse):
+                return execution
+            if quota is not None:
+                check_quota(self._table.unused(ticket.caller, PAY, now_ms=lease.now_ms), quota)
+            self._table.issue(ticket, now_ms=lease.now_ms, expires_at_ms=expires_at_ms, order_id=order_id)
+            self._table.finish(request, answer, now_ms=lease.now_ms)
+            return None
+
+    async def ticket_order(self, ticket: RequestKey) -> str:
+        order_id = self._table.order_of(ticket)
+        if order_id is None:
+            raise NotFound("TICKET_NOT_FOUND", f"there is no ticket {ticket.key} of yours")
+        return order_id
+
+    async def begin(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
+        return self._table.begin(key, fingerprint, lease)
+
+    async def refuse(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
+        self._table.finish(key, answer, now_ms=now_ms)
+
+    async def response_to(self, key: RequestKey) -> StoredResponse:
+        row = self._table.find(key)
+        if row is None or row.response is None:
+            raise RequestInProgress(key.key)
+        return row.response
+
+    async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
+        return self._table.answered(key, fingerprint, now_ms=now_ms)
+
+    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
+        self._table.give_back(execution.key, execution.attempt, now_ms=now_ms)
+
+    async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
+        self._table.renew(held, until_ms=until_ms)
+
+    async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
+        resting = {
+            key
+            for payment in self._store.payments.values()
+            if payment.retry.ask_at_ms > now_ms and payment.state in UNANSWERED
+            for key in (payment.key, payment.reversal.key if payment.reversal else None)
+        }
+        rows = self._table.overdue(now_ms=now_ms, limit=len(self._table.rows))
+        return [row for row in rows if row.key not in resting][:limit]
+
+    async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
+        return self._table.take_over(row.key, row.attempt, lease)

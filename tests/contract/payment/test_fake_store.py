@@ -8,8 +8,9 @@ import pytest
 
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
-from tests.contract.payment.store_contract import Make, PaymentStoreContract
-from tests.fakes.payment_store import Event, FakePaymentStore, OutboxMessage
+from tests.contract.payment.store_contract import PaymentStoreContract
+from tests.contract.payment.subject import Make
+from tests.fakes.payment_store import Event, FakePaymentStore, FakeRequestRecords, OutboxMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class InMemory:
     """The fake as a subject."""
 
     store: FakePaymentStore
+    requests: FakeRequestRecords
 
     async def history(self, payment_id: str) -> list[Event]:
         return [event for event in self.store.events if event.payment_id == payment_id]
@@ -35,6 +37,7 @@ class TestFakePaymentStore(PaymentStoreContract):
     @pytest.fixture
     def make(self) -> Make:
         async def make(guards: Guards | None = None) -> InMemory:
-            return InMemory(FakePaymentStore(guards))
+            store = FakePaymentStore(guards)
+            return InMemory(store, FakeRequestRecords(store))
 
         return make

@@ -10,11 +10,12 @@ from services.kernel.errors import NotFound
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState, StoredResponse
 from services.payment.model import ISSUE_TICKET, PAY
+from services.payment.request_records import SqlRequestRecords
 from services.payment.schema import REMOVALS, REQUESTS, RETENTION
 from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from services.runtime.database.retention import remove_old_requests
-from tests.contract.payment.store_contract import (
+from tests.contract.payment.subject import (
     LI,
     RESPONSES,
     T0,
@@ -33,7 +34,7 @@ EXPIRED_AT = T0 + 5_000
 
 @pytest.fixture
 def subject(database: Database) -> InDatabase:
-    return InDatabase(SqlPaymentStore(database, Guards()), database)
+    return InDatabase(SqlPaymentStore(database, Guards()), SqlRequestRecords(database, Guards()), database)
 
 
 async def keys(subject: InDatabase) -> set[tuple[str, str]]:
@@ -96,7 +97,7 @@ async def test_ticket_that_paid_no_order_is_removed_and_never_paid_with_again(
     ticket = await issued(subject)
     await succeeded(subject, draft("p1", ticket, ""))
     assert await remove_old_requests(owner, RETENTION, before_ms=LATER) == 1
-    stored = await subject.store.issue(
+    stored = await subject.requests.issue(
         RequestKey(LI, ISSUE_TICKET, "ask-t1"),
         "f",
         RequestKey(LI, PAY, "another"),

@@ -18,15 +18,16 @@ from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
 from services.payment.model import Accepted, ConflictingPayment, OutboxAction, Payment, PaymentState
+from services.payment.request_records import SqlRequestRecords
 from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
 from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from tests.contract.conftest import FreshDatabase, OwnerOf
-from tests.contract.payment.store_contract import (
+from tests.contract.payment.store_contract import PaymentStoreContract
+from tests.contract.payment.subject import (
     LI,
     Made,
     Make,
-    PaymentStoreContract,
     accepted,
     draft,
     issued,
@@ -43,6 +44,7 @@ class InDatabase:
     """The real store as a subject."""
 
     store: SqlPaymentStore
+    requests: SqlRequestRecords
     database: Database
 
     async def history(self, payment_id: str) -> list[Event]:
@@ -96,9 +98,10 @@ class InDatabase:
 
 
 async def in_database(database: Database, guards: Guards | None = None) -> InDatabase:
-    store = SqlPaymentStore(database, guards or Guards())
+    guards = guards or Guards()
+    store = SqlPaymentStore(database, guards)
     await store.prepare()
-    return InDatabase(store, database)
+    return InDatabase(store, SqlRequestRecords(database, guards), database)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from services.ledger.store import SqlLedgerStore
 from services.order.model import Order
 from services.order.store import SqlOrderStore
 from services.payment.model import PAY, REVERSE, SETTLE, Accepted, Payment, Source
+from services.payment.request_records import SqlRequestRecords
 from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
@@ -139,6 +140,11 @@ class TestPayment:
         await bring_up_to_date(empty, SERVICES / "payment", migrate=True)
         return SqlPaymentStore(empty, Guards())
 
+    @pytest.fixture
+    def requests(self, store: SqlPaymentStore, empty: Database) -> SqlRequestRecords:
+        """Those beside the payments of `store`."""
+        return SqlRequestRecords(empty, Guards())
+
     async def test_migrated_settle_is_replayed_to_its_clerk_and_new_to_a_customer_of_the_same_name(
         self, store: SqlPaymentStore
     ) -> None:
@@ -154,15 +160,15 @@ class TestPayment:
 
     @pytest.mark.parametrize(("key", "ok"), [("v1", True), ("refused", False)])
     async def test_migrated_reversal_is_replayed_to_its_accountant(
-        self, store: SqlPaymentStore, key: str, ok: bool
+        self, requests: SqlRequestRecords, key: str, ok: bool
     ) -> None:
         """Also one that no payment tells of: only accountants reverse."""
-        stored = await store.begin_request(RequestKey(WANG, REVERSE, key), "f", lease())
+        stored = await requests.begin(RequestKey(WANG, REVERSE, key), "f", lease())
         assert stored == StoredResponse(ok, b"done")
 
-    async def test_migrated_execution_is_carried_on(self, store: SqlPaymentStore) -> None:
+    async def test_migrated_execution_is_carried_on(self, store: SqlPaymentStore, requests: SqlRequestRecords) -> None:
         """By the worker, with the payment that it began."""
-        (row,) = await store.overdue(now_ms=NOW_MS, limit=9)
+        (row,) = await requests.overdue(now_ms=NOW_MS, limit=9)
         assert row.key == RequestKey(LI, SETTLE, "s2")
         carried_on = await store.of_request(row.key)
         assert carried_on is not None
@@ -176,19 +182,19 @@ class TestPayment:
 
     @pytest.mark.parametrize("role", PAYERS)
     async def test_migrated_request_of_an_unknown_role_is_replayed_whoever_of_that_name_repeats_it(
-        self, store: SqlPaymentStore, role: Role
+        self, requests: SqlRequestRecords, role: Role
     ) -> None:
         """Its caller is one of them, and must not execute it a second time."""
         key = RequestKey(Principal("li", role), "IssueTicket", "i1")
-        assert await store.begin_request(key, "f", lease()) == DONE
+        assert await requests.begin(key, "f", lease()) == DONE
 
     async def test_migrated_ticket_is_that_of_the_one_person_who_paid_under_its_name(
-        self, store: SqlPaymentStore
+        self, store: SqlPaymentStore, requests: SqlRequestRecords
     ) -> None:
-        assert await store.ticket_order(RequestKey(WANG, PAY, "unused")) == "o9"
+        assert await requests.ticket_order(RequestKey(WANG, PAY, "unused")) == "o9"
         assert isinstance(await store.accept(draft("p9", WANG, PAY, "unused"), "f", lease()), Accepted)
         with pytest.raises(NotFound):
-            await store.ticket_order(RequestKey(replace(WANG, role=Role.CUSTOMER), PAY, "unused"))
+            await requests.ticket_order(RequestKey(replace(WANG, role=Role.CUSTOMER), PAY, "unused"))
 
     async def test_migrated_ticket_that_was_given_back_keeps_its_payment(self, store: SqlPaymentStore) -> None:
         carried_on = await store.accept(draft("p9", LI, PAY, "t5"), "f", lease())

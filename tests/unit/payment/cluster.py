@@ -25,7 +25,7 @@ from tests.fakes.ledger_store import FakeLedgerStore
 from tests.fakes.order_store import FakeOrderStore
 from tests.fakes.payment_acquirer import FakeAcquirer
 from tests.fakes.payment_ports import FakeFailpoints, FakeLedger, FakeLockService, FakeOrders, Process
-from tests.fakes.payment_store import FakePaymentStore
+from tests.fakes.payment_store import FakePaymentStore, FakeRequestRecords
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -64,6 +64,7 @@ class InMemoryCluster:
         self.clock = ManualClock()
         self.ids = SeededIds(1)
         self.store = FakePaymentStore(self.guards)
+        self.requests = FakeRequestRecords(self.store)
         self.orders = FakeOrderStore(peer_guards)
         self.ledger = FakeLedgerStore(peer_guards or Guards())
         self.acquirer = FakeAcquirer(self.clock)
@@ -81,6 +82,7 @@ class InMemoryCluster:
         failpoints = FakeFailpoints()
         operations = PaymentOperations(
             store=process.wired(self.store),
+            requests=process.wired(self.requests),
             orders=process.wired(FakeOrders(self.orders, self.clock)),
             ledger=process.wired(FakeLedger(self.ledger, self.clock, SeededIds(1_000 + self._instances))),
             acquirer=process.wired(self.acquirer),

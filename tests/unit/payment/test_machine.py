@@ -41,7 +41,7 @@ from services.payment.model import (
     Step,
     plan,
 )
-from tests.fakes.payment_store import Event, FakePaymentStore
+from tests.fakes.payment_store import Event, FakePaymentStore, FakeRequestRecords
 
 _T = TypeVar("_T")
 LI = Principal("li", Role.CASHIER)
@@ -69,157 +69,27 @@ def said() -> StoredResponse:
     return StoredResponse(True, str(next(_NUMBER)).encode())
 
 
-class Payments(RuleBasedStateMachine):
-    """Every move of the store, under fences and leases that come in any order."""
-
-    payments = Bundle("payments")
+class PaymentInvariants(RuleBasedStateMachine):
+    """The database, and what holds after every move."""
 
     def __init__(self) -> None:
         super().__init__()
         self.store = FakePaymentStore()
+        self.requests = FakeRequestRecords(self.store)
         self.now_ms = 1_000
         self.executions: list[Execution] = []
         self.fences: dict[str, Fence] = {}
         self.keys: dict[str, str] = {}
         self.responses: dict[RequestKey, StoredResponse] = {}
 
-    @rule(target=payments, key=KEYS, order_id=ORDERS, method=st.sampled_from([SETTLE, PAY]), source=SOURCES)
-    def accept(self, key: str, order_id: str, method: str, source: Source) -> str:
-        request = RequestKey(LI, method, key)
-        if method == PAY:
-            self.store.requests.issue(request, now_ms=self.now_ms, expires_at_ms=self.now_ms + 200, order_id=order_id)
-        draft = _draft(f"p{next(_NUMBER)}", request, order_id, source)
-        before = self.store.requests.find(request)
-        try:
-            accepted = now(self.store.accept(draft, order_id, self.lease()))
-        except CountinghouseError:
-            return self.some_payment(request)
-        if isinstance(accepted, StoredResponse):
-            assert before is not None
-            assert before.state is RequestState.DONE
-            assert accepted == before.response
-            return self.some_payment(request)
-        assert isinstance(accepted, Accepted)
-        self.executions.append(accepted.execution)
-        assert accepted.payment.key == request
-        return accepted.payment.payment_id
+    def payment(self, payment_id: str) -> Payment:
+        return now(self.store.get(payment_id))
 
-    @rule(payment_id=payments, fence=FENCES)
-    def submit(self, payment_id: str, fence: Fence) -> None:
-        change = model.submit(self.payment(payment_id), CHARGE, self.now_ms)
-        self.move(payment_id, fence, lambda f: self.store.submit(change, f) if change else self.seen(payment_id, f))
-
-    @rule(payment_id=payments, fence=FENCES, pause_ms=st.integers(0, 100))
-    def mark_unknown(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
-        retry = AcquirerRetry(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
-        self.commit(payment_id, fence, lambda payment: model.mark_unknown(payment, self.now_ms, retry))
-        self.move(payment_id, fence, lambda f: self.store.schedule_retry(payment_id, f, retry))
-
-    @rule(payment_id=payments)
-    def hear_news(self, payment_id: str) -> None:
-        now(self.store.schedule_query(self.payment(payment_id).acquirer_key))
-
-    @rule(payment_id=payments, fence=FENCES)
-    def record(self, payment_id: str, fence: Fence) -> None:
-        self.commit(payment_id, fence, lambda payment: model.record(payment, "j", self.now_ms))
-
-    @rule(payment_id=payments, fence=FENCES, release=st.booleans())
-    def decline(self, payment_id: str, fence: Fence, release: bool) -> None:
-        self.commit(payment_id, fence, lambda payment: model.decline(payment, "WHY", self.now_ms, release=release))
-
-    @rule(payment_id=payments, fence=FENCES, key=KEYS)
-    def begin_reversal(self, payment_id: str, fence: Fence, key: str) -> None:
-        reversal = Reversal(RequestKey(LI, REVERSE, key), LI, "why")
-        try:
-            execution = now(self.store.begin_request(reversal.key, payment_id, self.lease()))
-        except CountinghouseError:
-            return
-        if isinstance(execution, StoredResponse):
-            return
-        self.executions.append(execution)
-        self.commit(payment_id, fence, lambda payment: model.begin_reversal(payment, reversal, self.now_ms))
-        if self.payment(payment_id).reversal != reversal:
-            now(self.store.refuse_request(reversal.key, said(), now_ms=self.now_ms))
-
-    @rule(payment_id=payments, fence=FENCES, charged=st.booleans())
-    def record_reversal(self, payment_id: str, fence: Fence, charged: bool) -> None:
-        undone = ReversalResult("j", "r") if charged or self.payment(payment_id).journal_id else ReversalResult()
-        self.commit(payment_id, fence, lambda payment: model.record_reversal(payment, undone, self.now_ms))
-
-    @rule(payment_id=payments, fence=FENCES)
-    def refuse_reversal(self, payment_id: str, fence: Fence) -> None:
-        reversal = self.payment(payment_id).reversal
-        if reversal is not None:
-            self.commit(payment_id, fence, lambda payment: model.refuse_reversal(payment, reversal, "j", self.now_ms))
-
-    @rule(payment_id=payments, fence=FENCES, key=KEYS)
-    def park(self, payment_id: str, fence: Fence, key: str) -> None:
-        parking = Parking(RequestKey(LI, PARK, key), LI, "why")
-        try:
-            execution = now(self.store.begin_request(parking.key, payment_id, self.lease()))
-        except CountinghouseError:
-            return
-        if isinstance(execution, StoredResponse):
-            return
-        self.commit(payment_id, fence, lambda payment: model.park(payment, parking, self.now_ms))
-        if not self.payment(payment_id).is_parked_for(parking):
-            now(self.store.refuse_request(parking.key, said(), now_ms=self.now_ms))
-
-    @rule(payment_id=payments)
-    def record_parked_reversal(self, payment_id: str) -> None:
-        change = plan(Step.RECORD_PARKED_REVERSAL, self.payment(payment_id), self.now_ms)
-        if change is not None:
-            now(self.store.apply(change, change.before.fence))
-
-    @rule(payment_id=payments, fence=FENCES, step=st.sampled_from(Step), data=st.data())
-    def apply_what_was_planned_before(self, payment_id: str, fence: Fence, step: Step, data: st.DataObject) -> None:
-        """An execution that was overtaken commits what it planned on a payment that has changed since."""
-        payment = self.payment(payment_id)
-        older = replace(payment, version=payment.version - 1, state=data.draw(st.sampled_from(PaymentState)))
-        change = plan(step, older, self.now_ms)
-        if change is not None:
-            events = len(self.store.events)
-            self.move(payment_id, fence, lambda f: self.store.apply(change, f))
-            assert len(self.store.events) == events
-
-    @rule(data=st.data())
-    def give_back(self, data: st.DataObject) -> None:
-        """As operations do: only what was not begun, by a first execution."""
-        execution = self.some_execution(data)
-        if execution is None or not execution.first:
-            return
-        payment = now(self.store.of_request(execution.key))
-        if payment is None or payment.state is PaymentState.CREATED:
-            now(self.store.give_back(execution, now_ms=self.now_ms))
-
-    @rule(data=st.data(), milliseconds=st.integers(-50, 100))
-    def renew(self, data: st.DataObject, milliseconds: int) -> None:
-        execution = self.some_execution(data)
-        if execution is not None:
-            now(self.store.renew([execution], until_ms=self.now_ms + milliseconds))
-
-    @rule()
-    def take_over(self) -> None:
-        for row in now(self.store.overdue(now_ms=self.now_ms, limit=2)):
-            assert row.lease_until_ms <= self.now_ms
-            execution = now(self.store.take_over(row, self.lease()))
-            assert execution is not None
-            assert now(self.store.take_over(row, self.lease())) is None
-            assert not execution.first
-            self.executions.append(execution)
-
-    @rule()
-    def expire(self) -> None:
-        now(self.store.expire(now_ms=self.now_ms))
-
-    @rule(payment_id=payments)
-    def deliver(self, payment_id: str) -> None:
-        for purpose in now(self.store.pending_notifications(payment_id)):
-            now(self.store.delivered(payment_id, purpose, now_ms=self.now_ms))
-
-    @rule(milliseconds=st.integers(1, 120))
-    def wait(self, milliseconds: int) -> None:
-        self.now_ms += milliseconds
+    def histories(self) -> dict[str, list[Event]]:
+        histories: dict[str, list[Event]] = {}
+        for event in self.store.events:
+            histories.setdefault(event.payment_id, []).append(event)
+        return histories
 
     @invariant()
     def one_active_payment_to_an_order(self) -> None:
@@ -297,6 +167,150 @@ class Payments(RuleBasedStateMachine):
             if not by_card:
                 assert (payment.state, payment.journal_id == "") != (PaymentState.REVERSING, True)
 
+
+class Payments(PaymentInvariants):
+    """Every move of the store, under fences and leases that come in any order."""
+
+    payments = Bundle("payments")
+
+    @rule(target=payments, key=KEYS, order_id=ORDERS, method=st.sampled_from([SETTLE, PAY]), source=SOURCES)
+    def accept(self, key: str, order_id: str, method: str, source: Source) -> str:
+        request = RequestKey(LI, method, key)
+        if method == PAY:
+            self.store.requests.issue(request, now_ms=self.now_ms, expires_at_ms=self.now_ms + 200, order_id=order_id)
+        draft = _draft(f"p{next(_NUMBER)}", request, order_id, source)
+        before = self.store.requests.find(request)
+        try:
+            accepted = now(self.store.accept(draft, order_id, self.lease()))
+        except CountinghouseError:
+            return self.some_payment(request)
+        if isinstance(accepted, StoredResponse):
+            assert before is not None
+            assert before.state is RequestState.DONE
+            assert accepted == before.response
+            return self.some_payment(request)
+        assert isinstance(accepted, Accepted)
+        self.executions.append(accepted.execution)
+        assert accepted.payment.key == request
+        return accepted.payment.payment_id
+
+    @rule(payment_id=payments, fence=FENCES)
+    def submit(self, payment_id: str, fence: Fence) -> None:
+        change = model.submit(self.payment(payment_id), CHARGE, self.now_ms)
+        self.move(payment_id, fence, lambda f: self.store.submit(change, f) if change else self.seen(payment_id, f))
+
+    @rule(payment_id=payments, fence=FENCES, pause_ms=st.integers(0, 100))
+    def mark_unknown(self, payment_id: str, fence: Fence, pause_ms: int) -> None:
+        retry = AcquirerRetry(1, self.now_ms + pause_ms, "ACQUIRER_SILENT" if pause_ms > 50 else "")
+        self.commit(payment_id, fence, lambda payment: model.mark_unknown(payment, self.now_ms, retry))
+        self.move(payment_id, fence, lambda f: self.store.schedule_retry(payment_id, f, retry))
+
+    @rule(payment_id=payments)
+    def hear_news(self, payment_id: str) -> None:
+        now(self.store.schedule_query(self.payment(payment_id).acquirer_key))
+
+    @rule(payment_id=payments, fence=FENCES)
+    def record(self, payment_id: str, fence: Fence) -> None:
+        self.commit(payment_id, fence, lambda payment: model.record(payment, "j", self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES, release=st.booleans())
+    def decline(self, payment_id: str, fence: Fence, release: bool) -> None:
+        self.commit(payment_id, fence, lambda payment: model.decline(payment, "WHY", self.now_ms, release=release))
+
+    @rule(payment_id=payments, fence=FENCES, key=KEYS)
+    def begin_reversal(self, payment_id: str, fence: Fence, key: str) -> None:
+        reversal = Reversal(RequestKey(LI, REVERSE, key), LI, "why")
+        try:
+            execution = now(self.requests.begin(reversal.key, payment_id, self.lease()))
+        except CountinghouseError:
+            return
+        if isinstance(execution, StoredResponse):
+            return
+        self.executions.append(execution)
+        self.commit(payment_id, fence, lambda payment: model.begin_reversal(payment, reversal, self.now_ms))
+        if self.payment(payment_id).reversal != reversal:
+            now(self.requests.refuse(reversal.key, said(), now_ms=self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES, charged=st.booleans())
+    def record_reversal(self, payment_id: str, fence: Fence, charged: bool) -> None:
+        undone = ReversalResult("j", "r") if charged or self.payment(payment_id).journal_id else ReversalResult()
+        self.commit(payment_id, fence, lambda payment: model.record_reversal(payment, undone, self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES)
+    def refuse_reversal(self, payment_id: str, fence: Fence) -> None:
+        reversal = self.payment(payment_id).reversal
+        if reversal is not None:
+            self.commit(payment_id, fence, lambda payment: model.refuse_reversal(payment, reversal, "j", self.now_ms))
+
+    @rule(payment_id=payments, fence=FENCES, key=KEYS)
+    def park(self, payment_id: str, fence: Fence, key: str) -> None:
+        parking = Parking(RequestKey(LI, PARK, key), LI, "why")
+        try:
+            execution = now(self.requests.begin(parking.key, payment_id, self.lease()))
+        except CountinghouseError:
+            return
+        if isinstance(execution, StoredResponse):
+            return
+        self.commit(payment_id, fence, lambda payment: model.park(payment, parking, self.now_ms))
+        if not self.payment(payment_id).is_parked_for(parking):
+            now(self.requests.refuse(parking.key, said(), now_ms=self.now_ms))
+
+    @rule(payment_id=payments)
+    def record_parked_reversal(self, payment_id: str) -> None:
+        change = plan(Step.RECORD_PARKED_REVERSAL, self.payment(payment_id), self.now_ms)
+        if change is not None:
+            now(self.store.apply(change, change.before.fence))
+
+    @rule(payment_id=payments, fence=FENCES, step=st.sampled_from(Step), data=st.data())
+    def apply_what_was_planned_before(self, payment_id: str, fence: Fence, step: Step, data: st.DataObject) -> None:
+        """An execution that was overtaken commits what it planned on a payment that has changed since."""
+        payment = self.payment(payment_id)
+        older = replace(payment, version=payment.version - 1, state=data.draw(st.sampled_from(PaymentState)))
+        change = plan(step, older, self.now_ms)
+        if change is not None:
+            events = len(self.store.events)
+            self.move(payment_id, fence, lambda f: self.store.apply(change, f))
+            assert len(self.store.events) == events
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """As operations do: only what was not begun, by a first execution."""
+        execution = self.some_execution(data)
+        if execution is None or not execution.first:
+            return
+        payment = now(self.store.of_request(execution.key))
+        if payment is None or payment.state is PaymentState.CREATED:
+            now(self.requests.give_back(execution, now_ms=self.now_ms))
+
+    @rule(data=st.data(), milliseconds=st.integers(-50, 100))
+    def renew(self, data: st.DataObject, milliseconds: int) -> None:
+        execution = self.some_execution(data)
+        if execution is not None:
+            now(self.requests.renew([execution], until_ms=self.now_ms + milliseconds))
+
+    @rule()
+    def take_over(self) -> None:
+        for row in now(self.requests.overdue(now_ms=self.now_ms, limit=2)):
+            assert row.lease_until_ms <= self.now_ms
+            execution = now(self.requests.take_over(row, self.lease()))
+            assert execution is not None
+            assert now(self.requests.take_over(row, self.lease())) is None
+            assert not execution.first
+            self.executions.append(execution)
+
+    @rule()
+    def expire(self) -> None:
+        now(self.store.expire(now_ms=self.now_ms))
+
+    @rule(payment_id=payments)
+    def deliver(self, payment_id: str) -> None:
+        for purpose in now(self.store.pending_notifications(payment_id)):
+            now(self.store.delivered(payment_id, purpose, now_ms=self.now_ms))
+
+    @rule(milliseconds=st.integers(1, 120))
+    def wait(self, milliseconds: int) -> None:
+        self.now_ms += milliseconds
+
     def commit(self, payment_id: str, fence: Fence, planned: Callable[[Payment], Change | None]) -> None:
         """Plan a transition on the payment as it stands, and commit it with an answer to each request that it ends."""
         change = planned(self.payment(payment_id))
@@ -334,17 +348,8 @@ class Payments(RuleBasedStateMachine):
         assert payment is not None
         return payment.payment_id
 
-    def payment(self, payment_id: str) -> Payment:
-        return now(self.store.get(payment_id))
-
     def lease(self) -> Lease:
         return Lease("test", self.now_ms, self.now_ms + 50)
-
-    def histories(self) -> dict[str, list[Event]]:
-        histories: dict[str, list[Event]] = {}
-        for event in self.store.events:
-            histories.setdefault(event.payment_id, []).append(event)
-        return histories
 
 
 def _draft(payment_id: str, key: RequestKey, order_id: str, source: Source) -> Payment:

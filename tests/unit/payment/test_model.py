@@ -37,7 +37,7 @@ from services.payment.model import (
     payer_account,
     plan,
 )
-from services.payment.operations import half_settled
+from services.payment.execution import half_settled
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
 from services.payment.saga import charge_for, check_accounts
 

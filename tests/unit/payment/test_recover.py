@@ -67,8 +67,8 @@ async def test_two_workers_at_once(cluster: InMemoryCluster, monkeypatch: pytest
         await left(cluster, await cluster.new_order(f"b{n}"), "post")
     cluster.lapse()
     cluster.locks.patience_s = 5
-    rows = await cluster.store.overdue(now_ms=cluster.clock.now_ms(), limit=9)
-    monkeypatch.setattr(cluster.store, "overdue", AsyncMock(return_value=rows))
+    rows = await cluster.requests.overdue(now_ms=cluster.clock.now_ms(), limit=9)
+    monkeypatch.setattr(cluster.requests, "overdue", AsyncMock(return_value=rows))
     workers = [cluster.instance() for _ in range(2)]
     await asyncio.gather(*(worker.operations.recovery.recover() for worker in workers))
     monkeypatch.undo()
