@@ -19,7 +19,8 @@ from services.devstack.files import database_url
 from services.kernel.clock import ManualClock
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
-from tests.unit.checker.dataset import DatasetBuilder, Row
+from tests.unit.checker.dataset import DatasetBuilder
+from tests.unit.checker.rows import Row
 
 #: Each service's tables, in the order in which they refer to each other, and where the builder keeps their rows.
 _TABLES = {

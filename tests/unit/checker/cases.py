@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from services.checker.findings import Check, Verdict
 from services.checker.registry import run_checks
-from tests.unit.checker.dataset import DatasetBuilder, Row, legal
+from tests.unit.checker.dataset import DatasetBuilder, legal
+from tests.unit.checker.rows import Row
 
 Change = Callable[[DatasetBuilder], None]
 

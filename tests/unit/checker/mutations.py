@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from services.checker.history import Answer, Outcome, RecordedCall
-from tests.unit.checker.dataset import DatasetBuilder, Row
+from tests.unit.checker.dataset import DatasetBuilder
+from tests.unit.checker.rows import Row
 
 #: Changes a dataset; False: it has nothing that could be changed so.
 Mutation = Callable[[DatasetBuilder, random.Random], bool]

@@ -21,7 +21,8 @@ from services.checker.registry import run_checks
 from services.kernel.clock import SystemClock
 from tests.unit.checker.dataset import DatasetBuilder
 from tests.unit.checker.mutations import MUTATIONS
-from tests.unit.checker.simulation import HIGH, NONE, FaultRates, Simulation
+from tests.unit.checker.simulated_services import HIGH, NONE, FaultRates
+from tests.unit.checker.simulation import Simulation
 
 _LIMIT_S = 5.0
 #: Simulations that are changed, for each way of changing one.

@@ -19,8 +19,8 @@ from services.cli import exit_codes, payments, program
 from services.cli.commands import app
 from services.cli.exit_codes import ExitCode
 from services.kernel.errors import AlreadyExists, CountinghouseError, FailedPrecondition
+from services.payment.execution import not_parkable, not_reversible
 from services.payment.model import PaymentState
-from services.payment.operations import not_parkable, not_reversible
 from tests.unit.payment.test_model import PAYMENT
 
 #: As much of a client as showing needs.

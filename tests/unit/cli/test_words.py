@@ -16,8 +16,8 @@ from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli import ledger, payments
 from services.cli.reconcile import reconcile
 from services.kernel.errors import Aborted
+from services.payment.execution import half_settled
 from services.payment.model import PaymentState, Source
-from services.payment.operations import half_settled
 from services.reconcile.matching import Action
 from tests.unit.payment.test_model import PAYMENT
 

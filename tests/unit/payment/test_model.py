@@ -13,6 +13,7 @@ from services.kernel.idempotency import RequestKey
 from services.kernel.ids import check_name
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.payment.execution import half_settled
 from services.payment.model import (
     ACTIVE,
     MOVES,
@@ -37,7 +38,6 @@ from services.payment.model import (
     payer_account,
     plan,
 )
-from services.payment.execution import half_settled
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
 from services.payment.saga import charge_for, check_accounts
 

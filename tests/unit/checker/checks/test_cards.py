@@ -10,7 +10,8 @@ from services.checker.acquirer_log import AcquirerLog
 from services.checker.findings import Check, Verdict
 from services.checker.registry import run_checks
 from services.checker.snapshot import Snapshot
-from tests.unit.checker.dataset import DatasetBuilder, Row
+from tests.unit.checker.dataset import DatasetBuilder
+from tests.unit.checker.rows import Row
 
 AMOUNT = 1250
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_snapshot, payment
 from tests.unit.checker.dataset import DatasetBuilder
+from tests.unit.checker.rows import hash_of
 
 CASES = Cases(by_snapshot)
 
@@ -70,7 +71,7 @@ def an_altered_amount(dataset: DatasetBuilder) -> None:
 def a_chain_forged_from_the_middle_on(dataset: DatasetBuilder) -> None:
     """Whoever alters a journal and its hash would have to write every later one anew."""
     dataset.journals[1]["memo"] = "table 5"
-    dataset.journals[1]["hash"] = dataset.hash_of(dataset.journals[1])
+    dataset.journals[1]["hash"] = hash_of(dataset.journals[1], dataset.legs(dataset.journals[1]["journal_id"]))
 
 
 @CASES.illegal("journal jnl_05 has sequence 6, and is number 5", "journals unaltered")

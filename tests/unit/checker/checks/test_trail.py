@@ -7,7 +7,8 @@ import pytest
 from services.checker.findings import Verdict
 from services.checker.registry import run_checks
 from tests.unit.checker.cases import Cases, Change, Illegal, Lawful, by_snapshot, payment
-from tests.unit.checker.dataset import DatasetBuilder, Row, legal
+from tests.unit.checker.dataset import DatasetBuilder, legal
+from tests.unit.checker.rows import Row
 
 CASES = Cases(by_snapshot)
 
