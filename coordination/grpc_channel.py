@@ -1,4 +1,4 @@
-"""Every gRPC channel of the product is opened here, with one set of options.
+"""gRPC channels to one address: every one is opened here, with one set of options.
 
 How a silent connection is noticed: while calls are outstanding, a ping is sent after
 KEEPALIVE_MS without news, and the connection is given up if no answer comes within PING_TIMEOUT_MS; its calls

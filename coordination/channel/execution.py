@@ -1,4 +1,4 @@
-"""One unary call on its way through its attempts.
+"""How one unary call is carried out: its attempts, one after the other, and the error that ends it.
 
     policy ── connect ──▶ an endpoint, connected ── send ──▶ OK, or an error ──▶ policy: another try, or the end
                                                      │                                      ▲

@@ -1,4 +1,4 @@
-"""How busy one endpoint is, how slow it was lately and how often it failed, as seen by this process.
+"""The load of one endpoint as this process sees it: calls in flight, recent latency, recent failures.
 
 Latency and failures fade: an endpoint that was slow or failed gets calls again after some multiples of DECAY_S without
 any. Times are ``time.monotonic()`` seconds, given from outside.

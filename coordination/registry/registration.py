@@ -1,4 +1,4 @@
-"""Dubbo's registry in ZooKeeper, the providers' and consumers' side.
+"""Registration of providers and consumers in Dubbo's registry, renewed in every session.
 
     /dubbo/<interface>/{providers,consumers,configurators,routers}/<URL, encoded>
 

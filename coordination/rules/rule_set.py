@@ -1,4 +1,4 @@
-"""Governance: all of Dubbo's rules of an interface applied to its providers.
+"""All of Dubbo's rules of an interface, applied to its providers.
 
     registered ──configurators──▶ governed ──not disabled──▶ endpoints ──tags──▶ ──conditions──▶ candidates of a call
                     weight,                                  (of the list)                       (of one method, tag)

@@ -1,4 +1,4 @@
-"""kazoo's client of one session, and the way from its threads to the event loop.
+"""The bridge from kazoo's client and its threads to the event loop, for one session.
 
     kazoo's I/O thread ──▶ CallbackQueue ──▶ loop: on_state, on_event
     loop ──hand_over──▶ PipelinedConnection ──▶ ZooKeeper

@@ -1,4 +1,4 @@
-"""A ZooKeeper session for asyncio: kazoo inside, awaitables with deadlines outside.
+"""A ZooKeeper session for asyncio, on kazoo: every request is an awaitable with a deadline.
 
                      start()
                         │

@@ -1,4 +1,4 @@
-"""The acquirer, put together. `python -m services.acquirer.main [migrate]`
+"""The composition root of the acquirer. `python -m services.acquirer.main [migrate]`
 
 It is no member of the cluster: no registry, no locks, no ensemble. It shares with the services what any server process
 has (process.py), the interceptors, the database's connection and readiness.

@@ -1,1 +1,1 @@
-"""The `countinghouse` command: a client of the services, and the switch of the embedded stack."""
+"""The `countinghouse` command: a client of the services, which also starts and stops the embedded stack."""

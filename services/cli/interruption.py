@@ -1,4 +1,4 @@
-"""Ctrl-C while modules are being imported: held back until they are imported.
+"""Delay Ctrl-C until the modules are imported.
 
 Python raises KeyboardInterrupt wherever it is; inside the import machinery's own callbacks it is printed and lost.
 """

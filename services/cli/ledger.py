@@ -1,4 +1,4 @@
-"""`countinghouse ledger …`: the books."""
+"""`countinghouse ledger …`: accounts, journals, the trial balance and the check of the chain."""
 
 from __future__ import annotations
 

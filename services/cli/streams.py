@@ -1,4 +1,4 @@
-"""Standard output and standard error, fit for text that others wrote and for readers that leave.
+"""Standard output and standard error, made safe for untrusted text and for pipes that are closed.
 
 Deceptive characters are escaped (`kernel/printable.py`), and those that the terminal's encoding lacks. A reader that
 has gone (`| head`) ends no command and changes no exit code: money may have moved, and the code shows it. What is left

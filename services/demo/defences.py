@@ -1,4 +1,4 @@
-"""Which guards stand in which act of the demonstration: the table that README shows and that the tests play.
+"""Which guards stop the fault of which act: the table that the demo's README shows and that the tests run.
 
 A guard stands **alone** in an act if the act ends violated with just this guard off. Guards stand **together** if it
 ends violated with all of them off, and does not with any one of them off. Every other single guard can be switched off,

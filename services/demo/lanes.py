@@ -1,4 +1,4 @@
-"""Lanes: what one press of a button went through, drawn over time.
+"""Lanes: the steps of each clerk's settle, drawn over time.
 
     cashier li      ──lock━━━pay━━post━━✔ settled in 18 ms
     accountant wu   ──lock━━━wait┄┄┄┄┄┄┄✘ already settled by li, 41 ms ago

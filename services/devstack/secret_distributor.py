@@ -1,4 +1,4 @@
-"""The keys of a deployment: made once, handed to each container in a folder that only it can see, and kept fresh.
+"""Make the keys of a deployment once, give each container its own in a folder of its own, and renew the tokens.
 
     python -m services.devstack.secret_distributor /secrets order payment ledger
 

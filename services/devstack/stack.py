@@ -1,4 +1,4 @@
-"""The stack: a ZooKeeper and the services' processes, started as one, kept alive, stopped as one.
+"""The stack: ZooKeeper, databases, acquirer and services, started together, kept running, stopped together.
 
     start():  lock ▸ keys ▸ ZooKeeper ▸ databases ▸ acquirer ▸ services ▸ all SERVING and registered
     stop():   the same components in the opposite order ▸ unlock

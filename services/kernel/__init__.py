@@ -1,1 +1,1 @@
-"""What is true without any machine: money, ids, time, fences, errors, idempotency. Standard library only."""
+"""Pure domain types and rules: money, ids, time, fences, errors, idempotency. Standard library only."""

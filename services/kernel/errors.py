@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Raised where it is found; turned into a gRPC status in one place, `status.py`.
+"""The errors that a caller may see, as types. `runtime/grpc/status.py` turns them into gRPC statuses.
 
 CountinghouseError
 ├── InvalidArgument        the request can never work as it is         (nothing was done)

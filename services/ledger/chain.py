@@ -1,4 +1,4 @@
-"""The check of the chain of journals: each link is as it was written. No I/O."""
+"""The check of the hash chain: each journal is as it was written. No I/O."""
 
 from __future__ import annotations
 

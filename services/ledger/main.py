@@ -1,4 +1,4 @@
-"""The ledger service, put together. `python -m services.ledger.main [migrate | prune]`"""
+"""The composition root of the ledger service. `python -m services.ledger.main [migrate | prune]`"""
 
 from __future__ import annotations
 

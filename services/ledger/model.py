@@ -1,4 +1,4 @@
-"""The books: accounts, journals, and the chain that seals them. No I/O.
+"""Accounts, journals, and the hash chain over them; the decision of each post. No I/O.
 
 A journal has one state: it stands. What can happen to an entry that is asked for:
 

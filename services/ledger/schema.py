@@ -1,4 +1,4 @@
-"""The ledger's tables, and their rows as what they stand for. Known to `store.py` and `trial.py` only."""
+"""The ledger's tables, and their rows to and from the types of `model.py`. For `store.py`, `trial.py` and `main.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order service, put together. `python -m services.order.main [migrate | prune]`"""
+"""The composition root of the order service. `python -m services.order.main [migrate | prune]`"""
 
 from __future__ import annotations
 

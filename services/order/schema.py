@@ -1,4 +1,4 @@
-"""The order service's tables, and their rows as what they stand for. Known to `store.py` only."""
+"""The order service's tables, and their rows to and from the types of `model.py`. For `store.py` and `main.py`."""
 
 from __future__ import annotations
 

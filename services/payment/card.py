@@ -1,4 +1,4 @@
-"""A card payment's money, outside: charged, asked for and given back, always under the payment's own key.
+"""A card payment at the acquirer: charged, queried and refunded, always under the payment's own key.
 
     charge ──▶ CHARGED                        the ledger may post it
            ──▶ DECLINED, REFUNDED, TOMBSTONE  definitive: nothing is charged, and nothing will be

@@ -1,4 +1,4 @@
-"""The order's lock, as operations hold it: with the fence it gives, and with the service's own errors."""
+"""The order's lock over `coordination.locks`, with its fence and the service's own errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The payment service, put together. `python -m services.payment.main [migrate | prune]`"""
+"""The composition root of the payment service. `python -m services.payment.main [migrate | prune]`"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order service, the ledger and the acquirer, as the payment service sees them: through their stubs."""
+"""Clients of the order service, the ledger and the acquirer, through their stubs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no living execution works on any more, brought to its end; called by the worker of every instance.
+"""Recovery: finish the requests, notifications and parked payments that no live execution works on.
 
     overdue requests        taken over, one execution each, and carried on     `_finish_request`
     pending notifications   sent to the order service, under the order's lock  `_deliver`

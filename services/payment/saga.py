@@ -1,4 +1,4 @@
-"""One payment from whatever state it is found in to its end: `Saga.advance`, one loop over its state.
+"""How a payment is brought from any state to its end: `Saga.advance`, one loop over its state.
 
     CREATED     submit        payment SUBMITTED, before money moves                      submitted
     SUBMITTED,  charge        of a card: charged by the acquirer, under its key          charged

@@ -1,4 +1,4 @@
-"""The payment service's tables, and their rows as what they stand for. Known to `store.py` only."""
+"""The payment service's tables, and their rows to and from the types of `model.py`. For the stores and `main.py`."""
 
 from __future__ import annotations
 

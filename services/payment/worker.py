@@ -1,4 +1,4 @@
-"""What goes on without a caller: leases are renewed, and what dead processes left between two commits is finished.
+"""Background tasks of the payment service: renew leases, prepare the locks' directories, run the recovery.
 
 Every instance runs all of it. Two workers that see the same payment are kept apart by the conditional take-over; should
 one of them be paused in the middle, by the order's lock and its fence.

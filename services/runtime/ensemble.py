@@ -1,4 +1,4 @@
-"""The ensemble of ZooKeeper, held against the database before any fence is made: for every session anew.
+"""Check, in every session, that ZooKeeper's ensemble is not behind the database before a fence is made.
 
     unknown ──▶ SETTLED for one session ──new session, or the generation changed──▶ looked at again
        └──▶ REFUSED: it is behind the database ──repaired──▶ SETTLED, by itself

@@ -1,4 +1,4 @@
-"""What a server counts, and the page Prometheus reads it from.
+"""The metrics of a server, and the page from which Prometheus reads them.
 
 One process has one `CollectorRegistry`, made in `server.py`: what coordination counts (`coordination/metrics.py`), what
 is counted here, and what the process itself uses. The page is served by threads of its own, so that it answers

@@ -1,4 +1,4 @@
-"""Where the services keep what coordinates them in ZooKeeper."""
+"""The paths in ZooKeeper that the services use, beside Dubbo's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FailpointClient of running processes: armed, watched and disarmed from outside."""
+"""A client of the failpoints of running processes: arms, watches and disarms them."""
 
 from __future__ import annotations
 

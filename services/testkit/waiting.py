@@ -1,4 +1,4 @@
-"""Waiting for what no event announces."""
+"""Wait, by polling, for states that no event announces."""
 
 from __future__ import annotations
 

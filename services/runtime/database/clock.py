@@ -1,4 +1,4 @@
-"""The wall clock of a service is its database's: what one instance dates, another compares.
+"""A service's wall clock, taken from its database, so that all instances compare the same times.
 
 Leases, the times at which a payment is asked about again and the ages of the outbox are written by one instance and
 read by another. By each machine's own clock, one that ran an hour ahead would leave work behind that is not touched for

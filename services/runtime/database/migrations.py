@@ -1,4 +1,4 @@
-"""Bringing a service's database to the schema this version knows, and refusing one it does not know.
+"""Migrations: a service's database is brought to this version's schema; one that this version does not know is refused.
 
 Each service keeps its revisions under `migrations/versions`; Alembic runs them in one transaction, under a lock, so
 that instances may start together.

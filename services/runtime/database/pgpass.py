@@ -1,4 +1,4 @@
-"""The names under which one logs in to PostgreSQL, and their passwords, in files of the form of ~/.pgpass.
+"""The PostgreSQL roles of a service, and their passwords in files of the form of ~/.pgpass.
 
 A URL names such a file by `?passfile=…`, and asyncpg reads it for each new connection; mode 0600, or it is passed over.
 A line of ours, `*:*:*:role:password`, holds for every server and database. Names and passwords have neither a colon nor

@@ -1,4 +1,4 @@
-"""PostgreSQL, through asyncpg.
+"""The PostgreSQL backend, through asyncpg.
 
 How long things may last, each bounded by `timeout_s` (settings: statement_timeout_s)
 

@@ -1,4 +1,4 @@
-"""SQLite: a step runs whole, in one thread.
+"""The SQLite backend: each transaction runs whole, in one thread.
 
 A step touches nothing but its connection, and SQLite answers on the spot, so nothing in a step ever waits for the event
 loop. It is therefore driven to its end in a thread of the pool, where each `await` returns at once. Through an async

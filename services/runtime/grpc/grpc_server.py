@@ -1,4 +1,4 @@
-"""The gRPC server of a process of ours, with everything that bounds it.
+"""The gRPC server of every process, with all its limits.
 
 | bound | of | set by |
 |---|---|---|

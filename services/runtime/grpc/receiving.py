@@ -1,4 +1,4 @@
-"""Receiving a request's bytes within a time.
+"""Receive a request's bytes within a time limit.
 
 grpc.aio calls the handler of a unary method only when its request has arrived, and waits for that without end. So all
 methods are registered as streams of requests, whose handlers are called when the headers arrive, and read one request

@@ -1,4 +1,4 @@
-"""Errors to gRPC statuses and back: the one place.
+"""Errors to gRPC statuses and back; no other module translates them.
 
 Details follow google.rpc (AIP-193): ErrorInfo with the reason and the domain `countinghouse`, BadRequest with the
 fields, RetryInfo where trying again helps.
