@@ -22,7 +22,7 @@ _CHANNELS = Path("coordination/grpc_channel.py")
 _EXPLAINED = ("coordination", "services/kernel", "services/runtime")
 
 
-def test_nobody_bends_the_path_of_imports() -> None:
+def test_module_path_is_not_changed_in_code() -> None:
     """Generated code lies on the path already (pyproject.toml); bending it hides what is missing."""
     bent = []
     for module in modules(*PACKAGES, "tests", "protos"):
@@ -32,7 +32,7 @@ def test_nobody_bends_the_path_of_imports() -> None:
     assert bent == []
 
 
-def test_nothing_that_is_connected_or_ticks_is_made_when_a_module_is_imported() -> None:
+def test_import_creates_no_connection_and_no_clock() -> None:
     """Constructor injection: main puts the parts together, and a test puts others in their place."""
     made = [
         f"{module}:{call.lineno} {dotted(call.func)}"
@@ -55,7 +55,7 @@ def test_nothing_that_is_connected_or_ticks_is_made_when_a_module_is_imported() 
         ("f = lambda: SystemClock()", False),
     ],
 )
-def test_the_rule_sees_what_runs_at_import(source: str, found: bool) -> None:
+def test_rule_finds_code_that_runs_at_import(source: str, found: bool) -> None:
     """A rule that can never be broken would prove nothing."""
     names = {dotted(call.func).rpartition(".")[2] for call in _calls_at_import(ast.parse(source))}
     assert bool(names & _MADE_IN_MAIN) is found
@@ -74,7 +74,7 @@ def test_grpc_channels_are_opened_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("package", _EXPLAINED)
-def test_what_others_build_on_is_explained(package: str) -> None:
+def test_public_name_has_a_docstring(package: str) -> None:
     """Every public module, class, function and method has a docstring.
 
     A method need not repeat what is said where it comes from: in its base class, or in the port of the same module.

@@ -46,13 +46,13 @@ def _methods() -> list[Any]:
 class TestEveryMethod:
     """Of every service."""
 
-    def test_it_stands_in_the_table_of_who_may_call(self, package: str, method: MethodDescriptor) -> None:
+    def test_method_is_in_the_access_table(self, package: str, method: MethodDescriptor) -> None:
         """One that does not can be called by nobody."""
         allowed = MAY_CALL.get(f"/{method.containing_service.full_name}/{method.name}")
         assert allowed
         assert allowed <= frozenset(Role)
 
-    def test_it_is_implemented(self, package: str, method: MethodDescriptor) -> None:
+    def test_method_is_implemented_by_the_servicer(self, package: str, method: MethodDescriptor) -> None:
         """By the servicer itself: what the generated base class answers is UNIMPLEMENTED."""
         module = importlib.import_module(_SERVICERS[package])
         base = f"{method.containing_service.name}Servicer"
@@ -65,13 +65,13 @@ class TestEveryMethod:
         owner = next(parent for parent in servicers[0].__mro__ if method.name in vars(parent))
         assert not owner.__module__.endswith("_pb2_grpc")
 
-    def test_it_says_whether_it_can_be_repeated(self, package: str, method: MethodDescriptor) -> None:
+    def test_method_has_an_idempotency_level(self, package: str, method: MethodDescriptor) -> None:
         """Clients retry by it."""
         level = method.GetOptions().IdempotencyLevel.Name(method.GetOptions().idempotency_level)
         assert level in ("IDEMPOTENT", "NO_SIDE_EFFECTS")
 
 
-def test_the_table_names_no_method_that_does_not_exist() -> None:
+def test_access_table_names_existing_methods_only() -> None:
     """A typing error there would shut everybody out of one that does."""
     real = {
         f"/{service.full_name}/{method.name}"
@@ -82,7 +82,7 @@ def test_the_table_names_no_method_that_does_not_exist() -> None:
     assert set(MAY_CALL) == real
 
 
-def test_a_java_consumer_subscribes_under_the_same_name() -> None:
+def test_java_consumer_subscribes_under_the_same_name() -> None:
     """Dubbo's interface is the Java class: package and java_package have to be one."""
     for _, stubs in _stubs():
         assert stubs.DESCRIPTOR.GetOptions().java_package == stubs.DESCRIPTOR.package

@@ -19,7 +19,7 @@ _MACHINE_PATH = re.compile(r"(?<![\w.>}/-])/(?:home|root|Users|work|workspace)/[
 _MAY_NAME_MACHINE_PATHS = {Path("tests/architecture/test_layout.py")}
 
 
-def test_everybody_imports_only_whom_they_may() -> None:
+def test_import_contracts_are_kept() -> None:
     """The contracts of pyproject.toml."""
     program = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
     done = subprocess.run(
@@ -29,7 +29,7 @@ def test_everybody_imports_only_whom_they_may() -> None:
     assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", done.stdout)
 
 
-def test_a_module_is_about_one_noun() -> None:
+def test_module_is_about_one_noun() -> None:
     """`utils` is about none."""
     named = [path for path in modules(*PACKAGES, "tests", "protos") if {*path.parts, path.stem} & _NO_NOUNS]
     assert named == []
@@ -37,18 +37,18 @@ def test_a_module_is_about_one_noun() -> None:
 
 @pytest.mark.parametrize("service", [*SERVICES, ACQUIRER])
 @pytest.mark.parametrize("room", _ROOMS)
-def test_every_service_has_the_same_rooms(service: str, room: str) -> None:
+def test_every_service_has_the_same_folders(service: str, room: str) -> None:
     """Who knows one of them knows all."""
     assert (ROOT / "services" / service / room).exists()
 
 
-def test_a_module_fits_a_head() -> None:
+def test_module_has_at_most_750_lines() -> None:
     """What is longer is about more than one thing."""
     long = {str(path): _lines(path) for path in modules(*PACKAGES) if _lines(path) > _MAX_LINES}
     assert long == {}
 
 
-def test_no_file_knows_the_machine_it_was_written_on() -> None:
+def test_file_contains_no_path_of_a_machine() -> None:
     files = tracked_files()
     if not files:
         pytest.skip("this is no clone: which files are kept is not known")
@@ -79,7 +79,7 @@ def entries() -> list[str]:
 class TestLock:
     """requirements.lock: the same bytes for everybody, from whichever index they have."""
 
-    def test_what_runs_in_the_image_is_what_was_tested(self, entries: list[str]) -> None:
+    def test_runtime_lock_is_part_of_the_lock(self, entries: list[str]) -> None:
         """requirements-runtime.lock is the part of it without which nothing runs: the same versions and hashes."""
         runtime = pinned("requirements-runtime.lock")
         same = {" ".join(entry.split()) for entry in entries}
@@ -91,12 +91,12 @@ class TestLock:
         assert missing == set()
         assert not {"pytest", "mypy", "ruff", "grpcio-tools"} & {_distribution(name) for name in runtime}
 
-    def test_it_names_no_index_and_no_address(self, entries: list[str]) -> None:
+    def test_lock_names_no_index_and_no_address(self, entries: list[str]) -> None:
         """An index line would send everybody to the one of whoever wrote it."""
         wrong = [entry for entry in entries if entry.startswith("-") or "://" in entry or " @ " in entry]
         assert wrong == []
 
-    def test_every_entry_is_pinned_and_has_its_hashes(self, entries: list[str]) -> None:
+    def test_lock_entry_is_pinned_with_hashes(self, entries: list[str]) -> None:
         wrong = [
             entry.split()[0]
             for entry in entries
@@ -106,7 +106,7 @@ class TestLock:
         assert wrong == []
         assert len(entries) > 50
 
-    def test_everything_that_is_asked_for_is_in_it(self, entries: list[str]) -> None:
+    def test_lock_contains_every_requirement(self, entries: list[str]) -> None:
         """What pyproject.toml names and the lock does not would be installed unpinned, or not at all."""
         import tomllib
 
@@ -125,7 +125,7 @@ def _lines(path: Path) -> int:
     return len((ROOT / path).read_text().splitlines())
 
 
-def test_every_proof_that_coordination_names_is_there() -> None:
+def test_test_named_by_coordination_readme_exists() -> None:
     """The table of faults names tests that exist; a "…" stands for a part of a name."""
     words = (ROOT / "coordination" / "README.md").read_text(encoding="utf-8")
     for path in set(re.findall(r"`((?:e2e/|unit/…/|tests/unit/coordination/)?test_\w+\.py)", words)):
@@ -141,14 +141,14 @@ def test_every_proof_that_coordination_names_is_there() -> None:
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "tests/chaos/FOUND.md"])
-def test_every_proof_that_a_page_names_is_there(page: str) -> None:
+def test_file_named_by_a_page_exists(page: str) -> None:
     """As a path from the top."""
     named = set(re.findall(r"`((?:tests|services)/[\w/]+\.py)`", (ROOT / page).read_text(encoding="utf-8")))
     assert named
     assert {path for path in named if not (ROOT / path).is_file()} == set()
 
 
-def test_every_test_that_architecture_names_is_defined() -> None:
+def test_test_named_by_architecture_exists() -> None:
     """As `path::name`, or `::name` of the file named before; a name may be a part of one behind "…"."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named: list[tuple[str, str]] = []

@@ -20,7 +20,7 @@ async def settled_once(harness: Harness) -> pb.Payment:
 
 
 @pytest.mark.timeout(150)
-async def test_a_payment_on_a_dead_line_is_resolved_over_a_second_connection(fresh_stack: FreshStack) -> None:
+async def test_payment_on_a_dead_line_is_resolved_over_a_second_connection(fresh_stack: FreshStack) -> None:
     """Nothing passes any more on the connection that was open. The card payment is UNKNOWN, the worker asks, and within
     15 s it has succeeded, charged once: long before TCP gives the line up.
 

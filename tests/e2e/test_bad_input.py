@@ -70,7 +70,7 @@ async def assert_refused(call: Any, code: str, reason: str, field: str = "") -> 
 class TestUnknown:
     """What is not there is NOT_FOUND, and says what."""
 
-    async def test_order(self, cashier: RecordingClient) -> None:
+    async def test_unknown_order_is_not_found(self, cashier: RecordingClient) -> None:
         await assert_refused(
             cashier.call(order_pb2.GetOrderRequest(order_id="nope")),
             "NOT_FOUND",
@@ -83,7 +83,7 @@ class TestUnknown:
         )
         await assert_refused(cashier.settle_once("nope"), "NOT_FOUND", "ORDER_NOT_FOUND")
 
-    async def test_payment(self, cashier: RecordingClient, accountant: RecordingClient) -> None:
+    async def test_unknown_payment_is_not_found(self, cashier: RecordingClient, accountant: RecordingClient) -> None:
         await assert_refused(
             cashier.call(payment_pb2.GetPaymentRequest(payment_id="nope")),
             "NOT_FOUND",
@@ -92,15 +92,17 @@ class TestUnknown:
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="nope", reason="why not")
         await assert_refused(accountant.call(request), "NOT_FOUND", "PAYMENT_NOT_FOUND")
 
-    async def test_ticket(self, cashier: RecordingClient) -> None:
+    async def test_unknown_ticket_is_not_found(self, cashier: RecordingClient) -> None:
         await assert_refused(cashier.call(pay("nope")), "NOT_FOUND", "TICKET_NOT_FOUND")
 
-    async def test_somebody_elses_ticket(self, cashier: RecordingClient, accountant: RecordingClient) -> None:
+    async def test_ticket_of_another_caller_is_not_found(
+        self, cashier: RecordingClient, accountant: RecordingClient
+    ) -> None:
         ticket = await cashier.ticket()
         request = pay(ticket, source=payment_pb2.SOURCE_BANK)
         await assert_refused(accountant.call(request), "NOT_FOUND", "TICKET_NOT_FOUND")
 
-    async def test_account(self, cashier: RecordingClient) -> None:
+    async def test_unknown_account_is_refused(self, cashier: RecordingClient) -> None:
         await assert_refused(
             cashier.call(ledger_pb2.GetAccountRequest(account_id="nope")),
             "NOT_FOUND",
@@ -113,14 +115,14 @@ class TestUnknown:
             "ACCOUNT_NOT_FOUND",
         )
 
-    async def test_journal(self, cashier: RecordingClient) -> None:
+    async def test_unknown_journal_is_not_found(self, cashier: RecordingClient) -> None:
         await assert_refused(
             cashier.call(ledger_pb2.GetJournalRequest(journal_id="nope")),
             "NOT_FOUND",
             "JOURNAL_NOT_FOUND",
         )
 
-    async def test_failpoint(self, operator: RecordingClient) -> None:
+    async def test_unknown_failpoint_is_refused(self, operator: RecordingClient) -> None:
         from countinghouse.debug.v1 import failpoint_pb2 as debug
 
         request = debug.ArmFailpointRequest(name="nope", action=debug.FAILPOINT_ACTION_DELAY)
@@ -144,13 +146,15 @@ class TestMalformed:
             ("payment_id", lambda value: payment_pb2.GetPaymentRequest(payment_id=value)),
         ],
     )
-    async def test_ids(self, cashier: RecordingClient, value: str, field: str, build: Callable[[str], Any]) -> None:
+    async def test_malformed_id_is_refused(
+        self, cashier: RecordingClient, value: str, field: str, build: Callable[[str], Any]
+    ) -> None:
         call = cashier.call(build(value))
         reason = "FIELD_MALFORMED" if value else "FIELD_REQUIRED"
         await assert_refused(call, "INVALID_ARGUMENT", reason, field)
 
     @pytest.mark.parametrize("value", ["", "x" * 101, "a b", "wallet/mei"])
-    async def test_account_ids(self, operator: RecordingClient, value: str) -> None:
+    async def test_malformed_account_id_is_refused(self, operator: RecordingClient, value: str) -> None:
         reason = "FIELD_MALFORMED" if value else "FIELD_REQUIRED"
         await assert_refused(
             operator.call(open_account(account_id=value)),
@@ -160,19 +164,19 @@ class TestMalformed:
         )
 
     @pytest.mark.parametrize(("memo", "reason"), [("x" * 201, "FIELD_TOO_LONG"), ("a\x00b", "FIELD_MALFORMED")])
-    async def test_memos(self, cashier: RecordingClient, memo: str, reason: str) -> None:
+    async def test_malformed_memo_is_refused(self, cashier: RecordingClient, memo: str, reason: str) -> None:
         await assert_refused(cashier.call(settle(memo=memo)), "INVALID_ARGUMENT", reason, "memo")
 
-    async def test_a_memo_of_200_characters_is_taken(self, cashier: RecordingClient) -> None:
+    async def test_memo_of_200_characters_is_taken(self, cashier: RecordingClient) -> None:
         order_id = await cashier.new_order()
         response = await cashier.ask(settle(order_id=order_id, memo="梅" * 200))
         assert response.payment.memo == "梅" * 200
 
-    async def test_a_reversal_needs_a_reason(self, accountant: RecordingClient) -> None:
+    async def test_reversal_needs_a_reason(self, accountant: RecordingClient) -> None:
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="p")
         await assert_refused(accountant.call(request), "INVALID_ARGUMENT", "FIELD_REQUIRED", "reason")
 
-    async def test_lines(self, cashier: RecordingClient) -> None:
+    async def test_malformed_line_is_refused(self, cashier: RecordingClient) -> None:
         line = order_pb2.OrderLine(description="tea", quantity=1, unit_price=money(1))
         for lines in (
             [line] * 101,
@@ -186,7 +190,7 @@ class TestMalformed:
             code, _ = await refusal(cashier.call(request))
             assert code == "INVALID_ARGUMENT"
 
-    async def test_an_amount_must_be_the_sum_of_its_lines(self, cashier: RecordingClient) -> None:
+    async def test_amount_must_be_the_sum_of_its_lines(self, cashier: RecordingClient) -> None:
         line = order_pb2.OrderLine(description="tea", quantity=2, unit_price=money(300))
         await assert_refused(
             cashier.call(create(amount=money(601), lines=[line])),
@@ -194,7 +198,7 @@ class TestMalformed:
             "AMOUNT_MISMATCH",
         )
 
-    async def test_an_order_without_amount_or_lines(self, cashier: RecordingClient) -> None:
+    async def test_order_without_amount_or_lines_is_refused(self, cashier: RecordingClient) -> None:
         request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei")
         await assert_refused(cashier.call(request), "INVALID_ARGUMENT", "AMOUNT_REQUIRED")
 
@@ -210,7 +214,9 @@ class TestMalformed:
             (payment_pb2.SOURCE_DRAWER, "tok-mei", "CARD_NOT_WANTED"),
         ],
     )
-    async def test_cards(self, cashier: RecordingClient, source: Any, card: str, reason: str) -> None:
+    async def test_malformed_card_is_refused(
+        self, cashier: RecordingClient, source: Any, card: str, reason: str
+    ) -> None:
         """A token where one is wanted, and only there; never a card's number."""
         for request in (
             settle(source=source, card=card),
@@ -218,12 +224,12 @@ class TestMalformed:
         ):
             await assert_refused(cashier.call(request), "INVALID_ARGUMENT", reason, "card")
 
-    async def test_a_notice_needs_a_key(self, accountant: RecordingClient) -> None:
+    async def test_notice_needs_a_key(self, accountant: RecordingClient) -> None:
         request = payment_pb2.NotifyAcquirerRequest()
         await assert_refused(accountant.call(request), "INVALID_ARGUMENT", "FIELD_REQUIRED", "key")
 
     @pytest.mark.parametrize("key", ["", "k" * 65, "a b"])
-    async def test_keys_at_the_acquirer(self, accountant: RecordingClient, key: str) -> None:
+    async def test_malformed_key_is_refused_by_the_acquirer(self, accountant: RecordingClient, key: str) -> None:
         reason = "FIELD_MALFORMED" if key else "FIELD_REQUIRED"
         for request in (
             acquirer_pb2.ChargeRequest(key=key, card="tok-mei", amount=money(1)),
@@ -232,7 +238,7 @@ class TestMalformed:
         ):
             await assert_refused(accountant.call(request), "INVALID_ARGUMENT", reason, "key")
 
-    async def test_charges_at_the_acquirer(self, accountant: RecordingClient) -> None:
+    async def test_malformed_charge_is_refused_by_the_acquirer(self, accountant: RecordingClient) -> None:
         """A card, a payable amount, a reference that can be one."""
         for request in (
             acquirer_pb2.ChargeRequest(key=new_id(), amount=money(1)),
@@ -243,7 +249,7 @@ class TestMalformed:
             code, _ = await refusal(accountant.call(request))
             assert code == "INVALID_ARGUMENT"
 
-    async def test_faults_at_the_acquirer(self, operator: RecordingClient) -> None:
+    async def test_malformed_fault_is_refused_by_the_acquirer(self, operator: RecordingClient) -> None:
         """Of a known kind, with a known method, within bounds; only operators set them."""
         for fault in (
             acquirer_pb2.Fault(),
@@ -256,7 +262,7 @@ class TestMalformed:
             assert code == "INVALID_ARGUMENT"
 
     @pytest.mark.parametrize("source", [0, 99])
-    async def test_a_source_must_be_said(self, cashier: RecordingClient, source: Any) -> None:
+    async def test_payment_without_a_source_is_refused(self, cashier: RecordingClient, source: Any) -> None:
         await assert_refused(
             cashier.call(settle(source=source)),
             "INVALID_ARGUMENT",
@@ -265,13 +271,13 @@ class TestMalformed:
         )
 
     @pytest.mark.parametrize("ttl_s", [-1, 86_401, 2**31 - 1])
-    async def test_a_ticket_lives_a_day_at_most(self, cashier: RecordingClient, ttl_s: int) -> None:
+    async def test_ticket_lives_a_day_at_most(self, cashier: RecordingClient, ttl_s: int) -> None:
         request = payment_pb2.IssueTicketRequest(request_id=new_id(), ttl_s=ttl_s)
         await assert_refused(cashier.call(request), "INVALID_ARGUMENT", "TTL_OUT_OF_RANGE", "ttl_s")
 
     @pytest.mark.parametrize("size", [-1, 1001])
     @pytest.mark.parametrize("token", ["not one of ours", "AAAA", "////"])
-    async def test_pages(self, cashier: RecordingClient, size: int, token: str) -> None:
+    async def test_malformed_page_is_refused(self, cashier: RecordingClient, size: int, token: str) -> None:
         for kind in (
             order_pb2.ListOrdersRequest,
             payment_pb2.ListPaymentsRequest,
@@ -286,7 +292,7 @@ class TestMalformed:
             code, _ = await refusal(cashier.call(kind(page_token=token)))
             assert code == "INVALID_ARGUMENT"
 
-    async def test_a_message_too_large_is_not_read(self, cashier: RecordingClient) -> None:
+    async def test_message_too_large_is_not_read(self, cashier: RecordingClient) -> None:
         request = settle(memo="x" * (2 << 20))
         code, _ = await refusal(cashier.call(request))
         assert code == "RESOURCE_EXHAUSTED"
@@ -296,7 +302,7 @@ class TestAmounts:
     """Zero, negative and overflowing amounts, and currencies that are none or another's."""
 
     @pytest.mark.parametrize("amount", AMOUNTS)
-    async def test_of_an_order(self, cashier: RecordingClient, amount: int) -> None:
+    async def test_amount_of_an_order_out_of_range_is_refused(self, cashier: RecordingClient, amount: int) -> None:
         await assert_refused(
             cashier.call(create(amount=money(amount))),
             "INVALID_ARGUMENT",
@@ -305,7 +311,9 @@ class TestAmounts:
         )
 
     @pytest.mark.parametrize("amount", AMOUNTS)
-    async def test_of_a_direct_payment(self, cashier: RecordingClient, amount: int) -> None:
+    async def test_amount_of_a_direct_payment_out_of_range_is_refused(
+        self, cashier: RecordingClient, amount: int
+    ) -> None:
         ticket = await cashier.ticket()
         await assert_refused(
             cashier.call(pay(ticket, amount=money(amount))),
@@ -316,13 +324,13 @@ class TestAmounts:
             "the ticket was used up by a request that could never work"
         )
 
-    async def test_lines_that_overflow(self, cashier: RecordingClient) -> None:
+    async def test_lines_that_overflow_are_refused(self, cashier: RecordingClient) -> None:
         line = order_pb2.OrderLine(description="gold", quantity=1_000_000, unit_price=money(10**15))
         request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", lines=[line])
         await assert_refused(cashier.call(request), "INVALID_ARGUMENT", "AMOUNT_OUT_OF_RANGE")
 
     @pytest.mark.parametrize("currency", CURRENCIES)
-    async def test_currencies_that_are_none(
+    async def test_unknown_currency_is_refused(
         self, cashier: RecordingClient, operator: RecordingClient, currency: str
     ) -> None:
         await assert_refused(
@@ -336,7 +344,7 @@ class TestAmounts:
             "CURRENCY_INVALID",
         )
 
-    async def test_a_payee_of_another_currency(self, cashier: RecordingClient) -> None:
+    async def test_payee_of_another_currency_is_refused(self, cashier: RecordingClient) -> None:
         ticket = await cashier.ticket()
         await assert_refused(
             cashier.call(pay(ticket, payee_account_id="sales:EUR")),
@@ -344,13 +352,13 @@ class TestAmounts:
             "CURRENCY_MISMATCH",
         )
 
-    async def test_an_order_in_a_currency_without_books(self, cashier: RecordingClient) -> None:
+    async def test_order_in_a_currency_without_accounts_is_not_settled(self, cashier: RecordingClient) -> None:
         order_id = await cashier.new_order(currency="GBP")
         await assert_refused(cashier.settle_once(order_id), "FAILED_PRECONDITION", "ACCOUNT_NOT_FOUND")
         assert await cashier.order_state(order_id) == "UNPAID"
 
     @pytest.mark.parametrize("limit", [-1, 10**15 + 1])
-    async def test_overdrafts(self, operator: RecordingClient, limit: int) -> None:
+    async def test_overdraft_out_of_range_is_refused(self, operator: RecordingClient, limit: int) -> None:
         await assert_refused(
             operator.call(open_account(overdraft_limit=limit)),
             "INVALID_ARGUMENT",
@@ -358,27 +366,27 @@ class TestAmounts:
         )
 
 
-class TestWho:
+class TestCaller:
     """Nobody acts without a good token, and nobody beyond their role."""
 
-    async def test_no_token(self, stack: Stack) -> None:
+    async def test_call_without_a_token_is_refused(self, stack: Stack) -> None:
         async with open_client(stack, "li", Role.CASHIER, token="") as nobody:
             await assert_refused(nobody.settle_once("o"), "UNAUTHENTICATED", "TOKEN_REQUIRED")
 
     @pytest.mark.parametrize(
         "token", ["nonsense", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJsaSIsInJvbGUiOiJjYXNoaWVyIn0."]
     )
-    async def test_a_token_that_is_none(self, stack: Stack, token: str) -> None:
+    async def test_malformed_token_is_refused(self, stack: Stack, token: str) -> None:
         async with open_client(stack, "li", Role.CASHIER, token=token) as somebody:
             await assert_refused(somebody.settle_once("o"), "UNAUTHENTICATED", "TOKEN_INVALID")
 
-    async def test_an_expired_token(self, stack: Stack) -> None:
+    async def test_expired_token_is_refused(self, stack: Stack) -> None:
         clock = ManualClock(SystemClock().now_ms() - 3_600_000)
         signer = TokenSigner.from_file(stack.data / "keys" / "signing.key", clock)
         async with open_client(stack, "li", Role.CASHIER, token=signer.sign(Principal("li", Role.CASHIER), 60)) as late:
             await assert_refused(late.settle_once("o"), "UNAUTHENTICATED", "TOKEN_EXPIRED")
 
-    async def test_a_token_of_another_stack(self, stack: Stack, tmp_path: Any) -> None:
+    async def test_token_of_another_stack_is_refused(self, stack: Stack, tmp_path: Any) -> None:
         signer = TokenSigner.from_file(tmp_path / "signing.key", SystemClock())
         async with open_client(
             stack, "li", Role.CASHIER, token=signer.sign(Principal("li", Role.CASHIER), 60)
@@ -386,7 +394,7 @@ class TestWho:
             await assert_refused(stranger.settle_once("o"), "UNAUTHENTICATED", "TOKEN_INVALID")
 
     @pytest.mark.parametrize("role", [Role.AUDITOR, Role.OPERATOR, Role.SERVICE])
-    async def test_who_may_not_settle(self, stack: Stack, role: Role) -> None:
+    async def test_role_that_may_not_settle_is_refused(self, stack: Stack, role: Role) -> None:
         async with open_client(stack, "x", role) as somebody:
             await assert_refused(somebody.settle_once("o"), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
 
@@ -408,7 +416,7 @@ class TestWho:
         call = cashier.call(debug.ArmFailpointRequest(name="posted"), at="payment-1")
         await assert_refused(call, "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
 
-    async def test_the_bank_is_not_for_cashiers_nor_the_drawer_for_accountants(
+    async def test_source_of_another_role_is_refused(
         self, cashier: RecordingClient, accountant: RecordingClient
     ) -> None:
         order_id = await cashier.new_order()
@@ -422,7 +430,7 @@ class TestWho:
         )
         assert await cashier.order_state(order_id) == "UNPAID"
 
-    async def test_a_customer_sees_and_pays_only_what_is_theirs(
+    async def test_customer_sees_and_pays_only_what_is_theirs(
         self, cashier: RecordingClient, customer: RecordingClient
     ) -> None:
         order_id = await cashier.new_order(customer="somebody-else")
@@ -436,7 +444,7 @@ class TestWho:
         )
         assert await cashier.order_state(order_id) == "UNPAID"
 
-    async def test_a_customer_pays_from_no_other_wallet(self, customer: RecordingClient) -> None:
+    async def test_customer_pays_from_no_other_wallet(self, customer: RecordingClient) -> None:
         ticket = await customer.ticket()
         request = pay(ticket, source=payment_pb2.SOURCE_WALLET, customer_id="somebody-else")
         await assert_refused(customer.call(request), "PERMISSION_DENIED", "NOT_YOUR_WALLET")
@@ -445,7 +453,7 @@ class TestWho:
 class TestState:
     """What was possible once and is not any more, or not with what is there."""
 
-    async def test_a_cancelled_order_is_not_settled(self, cashier: RecordingClient) -> None:
+    async def test_cancelled_order_is_not_settled(self, cashier: RecordingClient) -> None:
         order_id = await cashier.new_order()
         await cashier.ask(order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late"))
         await assert_refused(cashier.settle_once(order_id), "FAILED_PRECONDITION", "ORDER_NOT_PAYABLE")
@@ -456,7 +464,7 @@ class TestState:
         )
         assert await cashier.journals(order_id) == []
 
-    async def test_a_paid_order_is_not_settled_again_and_the_loser_learns_by_whom(
+    async def test_settle_of_a_paid_order_is_refused_with_the_clerk_who_settled_it(
         self, cashier: RecordingClient, accountant: RecordingClient
     ) -> None:
         order_id = await cashier.new_order()
@@ -469,20 +477,20 @@ class TestState:
         assert int(error.metadata["settled_at_ms"]) == payment.settled_at_ms
         assert len(await cashier.journals(order_id)) == 1
 
-    async def test_a_paid_order_is_not_cancelled(self, cashier: RecordingClient) -> None:
+    async def test_paid_order_is_not_cancelled(self, cashier: RecordingClient) -> None:
         order_id = await cashier.new_order()
         await cashier.settle_ok(order_id)
         request = order_pb2.CancelOrderRequest(request_id=new_id(), order_id=order_id, reason="late")
         await assert_refused(cashier.call(request), "FAILED_PRECONDITION", "ILLEGAL_STATE")
 
-    async def test_a_version_that_has_passed(self, cashier: RecordingClient) -> None:
+    async def test_stale_version_is_refused(self, cashier: RecordingClient) -> None:
         order_id = await cashier.new_order()
         request = order_pb2.CancelOrderRequest(
             request_id=new_id(), order_id=order_id, expected_version=7, reason="late"
         )
         await assert_refused(cashier.call(request), "ABORTED", "STALE_VERSION")
 
-    async def test_a_wallet_with_too_little(
+    async def test_wallet_with_too_little_is_declined(
         self, stack: Stack, cashier: RecordingClient, operator: RecordingClient
     ) -> None:
         buyer = new_id("buyer")
@@ -521,7 +529,7 @@ class TestState:
         assert payment.clerk.name == "li"
         assert await cashier.order_state(order_id) == "PAID"
 
-    async def test_a_refusal_is_replayed_as_it_was(
+    async def test_refusal_is_replayed_as_it_was(
         self, stack: Stack, cashier: RecordingClient, operator: RecordingClient
     ) -> None:
         """Also when the wallet has been filled since: the request id stands for the answer it got."""
@@ -534,12 +542,12 @@ class TestState:
             again = await refusal(owner.settle_once(order_id, request_id, source=payment_pb2.SOURCE_WALLET))
         assert (first[0], first[1].reason, first[1].message) == (again[0], again[1].reason, again[1].message)
 
-    async def test_an_expired_ticket(self, cashier: RecordingClient) -> None:
+    async def test_expired_ticket_is_refused(self, cashier: RecordingClient) -> None:
         ticket = await cashier.ticket(ttl_s=1)
         await asyncio.sleep(1.1)
         await assert_refused(cashier.call(pay(ticket)), "FAILED_PRECONDITION", "TICKET_EXPIRED")
 
-    async def test_a_payment_is_reversed_once(self, cashier: RecordingClient, accountant: RecordingClient) -> None:
+    async def test_payment_is_reversed_once(self, cashier: RecordingClient, accountant: RecordingClient) -> None:
         order_id = await cashier.new_order()
         payment = await cashier.settle_ok(order_id)
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment.payment_id, reason="wrong order")
@@ -548,11 +556,11 @@ class TestState:
         await assert_refused(accountant.call(again), "FAILED_PRECONDITION", "ILLEGAL_STATE")
         assert len(await cashier.journals(order_id)) == 2
 
-    async def test_a_taken_name(self, cashier: RecordingClient) -> None:
+    async def test_taken_order_id_is_refused(self, cashier: RecordingClient) -> None:
         order_id = await cashier.new_order()
         await assert_refused(cashier.call(create(order_id=order_id)), "ALREADY_EXISTS", "ORDER_EXISTS")
 
-    async def test_an_account_with_other_terms(self, operator: RecordingClient) -> None:
+    async def test_account_with_other_terms_is_refused(self, operator: RecordingClient) -> None:
         request = open_account()
         await operator.ask(request)
         other = open_account(account_id=request.account_id, currency_code="EUR")
@@ -562,7 +570,7 @@ class TestState:
 class TestSameKey:
     """A key stands for one payload; another under it is refused, the same is answered as before."""
 
-    async def test_of_an_order(self, cashier: RecordingClient) -> None:
+    async def test_repeated_create_is_replayed(self, cashier: RecordingClient) -> None:
         request = create()
         first = await cashier.ask(request)
         again = await cashier.call(request)
@@ -571,7 +579,7 @@ class TestSameKey:
         other = create(request_id=request.request_id, amount=money(101))
         await assert_refused(cashier.call(other), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH")
 
-    async def test_of_a_settle(self, cashier: RecordingClient) -> None:
+    async def test_repeated_settle_is_replayed(self, cashier: RecordingClient) -> None:
         request = settle(order_id=await cashier.new_order())
         first = await cashier.ask(request)
         again = await cashier.call(request, at="payment-2")
@@ -580,7 +588,7 @@ class TestSameKey:
         other = settle(request_id=request.request_id, order_id=await cashier.new_order())
         await assert_refused(cashier.call(other, at="payment-2"), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH")
 
-    async def test_of_a_ticket(self, cashier: RecordingClient) -> None:
+    async def test_repeated_pay_is_replayed(self, cashier: RecordingClient) -> None:
         request = pay(await cashier.ticket())
         first = await cashier.ask(request)
         again = await cashier.call(request, at="payment-2")
@@ -589,7 +597,9 @@ class TestSameKey:
         other = pay(request.ticket_id, amount=money(101))
         await assert_refused(cashier.call(other), "INVALID_ARGUMENT", "IDEMPOTENCY_KEY_MISMATCH")
 
-    async def test_of_two_people_are_two_keys(self, cashier: RecordingClient, accountant: RecordingClient) -> None:
+    async def test_equal_keys_of_two_callers_are_two_requests(
+        self, cashier: RecordingClient, accountant: RecordingClient
+    ) -> None:
         request_id = RandomIds().new("req")
         first = await cashier.ask(create(request_id=request_id))
         second = await accountant.ask(create(request_id=request_id, amount=money(7)))

@@ -83,22 +83,22 @@ async def charged_without_a_word(harness: Harness, orders: int) -> None:
         assert at_acquirer(books, payment_id) == ["CHARGED"]
 
 
-async def test_thirty_are_charged_without_a_word(harness: Harness) -> None:
+async def test_thirty_charges_with_lost_replies_are_resolved(harness: Harness) -> None:
     """All converge, none is charged twice, none is given up."""
     await charged_without_a_word(harness, 30)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-async def test_two_hundred_are_charged_without_a_word(harness: Harness) -> None:
+async def test_two_hundred_charges_with_lost_replies_are_resolved(harness: Harness) -> None:
     """The same, longer."""
     await charged_without_a_word(harness, 200)
 
 
-class TestSilence:
+class TestNoAnswer:
     """The bank keeps silent, in each of its ways."""
 
-    async def test_the_worker_asks_by_itself(self, harness: Harness) -> None:
+    async def test_worker_resolves_an_unknown_payment(self, harness: Harness) -> None:
         """Nobody asks again; the payment succeeds all the same, and the caller finds it with GetPayment."""
         order_id, key = await harness.new_order(), new_id("settle")
         drop = bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge", times=1)
@@ -109,7 +109,7 @@ class TestSilence:
         books = await checked_books(harness)
         assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_notice_lets_it_ask_at_once(self, harness: Harness) -> None:
+    async def test_notice_lets_the_worker_ask_at_once(self, harness: Harness) -> None:
         """Told late and twice; each notice is harmless, and the payment is charged once."""
         order_id, key = await harness.new_order(), new_id("settle")
         slow = bank.Fault(kind=bank.FAULT_KIND_DELAY_BEFORE, method="Charge", times=1, delay_ms=1_000)
@@ -120,7 +120,7 @@ class TestSilence:
         books = await checked_books(harness)
         assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_frozen_bank(self, harness: Harness) -> None:
+    async def test_frozen_acquirer_leaves_a_payment_unknown_until_it_wakes(self, harness: Harness) -> None:
         """SIGSTOP: the caller is told UNKNOWN within the deadline; SIGCONT, and it is charged once."""
         order_id, key = await harness.new_order(), new_id("settle")
         harness.stack.kill(ACQUIRER_INSTANCE, signal.SIGSTOP)
@@ -133,7 +133,7 @@ class TestSilence:
         books = await checked_books(harness)
         assert at_acquirer(books, unheard.payment_id) == ["CHARGED"]
 
-    async def test_a_decline_is_definitive_and_the_order_is_free(self, harness: Harness) -> None:
+    async def test_decline_is_definitive_and_the_order_is_free(self, harness: Harness) -> None:
         """The next attempt has the next key."""
         order_id, key = await harness.new_order(), new_id("settle")
         request = harness.cashier.settle_request(order_id, key, card="tok-declined")
@@ -145,7 +145,7 @@ class TestSilence:
         await checked_books(harness)
 
 
-async def test_command_tells_by_its_exit_code_whether_a_card_paid(harness: Harness) -> None:
+async def test_exit_code_shows_whether_a_card_paid(harness: Harness) -> None:
     """An acquirer that is down leaves it open (3), the request id it named ends it (0), a declined card is 4."""
     order_id, data = await harness.new_order(), str(harness.stack.data)
     settle = ("settle", order_id, "--source", "card", "--card", "tok-mei", "--as", "cashier:li", "--data", data)
@@ -196,10 +196,10 @@ async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payme
     assert "broken: acquirer log whole: " in cut.stdout
 
 
-class TestClosed:
+class TestAcquirerDown:
     """The bank is closed for so long that people have to look."""
 
-    async def test_put_before_people_and_reversed(self, harness: Harness) -> None:
+    async def test_unanswered_payment_needs_attention_and_is_reversed(self, harness: Harness) -> None:
         """Still UNKNOWN, listed on the command line; an accountant reverses it, a late charge meets the tombstone, and
         the order can be settled again.
         """
@@ -229,7 +229,7 @@ class TestClosed:
         books = await checked_books(harness)
         assert at_acquirer(books, payment.payment_id) == ["TOMBSTONE"]
 
-    async def test_reversed_while_it_is_closed(self, harness: Harness) -> None:
+    async def test_reversal_during_an_outage_ends_after_it(self, harness: Harness) -> None:
         """It had charged the card without a word. REVERSING until it opens; then the money is back, and the order
         is in its next round.
         """
@@ -311,7 +311,7 @@ class TestParked:
 class TestNotices:
     """Who may say what became of a charge, and what comes of it."""
 
-    async def test_a_forged_notice_changes_nothing(self, harness: Harness) -> None:
+    async def test_forged_notice_changes_nothing(self, harness: Harness) -> None:
         """Nothing is believed: of a payment that ended, of one that does not exist, with the wrong outcome."""
         order_id, key = await harness.new_order(), new_id("settle")
         payment = await harness.cashier.settle_ok(order_id, key, card=CARD)
@@ -324,7 +324,7 @@ class TestNotices:
         books = await checked_books(harness)
         assert states(books, [payment.payment_id]) == ["SUCCEEDED"]
 
-    async def test_a_clerk_is_no_bank(self, harness: Harness) -> None:
+    async def test_notice_of_a_clerk_is_refused(self, harness: Harness) -> None:
         async with open_client(harness.stack, "li", Role.CASHIER) as clerk:
             request = pb.NotifyAcquirerRequest(key="k", outcome=pb.ACQUIRER_OUTCOME_CHARGED)
             code, _ = await refusal(clerk.call(request))

@@ -129,7 +129,7 @@ async def nemesis(harness: Harness, calls: Calls, history: HistoryWriter, faults
         ),
     ],
 )
-async def test_a_run_under_faults_is_lawful(
+async def test_run_under_faults_is_lawful(
     fresh_stack: FreshStack, tmp_path: Path, faults: Sequence[tuple[str, str]]
 ) -> None:
     """Six clients call every method meanwhile: every check holds, and there is none that was not examined."""

@@ -63,7 +63,7 @@ def terminal(stack: Stack) -> Terminal:
     return Terminal(stack)
 
 
-async def test_an_order_from_its_making_to_its_reversal(terminal: Terminal) -> None:
+async def test_order_from_its_making_to_its_reversal(terminal: Terminal) -> None:
     """Each step is seen by the others: orders, payments, journals and the balance."""
     made = await terminal.json(
         *("order", "create", "--customer", "mei", "--currency", "CNY", "--as", "cashier:li"),
@@ -106,7 +106,7 @@ async def test_yen_are_settled_on_a_fresh_stack(terminal: Terminal) -> None:
     assert "1250 JPY" in settled.stdout
 
 
-async def test_account_is_opened_as_its_name_says(terminal: Terminal) -> None:
+async def test_account_kind_follows_from_its_name(terminal: Terminal) -> None:
     """A drawer is an asset; a name that says nothing needs --kind, which the tests of odd input show."""
     drawer = f"drawer:{new_id('till')}:CNY"
     opened = await terminal.json("ledger", "open", drawer, "--currency", "CNY")
@@ -116,7 +116,7 @@ async def test_account_is_opened_as_its_name_says(terminal: Terminal) -> None:
     assert named["account"]["kind"] == "ACCOUNT_KIND_EXPENSE"
 
 
-async def test_a_ticket_pays_once(terminal: Terminal) -> None:
+async def test_ticket_pays_once(terminal: Terminal) -> None:
     wallet = f"wallet:{new_id('buyer')}:CNY"
     assert (await terminal.json("ledger", "open", wallet, "--currency", "CNY"))["account"]["balance"] == 0
     ticket = (await terminal.json("ticket", "--ttl", "60", "--as", "cashier:li"))["ticket"]["ticket_id"]
@@ -131,7 +131,7 @@ async def test_a_ticket_pays_once(terminal: Terminal) -> None:
     assert "(replayed)" in said.stdout
 
 
-async def test_a_request_id_makes_a_repeat_a_replay(terminal: Terminal) -> None:
+async def test_request_id_makes_a_repeat_a_replay(terminal: Terminal) -> None:
     order_id, request_id = await terminal.new_order(), new_id()
     settle = ("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", request_id)
     first = await terminal.json(*settle)
@@ -141,7 +141,7 @@ async def test_a_request_id_makes_a_repeat_a_replay(terminal: Terminal) -> None:
     assert first["request_id"] == request_id
 
 
-async def test_the_loser_is_told_by_whom_and_when(terminal: Terminal) -> None:
+async def test_second_settle_is_refused_with_clerk_and_time(terminal: Terminal) -> None:
     order_id = await terminal.new_order()
     await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li")
     done = await terminal.run("settle", order_id, "--source", "bank", "--as", "accountant:wang")
@@ -162,7 +162,7 @@ async def test_two_terminals_at_once_settle_once(terminal: Terminal) -> None:
     assert len((await terminal.json("ledger", "journals", "--order", order_id))["journals"]) == 1
 
 
-async def test_a_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack) -> None:
+async def test_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack) -> None:
     """The reply is dropped after the commit, on whichever instance is asked; the command gets the stored one."""
     order_id = await terminal.new_order()
     async with open_client(stack, "ops", Role.OPERATOR) as operator:
@@ -175,7 +175,7 @@ async def test_a_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack)
     assert len((await terminal.json("ledger", "journals", "--order", order_id))["journals"]) == 1
 
 
-async def test_when_nobody_answers_in_time_the_request_id_is_named(fresh_stack: FreshStack) -> None:
+async def test_settle_without_an_answer_in_time_names_the_request_id(fresh_stack: FreshStack) -> None:
     """And with it the same operation is asked for again, not done twice."""
     async with fresh_stack() as running:
         terminal = Terminal(running)
@@ -268,7 +268,7 @@ async def test_amounts_are_shown_in_major_units_and_json_keeps_minor_ones(termin
     assert "1.00 CNY" in accounts
 
 
-async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack: Stack) -> None:
+async def test_locks_show_the_holder_and_the_waiters(terminal: Terminal, stack: Stack) -> None:
     """A holder of the test's own, and a clerk whose Settle waits behind it."""
     order_id, clerk = await terminal.new_order(), Holder("ming", {"role": "cashier", "instance": "test"}, 1)
 
@@ -297,7 +297,7 @@ async def test_the_locks_show_who_holds_and_who_waits(terminal: Terminal, stack:
         pass  # a lock is released a moment after the reply
 
 
-async def test_the_books_balance_and_are_as_they_were_written(terminal: Terminal) -> None:
+async def test_trial_balance_and_chain_are_ok(terminal: Terminal) -> None:
     await terminal.json("settle", await terminal.new_order(), "--source", "drawer", "--as", "cashier:li")
     balance = await terminal.json("ledger", "trial-balance", "--currency", "CNY")
     assert balance["balanced"] is True
@@ -323,14 +323,14 @@ async def test_lists_go_on_page_by_page(terminal: Terminal) -> None:
     assert "more: --page" in (await terminal.run("order", "list", "--limit", "1")).stdout
 
 
-async def test_an_order_is_cancelled(terminal: Terminal) -> None:
+async def test_order_is_cancelled(terminal: Terminal) -> None:
     order_id = await terminal.new_order()
     cancelled = await terminal.json("order", "cancel", order_id, "--reason", "ordered twice", "--version", "1")
     assert cancelled["order"]["state"] == "ORDER_STATE_CANCELLED"
     assert "CANCELLED" in (await terminal.run("order", "get", order_id)).stdout
 
 
-async def test_history_commands_say_who_changed_what_and_why(terminal: Terminal) -> None:
+async def test_history_commands_show_actor_change_and_reason(terminal: Terminal) -> None:
     """Of an order that was settled, reversed and cancelled, and of its payment: as JSON, and for people."""
     order_id = await terminal.new_order()
     paid = await terminal.json("settle", order_id, "--source", "drawer", "--as", "cashier:li")
@@ -353,7 +353,7 @@ async def test_history_commands_say_who_changed_what_and_why(terminal: Terminal)
     assert "wrong order" in (await terminal.run("payment", "history", payment_id)).stdout
 
 
-async def test_the_registry_lists_every_instance_and_who_consumes(terminal: Terminal, stack: Stack) -> None:
+async def test_registry_lists_every_instance_and_consumer(terminal: Terminal, stack: Stack) -> None:
     """Providers by address; and that each payment instance consumes order and ledger."""
     interfaces = {one["interface"]: one for one in (await terminal.json("registry"))["interfaces"]}
     addresses = {provider["address"] for interface in interfaces.values() for provider in interface["providers"]}
@@ -365,7 +365,7 @@ async def test_the_registry_lists_every_instance_and_who_consumes(terminal: Term
         assert {consumer["application"] for consumer in consumers} == {"countinghouse-payment"}
 
 
-async def test_an_instance_taken_offline_gets_no_calls(terminal: Terminal) -> None:
+async def test_instance_taken_offline_gets_no_calls(terminal: Terminal) -> None:
     """The other settles; explain says why, and online undoes it."""
     (done,) = (await terminal.json("registry", "offline", "payment-1"))["changes"]
     try:
@@ -382,14 +382,14 @@ async def test_an_instance_taken_offline_gets_no_calls(terminal: Terminal) -> No
     assert [provider["weight"] for provider in explained["providers"]] == [100, 100]
 
 
-async def test_a_token_given_by_hand_says_who_calls(terminal: Terminal) -> None:
+async def test_token_option_decides_on_the_caller(terminal: Terminal) -> None:
     token = (await terminal.run("token", "--role", "cashier", "--name", "ming")).stdout.strip()
     order_id = await terminal.new_order()
     done = await terminal.run("settle", order_id, "--source", "drawer", "--json", COUNTINGHOUSE_TOKEN=token)
     assert document(done)["payment"]["clerk"]["name"] == "ming"
 
 
-async def test_a_stack_is_reached_without_its_directory(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
+async def test_stack_is_reached_without_its_directory(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
     """With ZooKeeper's address and a token one needs nothing else, as from another machine."""
     token = (await terminal.run("token", "--role", "auditor", "--name", "zhao")).stdout.strip()
     order_id = await terminal.new_order()
@@ -412,7 +412,7 @@ async def test_a_stack_is_reached_without_its_directory(terminal: Terminal, stac
         (("payment", "park", "nope", "--reason", "cash"), "nope"),
     ],
 )
-async def test_an_error_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], says: str) -> None:
+async def test_error_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], says: str) -> None:
     await refused_in_a_sentence(terminal, arguments, says, code=1)
 
 
@@ -441,7 +441,7 @@ async def refused_in_a_sentence(terminal: Terminal, arguments: tuple[str, ...], 
     assert done.stdout == ""
 
 
-async def test_the_doctor_finds_a_running_stack_fit(terminal: Terminal) -> None:
+async def test_doctor_finds_a_running_stack_fit(terminal: Terminal) -> None:
     done = await terminal.run("doctor", "--json")
     assert done.returncode == 0, done.stdout
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}

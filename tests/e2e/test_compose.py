@@ -105,7 +105,7 @@ async def harness(deployment: Deployment) -> AsyncIterator[Harness]:
         yield harness
 
 
-async def test_it_is_healthy_in_time(deployment: Deployment) -> None:
+async def test_deployment_is_healthy_in_time(deployment: Deployment) -> None:
     """From a fresh clone's `up --wait`, images built; every instance says SERVING."""
     assert deployment.healthy_after_s <= HEALTHY_S
     shown = await deployment.json("status")
@@ -114,7 +114,7 @@ async def test_it_is_healthy_in_time(deployment: Deployment) -> None:
     assert len(shown["zookeeper"].split(",")) == 3
 
 
-async def test_the_command_line_settles_an_order(deployment: Deployment) -> None:
+async def test_command_line_settles_an_order(deployment: Deployment) -> None:
     """And sees the rest of what there is: registry, locks, balance, doctor."""
     made = await deployment.json("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY")
     settle = ("settle", made["order"]["order_id"], "--source", "drawer", "--as", "cashier:li")
@@ -149,7 +149,7 @@ async def test_readmes_script_settles_an_order(deployment: Deployment, tmp_path:
     assert (await deployment.json("order", "get", order_id))["order"]["state"] == "ORDER_STATE_PAID"
 
 
-async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deployment: Deployment) -> None:
+async def test_command_runs_in_the_operator_container(deployment: Deployment) -> None:
     """As on Docker Desktop: the container `operator` has all that a command needs."""
     inside = ("exec", "-T", "operator", "countinghouse")
     made = json.loads(
@@ -164,9 +164,7 @@ async def test_where_containers_cannot_be_reached_the_command_runs_in_one(deploy
     assert json.loads(compose(deployment.environment, *inside, "check", "--json"))["verdict"] == "ok"
 
 
-async def test_an_instance_killed_in_the_middle_of_a_payment_is_made_good_by_another(
-    deployment: Deployment, harness: Harness
-) -> None:
+async def test_payment_of_a_killed_instance_is_finished_by_another(deployment: Deployment, harness: Harness) -> None:
     """`docker compose kill` between two commits: asked elsewhere under the same key, the order is settled once."""
     order_id, key = await harness.new_order(), new_id("settle")
     request = harness.cashier.settle_request(order_id, key)
@@ -186,7 +184,9 @@ async def test_an_instance_killed_in_the_middle_of_a_payment_is_made_good_by_ano
     assert (again.body, again.replayed) == (answer.body, True)
 
 
-async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: Deployment, harness: Harness) -> None:
+async def test_services_recover_from_a_lost_leader_and_a_restarted_database(
+    deployment: Deployment, harness: Harness
+) -> None:
     """Two of three are a quorum, and a connection that broke is replaced: nobody has to help."""
     mode = 'exec 3<>/dev/tcp/127.0.0.1/2181; echo srvr >&3; grep "Mode: leader" <&3'
     leading = [
@@ -207,7 +207,7 @@ async def test_a_leader_lost_and_a_database_restarted_are_outlived(deployment: D
     compose(deployment.environment, "up", "--detach", "--wait")
 
 
-async def test_nobody_holds_more_than_is_theirs(deployment: Deployment) -> None:
+async def test_container_reads_only_its_own_secrets(deployment: Deployment) -> None:
     """A service cannot read what owns its tables or signs tokens, nor write to its own disk, nor become root."""
     look = "cat /run/secrets/pgpass; find / -name signing.key 2>/dev/null; id -u; touch /x 2>&1; cat /proc/1/status"
     seen = compose(deployment.environment, "exec", "-T", "ledger-1", "sh", "-c", look)
@@ -219,7 +219,7 @@ async def test_nobody_holds_more_than_is_theirs(deployment: Deployment) -> None:
     assert re.search(r"^NoNewPrivs:\s+1$", seen, re.MULTILINE)
 
 
-async def test_the_superuser_of_the_database_comes_in_by_the_socket_only(deployment: Deployment) -> None:
+async def test_database_superuser_connects_over_the_socket_only(deployment: Deployment) -> None:
     ask = ("exec", "-T", "-e", "PGPASSWORD=none", "postgres", "psql", "-U", "postgres", "-c", "SELECT 1")
     compose(deployment.environment, *ask)
     with pytest.raises(AssertionError, match="rejects connection"):

@@ -75,10 +75,10 @@ async def performed(
 
 
 @pytest.mark.parametrize("run", [pytest.param(WHOLE, id="whole")])
-class TestWhole:
+class TestAllActs:
     """All acts, all guards."""
 
-    async def test_the_verdict_is_ok(self, performed: Performed, run: Run) -> None:
+    async def test_verdict_is_ok(self, performed: Performed, run: Run) -> None:
         """Every order was settled exactly once, whatever went wrong."""
         done = await performed(run)
         found = document(done)
@@ -86,7 +86,7 @@ class TestWhole:
         assert done.returncode == 0
         assert done.stderr == ""
 
-    async def test_the_document_is_as_promised(self, performed: Performed, run: Run) -> None:
+    async def test_json_document_has_the_documented_fields(self, performed: Performed, run: Run) -> None:
         """For scripts; `violations` is empty where nothing is wrong."""
         found = document(await performed(run))
         assert set(found) == {"verdict", "acts", "checks", "seconds", "seed"}
@@ -103,7 +103,7 @@ class TestWhole:
         assert found["seconds"] > 0
         assert isinstance(found["seed"], int)
 
-    async def test_each_act_says_which_guard_caught_it(self, performed: Performed, run: Run) -> None:
+    async def test_act_names_the_guard_that_caught_the_fault(self, performed: Performed, run: Run) -> None:
         """Who reads the table of guards finds each of them at work."""
         details = {act["name"]: act["detail"] for act in document(await performed(run))["acts"]}
         assert "10 Pays, one ticket: 1 charge" in details[_CLICK]
@@ -126,7 +126,7 @@ class TestWhole:
         assert "kill -9" in svg
         assert "settled again in round 2" in svg
 
-    async def test_what_is_kept_can_be_checked_again(self, performed: Performed, run: Run, kept: Path) -> None:
+    async def test_kept_data_can_be_checked_again(self, performed: Performed, run: Run, kept: Path) -> None:
         """`countinghouse check` on a stack that has stopped; the answers of clients are known to the demo only."""
         played = document(await performed(run))
         assert processes_of(kept) == []
@@ -140,7 +140,7 @@ class TestWhole:
         again = {check["name"]: check["examined"] for check in found["checks"]}
         assert {name: again[name] for name in told} == told
 
-    async def test_a_forged_row_is_found(self, performed: Performed, run: Run, kept: Path, tmp_path: Path) -> None:
+    async def test_forged_row_is_found(self, performed: Performed, run: Run, kept: Path, tmp_path: Path) -> None:
         """Behind the services' backs somebody marks an order UNPAID, to have it settled again."""
         await performed(run)
         forged = tmp_path / "order.db"
@@ -175,9 +175,7 @@ def _breaking(guards: tuple[str, ...], act: str, check: str, *marks: pytest.Mark
         *(_breaking(*together, pytest.mark.soak) for together in TOGETHER[1:]),
     ],
 )
-async def test_an_act_without_what_stands_in_it_is_violated(
-    performed: Performed, run: Run, act: str, check: str
-) -> None:
+async def test_act_without_its_defences_is_violated(performed: Performed, run: Run, act: str, check: str) -> None:
     """The demonstration can fail: exit code 1, and the broken invariant is named."""
     done = await performed(run)
     found = document(done)
@@ -230,7 +228,7 @@ class TestInterrupted:
     """Ctrl-C at any moment: exit code 130, nothing said, nothing left running, nothing left behind."""
 
     @pytest.mark.parametrize("processes", [1, 2])
-    async def test_while_the_stack_starts(self, tmp_path: Path, processes: int) -> None:
+    async def test_interrupt_while_the_stack_starts_leaves_no_process(self, tmp_path: Path, processes: int) -> None:
         """Before the stack's first process, and after.
 
         Python itself answers a SIGINT that comes before the command begins.
@@ -238,10 +236,10 @@ class TestInterrupted:
         begun = _until(lambda: _left_in(tmp_path) and len(processes_of(tmp_path)) >= processes)
         await self._interrupt(tmp_path, begun)
 
-    async def test_while_an_act_is_played(self, tmp_path: Path) -> None:
+    async def test_interrupt_during_an_act_leaves_no_process(self, tmp_path: Path) -> None:
         await self._interrupt(tmp_path, _until(lambda: _all_serving(tmp_path)), "--act", _TWO)
 
-    async def test_while_a_holder_is_frozen(self, tmp_path: Path) -> None:
+    async def test_interrupt_with_a_frozen_holder_leaves_no_process(self, tmp_path: Path) -> None:
         """A stopped process hears nothing; it is ended all the same."""
         await self._interrupt(tmp_path, _until(lambda: _somebody_stopped(tmp_path)), "--act", _FROZEN)
 
@@ -261,16 +259,16 @@ class TestInterrupted:
         assert _left_in(folder) == []
 
 
-class TestAskedWrongly:
+class TestUsageErrors:
     """What cannot be played is said in one sentence, before anything is started."""
 
-    async def test_an_unknown_act(self) -> None:
+    async def test_unknown_act_is_a_usage_error(self) -> None:
         done = await command_line("demo", "--act", "tap dance", COLUMNS="200")
         assert done.returncode == 2
         assert "tap dance" in done.stderr
         assert _KILLED in done.stderr
 
-    async def test_an_unknown_guard(self) -> None:
+    async def test_unknown_guard_is_a_usage_error(self) -> None:
         done = await command_line("demo", "--guards-off", "lock,umbrella", COLUMNS="200")
         assert done.returncode == 2
         assert "umbrella" in done.stderr
@@ -280,7 +278,7 @@ class TestAskedWrongly:
 class TestCheck:
     """`countinghouse check` by itself."""
 
-    async def test_a_running_stack(self, stack: Stack, cashier: RecordingClient) -> None:
+    async def test_check_of_a_running_stack_is_ok(self, stack: Stack, cashier: RecordingClient) -> None:
         """After all that other tests did to it, it is as right as after one order."""
         await cashier.settle_ok(await cashier.new_order())
         done = await command_line("check", "--data", str(stack.data))
@@ -300,13 +298,13 @@ class TestCheck:
     @pytest.mark.parametrize(
         "database", ["order", "stock=sqlite:///x.db", "order=mysql://clerk:secret@host/db", "order=:secret"]
     )
-    async def test_a_malformed_database_is_refused_without_repeating_its_password(self, database: str) -> None:
+    async def test_malformed_database_is_refused_without_repeating_its_password(self, database: str) -> None:
         done = await command_line("check", "--database", database, COLUMNS="200")
         assert done.returncode == 2
         assert "--database" in done.stderr
         assert "secret" not in done.stderr
 
-    async def test_a_damaged_database_is_no_verdict(self, tmp_path: Path) -> None:
+    async def test_damaged_database_is_no_verdict(self, tmp_path: Path) -> None:
         """Exit code 1 would say that an order was settled twice."""
         for service in ("order", "payment", "ledger"):
             (tmp_path / f"{service}.db").write_bytes(b"this has never been a database" * 200)

@@ -197,7 +197,7 @@ def test_every_failpoint_in_the_code_is_there() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_what_an_operation_passes(house: House, operation: str) -> None:
+async def test_operation_passes_its_failpoints_only(house: House, operation: str) -> None:
     """When nobody dies: those failpoints, and no others."""
     harness = house.harness
     await harness.stack.wait_serving(timeout_s=30)
@@ -216,7 +216,9 @@ async def test_what_an_operation_passes(house: House, operation: str) -> None:
 
 
 @pytest.mark.parametrize(("operation", "service", "point", "company"), list(cells()))
-async def test_killed(house: House, operation: str, service: str, point: str, company: str) -> None:
+async def test_operation_killed_at_a_failpoint_is_done_once(
+    house: House, operation: str, service: str, point: str, company: str
+) -> None:
     """Done once, whoever did it; nothing is unresolved 15 s after the dead one is back, and everything agrees."""
     harness, clock = house.harness, house.harness.clock
     await harness.stack.wait_serving(timeout_s=30)

@@ -25,9 +25,7 @@ ACQUIRER_INTERFACE = "countinghouse.acquirer.v1.AcquirerService"
 
 
 @pytest.mark.long
-async def test_full_disk_is_told_as_such_and_everything_comes_back_with_space(
-    tmp_path: Path, fresh_stack: FreshStack
-) -> None:
+async def test_stack_reports_a_full_disk_and_recovers_with_space(tmp_path: Path, fresh_stack: FreshStack) -> None:
     """Also ZooKeeper, which was killed meanwhile: nothing that supervises ends by what it supervises."""
     said: list[str] = []
     with small_disk(tmp_path / "disk", 64 << 20) as disk:

@@ -46,7 +46,7 @@ async def ping_again_and_again(pinger: Pinger, interval_s: float, times: int) ->
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(("interval_s", "times"), [_QUICK, _DUBBO])
-async def test_an_idle_connection_that_pings_is_kept(stack: Stack, strict: str, interval_s: float, times: int) -> None:
+async def test_idle_connection_that_pings_is_kept(stack: Stack, strict: str, interval_s: float, times: int) -> None:
     """By every service: each ping is acknowledged, and there is no GOAWAY. The strict server says one."""
     async with asyncio.TaskGroup() as group:
         for service in INTERFACES:
@@ -62,7 +62,7 @@ async def _kept(address: str, interval_s: float, times: int) -> None:
         await ping_again_and_again(pinger, interval_s, times)
 
 
-async def test_a_burst_of_pings_is_answered(stack: Stack, strict: str) -> None:
+async def test_burst_of_pings_is_answered(stack: Stack, strict: str) -> None:
     """Hundreds in one piece, and the connection still is one."""
     for service in INTERFACES:
         async with pinging(stack.instance(f"{service}-1").address) as pinger:

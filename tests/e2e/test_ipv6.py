@@ -27,7 +27,7 @@ ADVERTISED = {"order-1": "127.0.0.1", "ledger-1": "[::1]", "payment-1": "[::1]"}
 
 
 @pytest.mark.timeout(150)
-async def test_a_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
+async def test_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
     """One service listens on ::, one on [::1], one on ::1, and the acquirer is reached at [::1]. All register under the
     address that they can be called at, metrics included; an order is settled by card."""
     cable = Cable(0)

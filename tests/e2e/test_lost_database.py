@@ -14,7 +14,7 @@ from tests.e2e.conftest import FreshStack
 from tests.e2e.test_full_disk import until_health
 
 
-async def test_removed_database_is_told_by_calls_readiness_and_doctor_and_no_start_begins_empty(
+async def test_removed_database_is_reported_and_not_made_anew(
     fresh_stack: FreshStack,
 ) -> None:
     async with (

@@ -32,9 +32,7 @@ def calls(method: str, code: str = "OK") -> str:
     return f'countinghouse_calls_total{{code="{code}",method="{method}"}}'
 
 
-async def test_a_settled_order_is_counted_by_everybody_who_had_a_part_in_it(
-    stack: Stack, cashier: RecordingClient
-) -> None:
+async def test_settled_order_is_counted_by_every_service(stack: Stack, cashier: RecordingClient) -> None:
     """One Settle at the one payment instance, one claim and one completion at the order service, one Post at the
     ledger; another clerk's is refused, and counted as that. At the other payment instance nothing moved.
     """
@@ -57,7 +55,7 @@ async def test_a_settled_order_is_counted_by_everybody_who_had_a_part_in_it(
         assert samples["process_resident_memory_bytes"] > 10 << 20
 
 
-async def test_the_numbers_add_up(stack: Stack, cashier: RecordingClient) -> None:
+async def test_metrics_of_all_services_add_up(stack: Stack, cashier: RecordingClient) -> None:
     """Of every method of every instance: the calls of all codes are as many as the durations."""
     await cashier.settle_ok(await cashier.new_order())
     for instance in stack.instances:
@@ -73,7 +71,7 @@ async def test_the_numbers_add_up(stack: Stack, cashier: RecordingClient) -> Non
         assert durations or instance.name == "payment-2", "nobody has called it"
 
 
-async def test_the_command_prints_what_prometheus_reads(stack: Stack) -> None:
+async def test_command_prints_what_prometheus_reads(stack: Stack) -> None:
     """Raw; without an instance it says where each one's are, which is where the registry says."""
     done = await command_line("metrics", "ledger-1", "--data", str(stack.data))
     assert done.returncode == 0, done.stderr
@@ -88,14 +86,14 @@ async def test_the_command_prints_what_prometheus_reads(stack: Stack) -> None:
     assert all(f"http://{address}/metrics" in table.stdout for address in found.values())
 
 
-async def test_an_instance_nobody_knows_is_said_to_be_unknown(stack: Stack) -> None:
+async def test_unknown_instance_is_refused_with_those_known(stack: Stack) -> None:
     done = await command_line("metrics", "ledger-9", "--json", "--data", str(stack.data))
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["reason"] == "INSTANCE_UNKNOWN"
     assert "ledger-1" in done.stderr
 
 
-async def test_where_they_are_served_is_a_setting(fresh_stack: FreshStack) -> None:
+async def test_address_of_the_metrics_is_a_setting(fresh_stack: FreshStack) -> None:
     """Off, they are not told of; on all addresses, they are told under the one that others use."""
     settings = {
         "order-1": {"metrics_port": -1},
@@ -111,7 +109,7 @@ async def test_where_they_are_served_is_a_setting(fresh_stack: FreshStack) -> No
         assert "process_open_fds" in done.stdout
 
 
-async def test_a_busy_port_is_named(fresh_stack: FreshStack, stack: Stack) -> None:
+async def test_busy_port_is_named(fresh_stack: FreshStack, stack: Stack) -> None:
     """With the setting that chooses another, and exit code 2."""
     port = int((await pages(stack))["order-1"].rpartition(":")[2])
     with pytest.raises(Exception, match=f"{port}.*COUNTINGHOUSE_METRICS_PORT"):

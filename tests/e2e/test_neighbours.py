@@ -51,7 +51,7 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
             call.cancel()
 
 
-async def test_a_clients_many_lists_are_refused_and_its_neighbours_reads_are_served(stack: Stack) -> None:
+async def test_clients_many_lists_are_refused_and_its_neighbours_reads_are_served(stack: Stack) -> None:
     """At any moment it executes no more of them than its budget pays for; the rest is refused, and can be repeated."""
     async with open_client(stack, "zhang", Role.CASHIER) as greedy, open_client(stack, "li", Role.CASHIER) as neighbour:
         order_id = await neighbour.new_order()

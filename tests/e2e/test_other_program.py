@@ -30,7 +30,7 @@ def both(directory: Directory) -> bool:
 
 
 @pytest.mark.timeout(150)
-async def test_an_address_registered_for_another_service_fails_no_call(fresh_stack: FreshStack) -> None:
+async def test_address_registered_for_another_service_fails_no_call(fresh_stack: FreshStack) -> None:
     """Every service has one such address beside its own. Each order is settled, each read is answered, at the first
     attempt of its caller; the books are right."""
     async with fresh_stack() as stack, Harness(stack) as harness, Session(stack.zookeeper, name="test") as session:

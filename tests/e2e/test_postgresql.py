@@ -73,14 +73,14 @@ async def refused(url: str, statement: str) -> str:
     return refusal.value.reason
 
 
-async def test_an_order_is_settled_and_the_books_are_read(harness: Harness) -> None:
+async def test_order_is_settled_and_the_books_are_read(harness: Harness) -> None:
     order_id = await harness.new_order()
     payment = await harness.cashier.settle_ok(order_id, at=ONE)
     assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert charges(await checked_books(harness), order_id) == [payment.payment_id]
 
 
-async def test_the_services_and_the_checker_have_a_password_each_and_few_rights(harness: Harness) -> None:
+async def test_services_and_the_checker_have_a_password_each_and_few_rights(harness: Harness) -> None:
     """Nobody gets in without theirs."""
     data = harness.stack.data
     checker = make_url(database_url(data, "ledger"))
@@ -94,13 +94,13 @@ async def test_the_services_and_the_checker_have_a_password_each_and_few_rights(
         assert await refused(stranger.render_as_string(hide_password=False), "SELECT 1") == "DATABASE_LOGIN"
 
 
-async def test_its_files_are_its_users_own(harness: Harness) -> None:
+async def test_postgresql_files_belong_to_its_user(harness: Harness) -> None:
     for name in ("keys", "logs", "postgresql"):
         assert not stat.S_IMODE((harness.stack.data / name).stat().st_mode) & 0o077
     assert not stat.S_IMODE(harness.stack.data.stat().st_mode) & 0o066
 
 
-async def test_the_commands_find_the_books(harness: Harness) -> None:
+async def test_commands_find_the_books(harness: Harness) -> None:
     checked = document(await command_line("check", "--json", "--data", str(harness.stack.data)))
     assert checked["verdict"] == "ok"
     examined = document(await command_line("doctor", "--json", "--data", str(harness.stack.data)))
@@ -110,7 +110,7 @@ async def test_the_commands_find_the_books(harness: Harness) -> None:
     assert "payment 1" in found["generation"]["detail"]
 
 
-async def test_a_killed_server_comes_back_and_every_order_is_settled_once(harness: Harness) -> None:
+async def test_killed_server_comes_back_and_every_order_is_settled_once(harness: Harness) -> None:
     """In the middle of it all: what was not answered is asked again under the same key, and charged once."""
     orders = [await harness.new_order() for _ in range(ORDERS)]
     address = harness.stack.instance("postgresql").address
@@ -130,7 +130,7 @@ async def test_a_killed_server_comes_back_and_every_order_is_settled_once(harnes
 
 
 @pytest.mark.long
-async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> None:
+async def test_stopped_stack_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
         async with open_client(stack, "li", Role.CASHIER) as desk:
@@ -150,7 +150,7 @@ async def test_it_is_stopped_in_good_order_and_keeps_its_books(data: Path) -> No
 
 
 @pytest.mark.long
-async def test_without_the_guard_unique_the_services_own_their_tables(data: Path) -> None:
+async def test_services_without_unique_guard_own_their_tables(data: Path) -> None:
     """They drop its indexes at start, which the role of a deployment may not."""
     chosen = options(
         data.with_name("unguarded"), database="postgresql", start_timeout_s=START_S, guards_off=("unique",)
@@ -160,7 +160,7 @@ async def test_without_the_guard_unique_the_services_own_their_tables(data: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
-async def test_root_is_told_where_its_other_self_cannot_go(tmp_path: Path) -> None:
+async def test_start_as_root_names_a_folder_that_postgresql_cannot_enter(tmp_path: Path) -> None:
     """In one sentence, before anything is made; nothing stays behind."""
     done = await command_line("up", "--data", str(tmp_path / "data"), COUNTINGHOUSE_DATABASE="postgresql")
     assert done.returncode == 2
@@ -169,7 +169,7 @@ async def test_root_is_told_where_its_other_self_cannot_go(tmp_path: Path) -> No
     assert processes_of(tmp_path / "data") == []
 
 
-async def test_a_service_waits_for_its_database(harness: Harness, tmp_path: Path) -> None:
+async def test_service_waits_for_its_database(harness: Harness, tmp_path: Path) -> None:
     """It starts before its database, listens once that is there, and ends at once when told to while it waits."""
     data = harness.stack.data
     service = make_url(database_url(data, "order")).set(
@@ -198,7 +198,7 @@ async def test_a_service_waits_for_its_database(harness: Harness, tmp_path: Path
     assert second.returncode == 0
 
 
-async def test_a_migration_says_which_database_refuses_it(harness: Harness, tmp_path: Path) -> None:
+async def test_refused_migration_names_the_database(harness: Harness, tmp_path: Path) -> None:
     """Exit code 2, one line, no password: the service's own role cannot migrate."""
     data = harness.stack.data
     url = make_url(database_url(data, "order")).set(username="countinghouse_order", password="guessed", query={})

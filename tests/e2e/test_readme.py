@@ -71,20 +71,20 @@ async def run(bare: Path, folder: Path, *arguments: str, **environment: str) -> 
     return process.returncode or 0, output.decode(), errors.decode()
 
 
-def test_it_is_short_and_takes_nothing_of_ours_but_the_stubs(script: str) -> None:
+def test_readme_script_is_short_and_imports_only_the_stubs(script: str) -> None:
     assert len(script.strip().splitlines()) <= _MAX_LINES
     assert not re.search(r"^\s*(from|import)\b.*\b(services|coordination)\b", script, re.MULTILINE)
 
 
 @pytest.mark.parametrize("package", ["services", "coordination", "sqlalchemy"])
-async def test_nothing_else_is_there_to_be_imported(bare: Path, tmp_path: Path, package: str) -> None:
+async def test_readme_script_has_only_the_stubs_on_its_path(bare: Path, tmp_path: Path, package: str) -> None:
     """Otherwise the next test would prove nothing."""
     code, _, errors = await run(bare, tmp_path, "-c", f"import {package}")
     assert code == 1
     assert f"No module named '{package}'" in errors
 
 
-async def test_it_finds_the_service_and_settles_an_order(
+async def test_readme_script_finds_the_service_and_settles_an_order(
     script: str, bare: Path, tmp_path: Path, stack: Stack, cashier: RecordingClient
 ) -> None:
     """It exits with 0, and the order is paid by the payment whose id it prints; run again, it prints the refusal."""

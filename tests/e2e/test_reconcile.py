@@ -162,7 +162,7 @@ async def reconciled(harness: Harness, *arguments: str) -> tuple[int, Any]:
     return done.returncode, document(done)
 
 
-async def test_every_class_is_found_mended_and_not_found_again(harness: Harness) -> None:
+async def test_every_class_of_difference_is_found_and_repaired(harness: Harness) -> None:
     """Each with what will be done; a look alone mends nothing; afterwards the books are right."""
     await by_card(harness)
     code, found = await reconciled(harness)
@@ -206,7 +206,7 @@ async def test_every_class_is_found_mended_and_not_found_again(harness: Harness)
     assert [row["state"] for row in await charged(harness) if row["key"] == parked] == ["REFUNDED"]
 
 
-async def test_people_read_it(harness: Harness) -> None:
+async def test_reconcile_prints_a_table_for_people(harness: Harness) -> None:
     """One line for each difference and each account, and one for what was looked at; then what became of it."""
     _, key = await Planted(harness).only_theirs()
     data = str(harness.stack.data)
@@ -226,7 +226,7 @@ async def test_people_read_it(harness: Harness) -> None:
     assert "acquirer:CNY" in again.stdout
 
 
-async def test_a_key_that_is_not_open_is_not_refunded(harness: Harness) -> None:
+async def test_key_that_is_not_open_is_not_refunded(harness: Harness) -> None:
     """Not even beside one that is."""
     _, payment = await by_card(harness)
     _, key = await Planted(harness).only_theirs()
@@ -242,7 +242,7 @@ async def test_a_key_that_is_not_open_is_not_refunded(harness: Harness) -> None:
     assert code == 0
 
 
-async def test_a_period_has_the_charges_that_the_acquirer_decided_on_in_it(harness: Harness) -> None:
+async def test_period_has_the_charges_that_the_acquirer_decided_on_in_it(harness: Harness) -> None:
     """From its first moment to before its last; what is of another period is neither named nor counted."""
     _, payment = await by_card(harness)
     _, key = await Planted(harness).only_theirs()
@@ -265,20 +265,20 @@ async def test_a_period_has_the_charges_that_the_acquirer_decided_on_in_it(harne
 @pytest.mark.parametrize(
     "arguments", [("--from", "yesterday"), ("--to", "2026-03-01T08:00:00"), ("--from", "20260301")]
 )
-async def test_a_time_without_its_zone_is_refused(harness: Harness, arguments: tuple[str, str]) -> None:
+async def test_time_without_its_zone_is_refused(harness: Harness, arguments: tuple[str, str]) -> None:
     refused = await command_line("reconcile", *arguments, "--data", str(harness.stack.data), COLUMNS="200")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert arguments[0] in refused.stderr
 
 
-async def test_a_period_that_ends_before_it_begins_is_refused(harness: Harness) -> None:
+async def test_period_that_ends_before_it_begins_is_refused(harness: Harness) -> None:
     arguments = ("--from", "2026-03-02", "--to", "2026-03-01", "--data", str(harness.stack.data))
     refused = await command_line("reconcile", *arguments, COLUMNS="200")
     assert refused.returncode == 2
     assert "--to" in refused.stderr
 
 
-async def test_an_older_payment_database_leaves_everything_named_and_nothing_refunded(harness: Harness) -> None:
+async def test_older_payment_database_leaves_everything_named_and_nothing_refunded(harness: Harness) -> None:
     """One payment was made after the backup, and one that it has was reversed after it.
 
     The reversal is done again and finds itself done. What was lost stays open, run after run: the charge, the journal

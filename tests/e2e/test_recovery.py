@@ -53,7 +53,7 @@ async def busy(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_start
 class TestClerks:
     """What one clerk does with an order that another has left behind."""
 
-    async def test_the_frozen_holder(self, alone: Harness) -> None:
+    async def test_frozen_holder_is_refused_by_its_stale_fence(self, alone: Harness) -> None:
         """Frozen past its session, about to move money: the other clerk's order is settled; the woken one's fence is
         stale, its retry gets the stored answer, and there is one journal.
         """
@@ -77,7 +77,7 @@ class TestClerks:
         assert charges(books, order_id) == [again.payment.payment_id] == [other.error.metadata["payment_id"]]
 
     @pytest.mark.parametrize("point", ["claimed", "submitted", "posted", "recorded"])
-    async def test_the_accountant_finds_a_half_settled_order(self, alone: Harness, point: str) -> None:
+    async def test_accountant_finishes_a_half_settled_order(self, alone: Harness, point: str) -> None:
         """They finish the dead cashier's payment; their own is declined, and moved nothing."""
         await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
         order_id, key = await alone.new_order(), new_id("settle")
@@ -97,7 +97,7 @@ class TestClerks:
         assert again.replayed
         assert again.payment.payment_id == left
 
-    async def test_a_lost_reply(self, alone: Harness) -> None:
+    async def test_retry_after_a_lost_reply_gets_the_stored_response(self, alone: Harness) -> None:
         """The retry, at the other instance, gets the stored bytes, marked; and so does every one after it."""
         await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
         order_id, key = await alone.new_order(), new_id("settle")
@@ -146,7 +146,7 @@ class TestLoad:
             named = [path async for path in paths(session, "/") if any(order_id in path for order_id in order_ids)]
         assert named == []
 
-    async def test_a_stopped_instance_finishes_what_it_has_begun(self, busy: Harness) -> None:
+    async def test_stopped_instance_finishes_what_it_has_begun(self, busy: Harness) -> None:
         """SIGTERM while twenty settles stand in line for their locks: new calls are refused, none of these fails."""
         before = (await busy.failpoints.list(ONE)).get("accepted")
         assert before is not None

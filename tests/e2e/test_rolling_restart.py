@@ -95,7 +95,7 @@ class Restarts:
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("rounds", [pytest.param(1, id="once"), pytest.param(3, id="long", marks=pytest.mark.soak)])
-async def test_a_rolling_restart_is_not_noticed(
+async def test_rolling_restart_is_not_noticed(
     fresh_stack: FreshStack, capsys: pytest.CaptureFixture[str], rounds: int
 ) -> None:
     """Under 50 calls a second from clients outside: none fails. Each process goes when told, within its drain, although

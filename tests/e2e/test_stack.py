@@ -79,7 +79,7 @@ async def up(data: Path, *arguments: str) -> AsyncIterator[dict[str, Any]]:
         await command_line("down", "--data", str(data))
 
 
-class TestReady:
+class TestStarted:
     """Ready means SERVING and registered, for everybody."""
 
     async def test_every_instance_is_serving_and_registered_under_its_own_process(self, stack: Stack) -> None:
@@ -126,13 +126,13 @@ class TestReady:
                 assert {instance.interface, "grpc.health.v1.Health"} <= names
                 assert replies[1].file_descriptor_response.file_descriptor_proto
 
-    async def test_what_it_keeps_is_for_its_owner_only(self, stack: Stack) -> None:
+    async def test_data_directory_is_readable_by_its_owner_only(self, stack: Stack) -> None:
         for path in stack.data.rglob("*"):
             if path.is_dir() or path.name == "verify.pem":
                 continue
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
-    async def test_it_is_small(self, stack: Stack) -> None:
+    async def test_stack_uses_less_than_450_mb(self, stack: Stack) -> None:
         """ZooKeeper and one instance of each service, resident: 450 MB."""
         pids = [stack.zookeeper_pid, *(stack.instance(f"{name}-1").pid for name in INTERFACES)]
         megabytes = sum(psutil.Process(pid).memory_info().rss for pid in pids) >> 20
@@ -143,7 +143,7 @@ class TestKeptAlive:
     """What crashes is started again; what is frozen is not taken for dead."""
 
     @pytest.mark.parametrize("name", ["payment-2", "order-1", "ledger-1"])
-    async def test_a_killed_instance_comes_back(self, stack: Stack, name: str) -> None:
+    async def test_killed_instance_comes_back(self, stack: Stack, name: str) -> None:
         before = stack.instance(name)
         stack.kill(name)
         assert stack.instance(name).state is not InstanceState.SERVING
@@ -156,7 +156,7 @@ class TestKeptAlive:
             order_id = await desk.new_order()
             assert (await desk.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
-    async def test_a_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
+    async def test_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
         address, pid = stack.zookeeper, stack.zookeeper_pid
         stack.kill("zookeeper")
         await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 10)
@@ -166,7 +166,7 @@ class TestKeptAlive:
         assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert stack.zookeeper == address
 
-    async def test_a_killed_acquirer_comes_back_on_its_port(self, stack: Stack) -> None:
+    async def test_killed_acquirer_comes_back_on_its_port(self, stack: Stack) -> None:
         """It is outside the house, in no registry: its clients know its address."""
         address, pid = stack.acquirer, stack.instance("acquirer-1").pid
         assert stack.instance("acquirer-1").interface == ""
@@ -180,7 +180,7 @@ class TestKeptAlive:
             )
         assert payment.state in (payment_pb2.PAYMENT_STATE_SUCCEEDED, payment_pb2.PAYMENT_STATE_UNKNOWN)
 
-    async def test_a_frozen_instance_is_left_alone(self, stack: Stack) -> None:
+    async def test_frozen_instance_is_left_alone(self, stack: Stack) -> None:
         before = stack.instance("payment-2")
         stack.kill("payment-2", signal.SIGSTOP)
         try:
@@ -204,7 +204,7 @@ class TestKeptAlive:
         await stack.wait_serving("payment-2")
         assert stack.instance("payment-2").pid != before.pid
 
-    async def test_the_description_follows(self, stack: Stack) -> None:
+    async def test_stack_json_follows_every_restart(self, stack: Stack) -> None:
         stack.kill("payment-2")
         await stack.wait_serving("payment-2")
         found = state.require(stack.data)
@@ -240,7 +240,7 @@ class TestWithoutZooKeeper:
             await (await coming).stop(3)
             reservation.close()
 
-    async def test_a_zookeeper_that_never_comes_is_named(self, tmp_path: Path) -> None:
+    async def test_zookeeper_that_never_comes_is_named(self, tmp_path: Path) -> None:
         start_s = "12" if databases.on_postgresql() else "3"  # its databases have to be made before it is looked for
         done = await command_line(
             "up", "--data", str(tmp_path / "data"), "--zookeeper", "127.0.0.1:1", "--start-timeout", start_s
@@ -249,7 +249,7 @@ class TestWithoutZooKeeper:
         assert "127.0.0.1:1 does not answer" in done.stderr
         assert processes_of(tmp_path / "data") == []
 
-    async def test_lost_later_a_call_is_told_within_its_deadline_and_it_comes_back_by_itself(
+    async def test_lost_zookeeper_fails_calls_in_time_and_recovers(
         self, stack: Stack, cashier: RecordingClient
     ) -> None:
         order_id, payment = await cashier.new_order(), stack.instance("payment-1")
@@ -270,7 +270,7 @@ class TestWithoutZooKeeper:
 class TestRefusals:
     """What cannot be started says so in one sentence, exit code 2, and leaves nothing running."""
 
-    async def test_a_second_supervisor_on_the_same_data(self, stack: Stack) -> None:
+    async def test_second_supervisor_on_the_same_data_is_refused(self, stack: Stack) -> None:
         with pytest.raises(StackRefused, match="is running on"):
             await Stack(options(stack.data)).start()
         done = await command_line("up", "--data", str(stack.data))
@@ -283,7 +283,7 @@ class TestRefusals:
         assert done.returncode == 2
         assert str(os.getpid()) in done.stderr
 
-    async def test_a_busy_port_is_named(self, tmp_path: Path) -> None:
+    async def test_busy_port_is_named(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as busy:
             port = busy.getsockname()[1]
             done = await command_line("up", "--data", str(tmp_path / "data"), "--port", f"order={port}")
@@ -293,7 +293,7 @@ class TestRefusals:
 
     @on_files
     @pytest.mark.parametrize("service", ["payment"])
-    async def test_a_damaged_database_is_named(self, tmp_path: Path, service: str) -> None:
+    async def test_damaged_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
         data.mkdir()
         (data / f"{service}.db").write_bytes(b"this has never been a database" * 200)
@@ -304,7 +304,7 @@ class TestRefusals:
 
     @on_files
     @pytest.mark.parametrize("service", ["order", pytest.param("ledger", marks=pytest.mark.long)])
-    async def test_a_newer_database_is_named(self, tmp_path: Path, service: str) -> None:
+    async def test_newer_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
         data.mkdir()
         with contextlib.closing(sqlite3.connect(data / f"{service}.db")) as database:
@@ -325,7 +325,7 @@ class TestRefusals:
         assert "production" in done.stderr
 
     @pytest.mark.long
-    async def test_a_rebuilt_ensemble_is_refused_and_the_doctor_mends_it(self, fresh_stack: FreshStack) -> None:
+    async def test_rebuilt_ensemble_is_refused_until_the_doctor_repairs_it(self, fresh_stack: FreshStack) -> None:
         async with fresh_stack() as running:
             data = running.data
         (data / "zookeeper" / "data").rename(data / "zookeeper" / "lost")
@@ -405,7 +405,7 @@ class TestStopped:
         assert process.returncode == 130
         assert processes_of(tmp_path / "data") == []
 
-    async def test_a_start_that_is_cancelled_leaves_nothing(self, tmp_path: Path) -> None:
+    async def test_start_that_is_cancelled_leaves_nothing(self, tmp_path: Path) -> None:
         starting = Stack(options(tmp_path / "data"))
         task = asyncio.ensure_future(starting.start())
         await starting.wait_until(lambda: starting.zookeeper_pid != 0, 10)
@@ -415,7 +415,7 @@ class TestStopped:
         assert processes_of(tmp_path / "data") == []
         assert state.read(tmp_path / "data") is None
 
-    async def test_a_killed_supervisor_takes_its_processes_along(self, tmp_path: Path) -> None:
+    async def test_killed_supervisor_takes_its_processes_along(self, tmp_path: Path) -> None:
         """SIGKILL leaves no time to clean up; the next `up` finds a free directory."""
         data = tmp_path / "data"
         process = await start_command_line("up", "--json", "--data", str(data))
@@ -430,7 +430,7 @@ class TestStopped:
         async with up(data):
             assert state.require(data).supervisor != found.supervisor
 
-    async def test_a_frozen_process_does_not_hold_up_the_end(self, fresh_stack: FreshStack) -> None:
+    async def test_frozen_process_does_not_hold_up_the_end(self, fresh_stack: FreshStack) -> None:
         async with fresh_stack(services=("ledger",)) as running:
             running.kill("ledger-1", signal.SIGSTOP)
             data = running.data
@@ -493,7 +493,7 @@ class TestDetached:
     def data(self, tmp_path: Path) -> Path:
         return tmp_path / "data"
 
-    async def test_it_returns_when_ready(self, data: Path) -> None:
+    async def test_detached_up_returns_when_ready(self, data: Path) -> None:
         async with up(data, "--replicas", "payment=2"):
             done = await command_line("status", "--json", "--data", str(data))
             assert done.returncode == 0
@@ -515,7 +515,7 @@ class TestDetached:
             os.kill(found["services"][0]["pid"], signal.SIGCONT)
 
     @pytest.mark.long
-    async def test_what_refuses_is_said_as_in_the_foreground(self, data: Path) -> None:
+    async def test_detached_up_reports_a_refusal_as_in_the_foreground(self, data: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as busy:
             port = busy.getsockname()[1]
             done = await command_line("up", "--detach", "--data", str(data), "--port", f"ledger={port}")
@@ -524,7 +524,7 @@ class TestDetached:
         assert processes_of(data) == []
 
     @on_files
-    async def test_one_that_refuses_later_ends_the_stack(self, data: Path) -> None:
+    async def test_process_that_refuses_later_ends_the_detached_stack(self, data: Path) -> None:
         """A restart that meets a newer database is not tried again and again; the stack ends and says why."""
         process = await start_command_line("up", "--json", "--data", str(data))
         assert process.stdout is not None

@@ -78,7 +78,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_star
         yield House(harness, endings)
 
 
-async def test_a_running_call_is_finished_and_the_process_waits_no_longer(house: House) -> None:
+async def test_running_call_is_finished_and_the_process_waits_no_longer(house: House) -> None:
     """Its caller gets their answer; the process is gone as soon as it is given, well before the drain is over."""
     _, _, asking = await house.held_up("submitted", delay_s=1)
     took_s = await house.told_to_stop(ONE)
@@ -87,7 +87,7 @@ async def test_a_running_call_is_finished_and_the_process_waits_no_longer(house:
     await checked_books(house.harness)
 
 
-async def test_a_running_call_keeps_its_request_while_it_is_drained(house: House) -> None:
+async def test_running_call_keeps_its_request_while_it_is_drained(house: House) -> None:
     """Longer than its lease: who asks again under its key meanwhile is told that it is being worked on, and no
     worker takes it over.
     """
@@ -105,7 +105,7 @@ async def test_a_running_call_keeps_its_request_while_it_is_drained(house: House
     assert [row["attempt"] for row in books.requests if row["key"] == key] == [1]
 
 
-async def test_a_call_that_outlasts_the_drain_is_left_to_others(house: House) -> None:
+async def test_call_that_outlasts_the_drain_is_left_to_others(house: House) -> None:
     """The process is gone when the drain is over, and not twice as late; somebody else finishes the payment."""
     order_id, key, asking = await house.held_up("submitted", delay_s=60)
     took_s = await house.told_to_stop(ONE)
@@ -116,7 +116,7 @@ async def test_a_call_that_outlasts_the_drain_is_left_to_others(house: House) ->
     await checked_books(house.harness)
 
 
-async def test_while_it_drains_new_calls_go_elsewhere(house: House) -> None:
+async def test_new_calls_go_elsewhere_during_the_drain(house: House) -> None:
     """Its port refuses connections, and whoever finds the services through ZooKeeper does not meet it."""
     load = Load()
     async with clients_of(house.stack, load) as clients:
@@ -136,7 +136,7 @@ async def test_while_it_drains_new_calls_go_elsewhere(house: House) -> None:
     assert load.failed() == []
 
 
-async def test_a_second_sigterm_changes_nothing(house: House) -> None:
+async def test_second_sigterm_changes_nothing(house: House) -> None:
     """A drain is bounded; who cannot wait for it has SIGKILL."""
     _, _, asking = await house.held_up("submitted", delay_s=1.5)
     pid, told_s = house.stack.instance(ONE).pid, time.monotonic()
@@ -149,7 +149,7 @@ async def test_a_second_sigterm_changes_nothing(house: House) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-async def test_without_zookeeper_it_stops_in_time_too(house: House, how: signal.Signals) -> None:
+async def test_service_without_zookeeper_stops_in_time(house: House, how: signal.Signals) -> None:
     """Nobody can be told that it goes; it goes all the same."""
     stack = house.stack
     await stack.wait_serving(timeout_s=30)
@@ -167,7 +167,7 @@ async def test_without_zookeeper_it_stops_in_time_too(house: House, how: signal.
     await stack.wait_serving(timeout_s=30)
 
 
-async def test_told_before_it_is_ready_it_stops_at_once(house: House) -> None:
+async def test_sigterm_before_ready_stops_at_once(house: House) -> None:
     """While it still waits for ZooKeeper to register."""
     stack = house.stack
     await stack.wait_serving(timeout_s=30)
@@ -187,7 +187,7 @@ async def test_told_before_it_is_ready_it_stops_at_once(house: House) -> None:
 
 
 @pytest.mark.soak
-async def test_a_stack_that_is_stopped_waits_for_a_drain_of_any_length(fresh_stack: FreshStack) -> None:
+async def test_stack_that_is_stopped_waits_for_a_drain_of_any_length(fresh_stack: FreshStack) -> None:
     """However long calls may take to come to their end, the supervisor does not kill who is still at it."""
     async with fresh_stack(settings=SETTINGS | {"drain_s": 14}) as stack, Harness(stack) as harness:
         _, _, asking = await House(harness).held_up("submitted", delay_s=10)

@@ -75,7 +75,9 @@ async def call(stub: Stub, times: int, at_once: int) -> list[AioRpcError]:
 
 
 @pytest.mark.parametrize("name", [PickerName.POWER_OF_TWO_CHOICES, PickerName.WEIGHTED_RANDOM])
-async def test_no_call_that_may_be_repeated_fails(zookeeper: ZooKeeper, session: Session, name: PickerName) -> None:
+async def test_repeatable_calls_succeed_beside_faulty_endpoints(
+    zookeeper: ZooKeeper, session: Session, name: PickerName
+) -> None:
     """1,000 reads and writes with a deadline of 10 s, by 16 callers; after the first 200 a connection that was good
     falls silent and a process that was good is frozen. None fails, and the healthy three share what they get evenly:
     each within 5 standard deviations of a third of it under weighted random; under p2c, which looks at latencies too,
@@ -100,7 +102,7 @@ async def test_no_call_that_may_be_repeated_fails(zookeeper: ZooKeeper, session:
             assert all(total / 10 <= count <= total * 2 / 3 for count in counts.values()), counts
 
 
-async def test_a_rolling_restart_fails_no_call(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_rolling_restart_fails_no_call(zookeeper: ZooKeeper, session: Session) -> None:
     """Two processes are restarted one after the other while calls that may *not* be repeated come without a pause, over
     50 between one restart and the next: each stops politely (unregisters, waits until consumers know, finishes its
     calls), and not one call fails."""
@@ -136,7 +138,7 @@ async def test_a_rolling_restart_fails_no_call(zookeeper: ZooKeeper, session: Se
         assert errors == []
 
 
-async def test_a_server_that_stops_without_a_word_fails_no_call_that_may_be_repeated() -> None:
+async def test_abrupt_server_stop_fails_no_repeatable_call() -> None:
     """No unregistering, no waiting: calls that meet the closing server are repeated elsewhere if they may be. Of the
     others each is carried out once at most, and fails only if it reached the server while it closed; those that gRPC
     proves unseen go elsewhere, too."""

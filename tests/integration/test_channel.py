@@ -26,7 +26,7 @@ from tests.integration.provider import provider_url, started
 from tests.integration.zookeeper import ZooKeeper, until
 
 
-async def test_one_call() -> None:
+async def test_call_passes_metadata_deadline_and_answer() -> None:
     """Metadata, deadline and answer go through; the call object says what grpc.aio's would."""
     echo = Echo()
     async with echo.serving() as port, channel_to(directory_of(port)) as channel:
@@ -65,7 +65,7 @@ async def test_errors_of_the_server_go_through() -> None:
         assert not never_sent(caught.value)
 
 
-async def test_streams() -> None:
+async def test_streams_of_three_kinds_work() -> None:
     """The three kinds of stream work over a picked endpoint."""
 
     async def requests() -> AsyncIterator[bytes]:
@@ -88,7 +88,7 @@ async def test_streams() -> None:
             await anext(aiter(cancelled))
 
 
-async def test_generated_stubs_take_it() -> None:
+async def test_generated_stub_accepts_the_channel() -> None:
     """A stub that protoc made works on it as on grpc.aio's own channel, streams included."""
     health = HealthServicer()
     await health.set(INTERFACE, health_pb2.HealthCheckResponse.SERVING)
@@ -126,7 +126,7 @@ async def test_silent_endpoint_of_two_fails_no_call() -> None:
             assert fair_s() - began < 3.0
 
 
-async def test_nobody_is_registered() -> None:
+async def test_call_without_providers_is_unavailable_in_time() -> None:
     """With no provider the call fails UNAVAILABLE, in words and within its deadline, and was never sent."""
     async with channel_to(directory_of()) as channel:
         call = Stub(channel).look(b"hi", timeout=0.3)
@@ -154,7 +154,7 @@ async def test_provider_that_comes_in_time_is_used() -> None:
             assert await calling == b"hi"
 
 
-async def test_nobody_can_be_reached() -> None:
+async def test_call_with_dead_providers_is_never_sent() -> None:
     """With every endpoint dead the call fails at once, never sent; with wait_for_ready it waits for one."""
     port = dead_port()
     async with channel_to(directory_of(port)) as channel:
@@ -269,7 +269,7 @@ async def test_calls_and_attempts_are_counted() -> None:
             assert value("retries_total", why="never_sent") == 1
 
 
-async def test_a_request_that_cannot_be_sent_leaves_nothing_behind() -> None:
+async def test_request_that_cannot_be_sent_leaves_nothing_behind() -> None:
     """A request that gRPC cannot take is the caller's mistake: it is told so, and no endpoint is busy with it."""
     async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
         for _ in range(3):

@@ -56,7 +56,7 @@ async def discovery(session: Session) -> AsyncIterator[Discovery]:
     await discovery.close()
 
 
-async def test_consumer_before_provider(zookeeper: ZooKeeper, discovery: Discovery) -> None:
+async def test_consumer_started_before_the_provider_finds_it(zookeeper: ZooKeeper, discovery: Discovery) -> None:
     """A consumer that started first finds a provider within a second of its registering, the first and the second,
     and loses them when they go."""
     directory = await discovery.subscribe("test.first.Service", timeout_s=5)
@@ -79,7 +79,7 @@ async def test_consumer_before_provider(zookeeper: ZooKeeper, discovery: Discove
     assert await discovery.subscribe("test.first.Service") is directory
 
 
-async def test_directory_deleted_and_made_again(session: Session, discovery: Discovery) -> None:
+async def test_deleted_providers_node_is_watched_again(session: Session, discovery: Discovery) -> None:
     """The providers node may go and come back: whoever registers then is found within a second."""
     path = "/dubbo/test.again.Service/providers"
     directory = await discovery.subscribe("test.again.Service", timeout_s=5)
@@ -95,7 +95,7 @@ async def test_directory_deleted_and_made_again(session: Session, discovery: Dis
         await until(directory, lambda: directory.endpoints == ())
 
 
-async def test_a_restart_of_the_only_instance_is_not_nobody(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_restart_of_the_only_instance_never_empties_the_list(zookeeper: ZooKeeper, session: Session) -> None:
     """The only provider goes and its successor comes: the list is never empty, and the successor is there at once."""
     interface = "test.restart.Service"
     discovery = Discovery(session)
@@ -117,7 +117,7 @@ async def test_a_restart_of_the_only_instance_is_not_nobody(zookeeper: ZooKeeper
     await discovery.close()
 
 
-async def test_empty_list_is_believed_after_the_grace_period(zookeeper: ZooKeeper, discovery: Discovery) -> None:
+async def test_empty_list_is_taken_as_true_after_the_grace_period(zookeeper: ZooKeeper, discovery: Discovery) -> None:
     """An empty list that lasts becomes the truth, not before and not much after the time it is doubted for; ZooKeeper
     is asked once more."""
     interface = "test.gone.Service"
@@ -132,7 +132,7 @@ async def test_empty_list_is_believed_after_the_grace_period(zookeeper: ZooKeepe
     assert SHORT_GRACE_S <= lasted_s < SHORT_GRACE_S + 0.5
 
 
-async def test_all_gone_while_zookeeper_was_away_is_doubted_too(zookeeper: ZooKeeper, tmp_path: Path) -> None:
+async def test_empty_list_after_an_outage_has_a_grace_period(zookeeper: ZooKeeper, tmp_path: Path) -> None:
     """Sessions expired meanwhile, so the first list read again is empty: who was there is kept until they are back."""
     interface = "test.absence.Service"
     path = f"/dubbo/{interface}/providers"
@@ -217,7 +217,7 @@ async def test_consumers_make_themselves_known(zookeeper: ZooKeeper, session: Se
         assert await registered() == []
 
 
-async def test_anybody_is_not_made_known(session: Session, discovery: Discovery) -> None:
+async def test_consumer_without_an_address_is_not_registered(session: Session, discovery: Discovery) -> None:
     """Without an address there is nothing to tell operators; nothing is written for such a consumer."""
     await discovery.subscribe("test.unseen.Service", timeout_s=5)
     assert await session.exists("/dubbo/test.unseen.Service") is None
@@ -273,7 +273,7 @@ async def test_list_is_kept_while_zookeeper_is_away(zookeeper: ZooKeeper, tmp_pa
 
 
 @pytest.mark.parametrize("broken", ["corrupt", "unwritable"])
-async def test_a_broken_memory_costs_nothing_but_itself(session: Session, tmp_path: Path, broken: str) -> None:
+async def test_unreadable_cache_is_ignored(session: Session, tmp_path: Path, broken: str) -> None:
     """With a damaged file, or nowhere to write one, providers are found all the same."""
     interface = f"test.{broken}.Service"
     cache_dir = tmp_path / "cache"

@@ -75,7 +75,7 @@ async def unavailable(context: Context) -> None:
     await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
 
 
-async def test_after_two_failures_it_gets_nothing() -> None:
+async def test_endpoint_is_ejected_after_two_failures() -> None:
     """Two failures in a row: no further call goes there; the log of reasons and the metrics say so."""
     async with three() as servers:
         servers.echoes[0].before_answer = unavailable
@@ -118,7 +118,7 @@ async def test_answers_are_no_failures() -> None:
         assert servers.standing(0) is not Standing.EJECTED
 
 
-async def test_it_comes_back_by_a_probe(quick: None) -> None:
+async def test_ejected_endpoint_returns_after_a_probe(quick: None) -> None:
     """While its health check fails it stays out, longer every time; when it answers, calls go there again. No call
     of a user fails or is used to try."""
     async with three() as servers:
@@ -140,7 +140,7 @@ async def test_it_comes_back_by_a_probe(quick: None) -> None:
         assert servers.out() == 0
 
 
-async def test_a_server_without_health_service_comes_back_too(quick: None) -> None:
+async def test_server_without_health_service_comes_back_too(quick: None) -> None:
     """UNIMPLEMENTED is an answer."""
     async with three() as servers:
         servers.echoes[0].before_answer, servers.echoes[0].healthy = unavailable, None
@@ -150,7 +150,7 @@ async def test_a_server_without_health_service_comes_back_too(quick: None) -> No
         await until(lambda: servers.standing(0) is not Standing.EJECTED)
 
 
-async def test_one_failure_on_probation_suffices(quick: None) -> None:
+async def test_endpoint_on_probation_is_ejected_by_one_failure(quick: None) -> None:
     """Healthy by its own account, and its calls fail all the same: each return costs one attempt, and the next is
     later than the last."""
     async with three() as servers:
@@ -205,7 +205,7 @@ async def test_half_are_kept_out_besides_those_that_cannot_be_reached() -> None:
         assert standings[f"127.0.0.1:{one}"] is Standing.EJECTED
 
 
-async def test_never_more_than_half(quick: None) -> None:
+async def test_at_most_half_of_the_endpoints_are_ejected(quick: None) -> None:
     """With two of three failing one stays in: calls that may be repeated still succeed, by the healthy one."""
     async with three() as servers:
         for echo in servers.echoes[:2]:
@@ -218,7 +218,7 @@ async def test_never_more_than_half(quick: None) -> None:
         assert servers.echoes[2].carried_out == 20
 
 
-async def test_when_all_fail_all_are_used(quick: None) -> None:
+async def test_all_endpoints_are_used_when_all_fail(quick: None) -> None:
     """Nobody is spared when everybody is bad; and the first success brings its endpoint back at once."""
     async with three() as servers:
         for echo in servers.echoes:
@@ -238,7 +238,7 @@ async def test_when_all_fail_all_are_used(quick: None) -> None:
         assert servers.out() == 2
 
 
-async def test_a_drained_endpoint_does_not_stand_in_for_one_that_is_out() -> None:
+async def test_drained_endpoint_does_not_stand_in_for_one_that_is_out() -> None:
     """Weight 0 stays 0, although the only other endpoint fails."""
     drained, failing = Echo(), Echo()
     failing.before_answer = unavailable
@@ -253,7 +253,7 @@ async def test_a_drained_endpoint_does_not_stand_in_for_one_that_is_out() -> Non
         assert (drained.carried_out, failing.carried_out) == (0, 4)
 
 
-async def test_a_process_that_was_frozen_gets_calls_again(quick: None) -> None:
+async def test_process_that_was_frozen_gets_calls_again(quick: None) -> None:
     """SIGSTOP, then SIGCONT: out while it is frozen, back soon after, and no write fails on the way."""
     echo = Echo()
     with started("-", INTERFACE) as provider:

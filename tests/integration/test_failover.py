@@ -103,7 +103,7 @@ async def test_lost_reply_is_not_repeated_otherwise() -> None:
         assert (pair.first.carried_out, pair.second.carried_out) == (1, 0)
 
 
-async def test_a_closing_servers_cancellation_is_a_lost_reply() -> None:
+async def test_closing_servers_cancellation_is_a_lost_reply() -> None:
     """gRPC's server answers CANCELLED to what it got while closing: repeated if that is safe."""
     async with a_pair() as pair:
         pair.first.before_answer = answer(grpc.StatusCode.CANCELLED)
@@ -112,7 +112,7 @@ async def test_a_closing_servers_cancellation_is_a_lost_reply() -> None:
             await pair.stub.charge(b"hi", timeout=5.0)
 
 
-async def test_what_was_never_sent_goes_to_another_whatever_it_is() -> None:
+async def test_call_never_sent_goes_to_another_endpoint() -> None:
     """An endpoint that refuses connections is passed over also by calls that may not be repeated, however few
     attempts they have."""
     echo, dead = Echo(), [dead_port() for _ in range(3)]
@@ -124,7 +124,7 @@ async def test_what_was_never_sent_goes_to_another_whatever_it_is() -> None:
         assert echo.carried_out == 1
 
 
-async def test_only_so_many_attempts() -> None:
+async def test_attempts_are_limited() -> None:
     """A request is sent max_attempts times at most, although there are more endpoints."""
     echoes = [Echo() for _ in range(4)]
     for echo in echoes:
@@ -161,7 +161,7 @@ async def test_deadline_exceeded_is_never_repeated() -> None:
         assert (pair.first.carried_out, pair.second.carried_out) == (3, 0)
 
 
-async def test_a_read_is_given_up_when_its_share_has_passed() -> None:
+async def test_read_is_given_up_when_its_share_has_passed() -> None:
     """A read on an endpoint that has fallen silent is asked of another after half of the deadline, long before pings
     could tell, and the first attempt is cancelled."""
     async with a_pair() as pair:
@@ -170,7 +170,7 @@ async def test_a_read_is_given_up_when_its_share_has_passed() -> None:
         assert 0.5 < pair.second.seen["left_s"] <= 1.01
 
 
-async def test_a_read_is_not_given_up_when_no_other_endpoint_can_be_reached() -> None:
+async def test_read_is_not_given_up_when_no_other_endpoint_can_be_reached() -> None:
     """When its share has passed and no other endpoint can be reached, a slow read goes on, and gets its answer."""
     echo, dead = Echo(), dead_port()
     picker = InTurn()
@@ -190,7 +190,7 @@ async def test_a_read_is_not_given_up_when_no_other_endpoint_can_be_reached() ->
         assert (echo.carried_out, echo.cancelled) == (2, 0)
 
 
-async def test_a_write_is_not_sent_twice_before_its_connection_is_proved_dead() -> None:
+async def test_write_is_not_sent_twice_before_its_connection_is_proved_dead() -> None:
     """A write on an endpoint that has fallen silent stays outstanding there alone, also when half of its deadline has
     passed; then pings prove the connection dead, and it is repeated elsewhere within the same deadline."""
     async with a_pair() as pair:
@@ -202,7 +202,7 @@ async def test_a_write_is_not_sent_twice_before_its_connection_is_proved_dead() 
         assert pair.second.seen["left_s"] < 1.7
 
 
-async def test_a_frozen_process_is_noticed_also_in_a_long_call() -> None:
+async def test_frozen_process_is_noticed_also_in_a_long_call() -> None:
     """SIGSTOP: a write under way fails over as soon as pings prove the connection dead, however long the call has
     been silent before; a call that may not be repeated fails UNAVAILABLE instead of hanging until its deadline."""
     echo = Echo()
@@ -239,10 +239,10 @@ async def test_pings_go_on_in_a_long_silent_call() -> None:
         assert pair.second.carried_out == 1
 
 
-class TestWhatTheErrorTells:
+class TestErrorAfterAttempts:
     """`sends`, `never_sent`, `maybe_sent_before`."""
 
-    async def test_of_one_attempt(self) -> None:
+    async def test_error_of_one_attempt_counts_one_send(self) -> None:
         """One send; nothing before it."""
         async with a_pair(policy=Failover(1)) as pair:
             pair.first.before_answer = answer(grpc.StatusCode.UNAVAILABLE, with_details=True)
@@ -250,7 +250,7 @@ class TestWhatTheErrorTells:
                 await pair.stub.put(b"hi", timeout=5.0)
             assert (sends(caught.value), maybe_sent_before(caught.value)) == (1, False)
 
-    async def test_of_a_refusal_after_a_lost_reply(self) -> None:
+    async def test_refusal_after_a_lost_reply_may_have_been_done(self) -> None:
         """The second instance says what it did: nothing. The first may have carried the call out all the same."""
         async with a_pair() as pair:
             pair.lose_replies()
@@ -263,7 +263,7 @@ class TestWhatTheErrorTells:
             assert not never_sent(caught.value)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
-    async def test_of_a_refusal_after_a_refusal(self) -> None:
+    async def test_refusal_after_a_refusal_was_not_done(self) -> None:
         """Both instances said that they did nothing: nothing was done."""
         async with a_pair() as pair:
             for echo in (pair.first, pair.second):
@@ -272,7 +272,7 @@ class TestWhatTheErrorTells:
                 await pair.stub.put(b"hi", timeout=5.0)
             assert (sends(caught.value), maybe_sent_before(caught.value)) == (2, False)
 
-    async def test_of_an_answer_of_any_kind_after_a_lost_reply(self) -> None:
+    async def test_answer_after_a_lost_reply_may_have_been_done(self) -> None:
         """Also with another code than UNAVAILABLE."""
         async with a_pair() as pair:
             pair.lose_replies()
@@ -282,7 +282,7 @@ class TestWhatTheErrorTells:
             assert caught.value.code() is grpc.StatusCode.ABORTED
             assert maybe_sent_before(caught.value)
 
-    async def test_of_nobody_left_to_ask(self) -> None:
+    async def test_lost_reply_without_another_endpoint_may_have_been_done(self) -> None:
         """After a lost reply it matters more that the call may have been carried out than that nobody else can be
         reached: the error is the lost reply's."""
         echo = Echo()
@@ -301,7 +301,7 @@ class TestWhatTheErrorTells:
                 assert not never_sent(caught.value)
                 assert (sends(caught.value), maybe_sent_before(caught.value)) == (1, False)
 
-    async def test_of_nobody_ever_reached(self) -> None:
+    async def test_error_of_unreachable_endpoints_counts_no_send(self) -> None:
         """No send at all."""
         async with channel_to(directory_of(dead_port(), dead_port())) as channel:
             with pytest.raises(AioRpcError) as caught:
@@ -330,7 +330,7 @@ class TestGovernedTimeouts:
             yield echo, Stub(channel)
 
     @pytest.mark.parametrize("timeout", [None, 5.0])
-    async def test_cap_the_callers(self, governed: None, timeout: float | None) -> None:
+    async def test_governed_timeout_caps_the_callers(self, governed: None, timeout: float | None) -> None:
         """A call takes no longer than its endpoint allows, whatever its caller or the channel's default does."""
         async with self.dawdling(default_timeout_s=9.0) as (echo, stub):
             began = fair_s()
@@ -341,14 +341,14 @@ class TestGovernedTimeouts:
             assert echo.seen["left_s"] <= 0.31
             assert await stub.charge(b"hi", timeout=timeout) == b"hi"
 
-    async def test_stand_in_for_a_default_that_is_shorter(self, governed: None) -> None:
+    async def test_governed_timeout_replaces_a_shorter_default(self, governed: None) -> None:
         """The channel's default is for calls of which nobody says anything."""
         async with self.dawdling(default_timeout_s=0.1) as (echo, stub):
             with pytest.raises(AioRpcError):
                 await stub.put(b"hi")
             assert 0.11 < echo.seen["left_s"] <= 0.31
 
-    async def test_do_not_lengthen_the_callers(self, governed: None) -> None:
+    async def test_governed_timeout_does_not_lengthen_the_callers(self, governed: None) -> None:
         """A caller in a hurry stays in a hurry."""
         async with self.dawdling() as (echo, stub):
             with pytest.raises(AioRpcError):

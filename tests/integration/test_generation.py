@@ -20,7 +20,7 @@ async def no_generation(session: Session) -> None:
         await session.delete(GENERATION_PATH)
 
 
-async def test_first_start(session: Session, zookeeper: ZooKeeper) -> None:
+async def test_concurrent_first_starts_agree_on_generation_1(session: Session, zookeeper: ZooKeeper) -> None:
     """Several first starts at once agree on generation 1."""
     assert await generation.read(session, path=GENERATION_PATH) is None
     async with connected(zookeeper) as other:
@@ -56,7 +56,7 @@ async def test_advance_never_lowers(session: Session) -> None:
     assert await generation.ensure(session, 5, path=GENERATION_PATH) == 6
 
 
-async def test_what_is_no_number_is_said(session: Session) -> None:
+async def test_generation_that_is_no_number_is_an_error(session: Session) -> None:
     """A node somebody wrote by hand is an error that names it, not a generation."""
     await session.ensure_path("/countinghouse")
     await session.create(GENERATION_PATH, b"two")
@@ -64,7 +64,7 @@ async def test_what_is_no_number_is_said(session: Session) -> None:
         await generation.read(session, path=GENERATION_PATH)
 
 
-async def test_away(session: Session, zookeeper: ZooKeeper) -> None:
+async def test_generation_with_zookeeper_frozen_is_unavailable(session: Session, zookeeper: ZooKeeper) -> None:
     """With ZooKeeper frozen it is Unavailable, in time; nothing is guessed."""
     zookeeper.pause()
     with pytest.raises(Unavailable):

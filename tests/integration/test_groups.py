@@ -42,7 +42,7 @@ def _parameters(group: str, version: str) -> dict[str, str]:
     return {key: value for key, value in (("group", group), ("version", version)) if value}
 
 
-async def test_a_call_says_the_group_and_version_of_the_endpoint_it_goes_to() -> None:
+async def test_call_carries_group_and_version_of_its_endpoint() -> None:
     """Each gets its share, whatever the caller says of groups by itself; other metadata stay."""
     echo, heard = Echo(), Counter[Any]()
 
@@ -62,7 +62,7 @@ async def test_a_call_says_the_group_and_version_of_the_endpoint_it_goes_to() ->
         assert (plain, heard) == (10, {("a", None): 10, ("b", "2.0"): 10})
 
 
-async def test_a_stream_says_it_too() -> None:
+async def test_stream_carries_group_and_version_of_its_endpoint() -> None:
     """As every kind of call does."""
     echo = Echo()
     said: list[object] = []
@@ -77,7 +77,7 @@ async def test_a_stream_says_it_too() -> None:
     assert said == ["a"]
 
 
-async def test_one_group_that_fails_is_out_and_the_other_is_not() -> None:
+async def test_failing_group_is_ejected_alone() -> None:
     """Although both have one address."""
     echo = Echo()
 
@@ -133,7 +133,7 @@ async def test_series_of_an_endpoint_go_with_it(monkeypatch: pytest.MonkeyPatch)
         assert addresses("coordination_attempts_total") == set()
 
 
-async def test_a_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take some seconds more than the endpoint is remembered, and fail then; the endpoint is not probed."""
     monkeypatch.setattr("coordination.channel.endpoint_pool.REMOVED_ENDPOINT_TTL_S", 0.05)
     echo, counted, begun, enough = Echo(), CollectorRegistry(), asyncio.Event(), asyncio.Event()
@@ -159,7 +159,7 @@ async def test_a_call_that_outlives_its_endpoint_leaves_no_series(monkeypatch: p
             assert channel._pool._probing == {}
 
 
-async def test_what_another_program_says_is_escaped() -> None:
+async def test_message_of_another_program_is_escaped() -> None:
     """It is kept for people, who read it on a terminal; not all of it, and not as it is."""
     echo = Echo()
 

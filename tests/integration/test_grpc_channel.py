@@ -21,7 +21,7 @@ async def answered(stub: Stub, *, timeout_s: float) -> bool:
     return False
 
 
-async def test_a_connection_that_died_without_a_word_is_replaced() -> None:
+async def test_silent_connection_is_replaced() -> None:
     """Both ends are open and nothing passes. A call fails by the pings and not by its deadline of minutes, and soon one
     is answered over a second connection."""
     echo = Echo()
@@ -38,7 +38,7 @@ async def test_a_connection_that_died_without_a_word_is_replaced() -> None:
             assert cable.connections >= 2
 
 
-async def test_a_call_shorter_than_the_pings_leaves_no_dead_connection_behind() -> None:
+async def test_call_shorter_than_the_pings_leaves_no_dead_connection_behind() -> None:
     """Calls that run into their deadlines one after the other: soon one is answered over a second connection."""
     echo = Echo()
     async with echo.serving() as port:
@@ -52,7 +52,7 @@ async def test_a_call_shorter_than_the_pings_leaves_no_dead_connection_behind() 
             assert echo.carried_out >= 2
 
 
-async def test_the_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is meant for the web, and would see every payment."""
     for name in PROXIES:
         monkeypatch.setenv(name, f"http://127.0.0.1:{dead_port()}")
@@ -61,7 +61,7 @@ async def test_the_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.Mon
         assert await Stub(channel).put(b"hi", timeout=5.0) == b"hi"
 
 
-async def test_a_message_over_the_limit_is_refused_on_our_side() -> None:
+async def test_message_over_the_limit_is_refused_on_our_side() -> None:
     """Neither sent nor taken."""
     echo = Echo()
     async with echo.serving() as port, open_channel(f"127.0.0.1:{port}") as channel:

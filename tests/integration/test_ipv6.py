@@ -20,7 +20,7 @@ INTERFACE = "test.IPv6"
 
 
 @pytest.mark.parametrize("spelling", ["[::1]:{port}", "zookeeper://[::1]:{port}", "[0:0:0:0:0:0:0:1]:{port}"])
-async def test_a_provider_is_registered_found_and_called_over_ipv6(zookeeper_on_ipv6: ZooKeeper, spelling: str) -> None:
+async def test_provider_is_registered_found_and_called_over_ipv6(zookeeper_on_ipv6: ZooKeeper, spelling: str) -> None:
     """ZooKeeper listens on ::1 and nowhere else; the provider's URL has its address in brackets, as Dubbo's has."""
     echo = Echo()
     hosts = spelling.format(port=zookeeper_on_ipv6.hosts.rpartition(":")[2])

@@ -82,7 +82,7 @@ async def test_uncontended_acquire_is_one_round_trip(locks: ResourceLocks, zooke
         assert relay.requests() == [CREATE2, GET_CHILDREN, DELETE]
 
 
-async def test_release_delays_nobody(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_release_delays_no_other_request(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """On the wire: a clerk's next request leaves before the delete of the last resource is answered, every time."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
@@ -100,7 +100,7 @@ async def test_release_delays_nobody(locks: ResourceLocks, zookeeper: ZooKeeper)
             assert relay.frames.index(create) < answered[delete.xid]
 
 
-async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
+async def test_second_holder_waits_and_learns_the_first_ones_name(zookeeper: ZooKeeper, locks: ResourceLocks) -> None:
     """The second of two gets the lock when the first releases, a greater token, and the first one's name."""
     async with connected(zookeeper) as session:
         others = ResourceLocks(session, root=LOCKS_ROOT)
@@ -123,7 +123,7 @@ async def test_second_clerk_waits_and_is_told_for_whom(zookeeper: ZooKeeper, loc
         assert await others.drained(5)
 
 
-async def test_resources_do_not_wait_for_each_other(locks: ResourceLocks) -> None:
+async def test_resources_are_independent(locks: ResourceLocks) -> None:
     """Resources of one shard, and resources whose ids begin alike, have queues of their own."""
     one = ResourceLocks(locks._session, root="/one/shard", shards=1)
     leases = [await one.acquire(resource, CASHIER, timeout_s=1) for resource in ("a", "a-1", "a-1-2", "b:c.d_e")]
@@ -135,7 +135,7 @@ async def test_resources_do_not_wait_for_each_other(locks: ResourceLocks) -> Non
     assert await one.queues() == {}
 
 
-async def test_first_come_first_served(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_waiters_are_served_in_order_of_arrival(zookeeper: ZooKeeper, session: Session) -> None:
     """Many waiters from three sessions are served in the order of their tokens, one at a time."""
     async with connected(zookeeper) as two, connected(zookeeper) as three:
         everybody = [ResourceLocks(each, root=LOCKS_ROOT) for each in (session, two, three)]
@@ -331,7 +331,7 @@ async def test_lost_create_reply_is_cleared_up(
         assert await locks.queues() == {}
 
 
-async def test_dropped_connection_costs_nobody_their_place(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_dropped_connection_keeps_a_waiters_place(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """The connection drops while a waiter watches, and again while it lists: it is served in its old place."""
     holder = await locks.acquire("o-16", CASHIER, timeout_s=5)
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=10) as session:
@@ -376,7 +376,7 @@ async def test_cancelled_waiter_leaves_nothing(session: Session, locks: Resource
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4, 6, 10, 20])
-async def test_cancelled_anywhere_leaves_nothing(session: Session, locks: ResourceLocks, turns: int) -> None:
+async def test_acquire_cancelled_anywhere_leaves_no_node(session: Session, locks: ResourceLocks, turns: int) -> None:
     """Wherever in its course an acquire is cancelled, its node ends."""
     acquiring = asyncio.create_task(locks.acquire(f"o-9-{turns}", CASHIER, timeout_s=5))
     for _ in range(turns):
@@ -407,7 +407,7 @@ async def settle_new_resources(locks: ResourceLocks, numbers: range) -> None:
     "resources",
     [3_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
-async def test_resources_leave_nothing_behind(
+async def test_released_resources_leave_no_node(
     session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, resources: int
 ) -> None:
     """However many new resources are locked and released, no node, watch or bookkeeping stays, and the memory in use
@@ -494,7 +494,7 @@ async def test_dead_holder_is_waited_out(zookeeper: ZooKeeper, locks: ResourceLo
     await dying.close(timeout_s=0.1)
 
 
-async def test_valid_lapses_though_nobody_was_told(
+async def test_valid_lapses_without_a_notification(
     session: Session, locks: ResourceLocks, zookeeper: ZooKeeper
 ) -> None:
     """A holder that could hear nothing for a session's length, as when paused, knows it at its first look."""
@@ -508,7 +508,7 @@ async def test_valid_lapses_though_nobody_was_told(
     assert await locks.drained(10)
 
 
-async def test_enter_excludes_nobody(locks: ResourceLocks) -> None:
+async def test_enter_excludes_no_other_holder(locks: ResourceLocks) -> None:
     """With the guard switched off several hold the resource at once, each with a token of its own."""
     first = await locks.acquire("o-14", CASHIER, timeout_s=5)
     second = await locks.enter("o-14", ACCOUNTANT, timeout_s=5)
@@ -520,7 +520,7 @@ async def test_enter_excludes_nobody(locks: ResourceLocks) -> None:
     assert await locks.drained(5)
 
 
-async def test_a_forked_child_is_told_at_once(locks: ResourceLocks) -> None:
+async def test_forked_child_is_refused_at_once(locks: ResourceLocks) -> None:
     """In a forked child, whose threads are gone, every call says so instead of hanging or writing on the parent's
     connection; and the parent's locks are as they were."""
     lease = await locks.acquire("o-17", CASHIER, timeout_s=5)

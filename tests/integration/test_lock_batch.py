@@ -33,7 +33,7 @@ def new_resources(count: int, name: str = "b") -> list[str]:
 
 
 @pytest.mark.parametrize("count", [2, 50, MAX_RESOURCES])
-async def test_a_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: ZooKeeper, count: int) -> None:
+async def test_free_batch_is_one_round_trip(locks: ResourceLocks, zookeeper: ZooKeeper, count: int) -> None:
     """On the wire: one transaction and one list of all shards, both sent before either is answered; and one transaction
     to release them."""
     resources = new_resources(count)
@@ -82,7 +82,7 @@ async def test_unprepared_shards_are_made_when_needed(session: Session) -> None:
     assert await locks.drained(5)
 
 
-async def test_a_batch_waits_its_turn_among_single_clerks(locks: ResourceLocks, session: Session) -> None:
+async def test_batch_waits_its_turn_among_single_clerks(locks: ResourceLocks, session: Session) -> None:
     """First come, first served, in every queue: behind who was there, before who comes later."""
     resource = "o-1"
     holder = await locks.acquire(resource, CASHIER, timeout_s=5)
@@ -110,7 +110,7 @@ async def test_a_batch_waits_its_turn_among_single_clerks(locks: ResourceLocks, 
     assert await nodes_left(session) == []
 
 
-async def test_a_batch_that_does_not_get_one_resource_gets_none(locks: ResourceLocks, session: Session) -> None:
+async def test_batch_that_does_not_get_one_resource_gets_none(locks: ResourceLocks, session: Session) -> None:
     """At the deadline the error names the resource that was not had and who holds it, and every place is given up."""
     holder = await locks.acquire("b-7", CASHIER, timeout_s=5)
     with pytest.raises(LockTimeout) as caught:
@@ -154,7 +154,7 @@ async def test_overlapping_batches_all_finish(zookeeper: ZooKeeper, session: Ses
     assert await nodes_left(session) == []
 
 
-async def test_a_killed_process_leaves_no_part_of_a_batch(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_killed_process_leaves_no_part_of_a_batch(zookeeper: ZooKeeper, session: Session) -> None:
     """A process that locks batches of 50 in a loop is killed at whatever moment: what others see of them is all or
     nothing, and after its session's end nothing. (One shard, so that one list shows one moment.)"""
     await session.ensure_path("/one/batch/0000")
@@ -213,7 +213,7 @@ async def test_resources_of_a_batch_are_given_up_singly_or_together(locks: Resou
         assert await locks.queues() == {}
 
 
-async def test_a_node_that_has_gone_does_not_keep_the_others(locks: ResourceLocks, session: Session) -> None:
+async def test_node_that_has_gone_does_not_keep_the_others(locks: ResourceLocks, session: Session) -> None:
     """If somebody has deleted a node by hand, the transaction is refused and the others are deleted singly."""
     batch = await locks.acquire_all(new_resources(5), CASHIER, timeout_s=5)
     shard = locks._shard_of("b-3")
@@ -225,7 +225,7 @@ async def test_a_node_that_has_gone_does_not_keep_the_others(locks: ResourceLock
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4, 6, 10, 20])
-async def test_cancelled_anywhere_leaves_nothing(
+async def test_batch_cancelled_anywhere_leaves_no_node(
     session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, turns: int
 ) -> None:
     """Wherever in its course a batch is cancelled, also while it stands in line, its nodes and its watch end."""
@@ -267,7 +267,7 @@ async def test_bad_batches_are_refused(locks: ResourceLocks, session: Session, r
     assert await nodes_left(session) == []
 
 
-async def test_a_holder_too_long_for_a_batch_is_refused(locks: ResourceLocks) -> None:
+async def test_holder_too_long_for_a_batch_is_refused(locks: ResourceLocks) -> None:
     """The nodes of the largest batch, with the longest description of their holder, stay under ZooKeeper's 1 MB."""
     long = Holder("x" * 1400, {"role": "cashier", "instance": "payment-1"})
     ids = [f"{'y' * 60}-{number:03d}" for number in range(MAX_RESOURCES)]

@@ -70,7 +70,7 @@ async def test_clerks_of_all_members_are_served_in_order_of_their_tokens(desks: 
     assert sum(map(len, tokens.values())) == 12 * sum(map(len, wanted))
 
 
-async def test_a_dead_leader_costs_no_waiter_its_place(ensemble: Ensemble, desks: list[ResourceLocks]) -> None:
+async def test_dead_leader_costs_no_waiter_its_place(ensemble: Ensemble, desks: list[ResourceLocks]) -> None:
     """The leader is killed while a resource is held and waited for, through every member: after the election all
     waiters are served in the old order, and a caller that asks for another resource gets it."""
     holder = await desks[0].acquire("o-1", CASHIER, timeout_s=10)

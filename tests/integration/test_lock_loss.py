@@ -59,7 +59,7 @@ def machinery(session: Session, locks: ResourceLocks) -> tuple[int, int, bool]:
     return len(asyncio.all_tasks()), len(session._subscribers), locks._leases._timer is not None
 
 
-async def test_holders_are_told_of_expiry_within_100_ms(
+async def test_holders_are_notified_of_expiry_within_100_ms(
     session: Session, locks: ResourceLocks, metrics: Metrics
 ) -> None:
     """A hundred holders and a batch learn of their session's end when the client learns of it."""
@@ -86,7 +86,7 @@ async def test_holders_are_told_of_expiry_within_100_ms(
     assert (metrics.locks_lost._value.get(), metrics.locks_held._value.get()) == (102, 0)
 
 
-async def test_holders_are_told_when_nothing_is_heard(
+async def test_holders_are_notified_when_zookeeper_is_silent(
     session: Session, locks: ResourceLocks, zookeeper: ZooKeeper
 ) -> None:
     """ZooKeeper falls silent: a holder is told at the moment its session may have expired, not before, although no
@@ -107,7 +107,7 @@ async def test_holders_are_told_when_nothing_is_heard(
     assert await locks.drained(10)
 
 
-async def test_a_dropped_connection_alone_is_no_loss(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_dropped_connection_alone_is_no_loss(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """While the connection is away nothing may begin, but nobody is told of a loss; when it is back all is well."""
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
         await session.wait_connected(5)
@@ -129,7 +129,7 @@ async def test_a_dropped_connection_alone_is_no_loss(locks: ResourceLocks, zooke
         assert await clerks.drained(5)
 
 
-async def test_told_once_is_lost_for_good(session: Session, locks: ResourceLocks) -> None:
+async def test_notified_lease_is_lost_for_good(session: Session, locks: ResourceLocks) -> None:
     """Who was told finds the lease invalid ever after, even if it turns out that the session has survived."""
     batch = await locks.acquire_all(["o-3", "o-4"], CASHIER, timeout_s=5)
     told = Told([batch])
@@ -149,7 +149,7 @@ async def test_told_once_is_lost_for_good(session: Session, locks: ResourceLocks
     assert await locks.queues() == {}
 
 
-async def test_released_is_not_lost(session: Session, locks: ResourceLocks, metrics: Metrics) -> None:
+async def test_released_lease_is_not_lost(session: Session, locks: ResourceLocks, metrics: Metrics) -> None:
     """Release ends the waiting for a loss, and calls nobody."""
     lease = await locks.acquire("o-5", CASHIER, timeout_s=5)
     called: list[bool] = []
@@ -169,7 +169,7 @@ async def test_released_is_not_lost(session: Session, locks: ResourceLocks, metr
     assert await locks.drained(5)
 
 
-async def test_one_bad_callback_keeps_nobody_from_being_told(session: Session, locks: ResourceLocks) -> None:
+async def test_failing_callback_does_not_stop_the_others(session: Session, locks: ResourceLocks) -> None:
     """A callback that raises is logged, and the others are called."""
 
     def fail() -> None:
@@ -183,7 +183,7 @@ async def test_one_bad_callback_keeps_nobody_from_being_told(session: Session, l
     await told.all_at()
 
 
-async def test_nothing_is_kept_running_for_those_who_do_not_ask(session: Session, locks: ResourceLocks) -> None:
+async def test_lease_without_callbacks_runs_no_timer(session: Session, locks: ResourceLocks) -> None:
     """No task, timer or subscription for a lease nobody watches; one timer for all that are watched, and none after."""
     leases = [await locks.acquire(f"o-7-{number}", CASHIER, timeout_s=5) for number in range(10)]
     await asyncio.sleep(0)
@@ -237,7 +237,7 @@ async def test_calls_are_counted_by_their_outcome(locks: ResourceLocks, metrics:
     assert await locks.drained(10)
 
 
-async def test_a_loss_nobody_asked_for_is_counted_at_release(
+async def test_loss_without_callbacks_is_counted_at_release(
     session: Session, locks: ResourceLocks, metrics: Metrics
 ) -> None:
     """The counter of lost leases counts each once, whether or not anybody wanted to be told."""

@@ -66,7 +66,7 @@ async def looking_on(session: Session) -> AsyncIterator[Onlooker]:
         await onlooker.close()
 
 
-async def test_every_change_is_told(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_every_change_is_yielded(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """What was there, who joins, who leaves, who moves up; and the watch shows at any time what is there."""
     holder = await locks.acquire("o-1", CASHIER, timeout_s=5)
     async with connected(zookeeper) as session, looking_on(session) as onlooker:
@@ -103,7 +103,7 @@ async def test_watching_costs_one_watch(locks: ResourceLocks, zookeeper: ZooKeep
         assert session.watches._subscribers == []
 
 
-async def test_what_happened_while_away_is_told_afterwards(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_changes_during_an_outage_are_yielded_afterwards(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """While the connection is away the onlooker knows it; back again, what differs is told, and events come again."""
     leases = {resource: await locks.acquire(resource, CASHIER, timeout_s=5) for resource in ("o-5", "o-6")}
     async with relayed(zookeeper.hosts) as relay, Session(relay.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
@@ -174,7 +174,7 @@ async def start_watching(zookeeper: ZooKeeper, *options: str, **streams: Any) ->
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
-async def test_the_command_prints_a_line_for_each_change(
+async def test_command_prints_a_line_for_each_change(
     locks: ResourceLocks, zookeeper: ZooKeeper, options: tuple[str, ...]
 ) -> None:
     """On a pipe there is one line for each change, in words or as JSON, and Ctrl-C ends it with 130."""
@@ -214,7 +214,7 @@ async def test_the_command_prints_a_line_for_each_change(
     assert await locks.drained(5)
 
 
-async def test_the_command_draws_a_table_on_a_terminal(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_command_draws_a_table_on_a_terminal(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """On a terminal there is a table that changes; Ctrl-C on the keyboard ends it with 130 and the cursor is back."""
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
@@ -247,7 +247,7 @@ async def test_the_command_draws_a_table_on_a_terminal(locks: ResourceLocks, zoo
     assert await locks.drained(5)
 
 
-async def test_a_reader_that_has_seen_enough_is_no_error(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
+async def test_reader_that_has_seen_enough_is_no_error(locks: ResourceLocks, zookeeper: ZooKeeper) -> None:
     """`countinghouse locks watch | head -1` prints one line and no complaint."""
     lease = await locks.acquire("o-22", CASHIER, timeout_s=5)
     process = await start_watching(zookeeper, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)

@@ -158,9 +158,7 @@ async def test_older_backup_of_the_same_generation_is_refused_until_the_remedy(
     await running.until_generation(2)
 
 
-async def test_generation_that_nobody_can_have_given_is_refused_and_mended(
-    running: Running, database: Database
-) -> None:
+async def test_impossible_generation_is_refused_and_repaired(running: Running, database: Database) -> None:
     """It is not taken over, so the next one is still a small number."""
     await running.session.set(GENERATION_PATH, b"%d" % 2**62)
     refusal = await running.until_refused()
@@ -171,7 +169,7 @@ async def test_generation_that_nobody_can_have_given_is_refused_and_mended(
 
 
 @pytest.mark.parametrize("held", [b"", b"two", b"-1", b"0", b"9" * 40, "１".encode(), b"1 "])
-async def test_generation_that_is_no_number_is_refused_and_mended(server: ZooKeeper, held: bytes) -> None:
+async def test_generation_that_is_no_number_is_refused_and_repaired(server: ZooKeeper, held: bytes) -> None:
     async with connected(server) as session:
         await session.ensure_path("/countinghouse")
         await session.create(GENERATION_PATH, held)

@@ -103,7 +103,7 @@ async def test_another_program_fails_no_call(name: PickerName) -> None:
     ],
     ids=lambda code: code.name,
 )
-async def test_an_endpoint_that_fails_fast_attracts_no_calls(name: PickerName, code: grpc.StatusCode) -> None:
+async def test_endpoint_that_fails_fast_attracts_no_calls(name: PickerName, code: grpc.StatusCode) -> None:
     """One of three answers every call at once with an error without details: it gets a few, whatever the picker."""
     echoes = [Echo(), Echo()]
     bad = Echo()
@@ -131,7 +131,7 @@ async def test_an_endpoint_that_fails_fast_attracts_no_calls(name: PickerName, c
 
 
 @pytest.mark.parametrize("name", [PickerName.POWER_OF_TWO_CHOICES, PickerName.LEAST_ACTIVE])
-async def test_an_endpoint_that_refuses_in_its_own_words_attracts_no_calls(name: PickerName) -> None:
+async def test_endpoint_that_refuses_with_details_attracts_no_calls(name: PickerName) -> None:
     """It may serve others and is not taken out (one whose key is out of date, say); but its haste is no merit."""
     echoes, bad = [Echo(), Echo()], Echo()
     for echo in echoes:
@@ -163,7 +163,7 @@ async def test_an_endpoint_that_refuses_in_its_own_words_attracts_no_calls(name:
 
 
 @pytest.mark.parametrize("serve", [hang_up, speak_http_1])
-async def test_what_is_no_grpc_server_fails_no_call(serve: Serve) -> None:
+async def test_server_without_grpc_fails_no_call(serve: Serve) -> None:
     """One closes connections at once, one answers HTTP/1.1: no call is ever sent there."""
     echo = Echo()
     async with echo.serving() as one, listening(serve) as other, channel_to(directory_of(one, other)) as channel:
@@ -173,7 +173,7 @@ async def test_what_is_no_grpc_server_fails_no_call(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("wait_for_ready", [None, True])
-async def test_only_other_programs_is_unavailable_at_once(wait_for_ready: bool | None) -> None:
+async def test_only_other_programs_are_unavailable_at_once(wait_for_ready: bool | None) -> None:
     """However often it is called: UNAVAILABLE, nothing was done, the reason is said, and nobody waits."""
     first, second = Echo(), Echo()
     async with (
@@ -193,7 +193,7 @@ async def test_only_other_programs_is_unavailable_at_once(wait_for_ready: bool |
 
 
 @pytest.mark.parametrize("serve", [hang_up, speak_http_1])
-async def test_only_what_is_no_grpc_server_is_unavailable(serve: Serve) -> None:
+async def test_only_servers_without_grpc_are_unavailable(serve: Serve) -> None:
     """The call ends within its deadline, and says that nobody can be reached."""
     async with listening(serve) as port, channel_to(directory_of(port)) as channel:
         with pytest.raises(AioRpcError) as caught:
@@ -227,7 +227,7 @@ async def test_another_program_comes_back_once_it_serves_the_interface(monkeypat
 
 
 @pytest.mark.parametrize("policy", [Failfast(), Forking(2)], ids=lambda policy: type(policy).__name__)
-async def test_every_policy_goes_on_to_another(policy: Failfast | Forking) -> None:
+async def test_every_policy_tries_another_endpoint(policy: Failfast | Forking) -> None:
     """What another program answers is no answer: under any policy that asks some, the right one answers a read."""
     good, others = Echo(), [Echo(), Echo()]
     async with (
@@ -239,7 +239,7 @@ async def test_every_policy_goes_on_to_another(policy: Failfast | Forking) -> No
         assert await Stub(channel).look(b"hi", timeout=5.0) == b"hi"
 
 
-async def test_a_broadcast_says_that_somebody_was_not_told() -> None:
+async def test_broadcast_to_another_program_fails() -> None:
     """All were to be told; another program cannot be."""
     good, other = Echo(), Echo()
     async with (
@@ -255,7 +255,7 @@ async def test_a_broadcast_says_that_somebody_was_not_told() -> None:
         assert good.carried_out <= 1
 
 
-async def test_streams_count_too() -> None:
+async def test_stream_to_another_program_is_a_failure() -> None:
     """Two streams that meet another program take it out."""
     good, other = Echo(), Echo()
     async with (

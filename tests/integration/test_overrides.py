@@ -24,7 +24,7 @@ async def weights(overrides: Overrides, service: Service) -> dict[str, int]:
     return {one.address: one.parameters["weight"] for one in await overrides.ls() if one.service == service}
 
 
-async def test_of_changes_at_once_none_is_lost(zookeeper: ZooKeeper) -> None:
+async def test_concurrent_changes_are_all_written(zookeeper: ZooKeeper) -> None:
     """Ten operators write into one rule at the same time, and take theirs out again: all were there, none is left."""
     service = Service("test.overrides.many")
     async with connected(zookeeper) as one, connected(zookeeper) as other:
@@ -40,7 +40,7 @@ async def test_of_changes_at_once_none_is_lost(zookeeper: ZooKeeper) -> None:
         assert await one.exists(both[0].path(service)) is None
 
 
-async def test_who_takes_out_the_last_entry_does_not_take_out_one_that_has_just_come(
+async def test_removal_of_the_last_entry_keeps_a_concurrent_entry(
     zookeeper: ZooKeeper, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between our reading and our deleting of the node somebody else writes into it: theirs stays."""
@@ -61,7 +61,7 @@ async def test_who_takes_out_the_last_entry_does_not_take_out_one_that_has_just_
     await overrides.change(service, address(2), {"weight": None})
 
 
-async def test_it_says_whether_anything_was_written(session: Session) -> None:
+async def test_change_returns_whether_anything_was_written(session: Session) -> None:
     overrides, service = Overrides(session), Service("test.overrides.same", "g", "1.0")
     assert await overrides.change(service, address(1), {"disabled": True})
     assert not await overrides.change(service, address(1), {"disabled": True})
@@ -72,7 +72,7 @@ async def test_it_says_whether_anything_was_written(session: Session) -> None:
     assert not await overrides.change(service, address(1), {"disabled": None})
 
 
-async def test_a_rule_that_cannot_be_read_is_left_as_it_is(session: Session) -> None:
+async def test_rule_that_cannot_be_read_is_left_as_it_is(session: Session) -> None:
     overrides, service = Overrides(session), Service("test.overrides.broken")
     path = overrides.path(service)
     await session.ensure_path(path)
@@ -85,7 +85,7 @@ async def test_a_rule_that_cannot_be_read_is_left_as_it_is(session: Session) -> 
     await session.delete(path)
 
 
-async def test_while_zookeeper_is_away_it_is_said_in_time(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_change_without_zookeeper_is_unavailable_in_time(zookeeper: ZooKeeper, session: Session) -> None:
     zookeeper.pause()
     with pytest.raises(Unavailable):
         await Overrides(session).change(Service("test.overrides.away"), address(1), {"weight": 1}, timeout_s=0.2)

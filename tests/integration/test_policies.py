@@ -87,7 +87,7 @@ class TestForking:
             await until(lambda: [echo.cancelled for echo in servers.echoes] == [1, 0, 1])
             assert servers.repeated("forked") == 2
 
-    async def test_staggered(self) -> None:
+    async def test_staggered_forking_asks_the_second_only_when_late(self) -> None:
         """The second is asked only if the first has not answered in time; the third not at all."""
         async with three(Forking(2, stagger_s=0.15)) as servers:
             assert await servers.stub.look(b"hi", timeout=5.0) == b"hi"
@@ -99,7 +99,7 @@ class TestForking:
             assert fair_s() - fairly_began < 0.6
             assert servers.carried_out == [2, 1, 0]
 
-    async def test_a_failure_does_not_win(self) -> None:
+    async def test_failure_does_not_win(self) -> None:
         """One that fails is followed by the next at once; an OK that comes later wins; if all fail it is the first
         failure that counts."""
         async with three(Forking(3, stagger_s=9.0)) as servers:
@@ -112,7 +112,7 @@ class TestForking:
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert sends(caught.value) == 3
 
-    async def test_cancelled_by_the_caller(self) -> None:
+    async def test_cancelled_forking_call_cancels_every_attempt(self) -> None:
         """All attempts end at their servers."""
         async with three(Forking(3)) as servers:
             for echo in servers.echoes:
@@ -124,7 +124,7 @@ class TestForking:
                 await call
             await until(lambda: [echo.cancelled for echo in servers.echoes] == [1, 1, 1])
 
-    async def test_refused_for_writes(self) -> None:
+    async def test_forking_is_refused_for_writes(self) -> None:
         """No write is ever sent to two at once, not even one that may be repeated."""
         async with three(Forking(2)) as servers:
             for write in (servers.stub.put, servers.stub.charge):
@@ -136,7 +136,7 @@ class TestForking:
 class TestBroadcast:
     """Everybody is told."""
 
-    async def test_everyone_carries_it_out(self) -> None:
+    async def test_broadcast_reaches_every_endpoint(self) -> None:
         """One answer comes back when all have answered."""
         async with three(Broadcast()) as servers:
             servers.echoes[1].before_answer = after(0.3)
@@ -145,7 +145,7 @@ class TestBroadcast:
             assert time.monotonic() - began >= 0.3
             assert servers.carried_out == [1, 1, 1]
 
-    async def test_fails_with_the_failure_that_came_first(self) -> None:
+    async def test_broadcast_fails_with_the_first_failure(self) -> None:
         """The others carry it out all the same, and the error says so."""
         async with three(Broadcast()) as servers:
             servers.echoes[0].before_answer = after(0.3, grpc.StatusCode.ABORTED)
@@ -155,7 +155,7 @@ class TestBroadcast:
             assert servers.carried_out == [1, 1, 1]
             assert (sends(caught.value), maybe_sent_before(caught.value)) == (3, True)
 
-    async def test_fails_if_one_cannot_be_reached(self) -> None:
+    async def test_broadcast_fails_if_an_endpoint_is_unreachable(self) -> None:
         """It is not enough that the others know; and the error does not say that nothing was sent."""
         echo, dead = Echo(), dead_port()
         async with (
@@ -168,14 +168,14 @@ class TestBroadcast:
             assert not never_sent(caught.value)
             assert sends(caught.value) == 1
 
-    async def test_nobody_to_tell(self) -> None:
+    async def test_broadcast_without_endpoints_is_never_sent(self) -> None:
         """Never sent."""
         async with channel_to(directory_of(), policy=Broadcast()) as channel:
             with pytest.raises(AioRpcError, match="is registered") as caught:
                 await Stub(channel).put(b"hi", timeout=0.2)
             assert never_sent(caught.value)
 
-    async def test_refused_for_what_may_not_be_repeated(self) -> None:
+    async def test_broadcast_is_refused_for_methods_that_may_not_be_repeated(self) -> None:
         """Three charges are two too many."""
         async with three(Broadcast()) as servers:
             with pytest.raises(ValueError, match="may be repeated"):
@@ -185,7 +185,7 @@ class TestBroadcast:
 class TestFailsafe:
     """An empty answer in place of a failure."""
 
-    async def test_answers_empty_and_logs(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_failsafe_answers_empty_and_logs(self, caplog: pytest.LogCaptureFixture) -> None:
         """After all attempts have failed; the call's code tells the truth, and the log has a warning."""
         async with three(Failsafe()) as servers:
             for echo in servers.echoes:
@@ -199,7 +199,7 @@ class TestFailsafe:
             servers.echoes[0].before_answer = None
             assert await servers.stub.look(b"hi", timeout=5.0) == b"hi"
 
-    async def test_the_empty_answer_has_the_methods_type(self) -> None:
+    async def test_empty_answer_has_the_methods_type(self) -> None:
         """As the stub would have read it from no bytes; also when nobody can be reached."""
         async with channel_to(directory_of(dead_port()), policy=Failsafe(Failfast())) as channel:
             look: Any = channel.unary_unary(
@@ -209,7 +209,7 @@ class TestFailsafe:
             assert await call == health_pb2.HealthCheckResponse()
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
-    async def test_refused_for_writes_unless_allowed(self) -> None:
+    async def test_failsafe_is_refused_for_writes_unless_allowed(self) -> None:
         """Nobody is told that a write was not done without having asked not to be."""
         async with three(Failsafe()) as servers:
             with pytest.raises(ValueError, match="is for reads"):
@@ -228,7 +228,7 @@ async def test_failfast_sends_once() -> None:
         assert servers.carried_out == [1, 0, 0]
 
 
-async def test_a_policy_for_each_method() -> None:
+async def test_policy_for_each_method() -> None:
     """Chosen by full method name."""
     chosen = {f"/{INTERFACE}/Look": Forking(3), f"/{INTERFACE}/Put": Broadcast()}
     async with Echo().serving() as one, Echo().serving() as two:

@@ -38,7 +38,7 @@ async def deaf_server() -> AsyncIterator[str]:
         await server.wait_closed()
 
 
-async def test_session_survives_a_server_that_falls_silent_and_others_that_are_deaf(
+async def test_session_survives_a_silent_server_and_unresponsive_ones(
     zookeeper: ZooKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The silent one is noticed late, and the deaf ones are asked next: the last must still be reached in time."""

@@ -77,7 +77,7 @@ async def test_register_and_unregister(session: Session, registry: Registry) -> 
     assert await registry.register(url)
 
 
-async def test_ls(session: Session, registry: Registry) -> None:
+async def test_ls_lists_providers_consumers_and_unreadable_names(session: Session, registry: Registry) -> None:
     """Interfaces are listed with providers, consumers and what cannot be read."""
     interface = "test.ls.v1.Service"
     consumer = ProviderURL.consumer(interface, "10.0.0.9", application="tests", timestamp_ms=1)
@@ -92,7 +92,9 @@ async def test_ls(session: Session, registry: Registry) -> None:
     assert "metadata" not in listings
 
 
-async def test_registered_again_under_a_new_session(zookeeper: ZooKeeper, session: Session, registry: Registry) -> None:
+async def test_provider_is_registered_again_under_a_new_session(
+    zookeeper: ZooKeeper, session: Session, registry: Registry
+) -> None:
     """After forced expiry the node is there again within two seconds, owned by the new session, and it stays there."""
     url = provider_url(3, INTERFACE)
     await registry.register(url)
@@ -107,7 +109,7 @@ async def test_registered_again_under_a_new_session(zookeeper: ZooKeeper, sessio
         await stays(other, node(url), session)
 
 
-async def test_a_new_session_comes_before_the_old_one_has_gone(zookeeper: ZooKeeper, registry: Registry) -> None:
+async def test_new_session_comes_before_the_old_one_has_gone(zookeeper: ZooKeeper, registry: Registry) -> None:
     """The other way round: a process started anew finds its node still owned by its old session, which then ends.
     The node is ours at once, and does not go when that one does."""
     url = provider_url(10, INTERFACE)
@@ -134,7 +136,7 @@ async def test_node_of_an_earlier_session_is_replaced(zookeeper: ZooKeeper, regi
     assert await registry._session.exists(node(url)) is not None
 
 
-async def test_deleted_by_somebody_it_comes_back(session: Session, registry: Registry) -> None:
+async def test_deleted_registration_is_made_again(session: Session, registry: Registry) -> None:
     """A node that vanished is made again while it is wanted."""
     url = provider_url(5, INTERFACE)
     await registry.register(url)
@@ -158,7 +160,7 @@ async def test_same_session_only_reads_again(session: Session, registry: Registr
     assert after.czxid == before.czxid
 
 
-async def test_registered_while_zookeeper_is_away(zookeeper: ZooKeeper) -> None:
+async def test_provider_is_registered_once_zookeeper_is_back(zookeeper: ZooKeeper) -> None:
     """register() says that it is not done yet, and does it when ZooKeeper comes; restarts need no help."""
     zookeeper.stop()
     async with Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S) as session:
@@ -219,7 +221,7 @@ async def test_registrations_are_counted(zookeeper: ZooKeeper, session: Session)
     assert figures() == [0, 0]
 
 
-async def test_must_name_its_interface(registry: Registry) -> None:
+async def test_url_without_an_interface_is_refused(registry: Registry) -> None:
     """A URL without an interface is refused before anything is written."""
     with pytest.raises(BadProviderURL):
         await registry.register(ProviderURL("tri", "h", 1))

@@ -138,7 +138,7 @@ async def test_offline_and_online(terminal: Terminal, session: Session) -> None:
     await discovery.close()
 
 
-async def test_weight(terminal: Terminal, session: Session) -> None:
+async def test_weight_changes_a_share_and_takes_the_rule_away(terminal: Terminal, session: Session) -> None:
     """Another share; the weight it registered with takes the rule away, node and all."""
     interface = "test.commands.weight"
     async with provided(session, provider(1, interface, "shop-1")):
@@ -152,7 +152,7 @@ async def test_weight(terminal: Terminal, session: Session) -> None:
         assert await rule_of(session, interface) is None
 
 
-async def test_one_interface_of_several(terminal: Terminal, session: Session) -> None:
+async def test_interface_option_changes_one_interface_only(terminal: Terminal, session: Session) -> None:
     """An instance may provide more than one: all of them are meant, or the one that is named."""
     one, other = "test.commands.one", "test.commands.other"
     async with provided(session, provider(1, one, "both-1"), provider(1, other, "both-1", group="g", version="2")):
@@ -163,7 +163,7 @@ async def test_one_interface_of_several(terminal: Terminal, session: Session) ->
         assert [(change["interface"], change["written"]) for change in done] == [(one, False), (other, True)]
 
 
-async def test_who_is_gone_can_still_be_let_online(terminal: Terminal, session: Session) -> None:
+async def test_online_removes_the_rule_of_a_provider_that_is_gone(terminal: Terminal, session: Session) -> None:
     """A rule may outlive its provider: by its address it can be taken away."""
     interface = "test.commands.gone"
     async with provided(session, provider(1, interface, "shop-1")):
@@ -173,7 +173,7 @@ async def test_who_is_gone_can_still_be_let_online(terminal: Terminal, session: 
     assert await rule_of(session, interface) is None
 
 
-async def test_an_unknown_target_is_told_who_there_is(terminal: Terminal, session: Session) -> None:
+async def test_unknown_target_is_refused_with_those_registered(terminal: Terminal, session: Session) -> None:
     interface = "test.commands.unknown"
     async with provided(session, provider(1, interface, "shop-1"), provider_url(2, interface)):
         done = await terminal.run("offline", "shop-9", "--interface", interface, "--json")
@@ -184,7 +184,7 @@ async def test_an_unknown_target_is_told_who_there_is(terminal: Terminal, sessio
     assert "registered: none" in none.stderr
 
 
-async def test_a_rule_that_cannot_be_read_is_not_overwritten(terminal: Terminal, session: Session) -> None:
+async def test_rule_that_cannot_be_read_is_not_overwritten(terminal: Terminal, session: Session) -> None:
     interface = "test.commands.broken"
     path = config_path("/dubbo", f"{interface}::", "configurators")
     await session.ensure_path(path)
@@ -211,14 +211,14 @@ async def test_another_rule_that_prevails_is_named(terminal: Terminal, session: 
     await session.delete(path)
 
 
-async def test_without_zookeeper_it_is_one_sentence() -> None:
+async def test_command_without_zookeeper_prints_one_sentence() -> None:
     done = await command_line("registry", "offline", "shop-1", "--zookeeper", "127.0.0.1:1", "--timeout", "0.3")
     assert done.returncode == 1
     assert "no ZooKeeper answers" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-async def test_watch_tells_what_comes_changes_and_goes(terminal: Terminal, session: Session) -> None:
+async def test_watch_shows_providers_that_come_change_and_go(terminal: Terminal, session: Session) -> None:
     """As JSON, one object a line, at first whoever is there; interfaces made later are followed, too."""
     interface, later = "test.commands.watch", "test.commands.watch.later"
     registry = Registry(session)
@@ -252,7 +252,7 @@ async def test_watch_tells_what_comes_changes_and_goes(terminal: Terminal, sessi
     await registry.close()
 
 
-async def test_watch_prints_lines_and_ends_when_nobody_reads(terminal: Terminal, session: Session) -> None:
+async def test_watch_prints_lines_and_ends_with_its_reader(terminal: Terminal, session: Session) -> None:
     """On a pipe it is a line for each change; a reader that has seen enough is no error."""
     interface = "test.commands.lines"
     async with provided(session, provider(1, interface, "shop-1")):
@@ -287,7 +287,7 @@ async def serving(status: Any) -> AsyncIterator[int]:
     await server.stop(None)
 
 
-async def test_explain_says_why_for_everybody(terminal: Terminal, session: Session) -> None:
+async def test_explain_gives_a_reason_for_every_provider(terminal: Terminal, session: Session) -> None:
     """The one who is called, and why no other is: disabled, routed away, of a group, unreachable, unreadable."""
     route = config_path("/dubbo", f"{PAYMENT}::", "condition-router")
     overrides = Overrides(session)
@@ -346,7 +346,7 @@ async def test_explain_asks_the_picker(terminal: Terminal, session: Session) -> 
         assert any(one["why"] == "chosen: o1 belongs here" for one in hashed[0]["providers"])
 
 
-async def test_explain_says_what_there_is(terminal: Terminal) -> None:
+async def test_explain_lists_services_and_pickers(terminal: Terminal) -> None:
     """Of services and pickers, and that no instance provides one."""
     refused = await terminal.run("explain", "o1", "--service", "gate")
     assert (refused.returncode, "payment, order, ledger" in unframed(refused.stderr)) == (2, True)

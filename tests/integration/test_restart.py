@@ -19,7 +19,7 @@ from tests.integration.zookeeper import ZooKeeper, connected
 INTERFACE = "test.Echo"
 
 
-async def test_a_call_made_meanwhile_waits_for_the_successor(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_call_during_a_restart_waits_for_the_successor(zookeeper: ZooKeeper, session: Session) -> None:
     """The old one has unregistered and refuses connections: a call that must not be repeated waits for the new one."""
     discovery, echo = Discovery(session), Echo()
     async with connected(zookeeper) as before, connected(zookeeper) as after:
@@ -43,7 +43,7 @@ async def test_a_call_made_meanwhile_waits_for_the_successor(zookeeper: ZooKeepe
     await discovery.close()
 
 
-async def test_it_does_not_wait_for_ever(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_call_without_a_successor_is_unavailable_in_time(zookeeper: ZooKeeper, session: Session) -> None:
     """With no successor the call is told so, never sent, after as long as it would wait for a first provider."""
     discovery = Discovery(session)
     async with connected(zookeeper) as other:

@@ -95,7 +95,7 @@ def changing(parameters: str, *, side: str = "consumer", who: str = "providerAdd
     return f"configVersion: v3.0\nconfigs:\n- {{side: {side}, {who}parameters: {{{parameters}}}}}\n"
 
 
-async def test_a_configurator_takes_effect_within_a_second_and_back(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_configurator_takes_effect_within_a_second_and_back(zookeeper: ZooKeeper, session: Session) -> None:
     """3.x's YAML: weight 0, another weight, disabled, and none of it; the node appears, changes and goes."""
     async with house(zookeeper, session, "test.rules.yaml") as house_:
         assert house_.weights() == {1: 100, 2: 100}
@@ -112,7 +112,7 @@ async def test_a_configurator_takes_effect_within_a_second_and_back(zookeeper: Z
         await house_.soon(lambda: house_.weights() == {1: 100, 2: 100}, began)
 
 
-async def test_timeouts_are_said_to_the_channel(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_timeout_of_a_rule_reaches_the_channel(zookeeper: ZooKeeper, session: Session) -> None:
     async with house(zookeeper, session, "test.rules.timeouts") as house_:
         await house_.say(changing("timeout: 300, Pay.timeout: 100"))
         await house_.soon(lambda: house_.directory.endpoints[0].timeout_s("Look") == 0.3)
@@ -120,7 +120,7 @@ async def test_timeouts_are_said_to_the_channel(zookeeper: ZooKeeper, session: S
         assert house_.directory.endpoints[1].timeout_s("Pay") is None
 
 
-async def test_an_override_of_26_takes_effect_within_a_second_and_back(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_override_of_26_takes_effect_within_a_second_and_back(zookeeper: ZooKeeper, session: Session) -> None:
     """2.6's URLs, each a node's name: weight 0, disabled for all, and none of it."""
     async with house(zookeeper, session, "test.rules.override") as house_:
         for url, weights in (
@@ -138,7 +138,7 @@ async def test_an_override_of_26_takes_effect_within_a_second_and_back(zookeeper
             await house_.soon(lambda: house_.weights() == {1: 100, 2: 100}, began)
 
 
-async def test_a_rule_may_be_of_the_consumers_or_the_providers_application(
+async def test_rule_may_be_of_the_consumers_or_the_providers_application(
     zookeeper: ZooKeeper, session: Session
 ) -> None:
     """The consumer's for its side, the providers' for theirs; the service's own prevails over both."""
@@ -155,7 +155,7 @@ async def test_a_rule_may_be_of_the_consumers_or_the_providers_application(
         await house_.soon(lambda: house_.weights() == {1: 100, 2: 100})
 
 
-async def test_a_malformed_rule_keeps_the_last_good_one(
+async def test_malformed_rule_keeps_the_last_good_one(
     zookeeper: ZooKeeper, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is warned of and counted; a better one is taken, and an empty one is none."""
@@ -193,7 +193,7 @@ async def test_a_malformed_rule_keeps_the_last_good_one(
     await discovery.close()
 
 
-async def test_a_malformed_override_costs_itself(
+async def test_malformed_override_costs_itself(
     zookeeper: ZooKeeper, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rules of 2.6 stand side by side: the others are applied."""
@@ -238,7 +238,7 @@ async def test_condition_routes_of_both_styles(zookeeper: ZooKeeper, session: Se
         await house_.soon(lambda: house_.candidates("Look") == [1, 2])
 
 
-async def test_tag_routes(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_tag_routes_choose_providers_by_the_calls_tag(zookeeper: ZooKeeper, session: Session) -> None:
     """The tags of the providers' application; a call with a tag, one with another, and one without."""
     async with house(zookeeper, session, "test.rules.tags") as house_:
         began = time.monotonic()
@@ -250,9 +250,7 @@ async def test_tag_routes(zookeeper: ZooKeeper, session: Session) -> None:
         await house_.soon(lambda: house_.candidates("Pay") == [1, 2])
 
 
-async def test_a_rule_is_known_before_the_endpoints_it_is_about_are_shown(
-    zookeeper: ZooKeeper, session: Session
-) -> None:
+async def test_rule_is_known_before_the_endpoints_it_is_about_are_shown(zookeeper: ZooKeeper, session: Session) -> None:
     """A consumer that starts never sees a disabled provider as callable, not for a moment: not even when the rule is
     of the provider's application, which only the list tells."""
     async with house(zookeeper, session, "test.rules.first") as house_:
@@ -322,7 +320,7 @@ async def test_rules_are_followed_through_everything(zookeeper: ZooKeeper, sessi
         await discovery.close()
 
 
-async def test_a_rule_that_may_not_be_read_holds_up_nobody(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_unreadable_rule_delays_no_consumer(zookeeper: ZooKeeper, session: Session) -> None:
     """Without permission to read a rule the providers are found all the same."""
     interface = "test.rules.forbidden"
     path = config_path("/dubbo", f"{interface}::", "configurators")
@@ -344,7 +342,7 @@ async def test_a_rule_that_may_not_be_read_holds_up_nobody(zookeeper: ZooKeeper,
     other.close()
 
 
-async def test_a_new_application_among_the_providers_brings_its_rules(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_new_application_among_the_providers_brings_its_rules(zookeeper: ZooKeeper, session: Session) -> None:
     """Rules of an application are followed when the first of its providers comes, and before it is shown."""
     interface = "test.rules.newcomer"
     async with house(zookeeper, session, interface) as house_:
@@ -361,7 +359,7 @@ async def test_a_new_application_among_the_providers_brings_its_rules(zookeeper:
         await registry.close()
 
 
-async def test_a_strange_application_name_does_no_harm(zookeeper: ZooKeeper, session: Session) -> None:
+async def test_strange_application_name_does_no_harm(zookeeper: ZooKeeper, session: Session) -> None:
     """What a provider calls its application becomes part of the path of rules: whatever it is, providers are found."""
     interface = "test.rules.strange"
     async with house(zookeeper, session, interface) as house_:

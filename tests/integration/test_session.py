@@ -44,7 +44,7 @@ async def next_change(session: Session, *states: SessionState, timeout_s: float 
         unsubscribe()
 
 
-async def test_requests(session: Session) -> None:
+async def test_requests_create_read_write_list_and_delete(session: Session) -> None:
     """Nodes are created, read, written, listed and deleted; ZooKeeper's refusals are kazoo's exceptions."""
     path, made = await session.create("/requests", b"one")
     assert path == "/requests"
@@ -154,7 +154,7 @@ async def test_client_that_gave_up_is_replaced() -> None:
     await server.wait_closed()
 
 
-async def test_frozen_before_connecting(zookeeper: ZooKeeper) -> None:
+async def test_session_with_zookeeper_frozen_before_connecting_keeps_its_deadlines(zookeeper: ZooKeeper) -> None:
     """A ZooKeeper that accepts connections and answers nothing delays neither wait_connected() nor close()."""
     zookeeper.pause()
     session = Session(zookeeper.hosts, timeout_s=SESSION_TIMEOUT_S)
@@ -169,7 +169,7 @@ async def test_frozen_before_connecting(zookeeper: ZooKeeper) -> None:
     assert session.state is SessionState.CLOSED
 
 
-async def test_frozen_while_connected(zookeeper: ZooKeeper) -> None:
+async def test_session_with_zookeeper_frozen_while_connected_keeps_its_deadlines(zookeeper: ZooKeeper) -> None:
     """Every request and close() keep their time; what was sent is reported as maybe done."""
     async with connected(zookeeper) as session:
         zookeeper.pause()
@@ -232,7 +232,7 @@ async def test_request_that_got_lost_inside_ends_with_the_connection(session: Se
     assert session._queue.in_flight == set()
 
 
-async def test_lost_request_is_told_together_with_the_loss(session: Session, zookeeper: ZooKeeper) -> None:
+async def test_lost_request_fails_when_the_session_is_suspended(session: Session, zookeeper: ZooKeeper) -> None:
     """Whoever learns that their request was lost finds the session SUSPENDED: kazoo fails requests first and tells of
     the dropped connection a moment later, in which the next request would be sent into the void."""
     client: Any = bridge_of(session).client
@@ -284,7 +284,7 @@ async def test_request_given_up_is_not_sent_later(session: Session) -> None:
     assert session._slots._value == SLOTS
 
 
-async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
+async def test_posting_many_deletes_does_not_block_the_loop(session: Session) -> None:
     """With kazoo's thread stuck any number of `post` returns at once, each in a turn of the loop of its own."""
     connection: Any = bridge_of(session).connection
     write, stuck, went_on = connection._write, threading.Event(), threading.Event()
@@ -305,7 +305,7 @@ async def test_undoing_does_not_block_the_loop_either(session: Session) -> None:
     assert session._queue.in_flight == set()
 
 
-async def test_belief_follows_acknowledgements(session: Session, zookeeper: ZooKeeper) -> None:
+async def test_validity_follows_acknowledgements(session: Session, zookeeper: ZooKeeper) -> None:
     """While ZooKeeper answers, belief moves on by pings alone; when it is silent, belief lapses in time."""
     first = session.valid_until()
     assert time.monotonic() < first <= time.monotonic() + SESSION_TIMEOUT_S
@@ -320,7 +320,7 @@ async def test_belief_follows_acknowledgements(session: Session, zookeeper: ZooK
     assert session.valid_until() <= silent_since + SESSION_TIMEOUT_S
 
 
-async def test_same_session_reconnected(session: Session) -> None:
+async def test_reconnected_session_is_the_same(session: Session) -> None:
     """A dropped connection: SUSPENDED, then CONNECTED with the same session, every watch told to look again."""
     before, changes, looked_again = session.session_id, list[SessionChange](), asyncio.Event()
     session.subscribe(changes.append)
@@ -337,7 +337,7 @@ async def test_same_session_reconnected(session: Session) -> None:
     ]
 
 
-async def test_expired_session(session: Session) -> None:
+async def test_expired_session_is_replaced(session: Session) -> None:
     """A session that ZooKeeper ended: LOST, then CONNECTED with another."""
     before, changes = session.session_id, list[SessionChange]()
     session.subscribe(changes.append)
@@ -365,7 +365,7 @@ async def test_changes_of_state_are_counted(zookeeper: ZooKeeper) -> None:
         assert metrics.session_changes.labels(state.value)._value.get() == entered[state]
 
 
-async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
+async def test_restarted_zookeeper_is_found_again(zookeeper: ZooKeeper) -> None:
     """Stopped and started again on the same port, ZooKeeper is found again without anybody's help."""
     async with connected(zookeeper) as session:
         suspended = asyncio.create_task(next_change(session, SessionState.SUSPENDED))
@@ -377,7 +377,7 @@ async def test_zookeeper_restarted(zookeeper: ZooKeeper) -> None:
         await session.exists("/", timeout_s=5)
 
 
-async def test_late_replies_are_somebodys(session: Session, zookeeper: ZooKeeper) -> None:
+async def test_late_reply_completes_its_future(session: Session, zookeeper: ZooKeeper) -> None:
     """The future of a request outlives its deadline, so that what it did late can be undone."""
     zookeeper.pause()
     (reply,) = await session.send(requests.create("/late", b""), deadline=Deadline.after(1))
@@ -402,7 +402,7 @@ async def test_closed_session_refuses_at_once(zookeeper: ZooKeeper) -> None:
     await session.close()
 
 
-async def test_forked_child_is_told(session: Session) -> None:
+async def test_session_in_a_forked_child_raises(session: Session) -> None:
     """In a forked child, whose threads are gone, the session raises instead of hanging."""
     told, tell = os.pipe()
     child = os.fork()

@@ -54,7 +54,7 @@ def changes(source: str) -> list[str]:
         ("'''About it.'''\nc = a", []),
     ],
 )
-def test_a_module_is_broken_in_one_place(source: str, wanted: list[str]) -> None:
+def test_module_is_broken_in_one_place(source: str, wanted: list[str]) -> None:
     assert changes(source) == [f"module: {what}" for what in wanted]
 
 
@@ -63,14 +63,14 @@ def test_tables_are_those_of_the_module_only() -> None:
     assert changes("def f():\n    '''About it.'''\n    return a, b") == []
 
 
-def test_a_change_is_known_by_where_it_is() -> None:
+def test_change_is_known_by_where_it_is() -> None:
     """And by its number, if there are several that say the same; not by its line."""
     source = "class A:\n    def f(self):\n        yield a\n        yield a\n"
     assert changes(source) == ["A.f: yield a → left out", "A.f: yield a → left out (no. 2)"]
     assert names_of("m.py", source) == {mutant.name for mutant in mutants_of("m.py", source)}
 
 
-def test_the_rest_of_the_module_stays_as_it_is() -> None:
+def test_rest_of_the_module_stays_as_it_is() -> None:
     """Also after the last change: each begins from the whole one."""
     sources = [mutant.source for mutant in mutants_of("m.py", "a = 1\nb = 2\nif c:\n    d = e\n")]
     assert sources == [
@@ -88,7 +88,7 @@ def _fates(mutants: list[Mutant]) -> dict[str, Fate]:
         return {each.mutant.what: each.fate for each in try_all(mutants, 2)}
 
 
-def test_a_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is broken or cannot be imported is noticed, and one that is not survives."""
     monkeypatch.chdir(ROOT)
     source = sources()["findings.py"]
@@ -102,7 +102,7 @@ def test_a_mutant_is_tried_in_the_place_of_its_module(monkeypatch: pytest.Monkey
         assert fates.result() == {"broken": Fate.NOTICED, "torn": Fate.NOTICED, "whole": Fate.SURVIVED}
 
 
-def test_a_process_with_threads_tries_none() -> None:
+def test_process_with_threads_tries_none() -> None:
     """A child of it might wait forever for what a thread of its parent held."""
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
@@ -115,7 +115,7 @@ def test_a_process_with_threads_tries_none() -> None:
         thread.join()
 
 
-def test_the_tests_of_a_module_are_run_first() -> None:
+def test_tests_of_a_module_are_run_first() -> None:
     """And every test of the checker is run."""
     own, others = files_of_tests("history.py")
     assert [os.path.basename(path) for path in own] == ["test_history.py"]
@@ -138,7 +138,7 @@ class TestEquivalent:
         }
 
     @pytest.mark.parametrize("text", ["  a.py: f: x → y\n", "Why.\n  a\n  a\n", "Why.\n\n  a\n"])
-    def test_a_name_without_a_reason_is_refused(self, tmp_path: Path, text: str) -> None:
+    def test_name_without_a_reason_is_refused(self, tmp_path: Path, text: str) -> None:
         file = tmp_path / "equivalent.txt"
         file.write_text(text)
         with pytest.raises(ValueError, match="without a reason, or twice"):

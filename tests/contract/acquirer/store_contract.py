@@ -42,7 +42,7 @@ async def words(store: ChargeStore, key: str = "") -> list[str]:
 class ChargeStoreContract:
     """Subclasses bring a fixture `make`: an async callable that gives an empty store."""
 
-    async def test_a_charge_is_kept_as_it_was_decided(self, make: Make) -> None:
+    async def test_charge_is_kept_as_it_was_decided(self, make: Make) -> None:
         """With its number, which is that of its entry in the log."""
         store = await make()
         decided = await charge(store)
@@ -51,12 +51,12 @@ class ChargeStoreContract:
         (entry,) = await store.log(after=0, limit=9, key="")
         assert (entry.number, entry.request, entry.word) == (decided.number, asked(), "CHARGED")
 
-    async def test_a_key_nobody_asked_for_is_not_there(self, make: Make) -> None:
+    async def test_key_that_was_never_decided_is_not_found(self, make: Make) -> None:
         store = await make()
         await store.receive(asked())
         assert await store.find("k1") is None
 
-    async def test_asked_again_it_stays_as_it_is(self, make: Make) -> None:
+    async def test_repeated_charge_returns_the_same_state(self, make: Make) -> None:
         """Nothing of it changes, not even its dates; the log has both."""
         store = await make()
         first = await charge(store)
@@ -73,7 +73,7 @@ class ChargeStoreContract:
         entries = await store.log(after=0, limit=9, key="k1")
         assert [(entry.word, entry.request.payload) for entry in entries] == [("CHARGED", PAYLOAD), (REFUSED, other)]
 
-    async def test_a_refund_changes_the_state_and_one_date(self, make: Make) -> None:
+    async def test_refund_changes_the_state_and_one_date(self, make: Make) -> None:
         store = await make()
         first = await charge(store)
         back = await reverse(store)
@@ -84,7 +84,7 @@ class ChargeStoreContract:
         entries = await store.log(after=0, limit=9, key="")
         assert [entry.request.payload for entry in entries] == [PAYLOAD, PAYLOAD, None], "a refund says what it moved"
 
-    async def test_a_tombstone_refuses_a_late_charge(self, make: Make) -> None:
+    async def test_tombstone_refuses_a_late_charge(self, make: Make) -> None:
         """It has no payload, so any payload is answered with it."""
         store = await make()
         stone = await reverse(store)
@@ -92,7 +92,7 @@ class ChargeStoreContract:
         assert await charge(store) == stone
         assert await words(store) == ["TOMBSTONE", REPEATED]
 
-    async def test_a_decline_keeps_its_reason(self, make: Make) -> None:
+    async def test_decline_keeps_its_reason(self, make: Make) -> None:
         store = await make()
         payload = Payload("tok-declined", Money(300, "CNY"), "")
         await charge(store, payload=payload)

@@ -59,7 +59,7 @@ async def test_probe_of_writing_works_under_the_acquirers_role_and_takes_no_numb
 @pytest.mark.parametrize(
     "statement", ["UPDATE log SET word = 'RECEIVED'", "DELETE FROM log", "DELETE FROM charges WHERE key = 'k1'"]
 )
-async def test_what_must_not_change_is_protected(database: Database, owner: Database, statement: str) -> None:
+async def test_append_only_rows_are_protected(database: Database, owner: Database, statement: str) -> None:
     """By the database itself, whoever asks it."""
     store = SqlChargeStore(database)
     decided = await charge(store)

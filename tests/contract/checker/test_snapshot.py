@@ -67,7 +67,7 @@ async def test_every_row_is_read_as_it_was_written(urls: dict[str, str], dataset
     )
 
 
-async def test_a_lawful_evening_is_ok_wherever_it_is_kept(urls: dict[str, str], dataset: DatasetBuilder) -> None:
+async def test_legal_dataset_is_ok_on_both_databases(urls: dict[str, str], dataset: DatasetBuilder) -> None:
     """Also with what callers and the acquirer know."""
     reading = await settled_snapshot(urls, 5, SystemClock())
     assert reading.at_rest

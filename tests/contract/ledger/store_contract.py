@@ -165,7 +165,7 @@ class LedgerContract:
 class VoidContract(LedgerContract):
     """An entry is refused before it comes."""
 
-    async def test_a_voided_post_is_refused_for_ever(self, store: LedgerStore) -> None:
+    async def test_voided_post_is_refused_for_ever(self, store: LedgerStore) -> None:
         """Under whatever fence it comes; asked again, it is voided still."""
         what = draft(1, 70)
         for _ in range(2):
@@ -174,32 +174,32 @@ class VoidContract(LedgerContract):
             refused(await post(store, what, fence=fence), "POST_VOIDED")
         assert (await store.head()).sequence == 0
 
-    async def test_a_void_raises_the_fence_of_the_order(self, store: LedgerStore) -> None:
+    async def test_void_raises_the_fence_of_the_order(self, store: LedgerStore) -> None:
         """What an older holder posts for that order is refused, whichever payment it is of."""
         assert await store.void(entry(draft(1), fence=Fence(1, 101))) is None
         stale = refused(await post(store, draft(1, payment_id="p9"), fence=100), "STALE_FENCE")
         assert isinstance(stale, StaleFence)
 
-    async def test_a_void_under_a_stale_fence_voids_nothing(self, store: LedgerStore) -> None:
+    async def test_void_under_a_stale_fence_voids_nothing(self, store: LedgerStore) -> None:
         await posted(store, draft(1, payment_id="p9", key="settle:o1:9"), fence=200)
         with pytest.raises(StaleFence):
             await store.void(entry(draft(1), fence=Fence(1, 101)))
         await posted(store, draft(1), fence=200)
 
-    async def test_a_void_of_a_post_that_stands_answers_with_its_journal(self, store: LedgerStore) -> None:
+    async def test_void_of_a_post_that_stands_answers_with_its_journal(self, store: LedgerStore) -> None:
         """And refuses nothing: the same Post again is answered as before."""
         journal = await posted(store, draft(1, 70))
         assert await store.void(entry(draft(1, 70), fence=Fence(1, 101))) == journal
         assert await posted(store, draft(1, 70), fence=101) == journal
 
-    async def test_a_void_spares_other_payments_of_the_order(self, store: LedgerStore) -> None:
+    async def test_void_spares_other_payments_of_the_order(self, store: LedgerStore) -> None:
         """Another payment settles the order under the same business key, before or after."""
         assert await store.void(entry(draft(1), fence=Fence(1, 101))) is None
         await posted(store, draft(1, payment_id="p2"), fence=102)
         assert await store.void(entry(draft(1, payment_id="p3"), fence=Fence(1, 103))) is None
         refused(await post(store, draft(1), fence=103), "POST_VOIDED")
 
-    async def test_a_void_finds_a_journal_with_the_guard_unique_off(self, make: Make) -> None:
+    async def test_void_finds_a_journal_with_the_guard_unique_off(self, make: Make) -> None:
         """Posts look up no keys then; a void must know nevertheless."""
         store = await self.equipped(make, Guards.without(["unique"]))
         journal = await posted(store, draft(1, 70))
@@ -207,7 +207,7 @@ class VoidContract(LedgerContract):
         assert await store.void(entry(draft(2, 70), fence=Fence(1, 101))) is None
         assert await store.void(entry(draft(2, 70), fence=Fence(1, 101))) is None
 
-    async def test_a_void_against_a_post_has_one_winner(self, store: LedgerStore) -> None:
+    async def test_void_against_a_post_has_one_winner(self, store: LedgerStore) -> None:
         """At once, many times: either the journal stands and the void tells of it, or the post is refused for ever."""
         for number in range(10):
             what = draft(number, 1)
@@ -222,7 +222,7 @@ class VoidContract(LedgerContract):
 class PostContract(LedgerContract):
     """Journals are written, repeated and refused."""
 
-    async def test_a_journal_moves_balances_and_the_chain(self, store: LedgerStore) -> None:
+    async def test_journal_moves_balances_and_the_chain(self, store: LedgerStore) -> None:
         """Debits raise the drawer, credits the sales; versions grow by one; journals hang together by their hashes."""
         first = await posted(store, draft(1, 70))
         second = await posted(store, draft(2, 5))
@@ -239,7 +239,7 @@ class PostContract(LedgerContract):
         assert await store.journal(business_key="settle:o2:1") == second
         assert await store.journal(journal_id="jnl_none") is None
 
-    async def test_the_same_payload_is_a_replay(self, store: LedgerStore) -> None:
+    async def test_same_payload_is_a_replay(self, store: LedgerStore) -> None:
         """Whoever finishes it, under whichever fence and attempt: the journal that stands, and nothing moves."""
         first = await posted(store, draft())
         again = await post(store, replace(draft(), clerk=WANG), attempt="other", fence=101)
@@ -274,7 +274,7 @@ class PostContract(LedgerContract):
             }
         assert (await store.head()).sequence == 1
 
-    async def test_a_reader_gets_what_was_written(self, store: LedgerStore) -> None:
+    async def test_reader_gets_what_was_written(self, store: LedgerStore) -> None:
         """All fields, to the letter, and the legs in the order in which they were asked for."""
         legs = (Leg("sales:CNY", -30), Leg("drawer:CNY", 10), Leg("bank:CNY", 20))
         written = await posted(store, replace(draft(), legs=legs))
@@ -285,7 +285,7 @@ class PostContract(LedgerContract):
 
     # Fences
 
-    async def test_a_stale_fence_is_refused_before_anything_is_looked_at(self, store: LedgerStore) -> None:
+    async def test_stale_fence_is_refused_before_anything_is_read(self, store: LedgerStore) -> None:
         """Even where a journal stands that would be a replay; an equal fence is the same holder asking again."""
         await posted(store, draft(), fence=100)
         assert isinstance(await post(store, draft(), fence=100), Posted)
@@ -295,7 +295,7 @@ class PostContract(LedgerContract):
         assert error.metadata["guard"] == "fence"
         assert (error.metadata["carried"], error.metadata["seen"]) == (str(Fence(1, 99)), str(Fence(1, 100)))
 
-    async def test_a_newer_generation_beats_any_token(self, store: LedgerStore) -> None:
+    async def test_newer_generation_outranks_any_token(self, store: LedgerStore) -> None:
         """Fences are compared as pairs."""
         await posted(store, draft(), fence=500)
         [newer] = await store.post([entry(draft(), fence=Fence(2, 1))])
@@ -303,7 +303,7 @@ class PostContract(LedgerContract):
         assert isinstance(newer, Posted)
         refused(older, "STALE_FENCE")
 
-    async def test_a_fence_stays_raised_though_its_entry_was_refused(self, store: LedgerStore) -> None:
+    async def test_fence_stays_raised_though_its_entry_was_refused(self, store: LedgerStore) -> None:
         """The late post of a declined payment cannot land once another holder has been here."""
         poor = draft(payer=WALLET)
         refused(await post(store, poor, attempt="a1", fence=100), "INSUFFICIENT_FUNDS")
@@ -326,7 +326,7 @@ class PostContract(LedgerContract):
         assert isinstance(outcomes[1], Posted)
         assert isinstance(outcomes[2], Posted)
 
-    async def test_without_the_guard_a_stale_fence_lands(self, make: Make) -> None:
+    async def test_post_without_fence_guard_accepts_a_stale_fence(self, make: Make) -> None:
         """`fence` off: the demonstration that the guard is what stops it."""
         store = await self.equipped(make, Guards.without(["fence"]))
         await posted(store, draft(), fence=100)
@@ -334,7 +334,7 @@ class PostContract(LedgerContract):
 
     # Limits
 
-    async def test_a_balance_may_fall_to_its_limit_and_no_further(self, store: LedgerStore) -> None:
+    async def test_balance_may_fall_to_its_limit_and_no_further(self, store: LedgerStore) -> None:
         """The refusal says which account is short, and by how much."""
         await top_up(store, 30)
         await posted(store, draft(1, 30, payer=WALLET))
@@ -348,7 +348,7 @@ class PostContract(LedgerContract):
         }
         assert await balance(store, WALLET) == 0
 
-    async def test_an_overdraft_reaches_as_far_as_allowed(self, store: LedgerStore) -> None:
+    async def test_overdraft_reaches_as_far_as_allowed(self, store: LedgerStore) -> None:
         """-100, not -101."""
         merchant = Account("merchant:tea", AccountKind.LIABILITY, "CNY", overdraft_limit=100)
         await store.open_missing([merchant])
@@ -356,7 +356,7 @@ class PostContract(LedgerContract):
         refused(await post(store, draft(2, 1, payer="merchant:tea")), "INSUFFICIENT_FUNDS")
         assert await balance(store, "merchant:tea") == -100
 
-    async def test_a_list_is_written_as_if_one_by_one(self, store: LedgerStore) -> None:
+    async def test_list_is_written_as_if_one_by_one(self, store: LedgerStore) -> None:
         """No limit is broken between two entries, though the sum would have done; one refusal hinders no other."""
         spend, earn = draft(1, 30, payer=WALLET), draft(2, 30, payee=WALLET)
         missing = draft(3, payer="wallet:nobody:CNY")
@@ -370,13 +370,13 @@ class PostContract(LedgerContract):
         assert isinstance(replay, Posted)
         assert replay.replayed
 
-    async def test_a_key_twice_in_a_list_is_written_once(self, store: LedgerStore) -> None:
+    async def test_key_twice_in_a_list_is_written_once(self, store: LedgerStore) -> None:
         """The second is a replay of the first, or a mismatch."""
         outcomes = await store.post([entry(draft()), entry(draft()), entry(draft(amount=11))])
         assert [isinstance(outcome, Posted) and outcome.replayed for outcome in outcomes] == [False, True, False]
         refused(outcomes[2], "IDEMPOTENCY_KEY_MISMATCH")
 
-    async def test_a_refused_entry_leaves_no_leg(self, store: LedgerStore) -> None:
+    async def test_refused_entry_leaves_no_leg(self, store: LedgerStore) -> None:
         """Its first leg was good, its last was not: nothing moved."""
         what = replace(draft(), legs=(Leg("drawer:CNY", 10), Leg(WALLET, 5), Leg("sales:CNY", -15)))
         refused(await post(store, what), "INSUFFICIENT_FUNDS")
@@ -392,7 +392,7 @@ class PostContract(LedgerContract):
         assert isinstance(foreign, InvalidArgument)
         assert foreign.metadata["account_id"] == "drawer:USD"
 
-    async def test_a_refused_attempt_is_refused_for_ever(self, store: LedgerStore) -> None:
+    async def test_refused_attempt_is_refused_for_ever(self, store: LedgerStore) -> None:
         """A late duplicate moves no money after the payment was reported as declined; another attempt may."""
         what = draft(payer=WALLET)
         first = refused(await post(store, what, attempt="a1"), "INSUFFICIENT_FUNDS")
@@ -425,7 +425,7 @@ class PostContract(LedgerContract):
 
     # At once
 
-    async def test_of_many_at_once_exactly_the_affordable_succeed(self, store: LedgerStore) -> None:
+    async def test_concurrent_posts_succeed_until_the_balance_is_used_up(self, store: LedgerStore) -> None:
         """Twenty orders of 10 against 70: seven are paid, thirteen refused, and the wallet ends empty."""
         await top_up(store, 70)
         outcomes = await asyncio.gather(*(post(store, draft(number, 10, payer=WALLET)) for number in range(20)))
@@ -437,7 +437,7 @@ class PostContract(LedgerContract):
         links = await store.links(first=1, last=MAX_SEQUENCE, limit=100)
         assert [link.sequence for link in links] == list(range(1, 9))
 
-    async def test_one_key_at_once_is_one_journal(self, store: LedgerStore) -> None:
+    async def test_concurrent_posts_of_one_key_write_one_journal(self, store: LedgerStore) -> None:
         """Ten at once: one journal, ten equal answers, one of them first."""
         outcomes = await asyncio.gather(*(post(store, draft()) for _ in range(10)))
         found = [outcome for outcome in outcomes if isinstance(outcome, Posted)]
@@ -446,7 +446,7 @@ class PostContract(LedgerContract):
         assert sum(not outcome.replayed for outcome in found) == 1
         assert await balance(store, "drawer:CNY") == 10
 
-    async def test_one_round_at_once_is_settled_by_one_payment(self, store: LedgerStore) -> None:
+    async def test_concurrent_posts_of_one_round_settle_it_once(self, store: LedgerStore) -> None:
         """Ten payments of one round: one wins, nine are told by whom."""
         rivals = [draft(payment_id=f"p{number}") for number in range(10)]
         outcomes = await asyncio.gather(*(post(store, rival) for rival in rivals))
@@ -455,7 +455,7 @@ class PostContract(LedgerContract):
         assert len(losers) == 9
         assert {loser.metadata["payment_id"] for loser in losers} == {winner.draft.payment_id}
 
-    async def test_without_the_guard_a_round_is_settled_twice(self, make: Make) -> None:
+    async def test_post_without_unique_guard_settles_a_round_twice(self, make: Make) -> None:
         """`unique` off: every post writes."""
         store = await self.equipped(make, Guards.without(["unique"]))
         first = await posted(store, draft())
@@ -470,7 +470,7 @@ class PostContract(LedgerContract):
 class ReversalContract(LedgerContract):
     """Journals are undone."""
 
-    async def test_a_reversal_undoes_a_journal(self, store: LedgerStore) -> None:
+    async def test_reversal_undoes_a_journal(self, store: LedgerStore) -> None:
         """By an opposite journal; the first stays as it is."""
         journal = await posted(store, draft(1, 70))
         undo = await posted(store, journal.reversal(reason="broken cup", clerk=WANG), attempt="r1")
@@ -480,7 +480,7 @@ class ReversalContract(LedgerContract):
         assert await balance(store, "drawer:CNY") == 0
         assert await store.journal(journal_id=journal.journal_id) == journal
 
-    async def test_a_reversal_is_written_once(self, store: LedgerStore) -> None:
+    async def test_reversal_is_written_once(self, store: LedgerStore) -> None:
         """Ten at once, for whatever reason and by whomever: one opposite journal, ten equal answers."""
         journal = await posted(store, draft(1, 70))
         undos = [journal.reversal(reason=f"reason {n}", clerk=(LI, WANG)[n % 2]) for n in range(10)]
@@ -491,7 +491,7 @@ class ReversalContract(LedgerContract):
         assert sum(not outcome.replayed for outcome in found) == 1
         assert await balance(store, "drawer:CNY") == 0
 
-    async def test_what_is_undone_cannot_be_undone_by_another_key(self, store: LedgerStore) -> None:
+    async def test_reversed_journal_is_not_reversed_under_another_key(self, store: LedgerStore) -> None:
         """ALREADY_REVERSED, with what did it, however often it is asked."""
         journal = await posted(store, draft(1, 70))
         undo = journal.reversal(reason="broken cup", clerk=WANG)
@@ -504,7 +504,7 @@ class ReversalContract(LedgerContract):
             assert (error.metadata["guard"], error.metadata["clerk"]) == ("unique", "wang")
         assert await balance(store, "drawer:CNY") == 0
 
-    async def test_a_reversal_may_be_refused_and_tried_again(self, store: LedgerStore) -> None:
+    async def test_reversal_may_be_refused_and_tried_again(self, store: LedgerStore) -> None:
         """The money was spent: this attempt is refused for ever, a later one is decided anew."""
         journal = await top_up(store, 50)
         await posted(store, draft(1, 20, payer=WALLET))
@@ -519,7 +519,7 @@ class ReversalContract(LedgerContract):
 class OpeningContract(LedgerContract):
     """Accounts are opened."""
 
-    async def test_an_opening_is_answered_once_and_replayed(self, make: Make) -> None:
+    async def test_opening_is_answered_once_and_replayed(self, make: Make) -> None:
         """The same bytes, also after money has moved."""
         store = await make(Guards())
         await store.open_missing(house_accounts(("CNY",), NOW_MS))
@@ -532,7 +532,7 @@ class OpeningContract(LedgerContract):
         assert first.response.ok
         assert await store.account(WALLET) == replace(wallet, balance=5, version=2)
 
-    async def test_an_opening_on_the_same_terms_answers_as_before(self, make: Make) -> None:
+    async def test_opening_on_the_same_terms_answers_as_before(self, make: Make) -> None:
         """Under another request id: the account as it was first opened."""
         store = await make(Guards())
         wallet = Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS)
@@ -543,7 +543,7 @@ class OpeningContract(LedgerContract):
         assert second.response == first.response
         assert not second.replayed
 
-    async def test_an_opening_on_other_terms_is_refused(self, make: Make) -> None:
+    async def test_opening_on_other_terms_is_refused(self, make: Make) -> None:
         """And the refusal is the stored answer of that request."""
         store = await make(Guards())
         wallet = Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS)
@@ -556,7 +556,7 @@ class OpeningContract(LedgerContract):
         assert (again.response, again.replayed) == (refusal.response, True)
         assert await store.account(WALLET) == wallet
 
-    async def test_a_request_id_is_good_for_one_opening(self, make: Make) -> None:
+    async def test_request_id_is_good_for_one_opening(self, make: Make) -> None:
         """Another payload under it is refused, and opens nothing."""
         store = await make(Guards())
         await open_account(store, Account("merchant:a", AccountKind.LIABILITY, "CNY"))
@@ -572,7 +572,7 @@ class OpeningContract(LedgerContract):
         answers = await asyncio.gather(*(open_account(store, account, f"r{n}") for n, account in enumerate(accounts)))
         assert len({answer.response.body for answer in answers}) == 1
 
-    async def test_the_house_accounts_are_opened_once(self, make: Make) -> None:
+    async def test_house_accounts_are_opened_once(self, make: Make) -> None:
         """A restart changes nothing; a new currency adds its four; other terms are refused."""
         store = await make(Guards())
         await store.open_missing(house_accounts(("CNY",), NOW_MS))
@@ -643,7 +643,7 @@ class ReadContract(LedgerContract):
         assert [link.sequence for link in links] == [2, 3]
         assert all(link.journal is not None and link.journal.sequence == link.sequence for link in links)
 
-    async def test_the_trial_balance_sums_the_postings(self, store: LedgerStore) -> None:
+    async def test_trial_balance_sums_the_postings(self, store: LedgerStore) -> None:
         """Of every account, the idle ones too; of one currency if asked."""
         await top_up(store, 50)
         await posted(store, draft(1, 20, payer=WALLET))

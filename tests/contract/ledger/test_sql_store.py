@@ -117,7 +117,7 @@ async def test_migrating_again_changes_nothing(database: Database, store: SqlLed
     assert (await store.head()).sequence == 1
 
 
-async def test_a_newer_database_is_refused(database: Database, owner: Database) -> None:
+async def test_newer_database_is_refused(database: Database, owner: Database) -> None:
     """By name, whether or not it may be migrated."""
     await execute(owner, "UPDATE alembic_version SET version_num = '0999'")
     for migrate in (True, False):
@@ -127,7 +127,7 @@ async def test_a_newer_database_is_refused(database: Database, owner: Database) 
         assert database.name in refusal.value.message
 
 
-async def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
+async def test_corrupt_file_is_refused(tmp_path: Path) -> None:
     """By name: it is left as it is for whoever can mend it."""
     file = tmp_path / "ledger.db"
     rubbish = b"this is not a database\n" * 400
@@ -163,7 +163,7 @@ async def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
         "UPDATE accounts SET balance = 1 WHERE account_id = 'bank:CNY'",
     ],
 )
-async def test_what_must_not_change_is_protected(owner: Database, store: SqlLedgerStore, statement: str) -> None:
+async def test_append_only_rows_are_protected(owner: Database, store: SqlLedgerStore, statement: str) -> None:
     """By the database itself, whoever asks it."""
     await posted(store, draft())
     await post(store, draft(2, payer="wallet:nobody:CNY"))
@@ -174,7 +174,7 @@ async def test_what_must_not_change_is_protected(owner: Database, store: SqlLedg
     assert await operations(store).verify(0, 0) == before
 
 
-async def test_a_row_is_not_replaced_either(database: Database, owner: Database, store: SqlLedgerStore) -> None:
+async def test_row_is_not_replaced(database: Database, owner: Database, store: SqlLedgerStore) -> None:
     """SQLite's INSERT OR REPLACE deletes without asking the delete trigger; PostgreSQL's TRUNCATE likewise."""
     journal = await posted(store, draft())
     statement = (
@@ -186,7 +186,7 @@ async def test_a_row_is_not_replaced_either(database: Database, owner: Database,
         await execute(owner, statement, journal=journal.journal_id)
 
 
-async def test_a_limit_holds_whoever_writes(owner: Database, store: SqlLedgerStore) -> None:
+async def test_balance_limit_holds_for_any_statement(owner: Database, store: SqlLedgerStore) -> None:
     """The statement itself is refused that would break it."""
     with pytest.raises(IntegrityError, match="accounts_within_limits"):
         await execute(owner, "UPDATE accounts SET balance = -1 WHERE account_id = 'drawer:CNY'")
@@ -251,7 +251,7 @@ async def test_verify_finds_a_journal_that_is_gone(owner: Database, store: SqlLe
     assert "missing" in verdict.problem
 
 
-async def test_verify_finds_a_chain_that_goes_on_beyond_its_head(owner: Database, store: SqlLedgerStore) -> None:
+async def test_verify_finds_a_journal_beyond_the_head(owner: Database, store: SqlLedgerStore) -> None:
     """The head was set back, hash and all, to hide the last journal."""
     for number in range(1, 4):
         await posted(store, draft(number))
@@ -285,7 +285,7 @@ async def test_verify_finds_an_unbalanced_journal_though_its_hash_is_right(
     )
 
 
-async def test_the_trial_balance_finds_what_was_altered(owner: Database, store: SqlLedgerStore) -> None:
+async def test_trial_balance_finds_what_was_altered(owner: Database, store: SqlLedgerStore) -> None:
     """A stored balance that its postings do not explain, and postings that do not sum to zero."""
     await posted(store, draft())
     assert (await operations(store).trial_balance("")).balanced
@@ -432,7 +432,7 @@ async def index_names(database: Database) -> set[str | None]:
     return await database.read(step)
 
 
-async def test_the_guard_makes_and_drops_its_indexes(owner: Database) -> None:
+async def test_guard_makes_and_drops_its_indexes(owner: Database) -> None:
     """At start, by its setting; two instances that start at once do it once."""
     unique = {"journals_by_business_key", "journals_by_reversal_of"}
     for off in (["unique"], [], ["unique"], []):
@@ -441,7 +441,7 @@ async def test_the_guard_makes_and_drops_its_indexes(owner: Database) -> None:
         assert (await index_names(owner) & unique) == (set() if off else unique)
 
 
-async def test_the_index_stands_behind_the_lookup(owner: Database, store: SqlLedgerStore) -> None:
+async def test_unique_index_refuses_what_the_lookup_missed(owner: Database, store: SqlLedgerStore) -> None:
     """A second journal under a key is refused by the database, whoever writes it."""
     await posted(store, draft())
     with pytest.raises(IntegrityError, match="business_key"):
@@ -452,7 +452,7 @@ async def test_the_index_stands_behind_the_lookup(owner: Database, store: SqlLed
         )
 
 
-async def test_what_was_written_without_the_guard_is_refused_with_it(owner: Database) -> None:
+async def test_start_with_unique_guard_refuses_duplicate_journals(owner: Database) -> None:
     """A round that was settled twice is not passed over in silence."""
     careless = SqlLedgerStore(owner, Guards.without(["unique"]))
     await careless.prepare()
@@ -465,7 +465,7 @@ async def test_what_was_written_without_the_guard_is_refused_with_it(owner: Data
     assert await balance(careless, "drawer:CNY") == 20
 
 
-async def test_a_kept_refusal_outlives_the_process(database: Database, store: SqlLedgerStore) -> None:
+async def test_kept_refusal_outlives_the_process(database: Database, store: SqlLedgerStore) -> None:
     """Another instance, later, refuses the late duplicate too."""
     what = draft(payer=WALLET)
     assert not isinstance(await post(store, what), Posted)

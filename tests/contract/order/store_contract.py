@@ -131,7 +131,7 @@ async def created(subject: Subject, order: Order | None = None) -> Made:
 class RequestContract:
     """Subclasses bring a fixture `make`: an async callable that takes guards and gives a Subject on an empty store."""
 
-    async def test_an_order_is_kept_as_it_was_made(self, make: Make) -> None:
+    async def test_order_is_kept_as_it_was_made(self, make: Make) -> None:
         """UNPAID, version 1, round 1, lines in their order; the first event is its making."""
         subject = await make()
         made = await created(subject, new_order(lines=3))
@@ -167,7 +167,7 @@ class RequestContract:
         event = (await subject.store.history("o1", after=3, limit=1))[0]
         assert (event.to_state, event.actor, event.reason) == (OrderState.UNPAID, WANG, "wrong order")
 
-    async def test_an_order_nobody_made_is_none(self, make: Make) -> None:
+    async def test_get_of_an_unknown_order_is_none(self, make: Make) -> None:
         """get says so without raising."""
         assert await (await make()).store.get("o9") is None
 
@@ -181,7 +181,7 @@ class RequestContract:
         with pytest.raises(KeyMismatch):
             await store.answered(request("CreateOrder", "r1", fingerprint="g"))
 
-    async def test_a_creation_repeated_is_answered_as_before(self, make: Make) -> None:
+    async def test_creation_repeated_is_answered_as_before(self, make: Make) -> None:
         """Byte for byte, also when the order has moved on since; nothing is made twice."""
         subject = await make()
         first = await create(subject.store, request("CreateOrder", "r1"), new_order(lines=2))
@@ -191,7 +191,7 @@ class RequestContract:
         assert first.response == again.response
         assert await subject.store.get("other") is None
 
-    async def test_a_request_id_is_not_taken_for_something_else(self, make: Make) -> None:
+    async def test_request_id_with_another_payload_is_refused(self, make: Make) -> None:
         """The same id with another payload is refused, and has no effect."""
         subject = await make()
         await create(subject.store, request("CreateOrder", "r1"), new_order())
@@ -207,7 +207,7 @@ class RequestContract:
         cancelled = await made.cancel("o1")
         assert (other.replayed, cancelled.replayed) == (False, False)
 
-    async def test_a_taken_order_id_is_a_stored_refusal(self, make: Make) -> None:
+    async def test_taken_order_id_is_a_stored_refusal(self, make: Make) -> None:
         """ORDER_EXISTS is definitive: it is replayed to the same request id, and the order stays as it was."""
         subject = await make()
         made = await created(subject)
@@ -230,7 +230,7 @@ class RequestContract:
         assert len({answer.response.body for answer in answers}) == 1
         assert len(await subject.store.page(OrderFilter(), limit=20, after=None)) == 1
 
-    async def test_an_order_is_cancelled_once(self, make: Make) -> None:
+    async def test_order_is_cancelled_once(self, make: Make) -> None:
         """The repeat of the request id is replayed; another request id meets ILLEGAL_STATE, which is stored too."""
         subject = await make()
         made = await created(subject)
@@ -252,7 +252,7 @@ class RequestContract:
         await made.release()
         assert (await made.cancel("c1", expected_version=3)).response.ok
 
-    async def test_a_missing_order_is_refused_and_not_stored(self, make: Make) -> None:
+    async def test_missing_order_is_refused_and_not_stored(self, make: Make) -> None:
         """ORDER_NOT_FOUND passes: the order may be made yet."""
         subject = await make()
         with pytest.raises(NotFound):
@@ -273,7 +273,7 @@ class RequestContract:
 class MoveContract:
     """Claims, completions, releases and reopenings. A subclass brings the fixture `make`, as above."""
 
-    async def test_an_order_goes_through_two_rounds(self, make: Make) -> None:
+    async def test_order_goes_through_two_rounds(self, make: Make) -> None:
         """Claim, decline, claim, complete, reopen, claim: every step in the history, with fence and actor."""
         subject = await make()
         made = await created(subject, new_order(lines=2))
@@ -317,7 +317,7 @@ class MoveContract:
             assert await move() == first
         assert [event.version for event in await subject.history("o1")] == [1, 2, 3, 4, 5, 6]
 
-    async def test_a_late_repeat_is_answered_with_the_order_as_it_stands(self, make: Make) -> None:
+    async def test_late_repeat_is_answered_with_the_order_as_it_stands(self, make: Make) -> None:
         """A claim repeated after its completion, a release after another's claim: no error, no change."""
         made = await created(await make())
         await made.claim("p1")
@@ -327,13 +327,13 @@ class MoveContract:
         assert await made.release("p1") == paid
         assert await made.reopen("p2") == paid
 
-    async def test_a_cancelled_order_is_not_claimed(self, make: Make) -> None:
+    async def test_cancelled_order_is_not_claimed(self, make: Make) -> None:
         """The claim is answered with the order as it stands."""
         made = await created(await make())
         await made.cancel("c1")
         assert _order(await made.claim()).state is OrderState.CANCELLED
 
-    async def test_a_completion_without_a_claim_is_refused(self, make: Make) -> None:
+    async def test_completion_without_a_claim_is_refused(self, make: Make) -> None:
         """ILLEGAL_STATE by the guard `state`; the order stays with its own payment."""
         made = await created(await make())
         refusals = [await made.complete("p2")]
@@ -366,7 +366,7 @@ class MoveContract:
             assert (await made.now()).state is _order(claim).state is expected
             assert len(await subject.history(made.order.order_id)) == 2
 
-    async def test_a_fence_that_is_behind_is_refused(self, make: Make) -> None:
+    async def test_fence_that_is_behind_is_refused(self, make: Make) -> None:
         """By every move, before anything else; generation before token; and nothing changes."""
         subject = await make()
         made = await created(subject)
@@ -384,7 +384,7 @@ class MoveContract:
         assert await made.now() == claimed
         assert await subject.fence("o1") == Fence(2, 50)
 
-    async def test_a_fence_is_raised_even_if_nothing_else_is_done(self, make: Make) -> None:
+    async def test_fence_is_raised_even_if_nothing_else_is_done(self, make: Make) -> None:
         """By a claim that is not granted and by a completion that is refused: their lock is newer all the same."""
         subject = await make()
         made = await created(subject)
@@ -412,7 +412,7 @@ class MoveContract:
             assert isinstance(refusal, NotFound)
             assert (refusal.reason, refusal.metadata) == ("ORDER_NOT_FOUND", {"order_id": "o1"})
 
-    async def test_a_list_is_answered_item_by_item(self, make: Make) -> None:
+    async def test_list_is_answered_item_by_item(self, make: Make) -> None:
         """In the order asked for; one refused item does not hinder the others; repeats within a list are seen."""
         subject = await make()
         for order_id in ("o1", "o2", "o3"):
@@ -479,7 +479,7 @@ class ReadContract:
         assert await found(OrderFilter(customer_id="tom", state=OrderState.UNPAID)) == ["o2"]
         assert await found(OrderFilter(customer_id="nobody")) == []
 
-    async def test_without_the_fence_guard_a_stale_holder_gets_through(self, make: Make) -> None:
+    async def test_move_without_fence_guard_accepts_a_stale_fence(self, make: Make) -> None:
         """What the guard stops; the newest fence is remembered all the same."""
         subject = await make(Guards.without(["fence"]))
         made = await created(subject)
@@ -487,7 +487,7 @@ class ReadContract:
         assert _order(await made.complete("p1", FENCE)).state is OrderState.PAID
         assert await subject.fence("o1") == NEWER
 
-    async def test_without_the_ticket_guard_a_repeat_makes_another_order(self, make: Make) -> None:
+    async def test_create_without_ticket_guard_makes_another_order_when_repeated(self, make: Make) -> None:
         """What the guard stops."""
         subject = await make(Guards.without(["ticket"]))
         answers = [await create(subject.store, request("CreateOrder", "r1"), new_order(name)) for name in ("o1", "o2")]

@@ -21,7 +21,7 @@ def subject(database: Database) -> InDatabase:
     return InDatabase(SqlOrderStore(database, Guards()), database)
 
 
-async def test_what_made_and_cancelled_an_order_is_kept(subject: InDatabase, owner: Database) -> None:
+async def test_requests_that_made_or_cancelled_an_order_are_kept(subject: InDatabase, owner: Database) -> None:
     """The same ids are answered with what is stored."""
     made = await created(subject)
     cancelled = await made.cancel("c1")
@@ -32,7 +32,7 @@ async def test_what_made_and_cancelled_an_order_is_kept(subject: InDatabase, own
     assert await subject.store.get("o2") is None
 
 
-async def test_refusals_are_removed_and_judged_anew(subject: InDatabase, owner: Database) -> None:
+async def test_removed_refusals_are_decided_anew(subject: InDatabase, owner: Database) -> None:
     """A refused creation and a refused cancellation are refused again, for the same reasons."""
     made = await created(subject)
     await made.claim()

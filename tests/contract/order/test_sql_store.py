@@ -110,9 +110,7 @@ async def test_migrations_make_the_tables_the_store_knows(fresh_database: FreshD
         "DELETE FROM orders",
     ],
 )
-async def test_what_must_not_change_is_protected(
-    fresh_database: FreshDatabase, owner_of: OwnerOf, statement: str
-) -> None:
+async def test_append_only_rows_are_protected(fresh_database: FreshDatabase, owner_of: OwnerOf, statement: str) -> None:
     """By the database itself, whoever asks it."""
     database = await fresh_database(PACKAGE)
     subject = InDatabase(SqlOrderStore(database, Guards()), database)

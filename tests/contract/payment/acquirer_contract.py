@@ -56,21 +56,21 @@ def fresh(acquirer: Acquirer) -> Key:
 class AcquirerContract:
     """Subclasses bring a fixture `acquirer`: the port."""
 
-    async def test_a_charge_stands(self, acquirer: Acquirer) -> None:
+    async def test_repeated_charge_returns_the_same_charge(self, acquirer: Acquirer) -> None:
         """Asked about or asked for again, it is the same."""
         key = fresh(acquirer)
         assert await key.query() == ChargeStatus(KeyState.UNSEEN)
         assert await key.charge() == key.says(KeyState.CHARGED)
         assert await key.charge() == await key.query() == key.says(KeyState.CHARGED)
 
-    async def test_a_decline_is_for_ever(self, acquirer: Acquirer) -> None:
+    async def test_repeated_charge_of_a_declined_key_is_declined(self, acquirer: Acquirer) -> None:
         """With its reason; a reversal finds nothing to undo."""
         key = fresh(acquirer)
         declined = key.says(KeyState.DECLINED, "CARD_EXPIRED", card="tok-expired")
         assert await key.charge(card="tok-expired") == declined
         assert await key.charge(card="tok-expired") == await key.query() == await key.reverse() == declined
 
-    async def test_another_payload_is_no_answer(self, acquirer: Acquirer) -> None:
+    async def test_charge_with_another_payload_has_an_unknown_outcome(self, acquirer: Acquirer) -> None:
         """What stands under the key is not ours: nobody may take it for a success or a decline."""
         key = fresh(acquirer)
         await key.charge()
@@ -79,7 +79,7 @@ class AcquirerContract:
         assert unknown.value.reason == "IDEMPOTENCY_KEY_MISMATCH"
         assert await key.charge() == key.says(KeyState.CHARGED)
 
-    async def test_a_refund_is_for_ever(self, acquirer: Acquirer) -> None:
+    async def test_charge_of_a_refunded_key_stays_refunded(self, acquirer: Acquirer) -> None:
         """Nothing is charged under the key any more, and it is not refunded twice."""
         key = fresh(acquirer)
         await key.charge()
@@ -88,14 +88,14 @@ class AcquirerContract:
         assert await key.reverse() == await key.reverse() == refunded
         assert await key.charge() == await key.query() == refunded
 
-    async def test_a_tombstone_refuses_a_late_charge(self, acquirer: Acquirer) -> None:
+    async def test_tombstone_refuses_a_late_charge(self, acquirer: Acquirer) -> None:
         key = fresh(acquirer)
         stone = key.says(KeyState.TOMBSTONE)
         assert not stone.was_charged
         assert await key.reverse() == await key.reverse() == stone
         assert await key.charge() == await key.query() == stone
 
-    async def test_at_once_there_is_one_outcome(self, acquirer: Acquirer) -> None:
+    async def test_concurrent_charge_and_reversal_have_one_outcome(self, acquirer: Acquirer) -> None:
         """Charges and a reversal of one key in a heap: in the end it is refunded or was never charged."""
         key = fresh(acquirer)
         said = await asyncio.gather(*(key.charge() for _ in range(5)), key.reverse(), *(key.charge() for _ in range(5)))
@@ -105,7 +105,7 @@ class AcquirerContract:
         if ended.state is KeyState.TOMBSTONE:
             assert set(said) == {ended}
 
-    async def test_keys_do_not_meet(self, acquirer: Acquirer) -> None:
+    async def test_keys_are_independent(self, acquirer: Acquirer) -> None:
         one, other = fresh(acquirer), fresh(acquirer)
         await one.charge()
         await other.reverse()

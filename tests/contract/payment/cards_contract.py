@@ -37,7 +37,7 @@ from tests.contract.payment.subject import (
 class CardsContract:
     """Keys, owners of cards, and when the acquirer is to be asked again."""
 
-    async def test_a_card_payment_gets_its_key_with_its_submission(self, make: Make) -> None:
+    async def test_card_payment_gets_its_key_with_its_submission(self, make: Make) -> None:
         """In the same commit, and for ever; a payment from elsewhere has none."""
         subject = await make()
         made = await accepted(subject, by_card())
@@ -183,7 +183,7 @@ class CardsContract:
         await subject.store.schedule_query("p1:1")
         assert await made.now() == before
 
-    async def test_the_queue_for_people(self, make: Make) -> None:
+    async def test_queue_for_people(self, make: Make) -> None:
         """Those whose silence has lasted too long, until their outcome is known."""
         subject = await make()
         for n, attention in enumerate(("", "ACQUIRER_SILENT", "ACQUIRER_SILENT")):

@@ -31,7 +31,7 @@ from tests.fakes.payment_store import OutboxMessage
 class OutboxContract:
     """What the order service is to be told."""
 
-    async def test_a_word_is_owed_until_it_is_delivered(self, make: Make) -> None:
+    async def test_word_is_owed_until_it_is_delivered(self, make: Make) -> None:
         """Delivered once: a second time changes nothing."""
         subject = await make()
         made = await succeeded(subject)
@@ -63,7 +63,7 @@ class OutboxContract:
             await made.record(now_ms=now_ms)
         assert await subject.store.undelivered(before_ms=T0 + 99, limit=2) == ["p1", "p2"]
 
-    async def test_a_direct_payment_owes_no_word(self, make: Make) -> None:
+    async def test_direct_payment_owes_no_word(self, make: Make) -> None:
         subject = await make()
         made = await succeeded(subject, draft(order_id=""))
         await made.begin_reversal()
@@ -74,7 +74,7 @@ class OutboxContract:
 class ReadingContract:
     """Payments, pages of them, and their history."""
 
-    async def test_a_request_knows_its_payment(self, make: Make) -> None:
+    async def test_request_knows_its_payment(self, make: Make) -> None:
         """The one it made or the one it undoes; None before it did either."""
         subject = await make()
         made = await succeeded(subject)

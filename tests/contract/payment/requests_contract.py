@@ -71,7 +71,7 @@ class RequestsContract:
         assert refused(outcomes, RequestInProgress) == 9
         assert len(await everything(subject)) == 1
 
-    async def test_a_ticket_is_issued_once_for_a_request(self, make: Make) -> None:
+    async def test_ticket_is_issued_once_for_a_request(self, make: Make) -> None:
         """Asked again, the same answer, also at the quota; the second ticket was never made."""
         subject = await make()
         await issued(subject, "t1")
@@ -132,7 +132,7 @@ class RequestsContract:
         )
         assert stored is None
 
-    async def test_a_ticket_says_which_order_it_is_for(self, make: Make) -> None:
+    async def test_ticket_says_which_order_it_is_for(self, make: Make) -> None:
         """None, or the one it was issued for; another caller's ticket is not there."""
         subject = await make()
         assert await subject.requests.ticket_order(await issued(subject, "t1")) == ""
@@ -141,7 +141,7 @@ class RequestsContract:
             await subject.requests.ticket_order(RequestKey(WANG, PAY, "t1"))
         assert refusal.value.reason == "TICKET_NOT_FOUND"
 
-    async def test_a_ticket_that_was_never_issued_pays_nothing(self, make: Make) -> None:
+    async def test_ticket_that_was_never_issued_pays_nothing(self, make: Make) -> None:
         """TICKET_NOT_FOUND, and no payment."""
         subject = await make()
         with pytest.raises(NotFound):
@@ -149,7 +149,7 @@ class RequestsContract:
         assert await everything(subject) == []
 
     @pytest.mark.parametrize("state", [RequestState.IN_PROGRESS, RequestState.DONE])
-    async def test_a_key_is_not_taken_for_something_else(self, make: Make, state: RequestState) -> None:
+    async def test_key_is_not_taken_for_something_else(self, make: Make, state: RequestState) -> None:
         """The same id with another payload is refused while it runs and for ever after."""
         subject = await make()
         made = await accepted(subject)
@@ -160,7 +160,7 @@ class RequestsContract:
             await subject.store.accept(draft("p2"), "another", lease())
         assert await everything(subject) == [await made.now()]
 
-    async def test_a_finished_request_is_replayed(self, make: Make) -> None:
+    async def test_finished_request_is_replayed(self, make: Make) -> None:
         """Byte for byte what was stored with the effect, however the payment has moved on since."""
         subject = await make()
         made = await succeeded(subject)
@@ -173,7 +173,7 @@ class RequestsContract:
         assert await subject.requests.response_to(settle_key()) == first
         assert len(await everything(subject)) == 1
 
-    async def test_a_refusal_is_replayed(self, make: Make) -> None:
+    async def test_refusal_is_replayed(self, make: Make) -> None:
         """A definitive one is an answer like any other."""
         subject = await make()
         made = await accepted(subject)
@@ -213,7 +213,7 @@ class RequestsContract:
         await subject.requests.give_back(later, now_ms=T0)
         assert (await subject.request(settle_key()))[0] is RequestState.DONE
 
-    async def test_a_lease_keeps_others_out_until_it_has_passed(self, make: Make) -> None:
+    async def test_lease_keeps_others_out_until_it_has_passed(self, make: Make) -> None:
         """Then whoever asks carries on the same payment, and is told that others may have begun something."""
         subject = await make()
         await accepted(subject)
@@ -222,7 +222,7 @@ class RequestsContract:
         carried_on = await subject.store.accept(draft("p2"), "f", lease(T0 + 5_000))
         assert carried_on == Accepted(Execution(settle_key(), 2, first=False), draft("p1"))
 
-    async def test_a_lease_is_renewed_by_its_own_execution(self, make: Make) -> None:
+    async def test_lease_is_renewed_by_its_own_execution(self, make: Make) -> None:
         """An overtaken one renews nothing; a moment that has passed lets others in."""
         subject = await make()
         first = execution_in(await subject.store.accept(draft(), "f", lease()))
@@ -254,7 +254,7 @@ class RequestsContract:
         rows = await subject.requests.overdue(now_ms=T0 + 300, limit=2)
         assert [row.key.key for row in rows] == ["s1", "s2"]
 
-    async def test_an_overdue_execution_is_taken_over_once(self, make: Make) -> None:
+    async def test_overdue_execution_is_taken_over_once(self, make: Make) -> None:
         """Ten workers see it; one carries it on."""
         subject = await make()
         await accepted(subject)
@@ -263,7 +263,7 @@ class RequestsContract:
         assert [execution for execution in taken if execution is not None] == [Execution(settle_key(), 2, first=False)]
         assert await subject.requests.take_over(row, lease(T0 + 90_000)) is None
 
-    async def test_a_renewed_execution_is_not_taken_over(self, make: Make) -> None:
+    async def test_renewed_execution_is_not_taken_over(self, make: Make) -> None:
         """Its executor came back to life between the worker's look and its grasp."""
         subject = await make()
         execution = execution_in(await subject.store.accept(draft(), "f", lease()))
@@ -271,7 +271,7 @@ class RequestsContract:
         await subject.requests.renew([execution], until_ms=T0 + 10_000)
         assert await subject.requests.take_over(row, lease(T0 + 5_000)) is None
 
-    async def test_a_refused_request_is_answered_for_ever(self, make: Make) -> None:
+    async def test_refused_request_is_answered_for_ever(self, make: Make) -> None:
         """A reversal that never touched a payment."""
         subject = await make()
         key = reversal_of().key
@@ -306,7 +306,7 @@ class RequestsContract:
 class ExpiryContract:
     """The end of what was not used in time."""
 
-    async def test_an_unused_ticket_expires(self, make: Make) -> None:
+    async def test_unused_ticket_expires(self, make: Make) -> None:
         """At its time and not before; then it is refused, never run."""
         subject = await make()
         ticket = await issued(subject, ttl_ms=1_000)
@@ -318,7 +318,7 @@ class ExpiryContract:
         assert refusal.value.reason == "TICKET_EXPIRED"
         assert await everything(subject) == []
 
-    async def test_a_ticket_past_its_time_is_refused_before_anybody_swept(self, make: Make) -> None:
+    async def test_ticket_past_its_time_is_refused_before_anybody_swept(self, make: Make) -> None:
         subject = await make()
         ticket = await issued(subject, ttl_ms=1_000)
         with pytest.raises(FailedPrecondition):
@@ -331,7 +331,7 @@ class ExpiryContract:
         await accepted(subject, draft("p1", ticket, ""))
         assert await subject.store.expire(now_ms=T0 + DAY_MS * 9) == 0
 
-    async def test_a_payment_given_back_and_never_run_again_ends_with_its_request(self, make: Make) -> None:
+    async def test_payment_given_back_and_never_run_again_ends_with_its_request(self, make: Make) -> None:
         """DECLINED, and the order service is told to free an order it may have claimed."""
         subject = await make()
         execution = execution_in(await subject.store.accept(draft(), "f", lease()))

@@ -127,7 +127,9 @@ class TestRealAcquirer(AcquirerContract):
         request = pb.SetFaultsRequest(faults=faults)
         await stub.SetFaults(request, timeout=5, metadata=(("authorization", f"Bearer {running.operator_token}"),))
 
-    async def test_charged_and_no_reply(self, running: Running, channel: grpc.aio.Channel) -> None:
+    async def test_charge_with_a_lost_reply_is_found_by_its_key(
+        self, running: Running, channel: grpc.aio.Channel
+    ) -> None:
         """AcquirerRetry is told within the time that it may take; the charge stands, and asking again finds it."""
         acquirer = running.peer(channel, timeout_s=0.5)
         key = fresh(acquirer)
@@ -138,7 +140,9 @@ class TestRealAcquirer(AcquirerContract):
         assert unknown.value.reason == "ACQUIRER_SILENT"
         assert await key.query() == await key.charge() == key.says(KeyState.CHARGED)
 
-    async def test_a_closed_bank_is_not_believed(self, running: Running, channel: grpc.aio.Channel) -> None:
+    async def test_refusal_of_a_closed_acquirer_leaves_the_outcome_unknown(
+        self, running: Running, channel: grpc.aio.Channel
+    ) -> None:
         """It says that it did nothing; an outside bank may be wrong about that, so nobody knows."""
         acquirer = running.peer(channel)
         key = fresh(acquirer)
@@ -150,7 +154,7 @@ class TestRealAcquirer(AcquirerContract):
             assert unknown.value.reason == "ACQUIRER_DOWN"
         assert (await key.charge()).state is KeyState.CHARGED
 
-    async def test_nobody_there(self, running: Running) -> None:
+    async def test_unreachable_acquirer_leaves_the_outcome_unknown(self, running: Running) -> None:
         """A bank that cannot be reached is as silent as one that does not answer."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
@@ -158,7 +162,7 @@ class TestRealAcquirer(AcquirerContract):
             with pytest.raises(OutcomeUnknown):
                 await fresh(running.peer(channel)).charge()
 
-    async def test_too_little_time_is_left(self, running: Running, channel: grpc.aio.Channel) -> None:
+    async def test_charge_with_too_little_time_is_not_sent(self, running: Running, channel: grpc.aio.Channel) -> None:
         """It is not asked, and that too is retry: whoever is asked again finds nothing."""
         acquirer = running.peer(channel)
         key = fresh(acquirer)
@@ -168,7 +172,9 @@ class TestRealAcquirer(AcquirerContract):
         assert unknown.value.reason == "DEADLINE_TOO_SHORT"
         assert (await key.query()).state is KeyState.UNSEEN
 
-    async def test_strangers_are_turned_away(self, running: Running, channel: grpc.aio.Channel) -> None:
+    async def test_charge_with_an_invalid_token_has_an_unknown_outcome(
+        self, running: Running, channel: grpc.aio.Channel
+    ) -> None:
         """Without a token of the merchant's; for the merchant that is silence as well."""
         stranger = AcquirerPeer(
             AcquirerServiceStub(channel), token=lambda: "nonsense", timeout_s=1, own_address=lambda: ""
@@ -178,7 +184,7 @@ class TestRealAcquirer(AcquirerContract):
         assert unknown.value.reason == "TOKEN_INVALID"
 
 
-async def test_no_acquirer_at_all() -> None:
+async def test_missing_acquirer_leaves_the_outcome_unknown() -> None:
     """It says so, and stays silent about payments that were begun when there was one."""
     nobody = AcquirerPeer(None, token=lambda: "", timeout_s=1, own_address=lambda: "")
     assert not nobody.present

@@ -78,7 +78,7 @@ async def test_nothing_younger_or_unended_is_removed(subject: InDatabase, owner:
     assert await subject.request(running) == (RequestState.IN_PROGRESS, 1)
 
 
-async def test_what_paid_an_order_is_kept(subject: InDatabase, owner: Database) -> None:
+async def test_requests_that_paid_an_order_are_kept(subject: InDatabase, owner: Database) -> None:
     """By ticket or by request id; both are answered with what is stored."""
     ticket = await issued(subject, order_id="o1")
     paid = draft("p1", ticket, "o1")

@@ -139,7 +139,7 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
         "DELETE FROM payments",
     ],
 )
-async def test_what_must_not_change_is_protected(database: Database, owner: Database, statement: str) -> None:
+async def test_append_only_rows_are_protected(database: Database, owner: Database, statement: str) -> None:
     """By the database itself, whoever asks it."""
     subject = await in_database(database)
     made = await succeeded(subject)
@@ -154,7 +154,7 @@ async def test_what_must_not_change_is_protected(database: Database, owner: Data
     assert [event.version for event in await subject.history("p1")] == [1, 2, 3]
 
 
-async def test_the_index_of_the_guard_unique_falls_and_stands_again(owner: Database) -> None:
+async def test_unique_index_is_dropped_and_made_again_with_its_guard(owner: Database) -> None:
     """With the guard off it is dropped at start, and with it on it is made again: each as often as one likes."""
 
     def names(connection: Connection) -> set[str | None]:
@@ -206,7 +206,7 @@ async def test_rising_fences_at_once_leave_the_highest(database: Database) -> No
     assert [event.version for event in await subject.history("p1")] == [1, 2]
 
 
-async def test_the_clerk_is_kept_with_the_role(database: Database) -> None:
+async def test_clerk_is_kept_with_the_role(database: Database) -> None:
     """`settled_by` is what the token said, both halves of it."""
     made = await succeeded(await in_database(database))
     assert (await made.now()).clerk == LI

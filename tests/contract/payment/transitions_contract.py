@@ -57,7 +57,7 @@ from tests.fakes.payment_store import Event, OutboxMessage
 class TransitionsContract:
     """From CREATED to SUCCEEDED or DECLINED: fences, versions, one active payment of an order."""
 
-    async def test_a_payment_is_kept_as_it_was_drafted(self, make: Make) -> None:
+    async def test_payment_is_kept_as_it_was_drafted(self, make: Make) -> None:
         """CREATED, version 1, with its first event; nothing for the order service yet."""
         subject = await make()
         made = await accepted(subject)
@@ -66,7 +66,7 @@ class TransitionsContract:
         assert await subject.messages() == []
         assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 1)
 
-    async def test_a_payment_comes_to_its_end(self, make: Make) -> None:
+    async def test_payment_comes_to_its_end(self, make: Make) -> None:
         """Each move one version and one event; response and word to the order service with the last."""
         subject = await make()
         made = await accepted(subject)
@@ -110,7 +110,7 @@ class TransitionsContract:
         assert await subject.requests.response_to(settle_key()) == encode(stands)
         assert len(await subject.messages()) == 1
 
-    async def test_a_move_out_of_turn_changes_and_answers_nothing(self, make: Make) -> None:
+    async def test_move_out_of_turn_changes_and_answers_nothing(self, make: Make) -> None:
         """What was never submitted cannot succeed, nor be undone; its request stays open."""
         subject = await make()
         made = await accepted(subject)
@@ -120,7 +120,7 @@ class TransitionsContract:
         assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
         assert await subject.messages() == []
 
-    async def test_an_unknown_payment_is_not_found(self, make: Make) -> None:
+    async def test_unknown_payment_is_not_found(self, make: Make) -> None:
         subject = await make()
         made = Made(subject, "p9")
         for step in (made.now, made.submit, made.mark_unknown, made.record, made.decline, made.record_reversal):
@@ -180,7 +180,7 @@ class TransitionsContract:
         assert [payment.payment_id for payment in submitted] == [winner.payment_id]
 
     @pytest.mark.parametrize("state", ["SUBMITTED", "UNKNOWN", "SUCCEEDED", "REVERSING"])
-    async def test_an_active_payment_keeps_others_out(self, make: Make, state: str) -> None:
+    async def test_active_payment_keeps_others_out(self, make: Make, state: str) -> None:
         """In each state in which money may be away; and the loser has not changed."""
         subject = await make()
         made = await accepted(subject)
@@ -198,7 +198,7 @@ class TransitionsContract:
         assert await other.states() == [PaymentState.CREATED]
 
     @pytest.mark.parametrize("ended", ["DECLINED", "REVERSED"])
-    async def test_an_ended_payment_makes_room(self, make: Make, ended: str) -> None:
+    async def test_ended_payment_makes_room(self, make: Make, ended: str) -> None:
         subject = await make()
         made = await accepted(subject)
         await made.submit()
@@ -219,7 +219,7 @@ class TransitionsContract:
             made = await accepted(subject, draft(f"p{n}", settle_key(f"s{n}"), ""))
             assert isinstance(await made.submit(NO_FENCE), Payment)
 
-    async def test_a_stale_fence_is_refused(self, make: Make) -> None:
+    async def test_stale_fence_is_refused(self, make: Make) -> None:
         """By every move, and without effect; an equal one is the same holder asking again."""
         subject = await make()
         made = await accepted(subject)
@@ -233,7 +233,7 @@ class TransitionsContract:
         assert (await subject.request(settle_key()))[0] is RequestState.IN_PROGRESS
         assert (await made.record(NEWER)).state is PaymentState.SUCCEEDED
 
-    async def test_a_generation_counts_more_than_a_token(self, make: Make) -> None:
+    async def test_generation_counts_more_than_a_token(self, make: Make) -> None:
         subject = await make()
         made = await accepted(subject)
         await made.submit(Fence(2, 1))
@@ -241,7 +241,7 @@ class TransitionsContract:
             await made.record(Fence(1, 10**9))
         assert (await made.record(Fence(2, 1))).fence == Fence(2, 1)
 
-    async def test_a_move_that_changes_nothing_raises_the_fence(self, make: Make) -> None:
+    async def test_move_that_changes_nothing_raises_the_fence(self, make: Make) -> None:
         """Who looked under a newer lock shuts the older one out."""
         subject = await make()
         made = await accepted(subject)
@@ -251,7 +251,7 @@ class TransitionsContract:
             await made.record(FENCE)
         assert len(await made.states()) == 2
 
-    async def test_the_response_is_stored_with_the_effect_or_not_at_all(self, make: Make) -> None:
+    async def test_response_is_stored_with_the_effect_or_not_at_all(self, make: Make) -> None:
         """What cannot be written down has not happened."""
         subject = await make()
         made = await accepted(subject)
@@ -269,7 +269,7 @@ class TransitionsContract:
         assert await subject.messages() == []
 
     @pytest.mark.parametrize("release", [True, False])
-    async def test_a_decline_tells_the_order_service_if_it_has_to(self, make: Make, release: bool) -> None:
+    async def test_decline_tells_the_order_service_if_it_has_to(self, make: Make, release: bool) -> None:
         subject = await make()
         made = await accepted(subject)
         declined = await made.decline(release=release)
@@ -293,7 +293,7 @@ class TransitionsContract:
 class ReversalContract:
     """To REVERSED, or back to SUCCEEDED."""
 
-    async def test_a_payment_is_undone(self, make: Make) -> None:
+    async def test_payment_is_undone(self, make: Make) -> None:
         """For one request, whose response is stored with it."""
         subject = await make()
         made = await succeeded(subject)
@@ -305,7 +305,7 @@ class ReversalContract:
         assert await subject.requests.response_to(reversal_of().key) == encode_reversal(reversed_)
         assert [message.action for message in await subject.messages()] == [OutboxAction.COMPLETE, OutboxAction.REOPEN]
 
-    async def test_a_late_record_does_not_end_a_reversal(self, make: Make) -> None:
+    async def test_late_record_does_not_end_a_reversal(self, make: Make) -> None:
         """Both moves lead to SUCCEEDED; only a refusal leads there from REVERSING."""
         subject = await make()
         made = await succeeded(subject)
@@ -321,7 +321,7 @@ class ReversalContract:
         assert len({payment.reversal.key.key for payment in outcomes if payment.reversal}) == 1
         assert (await made.states()).count(PaymentState.REVERSING) == 1
 
-    async def test_a_refused_reversal_leaves_the_payment_as_it_was(self, make: Make) -> None:
+    async def test_refused_reversal_leaves_the_payment_as_it_was(self, make: Make) -> None:
         """The refusal is stored; the next request may try again."""
         subject = await make()
         made = await succeeded(subject)
@@ -331,7 +331,7 @@ class ReversalContract:
         assert (await made.begin_reversal("v2")).reversal == reversal_of("v2")
         assert (await made.record_reversal()).state is PaymentState.REVERSED
 
-    async def test_a_refused_reversal_is_not_begun_again(self, make: Make) -> None:
+    async def test_refused_reversal_is_not_begun_again(self, make: Make) -> None:
         """Not by an execution that slept through its own refusal: its request has been answered."""
         subject = await make()
         made = await succeeded(subject)
@@ -340,7 +340,7 @@ class ReversalContract:
         assert again.state is PaymentState.SUCCEEDED
         assert (await made.states()).count(PaymentState.REVERSING) == 1
 
-    async def test_a_late_refusal_does_not_end_the_next_reversal(self, make: Make) -> None:
+    async def test_late_refusal_does_not_end_the_next_reversal(self, make: Make) -> None:
         """A direct payment has no fence that would tell the two apart."""
         subject = await make()
         made = await succeeded(subject, draft(order_id=""))
@@ -399,7 +399,7 @@ class ReversalContract:
         assert await subject.requests.response_to(settle_key()) == encode(now)
         assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE,)
 
-    async def test_a_known_success_is_answered_once(self, make: Make) -> None:
+    async def test_known_success_is_answered_once(self, make: Make) -> None:
         """Undoing it, or failing to, touches neither its own answer nor when it was settled."""
         subject = await make()
         made = await succeeded(subject, by_card())
@@ -448,7 +448,7 @@ class ParkingContract:
         assert await subject.requests.overdue(now_ms=T0 + 99_000, limit=9) == []
         assert await made.record_reversal() == parked
 
-    async def test_a_reversal_of_what_has_a_journal_is_not_parked(self, make: Make) -> None:
+    async def test_reversal_of_what_has_a_journal_is_not_parked(self, make: Make) -> None:
         """It stays REVERSING, and the requests of its reversal and of the parking are open."""
         subject = await make()
         made = await succeeded(subject, by_card())
@@ -458,7 +458,7 @@ class ParkingContract:
             assert (await subject.request(key))[0] is RequestState.IN_PROGRESS
         assert (await made.record_reversal()).state is PaymentState.REVERSED
 
-    async def test_a_parked_payment_leaves_its_order_to_another(self, make: Make) -> None:
+    async def test_parked_payment_leaves_its_order_to_another(self, make: Make) -> None:
         """It is not active: the next one is submitted, as the next attempt; both are kept."""
         subject = await make()
         await (await unknown_by_card(subject)).park()
@@ -483,7 +483,7 @@ class ParkingContract:
             assert (await made.park(key)).state is state
             assert (await subject.request(parking_of(key).key))[0] is RequestState.IN_PROGRESS
 
-    async def test_a_stale_fence_parks_nothing(self, make: Make) -> None:
+    async def test_stale_fence_parks_nothing(self, make: Make) -> None:
         subject = await make()
         made = await unknown_by_card(subject)
         await made.mark_unknown(NEWER)
@@ -501,7 +501,7 @@ class ParkingContract:
         assert states.count(RequestState.DONE) == 1
         assert (await made.states()).count(PaymentState.PARKED) == 1
 
-    async def test_a_parked_payment_never_succeeds_and_is_not_declined(self, make: Make) -> None:
+    async def test_parked_payment_never_succeeds_and_is_not_declined(self, make: Make) -> None:
         """Whatever a late holder records is answered with the payment as it stands, or refused for its fence."""
         subject = await make()
         made = await unknown_by_card(subject)
@@ -525,7 +525,7 @@ class ParkingContract:
         await store.schedule_query(parked.acquirer_key)
         assert len(await store.parked(now_ms=0, limit=9)) == 1
 
-    async def test_the_reversal_of_a_parked_payment_is_recorded_once(self, make: Make) -> None:
+    async def test_reversal_of_a_parked_payment_is_recorded_once(self, make: Make) -> None:
         """PARKED → REVERSED, without a journal, a word or an answer."""
         subject = await make()
         made = await unknown_by_card(subject)
@@ -539,7 +539,7 @@ class ParkingContract:
         assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
         assert await subject.store.parked(now_ms=T0 + 99_000, limit=9) == []
 
-    async def test_a_parking_is_not_taken_for_a_reversal_of_the_same_key(self, make: Make) -> None:
+    async def test_parking_is_not_taken_for_a_reversal_of_the_same_key(self, make: Make) -> None:
         """Of one caller, under one id: they are two requests, and neither has the other's payment."""
         subject = await make()
         await (await succeeded(subject)).begin_reversal("x1")

@@ -181,7 +181,7 @@ class TestPayment:
         assert (undone.payment_id, undone.reversal.key.caller) == ("p1", WANG)
 
     @pytest.mark.parametrize("role", PAYERS)
-    async def test_migrated_request_of_an_unknown_role_is_replayed_whoever_of_that_name_repeats_it(
+    async def test_migrated_request_of_an_unknown_role_is_replayed_to_every_role_of_that_name(
         self, requests: SqlRequestRecords, role: Role
     ) -> None:
         """Its caller is one of them, and must not execute it a second time."""

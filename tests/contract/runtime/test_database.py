@@ -51,7 +51,7 @@ async def count(database: Database) -> int:
     return await database.read(step)
 
 
-async def test_it_knows_what_time_it_is(empty: Database) -> None:
+async def test_database_time_is_in_unix_milliseconds(empty: Database) -> None:
     """In Unix milliseconds, whatever time zone it is in; here its clock is the machine's."""
     before_ms = time.time() * 1000
     told_ms = await empty.now_ms()
@@ -80,7 +80,7 @@ async def test_cancelled_read_ends_only_when_its_step_has(empty: Database) -> No
     assert ended.is_set()
 
 
-async def test_a_step_that_raises_did_nothing(migrated: Database) -> None:
+async def test_step_that_raises_did_nothing(migrated: Database) -> None:
     """All of it is rolled back, and the error is the step's own."""
 
     async def step(tx: AsyncConnection) -> None:
@@ -92,7 +92,7 @@ async def test_a_step_that_raises_did_nothing(migrated: Database) -> None:
     assert await count(migrated) == 0
 
 
-async def test_a_reading_step_sees_one_moment(migrated: Database) -> None:
+async def test_reading_step_sees_one_moment(migrated: Database) -> None:
     """Whatever is committed while it runs."""
     await say(migrated, "INSERT INTO ensemble (id, generation) VALUES (1, 1)")
 
@@ -109,7 +109,7 @@ async def test_a_reading_step_sees_one_moment(migrated: Database) -> None:
     assert await read_generation(migrated, ENSEMBLE) == 2
 
 
-async def test_a_step_that_waits_for_something_else_is_refused_and_undone(migrated: Database) -> None:
+async def test_step_that_waits_for_something_else_is_refused_and_undone(migrated: Database) -> None:
     """On SQLite, where it would hold the file; PostgreSQL ends it by its timeouts."""
     if not migrated.is_sqlite:
         return
@@ -138,13 +138,13 @@ async def test_increments_at_once_are_all_counted(migrated: Database) -> None:
     assert await read_generation(migrated, ENSEMBLE) == 6
 
 
-async def test_a_mistake_of_ours_is_not_called_unavailable(migrated: Database) -> None:
+async def test_mistake_of_ours_is_not_called_unavailable(migrated: Database) -> None:
     """Trying it again would not help."""
     with pytest.raises(DBAPIError):
         await say(migrated, "SELECT nonsense FROM nowhere")
 
 
-async def test_the_generation_never_falls(migrated: Database) -> None:
+async def test_generation_never_falls(migrated: Database) -> None:
     """0 before it was ever written."""
     assert await read_generation(migrated, ENSEMBLE) == 0
     for generation, expected in ((2, 2), (1, 2), (3, 3)):
@@ -152,7 +152,7 @@ async def test_the_generation_never_falls(migrated: Database) -> None:
         assert await read_generation(migrated, ENSEMBLE) == expected
 
 
-async def test_a_database_that_is_away_is_unavailable() -> None:
+async def test_database_that_is_away_is_unavailable() -> None:
     """Within its timeout, with the advice to try again."""
     async with Database("postgresql+asyncpg://nobody@127.0.0.1:1/none", statement_timeout_s=2.0) as database:
         for attempt in (database.ping(), say(database, "SELECT 1")):
@@ -172,12 +172,12 @@ async def test_instances_that_start_at_once_migrate_once(database_url: str) -> N
             await database.close()
 
 
-async def test_a_migrated_database_is_left_alone(migrated: Database) -> None:
+async def test_migrated_database_is_left_alone(migrated: Database) -> None:
     """Also where migrating is not allowed."""
     await bring_up_to_date(migrated, PACKAGE, migrate=False)
 
 
-async def test_a_newer_database_is_refused(migrated: Database, owner_of: OwnerOf) -> None:
+async def test_newer_database_is_refused(migrated: Database, owner_of: OwnerOf) -> None:
     """It says which revision, and what to install."""
     await say(owner_of(migrated), "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(DatabaseRefused, match="9999") as refusal:
@@ -185,14 +185,14 @@ async def test_a_newer_database_is_refused(migrated: Database, owner_of: OwnerOf
     assert refusal.value.reason == "DATABASE_NEWER"
 
 
-async def test_a_database_that_is_behind_is_refused_where_nothing_may_be_changed(empty: Database) -> None:
+async def test_database_that_is_behind_is_refused_where_nothing_may_be_changed(empty: Database) -> None:
     """It says the command that mends it."""
     with pytest.raises(DatabaseRefused, match=r"services\.order\.main migrate") as refusal:
         await bring_up_to_date(empty, PACKAGE, migrate=False)
     assert refusal.value.reason == "DATABASE_BEHIND"
 
 
-async def test_somebody_elses_database_is_refused(empty: Database) -> None:
+async def test_database_with_foreign_tables_is_refused(empty: Database) -> None:
     """Its tables are not touched."""
     await say(empty, "CREATE TABLE theirs (id INTEGER)")
     with pytest.raises(DatabaseRefused) as refusal:
@@ -200,7 +200,7 @@ async def test_somebody_elses_database_is_refused(empty: Database) -> None:
     assert refusal.value.reason == "DATABASE_FOREIGN"
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+async def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """It is named, and left as it was."""
     path = tmp_path / "orders.db"
     path.write_bytes(b"this is a letter, not a database" * 200)

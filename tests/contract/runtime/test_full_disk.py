@@ -136,7 +136,7 @@ async def test_probe_after_a_failed_write_fails_until_there_is_space(disk: Disk)
     assert not disk.database.writes_fail
 
 
-async def test_reading_goes_on_without_space(disk: Disk) -> None:
+async def test_reads_succeed_on_a_full_disk(disk: Disk) -> None:
     await write_generation(disk.database, ENSEMBLE, 3)
     await disk.fill()
     with pytest.raises(Unavailable):

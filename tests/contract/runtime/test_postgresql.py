@@ -56,7 +56,7 @@ async def distant(wire: Wire) -> AsyncIterator[Database]:
 @pytest.mark.parametrize(
     ("how", "stands"), [(Commit.ANSWER_IS_LOST, 7), (Commit.IS_LOST, 0), (Commit.IS_NOT_ANSWERED, 7)]
 )
-async def test_a_commit_that_is_not_answered_may_stand(
+async def test_commit_that_is_not_answered_may_stand(
     wire: Wire, distant: Database, database: Database, how: Commit, stands: int
 ) -> None:
     """So it is neither called undone nor tried again by itself, whichever of both it is."""
@@ -68,7 +68,7 @@ async def test_a_commit_that_is_not_answered_may_stand(
             await asyncio.sleep(0.02)
 
 
-async def test_a_connection_that_broke_before_the_commit_is_replaced(wire: Wire, distant: Database) -> None:
+async def test_connection_that_broke_before_the_commit_is_replaced(wire: Wire, distant: Database) -> None:
     """The step runs again on another, and its caller notices nothing."""
     began = 0
 
@@ -85,13 +85,13 @@ async def test_a_connection_that_broke_before_the_commit_is_replaced(wire: Wire,
     assert await read_generation(distant, ENSEMBLE) == 3
 
 
-async def test_connections_that_broke_while_nobody_used_them_are_replaced(wire: Wire, distant: Database) -> None:
+async def test_idle_connections_that_broke_are_replaced(wire: Wire, distant: Database) -> None:
     wire.cut()
     await write_generation(distant, ENSEMBLE, 5)
     assert await read_generation(distant, ENSEMBLE) == 5
 
 
-async def test_a_server_that_is_silent_is_unavailable_in_time(wire: Wire, distant: Database) -> None:
+async def test_server_that_is_silent_is_unavailable_in_time(wire: Wire, distant: Database) -> None:
     """It holds its connections and answers nothing, as a frozen one does."""
     wire.go_silent()
     clock = SystemClock()
@@ -101,7 +101,7 @@ async def test_a_server_that_is_silent_is_unavailable_in_time(wire: Wire, distan
     assert clock.monotonic_s() - began_s < 5
 
 
-async def test_a_statement_that_takes_too_long_is_ended_and_undone(database: Database) -> None:
+async def test_statement_that_takes_too_long_is_ended_and_undone(database: Database) -> None:
     """By the server, which says so: nothing was done."""
 
     async def step(tx: AsyncConnection) -> None:
@@ -113,7 +113,7 @@ async def test_a_statement_that_takes_too_long_is_ended_and_undone(database: Dat
     assert await read_generation(database, ENSEMBLE) == 0
 
 
-async def test_whoever_waits_too_long_for_a_row_is_told_in_time(database: Database) -> None:
+async def test_wait_for_a_locked_row_ends_in_time(database: Database) -> None:
     """A lock of another transaction is waited for as long as any statement."""
     await write_generation(database, ENSEMBLE, 1)
     held, done = asyncio.Event(), asyncio.Event()
@@ -133,7 +133,7 @@ async def test_whoever_waits_too_long_for_a_row_is_told_in_time(database: Databa
     assert await read_generation(database, ENSEMBLE) == 2
 
 
-async def test_a_transaction_nobody_goes_on_with_is_ended_by_the_server(url: str, database: Database) -> None:
+async def test_abandoned_transaction_is_ended_by_the_server(url: str, database: Database) -> None:
     """What it had locked is free again, whatever became of the process that began it."""
     await write_generation(database, ENSEMBLE, 1)
     backend = PostgresqlBackend(Database(url).sync_engine.url, 1, TIMEOUT_S)
@@ -149,7 +149,7 @@ async def test_a_transaction_nobody_goes_on_with_is_ended_by_the_server(url: str
         await backend.close()
 
 
-async def test_whoever_finds_no_connection_free_is_told_in_time(database: Database) -> None:
+async def test_wait_for_a_free_connection_ends_in_time(database: Database) -> None:
     """The pool is as large as it is; waiting in front of it has a bound."""
     held, done = asyncio.Semaphore(0), asyncio.Event()
 
@@ -171,7 +171,7 @@ async def test_whoever_finds_no_connection_free_is_told_in_time(database: Databa
     ("role", "name", "reason"),
     [("postgres", "nowhere", "DATABASE_MISSING"), ("nobody-we-know", "postgres", "DATABASE_LOGIN")],
 )
-async def test_what_its_operator_has_to_mend_is_refused(
+async def test_database_that_needs_its_operator_is_refused(
     postgres_server: PostgresServer, role: str, name: str, reason: str
 ) -> None:
     """Trying again would not help; the message names the database and holds no password."""

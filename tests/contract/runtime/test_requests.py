@@ -69,7 +69,7 @@ class Immediate:
 class RequestTableContract:
     """What every table of requests does. Subclasses bring a fixture `moves`, on an empty REQUESTS."""
 
-    async def test_a_request_is_begun_and_finished_once(self, moves: Any) -> None:
+    async def test_request_is_begun_and_finished_once(self, moves: Any) -> None:
         """And answered with what was stored, byte for byte, for ever after."""
         assert await moves.begin(KEY, "f", lease()) == Execution(KEY, 1, first=True)
         assert await moves.finish(KEY, DONE, now_ms=NOW_MS)
@@ -79,7 +79,7 @@ class RequestTableContract:
         row = await moves.find(KEY)
         assert (row.state, row.response) == (RequestState.DONE, DONE)
 
-    async def test_a_refusal_is_remembered_as_one(self, moves: Any) -> None:
+    async def test_stored_refusal_is_replayed_as_a_refusal(self, moves: Any) -> None:
         """`ok` comes back, and an empty body is a body."""
         await moves.begin(KEY, "f", lease())
         await moves.finish(KEY, StoredResponse(False, b""), now_ms=NOW_MS)
@@ -94,7 +94,7 @@ class RequestTableContract:
         with pytest.raises(KeyMismatch):
             await moves.begin(KEY, "g", lease())
 
-    async def test_keys_of_others_never_meet(self, moves: Any) -> None:
+    async def test_keys_of_two_callers_are_independent(self, moves: Any) -> None:
         """Another caller, another role of the same name, another method, another key."""
         others = [
             RequestKey(WANG, "Pay", "t1"),
@@ -105,27 +105,27 @@ class RequestTableContract:
         for key in (KEY, *others):
             assert await moves.begin(key, "f", lease()) == Execution(key, 1, first=True)
 
-    async def test_ten_at_once_begin_once(self, moves: Any) -> None:
+    async def test_ten_concurrent_begins_begin_once(self, moves: Any) -> None:
         """One executes; the others are told to wait."""
         found = await asyncio.gather(*(moves.begin(KEY, "f", lease()) for _ in range(10)), return_exceptions=True)
         assert [result for result in found if isinstance(result, Execution)] == [Execution(KEY, 1, first=True)]
         assert sum(isinstance(result, RequestInProgress) for result in found) == 9
 
-    async def test_ten_at_once_use_a_ticket_once(self, moves: Any) -> None:
+    async def test_ten_concurrent_consumes_use_a_ticket_once(self, moves: Any) -> None:
         """The same for a key that was issued before."""
         await moves.issue(KEY, now_ms=NOW_MS, expires_at_ms=NOW_MS + 100, order_id="o1")
         found = await asyncio.gather(*(moves.consume(KEY, "f", lease()) for _ in range(10)), return_exceptions=True)
         assert [result for result in found if isinstance(result, Execution)] == [Execution(KEY, 1, first=True)]
         assert sum(isinstance(result, RequestInProgress) for result in found) == 9
 
-    async def test_a_ticket_must_have_been_issued(self, moves: Any) -> None:
+    async def test_ticket_must_have_been_issued(self, moves: Any) -> None:
         """To this caller: another's ticket is not there."""
         with pytest.raises(NotFound) as refusal:
             await moves.consume(KEY, "f", lease())
         assert refusal.value.reason == "TICKET_NOT_FOUND"
         assert await moves.order_of(KEY) is None
 
-    async def test_a_ticket_knows_its_order_and_is_issued_once(self, moves: Any) -> None:
+    async def test_ticket_knows_its_order_and_is_issued_once(self, moves: Any) -> None:
         """Issuing it again changes nothing, also when it has been used."""
         await moves.issue(KEY, now_ms=NOW_MS, expires_at_ms=NOW_MS + 100, order_id="o1")
         await moves.issue(KEY, now_ms=NOW_MS, expires_at_ms=NOW_MS + 900, order_id="o2")
@@ -135,7 +135,7 @@ class RequestTableContract:
         await moves.issue(KEY, now_ms=NOW_MS, expires_at_ms=NOW_MS + 900, order_id="o2")
         assert (await moves.find(KEY)).state is RequestState.IN_PROGRESS
 
-    async def test_an_expired_ticket_is_refused_for_ever(self, moves: Any) -> None:
+    async def test_expired_ticket_is_refused_for_ever(self, moves: Any) -> None:
         """From its millisecond on, whether or not anybody has written that down."""
         await moves.issue(KEY, now_ms=NOW_MS, expires_at_ms=NOW_MS + 100, order_id="")
         assert await moves.expire(now_ms=NOW_MS + 99) == []
@@ -161,7 +161,7 @@ class RequestTableContract:
         states = [(await moves.find(key)).state for key in (unused, running, done)]
         assert states == [RequestState.EXPIRED, RequestState.IN_PROGRESS, RequestState.DONE]
 
-    async def test_a_key_is_given_back_by_its_own_execution(self, moves: Any) -> None:
+    async def test_key_is_given_back_by_its_own_execution(self, moves: Any) -> None:
         """Then it runs again, as if for the first time, with the same payload only."""
         execution = await moves.begin(KEY, "f", lease())
         assert not await moves.give_back(KEY, execution.attempt + 1, now_ms=NOW_MS)
@@ -171,7 +171,7 @@ class RequestTableContract:
             await moves.begin(KEY, "g", lease())
         assert (await moves.begin(KEY, "f", lease())).first
 
-    async def test_a_paused_execution_holds_nothing_of_its_successors(self, moves: Any) -> None:
+    async def test_paused_execution_holds_nothing_of_its_successors(self, moves: Any) -> None:
         """Taken over, given back and begun anew, the key is another's: who wakes up later neither gives it back, nor
         renews its lease, nor takes it over by the attempt they saw.
         """
@@ -187,14 +187,14 @@ class RequestTableContract:
         assert await moves.take_over(KEY, paused.attempt, lease(NOW_MS + 99_000)) is None
         assert await moves.give_back(KEY, successor.attempt, now_ms=NOW_MS + 99_000)
 
-    async def test_a_key_given_back_may_still_be_answered(self, moves: Any) -> None:
+    async def test_key_given_back_may_still_be_answered(self, moves: Any) -> None:
         """Its payment may be finished by another clerk: then the answer is there for whoever comes back."""
         execution = await moves.begin(KEY, "f", lease())
         await moves.give_back(KEY, execution.attempt, now_ms=NOW_MS)
         assert await moves.finish(KEY, DONE, now_ms=NOW_MS)
         assert await moves.begin(KEY, "f", lease()) == DONE
 
-    async def test_an_abandoned_execution_is_carried_on(self, moves: Any) -> None:
+    async def test_abandoned_execution_is_carried_on(self, moves: Any) -> None:
         """By the caller's own retry, once the lease has passed; it is not the first any more."""
         await moves.begin(KEY, "f", lease())
         with pytest.raises(RequestInProgress):
@@ -212,14 +212,14 @@ class RequestTableContract:
         assert await moves.take_over(KEY, 1, lease(NOW_MS + 99_000)) is None
         assert await moves.take_over(KEY, 2, lease(NOW_MS + 99_000)) == Execution(KEY, 3, first=False)
 
-    async def test_what_is_done_is_not_taken_over(self, moves: Any) -> None:
+    async def test_finished_request_is_not_taken_over(self, moves: Any) -> None:
         """Nor what was never begun."""
         assert await moves.take_over(KEY, 1, lease()) is None
         await moves.begin(KEY, "f", lease())
         await moves.finish(KEY, DONE, now_ms=NOW_MS)
         assert await moves.take_over(KEY, 1, lease(NOW_MS + 10**9)) is None
 
-    async def test_a_lease_is_renewed_by_whoever_holds_it(self, moves: Any) -> None:
+    async def test_lease_is_renewed_by_its_holder_only(self, moves: Any) -> None:
         """Longer to keep others out, shorter to let them in; a former holder renews nothing."""
         execution = await moves.begin(KEY, "f", lease())
         await moves.renew([execution], until_ms=NOW_MS + 50_000)
@@ -232,7 +232,7 @@ class RequestTableContract:
         with pytest.raises(RequestInProgress):
             await moves.begin(KEY, "f", lease())
 
-    async def test_the_overdue_are_listed_the_longest_first(self, moves: Any) -> None:
+    async def test_overdue_are_listed_the_longest_first(self, moves: Any) -> None:
         """Up to a limit; neither the finished nor those whose lease still runs."""
         keys = [RequestKey(LI, "Pay", f"t{number}") for number in range(5)]
         for number, key in enumerate(keys):
@@ -247,7 +247,7 @@ class RequestTableContract:
         assert await overdue(NOW_MS + 4_998, 9) == [keys[3], keys[2]]
         assert await overdue(NOW_MS + 9_999, 3) == [keys[3], keys[2], keys[1]]
 
-    async def test_a_key_that_nobody_used_is_not_found(self, moves: Any) -> None:
+    async def test_unused_key_is_not_found(self, moves: Any) -> None:
         """And cannot be finished or given back."""
         assert await moves.find(KEY) is None
         assert not await moves.finish(KEY, DONE, now_ms=NOW_MS)
@@ -276,7 +276,7 @@ class TestRequests(RequestTableContract):
         return OneMoveEach(database, Requests(REQUESTS, Guards()))
 
 
-async def test_an_effect_and_its_answer_are_stored_together(database: Database) -> None:
+async def test_effect_and_its_answer_are_stored_together(database: Database) -> None:
     """What is rolled back was never begun."""
     requests = Requests(REQUESTS, Guards())
 
@@ -301,7 +301,7 @@ async def test_two_instances_begin_one_request_once(database: Database) -> None:
     assert sum(isinstance(result, RequestInProgress) for result in found) == 19
 
 
-async def test_a_key_given_back_in_between_is_in_progress_to_the_late(database: Database) -> None:
+async def test_key_given_back_between_two_statements_is_in_progress(database: Database) -> None:
     """A rival gives the key back after our update missed it: passing, never an error of ours."""
     requests = Requests(REQUESTS, Guards())
 
@@ -315,7 +315,7 @@ async def test_a_key_given_back_in_between_is_in_progress_to_the_late(database: 
         await OneMoveEach(database, Overtaken(REQUESTS, Guards())).begin(KEY, "f", lease())
 
 
-async def test_without_the_ticket_guard_every_call_executes(database: Database) -> None:
+async def test_begin_without_ticket_guard_always_executes(database: Database) -> None:
     """Running, done or with another payload: what the guard stops."""
     moves = OneMoveEach(database, Requests(REQUESTS, Guards.without(["ticket"])))
     assert (await moves.begin(KEY, "f", lease())).attempt == 1
@@ -325,7 +325,7 @@ async def test_without_the_ticket_guard_every_call_executes(database: Database) 
     assert await moves.finish(KEY, StoredResponse(True, b"other"), now_ms=NOW_MS)
 
 
-async def test_without_the_recovery_guard_nobody_carries_on(database: Database) -> None:
+async def test_take_over_without_recovery_guard_is_refused(database: Database) -> None:
     """A request whose process died stays in progress: what the guard is there for."""
     moves = OneMoveEach(database, Requests(REQUESTS, Guards.without(["recovery"])))
     await moves.begin(KEY, "f", lease())

@@ -67,7 +67,7 @@ async def privileges(seen: Seen, role: str) -> dict[str, set[str]]:
     return await seen.owner.read(step)
 
 
-async def test_a_service_may_delete_nothing_and_change_only_what_may_change(seen: Seen) -> None:
+async def test_service_may_delete_nothing_and_change_only_what_may_change(seen: Seen) -> None:
     """Every table there is, those to come included."""
     fixed = {table.name for table in seen.service.append_only}
     assert fixed
@@ -78,12 +78,12 @@ async def test_a_service_may_delete_nothing_and_change_only_what_may_change(seen
         assert may == wanted, table
 
 
-async def test_the_checker_may_look_at_everything_and_do_nothing(seen: Seen) -> None:
+async def test_checker_role_reads_everything_and_writes_nothing(seen: Seen) -> None:
     assert {frozenset(may) for may in (await privileges(seen, seen.roles.checker)).values()} == {frozenset({"SELECT"})}
 
 
 @pytest.mark.parametrize("statement", ["UPDATE {} SET {} = {}", "DELETE FROM {}", "TRUNCATE {}"])
-async def test_what_is_added_to_is_not_changed_by_the_service(seen: Seen, statement: str) -> None:
+async def test_append_only_table_is_not_changed_by_the_service_role(seen: Seen, statement: str) -> None:
     """It is refused before any trigger is asked, also where the triggers are gone."""
     for table in seen.service.append_only:
         column = table.columns[0].name
@@ -119,7 +119,7 @@ async def test_neither_the_service_nor_the_checker_changes_the_schema(seen: Seen
         assert refusal.value.reason == "DATABASE_FORBIDDEN"
 
 
-async def test_a_service_does_not_get_into_the_database_of_another(seen: Seen, postgres_server: PostgresServer) -> None:
+async def test_service_does_not_get_into_the_database_of_another(seen: Seen, postgres_server: PostgresServer) -> None:
     """Nor does its owner; the checker gets into all."""
     name = next(name for name in SERVICES if name != seen.service.name)
     await prepare(postgres_server.url, seen.roles.house, [name], {})
@@ -154,12 +154,12 @@ async def test_preparing_and_granting_may_be_repeated(seen: Seen, postgres_serve
     assert await privileges(seen, seen.roles.user) == before
 
 
-async def test_a_table_that_is_not_there_cannot_be_protected(seen: Seen) -> None:
+async def test_table_that_is_not_there_cannot_be_protected(seen: Seen) -> None:
     """A name that was mistyped would leave a table open."""
     with pytest.raises(AssertionError, match="journal_s"):
         await grant(seen.owner, ["journal_s"], user=seen.roles.user, checker="")
 
 
-def test_a_passfile_tells_each_role_its_password() -> None:
+def test_passfile_holds_each_roles_password() -> None:
     lines = passfile_line("one", "pw_1") + "\n# of nobody\n" + passfile_line("two", "pw_2")
     assert passwords_in(lines) == {"one": "pw_1", "two": "pw_2"}

@@ -38,7 +38,7 @@ def test_every_state_has_its_row() -> None:
         max_size=8,
     )
 )
-def test_a_key_moves_in_once_and_out_once(steps: list[tuple[str, Payload | None]]) -> None:
+def test_key_moves_in_once_and_out_once(steps: list[tuple[str, Payload | None]]) -> None:
     """Whatever comes in whatever order: only legal moves, one payload for ever, and no money in after a reversal."""
     standing: Charge | None = None
     moved_in = moved_out = 0
@@ -62,14 +62,14 @@ def test_a_key_moves_in_once_and_out_once(steps: list[tuple[str, Payload | None]
     assert moved_out == (moved_in if reversed_once else 0)
 
 
-def test_a_late_charge_meets_the_tombstone() -> None:
+def test_late_charge_meets_the_tombstone() -> None:
     """Of any payload, since a tombstone has none."""
     stone = reverse(None, "k", 1)
     assert charge(stone, "k", GOOD, 2) is stone
     assert charge(stone, "k", BAD, 3) is stone
 
 
-def test_a_decline_is_not_undone() -> None:
+def test_decline_is_not_undone() -> None:
     """Nothing was charged, and nothing will be: there is nothing to give back."""
     declined = charge(None, "k", BAD, 1)
     assert reverse(declined, "k", 2) is declined
@@ -80,7 +80,7 @@ def test_a_decline_is_not_undone() -> None:
     "other",
     [replace(GOOD, card="tok-tom"), replace(GOOD, amount=Money(301, "CNY")), replace(GOOD, amount=Money(300, "EUR"))],
 )
-def test_a_key_stands_for_one_payload(other: Payload) -> None:
+def test_key_stands_for_one_payload(other: Payload) -> None:
     """Also after it was refunded."""
     charged = charge(None, "k", GOOD, 1)
     for standing in (charged, reverse(charged, "k", 2)):
@@ -89,13 +89,13 @@ def test_a_key_stands_for_one_payload(other: Payload) -> None:
 
 
 @pytest.mark.parametrize(("begins", "reason"), DECLINING.items())
-def test_cards_that_decline_say_why(begins: str, reason: str) -> None:
+def test_declined_card_has_a_reason(begins: str, reason: str) -> None:
     """Whatever follows."""
     assert why_declined(replace(GOOD, card=f"{begins}-7")) == reason
     assert charge(None, "k", replace(GOOD, card=begins), 1).decline_reason == reason
 
 
-def test_a_card_has_its_limit() -> None:
+def test_card_has_its_limit() -> None:
     """Of one charge, in minor units of any currency."""
     assert why_declined(replace(GOOD, amount=Money(CARD_LIMIT, "JPY"))) == ""
     assert why_declined(replace(GOOD, amount=Money(CARD_LIMIT + 1, "JPY"))) == "CARD_LIMIT_EXCEEDED"

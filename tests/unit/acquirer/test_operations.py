@@ -59,7 +59,7 @@ def bank() -> Bank:
 class TestLog:
     """Every request as received, and every decision."""
 
-    async def test_a_charge_has_two_entries(self, bank: Bank) -> None:
+    async def test_charge_has_two_entries(self, bank: Bank) -> None:
         """And passes its failpoints in their order, the second when it is committed."""
 
         async def look() -> None:
@@ -81,7 +81,7 @@ class TestLog:
         decisions = [word for _, word in bank.words if word != RECEIVED]
         assert decisions == ["CHARGED", REPEATED, REFUSED, "REFUNDED", "TOMBSTONE"]
 
-    async def test_a_question_is_received_and_decides_nothing(self, bank: Bank) -> None:
+    async def test_query_is_logged_and_decides_nothing(self, bank: Bank) -> None:
         with pytest.raises(NotFound):
             await bank.operations.find(bank.call, "k1")
         await bank.charge()
@@ -92,7 +92,7 @@ class TestLog:
 class TestNotices:
     """The merchant is told after the commit, if it said where."""
 
-    async def test_each_charge_is_told_once(self, bank: Bank) -> None:
+    async def test_each_charge_is_notified_once(self, bank: Bank) -> None:
         """Also a decline, and again when it is asked again."""
         await bank.charge()
         await bank.charge("k2", Payload("tok-declined", Money(1, "CNY"), ""))
@@ -101,7 +101,7 @@ class TestNotices:
         charged, declined = (HERE, "k1", ChargeState.CHARGED), (HERE, "k2", ChargeState.DECLINED)
         assert bank.told.notices == [charged, declined, charged]
 
-    async def test_twice_or_never(self, bank: Bank) -> None:
+    async def test_notice_fault_sends_it_twice_or_never(self, bank: Bank) -> None:
         bank.faults.set([Fault(FaultKind.NOTICE_TWICE, subject="k1"), Fault(FaultKind.NOTICE_LOST, subject="k2")])
         for key in ("k1", "k2", "k3"):
             await bank.charge(key)
@@ -111,7 +111,7 @@ class TestNotices:
 class TestFaults:
     """What goes wrong on demand."""
 
-    async def test_down_does_nothing(self, bank: Bank) -> None:
+    async def test_down_fault_executes_nothing(self, bank: Bank) -> None:
         """The request was received, and nothing was decided; every call of the key is refused."""
         bank.faults.set([Fault(FaultKind.DOWN)])
         for ask in (bank.charge(), bank.operations.reverse(bank.call, "k1"), bank.operations.find(bank.call, "k1")):
@@ -120,7 +120,7 @@ class TestFaults:
         assert not bank.store.charges
         assert [word for _, word in bank.words] == [RECEIVED] * 3
 
-    async def test_so_often_with_each_key(self, bank: Bank) -> None:
+    async def test_fault_fires_as_often_as_set_with_each_key(self, bank: Bank) -> None:
         """And then it is over; setting them again begins anew."""
         for _ in range(2):
             bank.faults.set([Fault(FaultKind.DOWN, times=2)])
@@ -132,7 +132,7 @@ class TestFaults:
         bank.faults.set([])
         assert bank.faults.all == ()
 
-    async def test_a_dropped_reply_is_of_a_committed_charge(self, bank: Bank) -> None:
+    async def test_dropped_reply_is_of_a_committed_charge(self, bank: Bank) -> None:
         bank.faults.set([Fault(FaultKind.DROP_REPLY, "Charge", times=1)])
         await bank.charge()
         assert bank.call.reply_dropped
@@ -143,7 +143,7 @@ class TestFaults:
         assert not bank.call.reply_dropped
 
     @pytest.mark.parametrize(("kind", "committed"), [(FaultKind.DELAY_BEFORE, False), (FaultKind.DELAY_AFTER, True)])
-    async def test_slow_before_or_after_the_commit(self, bank: Bank, kind: FaultKind, committed: bool) -> None:
+    async def test_delay_is_before_or_after_the_commit(self, bank: Bank, kind: FaultKind, committed: bool) -> None:
         """While it waits, the money has moved or not."""
         bank.faults.set([Fault(kind, delay_ms=60_000)])
         slow = asyncio.create_task(bank.charge())
@@ -154,17 +154,17 @@ class TestFaults:
         slow.cancel()
 
     @pytest.mark.parametrize("subject", ["k1", "pay_1", "tok-mei"])
-    async def test_a_subject_is_a_key_a_reference_or_a_card(self, bank: Bank, subject: str) -> None:
+    async def test_subject_is_a_key_a_reference_or_a_card(self, bank: Bank, subject: str) -> None:
         bank.faults.set([Fault(FaultKind.DOWN, subject=subject)])
         with pytest.raises(Unavailable):
             await bank.charge()
         await bank.charge("k2", Payload("tok-tom", Money(1, "CNY"), "pay_2"))
 
     @pytest.mark.parametrize("wrong", [{"method": "Steal"}, {"times": -1}, {"delay_ms": -1}, {"delay_ms": 600_001}])
-    def test_what_cannot_be_set_is_refused(self, wrong: dict[str, object]) -> None:
+    def test_invalid_fault_is_refused(self, wrong: dict[str, object]) -> None:
         with pytest.raises(InvalidArgument):
             Fault(FaultKind.DOWN, **wrong)  # type: ignore[arg-type]
 
-    def test_there_are_not_too_many(self, bank: Bank) -> None:
+    def test_number_of_faults_is_limited(self, bank: Bank) -> None:
         with pytest.raises(InvalidArgument):
             bank.faults.set([Fault(FaultKind.DOWN)] * 101)

@@ -61,7 +61,7 @@ class TestRows:
         assert len(set(ROWS)) == len(ROWS)
 
     @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.guard}-{row.scenario.name}")
-    def test_a_row_differs_in_its_own_guard_only(self, row: GuardRow) -> None:
+    def test_row_differs_in_its_own_guard_only(self, row: GuardRow) -> None:
         """All else equal: from one column to the next only its guard is switched."""
         on, off = set(row.guards_off(Column.ALL_ON)), set(row.guards_off(Column.IT_OFF))
         assert off - on == {row.guard}
@@ -78,7 +78,7 @@ class TestRows:
         with pytest.raises(InvalidArgument, match="no guard 'luck'"):
             chosen_rows(["luck"])
 
-    def test_each_cell_is_played_once_and_what_is_to_go_wrong_alone(self) -> None:
+    def test_cell_is_run_once_and_a_violating_cell_on_its_own_stack(self) -> None:
         """Books that are broken say nothing of the next scenario."""
         jobs = jobs_of(ROWS)
         cells = [each for job in jobs for each in job.cells]
@@ -104,7 +104,7 @@ class TestVerdict:
             (UNKNOWN, VIOLATED, None, UNKNOWN),
         ],
     )
-    def test_a_row_is_filled_by_harm_that_its_guard_prevents(
+    def test_row_is_filled_by_harm_that_its_guard_prevents(
         self, on: Verdict, off: Verdict, filled: bool | None, verdict: Verdict
     ) -> None:
         """Harm with the guard on shows nothing, nor does none with it off."""
@@ -112,7 +112,7 @@ class TestVerdict:
         assert (found.filled(ONE), found.verdict) == (filled, verdict)
         assert bool(found.empty) == (verdict is not OK)
 
-    def test_one_empty_row_is_worse_than_one_unknown(self) -> None:
+    def test_matrix_with_an_empty_row_is_violated(self) -> None:
         """And it is named."""
         empty, unknown = matrix(OK, OK), matrix(OK, UNKNOWN, TWO)
         both = Matrix((ONE, TWO), {**empty.cells, **unknown.cells})
@@ -122,7 +122,7 @@ class TestVerdict:
             "lock, two, only it off: unknown: not brought about: nobody came",
         )
 
-    def test_a_control_that_is_violated_says_what_was_found(self) -> None:
+    def test_violated_control_names_the_violation(self) -> None:
         """It would be a bug of ours."""
         assert matrix(VIOLATED, VIOLATED).empty == (
             "ticket, one: violated with the guard on: settled at most once: twice",
@@ -180,10 +180,10 @@ def left_in(folder: Path) -> int:
     return len(list(folder.iterdir()))
 
 
-class TestPlaying:
+class TestRun:
     """Stacks, seeds and what is left behind."""
 
-    async def test_all_as_expected(self, stacks: Stacks, tmp_path: Path) -> None:
+    async def test_run_as_expected_fills_every_row(self, stacks: Stacks, tmp_path: Path) -> None:
         """The first seed decides everything; those with all guards on share a stack; nothing is left behind."""
         found, told = await played(tmp_path, ONE, TWO, PAIR)
         assert found.verdict is OK
@@ -193,7 +193,7 @@ class TestPlaying:
         assert len(stacks.opened) == 9
         assert left_in(tmp_path) == 0
 
-    async def test_a_violation_is_looked_for_with_every_seed(self, stacks: Stacks, tmp_path: Path) -> None:
+    async def test_violation_is_looked_for_with_every_seed(self, stacks: Stacks, tmp_path: Path) -> None:
         """Each on a stack of its own; the cell tells which seed found it, and the data of those that did not stays."""
         stacks.script["one", ("ticket",)] = [OK, OK]
         found, _ = await played(tmp_path, ONE)
@@ -202,14 +202,14 @@ class TestPlaying:
         assert [seed for guards_off, seed, _ in stacks.opened if guards_off == ("ticket",)] == [4, 5, 6]
         assert left_in(tmp_path) == 2
 
-    async def test_in_the_end_a_row_is_empty(self, stacks: Stacks, tmp_path: Path) -> None:
+    async def test_row_without_a_violation_by_any_seed_is_empty(self, stacks: Stacks, tmp_path: Path) -> None:
         """No seed found anything."""
         stacks.script["one", ("ticket",)] = [OK, OK, OK]
         found, _ = await played(tmp_path, ONE)
         assert found.filled(ONE) is False
         assert found.cells[ONE, Column.IT_OFF].tries == 3
 
-    async def test_a_control_that_is_violated_is_not_tried_again(self, stacks: Stacks, tmp_path: Path) -> None:
+    async def test_control_that_is_violated_is_not_tried_again(self, stacks: Stacks, tmp_path: Path) -> None:
         """One violation is one too many; the other scenarios then get a stack whose books are right."""
         stacks.script["one", ()] = [VIOLATED]
         found, _ = await played(tmp_path, ONE, TWO)
@@ -219,7 +219,7 @@ class TestPlaying:
         assert [guards_off for guards_off, _, _ in stacks.opened].count(()) == 2
 
     @pytest.mark.parametrize("column", [Column.ALL_ON, Column.IT_OFF])
-    async def test_what_was_not_brought_about_is_tried_again(
+    async def test_scenario_not_brought_about_is_tried_with_the_next_seed(
         self, stacks: Stacks, tmp_path: Path, column: Column
     ) -> None:
         """With the next seed; at last it is unknown."""
@@ -230,7 +230,7 @@ class TestPlaying:
         found, _ = await played(tmp_path / "b", ONE)
         assert (found.verdict, found.cells[ONE, column].verdict) == (UNKNOWN, UNKNOWN)
 
-    async def test_a_stack_that_does_not_start_is_unknown(self, stacks: Stacks, tmp_path: Path) -> None:
+    async def test_stack_that_does_not_start_is_unknown(self, stacks: Stacks, tmp_path: Path) -> None:
         """It proves nothing; another one is started."""
         stacks.broken = 1
         found, _ = await played(tmp_path, ONE)
@@ -238,7 +238,7 @@ class TestPlaying:
         assert found.cells[ONE, Column.ALL_ON].tries == 2
 
 
-def test_nobody_is_thrown_off_an_order() -> None:
+def test_clerk_overtaken_at_work_is_a_violation() -> None:
     """Waiting, being told and being refused are no harm; to be overtaken while at work is."""
 
     def settle(reason: str, kind: str = "Settle") -> RecordedCall:
@@ -253,10 +253,10 @@ def test_nobody_is_thrown_off_an_order() -> None:
             assert found.violations == (f"li lost order-1 ({reason}), and had neither died nor frozen",)
 
 
-class TestTelling:
+class TestReport:
     """For people and for scripts."""
 
-    def test_the_table_says_which_seed_found_it(self) -> None:
+    def test_table_names_the_seed_of_a_violation(self) -> None:
         """And what was not played."""
         assert table(matrix(OK, VIOLATED)) == [
             ("ticket", "the first <fault>", "ok", "VIOLATED, seed 4", "ok", "VIOLATED, seed 4", "filled")
@@ -267,7 +267,7 @@ class TestTelling:
         ]
         assert table(matrix(OK, OK))[0][-1] == "EMPTY"
 
-    def test_the_document_is_as_promised(self) -> None:
+    def test_json_document_has_the_documented_fields(self) -> None:
         """For scripts."""
         found = document(matrix(OK, VIOLATED, PAIR))
         assert (found["verdict"], found["reasons"]) == ("ok", [])
@@ -292,7 +292,7 @@ class TestTelling:
             },
         }
 
-    def test_the_page_needs_no_other(self) -> None:
+    def test_page_needs_no_other_file(self) -> None:
         """One file: the matrix, what was found and by which seed, and the command that repeats it."""
         page = render(matrix(OK, VIOLATED), "countinghouse chaos ablate --seeds 1", {"cells": "4"})
         assert not re.search(r"<link|<script|https?://", page)
@@ -310,7 +310,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("on", "off", "code"), [(OK, VIOLATED, 0), (OK, OK, 1), (VIOLATED, VIOLATED, 1), (OK, UNKNOWN, 2)]
     )
-    def test_the_exit_code_is_the_matrix(
+    def test_exit_code_is_that_of_the_matrix(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, on: Verdict, off: Verdict, code: int
     ) -> None:
         """0: every row is filled; 1: one is empty; 2: one is unknown."""
@@ -327,7 +327,7 @@ class TestCommand:
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert "countinghouse chaos ablate --seeds 1,2,3 --guards-off ticket" in page
 
-    def test_a_guard_that_does_not_exist_is_refused(self, tmp_path: Path) -> None:
+    def test_guard_that_does_not_exist_is_refused(self, tmp_path: Path) -> None:
         """With 2, before anything starts: 1 would say that a row is empty."""
         ended = CliRunner().invoke(app, ["chaos", "ablate", "--guards-off", "luck", "--data", str(tmp_path)])
         assert ended.exit_code == 2

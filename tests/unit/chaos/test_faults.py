@@ -172,7 +172,7 @@ async def test_session_that_does_not_expire_is_no_fault_that_was_injected() -> N
     assert target.done[-1] == "healed zookeeper/payment-1"
 
 
-async def test_trigger_order_reaches_a_victim_that_is_slower_than_its_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trigger_order_reaches_a_victim_slower_than_its_competitor(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would never stand at a step behind the lock if the rival started at the same moment each time."""
     monkeypatch.setattr(trigger, "INJECT_WITHIN_S", 2.0)
     target = SlowVictim()

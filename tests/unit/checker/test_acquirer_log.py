@@ -51,7 +51,7 @@ def test_each_kind_has_its_decisions(tmp_path: Path, kind: str, decisions: set[s
     assert accepted == decisions
 
 
-def test_a_key_says_whose_payment_it_is() -> None:
+def test_key_names_its_payment() -> None:
     """Payment ids may have a colon in them; attempts have none."""
     assert AcquirerRecord(1, "pay:1:2", "charge", 1, "CNY", "CHARGED").payment_id == "pay:1"
 
@@ -69,7 +69,7 @@ def test_a_key_says_whose_payment_it_is() -> None:
         (json.dumps(_CHARGED | {"decision": "REFUNDED"}), "line 2: there is no charge that was REFUNDED"),
     ],
 )
-def test_what_is_no_entry_is_named(tmp_path: Path, line: Any, words: str) -> None:
+def test_invalid_line_is_named(tmp_path: Path, line: Any, words: str) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(f"{json.dumps(_CHARGED)}\n{line}\n")
     with pytest.raises(MalformedLog) as refused:

@@ -22,7 +22,7 @@ _SKIPPED = Check("d", 0, skipped="nobody asked")
         (Check("e", 1, ("wrong",), ("not decided",)), False, "violated"),
     ],
 )
-def test_a_check_has_one_verdict(check: Check, ok: bool, verdict: str) -> None:
+def test_check_has_one_verdict(check: Check, ok: bool, verdict: str) -> None:
     """What is wrong outweighs what is not decided; what nobody asked for weighs nothing."""
     assert (check.ok, check.verdict) == (ok, verdict)
 
@@ -36,11 +36,11 @@ def test_a_check_has_one_verdict(check: Check, ok: bool, verdict: str) -> None:
         ([_UNKNOWN, _VIOLATED, _OK], Verdict.VIOLATED),
     ],
 )
-def test_the_worst_decides(checks: list[Check], verdict: Verdict) -> None:
+def test_worst_verdict_decides(checks: list[Check], verdict: Verdict) -> None:
     assert verdict_of(checks) is verdict
 
 
-def test_a_finding_gets_its_name() -> None:
+def test_finding_gets_its_name() -> None:
     assert Findings(3, iter(["wrong"]), iter(["not decided"])).check("a") == Check(
         "a", 3, ("wrong",), ("not decided",), ""
     )
@@ -50,7 +50,7 @@ def test_a_finding_gets_its_name() -> None:
 @pytest.mark.parametrize(
     ("there_are", "told", "last"), [(20, 20, "19"), (21, 20, "and 2 more"), (40, 20, "and 21 more")]
 )
-def test_twenty_are_told_and_the_rest_is_counted(there_are: int, told: int, last: str) -> None:
+def test_twenty_violations_are_listed_and_the_rest_counted(there_are: int, told: int, last: str) -> None:
     """Nobody reads a thousand lines that say the same."""
     words = [str(number) for number in range(there_are)]
     check = Findings(1, words, words).check("a")

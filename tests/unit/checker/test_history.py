@@ -50,7 +50,7 @@ def write(path: Path, *events: Any, end: str = "\n") -> None:
 class TestRecording:
     """What is written comes back."""
 
-    def test_everything_that_was_noted_is_read(self, path: Path) -> None:
+    def test_everything_recorded_is_read(self, path: Path) -> None:
         clock = ManualClock(1_000)
         with HistoryWriter(path, clock, seed=7, facts={"replicas": 2}) as writer:
             writer.nemesis("kill", Phase.PLANNED, "payment-1", after_s=3)
@@ -81,7 +81,7 @@ class TestRecording:
             whole=True,
         )
 
-    def test_a_line_is_short(self, path: Path) -> None:
+    def test_line_is_short(self, path: Path) -> None:
         """What differs from the defaults is written, and nothing else."""
         with HistoryWriter(path, ManualClock(2)) as writer:
             writer.complete(writer.invoke("c1", "GetOrder", Arguments(order_id="o1")), Answer(state="PAID"))
@@ -92,7 +92,7 @@ class TestRecording:
             '{"type":"end","at_ns":2000000,"events":3}',
         ]
 
-    def test_a_fault_is_a_line(self, path: Path) -> None:
+    def test_fault_is_a_line(self, path: Path) -> None:
         """In words that people read as they stand."""
         with HistoryWriter(path, ManualClock(2)) as writer:
             for phase in Phase:
@@ -102,7 +102,7 @@ class TestRecording:
             for phase in ("planned", "begun", "ended")
         ]
 
-    def test_an_outcome_may_be_said(self, path: Path) -> None:
+    def test_outcome_may_be_given(self, path: Path) -> None:
         """Whoever knows better than the table."""
         with HistoryWriter(path, SystemClock()) as writer:
             assert writer.complete(writer.invoke("c", "Settle", _SETTLE), NO_ANSWER, Outcome.FAIL) is Outcome.FAIL
@@ -163,7 +163,7 @@ class TestRecording:
 class TestReading:
     """What no recorder of ours has written is refused, with the number of its line."""
 
-    def test_a_last_line_that_was_cut_off_is_left_out(self, path: Path) -> None:
+    def test_last_line_that_was_cut_off_is_left_out(self, path: Path) -> None:
         """The recorder was killed while it wrote; what it had written before counts."""
         write(path, _RUN, _INVOKE, json.dumps(_OK)[:-7], end="")
         history = read_history(path)
@@ -171,12 +171,12 @@ class TestReading:
         assert [call.outcome for call in history.calls] == [Outcome.INFO]
         assert history.calls[0].answered_ns is None
 
-    def test_a_last_line_that_was_cut_off_within_a_character_is_left_out(self, path: Path) -> None:
+    def test_last_line_that_was_cut_off_within_a_character_is_left_out(self, path: Path) -> None:
         whole = json.dumps(_INVOKE | {"process": "茶"}, ensure_ascii=False).encode()
         path.write_bytes(json.dumps(_RUN).encode() + b"\n" + whole[: whole.index("茶".encode()) + 1])
         assert read_history(path).calls == ()
 
-    def test_what_is_left_out_is_nothing(self, path: Path) -> None:
+    def test_missing_field_has_its_default(self, path: Path) -> None:
         """The defaults are part of the format: what one version leaves out, another fills in."""
         write(path, _RUN, _INVOKE | {"arguments": {}}, _OK | {"answer": {}})
         (call,) = read_history(path).calls
@@ -188,13 +188,13 @@ class TestReading:
         assert Nemesis("kill", Phase.BEGUN, 1).target == ""
         assert History(()).seed == 0
 
-    def test_a_history_without_its_end_is_not_whole(self, path: Path) -> None:
+    def test_history_without_its_end_is_not_whole(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK)
         history = read_history(path)
         assert not history.whole
         assert history.calls[0].outcome is Outcome.OK
 
-    def test_a_last_line_without_its_line_feed_counts(self, path: Path) -> None:
+    def test_last_line_without_its_line_feed_counts(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK, end="")
         assert read_history(path).calls[0].outcome is Outcome.OK
 
@@ -235,24 +235,24 @@ class TestReading:
             ),
         ],
     )
-    def test_a_malformed_line_is_named(self, path: Path, events: list[Any], words: str) -> None:
+    def test_malformed_line_is_named(self, path: Path, events: list[Any], words: str) -> None:
         write(path, *events)
         with pytest.raises(MalformedHistory) as refused:
             read_history(path)
         assert str(refused.value) == f"{path}, {words}"
 
     @pytest.mark.parametrize("line", ["{", ""])
-    def test_a_line_that_is_no_json_is_named(self, path: Path, line: str) -> None:
+    def test_line_that_is_no_json_is_named(self, path: Path, line: str) -> None:
         write(path, _RUN, line, _INVOKE)
         with pytest.raises(MalformedHistory) as refused:
             read_history(path)
         assert str(refused.value).startswith(f"{path}, line 2: no JSON: ")
 
-    def test_an_answer_may_come_in_the_same_nanosecond(self, path: Path) -> None:
+    def test_answer_may_come_in_the_same_nanosecond(self, path: Path) -> None:
         write(path, _RUN, _INVOKE, _OK | {"at_ns": 5})
         assert read_history(path).calls[0].answered_ns == 5
 
-    def test_an_empty_file_is_no_history(self, path: Path) -> None:
+    def test_empty_file_is_no_history(self, path: Path) -> None:
         path.write_bytes(b"")
         with pytest.raises(MalformedHistory, match=rf"^{re.escape(str(path))}: the file is empty$"):
             read_history(path)
@@ -296,7 +296,7 @@ class TestOutcomes:
             ("Settle", NO_ANSWER, Outcome.INFO),
         ],
     )
-    def test_the_answer_says_what_is_known(self, kind: str, answer: Answer, outcome: Outcome) -> None:
+    def test_answer_decides_on_the_outcome(self, kind: str, answer: Answer, outcome: Outcome) -> None:
         """Whatever may have come after the effect is not known; what the transport says is not believed."""
         assert outcome_of(kind, answer) is outcome
 

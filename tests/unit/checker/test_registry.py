@@ -28,7 +28,7 @@ _ASKED_FOR = {
 }
 
 
-def test_a_legal_dataset_passes_and_everything_was_examined() -> None:
+def test_legal_dataset_passes_and_everything_was_examined() -> None:
     """The counts are of what there was to look at, so that a check that looks at nothing is seen."""
     found = by_all(with_cards())
     assert {name for name, check in found.items() if check.verdict is not Verdict.OK or check.skipped} == set()
@@ -69,7 +69,7 @@ def test_empty_books_pass() -> None:
     assert all(check.ok for check in run_checks(DatasetBuilder().snapshot()))
 
 
-def test_what_nobody_asked_for_is_named_and_is_ok() -> None:
+def test_check_without_evidence_is_skipped_and_ok() -> None:
     """A check without its evidence is not passed over in silence, and does not spoil the verdict."""
     checks = run_checks(legal().snapshot())
     assert {check.name: check.skipped for check in checks if check.skipped} == _ASKED_FOR
@@ -87,5 +87,5 @@ def test_every_check_has_a_history_that_breaks_it_and_one_that_nearly_does(name:
     assert any(name in case.near for cases in _ALL_CASES for case in cases.lawful_ones)
 
 
-def test_an_order_may_take_ten_seconds_unless_something_else_is_said() -> None:
+def test_order_limit_is_ten_seconds_by_default() -> None:
     assert Options(SystemClock()).order_limit_s == 10.0

@@ -51,7 +51,7 @@ def alone(history: History) -> tuple[list[str], list[str]]:
 
 @_slow
 @given(_simulations)
-def test_a_legal_dataset_is_accepted(simulation: Simulation) -> None:
+def test_legal_dataset_is_accepted(simulation: Simulation) -> None:
     """With all witnesses: whoever timed out, died, froze or came late."""
     checks = examined(simulation.run())
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
@@ -60,7 +60,7 @@ def test_a_legal_dataset_is_accepted(simulation: Simulation) -> None:
 
 @_slow
 @given(_simulations)
-def test_the_calls_alone_are_accepted(simulation: Simulation) -> None:
+def test_calls_alone_are_accepted(simulation: Simulation) -> None:
     """Also if nobody knows which payment belongs to which request."""
     assert alone(simulation.run().history())[0] == []
 
@@ -78,7 +78,7 @@ def test_outcomes_may_be_forgotten(simulation: Simulation, rng: random.Random) -
 
 @_slow
 @given(_simulations, st.floats(0, 1))
-def test_a_recording_may_break_off_at_any_moment(simulation: Simulation, part: float) -> None:
+def test_recording_may_break_off_at_any_moment(simulation: Simulation, part: float) -> None:
     """What holds for the whole history holds for its beginning."""
     dataset = simulation.run()
     calls = dataset.history().calls
@@ -93,7 +93,7 @@ def test_a_recording_may_break_off_at_any_moment(simulation: Simulation, part: f
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_one_change_is_found(name: str) -> None:
+def test_single_contradiction_is_found(name: str) -> None:
     """No simulation is accepted in which one witness says something else."""
     found: Counter[Verdict] = Counter()
     for seed in range(10 * _CHANGED):
@@ -144,7 +144,7 @@ def brute(operations: Sequence[Operation[Move]], model: OrderModel) -> bool:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32), st.booleans(), st.booleans())
-def test_the_search_finds_what_trying_everything_finds(seed: int, changed: bool, with_books: bool) -> None:
+def test_search_finds_what_trying_everything_finds(seed: int, changed: bool, with_books: bool) -> None:
     """Neither more nor less: what it leaves out makes no difference."""
     rng = random.Random(seed)
     rates = rng.choice((NONE, FaultRates(), HIGH))

@@ -35,7 +35,7 @@ async def urls(tmp_path: Path) -> Urls:
     return found
 
 
-async def test_the_tables_are_those_that_the_services_make(urls: Urls) -> None:
+async def test_tables_are_those_that_the_services_make(urls: Urls) -> None:
     """The checker knows them by name only; here the names are held against the migrations."""
     snapshot = await read_snapshot(urls)
     assert snapshot.payments == snapshot.orders == snapshot.journals == snapshot.charges == snapshot.acquirer_log == ()
@@ -43,7 +43,7 @@ async def test_the_tables_are_those_that_the_services_make(urls: Urls) -> None:
     assert (without.charges, without.acquirer_log) == (None, None)
 
 
-async def test_the_columns_are_those_that_the_checks_read(urls: Urls) -> None:
+async def test_columns_are_those_that_the_checks_read(urls: Urls) -> None:
     """The rows of the dataset, on which every check is tested, have no column that a real row has not."""
     dataset = legal()
     tables = {
@@ -103,7 +103,7 @@ async def test_every_row_of_every_table_is_read(urls: Urls) -> None:
     assert [row["sequence"] for row in snapshot.journals] == list(range(1, len(dataset.journals) + 1))
 
 
-async def test_log_in_the_acquirers_database_is_the_log_that_it_tells(urls: Urls) -> None:
+async def test_log_in_the_acquirers_database_equals_its_service_log(urls: Urls) -> None:
     """Every entry, in the order in which it was written."""
     dataset = with_cards()
     await archive.write_log(urls[ACQUIRER], dataset.acquirer_log()[::-1])
@@ -112,7 +112,7 @@ async def test_log_in_the_acquirers_database_is_the_log_that_it_tells(urls: Urls
     assert log_of_rows(rows) == dataset.acquirer_log()
 
 
-def test_books_move_by_a_decision_of_the_acquirer_and_not_by_a_question() -> None:
+def test_books_move_by_a_decision_of_the_acquirer_and_not_by_a_query() -> None:
     """A silent acquirer is asked again and again, and nothing changes by that."""
     dataset = with_cards()
     asked = replace(dataset.snapshot(), acquirer_log=({"word": "RECEIVED"}, {"word": "CHARGED"}))
@@ -155,7 +155,7 @@ def test_books_move_by_a_change_of_a_payment(column: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_missing_file_is_named_and_not_made(urls: Urls, service: str, tmp_path: Path) -> None:
+async def test_missing_file_is_named_and_not_made(urls: Urls, service: str, tmp_path: Path) -> None:
     """SQLite would make it, and the checker would find that nothing is wrong in it."""
     elsewhere = tmp_path / "elsewhere" / "x.db"
     with pytest.raises(DatabaseRefused, match=f"no {service} database") as refused:
@@ -189,7 +189,7 @@ async def test_no_database_is_left_open_behind_a_refusal(urls: Urls, monkeypatch
     assert set(ended) == {"payment", "ledger", "acquirer"}
 
 
-class TestOneMoment:
+class TestSettledSnapshot:
     """Two readings that agree, with nothing under way, are one snapshot of three databases."""
 
     @pytest.fixture
@@ -215,7 +215,7 @@ class TestOneMoment:
         assert reading.at_rest
         assert len(seen) == 2
 
-    async def test_what_changes_is_read_until_it_does_not(self, reads: Reads) -> None:
+    async def test_changing_books_are_read_until_they_are_at_rest(self, reads: Reads) -> None:
         """An order that is settled between two readings is never half of one and half of the other."""
         before, after = DatasetBuilder(), DatasetBuilder()
         for dataset in (before, after):
@@ -228,9 +228,7 @@ class TestOneMoment:
         assert reading.snapshot == after.snapshot()
         assert len(seen) == 4
 
-    async def test_between_two_looks_others_have_their_turn(
-        self, reads: Reads, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_reading_yields_to_other_tasks(self, reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
         pauses: list[float] = []
 
         async def pause(seconds: float) -> None:
@@ -244,7 +242,7 @@ class TestOneMoment:
         assert (pauses, reading.at_rest) == ([module._READ_EVERY_S], True)
         assert abs(reading.at_ms - SystemClock().now_ms()) < 10_000
 
-    async def test_what_is_under_way_is_waited_for(self, reads: Reads) -> None:
+    async def test_unfinished_work_is_waited_for(self, reads: Reads) -> None:
         """Also if it stands still for a while: a lease has to pass before others carry on."""
         left, done = legal(), legal()
         left.request_of("li", "Pay", "ticket-unused")["state"] = "IN_PROGRESS"
@@ -253,7 +251,7 @@ class TestOneMoment:
         assert reading.at_rest
         assert reading.snapshot.unfinished() == []
 
-    async def test_what_never_ends_is_returned_as_it_stands(self, reads: Reads) -> None:
+    async def test_work_that_never_ends_is_returned_as_it_is(self, reads: Reads) -> None:
         """A payment that nobody finishes is at rest, however often somebody takes its lease anew."""
         first, second = legal(), legal()
         for dataset, lease_ms in ((first, 1), (second, 2)):
@@ -274,7 +272,7 @@ class TestOneMoment:
         assert reading.at_rest
         assert reading.snapshot == second.snapshot()
 
-    async def test_what_never_stands_still_is_told(self, reads: Reads) -> None:
+    async def test_books_that_never_rest_are_reported(self, reads: Reads) -> None:
         before, after = DatasetBuilder(), DatasetBuilder()
         after.new_order("b")
         reads([before.snapshot(), after.snapshot()])

@@ -21,17 +21,17 @@ from services.cli.acquirer import _KINDS, _fault
         ),
     ],
 )
-def test_a_fault_is_read(text: str, fault: pb.Fault) -> None:
+def test_fault_is_read(text: str, fault: pb.Fault) -> None:
     assert _fault(text) == fault
 
 
 @pytest.mark.parametrize("text", ["", "up", "down:", "down,times=x", "down,delay=", "drop-reply times=1", "DOWN"])
-def test_what_is_no_fault_is_refused(text: str) -> None:
+def test_invalid_fault_is_refused(text: str) -> None:
     """The kinds are named."""
     with pytest.raises(typer.BadParameter, match="drop-reply"):
         _fault(text)
 
 
-def test_the_kinds_are_those_of_the_proto() -> None:
+def test_kinds_are_those_of_the_proto() -> None:
     names = {name.removeprefix("FAULT_KIND_").lower().replace("_", "-") for name in pb.FaultKind.keys()}  # noqa: SIM118
     assert names - {"unspecified"} == set(_KINDS)

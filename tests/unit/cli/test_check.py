@@ -59,7 +59,7 @@ def checks_of(result: Result) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
 
 
-def test_a_legal_dataset_is_ok(
+def test_legal_dataset_is_ok(
     tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
     """With all three witnesses every check is examined."""
@@ -81,7 +81,7 @@ def test_a_legal_dataset_is_ok(
     assert found["acquirer agrees with ledger"]["examined"] == 2
 
 
-def test_what_nobody_gave_is_named(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
+def test_missing_evidence_is_named(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
     """The databases alone may be ok; what was not examined stands beside it."""
     archived(tmp_path, dataset)
     result = run()
@@ -163,7 +163,7 @@ def test_open_payment_is_unknown_without_a_history_and_a_violation_with_one(
     assert f"  broken: {said}" in over.stdout.splitlines()
 
 
-def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
+def test_violation_is_printed_and_ends_with_1(tmp_path: Path, dataset: DatasetBuilder, run: Run) -> None:
     dataset.accounts[0]["balance"] += 1
     archived(tmp_path, dataset)
     result = run()
@@ -176,7 +176,7 @@ def test_a_violation_is_told_and_ends_with_1(tmp_path: Path, dataset: DatasetBui
     assert result.stdout.splitlines()[-1] == "verdict: violated"
 
 
-def test_what_is_not_decided_is_told_and_ends_with_2(
+def test_undecided_check_is_printed_and_ends_with_2(
     tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
     """It is not silently ok."""
@@ -190,7 +190,7 @@ def test_what_is_not_decided_is_told_and_ends_with_2(
     assert result.stdout.splitlines()[-1] == "verdict: unknown"
 
 
-def test_the_lines_of_a_violation_stand_below_each_other(
+def test_lines_of_a_violation_stand_below_each_other(
     tmp_path: Path, dataset: DatasetBuilder, run: Run, files: Callable[[DatasetBuilder], list[str]]
 ) -> None:
     archived(tmp_path, dataset)
@@ -213,9 +213,7 @@ def test_the_lines_of_a_violation_stand_below_each_other(
         ("--acquirer-log", "", "file.jsonl: the file is empty; record it anew"),
     ],
 )
-def test_a_file_that_is_none_ends_with_2(
-    run: Run, tmp_path: Path, option: str, content: str | None, words: str
-) -> None:
+def test_invalid_file_ends_with_2(run: Run, tmp_path: Path, option: str, content: str | None, words: str) -> None:
     """Before any database is looked at."""
     file = tmp_path / "file.jsonl"
     if content is not None:
@@ -238,7 +236,7 @@ def test_databases_may_be_named_in_a_file(tmp_path: Path, dataset: DatasetBuilde
 
 
 @pytest.mark.parametrize("line", ["bank=sqlite:///x.db", "order=mysql://me:secret@x", "=sqlite:///x.db"])
-def test_a_line_that_names_no_database_is_a_usage_error(tmp_path: Path, run: Run, line: str) -> None:
+def test_line_that_names_no_database_is_a_usage_error(tmp_path: Path, run: Run, line: str) -> None:
     """And is not repeated: it may hold a password."""
     listed = tmp_path / "databases"
     listed.write_text(line)
@@ -247,7 +245,7 @@ def test_a_line_that_names_no_database_is_a_usage_error(tmp_path: Path, run: Run
     assert line not in result.output
 
 
-def test_a_file_of_databases_that_is_not_there_is_a_usage_error(tmp_path: Path, run: Run) -> None:
+def test_file_of_databases_that_is_not_there_is_a_usage_error(tmp_path: Path, run: Run) -> None:
     assert run("--databases", str(tmp_path / "nowhere")).exit_code == 2
 
 

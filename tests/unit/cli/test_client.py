@@ -77,9 +77,7 @@ async def settle(client: Client) -> Reply:
 
 
 @pytest.mark.parametrize("first", [LOST, AWAY, RequestInProgress("req_1", retry_after_ms=1)])
-async def test_what_may_come_right_is_asked_again_with_the_same_request(
-    tmp_path: Path, first: CountinghouseError
-) -> None:
+async def test_passing_error_is_retried_with_the_same_request(tmp_path: Path, first: CountinghouseError) -> None:
     client = ScriptedClient([first, DONE], tmp_path)
     assert await settle(client) == DONE
     assert client.sent == [REQUEST, REQUEST]
@@ -94,7 +92,7 @@ async def test_what_may_come_right_is_asked_again_with_the_same_request(
         StaleVersion("o1", 1, 2),
     ],
 )
-async def test_what_is_decided_is_not_asked_again(tmp_path: Path, error: CountinghouseError) -> None:
+async def test_definitive_answer_is_not_retried(tmp_path: Path, error: CountinghouseError) -> None:
     client = ScriptedClient([error], tmp_path)
     with pytest.raises(type(error)) as refusal:
         await settle(client)
@@ -102,7 +100,7 @@ async def test_what_is_decided_is_not_asked_again(tmp_path: Path, error: Countin
     assert len(client.sent) == 1
 
 
-async def test_when_the_time_is_up_the_error_names_the_key(tmp_path: Path) -> None:
+async def test_timeout_names_the_key(tmp_path: Path) -> None:
     client = ScriptedClient([LOST], tmp_path, timeout_s=0.5)
     with pytest.raises(OutcomeUnknown, match=r"--request-id req_1$") as refusal:
         await settle(client)
@@ -130,19 +128,19 @@ def test_aborted_without_a_waiting_time_is_final() -> None:
     assert may_come_right(Aborted("ORDER_LOCKED", "held", retry_after_ms=5))
 
 
-async def test_without_a_stack_there_is_nobody_to_call(tmp_path: Path) -> None:
+async def test_call_without_a_stack_is_refused(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
         with pytest.raises(StackRefused, match="countinghouse up"):
             await client.read("order", "GetOrder", REQUEST)
 
 
-async def test_a_zookeeper_that_does_not_answer_is_said_within_the_timeout(tmp_path: Path) -> None:
+async def test_silent_zookeeper_is_reported_within_the_timeout(tmp_path: Path) -> None:
     async with connected(tmp_path, zookeeper="127.0.0.1:1") as client:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
             await client.read("order", "GetOrder", REQUEST)
 
 
-async def test_without_a_key_or_token_nobody_acts(tmp_path: Path) -> None:
+async def test_call_without_a_key_or_token_is_refused(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
         with pytest.raises(Unauthenticated, match="--token"):
             client._bearer()
@@ -236,7 +234,7 @@ async def test_interruption_of_nothing_names_no_request_id(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("last", [AWAY, Unauthenticated("TOKEN_EXPIRED", "too old")])
-async def test_change_once_unanswered_stays_unknown_whatever_a_later_try_is_told(
+async def test_change_once_unanswered_stays_unknown_after_a_later_refusal(
     tmp_path: Path, last: CountinghouseError
 ) -> None:
     """`nothing was done` is true of that try only."""
@@ -270,7 +268,7 @@ class RefusingClient(Client):
         ("tkt_1", "This is the stored answer to ticket tkt_1; fetch a new ticket to ask anew."),
     ],
 )
-async def test_stored_refusal_is_told_as_stored(
+async def test_stored_refusal_is_marked_as_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, sentence: str
 ) -> None:
     """What it says was so when it was first given; as JSON it is marked as a stored result is."""

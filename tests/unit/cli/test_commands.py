@@ -66,7 +66,7 @@ def test_every_command_of_the_issue_is_there() -> None:
 
 
 @pytest.mark.parametrize(("words", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in commands()])
-def test_every_command_says_what_it_does_gives_an_example_and_has_json(words: tuple[str, ...], command: Any) -> None:
+def test_every_command_has_a_summary_an_example_and_json(words: tuple[str, ...], command: Any) -> None:
     assert command.help
     assert f"Example: countinghouse {' '.join(words)}" in command.help
     options = {option for parameter in command.params for option in parameter.opts}
@@ -124,7 +124,7 @@ def test_help_does_not_wait_for_what_only_commands_need() -> None:
         (("nonsense",), 2, "nonsense"),
     ],
 )
-def test_a_refusal_is_said_on_standard_error_and_in_the_exit_code(
+def test_refusal_is_on_standard_error_and_in_the_exit_code(
     tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     done = run(*arguments, COUNTINGHOUSE_DATA=str(tmp_path))
@@ -141,7 +141,7 @@ def test_status_without_a_stack_is_still_json(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_an_error_is_json_too_if_json_was_asked_for(tmp_path: Path) -> None:
+def test_error_is_json_too_if_json_was_asked_for(tmp_path: Path) -> None:
     done = run("token", "--role", "cashier", "--json", "--data", str(tmp_path))
     assert json.loads(done.stdout)["error"]["reason"] == "SIGNING_KEY_MISSING"
     assert done.returncode == 1
@@ -152,7 +152,7 @@ def test_down_without_a_stack_has_nothing_to_do(tmp_path: Path) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, {"stopped": False})
 
 
-def test_no_java_and_no_docker_says_what_to_install(tmp_path: Path) -> None:
+def test_start_without_java_and_docker_names_what_to_install(tmp_path: Path) -> None:
     done = run("up", "--data", str(tmp_path), PATH="/nowhere", HOME=str(tmp_path), JAVA_HOME="")
     assert done.returncode == 2
     assert "apt install" in done.stderr
@@ -160,7 +160,7 @@ def test_no_java_and_no_docker_says_what_to_install(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_token_is_what_the_services_take(tmp_path: Path) -> None:
+def test_printed_token_is_accepted_by_the_services(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     signer = TokenSigner.from_file(tmp_path / "keys" / "signing.key", SystemClock())
     done = run("token", "--role", "cashier", "--name", "li", "--data", str(tmp_path))
@@ -168,14 +168,14 @@ def test_a_token_is_what_the_services_take(tmp_path: Path) -> None:
     assert verifier.verify(done.stdout.strip()) == Principal("li", Role.CASHIER)
 
 
-def test_who_acts_is_read_as_role_and_name() -> None:
+def test_caller_is_read_as_role_and_name() -> None:
     assert parse_principal("accountant:wang") == Principal("wang", Role.ACCOUNTANT)
     for wrong in ("", "li", "king:li", "cashier:"):
         with pytest.raises(typer.BadParameter):
             parse_principal(wrong)
 
 
-def test_the_user_has_a_name_that_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_has_a_name_that_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "DOMAIN\\mei li")
     assert user_name() == "DOMAINmeili"
     monkeypatch.setattr("getpass.getuser", lambda: "梅")

@@ -85,7 +85,7 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
 
 
 @pytest.mark.usefixtures("docker")
-def test_it_is_a_data_directory_for_the_time_of_one_command() -> None:
+def test_deployment_is_a_data_directory_for_one_command() -> None:
     """With the key that signs, where everybody is, and where the books are; nothing of it is left."""
     with ExitStack() as resources:
         variables = open_deployment({}, resources)
@@ -124,7 +124,7 @@ def test_only_two_keys_are_taken_out(docker: Docker) -> None:
 @pytest.mark.parametrize(
     ("environment", "project"), [({}, "countinghouse"), ({"COMPOSE_PROJECT_NAME": "second"}, "second")]
 )
-def test_it_is_found_by_its_projects_name(docker: Docker, environment: dict[str, str], project: str) -> None:
+def test_deployment_is_found_by_its_project_name(docker: Docker, environment: dict[str, str], project: str) -> None:
     """The variable is docker compose's own."""
     with ExitStack() as resources:
         open_deployment(environment, resources)
@@ -132,7 +132,7 @@ def test_it_is_found_by_its_projects_name(docker: Docker, environment: dict[str,
 
 
 @pytest.mark.parametrize("left", [[], RUNNING[1:]])
-def test_a_deployment_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch, left: list[Container]) -> None:
+def test_deployment_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch, left: list[Container]) -> None:
     """Also one without the container that holds the keys."""
     monkeypatch.setattr(subprocess, "run", Docker(left))
     with ExitStack() as resources, pytest.raises(StackRefused, match="compose-up") as refusal:
@@ -140,7 +140,7 @@ def test_a_deployment_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPat
     assert refusal.value.reason == "STACK_NOT_RUNNING"
 
 
-def test_what_docker_says_instead_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_docker_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(arguments: list[str], **_options: Any) -> subprocess.CompletedProcess[bytes]:
         return subprocess.CompletedProcess(arguments, 1, b"", b"\nCannot connect to the Docker daemon\n")
 
@@ -149,7 +149,7 @@ def test_what_docker_says_instead_is_passed_on(monkeypatch: pytest.MonkeyPatch) 
         open_deployment({}, resources)
 
 
-def test_a_machine_without_docker_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_machine_without_docker_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with ExitStack() as resources, pytest.raises(StackRefused) as refusal:
         open_deployment({}, resources)
@@ -157,7 +157,7 @@ def test_a_machine_without_docker_is_told_so(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize("command", ["up", "down", "demo"])
-def test_what_starts_and_stops_embedded_stacks_is_refused(docker: Docker, command: str) -> None:
+def test_up_and_down_on_a_deployment_are_refused(docker: Docker, command: str) -> None:
     """A deployment is not ours to stop."""
     result = CliRunner().invoke(app, ["--stack", "compose", command])
     assert result.exit_code == 2
@@ -165,7 +165,7 @@ def test_what_starts_and_stops_embedded_stacks_is_refused(docker: Docker, comman
     assert docker.asked == []
 
 
-def test_chaos_has_a_stack_of_its_own_whatever_the_variable_says(docker: Docker, tmp_path: Path) -> None:
+def test_chaos_ignores_the_stack_variable(docker: Docker, tmp_path: Path) -> None:
     """The variable is for commands that look for a stack; said in so many words, the option is in the wrong place."""
     run = ["chaos", "run", "--faults", "earthquake", "--data", str(tmp_path)]
     named = CliRunner().invoke(app, run, env={"COUNTINGHOUSE_STACK": "compose"})
@@ -175,7 +175,7 @@ def test_chaos_has_a_stack_of_its_own_whatever_the_variable_says(docker: Docker,
     assert docker.asked == []
 
 
-def test_a_local_stack_does_without_docker(docker: Docker, tmp_path: Path) -> None:
+def test_local_stack_does_without_docker(docker: Docker, tmp_path: Path) -> None:
     """It is what is meant unless something else is said, in the environment or by the option."""
     for arguments in ([], ["--stack", "local"]):
         result = CliRunner().invoke(app, [*arguments, "token", "--role", "cashier", "--data", str(tmp_path)])

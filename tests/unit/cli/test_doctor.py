@@ -40,13 +40,13 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.devstack.components.zookeeper.find", lambda _environment: "found")
 
 
-def test_a_fresh_directory_is_fit(tmp_path: Path) -> None:
+def test_fresh_directory_is_fit(tmp_path: Path) -> None:
     code, checks = examine(tmp_path / "new")
     assert code == 0
     assert all(check["ok"] for check in checks.values())
 
 
-def test_a_sound_database_is_known_by_its_revision(tmp_path: Path) -> None:
+def test_sound_database_is_known_by_its_revision(tmp_path: Path) -> None:
     database(tmp_path, "order", revisions("order")[-1], generation=3)
     code, checks = examine(tmp_path)
     assert code == 0
@@ -54,7 +54,7 @@ def test_a_sound_database_is_known_by_its_revision(tmp_path: Path) -> None:
     assert "order 3" in checks["generation"]["detail"]
 
 
-def test_a_damaged_database_is_named(tmp_path: Path) -> None:
+def test_damaged_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "order.db").write_bytes(b"not a database at all, but long enough to be read as a header" * 20)
     code, checks = examine(tmp_path)
     assert code == 1
@@ -62,14 +62,14 @@ def test_a_damaged_database_is_named(tmp_path: Path) -> None:
     assert "order.db" in checks["order database"]["detail"]
 
 
-def test_a_newer_database_is_named(tmp_path: Path) -> None:
+def test_newer_database_is_named(tmp_path: Path) -> None:
     database(tmp_path, "ledger", "9999")
     code, checks = examine(tmp_path)
     assert code == 1
     assert "9999" in checks["ledger database"]["detail"]
 
 
-def test_a_key_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
+def test_key_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     key = tmp_path / "keys" / "signing.key"
     key.write_text("")
@@ -79,14 +79,14 @@ def test_a_key_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
     assert "chmod 600" in checks["signing key"]["detail"]
 
 
-def test_a_zookeeper_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zookeeper_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.cli.doctor._ZOOKEEPER_TIMEOUT_S", 0.2)
     code, checks = examine(tmp_path, "--zookeeper", "127.0.0.1:1")
     assert code == 1
     assert not checks["generation"]["ok"]
 
 
-def test_a_generation_behind_the_databases_is_not_set(tmp_path: Path) -> None:
+def test_generation_behind_the_databases_is_not_set(tmp_path: Path) -> None:
     database(tmp_path, "order", "0001", generation=5)
     result = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--new-generation", "5"])
     assert result.exit_code == 1

@@ -76,7 +76,7 @@ def required(field: str) -> InvalidArgument:
         ("acquirer log", "key", "--key"),
     ],
 )
-def test_field_that_a_server_refuses_is_told_by_its_flag(command: str, field: str, flag: str) -> None:
+def test_field_that_a_server_refuses_is_named_by_its_flag(command: str, field: str, flag: str) -> None:
     """As wrong usage, which has an exit code of its own."""
     told = told_by_flags(required(field), context_of(*command.split()))
     assert told.message == f"{flag} is required"
@@ -84,7 +84,7 @@ def test_field_that_a_server_refuses_is_told_by_its_flag(command: str, field: st
     assert _end_with(told) == ExitCode.NOT_RUN
 
 
-def test_field_inside_a_sentence_is_told_by_its_flag() -> None:
+def test_field_inside_a_sentence_is_named_by_its_flag() -> None:
     """Those of other fields as well."""
     refusal = InvalidArgument.of_field(
         "TICKET_NAMES_ORDER", "amount", "the ticket pays o1; leave amount and payee_account_id out"
@@ -93,7 +93,7 @@ def test_field_inside_a_sentence_is_told_by_its_flag() -> None:
     assert told.message == "--amount: the ticket pays o1; leave amount and --payee out"
 
 
-def test_wallet_without_a_customer_names_the_flag_that_says_whose() -> None:
+def test_wallet_without_a_customer_names_the_customer_flag() -> None:
     """A clerk pays from it, and did not say for whom."""
     with pytest.raises(InvalidArgument) as refusal:
         ticket_owner(Principal("li", Role.CASHIER), PayCommand("t1", Source.WALLET, None, "", "", "", "f"))
@@ -101,7 +101,7 @@ def test_wallet_without_a_customer_names_the_flag_that_says_whose() -> None:
     assert told.message == "--customer is required: whose wallet pays?"
 
 
-def test_amount_given_in_minor_units_is_told_by_that_flag() -> None:
+def test_amount_given_in_minor_units_is_named_by_that_flag() -> None:
     """And not by the one that was not typed."""
     told = told_by_flags(required("amount.minor_units"), context_of("pay", amount_minor=5))
     assert told.message == "--amount-minor is required"

@@ -32,7 +32,7 @@ def test_json_keeps_the_protos_names_and_its_numbers_are_numbers() -> None:
     json.dumps(found)
 
 
-def test_an_enum_of_a_newer_version_stays_a_number() -> None:
+def test_enum_of_a_newer_version_stays_a_number() -> None:
     payment = payment_pb2.Payment(state=99)  # type: ignore[arg-type]
     assert output.as_dict(payment)["state"] == 99
 
@@ -42,12 +42,12 @@ def test_lines_are_aligned_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "order     state\no1        PAID\norder-22  UNPAID\n"
 
 
-def test_a_table_of_nothing_has_its_heads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_of_nothing_has_its_heads(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table("orders", ("order", "state"), [])
     assert capsys.readouterr().out == "order  state\n"
 
 
-def test_a_terminal_gets_a_frame_and_no_markup_is_read_into_values(
+def test_terminal_gets_a_frame_and_no_markup_is_read_into_values(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

@@ -25,7 +25,7 @@ def _root_logger() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_root_logger")
-def test_words_of_others_in_the_log_are_escaped_and_make_no_record(tmp_path: Path) -> None:
+def test_foreign_text_in_the_log_is_escaped_and_makes_no_record(tmp_path: Path) -> None:
     """Neither a terminal that shows it nor a reader of its lines is deceived."""
     _log_to(tmp_path / "stack.log")
     logging.getLogger("kazoo").warning("node %s", "a\x1b[2J\x9b31m\u202e\udcff\n2026-01-01 00:00:00 kazoo all is well")

@@ -73,7 +73,7 @@ def test_output_that_is_closed_changes_no_exit_code(tmp_path: Path, descriptors:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_output_that_could_not_be_written_is_said() -> None:
+def test_output_that_could_not_be_written_is_reported() -> None:
     """On standard error, and in the exit code if that said done."""
     with open("/dev/full", "wb") as full:
         code, _, errors = printed("mei", stdout=full.fileno())

@@ -51,14 +51,14 @@ def shown(capsys: pytest.CaptureFixture[str], **fields: Any) -> str:
         ({"state": "PARKED"}, "not known yet; whatever was charged is given back when the acquirer answers"),
     ],
 )
-def test_card_payment_says_what_became_of_the_card(
+def test_card_payment_shows_the_state_of_the_card(
     capsys: pytest.CaptureFixture[str], fields: dict[str, Any], says: str
 ) -> None:
     """As far as the payment tells."""
     assert shown(capsys, **fields) == says
 
 
-def test_parked_and_reversed_payment_says_that_the_card_holds_no_charge_and_who_knows_more(
+def test_parked_and_reversed_payment_shows_no_charge_and_names_the_acquirer_log(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It has no journal, so the payment does not tell whether there was a charge to give back; the acquirer does."""
@@ -67,12 +67,12 @@ def test_parked_and_reversed_payment_says_that_the_card_holds_no_charge_and_who_
     )
 
 
-def test_every_state_of_a_card_payment_says_what_became_of_the_card() -> None:
+def test_every_state_of_a_card_payment_shows_the_state_of_the_card() -> None:
     """None is forgotten."""
     assert payments._CARD_MONEY.keys() == {*map(str, PaymentState)} - {"REVERSED"}
 
 
-def test_payment_that_is_not_by_card_says_nothing_of_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+def test_payment_that_is_not_by_card_shows_no_card(capsys: pytest.CaptureFixture[str]) -> None:
     payments._show(_client(), pb.Payment(payment_id="p1", source=pb.SOURCE_DRAWER), {})
     assert "card" not in capsys.readouterr().out
 
@@ -99,7 +99,7 @@ def test_payment_that_is_not_by_card_says_nothing_of_a_card(capsys: pytest.Captu
         ),
     ],
 )
-def test_payment_get_of_an_unknown_outcome_says_what_can_be_done(
+def test_payment_get_of_an_unknown_outcome_names_the_remedies(
     capsys: pytest.CaptureFixture[str], fields: dict[str, Any], says: str
 ) -> None:
     """And does not name the command that was just run."""
@@ -205,13 +205,13 @@ async def test_settle_of_an_order_whose_payment_cannot_be_parked_names_no_comman
 
 
 @pytest.mark.parametrize("action", [Action.REFUND, Action.UNDO, Action.ASK_NOW])
-def test_reconciliation_names_the_command_that_mends_a_difference(action: Action) -> None:
+def test_reconciliation_names_the_command_that_repairs_a_difference(action: Action) -> None:
     """What `--repair` mends, and what goes on by itself."""
     assert "`reconcile --repair`" in action
 
 
 @pytest.mark.parametrize("action", [Action.ASK_NOW, Action.WAIT])
-def test_reconciliation_says_what_goes_on_by_itself(action: Action) -> None:
+def test_reconciliation_names_what_is_repaired_without_a_command(action: Action) -> None:
     """And that nobody has to wait long."""
     assert "by itself" in action
     assert "seconds" in action
@@ -252,7 +252,7 @@ async def trial_balance(capsys: pytest.CaptureFixture[str], books: Any = BOOKS, 
     return capsys.readouterr().out.splitlines()
 
 
-async def test_trial_balance_leaves_out_accounts_without_postings_and_says_so(
+async def test_trial_balance_leaves_out_accounts_without_postings_and_counts_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One whose postings add up to zero stays."""

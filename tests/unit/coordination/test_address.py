@@ -41,7 +41,7 @@ from coordination.session import EnsembleAddress, ServerAddress
         ("127.0.0.1:2181", "127.0.0.1:2181"),
     ],
 )
-def test_an_address_in_a_known_spelling_is_understood_whole(text: str, canonical: str) -> None:
+def test_address_in_a_known_spelling_is_understood_whole(text: str, canonical: str) -> None:
     """Every server that was named is there, and ZooKeeper's own notation reads back as the same address."""
     address = EnsembleAddress.parse(text)
     assert str(address) == canonical
@@ -80,12 +80,12 @@ def test_an_address_in_a_known_spelling_is_understood_whole(text: str, canonical
         ("h" * 5000, "5000 characters"),
     ],
 )
-def test_an_address_that_is_not_understood_is_refused_in_a_sentence(text: str, why: str) -> None:
+def test_address_that_is_not_understood_is_refused_in_a_sentence(text: str, why: str) -> None:
     with pytest.raises(BadAddress, match=why):
         EnsembleAddress.parse(text)
 
 
-def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
+def test_address_with_a_password_is_refused_without_showing_it() -> None:
     with pytest.raises(BadAddress) as refusal:
         EnsembleAddress.parse("zookeeper://li:secret@h1:2181")
     assert "secret" not in str(refusal.value)
@@ -100,6 +100,6 @@ def test_any_text_is_an_address_or_a_bad_address(text: str) -> None:
 
 
 @pytest.mark.parametrize(("host", "written"), [("h1", "h1:2182"), ("::1", "[::1]:2182")])
-def test_a_server_is_written_as_it_is_read(host: str, written: str) -> None:
+def test_server_is_written_as_it_is_read(host: str, written: str) -> None:
     assert str(ServerAddress(host, 2182)) == written
     assert ServerAddress.parse(written) == ServerAddress(host, 2182)

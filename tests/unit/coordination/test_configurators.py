@@ -72,18 +72,18 @@ def yaml_rule(entry: str, *, head: str = "") -> str:
         ("absent://0.0.0.0/com.foo.BarService?weight=7", False),
     ],
 )
-def test_for_whom_an_override_is(url: str, applies: bool) -> None:
+def test_override_applies_to_its_host_and_conditions(url: str, applies: bool) -> None:
     """The host is a provider's if there is a port, else a consumer's; every condition has to hold."""
     rules = parse_override(quote(url, safe=""))
     assert changed(rules, provider(zone="north")) == ({"weight": "7"} if applies else {})
 
 
-def test_absent_sets_only_what_is_not_said() -> None:
+def test_absent_sets_only_missing_parameters() -> None:
     rules = parse_override("absent://0.0.0.0/com.foo.BarService?weight=7&timeout=200")
     assert changed(rules, provider()) == {"timeout": "200"}
 
 
-def test_what_identifies_a_provider_is_not_changed() -> None:
+def test_identity_of_a_provider_is_not_changed() -> None:
     """Conditions of the rule are no parameters of the provider."""
     rules = parse_override(
         "override://0.0.0.0/com.foo.BarService?category=configurators&dynamic=false&enabled=true&priority=3"
@@ -92,7 +92,7 @@ def test_what_identifies_a_provider_is_not_changed() -> None:
     assert changed(rules, provider()) == {"disabled": "true", "Pay.timeout": "100"}
 
 
-def test_the_more_special_prevails_and_then_the_higher_priority() -> None:
+def test_more_special_prevails_and_then_the_higher_priority() -> None:
     """0.0.0.0 comes before a host, and of one host the higher priority comes last."""
     texts = [
         "override://10.0.0.5:20880/com.foo.BarService?weight=3",
@@ -118,7 +118,7 @@ def test_the_more_special_prevails_and_then_the_higher_priority() -> None:
         "override://0.0.0.0/com.foo.BarService?priority=high&weight=1",
     ],
 )
-def test_a_bad_override(text: str) -> None:
+def test_malformed_override_is_refused(text: str) -> None:
     with pytest.raises(BadRule):
         parse_override(text)
 
@@ -163,7 +163,7 @@ def test_a_bad_override(text: str) -> None:
         ("{side: consumer, match: {param: [{key: zone, value: {exact: south}}]}, parameters: {weight: 7}}", False),
     ],
 )
-def test_for_whom_an_entry_is(entry: str, applies: bool) -> None:
+def test_entry_applies_to_its_side_and_conditions(entry: str, applies: bool) -> None:
     """Hosts and applications are those of the entry's side; whatever is said has to hold."""
     assert changed(parse_configurators(yaml_rule(entry), KEY), provider(zone="north")) == (
         {"weight": "7"} if applies else {}
@@ -182,7 +182,7 @@ def test_for_whom_an_entry_is(entry: str, applies: bool) -> None:
         ("com.foo.Other", "", "", False),
     ],
 )
-def test_a_service_rule_is_for_one_group_and_version(key: str, group: str, version: str, applies: bool) -> None:
+def test_service_rule_is_for_one_group_and_version(key: str, group: str, version: str, applies: bool) -> None:
     """The key may be written as a service or as the node is named."""
     rules = parse_configurators(f"key: {key}\nconfigs: [{{side: consumer, parameters: {{weight: 7}}}}]", KEY)
     more = {name: value for name, value in (("group", group), ("version", version)) if value}
@@ -199,20 +199,20 @@ def test_a_service_rule_is_for_one_group_and_version(key: str, group: str, versi
         ("{side: provider, parameters: {weight: 7}}", False),
     ],
 )
-def test_an_application_rule_is_for_the_application_of_its_side(entry: str, applies: bool) -> None:
+def test_application_rule_is_for_the_application_of_its_side(entry: str, applies: bool) -> None:
     rules = parse_configurators(f"scope: application\nkey: desk\nconfigs:\n- {entry}", "desk")
     assert changed(rules, provider()) == ({"weight": "7"} if applies else {})
     theirs = parse_configurators(f"scope: application\nconfigs:\n- {entry.replace('consumer', 'provider')}", "shop")
     assert bool(changed(theirs, provider())) == (applies or "side: provider" in entry)
 
 
-def test_switched_off_it_is_no_rule() -> None:
+def test_rule_that_is_switched_off_is_none() -> None:
     assert (
         parse_configurators(yaml_rule("{side: consumer, parameters: {weight: 7}}", head="enabled: false\n"), KEY) == ()
     )
 
 
-def test_a_list_of_urls_is_understood() -> None:
+def test_list_of_urls_is_understood() -> None:
     """2.6's notation in a 2.7 node, as older consoles write it."""
     rules = parse_configurators('["override://0.0.0.0/com.foo.BarService?weight=7"]', KEY)
     assert changed(rules, provider()) == {"weight": "7"}
@@ -222,7 +222,7 @@ def test_no_configs_is_a_rule_that_changes_nothing() -> None:
     assert parse_configurators("configs: []", KEY) == ()
 
 
-def test_where_it_stands_is_said() -> None:
+def test_error_names_the_place_of_the_rule() -> None:
     """Of an entry that is applied, and of one that is refused."""
     (rule,) = parse_configurators(yaml_rule("{side: consumer, parameters: {weight: 7}}"), KEY)
     assert rule.origin == "com.foo.BarService::.configurators, configs 1"
@@ -248,7 +248,7 @@ def test_where_it_stands_is_said() -> None:
         yaml_rule("{side: consumer, match: {param: [{key: zone}]}, parameters: {weight: 1}}"),
     ],
 )
-def test_a_bad_rule(text: str) -> None:
+def test_malformed_rule_is_refused(text: str) -> None:
     """A rule that cannot be understood, or whose conditions cannot, is refused as a whole."""
     with pytest.raises(BadRule):
         parse_configurators(text, KEY)

@@ -9,7 +9,7 @@ from coordination.session.liveness import MARGIN_FRACTION, Backoff, SessionValid
 
 
 @given(st.floats(1, 60), st.lists(st.floats(0, 1000), min_size=1))
-def test_belief_never_exceeds_what_was_acknowledged(timeout_s: float, sent_at: list[float]) -> None:
+def test_validity_never_exceeds_the_last_acknowledgement(timeout_s: float, sent_at: list[float]) -> None:
     """Belief ends a margin before (latest acknowledged send time + timeout), in whatever order replies come."""
     validity = SessionValidity(1, timeout_s, float("-inf"))
     for moment in sent_at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coordination.deadline import Deadline
 
 
-def test_never() -> None:
+def test_deadline_without_a_timeout_never_ends() -> None:
     """No timeout: no deadline, and slices of it end."""
     never = Deadline.after(None)
     assert never.remaining_s() is None

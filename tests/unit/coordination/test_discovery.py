@@ -33,7 +33,7 @@ def disabling(address: str) -> Rules:
     return Rules(configurators=parse_configurators(text, "a.B::"))
 
 
-def test_away_and_empty_are_told_apart() -> None:
+def test_away_and_empty_are_different_states() -> None:
     """Going away takes nobody out; an empty list that is believed does."""
     directory = Directory("a.B", empty_list_grace_s=0)
     directory.on_away()
@@ -45,7 +45,7 @@ def test_away_and_empty_are_told_apart() -> None:
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
-async def test_an_empty_list_is_believed_when_it_has_lasted() -> None:
+async def test_empty_list_is_taken_as_true_after_the_grace_period() -> None:
     """Nobody where there was somebody is doubted; read again after the time of doubt it is the truth."""
     directory = Directory("a.B", empty_list_grace_s=0.2)
     directory.take_names([NODE])
@@ -64,7 +64,7 @@ async def test_an_empty_list_is_believed_when_it_has_lasted() -> None:
     assert directory.reread_after_s() is None
 
 
-def test_somebody_ends_the_doubt() -> None:
+def test_returning_provider_ends_the_grace_period() -> None:
     """Whoever comes back is the list, be it another; and the next emptiness is doubted anew."""
     directory = Directory("a.B", empty_list_grace_s=60)
     directory.take_names([NODE])
@@ -75,14 +75,14 @@ def test_somebody_ends_the_doubt() -> None:
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:2"])
 
 
-def test_one_that_leaves_others_behind_is_gone_at_once() -> None:
+def test_provider_that_leaves_others_behind_is_gone_at_once() -> None:
     directory = Directory("a.B", empty_list_grace_s=60)
     directory.take_names([NODE, OTHER])
     directory.take_names([OTHER])
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
 
 
-def test_nobody_usable_is_nobody() -> None:
+def test_list_without_usable_providers_counts_as_empty() -> None:
     """A list in which nobody can be called is as good as empty, and is doubted like one."""
     directory = Directory("a.B", empty_list_grace_s=60)
     directory.take_names([NODE])
@@ -94,7 +94,7 @@ def test_nobody_usable_is_nobody() -> None:
     ]
 
 
-def test_away_while_emptying_the_doubt_begins_anew() -> None:
+def test_outage_while_emptying_restarts_the_grace_period() -> None:
     """ZooKeeper gone and back with nobody: they may be about to register again."""
     directory = Directory("a.B", empty_list_grace_s=60)
     directory.take_names([NODE])
@@ -106,14 +106,14 @@ def test_away_while_emptying_the_doubt_begins_anew() -> None:
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
 
 
-def test_who_was_never_there_is_not_waited_for() -> None:
+def test_empty_first_list_has_no_grace_period() -> None:
     """The first list is the truth at once, empty or not."""
     directory = Directory("a.B", empty_list_grace_s=60)
     directory.take_names([])
     assert directory.state is DirectoryState.LIVE
 
 
-def test_memory_never_replaces_what_was_read() -> None:
+def test_cached_list_never_replaces_one_that_was_read() -> None:
     """A file read late does not undo ZooKeeper's list, and an empty memory says nothing."""
     directory = Directory("a.B")
     directory.load_cached([])
@@ -125,7 +125,7 @@ def test_memory_never_replaces_what_was_read() -> None:
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
-def test_subscribers_hear_of_changes_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_subscribers_are_called_at_changes_only(caplog: pytest.LogCaptureFixture) -> None:
     """The same list again is no news; a subscriber that fails keeps none of the others from hearing."""
     directory, heard = Directory("a.B", empty_list_grace_s=0), list[int]()
 
@@ -144,7 +144,7 @@ def test_subscribers_hear_of_changes_only(caplog: pytest.LogCaptureFixture) -> N
     assert directory.changed.is_set()
 
 
-async def test_nobody() -> None:
+async def test_wait_any_without_providers_fails_in_time() -> None:
     """wait_any() fails in time, saying whether ZooKeeper could be asked."""
     directory = Directory("a.B")
     with pytest.raises(NoProviders) as caught:
@@ -157,7 +157,7 @@ async def test_nobody() -> None:
     assert caught.value.interface == "a.B"
 
 
-async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
+async def test_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     """Also when it is the last: that is somebody's decision, not a restart. What was done is told."""
     directory = Directory("a.B")
     directory.take_names([NODE])
@@ -173,7 +173,7 @@ async def test_a_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     assert addresses(directory) == ["h:1"]
 
 
-def test_disabled_by_itself() -> None:
+def test_provider_disabled_by_its_url_is_no_endpoint() -> None:
     directory = Directory("a.B")
     directory.take_names([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()])
     assert [verdict.why_not for verdict in directory.eligibility("Any")] == ["registered as disabled"]
@@ -195,7 +195,7 @@ def test_candidates_follow_the_list_and_the_rules() -> None:
     assert verdict.endpoint is not None
 
 
-def test_any_number_of_tags_costs_no_more_than_some() -> None:
+def test_cache_of_candidates_is_bounded() -> None:
     """Tags come from callers: what is remembered of them is bounded."""
     directory = Directory("a.B")
     directory.take_names([NODE])
@@ -204,7 +204,7 @@ def test_any_number_of_tags_costs_no_more_than_some() -> None:
     assert len(directory._routed) <= MAX_ROUTED
 
 
-def test_a_verdict_on_everybody() -> None:
+def test_every_registration_has_an_eligibility() -> None:
     """Every node is answered for: candidates, and why the others are none."""
     gray = ProviderURL("tri", "h", 3, "a.B", {"dubbo.tag": "gray"}).node_name()
     of_group = ProviderURL("tri", "h", 4, "a.B", {"group": "g"}).node_name()
@@ -221,7 +221,7 @@ def test_a_verdict_on_everybody() -> None:
     }
 
 
-def test_what_cannot_be_read_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_node_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Not again at every change of the list."""
     directory = Directory("a.B")
     with caplog.at_level(logging.WARNING, "coordination"):
@@ -230,7 +230,7 @@ def test_what_cannot_be_read_is_warned_of_once(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("nonsense") == 1
 
 
-def test_what_is_counted() -> None:
+def test_endpoints_and_list_state_are_exported() -> None:
     """Endpoints that may be called, and whether the list is ZooKeeper's own."""
     collected = CollectorRegistry()
     directory = Directory("a.B", metrics=Metrics(collected))
@@ -252,7 +252,7 @@ def test_what_is_counted() -> None:
     assert figures() == (1, 0)
 
 
-def test_who_consumes() -> None:
+def test_consumer_url_names_consumer_service_and_process() -> None:
     """A consumer says who it is and for which service; its process keeps it apart from others of its host."""
     url = Consumer("desk", "10.0.0.9", timestamp_ms=5, instance="desk-1", tag="gray").url(Service("a.B", "g", "1.0"))
     assert (url.host, url.application, url.group, url.version, url.tag) == ("10.0.0.9", "desk", "g", "1.0", "gray")
@@ -263,7 +263,7 @@ def test_who_consumes() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "nonsense", "{}", '["a", 1]'])
-def test_a_broken_memory_is_no_memory(tmp_path: Path, content: str | None) -> None:
+def test_unreadable_cache_is_empty(tmp_path: Path, content: str | None) -> None:
     """A missing or damaged file costs the cold start and nothing else."""
     path = tmp_path / "a.B.json"
     if content is not None:
@@ -271,7 +271,7 @@ def test_a_broken_memory_is_no_memory(tmp_path: Path, content: str | None) -> No
     assert ProviderCache(path).load() in ([], ["a"])
 
 
-def test_memory_is_written_whole(tmp_path: Path) -> None:
+def test_cache_file_is_replaced_atomically(tmp_path: Path) -> None:
     """What was saved is what is loaded, and no draft is left."""
     cache = ProviderCache(tmp_path / "deep" / "a.B.json")
     cache.save(["b", "a"])
@@ -280,7 +280,7 @@ def test_memory_is_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.B.json"]
 
 
-def test_a_memory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A directory that is a file, as a read-only one would: nothing is raised, and what was there stays."""
     (tmp_path / "taken").write_text("a file")
     cache = ProviderCache(tmp_path / "taken" / "a.B.json")
@@ -339,7 +339,7 @@ async def test_many_new_providers_leave_the_loop_its_turns() -> None:
     assert len(directory.endpoints) == 1000
 
 
-def test_the_log_names_who_came_and_went_and_not_everybody(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_names_only_providers_that_came_or_went(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand addresses at every change would bury all else."""
     caplog.set_level(logging.INFO)
     directory = Directory("a.B")

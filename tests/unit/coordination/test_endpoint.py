@@ -45,7 +45,7 @@ def test_later_of_two_registrations_counts() -> None:
         assert [one.refusal for one in found if one.refusal] == ["an older registration of the same address"]
 
 
-def test_of_two_alike_it_is_always_the_same() -> None:
+def test_equal_registrations_have_a_stable_choice() -> None:
     """Two registrations of one address and time do not take turns, in whatever order ZooKeeper lists them."""
     names = [node(1, 5, pid="1"), node(1, 5, pid="2")]
     one, other = ProviderReader(SERVICE).read(names), ProviderReader(SERVICE).read(reversed(names))
@@ -74,7 +74,7 @@ def test_group_and_version_are_compared_as_dubbo_does(group: str, version: str, 
     assert usable(ProviderReader(Service("a.B", group, version)).read(names)) == taken
 
 
-def test_one_address_in_two_groups_is_two_endpoints() -> None:
+def test_address_in_two_groups_is_two_endpoints() -> None:
     """So it is in two versions; of each the later registration counts, and each says in every call which it is."""
     names = [node(1), node(1, 5, group="a"), node(1, 9, group="a"), node(1, group="b"), node(1, group="a", version="2")]
     endpoints = [one.endpoint for one in ProviderReader(Service("a.B", "*", "*")).read(names) if one.endpoint]
@@ -95,14 +95,14 @@ def test_keys_of_different_groups_differ_whatever_they_are_called() -> None:
 
 
 @pytest.mark.parametrize("group", ["付", "a\nb", "a\x7f"])
-def test_a_group_that_no_call_can_say_is_refused(group: str) -> None:
+def test_group_that_metadata_cannot_carry_is_refused(group: str) -> None:
     """It costs that registration, and no call."""
     found = ProviderReader(Service("a.B", "*", "*")).read([node(1, group=group), node(2)])
     assert usable(found) == ["h:2"]
     assert "printable ASCII" in next(one.refusal for one in found if one.refusal)
 
 
-def test_a_name_is_read_once_for_as_long_as_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_name_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that went is forgotten."""
     read: list[str] = []
     parse = ProviderURL.parse
@@ -133,7 +133,7 @@ def test_a_name_is_read_once_for_as_long_as_it_is_there(monkeypatch: pytest.Monk
         (-MINUTE_MS, None, 100, 100),  # its clock is ahead of ours: warm
     ],
 )
-def test_warm_up(uptime_ms: int, warmup: str | None, weight: int, now: int) -> None:
+def test_weight_grows_during_warm_up(uptime_ms: int, warmup: str | None, weight: int, now: int) -> None:
     """A new provider's share grows with its uptime."""
     more = {} if warmup is None else {"warmup": warmup}
     warming = endpoint(timestamp=str(NOW_MS - uptime_ms), weight=str(weight), **more)
@@ -141,19 +141,19 @@ def test_warm_up(uptime_ms: int, warmup: str | None, weight: int, now: int) -> N
     assert warming.weight_at(NOW_MS) == now
 
 
-def test_without_a_timestamp_there_is_no_warm_up() -> None:
+def test_provider_without_a_timestamp_has_no_warm_up() -> None:
     assert endpoint(weight="40").weight_at(NOW_MS) == 40
     assert endpoint(weight="40").weight_at(1) == 40
 
 
 @given(st.integers(0, 1000), st.integers(-(10**6), 10**6), st.integers(0, 10**6))
-def test_warm_up_only_takes(weight: int, uptime_ms: int, warmup_ms: int) -> None:
+def test_warm_up_only_reduces_the_weight(weight: int, uptime_ms: int, warmup_ms: int) -> None:
     """The weight at any moment lies between 1 and the weight, or is 0 if that is."""
     warming = endpoint(timestamp=str(NOW_MS - uptime_ms), weight=str(weight), warmup=str(warmup_ms))
     assert min(1, weight) <= warming.weight_at(NOW_MS) <= weight
 
 
-def test_timeouts_are_said_for_a_method_or_for_all() -> None:
+def test_timeout_is_set_for_a_method_or_for_all() -> None:
     """Milliseconds in the URL, seconds for us; what is no positive number says nothing."""
     said = endpoint(timeout="3000", **{"Pay.timeout": "500", "Look.timeout": "soon"})
     assert [said.timeout_s(method) for method in ("Pay", "Look", "Other")] == [0.5, 3.0, 3.0]

@@ -97,7 +97,7 @@ async def failure(idempotency: Idempotency, *outcomes: AioRpcError | str | None)
     return caught.value
 
 
-async def test_a_connection_that_breaks_before_anything_is_sent() -> None:
+async def test_connection_that_breaks_before_anything_is_sent() -> None:
     """Ready when looked at, gone when used: gRPC proves that nobody saw the call, and another endpoint is asked
     whatever the method is. Nothing is held against the endpoint."""
     pool = ScriptedPool(BROKE_BEFORE, "OK")
@@ -105,7 +105,7 @@ async def test_a_connection_that_breaks_before_anything_is_sent() -> None:
     assert pool.said == ["unreachable", "retried", "answered", "call_ended"]
 
 
-async def test_sends_count_what_somebody_may_have_seen() -> None:
+async def test_sends_count_attempts_that_a_server_may_have_seen() -> None:
     """Not what provably nobody saw."""
     assert sends(await failure(Idempotency.IDEMPOTENT, BROKE_BEFORE, LOST, BROKE_BEFORE)) == 1
     error = await failure(Idempotency.IDEMPOTENT, BROKE_BEFORE, BROKE_BEFORE)
@@ -113,7 +113,7 @@ async def test_sends_count_what_somebody_may_have_seen() -> None:
     assert sends(error) == 0
 
 
-async def test_the_lost_reply_matters_more_than_what_came_after_and_was_not_sent() -> None:
+async def test_lost_reply_matters_more_than_what_came_after_and_was_not_sent() -> None:
     """The error is that of the last attempt which may have been seen."""
     error = await failure(Idempotency.IDEMPOTENT, LOST, BROKE_BEFORE)
     assert error.details() == "Socket closed"
@@ -126,7 +126,9 @@ async def test_the_lost_reply_matters_more_than_what_came_after_and_was_not_sent
     [((LOST, NOT_NOW), True), ((NOT_NOW, NOT_NOW), False), ((NOT_NOW, LOST), False), ((BROKE_BEFORE, NOT_NOW), False)],
     ids=["lost, not now", "not now twice", "not now, lost", "never sent, not now"],
 )
-async def test_whether_another_attempt_may_have_done_it(outcomes: tuple[AioRpcError, ...], before: bool) -> None:
+async def test_error_shows_whether_another_attempt_may_have_been_done(
+    outcomes: tuple[AioRpcError, ...], before: bool
+) -> None:
     """Only one that was sent and not answered may have."""
     assert maybe_sent_before(await failure(Idempotency.IDEMPOTENT, *outcomes)) is before
 
@@ -152,7 +154,7 @@ async def test_only_other_programs_is_never_sent() -> None:
     assert (error.code(), never_sent(error), sends(error)) == (grpc.StatusCode.UNAVAILABLE, True, 0)
 
 
-async def test_a_lost_reply_matters_more_than_another_program_asked_after_it() -> None:
+async def test_lost_reply_matters_more_than_another_program_asked_after_it() -> None:
     """That one may have carried the call out."""
     error = await failure(Idempotency.IDEMPOTENT, LOST, NO_SUCH_METHOD)
     assert error.details() == "Socket closed"
@@ -183,7 +185,9 @@ async def test_unimplemented_with_details_is_an_answer() -> None:
     ],
     ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else "",
 )
-async def test_what_an_answer_says_of_its_endpoint(code: grpc.StatusCode, with_details: str, without: str) -> None:
+async def test_answer_decides_whether_its_endpoint_failed(
+    code: grpc.StatusCode, with_details: str, without: str
+) -> None:
     """One that broke, or refuses without details, failed; one that refuses in its own words is only dearer."""
     for details, said in (((DETAILS_KEY, b"why"),), with_details), ((), without):
         pool = ScriptedPool(AioRpcError(code, Metadata(), Metadata(*details), details="no"))
@@ -193,7 +197,7 @@ async def test_what_an_answer_says_of_its_endpoint(code: grpc.StatusCode, with_d
         assert (pool.connections[0].load.failures(0.0) > 0) == (said != "answered")
 
 
-async def test_a_message_over_the_limit_is_not_the_endpoints_fault() -> None:
+async def test_message_over_the_limit_is_not_the_endpoints_fault() -> None:
     """gRPC core says RESOURCE_EXHAUSTED of it without details, on either side."""
     too_large = AioRpcError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -20,7 +20,7 @@ def weight(weight: int, key: str = "a.B", scope: str = "service") -> str:
     return f"scope: {scope}\nkey: {key}\nconfigs: [{{side: consumer, parameters: {{weight: {weight}}}}}]"
 
 
-def test_the_service_prevails_over_the_application_and_that_over_26() -> None:
+def test_service_prevails_over_the_application_and_that_over_26() -> None:
     """Of three weights the last applied counts, and it is told who set it."""
     rules = Rules(
         configurators=(
@@ -36,14 +36,14 @@ def test_the_service_prevails_over_the_application_and_that_over_26() -> None:
     assert governed.registered == endpoint(1).url
 
 
-def test_governing_anew_begins_with_what_was_registered() -> None:
+def test_rules_are_applied_to_the_registered_url() -> None:
     """A rule that goes leaves nothing behind."""
     ruled = Rules(configurators=parse_override("override://0.0.0.0/a.B?weight=1")).govern(endpoint(1), CONSUMER)
     assert ruled.weight == 1
     assert Rules().govern(ruled, CONSUMER) == endpoint(1)
 
 
-def test_a_rule_that_says_what_is_so_changes_nothing() -> None:
+def test_rule_equal_to_the_url_changes_nothing() -> None:
     rules = Rules(configurators=parse_override("override://0.0.0.0/a.B?weight=100"))
     assert rules.govern(endpoint(1), CONSUMER) == endpoint(1)
 
@@ -65,19 +65,19 @@ def test_tags_come_before_conditions() -> None:
     assert rules.route(endpoints, CONSUMER, "Look", "gray")[0] == (endpoints[1],)
 
 
-def test_the_consumers_tag_is_that_of_calls_without_one() -> None:
+def test_consumers_tag_is_that_of_calls_without_one() -> None:
     tagged = ProviderURL.consumer("a.B", "10.0.0.9", application="desk", timestamp_ms=1, **{"dubbo.tag": "gray"})
     gray, plain = endpoint(1, **{"dubbo.tag": "gray"}), endpoint(2)
     assert Rules().route([gray, plain], tagged, "Pay", "")[0] == (gray,)
     assert Rules().route([gray, plain], tagged, "Pay", "blue")[0] == (plain,)
 
 
-def test_the_tags_of_another_application_do_not_count() -> None:
+def test_tags_of_another_application_do_not_count() -> None:
     rules = Rules(tags={"other": parse_tags("tags: [{name: gray, addresses: ['*']}]", "other")[0]})
     assert rules.route([endpoint(1)], CONSUMER, "Pay", "")[0] == (endpoint(1),)
 
 
-def test_routes_look_at_what_was_registered_and_tags_at_what_rules_made_of_it() -> None:
+def test_conditions_use_the_registered_url_and_tags_the_governed_one() -> None:
     """As in Dubbo: a condition on the weight means the registered one; a tag may be given by a configurator."""
     rules = Rules(
         configurators=parse_override("override://0.0.0.0/a.B?weight=1&dubbo.tag=gray"),
@@ -88,5 +88,5 @@ def test_routes_look_at_what_was_registered_and_tags_at_what_rules_made_of_it() 
     assert rules.route([governed], CONSUMER, "Pay", "")[0] == ()
 
 
-def test_of_nobody_nobody_is_left() -> None:
+def test_rules_on_an_empty_list_leave_an_empty_list() -> None:
     assert Rules().route([], CONSUMER, "Pay", "gray") == ((), {})

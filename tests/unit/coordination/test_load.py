@@ -41,7 +41,7 @@ def test_recent_latencies_weigh_more() -> None:
     assert load.latency_s(100 * DECAY_S) == pytest.approx(0.3)
 
 
-def test_everything_fades() -> None:
+def test_latency_and_failures_fade() -> None:
     """Without news, slowness and failures are forgotten."""
     load = Load()
     ended(load, 0.0, 1.0)
@@ -53,7 +53,7 @@ def test_everything_fades() -> None:
     assert load.failures(20 * DECAY_S) < 1e-6
 
 
-def test_a_quick_failure_makes_nobody_look_quick() -> None:
+def test_quick_failure_does_not_lower_the_latency() -> None:
     """It leaves the average as it was, and says nothing of one that never answered; a slow one raises it."""
     load = Load()
     ended(load, 0.0, 0.0001, failed=True)
@@ -74,7 +74,7 @@ def test_latency_does_not_fade_while_calls_fail() -> None:
     assert load.latency_s(99 * DECAY_S) == 0.2
 
 
-def test_a_call_given_up_says_only_that_it_would_have_taken_longer() -> None:
+def test_cancelled_call_only_raises_the_latency() -> None:
     """It makes an endpoint look slower, never quicker."""
     load = Load()
     ended(load, 0.0, 0.1)

@@ -52,7 +52,7 @@ def pickers() -> list[Picker]:
 
 
 @pytest.mark.parametrize("make", [WeightedRandom, LeastActive, PowerOfTwoChoices])
-def test_drawn_by_weight(make: Callable[[random.Random], Picker]) -> None:
+def test_endpoints_are_drawn_by_weight(make: Callable[[random.Random], Picker]) -> None:
     """While endpoints are equally good and idle each gets its weight's share of 20,000 calls, ± 5 standard
     deviations."""
     counts = picked(make(random.Random(7)), [candidate(1, 100), candidate(2, 50), candidate(3, 50)], 20_000)
@@ -70,7 +70,7 @@ def test_weight_zero_gets_nothing_unless_all_are_zero() -> None:
         assert is_binomial(counts[1], len(KEYS), 0.5), (picker, counts)
 
 
-def test_a_seed_replays_a_run() -> None:
+def test_seed_replays_a_run() -> None:
     """The same seed picks the same endpoints."""
     candidates = [candidate(port) for port in range(1, 6)]
     for name in PickerName:
@@ -78,7 +78,7 @@ def test_a_seed_replays_a_run() -> None:
         assert [one.pick(candidates, key) for key in KEYS[:50]] == [two.pick(candidates, key) for key in KEYS[:50]]
 
 
-def test_a_name_for_every_picker() -> None:
+def test_name_for_every_picker() -> None:
     """Settings choose by name; a wrong one is refused with a list of the right ones."""
     assert len({type(picker) for picker in pickers()}) == len(PickerName)
     with pytest.raises(ValueError, match="p2c, random, roundrobin, leastactive, consistenthash"):
@@ -88,7 +88,7 @@ def test_a_name_for_every_picker() -> None:
 class TestRoundRobin:
     """Turns, weighted and smooth."""
 
-    def test_takes_turns(self) -> None:
+    def test_round_robin_takes_turns(self) -> None:
         """Each endpoint in turn; who comes or goes shifts nobody else's turn."""
         picker = RoundRobin()
         three = [candidate(port) for port in (1, 2, 3)]
@@ -98,7 +98,7 @@ class TestRoundRobin:
         assert [picker.pick(four) for _ in range(3)] == [four[2], four[3], four[0]]
         assert [picker.pick(four[1:]), picker.pick(four)] == [four[1], four[2]]
 
-    def test_weights_count_and_are_spread(self) -> None:
+    def test_round_robin_spreads_by_weight(self) -> None:
         """5 : 1 : 1 gives 5, 1 and 1 of seven, and the heavy one never has its five in a row."""
         picker = RoundRobin()
         candidates = [candidate(1, 5), candidate(2, 1), candidate(3, 1)]
@@ -106,7 +106,7 @@ class TestRoundRobin:
         assert Counter(turns) == {"1": 50, "2": 10, "3": 10}
         assert "11111" not in turns
 
-    def test_forgets_who_is_long_gone(self) -> None:
+    def test_round_robin_forgets_absent_endpoints(self) -> None:
         """The memory of turns is bounded, whoever comes and goes."""
         picker = RoundRobin()
         for port in range(1, 1000):
@@ -125,7 +125,7 @@ def test_least_active_looks_at_calls_in_flight_for_their_weight() -> None:
 class TestPowerOfTwoChoices:
     """Two drawn by weight; clearly cheaper wins."""
 
-    def test_clearly_dearer_is_not_used(self) -> None:
+    def test_endpoint_of_higher_cost_is_not_used(self) -> None:
         """Of two endpoints the one that takes ten times as long gets nothing, nor the one with more in flight, nor
         the one that has just failed."""
         failed = candidate(1, latency_s=0.01)
@@ -135,7 +135,7 @@ class TestPowerOfTwoChoices:
             picker = PowerOfTwoChoices(random.Random(7), now_s=lambda: 0.0)
             assert set(picked(picker, [dearer, candidate(2, latency_s=0.01)], 1000)) == {2}
 
-    def test_differences_that_say_nothing_are_not_looked_at(self) -> None:
+    def test_small_cost_differences_are_ignored(self) -> None:
         """Latencies that differ by less than half leave the shares as the weights have them."""
         picker = PowerOfTwoChoices(random.Random(7), now_s=lambda: 0.0)
         counts = picked(picker, [candidate(1, 100, 0, 0.010), candidate(2, 50, 0, 0.014)], 20_000)
@@ -147,7 +147,7 @@ class TestPowerOfTwoChoices:
         counts = picked(picker, [candidate(1, 100, 4, 0.01), candidate(2, 50, 2, 0.01)], 20_000)
         assert is_binomial(counts[1], 20_000, 2 / 3), counts
 
-    def test_who_was_slow_is_tried_again_after_a_while(self) -> None:
+    def test_slow_endpoint_is_tried_again_after_a_while(self) -> None:
         """What was measured long ago fades: ten times as slow is forgiven within ten seconds without news."""
         now_s = 0.0
         picker = PowerOfTwoChoices(random.Random(7), now_s=lambda: now_s)
@@ -157,7 +157,7 @@ class TestPowerOfTwoChoices:
             quick.load.ended(now_s, 0.01, failed=False)
             assert (1 in picked(picker, [slow, quick], 100)) == (now_s >= 10.0), now_s
 
-    def test_who_was_never_called_counts_as_quick_as_the_other(self) -> None:
+    def test_uncalled_endpoint_counts_as_quick_as_the_other(self) -> None:
         """A newcomer is neither flooded nor starved."""
         picker = PowerOfTwoChoices(random.Random(7), now_s=lambda: 0.0)
         counts = picked(picker, [candidate(1), candidate(2, latency_s=0.001)], 20_000)
@@ -181,7 +181,7 @@ class TestConsistentHash:
         for port in range(1, 6):
             assert is_binomial(counts[port], len(KEYS), 2 / 6 if port == 1 else 1 / 6), counts
 
-    def test_who_leaves_gives_up_their_own_keys_only(self, picker: Picker) -> None:
+    def test_leaving_endpoint_moves_only_its_own_keys(self, picker: Picker) -> None:
         """Without one of five its keys are spread over the four others, and no other key moves; when it is back
         everything is as before."""
         five = [candidate(port) for port in range(1, 6)]
@@ -193,19 +193,19 @@ class TestConsistentHash:
             assert is_binomial(heirs[port], heirs.total(), 0.25), heirs
         assert self.owners(picker, list(reversed(five))) == before
 
-    def test_a_weight_that_grows_only_takes(self, picker: Picker) -> None:
+    def test_weight_that_grows_only_takes(self, picker: Picker) -> None:
         """An endpoint that warms up takes keys from others; none moves between the others."""
         before = self.owners(picker, [candidate(1, 10), candidate(2), candidate(3)])
         after = self.owners(picker, [candidate(1, 60), candidate(2), candidate(3)])
         assert {after[key] for key in KEYS if before[key] != after[key]} == {1}
 
-    def test_without_a_key_somebody_else_picks(self) -> None:
+    def test_call_without_a_key_uses_the_other_picker(self) -> None:
         """Calls that are about nothing known are shared out by the other picker."""
         picker = ConsistentHash(RoundRobin())
         assert picked(picker, [candidate(1), candidate(2)], 10) == {1: 5, 2: 5}
 
 
-def test_explaining_foretells_the_pick_and_changes_nothing() -> None:
+def test_explanation_predicts_the_pick_and_changes_nothing() -> None:
     """For each picker `explain` names the endpoint that `pick` then returns, asked any number of times, and has a
     verdict with a reason on every other."""
     candidates = [
@@ -224,7 +224,7 @@ def test_explaining_foretells_the_pick_and_changes_nothing() -> None:
             assert all(verdict.why for verdict in verdicts)
 
 
-def test_explaining_says_what_was_dearer() -> None:
+def test_explanation_names_the_cost() -> None:
     """The reason names what the picker looks at."""
     slow, quick = candidate(1, latency_s=0.25), candidate(2, latency_s=0.01, in_flight=1)
     verdicts = PowerOfTwoChoices(random.Random(1), now_s=lambda: 0.0).explain([slow, quick])

@@ -46,7 +46,7 @@ def test_line_over_the_wrap() -> None:
 
 
 @given(st.lists(resource_ids, min_size=1, max_size=20, unique=True), nonces, sequences)
-def test_the_nodes_of_a_batch_are_found_by_their_nonce(resources: list[str], nonce: str, first: int) -> None:
+def test_nodes_of_a_batch_are_found_by_their_nonce(resources: list[str], nonce: str, first: int) -> None:
     """Among all other nodes of their shards, whatever their names contain, and across the wrap."""
     other = "0123456789abcdef" if nonce != "0123456789abcdef" else "f" * 16
     listings: dict[str, list[str]] = {"/a": [], "/b": []}

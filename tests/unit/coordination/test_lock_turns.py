@@ -48,7 +48,7 @@ async def turns(sequences: dict[str, tuple[int, int]]) -> bool:
 
 
 @pytest.mark.parametrize("resources", [["o-1"], ["o-1", "o-2", "o-3"]], ids=["one resource", "a batch"])
-async def test_the_last_number_stands_before_the_first_after_the_wrap(resources: list[str]) -> None:
+async def test_last_number_stands_before_the_first_after_the_wrap(resources: list[str]) -> None:
     """2147483647 was given out before -2147483648, so its owner holds."""
     assert await turns(dict.fromkeys(resources, (LAST, FIRST_AFTER_THE_WRAP)))
     with pytest.raises(LockTimeout) as caught:
@@ -57,7 +57,7 @@ async def test_the_last_number_stands_before_the_first_after_the_wrap(resources:
     assert caught.value.holder == HOLDER
 
 
-async def test_a_batch_waits_for_the_one_resource_that_is_behind_the_wrap() -> None:
+async def test_batch_waits_for_the_one_resource_that_is_behind_the_wrap() -> None:
     """First in one queue and second, across the wrap, in another: the second one is named."""
     ahead, behind = (LAST - 1, LAST), (FIRST_AFTER_THE_WRAP + 3, LAST - 5)
     with pytest.raises(LockTimeout) as caught:

@@ -37,7 +37,7 @@ def take_out(outliers: Outliers, *hosts: str, now_s: float = 0.0) -> None:
             pass
 
 
-def test_one_failure_may_be_chance() -> None:
+def test_single_failure_does_not_eject() -> None:
     """The second in a row takes an endpoint out; with a success in between, or half a minute, it does not."""
     outliers = new()
     assert not outliers.failed("a:1", "UNAVAILABLE", 0.0)
@@ -53,7 +53,7 @@ def test_one_failure_may_be_chance() -> None:
     assert outliers.failed("c:1", "UNAVAILABLE", FAILURES_WITHIN_S + 2)
 
 
-def test_longer_every_time_up_to_a_limit() -> None:
+def test_ejection_lasts_longer_every_time_up_to_a_limit() -> None:
     """1 s, 2 s, 4 s … 30 s, each less up to the jitter; a success begins anew."""
     outliers, now_s, lasted_s = new(), 0.0, []
     take_out(outliers, "a")
@@ -71,7 +71,7 @@ def test_longer_every_time_up_to_a_limit() -> None:
     assert outliers["a:1"].until_s - now_s <= FIRST_OUT_S
 
 
-def test_a_probe_lets_it_back_on_probation() -> None:
+def test_probe_lets_it_back_on_probation() -> None:
     """Due once its time has passed; back when the probe was answered; one failure then suffices, and counts on."""
     outliers = new()
     take_out(outliers, "a")
@@ -87,7 +87,7 @@ def test_a_probe_lets_it_back_on_probation() -> None:
     assert outliers["a:1"].until_s - until_s > FIRST_OUT_S
 
 
-def test_a_call_that_succeeds_clears_all() -> None:
+def test_call_that_succeeds_clears_all() -> None:
     """In whatever state: one that was under way, or was made because all were out."""
     outliers = new()
     take_out(outliers, "a")
@@ -107,7 +107,7 @@ def test_failures_of_calls_under_way_change_nothing() -> None:
     assert outliers["a:1"].until_s <= FIRST_OUT_S
 
 
-def test_never_more_than_half() -> None:
+def test_at_most_half_of_the_endpoints_are_ejected() -> None:
     """Of five at most two are kept out, those longest out; never the only one; of candidates of one call it is their
     own half that counts."""
     outliers = new()
@@ -118,7 +118,7 @@ def test_never_more_than_half() -> None:
     assert inside(outliers, "a", "c", "d") == ["a", "d"]
 
 
-def test_when_all_are_out_all_are_used() -> None:
+def test_all_endpoints_are_used_when_all_are_ejected() -> None:
     """A caller that is itself cut off sees everybody fail, and must not make it worse for a few."""
     outliers = new()
     take_out(outliers, "a", "b", "c", "d")

@@ -44,7 +44,7 @@ def rule(entries: list[dict[str, Any]], **head: Any) -> str:
     )
 
 
-def test_a_new_rule() -> None:
+def test_new_rule_has_side_addresses_key_and_version() -> None:
     """What is written is what Dubbo reads: side, addresses, key and version."""
     assert yaml.safe_load(after({"weight": 20})) == {
         "configVersion": "v2.7",
@@ -62,7 +62,7 @@ def test_a_new_rule() -> None:
     }
 
 
-def test_what_is_written_has_effect_on_that_provider_only() -> None:
+def test_override_has_effect_on_that_provider_only() -> None:
     consumer = ProviderURL.consumer("a.B", "10.0.0.9", application="desk", timestamp_ms=1)
     said = {"interface": "a.B", "group": "g", "version": "1.0"}
     ours, other = (ProviderURL("tri", "10.0.0.5", port, "a.B", said) for port in (50051, 50052))
@@ -90,7 +90,7 @@ def test_entries_of_others_stay() -> None:
     assert yaml.safe_load(after({"weight": None}, text=mixed))["configs"][0]["parameters"] == {"timeout": 5}
 
 
-def test_what_else_a_rule_says_stays() -> None:
+def test_other_keys_of_a_rule_stay() -> None:
     """Also when no entry is left."""
     text = rule([], **{"x-team": "payments"})
     written = after({"weight": 20}, text=text)
@@ -98,7 +98,7 @@ def test_what_else_a_rule_says_stays() -> None:
     assert yaml.safe_load(after({"weight": None}, text=written)) == yaml.safe_load(text)
 
 
-def test_what_is_so_already_is_not_written_again() -> None:
+def test_override_without_a_change_is_not_written() -> None:
     """Byte for byte the same text, comments and all."""
     text = after({"weight": 20}) + "# by hand\n"
     assert after({"weight": 20}, text=text) is text
@@ -117,17 +117,17 @@ def test_what_is_so_already_is_not_written_again() -> None:
         (rule([], enabled=False), "switched off"),
     ],
 )
-def test_a_rule_that_is_not_to_be_written_into(text: str, why: str) -> None:
+def test_foreign_rule_is_not_written_into(text: str, why: str) -> None:
     with pytest.raises(OverrideRefused, match=why):
         after({"weight": 20}, text=text)
 
 
-def test_from_a_rule_that_is_switched_off_something_may_be_taken_out() -> None:
+def test_parameter_is_removed_from_a_rule_that_is_switched_off() -> None:
     text = after({"weight": 20}).replace("enabled: true", "enabled: false")
     assert after({"weight": None}, text=text) == ""
 
 
-def test_reading_them() -> None:
+def test_overrides_are_read_from_a_rule() -> None:
     """Only entries like ours; of a blank rule none."""
     found = read(after({"weight": 20}, text=rule(OTHERS)), SERVICE)
     assert [(one.address, one.parameters) for one in found] == [

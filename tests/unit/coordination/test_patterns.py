@@ -31,7 +31,7 @@ from coordination.rules.patterns import AddressPattern, StringMatch, ValuePatter
         ("", "a", False),
     ],
 )
-def test_a_star_is_any_text(pattern: str, value: str, fits: bool) -> None:
+def test_star_is_any_text(pattern: str, value: str, fits: bool) -> None:
     assert glob_matches(pattern, value) is fits
 
 
@@ -49,13 +49,13 @@ def test_a_star_is_any_text(pattern: str, value: str, fits: bool) -> None:
         ("$nothing", "x", False),
     ],
 )
-def test_values(pattern: str, value: str, fits: bool) -> None:
+def test_value_pattern_matches_ranges_and_consumer_facts(pattern: str, value: str, fits: bool) -> None:
     """Ranges of integers, and what the consumer has under a name."""
     assert ValuePattern.parse(pattern).matches(value, {"host": "10.0.0.9"}) is fits
 
 
 @pytest.mark.parametrize("text", ["~", "a~b", "1~x"])
-def test_a_range_that_is_none(text: str) -> None:
+def test_range_that_is_none(text: str) -> None:
     with pytest.raises(BadRule):
         ValuePattern.parse(text)
 
@@ -83,13 +83,13 @@ def test_a_range_that_is_none(text: str) -> None:
         ("fe80::/10", "fe80::1", 1, True),
     ],
 )
-def test_addresses(pattern: str, host: str, port: int, fits: bool) -> None:
+def test_address_pattern_matches_hosts_networks_and_ports(pattern: str, host: str, port: int, fits: bool) -> None:
     """Hosts, networks, segments and ports; names are compared as text, nobody is asked."""
     assert AddressPattern.parse(pattern).matches(host, port) is fits
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0.0/99", "x/y", "h:port", "h:0", "h:70000", ":1"])
-def test_an_address_that_is_none(text: str) -> None:
+def test_address_that_is_none(text: str) -> None:
     with pytest.raises(BadRule):
         AddressPattern.parse(text)
 
@@ -107,12 +107,12 @@ def test_an_address_that_is_none(text: str) -> None:
         ({"exact": 5}, "5", True),
     ],
 )
-def test_strings(rule: dict[str, Any], value: str, fits: bool) -> None:
+def test_string_match_compares_each_way(rule: dict[str, Any], value: str, fits: bool) -> None:
     assert StringMatch.parse(rule).matches(value) is fits
 
 
 @pytest.mark.parametrize("rule", [None, "a", {}, {"regex": ".*"}, {"exact": "a", "prefix": "b"}, ["exact"]])
-def test_a_string_match_that_is_none(rule: Any) -> None:
+def test_string_match_that_is_none(rule: Any) -> None:
     """Regular expressions are refused: a bad one could hold up every call."""
     with pytest.raises(BadRule):
         StringMatch.parse(rule)

@@ -84,7 +84,7 @@ async def attempts(
     ],
     ids=lambda value: f"{value.code().name} {value.details()}" if isinstance(value, AioRpcError) else "",
 )
-async def test_who_is_asked_again(outcome: AioRpcError, repeated: set[Idempotency]) -> None:
+async def test_failover_asks_another_only_when_safe(outcome: AioRpcError, repeated: set[Idempotency]) -> None:
     """Another endpoint is asked after what was provably not sent, whatever the method; after what nobody answered, if
     the method may be repeated; and after nothing else."""
     for idempotency in Idempotency:
@@ -108,7 +108,7 @@ async def test_only_reads_share_their_deadline() -> None:
         assert context.shares == shares
 
 
-async def test_an_answer_in_hand_is_kept_when_time_is_short() -> None:
+async def test_answer_in_hand_is_kept_when_time_is_short() -> None:
     """A server that says UNAVAILABLE in its own words did nothing. Another is asked while there is as much time left as
     the first took; after that the answer is worth more than an attempt that would run into the deadline."""
     refused = AioRpcError(

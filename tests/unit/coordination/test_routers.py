@@ -75,7 +75,7 @@ def left(route: ConditionRouter, method: str = "getFoo", endpoints: Sequence[End
         ("true", True),
     ],
 )
-def test_which_calls_a_condition_is_about(when: str, applies: bool) -> None:
+def test_condition_applies_to_matching_calls(when: str, applies: bool) -> None:
     """Terms are about the consumer and the method; all of them have to hold."""
     route = parse_condition(f"{when} => host = 10.2.0.1", "here", force=True)
     assert left(route) == ([SOUTH] if applies else list(ALL))
@@ -102,30 +102,30 @@ def test_which_calls_a_condition_is_about(when: str, applies: bool) -> None:
         ("false", []),
     ],
 )
-def test_which_providers_a_condition_leaves(then: str, kept: list[Endpoint]) -> None:
+def test_condition_leaves_matching_providers(then: str, kept: list[Endpoint]) -> None:
     """Terms are about the provider; nothing on the right forbids the call."""
     assert left(parse_condition(f"host = 10.0.0.9 => {then}", "here", force=True)) == kept
 
 
-def test_what_the_consumer_has_may_be_asked_of_the_provider() -> None:
+def test_condition_may_refer_to_consumer_facts() -> None:
     """`$host` keeps calls on the consumer's own machine."""
     mine = endpoint("10.0.0.9")
     route = parse_condition("=> host = $host", "here", force=True)
     assert left(route, endpoints=[*ALL, mine]) == [mine]
 
 
-def test_without_force_a_condition_that_leaves_nobody_is_not_applied() -> None:
+def test_condition_that_leaves_no_provider_is_applied_with_force_only() -> None:
     """But nothing on the right of the arrow forbids, with force or without."""
     assert left(parse_condition("=> color = red", "here", force=False)) == list(ALL)
     assert left(parse_condition("=> color = red", "here", force=True)) == []
     assert left(parse_condition("method = getFoo =>", "here", force=False)) == []
 
 
-def test_a_condition_without_an_arrow_is_about_every_call() -> None:
+def test_condition_without_an_arrow_is_about_every_call() -> None:
     assert left(parse_condition("host = 10.2.0.1", "here", force=False)) == [SOUTH]
 
 
-def test_the_reason_names_the_rule() -> None:
+def test_reason_names_the_rule() -> None:
     _, reasons = parse_condition("=> region = north", "there", force=False).route(ALL, CONSUMER, "getFoo")
     assert reasons == {SOUTH.address: "routed away by there (=> region = north)"}
     _, reasons = parse_condition("application = desk =>", "there", force=False).route([SOUTH], CONSUMER, "getFoo")
@@ -140,7 +140,7 @@ def test_the_reason_names_the_rule() -> None:
         *("arguments[0] = a => x = 1", "attachments[foo] = bar => x = 1", "a = 1 => arguments = b"),
     ],
 )
-def test_a_bad_condition(text: str) -> None:
+def test_malformed_condition_is_refused(text: str) -> None:
     """Neither notation nor what is not supported is taken for "no condition"."""
     with pytest.raises(BadRule, match="here"):
         parse_condition(text, "here", force=False)
@@ -187,7 +187,7 @@ def test_conditions_in_yaml_are_asked_in_order() -> None:
         "configVersion: v3.1\nconditions: [{from: {match: a=1}, to: [{match: b=2, weight: 5}]}]",
     ],
 )
-def test_bad_conditions(text: str) -> None:
+def test_malformed_condition_documents_are_refused(text: str) -> None:
     with pytest.raises(BadRule):
         parse_conditions(text, KEY)
 
@@ -218,7 +218,7 @@ def test_routes_of_26() -> None:
         ({"version": "1.0"}, False),
     ],
 )
-def test_for_whom_a_route_of_26_is(more: dict[str, str], applies: bool) -> None:
+def test_route_of_26_applies_to_its_consumer(more: dict[str, str], applies: bool) -> None:
     """A host is a consumer's; group and version are the consumer's."""
     (route,) = parse_router(route_name("=> region = south", **more))
     assert left(route) == ([SOUTH] if applies else list(ALL))
@@ -328,7 +328,7 @@ def test_tags_in_a_rule(tag: str, force: str, kept: list[str]) -> None:
     assert addresses(tagged(DYNAMIC.format(force=force)), tag, [*ALL, GRAY]) == kept
 
 
-def test_all_addresses_tagged_leave_nobody_for_calls_without_a_tag() -> None:
+def test_tagged_providers_are_not_for_calls_without_a_tag() -> None:
     route = tagged("tags: [{name: all, addresses: ['*']}]")
     assert addresses(route, "", ALL) == []
     assert addresses(route, "other", ALL) == []
@@ -359,7 +359,7 @@ def test_tags_have_levels(tag: str, kept: list[str]) -> None:
     assert addresses(route, tag, ALL) == kept
 
 
-def test_a_tag_rule_that_is_switched_off_is_none() -> None:
+def test_tag_rule_that_is_switched_off_is_none() -> None:
     assert parse_tags("enabled: false\ntags: [{name: a, addresses: [h]}]", "shop") == ()
 
 
@@ -370,6 +370,6 @@ def test_a_tag_rule_that_is_switched_off_is_none() -> None:
         "tags: [{name: a, match: [{key: b, value: {regex: x}}]}]",
     ],
 )
-def test_bad_tags(text: str) -> None:
+def test_malformed_tag_rules_are_refused(text: str) -> None:
     with pytest.raises(BadRule):
         parse_tags(text, "shop")

@@ -93,7 +93,7 @@ def test_refused_collection_is_not_rendered() -> None:
         RuleDocument({"side": Costly()}, "a rule").text("side")
 
 
-def test_syntax_error_says_where_and_nothing_of_the_document() -> None:
+def test_syntax_error_shows_the_place_and_no_content() -> None:
     with pytest.raises(BadRule) as refusal:
         load("a: 1\nb: [secret", "a rule")
     assert str(refusal.value) == "a rule: not YAML at line 3, column 1"

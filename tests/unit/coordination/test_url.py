@@ -42,7 +42,7 @@ urls = st.builds(
 
 
 @given(urls)
-def test_what_we_write_we_read(url: ProviderURL) -> None:
+def test_written_url_is_read_back(url: ProviderURL) -> None:
     """Any URL comes back from its node name, and the name is one path segment with upper-case escapes."""
     name = url.node_name()
     assert ProviderURL.parse(name) == url
@@ -52,13 +52,13 @@ def test_what_we_write_we_read(url: ProviderURL) -> None:
 
 
 @given(st.text())
-def test_anything_else_is_one_error(text: str) -> None:
+def test_any_text_is_a_url_or_bad_provider_url(text: str) -> None:
     """Whatever stands in the registry, reading it gives a URL or BadProviderURL."""
     with contextlib.suppress(BadProviderURL):
         ProviderURL.parse(text)
 
 
-def test_our_own_name() -> None:
+def test_node_name_of_our_provider_has_the_expected_form() -> None:
     """The exact bytes: Dubbo's Java consumers read this name."""
     assert OURS.node_name() == (
         "tri%3A%2F%2F10.0.0.5%3A50051%2Fcountinghouse.payment.v1.PaymentService"
@@ -72,7 +72,7 @@ def test_our_own_name() -> None:
     assert OURS.timestamp_ms == 1700000000000
 
 
-def test_java_triple() -> None:
+def test_url_of_java_triple_is_read() -> None:
     """A provider of Java's Dubbo 3.3 with all it writes by default; a blank is a plus, an address has no brackets."""
     url = ProviderURL.parse(
         "tri%3A%2F%2F192.168.1.7%3A50052%2Forg.apache.dubbo.demo.GreeterService%3Fanyhost%3Dtrue%26application%3D"
@@ -95,7 +95,7 @@ def test_java_triple() -> None:
     assert (deep.path, deep.interface, deep.version) == ("a/b/c", "a.B", "1.0.0")
 
 
-def test_java() -> None:
+def test_url_of_java_is_read() -> None:
     """A name as Java's URLEncoder writes it, with group, version and parameters we do not know."""
     url = ProviderURL.parse(
         "tri%3A%2F%2F192.168.1.7%3A50052%2Forg.example.Greeter%3Fapplication%3Ddemo%26deprecated%3Dfalse"
@@ -110,7 +110,7 @@ def test_java() -> None:
     assert url.parameters["service-name-mapping"] == "true"
 
 
-def test_dubbo_go() -> None:
+def test_url_of_dubbo_go_is_read() -> None:
     """A provider of dubbo-go 3.3: sorted, encoded once, empty values left out, and the time in seconds."""
     url = ProviderURL.parse(
         "tri%3A%2F%2F10.1.1.1%3A20000%2Fgreet.GreetService%3Fanyhost%3Dtrue%26application%3Ddubbo.io%26cluster%3Dfailover"
@@ -125,7 +125,7 @@ def test_dubbo_go() -> None:
     assert (url.warmup_ms, url.weight) == (600_000, 0)
 
 
-def test_values_encoded_twice() -> None:
+def test_values_encoded_twice_are_read() -> None:
     """Some releases encode values, and then the whole once more."""
     url = ProviderURL.parse(
         "tri%3A%2F%2F10.1.1.1%3A20000%2Forg.example.Greeter%3Finterface%3Dorg.example.Greeter"
@@ -134,7 +134,7 @@ def test_values_encoded_twice() -> None:
     assert url.parameters["methods"] == "SayHello,SayBye"
 
 
-def test_python_apache_dubbo() -> None:
+def test_url_of_python_apache_dubbo_is_read() -> None:
     """apache-dubbo for Python writes ``service`` and no path."""
     url = ProviderURL.parse("tri%3A%2F%2F127.0.0.1%3A50051%3Fservice%3Dorg.example.Greeter")
     assert (url.interface, url.path, url.address) == ("org.example.Greeter", "", "127.0.0.1:50051")
@@ -152,7 +152,7 @@ def test_python_apache_dubbo() -> None:
         ("tri%3a%2f%2fh%3a1%2fa.B", "h:1", "a.B"),
     ],
 )
-def test_tolerance(text: str, address: str, interface: str) -> None:
+def test_unusual_spellings_are_read(text: str, address: str, interface: str) -> None:
     """IPv6 with and without brackets, user names, empty parts, lower-case escapes."""
     url = ProviderURL.parse(text)
     assert (url.address, url.interface) == (address, interface)
@@ -165,7 +165,7 @@ def test_tolerance(text: str, address: str, interface: str) -> None:
         *("tri://host:0/a.B", "tri://host:99999/a.B", "tri://host:http/a.B", "tri://h:1 2/a.B", "tri://h:१/a.B"),
     ],
 )
-def test_unreadable(text: str) -> None:
+def test_unreadable_url_is_refused(text: str) -> None:
     """No protocol, host or port that can be: BadProviderURL."""
     with pytest.raises(BadProviderURL):
         ProviderURL.parse(text)
@@ -183,7 +183,7 @@ def test_unreadable(text: str) -> None:
         ({"disabled": "", "enabled": ""}, False),
     ],
 )
-def test_disabled(parameters: dict[str, str], disabled: bool) -> None:
+def test_disabled_prevails_over_enabled(parameters: dict[str, str], disabled: bool) -> None:
     """`disabled` decides, and where it is missing `enabled`."""
     assert ProviderURL("tri", "h", 1, "a.B", parameters).disabled is disabled
 
@@ -200,7 +200,7 @@ def test_disabled(parameters: dict[str, str], disabled: bool) -> None:
         ("9" * 5000, 0),
     ],
 )
-def test_timestamps_in_seconds_are_told_from_those_in_milliseconds(written: str, read: int) -> None:
+def test_timestamps_in_seconds_are_recognised(written: str, read: int) -> None:
     """No process started in January 1970: a number that small is dubbo-go's seconds."""
     assert ProviderURL("tri", "h", 1, "a.B", {"timestamp": written}).timestamp_ms == read
 
@@ -227,7 +227,7 @@ def test_consumers_need_no_port() -> None:
     assert ProviderURL.parse(url.node_name()) == url
 
 
-def test_values_that_are_the_notation_are_escaped() -> None:
+def test_values_with_reserved_characters_are_escaped() -> None:
     """A value with separators in it survives; ordinary values are written as they are."""
     url = ProviderURL("tri", "h", 1, "a.B", {"note": "a&b=c?d#e%f+g", "methods": "A,B", "list": "x:y/z"})
     assert str(url) == "tri://h:1/a.B?note=a%26b%3Dc%3Fd%23e%25f%2Bg&methods=A,B&list=x:y/z"
@@ -244,7 +244,7 @@ def test_urls_are_values() -> None:
 
 
 @pytest.mark.parametrize("host", ["h\x1b[2J", "h\u202eg", "h\x9b", "h\x00"])
-def test_a_host_that_cannot_be_printed_is_refused(host: str) -> None:
+def test_host_that_cannot_be_printed_is_refused(host: str) -> None:
     """It would be read on terminals and in logs; nobody's host is called so."""
     with pytest.raises(BadProviderURL):
         ProviderURL.parse(f"tri://{host}:1/a.B")

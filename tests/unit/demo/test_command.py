@@ -75,7 +75,7 @@ def test_guards_are_named_once_or_in_lists(fake: FakeRun, given: list[str] | Non
     assert fake.guards_off == off
 
 
-def test_an_unknown_guard_is_refused_with_those_there_are(fake: FakeRun) -> None:
+def test_unknown_guard_is_refused_with_those_there_are(fake: FakeRun) -> None:
     with pytest.raises(typer.BadParameter, match="umbrella") as refused:
         demo(guards_off=["lock,umbrella"], act=None, seed=None, as_json=False, keep=None)
     assert ", ".join(NAMES) in refused.value.message
@@ -83,13 +83,13 @@ def test_an_unknown_guard_is_refused_with_those_there_are(fake: FakeRun) -> None
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.OK, 0), (Verdict.VIOLATED, 1), (Verdict.UNKNOWN, 2)])
-def test_the_exit_code_is_the_verdict(fake: FakeRun, verdict: Verdict, code: int) -> None:
+def test_exit_code_is_the_verdict(fake: FakeRun, verdict: Verdict, code: int) -> None:
     """An act that could not be brought about ends with 2: nothing is proved."""
     fake.verdict = verdict
     assert play(as_json=True) == code
 
 
-def test_the_document(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_document_has_acts_and_violations(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     """As the issue has it, with the violations of each check; an act that proved nothing is null."""
     fake.verdict = Verdict.VIOLATED
     fake.acts = (ActResult("lost reply", None, "the reply was not lost"), ActResult("reversal", True, "fine"))
@@ -128,12 +128,12 @@ def test_plain_lines_elsewhere_than_on_a_terminal(fake: FakeRun, capsys: pytest.
     assert lines[-1] == "verdict: violated (12.3 s, seed 7)"
 
 
-def test_what_is_not_kept_is_removed(fake: FakeRun) -> None:
+def test_data_that_is_not_kept_is_removed(fake: FakeRun) -> None:
     play()
     assert not fake.data.exists()
 
 
-def test_what_is_to_be_kept_stays(fake: FakeRun, tmp_path: Path) -> None:
+def test_kept_data_stays(fake: FakeRun, tmp_path: Path) -> None:
     play(keep=tmp_path / "kept")
     assert fake.data == tmp_path / "kept"
     assert (tmp_path / "kept" / "order.db").exists()
@@ -149,6 +149,6 @@ def test_seeds_differ_unless_one_is_given(fake: FakeRun) -> None:
     assert fake.seed == 0
 
 
-def test_only_the_acts_named_are_played(fake: FakeRun) -> None:
+def test_only_the_named_acts_are_run(fake: FakeRun) -> None:
     play(act=["reversal", "double click"])
     assert fake.only == ("reversal", "double click")

@@ -33,7 +33,7 @@ def test_every_act_has_its_row_in_the_order_of_the_acts() -> None:
 
 
 @pytest.mark.parametrize("act", DEFENCES)
-def test_an_entry_names_guards_and_checks_that_exist(act: str) -> None:
+def test_entry_names_guards_and_checks_that_exist(act: str) -> None:
     defence = DEFENCES[act]
     assert {*defence.alone, *(guard for guards in defence.together for guard in guards)} <= set(NAMES)
     assert {*defence.alone.values(), *defence.together.values()} <= CHECKS

@@ -45,12 +45,12 @@ def seen(
         (Lane("nobody", (), 5, "✘", "was not there"), "nobody          ───────✘ was not there"),
     ],
 )
-def test_a_lane_is_drawn_to_scale(lane: Lane, line: str) -> None:
+def test_lane_is_drawn_to_scale(lane: Lane, line: str) -> None:
     """One column is one millisecond here. A word begins at its moment; waiting is dotted."""
     assert lane.draw(1.0) == line
 
 
-def test_words_keep_apart_however_close_their_moments() -> None:
+def test_steps_are_drawn_apart_however_close_their_moments() -> None:
     """A lane grows rather than becoming unreadable."""
     lane = Lane("order", ((0, "paying"), (0, "paid"), (1, "unpaid")), 1, "✔", "")
     assert lane.draw(1.0) == "order           ──paying━━paid━━unpaid━━✔"
@@ -65,7 +65,7 @@ def test_lanes_share_one_scale() -> None:
     assert draw([]) == []
 
 
-def test_a_few_milliseconds_are_not_stretched_over_the_screen() -> None:
+def test_few_milliseconds_are_not_stretched_over_the_screen() -> None:
     assert draw([Lane("x", ((0, "pay"),), 2, "✔", "")]) == ["x               ──pay━━━━━✔"]
 
 
@@ -77,7 +77,7 @@ def test_a_few_milliseconds_are_not_stretched_over_the_screen() -> None:
         (seen(0, 5, AlreadyExists("R", "o1 was already settled by li")), "✘", "o1 was already settled by li"),
     ],
 )
-def test_a_lane_of_an_answer_says_how_it_went(answer: CallResult, mark: str, end: str) -> None:
+def test_lane_of_an_answer_shows_the_outcome(answer: CallResult, mark: str, end: str) -> None:
     lane = Lane.of_answer("click 1", "pay", answer)
     assert (lane.mark, lane.end, lane.length_ms) == (mark, end, 5)
     assert Lane.of_answer("click 1", "pay", answer, "kill -9").end == "kill -9"
@@ -128,7 +128,7 @@ async def test_winner_loser_and_services_each_have_a_lane(order: Order) -> None:
     assert [word for _, word in lanes[2].steps] == ["paying", "paid"]
 
 
-async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(order: Order) -> None:
+async def test_clerks_of_the_same_millisecond_are_not_confused(order: Order) -> None:
     """The loser's lane ends with what the loser was told, in whichever order the two are given."""
     order.dataset.settle("o1")
     order.dataset.decline("o1", key="late")
@@ -141,7 +141,7 @@ async def test_who_pressed_in_the_same_millisecond_is_not_taken_for_the_other(or
         assert ends["accountant wu"] == "already settled by li, 41 ms ago"
 
 
-async def test_a_payment_finished_by_another_is_still_its_clerks(order: Order) -> None:
+async def test_payment_finished_by_another_is_still_its_clerks(order: Order) -> None:
     """The frozen holder's own answer was a refusal; its payment succeeded, and that is what the lane says."""
     winner = order.dataset.settle("o1")
     began_ms = winner["created_at_ms"]
@@ -150,7 +150,7 @@ async def test_a_payment_finished_by_another_is_still_its_clerks(order: Order) -
     assert (lanes[0].label, lanes[0].mark, lanes[0].end) == ("cashier li", "✔", "settled in 40 ms")
 
 
-async def test_a_reversed_payment_says_so_and_the_ledger_undoes(order: Order) -> None:
+async def test_lane_of_a_reversed_payment_shows_the_reversal(order: Order) -> None:
     order.dataset.reverse(order.dataset.settle("o1"))
     order.dataset.settle("o1", clerk="wu", source="bank")
     first_ms, second_ms = (row["created_at_ms"] for row in order.dataset.payments)

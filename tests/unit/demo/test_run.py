@@ -98,7 +98,7 @@ def playing(harness: FakeHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     return run_acts
 
 
-async def test_all_well_is_ok(playing: Perform, harness: FakeHarness) -> None:
+async def test_run_with_all_acts_ok_is_ok(playing: Perform, harness: FakeHarness) -> None:
     """The books are read once nothing is under way, while the stack still runs."""
     outcome = await playing(one=went_well, two=went_well)
     assert outcome.verdict is Verdict.OK
@@ -120,16 +120,14 @@ async def test_all_well_is_ok(playing: Perform, harness: FakeHarness) -> None:
         ((went_well, took_too_long), Verdict.UNKNOWN),
     ],
 )
-async def test_the_worst_act_decides(playing: Perform, parts: tuple[Any, ...], verdict: Verdict) -> None:
+async def test_worst_act_decides(playing: Perform, parts: tuple[Any, ...], verdict: Verdict) -> None:
     """An act that proved nothing is not ok; one that went wrong is worse."""
     outcome = await playing(**{str(number): part for number, part in enumerate(parts)})
     assert outcome.verdict is verdict
 
 
 @pytest.mark.parametrize("part", [went_well, not_brought_about])
-async def test_a_broken_invariant_decides_whatever_the_acts_say(
-    playing: Perform, harness: FakeHarness, part: Any
-) -> None:
+async def test_violated_check_decides_over_the_acts(playing: Perform, harness: FakeHarness, part: Any) -> None:
     """The acts look at their own order; the checker looks at all of them."""
     harness.dataset.accounts[0]["balance"] += 1
     outcome = await playing(one=part)
@@ -137,7 +135,7 @@ async def test_a_broken_invariant_decides_whatever_the_acts_say(
     assert [check.name for check in outcome.checks if not check.ok] == ["balances true"]
 
 
-async def test_an_act_that_could_not_be_brought_about_says_why(playing: Perform) -> None:
+async def test_act_that_was_not_brought_about_has_a_reason(playing: Perform) -> None:
     outcome = await playing(one=not_brought_about, two=broke_off, three=took_too_long)
     assert [(act.ok, act.detail) for act in outcome.acts] == [
         (None, "could not be brought about: the holder did not stay frozen"),
@@ -146,13 +144,13 @@ async def test_an_act_that_could_not_be_brought_about_says_why(playing: Perform)
     ]
 
 
-async def test_only_the_acts_asked_for_are_played_in_their_order(playing: Perform) -> None:
+async def test_only_the_named_acts_are_run_in_order(playing: Perform) -> None:
     outcome = await playing(("two", "one"), one=went_well, two=went_well, three=went_wrong)
     assert [act.name for act in outcome.acts] == ["two", "one"]
     assert outcome.verdict is Verdict.OK
 
 
-async def test_what_nobody_expected_still_stops_the_stack(playing: Perform, harness: FakeHarness) -> None:
+async def test_unexpected_error_stops_the_stack(playing: Perform, harness: FakeHarness) -> None:
     async def fell_over(_harness: Any) -> Part:
         raise ZeroDivisionError
 
@@ -161,7 +159,7 @@ async def test_what_nobody_expected_still_stops_the_stack(playing: Perform, harn
     assert harness.taken_down
 
 
-def test_the_acts_are_run_in_this_order() -> None:
+def test_acts_are_run_in_this_order() -> None:
     assert list(acts.ACTS) == [
         *("double click", "two clerks, one order", "lost reply", "killed mid-payment", "frozen holder", "reversal"),
         "the acquirer did not answer",

@@ -48,12 +48,12 @@ def service_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def test_it_has_two_of_each_service_one_bank_an_ensemble_of_three_and_the_jobs() -> None:
+def test_compose_file_has_every_container() -> None:
     assert set(SERVICES) == {"operator", "postgres", *ZOOKEEPERS, *ONE_SHOT, *PRUNES, *INSTANCES}
 
 
 @every
-def test_nobody_has_more_rights_than_needed(name: str) -> None:
+def test_container_has_no_more_rights_than_needed(name: str) -> None:
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -63,7 +63,7 @@ def test_nobody_has_more_rights_than_needed(name: str) -> None:
 
 
 @every
-def test_everybody_has_bounds(name: str) -> None:
+def test_container_has_limits(name: str) -> None:
     """Of memory, processes and logs."""
     service = SERVICES[name]
     assert re.fullmatch(r"\d+m", service["mem_limit"])
@@ -72,7 +72,7 @@ def test_everybody_has_bounds(name: str) -> None:
 
 
 @every
-def test_what_stays_is_looked_at_and_started_again(name: str) -> None:
+def test_service_container_has_a_health_check_and_restarts(name: str) -> None:
     """But the jobs: nobody waits for one that goes on."""
     service = SERVICES[name]
     assert ("healthcheck" in service) is (name not in (*ONE_SHOT, *PRUNES))
@@ -90,7 +90,7 @@ def test_no_port_is_given_twice() -> None:
     assert len(ports) == len(set(ports)) == len(ZOOKEEPERS) + 1 + len(INSTANCES)
 
 
-def test_a_chaos_run_knows_every_port() -> None:
+def test_chaos_run_knows_every_port() -> None:
     """What it takes to be free is what the file publishes."""
     published = {
         name: port.partition("}")[2].partition(":")[0]
@@ -101,14 +101,14 @@ def test_a_chaos_run_knows_every_port() -> None:
 
 
 @every
-def test_nobody_waits_for_what_has_only_been_started(name: str) -> None:
+def test_container_waits_until_dependencies_are_healthy(name: str) -> None:
     for other, how in SERVICES[name].get("depends_on", {}).items():
         wanted = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
         assert how == {"condition": wanted}, other
 
 
 @every_instance
-def test_an_instance_sees_the_secrets_of_its_service_and_no_others(name: str) -> None:
+def test_instance_sees_the_secrets_of_its_service_and_no_others(name: str) -> None:
     service = service_of(name)
     assert list(secrets_of(name)) == [(service, f"{service}-secrets:/run/secrets:ro")]
 
@@ -153,7 +153,7 @@ def test_no_password_stands_in_the_file(name: str) -> None:
 
 
 @every_instance
-def test_an_instance_is_strict_and_changes_no_schema(name: str) -> None:
+def test_instance_is_strict_and_changes_no_schema(name: str) -> None:
     environment = SERVICES[name]["environment"]
     service = service_of(name)
     assert environment["COUNTINGHOUSE_PROFILE"] == "production"
@@ -164,7 +164,7 @@ def test_an_instance_is_strict_and_changes_no_schema(name: str) -> None:
 
 
 @every_instance
-def test_an_instance_is_asked_for_its_health_where_it_listens(name: str) -> None:
+def test_instance_is_asked_for_its_health_where_it_listens(name: str) -> None:
     """For its liveness: no interface is named. Readiness fails while ZooKeeper is frozen."""
     service = SERVICES[name]
     port = service["environment"]["COUNTINGHOUSE_LISTEN_PORT"]
@@ -177,14 +177,14 @@ def test_every_volume_is_named_once_and_used() -> None:
     assert {name for name in used if not name.startswith(".")} == set(parsed()["volumes"])
 
 
-def test_the_faults_of_the_chaos_file_are_in_no_other() -> None:
+def test_faults_of_the_chaos_file_are_in_no_other() -> None:
     chaos = yaml.safe_load((FOLDER / "docker-compose.chaos.yml").read_text())["services"]
     assert set(chaos) == set(INSTANCES)
     assert "FAILPOINTS" not in FILE.read_text()
 
 
 @pytest.mark.parametrize("files", [("docker-compose.yml",), ("docker-compose.yml", "docker-compose.chaos.yml")])
-def test_docker_compose_takes_it(files: tuple[str, ...]) -> None:
+def test_compose_file_is_valid_for_docker_compose(files: tuple[str, ...]) -> None:
     if shutil.which("docker") is None:
         pytest.skip("no docker here")
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
@@ -204,20 +204,20 @@ def stages() -> list[str]:
 class TestImage:
     """The Dockerfile."""
 
-    def test_it_runs_as_nobody_in_particular(self, stages: list[str]) -> None:
+    def test_image_runs_as_an_unprivileged_user(self, stages: list[str]) -> None:
         assert re.findall(r"^USER (.*)$", stages[-1], re.MULTILINE) == ["countinghouse"]
         assert "--uid 10001" in stages[-1]
 
-    def test_it_installs_what_is_pinned_and_names_no_index(self, stages: list[str]) -> None:
+    def test_image_installs_pinned_packages_and_names_no_index(self, stages: list[str]) -> None:
         assert "--require-hashes" in stages[0]
         assert "requirements-runtime.lock" in stages[0]
         assert not re.search(r"://|--(extra-)?index|--trusted-host|--find-links", "".join(stages))
 
-    def test_nothing_that_compiles_is_in_it(self, stages: list[str]) -> None:
+    def test_image_has_no_compiler(self, stages: list[str]) -> None:
         assert "--only-binary :all:" in stages[0]
         assert not re.search(r"apt-get|gcc|build-essential|pip", stages[-1])
 
-    def test_it_is_bound_to_no_machine(self, stages: list[str]) -> None:
+    def test_image_is_bound_to_no_architecture(self, stages: list[str]) -> None:
         """The same file for amd64 and arm64."""
         assert [stage.split()[1] for stage in stages] == ["python:3.13-slim"] * 2
         assert not re.search(r"amd64|arm64|x86_64|aarch64|--platform", "".join(stages))

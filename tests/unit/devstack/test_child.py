@@ -40,14 +40,14 @@ async def test_exit_code_and_last_log_line_are_known(tmp_path: Path) -> None:
     assert child.last_log_line("order: ") == "order: no"
 
 
-async def test_words_of_an_earlier_run_are_not_its_own(tmp_path: Path) -> None:
+async def test_last_log_line_is_of_this_run(tmp_path: Path) -> None:
     await Child.spawn(command(tmp_path, "print('old')")).wait()
     silent = Child.spawn(command(tmp_path, ""))
     await silent.wait()
     assert silent.last_log_line() == ""
 
 
-async def test_it_gets_its_environment_and_no_other(tmp_path: Path) -> None:
+async def test_child_gets_its_environment_only(tmp_path: Path) -> None:
     child = Child.spawn(command(tmp_path, "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))"))
     await child.wait()
     assert child.last_log_line() == "['A']"
@@ -62,7 +62,7 @@ async def test_stop_asks_before_it_forces(tmp_path: Path) -> None:
     assert child.returncode == 7
 
 
-async def test_what_ignores_the_asking_is_forced(tmp_path: Path) -> None:
+async def test_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     child = await started(
         tmp_path, "import signal,time\nsignal.signal(15, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)"
     )
@@ -70,7 +70,7 @@ async def test_what_ignores_the_asking_is_forced(tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGKILL
 
 
-async def test_a_stopped_process_is_not_a_dead_one_and_can_still_be_stopped(tmp_path: Path) -> None:
+async def test_stopped_process_is_not_a_dead_one_and_can_still_be_stopped(tmp_path: Path) -> None:
     child = await started(tmp_path, SLEEP)
     child.signal(signal.SIGSTOP)
     with pytest.raises(TimeoutError):
@@ -81,19 +81,19 @@ async def test_a_stopped_process_is_not_a_dead_one_and_can_still_be_stopped(tmp_
     assert child.returncode == -signal.SIGTERM
 
 
-async def test_a_signal_to_a_dead_process_is_no_error(tmp_path: Path) -> None:
+async def test_signal_to_a_dead_process_is_no_error(tmp_path: Path) -> None:
     child = Child.spawn(command(tmp_path, ""))
     await child.wait()
     child.signal(signal.SIGKILL)
     await child.stop(grace_s=1)
 
 
-async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+async def test_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Child.spawn(Command(("/nowhere/java",), {}, tmp_path / "log"))
 
 
-async def test_a_large_log_is_put_aside(tmp_path: Path) -> None:
+async def test_large_log_is_put_aside(tmp_path: Path) -> None:
     log = tmp_path / "child.log"
     with log.open("wb") as file:
         file.truncate(11 << 20)
@@ -102,14 +102,14 @@ async def test_a_large_log_is_put_aside(tmp_path: Path) -> None:
     assert (tmp_path / "child.log.1").stat().st_size == 11 << 20
 
 
-async def test_a_ctrl_c_at_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
+async def test_ctrl_c_at_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
     child = await started(tmp_path, SLEEP)
     assert os.getsid(child.pid) == child.pid
     await child.stop(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills children of the dead")
-def test_it_dies_with_its_supervisor_even_if_that_was_killed(tmp_path: Path) -> None:
+def test_child_dies_with_its_killed_supervisor(tmp_path: Path) -> None:
     """SIGKILL gives the supervisor no chance to clean up; a stopped child goes all the same."""
     supervisor = subprocess.Popen(
         [

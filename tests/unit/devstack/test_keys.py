@@ -12,7 +12,7 @@ from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenVerifier
 
 
-def test_they_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
+def test_keys_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     clock = ManualClock()
     Keys(tmp_path, clock)
     first = signing_key(tmp_path).read_bytes()
@@ -22,7 +22,7 @@ def test_they_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
 
 
-def test_a_services_token_names_it_and_is_its_own(tmp_path: Path) -> None:
+def test_services_token_names_it_and_is_its_own(tmp_path: Path) -> None:
     clock = ManualClock()
     keys = Keys(tmp_path, clock)
     file = keys.service_token("payment")
@@ -31,7 +31,7 @@ def test_a_services_token_names_it_and_is_its_own(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_the_acquirers_token_is_no_services(tmp_path: Path) -> None:
+def test_acquirers_token_is_no_services(tmp_path: Path) -> None:
     """A bank outside may do next to nothing here."""
     clock = ManualClock()
     keys = Keys(tmp_path, clock)

@@ -142,7 +142,7 @@ async def test_process_that_was_killed_is_started_again_while_its_stack_cannot_b
     writer.close()
 
 
-async def test_supervision_whose_watcher_cannot_be_told_goes_on() -> None:
+async def test_supervision_whose_watcher_fails_goes_on() -> None:
     """Its terminal is gone, or the file that takes its words is on a full disk."""
 
     def tell(_sentence: str) -> None:

@@ -26,7 +26,7 @@ def install(root: Path, version: str, *programs: str) -> Path:
     return folder
 
 
-def test_the_newest_is_taken(tmp_path: Path) -> None:
+def test_newest_version_is_used(tmp_path: Path) -> None:
     """By number, and not by letter; one that lacks a program is none."""
     install(tmp_path, "9.6")
     newest = install(tmp_path, "15")
@@ -43,7 +43,7 @@ def test_data_are_served_by_the_version_that_made_them(tmp_path: Path) -> None:
         postgresql.find({}, tmp_path, "16")
 
 
-def test_one_on_the_path_comes_first(tmp_path: Path) -> None:
+def test_initdb_on_the_path_comes_first(tmp_path: Path) -> None:
     install(tmp_path, "17")
     folder = tmp_path / "opt"
     folder.mkdir()
@@ -52,7 +52,7 @@ def test_one_on_the_path_comes_first(tmp_path: Path) -> None:
     assert postgresql.find({"PATH": str(folder)}, tmp_path).programs == folder
 
 
-def test_a_machine_without_is_told_what_to_install(tmp_path: Path) -> None:
+def test_machine_without_postgresql_gets_the_install_command(tmp_path: Path) -> None:
     with pytest.raises(PostgresqlMissing, match=r"setup-postgresql\.sh"):
         postgresql.find({}, tmp_path)
 
@@ -66,12 +66,12 @@ def test_root_does_not_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("choice", ["sqlite", "postgresql", SERVER, "postgresql+asyncpg://postgres@/x?host=/run"])
-def test_what_can_be_chosen(tmp_path: Path, choice: str) -> None:
+def test_valid_database_option_is_accepted(tmp_path: Path, choice: str) -> None:
     assert StackOptions(tmp_path, database=choice).database == choice
 
 
 @pytest.mark.parametrize("choice", ["", "mysql", "mysql://root:sesame@db/x", "postgresql://db/x", "sqlite:///x.db"])
-def test_what_cannot_is_refused_and_not_repeated(tmp_path: Path, choice: str) -> None:
+def test_invalid_database_option_is_refused_without_its_password(tmp_path: Path, choice: str) -> None:
     """It may hold a password."""
     with pytest.raises(InvalidArgument) as refusal:
         StackOptions(tmp_path, database=choice)
@@ -81,13 +81,13 @@ def test_what_cannot_is_refused_and_not_repeated(tmp_path: Path, choice: str) ->
 
 
 @pytest.mark.parametrize(("choice", "house"), [(SERVER, "second"), ("postgresql://postgres@db", "countinghouse")])
-def test_a_url_names_the_server_and_how_names_begin(choice: str, house: str) -> None:
+def test_url_names_the_server_and_how_names_begin(choice: str, house: str) -> None:
     server, found = databases.server_and_house(choice)
     assert found == house
     assert (server.drivername, server.host, server.database) == ("postgresql+asyncpg", "db", "postgres")
 
 
-def test_books_do_not_move_unnoticed(tmp_path: Path) -> None:
+def test_another_database_for_the_same_data_is_refused(tmp_path: Path) -> None:
     """From files to a server or back: the other books would be passed over in silence."""
     services = tuple(INTERFACES)
     for choice in ("sqlite", "postgresql", SERVER):
@@ -105,7 +105,7 @@ def test_books_do_not_move_unnoticed(tmp_path: Path) -> None:
         databases.check_kind(elsewhere, "sqlite", services)
 
 
-def test_whoever_reads_the_books_finds_them(tmp_path: Path) -> None:
+def test_database_urls_are_found_in_the_data_directory(tmp_path: Path) -> None:
     assert database_url(tmp_path, "order") == f"sqlite:///{tmp_path}/order.db"
     remember_databases(tmp_path, {"order": SERVER})
     assert database_url(tmp_path, "order") == SERVER

@@ -20,7 +20,7 @@ def passwords(root: Path, reader: str) -> dict[str, str]:
     return passwords_in((root / reader / "pgpass").read_text())
 
 
-def test_a_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> None:
+def test_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> None:
     """And nothing of anybody else's."""
     clock = ManualClock()
     SecretDistributor(tmp_path, SERVICES, clock).distribute()
@@ -35,7 +35,7 @@ def test_a_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> 
         assert set(passwords(tmp_path, f"{service}-owner")) == {f"countinghouse_{service}_owner"}
 
 
-def test_whoever_makes_the_roles_gets_every_password(tmp_path: Path) -> None:
+def test_roles_job_gets_every_password(tmp_path: Path) -> None:
     """The same as are handed out; no two are alike."""
     SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     given = passwords(tmp_path, "roles")
@@ -45,7 +45,7 @@ def test_whoever_makes_the_roles_gets_every_password(tmp_path: Path) -> None:
     assert "countinghouse_checker" in given
 
 
-def test_the_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
+def test_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
     """Commands that run beside the keys sign with them, and find the books."""
     SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     assert signing_key(tmp_path / "operator").exists()
@@ -57,14 +57,14 @@ def test_the_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
     assert passfile.exists()
 
 
-def test_all_of_it_is_for_its_reader_only(tmp_path: Path) -> None:
+def test_secrets_are_readable_by_their_reader_only(tmp_path: Path) -> None:
     SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     for path in tmp_path.rglob("*"):
         if path != tmp_path / "operator" / "keys" / "verify.pem" and path != tmp_path / "operator":
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-def test_a_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
+def test_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
     """The databases keep their passwords; a service added later gets its own, under the same key."""
     clock = ManualClock()
     SecretDistributor(tmp_path, SERVICES, clock).distribute()
@@ -75,7 +75,7 @@ def test_a_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
     assert (tmp_path / "payment" / "verify.pem").read_bytes() == key
 
 
-def test_a_renewed_token_reaches_its_service(tmp_path: Path) -> None:
+def test_renewed_token_reaches_its_service(tmp_path: Path) -> None:
     """Long before the old one expires."""
     clock = ManualClock()
     distributor = SecretDistributor(tmp_path, SERVICES, clock)

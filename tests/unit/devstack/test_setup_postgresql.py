@@ -46,13 +46,13 @@ def test_debians_programs_are_enough(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_running_server_is_enough(tmp_path: Path) -> None:
+def test_running_server_is_enough(tmp_path: Path) -> None:
     done = run(tmp_path, COUNTINGHOUSE_TEST_POSTGRES="postgresql://postgres@127.0.0.1/postgres")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("programs", [(), ("initdb",)])
-def test_without_it_and_without_apt_it_says_what_to_install(tmp_path: Path, programs: tuple[str, ...]) -> None:
+def test_setup_without_apt_names_what_to_install(tmp_path: Path, programs: tuple[str, ...]) -> None:
     """The client's half of it is not enough."""
     done = run(tmp_path, *programs)
     assert done.returncode == 1

@@ -36,7 +36,7 @@ def run(tmp_path: Path, *programs: str, **environment: str) -> subprocess.Comple
     "environment",
     [{"COUNTINGHOUSE_ZOOKEEPER": "127.0.0.1:2181"}, {"COUNTINGHOUSE_ZOOKEEPER_CLASSPATH": "/opt/zookeeper/lib/*"}],
 )
-def test_what_can_be_started_or_used_already_needs_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_setup_with_a_zookeeper_installs_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     done = run(tmp_path, "java", **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -50,24 +50,24 @@ def test_jars_unpacked_before_are_enough(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_java_apt_and_docker_it_says_what_to_install(tmp_path: Path) -> None:
+def test_setup_without_java_apt_and_docker_names_what_to_install(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 1
     assert "apt install default-jre-headless" in done.stderr
     assert "COUNTINGHOUSE_ZOOKEEPER=host:port" in done.stderr
 
 
-def test_docker_will_do(tmp_path: Path) -> None:
+def test_setup_accepts_docker(tmp_path: Path) -> None:
     done = run(tmp_path, "docker")
     assert done.returncode == 0
     assert "Docker" in done.stderr
 
 
-def test_a_docker_that_does_not_answer_will_not(tmp_path: Path) -> None:
+def test_setup_ignores_a_docker_that_does_not_answer(tmp_path: Path) -> None:
     assert run(tmp_path, "docker=exit 1").returncode == 1
 
 
-def test_setup_of_python_says_what_it_installs(tmp_path: Path) -> None:
+def test_setup_of_python_prints_what_it_installs(tmp_path: Path) -> None:
     """It takes minutes on a slow machine."""
     (tmp_path / "deploy").mkdir()
     shutil.copy(SCRIPT.parent / "setup-python.sh", tmp_path / "deploy")

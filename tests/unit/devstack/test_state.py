@@ -27,7 +27,7 @@ STATE = StackState(
 )
 
 
-def test_a_running_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_running_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
     lock = StackLock(tmp_path)
     lock.take()
     STATE.write(tmp_path)
@@ -36,7 +36,7 @@ def test_a_running_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
     lock.give_up()
 
 
-def test_a_description_without_a_supervisor_is_of_no_stack(tmp_path: Path) -> None:
+def test_description_without_a_supervisor_is_of_no_stack(tmp_path: Path) -> None:
     """A supervisor that was killed leaves its file; the lock tells the truth."""
     lock = StackLock(tmp_path)
     lock.take()
@@ -47,7 +47,7 @@ def test_a_description_without_a_supervisor_is_of_no_stack(tmp_path: Path) -> No
         state.require(tmp_path)
 
 
-def test_a_second_supervisor_is_refused(tmp_path: Path) -> None:
+def test_second_supervisor_is_refused(tmp_path: Path) -> None:
     lock = StackLock(tmp_path)
     lock.take()
     with pytest.raises(StackRefused, match=r"is running on .* already"):
@@ -59,7 +59,7 @@ def test_a_second_supervisor_is_refused(tmp_path: Path) -> None:
     second.give_up()
 
 
-def test_a_directory_that_is_not_there_has_no_stack(tmp_path: Path) -> None:
+def test_directory_that_is_not_there_has_no_stack(tmp_path: Path) -> None:
     assert state.read(tmp_path / "none") is None
 
 

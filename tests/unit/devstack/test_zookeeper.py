@@ -66,12 +66,12 @@ def test_packages_unpacked_without_root_are_found_in_the_cache(tmp_path: Path) -
     assert all(path.startswith(str(jars)) for path in found.class_path)
 
 
-def test_a_package_without_its_parts_is_not_taken(tmp_path: Path) -> None:
+def test_package_without_its_parts_is_not_taken(tmp_path: Path) -> None:
     (debian(tmp_path / "root") / "zookeeper-jute.jar").unlink()
     assert zookeeper.find_class_path(environment(tmp_path), tmp_path / "root") == ()
 
 
-def test_a_configured_class_path_comes_first(tmp_path: Path) -> None:
+def test_configured_class_path_comes_first(tmp_path: Path) -> None:
     debian(tmp_path / "root")
     machine = environment(tmp_path, "java") | {"COUNTINGHOUSE_ZOOKEEPER_CLASSPATH": "/a.jar:/b/*"}
     found = zookeeper.find(machine, tmp_path / "root")
@@ -115,7 +115,7 @@ def test_docker_without_a_daemon_is_none(tmp_path: Path) -> None:
         (False, False, "apt install zookeeper default-jre-headless"),
     ],
 )
-def test_what_is_missing_is_named(tmp_path: Path, java: bool, jars: bool, says: str) -> None:
+def test_missing_part_is_named(tmp_path: Path, java: bool, jars: bool, says: str) -> None:
     machine = environment(tmp_path, *(["java"] if java else []))
     if jars:
         debian(tmp_path / "root")
@@ -126,7 +126,7 @@ def test_what_is_missing_is_named(tmp_path: Path, java: bool, jars: bool, says: 
     assert "--zookeeper" in refusal.value.message
 
 
-def test_the_server_is_bound_to_this_machine_and_bounded(tmp_path: Path) -> None:
+def test_server_is_bound_to_this_machine_and_bounded(tmp_path: Path) -> None:
     installation = JavaInstallation(Path("/bin/java"), ("/a.jar", "/b.jar"))
     command = zookeeper.command(installation, tmp_path / "zookeeper", 2182, {"PATH": "/bin"})
     configuration = (tmp_path / "zookeeper" / "zoo.cfg").read_text().splitlines()
@@ -144,7 +144,7 @@ def test_docker_publishes_on_this_machine_only(tmp_path: Path) -> None:
     assert f"--name={zookeeper.container_name(tmp_path / 'zookeeper')}" in command.arguments
 
 
-async def test_a_container_left_behind_is_removed_by_name(tmp_path: Path) -> None:
+async def test_container_left_behind_is_removed_by_name(tmp_path: Path) -> None:
     docker = executable(tmp_path / "docker", f'echo "$@" > {tmp_path}/asked')
     await zookeeper.remove_container(DockerInstallation(docker), tmp_path / "zookeeper")
     assert (tmp_path / "asked").read_text().split() == [
@@ -154,7 +154,7 @@ async def test_a_container_left_behind_is_removed_by_name(tmp_path: Path) -> Non
     ]
 
 
-def test_a_reserved_port_is_given_to_nobody_but_its_server() -> None:
+def test_reserved_port_is_usable_by_its_server_only() -> None:
     """Others are refused it; a server that sets SO_REUSEADDR, as Java's do, can listen on it, again and again."""
     reservation = PortReservation()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -167,7 +167,7 @@ def test_a_reserved_port_is_given_to_nobody_but_its_server() -> None:
     reservation.close()
 
 
-def test_a_wanted_port_that_is_taken_is_replaced() -> None:
+def test_wanted_port_that_is_taken_is_replaced() -> None:
     with socket.create_server((HOST, 0)) as taken:
         reservation = PortReservation(taken.getsockname()[1])
         assert reservation.port != taken.getsockname()[1]
@@ -187,11 +187,11 @@ async def test_only_srvr_with_a_mode_counts_as_serving(answer: bytes, serves: bo
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:x"])
-async def test_nobody_there_is_not_serving(address: str) -> None:
+async def test_closed_port_is_not_serving(address: str) -> None:
     assert not await zookeeper.serves(address)
 
 
-def test_the_cache_follows_xdg() -> None:
+def test_cache_follows_xdg() -> None:
     assert zookeeper.cache({"XDG_CACHE_HOME": "/c"}) == Path("/c/countinghouse/zookeeper")
     assert zookeeper.cache({"HOME": "/h"}) == Path("/h/.cache/countinghouse/zookeeper")
     assert zookeeper.cache(dict(os.environ)).is_absolute()

@@ -15,7 +15,7 @@ def program(tmp_path: Path, code: str) -> Program:
     return Program("fake", (sys.executable, "-c", code), {"INTEROP_TOKEN": "secret"}, tmp_path / "fake.log")
 
 
-async def test_lines_of_name_and_value_are_what_it_says(tmp_path: Path) -> None:
+async def test_output_lines_of_name_and_value_are_read(tmp_path: Path) -> None:
     """Its own log may stand between them."""
     code = (
         "import os; print('2026 INFO'); print('paid', 'p1'); print('[x] y'); print('paid', os.environ['INTEROP_TOKEN'])"
@@ -26,7 +26,7 @@ async def test_lines_of_name_and_value_are_what_it_says(tmp_path: Path) -> None:
     assert "2026 INFO" in (tmp_path / "fake.log").read_text()
 
 
-async def test_it_is_asked_and_answers(tmp_path: Path) -> None:
+async def test_program_answers_on_standard_input(tmp_path: Path) -> None:
     """Through its standard input."""
     async with program(tmp_path, "while True: print('heard', input(), flush=True)") as running:
         assert [await running.ask(line, "heard", 10.0) for line in ("one", "two")] == ["one", "two"]
@@ -41,14 +41,14 @@ async def test_it_is_asked_and_answers(tmp_path: Path) -> None:
         ("import time; time.sleep(60)", r"still at work after 0\.5 s"),
     ],
 )
-async def test_an_end_that_is_not_good_is_an_error(tmp_path: Path, code: str, how: str) -> None:
+async def test_exit_code_other_than_0_is_an_error(tmp_path: Path, code: str, how: str) -> None:
     """It says how, and in which words."""
     async with program(tmp_path, code) as running:
         with pytest.raises(ProgramFailed, match=how):
             await running.finished(0.5 if "sleep" in code else 10.0)
 
 
-async def test_what_it_never_says_is_not_waited_for_after_its_end(tmp_path: Path) -> None:
+async def test_missing_line_is_not_awaited_after_the_end(tmp_path: Path) -> None:
     """Nor longer than is allowed."""
     async with program(tmp_path, "print('other', 1)") as running:
         with pytest.raises(ProgramFailed, match="ended with exit code 0"):
@@ -58,7 +58,7 @@ async def test_what_it_never_says_is_not_waited_for_after_its_end(tmp_path: Path
             await running.says("ready", 0.2)
 
 
-async def test_it_does_not_outlive_its_context(tmp_path: Path) -> None:
+async def test_program_is_ended_with_its_context(tmp_path: Path) -> None:
     """Whatever it thinks of SIGTERM."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     async with program(tmp_path, code) as running:

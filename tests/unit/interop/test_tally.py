@@ -40,10 +40,10 @@ async def _times_out(_scene: Any) -> str:
 GOOD, BAD, ABSENT = Part("good", _shows), Part("bad", _raises), Part("absent one", _skips)
 
 
-class TestPlay:
+class TestPart:
     """One result for each part."""
 
-    async def test_a_part_passes_only_by_returning(self) -> None:
+    async def test_part_passes_only_by_returning(self) -> None:
         """Whatever it raises makes it failed, but for Skip. The others are played all the same."""
         parts = [BAD, GOOD, ABSENT, Part("late", _times_out), Part("silent", _asserts)]
         told: list[tally.Result] = []
@@ -57,7 +57,7 @@ class TestPlay:
         ]
         assert told == results
 
-    async def test_a_line_says_what_was_shown_or_why_not(self) -> None:
+    async def test_part_prints_its_result_or_its_error(self) -> None:
         """One line for each, also for an error of several lines, or of none."""
         results = await tally.play([GOOD, BAD, ABSENT, Part("silent", _asserts)], None, lambda _result: None)
         assert [str(result).rpartition(" (")[0] for result in results] == [
@@ -79,33 +79,37 @@ class TestRun:
         assert isinstance(end.value.code, int)
         return end.value.code
 
-    def test_a_failure_makes_it_fail(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_failed_part_fails_the_run(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """Exit code 1, and the count as the very last line."""
         assert self.run(monkeypatch, [GOOD, BAD, ABSENT, GOOD]) == 1
         assert capsys.readouterr().out.splitlines()[-1] == "interop: 2 passed, 1 failed, 1 skipped"
 
-    def test_what_was_skipped_is_no_failure_and_no_success(
+    def test_skipped_part_is_neither_failure_nor_success(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Exit code 0; it is counted by itself."""
         assert self.run(monkeypatch, [ABSENT, GOOD]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "interop: 1 passed, 0 failed, 1 skipped"
 
-    def test_only_what_is_chosen_is_played_and_counted(
+    def test_only_chosen_parts_are_run_and_counted(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """By its name, or by the first word of it."""
         assert self.run(monkeypatch, [GOOD, BAD, ABSENT], "--only", "absent", "--only", "good") == 0
         assert capsys.readouterr().out.splitlines()[-1] == "interop: 1 passed, 0 failed, 1 skipped"
 
-    def test_a_part_that_is_not_there_is_a_usage_error(
+    def test_part_that_is_not_there_is_a_usage_error(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Nothing is played, and the parts that there are are named."""
         assert self.run(monkeypatch, [GOOD, ABSENT], "--only", "goo") == 2
         assert "there are good, absent one" in capsys.readouterr().err
 
-    def test_as_a_document(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_result_is_printed_as_json(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """Standard output is the document and nothing else; the same exit code."""
         assert self.run(monkeypatch, [BAD, ABSENT], "--json") == 1
         document = json.loads(capsys.readouterr().out)
@@ -121,7 +125,7 @@ def test_parts_have_different_names() -> None:
     assert len({part.name for part in PARTS}) == len(PARTS) == 9
 
 
-def test_without_toolchains_their_parts_are_skipped_by_name(tmp_path: Path) -> None:
+def test_parts_without_a_toolchain_are_skipped_by_name(tmp_path: Path) -> None:
     """The program as `make interop` runs it, on a machine without Java, Go and Node: at once, and with the reason."""
     words = [word for name in ("java", "go", "npm") for word in ("--only", name)]
     done = subprocess.run(

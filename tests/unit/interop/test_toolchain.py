@@ -40,7 +40,7 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path / "made", lambda _sentence: None)
 
 
-async def test_a_missing_tool_is_named(workshop: Workshop, sources: Path) -> None:
+async def test_missing_tool_is_named(workshop: Workshop, sources: Path) -> None:
     """Nothing is run to find that out."""
     fake = toolchain(
         sources, step("raise SystemExit(1)"), tools=("no-such-compiler", sys.executable, "no-such-fetcher")
@@ -49,7 +49,7 @@ async def test_a_missing_tool_is_named(workshop: Workshop, sources: Path) -> Non
         await workshop.ready(fake)
 
 
-async def test_what_cannot_be_fetched_is_skipped(workshop: Workshop, sources: Path) -> None:
+async def test_package_that_cannot_be_fetched_is_skipped(workshop: Workshop, sources: Path) -> None:
     """With the client's own words, but without anybody's address."""
     code = "raise SystemExit('Error: could not fetch https://repository.example/x: 503\\nsee the manual')"
     with pytest.raises(Skip) as reason:
@@ -57,7 +57,7 @@ async def test_what_cannot_be_fetched_is_skipped(workshop: Workshop, sources: Pa
     assert "because its packages could not be fetched: Error: could not fetch … 503; see" in str(reason.value)
 
 
-async def test_what_takes_too_long_to_fetch_is_skipped(workshop: Workshop, sources: Path) -> None:
+async def test_package_that_takes_too_long_is_skipped(workshop: Workshop, sources: Path) -> None:
     """Its process is ended."""
     with pytest.raises(Skip, match=r"could not be fetched within 0\.3 s"):
         await workshop.ready(toolchain(sources, step("import time; time.sleep(60)", limit_s=0.3)))
@@ -72,14 +72,14 @@ async def test_what_takes_too_long_to_fetch_is_skipped(workshop: Workshop, sourc
     ],
     ids=["another error", "a step that fetches nothing", "a step that fetches nothing and hangs"],
 )
-async def test_what_does_not_build_has_failed(workshop: Workshop, sources: Path, broken: Step) -> None:
+async def test_program_that_does_not_build_fails(workshop: Workshop, sources: Path, broken: Step) -> None:
     """Our own mistakes are never taken for somebody's missing package; asked again, they are told again."""
     for _ in range(2):
         with pytest.raises(BuildFailed, match=r"never compile|not within 0\.5 s"):
             await workshop.ready(toolchain(sources, broken))
 
 
-async def test_it_is_built_again_only_if_its_sources_have_changed(tmp_path: Path, sources: Path) -> None:
+async def test_program_is_built_again_only_after_a_change(tmp_path: Path, sources: Path) -> None:
     """That is what makes the second run fast."""
     trace = tmp_path / "trace"
     fake = toolchain(sources, step(f"open({str(trace)!r}, 'a').write('built ')"))
@@ -93,7 +93,7 @@ async def test_it_is_built_again_only_if_its_sources_have_changed(tmp_path: Path
     assert [await run(), await run()] == ["built built ", "built built "]
 
 
-async def test_a_build_that_failed_is_begun_again_by_the_next_run(tmp_path: Path, sources: Path) -> None:
+async def test_build_that_failed_is_begun_again_by_the_next_run(tmp_path: Path, sources: Path) -> None:
     """Half of what is needed is no toolchain."""
     (sources / "main.c").write_text("raise SystemExit('error')")
     fake = toolchain(sources, step(f"exec(open({str(sources / 'main.c')!r}).read())"))
@@ -114,7 +114,7 @@ async def test_a_build_that_failed_is_begun_again_by_the_next_run(tmp_path: Path
         ("", "it said nothing"),
     ],
 )
-def test_last_words(output: str, words: str) -> None:
+def test_last_error_line_is_shown(output: str, words: str) -> None:
     """The last line that speaks of an error, else the last line."""
     assert last_words(output) == words
 
@@ -145,9 +145,7 @@ def test_last_words(output: str, words: str) -> None:
     ],
     ids=["maven", "go", "uv", "npm"],
 )
-def test_what_could_not_be_fetched_is_told_from_what_is_wrong(
-    pattern: re.Pattern[str], unfetched: str, ours: str
-) -> None:
+def test_fetch_failure_is_distinguished_from_a_defect(pattern: re.Pattern[str], unfetched: str, ours: str) -> None:
     """A checksum or a lock that does not fit must never look like a network that is away."""
     assert pattern.search(unfetched)
     assert not pattern.search(ours)

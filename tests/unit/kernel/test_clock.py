@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.kernel.clock import Deadline, ManualClock, SystemClock
 
 
-def test_a_deadline_counts_down_and_stops_at_zero() -> None:
+def test_deadline_counts_down_and_stops_at_zero() -> None:
     """Remaining time is never negative."""
     clock = ManualClock()
     deadline = Deadline.after(2.0, clock)
@@ -16,13 +16,13 @@ def test_a_deadline_counts_down_and_stops_at_zero() -> None:
     assert deadline.remaining_s() == 0.0
 
 
-def test_a_shaved_deadline_is_earlier() -> None:
+def test_shaved_deadline_is_earlier() -> None:
     """The next hop has to answer before our own caller gives up."""
     deadline = Deadline.after(2.0, ManualClock()).shaved(0.5)
     assert deadline.remaining_s() == 1.5
 
 
-def test_the_machines_clocks_move() -> None:
+def test_machines_clocks_move() -> None:
     """Wall time is after this was written; monotonic time never falls."""
     clock = SystemClock()
     assert clock.now_ms() > 1_700_000_000_000

@@ -11,7 +11,7 @@ FENCES = st.builds(Fence, st.integers(1, 3), st.integers(1, 2**63 - 1))
 
 
 @given(FENCES, FENCES)
-def test_order(left: Fence, right: Fence) -> None:
+def test_fences_are_ordered_as_pairs(left: Fence, right: Fence) -> None:
     """As pairs; a new generation beats every token of the old one."""
     assert (left < right) == ((left.generation, left.token) < (right.generation, right.token))
     if left.generation < right.generation:
@@ -26,6 +26,6 @@ def test_no_fence_is_smaller_than_every_fence(fence: Fence) -> None:
     assert not NO_FENCE
 
 
-def test_a_fence_is_written_like_zookeeper_writes_czxids() -> None:
+def test_fence_is_written_like_zookeeper_writes_czxids() -> None:
     """The generation, and the token in hexadecimal."""
     assert str(Fence(2, 0x1_0000_002A)) == "2.10000002a"

@@ -14,7 +14,7 @@ def test_all_guards_are_on() -> None:
     assert Guards.without([]) == Guards.without(["", " "]) == Guards()
 
 
-def test_the_names_are_those_of_the_design() -> None:
+def test_names_are_those_of_the_design() -> None:
     """`--guards-off` takes exactly these."""
     assert set(NAMES) == {"ticket", "lock", "fence", "state", "unique", "recovery", "acquirer-key"}
 
@@ -27,7 +27,7 @@ def test_each_guard_is_switched_off_alone(name: str) -> None:
     assert [getattr(guards, other.replace("-", "_")) for other in NAMES] == [other != name for other in NAMES]
 
 
-def test_a_guard_that_does_not_exist_is_refused() -> None:
+def test_guard_that_does_not_exist_is_refused() -> None:
     """A typo must not leave the guard on in silence; the message lists those there are."""
     with pytest.raises(InvalidArgument, match="ticket") as refusal:
         Guards.without(["fence", "fense"])

@@ -46,7 +46,7 @@ def row(state: RequestState, *, payload: str = "f", lease_ms: int = 2_000, expir
         (row(RequestState.IN_PROGRESS, lease_ms=1_000), Decision.RUN),
     ],
 )
-def test_what_may_be_done(found: RequestRow, expected: Decision) -> None:
+def test_decide_allows_fresh_finished_and_abandoned_keys(found: RequestRow, expected: Decision) -> None:
     """A fresh key runs, a finished one is replayed for ever, an abandoned one is carried on."""
     assert decide(found, "f", NOW_MS) is expected
 
@@ -60,7 +60,9 @@ def test_what_may_be_done(found: RequestRow, expected: Decision) -> None:
         (row(RequestState.ISSUED, expires_ms=1_000), True, FailedPrecondition, "TICKET_EXPIRED"),
     ],
 )
-def test_what_may_not_be_done(found: RequestRow, take_over: bool, error: type[CountinghouseError], reason: str) -> None:
+def test_decide_refuses_running_and_expired_keys(
+    found: RequestRow, take_over: bool, error: type[CountinghouseError], reason: str
+) -> None:
     """Somebody works on it, or its time is over; also before anybody has written that down."""
     with pytest.raises(error) as refusal:
         decide(found, "f", NOW_MS, take_over=take_over)
@@ -74,7 +76,7 @@ def test_another_payload_is_refused_in_every_state(state: RequestState) -> None:
         decide(replace(row(state), lease_until_ms=0, expires_at_ms=0), "g", NOW_MS)
 
 
-def test_a_fingerprint_tells_payloads_apart() -> None:
+def test_fingerprints_of_two_payloads_differ() -> None:
     """SHA-256 in hexadecimal, as the column has room for."""
     assert fingerprint(b"a") == fingerprint(b"a") != fingerprint(b"b")
     assert len(fingerprint(b"")) == 64

@@ -21,7 +21,7 @@ PAYABLE = st.integers(1, MAX_MINOR_UNITS)
 
 
 @given(PAYABLE, PAYABLE)
-def test_a_sum_is_exact_or_refused(left: int, right: int) -> None:
+def test_sum_is_exact_or_refused(left: int, right: int) -> None:
     """Never wrapped, never rounded."""
     if left + right <= MAX_MINOR_UNITS:
         assert Money(left, "CNY") + Money(right, "CNY") == Money(left + right, "CNY")
@@ -58,7 +58,7 @@ def test_refusal_of_a_currency_repeats_little_of_it() -> None:
 
 
 @pytest.mark.parametrize("code", ["", "cny", "eur", "CN", "CNYY", "C1Y", "CNY\n", "¥¥¥", "ＣＮＹ"])
-def test_what_is_no_currency_is_refused(code: str) -> None:
+def test_malformed_currency_is_refused(code: str) -> None:
     """Three upper-case ASCII letters and nothing else."""
     with pytest.raises(InvalidArgument):
         check_currency_form(code)
@@ -74,7 +74,7 @@ def test_two_currencies_are_never_added() -> None:
     assert refusal.value.reason == "CURRENCY_MISMATCH"
 
 
-def test_a_multiple_is_payable_too() -> None:
+def test_multiple_is_payable_too() -> None:
     """Or refused."""
     assert Money(7, "JPY").times(3) == Money(21, "JPY")
     for quantity in (0, -1, MAX_MINOR_UNITS):
@@ -113,7 +113,7 @@ def test_amount_in_major_units_is_parsed_exactly(text: str, currency: str, minor
         *("12.", ".5", "12.5.0", "12.505", "12.500", "12\n", "１２", "٣", "梅"),
     ],
 )
-def test_amount_that_people_may_mean_otherwise_is_refused(text: str) -> None:
+def test_ambiguous_amount_is_refused(text: str) -> None:
     """In a sentence that repeats what was typed, cut short and escaped."""
     with pytest.raises(InvalidArgument) as refusal:
         parse_amount(text, "CNY", "--amount")

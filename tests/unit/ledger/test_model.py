@@ -70,7 +70,7 @@ def walked(journals: list[Journal]) -> ChainCheck:
         (AccountKind.REVENUE, -7),
     ],
 )
-def test_an_account_grows_on_the_side_of_its_kind(kind: AccountKind, after_debit: int) -> None:
+def test_account_grows_on_the_side_of_its_kind(kind: AccountKind, after_debit: int) -> None:
     """A debit raises what we have and spend, and lowers what we owe, put in and earn; a credit does the opposite."""
     account = Account("x", kind, "CNY", overdraft_limit=100)
     assert account.posted(7).balance == after_debit
@@ -78,7 +78,7 @@ def test_an_account_grows_on_the_side_of_its_kind(kind: AccountKind, after_debit
     assert account.posted(7).version == account.version + 1
 
 
-def test_a_balance_has_an_upper_end() -> None:
+def test_balance_has_an_upper_end() -> None:
     """So that no sum of two ever overflows the int64 it is stored in."""
     full = Account("x", AccountKind.ASSET, "CNY", balance=MAX_BALANCE - 1)
     assert full.posted(1).balance == MAX_BALANCE
@@ -102,7 +102,9 @@ def test_a_balance_has_an_upper_end() -> None:
         ("wallet", AccountKind.ASSET, "CNY", None),
     ],
 )
-def test_a_name_keeps_what_it_promises(account_id: str, kind: AccountKind, currency: str, field: str | None) -> None:
+def test_account_name_implies_kind_and_currency(
+    account_id: str, kind: AccountKind, currency: str, field: str | None
+) -> None:
     """A wallet that grew by debits would give money away."""
     account = Account(account_id, kind, currency)
     if field is None:
@@ -115,7 +117,7 @@ def test_a_name_keeps_what_it_promises(account_id: str, kind: AccountKind, curre
 
 
 @pytest.mark.parametrize("limit", [-1, MAX_MINOR_UNITS + 1])
-def test_an_overdraft_limit_has_two_ends(limit: int) -> None:
+def test_overdraft_limit_has_two_ends(limit: int) -> None:
     """0 and the largest amount are the last good ones."""
     with pytest.raises(InvalidArgument, match="overdraft_limit"):
         check_account_terms(Account("x", AccountKind.ASSET, "CNY", overdraft_limit=limit))
@@ -138,7 +140,7 @@ def test_an_overdraft_limit_has_two_ends(limit: int) -> None:
         ([5, 5], "UNBALANCED"),
     ],
 )
-def test_a_draft_that_is_no_journal_is_refused(amounts: list[int], reason: str) -> None:
+def test_draft_that_is_no_journal_is_refused(amounts: list[int], reason: str) -> None:
     """Each for its reason."""
     legs = tuple(Leg(f"a{place}", amount) for place, amount in enumerate(amounts))
     with pytest.raises(InvalidArgument) as refusal:
@@ -146,7 +148,7 @@ def test_a_draft_that_is_no_journal_is_refused(amounts: list[int], reason: str) 
     assert refusal.value.reason == reason
 
 
-def test_a_journal_names_each_account_once() -> None:
+def test_journal_names_each_account_once() -> None:
     """Also where the legs would sum to zero."""
     with pytest.raises(InvalidArgument) as refusal:
         replace(DRAFT, legs=(Leg("a", 5), Leg("b", -10), Leg("a", 5))).check()
@@ -161,7 +163,7 @@ def test_whatever_is_balanced_is_a_journal(amounts: list[int]) -> None:
     assert draft.check() is draft
 
 
-def test_the_payload_is_all_but_the_clerk() -> None:
+def test_payload_is_all_but_the_clerk() -> None:
     """Every other field makes another journal of it."""
     assert replace(DRAFT, clerk=Principal("wang", Role.ACCOUNTANT)).payload == DRAFT.payload
     others = [
@@ -176,7 +178,7 @@ def test_the_payload_is_all_but_the_clerk() -> None:
     assert len({DRAFT.payload, *(other.payload for other in others)}) == len(others) + 1
 
 
-def test_a_reversal_is_the_opposite() -> None:
+def test_reversal_is_the_opposite() -> None:
     """Of the same order and payment; its reason is not part of its payload; it cannot itself be reversed."""
     [journal] = chain(1)
     undo = journal.reversal(reason="broken cup", clerk=LI)
@@ -193,7 +195,7 @@ def test_a_reversal_is_the_opposite() -> None:
 # The chain
 
 
-def test_the_hash_is_over_the_documented_bytes() -> None:
+def test_hash_is_over_the_documented_bytes() -> None:
     """To the byte: whoever wants to check the books by other means can."""
     journal = Journal.seal(Entry(DRAFT, "attempt", "jnl_1", 1_700_000_000_000, NO_FENCE), Head(6, "ab" * 32))
     content = (
@@ -205,7 +207,7 @@ def test_the_hash_is_over_the_documented_bytes() -> None:
     assert (journal.sequence, journal.previous_hash) == (7, "ab" * 32)
 
 
-def test_an_unaltered_chain_is_intact() -> None:
+def test_unaltered_chain_is_intact() -> None:
     """And its end is its head."""
     journals = chain(4)
     check = walked(journals)
@@ -214,7 +216,7 @@ def test_an_unaltered_chain_is_intact() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_a_journal_that_was_sealed_anew_breaks_the_next(at: int) -> None:
+def test_journal_that_was_sealed_anew_breaks_the_next(at: int) -> None:
     """Whoever alters one and its hash must alter all after it, and at last the head."""
     journals = chain(4)
     old = journals[at - 1]
@@ -232,7 +234,7 @@ def test_two_journals_changing_places_are_found() -> None:
     assert walked(journals).broken_at == 2
 
 
-def test_what_cannot_be_read_is_broken() -> None:
+def test_unreadable_journal_breaks_the_chain() -> None:
     """It is looked at, and stops the walk."""
     check = ChainCheck(Head())
     assert not check.look(ChainLink(1, None))

@@ -96,7 +96,7 @@ async def refusal(awaitable: object) -> CountinghouseError:
         ("mei", "wallet:none:CNY", False),
     ],
 )
-async def test_a_customer_sees_only_their_own_wallets(house: House, name: str, account_id: str, visible: bool) -> None:
+async def test_customer_sees_only_their_own_wallets(house: House, name: str, account_id: str, visible: bool) -> None:
     """Another's is not there for them, in the same words as one that is nowhere."""
     wallets = ("wallet:mei:CNY", "wallet:bo:CNY", "wallet:mei:x:CNY")
     await house.store.open_missing([Account(wallet, AccountKind.LIABILITY, "CNY") for wallet in wallets])
@@ -118,7 +118,7 @@ async def test_staff_see_every_account(house: House) -> None:
     assert isinstance(error, NotFound)
 
 
-async def test_an_account_that_breaks_its_name_is_not_opened(house: House) -> None:
+async def test_account_that_breaks_its_name_is_not_opened(house: House) -> None:
     """Refused before the store; the request id is not used up."""
     opening = house.operations.open_account(
         house.call("wang", Role.ACCOUNTANT),
@@ -133,7 +133,7 @@ async def test_an_account_that_breaks_its_name_is_not_opened(house: House) -> No
     assert not house.store.requests.used
 
 
-async def test_a_house_account_on_other_terms_stops_the_start() -> None:
+async def test_house_account_on_other_terms_stops_the_start() -> None:
     """Rather than taking money into an account of the wrong kind."""
     house = House()
     await house.store.open_missing([Account("drawer:CNY", AccountKind.LIABILITY, "CNY")])
@@ -143,19 +143,19 @@ async def test_a_house_account_on_other_terms_stops_the_start() -> None:
 # Posting and reversing
 
 
-async def test_a_post_passes_its_failpoints(house: House) -> None:
+async def test_post_passes_its_failpoints(house: House) -> None:
     """`accepted` before the transaction, `posted` after it, each with the order and the payment."""
     await house.post(new_order())
     assert house.failpoints.names == [("accepted", "o1", "p1"), ("posted", "o1", "p1")]
 
 
-async def test_a_refused_post_is_not_posted(house: House) -> None:
+async def test_refused_post_is_not_posted(house: House) -> None:
     """It passes `accepted` only."""
     await refusal(house.post(replace(new_order(), legs=(Leg("drawer:CNY", 1), Leg("wallet:none:CNY", -1)))))
     assert house.failpoints.names == [("accepted", "o1", "p1")]
 
 
-async def test_a_replay_is_marked(house: House) -> None:
+async def test_replay_is_marked(house: House) -> None:
     """In the call, whence the trailer comes."""
     first, second = house.call(), house.call()
     journal = await house.operations.post(first, "a", new_order(), FENCE)
@@ -169,14 +169,14 @@ async def test_reversal_keys_are_made_by_reversals_only(house: House) -> None:
     assert (error.reason, error.fields[0][0]) == ("BUSINESS_KEY_RESERVED", "business_key")
 
 
-async def test_an_unbalanced_draft_never_reaches_the_store(house: House) -> None:
+async def test_unbalanced_draft_never_reaches_the_store(house: House) -> None:
     """Nor does it raise the order's fence."""
     draft = replace(new_order(), legs=(Leg("drawer:CNY", 10), Leg("sales:CNY", -9)))
     assert (await refusal(house.post(draft))).reason == "UNBALANCED"
     assert not house.store.fences
 
 
-async def test_a_reversal_is_of_the_journals_own_payment(house: House) -> None:
+async def test_reversal_is_of_the_journals_own_payment(house: House) -> None:
     """And under the fence of its order, which is raised."""
     journal = await house.post(new_order())
     other = await refusal(house.reverse(journal, payment_id="p9"))
@@ -190,7 +190,7 @@ async def test_a_reversal_is_of_the_journals_own_payment(house: House) -> None:
     assert (await refusal(house.reverse(replace(journal, journal_id="jnl_none")))).reason == "JOURNAL_NOT_FOUND"
 
 
-async def test_a_journal_without_an_order_needs_no_fence(house: House) -> None:
+async def test_journal_without_an_order_needs_no_fence(house: House) -> None:
     """Neither to be posted nor to be reversed."""
     journal = await house.post(new_order(order_id="", key="pay:p1"), NO_FENCE)
     assert (await house.reverse(journal, fence=NO_FENCE)).sequence == 2
@@ -199,7 +199,7 @@ async def test_a_journal_without_an_order_needs_no_fence(house: House) -> None:
 # The trial balance
 
 
-async def test_the_trial_balance_adds_up_each_currency(house: House) -> None:
+async def test_trial_balance_adds_up_each_currency(house: House) -> None:
     """By code; a stored balance that its postings do not explain unbalances it."""
     await house.post(new_order())
     trial = await house.operations.trial_balance("")
@@ -235,12 +235,12 @@ def hash_at(house: House, sequence: int) -> str:
         (1_200, 0, 1, 1_200),
     ],
 )
-async def test_a_range_of_the_chain_is_walked(long: House, first: int, last: int, examined: int, end: int) -> None:
+async def test_range_of_the_chain_is_walked(long: House, first: int, last: int, examined: int, end: int) -> None:
     """First and last included, 0 and what lies beyond meaning the ends."""
     assert await long.operations.verify(first, last) == ChainReport(examined, 0, "", hash_at(long, end))
 
 
-async def test_beyond_the_end_there_is_nothing_to_break(long: House) -> None:
+async def test_range_beyond_the_end_of_the_chain_is_intact(long: House) -> None:
     """Nor in an empty chain."""
     nothing = ChainReport(0, 0, "", NO_HASH)
     assert await long.operations.verify(1_201, 0) == nothing
@@ -248,13 +248,13 @@ async def test_beyond_the_end_there_is_nothing_to_break(long: House) -> None:
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, -1), (5, 4)])
-async def test_a_range_that_is_none_is_refused(house: House, first: int, last: int) -> None:
+async def test_range_that_is_none_is_refused(house: House, first: int, last: int) -> None:
     """Negative, or the wrong way round."""
     assert (await refusal(house.operations.verify(first, last))).reason == "RANGE_INVALID"
 
 
 @pytest.mark.parametrize("at", [1, 500, 501, 1_000, 1_001, 1_200])
-async def test_an_altered_journal_is_found_wherever_it_is(long: House, at: int) -> None:
+async def test_altered_journal_is_found_wherever_it_is(long: House, at: int) -> None:
     """Also at the edges of the chunks; ranges that leave it out are intact."""
     old = long.store.chain[at - 1]
     long.store.chain[at - 1] = replace(old, draft=replace(old.draft, memo="forged"))
@@ -267,7 +267,7 @@ async def test_an_altered_journal_is_found_wherever_it_is(long: House, at: int) 
 
 
 @pytest.mark.parametrize(("first", "broken_at"), [(0, 600), (600, 600), (601, 601), (602, 0)])
-async def test_a_gap_is_found(long: House, first: int, broken_at: int) -> None:
+async def test_gap_is_found(long: House, first: int, broken_at: int) -> None:
     """Also when the walk begins right behind it, with nothing to hang on to."""
     del long.store.chain[599]
     assert (await long.operations.verify(first, 0)).broken_at == broken_at

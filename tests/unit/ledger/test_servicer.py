@@ -140,7 +140,7 @@ async def test_bad_input_is_refused_by_its_field(door: Door, request_message: An
     assert (await door.ask(pb.VerifyJournalRequest())).examined == 0
 
 
-async def test_a_journal_is_told_whole(door: Door) -> None:
+async def test_journal_message_has_every_field(door: Door) -> None:
     """Every field of the message, by Post, GetJournal and ListJournals alike."""
     journal = (await door.ask(post())).journal
     assert journal == pb.Journal(
@@ -164,7 +164,7 @@ async def test_a_journal_is_told_whole(door: Door) -> None:
         await door.ask(pb.GetJournalRequest(journal_id="jnl_none"))
 
 
-async def test_a_reversal_is_told_whole(door: Door) -> None:
+async def test_reversal_message_has_every_field(door: Door) -> None:
     """Its reason is its memo; the journal it undoes is named."""
     journal = (await door.ask(post())).journal
     request = pb.ReverseJournalRequest(
@@ -183,7 +183,7 @@ async def test_a_reversal_is_told_whole(door: Door) -> None:
     assert call.replayed
 
 
-async def test_a_replay_says_so_and_a_mismatch_says_whose(door: Door) -> None:
+async def test_replay_is_marked_and_mismatch_names_the_payment(door: Door) -> None:
     """The trailer comes from the call; the refusal carries what the caller needs to answer its own caller."""
     journal = (await door.ask(post())).journal
     call = door.enter()
@@ -197,7 +197,7 @@ async def test_a_replay_says_so_and_a_mismatch_says_whose(door: Door) -> None:
     assert back.metadata["posted_at_ms"] == str(journal.posted_at_ms)
 
 
-async def test_an_opening_is_replayed_byte_for_byte(door: Door) -> None:
+async def test_opening_is_replayed_byte_for_byte(door: Door) -> None:
     """And the refusal of other terms is a stored one, replayed too."""
     first = await door.ask(open_account())
     assert pb.OpenAccountResponse.FromString(first).account == pb.Account(
@@ -243,7 +243,7 @@ async def test_pages_lead_to_each_other(door: Door) -> None:
     assert not second.next_page_token
 
 
-async def test_the_books_are_told_as_they_stand(door: Door) -> None:
+async def test_trial_balance_and_chain_are_answered(door: Door) -> None:
     """The trial balance and the verdict on the chain."""
     journal = (await door.ask(post())).journal
     trial = await door.ask(pb.TrialBalanceRequest(currency_code="CNY"))
@@ -259,7 +259,7 @@ async def test_the_books_are_told_as_they_stand(door: Door) -> None:
     assert verdict == pb.VerifyJournalResponse(examined=1, intact=True, head_hash=journal.hash)
 
 
-async def test_a_customer_may_look_into_their_own_wallet_only(door: Door) -> None:
+async def test_customer_may_look_into_their_own_wallet_only(door: Door) -> None:
     """The drawer is not there for them."""
     await door.ask(open_account())
     door.enter("mei", Role.CUSTOMER)
@@ -323,7 +323,7 @@ def close(**changes: Any) -> pb.CloseAccountRequest:
     return pb.CloseAccountRequest(**(fields | changes))
 
 
-async def test_closed_account_says_who_when_and_why(door: Door) -> None:
+async def test_closed_account_shows_closer_time_and_reason(door: Door) -> None:
     """In the answer, when it is read, and in the list; a repeat is answered with the same bytes."""
     await open_many(door, 1)
     call = door.enter("ops", Role.OPERATOR)

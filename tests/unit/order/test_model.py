@@ -42,7 +42,7 @@ ANY_ORDER = [
 ]
 
 
-def test_a_claim_gives_an_unpaid_order_to_the_payment() -> None:
+def test_claim_gives_an_unpaid_order_to_the_payment() -> None:
     """UNPAID → PAYING names the payment and raises the version; nothing else changes."""
     assert model.claim(new_order(), change()) == replace(
         new_order(), state=OrderState.PAYING, payment_id="p1", version=5, updated_at_ms=2_000
@@ -50,19 +50,19 @@ def test_a_claim_gives_an_unpaid_order_to_the_payment() -> None:
 
 
 @pytest.mark.parametrize("order", [order for order in ANY_ORDER if order.state is not OrderState.UNPAID])
-def test_a_claim_leaves_any_other_order_as_it_stands(order: Order) -> None:
+def test_claim_leaves_any_other_order_as_it_stands(order: Order) -> None:
     """Whoever asks, also the payment that holds it: the very same order comes back."""
     assert model.claim(order, change()) is order
 
 
-def test_a_completion_says_who_settled_and_when() -> None:
+def test_completion_records_clerk_and_time() -> None:
     """PAYING → PAID takes clerk and time from the change, not from the clock of the order service."""
     paid = model.complete(new_order(OrderState.PAYING, "p1"), change())
     assert (paid.state, paid.payment_id, paid.version) == (OrderState.PAID, "p1", 5)
     assert (paid.settled_by, paid.settled_at_ms, paid.updated_at_ms) == (LI, 1_900, 2_000)
 
 
-def test_a_completion_repeated_changes_nothing() -> None:
+def test_completion_repeated_changes_nothing() -> None:
     """The stored clerk and time stay, whatever the repeat says."""
     paid = new_order(OrderState.PAID, "p1")
     assert model.complete(paid, change()) is paid
@@ -73,7 +73,7 @@ def test_a_completion_repeated_changes_nothing() -> None:
     [order for order in ANY_ORDER if order.payment_id != "p1"],
     ids=lambda order: f"{order.state}-{order.payment_id}",
 )
-def test_a_completion_without_a_claim_is_refused(order: Order) -> None:
+def test_completion_without_a_claim_is_refused(order: Order) -> None:
     """ILLEGAL_STATE says where the order stands, with whom, and which guard refused."""
     with pytest.raises(FailedPrecondition) as refusal:
         model.complete(order, change())
@@ -87,13 +87,13 @@ def test_a_completion_without_a_claim_is_refused(order: Order) -> None:
     }
 
 
-def test_a_release_frees_the_order_in_the_same_round() -> None:
+def test_release_frees_the_order_in_the_same_round() -> None:
     """PAYING → UNPAID: a declined payment opens no new round."""
     freed = model.release(new_order(OrderState.PAYING, "p1"), change())
     assert (freed.state, freed.payment_id, freed.round, freed.version) == (OrderState.UNPAID, "", 1, 5)
 
 
-def test_a_reopening_begins_the_next_round() -> None:
+def test_reopening_begins_the_next_round() -> None:
     """PAID → UNPAID forgets who settled, and counts the round."""
     again = model.reopen(new_order(OrderState.PAID, "p1"), change())
     assert (again.state, again.payment_id, again.round, again.version) == (OrderState.UNPAID, "", 2, 5)
@@ -153,7 +153,7 @@ def test_lines_add_up() -> None:
         (None, [OrderLine("gold", 1, Money(MAX_MINOR_UNITS, "CNY"))] * 2, "AMOUNT_OUT_OF_RANGE"),
     ],
 )
-def test_what_does_not_add_up_is_refused(amount: Money | None, lines: list[OrderLine], reason: str) -> None:
+def test_lines_that_do_not_add_up_are_refused(amount: Money | None, lines: list[OrderLine], reason: str) -> None:
     """Each refusal names its reason and a field."""
     with pytest.raises(InvalidArgument) as refusal:
         total(amount, lines)
@@ -172,14 +172,14 @@ def test_what_does_not_add_up_is_refused(amount: Money | None, lines: list[Order
         ("tea", MAX_QUANTITY + 1, "QUANTITY_OUT_OF_RANGE"),
     ],
 )
-def test_a_line_has_limits(description: str, quantity: int, reason: str) -> None:
+def test_line_has_limits(description: str, quantity: int, reason: str) -> None:
     """1 to 200 printable characters, 1 to 1,000,000 of it."""
     with pytest.raises(InvalidArgument) as refusal:
         OrderLine(description, quantity, Money(1, "CNY"))
     assert refusal.value.reason == reason
 
 
-def test_the_limits_themselves_are_taken() -> None:
+def test_values_at_the_limits_are_accepted() -> None:
     """The largest line, and as many lines as there may be."""
     line = OrderLine("x" * 200, MAX_QUANTITY, Money(1, "CNY"))
     assert total(None, [line] * MAX_LINES) == Money(MAX_QUANTITY * MAX_LINES, "CNY")

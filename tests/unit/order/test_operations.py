@@ -86,14 +86,14 @@ def house() -> House:
 
 
 @pytest.mark.parametrize("clerk", [MEI, LI, Principal("wang", Role.ACCOUNTANT)])
-async def test_clerks_make_orders_for_anybody_and_customers_for_themselves(house: House, clerk: Principal) -> None:
+async def test_clerk_orders_for_any_customer_and_customer_for_themselves(house: House, clerk: Principal) -> None:
     """The customer in the request is the one whose order it is; the caller is in the history."""
     assert await house.create(clerk)
     assert (await house.operations.get(house.call(LI), "o1")).customer_id == "mei"
     assert house.store.events[0].actor == clerk
 
 
-async def test_a_customer_cannot_make_an_order_for_another(house: House) -> None:
+async def test_customer_cannot_make_an_order_for_another(house: House) -> None:
     """NOT_YOUR_ORDER, and nothing is made."""
     with pytest.raises(PermissionDenied) as refusal:
         await house.create(TOM)
@@ -101,7 +101,7 @@ async def test_a_customer_cannot_make_an_order_for_another(house: House) -> None
     assert not house.store.events
 
 
-async def test_an_order_without_a_name_gets_one(house: House) -> None:
+async def test_order_without_a_name_gets_one(house: House) -> None:
     """From the id source, with the prefix `ord`; and it is dated by the clock."""
     await house.create(MEI, order_id="")
     (listed,) = await house.operations.page(house.call(MEI), OrderFilter(), limit=9, after=None)
@@ -137,7 +137,7 @@ async def test_create_order_id_chosen_by_customer_before_the_upgrade_is_answered
     assert len(house.store.events) == 1
 
 
-async def test_an_order_that_does_not_add_up_is_not_remembered(house: House) -> None:
+async def test_order_that_does_not_add_up_is_not_stored(house: House) -> None:
     """A malformed request stores nothing: the same request id may be sent again, mended."""
     lines = (OrderLine("tea", 1, Money(99, "CNY")),)
     with pytest.raises(InvalidArgument):
@@ -145,7 +145,7 @@ async def test_an_order_that_does_not_add_up_is_not_remembered(house: House) -> 
     assert await house.create(MEI)
 
 
-async def test_a_request_id_belongs_to_its_caller(house: House) -> None:
+async def test_request_id_belongs_to_its_caller(house: House) -> None:
     """Two customers' equal request ids never meet; one customer's second payload does."""
     assert await house.create(MEI)
     assert await house.create(TOM, order_id="o2", customer="tom")
@@ -176,7 +176,7 @@ async def test_another_customers_order_is_not_there(house: House) -> None:
     assert (await house.operations.get(house.call(MEI), "o1")).state is OrderState.UNPAID
 
 
-async def test_customers_list_their_own_and_staff_everybodys(house: House) -> None:
+async def test_customer_lists_own_orders_and_staff_all(house: House) -> None:
     """A customer who asks for another's orders gets none; who asks for all gets their own."""
     await house.create(MEI)
     await house.create(LI, "r2", order_id="o2", customer="tom")
@@ -194,7 +194,7 @@ async def test_customers_list_their_own_and_staff_everybodys(house: House) -> No
         assert await listed(Principal("x", role), OrderFilter(customer_id="tom")) == ["o2"]
 
 
-async def test_a_customer_cancels_their_own_order(house: House) -> None:
+async def test_customer_cancels_their_own_order(house: House) -> None:
     """And is told of it again when they repeat the request."""
     await house.create(MEI)
     first = await house.operations.cancel(house.call(MEI), "c1", "f", "o1", 1, "late")
@@ -203,7 +203,7 @@ async def test_a_customer_cancels_their_own_order(house: House) -> None:
     assert first.response == again.response
 
 
-async def test_a_settlement_and_its_reversal(house: House) -> None:
+async def test_settlement_and_its_reversal(house: House) -> None:
     """Clerk of the claim and of the completion come from the request, of the others from the service's token."""
     await house.create(MEI)
     operations, call = house.operations, house.call(PAYMENT)
@@ -285,7 +285,7 @@ async def test_cancel_of_before_reasons_is_answered_from_the_store(house: House)
     assert (answer.response, answer.replayed) == (before.response, True)
 
 
-async def test_history_of_an_order_says_who_what_when_and_why(house: House) -> None:
+async def test_history_of_an_order_shows_actor_change_time_and_reason(house: House) -> None:
     """Of a settlement that was reversed, and of the cancellation after it; a page at a time."""
     await house.create(LI)
     wang = Principal("wang", Role.ACCOUNTANT)

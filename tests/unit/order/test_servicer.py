@@ -54,7 +54,7 @@ async def created(servicer: OrderServicer, **fields: Any) -> pb.Order:
     return pb.CreateOrderResponse.FromString(sent(await servicer.CreateOrder(creation(**fields), CONTEXT))).order
 
 
-async def test_a_new_order(servicer: OrderServicer) -> None:
+async def test_created_order_has_every_field(servicer: OrderServicer) -> None:
     """Every field of the message is filled as the proto says."""
     line = pb.OrderLine(description="tea", quantity=2, unit_price=money_pb2.Money(minor_units=50, currency_code="CNY"))
     now_ms = ManualClock().now_ms()
@@ -94,7 +94,7 @@ async def test_create_order_card_number_in_text_or_name_is_refused(
     assert (await created(servicer)).order_id == "o1"
 
 
-async def test_the_amount_may_be_left_to_the_lines(servicer: OrderServicer) -> None:
+async def test_amount_may_be_left_to_the_lines(servicer: OrderServicer) -> None:
     """Left out is not the same as zero."""
     order = await created(
         servicer, amount=None, lines=[pb.OrderLine(description="tea", quantity=3, unit_price=CNY_100)]
@@ -102,7 +102,7 @@ async def test_the_amount_may_be_left_to_the_lines(servicer: OrderServicer) -> N
     assert order.amount.minor_units == 300
 
 
-async def test_a_repeat_is_replayed_and_marked(servicer: OrderServicer) -> None:
+async def test_repeat_is_replayed_and_marked(servicer: OrderServicer) -> None:
     """The same bytes; the call remembers that they were stored."""
     first = await servicer.CreateOrder(creation(), CONTEXT)
     assert not current_call().replayed
@@ -110,7 +110,7 @@ async def test_a_repeat_is_replayed_and_marked(servicer: OrderServicer) -> None:
     assert current_call().replayed
 
 
-async def test_a_refusal_is_sent_as_it_was_stored(servicer: OrderServicer) -> None:
+async def test_refusal_is_sent_as_it_was_stored(servicer: OrderServicer) -> None:
     """The first time and ever after: the same status, only the mark differs."""
     await created(servicer)
     statuses = []
@@ -123,7 +123,7 @@ async def test_a_refusal_is_sent_as_it_was_stored(servicer: OrderServicer) -> No
     assert status.from_status(refusal.value.status).reason == "ORDER_EXISTS"
 
 
-async def test_the_fingerprint_covers_everything_but_the_request_id(servicer: OrderServicer) -> None:
+async def test_fingerprint_covers_everything_but_the_request_id(servicer: OrderServicer) -> None:
     """Any other field makes it another payload; so does asking for a name instead of leaving it out."""
     await created(servicer)
     for other in (
@@ -229,7 +229,7 @@ async def test_malformed_lists_are_refused(
     assert refusal.value.reason == reason
 
 
-async def test_an_order_is_settled_and_reopened(servicer: OrderServicer) -> None:
+async def test_order_is_settled_and_reopened(servicer: OrderServicer) -> None:
     """The four calls of a payment, as the payment service makes them."""
     await created(servicer)
     asked: dict[str, Any] = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
@@ -245,7 +245,7 @@ async def test_an_order_is_settled_and_reopened(servicer: OrderServicer) -> None
     assert (freed.state, freed.round, freed.version) == (pb.ORDER_STATE_UNPAID, 2, 6)
 
 
-async def test_an_order_is_cancelled(servicer: OrderServicer) -> None:
+async def test_order_is_cancelled(servicer: OrderServicer) -> None:
     """At the version the caller saw."""
     await created(servicer)
     answer = await servicer.CancelOrder(
@@ -268,7 +268,7 @@ async def test_an_order_is_cancelled(servicer: OrderServicer) -> None:
         ("settled_at_ms", "settled_at_ms"),
     ],
 )
-async def test_a_payment_says_everything(servicer: OrderServicer, left_out: str, field: str) -> None:
+async def test_missing_field_of_a_payments_call_is_refused(servicer: OrderServicer, left_out: str, field: str) -> None:
     """What the proto calls required is refused when it is missing, by its name."""
     await created(servicer)
     asked: dict[str, Any] = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
@@ -291,7 +291,7 @@ async def test_a_payment_says_everything(servicer: OrderServicer, left_out: str,
         assert refusal.value.fields[0][0] == field
 
 
-async def test_a_claim_names_a_clerk_with_a_role(servicer: OrderServicer) -> None:
+async def test_claim_names_a_clerk_with_a_role(servicer: OrderServicer) -> None:
     """The name alone is not enough."""
     request = pb.ClaimOrderRequest(order_id="o1", payment_id="p1", fence=FENCE, clerk=clerk_pb2.Clerk(name="li"))
     with pytest.raises(InvalidArgument, match="role"):

@@ -117,7 +117,7 @@ async def test_adopting_a_claimed_card_payment_charges_no_card(cluster: InMemory
     cluster.check()
 
 
-async def test_a_card_settle_of_another_request_does_not_charge_the_first_card(cluster: InMemoryCluster) -> None:
+async def test_card_settle_of_another_request_does_not_charge_the_first_card(cluster: InMemoryCluster) -> None:
     """Also one that wants a card: the one it wants is another payment's."""
     await kept_silent(cluster, charged=False)
     two = cluster.instance()
@@ -127,7 +127,7 @@ async def test_a_card_settle_of_another_request_does_not_charge_the_first_card(c
     assert not cluster.acquirer.charges
 
 
-async def test_the_own_caller_charges_after_attention(cluster: InMemoryCluster) -> None:
+async def test_own_caller_charges_after_attention(cluster: InMemoryCluster) -> None:
     """The same request again wants the card, and its caller waits for it."""
     payment = await kept_silent(cluster, charged=False)
     assert (await by_card(cluster, cluster.instance())).state == pb.PAYMENT_STATE_SUCCEEDED
@@ -135,10 +135,10 @@ async def test_the_own_caller_charges_after_attention(cluster: InMemoryCluster) 
     cluster.check()
 
 
-class TestRival:
+class TestConflictingPayment:
     """The order service knows nothing of the payment that is active: it was restored from a backup."""
 
-    async def test_an_unanswered_rival_is_not_charged(self, cluster: InMemoryCluster) -> None:
+    async def test_unanswered_payment_of_another_request_is_not_charged(self, cluster: InMemoryCluster) -> None:
         await unheard(cluster, charged=False)
         cluster.forget_order()
         two = cluster.instance()
@@ -148,7 +148,9 @@ class TestRival:
         assert two.process.calls["charge"] == 0
         assert not cluster.acquirer.charges
 
-    async def test_a_rival_that_ends_declined_leaves_the_order_to_be_settled(self, cluster: InMemoryCluster) -> None:
+    async def test_declined_payment_of_another_request_leaves_the_order_to_be_settled(
+        self, cluster: InMemoryCluster
+    ) -> None:
         """Nobody is told that a declined payment has settled the order."""
         payment = await unheard(cluster, charged=False)
         decided(cluster, payment, ChargeState.DECLINED)
@@ -158,7 +160,7 @@ class TestRival:
         assert cluster.of("s1").state is PaymentState.DECLINED
         assert cluster.order().state is OrderState.PAID
 
-    async def test_already_paid_by_a_rival_names_its_source(self, cluster: InMemoryCluster) -> None:
+    async def test_already_paid_by_another_payment_names_its_source(self, cluster: InMemoryCluster) -> None:
         settled = await by_card(cluster, cluster.instance())
         cluster.forget_order()
         refusal = refusal_in((await cluster.settle(cluster.instance(), "cash")).response.body)
@@ -175,7 +177,7 @@ async def test_already_paid_found_by_the_ledger_names_source_clerk_and_time(clus
     assert told == {"payment_id": settled.payment_id, "source": "BANK", "clerk": "wang", "role": "accountant"}
 
 
-async def test_already_paid_by_a_payment_that_is_not_known_here_names_what_the_order_service_told(
+async def test_already_paid_by_an_unknown_payment_uses_the_order_services_answer(
     cluster: InMemoryCluster,
 ) -> None:
     """This database is older than the order's."""
@@ -190,7 +192,7 @@ class TestAccountsFirst:
     """The accounts of the journal are known to be good before a card is charged."""
 
     @pytest.mark.parametrize("missing", ["acquirer:CNY", "sales:CNY"])
-    async def test_a_currency_without_house_accounts_charges_no_card(
+    async def test_currency_without_house_accounts_charges_no_card(
         self, cluster: InMemoryCluster, missing: str
     ) -> None:
         """Definitively refused from CREATED, the acquirer was not asked, and the order is free."""
@@ -210,7 +212,7 @@ class TestAccountsFirst:
     @pytest.mark.parametrize(
         ("payee", "reason"), [("wallet:mistyped:CNY", "ACCOUNT_NOT_FOUND"), ("wallet:yen:JPY", "CURRENCY_MISMATCH")]
     )
-    async def test_a_payee_that_cannot_be_credited_charges_no_card(
+    async def test_payee_that_cannot_be_credited_charges_no_card(
         self, cluster: InMemoryCluster, payee: str, reason: str
     ) -> None:
         cluster.ledger.open["wallet:yen:JPY"] = Account("wallet:yen:JPY", AccountKind.LIABILITY, "JPY")
@@ -233,7 +235,7 @@ class TestAccountsFirst:
         assert one.process.calls["account"] == 2
         cluster.check()
 
-    async def test_a_ledger_that_does_not_answer_leaves_the_card_uncharged(self, cluster: InMemoryCluster) -> None:
+    async def test_ledger_that_does_not_answer_leaves_the_card_uncharged(self, cluster: InMemoryCluster) -> None:
         """Nothing is charged on a guess; the worker goes on when the ledger answers."""
         one = cluster.instance()
         one.process.fails("account", SILENCE)
@@ -243,7 +245,7 @@ class TestAccountsFirst:
         assert cluster.of("s1").state is PaymentState.SUCCEEDED
         cluster.check()
 
-    async def test_a_direct_payment_is_given_back_while_the_ledger_does_not_answer(
+    async def test_direct_payment_is_given_back_while_the_ledger_does_not_answer(
         self, cluster: InMemoryCluster
     ) -> None:
         one = cluster.instance()
@@ -280,7 +282,7 @@ class TestWholeAnswer:
         cluster.acquirer.says = other
 
     @pytest.mark.parametrize("change", ["amount", "currency", "key", "reference"])
-    async def test_a_charge_of_something_else_is_no_success(self, cluster: InMemoryCluster, change: str) -> None:
+    async def test_charge_of_something_else_is_no_success(self, cluster: InMemoryCluster, change: str) -> None:
         """UNKNOWN, before people at once, nothing posted; the order stays claimed."""
         self.contradict(cluster, change)
         assert (await by_card(cluster, cluster.instance())).state == pb.PAYMENT_STATE_UNKNOWN
@@ -290,7 +292,7 @@ class TestWholeAnswer:
         assert cluster.order().state is OrderState.PAYING
 
     @pytest.mark.parametrize("change", ["amount", "currency", "key", "reference"])
-    async def test_worker_and_next_clerk_do_not_believe_a_contradiction(
+    async def test_worker_and_next_clerk_ignore_a_contradicting_answer(
         self, cluster: InMemoryCluster, change: str
     ) -> None:
         """Neither charges, posts or declines on that word; once the acquirer tells the truth, it is a success."""
@@ -312,7 +314,7 @@ class TestWholeAnswer:
         assert cluster.of("s1").state is PaymentState.SUCCEEDED
         cluster.check()
 
-    async def test_attention_for_a_contradiction_outlasts_a_silence(self, cluster: InMemoryCluster) -> None:
+    async def test_attention_for_a_contradiction_stays_after_a_timeout(self, cluster: InMemoryCluster) -> None:
         self.contradict(cluster, "amount")
         await by_card(cluster, cluster.instance())
         two = cluster.instance()
@@ -322,7 +324,7 @@ class TestWholeAnswer:
         assert cluster.of("s1").attention == "ACQUIRER_MISMATCH"
         assert two.process.calls["charge"] == 0
 
-    async def test_a_refund_of_something_else_ends_no_reversal(self, cluster: InMemoryCluster) -> None:
+    async def test_refund_of_something_else_ends_no_reversal(self, cluster: InMemoryCluster) -> None:
         settled = await by_card(cluster, cluster.instance())
         says = cluster.acquirer.says
         self.contradict(cluster, "amount")
@@ -334,7 +336,7 @@ class TestWholeAnswer:
         assert cluster.of("s1").state is PaymentState.REVERSED
         cluster.check()
 
-    async def test_a_reversal_answered_with_a_standing_charge_ends_nothing(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_answered_with_a_standing_charge_ends_nothing(self, cluster: InMemoryCluster) -> None:
         """CHARGED is no answer to ReverseByKey: the money is still there."""
         settled = await by_card(cluster, cluster.instance())
         one = cluster.instance()
@@ -349,7 +351,7 @@ class TestWholeAnswer:
         assert cluster.of("s1").attention == "ACQUIRER_MISMATCH"
         assert at_bank(cluster, cluster.of("s1")) is ChargeState.CHARGED
 
-    async def test_a_charge_that_was_answered_with_unseen_is_not_declined(self, cluster: InMemoryCluster) -> None:
+    async def test_charge_answered_with_unseen_is_not_declined(self, cluster: InMemoryCluster) -> None:
         """That a key is not known is no answer to the order to charge it."""
         cluster.acquirer.knows_nothing = True
         assert (await by_card(cluster, cluster.instance())).state == pb.PAYMENT_STATE_UNKNOWN

@@ -68,10 +68,10 @@ def at_bank(cluster: InMemoryCluster, payment: Payment) -> ChargeState:
     return cluster.acquirer.charges[payment.acquirer_key].state
 
 
-class TestWell:
+class TestSucceeded:
     """Nothing goes wrong."""
 
-    async def test_an_order_is_settled_by_card(self, cluster: InMemoryCluster) -> None:
+    async def test_order_is_settled_by_card(self, cluster: InMemoryCluster) -> None:
         """Charged once under its own key, owed by the acquirer in the books, PAID; every failpoint in its order."""
         one = cluster.instance()
         payment = await by_card(cluster, one)
@@ -84,7 +84,7 @@ class TestWell:
         assert one.failpoints.passed == FAILPOINTS
         cluster.check()
 
-    async def test_it_is_charged_after_the_key_is_committed_and_posted_after_it_is_charged(
+    async def test_card_is_charged_after_its_key_is_committed_and_before_the_post(
         self, cluster: InMemoryCluster
     ) -> None:
         """Invariant 1 of the model, seen at `submitted`; and at `charged` the books know nothing of it yet."""
@@ -103,7 +103,7 @@ class TestWell:
         await by_card(cluster, one)
         assert not one.failpoints.at
 
-    async def test_a_direct_payment(self, cluster: InMemoryCluster) -> None:
+    async def test_direct_payment_is_paid_by_card(self, cluster: InMemoryCluster) -> None:
         """A merchant is paid by card, with a ticket."""
         one = cluster.instance()
         payment = payment_in(await cluster.pay(one, await cluster.ticket(one), source=Source.CARD))
@@ -112,7 +112,7 @@ class TestWell:
         assert cluster.ledger.open[MERCHANT].balance == 1000 + AMOUNT
         cluster.check()
 
-    async def test_a_customer_pays_by_card(self, cluster: InMemoryCluster) -> None:
+    async def test_customer_pays_by_card(self, cluster: InMemoryCluster) -> None:
         payment = payment_in(await cluster.settle(cluster.instance(), clerk=MEI, source=Source.CARD))
         assert payment.state == pb.PAYMENT_STATE_SUCCEEDED
         cluster.check()
@@ -145,7 +145,7 @@ class TestWell:
             assert cluster.of(ticket).state is PaymentState.DECLINED
         cluster.check()
 
-    async def test_without_an_acquirer_no_cards_are_taken(self, cluster: InMemoryCluster) -> None:
+    async def test_card_payment_without_an_acquirer_is_refused(self, cluster: InMemoryCluster) -> None:
         """Refused before anything is written down."""
         cluster.acquirer.present = False
         one = cluster.instance()
@@ -158,7 +158,7 @@ class TestWell:
 class TestDeclined:
     """A definitive no."""
 
-    async def test_the_card_is_declined(self, cluster: InMemoryCluster) -> None:
+    async def test_declined_card_ends_the_payment_declined(self, cluster: InMemoryCluster) -> None:
         """DECLINED with the acquirer's reason, nothing in the books, the order free, and the answer replayed."""
         one = cluster.instance()
         answer = await cluster.settle(one, source=Source.CARD, card="tok-declined")
@@ -170,7 +170,7 @@ class TestDeclined:
         assert (await cluster.settle(one, source=Source.CARD, card="tok-declined")).response == answer.response
         cluster.check()
 
-    async def test_the_next_attempt_has_the_next_key(self, cluster: InMemoryCluster) -> None:
+    async def test_next_attempt_has_the_next_key(self, cluster: InMemoryCluster) -> None:
         """Only a definitive decline changes the key; another card may be good."""
         one = cluster.instance()
         for number in (1, 2):
@@ -181,7 +181,7 @@ class TestDeclined:
         assert cluster.captured() == 1
         cluster.check()
 
-    async def test_what_the_ledger_refuses_is_given_back(self, cluster: InMemoryCluster) -> None:
+    async def test_charge_that_the_ledger_refuses_is_refunded(self, cluster: InMemoryCluster) -> None:
         """Charged, and it can never be in the books: refunded before it is DECLINED."""
         cluster.fund(OWED_FOR_CARDS, MAX_BALANCE)
         answer = await cluster.settle(cluster.instance(), source=Source.CARD)
@@ -191,7 +191,7 @@ class TestDeclined:
         cluster.check()
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_a_refund_that_is_not_heard_of(self, cluster: InMemoryCluster, after: bool) -> None:
+    async def test_unanswered_refund_keeps_the_payment_open(self, cluster: InMemoryCluster, after: bool) -> None:
         """It is not DECLINED until the money is back for certain."""
         cluster.fund(OWED_FOR_CARDS, MAX_BALANCE)
         one = cluster.instance()
@@ -202,7 +202,7 @@ class TestDeclined:
         assert at_bank(cluster, cluster.of("s1")) is ChargeState.REFUNDED
         cluster.check()
 
-    async def test_a_charge_reversed_at_the_bank_is_a_decline(self, cluster: InMemoryCluster) -> None:
+    async def test_charge_reversed_at_the_acquirer_is_a_decline(self, cluster: InMemoryCluster) -> None:
         """Somebody reversed the key before it was charged: the late charge is refused for ever."""
         one = cluster.instance()
 
@@ -216,11 +216,13 @@ class TestDeclined:
         cluster.check()
 
 
-class TestSilence:
+class TestNoAnswer:
     """Charged or not, nobody has told us."""
 
     @pytest.mark.parametrize("charged", [False, True])
-    async def test_it_is_unknown_and_then_known(self, cluster: InMemoryCluster, charged: bool) -> None:
+    async def test_unanswered_charge_is_unknown_until_the_worker_asks(
+        self, cluster: InMemoryCluster, charged: bool
+    ) -> None:
         """OK with UNKNOWN, nothing stored; the worker asks under the same key, and it is charged once."""
         payment = await unheard(cluster, charged=charged)
         assert cluster.state("s1") is RequestState.IN_PROGRESS
@@ -233,7 +235,7 @@ class TestSilence:
         assert (await cluster.settle(cluster.instance(), source=Source.CARD)).replayed
         cluster.check()
 
-    async def test_silence_about_a_decline(self, cluster: InMemoryCluster) -> None:
+    async def test_unanswered_decline_ends_declined(self, cluster: InMemoryCluster) -> None:
         """It ends DECLINED, and the order is free again."""
         one = cluster.instance()
         one.process.fails("charge", SILENCE, after=True)
@@ -243,7 +245,7 @@ class TestSilence:
         assert cluster.order().state is OrderState.UNPAID
         cluster.check()
 
-    async def test_the_caller_may_ask_again_at_once(self, cluster: InMemoryCluster) -> None:
+    async def test_caller_may_ask_again_at_once(self, cluster: InMemoryCluster) -> None:
         """Under the same request id, whatever the worker's pause."""
         await unheard(cluster, charged=True)
         assert payment_in(await cluster.settle(cluster.instance(), source=Source.CARD)).state == (
@@ -252,7 +254,7 @@ class TestSilence:
         assert cluster.captured() == 1
         cluster.check()
 
-    async def test_the_next_clerk_finishes_it_first(self, cluster: InMemoryCluster) -> None:
+    async def test_next_clerk_finishes_an_unknown_payment_first(self, cluster: InMemoryCluster) -> None:
         """And is told that it is settled, by whom; their own card is not charged."""
         await unheard(cluster, charged=True)
         answer = await cluster.settle(cluster.instance(), "s2", clerk=WANG, source=Source.CARD, card="tok-wang")
@@ -261,7 +263,7 @@ class TestSilence:
         assert cluster.captured() == 1
         cluster.check()
 
-    async def test_the_next_clerk_meets_silence_too(self, cluster: InMemoryCluster) -> None:
+    async def test_next_clerk_is_refused_while_the_outcome_is_unknown(self, cluster: InMemoryCluster) -> None:
         """ABORTED, nothing done; nobody charges the order a second time while its outcome is open."""
         await unheard(cluster, charged=False)
         two = cluster.instance()
@@ -272,7 +274,7 @@ class TestSilence:
         assert (two.process.calls["submit"], two.process.calls["charge"]) == (0, 0)
         assert cluster.of("s1").state is PaymentState.UNKNOWN
 
-    async def test_pauses_double(self, cluster: InMemoryCluster) -> None:
+    async def test_pauses_of_the_worker_double(self, cluster: InMemoryCluster) -> None:
         """The worker asks after 0.5 s, 1 s, 2 s …, and not before; a closed bank is not hammered."""
         payment = await unheard(cluster, charged=False)
         worker = cluster.instance()
@@ -287,7 +289,7 @@ class TestSilence:
         assert cluster.of("s1").state is PaymentState.SUCCEEDED
         cluster.check()
 
-    async def test_news_ends_the_pause(self, cluster: InMemoryCluster) -> None:
+    async def test_notice_ends_the_pause(self, cluster: InMemoryCluster) -> None:
         """The acquirer's notice lets the worker ask at once; late, repeated and foreign ones do nothing."""
         payment = await unheard(cluster, charged=True)
         worker = cluster.instance()
@@ -303,7 +305,7 @@ class TestSilence:
         assert cluster.of("s1") == ended
         cluster.check()
 
-    async def test_ten_clicks_during_the_silence_charge_once(self, cluster: InMemoryCluster) -> None:
+    async def test_ten_clicks_during_an_outage_charge_once(self, cluster: InMemoryCluster) -> None:
         """The same request id at two instances, each of which finds the bank silent at first."""
         await unheard(cluster, charged=True)
         cluster.locks.patience_s = 5
@@ -318,7 +320,7 @@ class TestSilence:
         assert cluster.captured() == 1
         cluster.check()
 
-    async def test_the_ledger_is_silent_after_the_charge(self, cluster: InMemoryCluster) -> None:
+    async def test_silent_ledger_after_the_charge_leaves_the_payment_unknown(self, cluster: InMemoryCluster) -> None:
         """UNKNOWN as for any source; asked again, both answer with what stands."""
         one = cluster.instance()
         one.process.fails("post", SILENCE, after=True)
@@ -331,7 +333,7 @@ class TestSilence:
 class TestAttention:
     """Nobody answers for too long: people have to look, and the payment stays as it is."""
 
-    async def test_it_is_put_before_people(self, cluster: InMemoryCluster) -> None:
+    async def test_unanswered_payment_needs_attention(self, cluster: InMemoryCluster) -> None:
         """After so many asks, still UNKNOWN, in the queue that can be listed; time alone ends nothing."""
         payment = await kept_silent(cluster, charged=False)
         assert (payment.state, payment.attention) == (PaymentState.UNKNOWN, "ACQUIRER_SILENT")
@@ -343,7 +345,7 @@ class TestAttention:
         page = await one.operations.page(cluster.call(WANG), Filter(needs_attention=True), limit=9, after=None)
         assert [(found.payment_id, found.state) for found in page] == [(payment.payment_id, PaymentState.UNKNOWN)]
 
-    async def test_the_worker_charges_no_more_by_itself(self, cluster: InMemoryCluster) -> None:
+    async def test_worker_charges_no_more_by_itself(self, cluster: InMemoryCluster) -> None:
         """It asks what became of the key, less and less often, and a charge it finds ends the payment."""
         payment = await kept_silent(cluster, charged=False)
         worker = cluster.instance()
@@ -361,14 +363,14 @@ class TestAttention:
         assert worker.process.calls["charge"] == 0
         cluster.check()
 
-    async def test_somebody_who_presses_settle_charges(self, cluster: InMemoryCluster) -> None:
+    async def test_caller_charges_after_attention(self, cluster: InMemoryCluster) -> None:
         """Under the same key: a person stands at the counter."""
         payment = await kept_silent(cluster, charged=True)
         assert (await by_card(cluster, cluster.instance())).state == pb.PAYMENT_STATE_SUCCEEDED
         assert list(cluster.acquirer.charges) == [payment.acquirer_key]
         cluster.check()
 
-    async def test_a_key_that_stands_for_something_else(self, cluster: InMemoryCluster) -> None:
+    async def test_key_with_another_payload_needs_attention(self, cluster: InMemoryCluster) -> None:
         """No answer about our charge, so neither a success nor a decline: people are told why."""
         one = cluster.instance()
 
@@ -390,7 +392,7 @@ class TestAttention:
 class TestReverse:
     """Undoing a card payment."""
 
-    async def test_a_success_is_undone_in_the_books_and_at_the_bank(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_undoes_journal_and_charge(self, cluster: InMemoryCluster) -> None:
         """An opposite journal, then the refund; the order opens its next round; every failpoint in its order."""
         settled = await by_card(cluster, cluster.instance())
         one = cluster.instance()
@@ -408,7 +410,7 @@ class TestReverse:
         assert not one.failpoints.at
         cluster.check()
 
-    async def test_what_the_ledger_will_not_undo_is_not_refunded(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_refused_by_the_ledger_is_not_refunded(self, cluster: InMemoryCluster) -> None:
         """What the acquirer owed has been paid out since: SUCCEEDED again, and the bank was not asked."""
         settled = await by_card(cluster, cluster.instance())
         cluster.fund(OWED_FOR_CARDS, 0)
@@ -420,7 +422,7 @@ class TestReverse:
         cluster.check()
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_a_refund_that_is_not_heard_of(self, cluster: InMemoryCluster, after: bool) -> None:
+    async def test_unanswered_refund_is_retried_by_the_worker(self, cluster: InMemoryCluster, after: bool) -> None:
         """REVERSING until the bank has answered; the worker asks again, and it is refunded once."""
         settled = await by_card(cluster, cluster.instance())
         one = cluster.instance()
@@ -432,7 +434,7 @@ class TestReverse:
         assert len(cluster.ledger.chain) == 2
         cluster.check()
 
-    async def test_silence_at_a_refund_is_put_before_people(self, cluster: InMemoryCluster) -> None:
+    async def test_unanswered_refund_needs_attention(self, cluster: InMemoryCluster) -> None:
         """Still REVERSING; and since giving back surprises nobody, the worker goes on trying."""
         settled = await by_card(cluster, cluster.instance())
         one = cluster.instance()
@@ -449,10 +451,10 @@ class TestReverse:
         cluster.check()
 
 
-class TestReverseUnseen:
+class TestReverseUnknown:
     """Undoing a card payment of which nobody knows whether it was charged."""
 
-    async def test_never_charged(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_of_an_uncharged_payment_leaves_a_tombstone(self, cluster: InMemoryCluster) -> None:
         """A tombstone, no journal, the order free in the same round; who settled is told that it was reversed."""
         payment = await unheard(cluster, charged=False)
         undone = payment_in(await cluster.reverse(cluster.instance(), payment.payment_id))
@@ -467,7 +469,7 @@ class TestReverseUnseen:
         assert (again.state, again.round, again.attempt) == (pb.PAYMENT_STATE_SUCCEEDED, 1, 2)
         cluster.check()
 
-    async def test_charged_after_all(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_of_a_charged_payment_refunds_it(self, cluster: InMemoryCluster) -> None:
         """Refunded; the books have both journals, the order was paid and opens its next round."""
         payment = await unheard(cluster, charged=True)
         undone = payment_in(await cluster.reverse(cluster.instance(), payment.payment_id))
@@ -481,7 +483,7 @@ class TestReverseUnseen:
         assert (await by_card(cluster, cluster.instance(), "s2")).round == 2
         cluster.check()
 
-    async def test_charged_between_the_two_questions(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_of_a_payment_charged_meanwhile_refunds_it(self, cluster: InMemoryCluster) -> None:
         """The bank had not decided when it was asked, and had when it was told to reverse: all of it is undone."""
         payment = await unheard(cluster, charged=False)
         one = cluster.instance()
@@ -497,7 +499,7 @@ class TestReverseUnseen:
         assert at_bank(cluster, payment) is ChargeState.REFUNDED
         cluster.check()
 
-    async def test_a_late_charge_meets_the_tombstone(self, cluster: InMemoryCluster) -> None:
+    async def test_late_charge_is_refused_by_the_tombstone(self, cluster: InMemoryCluster) -> None:
         """The old holder slept through it all, about to charge: it is refused, and its fence is stale."""
         sleeper = cluster.instance()
 
@@ -518,7 +520,7 @@ class TestReverseUnseen:
         await cluster.recovered(by=cluster.instance())
         cluster.check()
 
-    async def test_the_bank_is_still_silent(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_with_a_silent_acquirer_is_finished_by_the_worker(self, cluster: InMemoryCluster) -> None:
         """REVERSING is committed: the worker goes on, and nobody charges it any more."""
         payment = await unheard(cluster, charged=False)
         one = cluster.instance()
@@ -530,7 +532,7 @@ class TestReverseUnseen:
         assert two.process.calls["charge"] == 0
         cluster.check()
 
-    async def test_out_of_the_queue_for_people(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_ends_the_attention(self, cluster: InMemoryCluster) -> None:
         """That is what people do with it; the worker then begins anew to ask."""
         payment = await kept_silent(cluster, charged=True)
         one = cluster.instance()
@@ -541,7 +543,7 @@ class TestReverseUnseen:
         assert cluster.of("s1").state is PaymentState.REVERSED
         cluster.check()
 
-    async def test_the_ledger_refuses_the_journal(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_of_a_charge_that_the_ledger_refuses_refunds_it(self, cluster: InMemoryCluster) -> None:
         """Charged, and it cannot be in the books: refunded, without a journal."""
         payment = await unheard(cluster, charged=True)
         del cluster.ledger.open[OWED_FOR_CARDS]
@@ -550,7 +552,7 @@ class TestReverseUnseen:
         assert at_bank(cluster, payment) is ChargeState.REFUNDED
         cluster.check()
 
-    async def test_the_ledger_refuses_to_undo_it(self, cluster: InMemoryCluster) -> None:
+    async def test_reversal_refused_by_the_ledger_leaves_the_payment_succeeded(self, cluster: InMemoryCluster) -> None:
         """It was charged and posted, and its payee has spent it: it has succeeded, and the bank keeps it charged."""
         one = cluster.instance()
         one.process.fails("post", SILENCE, after=True)
@@ -565,7 +567,7 @@ class TestReverseUnseen:
         assert cluster.captured() == 1
         cluster.check()
 
-    async def test_only_a_card_can_be_undone_unseen(self, cluster: InMemoryCluster) -> None:
+    async def test_unknown_payment_from_another_source_is_not_reversed(self, cluster: InMemoryCluster) -> None:
         """What the ledger has not said about cash is not undone: ILLEGAL_STATE."""
         one = cluster.instance()
         one.process.fails("post", SILENCE, after=True)
@@ -575,7 +577,7 @@ class TestReverseUnseen:
         await cluster.recovered(by=cluster.instance())
         cluster.check()
 
-    async def test_two_accountants(self, cluster: InMemoryCluster) -> None:
+    async def test_second_accountant_is_refused(self, cluster: InMemoryCluster) -> None:
         """One undoes it, the other is told that there is nothing left to undo."""
         payment = await unheard(cluster, charged=True)
         cluster.locks.patience_s = 5
@@ -586,7 +588,7 @@ class TestReverseUnseen:
         assert cluster.state("v0", REVERSE, WANG) is cluster.state("v1", REVERSE, WANG) is RequestState.DONE
         cluster.check()
 
-    async def test_the_reverser_dies_and_a_clerk_comes(self, cluster: InMemoryCluster) -> None:
+    async def test_next_clerk_finishes_the_reversal_of_a_dead_process(self, cluster: InMemoryCluster) -> None:
         """Whoever finds the order half settled finishes the reversal first, and then settles the order."""
         payment = await unheard(cluster, charged=False)
         dying = cluster.instance()

@@ -402,7 +402,7 @@ async def answered(scenario: Scenario) -> Answer:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("coming", COMERS)
 @pytest.mark.parametrize("begin", SCENARIOS)
-async def test_one_death_at_every_call(
+async def test_death_at_every_call_settles_once(
     begin: Callable[[], Awaitable[Scenario]], coming: Callable[[Scenario, Instance], Awaitable[None]], after: bool
 ) -> None:
     """No call is left out: the number grows until the execution comes through alive."""
@@ -426,7 +426,7 @@ async def test_one_death_at_every_call(
     deaths=st.lists(st.tuples(st.sampled_from(COMERS), st.integers(1, 22), st.booleans()), min_size=2, max_size=6),
 )
 @settings(max_examples=300, deadline=None)
-def test_deaths_one_after_another(
+def test_repeated_deaths_settle_once(
     begin: Callable[[], Awaitable[Scenario]],
     deaths: list[tuple[Callable[[Scenario, Instance], Awaitable[None]], int, bool]],
 ) -> None:

@@ -21,7 +21,7 @@ async def cluster_without(*names: str, peers_too: bool = False) -> InMemoryClust
     return cluster
 
 
-async def test_without_the_ticket_a_double_click_charges_twice() -> None:
+async def test_ticket_guard_off_double_click_charges_twice() -> None:
     """Nothing else stands against it: a direct payment has no order."""
     cluster = await cluster_without("ticket")
     one = cluster.instance()
@@ -31,7 +31,7 @@ async def test_without_the_ticket_a_double_click_charges_twice() -> None:
     assert cluster.ledger.open[WALLET].balance == 1000 - 2 * AMOUNT
 
 
-async def test_without_the_ticket_an_order_is_still_settled_once() -> None:
+async def test_ticket_guard_off_order_is_settled_once() -> None:
     """The order's own state stands against it."""
     cluster = await cluster_without("ticket")
     one = cluster.instance()
@@ -40,7 +40,7 @@ async def test_without_the_ticket_an_order_is_still_settled_once() -> None:
     assert len(cluster.journals()) == 1
 
 
-async def test_without_the_state_the_unique_index_speaks() -> None:
+async def test_state_guard_off_unique_index_refuses() -> None:
     """A settled order is charged again, and the one active payment an order may have refuses: `guard` says so."""
     cluster = await cluster_without("state")
     one = cluster.instance()
@@ -54,7 +54,7 @@ async def test_without_the_state_the_unique_index_speaks() -> None:
     cluster.check()
 
 
-async def test_without_the_state_a_half_settled_rival_is_finished_first() -> None:
+async def test_state_guard_off_half_settled_payment_is_finished_first() -> None:
     """The active payment of a dead process is brought to its end before the new one is refused."""
     cluster = await cluster_without("state")
     dying = cluster.instance()
@@ -69,7 +69,7 @@ async def test_without_the_state_a_half_settled_rival_is_finished_first() -> Non
     assert len(cluster.journals()) == 1
 
 
-async def test_without_state_and_unique_the_order_is_settled_twice() -> None:
+async def test_state_and_unique_guards_off_order_is_settled_twice() -> None:
     """With all the guards off that stand against it."""
     cluster = await cluster_without("state", "unique", peers_too=True)
     one = cluster.instance()
@@ -91,7 +91,7 @@ async def dead_after_post(cluster: InMemoryCluster) -> Instance:
     return dying
 
 
-async def test_without_recovery_a_half_settled_order_stays_so() -> None:
+async def test_recovery_guard_off_half_settled_order_stays() -> None:
     """The next clerk does not finish it, and neither does the dead one's own retry."""
     cluster = await cluster_without("recovery")
     await dead_after_post(cluster)
@@ -108,7 +108,7 @@ async def test_without_recovery_a_half_settled_order_stays_so() -> None:
         cluster.check()
 
 
-async def test_without_recovery_a_half_done_reversal_stays_so() -> None:
+async def test_recovery_guard_off_half_done_reversal_stays() -> None:
     cluster = await cluster_without("recovery")
     settled = payment_in(await cluster.settle(cluster.instance()))
     dying = cluster.instance()
@@ -124,7 +124,7 @@ async def test_without_recovery_a_half_done_reversal_stays_so() -> None:
     assert cluster.of("s1").state is PaymentState.REVERSING
 
 
-async def test_without_the_fence_the_woken_holder_is_stopped_by_another_guard() -> None:
+async def test_fence_guard_off_woken_holder_is_stopped_by_another_guard() -> None:
     """Frozen past its session while another finished its payment: no second journal, for the business key stands."""
     cluster = await cluster_without("fence", peers_too=True)
     frozen = cluster.instance()
@@ -140,7 +140,7 @@ async def test_without_the_fence_the_woken_holder_is_stopped_by_another_guard() 
     cluster.check()
 
 
-async def test_without_the_acquirer_key_a_lost_reply_charges_twice() -> None:
+async def test_acquirer_key_guard_off_lost_reply_charges_twice() -> None:
     """Each try has a key of its own, so the bank takes the second for another charge. Our own books look right."""
     cluster = await cluster_without("acquirer-key")
     cluster.acquirer.drops_first = True
@@ -154,7 +154,7 @@ async def test_without_the_acquirer_key_a_lost_reply_charges_twice() -> None:
         cluster.check()
 
 
-async def test_with_all_guards_on_nothing_of_this_happens(cluster: InMemoryCluster) -> None:
+async def test_all_guards_on_order_is_settled_once(cluster: InMemoryCluster) -> None:
     """The same presses."""
     one = cluster.instance()
     ticket = await cluster.ticket(one)

@@ -173,7 +173,7 @@ def ended_well(cluster: InMemoryCluster, payment: Payment) -> None:
         pytest.param(True, 2, id="without a lock, and 2 copies", marks=pytest.mark.soak),
     ],
 )
-async def test_a_late_charge_against_a_reversal(direct: bool, copies: int) -> None:
+async def test_late_charge_against_a_reversal(direct: bool, copies: int) -> None:
     """All schedules. Both ends occur, or the test would prove nothing."""
     ends: set[KeyState] = set()
 

@@ -47,14 +47,14 @@ PAYMENT = replace(Payment.created("p1", RequestKey(LI, SETTLE, "s1"), "o1", Sour
 ORDER = Order("o1", "mei", OrderState.UNPAID, Money(300, "CNY"), 2, "", None, 0)
 
 
-class TestMoves:
+class TestTransitions:
     """The machine."""
 
     def test_every_state_has_its_row(self) -> None:
         assert set(MOVES) == set(PaymentState)
 
     @pytest.mark.parametrize("end", [PaymentState.DECLINED, PaymentState.REVERSED])
-    def test_the_ends_are_ends(self, end: PaymentState) -> None:
+    def test_final_states_have_no_transition(self, end: PaymentState) -> None:
         assert not MOVES[end]
 
     def test_money_may_only_move_from_a_committed_submission(self) -> None:
@@ -62,7 +62,7 @@ class TestMoves:
         sources = {state for state in PaymentState if PaymentState.SUCCEEDED in MOVES[state]}
         assert sources - {PaymentState.REVERSING} == {PaymentState.SUBMITTED, PaymentState.UNKNOWN}
 
-    def test_what_may_have_moved_money_is_active(self) -> None:
+    def test_state_in_which_money_may_have_moved_is_active(self) -> None:
         """Invariant 2: every state but those in which certainly no money is away."""
         assert set(PaymentState) - set(ACTIVE) == {
             PaymentState.CREATED,
@@ -82,7 +82,7 @@ class TestMoves:
         assert (Ends.REVERSAL in row.ends) >= (PaymentState.REVERSING in row.only_from)
 
     @pytest.mark.parametrize("step", Step)
-    def test_transition_to_what_does_not_wait_clears_the_attention(self, step: Step) -> None:
+    def test_transition_to_a_state_that_does_not_wait_clears_the_attention(self, step: Step) -> None:
         payment = replace(PAYMENT, retry=AcquirerRetry(9, 5, "ACQUIRER_SILENT"))
         for state in TRANSITIONS[step].only_from:
             for journal_id in ("", "j"):
@@ -135,7 +135,7 @@ def test_each_source_has_its_account(source: Source, account: str) -> None:
 
 
 @pytest.mark.parametrize("payee", ["drawer:CNY", "bank:CNY", "acquirer:CNY", "drawer", "wallet:mei:CNY"])
-def test_nobody_pays_into_the_till_or_to_themselves(payee: str) -> None:
+def test_payee_that_receives_no_payments_is_refused(payee: str) -> None:
     """What has to be receivable is a wallet, a merchant or sales."""
     with pytest.raises(InvalidArgument) as refusal:
         check_payee(payee, "wallet:mei:CNY")
@@ -144,11 +144,11 @@ def test_nobody_pays_into_the_till_or_to_themselves(payee: str) -> None:
 
 
 @pytest.mark.parametrize("payee", ["wallet:merchant:CNY", "sales:CNY", "drawers:CNY"])
-def test_others_can_be_paid(payee: str) -> None:
+def test_wallet_merchant_and_sales_can_be_paid(payee: str) -> None:
     check_payee(payee, "wallet:mei:CNY")
 
 
-def test_a_journal_stands_for_one_round_or_one_payment() -> None:
+def test_journal_stands_for_one_round_or_one_payment() -> None:
     """The key under which the ledger refuses a second one."""
     assert PAYMENT.business_key == "settle:o1:2"
     assert replace(PAYMENT, order_id="", round=0).business_key == "pay:p1"
@@ -159,7 +159,7 @@ def test_only_a_payment_by_ticket_has_one() -> None:
     assert replace(PAYMENT, key=RequestKey(LI, PAY, "t1")).ticket_id == "t1"
 
 
-def test_a_reversal_has_an_attempt_of_its_own_at_the_ledger() -> None:
+def test_reversal_has_an_attempt_of_its_own_at_the_ledger() -> None:
     """A legal request id, the same for a repeat; two callers' equal request ids do not meet."""
     wang, zhao = [
         Reversal(RequestKey(clerk, REVERSE, "r" * 64), clerk, "why")
@@ -169,7 +169,7 @@ def test_a_reversal_has_an_attempt_of_its_own_at_the_ledger() -> None:
     assert wang.attempt != zhao.attempt
 
 
-def test_a_payment_is_undone_for_one_request() -> None:
+def test_payment_is_undone_for_one_request() -> None:
     """Whoever asks under the same key, whatever the reason they give."""
     wang = Reversal(RequestKey(WANG, REVERSE, "v1"), WANG, "why")
     undone = replace(PAYMENT, reversal=wang)
@@ -178,7 +178,7 @@ def test_a_payment_is_undone_for_one_request() -> None:
     assert not PAYMENT.is_undone_for(wang)
 
 
-def test_a_claim_is_of_one_payment() -> None:
+def test_claim_is_of_one_payment() -> None:
     """PAYING by another, or PAID by this one, is no claim of this one."""
     claimed = replace(ORDER, state=OrderState.PAYING, payment_id="p1")
     assert claimed.is_being_paid_by(PAYMENT)
@@ -233,7 +233,7 @@ def test_half_settled_refusal_names_the_payment_in_the_way_and_the_way_out() -> 
     assert half_settled(replace(card, source=Source.BANK)).message.endswith(". Try again.")
 
 
-def test_half_settled_refusal_for_a_payment_that_is_being_reversed_says_to_park_it_or_to_wait_for_the_refund() -> None:
+def test_half_settled_refusal_for_a_reversing_payment_offers_park_or_refund() -> None:
     """The ledger may have a journal that is not recorded, and then only the refund frees the order."""
     card = replace(PAYMENT, state=PaymentState.REVERSING, source=Source.CARD, journal_id="")
     assert half_settled(card).message.endswith(" Park payment p1 to free the order, or wait for the refund.")

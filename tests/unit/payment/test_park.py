@@ -77,7 +77,7 @@ async def test_cash_settles_a_parked_order_at_once_and_the_key_is_reversed_later
     cluster.check()
 
 
-async def test_a_late_charge_of_a_parked_payment_is_refused_by_the_acquirer(cluster: InMemoryCluster) -> None:
+async def test_late_charge_of_a_parked_payment_is_refused_by_the_acquirer(cluster: InMemoryCluster) -> None:
     """The tombstone stands for ever."""
     payment = await parked(cluster)
     await cluster.recovered(by=cluster.instance())
@@ -88,7 +88,7 @@ async def test_a_late_charge_of_a_parked_payment_is_refused_by_the_acquirer(clus
     cluster.check()
 
 
-async def test_a_parked_order_can_be_paid_by_another_card(cluster: InMemoryCluster) -> None:
+async def test_parked_order_can_be_paid_by_another_card(cluster: InMemoryCluster) -> None:
     """Under a key of its own; the parked one's is reversed beside it."""
     await parked(cluster)
     payment = await by_card(cluster, cluster.instance(), "s2", card="tok-other")
@@ -98,7 +98,7 @@ async def test_a_parked_order_can_be_paid_by_another_card(cluster: InMemoryClust
     cluster.check()
 
 
-async def test_parking_a_charge_the_acquirer_tells_of_completes_it(cluster: InMemoryCluster) -> None:
+async def test_parking_a_charge_that_the_acquirer_confirms_completes_it(cluster: InMemoryCluster) -> None:
     """The truth is preferred: the order is paid, and the clerk is told by which payment."""
     payment = await unheard(cluster, charged=True)
     refusal = refusal_in((await cluster.park(cluster.instance(), payment.payment_id)).response.body)
@@ -134,7 +134,7 @@ async def test_parking_what_the_ledger_has_posted_completes_it(cluster: InMemory
     cluster.check()
 
 
-async def test_a_contradicting_acquirer_does_not_hinder_parking(cluster: InMemoryCluster) -> None:
+async def test_contradicting_acquirer_does_not_hinder_parking(cluster: InMemoryCluster) -> None:
     """The order is free; the reversal is not believed either, so that people still have to look."""
     payment = await unheard(cluster, charged=True)
     key = payment.acquirer_key
@@ -149,7 +149,7 @@ async def test_a_contradicting_acquirer_does_not_hinder_parking(cluster: InMemor
 
 
 @pytest.mark.parametrize("parks", [False, True])
-async def test_a_refund_of_another_amount_ends_once_the_acquirer_corrects_it(
+async def test_refund_of_another_amount_ends_once_the_acquirer_corrects_it(
     cluster: InMemoryCluster, parks: bool
 ) -> None:
     """Before people until then, REVERSING or PARKED; nobody has to do anything here afterwards."""
@@ -199,7 +199,7 @@ async def test_parking_needs_the_ledger(cluster: InMemoryCluster) -> None:
 
 
 @pytest.mark.parametrize("charged", [False, True])
-async def test_a_holder_that_wakes_after_the_parking_posts_nothing(cluster: InMemoryCluster, charged: bool) -> None:
+async def test_holder_that_wakes_after_the_parking_posts_nothing(cluster: InMemoryCluster, charged: bool) -> None:
     """Paused before it charges, or before it posts: its journal is refused, and what it charges is given back."""
     sleeper = cluster.instance()
 
@@ -223,7 +223,7 @@ async def test_a_holder_that_wakes_after_the_parking_posts_nothing(cluster: InMe
 
 
 @pytest.mark.parametrize("clerk", [LI, WANG])
-async def test_a_cashier_and_an_accountant_may_park(cluster: InMemoryCluster, clerk: Principal) -> None:
+async def test_cashier_and_an_accountant_may_park(cluster: InMemoryCluster, clerk: Principal) -> None:
     payment = await unheard(cluster, charged=False)
     answer = await cluster.park(cluster.instance(), payment.payment_id, clerk=clerk)
     assert payment_in(answer).state == pb.PAYMENT_STATE_PARKED
@@ -277,7 +277,7 @@ async def test_parking_a_reversal_asks_no_acquirer(cluster: InMemoryCluster) -> 
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_a_reversal_whose_journal_stands_is_not_parked(cluster: InMemoryCluster, known: bool) -> None:
+async def test_reversal_whose_journal_stands_is_not_parked(cluster: InMemoryCluster, known: bool) -> None:
     """Known to have succeeded before, or found charged by the reversal: the books have both journals, and the order
     waits for the refund. The refusal changes nothing; the reversal ends when the acquirer answers.
     """
@@ -303,9 +303,7 @@ async def test_a_reversal_whose_journal_stands_is_not_parked(cluster: InMemoryCl
 
 
 @pytest.mark.parametrize("charged", [False, True])
-async def test_a_reversal_after_a_park_that_died_ends_without_a_journal(
-    cluster: InMemoryCluster, charged: bool
-) -> None:
+async def test_reversal_after_a_park_that_died_ends_without_a_journal(cluster: InMemoryCluster, charged: bool) -> None:
     """The ledger has voided the journal, and nothing was parked: what was charged is refunded, the order is free."""
     payment = await reversing(cluster, charged=charged)
     dying = cluster.instance()
@@ -325,7 +323,7 @@ async def test_a_reversal_after_a_park_that_died_ends_without_a_journal(
 
 @pytest.mark.parametrize("number", range(1, 9))
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_a_park_that_died_after_voiding_is_at_worst_a_charge_and_its_refund(
+async def test_park_that_died_after_voiding_is_at_worst_a_charge_and_its_refund(
     cluster: InMemoryCluster, number: int, after: bool
 ) -> None:
     """The own request goes on first and dies at each of its calls; no charge is kept, and cash pays."""
@@ -365,7 +363,7 @@ async def test_only_an_open_card_payment_of_an_order_can_be_parked(cluster: InMe
     cluster.check()
 
 
-async def test_a_parked_payment_is_neither_reversed_nor_parked_again(cluster: InMemoryCluster) -> None:
+async def test_parked_payment_is_neither_reversed_nor_parked_again(cluster: InMemoryCluster) -> None:
     payment = await parked(cluster)
     one = cluster.instance()
     assert reason_in((await cluster.reverse(one, payment.payment_id)).response.body) == "ILLEGAL_STATE"
@@ -374,7 +372,7 @@ async def test_a_parked_payment_is_neither_reversed_nor_parked_again(cluster: In
     cluster.check()
 
 
-async def test_a_parked_payment_is_listed_and_put_before_people_while_the_acquirer_is_away(
+async def test_parked_payment_is_listed_and_put_before_people_while_the_acquirer_is_away(
     cluster: InMemoryCluster,
 ) -> None:
     payment = await parked(cluster)
@@ -389,7 +387,7 @@ async def test_a_parked_payment_is_listed_and_put_before_people_while_the_acquir
         assert [found.payment_id for found in page] == [payment.payment_id]
 
 
-async def test_a_notice_lets_the_reversal_of_a_parked_payment_be_tried_at_once(cluster: InMemoryCluster) -> None:
+async def test_notice_lets_the_reversal_of_a_parked_payment_be_tried_at_once(cluster: InMemoryCluster) -> None:
     payment = await parked(cluster)
     worker = cluster.instance()
     worker.process.fails("reverse_by_key", SILENCE)

@@ -32,7 +32,7 @@ TOM = Principal("tom", Role.CUSTOMER)
 class TestTickets:
     """Method 1 of idempotency."""
 
-    async def test_a_ticket_is_issued_once_for_a_request(self, cluster: InMemoryCluster) -> None:
+    async def test_ticket_is_issued_once_for_a_request(self, cluster: InMemoryCluster) -> None:
         """Asked again, the same one; and its time is the caller's."""
         one = cluster.instance()
         answers = [await one.operations.issue_ticket(cluster.call(LI), "r1", "o1", 60, "f") for _ in range(2)]
@@ -41,7 +41,7 @@ class TestTickets:
         ticket = pb.IssueTicketResponse.FromString(answers[0].response.body).ticket
         assert (ticket.order_id, ticket.expires_at_ms) == ("o1", cluster.clock.now_ms() + 60_000)
 
-    async def test_somebody_elses_ticket_is_not_there(self, cluster: InMemoryCluster) -> None:
+    async def test_ticket_of_another_caller_is_not_found(self, cluster: InMemoryCluster) -> None:
         """Somebody else is whoever has another name or another role."""
         one = cluster.instance()
         ticket = await cluster.ticket(one, clerk=LI)
@@ -68,7 +68,7 @@ class TestTickets:
         assert cluster.ledger.open[MERCHANT].balance == 1000 + AMOUNT
         cluster.check()
 
-    async def test_an_expired_ticket_is_refused_for_ever(self, cluster: InMemoryCluster) -> None:
+    async def test_expired_ticket_is_refused_for_ever(self, cluster: InMemoryCluster) -> None:
         """Before anybody swept and after; nothing is charged."""
         one = cluster.instance()
         ticket = await cluster.ticket(one, ttl_s=1)
@@ -81,7 +81,7 @@ class TestTickets:
         assert cluster.state(ticket, PAY) is RequestState.EXPIRED
         assert not cluster.store.payments
 
-    async def test_a_used_ticket_does_not_expire(self, cluster: InMemoryCluster) -> None:
+    async def test_used_ticket_does_not_expire(self, cluster: InMemoryCluster) -> None:
         """Its stored response is replayed for ever after."""
         one = cluster.instance()
         ticket = await cluster.ticket(one, ttl_s=1)
@@ -91,7 +91,7 @@ class TestTickets:
         again = await cluster.pay(one, ticket)
         assert (again.response, again.replayed) == (answer.response, True)
 
-    async def test_a_ticket_for_an_order_pays_it_under_its_lock(self, cluster: InMemoryCluster) -> None:
+    async def test_ticket_for_an_order_pays_it_under_its_lock(self, cluster: InMemoryCluster) -> None:
         """As Settle does; the ticket stays on the payment."""
         one = cluster.instance()
         ticket = await cluster.ticket(one, "o1")
@@ -102,7 +102,7 @@ class TestTickets:
         assert payment_in(await cluster.pay_order(cluster.instance(), ticket)) == payment
         cluster.check()
 
-    async def test_two_tickets_for_one_order(self, cluster: InMemoryCluster) -> None:
+    async def test_second_ticket_for_a_paid_order_is_refused(self, cluster: InMemoryCluster) -> None:
         """One pays; the other is told that it is paid."""
         one = cluster.instance()
         first, second = [await cluster.ticket(one, "o1") for _ in range(2)]
@@ -110,7 +110,7 @@ class TestTickets:
         assert reason_in((await cluster.pay_order(one, second)).response.body) == "ORDER_ALREADY_PAID"
         cluster.check()
 
-    async def test_an_amount_with_a_ticket_for_an_order(self, cluster: InMemoryCluster) -> None:
+    async def test_amount_with_a_ticket_for_an_order_is_refused(self, cluster: InMemoryCluster) -> None:
         """The order says what is owed; not remembered, so the same ticket pays once that is left out."""
         one = cluster.instance()
         ticket = await cluster.ticket(one, "o1")
@@ -139,7 +139,7 @@ class TestForm:
             (TOM, {"source": Source.DRAWER}, "SOURCE_NOT_ALLOWED", ""),
         ],
     )
-    async def test_what_can_never_work(
+    async def test_invalid_payment_is_refused(
         self, cluster: InMemoryCluster, clerk: Principal, command: dict[str, object], reason: str, field: str
     ) -> None:
         one = cluster.instance()
@@ -160,13 +160,13 @@ class TestForm:
         assert cluster.state(ticket, PAY) is RequestState.ISSUED
         assert not cluster.store.payments
 
-    async def test_a_customer_need_not_say_whose_wallet(self, cluster: InMemoryCluster) -> None:
+    async def test_customer_may_leave_out_the_wallets_owner(self, cluster: InMemoryCluster) -> None:
         one = cluster.instance()
         ticket = await cluster.ticket(one, clerk=MEI)
         payment = payment_in(await cluster.pay(one, ticket, clerk=MEI, customer=""))
         assert payment.payer_account_id == WALLET
 
-    async def test_the_drawer_needs_no_customer(self, cluster: InMemoryCluster) -> None:
+    async def test_drawer_needs_no_customer(self, cluster: InMemoryCluster) -> None:
         one = cluster.instance()
         ticket = await cluster.ticket(one, clerk=LI)
         payment = payment_in(await cluster.pay(one, ticket, clerk=LI, source=Source.DRAWER, customer=""))
@@ -290,7 +290,7 @@ class TestWallets:
 class TestDirect:
     """No order, no lock: the ticket and the ledger's business key are the only guards."""
 
-    async def test_it_asks_nobody_but_the_ledger(self, cluster: InMemoryCluster) -> None:
+    async def test_direct_payment_calls_only_the_ledger(self, cluster: InMemoryCluster) -> None:
         one = cluster.instance()
         await cluster.pay(one, await cluster.ticket(one))
         calls = one.process.calls
@@ -299,7 +299,7 @@ class TestDirect:
         assert not cluster.store.outbox
         cluster.check()
 
-    async def test_an_empty_wallet(self, cluster: InMemoryCluster) -> None:
+    async def test_direct_payment_from_an_empty_wallet_is_declined(self, cluster: InMemoryCluster) -> None:
         """Definitive: the ticket is used up, and its refusal is replayed even when there is money."""
         one = cluster.instance()
         ticket = await cluster.ticket(one)
@@ -311,7 +311,7 @@ class TestDirect:
         cluster.check()
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_ledger_does_not_answer(self, cluster: InMemoryCluster, after: bool) -> None:
+    async def test_direct_payment_with_a_silent_ledger_is_unknown(self, cluster: InMemoryCluster, after: bool) -> None:
         """OK with UNKNOWN; the same ticket, or the worker, brings it to its end."""
         one = cluster.instance()
         ticket = await cluster.ticket(one)
@@ -322,7 +322,7 @@ class TestDirect:
         assert cluster.ledger.open[WALLET].balance == 1000 - AMOUNT
         cluster.check()
 
-    async def test_the_ledger_is_away(self, cluster: InMemoryCluster) -> None:
+    async def test_direct_payment_with_an_absent_ledger_stays_submitted(self, cluster: InMemoryCluster) -> None:
         """Never sent, but submitted: OK with SUBMITTED, and the worker sends it."""
         one = cluster.instance()
         ticket = await cluster.ticket(one)
@@ -332,7 +332,7 @@ class TestDirect:
         assert cluster.of(ticket).state is PaymentState.SUCCEEDED
         cluster.check()
 
-    async def test_two_executions_at_once(self, cluster: InMemoryCluster) -> None:
+    async def test_frozen_execution_gets_the_workers_answer(self, cluster: InMemoryCluster) -> None:
         """The first is frozen after the ledger posted, the worker finishes; waking, it is answered as the other was."""
         one = cluster.instance()
         ticket = await cluster.ticket(one)
@@ -347,7 +347,7 @@ class TestDirect:
         assert cluster.ledger.open[WALLET].balance == 1000 - AMOUNT
         cluster.check()
 
-    async def test_a_dead_one_is_carried_on_by_its_own_ticket(self, cluster: InMemoryCluster) -> None:
+    async def test_dead_execution_is_carried_on_by_its_ticket(self, cluster: InMemoryCluster) -> None:
         """Once its lease has passed, and not before."""
         one, two = cluster.instance(), cluster.instance()
         ticket = await cluster.ticket(one)

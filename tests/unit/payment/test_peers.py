@@ -102,23 +102,23 @@ def charge(**changes: Any) -> acquirer_pb2.Charge:
 class TestAcquirer:
     """The acquirer is outside: nothing of it is stored or shown as it came."""
 
-    async def test_an_answer_is_taken_whole(self) -> None:
+    async def test_answer_of_the_acquirer_is_read_whole(self) -> None:
         said = await acquirer(acquirer_pb2.ChargeResponse(charge=charge())).charge("p1:1", payment(), AMOUNT, soon())
         assert said == ChargeStatus(KeyState.CHARGED, "", "p1:1", ChargeTerms(1250, "CNY", "tok-mei", "p1"))
 
-    async def test_an_amount_that_is_no_amount_is_a_contradiction_and_no_error(self) -> None:
+    async def test_amount_that_is_no_amount_is_a_contradiction_and_no_error(self) -> None:
         stated = charge()
         stated.amount.CopyFrom(money_pb2.Money(minor_units=-(2**62), currency_code="nonsense"))
         said = await acquirer(acquirer_pb2.GetChargeResponse(charge=stated)).query("p1:1", soon())
         assert said.contradictions("p1:1", terms_of(payment())) == ("amount", "currency")
 
     @pytest.mark.parametrize("reason", ["", "lower case", "X" * 65, "CARD\x1b[2J", "卡"])
-    async def test_a_decline_reason_that_cannot_be_stored_is_replaced(self, reason: str) -> None:
+    async def test_decline_reason_that_cannot_be_stored_is_replaced(self, reason: str) -> None:
         declined = charge(state=acquirer_pb2.CHARGE_STATE_DECLINED, decline_reason=reason)
         said = await acquirer(acquirer_pb2.ChargeResponse(charge=declined)).charge("p1:1", payment(), AMOUNT, soon())
         assert (said.state, said.reason) == (KeyState.DECLINED, "CARD_DECLINED")
 
-    async def test_not_found_about_something_else_is_silence(self) -> None:
+    async def test_not_found_without_the_acquirers_reason_is_no_answer(self) -> None:
         """A key that is not known is told with its own reason; a wrong address is NOT_FOUND as well."""
         with pytest.raises(OutcomeUnknown) as silence:
             await acquirer(NotFound("NO_SUCH_MERCHANT", "who are you?")).query("p1:1", soon())
@@ -126,7 +126,7 @@ class TestAcquirer:
         said = await acquirer(NotFound("CHARGE_NOT_FOUND", "never seen")).query("p1:1", soon())
         assert said == ChargeStatus(KeyState.UNSEEN)
 
-    async def test_words_of_the_acquirer_are_not_passed_on(self) -> None:
+    async def test_message_of_the_acquirer_is_not_passed_on(self) -> None:
         with pytest.raises(OutcomeUnknown) as silence:
             await acquirer(FailedPrecondition("X" * 500, "\x1b]0;mine\x07")).query("p1:1", soon())
         assert silence.value.reason == "ACQUIRER_SILENT"
@@ -158,7 +158,7 @@ def journal(**changes: Any) -> ledger_pb2.Journal:
 class TestLedger:
     """An answer about another journal or account is none."""
 
-    async def test_the_journal_that_was_asked_for(self) -> None:
+    async def test_journal_that_was_asked_for_is_accepted(self) -> None:
         assert (
             await ledger(ledger_pb2.PostResponse(journal=journal())).post(payment(), AMOUNT, FENCE, soon()) == "jnl_1"
         )
@@ -171,19 +171,19 @@ class TestLedger:
             await ledger(ledger_pb2.PostResponse(journal=journal(**change))).post(payment(), AMOUNT, FENCE, soon())
         assert unknown.value.reason == "LEDGER_MISMATCH"
 
-    async def test_a_journal_of_another_amount_is_no_answer_to_a_post(self) -> None:
+    async def test_journal_of_another_amount_is_no_answer_to_a_post(self) -> None:
         stated = journal()
         stated.postings[0].amount, stated.postings[1].amount = 500, -500
         with pytest.raises(OutcomeUnknown):
             await ledger(ledger_pb2.PostResponse(journal=stated)).post(payment(), AMOUNT, FENCE, soon())
 
-    async def test_the_reversal_of_another_journal_is_no_answer(self) -> None:
+    async def test_reversal_of_another_journal_is_no_answer(self) -> None:
         undoing = Reversal(RequestKey(WANG, REVERSE, "v1"), WANG, "why")
         answer = ledger_pb2.ReverseJournalResponse(journal=journal(journal_id="jnl_2", reversal_of="jnl_9"))
         with pytest.raises(OutcomeUnknown):
             await ledger(answer).reverse(payment(), undoing, FENCE, soon())
 
-    async def test_a_void_that_finds_another_journal_is_no_answer(self) -> None:
+    async def test_void_that_finds_another_journal_is_no_answer(self) -> None:
         assert await ledger(ledger_pb2.VoidPostResponse()).void(payment(), FENCE, soon()) == ""
         assert await ledger(ledger_pb2.VoidPostResponse(journal=journal())).void(payment(), FENCE, soon()) == "jnl_1"
         with pytest.raises(OutcomeUnknown):
@@ -197,7 +197,7 @@ class TestLedger:
         assert terms is not None
         assert terms.closed is (closed_at_ms > 0)
 
-    async def test_an_account_that_is_not_open_is_told_from_silence(self) -> None:
+    async def test_account_that_is_not_open_differs_from_no_answer(self) -> None:
         assert await ledger(NotFound("ACCOUNT_NOT_FOUND", "no")).account("sales:CNY", soon()) is None
         closed = ledger_pb2.Account(account_id="sales:CNY", currency_code="CNY", closed_at_ms=1)
         found = await ledger(ledger_pb2.GetAccountResponse(account=closed)).account("sales:CNY", soon())
@@ -208,7 +208,7 @@ class TestLedger:
             await ledger(other).account("sales:CNY", soon())
 
 
-async def test_an_answer_of_another_order_is_no_claim() -> None:
+async def test_answer_of_another_order_is_no_claim() -> None:
     order = order_pb2.Order(
         order_id="o2",
         state=order_pb2.ORDER_STATE_PAYING,

@@ -30,11 +30,11 @@ async def left(cluster: InMemoryCluster, order_id: str, step: str, key: str = ""
     cluster.locks.expire(dying.name)
 
 
-async def test_nothing_to_do(cluster: InMemoryCluster) -> None:
+async def test_recovery_without_work_does_nothing(cluster: InMemoryCluster) -> None:
     assert await cluster.instance().operations.recovery.recover() == 0
 
 
-async def test_a_living_execution_is_left_alone(cluster: InMemoryCluster) -> None:
+async def test_living_execution_is_left_alone(cluster: InMemoryCluster) -> None:
     """Its lease has not passed."""
     await left(cluster, "o1", "post")
     worker = cluster.instance()
@@ -44,7 +44,7 @@ async def test_a_living_execution_is_left_alone(cluster: InMemoryCluster) -> Non
     cluster.check()
 
 
-async def test_many_left_at_every_step(cluster: InMemoryCluster) -> None:
+async def test_recovery_finishes_payments_left_at_every_step(cluster: InMemoryCluster) -> None:
     """All of them are finished in one look, each with one journal."""
     steps = ["accept", "hold", "claim", "submit", "post", "record", "complete"]
     for step in steps:
@@ -61,7 +61,9 @@ async def test_many_left_at_every_step(cluster: InMemoryCluster) -> None:
     cluster.check()
 
 
-async def test_two_workers_at_once(cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_concurrent_workers_finish_each_payment_once(
+    cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both see the same payments; each is taken over by one of them, and nobody fails."""
     for n in range(5):
         await left(cluster, await cluster.new_order(f"b{n}"), "post")
@@ -78,7 +80,7 @@ async def test_two_workers_at_once(cluster: InMemoryCluster, monkeypatch: pytest
     cluster.check()
 
 
-async def test_one_that_cannot_be_finished_holds_up_no_other(cluster: InMemoryCluster) -> None:
+async def test_unfinishable_payment_delays_no_other(cluster: InMemoryCluster) -> None:
     """A payment the ledger keeps refusing for a passing reason, in front of others and of words to be delivered."""
     await left(cluster, "o1", "submit")
     cluster.clock.advance(1)
@@ -97,7 +99,7 @@ async def test_one_that_cannot_be_finished_holds_up_no_other(cluster: InMemoryCl
     cluster.check()
 
 
-async def test_a_word_that_cannot_be_delivered_holds_up_no_other(cluster: InMemoryCluster) -> None:
+async def test_undeliverable_notification_delays_no_other(cluster: InMemoryCluster) -> None:
     """Its order is locked for the moment; the other order's word is delivered."""
     one = cluster.instance()
     one.process.fails("complete", AWAY, times=2)
@@ -115,7 +117,7 @@ async def test_a_word_that_cannot_be_delivered_holds_up_no_other(cluster: InMemo
     cluster.check()
 
 
-async def test_zookeeper_is_away(cluster: InMemoryCluster) -> None:
+async def test_recovery_without_zookeeper_keeps_the_request(cluster: InMemoryCluster) -> None:
     """What was begun is not given back; it is tried again when ZooKeeper is back."""
     await left(cluster, "o1", "submit")
     cluster.lapse()
@@ -129,7 +131,7 @@ async def test_zookeeper_is_away(cluster: InMemoryCluster) -> None:
     cluster.check()
 
 
-async def test_a_request_given_back_by_its_clerk_is_left_alone(cluster: InMemoryCluster) -> None:
+async def test_request_given_back_by_its_clerk_is_left_alone(cluster: InMemoryCluster) -> None:
     """It is the clerk's to ask again; after a day it expires, and with it the payment."""
     one = cluster.instance()
     one.process.fails("claim", AWAY)
@@ -146,7 +148,7 @@ async def test_a_request_given_back_by_its_clerk_is_left_alone(cluster: InMemory
     cluster.check()
 
 
-async def test_the_worker_goes_on_after_a_failure(cluster: InMemoryCluster) -> None:
+async def test_worker_continues_after_a_failure(cluster: InMemoryCluster) -> None:
     """A look that fails is followed by the next."""
     await left(cluster, "o1", "submit")
     cluster.lapse()
@@ -161,7 +163,7 @@ async def test_the_worker_goes_on_after_a_failure(cluster: InMemoryCluster) -> N
     assert worker.process.calls["expire"] >= 4
 
 
-async def test_the_lease_renewer_renews_while_something_runs(cluster: InMemoryCluster) -> None:
+async def test_lease_renewer_renews_while_something_runs(cluster: InMemoryCluster) -> None:
     one = cluster.instance()
     renewer = asyncio.create_task(LeaseRenewer(one.operations.leases, lease_s=0.003).run())
 

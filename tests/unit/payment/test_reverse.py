@@ -48,10 +48,10 @@ def undone(cluster: InMemoryCluster) -> int:
     return sum(bool(journal.draft.reversal_of) for journal in cluster.ledger.chain)
 
 
-class TestWell:
+class TestSucceeded:
     """Nothing goes wrong."""
 
-    async def test_an_order_is_reopened(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_order_is_reopened(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """An opposite journal, the order UNPAID in its next round, every failpoint passed in its order."""
         one = cluster.instance()
         answer = await cluster.reverse(one, payment_id)
@@ -63,7 +63,7 @@ class TestWell:
         assert one.failpoints.passed == FAILPOINTS
         cluster.check()
 
-    async def test_the_order_can_be_settled_again(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_order_can_be_settled_again(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """In round 2, by another payment under another business key."""
         one = cluster.instance()
         await cluster.reverse(one, payment_id)
@@ -75,20 +75,20 @@ class TestWell:
         assert cluster.order().round == 3
         cluster.check()
 
-    async def test_a_direct_payment_is_undone(self, cluster: InMemoryCluster, direct_id: str) -> None:
+    async def test_direct_payment_is_undone(self, cluster: InMemoryCluster, direct_id: str) -> None:
         one = cluster.instance()
         await cluster.reverse(one, direct_id)
         assert cluster.ledger.open[WALLET].balance == cluster.ledger.open[MERCHANT].balance == 1000
         assert one.process.calls["hold"] == 0
         cluster.check()
 
-    async def test_asked_again_it_is_replayed(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_repeated_reverse_is_replayed(self, cluster: InMemoryCluster, payment_id: str) -> None:
         first = await cluster.reverse(cluster.instance(), payment_id)
         again = await cluster.reverse(cluster.instance(), payment_id)
         assert (again.response, again.replayed) == (first.response, True)
         assert undone(cluster) == 1
 
-    async def test_ten_at_once_undo_once(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_ten_concurrent_reverses_undo_once(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """Ten requests: one undoes it, nine are definitively told that it is undone."""
         cluster.locks.patience_s = 5
         answers = await asyncio.gather(*(cluster.reverse(cluster.instance(), payment_id, f"v{n}") for n in range(10)))
@@ -100,12 +100,12 @@ class TestWell:
 class TestRefused:
     """It cannot be undone."""
 
-    async def test_an_unknown_payment(self, cluster: InMemoryCluster) -> None:
+    async def test_reverse_of_a_missing_payment_is_not_found(self, cluster: InMemoryCluster) -> None:
         with pytest.raises(NotFound):
             await cluster.reverse(cluster.instance(), "pay_nothing")
         assert not cluster.store.requests.rows
 
-    async def test_a_payment_that_is_undone_already(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_of_a_reversed_payment_is_refused(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """ILLEGAL_STATE, stored and replayed."""
         one = cluster.instance()
         await cluster.reverse(one, payment_id)
@@ -116,7 +116,7 @@ class TestRefused:
         assert undone(cluster) == 1
         cluster.check()
 
-    async def test_a_declined_payment(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_of_a_declined_payment_is_refused(self, cluster: InMemoryCluster, payment_id: str) -> None:
         one = cluster.instance()
         await cluster.settle(one, "s2")
         answer = await cluster.reverse(one, cluster.of("s2").payment_id)
@@ -124,14 +124,16 @@ class TestRefused:
         assert cluster.of("s2").state is PaymentState.DECLINED
         cluster.check()
 
-    async def test_another_payload_under_the_key(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_with_another_payload_is_refused(self, cluster: InMemoryCluster, payment_id: str) -> None:
         one = cluster.instance()
         await cluster.reverse(one, payment_id)
         command = ReverseCommand("v1", payment_id, "another reason", "another")
         with pytest.raises(KeyMismatch):
             await one.operations.reverse(cluster.call(WANG), command)
 
-    async def test_the_ledger_refuses(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_refused_by_the_ledger_leaves_the_payment_succeeded(
+        self, cluster: InMemoryCluster, payment_id: str
+    ) -> None:
         """The drawer has been emptied since: SUCCEEDED again, the order stays PAID, the refusal is replayed; another
         request undoes it once the money is back.
         """
@@ -160,7 +162,7 @@ class TestRefused:
 class TestGivenBack:
     """Nothing was done, so the same request id may run again."""
 
-    async def test_the_order_is_locked(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_of_a_locked_order_is_given_back(self, cluster: InMemoryCluster, payment_id: str) -> None:
         one = cluster.instance()
         async with cluster.locks.of("another").hold("o1", WANG, "p0", 1):
             with pytest.raises(Exception, match="is being settled by wang") as refusal:
@@ -170,7 +172,7 @@ class TestGivenBack:
         assert payment_in(await cluster.reverse(one, payment_id)).state == pb.PAYMENT_STATE_REVERSED
         cluster.check()
 
-    async def test_zookeeper_is_away(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_without_zookeeper_is_given_back(self, cluster: InMemoryCluster, payment_id: str) -> None:
         cluster.locks.away = AWAY
         one = cluster.instance()
         with pytest.raises(Unavailable):
@@ -179,7 +181,7 @@ class TestGivenBack:
         cluster.locks.away = None
         assert (await cluster.reverse(one, payment_id)).response.ok
 
-    async def test_the_store_refuses_the_fence(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reverse_under_a_stale_fence_is_given_back(self, cluster: InMemoryCluster, payment_id: str) -> None:
         one = cluster.instance()
 
         async def overtaken() -> None:
@@ -200,7 +202,9 @@ class TestUnanswered:
     """An answer that did not come is not a refusal."""
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_ledger(self, cluster: InMemoryCluster, payment_id: str, after: bool) -> None:
+    async def test_reverse_with_a_silent_ledger_is_finished_by_the_worker(
+        self, cluster: InMemoryCluster, payment_id: str, after: bool
+    ) -> None:
         """OK with REVERSING; the worker asks again, and it is undone once."""
         one = cluster.instance()
         one.process.fails("reverse", SILENCE, after=after)
@@ -213,7 +217,9 @@ class TestUnanswered:
         assert (await cluster.reverse(one, payment_id)).response == cluster.stored("v1", REVERSE, WANG)
         cluster.check()
 
-    async def test_the_reopening(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_unanswered_reopening_is_delivered_by_the_worker(
+        self, cluster: InMemoryCluster, payment_id: str
+    ) -> None:
         """The money is back, so the caller's answer stands; the worker tells the order service later."""
         one = cluster.instance()
         one.process.fails("reopen", SILENCE, after=True)
@@ -222,7 +228,7 @@ class TestUnanswered:
         assert (cluster.order().state, cluster.order().round) == (OrderState.UNPAID, 2)
         cluster.check()
 
-    async def test_a_completion_that_was_never_heard(self, cluster: InMemoryCluster) -> None:
+    async def test_undelivered_completion_is_delivered_before_the_reopening(self, cluster: InMemoryCluster) -> None:
         """Reversed before the order service knew that it was paid: it hears of both, in their order."""
         one = cluster.instance()
         one.process.fails("complete", AWAY, times=2)
@@ -249,7 +255,7 @@ class TestHalfDone:
     @pytest.mark.parametrize(
         ("step", "after"), [("begin_reversal", True), ("reverse", True), ("record_reversal", True)]
     )
-    async def test_the_next_accountant_finishes_it(
+    async def test_next_accountant_finishes_a_half_done_reversal(
         self, cluster: InMemoryCluster, payment_id: str, step: str, after: bool
     ) -> None:
         """And is told that there is nothing left to undo; the dead one's retry gets the stored success."""
@@ -262,7 +268,9 @@ class TestHalfDone:
         assert undone(cluster) == 1
         cluster.check()
 
-    async def test_one_that_the_ledger_then_refuses(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_half_done_reversal_refused_by_the_ledger_ends_its_own_request(
+        self, cluster: InMemoryCluster, payment_id: str
+    ) -> None:
         """The dead one's request ends with the refusal; the living one's has its own try, with an answer of its own."""
         await half_reversed(cluster, payment_id, "begin_reversal", after=True)
         cluster.fund(DRAWER, 0)
@@ -274,7 +282,9 @@ class TestHalfDone:
         assert cluster.of("s1").state is PaymentState.SUCCEEDED
         cluster.check()
 
-    async def test_one_that_cannot_be_finished_now(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_half_done_reversal_that_cannot_be_finished_gives_the_request_back(
+        self, cluster: InMemoryCluster, payment_id: str
+    ) -> None:
         """The living one's request did nothing: given back, and it may run again at once."""
         await half_reversed(cluster, payment_id, "begin_reversal", after=True)
         two = cluster.instance()
@@ -286,7 +296,7 @@ class TestHalfDone:
         await cluster.recovered(by=two)
         cluster.check()
 
-    async def test_one_that_had_not_begun(self, cluster: InMemoryCluster, payment_id: str) -> None:
+    async def test_reversal_that_had_not_begun_is_given_back(self, cluster: InMemoryCluster, payment_id: str) -> None:
         """The worker gives the request back: nothing was done under it."""
         await half_reversed(cluster, payment_id, "begin_reversal", after=False)
         with pytest.raises(RequestInProgress):
@@ -296,7 +306,7 @@ class TestHalfDone:
         assert (await cluster.reverse(cluster.instance(), payment_id, "dead")).response.ok
         cluster.check()
 
-    async def test_a_direct_one_whose_executor_slept_through_its_refusal(
+    async def test_paused_execution_of_a_refused_direct_reversal_changes_nothing(
         self, cluster: InMemoryCluster, direct_id: str
     ) -> None:
         """It wakes while the next reversal runs: that one is not touched, and the sleeper gets its own refusal."""

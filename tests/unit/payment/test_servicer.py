@@ -93,7 +93,7 @@ async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
     assert cluster.orders.events[-1].reason == "wrong order"
 
 
-async def test_get_payment_history_of_somebody_elses_payment_is_not_found() -> None:
+async def test_get_payment_history_of_another_customers_payment_is_not_found() -> None:
     cluster = InMemoryCluster()
     await cluster.new_order()
     payment_id = payment_in(await cluster.settle(cluster.instance())).payment_id

@@ -67,10 +67,10 @@ async def half_settled(cluster: InMemoryCluster, step: str, *, after: bool = Fal
     return dying
 
 
-class TestWell:
+class TestSucceeded:
     """Nothing goes wrong."""
 
-    async def test_an_order_is_settled(self, cluster: InMemoryCluster) -> None:
+    async def test_order_is_settled(self, cluster: InMemoryCluster) -> None:
         """PAID by the clerk of the token, one journal, the answer stored, every failpoint passed in its order."""
         one = cluster.instance()
         answer = await cluster.settle(one)
@@ -86,7 +86,7 @@ class TestWell:
         assert one.failpoints.passed == FAILPOINTS
         cluster.check()
 
-    async def test_the_money_moves_after_the_submission_is_committed(self, cluster: InMemoryCluster) -> None:
+    async def test_money_moves_after_the_submission_is_committed(self, cluster: InMemoryCluster) -> None:
         """Invariant 1 of the model: at `submitted` the store says so, and the ledger has not been asked."""
         one = cluster.instance()
 
@@ -98,7 +98,7 @@ class TestWell:
         await cluster.settle(one)
         assert "submitted" not in one.failpoints.at
 
-    async def test_asked_again_it_is_replayed(self, cluster: InMemoryCluster) -> None:
+    async def test_repeated_settle_is_replayed(self, cluster: InMemoryCluster) -> None:
         """At another instance too: the stored bytes, marked, and nothing is touched."""
         first = await cluster.settle(cluster.instance())
         other = cluster.instance()
@@ -126,7 +126,7 @@ class TestWell:
     @pytest.mark.parametrize(
         ("clerk", "source"), [(LI, Source.BANK), (WANG, Source.DRAWER), (Principal("a", Role.AUDITOR), Source.WALLET)]
     )
-    async def test_a_source_is_not_for_everybody(
+    async def test_source_of_another_role_is_refused(
         self, cluster: InMemoryCluster, clerk: Principal, source: Source
     ) -> None:
         """Refused before anything is written down, so the same id may be sent again, mended."""
@@ -135,7 +135,7 @@ class TestWell:
             await cluster.settle(one, clerk=clerk, source=source)
         assert not cluster.store.requests.rows
 
-    async def test_a_customer_settles_their_own_order_only(self, cluster: InMemoryCluster) -> None:
+    async def test_customer_settles_their_own_order_only(self, cluster: InMemoryCluster) -> None:
         """Another's is not forbidden but not there."""
         one = cluster.instance()
         with pytest.raises(NotFound):
@@ -148,7 +148,7 @@ class TestWell:
 class TestRefused:
     """The order is not there to be settled."""
 
-    async def test_a_paid_order(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_of_a_paid_order_is_refused(self, cluster: InMemoryCluster) -> None:
         """ALREADY_EXISTS, with the payment, the clerk and the time; stored, and replayed byte for byte."""
         one = cluster.instance()
         settled = payment_in(await cluster.settle(one))
@@ -172,7 +172,7 @@ class TestRefused:
         assert len(cluster.journals()) == 1
         cluster.check()
 
-    async def test_a_cancelled_order(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_of_a_cancelled_order_is_refused(self, cluster: InMemoryCluster) -> None:
         """ORDER_NOT_PAYABLE, definitive; the cancelled order stays cancelled."""
         await cluster.cancel()
         answer = await cluster.settle(cluster.instance())
@@ -236,7 +236,7 @@ class TestRefused:
         assert reason_in((await cluster.settle(cluster.instance(), order_id="o2")).response.body) == "ORDER_NOT_FOUND"
         cluster.check()
 
-    async def test_an_empty_wallet(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_from_an_empty_wallet_is_declined(self, cluster: InMemoryCluster) -> None:
         """DECLINED: no money moved, the order is free again, and the refusal is replayed even when there is money."""
         cluster.fund(WALLET, AMOUNT - 1)
         one = cluster.instance()
@@ -253,7 +253,7 @@ class TestRefused:
         assert payment_in(await cluster.settle(one, "s2", source=Source.WALLET)).order_id == "o1"
         cluster.check()
 
-    async def test_no_wallet_at_all(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_from_a_missing_wallet_is_declined(self, cluster: InMemoryCluster) -> None:
         """The ledger does not know the account: as definitive as an empty one."""
         del cluster.ledger.open[WALLET]
         answer = await cluster.settle(cluster.instance(), source=Source.WALLET)
@@ -262,7 +262,7 @@ class TestRefused:
         assert not cluster.journals()
         cluster.check()
 
-    async def test_a_round_that_the_ledger_has_already(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_of_a_round_in_the_ledger_names_its_payment(self, cluster: InMemoryCluster) -> None:
         """The unique business key is the last guard: the loser is told that it was settled, and whose payment did."""
         one = cluster.instance()
         settled = payment_in(await cluster.settle(one))
@@ -273,7 +273,7 @@ class TestRefused:
         assert refusal.metadata["payment_id"] == settled.payment_id
         assert len(cluster.journals()) == 1
 
-    async def test_an_order_of_which_the_order_service_knows_nothing(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_of_an_order_lost_by_the_order_service_is_refused(self, cluster: InMemoryCluster) -> None:
         """It was restored from a backup; the one active payment refuses, and the new claim on the order is released."""
         one = cluster.instance()
         settled = payment_in(await cluster.settle(one))
@@ -289,7 +289,7 @@ class TestRefused:
 class TestGivenBack:
     """Nothing was done, so the same request id may run again."""
 
-    async def test_the_order_is_locked(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_of_a_locked_order_is_given_back(self, cluster: InMemoryCluster) -> None:
         """ABORTED with the holder; when the holder is gone, the same id settles."""
         holder = cluster.locks.of("another")
         one = cluster.instance()
@@ -303,7 +303,7 @@ class TestGivenBack:
         payment_in(await cluster.settle(cluster.instance()))
         cluster.check()
 
-    async def test_clerks_queue(self, cluster: InMemoryCluster) -> None:
+    async def test_ten_clerks_queue_for_one_order(self, cluster: InMemoryCluster) -> None:
         """Ten clerks at ten instances: the first in line settles, the others are told by whom."""
         cluster.locks.patience_s = 5
         outcomes = await asyncio.gather(*(cluster.settle(cluster.instance(), f"s{n}") for n in range(10)))
@@ -311,7 +311,7 @@ class TestGivenBack:
         assert {reason_in(outcome.response.body) for outcome in outcomes[1:]} == {"ORDER_ALREADY_PAID"}
         cluster.check()
 
-    async def test_zookeeper_is_away(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_without_zookeeper_is_given_back(self, cluster: InMemoryCluster) -> None:
         """UNAVAILABLE, nothing left IN_PROGRESS; back again, the same id settles."""
         cluster.locks.away = Unavailable("ZOOKEEPER_UNAVAILABLE", "away")
         one = cluster.instance()
@@ -325,7 +325,7 @@ class TestGivenBack:
         payment_in(await cluster.settle(one))
         cluster.check()
 
-    async def test_the_order_service_is_away(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_without_the_order_service_is_given_back(self, cluster: InMemoryCluster) -> None:
         """The claim was never sent."""
         one = cluster.instance()
         one.process.fails("claim", AWAY)
@@ -335,7 +335,7 @@ class TestGivenBack:
         payment_in(await cluster.settle(one))
         cluster.check()
 
-    async def test_the_claim_is_refused_for_its_fence(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_whose_claim_has_a_stale_fence_is_given_back(self, cluster: InMemoryCluster) -> None:
         """Somebody locked the order since: ABORTED, and the retry comes with a newer fence."""
         cluster.orders.fences["o1"] = Fence(1, 2)
         one = cluster.instance()
@@ -345,7 +345,7 @@ class TestGivenBack:
         await cluster.settle(one)  # fence 2: equal is the same holder asking again
         cluster.check()
 
-    async def test_no_time_is_left_for_the_lock(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_without_time_for_the_lock_is_given_back(self, cluster: InMemoryCluster) -> None:
         """DEADLINE_TOO_SHORT, before anybody was asked."""
         one = cluster.instance()
         with pytest.raises(Unavailable) as refusal:
@@ -355,7 +355,7 @@ class TestGivenBack:
         assert one.process.calls["hold"] == 0
         payment_in(await cluster.settle(one))
 
-    async def test_what_was_begun_before_is_not_given_back(self, cluster: InMemoryCluster) -> None:
+    async def test_settle_begun_by_an_earlier_execution_is_not_given_back(self, cluster: InMemoryCluster) -> None:
         """A second execution cannot know what the first one did: the request stays open, and free to be carried on."""
         await half_settled(cluster, "claim")
         cluster.lapse()
@@ -372,7 +372,7 @@ class TestUnanswered:
     """An answer that did not come is not a refusal."""
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_claim(self, cluster: InMemoryCluster, after: bool) -> None:
+    async def test_unanswered_claim_is_finished_by_the_worker(self, cluster: InMemoryCluster, after: bool) -> None:
         """OK with a payment that has not ended; the worker finishes it, whether the claim was heard or not."""
         one = cluster.instance()
         one.process.fails("claim", SILENCE, after=after)
@@ -386,7 +386,7 @@ class TestUnanswered:
         cluster.check()
 
     @pytest.mark.parametrize("after", [False, True])
-    async def test_the_ledger(self, cluster: InMemoryCluster, after: bool) -> None:
+    async def test_silent_ledger_leaves_the_payment_unknown(self, cluster: InMemoryCluster, after: bool) -> None:
         """UNKNOWN; the worker asks again under the same business key, and it is never charged twice."""
         one = cluster.instance()
         one.process.fails("post", SILENCE, after=after)
@@ -398,7 +398,7 @@ class TestUnanswered:
         assert len(cluster.journals()) == 1
         cluster.check()
 
-    async def test_the_ledger_again_and_again(self, cluster: InMemoryCluster) -> None:
+    async def test_ledger_that_stays_silent_is_asked_until_it_answers(self, cluster: InMemoryCluster) -> None:
         """Time alone never makes UNKNOWN failed: after a month of silence it is still UNKNOWN, and then it ends."""
         one, worker = cluster.instance(), cluster.instance()
         one.process.fails("post", SILENCE, after=True)
@@ -411,7 +411,7 @@ class TestUnanswered:
         await cluster.recovered(by=worker)
         cluster.check()
 
-    async def test_the_ledger_is_away(self, cluster: InMemoryCluster) -> None:
+    async def test_absent_ledger_leaves_the_payment_submitted(self, cluster: InMemoryCluster) -> None:
         """Never sent, but the payment is submitted: it stays so and is carried on at once by the same id."""
         one = cluster.instance()
         one.process.fails("post", AWAY)
@@ -419,7 +419,7 @@ class TestUnanswered:
         payment_in(await cluster.settle(cluster.instance()))
         cluster.check()
 
-    async def test_an_unknown_payment_that_the_ledger_then_refuses(self, cluster: InMemoryCluster) -> None:
+    async def test_unknown_payment_that_the_ledger_then_refuses(self, cluster: InMemoryCluster) -> None:
         """UNKNOWN → DECLINED by a definitive word only."""
         cluster.fund(WALLET, 1)
         one = cluster.instance()
@@ -431,7 +431,9 @@ class TestUnanswered:
         cluster.check()
 
     @pytest.mark.parametrize("error", [SILENCE, AWAY])
-    async def test_the_completion(self, cluster: InMemoryCluster, error: CountinghouseError) -> None:
+    async def test_unanswered_completion_is_delivered_by_the_worker(
+        self, cluster: InMemoryCluster, error: CountinghouseError
+    ) -> None:
         """The money is recorded, so the caller's answer stands; the worker tells the order service later."""
         one = cluster.instance()
         one.process.fails("complete", error)
@@ -445,7 +447,7 @@ class TestUnanswered:
         assert cluster.order().state is OrderState.PAID
         cluster.check()
 
-    async def test_a_release(self, cluster: InMemoryCluster) -> None:
+    async def test_unanswered_release_is_delivered_by_the_next_clerk(self, cluster: InMemoryCluster) -> None:
         """A declined payment whose order could not be freed: the next clerk frees it and settles."""
         cluster.fund(WALLET, 1)
         one = cluster.instance()
@@ -469,7 +471,9 @@ class TestAdopted:
             ("record", True, PaymentState.SUCCEEDED),
         ],
     )
-    async def test_at_every_state(self, cluster: InMemoryCluster, step: str, after: bool, left: PaymentState) -> None:
+    async def test_payment_of_a_dead_clerk_is_finished_in_every_state(
+        self, cluster: InMemoryCluster, step: str, after: bool, left: PaymentState
+    ) -> None:
         """The order is paid by the dead clerk's payment; the living one is told; the dead one's retry is answered."""
         await half_settled(cluster, step, after=after)
         assert cluster.of("dead").state is left
@@ -483,7 +487,7 @@ class TestAdopted:
         assert (again.response, again.replayed) == (cluster.stored("dead"), True)
         cluster.check()
 
-    async def test_one_whose_outcome_is_unknown(self, cluster: InMemoryCluster) -> None:
+    async def test_payment_of_unknown_outcome_is_adopted(self, cluster: InMemoryCluster) -> None:
         one = cluster.instance()
         one.process.fails("post", SILENCE, after=True)
         await cluster.settle(one, "dead")
@@ -492,7 +496,7 @@ class TestAdopted:
         assert cluster.order().payment_id == cluster.of("dead").payment_id
         cluster.check()
 
-    async def test_one_that_is_declined(self, cluster: InMemoryCluster) -> None:
+    async def test_adopted_payment_that_is_declined_frees_the_order(self, cluster: InMemoryCluster) -> None:
         """Then the order is free, and the living clerk settles it."""
         cluster.fund(WALLET, 1)
         dying = cluster.instance()
@@ -506,7 +510,7 @@ class TestAdopted:
         assert cluster.of("dead").state is PaymentState.DECLINED
         cluster.check()
 
-    async def test_it_cannot_be_finished_now(self, cluster: InMemoryCluster) -> None:
+    async def test_payment_that_cannot_be_adopted_now_gives_the_request_back(self, cluster: InMemoryCluster) -> None:
         """The living clerk's own request did nothing and is given back; nobody is charged twice later."""
         await half_settled(cluster, "submit", after=True)
         two = cluster.instance()
@@ -520,7 +524,7 @@ class TestAdopted:
         assert reason_in((await cluster.settle(two, "s2")).response.body) == "ORDER_ALREADY_PAID"
         cluster.check()
 
-    async def test_the_order_service_does_not_listen(self, cluster: InMemoryCluster) -> None:
+    async def test_order_that_stays_claimed_is_unavailable_and_given_back(self, cluster: InMemoryCluster) -> None:
         """An order that stays claimed is not tried for ever: UNAVAILABLE, given back."""
         await half_settled(cluster, "record", after=True)
         two = cluster.instance()
@@ -535,7 +539,7 @@ class TestOvertaken:
     """The lock was lost on the way: the fence speaks."""
 
     @pytest.mark.parametrize("at", ["claimed", "submitted", "posted"])
-    async def test_the_frozen_holder(self, cluster: InMemoryCluster, at: str) -> None:
+    async def test_frozen_holder_is_overtaken_and_refused(self, cluster: InMemoryCluster, at: str) -> None:
         """Frozen past its session, it wakes when another has finished its payment: ABORTED or the payment as it
         stands, one journal, and the retry gets the stored answer.
         """
@@ -556,7 +560,7 @@ class TestOvertaken:
         assert len(cluster.journals()) == 1
         cluster.check()
 
-    async def test_frozen_before_the_claim(self, cluster: InMemoryCluster) -> None:
+    async def test_holder_frozen_before_the_claim_is_refused(self, cluster: InMemoryCluster) -> None:
         """Another payment paid the order meanwhile: the claim is stale, and the retry is told by whom."""
         frozen = cluster.instance()
 
@@ -570,7 +574,7 @@ class TestOvertaken:
         assert reason_in((await cluster.settle(cluster.instance())).response.body) == "ORDER_ALREADY_PAID"
         cluster.check()
 
-    async def test_frozen_before_the_lock_while_others_settle_and_undo(self, cluster: InMemoryCluster) -> None:
+    async def test_execution_frozen_before_the_lock_gets_the_stored_response(self, cluster: InMemoryCluster) -> None:
         """Its own payment was finished by the worker and reversed since; waking, it must not claim the order anew."""
         frozen = cluster.instance()
 
@@ -588,7 +592,7 @@ class TestOvertaken:
         payment_in(await cluster.settle(cluster.instance(), "s2"))
         cluster.check()
 
-    async def test_a_lock_that_is_not_believed_in_moves_no_money(self, cluster: InMemoryCluster) -> None:
+    async def test_lost_lock_moves_no_money(self, cluster: InMemoryCluster) -> None:
         """ORDER_LOCK_LOST before the ledger is asked; the same id carries on at once."""
         one = cluster.instance()
         cluster.locks.lost = True
@@ -601,7 +605,7 @@ class TestOvertaken:
         cluster.check()
 
     @pytest.mark.parametrize("step", ["submit", "mark_unknown", "record"])
-    async def test_a_stale_fence_lets_the_same_id_carry_on_at_once(self, cluster: InMemoryCluster, step: str) -> None:
+    async def test_stale_fence_lets_the_same_id_carry_on_at_once(self, cluster: InMemoryCluster, step: str) -> None:
         """The refusal says: ask again in 50 ms. Then nobody may still be keeping the request."""
         one = cluster.instance()
         if step == "mark_unknown":
@@ -618,7 +622,7 @@ class TestOvertaken:
 class TestLeases:
     """Others keep out while an execution lives."""
 
-    async def test_a_slow_execution_keeps_its_request(self, cluster: InMemoryCluster) -> None:
+    async def test_slow_execution_keeps_its_request(self, cluster: InMemoryCluster) -> None:
         """Renewed, it is neither overtaken nor taken over, however long it takes."""
         one = cluster.instance()
 
@@ -635,7 +639,7 @@ class TestLeases:
         assert not one.failpoints.at
         cluster.check()
 
-    async def test_what_has_ended_is_not_renewed(self, cluster: InMemoryCluster) -> None:
+    async def test_lease_of_an_ended_execution_is_not_renewed(self, cluster: InMemoryCluster) -> None:
         one = cluster.instance()
         one.process.fails("post", SILENCE)
         await cluster.settle(one)

@@ -79,21 +79,21 @@ class TestTotals:
         )
         assert compared.discrepancies == ()
 
-    def test_a_refunded_charge_is_captured_and_refunded(self) -> None:
+    def test_refunded_charge_is_captured_and_refunded(self) -> None:
         total = one(compare(reversed_at_both(settled("p1", 1250))))
         assert (total.captured, total.refunded, total.held, total.booked, total.difference) == (1250, 1250, 0, 0, 0)
 
-    def test_an_account_without_any_charge_has_a_total_of_zero(self) -> None:
+    def test_account_without_any_charge_has_a_total_of_zero(self) -> None:
         compared = compare(Sides(accounts=(ControlAccount("acquirer:CNY", "CNY", 0, 0),)))
         assert compared.totals == (ControlTotal("CNY", 0, 0, 0, 0, 0),)
 
-    def test_a_charge_declined_or_never_made_is_not_captured(self) -> None:
+    def test_charge_declined_or_never_made_is_not_captured(self) -> None:
         (charge,) = settled("p1", 1250).theirs
         declined = replace(charge, state="DECLINED")
         tombstone = replace(charge, key="p2:1", state="TOMBSTONE", amount=None)
         assert compare(Sides((declined, tombstone))).totals == ()
 
-    def test_an_older_payment_database_leaves_the_difference_named_and_explained(self) -> None:
+    def test_older_payment_database_leaves_the_difference_named_and_explained(self) -> None:
         """One payment was lost while it stood, and one was reversed at the acquirer alone."""
         lost = settled("p2", 700, sequence=2)
         refunded = settled("p3", 1250, sequence=3)
@@ -110,7 +110,7 @@ class TestTotals:
             (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, "o-p3"),
         }
 
-    def test_a_difference_that_nothing_explains_is_a_discrepancy(self) -> None:
+    def test_difference_that_nothing_explains_is_a_discrepancy(self) -> None:
         """A journal of a payment that is open: no class by itself names it."""
         sides = settled("p1", 1250)
         open_ = replace(sides, theirs=(), ours=(replace(sides.ours[0], state="SUBMITTED"),), orders=())
@@ -122,7 +122,7 @@ class TestTotals:
         )
         assert (found.theirs, found.ours) == (Amount(0, "CNY"), Amount(1250, "CNY"))
 
-    def test_an_item_that_changed_between_the_readings_is_no_discrepancy(self) -> None:
+    def test_item_that_changed_between_the_readings_is_no_discrepancy(self) -> None:
         """The charge came between the two readings, and the journal is still to come."""
         sides = settled("p1", 1250)
         submitted = (replace(sides.ours[0], state="SUBMITTED", journal_id=""),)
@@ -136,14 +136,14 @@ class TestStoredBalance:
     """The stored balance of an account is the sum of the postings that it counts."""
 
     @pytest.mark.parametrize(("balance", "postings"), [(1950, 2), (1250, 1)])
-    def test_a_balance_of_its_postings_is_no_discrepancy(self, balance: int, postings: int) -> None:
+    def test_balance_of_its_postings_is_no_discrepancy(self, balance: int, postings: int) -> None:
         """Journals posted after the balance was read do not matter."""
         sides = together(settled("p1", 1250), settled("p2", 700, sequence=2))
         account = ControlAccount("acquirer:CNY", "CNY", balance, postings)
         assert unexplained_in(compare(replace(sides, accounts=(account,)))) == []
 
     @pytest.mark.parametrize(("balance", "postings"), [(700, 2), (1950, 1), (1950, 3)])
-    def test_a_balance_that_is_not_the_sum_of_its_postings_is_a_discrepancy(self, balance: int, postings: int) -> None:
+    def test_balance_that_is_not_the_sum_of_its_postings_is_a_discrepancy(self, balance: int, postings: int) -> None:
         sides = together(settled("p1", 1250), settled("p2", 700, sequence=2))
         account = ControlAccount("acquirer:CNY", "CNY", balance, postings)
         assert unexplained_in(compare(replace(sides, accounts=(account,)))) == ["acquirer:CNY"]
@@ -152,22 +152,22 @@ class TestStoredBalance:
 class TestPeriods:
     """A payment lies in one period as a whole, by the time at which the acquirer decided on its charge."""
 
-    def test_the_end_of_a_period_is_not_in_it(self) -> None:
+    def test_end_of_a_period_is_not_in_it(self) -> None:
         period = Period(100, 200)
         assert [at_ms in period for at_ms in (99, 100, 199, 200)] == [False, True, True, False]
 
-    def test_a_charge_before_and_its_journal_after_midnight_are_in_one_total(self) -> None:
+    def test_charge_before_and_its_journal_after_midnight_are_in_one_total(self) -> None:
         sides = settled("p1", 1250, at_ms=995)
         assert one(compare(sides, Period(None, 1000))).difference == 0
         assert compare(sides, Period(1000, None)).totals == ()
 
-    def test_a_refund_counts_in_the_period_of_its_charge(self) -> None:
+    def test_refund_counts_in_the_period_of_its_charge(self) -> None:
         sides = reversed_at_both(settled("p1", 1250, at_ms=500), at_ms=5_000)
         total = one(compare(sides, Period(0, 1000)))
         assert (total.captured, total.refunded, total.booked) == (1250, 1250, 0)
         assert compare(sides, Period(1000, None)).totals == ()
 
-    def test_the_totals_of_adjacent_periods_add_up(self) -> None:
+    def test_totals_of_adjacent_periods_add_up(self) -> None:
         parts = [settled(f"p{number}", 100 + number, at_ms=number * 300, sequence=number) for number in range(1, 10)]
         stranger = Sides((Theirs("x:1", "CHARGED", Amount(77, "CNY"), "", 1_500),))
         sides = together(*parts, reversed_at_both(settled("p10", 50, at_ms=900), at_ms=2_900), stranger)
@@ -179,13 +179,13 @@ class TestPeriods:
         assert halves[1].difference == halves[1].explained == 77
 
     @pytest.mark.parametrize(("period", "named"), [(Period(None, 1_000), True), (Period(1_000, None), False)])
-    def test_a_payment_that_the_acquirer_does_not_know_is_in_the_period_it_was_accepted_in(
+    def test_payment_that_the_acquirer_does_not_know_is_in_the_period_it_was_accepted_in(
         self, period: Period, named: bool
     ) -> None:
         sides = replace(settled("p1", 1250, at_ms=1_005), theirs=())
         assert (DiscrepancyKind.ONLY_OURS in {each.kind for each in compare(sides, period).discrepancies}) is named
 
-    def test_what_no_payment_stands_behind_is_in_the_period_of_the_journal_or_the_order(self) -> None:
+    def test_item_without_a_payment_is_in_the_period_of_its_journal_or_order(self) -> None:
         sides = replace(settled("p1", 1250, at_ms=995), theirs=(), ours=())
         assert {each.kind for each in compare(sides, Period(1_000, None)).discrepancies} == {
             DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT,
@@ -196,7 +196,7 @@ class TestPeriods:
         kinds = [each.kind for each in compare(order, Period(1_015, 1_016)).discrepancies]
         assert kinds == [DiscrepancyKind.ORDER_WITHOUT_PAYMENT]
 
-    def test_the_stored_balance_is_of_all_time(self) -> None:
+    def test_stored_balance_is_of_all_time(self) -> None:
         sides = replace(settled("p1", 1250), accounts=(ControlAccount("acquirer:CNY", "CNY", 9, 1),))
         assert unexplained_in(compare(sides, Period(0, 100))) == []
         assert unexplained_in(compare(sides)) == ["acquirer:CNY"]

@@ -71,22 +71,22 @@ def opposite(journal: Journal = JOURNAL) -> Journal:
 class TestAgreed:
     """What differs in nothing."""
 
-    def test_a_settled_order_has_no_discrepancy(self) -> None:
+    def test_settled_order_has_no_discrepancy(self) -> None:
         assert found_in(sides(CHARGE)) == []
 
     def test_empty_sides_have_no_discrepancy(self) -> None:
         assert found_in(Sides()) == []
 
-    def test_a_direct_payment_has_no_order(self) -> None:
+    def test_direct_payment_has_no_order(self) -> None:
         ours = (replace(PAYMENT, order_id=""),)
         assert found_in(sides(CHARGE, ours=ours, orders=())) == []
 
-    def test_a_payment_into_the_drawer_is_not_looked_for_at_the_acquirer(self) -> None:
+    def test_payment_into_the_drawer_is_not_looked_for_at_the_acquirer(self) -> None:
         ours = (replace(PAYMENT, by_card=False, key=""),)
         assert found_in(sides(ours=ours, journals=booked(MONEY, owed=0))) == []
 
     @pytest.mark.parametrize("state", OPEN)
-    def test_an_open_payment_of_which_the_acquirer_holds_nothing_has_no_discrepancy(self, state: str) -> None:
+    def test_open_payment_of_which_the_acquirer_holds_nothing_has_no_discrepancy(self, state: str) -> None:
         """Also one that waits for people: neither side has money."""
         payment = replace(PAYMENT, state=state, attention="ACQUIRER_DOWN", journal_id="")
         assert found_in(sides(ours=(payment,), journals=(), orders=())) == []
@@ -98,7 +98,7 @@ class TestAgreed:
         charge = replace(CHARGE, state=theirs, amount=amount)
         assert found_in(sides(charge, ours=at_rest(state), journals=(), orders=())) == []
 
-    def test_a_reversed_payment_keeps_both_its_journals(self) -> None:
+    def test_reversed_payment_keeps_both_its_journals(self) -> None:
         refunded = replace(CHARGE, state="REFUNDED")
         ours = (replace(PAYMENT, state="REVERSED"),)
         assert found_in(sides(refunded, ours=ours, journals=(JOURNAL, opposite()), orders=())) == []
@@ -108,12 +108,12 @@ class TestOnlyTheirs:
     """They hold money, and we do not."""
 
     @pytest.mark.parametrize("state", WITHOUT_MONEY)
-    def test_a_charge_of_a_payment_that_ended_without_money_is_refunded(self, state: str) -> None:
+    def test_charge_of_a_payment_that_ended_without_money_is_refunded(self, state: str) -> None:
         found = one(sides(CHARGE, ours=at_rest(state), journals=(), orders=()))
         assert found == Discrepancy(DiscrepancyKind.ONLY_THEIRS, Action.REFUND, "p1:1", "p1", MONEY, None)
 
     @pytest.mark.parametrize("state", WITHOUT_MONEY)
-    def test_a_charge_that_our_books_have_is_left_for_people(self, state: str) -> None:
+    def test_charge_that_our_books_have_is_left_for_people(self, state: str) -> None:
         """The journal stands: giving the money back would leave the ledger owed what nobody holds."""
         found = found_in(sides(CHARGE, ours=at_rest(state), orders=()))
         assert {(each.kind, each.action) for each in found} == {
@@ -122,7 +122,7 @@ class TestOnlyTheirs:
         }
 
     @pytest.mark.parametrize("reference", ["", "p9"])
-    def test_a_charge_whose_key_is_no_payments_is_never_refunded_by_itself(self, reference: str) -> None:
+    def test_charge_whose_key_is_no_payments_is_never_refunded_by_itself(self, reference: str) -> None:
         """Others may charge for the same merchant account."""
         stranger = Theirs("stranger:1", "CHARGED", OTHER, reference, 10)
         found = one(sides(CHARGE, stranger))
@@ -138,11 +138,11 @@ class TestOnlyTheirs:
 class TestOnlyOurs:
     """Our payment succeeded, and they hold nothing."""
 
-    def test_a_key_that_the_acquirer_never_saw_is_only_ours(self) -> None:
+    def test_key_that_the_acquirer_never_saw_is_only_ours(self) -> None:
         assert one(sides()) == Discrepancy(DiscrepancyKind.ONLY_OURS, Action.UNDO, "p1:1", "p1", None, MONEY)
 
     @pytest.mark.parametrize("state", ["REFUNDED", "TOMBSTONE", "DECLINED"])
-    def test_a_key_without_money_is_only_ours(self, state: str) -> None:
+    def test_key_without_money_is_only_ours(self, state: str) -> None:
         assert one(sides(replace(CHARGE, state=state))).kind is DiscrepancyKind.ONLY_OURS
 
 
@@ -170,7 +170,7 @@ class TestAmountDiffers:
         found = one(sides(CHARGE, journals=booked(MONEY, owed=owed)))
         assert (found.kind, found.action, found.payment_id) == (DiscrepancyKind.AMOUNT, Action.LOOK, "p1")
 
-    def test_a_journal_of_a_payment_that_was_declined_is_left_for_people(self) -> None:
+    def test_journal_of_a_payment_that_was_declined_is_left_for_people(self) -> None:
         found = one(sides(ours=at_rest("DECLINED"), orders=()))
         assert (found.kind, found.action, found.ours) == (DiscrepancyKind.AMOUNT, Action.LOOK, MONEY)
 
@@ -184,7 +184,7 @@ class TestAnswerDiffers:
 
     @pytest.mark.parametrize("state", [*OPEN, "PARKED"])
     @pytest.mark.parametrize("charges", [(), (CHARGE,)])
-    def test_a_payment_with_a_contradicting_answer_is_left_for_people(
+    def test_payment_with_a_contradicting_answer_is_left_for_people(
         self, state: str, charges: tuple[Theirs, ...]
     ) -> None:
         """Whatever the statement says, the payment service waits for people."""
@@ -193,7 +193,7 @@ class TestAnswerDiffers:
         assert (found.kind, found.action, found.key) == (DiscrepancyKind.ANSWER, Action.CORRECT, "p1:1")
 
     @pytest.mark.parametrize("state", [*OPEN, "PARKED"])
-    def test_a_contradicting_answer_is_said_to_be_the_acquirers_to_correct(self, state: str) -> None:
+    def test_contradicting_answer_is_left_to_the_acquirer_to_correct(self, state: str) -> None:
         """Its statement has another amount, or a refund of another amount; the words name who acts and what follows."""
         ours = (replace(PAYMENT, state=state, journal_id="", attention="ACQUIRER_MISMATCH"),)
         other = replace(CHARGE, amount=replace(MONEY, minor_units=MONEY.minor_units - 100))
@@ -211,7 +211,7 @@ class TestDuplicate:
     """They hold money for one payment under several keys."""
 
     @pytest.mark.parametrize("state", ["SUCCEEDED", *OPEN])
-    def test_a_key_that_is_not_the_payments_own_is_left_for_people(self, state: str) -> None:
+    def test_key_that_is_not_the_payments_own_is_left_for_people(self, state: str) -> None:
         second = replace(CHARGE, key="key_9")
         ours = (PAYMENT,) if state == "SUCCEEDED" else at_rest(state)
         found = found_in(sides(CHARGE, second, ours=ours))
@@ -231,15 +231,15 @@ class TestLate:
     """One side does not know yet."""
 
     @pytest.mark.parametrize("state", OPEN)
-    def test_a_charge_of_an_open_payment_is_late(self, state: str) -> None:
+    def test_charge_of_an_open_payment_is_late(self, state: str) -> None:
         found = one(sides(CHARGE, ours=at_rest(state), journals=(), orders=()))
         assert found == Discrepancy(DiscrepancyKind.LATE, Action.ASK_NOW, "p1:1", "p1", MONEY, MONEY)
 
-    def test_an_order_that_is_not_paid_is_late(self) -> None:
+    def test_order_that_is_not_paid_is_late(self) -> None:
         found = one(sides(CHARGE, orders=()))
         assert (found.kind, found.action, found.payment_id) == (DiscrepancyKind.LATE, Action.WAIT, "p1")
 
-    def test_an_order_that_stays_paid_after_a_reversal_is_late(self) -> None:
+    def test_order_that_stays_paid_after_a_reversal_is_late(self) -> None:
         refunded = replace(CHARGE, state="REFUNDED")
         ours = (replace(PAYMENT, state="REVERSED"),)
         found = one(sides(refunded, ours=ours, journals=(JOURNAL, opposite())))
@@ -250,7 +250,7 @@ class TestReversalOwed:
     """A payment was parked: its key is to be reversed as soon as the acquirer answers."""
 
     @pytest.mark.parametrize("state", ["CHARGED", "REFUNDED", "TOMBSTONE", "DECLINED", ""])
-    def test_a_parked_payment_is_open_whatever_the_acquirer_has(self, state: str) -> None:
+    def test_parked_payment_is_open_whatever_the_acquirer_has(self, state: str) -> None:
         """The payment service reverses it; it is not refunded from here."""
         amount = None if state == "TOMBSTONE" else MONEY
         charges = (replace(CHARGE, state=state, amount=amount),) if state else ()
@@ -258,7 +258,7 @@ class TestReversalOwed:
         theirs = MONEY if state == "CHARGED" else None
         assert found == Discrepancy(DiscrepancyKind.REVERSAL_OWED, Action.ASK_NOW, "p1:1", "p1", theirs, None)
 
-    def test_the_order_that_another_payment_settled_is_no_discrepancy(self) -> None:
+    def test_order_that_another_payment_settled_is_no_discrepancy(self) -> None:
         """Cash was taken instead of the card that did not answer."""
         cash = replace(PAYMENT, payment_id="p2", by_card=False, key="", journal_id="j2")
         journal = replace(JOURNAL, journal_id="j2", payment_id="p2", owed=0)
@@ -270,7 +270,7 @@ class TestReversalOwed:
 class TestWithoutPayment:
     """What the payment service has lost, or never had: each is named."""
 
-    def test_a_lost_payment_leaves_its_charge_its_journals_and_its_order(self) -> None:
+    def test_lost_payment_leaves_its_charge_its_journals_and_its_order(self) -> None:
         """Nothing of it is mended by itself."""
         assert found_in(sides(CHARGE, ours=())) == [
             Discrepancy(DiscrepancyKind.ONLY_THEIRS, Action.NAME, "p1:1", "", MONEY, None),
@@ -293,16 +293,16 @@ class TestWithoutPayment:
             (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j2"),
         ]
 
-    def test_a_journal_of_the_drawer_without_payment_is_named(self) -> None:
+    def test_journal_of_the_drawer_without_payment_is_named(self) -> None:
         found = one(sides(ours=(), journals=booked(MONEY, owed=0), orders=()))
         assert (found.kind, found.journal_id) == (DiscrepancyKind.JOURNAL_WITHOUT_PAYMENT, "j1")
 
-    def test_an_order_paid_by_a_lost_payment_is_named(self) -> None:
+    def test_order_paid_by_a_lost_payment_is_named(self) -> None:
         found = one(sides(ours=(), journals=()))
         assert (found.kind, found.order_id, found.payment_id) == (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, "o1", "p1")
 
     @pytest.mark.parametrize("state", ["CREATED", "DECLINED"])
-    def test_an_order_paid_by_a_payment_without_money_is_named(self, state: str) -> None:
+    def test_order_paid_by_a_payment_without_money_is_named(self, state: str) -> None:
         found = one(sides(ours=at_rest(state), journals=()))
         assert (found.kind, found.action, found.order_id) == (DiscrepancyKind.ORDER_WITHOUT_PAYMENT, Action.LOOK, "o1")
 
@@ -311,7 +311,7 @@ class TestPaymentWithoutJournal:
     """The ledger has lost what a payment rests on."""
 
     @pytest.mark.parametrize("by_card", [True, False])
-    def test_a_payment_whose_journal_is_gone_is_named(self, by_card: bool) -> None:
+    def test_payment_whose_journal_is_gone_is_named(self, by_card: bool) -> None:
         payment = PAYMENT if by_card else replace(PAYMENT, by_card=False, key="")
         found = one(sides(*((CHARGE,) if by_card else ()), ours=(payment,), journals=()))
         assert (found.kind, found.action, found.journal_id) == (
@@ -329,7 +329,7 @@ class TestTwoReadings:
         compared = compare(sides(CHARGE, moving, standing), before=sides(CHARGE, standing))
         assert [each.key for each in compared.discrepancies] == ["s:1"]
 
-    def test_a_payment_that_is_being_settled_is_no_discrepancy(self) -> None:
+    def test_payment_that_is_being_settled_is_no_discrepancy(self) -> None:
         """At the first reading it had no journal, at the second its order was not paid."""
         before = sides(CHARGE, ours=at_rest("SUBMITTED"), journals=(), orders=())
         assert compare(sides(CHARGE, orders=()), before=before).discrepancies == ()

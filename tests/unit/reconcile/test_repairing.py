@@ -146,7 +146,7 @@ class TestReading:
         await read(desk)
         assert {request.source for request in desk.requests("ListPayments")} == {payment.SOURCE_UNSPECIFIED}
 
-    async def test_the_balance_is_read_before_the_journals_and_payments_last(self) -> None:
+    async def test_balance_is_read_before_the_journals_and_payments_last(self) -> None:
         desk = four_sides()
         await read(desk)
         order_of_methods = list(dict.fromkeys(name for name, _ in desk.asked))
@@ -160,12 +160,12 @@ class TestReading:
         await read(desk)
         assert [request.account_id for request in desk.requests("ListJournals")] == ["", ""]
 
-    async def test_an_account_that_is_no_counterpart_is_not_held_against_the_acquirer(self) -> None:
+    async def test_account_that_is_no_counterpart_is_not_held_against_the_acquirer(self) -> None:
         other = ledger.Account(account_id="acquirer:fees", currency_code="CNY")
         desk = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[other])])
         assert (await read(desk)).accounts == ()
 
-    async def test_a_journal_that_undoes_another_is_negative(self) -> None:
+    async def test_journal_that_undoes_another_is_negative(self) -> None:
         undoing = ledger.Journal(
             journal_id="r-1",
             payment_id="p1",
@@ -180,7 +180,7 @@ class TestReading:
         (found,) = (await read(desk)).journals
         assert (found.amount, found.owed) == (Amount(-1250, "CNY"), -1250)
 
-    async def test_a_state_this_program_does_not_know_is_a_number(self) -> None:
+    async def test_state_this_program_does_not_know_is_a_number(self) -> None:
         unknown = paid("p1")
         unknown.state = 99  # type: ignore[assignment]
         desk = four_sides(ListPayments=[payment.ListPaymentsResponse(payments=[unknown])])
@@ -191,7 +191,7 @@ class TestReading:
         assert (await find(desk, settle_s=60)).compared.discrepancies == ()
         assert len(desk.requests("ListAccounts")) == 1
 
-    async def test_only_what_differs_in_both_readings_is_told(self) -> None:
+    async def test_only_differences_in_both_readings_are_reported(self) -> None:
         """A payment that was under way at the first look has come to its end at the second."""
         moving = [
             acquirer.ListChargesResponse(charges=[charge("p8:1")]),
@@ -209,7 +209,7 @@ class TestReading:
         found = (await find(desk, settle_s=0)).compared.discrepancies
         assert [(each.kind, each.key) for each in found] == [(DiscrepancyKind.ONLY_THEIRS, "p9:1")]
 
-    async def test_only_what_lies_in_the_period_is_told(self) -> None:
+    async def test_only_items_of_the_period_are_reported(self) -> None:
         desk = four_sides(ListPayments=[payment.ListPaymentsResponse()])
         assert (await find(desk, settle_s=0, period=Period(100, None))).compared.discrepancies == ()
         assert (await find(desk, settle_s=0, period=Period(0, 100))).compared.discrepancies
@@ -236,7 +236,7 @@ def got(state: payment.PaymentState.ValueType) -> payment.GetPaymentResponse:
 class TestRepairing:
     """Each action."""
 
-    async def test_the_key_of_a_payment_without_money_is_reversed(self) -> None:
+    async def test_key_of_a_payment_without_money_is_reversed(self) -> None:
         answer = acquirer.ReverseByKeyResponse(charge=charge("p1:1", acquirer.CHARGE_STATE_REFUNDED))
         desk = FakeDesk({"ReverseByKey": [answer]})
         mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_THEIRS, Action.REFUND))
@@ -244,7 +244,7 @@ class TestRepairing:
         assert [request.key for request in desk.requests("ReverseByKey")] == ["p1:1"]
 
     @pytest.mark.parametrize("kind", [DiscrepancyKind.ONLY_THEIRS, DiscrepancyKind.DUPLICATE])
-    async def test_a_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: DiscrepancyKind) -> None:
+    async def test_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: DiscrepancyKind) -> None:
         found = difference(kind, Action.NAME, "key_9")
         desk = FakeDesk({})
         assert not (await repairer(desk).repair(found)).done
@@ -270,9 +270,7 @@ class TestRepairing:
             NotFound("CHARGE_NOT_FOUND", "nothing was ever decided on p1:1"),
         ],
     )
-    async def test_a_payment_whose_money_nobody_holds_is_reversed_and_no_card_charged(
-        self, answer: Message | Exception
-    ) -> None:
+    async def test_payment_without_a_charge_is_reversed_and_no_card_charged(self, answer: Message | Exception) -> None:
         """The reversal is waited for."""
         desk = FakeDesk(
             {
@@ -288,7 +286,7 @@ class TestRepairing:
         assert request.reason
         assert desk.requests("Charge") == []
 
-    async def test_a_reversal_that_is_refused_is_told(self) -> None:
+    async def test_refused_reversal_is_reported(self) -> None:
         """It stays as it is, and the next run finds it again."""
         refused = FailedPrecondition("INSUFFICIENT_FUNDS", "acquirer:CNY is short")
         desk = FakeDesk({"GetCharge": [NotFound("CHARGE_NOT_FOUND", "")], "Reverse": [refused]})
@@ -297,7 +295,7 @@ class TestRepairing:
 
     @pytest.mark.parametrize("ended", [payment.PAYMENT_STATE_SUCCEEDED, payment.PAYMENT_STATE_DECLINED])
     @pytest.mark.parametrize("kind", [DiscrepancyKind.LATE, DiscrepancyKind.REVERSAL_OWED])
-    async def test_an_open_payment_is_told_to_ask(
+    async def test_open_payment_is_made_to_ask_the_acquirer(
         self, kind: DiscrepancyKind, ended: payment.PaymentState.ValueType
     ) -> None:
         """Whatever it then hears."""
@@ -311,7 +309,7 @@ class TestRepairing:
         assert mended.done
         assert [request.key for request in desk.requests("NotifyAcquirer")] == ["p1:1"]
 
-    async def test_one_that_stays_open_is_told(self) -> None:
+    async def test_payment_that_stays_open_is_reported(self) -> None:
         desk = FakeDesk(
             {
                 "NotifyAcquirer": [payment.NotifyAcquirerResponse()],
@@ -322,7 +320,7 @@ class TestRepairing:
         assert (mended.done, mended.words) == (False, "p1 is UNKNOWN")
 
     @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK, Action.CORRECT, Action.LOST, Action.NAME])
-    async def test_what_cannot_be_mended_from_here_is_left(self, action: Action) -> None:
+    async def test_difference_without_a_repair_is_left(self, action: Action) -> None:
         """Nobody is asked anything."""
         desk = FakeDesk({})
         mended = await repairer(desk).repair(difference(DiscrepancyKind.AMOUNT, action))
@@ -330,7 +328,7 @@ class TestRepairing:
         assert desk.asked == []
 
 
-class TestNamed:
+class TestNamedRefunds:
     """Only an open discrepancy that waits for people can be refunded by name."""
 
     FOUND = (

@@ -33,12 +33,12 @@ METHODS: dict[str, MethodDescriptor] = {
 }
 
 
-def test_the_table_has_every_method_of_the_protos_and_no_other() -> None:
+def test_table_has_every_method_of_the_protos_and_no_other() -> None:
     """A method that is added to a proto is closed until somebody says who may call it."""
     assert set(access.MAY_CALL) == set(METHODS)
 
 
-def test_every_method_says_whether_it_may_be_repeated() -> None:
+def test_every_method_has_an_idempotency_level() -> None:
     """Clients retry by it; everything here may be."""
     unknown = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
     assert [name for name, method in METHODS.items() if method.GetOptions().idempotency_level == unknown] == []
@@ -59,7 +59,7 @@ def test_every_mutation_of_a_person_has_a_key() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_nobody_gets_in_who_is_not_in_the_table(method: str) -> None:
+def test_role_outside_the_table_is_refused(method: str) -> None:
     """Each role on each method; the refusal says who may."""
     for role in Role:
         if role in access.MAY_CALL[method]:
@@ -79,13 +79,13 @@ def test_auditors_change_nothing() -> None:
             assert (Role.AUDITOR in access.MAY_CALL[name]) == methods.is_read(name)
 
 
-def test_an_outside_bank_may_only_say_that_there_is_news() -> None:
+def test_acquirer_may_call_only_notify_acquirer() -> None:
     """It is none of our services, and sees nothing of ours."""
     open_to_it = [name for name, roles in access.MAY_CALL.items() if Role.ACQUIRER in roles]
     assert open_to_it == ["/countinghouse.payment.v1.PaymentService/NotifyAcquirer"]
 
 
-def test_an_unknown_method_is_refused() -> None:
+def test_unknown_method_is_refused() -> None:
     """Also of a service's."""
     with pytest.raises(PermissionDenied, match="no role"):
         access.check("/countinghouse.order.v1.OrderService/DropAll", Principal("x", Role.SERVICE))
@@ -97,7 +97,7 @@ def test_methods_that_are_not_ours_are_not_repeatable() -> None:
     assert not methods.is_read("/other.v1.Service/Do")
 
 
-def test_the_registry_lists_methods_in_order() -> None:
+def test_registry_lists_methods_in_order() -> None:
     """As the proto has them."""
     names = methods.method_names("countinghouse.order.v1.OrderService")
     assert names[:3] == ("CreateOrder", "GetOrder", "ListOrders")

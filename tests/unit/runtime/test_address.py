@@ -27,7 +27,7 @@ from services.runtime.settings import Settings
         ({"listen_host": "0.0.0.0", "advertise_host": "order.example"}, "order.example"),  # noqa: S104
     ],
 )
-def test_it_is_what_the_settings_say(settings: dict[str, str], host: str) -> None:
+def test_registered_address_is_that_of_the_settings(settings: dict[str, str], host: str) -> None:
     """Unless they say that it listens on all addresses, which is none."""
     assert _advertised_host(Settings(**settings)) == host  # type: ignore[arg-type]
 
@@ -36,7 +36,7 @@ def test_it_is_what_the_settings_say(settings: dict[str, str], host: str) -> Non
     "zookeeper",
     ["127.0.0.1:2181", "no-such-host.invalid:2181,127.0.0.1:2181", "127.0.0.1:2181/chroot", "zookeeper://127.0.0.1"],
 )
-def test_who_listens_on_all_addresses_registers_the_one_from_which_zookeeper_is_reached(zookeeper: str) -> None:
+def test_server_on_all_addresses_registers_the_one_from_which_zookeeper_is_reached(zookeeper: str) -> None:
     """The first server whose name is known decides; it need not be up."""
     assert _advertised_host(Settings(listen_host="0.0.0.0", zookeeper=zookeeper)) == "127.0.0.1"  # noqa: S104
 
@@ -45,7 +45,7 @@ def test_server_that_listens_everywhere_registers_the_ipv6_address_from_which_zo
     assert _advertised_host(Settings(listen_host="::", zookeeper="[::1]:2181")) == "::1"
 
 
-def test_where_no_way_to_zookeeper_is_known_it_is_started_again_later() -> None:
+def test_server_without_a_route_to_zookeeper_exits_to_be_started_again() -> None:
     """A name may be known in a moment; a wrong address would be registered for good."""
     with pytest.raises(Unavailable, match="COUNTINGHOUSE_ADVERTISE_HOST") as refusal:
         _advertised_host(Settings(listen_host="0.0.0.0", zookeeper="no-such-host.invalid:2181"))  # noqa: S104
@@ -65,7 +65,7 @@ def test_ipv6_address_is_listened_on_in_brackets(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["[::1", "[127.0.0.1]", "h:5001", "a b", "[::1]:5001", "[]"])
-def test_what_is_no_host_is_refused_at_start(host: str) -> None:
+def test_malformed_host_is_refused_at_start(host: str) -> None:
     """In one sentence, which quotes it."""
     for name in ("listen_host", "metrics_host", "advertise_host"):
         with pytest.raises(ValidationError, match="is no"):
@@ -73,7 +73,7 @@ def test_what_is_no_host_is_refused_at_start(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "fe80::1%eth0"])  # noqa: S104
-def test_address_that_nobody_can_call_is_not_registered(host: str) -> None:
+def test_address_that_cannot_be_called_is_not_registered(host: str) -> None:
     """All addresses are none, and a scope is this machine's own."""
     with pytest.raises(ValidationError, match=r"cannot be called|means nothing to others"):
         Settings(advertise_host=host)

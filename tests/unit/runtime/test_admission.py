@@ -124,7 +124,7 @@ class TestSilentCalls:
         for call in silent:
             call.cancel()
 
-    async def test_one_silent_call_too_many_ends_the_oldest(
+    async def test_silent_call_beyond_the_limit_ends_the_oldest(
         self, server: Server, channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """However many strangers are silent, no more of them are waited for."""

@@ -31,7 +31,7 @@ def machine() -> ManualClock:
     return ManualClock(1_700_000_000_000)
 
 
-async def test_it_is_what_the_database_says(machine: ManualClock) -> None:
+async def test_service_clock_follows_the_database(machine: ManualClock) -> None:
     """Whatever the machine believes; between two settings the monotonic clock carries it on."""
     clock = DatabaseClock(hands := Hands(machine, 1_731_536_000_000), machine)  # type: ignore[arg-type]
     await clock.set()
@@ -43,7 +43,7 @@ async def test_it_is_what_the_database_says(machine: ManualClock) -> None:
     assert clock.now_ms() == 1_731_536_002_400
 
 
-async def test_an_answer_is_of_the_middle_of_its_way(machine: ManualClock) -> None:
+async def test_database_time_is_taken_at_the_middle_of_the_round_trip(machine: ManualClock) -> None:
     """And one that took more than a second is not believed, but for the first."""
     clock = DatabaseClock(hands := Hands(machine, 5_000_000), machine)  # type: ignore[arg-type]
     hands.takes_ms = 400
@@ -54,7 +54,7 @@ async def test_an_answer_is_of_the_middle_of_its_way(machine: ManualClock) -> No
     assert clock.now_ms() == 5_001_600
 
 
-async def test_without_an_answer_it_goes_on(machine: ManualClock) -> None:
+async def test_service_clock_goes_on_without_the_database(machine: ManualClock) -> None:
     """The database is away: the caller is told, and the time is still there."""
     clock = DatabaseClock(hands := Hands(machine, 5_000_000), machine)  # type: ignore[arg-type]
     await clock.set()

@@ -51,9 +51,7 @@ class Beside:
         [Unavailable("DATABASE_UNAVAILABLE", "away"), OutcomeUnknown("OUTCOME_UNKNOWN", "away")],
     ],
 )
-async def test_a_database_that_is_away_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch, failures: list[Exception]
-) -> None:
+async def test_database_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch, failures: list[Exception]) -> None:
     """A server that has begun to listen must not end because its database restarts."""
     beside = Beside(*failures)
 

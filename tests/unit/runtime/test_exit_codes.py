@@ -26,7 +26,7 @@ PROGRAM = Program(
         (CountinghouseError("PORT_BUSY", "the port is taken"), 2),
     ],
 )
-def test_what_went_away_is_started_again_and_what_refuses_is_not(
+def test_exit_code_distinguishes_absence_from_refusal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: CountinghouseError, code: int
 ) -> None:
     """One line on standard error says why, and of which program it is."""

@@ -30,7 +30,7 @@ async def dropped(failpoints: FailpointSet, name: str, *subjects: str) -> bool:
     return call.reply_dropped
 
 
-async def test_one_fires_once() -> None:
+async def test_failpoint_fires_once() -> None:
     """And says how often it was passed and fired."""
     failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", DROP)
@@ -38,7 +38,7 @@ async def test_one_fires_once() -> None:
     assert (failpoints.passed["posted"], failpoints.fired["posted"]) == (3, 1)
 
 
-async def test_one_fires_at_the_nth_pass() -> None:
+async def test_failpoint_fires_at_the_nth_pass() -> None:
     """Counted from when it was armed."""
     failpoints = FailpointSet(enabled=True)
     await dropped(failpoints, "posted")
@@ -64,7 +64,7 @@ async def test_arming_again_replaces_and_unspecified_disarms() -> None:
     assert not await dropped(failpoints, "posted")
 
 
-async def test_where_they_are_disabled_nothing_happens() -> None:
+async def test_disabled_failpoints_do_nothing() -> None:
     """Armed or not: nothing fires, nothing is counted."""
     failpoints = FailpointSet(enabled=False)
     failpoints.arm("posted", DROP)
@@ -88,7 +88,7 @@ async def test_killing_and_stopping_mean_this_process(
     assert sent == [(os.getpid(), expected)]
 
 
-async def test_a_delay_lasts_as_long_as_asked() -> None:
+async def test_delay_lasts_as_long_as_asked() -> None:
     """And the passing goes on after it."""
     failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", pb.FAILPOINT_ACTION_DELAY, delay_ms=30)
@@ -98,7 +98,7 @@ async def test_a_delay_lasts_as_long_as_asked() -> None:
     assert loop.time() - began_s >= 0.029
 
 
-async def test_without_a_call_there_is_no_reply_to_lose() -> None:
+async def test_drop_reply_without_a_call_does_nothing() -> None:
     """A worker passes unharmed."""
     failpoints = FailpointSet(enabled=True)
     failpoints.arm("posted", DROP)
@@ -115,14 +115,14 @@ async def test_without_a_call_there_is_no_reply_to_lose() -> None:
         ("posted", {"hit": -1}, "OUT_OF_RANGE"),
     ],
 )
-def test_what_cannot_be_armed(name: str, arguments: dict[str, Any], reason: str) -> None:
+def test_unknown_failpoint_is_refused(name: str, arguments: dict[str, Any], reason: str) -> None:
     """Is refused with its reason."""
     with pytest.raises(InvalidArgument) as refusal:
         FailpointSet(enabled=True).arm(name, DROP, **arguments)
     assert refusal.value.reason == reason
 
 
-async def test_they_are_armed_from_outside() -> None:
+async def test_failpoints_are_armed_by_the_servicer() -> None:
     """Through the servicer: 0 means the first pass; the list has all eight with their counts."""
     context: Any = None
     failpoints = FailpointSet(enabled=True)

@@ -57,7 +57,7 @@ async def test_calls_beyond_the_streams_of_a_connection_wait_and_are_all_answere
         await asyncio.gather(*(stub.Check(request, timeout=PATIENCE_S) for _ in range(500)))
 
 
-async def test_connection_that_says_nothing_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even HTTP/2's preface: it ends by itself."""
     monkeypatch.setattr(grpc_server, "_HANDSHAKE_MS", 300)
     async with serving(tmp_path) as address:

@@ -163,7 +163,7 @@ async def test_readiness_of_an_idle_server_notices_that_its_database_cannot_be_w
     await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_monitor_whose_database_fails_in_an_unforeseen_way_says_not_serving_and_goes_on(
+async def test_monitor_whose_database_fails_unexpectedly_reports_not_serving_and_goes_on(
     monitored: Monitored,
 ) -> None:
     monitored.database.broken = True

@@ -160,7 +160,7 @@ def client(channel: aio.Channel, server: Server) -> Client:
     return Client(channel, server)
 
 
-async def test_a_call_knows_its_caller(server: Server, client: Client) -> None:
+async def test_call_knows_its_caller(server: Server, client: Client) -> None:
     """The servicer finds method and principal of the call it serves."""
     assert (await client.create()).order.order_id == "o1"
     (call,) = server.calls
@@ -171,7 +171,7 @@ async def test_a_call_knows_its_caller(server: Server, client: Client) -> None:
 @pytest.mark.parametrize(
     ("timeout", "expected_s"), [(2.0, 2.0), (None, DEFAULT_S), (1_000.0, MAX_S)], ids=["theirs", "default", "longest"]
 )
-async def test_a_deadline_is_the_callers_within_bounds(
+async def test_deadline_is_the_callers_within_bounds(
     server: Server, client: Client, timeout: float | None, expected_s: float
 ) -> None:
     """A little earlier than theirs, so that the answer still reaches them."""
@@ -189,7 +189,7 @@ async def test_a_deadline_is_the_callers_within_bounds(
 @pytest.mark.parametrize(
     ("token", "reason"), [("", "TOKEN_REQUIRED"), ("rubbish", "TOKEN_INVALID")], ids=["none", "rubbish"]
 )
-async def test_without_a_good_token_nobody_is_served(server: Server, client: Client, token: str, reason: str) -> None:
+async def test_call_without_a_valid_token_is_refused(server: Server, client: Client, token: str, reason: str) -> None:
     """UNAUTHENTICATED, before the servicer is asked."""
     with pytest.raises(Unauthenticated) as refusal:
         await client.create(token=token)
@@ -197,7 +197,7 @@ async def test_without_a_good_token_nobody_is_served(server: Server, client: Cli
     assert not server.calls
 
 
-async def test_an_expired_token_is_refused(server: Server, client: Client) -> None:
+async def test_expired_token_is_refused(server: Server, client: Client) -> None:
     """UNAUTHENTICATED, with a reason of its own."""
     with pytest.raises(Unauthenticated) as refusal:
         await client.create(token=server.token(ttl_s=-1))
@@ -215,7 +215,7 @@ async def test_another_scheme_is_no_token(channel: aio.Channel, server: Server) 
         assert (code is grpc.StatusCode.OK) is good
 
 
-async def test_a_role_that_may_not_is_refused(server: Server, client: Client) -> None:
+async def test_role_that_may_not_is_refused(server: Server, client: Client) -> None:
     """PERMISSION_DENIED, before the servicer is asked."""
     with pytest.raises(PermissionDenied) as refusal:
         await client.create(token=server.token(Principal("zhao", Role.AUDITOR)))
@@ -223,7 +223,7 @@ async def test_a_role_that_may_not_is_refused(server: Server, client: Client) ->
     assert not server.calls
 
 
-async def test_what_nobody_expected_is_told_to_the_log_and_not_to_the_caller(server: Server, client: Client) -> None:
+async def test_unexpected_error_is_logged_and_hidden_from_the_caller(server: Server, client: Client) -> None:
     """An opaque INTERNAL; the log has the exception and the caller's name."""
 
     async def burst(_request: Any, _context: Any) -> Any:
@@ -239,7 +239,7 @@ async def test_what_nobody_expected_is_told_to_the_log_and_not_to_the_caller(ser
     assert (entry["caller"], entry["log_level"]) == ("li (cashier)", "error")
 
 
-async def test_a_typed_error_arrives_with_its_details(server: Server, client: Client) -> None:
+async def test_typed_error_arrives_with_its_details(server: Server, client: Client) -> None:
     """ErrorInfo, BadRequest and RetryInfo, in the trailer that gRPC has for them."""
     sent: list[CountinghouseError] = [
         InvalidArgument.of_field("FIELD_REQUIRED", "order_id", "order_id is required"),
@@ -332,7 +332,7 @@ async def test_each_call_is_counted_once_under_its_code(server: Server, client: 
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-async def test_a_stored_response_goes_out_as_it_is(server: Server, client: Client, replayed: bool) -> None:
+async def test_stored_response_goes_out_as_it_is(server: Server, client: Client, replayed: bool) -> None:
     """Byte for byte, unknown fields included; only the repeat is marked."""
     body = pb.CreateOrderResponse(order=pb.Order(order_id="o1")).SerializeToString() + b"\xfa\x3f\x01x"
 
@@ -346,7 +346,7 @@ async def test_a_stored_response_goes_out_as_it_is(server: Server, client: Clien
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-async def test_a_stored_refusal_is_repeated(server: Server, client: Client, replayed: bool) -> None:
+async def test_stored_refusal_is_repeated(server: Server, client: Client, replayed: bool) -> None:
     """The same status with the same details; only the repeat is marked."""
     error = FailedPrecondition("TICKET_EXPIRED", "fetch a new one", metadata={"key": "t1"})
     body = status.to_status(error).SerializeToString()
@@ -390,7 +390,7 @@ class Hold:
             self.ended.set()
 
 
-async def test_a_change_is_finished_although_its_caller_hung_up(server: Server, client: Client) -> None:
+async def test_change_is_finished_although_its_caller_hung_up(server: Server, client: Client) -> None:
     """Their patience must not decide in which state a payment is left."""
     server.behaviour = hold = Hold()
     call = client.begin()
@@ -408,7 +408,7 @@ async def test_a_change_is_finished_although_its_caller_hung_up(server: Server, 
     assert hold.how == "finished"
 
 
-async def test_a_change_is_finished_although_its_deadline_passed(server: Server, client: Client) -> None:
+async def test_change_is_finished_although_its_deadline_passed(server: Server, client: Client) -> None:
     """The same for a deadline of the caller's."""
     server.behaviour = hold = Hold()
     with pytest.raises(aio.AioRpcError) as answer:
@@ -423,7 +423,7 @@ async def test_a_change_is_finished_although_its_deadline_passed(server: Server,
 @pytest.mark.parametrize(
     ("error", "logged"), [(ValueError("broken"), True), (FailedPrecondition("ILLEGAL_STATE", "no"), False)]
 )
-async def test_the_end_of_a_change_nobody_waits_for_is_logged_if_unexpected(
+async def test_unexpected_error_after_a_hang_up_is_logged(
     server: Server, client: Client, error: Exception, logged: bool
 ) -> None:
     """A fault after the caller hung up must not be lost."""
@@ -450,7 +450,7 @@ async def test_the_end_of_a_change_nobody_waits_for_is_logged_if_unexpected(
     assert [entry["exc_info"] for entry in logs if entry["event"] == "unexpected"] == ([error] if logged else [])
 
 
-async def test_a_read_is_given_up_when_its_caller_hangs_up(server: Server, client: Client) -> None:
+async def test_read_is_given_up_when_its_caller_hangs_up(server: Server, client: Client) -> None:
     """Nothing is left half done by that."""
     server.behaviour = hold = Hold()
     call = client.begin_reading()
@@ -462,7 +462,7 @@ async def test_a_read_is_given_up_when_its_caller_hangs_up(server: Server, clien
     assert hold.how == "cancelled"
 
 
-async def test_a_dropped_reply_is_a_deadline_to_the_caller(server: Server, client: Client) -> None:
+async def test_dropped_reply_is_a_deadline_to_the_caller(server: Server, client: Client) -> None:
     """The change is made, and the caller never hears of it; the next call is answered."""
     failpoints = FailpointSet(enabled=True)
     failpoints.arm("recorded", failpoint_pb2.FAILPOINT_ACTION_DROP_REPLY)
@@ -481,7 +481,7 @@ async def test_a_dropped_reply_is_a_deadline_to_the_caller(server: Server, clien
     assert (await client.create()).order.order_id == "o1"
 
 
-async def test_a_dropped_refusal_is_a_deadline_too(server: Server, client: Client) -> None:
+async def test_dropped_refusal_is_a_deadline_too(server: Server, client: Client) -> None:
     """Whatever the answer was."""
 
     async def refuse(_request: Any, _context: Any) -> Any:
@@ -510,7 +510,7 @@ async def test_calls_at_once_do_not_see_each_other(server: Server, client: Clien
     assert [answer.order.order_id for answer in answers] == names
 
 
-async def test_health_is_for_everybody(channel: aio.Channel, server: Server) -> None:
+async def test_health_needs_no_token(channel: aio.Channel, server: Server) -> None:
     """What is not ours passes untouched, without a token."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5.0)

@@ -54,7 +54,7 @@ async def page(registry: CollectorRegistry) -> AsyncIterator[MetricsPage]:
     await served.close()
 
 
-async def test_the_page_has_what_everybody_counts(registry: CollectorRegistry, page: MetricsPage) -> None:
+async def test_page_has_call_coordination_and_process_metrics(registry: CollectorRegistry, page: MetricsPage) -> None:
     """Calls, coordination and the process, in one registry."""
     CallMetrics(registry).answered("Settle", grpc.StatusCode.OK, 0.02)
     Metrics(registry).locks_held.set(3)
@@ -78,7 +78,7 @@ def test_calls_and_durations_are_as_many() -> None:
     assert registry.get_sample_value("countinghouse_call_seconds_count", {"method": "Pay"}) == 3
 
 
-async def test_it_answers_while_the_event_loop_is_busy(page: MetricsPage) -> None:
+async def test_page_is_served_while_the_event_loop_is_busy(page: MetricsPage) -> None:
     """The moment at which one wants to know most."""
     with ThreadPoolExecutor(1) as elsewhere:
         text = elsewhere.submit(read, page.port).result(timeout=10)  # the loop stands still meanwhile
@@ -103,18 +103,18 @@ async def test_readers_beyond_the_bound_are_turned_away(page: MetricsPage) -> No
             return
 
 
-async def test_a_busy_port_is_named_with_its_setting(page: MetricsPage, registry: CollectorRegistry) -> None:
+async def test_busy_port_is_named_with_its_setting(page: MetricsPage, registry: CollectorRegistry) -> None:
     with pytest.raises(CountinghouseError, match=f"{page.port}.*COUNTINGHOUSE_METRICS_PORT") as refusal:
         MetricsPage(registry, HOST, page.port)
     assert refusal.value.reason == "METRICS_PORT_BUSY"
 
 
-async def test_a_host_that_is_not_ours_is_refused(registry: CollectorRegistry) -> None:
+async def test_host_that_is_not_ours_is_refused(registry: CollectorRegistry) -> None:
     with pytest.raises(CountinghouseError, match=r"192\.0\.2\.1"):
         MetricsPage(registry, "192.0.2.1", 0)
 
 
-async def test_closed_it_gives_its_port_back(registry: CollectorRegistry) -> None:
+async def test_closed_page_frees_its_port(registry: CollectorRegistry) -> None:
     first = MetricsPage(registry, HOST, 0)
     await first.close()
     with pytest.raises(ConnectionRefusedError):

@@ -75,7 +75,7 @@ class Numbers:
         return found
 
 
-def test_sizes() -> None:
+def test_page_size_has_a_default_and_bounds() -> None:
     """0 is the default; the bounds are taken, what is beyond them is refused."""
     assert [pagination.page_size(asked) for asked in (0, 1, 1_000)] == [50, 1, 1_000]
     for asked in (-1, 1_001):

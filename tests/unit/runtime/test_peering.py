@@ -77,13 +77,13 @@ async def test_no_answer_is_unknown(tmp_path: Path) -> None:
     assert type(await asked(tmp_path, lost())) is OutcomeUnknown
 
 
-async def test_limit_of_a_peer_is_unavailable_to_whoever_called_us(tmp_path: Path) -> None:
+async def test_limit_of_a_peer_is_unavailable_to_our_caller(tmp_path: Path) -> None:
     """Nothing was done; and the limit that was reached is this service's, not its caller's."""
     error = await asked(tmp_path, answer(ResourceExhausted("CALLER_LIMIT", "too many calls", retry_after_ms=250)))
     assert (type(error), error.reason, error.retry_after_ms) == (Unavailable, "PEER_BUSY", 250)
 
 
-async def test_an_answer_is_what_it_says(tmp_path: Path) -> None:
+async def test_single_answer_is_the_peers_error(tmp_path: Path) -> None:
     """One send, one answer: its word counts, also after others that answered."""
     for told in (AWAY, Aborted("ORDER_LOCKED", "held"), FailedPrecondition("INSUFFICIENT_FUNDS", "no")):
         assert type(await asked(tmp_path, answer(told))) is type(told)
@@ -95,7 +95,9 @@ async def test_an_answer_is_what_it_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "told", [AWAY, RequestInProgress("k"), Aborted("STALE_FENCE", "no"), PermissionDenied("ROLE_NOT_ALLOWED", "no")]
 )
-async def test_nothing_done_by_one_says_nothing_of_another(tmp_path: Path, told: CountinghouseError) -> None:
+async def test_refusal_after_an_unanswered_attempt_leaves_the_outcome_unknown(
+    tmp_path: Path, told: CountinghouseError
+) -> None:
     """An instance was sent the call and did not answer; that a second one did nothing leaves the outcome unknown."""
     error = await asked(tmp_path, SentBefore(answer(told), sends=2, maybe_done=1))
     assert type(error) is OutcomeUnknown
@@ -103,7 +105,7 @@ async def test_nothing_done_by_one_says_nothing_of_another(tmp_path: Path, told:
 
 
 @pytest.mark.parametrize("told", [AlreadyExists("ORDER_ALREADY_PAID", "paid"), FailedPrecondition("NO", "no")])
-async def test_a_definitive_refusal_is_an_answer_for_all(tmp_path: Path, told: CountinghouseError) -> None:
+async def test_definitive_refusal_is_an_answer_for_all(tmp_path: Path, told: CountinghouseError) -> None:
     """It would have met the earlier attempt, too, or is what that one led to."""
     assert type(await asked(tmp_path, SentBefore(answer(told), sends=2, maybe_done=1))) is type(told)
 

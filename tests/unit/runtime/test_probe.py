@@ -49,13 +49,13 @@ def test_probe_with_interface_asks_for_its_readiness(servicer: health.HealthServ
     assert probe(address) == (0, "SERVING")
 
 
-def test_nobody_there_is_not_healthy() -> None:
+def test_closed_port_is_not_healthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         address = f"127.0.0.1:{held.getsockname()[1]}"
     assert probe(address) == (1, "UNAVAILABLE")
 
 
-def test_it_imports_little() -> None:
+def test_probe_imports_only_grpc() -> None:
     """It runs every few seconds in every container: no framework, no settings, no database."""
     program = "import sys, services.runtime.grpc.probe; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_everything_has_a_default() -> None:
+def test_every_setting_has_a_default() -> None:
     """All guards on, no failpoints, loopback."""
     settings = Settings()
     assert settings.guards.off == ()
@@ -47,7 +47,7 @@ def test_currency_outside_iso_4217_is_refused_at_start(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "value"), [("COUNTINGHOUSE_GUARDS_OFF", "fence"), ("COUNTINGHOUSE_FAILPOINTS", "true")]
 )
-def test_production_refuses_to_be_played_with(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_production_refuses_guards_off_and_failpoints(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The message names the variable to unset; elsewhere the same setting is taken."""
     monkeypatch.setenv(name, value)
     assert Settings().profile is Profile.DEVELOPMENT
@@ -56,13 +56,13 @@ def test_production_refuses_to_be_played_with(monkeypatch: pytest.MonkeyPatch, n
         Settings()
 
 
-def test_production_is_taken_when_it_is_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_production_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """All guards on and no failpoints."""
     monkeypatch.setenv("COUNTINGHOUSE_PROFILE", "production")
     assert Settings().profile is Profile.PRODUCTION
 
 
-def test_a_guard_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """At start, not when it would be needed."""
     monkeypatch.setenv("COUNTINGHOUSE_GUARDS_OFF", "fense")
     with pytest.raises(InvalidArgument, match="fense"):
@@ -83,7 +83,7 @@ def test_a_guard_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch)
         ("PROFILE", "staging"),
     ],
 )
-def test_what_is_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_setting_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """Every wait and size has a bound."""
     monkeypatch.setenv(f"COUNTINGHOUSE_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):

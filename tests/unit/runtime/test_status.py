@@ -45,7 +45,7 @@ def test_every_error_class_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(("error", "code"), EVERY_ERROR, ids=lambda value: type(value).__name__)
-def test_an_error_arrives_as_it_was_sent(error: errors.CountinghouseError, code: grpc.StatusCode) -> None:
+def test_error_arrives_as_it_was_sent(error: errors.CountinghouseError, code: grpc.StatusCode) -> None:
     """Reason, message, metadata, retry and fields; of the kind that belongs to its code."""
     sent = status.to_status(error)
     assert status.code_of(error) is status.code_of_status(sent) is code
@@ -64,7 +64,7 @@ def rpc_error(code: grpc.StatusCode, trailers: Metadata, details: str = "socket 
 @pytest.mark.parametrize(
     "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL]
 )
-def test_a_status_that_is_not_ours_says_nothing_about_what_was_done(code: grpc.StatusCode) -> None:
+def test_foreign_status_leaves_the_outcome_unknown(code: grpc.StatusCode) -> None:
     """The transport's own words, and an opaque INTERNAL: the outcome is unknown."""
     assert isinstance(status.from_rpc_error(rpc_error(code, Metadata())), errors.OutcomeUnknown)
     opaque = Metadata((status.DETAILS_KEY, status.internal().SerializeToString()))
@@ -78,7 +78,7 @@ def test_another_domains_error_is_not_taken_for_ours() -> None:
     assert isinstance(status.from_status(foreign), errors.OutcomeUnknown)
 
 
-def test_a_rpc_error_with_our_details_is_our_error() -> None:
+def test_rpc_error_with_our_details_is_our_error() -> None:
     """Read from the trailers."""
     sent = status.to_status(errors.StaleFence("o1", Fence(1, 1), Fence(1, 2)))
     trailers = Metadata((status.DETAILS_KEY, sent.SerializeToString()))
@@ -104,17 +104,17 @@ def test_malformed_detail_of_a_peer_leaves_the_outcome_unknown() -> None:
     assert isinstance(arrived, errors.OutcomeUnknown)
 
 
-def test_an_error_without_a_code_of_its_own_is_internal() -> None:
+def test_error_without_a_code_of_its_own_is_internal() -> None:
     """One that only a start-up can meet never becomes a promise about a call."""
     assert status.code_of(DatabaseRefused("DATABASE_CORRUPT", "m")) is grpc.StatusCode.INTERNAL
 
 
-def test_internal_tells_nothing() -> None:
+def test_internal_error_hides_its_exception() -> None:
     """No details, no text of the exception."""
     assert status.code_of_status(status.internal()) is grpc.StatusCode.INTERNAL
     assert not status.internal().details
 
 
-def test_an_unknown_number_is_unknown() -> None:
+def test_unknown_number_is_unknown() -> None:
     """Codes of the future are not guessed."""
     assert status.code_of_status(status_pb2.Status(code=99)) is grpc.StatusCode.UNKNOWN

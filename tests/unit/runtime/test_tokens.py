@@ -44,13 +44,13 @@ def verifier(signer: TokenSigner, clock: ManualClock) -> TokenVerifier:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_token_says_who_it_was_made_for(signer: TokenSigner, verifier: TokenVerifier, role: Role) -> None:
+def test_token_names_its_principal(signer: TokenSigner, verifier: TokenVerifier, role: Role) -> None:
     """Name and role come back."""
     principal = Principal("li.2:x", role)
     assert verifier.verify(signer.sign(principal, 60)) == principal
 
 
-def test_a_token_expires(signer: TokenSigner, verifier: TokenVerifier, clock: ManualClock) -> None:
+def test_expired_token_is_refused(signer: TokenSigner, verifier: TokenVerifier, clock: ManualClock) -> None:
     """At its second, by the service's own clock, and says what to do."""
     token = signer.sign(LI, 60)
     clock.advance(59_000)
@@ -61,13 +61,13 @@ def test_a_token_expires(signer: TokenSigner, verifier: TokenVerifier, clock: Ma
     assert refusal.value.reason == "TOKEN_EXPIRED"
 
 
-def test_a_foreign_key_signs_nothing(verifier: TokenVerifier, clock: ManualClock) -> None:
+def test_foreign_key_signs_nothing(verifier: TokenVerifier, clock: ManualClock) -> None:
     """A well-formed token of another house is not one of ours."""
     foreign = TokenSigner(Ed25519PrivateKey.generate(), clock).sign(LI, 60)
     assert_invalid(verifier, foreign)
 
 
-def test_a_changed_token_is_refused(signer: TokenSigner, verifier: TokenVerifier) -> None:
+def test_changed_token_is_refused(signer: TokenSigner, verifier: TokenVerifier) -> None:
     """A cashier who writes `accountant` over their role."""
     head, body, signature = signer.sign(LI, 60).split(".")
     claims = json.loads(base64.urlsafe_b64decode(body + "=="))
@@ -115,13 +115,13 @@ def test_rubbish_is_refused(verifier: TokenVerifier, token: str) -> None:
     assert_invalid(verifier, token)
 
 
-def test_a_name_that_cannot_be_one_is_not_signed(signer: TokenSigner) -> None:
+def test_name_that_cannot_be_one_is_not_signed(signer: TokenSigner) -> None:
     """Better here than at every call."""
     with pytest.raises(InvalidArgument):
         signer.sign(Principal("two words", Role.CASHIER), 60)
 
 
-def test_the_key_file_is_made_for_its_owner_only(tmp_path: Path, clock: ManualClock) -> None:
+def test_key_file_is_made_for_its_owner_only(tmp_path: Path, clock: ManualClock) -> None:
     """Mode 0600, whatever the umask; and the next start reads the same key."""
     path = tmp_path / "signing.pem"
     before = os.umask(0)
@@ -134,7 +134,7 @@ def test_the_key_file_is_made_for_its_owner_only(tmp_path: Path, clock: ManualCl
     assert [child.name for child in tmp_path.iterdir()] == ["signing.pem"]
 
 
-def test_a_file_that_is_no_such_key_is_refused(tmp_path: Path, clock: ManualClock) -> None:
+def test_file_that_is_no_such_key_is_refused(tmp_path: Path, clock: ManualClock) -> None:
     """Rather than overwritten; the message names the file."""
     path = tmp_path / "signing.pem"
     other = ec.generate_private_key(ec.SECP256R1())
@@ -149,7 +149,7 @@ def test_a_file_that_is_no_such_key_is_refused(tmp_path: Path, clock: ManualCloc
         TokenSigner.from_file(path, clock)
 
 
-def test_a_service_does_not_verify_by_rubbish(tmp_path: Path, clock: ManualClock) -> None:
+def test_service_does_not_verify_by_rubbish(tmp_path: Path, clock: ManualClock) -> None:
     """A key of another kind, or none at all."""
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     pem = other.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -166,7 +166,7 @@ def test_signers_that_start_at_once_end_with_one_key(tmp_path: Path, clock: Manu
     assert len({signer.public_pem() for signer in signers}) == 1
 
 
-def test_a_services_own_token_is_read_again_when_it_changes(tmp_path: Path) -> None:
+def test_services_own_token_is_read_again_when_it_changes(tmp_path: Path) -> None:
     """So that it can be renewed under a running service."""
     path = tmp_path / "service.token"
     path.write_text("one\n")

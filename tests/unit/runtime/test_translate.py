@@ -46,7 +46,7 @@ def test_no_money_is_refused() -> None:
         translate.money_in(money_pb2.Money())
 
 
-def test_a_fence_is_whole_or_left_out() -> None:
+def test_fence_is_whole_or_left_out() -> None:
     """Left out only where it may be; half a fence or a negative one never."""
     assert translate.fence_in(fence_pb2.Fence(), required=False) == NO_FENCE
     with pytest.raises(InvalidArgument):

@@ -51,13 +51,13 @@ _PAID = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li")
         (KeyMismatch("r1"), False),
     ],
 )
-def test_a_result_is_open_if_the_request_may_come_right(error: CountinghouseError | None, again: bool) -> None:
+def test_result_is_open_if_the_request_may_come_right(error: CountinghouseError | None, again: bool) -> None:
     """An unknown outcome is asked for again, under the same key; a refusal is an answer."""
     assert CallResult(0, 1, error=error).open is again
     assert CallResult(0, 1, error=error).final is not again
 
 
-def test_a_result_with_a_payment_under_way_is_not_final() -> None:
+def test_result_with_a_payment_under_way_is_not_final() -> None:
     for state, final in (("UNKNOWN", False), ("SUBMITTED", False), ("SUCCEEDED", True), ("PARKED", True), ("", True)):
         assert CallResult(0, 1, answer=Answer(state=state)).final is final
 
@@ -87,14 +87,14 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_RETRY_S", 0)
 
 
-async def test_an_answer_at_once_is_the_answer() -> None:
+async def test_answer_at_once_is_the_answer() -> None:
     caller = Scripted(None)
     answer = await caller.settle("o1", "k1")
     assert (answer.tries, answer.first_error, answer.open) == (1, None, False)
     assert caller.connections.answers == [Answered("k1", True, b"yes")]
 
 
-async def test_the_same_request_is_sent_until_it_is_answered() -> None:
+async def test_same_request_is_sent_until_it_is_answered() -> None:
     """The answer tells how often, what was met first, and how long all of it took."""
     stale = StaleFence("o1", Fence(1, 1), Fence(1, 2))
     stale.retry_after_ms = 1
@@ -106,13 +106,13 @@ async def test_the_same_request_is_sent_until_it_is_answered() -> None:
     assert caller.connections.answers == [Answered("k1", True, b"yes")]
 
 
-async def test_a_refusal_is_kept_for_the_checker() -> None:
+async def test_refusal_is_kept_for_the_checker() -> None:
     caller = Scripted(_PAID)
     assert (await caller.settle("o1", "k1")).error is _PAID
     assert caller.connections.answers == [Answered("k1", False, b"no")]
 
 
-async def test_a_refusal_is_raised_where_a_response_is_needed() -> None:
+async def test_refusal_is_raised_where_a_response_is_needed() -> None:
     with pytest.raises(AlreadyExists):
         await Scripted(_PAID).ask(pb.SettleRequest())
     with pytest.raises(AlreadyExists):
@@ -162,7 +162,7 @@ async def test_no_call_may_last_longer_than_patience() -> None:
         (pb.ReverseRequest(request_id="k", payment_id="p1"), Arguments("o1", "p1", "k")),
     ],
 )
-def test_the_history_says_what_a_request_says(request_: Any, arguments: Arguments) -> None:
+def test_history_records_the_request(request_: Any, arguments: Arguments) -> None:
     """And which order a ticket or payment is about, if an answer has said so."""
     connections = Connections(str, ManualClock())
     connections.order_of("t1", "o9")
@@ -171,7 +171,7 @@ def test_the_history_says_what_a_request_says(request_: Any, arguments: Argument
     assert caller._arguments(request_) == replace(arguments, clerk="li", role="cashier")
 
 
-def test_the_order_of_a_payment_stays_what_a_request_once_said() -> None:
+def test_order_of_a_payment_keeps_its_first_value() -> None:
     """A request that is sent again has to say the same."""
     connections = Connections(str, ManualClock())
     assert connections.order_of("p1") == ""

@@ -662,17 +662,17 @@ def an_older_payment_seen_in_the_same_nanosecond(dataset: DatasetBuilder) -> Non
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
-def test_an_illegal_history_is_named(case: Illegal) -> None:
+def test_illegal_history_is_named(case: Illegal) -> None:
     """By the checks it breaks, in words, and by no other."""
     CASES.is_named(case)
 
 
 @pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
-def test_a_lawful_oddity_passes(case: Lawful) -> None:
+def test_lawful_oddity_passes(case: Lawful) -> None:
     CASES.passes(case)
 
 
-def test_a_recording_that_broke_off_accuses_nobody_of_what_may_have_come_after() -> None:
+def test_broken_recording_is_no_violation_for_later_attempts() -> None:
     """Refused when it was last heard of; it may have been sent again."""
     dataset = CASES.build()
     refused_but_done(dataset)

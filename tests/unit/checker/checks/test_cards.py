@@ -52,14 +52,14 @@ def agreement(snapshot: Snapshot, acquirer: AcquirerLog | None = None) -> Check:
     return check
 
 
-def test_one_charge_under_the_payments_key() -> None:
+def test_card_payment_charged_under_its_key_is_ok() -> None:
     """That and the drawer's, which the acquirer has nothing to do with."""
     dataset, payment = by_card()
     assert found(replace(dataset.snapshot(), charges=(charge(payment),))) == ()
 
 
 @pytest.mark.parametrize("state", ["DECLINED", "REFUNDED", "TOMBSTONE", ""])
-def test_what_the_acquirer_does_not_hold(state: str) -> None:
+def test_succeeded_payment_without_a_charge_is_a_violation(state: str) -> None:
     """The ledger says that it owes; nothing was charged, or it was given back."""
     dataset, payment = by_card()
     charges = (charge(payment, state=state),) if state else ()
@@ -74,13 +74,13 @@ def test_parked_payment_is_compared_only_once_its_key_is_reversed() -> None:
     assert found(replace(dataset.snapshot(), charges=(charge(payment, amount=AMOUNT + 1),))) == ()
 
 
-def test_another_amount() -> None:
+def test_charge_of_another_amount_is_a_violation() -> None:
     dataset, payment = by_card()
     (said,) = found(replace(dataset.snapshot(), charges=(charge(payment, amount=AMOUNT + 1),)))
     assert f"holds {AMOUNT + 1}" in said
 
 
-def test_further_charges_of_the_same_payment() -> None:
+def test_second_charge_of_a_payment_is_a_violation() -> None:
     """Under other keys: what happens without the guard `acquirer-key`."""
     dataset, payment = by_card()
     charges = (charge(payment), charge(payment, key="key_9"), charge(payment, key="key_10"))
@@ -89,21 +89,21 @@ def test_further_charges_of_the_same_payment() -> None:
     assert f"holds {3 * AMOUNT}" in said[1]
 
 
-def test_a_charge_that_is_no_payments() -> None:
+def test_charge_of_an_unknown_payment_is_a_violation() -> None:
     dataset, payment = by_card()
     charges = (charge(payment), *(charge(payment, key=key, reference="pay_77") for key in ("key_9", "key_10")))
     (said,) = found(replace(dataset.snapshot(), charges=charges))
     assert said == "the acquirer holds money under key_9, key_10 for pay_77, which is no payment by card"
 
 
-def test_a_charge_that_is_for_nothing() -> None:
+def test_charge_without_a_reference_is_a_violation() -> None:
     dataset, payment = by_card()
     charges = (charge(payment), charge(payment, key="key_9") | {"reference": ""})
     (said,) = found(replace(dataset.snapshot(), charges=charges))
     assert said == "the acquirer holds money under key_9 for nothing, which is no payment by card"
 
 
-def test_a_reversal_that_the_acquirer_was_not_told() -> None:
+def test_reversal_not_sent_to_the_acquirer_is_a_violation() -> None:
     """The books have given it back, and the acquirer holds it."""
     dataset, payment = by_card()
     dataset.reverse(payment)
@@ -112,7 +112,7 @@ def test_a_reversal_that_the_acquirer_was_not_told() -> None:
     assert f"holds {AMOUNT}, and the ledger says 0" in said
 
 
-def test_what_has_not_ended_is_open() -> None:
+def test_payment_that_has_not_ended_is_open() -> None:
     """And is listed by another check, charged or not."""
     dataset, payment = by_card()
     payment["state"] = "UNKNOWN"
@@ -142,7 +142,7 @@ def test_books_without_card_payments_need_no_acquirer() -> None:
     assert (check.examined, check.verdict, check.skipped) == (0, Verdict.OK, "")
 
 
-class TestUndoneUnseen:
+class TestReversedWithoutJournal:
     """A card payment that was undone before anybody knew whether it was charged, and was not."""
 
     def lawful(self) -> tuple[DatasetBuilder, Row]:
@@ -161,13 +161,13 @@ class TestUndoneUnseen:
         dataset.deliver(payment, "RELEASE")
         return dataset, payment
 
-    def test_it_is_lawful(self) -> None:
+    def test_reversal_without_a_charge_is_ok(self) -> None:
         """No journal, an acknowledged reversal, a refused request, and an order that is free."""
         dataset, payment = self.lawful()
         snapshot = replace(dataset.snapshot(), charges=(charge(payment, state="TOMBSTONE"),))
         assert [check for check in run_checks(snapshot, dataset.answers) if not check.ok] == []
 
-    def test_a_charge_behind_it_is_not(self) -> None:
+    def test_reversal_without_a_journal_but_with_a_charge_is_a_violation(self) -> None:
         """Captured, and reversed as never charged."""
         dataset, payment = self.lawful()
         snapshot = replace(dataset.snapshot(), charges=(charge(payment),))

@@ -196,11 +196,11 @@ def a_refused_attempt_beside_one_that_was_not(dataset: DatasetBuilder) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
-def test_an_illegal_history_is_named(case: Illegal) -> None:
+def test_illegal_history_is_named(case: Illegal) -> None:
     """By the checks it breaks, in words, and by no other."""
     CASES.is_named(case)
 
 
 @pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
-def test_a_lawful_oddity_passes(case: Lawful) -> None:
+def test_lawful_oddity_passes(case: Lawful) -> None:
     CASES.passes(case)

@@ -84,13 +84,13 @@ def a_ticket_that_pays_an_order(dataset: DatasetBuilder) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
-def test_an_illegal_history_is_named(case: Illegal) -> None:
+def test_illegal_history_is_named(case: Illegal) -> None:
     """By the checks it breaks, in words, and by no other."""
     CASES.is_named(case)
 
 
 @pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
-def test_a_lawful_oddity_passes(case: Lawful) -> None:
+def test_lawful_oddity_passes(case: Lawful) -> None:
     CASES.passes(case)
 
 
@@ -101,33 +101,33 @@ class TestUndecided:
         history = replace(dataset.history(), whole=whole)
         return {check.name: check for check in run_checks(dataset.snapshot(), history=history)}[_NAME]
 
-    def test_an_order_made_before_the_history_began(self) -> None:
+    def test_order_made_before_the_history_is_undecided(self) -> None:
         dataset = legal()
         dataset.calls.remove(dataset.call_of("make-plain"))
         found = self.linearizable(dataset)
         assert found.undecided == ("order plain: it was made before the history begins",)
         assert found.verdict is Verdict.UNKNOWN
 
-    def test_an_order_settled_by_somebody_who_is_not_in_the_history(self) -> None:
+    def test_order_settled_outside_the_history_is_undecided(self) -> None:
         dataset = legal()
         dataset.calls.remove(dataset.call_of("settle-reversed-2"))
         assert self.linearizable(dataset).undecided == (
             "order reversed: Settle settle-reversed-2 of wu (accountant) is not in the history",
         )
 
-    def test_a_reversal_by_somebody_who_is_not_in_the_history(self) -> None:
+    def test_reversal_outside_the_history_is_undecided(self) -> None:
         dataset = legal()
         dataset.calls.remove(dataset.call_of("reverse-pay_03"))
         assert self.linearizable(dataset).undecided == (
             "order reversed: Reverse reverse-pay_03 of wu (accountant) is not in the history",
         )
 
-    def test_an_order_cancelled_by_somebody_who_is_not_in_the_history(self) -> None:
+    def test_cancellation_outside_the_history_is_undecided(self) -> None:
         dataset = legal()
         dataset.move_order("open", "CANCELLED", 0)
         assert self.linearizable(dataset).undecided == ("order open: its cancellation is not in the history",)
 
-    def test_a_recording_that_broke_off(self) -> None:
+    def test_broken_recording_is_undecided(self) -> None:
         """What it tells is examined; what the books say in the end is not, for more may have happened."""
         dataset = legal()
         dataset.settle("open")
@@ -138,7 +138,7 @@ class TestUndecided:
         dataset.calls[-1].answer = replace(dataset.calls[-1].answer, state="PAID")
         assert self.linearizable(dataset, whole=False).verdict is Verdict.VIOLATED
 
-    def test_an_order_that_takes_too_long(self) -> None:
+    def test_order_that_takes_too_long_is_undecided(self) -> None:
         """It is neither right nor wrong, and that is said."""
 
         class Hurried(ManualClock):
@@ -155,7 +155,7 @@ class TestUndecided:
         assert list(found.violations) == []
         assert list(found.undecided) == ["order o: no sequence of its calls was found or ruled out in 1 s"]
 
-    def test_unheard_requests_that_are_alike_are_tried_in_one_order_only(self) -> None:
+    def test_equal_unanswered_requests_are_tried_in_one_order_only(self) -> None:
         """Forty clicks of one clerk, none of them answered: 40 possibilities and not 2^40."""
         timeline = Timeline()
         for number in range(40):
@@ -166,7 +166,7 @@ class TestUndecided:
         assert timeline.is_lawful()
 
 
-class TestTelling:
+class TestExplanation:
     """A violation is told by the calls that contradict each other, and no others."""
 
     def told(self, timeline: Timeline, *nemesis: Nemesis) -> list[str]:
@@ -175,7 +175,7 @@ class TestTelling:
         (violation,) = found.violations
         return violation.splitlines()
 
-    def test_two_who_settled_it(self) -> None:
+    def test_explanation_of_two_settles_lists_both(self) -> None:
         ms = 1_000_000
         timeline = Timeline()
         timeline.look(1 * ms, 2 * ms, "UNPAID")
@@ -190,7 +190,7 @@ class TestTelling:
             "  +0.001000 s to +0.006000 s  p4: Settle s2 by wu → ok: SUCCEEDED, by pay_2",
         ]
 
-    def test_a_read_going_backwards_with_what_may_have_happened(self) -> None:
+    def test_explanation_of_a_stale_read_lists_unanswered_calls(self) -> None:
         timeline = Timeline()
         timeline.settle("s1", 1, None)
         timeline.settle("s0", 2, 3, answer=Answer("UNAVAILABLE", ""), clerk="wu")
@@ -209,7 +209,7 @@ class TestTelling:
             "  +0.000000 s to the end  p6: Settle s2 by li → unknown: no answer",
         ]
 
-    def test_a_payment_that_went_backwards(self) -> None:
+    def test_explanation_of_a_payment_going_backwards_lists_its_reads(self) -> None:
         """Whose it is stands before the arrow."""
         timeline = Timeline()
         timeline.settle("s1", 1, 2, paid="p1")
@@ -219,7 +219,7 @@ class TestTelling:
             "GetPayment p1 → ok: SUBMITTED",
         ]
 
-    def test_what_else_went_wrong_meanwhile(self) -> None:
+    def test_explanation_lists_the_faults_meanwhile(self) -> None:
         timeline = Timeline()
         timeline.settle("s1", 1_000_000_000, 2_000_000_000, paid="p1")
         timeline.look(4_000_000_000, 5_000_000_000, "UNPAID")
@@ -240,7 +240,7 @@ class TestTelling:
             "  +4.000000 s  kill payment-1 ended",
         ]
 
-    def test_what_the_order_was_needed_for(self) -> None:
+    def test_explanation_of_a_lost_order_lists_its_creation(self) -> None:
         """It was made, and is gone."""
         timeline = Timeline()
         timeline.absent(1, 2)
@@ -249,7 +249,7 @@ class TestTelling:
             "GetOrder → fail: ORDER_NOT_FOUND",
         ]
 
-    def test_a_long_story_is_cut_short(self) -> None:
+    def test_long_explanation_is_cut(self) -> None:
         """A dozen calls; the rest is counted."""
         timeline = Timeline()
         for number in range(20):
@@ -262,7 +262,7 @@ class TestTelling:
         assert told[-1] == "  … and 15 more"
         assert len(told) == 1 + 13 + 1 + 6
 
-    def test_a_dozen_calls_are_told_in_full(self) -> None:
+    def test_explanation_of_twelve_calls_is_complete(self) -> None:
         timeline = Timeline()
         for number in range(5):
             timeline.settle(f"u{number}", 1, None)
@@ -273,7 +273,7 @@ class TestTelling:
         assert len(told) == 1 + 12 + 1 + 5
         assert not any("more" in line for line in told)
 
-    def test_what_could_not_be_left_out_in_time_is_told(self) -> None:
+    def test_explanation_without_budget_lists_every_answered_call(self) -> None:
         """The budget is spent: every call that was answered is told."""
         timeline = Timeline()
         timeline.settle("s1", 1, 2, paid="p1")
@@ -292,7 +292,7 @@ class TestTelling:
         ]
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     """Of the first order, now and then, and of the last."""
     dataset = DatasetBuilder()
     for number in range(130):
@@ -310,7 +310,7 @@ def test_progress_is_told() -> None:
     assert [words for words in told if not words[2]] == [(check.name, 0, 0) for check in checks]
 
 
-def test_a_reversal_whose_order_nobody_knows_may_have_been_of_any() -> None:
+def test_reversal_of_an_unknown_order_is_no_violation() -> None:
     """By the calls alone it cannot be told which; that is no violation."""
     timeline = Timeline()
     timeline.settle("s1", 1, 2, answer=NO_ANSWER)
@@ -320,7 +320,7 @@ def test_a_reversal_whose_order_nobody_knows_may_have_been_of_any() -> None:
     assert timeline.is_lawful()
 
 
-def test_a_reversal_of_a_direct_payment_concerns_no_order() -> None:
+def test_reversal_of_a_direct_payment_concerns_no_order() -> None:
     """The books know that it is none of theirs."""
     dataset = legal()
     dataset.reverse(payment(dataset, "ticket-1"))

@@ -486,7 +486,7 @@ def a_reversed_payment_of_no_order(dataset: DatasetBuilder) -> None:
         (100_000, ("Pay ticket-unused of li (cashier) is IN_PROGRESS, 100.0 s past its lease",)),
     ],
 )
-def test_a_worker_has_two_seconds_to_take_over(over_ms: int, said: tuple[str, ...]) -> None:
+def test_worker_has_two_seconds_to_take_over(over_ms: int, said: tuple[str, ...]) -> None:
     dataset = legal()
     now_ms = dataset.now_ms()
     dataset.request_of("li", "Pay", "ticket-unused").update(state="IN_PROGRESS", lease_until_ms=now_ms - over_ms)
@@ -635,7 +635,7 @@ def test_paid_order_that_is_still_to_be_reopened_is_open_while_the_stack_may_go_
     assert paid_by_nothing(dataset, ended=True) == _PAID_BY_NOTHING
 
 
-def test_paid_order_that_was_told_to_reopen_is_a_violation_while_the_stack_may_go_on() -> None:
+def test_paid_order_after_a_delivered_reopen_is_a_violation_while_the_stack_may_go_on() -> None:
     dataset = legal()
     reversed_and_not_told(dataset)["delivered_at_ms"] = dataset.now_ms()
     assert paid_by_nothing(dataset, ended=False) == _PAID_BY_NOTHING
@@ -660,7 +660,7 @@ def test_parked_payment_is_open(asks: int) -> None:
     assert going_on(dataset) == ((), (f"payment pay_06 is PARKED: still open{more}",))
 
 
-def test_order_of_an_undelivered_word_is_open() -> None:
+def test_order_with_an_undelivered_notification_is_open() -> None:
     dataset = legal()
     a_order_that_was_charged_and_not_told_yet(dataset)
     assert going_on(dataset) == (
@@ -681,14 +681,14 @@ def test_order_of_an_undelivered_word_is_open() -> None:
         (a_order_left_half_settled, "order open is PAYING"),
     ],
 )
-def test_what_nobody_will_finish_is_a_violation_while_the_stack_may_go_on(corrupt: Change, said: str) -> None:
+def test_work_without_recovery_is_a_violation_while_the_stack_may_go_on(corrupt: Change, said: str) -> None:
     """No request is running for it, and no word about it is undelivered."""
     dataset = legal()
     corrupt(dataset)
     assert going_on(dataset) == ((f"{said}, and no recovery will finish it",), ())
 
 
-def test_order_of_a_delivered_word_that_is_still_paying_is_a_violation_while_the_stack_may_go_on() -> None:
+def test_paying_order_after_a_delivered_notification_is_a_violation_while_the_stack_may_go_on() -> None:
     dataset = legal()
     a_order_that_was_charged_and_not_told_yet(dataset)
     dataset.outbox[-1]["delivered_at_ms"] = dataset.now_ms()
@@ -708,11 +708,11 @@ def test_lease_that_passed_is_undecided_while_the_stack_may_go_on() -> None:
 
 
 @pytest.mark.parametrize("case", CASES.illegal_ones, ids=str)
-def test_an_illegal_history_is_named(case: Illegal) -> None:
+def test_illegal_history_is_named(case: Illegal) -> None:
     """By the checks it breaks, in words, and by no other."""
     CASES.is_named(case)
 
 
 @pytest.mark.parametrize("case", CASES.lawful_ones, ids=str)
-def test_a_lawful_oddity_passes(case: Lawful) -> None:
+def test_lawful_oddity_passes(case: Lawful) -> None:
     CASES.passes(case)

@@ -670,7 +670,7 @@ def a_declined_payment_that_pays(t: Timeline) -> None:
 
 
 @pytest.mark.parametrize("change", _LAWFUL, ids=named)
-def test_calls_that_have_an_order(change: Change) -> None:
+def test_linearizable_history_is_accepted(change: Change) -> None:
     timeline = Timeline()
     change(timeline)
     assert list(timeline.examined().violations) == []
@@ -678,13 +678,13 @@ def test_calls_that_have_an_order(change: Change) -> None:
 
 
 @pytest.mark.parametrize("change", _ILLEGAL, ids=named)
-def test_calls_that_have_none(change: Change) -> None:
+def test_history_that_is_not_linearizable_is_refused(change: Change) -> None:
     timeline = Timeline()
     change(timeline)
     assert not timeline.is_lawful()
 
 
-def test_an_order_that_nobody_made_is_absent() -> None:
+def test_order_without_a_creation_is_absent() -> None:
     """Whoever looks is told so, and may make it afterwards."""
     timeline = Timeline(made=False)
     timeline.absent(1, 2)
@@ -694,7 +694,7 @@ def test_an_order_that_nobody_made_is_absent() -> None:
     assert timeline.is_lawful()
 
 
-def test_an_order_that_somebody_tried_to_make_may_be_there_or_not() -> None:
+def test_order_with_an_unanswered_creation_may_exist_or_not() -> None:
     timeline = Timeline(made=False)
     timeline.create("m", 1, 2, None)
     timeline.absent(3, 4)
@@ -702,7 +702,7 @@ def test_an_order_that_somebody_tried_to_make_may_be_there_or_not() -> None:
     assert timeline.is_lawful()
 
 
-def test_what_happens_in_the_same_nanosecond_overlaps() -> None:
+def test_calls_in_the_same_nanosecond_overlap() -> None:
     """The clock is no finer."""
     timeline = Timeline()
     timeline.settle("s1", 1, 4, paid="p1")
@@ -710,7 +710,7 @@ def test_what_happens_in_the_same_nanosecond_overlaps() -> None:
     assert timeline.is_lawful()
 
 
-def test_each_configuration_that_is_led_on_is_a_step() -> None:
+def test_each_advanced_configuration_is_a_step() -> None:
     """So that a search which takes too long is given up."""
     timeline = Timeline()
     timeline.settle("s1", 1, 2, paid="p1")
@@ -719,7 +719,7 @@ def test_each_configuration_that_is_led_on_is_a_step() -> None:
         is_linearizable(order.operations, OrderModel(order.names), Budget(ManualClock(), until_s=0.0, spent=255))
 
 
-def test_a_crowd_is_searched_in_few_steps() -> None:
+def test_many_concurrent_calls_are_searched_in_few_steps() -> None:
     """Exactly as many as there are configurations that may matter; what has gone past what was told may not."""
     timeline = Timeline()
     for number in range(5):

@@ -59,12 +59,12 @@ def _second(standing: PaymentState) -> State:
     return _PAID._replace(standings=(_RECORDED, standing))
 
 
-def test_before_all_nothing_has_happened() -> None:
+def test_initial_order_is_absent() -> None:
     assert OrderModel(("p1", "")).initial == _ABSENT
     assert OrderModel(()).initial == State(OrderState.ABSENT, 0, 0, Owed(0, ""), NO_REQUEST, (), ())
 
 
-def test_what_is_owed_is_not_told_unless_it_is_said() -> None:
+def test_amount_missing_in_an_answer_is_not_compared() -> None:
     assert NOT_TOLD == Owed() == Owed(0, "")
 
 
@@ -78,7 +78,7 @@ def test_what_is_owed_is_not_told_unless_it_is_said() -> None:
         (_OWED, Owed(100, "USD"), False),
     ],
 )
-def test_an_amount_agrees_with_itself_and_with_silence(one: Owed, other: Owed, agree: bool) -> None:
+def test_amount_agrees_with_itself_and_with_none(one: Owed, other: Owed, agree: bool) -> None:
     assert one.agrees(other) is agree
 
 
@@ -145,7 +145,7 @@ def test_an_amount_agrees_with_itself_and_with_silence(one: Owed, other: Owed, a
         (Reverse("p1"), _NAMELESS, None),
     ],
 )
-def test_a_call_changes_the_order_or_cannot_happen(move: Move, before: State, after: State | None) -> None:
+def test_call_changes_the_order_or_cannot_happen(move: Move, before: State, after: State | None) -> None:
     """Nothing else of the state moves: the whole of it is compared."""
     assert move.apply(before) == after
 
@@ -207,17 +207,17 @@ _UNTRUE: list[tuple[Move, State]] = [
 
 
 @pytest.mark.parametrize(("move", "state"), _TRUE)
-def test_what_changes_nothing_leaves_the_very_same_state(move: Move, state: State) -> None:
+def test_move_without_effect_returns_the_same_state(move: Move, state: State) -> None:
     """By that the search sees that nothing has changed, without comparing."""
     assert move.apply(state) is state
 
 
 @pytest.mark.parametrize(("move", "state"), _UNTRUE)
-def test_what_does_not_hold_cannot_be_said(move: Move, state: State) -> None:
+def test_observation_that_does_not_hold_is_impossible(move: Move, state: State) -> None:
     assert move.apply(state) is None
 
 
-def test_a_look_that_names_the_payment_decides_whose_it_is() -> None:
+def test_read_that_names_the_payment_binds_it_to_a_request() -> None:
     """Its own reply was lost, so this is the first that is heard of its name."""
     assert ReadOrder(OrderState.PAYING, payment_id="p2").apply(_NAMELESS) == _NAMED
 
@@ -237,7 +237,7 @@ _SHOWN = {
 
 @pytest.mark.parametrize("standing", PaymentState)
 @pytest.mark.parametrize("shown", _SHOWN)
-def test_a_payment_is_shown_in_a_state_where_it_may_stand(shown: str, standing: PaymentState) -> None:
+def test_payment_is_shown_in_a_state_that_it_may_have(shown: str, standing: PaymentState) -> None:
     """The name p2 can only be that of the nameless payment, so p1, which is recorded, has no say in it."""
     known, unknown = _first(standing), _second(standing)
     may_be = standing in _SHOWN[shown]
@@ -245,7 +245,7 @@ def test_a_payment_is_shown_in_a_state_where_it_may_stand(shown: str, standing: 
     assert ReadPayment("p2", shown).apply(unknown) is (unknown if may_be else None)
 
 
-def test_a_request_refused_without_a_claim_has_a_declined_payment() -> None:
+def test_request_refused_without_a_claim_has_a_declined_payment() -> None:
     """It is shown as nothing else, and it is not the payment of another request."""
     refused = frozenset({0})
     assert ReadPayment("p1", "DECLINED", refused).apply(_UNPAID) is _UNPAID
@@ -268,7 +268,7 @@ def test_a_request_refused_without_a_claim_has_a_declined_payment() -> None:
         (_PAID_REVERSED, _AGAIN),
     ],
 )
-def test_the_order_hears_of_its_payment_by_itself(before: State, after: State | None) -> None:
+def test_order_moves_by_an_internal_step_after_its_payment(before: State, after: State | None) -> None:
     """One step at a time: one reversed while the order was still paying has paid it first."""
     assert OrderModel(()).internal_step(before) == after
 
@@ -285,17 +285,17 @@ _CHANGES: list[Move] = [Create(_OWED), Cancel(), Claim(0), Post(0), Decline(0), 
 
 
 @pytest.mark.parametrize("move", _LOOKS)
-def test_a_move_that_only_tells_is_a_look(move: Move) -> None:
+def test_move_that_only_observes_is_a_read(move: Move) -> None:
     assert is_read_only([move])
 
 
 @pytest.mark.parametrize("move", _CHANGES)
-def test_one_change_among_looks_is_a_change(move: Move) -> None:
+def test_moves_with_one_change_are_a_change(move: Move) -> None:
     assert not is_read_only([move])
     assert not is_read_only([*_LOOKS, move])
 
 
-def test_looks_together_change_nothing_and_neither_does_no_move() -> None:
+def test_reads_and_no_move_change_nothing() -> None:
     assert is_read_only(_LOOKS)
     assert is_read_only([])
 
@@ -315,7 +315,7 @@ def test_looks_together_change_nothing_and_neither_does_no_move() -> None:
         (ReadPayment("p1", "SUCCEEDED"), NO_DEADLINE),
     ],
 )
-def test_a_told_version_is_the_last_at_which_a_move_can_be_made(move: Move, last: int) -> None:
+def test_version_of_an_answer_bounds_the_move(move: Move, last: int) -> None:
     """A cancel tells the version after it, so it is made at the one before."""
     assert OrderModel(()).deadline(move) == last
 
@@ -361,7 +361,7 @@ _STILL_TO_COME = {
 
 @pytest.mark.parametrize("standing", PaymentState)
 @pytest.mark.parametrize("shown", _SHOWN)
-def test_a_payment_does_not_go_back_to_where_it_stood(shown: str, standing: PaymentState) -> None:
+def test_payment_does_not_go_back_to_where_it_stood(shown: str, standing: PaymentState) -> None:
     """What it shows now and what it may yet show is not missed; the rest is, and so is a state that none has."""
     missed = shown not in _STILL_TO_COME[standing]
     assert OrderModel(()).is_missed(_first(standing), ReadPayment("p1", shown)) is missed
@@ -372,7 +372,7 @@ def test_a_payment_does_not_go_back_to_where_it_stood(shown: str, standing: Paym
     ("payment_id", "refused", "missed"),
     [("p1", {0}, False), ("p1", {1}, True), ("p1", set[int](), True), ("p2", {0}, True), ("p2", {1}, False)],
 )
-def test_the_payment_of_a_refused_request_may_always_be_shown_declined(
+def test_payment_of_a_refused_request_may_always_be_shown_declined(
     payment_id: str, refused: set[int], missed: bool
 ) -> None:
     """That of another is not found by it, and both of these are past being declined."""
