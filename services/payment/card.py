@@ -57,7 +57,7 @@ class CardMoney:
         self._max_asks = max_asks
 
     def check_taken(self) -> None:
-        """Raises FailedPrecondition: CARDS_NOT_TAKEN: there is no acquirer."""
+        """Check that there is an acquirer; raise FailedPrecondition, CARDS_NOT_TAKEN, otherwise."""
         if not self._acquirer.present:
             raise FailedPrecondition("CARDS_NOT_TAKEN", "no cards are taken here: no acquirer is set; pay otherwise")
 
@@ -70,7 +70,7 @@ class CardMoney:
         return _why_not(payment, await self._heard(payment, fence, asking, _CHARGED, key))
 
     async def find_charge(self, payment: Payment, fence: Fence, deadline: Deadline) -> CountinghouseError | None:
-        """As `charge`, of what others have charged: asks what became of the key, and causes no charge.
+        """Ask what became of the key and cause no charge; return as `charge`.
 
         Raises:
             OutcomeUnknown: Also CHARGE_UNSEEN, of a key that the acquirer has not decided on.
@@ -83,12 +83,12 @@ class CardMoney:
         return _why_not(payment, said)
 
     async def query(self, payment: Payment, fence: Fence, deadline: Deadline) -> ChargeStatus:
-        """What became of the payment's key."""
+        """Return what became of the payment's key."""
         key = payment.acquirer_key
         return await self._heard(payment, fence, self._acquirer.query(key, deadline), _FOUND, key)
 
     async def reverse(self, payment: Payment, fence: Fence, deadline: Deadline) -> ChargeStatus:
-        """Gives back whatever was charged, and sees to it that nothing will be."""
+        """Have the acquirer refund what was charged under the key, and refuse what comes later."""
         key = payment.acquirer_key
         return await self._heard(payment, fence, self._acquirer.reverse_by_key(key, deadline), _REVERSED, key)
 
@@ -136,14 +136,14 @@ class CardMoney:
 
 
 def terms_of(payment: Payment) -> ChargeTerms:
-    """What the key of a submitted payment stands for at the acquirer."""
+    """Return what the key of a submitted payment stands for at the acquirer."""
     if payment.amount is None:
         raise AssertionError(f"{payment.payment_id} was submitted without an amount")
     return ChargeTerms(payment.amount.minor_units, payment.amount.currency, payment.card, payment.payment_id)
 
 
 def _why_not(payment: Payment, said: ChargeStatus) -> FailedPrecondition | None:
-    """A charge that will never be, in this service's words; None: it stands."""
+    """Return the refusal of a charge that will never be made; None: it stands."""
     if said.state is KeyState.CHARGED:
         return None
     if said.state is KeyState.DECLINED:

@@ -8,7 +8,7 @@ The caller's own attempt and the worker, who takes over a request whose lease ha
 
 Rules
 1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
-   From the claim on, a payment is brought to its end, by whomever. One whose claim finds no such order ends DECLINED,
+   From the claim on, an execution brings the payment to its end. One whose claim finds no such order ends DECLINED,
    and its request stays refused even if an order of that id is made later.
 2. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
    told so with OK, and the worker asks again.
@@ -210,7 +210,7 @@ class Executor:
         """Bring a payment that another request made to its end, without charging its card.
 
         Raises:
-            Aborted: ORDER_HALF_SETTLED: nobody can tell its outcome now.
+            Aborted: ORDER_HALF_SETTLED: its outcome is not known now.
         """
         try:
             return await self._saga.advance(other, context)

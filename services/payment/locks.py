@@ -23,7 +23,7 @@ class Hold:
         self.fence = fence
 
     def ensure(self) -> None:
-        """Lets the next side effect begin.
+        """Check that the next side effect may begin.
 
         It only fails fast: between this line and the effect the process may be paused. The fencing token in the
         write guarantees safety.
@@ -61,7 +61,7 @@ class CoordinatedLocks:
 
     @asynccontextmanager
     async def hold(self, order_id: str, clerk: Principal, payment_id: str, wait_s: float) -> AsyncIterator[Hold]:
-        """Holds the order's lock; waits for it at most `wait_s` seconds. Releasing it delays no reply.
+        """Hold the order's lock; wait for it at most `wait_s` seconds. Releasing it delays no reply.
 
         Raises:
             Aborted: ORDER_LOCKED, with the holder and how long was waited.

@@ -88,7 +88,7 @@ SERVICE = Service(
 
 
 def main() -> None:
-    """Runs the service."""
+    """Run the service."""
     run(SERVICE)
 
 

@@ -97,7 +97,7 @@ MAY_USE: dict[Source, frozenset[Role]] = {
 
 
 def check_source(source: Source, principal: Principal) -> None:
-    """Raises PermissionDenied: SOURCE_NOT_ALLOWED."""
+    """Check that the caller's role may use the source; raise PermissionDenied, SOURCE_NOT_ALLOWED, otherwise."""
     if principal.role not in MAY_USE[source]:
         roles = ", ".join(sorted(MAY_USE[source]))
         raise PermissionDenied(
@@ -106,7 +106,7 @@ def check_source(source: Source, principal: Principal) -> None:
 
 
 def payer_account(source: Source, customer_id: str, currency: str) -> str:
-    """The ledger account that is debited."""
+    """Return the ledger account that is debited."""
     match source:
         case Source.WALLET:
             return f"wallet:{customer_id}:{currency}"
@@ -119,7 +119,7 @@ def payer_account(source: Source, customer_id: str, currency: str) -> str:
 
 
 def sales_account(currency: str) -> str:
-    """The ledger account that is credited when an order is settled."""
+    """Return the ledger account that is credited when an order is settled."""
     return f"sales:{currency}"
 
 
@@ -248,7 +248,7 @@ class Payment:
         at_ms: int,
         card: str = "",
     ) -> Payment:
-        """One that was accepted a moment ago: nothing has been sent, and of an order nothing is known yet."""
+        """Return a payment that was just accepted: nothing has been sent, and its order has not been read."""
         return cls(
             payment_id=payment_id,
             key=key,
@@ -280,7 +280,7 @@ class Payment:
         return f"settle:{self.order_id}:{self.round}" if self.order_id else f"pay:{self.payment_id}"
 
     def is_seen_by(self, customer: Principal) -> bool:
-        """Whether a customer may see it: it is for them, made by them, or made with their ticket."""
+        """Return whether a customer may see it: it is for them, made by them, or made with their ticket."""
         return customer.is_customer(self.customer_id) or customer in (self.clerk, self.key.caller)
 
     @property
@@ -315,11 +315,11 @@ class Payment:
         return self.is_orders_card and self.state in PARKABLE and not self.journal_id
 
     def is_parked_for(self, parking: Parking) -> bool:
-        """Whether it was parked under this request."""
+        """Return whether it was parked under this request."""
         return self.parking is not None and self.parking.key == parking.key
 
     def is_undone_for(self, reversal: Reversal) -> bool:
-        """Whether its latest reversal, however far it came, is this request's."""
+        """Return whether its latest reversal, however far it came, is this request's."""
         return self.reversal is not None and self.reversal.key == reversal.key
 
     @property
@@ -679,12 +679,12 @@ class Charge:
 
 
 def acquirer_key(payment_id: str, attempt: int) -> str:
-    """The key under which the acquirer is asked for an attempt, however often and by whichever instance."""
+    """Return the key under which the acquirer is asked for an attempt, however often and by whichever instance."""
     return f"{payment_id}:{attempt}"
 
 
 def check_quota(unused: int, quota: int) -> None:
-    """Raises ResourceExhausted, TICKET_QUOTA, for a caller who has that many tickets that are not used."""
+    """Raise ResourceExhausted, TICKET_QUOTA, if the caller has that many unused tickets."""
     if unused >= quota:
         raise ResourceExhausted(
             "TICKET_QUOTA",
@@ -695,7 +695,11 @@ def check_quota(unused: int, quota: int) -> None:
 
 
 def card_not_yours(customer_id: str) -> FailedPrecondition:
-    """The refusal of a card that is another customer's, to a payment that names `customer_id`, or no customer."""
+    """Return the refusal of another customer's card.
+
+    Args:
+        customer_id: Whom the payment names; empty: no customer.
+    """
     if not customer_id:
         return FailedPrecondition(
             "CARD_NOT_YOURS",

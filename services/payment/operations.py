@@ -165,7 +165,7 @@ class PaymentOperations:
     # Method 1: a ticket, then a payment
 
     async def issue_ticket(self, call: Call, request_id: str, order_id: str, ttl_s: int, fingerprint: str) -> Answer:
-        """Issues a single-use ticket; asked again with the same request id, the same one.
+        """Issue a single-use ticket; the same request id gets the same ticket.
 
         Raises:
             ResourceExhausted: TICKET_QUOTA: a customer has too many that are not used.
@@ -188,7 +188,7 @@ class PaymentOperations:
         return Answer(answer) if stored is None else Answer(stored, replayed=True)
 
     async def pay(self, call: Call, command: PayCommand) -> Answer:
-        """Pays with a ticket.
+        """Pay with a ticket.
 
         Raises:
             NotFound: TICKET_NOT_FOUND. InvalidArgument, PermissionDenied: the payment could never be made.
@@ -218,7 +218,7 @@ class PaymentOperations:
     # Method 2: an order, under its lock
 
     async def settle(self, call: Call, command: SettleCommand) -> Answer:
-        """Settles an order.
+        """Settle an order.
 
         Raises:
             AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the order is cancelled.
@@ -242,7 +242,7 @@ class PaymentOperations:
             self._cards.check_taken()
 
     async def _earlier(self, key: RequestKey, fingerprint: str) -> Answer | None:
-        """The stored answer to a payment that an earlier release made, and that would be refused today."""
+        """Return the stored answer to a payment that an earlier release made, and that would be refused today."""
         stored = await self._requests.answered(key, fingerprint, now_ms=self._now())
         return None if stored is None else Answer(stored, replayed=True)
 
@@ -278,7 +278,7 @@ class PaymentOperations:
     # Reversal
 
     async def reverse(self, call: Call, command: ReverseCommand) -> Answer:
-        """Undoes a SUCCEEDED payment, or a card payment that is UNKNOWN, whatever became of it.
+        """Undo a SUCCEEDED payment, or a card payment that is UNKNOWN, whatever became of it.
 
         Raises:
             NotFound: PAYMENT_NOT_FOUND. FailedPrecondition: ILLEGAL_STATE, or the ledger refused.
@@ -333,24 +333,24 @@ class PaymentOperations:
     # Reading
 
     async def get(self, call: Call, payment_id: str) -> Payment:
-        """Raises NotFound: PAYMENT_NOT_FOUND, also for a customer's look at somebody else's."""
+        """Return a payment; raise NotFound, PAYMENT_NOT_FOUND, also if it is another customer's."""
         payment = await self._store.get(payment_id)
         if call.principal.role is Role.CUSTOMER and not payment.is_seen_by(call.principal):
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
 
     async def history(self, call: Call, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
-        """The changes of a payment behind the version `after`, the oldest first. Raises as `get`."""
+        """Return the changes of a payment behind the version `after`, the oldest first. Raises as `get`."""
         payment = await self.get(call, payment_id)
         return [filled_in(event, payment) for event in await self._store.history(payment_id, after=after, limit=limit)]
 
     async def page(self, call: Call, which: Filter, *, limit: int, after: tuple[int, str] | None) -> list[Payment]:
-        """Payments, newest first; a customer's own only."""
+        """Return payments, newest first; a customer's own only."""
         seen_by = call.principal if call.principal.role is Role.CUSTOMER else None
         return await self._store.page(which, limit=limit, after=after, seen_by=seen_by)
 
     async def notified(self, key: str) -> None:
-        """The acquirer has something to say about a key: whoever waits for that asks soon. Nothing is believed."""
+        """Have the worker ask the acquirer about a key soon; the notice itself changes nothing."""
         await self._store.schedule_query(key)
 
     def _draft(self, clerk: Principal, key: RequestKey, order_id: str, asked: PayCommand | SettleCommand) -> Payment:
@@ -378,7 +378,7 @@ def ticket_owner(principal: Principal, command: PayCommand) -> Principal:
 
 
 def _not_your_wallet(principal: Principal) -> PermissionDenied:
-    """The refusal of a payment from a wallet to which its owner has not consented."""
+    """Return the refusal of a payment from a wallet to which its owner has not consented."""
     return PermissionDenied(
         "NOT_YOUR_WALLET",
         f"role {principal.role} pays from a customer's wallet by Pay only, with a ticket that the customer has fetched",
@@ -386,10 +386,10 @@ def _not_your_wallet(principal: Principal) -> PermissionDenied:
 
 
 def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Payment:
-    """The payment of a ticket that names no order.
+    """Return the payment of a ticket that names no order.
 
     Raises:
-        InvalidArgument: FIELD_REQUIRED, or PAYEE_INVALID: from somebody else's wallet only the house is paid.
+        InvalidArgument: FIELD_REQUIRED, or PAYEE_INVALID: from another customer's wallet only the house is paid.
         PermissionDenied: NOT_YOUR_WALLET.
     """
     if command.amount is None:

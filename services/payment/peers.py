@@ -54,12 +54,12 @@ class OrderPeer:
         self._peers = peers
 
     async def get(self, order_id: str, deadline: Deadline) -> Order:
-        """The order as it stands."""
+        """Return the order as it stands."""
         answer = await self._peers.call(self._stub.GetOrder, order.GetOrderRequest(order_id=order_id), deadline)
         return _order(answer.order, order_id)
 
     async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:
-        """Claims the payment's order; the answer names the payment that has it."""
+        """Claim the payment's order; the answer names the payment that has it."""
         request = order.ClaimOrderRequest(
             order_id=payment.order_id,
             payment_id=payment.payment_id,
@@ -110,7 +110,7 @@ class LedgerPeer:
         self._peers = peers
 
     async def account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
-        """What a payment needs to know of an account; None: it is not open."""
+        """Return what a payment needs to know of an account; None: it is not open."""
         request = ledger.GetAccountRequest(account_id=account_id)
         try:
             account = (await self._peers.call(self._stub.GetAccount, request, deadline)).account
@@ -137,7 +137,7 @@ class LedgerPeer:
         return _journal_of(answer.journal, payment, payment.amount)
 
     async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str:
-        """Moves the money of a submitted payment; the journal's id.
+        """Post the journal of a submitted payment; return its id.
 
         Raises:
             OutcomeUnknown: Also LEDGER_MISMATCH: the answer is about another journal than was asked for.
@@ -156,7 +156,7 @@ class LedgerPeer:
         return _journal_of((await self._peers.call(self._stub.Post, request, deadline)).journal, payment, amount)
 
     async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str:
-        """Moves the money back; the opposite journal's id."""
+        """Reverse the payment's journal; return the opposite journal's id."""
         request = ledger.ReverseJournalRequest(
             request_id=reversal.attempt,
             journal_id=payment.journal_id,
@@ -198,7 +198,7 @@ class AcquirerPeer:
         self._own_address = own_address
 
     async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> ChargeStatus:
-        """Charges the payment's card under `key`, or finds it charged.
+        """Charge the payment's card under `key`, or find it charged.
 
         Raises:
             OutcomeUnknown: Any answer but one about the key and its payload, or none.
@@ -213,11 +213,11 @@ class AcquirerPeer:
         return await self._ask("Charge", request, deadline)
 
     async def query(self, key: str, deadline: Deadline) -> ChargeStatus:
-        """Where `key` stands. Raises as `charge`."""
+        """Return where `key` stands. Raises as `charge`."""
         return await self._ask("GetCharge", acquirer.GetChargeRequest(key=key), deadline)
 
     async def reverse_by_key(self, key: str, deadline: Deadline) -> ChargeStatus:
-        """Gives back whatever was charged under `key`, and forbids what was not. Raises as `charge`."""
+        """Reverse whatever was or will be charged under `key`. Raises as `charge`."""
         return await self._ask("ReverseByKey", acquirer.ReverseByKeyRequest(key=key), deadline)
 
     async def _ask(self, method: str, request: Any, deadline: Deadline) -> ChargeStatus:
@@ -248,7 +248,7 @@ class AcquirerPeer:
 
 
 def _postings(payment: Payment, amount: Money) -> list[ledger.Posting]:
-    """The legs of a payment's journal."""
+    """Return the legs of a payment's journal."""
     return [
         ledger.Posting(account_id=payment.payer_account_id, amount=amount.minor_units),
         ledger.Posting(account_id=payment.payee_account_id, amount=-amount.minor_units),
@@ -256,7 +256,7 @@ def _postings(payment: Payment, amount: Money) -> list[ledger.Posting]:
 
 
 def _journal_of(journal: ledger.Journal, payment: Payment, amount: Money) -> str:
-    """The id of the journal of a payment.
+    """Return the id of the journal of a payment.
 
     Raises:
         OutcomeUnknown: LEDGER_MISMATCH: it is another, or moves other money.
@@ -269,7 +269,7 @@ def _journal_of(journal: ledger.Journal, payment: Payment, amount: Money) -> str
 
 
 def _order(message: order.Order, order_id: str) -> Order:
-    """The order that was asked about.
+    """Return the order that was asked about.
 
     Raises:
         OutcomeUnknown: ORDER_MISMATCH: the answer is about another.

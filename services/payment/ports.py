@@ -79,7 +79,7 @@ class Order:
     settled_at_ms: int
 
     def is_being_paid_by(self, payment: Payment) -> bool:
-        """Whether this payment owns the claim."""
+        """Return whether this payment owns the claim."""
         return self.state is OrderState.PAYING and self.payment_id == payment.payment_id
 
 

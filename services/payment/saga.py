@@ -111,7 +111,7 @@ class Context:
 
     @classmethod
     def for_caller(cls, call: Call, *, makes_payment: bool) -> Context:
-        """A caller waits for the answer.
+        """Return the context of an execution whose caller waits for the answer.
 
         Args:
             makes_payment: Whether their request is that of the payment; otherwise it changes another request's.
@@ -120,7 +120,7 @@ class Context:
 
     @classmethod
     def for_worker(cls, deadline: Deadline, *, makes_payment: bool) -> Context:
-        """An execution that its own process has left."""
+        """Return the context of an execution whose own process has left it."""
         return cls(deadline, None, Charging.UNTIL_ATTENTION if makes_payment else Charging.NEVER)
 
     def for_adoption(self, order: Order | None = None) -> Context:
@@ -132,7 +132,7 @@ class Context:
         return replace(self, charging=Charging.NEVER, order=order)
 
     def may_charge(self, payment: Payment) -> bool:
-        """Whether it may charge this payment's card, or only ask what became of its key."""
+        """Return whether it may charge this payment's card, or only ask what became of its key."""
         return self.charging is Charging.YES or (self.charging is Charging.UNTIL_ATTENTION and not payment.attention)
 
 
@@ -369,7 +369,7 @@ class Saga:
         return payment
 
     async def _is_decided(self, payment: Payment, context: Context) -> bool:
-        """Whether the acquirer answers in time that it has decided on the payment's key."""
+        """Return whether the acquirer answers in time that it has decided on the payment's key."""
         try:
             said = await self._cards.query(payment, context.hold.fence, context.deadline.shaved(_AFTER_QUERY_S))
         except OutcomeUnknown:
@@ -453,7 +453,7 @@ class Saga:
     async def already_paid(
         self, order_id: str, payment_id: str, *, guard: str, clerk: Principal | None = None, settled_at_ms: int = 0
     ) -> CountinghouseError:
-        """The refusal of an order that `payment_id` has settled, with what this service knows of that payment.
+        """Return the refusal of an order that `payment_id` has settled, with what this service knows of that payment.
 
         Args:
             clerk: The clerk who settled it, as another service answered; None: the clerk of the payment.
@@ -472,7 +472,7 @@ class Saga:
         )
 
     async def _ledger_said(self, payment: Payment, refusal: CountinghouseError) -> CountinghouseError:
-        """The ledger's refusal as this service's error."""
+        """Return the ledger's refusal as this service's error."""
         if refusal.reason == "IDEMPOTENCY_KEY_MISMATCH" and payment.order_id:
             told = refusal.metadata
             return await self.already_paid(
@@ -491,7 +491,7 @@ class Saga:
 
 
 def charge_for(order: Order, payment: Payment) -> Charge:
-    """What settles this order from the payment's source."""
+    """Return the charge that settles this order from the payment's source."""
     currency = order.amount.currency
     payer = payer_account(payment.source, order.customer_id, currency)
     return Charge(order.round, order.customer_id, order.amount, payer, sales_account(currency))

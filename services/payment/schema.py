@@ -166,7 +166,7 @@ CARD_OWNERS = Table(
 
 
 def _of_payment(ticket: Column[str], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether there is a payment with this ticket of a request's caller."""
+    """Return whether there is a payment with this ticket of a request's caller."""
     columns, request = PAYMENTS.c, REQUESTS.c
     return exists().where(
         columns.request_caller == request.caller,
@@ -178,7 +178,7 @@ def _of_payment(ticket: Column[str], *conditions: ColumnElement[bool]) -> Column
 
 
 def _is_open(ticket: Column[str]) -> ColumnElement[bool]:
-    """Whether this ticket of a request's caller may yet be paid with."""
+    """Return whether this ticket of a request's caller may yet be paid with."""
     tickets, request = REQUESTS.alias(), REQUESTS.c
     return exists().where(
         tickets.c.caller == request.caller,
@@ -215,7 +215,7 @@ _COLUMNS = {
 
 
 def to_row(payment: Payment) -> dict[str, Any]:
-    """A payment as its row."""
+    """Return a payment as its row."""
     reversal, parking = payment.reversal, payment.parking
     return {
         "payment_id": payment.payment_id,
@@ -262,13 +262,13 @@ def to_row(payment: Payment) -> dict[str, Any]:
 
 
 def columns_of(transition: Transition) -> tuple[str, ...]:
-    """The columns that a transition writes, besides the fence's."""
+    """Return the columns that a transition writes, besides the fence's."""
     changed = [column for field in transition.sets for column in _COLUMNS.get(field, (field,))]
     return tuple(dict.fromkeys(["state", "version", "updated_at_ms", "attention", *changed]))
 
 
 def to_outbox_row(payment: Payment, action: OutboxAction) -> dict[str, Any]:
-    """The row that notifies the order service of a payment's latest change."""
+    """Return the row that notifies the order service of a payment's latest change."""
     return {
         "payment_id": payment.payment_id,
         "purpose": action,
@@ -278,7 +278,7 @@ def to_outbox_row(payment: Payment, action: OutboxAction) -> dict[str, Any]:
 
 
 def to_event_row(payment: Payment) -> dict[str, Any]:
-    """The row that records a payment's latest change."""
+    """Return the row that records a payment's latest change."""
     actor, reason = payment.latest_change
     return {
         "payment_id": payment.payment_id,
@@ -294,7 +294,7 @@ def to_event_row(payment: Payment) -> dict[str, Any]:
 
 
 def to_event(row: Row[Any]) -> PaymentEvent:
-    """A row as the change that it records."""
+    """Return a row as the change that it records."""
     return PaymentEvent(
         payment_id=row.payment_id,
         version=row.version,
@@ -307,7 +307,7 @@ def to_event(row: Row[Any]) -> PaymentEvent:
 
 
 def to_payment(row: Row[Any]) -> Payment:
-    """A row as its payment."""
+    """Return a row as its payment."""
     reversal = None
     if row.reversal_key:
         clerk = Principal(row.reversal_caller, Role(row.reversal_role))

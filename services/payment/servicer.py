@@ -166,18 +166,18 @@ class PaymentResponses:
     }
 
     def ticket(self, ticket_id: str, order_id: str, expires_at_ms: int) -> StoredResponse:
-        """The answer to IssueTicket."""
+        """Return the answer to IssueTicket."""
         ticket = pb.Ticket(
             ticket_id=ticket_id, state=pb.TICKET_STATE_ISSUED, order_id=order_id, expires_at_ms=expires_at_ms
         )
         return StoredResponse(True, pb.IssueTicketResponse(ticket=ticket).SerializeToString())
 
     def payment(self, method: str, payment: Payment) -> StoredResponse:
-        """The answer to Pay, Settle, Reverse or Park."""
+        """Return the answer to Pay, Settle, Reverse or Park."""
         return StoredResponse(True, self._MESSAGES[method](_payment_out(payment)).SerializeToString())
 
     def refusal(self, error: CountinghouseError) -> StoredResponse:
-        """A definitive refusal."""
+        """Return a definitive refusal."""
         return StoredResponse(False, status.to_status(error).SerializeToString(deterministic=True))
 
 

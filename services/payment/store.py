@@ -95,14 +95,14 @@ class SqlPaymentStore(PaymentStore):
         self._updates: dict[Transition, Update] = {}
 
     async def prepare(self) -> None:
-        """Makes the unique index stand, or, with the guard off, fall."""
+        """Create the unique index, or drop it with the guard off."""
 
         index = ONE_ACTIVE_PER_ORDER
         change = index.create if self._guards.unique else index.drop
         await self._database.run(lambda tx: tx.run_sync(change, checkfirst=True))
 
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
-        """Starts the request of a payment and writes the payment; an earlier execution's payment is carried on.
+        """Start the request of a payment and write the payment; an earlier execution's payment is carried on.
 
         Raises:
             KeyMismatch, RequestInProgress, NotFound, FailedPrecondition: As `Requests.consume`.
@@ -170,7 +170,7 @@ class SqlPaymentStore(PaymentStore):
             return ConflictingPayment(active)
 
     async def expire(self, *, now_ms: int) -> int:
-        """Ends tickets and requests whose time passed before they were used, and the payments begun under them."""
+        """End tickets and requests whose time passed before they were used, and the payments begun under them."""
 
         async def step(tx: AsyncConnection) -> int:
             keys = await self._requests.expire(tx, now_ms=now_ms)
@@ -206,7 +206,7 @@ class SqlPaymentStore(PaymentStore):
         await self._database.run(step)
 
     async def schedule_query(self, key: str) -> None:
-        """Lets the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
+        """Let the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""
         columns = PAYMENTS.c
         is_waited_for = and_(
             columns.payment_id == key.rpartition(":")[0],
@@ -234,7 +234,7 @@ class SqlPaymentStore(PaymentStore):
     # What the order service is to be told
 
     async def pending_notifications(self, payment_id: str) -> tuple[OutboxAction, ...]:
-        """What the order service has yet to be told of a payment, in the order in which it came about.
+        """Return what the order service has yet to be told of a payment, in the order in which it came about.
 
         That is the order of their names, COMPLETE or RELEASE before REOPEN; the wall clock may have gone back between.
         """
@@ -251,7 +251,7 @@ class SqlPaymentStore(PaymentStore):
         return await self._database.read(step)
 
     async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
-        """Notes that the order service has been told."""
+        """Note that the order service has been told."""
 
         columns = OUTBOX.c
         is_pending = and_(
@@ -260,7 +260,7 @@ class SqlPaymentStore(PaymentStore):
         await self._database.run(lambda tx: tx.execute(update(OUTBOX).where(is_pending).values(delivered_at_ms=now_ms)))
 
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
-        """Payments of which the order service has not been told since `before_ms`, by id."""
+        """Return payments of which the order service has not been told since `before_ms`, by id."""
 
         async def step(tx: AsyncConnection) -> list[str]:
             columns = OUTBOX.c
@@ -277,7 +277,7 @@ class SqlPaymentStore(PaymentStore):
     # Reading
 
     async def get(self, payment_id: str) -> Payment:
-        """Raises NotFound: PAYMENT_NOT_FOUND."""
+        """Return a payment; raise NotFound, PAYMENT_NOT_FOUND, if there is none."""
 
         payment = await self._database.read(lambda tx: self._find(tx, PAYMENTS.c.payment_id == payment_id))
         if payment is None:
@@ -285,7 +285,7 @@ class SqlPaymentStore(PaymentStore):
         return payment
 
     async def of_request(self, key: RequestKey) -> Payment | None:
-        """The payment that a request made, or that it reverses."""
+        """Return the payment that a request made, or that it reverses."""
 
         async def step(tx: AsyncConnection) -> Payment | None:
             if key.method != REVERSE:
@@ -295,7 +295,7 @@ class SqlPaymentStore(PaymentStore):
         return await self._database.read(step)
 
     async def history(self, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
-        """The changes of a payment behind the version `after`, the oldest first."""
+        """Return the changes of a payment behind the version `after`, the oldest first."""
         columns = EVENTS.c
         wanted = select(EVENTS).where(columns.payment_id == payment_id, columns.version > after)
 
@@ -307,7 +307,7 @@ class SqlPaymentStore(PaymentStore):
     async def page(
         self, which: Filter, *, limit: int, after: tuple[int, str] | None, seen_by: Principal | None
     ) -> list[Payment]:
-        """Payments, newest first.
+        """Return payments, newest first.
 
         Args:
             after: (created_at_ms, payment_id) of the last one before.
@@ -323,7 +323,7 @@ class SqlPaymentStore(PaymentStore):
     # Parts of steps
 
     async def _apply(self, tx: AsyncConnection, change: Change, fence: Fence) -> Payment | None:
-        """The conditional UPDATE of a transition and what goes with it; None: the payment or its fence has changed."""
+        """Write a transition by its conditional UPDATE; return None if the payment or its fence has changed."""
         row = to_row(change.after)
         values = {f"new_{name}": row[name] for name in columns_of(change.transition)}
         read = {"of_payment": change.before.payment_id, "of_version": change.before.version}
@@ -340,7 +340,7 @@ class SqlPaymentStore(PaymentStore):
         return payment
 
     def _update_of(self, transition: Transition) -> Update:
-        """The statement of a transition; made once."""
+        """Return the statement of a transition; it is made once."""
         if transition not in self._updates:
             columns = PAYMENTS.c
             self._updates[transition] = self._raise_fence.where(
@@ -349,7 +349,7 @@ class SqlPaymentStore(PaymentStore):
         return self._updates[transition]
 
     async def _seen(self, tx: AsyncConnection, payment_id: str, fence: Fence) -> Payment:
-        """The payment as it stands, with its fence raised."""
+        """Raise the payment's fence, and return the payment as it stands."""
         carried = {"of_payment": payment_id, "generation": fence.generation, "token": fence.token}
         row = (await tx.execute(self._raise_fence, carried)).one_or_none()
         if row is not None:
@@ -372,7 +372,7 @@ async def _bind_card(tx: AsyncConnection, payment: Payment) -> None:
     """Make a payment's card its customer's, unless it is already.
 
     Of two customers who bring one card at once, the second waits for the first one's commit. A payment that names no
-    customer binds nothing, and may not use a card that is somebody's already.
+    customer binds nothing, and may not use a card that belongs to a customer.
 
     Raises:
         FailedPrecondition: CARD_NOT_YOURS: it is another customer's.
@@ -440,7 +440,7 @@ def _undone_for(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
 
 
 def _raise_fence(*, guarded: bool) -> Update:
-    """The statement that raises a payment's fence and gives its row; no row if the fence is behind.
+    """Return the statement that raises a payment's fence and gives its row; no row if the fence is behind.
 
     Args:
         guarded: Otherwise one that is behind is let through, and the larger one stays.

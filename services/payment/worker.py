@@ -29,7 +29,7 @@ class LockPreparer:
         self._locks = locks
 
     async def run(self) -> None:
-        """Prepares, then rests; ends only when cancelled."""
+        """Prepare, then wait until cancelled."""
         await self._session.wait_connected(None)
         await self._locks.prepare(_PREPARE_S)
         await asyncio.Event().wait()
@@ -47,7 +47,7 @@ class RecoveryWorker:
         self._interval_s = interval_s
 
     async def run(self) -> None:
-        """Looks again and again; ends only when cancelled. A payment that cannot be finished yet is tried again."""
+        """Look repeatedly until cancelled. A payment that cannot be finished yet is tried again."""
         while True:
             try:
                 found = await self._recovery.recover()
@@ -70,7 +70,7 @@ class LeaseRenewer:
         self._interval_s = lease_s / 3
 
     async def run(self) -> None:
-        """Renews again and again; ends only when cancelled."""
+        """Renew repeatedly until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self._leases.renew()
