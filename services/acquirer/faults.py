@@ -69,7 +69,7 @@ class Fault:
             )
 
     def concerns(self, method: str, subjects: Sequence[str]) -> bool:
-        """Whether it fires with a call of `method` about `subjects`."""
+        """Return whether it fires with a call of `method` about `subjects`."""
         return self.method in ("", method) and (not self.subject or self.subject in subjects)
 
 
@@ -86,7 +86,7 @@ class Faults:
         return self._faults
 
     def set(self, faults: Sequence[Fault]) -> None:
-        """Replaces all of them; each counts anew.
+        """Replace all of them; each counts anew.
 
         Raises:
             InvalidArgument: TOO_MANY_FAULTS.
@@ -97,7 +97,7 @@ class Faults:
         self._fired.clear()
 
     async def before(self, method: str, *subjects: str) -> None:
-        """What goes wrong before a decision; the first subject is the key.
+        """Inject the faults of before a decision; the first subject is the key.
 
         Raises:
             Unavailable: ACQUIRER_DOWN.
@@ -108,20 +108,20 @@ class Faults:
             await asyncio.sleep(fault.delay_ms / 1000)
 
     async def after(self, method: str, call: Call, *subjects: str) -> None:
-        """What goes wrong between a commit and its reply."""
+        """Inject the faults of between a commit and its reply."""
         for fault in self._firing(FaultKind.DELAY_AFTER, method, subjects):
             await asyncio.sleep(fault.delay_ms / 1000)
         for _ in self._firing(FaultKind.DROP_REPLY, method, subjects):
             call.reply_dropped = True
 
     def notices(self, *subjects: str) -> int:
-        """How often the merchant is notified of a charge's outcome."""
+        """Return how often the merchant is notified of a charge's outcome."""
         if any(self._firing(FaultKind.NOTICE_LOST, "Charge", subjects)):
             return 0
         return 2 if any(self._firing(FaultKind.NOTICE_TWICE, "Charge", subjects)) else 1
 
     def _firing(self, kind: FaultKind, method: str, subjects: Sequence[str]) -> Iterator[Fault]:
-        """The faults of a kind that fire now; each that is taken has fired."""
+        """Return the faults of a kind that fire now; each that is taken has fired."""
         for place, fault in enumerate(self._faults):
             if fault.kind is not kind or not fault.concerns(method, subjects):
                 continue

@@ -90,7 +90,7 @@ class Charge:
 
 
 def charge(standing: Charge | None, key: str, payload: Payload, now_ms: int) -> Charge:
-    """Charges the card unless the key stands for something already.
+    """Charge the card unless the key stands for something already.
 
     Raises:
         KeyMismatch: It stands for another payload.
@@ -105,7 +105,7 @@ def charge(standing: Charge | None, key: str, payload: Payload, now_ms: int) -> 
 
 
 def reverse(standing: Charge | None, key: str, now_ms: int) -> Charge:
-    """Gives a charge back, or sees to it that there will never be one."""
+    """Refund a charge, or leave a tombstone that refuses one that comes later."""
     if standing is None:
         return Charge(key, ChargeState.TOMBSTONE, None, "", now_ms)
     if standing.state is ChargeState.CHARGED:
@@ -114,7 +114,7 @@ def reverse(standing: Charge | None, key: str, now_ms: int) -> Charge:
 
 
 def why_declined(payload: Payload) -> str:
-    """Why this card is not good for this; empty: it is."""
+    """Return why this card is declined; empty: it is not."""
     for begins, reason in DECLINING.items():
         if payload.card.startswith(begins):
             return reason
@@ -122,7 +122,7 @@ def why_declined(payload: Payload) -> str:
 
 
 def charge_not_found(key: str) -> NotFound:
-    """The answer for a key that was never decided on."""
+    """Return the answer for a key that was never decided on."""
     return NotFound("CHARGE_NOT_FOUND", f"nothing was ever decided on {key}", metadata={"key": key})
 
 
@@ -157,5 +157,5 @@ class LogEntry:
 
 
 def moved_by(request: LoggedRequest, word: str, decided: Charge) -> Payload | None:
-    """What the entry of a decision shows as its payload: of a refund, which names only its key, what it moved."""
+    """Return the payload that a decision's log entry shows; of a refund, which names only its key, what it moved."""
     return decided.payload if word == ChargeState.REFUNDED else request.payload

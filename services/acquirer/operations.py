@@ -32,7 +32,7 @@ class AcquirerOperations:
         self._clock = clock
 
     async def charge(self, call: Call, key: str, payload: Payload, notify_address: str) -> Charge:
-        """Charges a card.
+        """Charge a card.
 
         Raises:
             KeyMismatch: The key stands for another payload.
@@ -50,7 +50,7 @@ class AcquirerOperations:
         return decided
 
     async def reverse(self, call: Call, key: str) -> Charge:
-        """Undoes a key, whatever it stands for or will be asked for."""
+        """Reverse a key: refund its charge, or refuse one that comes later."""
         request = await self._receive(call, "ReverseByKey", key, None)
         await self._faults.before("ReverseByKey", key)
         await self._failpoints.hit("accepted", call, key)
@@ -61,7 +61,7 @@ class AcquirerOperations:
         return decided
 
     async def find(self, call: Call, key: str) -> Charge:
-        """What became of a key.
+        """Return what became of a key.
 
         Raises:
             NotFound: CHARGE_NOT_FOUND.
@@ -74,11 +74,11 @@ class AcquirerOperations:
         return found
 
     async def statement(self, *, after: int, limit: int) -> Sequence[Charge]:
-        """A page of the statement."""
+        """Return a page of the statement."""
         return await self._store.statement(after=after, limit=limit)
 
     async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> Sequence[LogEntry]:
-        """A page of the log."""
+        """Return a page of the log."""
         return await self._store.log(after=after, limit=limit, key=key, newest_first=newest_first)
 
     async def _receive(self, call: Call, method: str, key: str, payload: Payload | None) -> LoggedRequest:

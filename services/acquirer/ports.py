@@ -15,11 +15,11 @@ class ChargeStore(Protocol):
     """The acquirer's keys and log. Every method is one whole step: all of it happens, or none."""
 
     async def receive(self, request: LoggedRequest) -> None:
-        """Writes a request into the log."""
+        """Write a request into the log."""
         ...
 
     async def decide(self, request: LoggedRequest, decide: Decide) -> Charge:
-        """Decides on a key under its lock, and writes the key and the entry in the log.
+        """Decide on a key under its lock, and write the key and its log entry.
 
         Raises:
             KeyMismatch: As `decide`; that is in the log, too.
@@ -27,15 +27,15 @@ class ChargeStore(Protocol):
         ...
 
     async def find(self, key: str) -> Charge | None:
-        """A key as it stands; None: it was never decided on."""
+        """Return a key as it stands; None: it was never decided on."""
         ...
 
     async def statement(self, *, after: int, limit: int) -> list[Charge]:
-        """Keys by number, from behind the number `after`."""
+        """Return keys by number, from behind the number `after`."""
         ...
 
     async def log(self, *, after: int | None, limit: int, key: str, newest_first: bool = False) -> list[LogEntry]:
-        """Entries by number, rising or falling, from behind the number `after`; of one key, or if it is empty of all.
+        """Return log entries by number, rising or falling, from behind the number `after`; an empty key means all keys.
 
         Args:
             after: None: from the start.

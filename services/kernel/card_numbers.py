@@ -60,7 +60,7 @@ def refuse_bare_number(token: str, field: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` with each digit as an ASCII digit, each separator as a blank, and anything else as `x`."""
+    """Return `text` with each digit as an ASCII digit, each separator as a blank, and anything else as `x`."""
     return "".join(map(_plain_character, text))
 
 
@@ -72,7 +72,7 @@ def _plain_character(character: str) -> str:
 
 
 def _luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    """Return whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
     total = 0
     for place, digit in enumerate(map(int, reversed(digits))):
         doubled = digit * (1 + place % 2)

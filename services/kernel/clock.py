@@ -22,7 +22,7 @@ class Clock(Protocol):
         ...
 
     def monotonic_s(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Return seconds since some fixed moment; never goes back."""
         ...
 
 
@@ -49,7 +49,7 @@ class ManualClock:
         return self._now_ms / 1000
 
     def advance(self, milliseconds: int) -> None:
-        """Moves both times forward."""
+        """Move both times forward."""
         self._now_ms += milliseconds
 
 
@@ -75,13 +75,13 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, clock: Clock) -> Deadline:
-        """The moment `seconds` from now."""
+        """Return the moment `seconds` from now."""
         return cls(clock.monotonic_s() + seconds, clock)
 
     def remaining_s(self) -> float:
-        """Seconds left; 0 when it has passed."""
+        """Return the seconds left; 0 when it has passed."""
         return max(0.0, self.at_s - self.clock.monotonic_s())
 
     def shaved(self, margin_s: float) -> Deadline:
-        """An earlier deadline, for the next hop: what it says must still reach our caller in time."""
+        """Return an earlier deadline, for the next hop: what it says must still reach our caller in time."""
         return Deadline(self.at_s - margin_s, self.clock)

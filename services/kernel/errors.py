@@ -60,7 +60,7 @@ class InvalidArgument(CountinghouseError):
 
     @classmethod
     def of_field(cls, reason: str, field: str, message: str) -> InvalidArgument:
-        """One that names the field at fault."""
+        """Return an error that names the field at fault."""
         return cls(reason, message, fields=((field, message),))
 
 
@@ -163,7 +163,7 @@ class OutcomeUnknown(CountinghouseError):
 
 
 def may_come_right(error: CountinghouseError) -> bool:
-    """Whether the same request under the same key may yet be answered otherwise."""
+    """Return whether the same request under the same key may yet be answered otherwise."""
     if isinstance(error, (Aborted, ResourceExhausted)):
         return error.retry_after_ms is not None
     return isinstance(error, (Unavailable, OutcomeUnknown))

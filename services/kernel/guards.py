@@ -32,7 +32,7 @@ class Guards:
 
     @classmethod
     def without(cls, names: Iterable[str]) -> Guards:
-        """All guards but those named.
+        """Return all guards but those named.
 
         Raises:
             InvalidArgument: GUARD_UNKNOWN.

@@ -146,12 +146,12 @@ class Decision(StrEnum):
 
 
 def fingerprint(payload: bytes) -> str:
-    """What tells one payload from another: SHA-256 of the deterministically serialized request, without its key."""
+    """Return the fingerprint of a payload: SHA-256 of the deterministically serialized request, without its key."""
     return hashlib.sha256(payload).hexdigest()
 
 
 def decide(row: RequestRow, payload_fingerprint: str, now_ms: int, *, take_over: bool = True) -> Decision:
-    """What may be done with a key that is there already.
+    """Return what may be done with a key that is there already.
 
     Args:
         take_over: Whether an execution whose lease has passed may be carried on by the caller.
@@ -179,7 +179,7 @@ def decide(row: RequestRow, payload_fingerprint: str, now_ms: int, *, take_over:
 
 
 def expired(key: str) -> FailedPrecondition:
-    """The refusal of an expired ticket."""
+    """Return the refusal of an expired ticket."""
     return FailedPrecondition(
         "TICKET_EXPIRED", f"{key} has expired and was not used; fetch a new one", metadata={"key": key}
     )

@@ -33,7 +33,7 @@ class IdSource(Protocol):
     """What makes new ids."""
 
     def new(self, prefix: str) -> str:
-        """A fresh id like `pay_7d0q…`."""
+        """Return a fresh id like `pay_7d0q…`."""
         ...
 
 
@@ -55,7 +55,7 @@ class SeededIds:
 
 
 def new_rng() -> random.Random:
-    """Randomness for choices that need not be secret, such as which of two instances to ask."""
+    """Return randomness for choices that need not be secret, such as which of two instances to ask."""
     return random.Random()
 
 
@@ -70,7 +70,7 @@ def _check(pattern: re.Pattern[str], value: str, field: str, limit: int) -> str:
 
 
 def check_name(value: str, field: str) -> str:
-    """Returns `value` if it can be an id or a name.
+    """Return `value` if it can be an id or a name.
 
     Raises:
         InvalidArgument: FIELD_REQUIRED or FIELD_MALFORMED.
@@ -79,12 +79,12 @@ def check_name(value: str, field: str) -> str:
 
 
 def check_account(value: str, field: str) -> str:
-    """Returns `value` if it can name a ledger account; raises as `check_name`."""
+    """Return `value` if it can name a ledger account; raises as `check_name`."""
     return _check(_ACCOUNT, value, field, 100)
 
 
 def check_business_key(value: str, field: str) -> str:
-    """Returns `value` if it can be a journal's business key; raises as `check_name`."""
+    """Return `value` if it can be a journal's business key; raises as `check_name`."""
     return _check(_BUSINESS_KEY, value, field, 160)
 
 
@@ -101,7 +101,7 @@ def is_blank(text: str) -> bool:
 
 
 def check_reason(value: str, field: str) -> str:
-    """Returns `value` if it says why something is done.
+    """Return `value` if it says why something is done.
 
     Raises:
         InvalidArgument: FIELD_REQUIRED: there is nothing to be seen of it; FIELD_TOO_LONG or FIELD_MALFORMED.
@@ -112,7 +112,7 @@ def check_reason(value: str, field: str) -> str:
 
 
 def check_text(value: str, field: str, *, limit: int = 200, required: bool = False) -> str:
-    """Returns `value` if it is one line of text, all of it shown, and no longer than `limit` characters.
+    """Return `value` if it is one line of text, all of it shown, and no longer than `limit` characters.
 
     Raises:
         InvalidArgument: FIELD_REQUIRED, FIELD_TOO_LONG or FIELD_MALFORMED.
@@ -129,8 +129,9 @@ def check_text(value: str, field: str, *, limit: int = 200, required: bool = Fal
 
 
 def check_text_form(value: str, field: str, *, limit: int = 200, required: bool = False) -> str:
-    """As `check_text`, for a text that was taken before: earlier releases refused only the controls of ASCII, and
-    what they took stays usable.
+    """Check as `check_text`, for a text that was stored before.
+
+    Earlier releases refused only the controls of ASCII, and what they took stays usable.
     """
     if required and not value:
         raise InvalidArgument.of_field("FIELD_REQUIRED", field, f"{field} is required")
@@ -167,5 +168,5 @@ def _first_hidden(text: str) -> int | None:
 
 
 def _joins(character: str) -> bool:
-    """Whether a joiner may stand beside it."""
+    """Return whether a joiner may stand beside it."""
     return bool(character) and unicodedata.category(character)[0] in "LMS"

@@ -34,7 +34,7 @@ _SHOWN_LENGTH = 40
 
 
 def check_currency(code: str, field: str = "currency_code") -> str:
-    """Returns `code` if ISO 4217 has it, with minor units: what new orders, payments and accounts may be in.
+    """Return `code` if ISO 4217 has it, with minor units: what new orders, payments and accounts may be in.
 
     Raises:
         InvalidArgument: CURRENCY_INVALID.
@@ -45,7 +45,7 @@ def check_currency(code: str, field: str = "currency_code") -> str:
 
 
 def check_currency_form(code: str, field: str = "currency_code") -> str:
-    """Returns `code` if it has the form of ISO 4217: earlier releases took any such code, and its money stays usable.
+    """Return `code` if it has the form of ISO 4217: earlier releases took any such code, and its money stays usable.
 
     Raises:
         InvalidArgument: CURRENCY_INVALID.

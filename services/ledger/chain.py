@@ -56,7 +56,7 @@ class ChainCheck:
         return True
 
     def end(self, head: Head) -> None:
-        """Compares the last link with the head of the chain, once all of it was looked at."""
+        """Compare the last link with the head of the chain, once all of it was looked at."""
         if self.broken_at:
             return
         if self.expected.sequence < head.sequence:
@@ -65,7 +65,7 @@ class ChainCheck:
             self.fail(head.sequence, "it is not the journal that the head of the chain names")
 
     def fail(self, sequence: int, problem: str) -> bool:
-        """Notes where the chain breaks."""
+        """Note where the chain breaks."""
         self.broken_at, self.problem = sequence, problem
         return False
 

@@ -155,11 +155,11 @@ class Account:
         return self
 
     def as_opened(self) -> Account:
-        """The account before its first posting."""
+        """Return the account before its first posting."""
         return replace(self, balance=0, version=1, closing=None)
 
     def closed(self, closing: Closing) -> Account:
-        """The account once it is closed.
+        """Return the account once it is closed.
 
         Raises:
             FailedPrecondition: ACCOUNT_CLOSED or BALANCE_NOT_ZERO.
@@ -174,7 +174,7 @@ class Account:
         return replace(self, closing=closing)
 
     def check_open(self) -> None:
-        """Raises FailedPrecondition, ACCOUNT_CLOSED, if it is closed."""
+        """Raise FailedPrecondition, ACCOUNT_CLOSED, if it is closed."""
         if self.closing is not None:
             raise FailedPrecondition(
                 "ACCOUNT_CLOSED",
@@ -187,7 +187,7 @@ class Account:
             )
 
     def posted(self, amount: int) -> Account:
-        """The account after one leg: a debit of `amount`, or a credit if it is negative.
+        """Return the account after one leg: a debit of `amount`, or a credit if it is negative.
 
         Raises:
             FailedPrecondition: ACCOUNT_CLOSED, INSUFFICIENT_FUNDS or BALANCE_OUT_OF_RANGE.
@@ -218,7 +218,7 @@ class Account:
 
 
 def check_account_terms(account: Account) -> Account:
-    """Returns `account` if it may be opened.
+    """Return `account` if it may be opened.
 
     A name like `wallet:<customer>:<currency>` implies a kind and a currency, by which payments find it: a payment from
     a wallet that grew by debits would add money to it.
@@ -253,7 +253,7 @@ def check_account_terms(account: Account) -> Account:
 
 
 def account_not_found(account_id: str) -> NotFound:
-    """The answer for an account that is not there, or not there for the caller."""
+    """Return the error for an account that does not exist, or not for the caller."""
     return NotFound(
         "ACCOUNT_NOT_FOUND", f"there is no account {account_id}; open it first", metadata={"account_id": account_id}
     )
@@ -305,7 +305,7 @@ class JournalDraft:
     reversal_of: str = ""
 
     def check(self) -> JournalDraft:
-        """Returns itself if its legs are those of a journal. Not done on reading, so that an altered one can be shown.
+        """Check its legs and return itself. Not done on reading, so that an altered journal can be shown.
 
         Raises:
             InvalidArgument: LEGS_OUT_OF_RANGE, AMOUNT_OUT_OF_RANGE, ACCOUNT_REPEATED or UNBALANCED.
@@ -396,12 +396,12 @@ class Journal:
 
     @classmethod
     def seal(cls, entry: Entry, after: Head) -> Journal:
-        """The journal that `entry` becomes as the next one `after` the head."""
+        """Return the journal that `entry` becomes as the next one `after` the head."""
         unsealed = cls(entry.draft.check(), entry.journal_id, entry.posted_at_ms, after.sequence + 1, after.hash, "")
         return replace(unsealed, hash=unsealed.recomputed_hash())
 
     def content(self) -> bytes:
-        """What is hashed, but for the hash before; the header of this module shows the format."""
+        """Return what is hashed, but for the hash before; the header of this module shows the format."""
         draft = self.draft
         return json.dumps(
             {
@@ -424,11 +424,11 @@ class Journal:
         ).encode()
 
     def recomputed_hash(self) -> str:
-        """What `hash` must be."""
+        """Return what `hash` must be."""
         return hashlib.sha256(self.previous_hash.encode() + b"\n" + self.content()).hexdigest()
 
     def reversal(self, *, reason: str, clerk: Principal) -> JournalDraft:
-        """The draft that undoes this journal.
+        """Return the draft that undoes this journal.
 
         Raises:
             FailedPrecondition: NOT_REVERSIBLE: it is itself a reversal.
@@ -451,7 +451,7 @@ class Journal:
         )
 
     def facts(self) -> dict[str, str]:
-        """The refusal to a caller who came second."""
+        """Return the facts about this journal for the refusal of a later caller."""
         return {
             "journal_id": self.journal_id,
             "payment_id": self.draft.payment_id,
@@ -463,7 +463,7 @@ class Journal:
 
 
 def journal_not_found(name: str) -> NotFound:
-    """The answer for a journal that is not there."""
+    """Return the error for a journal that does not exist."""
     return NotFound("JOURNAL_NOT_FOUND", f"there is no journal {name}; see ListJournals", metadata={"journal": name})
 
 
@@ -557,7 +557,7 @@ class PostingBatch:
         return None
 
     def _standing(self, entry: Entry) -> Journal | None:
-        """The journal that `entry` repeats, if it does.
+        """Return the journal that `entry` repeats, if it does.
 
         Raises:
             KeyMismatch: Its key stands for another.
@@ -588,7 +588,7 @@ class PostingBatch:
         return None
 
     def _post(self, draft: JournalDraft) -> Mapping[str, Account]:
-        """The accounts of `draft` after it, all or none.
+        """Return the accounts of `draft` after it, all or none.
 
         Raises:
             NotFound: ACCOUNT_NOT_FOUND.

@@ -58,7 +58,7 @@ class LedgerOperations:
         self._house: frozenset[str] = frozenset()
 
     async def open_house_accounts(self, currencies: Sequence[str]) -> None:
-        """Opens the house accounts of each currency, unless they are open.
+        """Open the house accounts of each currency, unless they are open.
 
         Raises:
             AlreadyExists: ACCOUNT_EXISTS: one is open on other terms.
@@ -79,7 +79,7 @@ class LedgerOperations:
         currency: str,
         overdraft_limit: int,
     ) -> Answer:
-        """Opens an account.
+        """Open an account.
 
         Raises:
             InvalidArgument: As `model.check_account_terms`.
@@ -99,7 +99,7 @@ class LedgerOperations:
     async def close_account(
         self, call: Call, request_id: str, fingerprint: str, *, account_id: str, reason: str
     ) -> Answer:
-        """Closes an account.
+        """Close an account.
 
         Raises:
             FailedPrecondition: HOUSE_ACCOUNT_IN_USE: it belongs to a currency of the settings.
@@ -128,7 +128,7 @@ class LedgerOperations:
         return await self._store.close_account(request, closed, self._responses.closed(closed))
 
     async def account(self, call: Call, account_id: str) -> Account:
-        """Reads one account.
+        """Read one account.
 
         Raises:
             NotFound: ACCOUNT_NOT_FOUND: there is none, or none the caller may see.
@@ -140,11 +140,11 @@ class LedgerOperations:
         return await self._found(account_id)
 
     async def accounts(self, *, prefix: str, after: str, limit: int) -> list[Account]:
-        """Lists accounts by id."""
+        """List accounts by id."""
         return await self._store.accounts(prefix=prefix, after=after, limit=limit)
 
     async def post(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal:
-        """Writes a journal, or answers with the one that stands under its business key.
+        """Write a journal, or return the one that stands under its business key.
 
         Args:
             attempt: The caller's id of this attempt. One that was refused for its accounts is refused for ever.
@@ -188,7 +188,7 @@ class LedgerOperations:
         fence: Fence,
         clerk: Principal,
     ) -> Journal:
-        """Writes the opposite of a journal, or answers with the one that stands.
+        """Write the opposite of a journal, or return the one that stands.
 
         Args:
             attempt: As in `post`.
@@ -214,7 +214,7 @@ class LedgerOperations:
         return await self._write(call, attempt, journal.reversal(reason=reason, clerk=clerk), fence)
 
     async def journal(self, *, journal_id: str = "", business_key: str = "") -> Journal:
-        """Reads one journal, by id or by business key.
+        """Read one journal, by id or by business key.
 
         Raises:
             NotFound: JOURNAL_NOT_FOUND.
@@ -225,20 +225,20 @@ class LedgerOperations:
         return journal
 
     async def journals(self, which: JournalFilter, *, before: int | None, limit: int) -> list[Journal]:
-        """Lists journals, newest first."""
+        """List journals, newest first."""
         return await self._store.journals(which, before=before, limit=limit)
 
     async def trial_balance(self, currency: str) -> TrialBalance:
-        """Sums the books of a currency; of each if it is empty."""
+        """Sum the books of a currency; an empty one means every currency."""
         last, totals = await self._store.trial_totals(currency)
         return TrialBalance(last, tuple(totals))
 
     async def trial_rows(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
-        """Lists the accounts of a trial balance, as they stood with the journal `last`."""
+        """List the accounts of a trial balance, as they stood with the journal `last`."""
         return await self._store.trial(currency, last=last, after=after, limit=limit)
 
     async def verify(self, first: int, last: int) -> ChainReport:
-        """Walks the chain.
+        """Check the chain from link to link.
 
         Args:
             first: First sequence to look at; 0: from the beginning.
@@ -276,7 +276,7 @@ class LedgerOperations:
         return account
 
     async def _walk(self, check: ChainCheck, last: int) -> None:
-        """Looks at every link from where the check stands to `last`, a chunk at a time."""
+        """Look at every link from where the check stands to `last`, a chunk at a time."""
         while check.expected.sequence < last:
             links = await self._store.links(first=check.expected.sequence + 1, last=last, limit=_VERIFY_CHUNK)
             if not links:
@@ -287,7 +287,7 @@ class LedgerOperations:
                     return
 
     async def _look_beyond(self, check: ChainCheck, head: Head) -> None:
-        """Looks for journals that the head of the chain does not know of: a new one moves the head as it is written."""
+        """Look for journals that the head of the chain does not know of: a new one moves the head as it is written."""
         beyond = await self._store.links(first=head.sequence + 1, last=MAX_SEQUENCE, limit=1)
         if not check.broken_at and beyond and (await self._store.head()).sequence < beyond[0].sequence:
             check.fail(beyond[0].sequence, "it lies beyond the head of the chain")
@@ -307,7 +307,7 @@ class LedgerOperations:
 
 
 def _check_not_reserved(draft: JournalDraft) -> None:
-    """Raises InvalidArgument: BUSINESS_KEY_RESERVED."""
+    """Raise InvalidArgument, BUSINESS_KEY_RESERVED, if the key belongs to reversals."""
     if draft.business_key.startswith(REVERSAL_PREFIX):
         raise InvalidArgument.of_field(
             "BUSINESS_KEY_RESERVED",

@@ -136,7 +136,7 @@ RETENTION = Retention(REQUESTS, removals_table(METADATA), REQUESTS.c.method == "
 
 
 def to_account(row: Row[*tuple[Any, ...]]) -> Account:
-    """An account as its row has it."""
+    """Return the account of a row."""
     return Account(
         row.account_id,
         AccountKind(row.kind),

@@ -209,7 +209,7 @@ class LedgerResponses:
 
 
 def account_out(account: Account) -> pb.Account:
-    """An account as a message."""
+    """Return an account as a message."""
     return pb.Account(
         account_id=account.account_id,
         kind=_KINDS[account.kind],
@@ -225,7 +225,7 @@ def account_out(account: Account) -> pb.Account:
 
 
 def journal_out(journal: Journal) -> pb.Journal:
-    """A journal as a message."""
+    """Return a journal as a message."""
     draft = journal.draft
     return pb.Journal(
         journal_id=journal.journal_id,
@@ -269,5 +269,5 @@ def _total_out(total: TrialTotal) -> pb.TrialBalanceTotal:
 
 
 def _int64(number: int) -> int:
-    """The nearest number that an int64 holds."""
+    """Return the nearest number that an int64 holds."""
     return max(-(2**63), min(number, 2**63 - 1))

@@ -128,7 +128,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         ).returning(ORDER_FENCES.c.order_id)
 
     async def prepare(self) -> None:
-        """Makes the unique indexes agree with the guard `unique`. Called once, before the first call is served.
+        """Make the unique indexes agree with the guard `unique`. Called once, before the first call is served.
 
         Raises:
             DatabaseRefused: DATABASE_DUPLICATES: the guard is on, and what was written without it stands twice.
@@ -302,7 +302,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         return await self._database.read(step)
 
     async def _raise_fences(self, tx: AsyncConnection, entries: Sequence[Entry]) -> dict[int, StaleFence]:
-        """Raises the fence of each entry's order; returns the entries, by place, whose fence is behind.
+        """Raise the fence of each entry's order; return the entries, by place, whose fence is behind.
 
         Orders are raised in sorted order and before the head is locked, so that no two steps wait in a circle.
         """
@@ -329,7 +329,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         }
 
     async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft], *, look_up: bool) -> PostingBatch:
-        """Locks the end of the chain and the accounts, and reads all that decides on `drafts`.
+        """Lock the end of the chain and the accounts, and read all that decides on `drafts`.
 
         Args:
             look_up: Whether to read what stands, was undone or was refused under their keys.
@@ -355,7 +355,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         return books
 
     async def _write(self, tx: AsyncConnection, books: PostingBatch, before: dict[str, Account]) -> None:
-        """Writes what `books` has changed since `before`."""
+        """Write what `books` has changed since `before`."""
         if books.refused:
             await tx.execute(
                 _INSERT_REFUSALS,
@@ -386,7 +386,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
 
 
 def journals_of(account_id: str, *, before: int | None, limit: int) -> Select[Any]:
-    """The newest journals of one account, read along the index of its postings."""
+    """Return the newest journals of one account, read along the index of its postings."""
     query = (
         select(JOURNALS)
         .join(POSTINGS, POSTINGS.c.journal_id == JOURNALS.c.journal_id)
@@ -403,14 +403,14 @@ async def _find_account(tx: AsyncConnection, account_id: str) -> Account | None:
 
 
 async def _find_journals(tx: AsyncConnection, query: Select[Any], **parameters: Sequence[str]) -> list[Journal]:
-    """The journals of a query, in its order, each with its legs."""
+    """Return the journals of a query, in its order, each with its legs."""
     rows = (await tx.execute(query, parameters)).all()
     legs = await _find_legs(tx, rows)
     return [to_journal(row, legs.get(row.journal_id, ())) for row in rows]
 
 
 async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str, tuple[Leg, ...]]:
-    """The legs of some journals, by journal id, in order."""
+    """Return the legs of some journals, by journal id, in order."""
     ids = [row.journal_id for row in rows]
     legs: dict[str, tuple[Leg, ...]] = {}
     if ids:

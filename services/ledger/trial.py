@@ -16,7 +16,7 @@ _PART = 10**9
 
 
 def _summed(amount: ColumnElement[Any], name: str) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    """The sum of an amount that is not negative, in two parts; `_sum` puts them together."""
+    """Return the sum of an amount that is not negative, in two parts; `_sum` puts them together."""
     amount = type_coerce(amount, BigInteger)
     return func.sum(amount // _PART).label(f"{name}_high"), func.sum(amount % _PART).label(f"{name}_low")
 
@@ -36,7 +36,7 @@ def _credit(condition: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
 
 
 def totals_of(currency: str) -> Select[Any]:
-    """One row for each currency, with the head of the chain beside it: one statement is one snapshot."""
+    """Return the query of a row for each currency with the head of the chain: one statement is one snapshot."""
     sums = (
         select(POSTINGS.c.account_id, *_summed(_debit(), "debits"), *_summed(_credit(), "credits"))
         .group_by(POSTINGS.c.account_id)
@@ -88,12 +88,12 @@ def rows_of(currency: str, *, last: int, after: str, limit: int) -> Select[Any]:
 
 
 def to_total(row: Row[Any]) -> TrialTotal:
-    """A row of `totals_of`."""
+    """Return the total of a row of `totals_of`."""
     return TrialTotal(row.currency, row.accounts, _sum(row, "debits"), _sum(row, "credits"), row.unexplained)
 
 
 def to_row(row: Row[Any]) -> TrialRow:
-    """A row of `rows_of`."""
+    """Return the account's line of a row of `rows_of`."""
     account = to_account(row)
     later = (_sum(row, "later_debits") - _sum(row, "later_credits")) * account.kind.sign
     return TrialRow(replace(account, balance=account.balance - later), _sum(row, "debits"), _sum(row, "credits"))

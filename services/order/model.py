@@ -233,7 +233,7 @@ def cancel(order: Order, at_ms: int) -> Order:
 
 
 def illegal_state(order: Order, problem: str) -> FailedPrecondition:
-    """The refusal of a move that the state of an order forbids."""
+    """Return the refusal of a move that the state of an order forbids."""
     return FailedPrecondition(
         "ILLEGAL_STATE",
         f"order {order.order_id} is {order.state} and {problem}",

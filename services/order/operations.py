@@ -53,7 +53,7 @@ class OrderOperations:
         self._responses = responses
 
     async def create(self, call: Call, request_id: str, fingerprint: str, draft: OrderDraft) -> Answer:
-        """Makes an order.
+        """Make an order.
 
         Raises:
             PermissionDenied: NOT_YOUR_ORDER: a customer asks for another customer's order; ORDER_ID_NOT_YOURS: they
@@ -128,7 +128,7 @@ class OrderOperations:
         return await self._store.cancel(request, order, cancelled, reason, self._responses.cancelled(cancelled))
 
     async def get(self, call: Call, order_id: str) -> Order:
-        """Reads one order.
+        """Read one order.
 
         Raises:
             NotFound: ORDER_NOT_FOUND: there is none, or none the caller may see.
@@ -144,7 +144,7 @@ class OrderOperations:
         return await self._store.history(order_id, after=after, limit=limit)
 
     async def page(self, call: Call, which: OrderFilter, *, limit: int, after: int | None) -> list[Listed]:
-        """Lists orders, newest first; a customer's own only."""
+        """List orders, newest first; a customer's own only."""
         only = _only(call)
         if only is not None:
             if which.customer_id not in (None, only):
@@ -153,7 +153,7 @@ class OrderOperations:
         return await self._store.page(which, limit=limit, after=after)
 
     async def claim(self, call: Call, order_id: str, payment_id: str, fence: Fence, clerk: Principal) -> Order:
-        """Claims an order for a payment; it is granted if the order is then PAYING with this payment id.
+        """Claim an order for a payment; it is granted if the order is then PAYING with this payment id.
 
         Raises:
             NotFound: ORDER_NOT_FOUND.
@@ -174,7 +174,7 @@ class OrderOperations:
         settled_by: Principal,
         settled_at_ms: int,
     ) -> Order:
-        """Marks an order paid by the payment that claimed it.
+        """Mark an order paid by the payment that claimed it.
 
         Raises:
             FailedPrecondition: ILLEGAL_STATE: this payment has no claim on it.
@@ -195,7 +195,7 @@ class OrderOperations:
         actor: Principal | None = None,
         reason: str = "",
     ) -> Order:
-        """Gives an order back, whose claiming payment was declined. Raises as `claim`.
+        """Give an order back, whose claiming payment was declined. Raises as `claim`.
 
         Args:
             actor: On whose behalf; None: the caller's own.
@@ -213,7 +213,7 @@ class OrderOperations:
         actor: Principal | None = None,
         reason: str = "",
     ) -> Order:
-        """Opens the next round of an order, whose paying payment was reversed. Raises as `claim`.
+        """Open the next round of an order, whose paying payment was reversed. Raises as `claim`.
 
         Args:
             actor: On whose behalf; None: the caller's own.

@@ -95,7 +95,7 @@ RETENTION = Retention(REQUESTS, removals_table(METADATA), REQUESTS.c.response_ok
 
 
 def changing_columns(order: Order) -> dict[str, Any]:
-    """The columns that a move may change."""
+    """Return the columns that a move may change."""
     return {
         "state": order.state,
         "version": order.version,

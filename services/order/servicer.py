@@ -171,7 +171,7 @@ class OrderResponses:
 
 
 def order_out(order: Order) -> pb.Order:
-    """The order as a message."""
+    """Return the order as a message."""
     return pb.Order(
         order_id=order.order_id,
         customer_id=order.customer_id,
@@ -192,7 +192,7 @@ def order_out(order: Order) -> pb.Order:
 
 
 def event_out(event: OrderEvent) -> pb.OrderEvent:
-    """A change as a message."""
+    """Return a change as a message."""
     return pb.OrderEvent(
         version=event.version,
         from_state=_STATES[event.from_state] if event.from_state else pb.ORDER_STATE_UNSPECIFIED,
@@ -207,7 +207,7 @@ def event_out(event: OrderEvent) -> pb.OrderEvent:
 
 
 def _why_in(request: pb.ReleaseOrderRequest | pb.ReopenOrderRequest) -> dict[str, Any]:
-    """The actor and reason with which a payment releases an order; a request of an earlier release has neither."""
+    """Return the actor and reason of a request to release or reopen an order; an earlier release sends neither."""
     actor = clerk_in(request.clerk) if request.HasField("clerk") else None
     return {"actor": actor, "reason": check_text_form(request.reason, "reason")}
 
@@ -229,7 +229,7 @@ def _line_in(index: int, line: pb.OrderLine) -> OrderLine:
 
 
 def _of(place: str, make: Callable[[], _T], *, instead_of: str = "") -> _T:
-    """What `make` makes; a field it finds at fault is named by where it stands in our request."""
+    """Return what `make` returns; an error names the field by its place in the request."""
     try:
         return make()
     except InvalidArgument as error:

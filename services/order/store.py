@@ -166,7 +166,7 @@ def _one() -> Any:
 
 
 def _raise_fence(*, guarded: bool) -> Any:
-    """The statement that raises the fence of one order and gives its row; no row if the fence is behind.
+    """Return the statement that raises the fence of one order and gives its row; no row if the fence is behind.
 
     Args:
         guarded: Otherwise one that is behind is let through, and the larger one stays.
@@ -225,7 +225,7 @@ async def _write(tx: AsyncConnection, before: Order, after: Order) -> bool:
 
 
 async def _orders_of(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> list[Order]:
-    """The orders of some rows, with their lines, in one further look at most."""
+    """Return the orders of some rows, with their lines, with at most one further query."""
     found = list(rows)
     with_lines = [row.order_id for row in found if row.line_count]
     lines: dict[str, list[Row[Any]]] = {}

@@ -337,7 +337,7 @@ class _Item:
         return next((charge.held for charge in self.charges if charge.held), None)
 
     def differences(self) -> Counter[str]:
-        """How much more the acquirer holds than is booked, by currency."""
+        """Return how much more the acquirer holds than is booked, by currency."""
         more: Counter[str] = Counter()
         for charge in self.charges:
             if charge.held:
@@ -348,7 +348,7 @@ class _Item:
 
 
 def compare(sides: Sides, period: Period = ALL_TIME, before: Sides | None = None) -> Comparison:
-    """All differences and totals of a period.
+    """Return all differences and totals of a period.
 
     Args:
         before: An earlier reading: only what differed then as well is a discrepancy, only what had no outcome then as
@@ -381,7 +381,7 @@ def compare(sides: Sides, period: Period = ALL_TIME, before: Sides | None = None
 
 
 def _items(sides: Sides) -> dict[str, _Item]:
-    """The items by name: the payment's id, or the key that no payment has, behind a slash, which no id contains."""
+    """Return the items by name: a payment's id, or a slash (which no id contains) and a key that no payment has."""
     by_id = {payment.payment_id: payment for payment in sides.ours}
     by_key = {payment.key: payment for payment in sides.ours if payment.key}
     items: dict[str, _Item] = {}
@@ -416,7 +416,7 @@ def _of_item(item: _Item) -> Iterator[Discrepancy]:
 
 
 def _without_payment(item: _Item) -> Iterator[Discrepancy]:
-    """What belongs to no payment of ours. None of it is repaired without an operator's request."""
+    """Return what belongs to no payment of ours. None of it is repaired without an operator's request."""
     doubles = item.doubles
     for charge in item.charges:
         if charge.held and doubles and doubles.state not in _WITHOUT_MONEY:
@@ -481,7 +481,7 @@ def _in_the_ledger(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
 
 
 def _at_the_order(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
-    """The order against our payment, once it has come to its end."""
+    """Return the order against our payment, once it has come to its end."""
     if payment.state == _SUCCEEDED and payment.order_id:
         paid = next((order for order in item.orders if order.order_id == payment.order_id), None)
         if paid is None:
@@ -496,7 +496,7 @@ def _at_the_order(item: _Item, payment: Ours) -> Iterator[Discrepancy]:
 
 
 def _booked(item: _Item) -> Counter[str]:
-    """What the ledger has of an item, by currency: of a card, what the acquirer owes."""
+    """Return what the ledger has of an item, by currency: of a card, what the acquirer owes."""
     booked: Counter[str] = Counter()
     by_card = item.payment is not None and item.payment.by_card
     for journal in item.journals:
@@ -517,7 +517,7 @@ def _order_without_payment(order: PaidOrder, action: Action) -> Discrepancy:
 def _found(
     kind: DiscrepancyKind, action: Action, payment: Ours | None, held: Amount | None, *, key: str = ""
 ) -> Discrepancy:
-    """A difference between a payment and the acquirer.
+    """Return a difference between a payment and the acquirer.
 
     Args:
         key: Empty: the payment's own.

@@ -43,7 +43,7 @@ class Reader(Protocol):
     """A way to ask the services and the acquirer, as an accountant."""
 
     async def read(self, service: str, method: str, request: Message) -> Any:
-        """Asks for something; raises CountinghouseError."""
+        """Read something; raise CountinghouseError."""
         ...
 
 
@@ -51,7 +51,7 @@ class Desk(Reader, Protocol):
     """A way to change something there as well."""
 
     async def change(self, service: str, method: str, request: Message, key: str) -> Any:
-        """Changes something under `key`, asking again while that may help; raises CountinghouseError."""
+        """Change something under `key`, asking again while that may help; raise CountinghouseError."""
         ...
 
 
@@ -64,7 +64,7 @@ class Reconciliation:
 
 
 async def find(reader: Reader, settle_s: float, period: Period = ALL_TIME) -> Reconciliation:
-    """Reads everything and compares it.
+    """Read everything and compare it.
 
     Args:
         settle_s: Seconds between the two readings; the second is left out where nothing is open.
@@ -89,7 +89,7 @@ async def read(reader: Reader) -> Sides:
 
 
 async def _accounts(reader: Reader) -> AsyncIterator[ControlAccount]:
-    """The accounts that have a counterpart at the acquirer, one for each currency."""
+    """Return the accounts that have a counterpart at the acquirer, one for each currency."""
     request = ledger.ListAccountsRequest(page_size=_PAGE, prefix=_OWED_BY_ACQUIRER)
     async for page in _pages(reader, "ledger", "ListAccounts", request):
         for row in page.accounts:
@@ -169,12 +169,12 @@ def _amount(money: money_pb2.Money) -> Amount:
 
 
 def payment_state(row: payment.Payment) -> str:
-    """Where a payment stands, like SUCCEEDED; a number if this program is too old to know it."""
+    """Return where a payment stands, like SUCCEEDED; a number if this program is too old to know it."""
     known = payment.PaymentState.DESCRIPTOR.values_by_number.get(row.state)
     return str(known.name).removeprefix("PAYMENT_STATE_") if known else str(row.state)
 
 
 def charge_state(row: acquirer.Charge) -> str:
-    """Where a key stands at the acquirer, like CHARGED; a number if this program is too old to know it."""
+    """Return where a key stands at the acquirer, like CHARGED; a number if this program is too old to know it."""
     known = acquirer.ChargeState.DESCRIPTOR.values_by_number.get(row.state)
     return str(known.name).removeprefix("CHARGE_STATE_") if known else str(row.state)

@@ -38,7 +38,7 @@ class Repair:
 
 
 def named(keys: Iterable[str], discrepancies: Iterable[Discrepancy]) -> list[Discrepancy]:
-    """The discrepancies of the keys that people want refunded, in their order.
+    """Return the discrepancies of the keys that people want refunded, in their order.
 
     Raises:
         InvalidArgument: REFUND_NOT_OPEN: a key is not among the charges that can be refunded by name.
@@ -119,7 +119,7 @@ class Repairer:
         return Repair(found, False, found.action)
 
     async def _ended(self, found: Discrepancy, wanted: payment.PaymentState.ValueType | None = None) -> Repair:
-        """Waits until the payment has come to its end.
+        """Wait until the payment has come to its end.
 
         Args:
             wanted: In this state; None: in any.

@@ -131,7 +131,7 @@ def run(service: Service) -> None:
 
 
 async def _prune(service: Service, settings: Settings) -> None:
-    """Removes old requests, once or again and again; run as the owner of the tables (`retention.py`)."""
+    """Remove old requests, once or repeatedly; run as the owner of the tables (`retention.py`)."""
     async with Database(settings.database_url) as database:
         while True:
             try:
@@ -208,7 +208,7 @@ async def _serve(service: Service, settings: Settings) -> None:
 async def _runtime(
     service: Service, settings: Settings, database: Database, metrics: Metrics, stack: AsyncExitStack
 ) -> Runtime:
-    """Opens a ZooKeeper session, which `stack` closes."""
+    """Open a ZooKeeper session, which `stack` closes."""
     clock = DatabaseClock(database, SystemClock())
     await clock.set()
     setting = process.begin(clock.run)
@@ -262,7 +262,7 @@ def _listen(server: grpc.aio.Server, settings: Settings, advertised: AdvertisedA
 
 
 def _application(service: Service) -> str:
-    """The name under which Dubbo's rules know this service, as a provider and as a consumer."""
+    """Return the name under which Dubbo's rules know this service, as a provider and as a consumer."""
     return f"countinghouse-{service.name}"
 
 
@@ -272,7 +272,7 @@ def _consumer(service: Service, settings: Settings, clock: Clock) -> Consumer:
 
 
 def _open_page(settings: Settings, collected: CollectorRegistry, stack: AsyncExitStack) -> str:
-    """Serves the metrics until `stack` is left; the page's address for others, empty if it is off."""
+    """Serve the metrics until `stack` is left; return the address of the page, empty if it is off."""
     if settings.metrics_port < 0:
         return ""
     page = MetricsPage(collected, settings.metrics_host, settings.metrics_port)
@@ -300,7 +300,7 @@ def _provider_url(service: Service, settings: Settings, port: int, page: str, cl
 
 
 def _advertised_host(settings: Settings) -> str:
-    """The address under which others find us; of a server that listens on all, the one from which ZooKeeper is reached.
+    """Return the address to register; of a server that listens on all addresses, the one that reaches ZooKeeper.
 
     One that listens on 0.0.0.0 is not called over IPv6, one that listens on :: is called over both.
 
@@ -325,7 +325,7 @@ def _advertised_host(settings: Settings) -> str:
 
 
 async def _register_when_ready(runtime: Runtime, monitor: HealthMonitor, registry: Registry, url: ProviderURL) -> None:
-    """Registers once the ensemble is known to be ours and the server is SERVING. Ends only by an error."""
+    """Register once the ensemble is known to be ours and the server is SERVING. Ends only by an error."""
     await runtime.ensemble.settle()
     await monitor.ready.wait()
     await registry.register(url)

@@ -56,7 +56,7 @@ class Ensemble:
         self._looked = asyncio.Event()  # set once there is an outcome, renewed at each
 
     async def settle(self) -> None:
-        """Waits for the first outcome of `keep`, however long ZooKeeper or the database is away.
+        """Wait for the first outcome of `keep`, however long ZooKeeper or the database is away.
 
         Raises:
             EnsembleRefused: ENSEMBLE_BEHIND, with the command that repairs it; ENSEMBLE_FORBIDDEN.
@@ -67,7 +67,7 @@ class Ensemble:
             await self._looked.wait()
 
     async def keep(self) -> None:
-        """Finds the generation out for every session; never ends by itself."""
+        """Find the generation out for every session; never ends by itself."""
         changed = asyncio.Event()
         unsubscribe = self._session.subscribe(lambda _change: changed.set())
         try:
@@ -83,7 +83,7 @@ class Ensemble:
             unsubscribe()
 
     def check(self) -> None:
-        """Does nothing if a fence may be made, as far as is known.
+        """Do nothing if a fence may be made, as far as is known.
 
         Raises:
             Unavailable: ENSEMBLE_BEHIND: refused, with the remedy. ZOOKEEPER_UNAVAILABLE: not known yet.
@@ -94,7 +94,7 @@ class Ensemble:
             raise _not_reached()
 
     async def generation_in(self, session_id: int, timeout_s: float) -> int:
-        """The generation of what was made in a session; waits at most `timeout_s` seconds for it to be known.
+        """Return the generation of what was made in a session; waiting at most `timeout_s` seconds for it to be known.
 
         Raises:
             Unavailable: As `check`.
@@ -110,7 +110,7 @@ class Ensemble:
             raise _not_reached() from None
 
     async def _look(self, changed: asyncio.Event) -> float | None:
-        """Looks once; returns the seconds after which to look again, None: at the next change."""
+        """Look once; return the seconds after which to look again, None: at the next change."""
         try:
             known, newest_zxid = await read_newest_fence(self._database, self._table, self._fences)
             await self._session.wait_connected(_TIMEOUT_S)

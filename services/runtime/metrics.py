@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 def process_registry() -> CollectorRegistry:
-    """A registry that knows this process: its memory, processor time, open files, garbage collection and Python."""
+    """Return a registry with the metrics of this process: memory, processor time, files, garbage collection, Python."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -75,7 +75,7 @@ class CallMetrics:
         )
 
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
-        """Counts one call.
+        """Count one call.
 
         Args:
             method: Its bare name.
@@ -113,7 +113,7 @@ class MetricsPage:
         return self._server.server_port
 
     async def close(self) -> None:
-        """Stops serving; a reader of this moment may be cut off."""
+        """Stop serving; a reader of this moment may be cut off."""
         await asyncio.to_thread(self._server.shutdown)
         self._server.server_close()
 
@@ -129,13 +129,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        """As the base class, without asking the network for this machine's name."""
+        """Bind as the base class does, without asking the network for this machine's name."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Gives a reader its thread, or turns it away."""
+        """Give a reader its thread, or refuse it."""
         if not self._turns.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -146,14 +146,14 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """What that thread does."""
+        """Serve one reader, in its thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._turns.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  as the base class has it
-        """A reader that hung up."""
+        """Ignore a reader that hung up."""
         log.info("metrics were not read to the end", reader=client_address, exc_info=True)
 
 

@@ -189,7 +189,7 @@ def _end(program: Program, message: str, code: int) -> NoReturn:
 
 
 async def _migrated(database: Database, program: Program, *, migrate: bool) -> None:
-    """As `bring_up_to_date`, once the database is there."""
+    """Call `bring_up_to_date` once the database is there."""
     told = False
     while True:
         try:

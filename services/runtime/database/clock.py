@@ -42,11 +42,11 @@ class DatabaseClock:
         return int(self._clock.monotonic_s() * 1000 + self._ahead_ms)
 
     def monotonic_s(self) -> float:
-        """The machine's own."""
+        """Return the machine's monotonic time."""
         return self._clock.monotonic_s()
 
     async def set(self) -> None:
-        """Asks the database.
+        """Ask the database.
 
         Raises:
             Unavailable: It does not answer; the clock goes on as it did.
@@ -58,7 +58,7 @@ class DatabaseClock:
             self._ahead_ms = now_ms - (began_s + ended_s) / 2 * 1000
 
     async def run(self) -> None:
-        """Sets it again and again; ends only when cancelled."""
+        """Set it repeatedly until cancelled."""
         while True:
             await asyncio.sleep(_SET_AGAIN_S)
             with suppress(Unavailable):

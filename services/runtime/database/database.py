@@ -88,7 +88,7 @@ class Database:
         await self.close()
 
     async def run(self, step: Step[_T]) -> _T:
-        """Runs a writing step.
+        """Run a writing step.
 
         Raises:
             Unavailable: DATABASE_UNAVAILABLE: the database is away, or was busy for too long; DATABASE_FULL,
@@ -115,7 +115,7 @@ class Database:
         return self._backend.file if isinstance(self._backend, SqliteBackend) else None
 
     async def read(self, step: Step[_T]) -> _T:
-        """Runs a step that only reads, on one snapshot."""
+        """Run a step that only reads, on one snapshot."""
         return await self._attempt(lambda: self._backend.read(step), writing=False)
 
     @property
@@ -124,7 +124,7 @@ class Database:
         return self._backend.sync_engine
 
     async def ping(self) -> None:
-        """Raises Unavailable if the database does not answer."""
+        """Raise Unavailable if the database does not answer."""
 
         async def one(connection: AsyncConnection) -> None:
             await connection.exec_driver_sql("SELECT 1")
@@ -141,11 +141,11 @@ class Database:
         return await self.read(ask)
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Close the connections."""
         await self._backend.close()
 
     async def _attempt(self, work: Callable[[], Coroutine[Any, Any, _T]], *, writing: bool) -> _T:
-        """Tries a step again that lost against another; also one whose connection found the file being set up."""
+        """Try a step again that lost against another; also one whose connection found the file being set up."""
         for attempt in range(_ATTEMPTS):
             try:
                 return await work()
@@ -163,7 +163,7 @@ class Database:
 
 
 def ensemble_table(metadata: MetaData) -> Table:
-    """The table with the one row that says under which ZooKeeper generation this database was last written."""
+    """Return the table with the one row that says under which ZooKeeper generation this database was last written."""
     return Table(
         "ensemble",
         metadata,
@@ -174,7 +174,7 @@ def ensemble_table(metadata: MetaData) -> Table:
 
 
 async def probe_write(database: Database, table: Table) -> None:
-    """Writes for the sake of writing; after a write has failed, as much as needs new space.
+    """Write to see whether writing works; after a write has failed, as much as needs new space.
 
     Args:
         table: One with one row and a column `probe`: `ensemble_table`, or one whose row is there from the first.
@@ -192,7 +192,7 @@ async def probe_write(database: Database, table: Table) -> None:
 
 
 async def read_generation(database: Database, table: Table) -> int:
-    """The generation beside the data; 0: never written."""
+    """Return the generation beside the data; 0: never written."""
 
     async def step(connection: AsyncConnection) -> int:
         return (await connection.execute(select(table.c.generation))).scalar_one_or_none() or 0
@@ -203,7 +203,7 @@ async def read_generation(database: Database, table: Table) -> int:
 async def read_newest_fence(
     database: Database, table: Table, fences: tuple[Column[int], Column[int]]
 ) -> tuple[int, int]:
-    """The newest generation that this database has seen, and the newest token used under it; 0: none.
+    """Return the newest generation that this database has seen, and the newest token used under it; 0: none.
 
     Args:
         fences: The columns of generation and token, of which there is an index.
@@ -222,7 +222,7 @@ async def read_newest_fence(
 
 
 async def write_generation(database: Database, table: Table, generation: int) -> None:
-    """Raises the generation beside the data; never lowers it."""
+    """Raise the generation beside the data; never lower it."""
 
     async def step(connection: AsyncConnection) -> None:
         known = (await connection.execute(select(table.c.generation))).scalar_one_or_none()

@@ -88,12 +88,12 @@ def lost() -> Unavailable:
 
 
 def away(error: BaseException) -> Unavailable:
-    """What callers are told of a database that does not answer."""
+    """Return what callers are told of a database that does not answer."""
     return Unavailable(AWAY, f"the database is away or busy: {type(error).__name__}; try again")
 
 
 def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
-    """The error of a step in our words; `error` itself if it is a mistake of ours.
+    """Return the error of a step as our error; `error` itself if it is a defect of ours.
 
     Args:
         name: The database's, for the operator.
@@ -122,7 +122,7 @@ def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
 
 
 def is_passing(error: DBAPIError) -> bool:
-    """Whether the step lost against another, or its connection broke: as a whole it may be run again."""
+    """Return whether the step lost against another, or its connection broke: as a whole it may be run again."""
     original = driver_error(error)
     if isinstance(original, sqlite3.OperationalError):
         return _sqlite_code(original) in _PASSING_SQLITE
@@ -130,7 +130,7 @@ def is_passing(error: DBAPIError) -> bool:
 
 
 def is_undone(error: DBAPIError) -> bool:
-    """Whether SQLite's refusal of a COMMIT means that nothing stands, now and after a restart."""
+    """Return whether SQLite's refusal of a COMMIT means that nothing stands, now and after a restart."""
     original = driver_error(error)
     if isinstance(original, sqlite3.IntegrityError):  # a constraint that is checked at the end
         return True
@@ -138,7 +138,7 @@ def is_undone(error: DBAPIError) -> bool:
 
 
 def driver_error(error: DBAPIError) -> BaseException | None:
-    """The driver's own exception, under whatever an async adapter wrapped around it."""
+    """Return the driver's own exception, under whatever an async adapter wrapped around it."""
     original: BaseException | None = error.orig
     while original is not None and original.__cause__ is not None:
         original = original.__cause__
@@ -146,17 +146,17 @@ def driver_error(error: DBAPIError) -> BaseException | None:
 
 
 def sqlstate_of(error: BaseException | None) -> str:
-    """What PostgreSQL called the error; empty: it is not one of its."""
+    """Return what PostgreSQL called the error; empty: it is not one of its."""
     return str(getattr(error, "sqlstate", None) or "")
 
 
 def said(error: BaseException) -> str:
-    """What the driver said, without the statement: that may hold a password."""
+    """Return what the driver said, without the statement: that may hold a password."""
     return str(error.orig) if isinstance(error, DBAPIError) else str(error)
 
 
 def keep_values_out(engine: Engine) -> None:
-    """Has no error of this engine show a value, wherever it is logged."""
+    """Have no error of this engine show a value, wherever it is logged."""
     event.listen(engine, "handle_error", _strip)
 
 
@@ -185,5 +185,5 @@ def _reason(original: BaseException | None) -> str:
 
 
 def _sqlite_code(error: sqlite3.Error) -> int:
-    """The primary result code; -1: the error is Python's own."""
+    """Return the primary result code; -1: the error is Python's own."""
     return getattr(error, "sqlite_errorcode", -1) & 0xFF

@@ -65,20 +65,20 @@ REQUEST_TTL_MS = 24 * 3600 * 1000
 
 
 async def insert_if_absent(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> bool:
-    """Inserts a row unless one of its unique keys is taken; says whether it did. Waits for a rival's commit first."""
+    """Insert a row unless one of its unique keys is taken; return whether it did. Waits for a rival's commit first."""
     return (await connection.execute(_insert_or_not(table, connection.dialect.name), values)).rowcount == 1
 
 
 @cache
 def _insert_or_not(table: Table, dialect: str) -> Insert:
-    """One statement object per table: SQLAlchemy looks its compiled form up by it."""
+    """Return one statement object per table: SQLAlchemy looks its compiled form up by it."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement: Insert = insert(table).on_conflict_do_nothing()
     return statement
 
 
 def request_table(metadata: MetaData, *more: Column[Any]) -> Table:
-    """The table; the same in every service's schema.
+    """Return the table; the same in every service's schema.
 
     Args:
         more: Columns of one service.
@@ -138,14 +138,14 @@ class Requests:
     async def issue(
         self, tx: AsyncConnection, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str
     ) -> None:
-        """Makes a key that can be used once; one that is there already stays as it is."""
+        """Make a key that can be used once; one that is there already stays as it is."""
         row = self._row(key, RequestState.ISSUED, "", 0, "", 0, expires_at_ms, now_ms) | {"order_id": order_id}
         await insert_if_absent(tx, self._table, row)
 
     async def begin(
         self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
     ) -> Execution | StoredResponse:
-        """Starts executing a request id, or says what it was answered with.
+        """Start executing a request id, or return its stored answer.
 
         Raises:
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
@@ -167,7 +167,7 @@ class Requests:
     async def consume(
         self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
     ) -> Execution | StoredResponse:
-        """Starts executing a key that was issued, or says what it was answered with.
+        """Start executing a key that was issued, or return its stored answer.
 
         Raises:
             NotFound: TICKET_NOT_FOUND.
@@ -200,7 +200,7 @@ class Requests:
         return execution
 
     async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
-        """Carries on an execution whose lease has passed; None: another execution did."""
+        """Carry on an execution whose lease has passed; None: another execution did."""
         columns = self._table.c
         taken = await self._start(
             tx,
@@ -213,7 +213,7 @@ class Requests:
         return None if taken is None else Execution(key, taken, first=False)
 
     async def finish(self, tx: AsyncConnection, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
-        """Stores the response for good; says whether it was this call that ended the request.
+        """Store the response for good; return whether this call ended the request.
 
         Which of two executions may end it is decided by the effect in the same transaction, not by the attempt: a
         payment that one execution began may be brought to its end by another.
@@ -250,7 +250,7 @@ class Requests:
         return Answer(response)
 
     async def renew(self, tx: AsyncConnection, held: Sequence[Execution], *, until_ms: int) -> None:
-        """Keeps others out of keys that are being executed; an `until_ms` that has passed lets them in."""
+        """Keep others out of keys that are being executed; an `until_ms` that has passed lets them in."""
         columns = self._table.c
         for execution in held:
             await tx.execute(
@@ -264,7 +264,7 @@ class Requests:
             )
 
     async def give_back(self, tx: AsyncConnection, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
-        """Lets the same key run again, since nothing was done under it: only who executes it can know that.
+        """Let the same key run again, since nothing was done under it: only who executes it can know that.
 
         The attempt stays, so that an execution that was paused meanwhile holds nothing of what its successors began.
         """
@@ -277,7 +277,7 @@ class Requests:
         return given.rowcount == 1
 
     async def expire(self, tx: AsyncConnection, *, now_ms: int) -> list[RequestKey]:
-        """Ends every key whose time passed before it was used."""
+        """End every key whose time passed before it was used."""
         columns = self._table.c
         ended = await tx.execute(
             update(self._table)
@@ -288,7 +288,7 @@ class Requests:
         return [_to_key(row) for row in ended]
 
     async def unused(self, tx: AsyncConnection, caller: Principal, method: str, *, now_ms: int) -> int:
-        """How many keys that were issued to a caller are open: not used, and issued within a day or not yet expired.
+        """Return how many keys issued to a caller are open: not used, and issued within a day or not yet expired.
 
         Callers who are counted at once wait for each other's transaction, so that none is missed.
         """
@@ -310,7 +310,7 @@ class Requests:
     async def overdue(
         self, tx: AsyncConnection, *conditions: ColumnElement[bool], now_ms: int, limit: int
     ) -> list[RequestRow]:
-        """Executions whose lease has passed, the longest first; only those that meet `conditions` as well."""
+        """Return executions whose lease has passed, the longest first, that meet `conditions` as well."""
         columns = self._table.c
         rows = await tx.execute(
             select(self._table)
@@ -321,7 +321,7 @@ class Requests:
         return [_to_row(row) for row in rows]
 
     async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
-        """The row of a key."""
+        """Return the row of a key."""
         row = (await tx.execute(self._find, named(key))).one_or_none()
         return None if row is None else _to_row(row)
 
@@ -340,7 +340,7 @@ class Requests:
         return row.response
 
     async def order_of(self, tx: AsyncConnection, key: RequestKey) -> str | None:
-        """The order a ticket names, empty for none; None: there is no such ticket."""
+        """Return the order a ticket names, empty for none; None: there is no such ticket."""
         return (await tx.execute(select(self._table.c.order_id).where(self._is(key)))).scalar_one_or_none()
 
     def _is(self, key: RequestKey) -> ColumnElement[bool]:
@@ -413,7 +413,7 @@ class SqlAnswerStore:
         self._requests = requests
 
     async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
-        """As the port says."""
+        """See `AnswerStore`."""
 
         async def step(tx: AsyncConnection) -> Answer:
             return await self._requests.answer(tx, request, response)
@@ -421,7 +421,7 @@ class SqlAnswerStore:
         return await self._database.run(step)
 
     async def answered(self, request: KeyedRequest) -> Answer | None:
-        """As the port says."""
+        """See `AnswerStore`."""
 
         async def step(tx: AsyncConnection) -> Answer | None:
             stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
@@ -444,7 +444,7 @@ class SqlAnswerStore:
 
 
 def is_named(table: Table) -> ColumnElement[bool]:
-    """The condition that a row has the key whose parameters `named` gives."""
+    """Return the condition that a row has the key whose parameters `named` gives."""
     columns = table.c
     return and_(
         columns.caller == bindparam("of_caller"),
@@ -455,7 +455,7 @@ def is_named(table: Table) -> ColumnElement[bool]:
 
 
 def named(key: RequestKey) -> dict[str, Any]:
-    """The parameters of `is_named`."""
+    """Return the parameters of `is_named`."""
     return {
         "of_caller": key.caller.name,
         "of_role": key.caller.role,

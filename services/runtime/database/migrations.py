@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) -> None:
-    """Leaves the database at the newest revision of `package`/migrations.
+    """Leave the database at the newest revision of `package`/migrations.
 
     Args:
         package: Folder of the service.
@@ -100,7 +100,7 @@ def _write_note(note: Path | None) -> None:
 
 
 def _revisions(folder: Path) -> list[str]:
-    """The revisions in order: files are named `<revision>_<what>.py`, revisions are numbered."""
+    """Return the revisions in order: files are named `<revision>_<what>.py`, revisions are numbered."""
     return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*.py"))
 
 
@@ -114,7 +114,7 @@ def _upgrade(connection: Connection, package: Path) -> None:
 
 
 def run_revisions() -> None:
-    """What each service's `migrations/env.py` calls."""
+    """Run the migrations; called by each service's `migrations/env.py`."""
     from alembic import context  # noqa: PLC0415
 
     connection: Any = context.config.attributes["connection"]
@@ -126,7 +126,7 @@ def run_revisions() -> None:
 
 
 def create_shared_tables() -> None:
-    """The tables that every service has: `requests` and `ensemble`."""
+    """Create the tables that every service has: `requests` and `ensemble`."""
     from alembic import op  # noqa: PLC0415
 
     op.create_table(
@@ -153,7 +153,7 @@ def create_shared_tables() -> None:
 
 
 def create_removals() -> None:
-    """The table that says how far old requests were removed, `runtime/database/retention.py`."""
+    """Create the table that says how far old requests were removed, `runtime/database/retention.py`."""
     from alembic import op  # noqa: PLC0415
 
     op.create_table(
@@ -218,7 +218,7 @@ def add_caller_roles(known: Sequence[str], possible: Mapping[str, Sequence[str]]
 
 
 def add_write_probe(table: str = "ensemble") -> None:
-    """A column of a table with one row, written to see whether writing works: as it is, so that it takes the space."""
+    """Add a column to a table of one row, which is written to see whether writing works and takes its space at once."""
     from alembic import op  # noqa: PLC0415
 
     op.add_column(table, Column("probe", LargeBinary, nullable=True))
@@ -227,7 +227,7 @@ def add_write_probe(table: str = "ensemble") -> None:
 
 
 def refuse(table: str, *statements: str) -> None:
-    """Triggers that refuse UPDATE or DELETE on `table`, whichever role asks. PostgreSQL's refuse TRUNCATE as well."""
+    """Create triggers that refuse UPDATE and DELETE on `table` to every role; on PostgreSQL TRUNCATE as well."""
     from alembic import op  # noqa: PLC0415
 
     if op.get_bind().dialect.name == "sqlite":

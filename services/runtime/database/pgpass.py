@@ -39,11 +39,11 @@ class Roles:
 
 
 def passfile_line(role: str, password: str) -> str:
-    """The line that holds a role's password."""
+    """Return the line that holds a role's password."""
     return f"*:*:*:{role}:{password}\n"
 
 
 def passwords_in(passfile: str) -> dict[str, str]:
-    """The password of each role that a file names."""
+    """Return the password of each role that a file names."""
     lines = [line.split(":") for line in passfile.splitlines() if line and not line.startswith("#")]
     return {parts[3]: parts[4] for parts in lines}

@@ -40,7 +40,7 @@ _CONNECT_TIMEOUT_S = 10.0
 
 
 async def prepare(server: URL, house: str, services: Iterable[str], passwords: Mapping[str, str]) -> None:
-    """Makes the roles and the databases of these services, with these passwords.
+    """Make the roles and the databases of these services, with these passwords.
 
     Args:
         server: Of a superuser, at any database.
@@ -61,7 +61,7 @@ async def prepare(server: URL, house: str, services: Iterable[str], passwords: M
 
 
 async def grant(database: Database, append_only: Iterable[str], *, user: str, checker: str) -> None:
-    """Gives the roles what they need of every table there is, and takes from them what they do not need.
+    """Give the roles what they need of every table there is, and take from them what they do not need.
 
     Args:
         database: Connected to as the owner.
@@ -124,7 +124,7 @@ async def _found(connection: AsyncConnection, query: str, name: str) -> bool:
 
 
 async def _say(connection: AsyncConnection, statement: str, *names: str) -> None:
-    """Executes a statement that takes no parameters: the server's own `format` quotes the names in it."""
+    """Execute a statement that takes no parameters: the server's own `format` quotes the names in it."""
     values = {f"n{place}": name for place, name in enumerate(names)}
     listed = "".join(f", CAST(:{name} AS text)" for name in values)
     query = text(f"SELECT format(CAST(:statement AS text){listed})")

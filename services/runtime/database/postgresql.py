@@ -66,7 +66,7 @@ class PostgresqlBackend:
         self.sync_engine: Engine = self._engine.sync_engine
 
     async def write(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
-        """Runs a step in a transaction.
+        """Run a step in a transaction.
 
         Raises:
             CommitUnanswered: It may stand.
@@ -87,19 +87,19 @@ class PostgresqlBackend:
             return result
 
     async def read(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
-        """Runs a step on one snapshot."""
+        """Run a step on one snapshot."""
         async with self._connection() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with asyncio.timeout(self._step_s), connection.begin():
                 return await step(connection)
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Close the connections."""
         await self._engine.dispose()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection of the pool. One on which something was not answered in time is not given back to it."""
+        """Lend a connection of the pool. One on which something was not answered in time is not given back to it."""
         async with self._engine.connect() as connection:
             try:
                 yield connection
@@ -109,6 +109,6 @@ class PostgresqlBackend:
 
 
 def _was_refused(error: DBAPIError) -> bool:
-    """Whether the server answered COMMIT with a refusal, after which nothing stands."""
+    """Return whether the server answered COMMIT with a refusal, after which nothing stands."""
     state = sqlstate_of(error.orig)
     return bool(state) and not error.connection_invalidated and not state.startswith(_NO_ANSWERS)

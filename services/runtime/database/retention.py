@@ -56,7 +56,7 @@ _ENDED: Final = (RequestState.DONE, RequestState.EXPIRED)
 
 
 def removals_table(metadata: MetaData) -> Table:
-    """The table with the one row that says up to which time requests have been removed; no row: none ever were."""
+    """Return the table whose one row says up to which time requests were removed; without a row none were."""
     return Table(
         "removals",
         metadata,

@@ -65,7 +65,7 @@ class SqliteBackend:
         self._writer = asyncio.Lock()
 
     async def write(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
-        """Runs a step in a transaction that may write from its first statement on.
+        """Run a step in a transaction that may write from its first statement on.
 
         Raises:
             CommitUnanswered: It may stand.
@@ -75,16 +75,16 @@ class SqliteBackend:
             return await self._in_thread(step, reading=False)
 
     async def read(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
-        """Runs a step on one snapshot."""
+        """Run a step on one snapshot."""
         return await self._in_thread(step, reading=True)
 
     async def close(self) -> None:
-        """Gives the connections and threads back."""
+        """Close the connections and end the threads."""
         self._threads.shutdown(wait=False)
         self.sync_engine.dispose()
 
     async def _in_thread(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], *, reading: bool) -> _T:
-        """Runs a step in a thread. A cancelled caller ends when the thread has: it cannot be stopped."""
+        """Run a step in a thread. A cancelled caller ends when the thread has: it cannot be stopped."""
         job = self._threads.submit(self._run, step, reading)
         running = asyncio.wrap_future(job)
         try:
@@ -115,14 +115,14 @@ class SqliteBackend:
         return result
 
     def _note_file(self, _connection: Any, _record: Any) -> None:
-        """A connection was opened: the first one's file is the database, and every other's has to be the same."""
+        """Note the file of an opened connection: every later one's has to be the same file."""
         self._connections += 1
         if self.file is not None:
             self._note(self.file)
         self._check_file()
 
     def _forget_log(self, _connection: Any, _record: Any) -> None:
-        """A connection is closed: with the last one SQLite removes its log."""
+        """Note a closed connection: with the last one SQLite removes its log."""
         self._connections -= 1
         if self._connections == 0 and self.file is not None:
             self._opened.pop(log_of(self.file), None)
@@ -133,7 +133,7 @@ class SqliteBackend:
             self._opened.setdefault(file, found)
 
     def _check_file(self) -> None:
-        """Raises Unavailable: DATABASE_LOST."""
+        """Raise Unavailable, DATABASE_LOST, if the file is another or missing."""
         if self.file is None or self.file not in self._opened:
             return
         self._note(log_of(self.file))  # SQLite makes it when it first needs it, and keeps it while a connection is open
@@ -152,7 +152,7 @@ def log_of(database: Path) -> Path:
 
 
 def _is_file(url: URL) -> bool:
-    """Whether the database is a file under its own name: not in memory, and not named by a URI of SQLite's own."""
+    """Return whether the database is a file under its own name: not in memory, not named by SQLite's own URI."""
     return bool(url.database) and url.database != ":memory:" and not str(url.database).startswith("file:")
 
 
@@ -187,7 +187,7 @@ class _AtOnce:
 
 
 def _driven(step: Coroutine[Any, Any, _T]) -> _T:
-    """What the step returns.
+    """Return what the step returns.
 
     Raises:
         RuntimeError: It waited for something other than its connection.
@@ -209,6 +209,6 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """A writing step begins with BEGIN IMMEDIATE, so it never finds out halfway that it may not write."""
+    """Begin a writing step with BEGIN IMMEDIATE, so that it never finds out halfway that it may not write."""
     reading = connection.get_execution_options().get("countinghouse_read", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -60,7 +60,7 @@ MAY_CALL: dict[str, frozenset[Role]] = {
 
 
 def check(method: str, principal: Principal) -> None:
-    """Lets `principal` call `method`, given as `/package.Service/Method`.
+    """Let `principal` call `method`, given as `/package.Service/Method`.
 
     Raises:
         PermissionDenied: ROLE_NOT_ALLOWED, saying which roles may.

@@ -32,10 +32,10 @@ _current: ContextVar[Call] = ContextVar("countinghouse_call")
 
 
 def current_call() -> Call:
-    """The call being served in this task. Only servicers ask; everything below is handed the call."""
+    """Return the call being served in this task. Only servicers ask; everything below is handed the call."""
     return _current.get()
 
 
 def serving(call: Call) -> None:
-    """Makes `call` the one being served in this task."""
+    """Make `call` the one being served in this task."""
     _current.set(call)

@@ -53,7 +53,7 @@ class FailpointSet:
     def arm(
         self, name: str, action: pb.FailpointAction.ValueType, *, hit: int = 1, delay_ms: int = 0, subject: str = ""
     ) -> None:
-        """Lets `name` fire once, at the `hit`-th pass from now on that concerns `subject`.
+        """Let `name` fire once, at the `hit`-th pass from now on that concerns `subject`.
 
         Raises:
             InvalidArgument: FAILPOINT_UNKNOWN or OUT_OF_RANGE.
@@ -72,7 +72,7 @@ class FailpointSet:
             self._armed[name] = _Armed(action, max(hit, 1), delay_ms, subject)
 
     async def hit(self, name: str, call: Call | None, *subjects: str) -> None:
-        """Passes the failpoint `name`.
+        """Pass the failpoint `name`.
 
         Args:
             call: The call whose reply a DROP_REPLY would lose; None: no caller waits for one.

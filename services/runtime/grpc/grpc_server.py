@@ -73,7 +73,7 @@ def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    """Bounds, and room for pings: our own clients' and those of idle Dubbo clients."""
+    """Return the bounds, and room for pings: our own clients' and those of idle Dubbo clients."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),

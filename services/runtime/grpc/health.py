@@ -72,7 +72,7 @@ class HealthMonitor:
         self.ready = asyncio.Event()
 
     async def watch(self) -> None:
-        """Looks again and again; never ends by itself."""
+        """Look repeatedly until cancelled."""
         await self._servicer.set(_LIVENESS, _SERVING)
         changed = asyncio.Event()
         unsubscribe = self._session.subscribe(lambda _change: changed.set()) if self._session else None

@@ -50,7 +50,7 @@ class StoredRefusal(Exception):
 
 
 def reply(call: Call, answer: Answer) -> Any:
-    """A stored response as what a servicer returns: its bytes, which go on the wire as they are.
+    """Return a stored response as what a servicer returns: its bytes, which go on the wire as they are.
 
     Raises:
         StoredRefusal: The stored response is a refusal.
@@ -115,7 +115,7 @@ class CallInterceptor(aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(behave, response_serializer=_serialize)
 
     async def drained(self) -> None:
-        """Waits until every call that changes something has come to its end."""
+        """Wait until every call that changes something has come to its end."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -222,5 +222,5 @@ def _bearer(context: aio.ServicerContext[Any, Any]) -> str:
 
 
 def _serialize(response: Any) -> bytes:
-    """A servicer returns a message, or the bytes of a stored one."""
+    """Return the bytes of a message, or of a stored one as they are."""
     return response if isinstance(response, bytes) else bytes(response.SerializeToString())

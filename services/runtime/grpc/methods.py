@@ -11,7 +11,7 @@ from coordination.channel import Idempotency
 
 @cache
 def idempotency(method: str) -> Idempotency:
-    """Whether `/package.Service/Method` may be sent again when its reply was lost, and whether it changes anything."""
+    """Return whether `/package.Service/Method` may be sent again after a lost reply, and whether it is a read."""
     service, _, name = method.strip("/").partition("/")
     try:
         found = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
@@ -21,10 +21,10 @@ def idempotency(method: str) -> Idempotency:
 
 
 def is_read(method: str) -> bool:
-    """Whether `/package.Service/Method` changes nothing."""
+    """Return whether `/package.Service/Method` changes nothing."""
     return idempotency(method) is Idempotency.NO_SIDE_EFFECTS
 
 
 def method_names(service: str) -> tuple[str, ...]:
-    """The methods of `package.Service`, as the registry lists them."""
+    """Return the methods of `package.Service`, as the registry lists them."""
     return tuple(method.name for method in descriptor_pool.Default().FindServiceByName(service).methods)

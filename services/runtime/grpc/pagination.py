@@ -46,7 +46,7 @@ Key = tuple[Any, ...]
 
 
 def page_size(asked: int, default_rows: int = DEFAULT_ROWS) -> int:
-    """How many rows a page has at most.
+    """Return how many rows a page has at most.
 
     Raises:
         InvalidArgument: PAGE_SIZE_OUT_OF_RANGE.
@@ -115,13 +115,13 @@ async def read_page(
 
 
 def token_of(request: Any, key: Key | None) -> str:
-    """The token of the page of this query that begins after `key`."""
+    """Return the token of the page of this query that begins after `key`."""
     parts = (_fingerprint(request), *(key or ()))
     return base64.urlsafe_b64encode("\n".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
 def key_in(request: Any, types: tuple[type[int] | type[str], ...]) -> Key | None:
-    """The key after which the page asked for begins; None: at the start.
+    """Return the key after which the page asked for begins; None: at the start.
 
     Raises:
         InvalidArgument: PAGE_TOKEN_INVALID.
@@ -144,7 +144,7 @@ def key_in(request: Any, types: tuple[type[int] | type[str], ...]) -> Key | None
 
 
 def _fingerprint(request: Any) -> str:
-    """What tells one query from another: another type of request, or another filter."""
+    """Return what tells one query from another: another type of request, or another filter."""
     query = type(request)()
     query.CopyFrom(request)
     query.ClearField("page_size")

@@ -19,7 +19,7 @@ _TIMEOUT_S = 2.0
 
 
 def state(address: str, interface: str = "") -> str:
-    """What grpc.health says of `interface` at `address`, or the status code with which there was no answer.
+    """Return what grpc.health says of `interface` at `address`, or the status code with which there was no answer.
 
     Args:
         interface: Empty: the server as a whole.
@@ -38,7 +38,7 @@ def state(address: str, interface: str = "") -> str:
 
 
 def main() -> None:
-    """Looks once."""
+    """Look once."""
     found = state(*sys.argv[1:3])
     print(found)  # noqa: T201  what `docker inspect` shows
     raise SystemExit(found != "SERVING")

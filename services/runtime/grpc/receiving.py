@@ -46,7 +46,7 @@ class Receiver:
         return body
 
     async def receive_or_end(self, context: _Context) -> bytes | None:
-        """As `receive`; None: the client sent none and will not."""
+        """Receive as `receive`; return None if the client sent none and will not."""
         try:
             async with asyncio.timeout(self._timeout_s) as timeout:
                 self._waiting[timeout] = None

@@ -60,7 +60,7 @@ class Peers:
         return channel
 
     async def call(self, method: Callable[..., Any], request: Any, deadline: Deadline) -> Any:
-        """Calls a stub's method.
+        """Call a stub's method.
 
         Raises:
             Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT,
@@ -96,13 +96,13 @@ class Peers:
             raise answer from error
 
     async def close(self) -> None:
-        """Closes every channel."""
+        """Close every channel."""
         for channel in self._channels:
             await channel.close()
         await self._discovery.close()
 
 
 def _order_id_of(_method: str, request: Any) -> str:
-    """The order a request is about, so that calls about one order hash to one endpoint; empty if it names none."""
+    """Return the order of a request, so that its calls hash to one endpoint; empty if it names none."""
     order_id = getattr(request, "order_id", "")
     return order_id if isinstance(order_id, str) else ""

@@ -43,7 +43,7 @@ _CODES_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in 
 
 
 def code_of(error: errors.CountinghouseError) -> grpc.StatusCode:
-    """The status code under which `error` travels."""
+    """Return the status code under which `error` travels."""
     for kind in type(error).__mro__:
         if kind in _CODES:
             return _CODES[kind]
@@ -51,12 +51,12 @@ def code_of(error: errors.CountinghouseError) -> grpc.StatusCode:
 
 
 def code_of_status(status: status_pb2.Status) -> grpc.StatusCode:
-    """The grpcio code of a google.rpc.Status."""
+    """Return the grpcio code of a google.rpc.Status."""
     return _CODES_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
 
 
 def to_status(error: errors.CountinghouseError) -> status_pb2.Status:
-    """`error` as a google.rpc.Status with its details."""
+    """Return `error` as a google.rpc.Status with its details."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     details = [_packed(info)]
     if error.fields:
@@ -85,7 +85,7 @@ def internal() -> status_pb2.Status:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
-    """A peer's answer as the error it stands for.
+    """Return a peer's answer as the error it stands for.
 
     A status without our ErrorInfo comes from the transport, or from a server that broke: it says nothing about what
     was done, hence OutcomeUnknown. So is an answer that says "nothing was done" when another instance had been sent
@@ -106,13 +106,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
 
 
 def reason_in(status: status_pb2.Status) -> str:
-    """The reason in a google.rpc.Status; empty if it has none."""
+    """Return the reason in a google.rpc.Status; empty if it has none."""
     info = error_details_pb2.ErrorInfo()
     return next((info.reason for detail in status.details if detail.Unpack(info)), "")
 
 
 def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
-    """The error that a google.rpc.Status stands for."""
+    """Return the error that a google.rpc.Status stands for."""
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
@@ -140,7 +140,7 @@ def from_status(status: status_pb2.Status) -> errors.CountinghouseError:
 async def abort(
     context: grpc.aio.ServicerContext[Any, Any], answer: status_pb2.Status, details: bytes, *, replayed: bool = False
 ) -> NoReturn:
-    """Answers with a status; `details` are its bytes, which go on the wire as they are."""
+    """Answer with a status; `details` are its bytes, which go on the wire as they are."""
     trailers: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, details),)
     if reason := reason_in(answer):
         trailers += ((REASON_KEY, reason),)

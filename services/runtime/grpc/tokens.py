@@ -39,7 +39,7 @@ class TokenSigner:
 
     @classmethod
     def from_file(cls, path: Path, clock: Clock) -> TokenSigner:
-        """Reads the private key; makes it first, with mode 0600, if there is none.
+        """Read the private key; make it first, with mode 0600, if there is none.
 
         Two processes that start at once end with the same key: the file appears whole or not at all.
         """
@@ -69,13 +69,13 @@ class TokenSigner:
         return cls(key, clock)
 
     def public_pem(self) -> bytes:
-        """The public half, for those who verify."""
+        """Return the public half, for those who verify."""
         return self._key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
 
     def sign(self, principal: Principal, ttl_s: int) -> str:
-        """A token for `principal` that is good for `ttl_s` seconds."""
+        """Return a token for `principal` that is good for `ttl_s` seconds."""
         refuse_card_number(check_name(principal.name, "name"), "name")
         now_s = self._clock.now_ms() // 1000
         claims = {
@@ -137,7 +137,7 @@ class TokenFile:
         self._token = ""
 
     def token(self) -> str:
-        """The newest token."""
+        """Return the newest token."""
         changed_ns = self._path.stat().st_mtime_ns
         if changed_ns != self._read_at_ns:
             self._token = self._path.read_text().strip()

@@ -67,23 +67,23 @@ def optional_enum_in(members: Mapping[int, _Member], number: int, field: str) ->
 
 
 def money_in(message: money_pb2.Money) -> Money:
-    """An amount in a request. Raises InvalidArgument for what cannot be paid, and for a currency outside ISO 4217."""
+    """Return an amount in a request; raise InvalidArgument if it cannot be paid or its currency is not in ISO 4217."""
     check_currency(message.currency_code, "amount.currency_code")
     return money_of(message)
 
 
 def money_of(message: money_pb2.Money) -> Money:
-    """An amount that exists already, perhaps from before currencies were checked; raises InvalidArgument if none."""
+    """Return a stored amount, perhaps from before currencies were checked; raise InvalidArgument if there is none."""
     return Money(message.minor_units, message.currency_code)
 
 
 def money_out(money: Money) -> money_pb2.Money:
-    """The amount as a message."""
+    """Return the amount as a message."""
     return money_pb2.Money(minor_units=money.minor_units, currency_code=money.currency)
 
 
 def fingerprint_without(request: Message, key_field: str) -> str:
-    """The fingerprint of a request but for its key: what tells a repeat from another operation under the same key."""
+    """Return the fingerprint of a request without its key: it tells a repeat from another operation under the key."""
     payload = type(request)()
     payload.CopyFrom(request)
     payload.ClearField(key_field)
@@ -91,7 +91,7 @@ def fingerprint_without(request: Message, key_field: str) -> str:
 
 
 def clerk_in(message: clerk_pb2.Clerk) -> Principal:
-    """Raises InvalidArgument for a clerk without a name or a role."""
+    """Return the clerk of a message; raise InvalidArgument without a name or a role."""
     name = check_name(message.name, "clerk.name")
     return Principal(name, enum_in(_BY_NUMBER, message.role, "clerk.role"))
 
@@ -102,7 +102,7 @@ def clerk_out(principal: Principal) -> clerk_pb2.Clerk:
 
 
 def fence_in(message: fence_pb2.Fence, *, required: bool) -> Fence:
-    """Raises InvalidArgument for a fence that is required and missing, or negative."""
+    """Return the fence of a message; raise InvalidArgument if it is required and missing, or negative."""
     fence = Fence(message.generation, message.token)
     if fence == NO_FENCE and not required:
         return NO_FENCE
@@ -116,5 +116,5 @@ def fence_in(message: fence_pb2.Fence, *, required: bool) -> Fence:
 
 
 def fence_out(fence: Fence) -> fence_pb2.Fence:
-    """The fence as a message."""
+    """Return the fence as a message."""
     return fence_pb2.Fence(generation=fence.generation, token=fence.token)
