@@ -98,12 +98,12 @@ class Worker:
             await self.rng.choices(functions, weights)[0]()
 
     def new_id(self, what: str) -> str:
-        """An id the same seed gives again."""
+        """Return an id the same seed gives again."""
         self._number += 1
         return f"{self.name}-{what}-{self._number}"
 
     def an_order(self) -> Order | None:
-        """One of the open orders, the newest most often; None: there is none."""
+        """Return one of the open orders, the newest most often; None: there is none."""
         if not self.shared.orders:
             return None
         order = self.shared.orders[-1 - min(int(self.rng.expovariate(0.7)), len(self.shared.orders) - 1)]
@@ -237,7 +237,7 @@ class Worker:
         return self.rng.choice(_SOURCES[self._role])
 
     def _a_card(self, customer: str) -> str:
-        """A customer's card, a good one nearly always."""
+        """Return a customer's card, a good one nearly always."""
         return f"tok-declined-{customer}" if self.rng.random() < 0.08 else f"tok-{customer}"
 
     async def _call_until_answered(self, request: Request) -> CallResult:

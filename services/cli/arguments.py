@@ -258,7 +258,7 @@ def parse_guards_off(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _two_callers(context: typer.Context) -> typer.BadParameter:
-    """The refusal of --as beside a token, by the name under which the token was given."""
+    """Return the refusal of --as beside a token, by the name under which the token was given."""
     source = context.get_parameter_source("token")
     if source is not None and source.name == "ENVIRONMENT":
         return typer.BadParameter(
@@ -297,7 +297,7 @@ _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotati
 
 
 def _parameters_after_client(function: Callable[..., object]) -> list[inspect.Parameter]:
-    """The parameters typer is to see."""
+    """Return the parameters typer is to see."""
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
 

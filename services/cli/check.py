@@ -121,7 +121,7 @@ def check(
 
 
 def document(checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """The checks as JSON has them."""
+    """Return the checks as JSON has them."""
     return [
         {"name": each.name, "ok": each.ok, "examined": each.examined, "violations": list(each.violations)}
         for each in checks
@@ -137,7 +137,7 @@ def _document(checks: Sequence[Check]) -> list[dict[str, Any]]:
 
 
 def print_checks(checks: Sequence[Check]) -> None:
-    """Prints a table of them, and below it everything that is wrong or undecided."""
+    """Print a table of them, and below it everything that is wrong or undecided."""
     output.print_table(
         "Checks", ("check", "examined", "result"), [(each.name, str(each.examined), _result(each)) for each in checks]
     )
@@ -163,7 +163,7 @@ class _Progress:
         self._shown = sys.stderr.isatty()
 
     def step(self, name: str, done: int, of: int) -> None:
-        """A check begins, or has looked at so many."""
+        """Report that a check begins, or how many things it has examined."""
         if self._shown:
             print(f"\r\x1b[K{name}{f' {done} of {of}' if of else ''} …", end="", file=sys.stderr, flush=True)
 
@@ -189,7 +189,7 @@ def _files(history: Path | None, acquirer_log: Path | None) -> tuple[History | N
 
 
 def _log_in(reading: Reading) -> AcquirerLog | None:
-    """The log that was read from the acquirer's database; None: there is none to be read."""
+    """Return the log that was read from the acquirer's database; None: there is none to be read."""
     from services.checker.acquirer_log import MalformedLog, log_of_rows  # noqa: PLC0415
     from services.devstack.state import StackRefused  # noqa: PLC0415
 
@@ -201,7 +201,7 @@ def _log_in(reading: Reading) -> AcquirerLog | None:
 
 
 def _lines(file: Path | None) -> list[str]:
-    """The databases that a file names; blank lines and those that begin with # are ignored."""
+    """Return the databases that a file names; blank lines and those that begin with # are ignored."""
     if file is None:
         return []
     try:
@@ -212,7 +212,7 @@ def _lines(file: Path | None) -> list[str]:
 
 
 def _urls(data: Path, named: Sequence[str]) -> dict[str, str]:
-    """Where the databases are: as named, the others in `data`. A URL may hold a password, so none is repeated."""
+    """Return where the databases are: as named, others in `data`. No URL is repeated; it may hold a password."""
     from sqlalchemy.engine import make_url  # noqa: PLC0415  `--help` does without
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 

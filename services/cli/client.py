@@ -118,7 +118,7 @@ class Client:
         self._role = role
 
     def new_id(self, given: str) -> str:
-        """The request id given, or a fresh one."""
+        """Return the request id given, or a fresh one."""
         self._request_id = given or self._ids.new("req")
         return self._request_id
 
@@ -268,7 +268,7 @@ class Client:
         return address
 
     def _to_be_asked_again(self, error: CountinghouseError, key: str, *, unanswered: bool) -> CountinghouseError:
-        """`error`, with what to do to ask again; as an unknown outcome if any try was not answered."""
+        """Return `error` with how to ask again; as an unknown outcome if any try was not answered."""
         kind = OutcomeUnknown if unanswered else type(error)
         named = kind.__new__(kind)
         CountinghouseError.__init__(

@@ -85,16 +85,16 @@ class _NoOutput:
     """Print nothing."""
 
     def begin(self, guards_off: tuple[str, ...], seed: int) -> None:
-        """The run begins."""
+        """Report that the run begins."""
 
     def ready(self, seconds: float) -> None:
-        """The stack is ready."""
+        """Report that the stack is ready."""
 
     def act(self, act: ActResult) -> None:
-        """An act has ended."""
+        """Report an act that has ended."""
 
     def end(self, outcome: RunResult) -> None:
-        """The verdict is there."""
+        """Report the verdict."""
 
 
 class _Printer(_NoOutput):

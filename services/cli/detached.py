@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """The process."""
+    """Run the process."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as in main.py
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from services.cli import program  # noqa: PLC0415

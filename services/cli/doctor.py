@@ -203,7 +203,7 @@ def _revision(service: str, where: str, revision: object) -> Finding:
 
 
 def revisions(service: str) -> list[str]:
-    """The schema revisions that this version knows of a service, in order."""
+    """Return the schema revisions that this version knows of a service, in order."""
     folder = Path(str(services.__file__)).parent / service / "migrations" / "versions"
     return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*.py"))
 
@@ -218,7 +218,7 @@ def _read(file: Path, query: str) -> object:
 
 
 async def _ask(url: str, query: str) -> object:
-    """The first field of the first row, from a database that is no file here; raises as `Database.read`."""
+    """Return the first field of the first row, from a database that is no file here. Raises as `Database.read`."""
 
     async def step(connection: AsyncConnection) -> object:
         return (await connection.execute(text(query))).scalar_one_or_none()
@@ -236,7 +236,7 @@ class _Seen:
 
 
 async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
-    """What each database has seen; and which of those that there are cannot be read."""
+    """Return what each database has seen; and which of those that there are cannot be read."""
     elsewhere = databases_elsewhere(data)
     seen: dict[str, _Seen] = {}
     unread: list[str] = []

@@ -53,7 +53,7 @@ def told_by_flags(error: CountinghouseError, context: typer.Context) -> Counting
 
 
 def _flag(field: str, context: typer.Context) -> str:
-    """What was typed for a field: an option, or the name of an argument; empty: the command has nothing for it."""
+    """Return the option or argument of a field, as it was typed; empty: the command has none."""
     *parents, last = re.sub(r"\[\d+\]", "", field).split(".")
     known = {parameter.name: parameter for parameter in context.command.params}
     for part in ("lines",) if "lines" in parents else (last, *parents):

@@ -261,7 +261,7 @@ async def verify(
 
 
 def _is_used(row: dict[str, Any]) -> bool:
-    """Whether an account has postings, or a balance all the same."""
+    """Return whether an account has postings, or a balance all the same."""
     return bool(int(row["exact_debits"]) or int(row["exact_credits"]) or row["balance"])
 
 

@@ -51,7 +51,7 @@ async def metrics(
 
 
 async def _pages(client: Client) -> dict[str, str]:
-    """The address of each instance's metrics; empty if it serves none."""
+    """Return the address of each instance's metrics; empty if it serves none."""
     listings = await Registry(await client.session()).ls(timeout_s=client.remaining_s)
     return {
         url.parameters.get("instance", url.address): url.parameters.get("metrics", "")
@@ -69,7 +69,7 @@ def _print_pages(pages: dict[str, str], *, as_json: bool) -> None:
 
 
 def _read(address: str, timeout_s: float) -> str:
-    """The page at `host:port`.
+    """Return the page at `host:port`.
 
     Raises:
         Unavailable: METRICS_UNAVAILABLE.

@@ -69,7 +69,7 @@ def print_page(as_json: bool, page: dict[str, Any], title: str, columns: Sequenc
 
 
 def framed(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
-    """A table for a terminal."""
+    """Return a table for a terminal."""
     from rich.table import Table  # noqa: PLC0415  only a terminal needs it
     from rich.text import Text  # noqa: PLC0415
 
@@ -90,17 +90,17 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 def short(enum_name: str | int, prefix: str) -> str:
-    """An enum's name for people: ORDER_STATE_PAID is PAID; a number that this version does not know is shown as one."""
+    """Return an enum's name for people: ORDER_STATE_PAID is PAID; an unknown number stays a number."""
     return str(enum_name).removeprefix(prefix)
 
 
 def money(amount: dict[str, Any] | None) -> str:
-    """An amount of the wire as people write it: 12.50 CNY; empty if unset."""
+    """Return an amount of the wire as people write it: 12.50 CNY; empty if unset."""
     return format_amount(amount["minor_units"], amount["currency_code"]) if amount and amount["currency_code"] else ""
 
 
 def clerk(who: dict[str, Any] | None) -> str:
-    """A name and a role; empty if unset."""
+    """Return a name and a role; empty if unset."""
     return f"{who['name']} ({short(who['role'], 'ROLE_').lower()})" if who and who["name"] else ""
 
 

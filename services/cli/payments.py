@@ -386,7 +386,7 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
 
 
 def _what_to_do(payment: dict[str, Any], about: dict[str, Any]) -> str:
-    """What can be done about a payment whose outcome is not known yet.
+    """Return what can be done about a payment whose outcome is not known yet.
 
     Args:
         about: Of the command that asked for it; empty: the payment was only looked at.

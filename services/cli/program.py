@@ -94,7 +94,7 @@ def _end_with(error: CountinghouseError) -> int:
 
 
 def _document(error: CountinghouseError) -> dict[str, object]:
-    """The error; of a stored refusal, `replayed` and `request_id` stand where they stand beside a stored result."""
+    """Return the error as JSON; `replayed` and `request_id` of a stored refusal are where a stored result has them."""
     shown = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
     if "replayed" not in error.metadata:
         return {"error": shown}

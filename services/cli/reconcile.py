@@ -96,7 +96,7 @@ async def reconcile(
 
 
 def _period(from_: str, to: str) -> Period:
-    """The period of --from and --to.
+    """Return the period of --from and --to.
 
     Raises:
         typer.BadParameter: One is no time, or they are the wrong way round.
@@ -150,7 +150,7 @@ def _examined(sides: Sides) -> dict[str, int]:
 
 
 def _waiting(sides: Sides) -> int:
-    """How many payments wait for people."""
+    """Return how many payments wait for people."""
     return sum(bool(payment.attention) for payment in sides.ours)
 
 
@@ -198,7 +198,7 @@ def _moment_out(at_ms: int | None) -> str | None:
 
 
 def _subject(discrepancy: Discrepancy) -> str:
-    """What a difference is about."""
+    """Return what a difference is about."""
     parts = (discrepancy.key, discrepancy.journal_id, discrepancy.order_id, discrepancy.payment_id)
     return next(filter(None, parts), discrepancy.account_id)
 

@@ -127,7 +127,7 @@ app.command("explain")(explain)
 
 
 async def _all_of(discovery: Discovery, interface: str, timeout_s: float) -> Directory:
-    """The directory of an interface with the providers of every group and version."""
+    """Return the directory of an interface with the providers of every group and version."""
     return await discovery.subscribe(interface, group="*", version="*", timeout_s=timeout_s)
 
 
@@ -164,7 +164,7 @@ async def _change(
 async def _find(
     client: Client, target: str, interface: str, overrides: Overrides
 ) -> list[tuple[Service, str, ProviderURL | None]]:
-    """What `target` is: registered providers, or else addresses that a rule still names.
+    """Return what `target` is: registered providers, or else addresses that a rule still names.
 
     Raises:
         NotFound: PROVIDER_NOT_FOUND, listing those registered.

@@ -89,7 +89,7 @@ class _Watched:
             await self._news.wait()
 
     async def close(self) -> None:
-        """Stops."""
+        """Stop."""
         await self._follower.close()
 
     async def _interfaces(self, names: list[str]) -> None:
@@ -115,7 +115,7 @@ def _row(interface: str, verdict: Eligibility, state: str) -> ProviderRow:
 
 
 def _shown(client: Client, stack: AsyncExitStack) -> Callable[[Rows, Rows], None]:
-    """How changes are shown: as a table that follows, as lines, or as JSON."""
+    """Return how changes are shown: as a live table, as lines, or as JSON."""
     if client.as_json:
         return _print_json_lines
     if not sys.stdout.isatty():

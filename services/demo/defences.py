@@ -64,7 +64,7 @@ DEFENCES: Final[Mapping[str, Defence]] = {
 
 
 def table() -> str:
-    """The table in Markdown, as README has it."""
+    """Return the table in Markdown, as the demo's README has it."""
     rows = [
         "| act | stands alone: what is found without it | stand together: what is found without them |",
         "|---|---|---|",

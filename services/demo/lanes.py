@@ -44,13 +44,13 @@ class Lane:
 
     @classmethod
     def of_answer(cls, label: str, word: str, seen: CallResult, end: str = "") -> Lane:
-        """A lane of which only the answer is known."""
+        """Return a lane of which only the answer is known."""
         mark = "✘" if seen.error else "↺" if seen.replayed else "✔"
         said = str(seen.error) if seen.error else "the stored answer" if seen.replayed else "done"
         return cls(label, ((0, word),), seen.ended_ms - seen.began_ms, mark, end or said)
 
     def draw(self, per_column_ms: float) -> str:
-        """The line, at a scale shared with the other lanes."""
+        """Return the line, at a scale shared with the other lanes."""
         line, stroke = "─" * _GAP, _STROKES[""]
         for at_ms, word in self.steps:
             begins = len(line) == _GAP
@@ -61,7 +61,7 @@ class Lane:
 
 
 def draw(lanes: Sequence[Lane]) -> list[str]:
-    """The lanes, one line each, to one scale."""
+    """Return the lanes, one line each, to one scale."""
     longest_ms = max((lane.length_ms for lane in lanes), default=0)
     per_column_ms = max(longest_ms / _WIDTH, 0.25)
     return [lane.draw(per_column_ms) for lane in lanes]
@@ -76,7 +76,7 @@ def coloured(line: str) -> Text:
 
 
 async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, CallResult]) -> list[Lane]:
-    """A lane for each of the two who pressed on this order, and one for each service that recorded it."""
+    """Return a lane for each of the two clerks of this order, and one for each service that recorded it."""
     books = await harness.snapshot()
     labels = {clerk.name: f"{clerk.identity.role} {clerk.name}" for clerk in (harness.cashier, harness.accountant)}
     began_ms = min(answer.began_ms for answer in seen)
@@ -87,7 +87,7 @@ async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, Call
 
 
 def _clerk_lane(books: Snapshot, payment: Record, label: str, seen: tuple[CallResult, CallResult]) -> Lane:
-    """What became of one clerk's press.
+    """Return the outcome of one clerk's settle.
 
     Its answer is the one with the payment's outcome; of several the one that began nearest to its acceptance.
     """

@@ -133,7 +133,7 @@ class Child:
             await self.wait()
 
     def last_log_line(self, prefix: str = "") -> str:
-        """The last line it wrote, if possible one that begins with `prefix`; empty if it wrote none."""
+        """Return the last line it wrote, if possible one that begins with `prefix`; empty if it wrote none."""
         try:
             with self._log.open("rb") as log:
                 size = log.seek(0, os.SEEK_END)
@@ -168,7 +168,7 @@ if sys.platform == "linux":
     _libc = ctypes.CDLL(None, use_errno=True)
 
     def _die_with(supervisor: int) -> Callable[[], None] | None:
-        """What the child does before it becomes its program: ask to be killed when `supervisor` goes."""
+        """Return what the child runs before its program: a request to be killed when `supervisor` ends."""
 
         def ask() -> None:
             _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))

@@ -106,7 +106,7 @@ def _service(container: Mapping[str, Any]) -> str:
 
 
 def _published(container: Mapping[str, Any] | None) -> str:
-    """Where the one port that a container publishes is to be found on this machine; empty: nowhere."""
+    """Return where the one port that a container publishes is to be found on this machine; empty: nowhere."""
     ports = container["NetworkSettings"]["Ports"] if container else {}
     published = [binding["HostPort"] for bindings in ports.values() for binding in bindings or ()]
     return f"{_HOST}:{published[0]}" if published else ""

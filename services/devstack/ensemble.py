@@ -60,7 +60,7 @@ class ZooKeeperEnsemble:
         return tuple(self._ports)
 
     def address(self, server: str) -> str:
-        """Where clients reach one of them."""
+        """Return where clients reach one of them."""
         return f"{HOST}:{self._ports[server].port}"
 
     async def __aenter__(self) -> Self:

@@ -10,7 +10,7 @@ from coordination.files import write_whole
 
 
 def signing_key(data: Path) -> Path:
-    """Where the private key of a data directory is."""
+    """Return where the private key of a data directory is."""
     return data / "keys" / "signing.key"
 
 
@@ -21,7 +21,7 @@ def database_url(data: Path, service: str) -> str:
 
 
 def databases_elsewhere(data: Path) -> dict[str, str]:
-    """The URLs of the databases that are not files of the data directory, by service."""
+    """Return the URLs of the databases that are not files of the data directory, by service."""
     try:
         urls: dict[str, str] = json.loads((data / "databases.json").read_bytes())
     except FileNotFoundError:

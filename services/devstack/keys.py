@@ -62,11 +62,11 @@ class Keys:
         self._issued_ms: dict[str, int] = {}
 
     def token_file(self, service: str) -> Path:
-        """Where the token of `<service>-service` is, once there is one."""
+        """Return where the token of `<service>-service` is, once there is one."""
         return self._folder / f"{service}.token"
 
     def service_token(self, service: str) -> Path:
-        """The file with a fresh token of `<service>-service`, or of the acquirer; kept fresh by `keep_fresh`."""
+        """Return the file with a fresh token of `<service>-service`, or of the acquirer; kept fresh by `keep_fresh`."""
         path = self.token_file(service)
         outside = service == ACQUIRER
         principal = Principal(service, Role.ACQUIRER) if outside else Principal(f"{service}-service", Role.SERVICE)
@@ -76,14 +76,14 @@ class Keys:
         return path
 
     def passfile(self, role: str) -> Path:
-        """The file with the password of a role on a PostgreSQL server; the password is made when first asked for."""
+        """Return the file with the password of a role on a PostgreSQL server; make the password first, if needed."""
         path = self._folder / f"{role}.pgpass"
         if not path.exists():
             write_whole(path, passfile_line(role, RandomIds().new("pw")).encode(), mode=0o600)
         return path
 
     def password(self, role: str) -> str:
-        """The password of a role; see `passfile`."""
+        """Return the password of a role; see `passfile`."""
         return passwords_in(self.passfile(role).read_text())[role]
 
     def renew(self) -> list[str]:

@@ -71,7 +71,7 @@ class ManagedProcess:
         return self.child.pid if self.child is not None and not self.child.ended else 0
 
     def instance(self) -> Instance:
-        """How it stands now."""
+        """Return its state now."""
         return Instance(self.name, self.service, self.interface, self.pid, self.address, self.state, self.restarts)
 
     async def run(self) -> None:

@@ -183,7 +183,7 @@ class StackLock:
 
 
 def running(data: Path) -> bool:
-    """Whether a supervisor lives."""
+    """Return whether a supervisor is alive."""
     try:
         descriptor = os.open(data / "stack.lock", os.O_RDONLY)
     except OSError:
@@ -198,7 +198,7 @@ def running(data: Path) -> bool:
 
 
 def read(data: Path) -> StackState | None:
-    """The stack that runs on `data`; None: none does.
+    """Return the stack that runs on `data`; None: none does.
 
     Raises:
         StackRefused: STACK_UNREADABLE: its description is damaged.
@@ -222,7 +222,7 @@ def read(data: Path) -> StackState | None:
 
 
 def require(data: Path) -> StackState:
-    """As `read`.
+    """Return the stack that runs on `data`.
 
     Raises:
         StackRefused: STACK_NOT_RUNNING.
@@ -243,7 +243,7 @@ def forget(data: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process is more than an entry of the process table."""
+    """Return whether a process is more than an entry of the process table."""
     import psutil  # noqa: PLC0415  `status` does without
 
     try:

@@ -456,7 +456,7 @@ def _key_of(request: Any) -> str:
 
 
 def _answer(kind: str, response: Any, body: bytes, *, replayed: bool) -> Answer:
-    """The state in a response about an order, a payment or a ticket."""
+    """Return the state in a response about an order, a payment or a ticket."""
     told: dict[str, Any] = {"replayed": replayed, "sha256": hashlib.sha256(body).hexdigest()}
     if kind not in RECORDED:
         return Answer(**told)
@@ -481,7 +481,7 @@ def _answer(kind: str, response: Any, body: bytes, *, replayed: bool) -> Answer:
 
 
 def _refusal(refused: grpc.aio.AioRpcError, error: CountinghouseError) -> tuple[bytes, Answer]:
-    """The bytes of a refusal's status, and its content; without our ErrorInfo only its code."""
+    """Return the bytes of a refusal's status, and its content; without our ErrorInfo only its code."""
     trailers = tuple(refused.trailing_metadata() or ())
     body = next((value for key, value in trailers if key == status.DETAILS_KEY and isinstance(value, bytes)), b"")
     reason = "" if error.reason == "OUTCOME_UNKNOWN" else error.reason

@@ -55,7 +55,7 @@ class GuardRow:
         return (Column.ALL_ON, Column.IT_OFF) if self.besides else tuple(Column)
 
     def guards_off(self, column: Column) -> GuardsOff:
-        """What is off in one of its cells, in the guards' order."""
+        """Return what is off in one of its cells, in the guards' order."""
         off = {
             Column.ALL_ON: set(self.besides),
             Column.IT_OFF: {self.guard, *self.besides},
@@ -65,7 +65,7 @@ class GuardRow:
         return tuple(name for name in NAMES if name in off)
 
     def ends_well(self, column: Column) -> bool:
-        """Whether its guard is on."""
+        """Return whether its guard is on."""
         return column in (Column.ALL_ON, Column.IT_ON)
 
 
@@ -122,7 +122,7 @@ class Matrix:
     cells: Mapping[tuple[GuardRow, Column], Cell]
 
     def filled(self, row: GuardRow) -> bool | None:
-        """Whether a violation was found with the guard off that is not there with it on; None: not known."""
+        """Return whether a violation was found with the guard off that is not there with it on; None: not known."""
         on, off = self.cells[row, Column.ALL_ON].verdict, self.cells[row, Column.IT_OFF].verdict
         if on is Verdict.OK and off is Verdict.VIOLATED:
             return True
@@ -153,7 +153,7 @@ class Matrix:
 
 
 def chosen_rows(guards: Sequence[str]) -> tuple[GuardRow, ...]:
-    """The rows of these guards; none named: all.
+    """Return the rows of these guards; none named: all.
 
     Raises:
         InvalidArgument: GUARD_UNKNOWN.

@@ -34,7 +34,7 @@ class Job:
 
 
 def jobs_of(rows: Iterable[GuardRow]) -> tuple[Job, ...]:
-    """All cells of some rows. Those in which all is to end well share a stack, the others each have their own."""
+    """Return all cells of some rows. Cells that are expected to end ok share a stack; each other has its own."""
     shared: dict[GuardsOff, list[tuple[GuardRow, Column]]] = {}
     alone: list[Job] = []
     for row in rows:
@@ -127,7 +127,7 @@ class _Work:
     def _take(
         self, row: GuardRow, column: Column, verdict: Verdict, reasons: tuple[str, ...], seed: int, took_s: float
     ) -> Cell:
-        """Takes what a try has shown, and no other try if that decides it."""
+        """Take the result of a try, and make no other try if it decides."""
         self._tries[row, column] += 1
         tries = self._tries[row, column]
         cell = Cell(row, column, verdict, reasons, seed, tries, took_s)
@@ -151,7 +151,7 @@ async def _run(trial: Trial, scenario: Scenario) -> tuple[Verdict, tuple[str, ..
 
 
 def _reasons(checks: Iterable[Check]) -> tuple[str, ...]:
-    """The violations; where there are none, what could not be decided."""
+    """Return the violations; where there are none, what could not be decided."""
     violations = tuple(f"{check.name}: {words}" for check in checks for words in check.violations)
     return violations or tuple(f"{check.name}: {words}" for check in checks for words in check.undecided)
 

@@ -45,7 +45,7 @@ _LATE_S: Final = 1.5
 
 
 async def reply_lost(harness: Harness) -> None:
-    """A payment with a ticket: its reply is lost after the commit, and the cashier asks again elsewhere."""
+    """Pay with a ticket: the reply is lost after the commit, and the cashier asks again elsewhere."""
     request = payment_pb2.PayRequest(
         ticket_id=await harness.cashier.ticket(),
         source=payment_pb2.SOURCE_DRAWER,
@@ -60,14 +60,14 @@ async def reply_lost(harness: Harness) -> None:
 
 
 async def pressed_while_busy(harness: Harness) -> None:
-    """The cashier is at work on an order; the accountant presses, too, has little time, and gives up if refused."""
+    """Let two clerks settle one order; the second has little time, and gives up if refused."""
     order_id = await harness.new_order()
     async with _cashier_busy_with(harness, order_id):
         await harness.accountant.settle_once(order_id, at=TWO, timeout_s=_HURRIED_S)
 
 
 async def pressed_at_once(harness: Harness) -> None:
-    """The cashier is at work on an order; the accountant presses, too, until there is an answer."""
+    """Let two clerks settle one order; the second repeats the request until there is an answer."""
     order_id = await harness.new_order()
     async with _cashier_busy_with(harness, order_id):
         await _answered(harness.accountant.settle(order_id, at=TWO))
@@ -108,7 +108,7 @@ async def _answered(call: Awaitable[CallResult]) -> CallResult:
 
 
 async def late_claim(harness: Harness) -> None:
-    """An order instance freezes with a claim in its hands; the order is settled by way of the other one and reversed.
+    """Freeze an order instance with a claim; the order is settled through the other instance and reversed.
 
     Then the frozen one wakes, and carries out the claim of a payment that ended long ago.
     """
@@ -141,7 +141,7 @@ async def late_claim(harness: Harness) -> None:
 
 
 async def frozen_holder(harness: Harness) -> None:
-    """The cashier's process freezes about to move money; the accountant finishes the order; then it wakes."""
+    """Freeze the cashier's process before it posts; the accountant finishes the order; then the process wakes."""
     order_id = await harness.new_order()
     await harness.failpoints.arm(ONE, "submitted", STOP, order_id)
     async with _meanwhile(harness.cashier.settle_once(order_id, at=ONE, timeout_s=25.0)):
@@ -153,7 +153,7 @@ async def frozen_holder(harness: Harness) -> None:
 
 
 async def cancelled_meanwhile(harness: Harness) -> None:
-    """The customer cancels an order that still stands on the cashier's screen, who then settles it."""
+    """Cancel an order as its customer, then settle it as a cashier with an old screen."""
     order_id = await harness.new_order()
     request = order_pb2.CancelOrderRequest(request_id=harness.new_id("cancel"), order_id=order_id, reason="not wanted")
     await _answered(harness.customer.call_until_answered(request))
@@ -161,7 +161,7 @@ async def cancelled_meanwhile(harness: Harness) -> None:
 
 
 async def ledger_died(harness: Harness) -> None:
-    """A ledger instance dies between its commit and its reply; the payment service asks the other one."""
+    """Kill a ledger instance between its commit and its reply; the payment service asks the other one."""
     for number in range(_TURNS):
         victim = _LEDGERS[number % 2]
         order_id = await harness.new_order()
@@ -174,7 +174,7 @@ async def ledger_died(harness: Harness) -> None:
 
 
 async def clerk_died(harness: Harness) -> None:
-    """The cashier's process dies about to move money, and does not ask again."""
+    """Kill the cashier's process before it posts; the cashier does not ask again."""
     order_id = await harness.new_order()
     pid = await harness.failpoints.arm(ONE, "submitted", KILL, order_id)
     await harness.cashier.settle_once(order_id, at=ONE)
@@ -182,7 +182,7 @@ async def clerk_died(harness: Harness) -> None:
 
 
 async def acquirer_silent(harness: Harness) -> None:
-    """The acquirer charges a card and does not answer; the accountant, who cannot wait, reverses the payment."""
+    """Let the acquirer charge a card and not answer; the accountant reverses the payment."""
     order_id = await harness.new_order()
     card = f"tok-{order_id}"
     await harness.failpoints.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)

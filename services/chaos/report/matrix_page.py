@@ -16,7 +16,7 @@ _MAX_REASONS: Final = 6
 
 
 def table(matrix: Matrix) -> list[tuple[str, ...]]:
-    """A row of texts for each row, under `HEADS`."""
+    """Return a row of texts for each row, under `HEADS`."""
     return [
         (
             row.guard,
@@ -29,7 +29,7 @@ def table(matrix: Matrix) -> list[tuple[str, ...]]:
 
 
 def document(matrix: Matrix) -> dict[str, Any]:
-    """The matrix for scripts."""
+    """Return the matrix for scripts."""
     return {
         "verdict": matrix.verdict.value,
         "reasons": list(matrix.empty),
@@ -59,7 +59,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
 
 
 def render(matrix: Matrix, command: str, facts: Mapping[str, str]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         command: What repeats it.
@@ -106,7 +106,7 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _with_reasons(matrix: Matrix) -> list[Cell]:
-    """The cells in which something was found, or nothing could be."""
+    """Return the cells in which something was found, or nothing could be."""
     cells = (matrix.cells.get((row, column)) for row in matrix.rows for column in row.columns)
     return [cell for cell in cells if cell is not None and cell.reasons]
 

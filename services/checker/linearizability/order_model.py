@@ -60,7 +60,7 @@ class Owed(NamedTuple):
     currency: str = ""
 
     def agrees(self, other: Owed) -> bool:
-        """Whether both may hold for one order."""
+        """Return whether both may hold for one order."""
         return not self.amount_minor or not other.amount_minor or self == other
 
 
@@ -89,7 +89,7 @@ class Move(Protocol):
     """What one call does, or one half of it."""
 
     def apply(self, state: State) -> State | None:
-        """The order after it; the very same object if it changes nothing; None: it is impossible here."""
+        """Return the order after it; the very same object if it changes nothing; None: it is impossible here."""
         ...
 
 
@@ -392,7 +392,7 @@ def _standing(state: State, request: int, standing: PaymentState) -> State:
 
 
 def _named(state: State, payment_id: str) -> State | None:
-    """The state if the row's payment is this one, which it may become by being named."""
+    """Return the state if the row's payment is this one, which it may become by being named."""
     if state.holder == NO_REQUEST:
         return None
     name = state.names[state.holder]
@@ -405,7 +405,7 @@ def _named(state: State, payment_id: str) -> State | None:
 
 
 def _perhaps(state: State, payment_id: str) -> list[int]:
-    """The requests whose payment this may be."""
+    """Return the requests whose payment this may be."""
     if payment_id in state.names:
         return [state.names.index(payment_id)]
     return [request for request, name in enumerate(state.names) if not name]

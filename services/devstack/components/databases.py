@@ -168,7 +168,7 @@ class ServerDatabases(Databases):
 
 
 def server_and_house(choice: str) -> tuple[URL, str]:
-    """The server that a URL names, and what the names of its databases are to begin with."""
+    """Return the server that a URL names, and the prefix of its databases' names."""
     from sqlalchemy import make_url  # noqa: PLC0415
 
     url = make_url(choice).set(drivername="postgresql+asyncpg")

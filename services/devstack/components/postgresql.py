@@ -93,7 +93,7 @@ def find(environment: Mapping[str, str], root: Path = Path("/"), version: str = 
 
 
 def version_of(directory: Path) -> str:
-    """The major version that made the data under `directory`; empty: there are none yet."""
+    """Return the major version that made the data under `directory`; empty: there are none yet."""
     try:
         return (directory / "data" / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
@@ -127,7 +127,7 @@ async def make(installation: Installation, directory: Path, password: str) -> No
 
 
 def command(installation: Installation, directory: Path, port: int, environment: Mapping[str, str]) -> Command:
-    """How to start the server whose data are under `directory`, on `port`."""
+    """Return how to start the server whose data are under `directory`, on `port`."""
     options = [f"--{name}={value}" for name, value in (_SETTINGS | {"port": str(port)}).items()]
     arguments = (str(installation.programs / "postgres"), "-D", str(directory / "data"), *options)
     log = directory.parent / "logs" / "postgresql.log"
@@ -259,5 +259,5 @@ def _unprivileged_user() -> str:
 
 
 def _own(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what PostgreSQL's programs would take for settings."""
+    """Return the environment without what PostgreSQL's programs would take for settings."""
     return {name: value for name, value in environment.items() if not name.startswith("PG")}

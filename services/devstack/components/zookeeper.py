@@ -149,7 +149,7 @@ def find(environment: Mapping[str, str], root: Path = Path("/")) -> Installation
 
 
 def find_java(environment: Mapping[str, str]) -> Path | None:
-    """The java on PATH, else JAVA_HOME's."""
+    """Return the java on PATH, else JAVA_HOME's."""
     if found := _which("java", environment):
         return found
     home = environment.get("JAVA_HOME", "")
@@ -165,7 +165,7 @@ def find_class_path(environment: Mapping[str, str], root: Path = Path("/")) -> t
 
 
 def cache(environment: Mapping[str, str]) -> Path:
-    """Where deploy/setup-zookeeper.sh unpacks Debian's packages if it is not root."""
+    """Return where deploy/setup-zookeeper.sh unpacks Debian's packages if it is not root."""
     base = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME") or "~").expanduser() / ".cache")
     return Path(base, "countinghouse", "zookeeper")
 
@@ -255,7 +255,7 @@ def _docker_arguments(installation: DockerInstallation, directory: Path, port: i
 
 
 def container_name(directory: Path) -> str:
-    """The container's name: the same for the same data, so that one left behind is found again."""
+    """Return the container's name: the same for the same data, so that one left behind is found again."""
     return f"countinghouse-{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]}"
 
 
@@ -267,7 +267,7 @@ async def remove_container(installation: Installation, directory: Path) -> None:
 
 
 async def serves(address: str) -> bool:
-    """Whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`, but not `srvr`."""
+    """Return whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`, but not `srvr`."""
     return bool(await mode(address))
 
 
@@ -378,7 +378,7 @@ def _manifest_class_path(jar: Path) -> list[str]:
 
 
 def _beside_script(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The jars of Apache's own archive, whose bin/ is on PATH."""
+    """Return the jars of Apache's own archive, whose bin/ is on PATH."""
     script = _which("zkServer.sh", environment)
     if script is None:
         return ()
