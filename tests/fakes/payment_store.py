@@ -81,6 +81,9 @@ class GuardedRequestTable(FakeRequestTable):
             raise RequestInProgress(key.key)
         return super().consume(key, fingerprint, lease)
 
+    def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
+        return super().answered(key, fingerprint, now_ms=now_ms) if self._guards.ticket else None
+
     def finish(self, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
         row = self.rows.get(key)
         if row is not None and not self._guards.ticket:

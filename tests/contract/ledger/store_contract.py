@@ -738,6 +738,13 @@ class ClosingContract(LedgerContract):
         with pytest.raises(KeyMismatch):
             await close_account(store, "r1", "drawer:USD", fingerprint="other")
 
+    async def test_closing_repeated_at_once_is_done_once(self, store: LedgerStore) -> None:
+        """No repeat is refused because the account is closed by now."""
+        answers = await asyncio.gather(*(close_account(store, "r1", "drawer:USD") for _ in range(10)))
+        assert sorted(answer.replayed for answer in answers) == [False] + [True] * 9
+        assert {answer.response for answer in answers} == {answers[0].response}
+        assert answers[0].response.ok
+
     async def test_account_with_money_is_not_closed(self, store: LedgerStore) -> None:
         """The refusal is kept under its id, and the account goes on."""
         await top_up(store, 50)

@@ -243,6 +243,16 @@ class RequestContract:
         assert late[0].response == late[1].response
         assert [event.to_state for event in await subject.history("o1")] == [OrderState.UNPAID, OrderState.CANCELLED]
 
+    async def test_cancellation_repeated_at_once_is_done_once(self, make: Make) -> None:
+        """No repeat is refused because the order is CANCELLED, or not at the expected version any more."""
+        subject = await make()
+        made = await created(subject)
+        answers = await asyncio.gather(*(made.cancel("c1", expected_version=1) for _ in range(10)))
+        assert sorted(answer.replayed for answer in answers) == [False] + [True] * 9
+        assert {answer.response for answer in answers} == {answers[0].response}
+        assert answers[0].response.ok
+        assert len(await subject.history("o1")) == 2
+
     async def test_another_version_is_refused_and_not_stored(self, make: Make) -> None:
         """STALE_VERSION passes: the same request id works once the order is at that version."""
         made = await created(await make())

@@ -44,6 +44,12 @@ class GuardsContract:
             await Made(subject, f"p{n}").record(NO_FENCE)
         assert [payment.state for payment in await everything(subject)] == [PaymentState.SUCCEEDED] * 3
 
+    async def test_without_the_ticket_nothing_is_answered_from_the_store(self, make: Make) -> None:
+        """The repeat runs anew, under the rules of today."""
+        subject = await make(Guards.without(["ticket"]))
+        await (await accepted(subject)).decline()
+        assert await subject.requests.answered(settle_key(), "f", now_ms=T0) is None
+
     async def test_without_the_fence_a_stale_holder_writes(self, make: Make) -> None:
         """What the guard stops; the fence that is kept does not fall even so."""
         subject = await make(Guards.without(["fence"]))

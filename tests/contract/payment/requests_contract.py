@@ -181,6 +181,18 @@ class RequestsContract:
         await made.decline()
         assert await subject.store.accept(draft("p2"), "f", lease()) == REFUSED
 
+    async def test_answered_is_what_is_stored_and_begins_nothing(self, make: Make) -> None:
+        """Nothing of a request that is not there or not finished; another payload is refused."""
+        subject = await make()
+        assert await subject.requests.answered(settle_key(), "f", now_ms=T0) is None
+        made = await accepted(subject)
+        assert await subject.requests.answered(settle_key(), "f", now_ms=T0) is None
+        await made.decline()
+        assert await subject.requests.answered(settle_key(), "f", now_ms=T0) == REFUSED
+        with pytest.raises(KeyMismatch):
+            await subject.requests.answered(settle_key(), "other", now_ms=T0)
+        assert await subject.request(settle_key()) == (RequestState.DONE, 1)
+
     async def test_what_is_not_finished_has_no_response(self, make: Make) -> None:
         """response_to tells the caller to ask again."""
         subject = await make()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from services.kernel.errors import (
     StaleFence,
 )
 from services.kernel.fence import Fence
-from services.kernel.idempotency import KeyedRequest, RequestKey, StoredResponse
+from services.kernel.idempotency import Answer, KeyedRequest, RequestKey, StoredResponse
 from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
@@ -263,6 +265,51 @@ async def test_reads_pass_no_failpoint(house: House) -> None:
 
 
 BLANKS = ("", " ", "\u3000", "\u200b\ufeff", "\u00a0\u2028\t", "\u2800\u3164\u115f", "\u034f")
+
+
+async def test_cancel_of_an_order_that_changes_before_the_write_is_decided_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The payment that claimed it keeps it; the refusal is stored and names its state."""
+    await house.create(MEI)
+    write = house.store.cancel
+
+    async def claimed_before(*step: Any) -> Answer | None:
+        await house.operations.claim(house.call(PAYMENT), "o1", "p1", FENCE, LI)
+        return await write(*step)
+
+    monkeypatch.setattr(house.store, "cancel", claimed_before)
+    for replayed in (False, True):
+        answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "late")
+        assert (answer.response.ok, answer.replayed) == (False, replayed)
+        assert b"PAYING" in answer.response.body
+    assert (await house.operations.get(house.call(LI), "o1")).state is OrderState.PAYING
+
+
+async def test_cancel_whose_repeat_commits_between_its_reads_is_replayed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not refused with STALE_VERSION: the order is read before the stored answer."""
+    await house.create(MEI)
+    repeats: list[Answer] = []
+    begun = False
+
+    def followed_by_repeat(read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def step(*arguments: Any) -> Any:
+            nonlocal begun
+            found = await read(*arguments)
+            if not begun:
+                begun = True
+                repeats.append(await house.operations.cancel(house.call(LI), "c1", "f", "o1", 1, "late"))
+            return found
+
+        return step
+
+    for name in ("get", "answered"):
+        monkeypatch.setattr(house.store, name, followed_by_repeat(getattr(house.store, name)))
+    answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 1, "late")
+    assert [repeat.replayed for repeat in repeats] == [False]
+    assert (answer.response, answer.replayed) == (repeats[0].response, True)
 
 
 @pytest.mark.parametrize("reason", BLANKS)
