@@ -111,7 +111,8 @@ class OrderOperations:
             check_reason(reason, "reason")
         await self._failpoints.hit("accepted", call, order_id)
         while True:
-            # The order's customer is checked first: not even a stored answer is shown to another one.
+            # The order is read first: not even a stored answer is shown to another customer, and a repeat of this
+            # request that has cancelled the order by then has stored its answer.
             order = await self.get(call, order_id)
             answer = await self._store.answered(request) or await self._cancel(request, order, expected_version, reason)
             if answer is not None:

@@ -1,17 +1,17 @@
 """One execution of a request: under its lease, from the lock of the order to the stored answer.
 
-    execute   Pay and Settle: hold, claim (or finish whose claim it is), submit, `Saga.advance`, answer
+    execute   Pay and Settle: hold, claim (or finish the payment that has the claim), submit, `Saga.advance`, answer
     reverse   Reverse: hold, begin the reversal, `Saga.advance`, answer
     park      Park: hold, `Saga.park`, answer
 
-The caller's own attempt and the worker, who takes over a request whose lease has passed, go through the same steps.
+The caller's attempt and the worker, which takes over a request whose lease has passed, go through the same steps.
 
 Rules
 1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
    From the claim on, an execution brings the payment to its end. One whose claim finds no such order ends DECLINED,
    and its request stays refused even if an order of that id is made later.
-2. An answer that did not come is not a refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is
-   told so with OK, and the worker asks again.
+2. No answer is no refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is told so with OK, and
+   the worker asks again.
 3. An answer is returned as it is stored, by whichever execution that was.
 """
 
@@ -32,15 +32,7 @@ from services.kernel.errors import (
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, Execution, Lease, RequestKey
 from services.kernel.principal import Principal
-from services.payment.model import (
-    Charge,
-    ConflictingPayment,
-    Parking,
-    Payment,
-    PaymentState,
-    Reversal,
-    Source,
-)
+from services.payment.model import Charge, ConflictingPayment, Parking, Payment, PaymentState, Reversal, Source
 from services.payment.ports import Order, Orders, OrderState, PaymentStore, RequestRecords, Responses
 from services.payment.saga import Context, Saga, charge_for
 

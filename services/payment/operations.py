@@ -29,11 +29,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from services.kernel.clock import Clock
-from services.kernel.errors import (
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
+from services.kernel.errors import InvalidArgument, NotFound, PermissionDenied
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, Execution, RequestKey, StoredResponse
 from services.kernel.ids import IdSource

@@ -1,4 +1,7 @@
-"""What the operations need from outside. Adapters: `store.py`, `peers.py`, `locks.py`, `servicer.py`."""
+"""What the operations need from outside.
+
+Adapters: `store.py`, `request_records.py`, `peers.py`, `locks.py`, `servicer.py`.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _TTL_MS = 24 * 3600 * 1000
 
 
 class FakeRequestTable:
-    """What `runtime.requests.Requests` does, all guards on; each move is whole by itself."""
+    """What `Requests` of `runtime/database/idempotency_table.py` does, all guards on; each move is whole by itself."""
 
     def __init__(self) -> None:
         self.rows: dict[RequestKey, RequestRow] = {}
