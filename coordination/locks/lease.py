@@ -128,7 +128,7 @@ class Lease:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Same as `release`, for ``contextlib.aclosing``."""
+        """Release the lease, for ``contextlib.aclosing``."""
         self.release()
 
     async def __aenter__(self) -> Self:

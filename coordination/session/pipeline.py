@@ -120,7 +120,7 @@ class PipelinedConnection(ConnectionHandler):  # type: ignore[misc]
             self._write(packet, connect_timeout)
 
     def _sending(self, xid: int) -> None:
-        """A request is about to be written."""
+        """Note that a request is about to be written."""
 
     def _write(self, packet: bytes | bytearray, timeout: float) -> None:
         rest = memoryview(packet)

@@ -169,7 +169,7 @@ def _row(discrepancy: Discrepancy) -> dict[str, Any]:
 
 
 def _total(total: ControlTotal) -> dict[str, Any]:
-    """In minor units."""
+    """Return a total in minor units."""
     return {
         "account_id": total.account_id,
         "currency_code": total.currency,
@@ -189,7 +189,7 @@ def _outcome(repair: Repair | None) -> dict[str, Any]:
 
 
 def _amount(amount: Amount | None) -> str | None:
-    """In minor units, as all JSON."""
+    """Return an amount in minor units, as all JSON has it."""
     return None if amount is None else f"{amount.minor_units} {amount.currency}"
 
 

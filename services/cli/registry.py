@@ -267,7 +267,7 @@ def _sentence(change: dict[str, Any]) -> str:
 
 
 def standing(verdict: Eligibility) -> str:
-    """In a few words, how a provider stands with consumers; empty if it is called as it registered."""
+    """Return in a few words how rules change a provider for consumers; empty if they do not."""
     if verdict.why_not or verdict.endpoint is None:
         return verdict.why_not
     registered = verdict.endpoint.registered.weight

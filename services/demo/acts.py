@@ -41,7 +41,7 @@ class ActResult:
 
 
 async def double_click(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """A customer's direct payment: one ticket, ten Pays at once. The ticket is the only guard."""
+    """Pay directly as a customer, ten times at once with one ticket. The ticket is the only guard."""
     payee = await harness.open_wallet(harness.new_id("merchant"))
     request = payment_pb2.PayRequest(
         ticket_id=await harness.cashier.ticket(at=ONE),
@@ -67,7 +67,7 @@ async def double_click(harness: Harness) -> tuple[bool, str, list[Lane]]:
 
 
 async def two_clerks(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """Twenty orders; cashier and accountant press Settle on each at the same moment, at different instances."""
+    """Settle each of twenty orders twice at the same moment, as cashier and accountant at different instances."""
     orders = [await harness.new_order() for _ in range(_ORDERS)]
     limit = asyncio.Semaphore(_ORDERS_AT_ONCE)
 
@@ -103,7 +103,7 @@ async def two_clerks(harness: Harness) -> tuple[bool, str, list[Lane]]:
 
 
 async def lost_reply(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """The reply is dropped after the commit; the retry gets the stored answer, at another instance."""
+    """Drop the reply after the commit; the retry at another instance gets the stored answer."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     await harness.failpoints.arm(ONE, "recorded", DROP_REPLY, order_id)
     lost = await harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_DROPPED_S)
@@ -120,7 +120,7 @@ async def lost_reply(harness: Harness) -> tuple[bool, str, list[Lane]]:
 
 
 async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """kill -9 of the instance after the ledger posted and before its own commit; the other instance finishes it."""
+    """Kill the instance (SIGKILL) after the ledger posted and before its own commit; the other one finishes it."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     pid = await harness.failpoints.arm(ONE, "posted", KILL, order_id)
     died = await harness.cashier.settle_once(order_id, key, at=ONE)
@@ -148,7 +148,7 @@ async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
 
 
 async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """SIGSTOP past the session's end, about to move money; the other clerk settles; SIGCONT: the fence is stale."""
+    """Freeze a holder before it posts, past its session's end; the other clerk settles; it wakes with a stale fence."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     await harness.failpoints.arm(ONE, "submitted", STOP, order_id)
     frozen = asyncio.create_task(harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=15))
@@ -178,7 +178,7 @@ async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
 
 
 async def reversal(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """A settled order is reversed by an opposite journal, asked twice and done once, and settled again."""
+    """Reverse a settled order twice, which writes one opposite journal, and settle it again."""
     order_id = await harness.new_order()
     first = await harness.cashier.settle(order_id, at=ONE)
     _all_answered([first])
@@ -198,7 +198,7 @@ async def reversal(harness: Harness) -> tuple[bool, str, list[Lane]]:
 
 
 async def silent_acquirer(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """The acquirer charges a card and does not answer; asked again under the same key, it has charged once."""
+    """Let the acquirer charge a card and not answer; asked again under the same key, it has charged once."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     card = f"tok-{order_id}"
     await harness.failpoints.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)

@@ -132,7 +132,7 @@ class Money:
         return Money(self.minor_units + other.minor_units, self.currency)
 
     def times(self, quantity: int) -> Money:
-        """This amount `quantity` times."""
+        """Return this amount `quantity` times."""
         return Money(self.minor_units * quantity, self.currency)
 
     def __str__(self) -> str:

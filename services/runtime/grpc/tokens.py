@@ -102,7 +102,7 @@ class TokenVerifier:
         self._known = lru_cache(maxsize=_KNOWN_TOKENS)(self._read)  # a signature costs 0.2 ms; refusals are not kept
 
     def verify(self, token: str) -> Principal:
-        """Who the token says is calling.
+        """Return the caller that the token names.
 
         Raises:
             Unauthenticated: TOKEN_INVALID or TOKEN_EXPIRED.
