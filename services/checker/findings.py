@@ -61,7 +61,7 @@ class Findings:
     skipped: str = ""
 
     def check(self, name: str) -> Check:
-        return Check(name, self.examined, _told(self.violations), _told(self.undecided), self.skipped)
+        return Check(name, self.examined, _limited(self.violations), _limited(self.undecided), self.skipped)
 
 
 def verdict_of(checks: Iterable[Check]) -> Verdict:
@@ -70,8 +70,8 @@ def verdict_of(checks: Iterable[Check]) -> Verdict:
     return next((worst for worst in (Verdict.VIOLATED, Verdict.UNKNOWN) if worst in verdicts), Verdict.OK)
 
 
-def _told(words: Iterable[str]) -> tuple[str, ...]:
-    told = list(words)
-    if len(told) > _MAX_SENTENCES:
-        told = [*told[: _MAX_SENTENCES - 1], f"and {len(told) - _MAX_SENTENCES + 1} more"]
-    return tuple(told)
+def _limited(words: Iterable[str]) -> tuple[str, ...]:
+    listed = list(words)
+    if len(listed) > _MAX_SENTENCES:
+        listed = [*listed[: _MAX_SENTENCES - 1], f"and {len(listed) - _MAX_SENTENCES + 1} more"]
+    return tuple(listed)

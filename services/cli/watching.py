@@ -69,7 +69,7 @@ class _Watched:
         self._discovery = discovery
         self._directories: dict[str, Directory] = {}
         self._timeout_s = timeout_s
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._listed = asyncio.Event()
         self._follower = NodeWatcher(session, DEFAULT_ROOT, children, self._interfaces, lambda: None)
 
@@ -79,14 +79,14 @@ class _Watched:
         before: Rows = {}
         first = True
         while True:
-            self._news.clear()
+            self._changed.clear()
             now = {(row.interface, row.address): row for row in self._rows()}
             if first or now != before:
                 show(before, now)
             if streams.unread():
                 return
             before, first = now, False
-            await self._news.wait()
+            await self._changed.wait()
 
     async def close(self) -> None:
         """Stop."""
@@ -95,10 +95,10 @@ class _Watched:
     async def _interfaces(self, names: list[str]) -> None:
         for name in sorted(set(names) - NOT_INTERFACES - self._directories.keys()):
             directory = await self._discovery.subscribe(name, group="*", version="*", timeout_s=self._timeout_s)
-            directory.subscribe(self._news.set)
+            directory.subscribe(self._changed.set)
             self._directories[name] = directory
         self._listed.set()
-        self._news.set()
+        self._changed.set()
 
     def _rows(self) -> Iterator[ProviderRow]:
         for interface in sorted(self._directories):

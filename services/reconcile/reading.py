@@ -47,7 +47,7 @@ class Reader(Protocol):
         ...
 
 
-class Desk(Reader, Protocol):
+class Writer(Reader, Protocol):
     """A way to change something there as well."""
 
     async def change(self, service: str, method: str, request: Message, key: str) -> Any:

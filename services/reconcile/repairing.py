@@ -15,7 +15,7 @@ from countinghouse.payment.v1 import payment_pb2 as payment
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument, NotFound
 from services.reconcile.matching import Action, Discrepancy
-from services.reconcile.reading import Desk, charge_state, payment_state
+from services.reconcile.reading import Writer, charge_state, payment_state
 
 _REASON = "reconciliation: the acquirer and we differ"
 _LOOK_S = 0.2
@@ -62,8 +62,8 @@ class Repairer:
         patience_s: How long it waits for what others have to bring to its end.
     """
 
-    def __init__(self, desk: Desk, clock: Clock, *, run: str, patience_s: float) -> None:
-        self._desk = desk
+    def __init__(self, services: Writer, clock: Clock, *, run: str, patience_s: float) -> None:
+        self._services = services
         self._clock = clock
         self._run = run
         self._patience_s = patience_s
@@ -89,7 +89,7 @@ class Repairer:
 
     async def _refund(self, found: Discrepancy) -> Repair:
         request = acquirer.ReverseByKeyRequest(key=found.key)
-        charge = (await self._desk.change("acquirer", "ReverseByKey", request, found.key)).message.charge
+        charge = (await self._services.change("acquirer", "ReverseByKey", request, found.key)).message.charge
         done = charge.state != acquirer.CHARGE_STATE_CHARGED
         return Repair(found, done, f"{found.key} is {charge_state(charge)}")
 
@@ -97,7 +97,7 @@ class Repairer:
         """Reverse the payment unless the acquirer turns out to hold its money; it is queried, and charges nothing."""
         try:
             request = acquirer.GetChargeRequest(key=found.key)
-            charge = (await self._desk.read("acquirer", "GetCharge", request)).charge
+            charge = (await self._services.read("acquirer", "GetCharge", request)).charge
         except NotFound:
             return await self._reverse(found)
         if charge.state == acquirer.CHARGE_STATE_CHARGED:
@@ -107,12 +107,12 @@ class Repairer:
     async def _reverse(self, found: Discrepancy) -> Repair:
         key = f"{self._run}:{found.payment_id}"
         request = payment.ReverseRequest(request_id=key, payment_id=found.payment_id, reason=_REASON)
-        await self._desk.change("payment", "Reverse", request, key)
+        await self._services.change("payment", "Reverse", request, key)
         return await self._ended(found, payment.PAYMENT_STATE_REVERSED)
 
     async def _ask_now(self, found: Discrepancy) -> Repair:
         request = payment.NotifyAcquirerRequest(key=found.key, outcome=payment.ACQUIRER_OUTCOME_CHARGED)
-        await self._desk.change("payment", "NotifyAcquirer", request, found.key)
+        await self._services.change("payment", "NotifyAcquirer", request, found.key)
         return await self._ended(found)
 
     async def _leave(self, found: Discrepancy) -> Repair:
@@ -127,7 +127,7 @@ class Repairer:
         request = payment.GetPaymentRequest(payment_id=found.payment_id)
         until_s = self._clock.monotonic_s() + self._patience_s
         while True:
-            now = (await self._desk.read("payment", "GetPayment", request)).payment
+            now = (await self._services.read("payment", "GetPayment", request)).payment
             state = payment_state(now)
             ended = state not in _OPEN
             if ended or self._clock.monotonic_s() >= until_s:

@@ -21,10 +21,10 @@ _TIMEOUT_S = 20.0
 
 async def measure(stack: Stack) -> list[Figure]:
     """Settles some hundred orders."""
-    async with open_client(stack, "li", Role.CASHIER) as desk:
-        await _one_by_one(desk, await _orders(desk, _WARM_UP))
-        lasted_s = await _one_by_one(desk, await _orders(desk, _SEQUENTIAL))
-        per_s = await _at_once(desk, await _orders(desk, _PIPELINED))
+    async with open_client(stack, "li", Role.CASHIER) as client:
+        await _one_by_one(client, await _orders(client, _WARM_UP))
+        lasted_s = await _one_by_one(client, await _orders(client, _SEQUENTIAL))
+        per_s = await _at_once(client, await _orders(client, _PIPELINED))
     return [
         Figure(
             "settle_median_ms", f"settle, sequential, {_SEQUENTIAL} orders: median", median_ms(lasted_s), "ms", "≤ 25"
@@ -34,26 +34,26 @@ async def measure(stack: Stack) -> list[Figure]:
     ]
 
 
-async def _orders(desk: RecordingClient, count: int) -> list[str]:
-    return [await desk.new_order() for _ in range(count)]
+async def _orders(client: RecordingClient, count: int) -> list[str]:
+    return [await client.new_order() for _ in range(count)]
 
 
-async def _one_by_one(desk: RecordingClient, orders: Iterable[str]) -> list[float]:
+async def _one_by_one(client: RecordingClient, orders: Iterable[str]) -> list[float]:
     lasted_s = []
     for order_id in orders:
         began_s = time.perf_counter()
-        await desk.settle_ok(order_id)
+        await client.settle_ok(order_id)
         lasted_s.append(time.perf_counter() - began_s)
     return lasted_s
 
 
-async def _at_once(desk: RecordingClient, orders: list[str]) -> float:
+async def _at_once(client: RecordingClient, orders: list[str]) -> float:
     """Orders a second, when each clerk takes the next order as soon as theirs is settled."""
     pile = iter(orders)
 
     async def clerk() -> None:
         for order_id in pile:
-            await desk.settle_ok(order_id)
+            await client.settle_ok(order_id)
 
     began_s = time.perf_counter()
     async with asyncio.TaskGroup() as counter:

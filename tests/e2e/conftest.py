@@ -94,26 +94,26 @@ def fresh_stack(tmp_path: Path, _zookeeper_can_be_started: None) -> FreshStack:
 @pytest_asyncio.fixture(loop_scope="session")
 async def cashier(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Li, at the counter."""
-    async with open_client(stack, "li", Role.CASHIER) as desk:
-        yield desk
+    async with open_client(stack, "li", Role.CASHIER) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def accountant(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Wang, in the office."""
-    async with open_client(stack, "wang", Role.ACCOUNTANT) as desk:
-        yield desk
+    async with open_client(stack, "wang", Role.ACCOUNTANT) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def operator(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Who looks after the machinery."""
-    async with open_client(stack, "ops", Role.OPERATOR) as desk:
-        yield desk
+    async with open_client(stack, "ops", Role.OPERATOR) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def customer(stack: Stack) -> AsyncIterator[RecordingClient]:
     """Mei, who pays her own orders."""
-    async with open_client(stack, "mei", Role.CUSTOMER) as desk:
-        yield desk
+    async with open_client(stack, "mei", Role.CUSTOMER) as client:
+        yield client

@@ -152,7 +152,7 @@ def chosen(there: Sequence[str], turn: int) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class RunningStack:
     """A running stack, and who looks at it.
 
     Args:
@@ -167,7 +167,9 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[House]:
+async def running(
+    tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None
+) -> AsyncIterator[RunningStack]:
     """Two instances of every service, the bank, and the merchant's wallet."""
     folder = tmp_path_factory.mktemp("failpoints")
     path = folder / "history.jsonl"
@@ -179,7 +181,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_star
             Harness(stack, history=history) as harness,
         ):
             assert await harness.open_wallet("merchant") == MERCHANT
-            yield House(harness, ResourceLocks(session, root=LOCKS_ROOT), history, path)
+            yield RunningStack(harness, ResourceLocks(session, root=LOCKS_ROOT), history, path)
 
 
 def test_every_failpoint_in_the_code_is_there() -> None:
@@ -197,14 +199,14 @@ def test_every_failpoint_in_the_code_is_there() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_operation_passes_its_failpoints_only(house: House, operation: str) -> None:
+async def test_operation_passes_its_failpoints_only(running: RunningStack, operation: str) -> None:
     """When nobody dies: those failpoints, and no others."""
-    harness = house.harness
+    harness = running.harness
     await harness.stack.wait_serving(timeout_s=30)
     one = await OPERATIONS[operation](harness)
     before = {service: await passed(harness, service) for service in PASSES["settle with card"]}
     answer = await one.first.call_until_answered(HERE)
-    one.done(await proved(house, within_s=QUIET_S), [answer])
+    one.done(await proved(running, within_s=QUIET_S), [answer])
     after = {service: await passed(harness, service) for service in before}
     seen = {
         service: set(after[service] - before[service]) - MAY_PASS.get(operation, {}).get(service, set())
@@ -217,16 +219,16 @@ async def test_operation_passes_its_failpoints_only(house: House, operation: str
 
 @pytest.mark.parametrize(("operation", "service", "point", "company"), list(cells()))
 async def test_operation_killed_at_a_failpoint_is_done_once(
-    house: House, operation: str, service: str, point: str, company: str
+    running: RunningStack, operation: str, service: str, point: str, company: str
 ) -> None:
     """Done once, whoever did it; nothing is unresolved 15 s after the dead one is back, and everything agrees."""
-    harness, clock = house.harness, house.harness.clock
+    harness, clock = running.harness, running.harness.clock
     await harness.stack.wait_serving(timeout_s=30)
     if "acquirer" in PASSES[operation]:
         await the_bank_is_reached(harness)
     one = await OPERATIONS[operation](harness)
     by_worker = point in BY_WORKER.get(operation, ())
-    calls = await killed(house, one, service, point, contended=company == "contended", by_worker=by_worker)
+    calls = await killed(running, one, service, point, contended=company == "contended", by_worker=by_worker)
     healed_s = clock.monotonic_s()
     first, *_ = await asyncio.gather(*calls)
     requests = {asked.key: asked for asked in (one.first, one.rival)[: len(calls)]}
@@ -234,7 +236,7 @@ async def test_operation_killed_at_a_failpoint_is_done_once(
     if service == "payment":
         assert first.open or by_worker, "its reply died with it"
         assert answers[0].replayed or point not in _STORED
-    one.done(await proved(house, within_s=healed_s + QUIET_S - clock.monotonic_s()), answers)
+    one.done(await proved(running, within_s=healed_s + QUIET_S - clock.monotonic_s()), answers)
 
 
 async def the_bank_is_reached(harness: Harness) -> None:
@@ -250,14 +252,14 @@ async def the_bank_is_reached(harness: Harness) -> None:
 
 
 async def killed(
-    house: House, one: Operation, service: str, point: str, *, contended: bool, by_worker: bool
+    running: RunningStack, one: Operation, service: str, point: str, *, contended: bool, by_worker: bool
 ) -> tuple[asyncio.Task[CallResult], ...]:
     """Lets an instance of `service` die at `point`, and serve again; the first call of each who asked.
 
     Args:
         by_worker: The point is passed by a worker, that of any instance.
     """
-    harness, stack = house.harness, house.harness.stack
+    harness, stack = running.harness, running.harness.stack
     likely = [HERE] if service == "payment" and not by_worker else instances(harness, service)
     subject = "" if service == "acquirer" else one.subject  # which knows no orders
     for instance in likely:
@@ -268,7 +270,7 @@ async def killed(
         if contended:
             alive = HERE if victim == ELSEWHERE else ELSEWHERE
             calls.append(asyncio.create_task(one.rival.call(alive)))
-            await in_the_way(house, one, calls[1])
+            await in_the_way(running, one, calls[1])
         pid = stack.instance(victim).pid
     finally:
         stack.kill(victim, signal.SIGKILL)
@@ -306,25 +308,25 @@ async def let_off(harness: Harness, name: str, point: str) -> None:
     await disarming
 
 
-async def in_the_way(house: House, one: Operation, rival: asyncio.Task[CallResult]) -> None:
+async def in_the_way(running: RunningStack, one: Operation, rival: asyncio.Task[CallResult]) -> None:
     """Waits until the rival stands behind somebody at the order, or needs nobody's leave and was answered."""
     async with asyncio.timeout(QUIET_S):
         while not rival.done():
-            queue = await house.locks.queue(one.order_id) if one.order_id else []
+            queue = await running.locks.queue(one.order_id) if one.order_id else []
             if any(place.position and place.holder.owner == one.rival.client.name for place in queue):
                 return
             await asyncio.sleep(_LOOK_S)
 
 
-async def proved(house: House, *, within_s: float) -> Snapshot:
+async def proved(running: RunningStack, *, within_s: float) -> Snapshot:
     """The books, at rest within this time, and approved by every check there is."""
-    reading = await house.harness.settled_snapshot(max(within_s, 0.0))
+    reading = await running.harness.settled_snapshot(max(within_s, 0.0))
     assert reading.snapshot.unfinished() == []
     assert reading.at_rest
-    operator = house.harness.operator
-    log = await read_acquirer_log(house.harness.address(ACQUIRER_INSTANCE), operator.identity.token)
-    house.history.flush()
-    history = replace(read_history(house.path), whole=True)  # so far: nobody calls at the moment
+    operator = running.harness.operator
+    log = await read_acquirer_log(running.harness.address(ACQUIRER_INSTANCE), operator.identity.token)
+    running.history.flush()
+    history = replace(read_history(running.path), whole=True)  # so far: nobody calls at the moment
     checks = run_checks(reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms)
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
     assert said == []

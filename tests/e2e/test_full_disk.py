@@ -31,17 +31,17 @@ async def test_stack_reports_a_full_disk_and_recovers_with_space(tmp_path: Path,
     with small_disk(tmp_path / "disk", 64 << 20) as disk:
         async with (
             fresh_stack(tell=said.append, data=disk / "data", database=SQLITE) as stack,
-            open_client(stack, "li", Role.CASHIER) as desk,
+            open_client(stack, "li", Role.CASHIER) as client,
         ):
-            order = await desk.new_order()
+            order = await client.new_order()
             fill(disk / "filler")
-            refused = await first_refused(desk)
-            code, error = await refusal(desk.call(refused))
+            refused = await first_refused(client)
+            code, error = await refusal(client.call(refused))
             assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_FULL", 1000)
             await until_health(stack.instance("order-1").address, "NOT_SERVING")
             await until_health(stack.acquirer, "NOT_SERVING", ACQUIRER_INTERFACE)
             await until_health(stack.acquirer, SERVING, "")
-            assert await desk.order_state(order) == "UNPAID"  # reading goes on
+            assert await client.order_state(order) == "UNPAID"  # reading goes on
 
             stack.kill(ZOOKEEPER, signal.SIGKILL)
             async with asyncio.timeout(30):
@@ -52,18 +52,18 @@ async def test_stack_reports_a_full_disk_and_recovers_with_space(tmp_path: Path,
             for instance in stack.instances:
                 await until_health(instance.address, SERVING, INTERFACES[instance.service])
             await until_health(stack.acquirer, SERVING, ACQUIRER_INTERFACE)
-            assert (await desk.ask(refused)).order.order_id
-            await desk.settle_ok(order)
-            assert await desk.order_state(order) == "PAID"
+            assert (await client.ask(refused)).order.order_id
+            await client.settle_ok(order)
+            assert await client.order_state(order) == "PAID"
 
 
-async def first_refused(desk: RecordingClient) -> order_pb2.CreateOrderRequest:
+async def first_refused(client: RecordingClient) -> order_pb2.CreateOrderRequest:
     """Make orders until one is refused: SQLite has taken some space in advance."""
     async with asyncio.timeout(60):
         while True:
             request = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
             try:
-                await desk.ask(request)
+                await client.ask(request)
             except CountinghouseError:
                 return request
 

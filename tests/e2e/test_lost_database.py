@@ -19,14 +19,14 @@ async def test_removed_database_is_reported_and_not_made_anew(
 ) -> None:
     async with (
         fresh_stack(services=("order",), database=SQLITE) as stack,
-        open_client(stack, "li", Role.CASHIER) as desk,
+        open_client(stack, "li", Role.CASHIER) as client,
     ):
-        order = await desk.new_order()
+        order = await client.new_order()
         file = stack.data / "order.db"
         away = stack.data / "away.db"
         file.rename(away)
         create = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
-        code, error = await refusal(desk.call(create))
+        code, error = await refusal(client.call(create))
         assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_LOST", 1000)
         address = stack.instance("order-1").address
         await until_health(address, "NOT_SERVING")
@@ -37,7 +37,7 @@ async def test_removed_database_is_reported_and_not_made_anew(
 
         away.rename(file)
         await until_health(address, SERVING)
-        assert await desk.order_state(order) == "UNPAID"
+        assert await client.order_state(order) == "UNPAID"
         data = stack.data
     file.rename(away)
     refused = await command_line("up", "--data", str(data))
@@ -47,6 +47,6 @@ async def test_removed_database_is_reported_and_not_made_anew(
     away.rename(file)
     async with (
         fresh_stack(services=("order",), data=data, database=SQLITE) as again,
-        open_client(again, "li", Role.CASHIER) as desk,
+        open_client(again, "li", Role.CASHIER) as client,
     ):
-        assert await desk.order_state(order) == "UNPAID"
+        assert await client.order_state(order) == "UNPAID"

@@ -24,27 +24,27 @@ from tests.e2e.conftest import FreshStack
 async def test_stack_whose_zookeeper_lost_its_data_settles_again_after_the_remedy_without_a_restart(
     fresh_stack: FreshStack, backup: bool
 ) -> None:
-    async with fresh_stack() as stack, open_client(stack, "li", Role.CASHIER) as desk:
+    async with fresh_stack() as stack, open_client(stack, "li", Role.CASHIER) as client:
         data = stack.data / ZOOKEEPER / "data"
-        await desk.settle_ok(await desk.new_order())
+        await client.settle_ok(await client.new_order())
         if backup:
             await replace(stack, data, keep=True)
-            await until_settled(desk, await desk.new_order())
+            await until_settled(client, await client.new_order())
             for _ in range(30):
-                await desk.settle_ok(await desk.new_order())
+                await client.settle_ok(await client.new_order())
         pids = {instance.name: instance.pid for instance in stack.instances}
         await replace(stack, data, keep=False)
 
-        order = await desk.new_order()
-        message = await until_refused(desk, order)
+        order = await client.new_order()
+        message = await until_refused(client, order)
         assert "countinghouse doctor --new-generation 2" in message
         looked = await command_line("doctor", "--data", str(stack.data))
         assert looked.returncode == 1
         assert "--new-generation" in looked.stdout
         mended = await command_line("doctor", "--data", str(stack.data), "--new-generation", "2")
         assert mended.returncode == 0, mended.stdout
-        await until_settled(desk, order)
-        assert await desk.order_state(order) == "PAID"
+        await until_settled(client, order)
+        assert await client.order_state(order) == "PAID"
         assert {instance.name: instance.pid for instance in stack.instances} == pids
 
 
@@ -64,19 +64,19 @@ async def replace(stack: Stack, data: Path, *, keep: bool) -> None:
     await stack.wait_server(ZOOKEEPER)
 
 
-async def until_refused(desk: RecordingClient, order: str) -> str:
+async def until_refused(client: RecordingClient, order: str) -> str:
     """Settle in vain, until it is refused because of the ensemble; return the sentence."""
     async with asyncio.timeout(40):
         while True:
-            result = await desk.settle_once(order)
+            result = await client.settle_once(order)
             assert result.error is not None, "settled under a fence that is worth nothing"
             if (result.answer.code, result.answer.reason) == ("UNAVAILABLE", "ENSEMBLE_BEHIND"):
                 return result.error.message
             await asyncio.sleep(0.1)
 
 
-async def until_settled(desk: RecordingClient, order: str) -> None:
+async def until_settled(client: RecordingClient, order: str) -> None:
     async with asyncio.timeout(40):
-        while (result := await desk.settle_once(order)).error is not None:  # noqa: ASYNC110  another process
+        while (result := await client.settle_once(order)).error is not None:  # noqa: ASYNC110  another process
             await asyncio.sleep(0.1)
     assert result.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED

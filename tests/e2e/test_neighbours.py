@@ -31,7 +31,7 @@ _LISTS = 400
 async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stack: Stack) -> None:
     """Of methods of ours, whose headers are refused at once, and of health, which waits for a request."""
     address = stack.instance("payment-1").address
-    async with AsyncExitStack() as open_, open_client(stack, "li", Role.CASHIER) as desk:
+    async with AsyncExitStack() as open_, open_client(stack, "li", Role.CASHIER) as client:
         options = [("grpc.use_local_subchannel_pool", 1)]
         channels = [
             await open_.enter_async_context(grpc.aio.insecure_channel(address, options)) for _ in range(_CONNECTIONS)
@@ -42,7 +42,7 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
             for method in (_SETTLE, _CHECK)
         ]
         await asyncio.gather(*(call.wait_for_connection() for call in silent), return_exceptions=True)
-        assert (await desk.settle_ok(await desk.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert (await client.settle_ok(await client.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert await health(address) == "SERVING"
         assert await health(address, interface="countinghouse.payment.v1.PaymentService") == "SERVING"
         refused = Counter([await call.code() for call in silent[::2]])

@@ -133,9 +133,9 @@ async def test_killed_server_comes_back_and_every_order_is_settled_once(harness:
 async def test_stopped_stack_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
-        async with open_client(stack, "li", Role.CASHIER) as desk:
-            order_id = await desk.new_order()
-            await desk.settle_ok(order_id)
+        async with open_client(stack, "li", Role.CASHIER) as client:
+            order_id = await client.new_order()
+            await client.settle_ok(order_id)
         log = stack.data / "logs" / "postgresql.log"
     assert processes_of(stack.data) == []
     assert "not properly shut down" not in log.read_text()
@@ -143,9 +143,9 @@ async def test_stopped_stack_keeps_its_books(data: Path) -> None:
         await Stack(options(stack.data, database="sqlite")).start()
     async with (
         Stack(options(stack.data, database="postgresql", start_timeout_s=START_S)) as again,
-        open_client(again, "li", Role.CASHIER) as desk,
+        open_client(again, "li", Role.CASHIER) as client,
     ):
-        assert await desk.order_state(order_id) == "PAID"
+        assert await client.order_state(order_id) == "PAID"
     assert "not properly shut down" not in log.read_text()
 
 
@@ -155,8 +155,8 @@ async def test_services_without_unique_guard_own_their_tables(data: Path) -> Non
     chosen = options(
         data.with_name("unguarded"), database="postgresql", start_timeout_s=START_S, guards_off=("unique",)
     )
-    async with Stack(chosen) as stack, open_client(stack, "li", Role.CASHIER) as desk:
-        assert (await desk.settle_ok(await desk.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+    async with Stack(chosen) as stack, open_client(stack, "li", Role.CASHIER) as client:
+        assert (await client.settle_ok(await client.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")

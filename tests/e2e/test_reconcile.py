@@ -59,9 +59,9 @@ async def asked_about(harness: Harness, payment_id: str) -> int:
 
 async def charge(harness: Harness, key: str, reference: str) -> None:
     """Somebody charges a card at the bank, and we know nothing of it."""
-    async with open_client(harness.stack, "payment-service", Role.SERVICE) as desk:
+    async with open_client(harness.stack, "payment-service", Role.SERVICE) as client:
         request = bank.ChargeRequest(key=key, card="tok-mei", amount=money(AMOUNT), reference=reference)
-        await desk.ask(request)
+        await client.ask(request)
 
 
 class Planted:
@@ -87,8 +87,8 @@ class Planted:
     async def only_ours_given_back(self) -> tuple[str, str]:
         """Somebody gives the money back at the bank, and not in our books."""
         _, payment = await by_card(self._harness)
-        async with open_client(self._harness.stack, "wang", Role.ACCOUNTANT) as desk:
-            await desk.ask(bank.ReverseByKeyRequest(key=payment.acquirer_key))
+        async with open_client(self._harness.stack, "wang", Role.ACCOUNTANT) as client:
+            await client.ask(bank.ReverseByKeyRequest(key=payment.acquirer_key))
         return "only ours", payment.acquirer_key
 
     async def only_ours_lost(self) -> tuple[str, str]:

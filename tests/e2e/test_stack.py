@@ -58,11 +58,13 @@ async def until_health(address: str, interface: str, wanted: str, timeout_s: flo
             await asyncio.sleep(0.1)
 
 
-async def settled_once_available(desk: RecordingClient, order_id: str, timeout_s: float = 15.0) -> payment_pb2.Payment:
+async def settled_once_available(
+    client: RecordingClient, order_id: str, timeout_s: float = 15.0
+) -> payment_pb2.Payment:
     """Settles an order as soon as that is possible; until then the only answer allowed is UNAVAILABLE."""
     async with asyncio.timeout(timeout_s):
         while True:
-            result = await desk.settle_once(order_id)
+            result = await client.settle_once(order_id)
             if result.answer.code != "UNAVAILABLE":
                 return result.payment
             await asyncio.sleep(0.1)
@@ -152,17 +154,17 @@ class TestKeptAlive:
         assert after.pid != before.pid
         assert after.restarts == before.restarts + 1
         assert await health(after.address) == "SERVING"
-        async with open_client(stack, "li", Role.CASHIER) as desk:
-            order_id = await desk.new_order()
-            assert (await desk.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        async with open_client(stack, "li", Role.CASHIER) as client:
+            order_id = await client.new_order()
+            assert (await client.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
     async def test_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
         address, pid = stack.zookeeper, stack.zookeeper_pid
         stack.kill("zookeeper")
         await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 10)
-        async with open_client(stack, "li", Role.CASHIER) as desk:
-            order_id = await desk.new_order()
-            payment = await settled_once_available(desk, order_id)
+        async with open_client(stack, "li", Role.CASHIER) as client:
+            order_id = await client.new_order()
+            payment = await settled_once_available(client, order_id)
         assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
         assert stack.zookeeper == address
 
@@ -174,9 +176,9 @@ class TestKeptAlive:
         await stack.wait_until(lambda: stack.instance("acquirer-1").pid not in (0, pid), 10)
         await stack.wait_serving("acquirer-1")
         assert stack.instance("acquirer-1").address == stack.acquirer == address
-        async with open_client(stack, "li", Role.CASHIER) as desk:
-            payment = await desk.settle_ok(
-                await desk.new_order(), source=payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10
+        async with open_client(stack, "li", Role.CASHIER) as client:
+            payment = await client.settle_ok(
+                await client.new_order(), source=payment_pb2.SOURCE_CARD, card="tok-mei", timeout_s=10
             )
         assert payment.state in (payment_pb2.PAYMENT_STATE_SUCCEEDED, payment_pb2.PAYMENT_STATE_UNKNOWN)
 
@@ -334,8 +336,8 @@ class TestRefusals:
         assert "countinghouse doctor --new-generation 2" in refused.stderr
         mended = await command_line("doctor", "--data", str(data), "--new-generation", "2")
         assert mended.returncode == 0, mended.stdout
-        async with fresh_stack(data=data) as again, open_client(again, "li", Role.CASHIER) as desk:
-            payment = await desk.settle_ok(await desk.new_order())
+        async with fresh_stack(data=data) as again, open_client(again, "li", Role.CASHIER) as client:
+            payment = await client.settle_ok(await client.new_order())
             assert payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
@@ -467,8 +469,8 @@ class TestPruning:
             expires_at_ms, order_id, response_ok, response, created_at_ms, updated_at_ms)
             VALUES ('old', 'customer', :method, 'k', 'EXPIRED', '', 0, '', 0, 1, '', 0, NULL, 1, 1)
         """
-        async with fresh_stack() as running, open_client(running, "li", Role.CASHIER) as desk:
-            await desk.new_order()
+        async with fresh_stack() as running, open_client(running, "li", Role.CASHIER) as client:
+            await client.new_order()
             for service, method in (("order", "CreateOrder"), ("payment", "Pay"), ("ledger", "OpenAccount")):
                 with contextlib.closing(sqlite3.connect(running.data / f"{service}.db", timeout=30)) as database:
                     database.execute(long_ago, {"method": method})

@@ -32,7 +32,7 @@ MARGIN_S = 7.0
 
 
 @dataclass(slots=True)
-class House:
+class RunningStack:
     """A running stack, and how its processes ended."""
 
     harness: Harness
@@ -66,7 +66,9 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None) -> AsyncIterator[House]:
+async def running(
+    tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None
+) -> AsyncIterator[RunningStack]:
     """A stack with two payment instances."""
     endings = Endings()
     data: Path = tmp_path_factory.mktemp("stopping") / "data"
@@ -75,55 +77,55 @@ async def house(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_star
         Stack(options(data, replicas={"payment": 2}, settings=settings), tell=endings.hear) as stack,
         Harness(stack) as harness,
     ):
-        yield House(harness, endings)
+        yield RunningStack(harness, endings)
 
 
-async def test_running_call_is_finished_and_the_process_waits_no_longer(house: House) -> None:
+async def test_running_call_is_finished_and_the_process_waits_no_longer(running: RunningStack) -> None:
     """Its caller gets their answer; the process is gone as soon as it is given, well before the drain is over."""
-    _, _, asking = await house.held_up("submitted", delay_s=1)
-    took_s = await house.told_to_stop(ONE)
+    _, _, asking = await running.held_up("submitted", delay_s=1)
+    took_s = await running.told_to_stop(ONE)
     assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
     assert took_s < DRAIN_S
-    await checked_books(house.harness)
+    await checked_books(running.harness)
 
 
-async def test_running_call_keeps_its_request_while_it_is_drained(house: House) -> None:
+async def test_running_call_keeps_its_request_while_it_is_drained(running: RunningStack) -> None:
     """Longer than its lease: who asks again under its key meanwhile is told that it is being worked on, and no
     worker takes it over.
     """
-    order_id, key, asking = await house.held_up("submitted", delay_s=4 * LEASE_S)
-    pid, told_s = house.stack.instance(ONE).pid, time.monotonic()
-    house.stack.kill(ONE, signal.SIGTERM)
+    order_id, key, asking = await running.held_up("submitted", delay_s=4 * LEASE_S)
+    pid, told_s = running.stack.instance(ONE).pid, time.monotonic()
+    running.stack.kill(ONE, signal.SIGTERM)
     await asyncio.sleep(1.3 * LEASE_S)
-    harness = house.harness
+    harness = running.harness
     again = await harness.cashier.settle_once(order_id, key, at=TWO)
     assert isinstance(again.error, Aborted)
     assert again.error.reason == "REQUEST_IN_PROGRESS"
     assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    await house.gone(ONE, pid, told_s)
+    await running.gone(ONE, pid, told_s)
     books = await checked_books(harness)
     assert [row["attempt"] for row in books.requests if row["key"] == key] == [1]
 
 
-async def test_call_that_outlasts_the_drain_is_left_to_others(house: House) -> None:
+async def test_call_that_outlasts_the_drain_is_left_to_others(running: RunningStack) -> None:
     """The process is gone when the drain is over, and not twice as late; somebody else finishes the payment."""
-    order_id, key, asking = await house.held_up("submitted", delay_s=60)
-    took_s = await house.told_to_stop(ONE)
+    order_id, key, asking = await running.held_up("submitted", delay_s=60)
+    took_s = await running.told_to_stop(ONE)
     assert DRAIN_S <= took_s < DRAIN_S + MARGIN_S
     assert (await asking).open
-    again = await house.harness.cashier.settle(order_id, key, at=TWO)
+    again = await running.harness.cashier.settle(order_id, key, at=TWO)
     assert again.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    await checked_books(house.harness)
+    await checked_books(running.harness)
 
 
-async def test_new_calls_go_elsewhere_during_the_drain(house: House) -> None:
+async def test_new_calls_go_elsewhere_during_the_drain(running: RunningStack) -> None:
     """Its port refuses connections, and whoever finds the services through ZooKeeper does not meet it."""
     load = Load()
-    async with clients_of(house.stack, load) as clients:
-        _, _, asking = await house.held_up("submitted", delay_s=6)
-        address, pid, told_s = house.harness.address(ONE), house.stack.instance(ONE).pid, time.monotonic()
-        house.stack.kill(ONE, signal.SIGTERM)
-        await house.harness.failpoints.wait_closed(ONE)
+    async with clients_of(running.stack, load) as clients:
+        _, _, asking = await running.held_up("submitted", delay_s=6)
+        address, pid, told_s = running.harness.address(ONE), running.stack.instance(ONE).pid, time.monotonic()
+        running.stack.kill(ONE, signal.SIGTERM)
+        await running.harness.failpoints.wait_closed(ONE)
         assert address not in {endpoint.address for known in clients.directories for endpoint in known.endpoints}
         host, _, port = address.rpartition(":")
         with pytest.raises(ConnectionRefusedError):
@@ -132,26 +134,26 @@ async def test_new_calls_go_elsewhere_during_the_drain(house: House) -> None:
             await clients.settle(await clients.new_order())
         assert not asking.done(), "it was to be draining all that time"
         assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-        await house.gone(ONE, pid, told_s)
+        await running.gone(ONE, pid, told_s)
     assert load.failed() == []
 
 
-async def test_second_sigterm_changes_nothing(house: House) -> None:
+async def test_second_sigterm_changes_nothing(running: RunningStack) -> None:
     """A drain is bounded; who cannot wait for it has SIGKILL."""
-    _, _, asking = await house.held_up("submitted", delay_s=1.5)
-    pid, told_s = house.stack.instance(ONE).pid, time.monotonic()
-    house.stack.kill(ONE, signal.SIGTERM)
-    await house.harness.failpoints.wait_closed(ONE)
-    house.stack.kill(ONE, signal.SIGTERM)
-    house.stack.kill(ONE, signal.SIGINT)
+    _, _, asking = await running.held_up("submitted", delay_s=1.5)
+    pid, told_s = running.stack.instance(ONE).pid, time.monotonic()
+    running.stack.kill(ONE, signal.SIGTERM)
+    await running.harness.failpoints.wait_closed(ONE)
+    running.stack.kill(ONE, signal.SIGTERM)
+    running.stack.kill(ONE, signal.SIGINT)
     assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    assert await house.gone(ONE, pid, told_s) < DRAIN_S
+    assert await running.gone(ONE, pid, told_s) < DRAIN_S
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-async def test_service_without_zookeeper_stops_in_time(house: House, how: signal.Signals) -> None:
+async def test_service_without_zookeeper_stops_in_time(running: RunningStack, how: signal.Signals) -> None:
     """Nobody can be told that it goes; it goes all the same."""
-    stack = house.stack
+    stack = running.stack
     await stack.wait_serving(timeout_s=30)
     zookeeper = stack.zookeeper_pid
     stack.restarts = False
@@ -159,7 +161,7 @@ async def test_service_without_zookeeper_stops_in_time(house: House, how: signal
         stack.kill(ZOOKEEPER, how)
         if how is signal.SIGKILL:
             await stack.wait_until(lambda: stack.zookeeper_pid != zookeeper, 10)
-        took_s = await asyncio.gather(*(house.told_to_stop(name) for name in (ONE, "order-1")))
+        took_s = await asyncio.gather(*(running.told_to_stop(name) for name in (ONE, "order-1")))
         assert max(took_s) < MARGIN_S
     finally:
         stack.kill(ZOOKEEPER, signal.SIGCONT)
@@ -167,20 +169,20 @@ async def test_service_without_zookeeper_stops_in_time(house: House, how: signal
     await stack.wait_serving(timeout_s=30)
 
 
-async def test_sigterm_before_ready_stops_at_once(house: House) -> None:
+async def test_sigterm_before_ready_stops_at_once(running: RunningStack) -> None:
     """While it still waits for ZooKeeper to register."""
-    stack = house.stack
+    stack = running.stack
     await stack.wait_serving(timeout_s=30)
     stack.kill(ZOOKEEPER, signal.SIGSTOP)
     try:
-        await house.told_to_stop("order-1")
+        await running.told_to_stop("order-1")
         await stack.wait_until(lambda: stack.instance("order-1").pid != 0, 30)
         log = stack.data / "logs" / "order-1.log"
         pid = stack.instance("order-1").pid
         async with asyncio.timeout(30):
             while f'"pid": {pid}' not in log.read_text():  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.02)
-        assert await house.told_to_stop("order-1") < MARGIN_S
+        assert await running.told_to_stop("order-1") < MARGIN_S
     finally:
         stack.kill(ZOOKEEPER, signal.SIGCONT)
     await stack.wait_serving(timeout_s=30)
@@ -190,6 +192,6 @@ async def test_sigterm_before_ready_stops_at_once(house: House) -> None:
 async def test_stack_that_is_stopped_waits_for_a_drain_of_any_length(fresh_stack: FreshStack) -> None:
     """However long calls may take to come to their end, the supervisor does not kill who is still at it."""
     async with fresh_stack(settings=SETTINGS | {"drain_s": 14}) as stack, Harness(stack) as harness:
-        _, _, asking = await House(harness).held_up("submitted", delay_s=10)
+        _, _, asking = await RunningStack(harness).held_up("submitted", delay_s=10)
         await stack.stop()
         assert (await asking).payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED

@@ -147,7 +147,7 @@ async def test_unknown_payment_of_before_ends_once_the_acquirer_answers(upgraded
         assert await cashier.order_state("card-unknown") == "PAID"
 
 
-async def payments_of(desk: RecordingClient, order_id: str) -> list[pb.Payment]:
+async def payments_of(client: RecordingClient, order_id: str) -> list[pb.Payment]:
     """Return the payments of an order that were not declined."""
-    listed = await desk.ask(pb.ListPaymentsRequest(order_id=order_id))
+    listed = await client.ask(pb.ListPaymentsRequest(order_id=order_id))
     return [payment for payment in listed.payments if payment.state != pb.PAYMENT_STATE_DECLINED]

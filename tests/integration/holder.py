@@ -34,7 +34,7 @@ SHORTEST_S = 2 * TICK_S  # what ZooKeeper grants at least
 ROUNDS_TO_SHOW = 2
 
 
-class Books:
+class FencedRows:
     """Rows that only the newest fence may change, and the record of what was begun."""
 
     def __init__(self, directory: Path) -> None:
@@ -54,10 +54,10 @@ class Books:
         return changed.rowcount == 1
 
 
-class Till:
+class Workload:
     """All the resources of this process, and what became of their writes."""
 
-    def __init__(self, books: Books, locks: list[ResourceLocks]) -> None:
+    def __init__(self, books: FencedRows, locks: list[ResourceLocks]) -> None:
         self._books = books
         self._locks = locks
         self._leases: dict[str, ResourceLease] = {}
@@ -131,15 +131,15 @@ async def main(hosts: str, directory: str, count: str, on_the_way: str) -> None:
     sessions = [Session(hosts, timeout_s=SHORTEST_S, name=f"holder-{number}") for number in range(SESSIONS)]
     for session in sessions:
         await session.start()
-    till = Till(Books(Path(directory)), [ResourceLocks(session, root=LOCKS_ROOT) for session in sessions])
+    workload = Workload(FencedRows(Path(directory)), [ResourceLocks(session, root=LOCKS_ROOT) for session in sessions])
     resources = [f"resource-{number}" for number in range(int(count))]
-    holders = await till.all_at_work(resources)
+    holders = await workload.all_at_work(resources)
     if int(on_the_way):
-        till.stop_on_the_way(resources[: int(on_the_way)])
+        workload.stop_on_the_way(resources[: int(on_the_way)])
     else:
         tell("at work")
     await asyncio.gather(*holders)
-    tell(json.dumps({"written": till.written, "refused": till.refused}))
+    tell(json.dumps({"written": workload.written, "refused": workload.refused}))
 
 
 if __name__ == "__main__":

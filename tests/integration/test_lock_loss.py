@@ -34,7 +34,7 @@ async def locks(session: Session, metrics: Metrics) -> ResourceLocks:
     return locks
 
 
-class Told:
+class Notified:
     """Notes when each of many leases was said to be lost, by callback and by awaiting."""
 
     def __init__(self, leases: list[Lease]) -> None:
@@ -74,7 +74,7 @@ async def test_holders_are_notified_of_expiry_within_100_ms(
         *await asyncio.gather(*(locks.acquire(f"o-{number}", CASHIER, timeout_s=5) for number in range(100))),
         await locks.acquire_all(["b-1", "b-2"], CASHIER, timeout_s=5),
     ]
-    told = Told(leases)
+    told = Notified(leases)
     await asyncio.sleep(0.05)
     assert told.called_at == []
     late_before_s = late_s()
@@ -93,7 +93,7 @@ async def test_holders_are_notified_when_zookeeper_is_silent(
     event says so; and however often that moment has moved on before."""
     lease = await locks.acquire("o-1", CASHIER, timeout_s=5)
     first = session.valid_until()
-    told = Told([lease])
+    told = Notified([lease])
     await until(lambda: session.valid_until() > first + 0.5)
     assert told.called_at == []
     zookeeper.pause()
@@ -132,7 +132,7 @@ async def test_dropped_connection_alone_is_no_loss(locks: ResourceLocks, zookeep
 async def test_notified_lease_is_lost_for_good(session: Session, locks: ResourceLocks) -> None:
     """Who was told finds the lease invalid ever after, even if it turns out that the session has survived."""
     batch = await locks.acquire_all(["o-3", "o-4"], CASHIER, timeout_s=5)
-    told = Told([batch])
+    told = Notified([batch])
     patched: Any = session
     patched.valid_until = lambda: time.monotonic() - 1
     batch.on_lost(lambda: None)  # makes it look
@@ -177,7 +177,7 @@ async def test_failing_callback_does_not_stop_the_others(session: Session, locks
 
     lease = await locks.acquire("o-6", CASHIER, timeout_s=5)
     lease.on_lost(fail)
-    told = Told([lease])
+    told = Notified([lease])
     await asyncio.sleep(0)
     await expire(session)
     await told.all_at()

@@ -31,7 +31,7 @@ APPLICATION = "tests"  # of `provider_url`
 
 
 @dataclass
-class House:
+class Governed:
     """An interface with the providers 127.0.0.1:1 and :2, and a consumer of it."""
 
     interface: str
@@ -79,14 +79,14 @@ class House:
 
 
 @asynccontextmanager
-async def house(zookeeper: ZooKeeper, session: Session, interface: str) -> AsyncIterator[House]:
+async def governed(zookeeper: ZooKeeper, session: Session, interface: str) -> AsyncIterator[Governed]:
     """Provide and consume an interface of one's own; rules are written by `session`, which is another."""
     async with connected(zookeeper) as own:
         registry, discovery = Registry(own), Discovery(own, consumer=CONSUMER)
         for port in (1, 2):
             await registry.register(provider_url(port, interface))
         directory = await discovery.subscribe(interface, timeout_s=5)
-        yield House(interface, session, directory)
+        yield Governed(interface, session, directory)
         await discovery.close()
         await registry.close()
 
@@ -97,7 +97,7 @@ def changing(parameters: str, *, side: str = "consumer", who: str = "providerAdd
 
 async def test_configurator_takes_effect_within_a_second_and_back(zookeeper: ZooKeeper, session: Session) -> None:
     """3.x's YAML: weight 0, another weight, disabled, and none of it; the node appears, changes and goes."""
-    async with house(zookeeper, session, "test.rules.yaml") as house_:
+    async with governed(zookeeper, session, "test.rules.yaml") as house_:
         assert house_.weights() == {1: 100, 2: 100}
         for parameters, weights in (
             ("weight: 0", {1: 0, 2: 100}),
@@ -113,7 +113,7 @@ async def test_configurator_takes_effect_within_a_second_and_back(zookeeper: Zoo
 
 
 async def test_timeout_of_a_rule_reaches_the_channel(zookeeper: ZooKeeper, session: Session) -> None:
-    async with house(zookeeper, session, "test.rules.timeouts") as house_:
+    async with governed(zookeeper, session, "test.rules.timeouts") as house_:
         await house_.say(changing("timeout: 300, Pay.timeout: 100"))
         await house_.soon(lambda: house_.directory.endpoints[0].timeout_s("Look") == 0.3)
         assert house_.directory.endpoints[0].timeout_s("Pay") == 0.1
@@ -122,7 +122,7 @@ async def test_timeout_of_a_rule_reaches_the_channel(zookeeper: ZooKeeper, sessi
 
 async def test_override_of_26_takes_effect_within_a_second_and_back(zookeeper: ZooKeeper, session: Session) -> None:
     """2.6's URLs, each a node's name: weight 0, disabled for all, and none of it."""
-    async with house(zookeeper, session, "test.rules.override") as house_:
+    async with governed(zookeeper, session, "test.rules.override") as house_:
         for url, weights in (
             (
                 f"override://127.0.0.1:1/{house_.interface}?category=configurators&dynamic=false&weight=0",
@@ -142,7 +142,7 @@ async def test_rule_may_be_of_the_consumers_or_the_providers_application(
     zookeeper: ZooKeeper, session: Session
 ) -> None:
     """The consumer's for its side, the providers' for theirs; the service's own prevails over both."""
-    async with house(zookeeper, session, "test.rules.application") as house_:
+    async with governed(zookeeper, session, "test.rules.application") as house_:
         head = "scope: application\n"
         await house_.say(head + changing("weight: 5", who=""), key="desk")
         await house_.soon(lambda: house_.weights() == {1: 5, 2: 5})
@@ -167,7 +167,7 @@ async def test_malformed_rule_keeps_the_last_good_one(
 
     discovery = Discovery(session, metrics=Metrics(collected))
     directory = await discovery.subscribe("test.rules.malformed", timeout_s=5)
-    house_ = House("test.rules.malformed", session, directory)
+    house_ = Governed("test.rules.malformed", session, directory)
     registry = Registry(session)
     await registry.register(provider_url(1, house_.interface))
     await house_.say(changing("weight: 20"))
@@ -197,7 +197,7 @@ async def test_malformed_override_costs_itself(
     zookeeper: ZooKeeper, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rules of 2.6 stand side by side: the others are applied."""
-    async with house(zookeeper, session, "test.rules.badname") as house_:
+    async with governed(zookeeper, session, "test.rules.badname") as house_:
         with caplog.at_level(logging.WARNING, "coordination"):
             await house_.override("configurators", "nonsense")
             await house_.override("routers", f"script://0.0.0.0/{house_.interface}?rule=x")
@@ -209,7 +209,7 @@ async def test_malformed_override_costs_itself(
 
 async def test_condition_routes_of_both_styles(zookeeper: ZooKeeper, session: Session) -> None:
     """Candidates of a method follow the rules within a second; the endpoints do not change."""
-    async with house(zookeeper, session, "test.rules.conditions") as house_:
+    async with governed(zookeeper, session, "test.rules.conditions") as house_:
         assert house_.candidates("Pay") == [1, 2]
         began = time.monotonic()
         await house_.say("conditions: ['method=Pay* & application=desk => port=2']", "condition-router")
@@ -240,7 +240,7 @@ async def test_condition_routes_of_both_styles(zookeeper: ZooKeeper, session: Se
 
 async def test_tag_routes_choose_providers_by_the_calls_tag(zookeeper: ZooKeeper, session: Session) -> None:
     """The tags of the providers' application; a call with a tag, one with another, and one without."""
-    async with house(zookeeper, session, "test.rules.tags") as house_:
+    async with governed(zookeeper, session, "test.rules.tags") as house_:
         began = time.monotonic()
         await house_.say("tags: [{name: gray, addresses: ['127.0.0.1:2']}]", "tag-router", APPLICATION)
         await house_.soon(lambda: house_.candidates("Pay") == [1], began)
@@ -253,7 +253,7 @@ async def test_tag_routes_choose_providers_by_the_calls_tag(zookeeper: ZooKeeper
 async def test_rule_is_known_before_the_endpoints_it_is_about_are_shown(zookeeper: ZooKeeper, session: Session) -> None:
     """A consumer that starts never sees a disabled provider as callable, not for a moment: not even when the rule is
     of the provider's application, which only the list tells."""
-    async with house(zookeeper, session, "test.rules.first") as house_:
+    async with governed(zookeeper, session, "test.rules.first") as house_:
         off = changing("disabled: true", side="provider", who="addresses: ['127.0.0.1:1'], ")
         await house_.say("scope: application\n" + off, key=APPLICATION)
         await house_.soon(lambda: house_.weights() == {2: 100})
@@ -274,7 +274,7 @@ async def test_rules_are_followed_through_everything(zookeeper: ZooKeeper, sessi
     async with connected(zookeeper) as own:
         discovery, registry = Discovery(own, consumer=CONSUMER), Registry(session)
         await registry.register(provider_url(1, interface))
-        house_ = House(interface, session, await discovery.subscribe(interface, timeout_s=5))
+        house_ = Governed(interface, session, await discovery.subscribe(interface, timeout_s=5))
 
         async def both_styles_work(weight: int) -> None:
             await house_.say(changing(f"weight: {weight}"))
@@ -329,7 +329,7 @@ async def test_unreadable_rule_delays_no_consumer(zookeeper: ZooKeeper, session:
     other = KazooClient(hosts=zookeeper.hosts)
     await asyncio.to_thread(other.start)
     await asyncio.to_thread(lambda: other.create(path, b"configs: [", acl=nobody_reads, makepath=True))
-    async with house(zookeeper, session, interface) as house_:
+    async with governed(zookeeper, session, interface) as house_:
         began = fair_s()
         discovery = Discovery(session)
         directory = await discovery.subscribe(interface, timeout_s=5)
@@ -345,7 +345,7 @@ async def test_unreadable_rule_delays_no_consumer(zookeeper: ZooKeeper, session:
 async def test_new_application_among_the_providers_brings_its_rules(zookeeper: ZooKeeper, session: Session) -> None:
     """Rules of an application are followed when the first of its providers comes, and before it is shown."""
     interface = "test.rules.newcomer"
-    async with house(zookeeper, session, interface) as house_:
+    async with governed(zookeeper, session, interface) as house_:
         await house_.say("scope: application\n" + changing("disabled: true", side="provider", who=""), key="newcomers")
         seen: list[list[int]] = []
         house_.directory.subscribe(lambda: seen.append([one.url.port for one in house_.directory.endpoints]))
@@ -362,7 +362,7 @@ async def test_new_application_among_the_providers_brings_its_rules(zookeeper: Z
 async def test_strange_application_name_does_no_harm(zookeeper: ZooKeeper, session: Session) -> None:
     """What a provider calls its application becomes part of the path of rules: whatever it is, providers are found."""
     interface = "test.rules.strange"
-    async with house(zookeeper, session, interface) as house_:
+    async with governed(zookeeper, session, interface) as house_:
         registry = Registry(session)
         names = ("a/b", "..", "a\x00b", "\N{PILE OF POO}", " ", "a" * 2000, "%2F")
         for port, name in enumerate(names, 11):

@@ -20,17 +20,17 @@ import uvloop
 
 from services.cli import output
 from tests.interop import tally
+from tests.interop.harness import Harness
 from tests.interop.parts import PARTS
-from tests.interop.stage import Stage
 from tests.interop.tally import Part, Result
 from tests.interop.toolchain import ROOT, Workshop
 
 
-async def perform(parts: Sequence[Part[Stage]], data: Path, *, as_json: bool) -> list[Result]:
-    """Plays the parts; says what goes on and what became of each on standard output, or beside the document."""
+async def run_parts(parts: Sequence[Part[Harness]], data: Path, *, as_json: bool) -> list[Result]:
+    """Runs the parts; says what goes on and what became of each on standard output, or beside the document."""
     say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
-    async with Stage(data, Workshop(ROOT / ".interop", say), say) as stage:
-        return await tally.play(parts, stage, say)
+    async with Harness(data, Workshop(ROOT / ".interop", say), say) as harness:
+        return await tally.run(parts, harness, say)
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     with tempfile.TemporaryDirectory(prefix="countinghouse-interop-") as folder:
-        results = uvloop.run(perform(parts, Path(folder) / "data", as_json=arguments.json))
+        results = uvloop.run(run_parts(parts, Path(folder) / "data", as_json=arguments.json))
     if arguments.json:
         output.print_json(tally.document(results))
     else:

@@ -1,4 +1,4 @@
-"""A consumer of another language plays a cashier's morning; then what it was told is compared with the books.
+"""A consumer of another language runs a cashier's morning; then what it was told is compared with the books.
 
 CreateOrder ▸ IssueTicket ▸ Pay ▸ Pay again ▸ Settle ▸ Settle again, refused ▸ GetOrder ▸ GetJournal ▸ TrialBalance
 """
@@ -12,7 +12,7 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
 from services.testkit.client import RecordingClient
-from tests.interop.stage import CLERK, Stage
+from tests.interop.harness import CLERK, Harness
 from tests.interop.toolchain import Toolchain
 
 _LIMIT_S = 60.0
@@ -23,7 +23,7 @@ class Wrong(Exception):
     """Something is not as it should be."""
 
 
-async def play(stage: Stage, toolchain: Toolchain, *addresses: str, tells_reason: bool = True) -> str:
+async def run(harness: Harness, toolchain: Toolchain, *addresses: str, tells_reason: bool = True) -> str:
     """Runs a toolchain's consumer.
 
     Args:
@@ -36,11 +36,11 @@ async def play(stage: Stage, toolchain: Toolchain, *addresses: str, tells_reason
     Raises:
         Wrong: What it was told, or what is in the books, is not as it should be.
     """
-    async with await stage.program(toolchain, "consumer", *addresses) as program:
+    async with await harness.program(toolchain, "consumer", *addresses) as program:
         said = await program.finished(_LIMIT_S)
-    stack = await stage.ready(toolchain)
-    async with stage.desk(stack) as desk:
-        return await _compare(said, desk, tells_reason=tells_reason)
+    stack = await harness.ready(toolchain)
+    async with harness.client(stack) as client:
+        return await _compare(said, client, tells_reason=tells_reason)
 
 
 def addresses(stack: Stack) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def addresses(stack: Stack) -> tuple[str, ...]:
     return tuple(stack.instance(name).address for name in ("order-1", "payment-1", "ledger-1"))
 
 
-async def _compare(said: Mapping[str, list[str]], desk: RecordingClient, *, tells_reason: bool) -> str:
+async def _compare(said: Mapping[str, list[str]], client: RecordingClient, *, tells_reason: bool) -> str:
     for name in _SAID_ONCE:
         _agree(f"times it said {name}", len(said[name]), 1)
     _agree("answers to Pay", len(said["paid"]), 2)
@@ -56,15 +56,15 @@ async def _compare(said: Mapping[str, list[str]], desk: RecordingClient, *, tell
     _agree("payment of the second Pay", another, one)
     if said["replayed"]:
         _agree("x-replayed of the second Pay", said["replayed"], ["true"])
-    _agree("payments with the ticket", await _paid_with(desk, said["ticket"][0]), [one])
+    _agree("payments with the ticket", await _paid_with(client, said["ticket"][0]), [one])
 
     order_id = said["order"][0]
-    order = (await desk.ask(order_pb2.GetOrderRequest(order_id=order_id))).order
+    order = (await client.ask(order_pb2.GetOrderRequest(order_id=order_id))).order
     _agree("state it was told", said["state"][0], order_pb2.OrderState.Name(order_pb2.ORDER_STATE_PAID))
     _agree("state in the books", order.state, order_pb2.ORDER_STATE_PAID)
     _agree("payment in the books", order.payment_id, said["settled"][0])
     _agree("clerk in the books", order.settled_by.name, CLERK)
-    journals = [journal.journal_id for journal in await desk.journals(order_id)]
+    journals = [journal.journal_id for journal in await client.journals(order_id)]
     _agree("journals of the order", journals, said["journal"])
     _agree("trial balance", said["balanced"][0], "true")
 
@@ -78,8 +78,8 @@ async def _compare(said: Mapping[str, list[str]], desk: RecordingClient, *, tell
     )
 
 
-async def _paid_with(desk: RecordingClient, ticket_id: str) -> list[str]:
-    answer = await desk.ask(payment_pb2.ListPaymentsRequest(page_size=1000))
+async def _paid_with(client: RecordingClient, ticket_id: str) -> list[str]:
+    answer = await client.ask(payment_pb2.ListPaymentsRequest(page_size=1000))
     return [payment.payment_id for payment in answer.payments if payment.ticket_id == ticket_id]
 
 

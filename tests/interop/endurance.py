@@ -15,9 +15,9 @@ from services.devstack.state import InstanceState
 from services.kernel.principal import Role
 from services.testkit.harness import open_client
 from tests.interop.consumers import Wrong
+from tests.interop.harness import CLERK, Harness
 from tests.interop.languages import JAVA
 from tests.interop.program import Program
-from tests.interop.stage import CLERK, Stage
 
 _START_S = 30.0
 _ANSWER_S = 15.0
@@ -30,7 +30,7 @@ _PINGS: Final = 8
 _INSTANCES: Final = ("payment-1", "payment-2")
 
 
-async def play(stage: Stage) -> str:
+async def run(harness: Harness) -> str:
     """Runs the part.
 
     Returns:
@@ -39,10 +39,10 @@ async def play(stage: Stage) -> str:
     Raises:
         Wrong: A ping was punished, a call failed, or a restarted instance was not found again.
     """
-    stack = await stage.ready(JAVA)
-    async with open_client(stack, CLERK, Role.CASHIER) as desk:
-        payment = await desk.settle_ok(await desk.new_order())
-    async with await stage.program(JAVA, "endurance", payment.payment_id) as program:
+    stack = await harness.ready(JAVA)
+    async with open_client(stack, CLERK, Role.CASHIER) as client:
+        payment = await client.settle_ok(await client.new_order())
+    async with await harness.program(JAVA, "endurance", payment.payment_id) as program:
         await program.says("address", _START_S)  # said of each that has served it for the first time
         idle = await _idle(program)
         program.tell("begin")

@@ -15,8 +15,8 @@ from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
 from services.kernel.ids import new_rng
 from tests.interop.consumers import Wrong
+from tests.interop.harness import Harness
 from tests.interop.providers import EXCHANGE, free_port, until
-from tests.interop.stage import Stage
 from tests.interop.toolchain import Toolchain
 
 #: By group and version: how many CNY one EUR is.
@@ -26,7 +26,7 @@ _CALL_S = 5.0
 _CALLS = 10
 
 
-async def play(stage: Stage, toolchain: Toolchain) -> str:
+async def run(harness: Harness, toolchain: Toolchain) -> str:
     """Runs the provider, and calls each group by itself and both together.
 
     Returns:
@@ -35,11 +35,11 @@ async def play(stage: Stage, toolchain: Toolchain) -> str:
     Raises:
         Wrong: A group was not found, or another answered.
     """
-    stack = await stage.ready(toolchain)
+    stack = await harness.ready(toolchain)
     port = free_port()
     async with (
         Session(stack.zookeeper, timeout_s=4.0, name="interop") as session,
-        await stage.program(toolchain, "groups", str(port)),
+        await harness.program(toolchain, "groups", str(port)),
     ):
         discovery = Discovery(session, empty_list_grace_s=0)
         try:

@@ -6,26 +6,27 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.interop import consumers, endurance, groups, providers
+from tests.interop.harness import Harness
 from tests.interop.languages import GO, JAVA, NPM, PYPI
-from tests.interop.stage import Stage
 from tests.interop.tally import Part
 
 
-async def _npm_consumer(stage: Stage) -> str:
-    found = consumers.addresses(await stage.ready(NPM))
-    return f"addresses looked up for it; {await consumers.play(stage, NPM, *found)}"
+async def _npm_consumer(harness: Harness) -> str:
+    found = consumers.addresses(await harness.ready(NPM))
+    return f"addresses looked up for it; {await consumers.run(harness, NPM, *found)}"
 
 
-PARTS: Final[Sequence[Part[Stage]]] = (
-    Part("java consumer", lambda stage: consumers.play(stage, JAVA)),
-    Part("java provider", lambda stage: providers.play(stage, JAVA)),
-    Part("java groups", lambda stage: groups.play(stage, JAVA)),
-    Part("java fault", endurance.play),
-    Part("pypi consumer", lambda stage: consumers.play(stage, PYPI, tells_reason=False)),
+PARTS: Final[Sequence[Part[Harness]]] = (
+    Part("java consumer", lambda harness: consumers.run(harness, JAVA)),
+    Part("java provider", lambda harness: providers.run(harness, JAVA)),
+    Part("java groups", lambda harness: groups.run(harness, JAVA)),
+    Part("java fault", endurance.run),
+    Part("pypi consumer", lambda harness: consumers.run(harness, PYPI, tells_reason=False)),
     Part(
-        "pypi provider", lambda stage: providers.play(stage, PYPI, refuses="INTERNAL", hears=False, unregisters=False)
+        "pypi provider",
+        lambda harness: providers.run(harness, PYPI, refuses="INTERNAL", hears=False, unregisters=False),
     ),
-    Part("go consumer", lambda stage: consumers.play(stage, GO)),
-    Part("go provider", lambda stage: providers.play(stage, GO)),
+    Part("go consumer", lambda harness: consumers.run(harness, GO)),
+    Part("go provider", lambda harness: providers.run(harness, GO)),
     Part("npm consumer", _npm_consumer),
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.interop.toolchain import last_words, shown
+from tests.interop.toolchain import last_error_line, shown
 
 _SAYING = re.compile(r"[a-z]+( .*)?")
 _GRACE_S = 20.0
@@ -143,7 +143,7 @@ class Program:
         self._news.set()
 
     def _failed(self, how: str) -> ProgramFailed:
-        words = last_words(self._log.read_text(errors="replace"))
+        words = last_error_line(self._log.read_text(errors="replace"))
         return ProgramFailed(f"the program {how}: {words}; see {shown(self._log)}")
 
 

@@ -22,8 +22,8 @@ from coordination.session import Session
 from countinghouse.type.v1 import money_pb2
 from services.kernel.ids import new_rng
 from tests.interop.consumers import Wrong
+from tests.interop.harness import Harness
 from tests.interop.program import Program
-from tests.interop.stage import Stage
 from tests.interop.toolchain import Toolchain
 
 EXCHANGE: Final = "countinghouse.interop.v1.ExchangeService"
@@ -33,8 +33,8 @@ _CALL_S = 5.0
 _NEWS_S = 1.0
 
 
-async def play(
-    stage: Stage,
+async def run(
+    harness: Harness,
     toolchain: Toolchain,
     *,
     refuses: str = "INVALID_ARGUMENT",
@@ -54,11 +54,11 @@ async def play(
     Raises:
         Wrong: It was not found, not called or not gone.
     """
-    stack = await stage.ready(toolchain)
+    stack = await harness.ready(toolchain)
     address = f"127.0.0.1:{free_port()}"
     async with (
         Session(stack.zookeeper, timeout_s=4.0, name="interop") as session,
-        await stage.program(toolchain, "provider", address.rpartition(":")[2]) as program,
+        await harness.program(toolchain, "provider", address.rpartition(":")[2]) as program,
     ):
         discovery = Discovery(
             session, empty_list_grace_s=0

@@ -5,7 +5,7 @@
        ╰──anything else▶ FAILED     what went wrong
 
 Invariants
-1. A part passes only by returning. A part that cannot be played is skipped, by name and with the reason.
+1. A part passes only by returning. A part that cannot be run is skipped, by name and with the reason.
 2. Every chosen part is counted once, whatever became of the others.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-Scene = TypeVar("Scene")
+Context = TypeVar("Context")
 
 
 class Outcome(enum.Enum):
@@ -30,20 +30,20 @@ class Outcome(enum.Enum):
 
 
 class Skip(Exception):
-    """A part cannot be played here; says what is missing."""
+    """A part cannot be run here; says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[Scene]):
+class Part(Generic[Context]):
     """One part of a run.
 
     Args:
         name: As it is chosen and printed.
-        play: Plays it and returns what was shown; raises Skip if it cannot be played here.
+        run: Runs it and returns what was shown; raises Skip if it cannot be run here.
     """
 
     name: str
-    play: Callable[[Scene], Awaitable[str]]
+    run: Callable[[Context], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class Result:
         return f"{self.outcome.value}: {self.name}: {self.detail} ({self.seconds:.1f} s)"
 
 
-async def play(parts: Sequence[Part[Scene]], scene: Scene, tell: Callable[[Result], None]) -> list[Result]:
-    """Plays the parts, one after the other, and tells each result as soon as it is known."""
+async def run(parts: Sequence[Part[Context]], context: Context, tell: Callable[[Result], None]) -> list[Result]:
+    """Runs the parts, one after the other, and tells each result as soon as it is known."""
     results = []
     for part in parts:
         began_s = time.monotonic()
         try:
-            outcome, detail = Outcome.OK, await part.play(scene)
+            outcome, detail = Outcome.OK, await part.run(context)
         except Skip as reason:
             outcome, detail = Outcome.SKIPPED, str(reason)
         except Exception as error:
@@ -76,7 +76,7 @@ async def play(parts: Sequence[Part[Scene]], scene: Scene, tell: Callable[[Resul
     return results
 
 
-def chosen(parts: Sequence[Part[Scene]], names: Sequence[str]) -> list[Part[Scene]]:
+def chosen(parts: Sequence[Part[Context]], names: Sequence[str]) -> list[Part[Context]]:
     """The parts with these names, or whose names begin with one of them (`java`); all if no name is given.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a language needs to play its part: its tools, and the steps from our sources to something that runs.
+"""What a language needs to run its part: its tools, and the steps from our sources to something that runs.
 
     tools on the PATH? ──no──▶ Skip, at once
           │ yes
@@ -136,9 +136,9 @@ class Workshop:
         if code is None and step.unfetched is not None:
             raise Skip(f"because its packages could not be fetched within {step.limit_s:g} s; see {shown(log)}")
         if step.unfetched is not None and step.unfetched.search(output):
-            words = last_words(output, step.unfetched)
+            words = last_error_line(output, step.unfetched)
             raise Skip(f"because its packages could not be fetched: {words}; see {shown(log)}")
-        why = f"not within {step.limit_s:g} s" if code is None else last_words(output)
+        why = f"not within {step.limit_s:g} s" if code is None else last_error_line(output)
         raise BuildFailed(f"{step.what}: {why}; see {shown(log)}")
 
     async def _run(self, toolchain: Toolchain, step: Step, log: Path) -> int | None:
@@ -172,7 +172,7 @@ class Workshop:
             self._say(f"{toolchain.name}: {step.what}, {passed_s:g} s so far …")
 
 
-def last_words(output: str, telling: re.Pattern[str] = _TELLING, limit: int = 240) -> str:
+def last_error_line(output: str, telling: re.Pattern[str] = _TELLING, limit: int = 240) -> str:
     """The line of an output that says most likely what went wrong, without colours and addresses."""
     plain = _ADDRESS.sub("…", _COLOUR.sub("", output))
     lines = [_PREFIX.sub("", line.strip()) for line in plain.splitlines()]

@@ -21,7 +21,7 @@ PAYLOAD = Payload("tok-mei", Money(300, "CNY"), "pay_1")
 HERE = "127.0.0.1:1"
 
 
-class Told:
+class Notices:
     """Notices as they were sent."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Bank:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.store = FakeChargeStore()
-        self.told = Told()
+        self.told = Notices()
         self.faults = Faults()
         self.failpoints = FakeFailpoints()
         self.operations = AcquirerOperations(self.store, self.told, self.faults, self.failpoints, self.clock)

@@ -44,10 +44,10 @@ class TestPart:
     """One result for each part."""
 
     async def test_part_passes_only_by_returning(self) -> None:
-        """Whatever it raises makes it failed, but for Skip. The others are played all the same."""
+        """Whatever it raises makes it failed, but for Skip. The others are run all the same."""
         parts = [BAD, GOOD, ABSENT, Part("late", _times_out), Part("silent", _asserts)]
         told: list[tally.Result] = []
-        results = await tally.play(parts, None, told.append)
+        results = await tally.run(parts, None, told.append)
         assert [(result.name, result.outcome) for result in results] == [
             ("bad", Outcome.FAILED),
             ("good", Outcome.OK),
@@ -59,7 +59,7 @@ class TestPart:
 
     async def test_part_prints_its_result_or_its_error(self) -> None:
         """One line for each, also for an error of several lines, or of none."""
-        results = await tally.play([GOOD, BAD, ABSENT, Part("silent", _asserts)], None, lambda _result: None)
+        results = await tally.run([GOOD, BAD, ABSENT, Part("silent", _asserts)], None, lambda _result: None)
         assert [str(result).rpartition(" (")[0] for result in results] == [
             "ok: good: a thing",
             "FAILED: bad: not as it should be",
@@ -103,7 +103,7 @@ class TestRun:
     def test_part_that_is_not_there_is_a_usage_error(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Nothing is played, and the parts that there are are named."""
+        """Nothing is run, and the parts that there are are named."""
         assert self.run(monkeypatch, [GOOD, ABSENT], "--only", "goo") == 2
         assert "there are good, absent one" in capsys.readouterr().err
 

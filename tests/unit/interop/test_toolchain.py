@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop import languages
 from tests.interop.tally import Skip
-from tests.interop.toolchain import BuildFailed, Step, Toolchain, Workshop, last_words
+from tests.interop.toolchain import BuildFailed, Step, Toolchain, Workshop, last_error_line
 
 UNFETCHED = re.compile("could not fetch")
 
@@ -116,7 +116,7 @@ async def test_build_that_failed_is_begun_again_by_the_next_run(tmp_path: Path, 
 )
 def test_last_error_line_is_shown(output: str, words: str) -> None:
     """The last line that speaks of an error, else the last line."""
-    assert last_words(output) == words
+    assert last_error_line(output) == words
 
 
 @pytest.mark.parametrize(

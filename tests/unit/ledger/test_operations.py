@@ -33,7 +33,7 @@ class Passed:
         self.names.append((name, *subjects))
 
 
-class House:
+class InMemoryService:
     """A ledger with its house accounts open."""
 
     def __init__(self) -> None:
@@ -63,10 +63,10 @@ class House:
 
 
 @pytest.fixture
-async def house() -> House:
-    house = House()
-    await house.operations.open_house_accounts(("CNY", "USD"))
-    return house
+async def service() -> InMemoryService:
+    service = InMemoryService()
+    await service.operations.open_house_accounts(("CNY", "USD"))
+    return service
 
 
 def new_order(number: int = 1, *, order_id: str | None = None, key: str | None = None) -> JournalDraft:
@@ -96,32 +96,34 @@ async def refusal(awaitable: object) -> CountinghouseError:
         ("mei", "wallet:none:CNY", False),
     ],
 )
-async def test_customer_sees_only_their_own_wallets(house: House, name: str, account_id: str, visible: bool) -> None:
+async def test_customer_sees_only_their_own_wallets(
+    service: InMemoryService, name: str, account_id: str, visible: bool
+) -> None:
     """Another's is not there for them, in the same words as one that is nowhere."""
     wallets = ("wallet:mei:CNY", "wallet:bo:CNY", "wallet:mei:x:CNY")
-    await house.store.open_missing([Account(wallet, AccountKind.LIABILITY, "CNY") for wallet in wallets])
-    call = house.call(name, Role.CUSTOMER)
+    await service.store.open_missing([Account(wallet, AccountKind.LIABILITY, "CNY") for wallet in wallets])
+    call = service.call(name, Role.CUSTOMER)
     if visible:
-        assert (await house.operations.account(call, account_id)).account_id == account_id
+        assert (await service.operations.account(call, account_id)).account_id == account_id
         return
-    error = await refusal(house.operations.account(call, account_id))
+    error = await refusal(service.operations.account(call, account_id))
     assert isinstance(error, NotFound)
     assert error.reason == "ACCOUNT_NOT_FOUND"
-    nowhere = await refusal(house.operations.account(call, "wallet:mei:EUR"))
+    nowhere = await refusal(service.operations.account(call, "wallet:mei:EUR"))
     assert error.message == nowhere.message.replace("wallet:mei:EUR", account_id)
 
 
-async def test_staff_see_every_account(house: House) -> None:
+async def test_staff_see_every_account(service: InMemoryService) -> None:
     """And are told of one that is not there."""
-    assert (await house.operations.account(house.call("ann", Role.AUDITOR), "drawer:CNY")).balance == 0
-    error = await refusal(house.operations.account(house.call("ann", Role.AUDITOR), "drawer:JPY"))
+    assert (await service.operations.account(service.call("ann", Role.AUDITOR), "drawer:CNY")).balance == 0
+    error = await refusal(service.operations.account(service.call("ann", Role.AUDITOR), "drawer:JPY"))
     assert isinstance(error, NotFound)
 
 
-async def test_account_that_breaks_its_name_is_not_opened(house: House) -> None:
+async def test_account_that_breaks_its_name_is_not_opened(service: InMemoryService) -> None:
     """Refused before the store; the request id is not used up."""
-    opening = house.operations.open_account(
-        house.call("wang", Role.ACCOUNTANT),
+    opening = service.operations.open_account(
+        service.call("wang", Role.ACCOUNTANT),
         "r1",
         "f",
         account_id="wallet:mei:CNY",
@@ -130,98 +132,98 @@ async def test_account_that_breaks_its_name_is_not_opened(house: House) -> None:
         overdraft_limit=0,
     )
     assert (await refusal(opening)).reason == "ACCOUNT_TERMS_MISMATCH"
-    assert not house.store.requests.used
+    assert not service.store.requests.used
 
 
 async def test_house_account_on_other_terms_stops_the_start() -> None:
     """Rather than taking money into an account of the wrong kind."""
-    house = House()
-    await house.store.open_missing([Account("drawer:CNY", AccountKind.LIABILITY, "CNY")])
-    assert isinstance(await refusal(house.operations.open_house_accounts(("CNY",))), AlreadyExists)
+    service = InMemoryService()
+    await service.store.open_missing([Account("drawer:CNY", AccountKind.LIABILITY, "CNY")])
+    assert isinstance(await refusal(service.operations.open_house_accounts(("CNY",))), AlreadyExists)
 
 
 # Posting and reversing
 
 
-async def test_post_passes_its_failpoints(house: House) -> None:
+async def test_post_passes_its_failpoints(service: InMemoryService) -> None:
     """`accepted` before the transaction, `posted` after it, each with the order and the payment."""
-    await house.post(new_order())
-    assert house.failpoints.names == [("accepted", "o1", "p1"), ("posted", "o1", "p1")]
+    await service.post(new_order())
+    assert service.failpoints.names == [("accepted", "o1", "p1"), ("posted", "o1", "p1")]
 
 
-async def test_refused_post_is_not_posted(house: House) -> None:
+async def test_refused_post_is_not_posted(service: InMemoryService) -> None:
     """It passes `accepted` only."""
-    await refusal(house.post(replace(new_order(), legs=(Leg("drawer:CNY", 1), Leg("wallet:none:CNY", -1)))))
-    assert house.failpoints.names == [("accepted", "o1", "p1")]
+    await refusal(service.post(replace(new_order(), legs=(Leg("drawer:CNY", 1), Leg("wallet:none:CNY", -1)))))
+    assert service.failpoints.names == [("accepted", "o1", "p1")]
 
 
-async def test_replay_is_marked(house: House) -> None:
+async def test_replay_is_marked(service: InMemoryService) -> None:
     """In the call, whence the trailer comes."""
-    first, second = house.call(), house.call()
-    journal = await house.operations.post(first, "a", new_order(), FENCE)
-    assert await house.operations.post(second, "a", new_order(), FENCE) == journal
+    first, second = service.call(), service.call()
+    journal = await service.operations.post(first, "a", new_order(), FENCE)
+    assert await service.operations.post(second, "a", new_order(), FENCE) == journal
     assert (first.replayed, second.replayed) == (False, True)
 
 
-async def test_reversal_keys_are_made_by_reversals_only(house: House) -> None:
+async def test_reversal_keys_are_made_by_reversals_only(service: InMemoryService) -> None:
     """Else a post could stand in the way of a reversal for ever."""
-    error = await refusal(house.post(new_order(key="reverse:jnl_1")))
+    error = await refusal(service.post(new_order(key="reverse:jnl_1")))
     assert (error.reason, error.fields[0][0]) == ("BUSINESS_KEY_RESERVED", "business_key")
 
 
-async def test_unbalanced_draft_never_reaches_the_store(house: House) -> None:
+async def test_unbalanced_draft_never_reaches_the_store(service: InMemoryService) -> None:
     """Nor does it raise the order's fence."""
     draft = replace(new_order(), legs=(Leg("drawer:CNY", 10), Leg("sales:CNY", -9)))
-    assert (await refusal(house.post(draft))).reason == "UNBALANCED"
-    assert not house.store.fences
+    assert (await refusal(service.post(draft))).reason == "UNBALANCED"
+    assert not service.store.fences
 
 
-async def test_reversal_is_of_the_journals_own_payment(house: House) -> None:
+async def test_reversal_is_of_the_journals_own_payment(service: InMemoryService) -> None:
     """And under the fence of its order, which is raised."""
-    journal = await house.post(new_order())
-    other = await refusal(house.reverse(journal, payment_id="p9"))
+    journal = await service.post(new_order())
+    other = await refusal(service.reverse(journal, payment_id="p9"))
     assert (other.reason, isinstance(other, InvalidArgument)) == ("PAYMENT_MISMATCH", True)
-    assert (await refusal(house.reverse(journal, fence=NO_FENCE))).reason == "FENCE_REQUIRED"
-    assert (await refusal(house.reverse(journal, fence=Fence(1, 99)))).reason == "STALE_FENCE"
-    undo = await house.reverse(journal, fence=Fence(1, 101))
+    assert (await refusal(service.reverse(journal, fence=NO_FENCE))).reason == "FENCE_REQUIRED"
+    assert (await refusal(service.reverse(journal, fence=Fence(1, 99)))).reason == "STALE_FENCE"
+    undo = await service.reverse(journal, fence=Fence(1, 101))
     assert undo.draft.reversal_of == journal.journal_id
-    assert house.store.fences["o1"] == Fence(1, 101)
-    assert (await refusal(house.reverse(undo))).reason == "NOT_REVERSIBLE"
-    assert (await refusal(house.reverse(replace(journal, journal_id="jnl_none")))).reason == "JOURNAL_NOT_FOUND"
+    assert service.store.fences["o1"] == Fence(1, 101)
+    assert (await refusal(service.reverse(undo))).reason == "NOT_REVERSIBLE"
+    assert (await refusal(service.reverse(replace(journal, journal_id="jnl_none")))).reason == "JOURNAL_NOT_FOUND"
 
 
-async def test_journal_without_an_order_needs_no_fence(house: House) -> None:
+async def test_journal_without_an_order_needs_no_fence(service: InMemoryService) -> None:
     """Neither to be posted nor to be reversed."""
-    journal = await house.post(new_order(order_id="", key="pay:p1"), NO_FENCE)
-    assert (await house.reverse(journal, fence=NO_FENCE)).sequence == 2
+    journal = await service.post(new_order(order_id="", key="pay:p1"), NO_FENCE)
+    assert (await service.reverse(journal, fence=NO_FENCE)).sequence == 2
 
 
 # The trial balance
 
 
-async def test_trial_balance_adds_up_each_currency(house: House) -> None:
+async def test_trial_balance_adds_up_each_currency(service: InMemoryService) -> None:
     """By code; a stored balance that its postings do not explain unbalances it."""
-    await house.post(new_order())
-    trial = await house.operations.trial_balance("")
+    await service.post(new_order())
+    trial = await service.operations.trial_balance("")
     assert (trial.balanced, trial.differences) == (True, (("CNY", 0), ("USD", 0)))
-    house.store.open["bank:USD"] = replace(house.store.open["bank:USD"], balance=1)
-    assert not (await house.operations.trial_balance("")).balanced
-    assert (await house.operations.trial_balance("CNY")).balanced
+    service.store.open["bank:USD"] = replace(service.store.open["bank:USD"], balance=1)
+    assert not (await service.operations.trial_balance("")).balanced
+    assert (await service.operations.trial_balance("CNY")).balanced
 
 
 # The walk along the chain
 
 
 @pytest.fixture
-async def long(house: House) -> House:
+async def long(service: InMemoryService) -> InMemoryService:
     """A chain of 1,200 journals: more than two chunks of the walk."""
-    outcomes = await house.store.post([Entry(new_order(n), "a", f"jnl_{n}", n, FENCE) for n in range(1, 1_201)])
+    outcomes = await service.store.post([Entry(new_order(n), "a", f"jnl_{n}", n, FENCE) for n in range(1, 1_201)])
     assert all(isinstance(outcome, Posted) for outcome in outcomes)
-    return house
+    return service
 
 
-def hash_at(house: House, sequence: int) -> str:
-    return house.store.chain[sequence - 1].hash
+def hash_at(service: InMemoryService, sequence: int) -> str:
+    return service.store.chain[sequence - 1].hash
 
 
 @pytest.mark.parametrize(
@@ -235,26 +237,28 @@ def hash_at(house: House, sequence: int) -> str:
         (1_200, 0, 1, 1_200),
     ],
 )
-async def test_range_of_the_chain_is_walked(long: House, first: int, last: int, examined: int, end: int) -> None:
+async def test_range_of_the_chain_is_walked(
+    long: InMemoryService, first: int, last: int, examined: int, end: int
+) -> None:
     """First and last included, 0 and what lies beyond meaning the ends."""
     assert await long.operations.verify(first, last) == ChainReport(examined, 0, "", hash_at(long, end))
 
 
-async def test_range_beyond_the_end_of_the_chain_is_intact(long: House) -> None:
+async def test_range_beyond_the_end_of_the_chain_is_intact(long: InMemoryService) -> None:
     """Nor in an empty chain."""
     nothing = ChainReport(0, 0, "", NO_HASH)
     assert await long.operations.verify(1_201, 0) == nothing
-    assert await House().operations.verify(0, 0) == nothing
+    assert await InMemoryService().operations.verify(0, 0) == nothing
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, -1), (5, 4)])
-async def test_range_that_is_none_is_refused(house: House, first: int, last: int) -> None:
+async def test_range_that_is_none_is_refused(service: InMemoryService, first: int, last: int) -> None:
     """Negative, or the wrong way round."""
-    assert (await refusal(house.operations.verify(first, last))).reason == "RANGE_INVALID"
+    assert (await refusal(service.operations.verify(first, last))).reason == "RANGE_INVALID"
 
 
 @pytest.mark.parametrize("at", [1, 500, 501, 1_000, 1_001, 1_200])
-async def test_altered_journal_is_found_wherever_it_is(long: House, at: int) -> None:
+async def test_altered_journal_is_found_wherever_it_is(long: InMemoryService, at: int) -> None:
     """Also at the edges of the chunks; ranges that leave it out are intact."""
     old = long.store.chain[at - 1]
     long.store.chain[at - 1] = replace(old, draft=replace(old.draft, memo="forged"))
@@ -267,7 +271,7 @@ async def test_altered_journal_is_found_wherever_it_is(long: House, at: int) -> 
 
 
 @pytest.mark.parametrize(("first", "broken_at"), [(0, 600), (600, 600), (601, 601), (602, 0)])
-async def test_gap_is_found(long: House, first: int, broken_at: int) -> None:
+async def test_gap_is_found(long: InMemoryService, first: int, broken_at: int) -> None:
     """Also when the walk begins right behind it, with nothing to hang on to."""
     del long.store.chain[599]
     assert (await long.operations.verify(first, 0)).broken_at == broken_at

@@ -59,7 +59,7 @@ class Reply:
 
 
 @dataclass
-class FakeDesk:
+class FakeServices:
     """Answers as it was told; each answer is used once, the last one for ever. Writes down what was asked."""
 
     answers: dict[str, list[Message | Exception]]
@@ -88,7 +88,7 @@ ACCOUNT = ledger.Account(
 )
 
 
-def four_sides(**changed: list[Message | Exception]) -> FakeDesk:
+def four_sides(**changed: list[Message | Exception]) -> FakeServices:
     """A payment that all agree about, on two pages each where there are pages."""
     journal = ledger.Journal(
         journal_id="j-p1",
@@ -121,7 +121,7 @@ def four_sides(**changed: list[Message | Exception]) -> FakeDesk:
             ledger.ListJournalsResponse(),
         ],
     }
-    return FakeDesk(answers | changed)
+    return FakeServices(answers | changed)
 
 
 class TestReading:
@@ -129,8 +129,8 @@ class TestReading:
 
     async def test_every_page_is_read(self) -> None:
         """Each is asked for with the token of the one before."""
-        desk = four_sides()
-        sides = await read(desk)
+        services = four_sides()
+        sides = await read(services)
         assert [row.key for row in sides.theirs] == ["p1:1", "p2:1"]
         assert [(row.payment_id, row.state) for row in sides.ours] == [("p1", "SUCCEEDED"), ("p2", "REVERSED")]
         assert sides.theirs[0] == Theirs("p1:1", "CHARGED", MONEY, "p1", 10)
@@ -138,32 +138,32 @@ class TestReading:
         assert sides.orders == (PaidOrder("o-p1", "p1", MONEY, 30),)
         assert sides.accounts == (ControlAccount("acquirer:CNY", "CNY", 1250, 1),)
         for method, token in (("ListCharges", "x"), ("ListPayments", "y"), ("ListOrders", "z"), ("ListJournals", "w")):
-            assert [request.page_token for request in desk.requests(method)] == ["", token]
+            assert [request.page_token for request in services.requests(method)] == ["", token]
 
     async def test_payments_of_every_source_are_read(self) -> None:
         """An order paid in cash needs its payment as well."""
-        desk = four_sides()
-        await read(desk)
-        assert {request.source for request in desk.requests("ListPayments")} == {payment.SOURCE_UNSPECIFIED}
+        services = four_sides()
+        await read(services)
+        assert {request.source for request in services.requests("ListPayments")} == {payment.SOURCE_UNSPECIFIED}
 
     async def test_balance_is_read_before_the_journals_and_payments_last(self) -> None:
-        desk = four_sides()
-        await read(desk)
-        order_of_methods = list(dict.fromkeys(name for name, _ in desk.asked))
+        services = four_sides()
+        await read(services)
+        order_of_methods = list(dict.fromkeys(name for name, _ in services.asked))
         assert order_of_methods.index("ledger.ListAccounts") < order_of_methods.index("ledger.ListJournals")
         assert order_of_methods[-1] == "payment.ListPayments"
 
     async def test_journals_are_listed_once_for_all_accounts(self) -> None:
         """So the number of calls grows with the journals, not with journals and accounts."""
         others = [ledger.Account(account_id=f"acquirer:{code}", currency_code=code) for code in ("EUR", "JPY")]
-        desk = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[ACCOUNT, *others])])
-        await read(desk)
-        assert [request.account_id for request in desk.requests("ListJournals")] == ["", ""]
+        services = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[ACCOUNT, *others])])
+        await read(services)
+        assert [request.account_id for request in services.requests("ListJournals")] == ["", ""]
 
     async def test_account_that_is_no_counterpart_is_not_held_against_the_acquirer(self) -> None:
         other = ledger.Account(account_id="acquirer:fees", currency_code="CNY")
-        desk = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[other])])
-        assert (await read(desk)).accounts == ()
+        services = four_sides(ListAccounts=[ledger.ListAccountsResponse(accounts=[other])])
+        assert (await read(services)).accounts == ()
 
     async def test_journal_that_undoes_another_is_negative(self) -> None:
         undoing = ledger.Journal(
@@ -176,20 +176,20 @@ class TestReading:
                 ledger.Posting(account_id="sales:CNY", amount=1250),
             ],
         )
-        desk = four_sides(ListJournals=[ledger.ListJournalsResponse(journals=[undoing])])
-        (found,) = (await read(desk)).journals
+        services = four_sides(ListJournals=[ledger.ListJournalsResponse(journals=[undoing])])
+        (found,) = (await read(services)).journals
         assert (found.amount, found.owed) == (Amount(-1250, "CNY"), -1250)
 
     async def test_state_this_program_does_not_know_is_a_number(self) -> None:
         unknown = paid("p1")
         unknown.state = 99  # type: ignore[assignment]
-        desk = four_sides(ListPayments=[payment.ListPaymentsResponse(payments=[unknown])])
-        assert [row.state for row in (await read(desk)).ours] == ["99"]
+        services = four_sides(ListPayments=[payment.ListPaymentsResponse(payments=[unknown])])
+        assert [row.state for row in (await read(services)).ours] == ["99"]
 
     async def test_agreeing_sides_are_read_once(self) -> None:
-        desk = four_sides()
-        assert (await find(desk, settle_s=60)).compared.discrepancies == ()
-        assert len(desk.requests("ListAccounts")) == 1
+        services = four_sides()
+        assert (await find(services, settle_s=60)).compared.discrepancies == ()
+        assert len(services.requests("ListAccounts")) == 1
 
     async def test_only_differences_in_both_readings_are_reported(self) -> None:
         """A payment that was under way at the first look has come to its end at the second."""
@@ -197,22 +197,22 @@ class TestReading:
             acquirer.ListChargesResponse(charges=[charge("p8:1")]),
             acquirer.ListChargesResponse(charges=[charge("p9:1")]),
         ]
-        desk = four_sides(
+        services = four_sides(
             ListCharges=[*moving],
             ListAccounts=[ledger.ListAccountsResponse()],
             ListPayments=[payment.ListPaymentsResponse()],
             ListOrders=[order.ListOrdersResponse()],
             ListJournals=[ledger.ListJournalsResponse()],
         )
-        assert (await find(desk, settle_s=0)).compared.discrepancies == ()
-        desk.answers["ListCharges"] = [moving[1]]
-        found = (await find(desk, settle_s=0)).compared.discrepancies
+        assert (await find(services, settle_s=0)).compared.discrepancies == ()
+        services.answers["ListCharges"] = [moving[1]]
+        found = (await find(services, settle_s=0)).compared.discrepancies
         assert [(each.kind, each.key) for each in found] == [(DiscrepancyKind.ONLY_THEIRS, "p9:1")]
 
     async def test_only_items_of_the_period_are_reported(self) -> None:
-        desk = four_sides(ListPayments=[payment.ListPaymentsResponse()])
-        assert (await find(desk, settle_s=0, period=Period(100, None))).compared.discrepancies == ()
-        assert (await find(desk, settle_s=0, period=Period(0, 100))).compared.discrepancies
+        services = four_sides(ListPayments=[payment.ListPaymentsResponse()])
+        assert (await find(services, settle_s=0, period=Period(100, None))).compared.discrepancies == ()
+        assert (await find(services, settle_s=0, period=Period(0, 100))).compared.discrepancies
 
 
 def difference(kind: DiscrepancyKind, action: Action, key: str = "p1:1") -> Discrepancy:
@@ -224,8 +224,8 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.reconcile.repairing._LOOK_S", 0)
 
 
-def repairer(desk: FakeDesk, patience_s: float = 5) -> Repairer:
-    return Repairer(desk, SystemClock(), run="run_1", patience_s=patience_s)
+def repairer(services: FakeServices, patience_s: float = 5) -> Repairer:
+    return Repairer(services, SystemClock(), run="run_1", patience_s=patience_s)
 
 
 def got(state: payment.PaymentState.ValueType) -> payment.GetPaymentResponse:
@@ -238,28 +238,28 @@ class TestRepairing:
 
     async def test_key_of_a_payment_without_money_is_reversed(self) -> None:
         answer = acquirer.ReverseByKeyResponse(charge=charge("p1:1", acquirer.CHARGE_STATE_REFUNDED))
-        desk = FakeDesk({"ReverseByKey": [answer]})
-        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_THEIRS, Action.REFUND))
+        services = FakeServices({"ReverseByKey": [answer]})
+        mended = await repairer(services).repair(difference(DiscrepancyKind.ONLY_THEIRS, Action.REFUND))
         assert (mended.done, mended.words) == (True, "p1:1 is REFUNDED")
-        assert [request.key for request in desk.requests("ReverseByKey")] == ["p1:1"]
+        assert [request.key for request in services.requests("ReverseByKey")] == ["p1:1"]
 
     @pytest.mark.parametrize("kind", [DiscrepancyKind.ONLY_THEIRS, DiscrepancyKind.DUPLICATE])
     async def test_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: DiscrepancyKind) -> None:
         found = difference(kind, Action.NAME, "key_9")
-        desk = FakeDesk({})
-        assert not (await repairer(desk).repair(found)).done
-        assert desk.asked == []
+        services = FakeServices({})
+        assert not (await repairer(services).repair(found)).done
+        assert services.asked == []
         answer = acquirer.ReverseByKeyResponse(charge=charge("key_9", acquirer.CHARGE_STATE_REFUNDED))
-        desk = FakeDesk({"ReverseByKey": [answer]})
-        mended = await repairer(desk).refund_named(found)
+        services = FakeServices({"ReverseByKey": [answer]})
+        mended = await repairer(services).refund_named(found)
         assert (mended.done, mended.words) == (True, "key_9 is REFUNDED")
-        assert [request.key for request in desk.requests("ReverseByKey")] == ["key_9"]
+        assert [request.key for request in services.requests("ReverseByKey")] == ["key_9"]
 
     async def test_money_that_the_acquirer_turns_out_to_hold_changes_nothing(self) -> None:
-        desk = FakeDesk({"GetCharge": [acquirer.GetChargeResponse(charge=charge())]})
-        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
+        services = FakeServices({"GetCharge": [acquirer.GetChargeResponse(charge=charge())]})
+        mended = await repairer(services).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (True, "p1:1 is CHARGED")
-        assert desk.requests("GetCharge") == [acquirer.GetChargeRequest(key="p1:1")]
+        assert services.requests("GetCharge") == [acquirer.GetChargeRequest(key="p1:1")]
 
     @pytest.mark.parametrize(
         "answer",
@@ -272,25 +272,25 @@ class TestRepairing:
     )
     async def test_payment_without_a_charge_is_reversed_and_no_card_charged(self, answer: Message | Exception) -> None:
         """The reversal is waited for."""
-        desk = FakeDesk(
+        services = FakeServices(
             {
                 "GetCharge": [answer],
                 "Reverse": [payment.ReverseResponse()],
                 "GetPayment": [got(payment.PAYMENT_STATE_REVERSING), got(payment.PAYMENT_STATE_REVERSED)],
             }
         )
-        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
+        mended = await repairer(services).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (True, "p1 is REVERSED")
-        (request,) = desk.requests("Reverse")
+        (request,) = services.requests("Reverse")
         assert (request.request_id, request.payment_id) == ("run_1:p1", "p1")
         assert request.reason
-        assert desk.requests("Charge") == []
+        assert services.requests("Charge") == []
 
     async def test_refused_reversal_is_reported(self) -> None:
         """It stays as it is, and the next run finds it again."""
         refused = FailedPrecondition("INSUFFICIENT_FUNDS", "acquirer:CNY is short")
-        desk = FakeDesk({"GetCharge": [NotFound("CHARGE_NOT_FOUND", "")], "Reverse": [refused]})
-        mended = await repairer(desk).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
+        services = FakeServices({"GetCharge": [NotFound("CHARGE_NOT_FOUND", "")], "Reverse": [refused]})
+        mended = await repairer(services).repair(difference(DiscrepancyKind.ONLY_OURS, Action.UNDO))
         assert (mended.done, mended.words) == (False, "INSUFFICIENT_FUNDS: acquirer:CNY is short")
 
     @pytest.mark.parametrize("ended", [payment.PAYMENT_STATE_SUCCEEDED, payment.PAYMENT_STATE_DECLINED])
@@ -299,33 +299,33 @@ class TestRepairing:
         self, kind: DiscrepancyKind, ended: payment.PaymentState.ValueType
     ) -> None:
         """Whatever it then hears."""
-        desk = FakeDesk(
+        services = FakeServices(
             {
                 "NotifyAcquirer": [payment.NotifyAcquirerResponse()],
                 "GetPayment": [got(payment.PAYMENT_STATE_UNKNOWN), got(ended)],
             }
         )
-        mended = await repairer(desk).repair(difference(kind, Action.ASK_NOW))
+        mended = await repairer(services).repair(difference(kind, Action.ASK_NOW))
         assert mended.done
-        assert [request.key for request in desk.requests("NotifyAcquirer")] == ["p1:1"]
+        assert [request.key for request in services.requests("NotifyAcquirer")] == ["p1:1"]
 
     async def test_payment_that_stays_open_is_reported(self) -> None:
-        desk = FakeDesk(
+        services = FakeServices(
             {
                 "NotifyAcquirer": [payment.NotifyAcquirerResponse()],
                 "GetPayment": [got(payment.PAYMENT_STATE_UNKNOWN)],
             }
         )
-        mended = await repairer(desk, patience_s=0).repair(difference(DiscrepancyKind.LATE, Action.ASK_NOW))
+        mended = await repairer(services, patience_s=0).repair(difference(DiscrepancyKind.LATE, Action.ASK_NOW))
         assert (mended.done, mended.words) == (False, "p1 is UNKNOWN")
 
     @pytest.mark.parametrize("action", [Action.WAIT, Action.LOOK, Action.CORRECT, Action.LOST, Action.NAME])
     async def test_difference_without_a_repair_is_left(self, action: Action) -> None:
         """Nobody is asked anything."""
-        desk = FakeDesk({})
-        mended = await repairer(desk).repair(difference(DiscrepancyKind.AMOUNT, action))
+        services = FakeServices({})
+        mended = await repairer(services).repair(difference(DiscrepancyKind.AMOUNT, action))
         assert not mended.done
-        assert desk.asked == []
+        assert services.asked == []
 
 
 class TestNamedRefunds:

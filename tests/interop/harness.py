@@ -1,4 +1,4 @@
-"""Where the parts are played: one stack with a real ZooKeeper, started when the first part needs it, and programs of
+"""Where the parts are run: one stack with a real ZooKeeper, started when the first part needs it, and programs of
 other languages beside it.
 """
 
@@ -23,7 +23,7 @@ from tests.interop.toolchain import Toolchain, Workshop
 CLERK = "li"
 
 
-class Stage:
+class Harness:
     """The stack and the workshop of one run.
 
     Args:
@@ -61,8 +61,8 @@ class Stage:
                 self._stack = await self._open.enter_async_context(Stack(options))
             except ZooKeeperMissing as missing:
                 raise Skip(f"because {missing.message}") from missing
-            async with open_client(self._stack, CLERK, Role.CASHIER) as desk:
-                await desk.new_order()  # the first call of each service connects it to the others
+            async with open_client(self._stack, CLERK, Role.CASHIER) as client:
+                await client.new_order()  # the first call of each service connects it to the others
         return self._stack
 
     async def program(self, toolchain: Toolchain, name: str, *arguments: str) -> Program:
@@ -77,6 +77,6 @@ class Stage:
         log = folder / f"{name}.log"
         return Program(name, (*toolchain.command(folder, name), *arguments), environment, log)
 
-    def desk(self, stack: Stack) -> AbstractAsyncContextManager[RecordingClient]:
+    def client(self, stack: Stack) -> AbstractAsyncContextManager[RecordingClient]:
         """Somebody who looks into the books."""
         return open_client(stack, "zhao", Role.AUDITOR)
