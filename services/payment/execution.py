@@ -10,7 +10,7 @@ Rules
 1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
    From the claim on, an execution brings the payment to its end. One whose claim finds no such order ends DECLINED,
    and its request stays refused even if an order of that id is made later.
-2. No answer is no refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller is told so with OK, and
+2. No answer is no refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller gets it with OK, and
    the worker asks again.
 3. An answer is returned as it is stored, by whichever execution that was.
 """

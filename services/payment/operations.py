@@ -18,9 +18,10 @@ and of a parking, and the rules about the acquirer. `recovery.py` finishes what 
 Rules
 1. Every step can be repeated: `Saga.advance` brings a payment to its end from whatever state it is found in. The
    caller's own attempt, the next clerk who finds the order half settled, and the worker all go through it.
-2. Every step after `hold` carries the fence; who is paused between two steps finds the next one refused.
-3. A customer's request, and a Pay that names its customer, look at the order before they begin: told ORDER_NOT_FOUND
-   then, they may run again. Any other refusal is stored or leaves nothing behind, by the rules of `execution.py`.
+2. Every step after `hold` carries the fence; an execution that is paused between two steps finds the next one refused.
+3. A customer's request, and a Pay that names its customer, look at the order before they begin: refused with
+   ORDER_NOT_FOUND then, they may run again. Any other refusal is stored or leaves nothing behind, by the rules of
+   `execution.py`.
 """
 
 from __future__ import annotations
@@ -402,7 +403,7 @@ def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Paymen
     house = sales_account(command.amount.currency)
     if command.source is Source.WALLET and principal.role is not Role.CUSTOMER and command.payee_account_id != house:
         raise InvalidArgument.of_field(
-            "PAYEE_INVALID", "payee_account_id", f"from a customer's wallet a clerk pays {house} and nobody else"
+            "PAYEE_INVALID", "payee_account_id", f"from a customer's wallet a clerk pays {house} only"
         )
     return replace(
         draft,

@@ -1,7 +1,7 @@
 """Payments in a database: each step as one transaction. SQL is here, in `request_records.py` and in `schema.py`.
 
 A transition of a payment is one conditional UPDATE on (id, state, version, fence), whatever `model.TRANSITIONS` says of
-it; its event, the responses to the requests that it ends and what the order service has to be told are written in the
+it; its event, the responses to the requests that it ends and the notifications to the order service are written in the
 same transaction. Where no row matches, the fence is stale (refused), or the payment has changed (answered as it stands,
 with the fence raised): the caller plans again.
 
@@ -231,10 +231,10 @@ class SqlPaymentStore(PaymentStore):
 
         return await self._database.read(step)
 
-    # What the order service is to be told
+    # Notifications to the order service
 
     async def pending_notifications(self, payment_id: str) -> tuple[OutboxAction, ...]:
-        """Return what the order service has yet to be told of a payment, in the order in which it came about.
+        """Return the undelivered notifications of a payment, in the order in which they came about.
 
         That is the order of their names, COMPLETE or RELEASE before REOPEN; the wall clock may have gone back between.
         """
@@ -251,7 +251,7 @@ class SqlPaymentStore(PaymentStore):
         return await self._database.read(step)
 
     async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
-        """Note that the order service has been told."""
+        """Note that the order service has been notified."""
 
         columns = OUTBOX.c
         is_pending = and_(
@@ -260,7 +260,7 @@ class SqlPaymentStore(PaymentStore):
         await self._database.run(lambda tx: tx.execute(update(OUTBOX).where(is_pending).values(delivered_at_ms=now_ms)))
 
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
-        """Return payments of which the order service has not been told since `before_ms`, by id."""
+        """Return payments with notifications undelivered since `before_ms`, by id."""
 
         async def step(tx: AsyncConnection) -> list[str]:
             columns = OUTBOX.c

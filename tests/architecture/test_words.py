@@ -82,6 +82,8 @@ RETIRED = {
 VAGUE = re.compile(r"(?<!`)\b(nobody|somebody|whoever|anybody|everybody)\b(?!`)", re.IGNORECASE)
 #: Generated code, and migrations, which name stored data as it was.
 _EXCEPTED = ("versions", "gen")
+#: CHANGELOG quotes what was.
+_PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 #: Names of Unix users.
 _USERS = {"nobody"}
 
@@ -175,5 +177,5 @@ def vague_in(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
 
 
 def is_checked_page(path: str) -> bool:
-    """Return whether a file is a README of the product or a proto."""
-    return path.endswith(".proto") or (path.endswith("README.md") and not path.startswith("tests/"))
+    """Return whether a file is a page about the product, or a proto."""
+    return path.endswith(".proto") or (path.endswith(_PAGES) and not path.startswith("tests/"))

@@ -508,7 +508,7 @@ class TestState:
     async def test_wallet_is_emptied_by_no_clerk_without_its_owners_ticket(
         self, stack: Stack, cashier: RecordingClient, operator: RecordingClient
     ) -> None:
-        """Neither into the clerk's own wallet nor for an order; with the ticket the order is paid, and nobody else."""
+        """Neither into the clerk's own wallet nor for an order; the ticket pays the order, and no other payee."""
         buyer = new_id("buyer")
         wallet = f"wallet:{buyer}:CNY"
         await operator.ask(open_account(account_id=wallet))

@@ -274,29 +274,29 @@ BLANKS = ("", " ", "\u3000", "\u200b\ufeff", "\u00a0\u2028\t", "\u2800\u3164\u11
 
 
 async def test_cancel_of_an_order_that_changes_before_the_write_is_decided_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    service: InMemoryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The payment that claimed it keeps it; the refusal is stored and names its state."""
-    await house.create(MEI)
-    write = house.store.cancel
+    await service.create(MEI)
+    write = service.store.cancel
 
     async def claimed_before(*step: Any) -> Answer | None:
-        await house.operations.claim(house.call(PAYMENT), "o1", "p1", FENCE, LI)
+        await service.operations.claim(service.call(PAYMENT), "o1", "p1", FENCE, LI)
         return await write(*step)
 
-    monkeypatch.setattr(house.store, "cancel", claimed_before)
+    monkeypatch.setattr(service.store, "cancel", claimed_before)
     for replayed in (False, True):
-        answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 0, "late")
+        answer = await service.operations.cancel(service.call(LI), "c1", "f", "o1", 0, "late")
         assert (answer.response.ok, answer.replayed) == (False, replayed)
         assert b"PAYING" in answer.response.body
-    assert (await house.operations.get(house.call(LI), "o1")).state is OrderState.PAYING
+    assert (await service.operations.get(service.call(LI), "o1")).state is OrderState.PAYING
 
 
 async def test_cancel_whose_repeat_commits_between_its_reads_is_replayed(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    service: InMemoryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And is not refused with STALE_VERSION: the order is read before the stored answer."""
-    await house.create(MEI)
+    await service.create(MEI)
     repeats: list[Answer] = []
     begun = False
 
@@ -306,14 +306,14 @@ async def test_cancel_whose_repeat_commits_between_its_reads_is_replayed(
             found = await read(*arguments)
             if not begun:
                 begun = True
-                repeats.append(await house.operations.cancel(house.call(LI), "c1", "f", "o1", 1, "late"))
+                repeats.append(await service.operations.cancel(service.call(LI), "c1", "f", "o1", 1, "late"))
             return found
 
         return step
 
     for name in ("get", "answered"):
-        monkeypatch.setattr(house.store, name, followed_by_repeat(getattr(house.store, name)))
-    answer = await house.operations.cancel(house.call(LI), "c1", "f", "o1", 1, "late")
+        monkeypatch.setattr(service.store, name, followed_by_repeat(getattr(service.store, name)))
+    answer = await service.operations.cancel(service.call(LI), "c1", "f", "o1", 1, "late")
     assert [repeat.replayed for repeat in repeats] == [False]
     assert (answer.response, answer.replayed) == (repeats[0].response, True)
 
