@@ -165,3 +165,21 @@ def test_test_named_by_architecture_exists() -> None:
         )
     ]
     assert wrong == []
+
+
+def test_walk_of_architecture_enters_twelve_files_once_by_functions_that_exist() -> None:
+    """Each item of the walk names a file, and before its colon the functions of that file by which it is entered."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    walk = page.partition("## One settle, walked")[2].partition("### ")[0]
+    items = re.findall(r"^\d+\. `([\w/]+\.py)`, (.*?): ", walk, re.MULTILINE)
+    assert 0 < len(items) <= 12
+    assert len({path for path, _ in items}) == len(items)
+    defined = {path: (ROOT / path).read_text(encoding="utf-8") for path, _ in items}
+    entered = [
+        (path, part) for path, names in items for name in re.findall(r"`([\w.]+)`", names) for part in name.split(".")
+    ]
+    assert [
+        f"{path} has no {name}"
+        for path, name in entered
+        if not re.search(rf"(?:def|class) {name}\b|^{name}\b", defined[path], re.MULTILINE)
+    ] == []
