@@ -118,7 +118,7 @@ class CardsContract:
         assert sum(isinstance(outcome, Payment) for outcome in outcomes) == 1
         assert refused(outcomes, FailedPrecondition) == 9
 
-    async def test_silence_is_written_down_while_somebody_waits(self, make: Make) -> None:
+    async def test_silence_is_counted_while_a_payment_waits(self, make: Make) -> None:
         """With SUBMITTED → UNKNOWN, and again while it is UNKNOWN or REVERSING, without a new version."""
         subject = await make()
         made = await accepted(subject, by_card())
@@ -140,7 +140,7 @@ class CardsContract:
             PaymentState.REVERSING,
         ]
 
-    async def test_silence_about_what_has_ended_is_nothing(self, make: Make) -> None:
+    async def test_silence_about_an_ended_payment_changes_nothing(self, make: Make) -> None:
         """Nor does the silence of one who was overtaken count; its fence is refused."""
         subject = await make()
         made = await accepted(subject, by_card())
@@ -152,7 +152,7 @@ class CardsContract:
         await made.mark_unknown(retry=SILENCE)
         assert await made.now() == before
 
-    async def test_who_waits_for_the_acquirer_is_not_overdue(self, make: Make) -> None:
+    async def test_payment_that_waits_for_the_acquirer_is_not_overdue(self, make: Make) -> None:
         """Until it is time to ask again, or the acquirer says that there is news; neither of both its requests is."""
         subject = await make()
         made = await accepted(subject, by_card())
@@ -173,7 +173,7 @@ class CardsContract:
         assert await overdue(T0 + 30_000) == {"s1", "v1"}
         assert (await made.now()).version == 4
 
-    async def test_news_of_what_has_ended_is_nothing(self, make: Make) -> None:
+    async def test_notice_about_an_ended_payment_changes_nothing(self, make: Make) -> None:
         """A notice may be late."""
         subject = await make()
         made = await accepted(subject, by_card())

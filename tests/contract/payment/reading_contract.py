@@ -31,7 +31,7 @@ from tests.fakes.payment_store import OutboxMessage
 class OutboxContract:
     """What the order service is to be told."""
 
-    async def test_word_is_owed_until_it_is_delivered(self, make: Make) -> None:
+    async def test_notification_is_pending_until_it_is_delivered(self, make: Make) -> None:
         """Delivered once: a second time changes nothing."""
         subject = await make()
         made = await succeeded(subject)
@@ -46,7 +46,7 @@ class OutboxContract:
         assert await made.record() == await made.now()
         assert await subject.store.pending_notifications("p1") == ()
 
-    async def test_words_are_owed_in_the_order_of_the_payment(self, make: Make) -> None:
+    async def test_notifications_are_in_the_order_of_the_payment(self, make: Make) -> None:
         """Also when the wall clock went back between them: an order has to be PAID before it is reopened."""
         subject = await make()
         made = await succeeded(subject)
@@ -54,7 +54,7 @@ class OutboxContract:
         await made.record_reversal(now_ms=T0 - 5_000)
         assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE, OutboxAction.REOPEN)
 
-    async def test_undelivered_words_come_oldest_first(self, make: Make) -> None:
+    async def test_undelivered_notifications_come_oldest_first(self, make: Make) -> None:
         """And no more of them than asked for."""
         subject = await make()
         for n, now_ms in enumerate((T0 + 30, T0 + 10, T0 + 20)):
@@ -63,7 +63,7 @@ class OutboxContract:
             await made.record(now_ms=now_ms)
         assert await subject.store.undelivered(before_ms=T0 + 99, limit=2) == ["p1", "p2"]
 
-    async def test_direct_payment_owes_no_word(self, make: Make) -> None:
+    async def test_direct_payment_has_no_notification(self, make: Make) -> None:
         subject = await make()
         made = await succeeded(subject, draft(order_id=""))
         await made.begin_reversal()
@@ -95,7 +95,7 @@ class ReadingContract:
             after = (page[-1].created_at_ms, page[-1].payment_id)
         assert pages == [["p4", "p3"], ["p2", "p1"], ["p0"]]
 
-    async def test_history_has_every_change_with_who_and_why(self, make: Make) -> None:
+    async def test_history_has_every_change_with_actor_and_reason(self, make: Make) -> None:
         """The payment's clerk, and of a reversal its own; a page at a time, the oldest change first."""
         subject = await make()
         made = await succeeded(subject)
@@ -112,7 +112,7 @@ class ReadingContract:
         assert await subject.store.history("p1", after=2, limit=2) == events[2:4]
         assert await subject.store.history("p9", after=0, limit=9) == []
 
-    async def test_history_of_a_decline_says_why(self, make: Make) -> None:
+    async def test_history_of_a_decline_has_its_reason(self, make: Make) -> None:
         subject = await make()
         made = await accepted(subject)
         await made.decline()
@@ -126,7 +126,7 @@ class ReadingContract:
         await accepted(subject, draft("p1", settle_key("s1"), "o1"))
         assert await subject.store.page(Filter(), limit=9, after=None, seen_by=CUSTOMER_LI) == []
 
-    async def test_of_request_reversal_by_another_role_of_the_same_name_is_not_found(self, make: Make) -> None:
+    async def test_reversal_by_another_role_of_the_same_name_is_not_found(self, make: Make) -> None:
         """The key of a reversal, too, is its clerk's alone."""
         subject = await make()
         made = await succeeded(subject)
@@ -135,7 +135,7 @@ class ReadingContract:
         theirs = replace(reversal_of().key, caller=Principal("wang", Role.CASHIER))
         assert await subject.store.of_request(theirs) is None
 
-    async def test_pages_show_what_is_asked_for(self, make: Make) -> None:
+    async def test_pages_are_filtered(self, make: Make) -> None:
         """By state, by order, and for a customer only what they pay or made."""
         subject = await make()
         made = await accepted(subject, draft("p1", settle_key("s1"), "o1"))

@@ -132,7 +132,7 @@ class RequestsContract:
         )
         assert stored is None
 
-    async def test_ticket_says_which_order_it_is_for(self, make: Make) -> None:
+    async def test_ticket_names_its_order(self, make: Make) -> None:
         """None, or the one it was issued for; another caller's ticket is not there."""
         subject = await make()
         assert await subject.requests.ticket_order(await issued(subject, "t1")) == ""
@@ -181,7 +181,7 @@ class RequestsContract:
         await made.decline()
         assert await subject.store.accept(draft("p2"), "f", lease()) == REFUSED
 
-    async def test_answered_is_what_is_stored_and_begins_nothing(self, make: Make) -> None:
+    async def test_answered_returns_the_stored_response_and_begins_nothing(self, make: Make) -> None:
         """Nothing of a request that is not there or not finished; another payload is refused."""
         subject = await make()
         assert await subject.requests.answered(settle_key(), "f", now_ms=T0) is None
@@ -193,7 +193,7 @@ class RequestsContract:
             await subject.requests.answered(settle_key(), "other", now_ms=T0)
         assert await subject.request(settle_key()) == (RequestState.DONE, 1)
 
-    async def test_what_is_not_finished_has_no_response(self, make: Make) -> None:
+    async def test_unfinished_request_has_no_response(self, make: Make) -> None:
         """response_to tells the caller to ask again."""
         subject = await make()
         await accepted(subject)
@@ -201,7 +201,7 @@ class RequestsContract:
             with pytest.raises(RequestInProgress):
                 await subject.requests.response_to(key)
 
-    async def test_what_was_given_back_runs_again(self, make: Make) -> None:
+    async def test_request_given_back_runs_again(self, make: Make) -> None:
         """As if for the first time, and with the same payment."""
         subject = await make()
         execution = execution_in(await subject.store.accept(draft(), "f", lease()))
@@ -330,13 +330,13 @@ class ExpiryContract:
         assert refusal.value.reason == "TICKET_EXPIRED"
         assert await everything(subject) == []
 
-    async def test_ticket_past_its_time_is_refused_before_anybody_swept(self, make: Make) -> None:
+    async def test_ticket_past_its_time_is_refused_before_it_is_swept(self, make: Make) -> None:
         subject = await make()
         ticket = await issued(subject, ttl_ms=1_000)
         with pytest.raises(FailedPrecondition):
             await subject.store.accept(draft("p1", ticket, ""), "f", lease(T0 + 1_000))
 
-    async def test_what_runs_does_not_expire(self, make: Make) -> None:
+    async def test_running_request_does_not_expire(self, make: Make) -> None:
         """An execution once begun is brought to its end."""
         subject = await make()
         ticket = await issued(subject, ttl_ms=1_000)

@@ -137,7 +137,7 @@ class TransitionsContract:
             with pytest.raises(NotFound):
                 await step_of_store
 
-    async def test_apply_of_what_was_planned_on_an_older_payment_changes_nothing(self, make: Make) -> None:
+    async def test_apply_of_a_transition_of_an_older_payment_changes_nothing(self, make: Make) -> None:
         """It answers with the payment as it stands, so that the caller plans again; its requests stay open."""
         subject = await make()
         made = await accepted(subject)
@@ -212,7 +212,7 @@ class TransitionsContract:
         other = await accepted(subject, draft("p2", settle_key("s2")))
         assert isinstance(await other.submit(NEWER), Payment)
 
-    async def test_direct_payments_know_no_rivals(self, make: Make) -> None:
+    async def test_direct_payments_do_not_exclude_each_other(self, make: Make) -> None:
         """Payments without an order do not share one."""
         subject = await make()
         for n in range(3):
@@ -269,7 +269,7 @@ class TransitionsContract:
         assert await subject.messages() == []
 
     @pytest.mark.parametrize("release", [True, False])
-    async def test_decline_tells_the_order_service_if_it_has_to(self, make: Make, release: bool) -> None:
+    async def test_decline_notifies_the_order_service_if_it_may_have_claimed(self, make: Make, release: bool) -> None:
         subject = await make()
         made = await accepted(subject)
         declined = await made.decline(release=release)
@@ -352,7 +352,7 @@ class ReversalContract:
         assert (now.state, now.reversal) == (PaymentState.REVERSING, reversal_of("v2"))
         assert (await subject.request(reversal_of("v2").key))[0] is RequestState.IN_PROGRESS
 
-    async def test_only_a_card_payment_is_undone_unseen(self, make: Make) -> None:
+    async def test_only_a_card_payment_of_unknown_outcome_is_reversed(self, make: Make) -> None:
         """UNKNOWN → REVERSING; one from elsewhere stays, for nobody can undo what the ledger has not told."""
         subject = await make()
         made = await accepted(subject)
@@ -365,7 +365,7 @@ class ReversalContract:
         await card.mark_unknown()
         assert (await card.begin_reversal("v3")).state is PaymentState.REVERSING
 
-    async def test_undone_without_ever_being_charged(self, make: Make) -> None:
+    async def test_unknown_payment_that_was_not_charged_is_reversed_without_a_journal(self, make: Make) -> None:
         """REVERSED without a journal: its own request is refused, the reversal's is done, and the order is free."""
         subject = await make()
         made = await unknown_by_card(subject)
@@ -377,7 +377,7 @@ class ReversalContract:
         assert await subject.requests.response_to(reversal_of().key) == encode_reversal(undone)
         assert [message.action for message in await subject.messages()] == [OutboxAction.RELEASE]
 
-    async def test_undone_after_it_was_charged_unseen(self, make: Make) -> None:
+    async def test_unknown_payment_that_was_charged_is_reversed_with_both_journals(self, make: Make) -> None:
         """REVERSED with both journals: the order service hears that it was paid, and that it is not any more."""
         subject = await make()
         made = await unknown_by_card(subject)
@@ -388,7 +388,7 @@ class ReversalContract:
         for key in (settle_key(), reversal_of().key):
             assert (await subject.request(key))[0] is RequestState.DONE
 
-    async def test_what_was_unknown_and_may_not_be_undone_has_succeeded(self, make: Make) -> None:
+    async def test_unknown_payment_whose_reversal_is_refused_has_succeeded(self, make: Make) -> None:
         """The ledger refused the reversal of a journal that it had: both requests are answered, the order is paid."""
         subject = await make()
         made = await unknown_by_card(subject)
@@ -448,7 +448,7 @@ class ParkingContract:
         assert await subject.requests.overdue(now_ms=T0 + 99_000, limit=9) == []
         assert await made.record_reversal() == parked
 
-    async def test_reversal_of_what_has_a_journal_is_not_parked(self, make: Make) -> None:
+    async def test_reversal_of_a_payment_with_a_journal_is_not_parked(self, make: Make) -> None:
         """It stays REVERSING, and the requests of its reversal and of the parking are open."""
         subject = await make()
         made = await succeeded(subject, by_card())
