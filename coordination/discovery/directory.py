@@ -236,10 +236,6 @@ class Directory:
         if self.state is DirectoryState.UNKNOWN and any(not one.refusal for one in cached):
             self._set(DirectoryState.CACHED, cached)
 
-    def take_names(self, node_names: Iterable[str]) -> None:
-        """Show a list read from ZooKeeper."""
-        self.take(self.reader.read(node_names))
-
     def take(self, found: tuple[Registration, ...]) -> None:
         """Show a list read from ZooKeeper, parsed by `reader`."""
         self._warn_of_unreadable(found)

@@ -26,7 +26,7 @@ from services.acquirer.peers import MerchantNotifier
 from services.acquirer.schema import COUNTER, LOG
 from services.acquirer.servicer import AcquirerServicer, FaultServicer
 from services.acquirer.store import SqlChargeStore
-from services.kernel.clock import Deadline, SystemClock
+from services.kernel.clock import CallDeadline, SystemClock
 from services.runtime import process
 from services.runtime.database.database import Database, probe_write
 from services.runtime.grpc.failpoints import FailpointSet
@@ -74,7 +74,7 @@ async def _serve(settings: Settings) -> None:
         await stop.wait()
         await process.cancel([watching])
         await monitor.stopping()
-        deadline = Deadline.after(settings.drain_s, clock)
+        deadline = CallDeadline.after(settings.drain_s, clock)
         await process.drain(server, interceptor, deadline)
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline.remaining_s()):

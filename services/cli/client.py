@@ -32,7 +32,7 @@ from services.cli.exit_codes import Interrupted
 from services.devstack import state
 from services.devstack.keys import mint
 from services.devstack.state import INTERFACES
-from services.kernel.clock import Clock, Deadline, SystemClock
+from services.kernel.clock import CallDeadline, Clock, SystemClock
 from services.kernel.errors import (
     CountinghouseError,
     OutcomeUnknown,
@@ -85,7 +85,7 @@ class Client:
         self._connection = connection
         self._clock = clock or SystemClock()
         self._ids = ids or RandomIds()
-        self._deadline = Deadline.after(connection.timeout_s, self._clock)
+        self._deadline = CallDeadline.after(connection.timeout_s, self._clock)
         self._resources = AsyncExitStack()
         self._session: Session | None = None
         self._stubs: dict[str, Any] = {}
@@ -174,7 +174,7 @@ class Client:
         self._repeat = f"To ask again, not twice, {how}"  # no full stop: an id may end with one
         unanswered = False
         while True:
-            attempt = Deadline.after(min(try_s, self._deadline.remaining_s()), self._clock)
+            attempt = CallDeadline.after(min(try_s, self._deadline.remaining_s()), self._clock)
             try:
                 reply = await self._once(service, method, request, attempt)
             except CountinghouseError as error:
@@ -214,7 +214,7 @@ class Client:
         self._session = session
         return session
 
-    async def _once(self, service: str, method: str, request: Message, deadline: Deadline) -> Reply:
+    async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         stub = await self._stub(service)
         call = getattr(stub, method)(
             request, timeout=deadline.remaining_s(), metadata=(("authorization", f"Bearer {self._bearer()}"),)

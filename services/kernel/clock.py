@@ -36,23 +36,6 @@ class SystemClock:
         return time.monotonic()
 
 
-class ManualClock:
-    """A clock that moves only by `advance`. Both of its times move together."""
-
-    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
-        self._now_ms = now_ms
-
-    def now_ms(self) -> int:
-        return self._now_ms
-
-    def monotonic_s(self) -> float:
-        return self._now_ms / 1000
-
-    def advance(self, milliseconds: int) -> None:
-        """Move both times forward."""
-        self._now_ms += milliseconds
-
-
 def rfc3339(unix_ms: int) -> str:
     """Return a moment as RFC 3339 in UTC with milliseconds, like 2026-11-28T04:03:01.123Z.
 
@@ -63,7 +46,7 @@ def rfc3339(unix_ms: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Deadline:
+class CallDeadline:
     """The moment by which an answer is due; one for all that a call does.
 
     Args:
@@ -74,7 +57,7 @@ class Deadline:
     clock: Clock
 
     @classmethod
-    def after(cls, seconds: float, clock: Clock) -> Deadline:
+    def after(cls, seconds: float, clock: Clock) -> CallDeadline:
         """Return the moment `seconds` from now."""
         return cls(clock.monotonic_s() + seconds, clock)
 
@@ -82,6 +65,6 @@ class Deadline:
         """Return the seconds left; 0 when it has passed."""
         return max(0.0, self.at_s - self.clock.monotonic_s())
 
-    def shaved(self, margin_s: float) -> Deadline:
+    def shaved(self, margin_s: float) -> CallDeadline:
         """Return an earlier deadline, for the next hop: what it says must still reach our caller in time."""
-        return Deadline(self.at_s - margin_s, self.clock)
+        return CallDeadline(self.at_s - margin_s, self.clock)

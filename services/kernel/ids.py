@@ -14,7 +14,7 @@ from services.kernel.errors import InvalidArgument
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _BUSINESS_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,160}")
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that is read as something else
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that is read as something else
 #: Letters without a glyph that Unicode lets be ignored (Default_Ignorable_Code_Point): the Hangul fillers.
 _IGNORABLE_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")
 #: Letters and symbols whose glyph is blank: the Braille pattern without dots, the null notehead, the full and the half
@@ -26,7 +26,7 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 #: Format characters that are drawn: the signs before Arabic, Syriac and Kaithi numbers.
 _DRAWN_FORMAT = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 _JOINERS = frozenset("\u200c\u200d")
-_LENGTH = 16  # 80 bits
+LENGTH = 16  # 80 bits
 
 
 class IdSource(Protocol):
@@ -41,17 +41,7 @@ class RandomIds:
     """Ids that cannot be guessed."""
 
     def new(self, prefix: str) -> str:
-        return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
-
-
-class SeededIds:
-    """The same ids for the same seed, so that a run can be repeated."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def new(self, prefix: str) -> str:
-        return f"{prefix}_" + "".join(self._random.choice(_ALPHABET) for _ in range(_LENGTH))
+        return f"{prefix}_" + "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
 
 
 def new_rng() -> random.Random:

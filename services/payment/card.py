@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import CountinghouseError, FailedPrecondition, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
@@ -61,7 +61,7 @@ class CardMoney:
         if not self._acquirer.present:
             raise FailedPrecondition("CARDS_NOT_TAKEN", "no cards are taken here: no acquirer is set; pay otherwise")
 
-    async def charge(self, payment: Payment, fence: Fence, deadline: Deadline) -> CountinghouseError | None:
+    async def charge(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> CountinghouseError | None:
         """Charge the card, or find it charged; return why it is not and never will be."""
         if payment.amount is None:
             raise AssertionError(f"{payment.payment_id} was submitted without an amount")
@@ -69,7 +69,7 @@ class CardMoney:
         asking = self._acquirer.charge(key, payment, payment.amount, deadline)
         return _why_not(payment, await self._heard(payment, fence, asking, _CHARGED, key))
 
-    async def find_charge(self, payment: Payment, fence: Fence, deadline: Deadline) -> CountinghouseError | None:
+    async def find_charge(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> CountinghouseError | None:
         """Ask what became of the key and cause no charge; return as `charge`.
 
         Raises:
@@ -82,12 +82,12 @@ class CardMoney:
             raise OutcomeUnknown("CHARGE_UNSEEN", f"{payment.acquirer_key} was not charged so far")
         return _why_not(payment, said)
 
-    async def query(self, payment: Payment, fence: Fence, deadline: Deadline) -> ChargeStatus:
+    async def query(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> ChargeStatus:
         """Return what became of the payment's key."""
         key = payment.acquirer_key
         return await self._heard(payment, fence, self._acquirer.query(key, deadline), _FOUND, key)
 
-    async def reverse(self, payment: Payment, fence: Fence, deadline: Deadline) -> ChargeStatus:
+    async def reverse(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> ChargeStatus:
         """Have the acquirer refund what was charged under the key, and refuse what comes later."""
         key = payment.acquirer_key
         return await self._heard(payment, fence, self._acquirer.reverse_by_key(key, deadline), _REVERSED, key)

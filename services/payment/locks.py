@@ -9,7 +9,7 @@ from coordination.errors import Refused, Unavailable
 from coordination.locks import LockLost, LockTimeout
 from coordination.locks.lock import Holder, ResourceLease, ResourceLocks
 from services.kernel import errors
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.fence import Fence
 from services.kernel.principal import Principal
 from services.runtime.ensemble import Ensemble
@@ -68,7 +68,7 @@ class CoordinatedLocks:
             Unavailable: ZOOKEEPER_UNAVAILABLE; ENSEMBLE_BEHIND: this ZooKeeper has lost its data.
         """
         self._ensemble.check()
-        deadline = Deadline.after(wait_s, self._clock)
+        deadline = CallDeadline.after(wait_s, self._clock)
         details = {"role": str(clerk.role), "instance": self._instance, "payment": payment_id}
         holder = Holder(clerk.name, details, self._clock.now_ms())
         take = self._locks.acquire if self._wait_turn else self._locks.enter

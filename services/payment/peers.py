@@ -14,7 +14,7 @@ from countinghouse.ledger.v1 import ledger_pb2 as ledger
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1 import order_pb2 as order
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
-from services.kernel.clock import Deadline
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.money import Money
@@ -53,12 +53,12 @@ class OrderPeer:
         self._stub = stub
         self._peers = peers
 
-    async def get(self, order_id: str, deadline: Deadline) -> Order:
+    async def get(self, order_id: str, deadline: CallDeadline) -> Order:
         """Return the order as it stands."""
         answer = await self._peers.call(self._stub.GetOrder, order.GetOrderRequest(order_id=order_id), deadline)
         return _order(answer.order, order_id)
 
-    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:
+    async def claim(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> Order:
         """Claim the payment's order; the answer names the payment that has it."""
         request = order.ClaimOrderRequest(
             order_id=payment.order_id,
@@ -68,7 +68,7 @@ class OrderPeer:
         )
         return _order((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order, payment.order_id)
 
-    async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
+    async def complete(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         """Report that the payment succeeded."""
         request = order.CompleteOrderRequest(
             order_id=payment.order_id,
@@ -79,7 +79,7 @@ class OrderPeer:
         )
         await self._peers.call(self._stub.CompleteOrder, request, deadline)
 
-    async def release(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
+    async def release(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         """Report that the payment was declined."""
         request = order.ReleaseOrderRequest(
             order_id=payment.order_id,
@@ -90,7 +90,7 @@ class OrderPeer:
         )
         await self._peers.call(self._stub.ReleaseOrder, request, deadline)
 
-    async def reopen(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
+    async def reopen(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         """Report that the payment was reversed."""
         request = order.ReopenOrderRequest(
             order_id=payment.order_id,
@@ -109,7 +109,7 @@ class LedgerPeer:
         self._stub = stub
         self._peers = peers
 
-    async def account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
+    async def account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         """Return what a payment needs to know of an account; None: it is not open."""
         request = ledger.GetAccountRequest(account_id=account_id)
         try:
@@ -120,7 +120,7 @@ class LedgerPeer:
             raise OutcomeUnknown("LEDGER_MISMATCH", f"the ledger answered of another account than {account_id}")
         return AccountTerms(account_id, account.currency_code, closed=account.closed_at_ms != 0)
 
-    async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
+    async def void(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> str:
         """Have the payment's Post refused for ever; the journal's id if it stands already, else empty."""
         request = ledger.VoidPostRequest(
             request_id=payment.payment_id,
@@ -136,7 +136,7 @@ class LedgerPeer:
             raise AssertionError(f"{payment.payment_id} was submitted without an amount")
         return _journal_of(answer.journal, payment, payment.amount)
 
-    async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str:
+    async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: CallDeadline) -> str:
         """Post the journal of a submitted payment; return its id.
 
         Raises:
@@ -155,7 +155,7 @@ class LedgerPeer:
         )
         return _journal_of((await self._peers.call(self._stub.Post, request, deadline)).journal, payment, amount)
 
-    async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str:
+    async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: CallDeadline) -> str:
         """Reverse the payment's journal; return the opposite journal's id."""
         request = ledger.ReverseJournalRequest(
             request_id=reversal.attempt,
@@ -197,7 +197,7 @@ class AcquirerPeer:
         self._timeout_s = timeout_s
         self._own_address = own_address
 
-    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> ChargeStatus:
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: CallDeadline) -> ChargeStatus:
         """Charge the payment's card under `key`, or find it charged.
 
         Raises:
@@ -212,15 +212,15 @@ class AcquirerPeer:
         )
         return await self._ask("Charge", request, deadline)
 
-    async def query(self, key: str, deadline: Deadline) -> ChargeStatus:
+    async def query(self, key: str, deadline: CallDeadline) -> ChargeStatus:
         """Return where `key` stands. Raises as `charge`."""
         return await self._ask("GetCharge", acquirer.GetChargeRequest(key=key), deadline)
 
-    async def reverse_by_key(self, key: str, deadline: Deadline) -> ChargeStatus:
+    async def reverse_by_key(self, key: str, deadline: CallDeadline) -> ChargeStatus:
         """Reverse whatever was or will be charged under `key`. Raises as `charge`."""
         return await self._ask("ReverseByKey", acquirer.ReverseByKeyRequest(key=key), deadline)
 
-    async def _ask(self, method: str, request: Any, deadline: Deadline) -> ChargeStatus:
+    async def _ask(self, method: str, request: Any, deadline: CallDeadline) -> ChargeStatus:
         if self._stub is None:
             raise OutcomeUnknown("NO_ACQUIRER", "no acquirer is set; COUNTINGHOUSE_ACQUIRER_ADDRESS names one")
         wait_s = min(self._timeout_s, deadline.remaining_s() - _SILENCE_MARGIN_S)

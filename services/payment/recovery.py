@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import CountinghouseError
 from services.kernel.idempotency import RequestRow
 from services.payment.card import CardMoney
@@ -114,8 +114,8 @@ class Recovery:
             await self._store.apply(change, payment.fence)
         await self._saga.hit("recorded", payment, context)
 
-    def _deadline(self) -> Deadline:
-        return Deadline.after(_RECOVERY_S, self._clock)
+    def _deadline(self) -> CallDeadline:
+        return CallDeadline.after(_RECOVERY_S, self._clock)
 
 
 async def _failure_of(finish: Awaitable[None]) -> CountinghouseError | None:

@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import (
     CountinghouseError,
     FailedPrecondition,
@@ -103,7 +103,7 @@ class Context:
         order: The order that an adopted payment has claimed.
     """
 
-    deadline: Deadline
+    deadline: CallDeadline
     call: Call | None
     charging: Charging
     hold: Hold = NO_HOLD
@@ -119,7 +119,7 @@ class Context:
         return cls(call.deadline, call, Charging.YES if makes_payment else Charging.NEVER)
 
     @classmethod
-    def for_worker(cls, deadline: Deadline, *, makes_payment: bool) -> Context:
+    def for_worker(cls, deadline: CallDeadline, *, makes_payment: bool) -> Context:
         """Return the context of an execution whose own process has left it."""
         return cls(deadline, None, Charging.UNTIL_ATTENTION if makes_payment else Charging.NEVER)
 
@@ -217,7 +217,7 @@ class Saga:
         except FailedPrecondition as refusal:
             return await self.decline(payment, refusal, context)
 
-    async def check_accounts(self, payment: Payment, charge: Charge, deadline: Deadline) -> None:
+    async def check_accounts(self, payment: Payment, charge: Charge, deadline: CallDeadline) -> None:
         """Check the accounts of a card's journal before the card is charged. The ledger checks again when it posts.
 
         The house's own accounts are asked for once: they cannot be closed, and an account never changes its currency.
@@ -237,7 +237,7 @@ class Saga:
             if account is not None and account_id in (charge.payer_account_id, sales_account(charge.amount.currency)):
                 self._house_accounts[account_id] = account
 
-    async def _account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
+    async def _account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         try:
             return await self._ledger.account(account_id, deadline)
         except OutcomeUnknown as unknown:

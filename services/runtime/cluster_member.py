@@ -32,7 +32,7 @@ from coordination.metrics import Metrics
 from coordination.registry import ProviderURL, Registry
 from coordination.session import Session
 from coordination.session.address import EnsembleAddress, ServerAddress, is_loopback
-from services.kernel.clock import Clock, Deadline, SystemClock
+from services.kernel.clock import CallDeadline, Clock, SystemClock
 from services.kernel.errors import Unavailable
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource, RandomIds
@@ -196,7 +196,7 @@ async def _serve(service: Service, settings: Settings) -> None:
         await _unregister(registry, url)
         await process.cancel(beginning)
         await monitor.stopping()
-        await process.drain(server, interceptor, Deadline.after(settings.drain_s, runtime.clock))
+        await process.drain(server, interceptor, CallDeadline.after(settings.drain_s, runtime.clock))
         await process.cancel(keeping)
         if components.close is not None:
             await components.close()

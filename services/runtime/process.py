@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from sqlalchemy import Table
 
 from countinghouse.debug.v1 import failpoint_pb2_grpc
-from services.kernel.clock import Deadline
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import CountinghouseError, Unavailable
 from services.runtime import log as logs
 from services.runtime.database.database import Database
@@ -152,7 +152,7 @@ def listen(server: grpc.aio.Server, settings: Settings) -> int:
         ) from error
 
 
-async def drain(server: grpc.aio.Server, interceptor: CallInterceptor, deadline: Deadline) -> None:
+async def drain(server: grpc.aio.Server, interceptor: CallInterceptor, deadline: CallDeadline) -> None:
     """Take no new calls, and let those that run come to their end; what still runs at the deadline is left."""
     await server.stop(deadline.remaining_s())
     with suppress(TimeoutError):

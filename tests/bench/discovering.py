@@ -30,7 +30,7 @@ async def measure() -> list[Figure]:
     directory = Directory(_INTERFACE)
     changes_s = []
     async with DiscoveredChannel(directory, idempotency=lambda _method: Idempotency.UNKNOWN, rng=random.Random(_SEED)):
-        directory.take_names(names)
+        directory.take(directory.reader.read(names))
         for number in range(_CHANGES):
             names = [*names[1:], _node(_PROVIDERS + number)]
             changes_s.append(_took_s(directory, names))
@@ -46,7 +46,7 @@ async def measure() -> list[Figure]:
 
 def _took_s(directory: Directory, names: list[str]) -> float:
     began_s = time.thread_time()  # of the processor: what else the machine does is not counted
-    directory.take_names(names)
+    directory.take(directory.reader.read(names))
     directory.candidates("GetOrder")
     return time.thread_time() - began_s
 

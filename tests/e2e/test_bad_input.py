@@ -13,13 +13,14 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
-from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.clock import SystemClock
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenSigner
 from services.testkit.client import RecordingClient, money, new_id
 from services.testkit.harness import open_client
 from tests.e2e.checked import refusal
+from tests.fakes.clock import ManualClock
 
 LONG = "x" * 65
 MALFORMED = ("", LONG, "a b", "a/b", "梅", "a\n", "a'; DROP TABLE orders; --")

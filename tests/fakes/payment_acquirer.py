@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.acquirer import model
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import KeyMismatch, OutcomeUnknown
 from services.kernel.money import Money
 from services.payment.model import Payment
@@ -34,20 +34,20 @@ class FakeAcquirer(Acquirer):
         self.charges: dict[str, model.Charge] = {}
         self._clock = clock
 
-    async def charge(self, key: str, payment: Payment, amount: Money, deadline: Deadline) -> ChargeStatus:
+    async def charge(self, key: str, payment: Payment, amount: Money, deadline: CallDeadline) -> ChargeStatus:
         if self.knows_nothing:
             return ChargeStatus(KeyState.UNSEEN)
         payload = model.Payload(payment.card, amount, payment.payment_id)
         said = self._decide(key, lambda standing: model.charge(standing, key, payload, self._clock.now_ms()))
         return self._answered("charge", key, said)
 
-    async def query(self, key: str, deadline: Deadline) -> ChargeStatus:
+    async def query(self, key: str, deadline: CallDeadline) -> ChargeStatus:
         if self.tells_nothing:
             raise OutcomeUnknown("ACQUIRER_SILENT", "no answer")
         standing = self.charges.get(key)
         return ChargeStatus(KeyState.UNSEEN) if standing is None else self.says(standing)
 
-    async def reverse_by_key(self, key: str, deadline: Deadline) -> ChargeStatus:
+    async def reverse_by_key(self, key: str, deadline: CallDeadline) -> ChargeStatus:
         if self.refuses_to_reverse:
             return self.says(self.charges[key])
         said = self._decide(key, lambda standing: model.reverse(standing, key, self._clock.now_ms()))

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import Aborted, CountinghouseError
 from services.kernel.fence import Fence
 from services.kernel.ids import IdSource
@@ -36,22 +36,22 @@ class FakeOrders(Orders):
         self._store = store
         self._clock = clock
 
-    async def get(self, order_id: str, deadline: Deadline) -> Order:
+    async def get(self, order_id: str, deadline: CallDeadline) -> Order:
         order = await self._store.get(order_id)
         if order is None:
             raise order_not_found(order_id)
         return _order(order)
 
-    async def claim(self, payment: Payment, fence: Fence, deadline: Deadline) -> Order:
+    async def claim(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> Order:
         return await self._move(OrderStore.claim, payment, fence)
 
-    async def complete(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
+    async def complete(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         await self._move(OrderStore.complete, payment, fence)
 
-    async def release(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
+    async def release(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         await self._move(OrderStore.release, payment, fence)
 
-    async def reopen(self, payment: Payment, fence: Fence, deadline: Deadline) -> None:
+    async def reopen(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         await self._move(OrderStore.reopen, payment, fence)
 
     async def _move(
@@ -95,18 +95,18 @@ class FakeLedger(Ledger):
         self._clock = clock
         self._ids = ids
 
-    async def account(self, account_id: str, deadline: Deadline) -> AccountTerms | None:
+    async def account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         account = await self._store.account(account_id)
         return None if account is None else AccountTerms(account_id, account.currency, account.closing is not None)
 
-    async def void(self, payment: Payment, fence: Fence, deadline: Deadline) -> str:
+    async def void(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> str:
         draft = JournalDraft(
             payment.business_key, (), "", "", payment.order_id, payment.payment_id, Principal("payment", Role.SERVICE)
         )
         journal = await self._store.void(Entry(draft, payment.payment_id, "", self._clock.now_ms(), fence))
         return journal.journal_id if journal else ""
 
-    async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: Deadline) -> str:
+    async def post(self, payment: Payment, amount: Money, fence: Fence, deadline: CallDeadline) -> str:
         draft = JournalDraft(
             business_key=payment.business_key,
             legs=(
@@ -121,7 +121,7 @@ class FakeLedger(Ledger):
         )
         return await self._write(draft.check(), payment.payment_id, fence)
 
-    async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: Deadline) -> str:
+    async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: CallDeadline) -> str:
         journal = await self._store.journal(journal_id=payment.journal_id)
         if journal is None:
             raise journal_not_found(payment.journal_id)

@@ -208,7 +208,7 @@ class InTurn:
 def directory_of(*ports: int, **parameters: str) -> Directory:
     """Return a directory that names these ports, without ZooKeeper."""
     directory = Directory(INTERFACE, empty_list_grace_s=0)
-    directory.take_names([provider_url(port, INTERFACE, **parameters).node_name() for port in ports])
+    directory.take(directory.reader.read([provider_url(port, INTERFACE, **parameters).node_name() for port in ports]))
     return directory
 
 

@@ -150,7 +150,7 @@ async def test_provider_that_comes_in_time_is_used() -> None:
         async with channel_to(directory) as channel:
             calling = asyncio.ensure_future(Stub(channel).charge(b"hi", timeout=2.0))
             await asyncio.sleep(0.05)
-            directory.take_names([provider_url(port, INTERFACE).node_name()])
+            directory.take(directory.reader.read([provider_url(port, INTERFACE).node_name()]))
             assert await calling == b"hi"
 
 
@@ -202,11 +202,11 @@ async def test_connection_to_a_removed_endpoint_is_closed_after_its_ttl(monkeypa
         async with channel_to(directory) as channel:
             await Stub(channel).look(b"hi", timeout=2.0)
             (link,) = channel._pool.connections.values()
-            directory.take_names([])
-            directory.take_names([provider_url(port, INTERFACE).node_name()])
+            directory.take(directory.reader.read([]))
+            directory.take(directory.reader.read([provider_url(port, INTERFACE).node_name()]))
             await asyncio.sleep(0.2)
             assert list(channel._pool.connections.values()) == [link]
-            directory.take_names([])
+            directory.take(directory.reader.read([]))
             await until(lambda: not channel._pool.connections)
 
 

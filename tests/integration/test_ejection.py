@@ -245,7 +245,7 @@ async def test_drained_endpoint_does_not_stand_in_for_one_that_is_out() -> None:
     async with drained.serving() as one, failing.serving() as other:
         directory = directory_of(other)
         names = [provider_url(one, INTERFACE, weight="0").node_name(), provider_url(other, INTERFACE).node_name()]
-        directory.take_names(names)
+        directory.take(directory.reader.read(names))
         async with channel_to(directory) as channel:
             for _ in range(4):
                 with pytest.raises(AioRpcError):

@@ -33,8 +33,10 @@ def directory_of_any(port: int, *services: tuple[str, str]) -> Directory:
 
 def read(directory: Directory, port: int, *services: tuple[str, str]) -> None:
     """Let the directory hear of these groups and versions, and no others."""
-    directory.take_names(
-        provider_url(port, INTERFACE, **_parameters(group, version)).node_name() for group, version in services
+    directory.take(
+        directory.reader.read(
+            provider_url(port, INTERFACE, **_parameters(group, version)).node_name() for group, version in services
+        )
     )
 
 

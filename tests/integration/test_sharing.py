@@ -59,11 +59,11 @@ async def test_weight_zero_moves_all_calls_away_at_the_next_pick(name: PickerNam
             stub = Stub(channel)
             await call(stub, 100, 4)
             assert 20 < echoes[one].carried_out < 80
-            directory.take_names(with_weight(0))
+            directory.take(directory.reader.read(with_weight(0)))
             before = echoes[one].carried_out
             await call(stub, 100, 4)
             assert echoes[one].carried_out == before
-            directory.take_names(with_weight(100))
+            directory.take(directory.reader.read(with_weight(100)))
             await call(stub, 100, 4)
             assert echoes[one].carried_out - before > 20
 
@@ -149,7 +149,7 @@ async def test_explaining_covers_every_provider(monkeypatch: pytest.MonkeyPatch)
         names.append(provider_url(drained, INTERFACE, weight="0").node_name())
         names.append("nonsense")
         directory = directory_of()
-        directory.take_names(names)
+        directory.take(directory.reader.read(names))
         monkeypatch.setattr(Endpoint, "weight_at", lambda self, _: 1 if self.url.port == warming else self.weight)
         echoes[ejected].healthy = False
         async with channel_to(directory, picker=by_name("roundrobin", random.Random(7))) as channel:

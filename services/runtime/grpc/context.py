@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from services.kernel.clock import Deadline
+from services.kernel.clock import CallDeadline
 from services.kernel.principal import Principal
 
 
@@ -23,7 +23,7 @@ class Call:
 
     method: str
     principal: Principal
-    deadline: Deadline
+    deadline: CallDeadline
     replayed: bool = False
     reply_dropped: bool = False
 

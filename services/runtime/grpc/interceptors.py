@@ -21,7 +21,7 @@ import structlog
 from google.rpc import status_pb2
 from grpc import aio
 
-from services.kernel.clock import Clock, Deadline
+from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
 from services.runtime.grpc import access, methods, parsing, status
@@ -65,7 +65,7 @@ class CallInterceptor(aio.ServerInterceptor):
     """See the module.
 
     Args:
-        default_deadline_s: Deadline of a call that brings none.
+        default_deadline_s: CallDeadline of a call that brings none.
         max_deadline_s: The longest that is honoured.
         message_timeout_s: Within which a call's request must arrive.
         admission: How much callers may have at once.
@@ -172,7 +172,7 @@ class CallInterceptor(aio.ServerInterceptor):
         token = _bearer(context)
         principal = self._verifier.verify(token)
         access.check(method, principal)
-        return Call(method, principal, Deadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
+        return Call(method, principal, CallDeadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
 
     async def _run(
         self, call: Call, admitted: AdmittedCall, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]

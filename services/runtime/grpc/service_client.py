@@ -13,7 +13,7 @@ from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
-from services.kernel.clock import Deadline
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from services.kernel.ids import new_rng
 from services.runtime.grpc import status
@@ -59,7 +59,7 @@ class Peers:
         self._channels.append(channel)
         return channel
 
-    async def call(self, method: Callable[..., Any], request: Any, deadline: Deadline) -> Any:
+    async def call(self, method: Callable[..., Any], request: Any, deadline: CallDeadline) -> Any:
         """Call a stub's method.
 
         Raises:

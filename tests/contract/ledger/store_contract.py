@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -22,7 +22,6 @@ from services.kernel.errors import (
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer
-from services.kernel.ids import SeededIds
 from services.kernel.money import MAX_MINOR_UNITS
 from services.kernel.principal import Principal, Role
 from services.ledger.model import (
@@ -46,6 +45,8 @@ from services.ledger.ports import JournalFilter, LedgerStore
 from services.ledger.servicer import LedgerResponses
 from services.runtime.grpc.context import Call
 from services.runtime.grpc.failpoints import FailpointSet
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -144,7 +145,7 @@ async def close_account(store: LedgerStore, request_id: str, account_id: str, fi
 
 
 def call(principal: Principal) -> Call:
-    return Call("/x/y", principal, Deadline.after(60, ManualClock()))
+    return Call("/x/y", principal, CallDeadline.after(60, ManualClock()))
 
 
 class LedgerContract:

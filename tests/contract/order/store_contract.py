@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import (
     CountinghouseError,
     FailedPrecondition,
@@ -21,7 +21,6 @@ from services.kernel.errors import (
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, KeyedRequest, RequestKey
-from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Change, Order, OrderLine, OrderState
@@ -30,6 +29,8 @@ from services.order.ports import MoveOutcome, OrderFilter, OrderStore
 from services.order.servicer import OrderResponses
 from services.runtime.grpc.context import Call
 from services.runtime.grpc.failpoints import FailpointSet
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.order_store import Event
 
 LI = Principal("li", Role.CASHIER)
@@ -101,7 +102,7 @@ def operations(store: OrderStore) -> OrderOperations:
 
 
 def call(principal: Principal) -> Call:
-    return Call("/x/y", principal, Deadline.after(60, ManualClock()))
+    return Call("/x/y", principal, CallDeadline.after(60, ManualClock()))
 
 
 async def create(store: OrderStore, asked: KeyedRequest, order: Order) -> Answer:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from services.kernel.clock import Deadline, SystemClock
+from services.kernel.clock import CallDeadline, SystemClock
 from services.kernel.errors import OutcomeUnknown
 from services.kernel.idempotency import RequestKey
 from services.kernel.ids import RandomIds
@@ -43,8 +43,8 @@ class Key:
         return await self.acquirer.reverse_by_key(self.payment.acquirer_key, soon())
 
 
-def soon() -> Deadline:
-    return Deadline.after(10, SystemClock())
+def soon() -> CallDeadline:
+    return CallDeadline.after(10, SystemClock())
 
 
 def fresh(acquirer: Acquirer) -> Key:

@@ -19,7 +19,7 @@ import pytest
 from countinghouse.acquirer.v1 import acquirer_pb2 as pb
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub, FaultServiceStub
 from services.devstack.readiness import SERVING, health
-from services.kernel.clock import Deadline, SystemClock
+from services.kernel.clock import CallDeadline, SystemClock
 from services.kernel.errors import OutcomeUnknown
 from services.kernel.principal import Principal, Role
 from services.payment.peers import AcquirerPeer
@@ -166,7 +166,7 @@ class TestRealAcquirer(AcquirerContract):
         """It is not asked, and that too is retry: whoever is asked again finds nothing."""
         acquirer = running.peer(channel)
         key = fresh(acquirer)
-        deadline = Deadline.after(0.2, SystemClock())
+        deadline = CallDeadline.after(0.2, SystemClock())
         with pytest.raises(OutcomeUnknown) as unknown:
             await acquirer.charge(key.payment.acquirer_key, key.payment, AMOUNT, deadline)
         assert unknown.value.reason == "DEADLINE_TOO_SHORT"

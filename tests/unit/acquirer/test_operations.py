@@ -9,12 +9,13 @@ import pytest
 from services.acquirer.faults import Fault, FaultKind, Faults
 from services.acquirer.model import RECEIVED, REFUSED, REPEATED, Charge, ChargeState, Payload
 from services.acquirer.operations import AcquirerOperations
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import InvalidArgument, KeyMismatch, NotFound, Unavailable
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.context import Call
 from tests.fakes.charge_store import FakeChargeStore
+from tests.fakes.clock import ManualClock
 from tests.fakes.payment_ports import FakeFailpoints
 
 PAYLOAD = Payload("tok-mei", Money(300, "CNY"), "pay_1")
@@ -41,7 +42,7 @@ class Bank:
         self.faults = Faults()
         self.failpoints = FakeFailpoints()
         self.operations = AcquirerOperations(self.store, self.told, self.faults, self.failpoints, self.clock)
-        self.call = Call("/x/y", Principal("payment-service", Role.SERVICE), Deadline.after(5, self.clock))
+        self.call = Call("/x/y", Principal("payment-service", Role.SERVICE), CallDeadline.after(5, self.clock))
 
     async def charge(self, key: str = "k1", payload: Payload = PAYLOAD, address: str = HERE) -> Charge:
         return await self.operations.charge(self.call, key, payload, address)

@@ -16,9 +16,9 @@ from services.checker.acquirer_log import KINDS, AcquirerLog
 from services.checker.history import HistoryWriter, Invoked, RecordedCall
 from services.checker.snapshot import ACQUIRER, SERVICES
 from services.devstack.files import database_url
-from services.kernel.clock import ManualClock
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
+from tests.fakes.clock import ManualClock
 from tests.unit.checker.dataset import DatasetBuilder
 from tests.unit.checker.rows import Row
 

@@ -26,7 +26,8 @@ from services.checker.history import (
     outcome_of,
     read_history,
 )
-from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.clock import SystemClock
+from tests.fakes.clock import ManualClock
 
 _SETTLE = Arguments(order_id="o1", key="s1", clerk="li", role="cashier", source="DRAWER")
 _NO_ORDER = Answer("NOT_FOUND", "ORDER_NOT_FOUND")

@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.checker import snapshot as module
 from services.checker.acquirer_log import log_of_rows
 from services.checker.snapshot import ACQUIRER, SERVICES, Snapshot, caller_of, read_snapshot, settled_snapshot
-from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.clock import SystemClock
 from services.runtime.database.database import Database, DatabaseRefused
+from tests.fakes.clock import ManualClock
 from tests.unit.checker import archive
 from tests.unit.checker.cases import payment
 from tests.unit.checker.dataset import DatasetBuilder, legal, with_cards

@@ -21,7 +21,7 @@ from services.cli import program
 from services.cli.client import Client, Reply
 from services.cli.connection import Connection
 from services.devstack.state import StackRefused
-from services.kernel.clock import Deadline
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -60,7 +60,7 @@ class ScriptedClient(Client):
         self._answers = list(answers)
         self.sent: list[Message] = []
 
-    async def _once(self, service: str, method: str, request: Message, deadline: Deadline) -> Reply:
+    async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         self.sent.append(request)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, CountinghouseError):
@@ -192,7 +192,7 @@ class HangingClient(ScriptedClient):
         super().__init__([LOST], data)
         self.asked = asyncio.Event()
 
-    async def _once(self, service: str, method: str, request: Message, deadline: Deadline) -> Reply:
+    async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         self.asked.set()
         await asyncio.Event().wait()
         raise AssertionError("nothing ends this wait")

@@ -38,28 +38,28 @@ def test_away_and_empty_are_different_states() -> None:
     directory = Directory("a.B", empty_list_grace_s=0)
     directory.on_away()
     assert directory.state is DirectoryState.UNKNOWN
-    directory.take_names([NODE])
+    directory.take(directory.reader.read([NODE]))
     directory.on_away()
     assert (directory.state, len(directory.endpoints)) == (DirectoryState.AWAY, 1)
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
 
 async def test_empty_list_is_taken_as_true_after_the_grace_period() -> None:
     """Nobody where there was somebody is doubted; read again after the time of doubt it is the truth."""
     directory = Directory("a.B", empty_list_grace_s=0.2)
-    directory.take_names([NODE])
+    directory.take(directory.reader.read([NODE]))
     assert directory.reread_after_s() is None
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
     await asyncio.sleep(0.05)
-    directory.take_names([])  # the same again does not begin the doubt anew
+    directory.take(directory.reader.read([]))  # the same again does not begin the doubt anew
     assert directory.state is DirectoryState.EMPTYING
     doubtful_s = directory.reread_after_s()
     assert doubtful_s is not None
     assert doubtful_s <= 0.15
     await asyncio.sleep(doubtful_s)
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
     assert directory.reread_after_s() is None
 
@@ -67,26 +67,26 @@ async def test_empty_list_is_taken_as_true_after_the_grace_period() -> None:
 def test_returning_provider_ends_the_grace_period() -> None:
     """Whoever comes back is the list, be it another; and the next emptiness is doubted anew."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory.take_names([NODE])
-    directory.take_names([])
-    directory.take_names([OTHER])
+    directory.take(directory.reader.read([NODE]))
+    directory.take(directory.reader.read([]))
+    directory.take(directory.reader.read([OTHER]))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:2"])
 
 
 def test_provider_that_leaves_others_behind_is_gone_at_once() -> None:
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory.take_names([NODE, OTHER])
-    directory.take_names([OTHER])
+    directory.take(directory.reader.read([NODE, OTHER]))
+    directory.take(directory.reader.read([OTHER]))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, ["h:2"])
 
 
 def test_list_without_usable_providers_counts_as_empty() -> None:
     """A list in which nobody can be called is as good as empty, and is doubted like one."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory.take_names([NODE])
-    directory.take_names(["nonsense"])
+    directory.take(directory.reader.read([NODE]))
+    directory.take(directory.reader.read(["nonsense"]))
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
     assert [verdict.why_not for verdict in directory.eligibility("Any")] == [
         "cannot be read: not a URL: 'nonsense'",
@@ -97,19 +97,19 @@ def test_list_without_usable_providers_counts_as_empty() -> None:
 def test_outage_while_emptying_restarts_the_grace_period() -> None:
     """ZooKeeper gone and back with nobody: they may be about to register again."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory.take_names([NODE])
-    directory.take_names([])
+    directory.take(directory.reader.read([NODE]))
+    directory.take(directory.reader.read([]))
     directory.on_away()
     assert (directory.state, addresses(directory)) == (DirectoryState.AWAY, ["h:1"])
     assert directory.reread_after_s() is None
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert (directory.state, addresses(directory)) == (DirectoryState.EMPTYING, ["h:1"])
 
 
 def test_empty_first_list_has_no_grace_period() -> None:
     """The first list is the truth at once, empty or not."""
     directory = Directory("a.B", empty_list_grace_s=60)
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert directory.state is DirectoryState.LIVE
 
 
@@ -120,7 +120,7 @@ def test_cached_list_never_replaces_one_that_was_read() -> None:
     assert directory.state is DirectoryState.UNKNOWN
     directory.load_cached(["nonsense"])
     assert directory.state is DirectoryState.UNKNOWN
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     directory.load_cached([NODE])
     assert (directory.state, directory.endpoints) == (DirectoryState.LIVE, ())
 
@@ -135,11 +135,11 @@ def test_subscribers_are_called_at_changes_only(caplog: pytest.LogCaptureFixture
     directory.subscribe(fail)
     unsubscribe = directory.subscribe(lambda: heard.append(len(directory.endpoints)))
     with caplog.at_level(logging.CRITICAL):
-        directory.take_names([NODE])
-        directory.take_names([NODE])
-        directory.take_names([])
+        directory.take(directory.reader.read([NODE]))
+        directory.take(directory.reader.read([NODE]))
+        directory.take(directory.reader.read([]))
         unsubscribe()
-        directory.take_names([NODE])
+        directory.take(directory.reader.read([NODE]))
     assert heard == [1, 0]
     assert directory.changed.is_set()
 
@@ -150,7 +150,7 @@ async def test_wait_any_without_providers_fails_in_time() -> None:
     with pytest.raises(NoProviders) as caught:
         await directory.wait_any(0.01)
     assert caught.value.away
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     with pytest.raises(NoProviders) as caught:
         await directory.wait_any(0.01)
     assert not caught.value.away
@@ -160,7 +160,7 @@ async def test_wait_any_without_providers_fails_in_time() -> None:
 async def test_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     """Also when it is the last: that is somebody's decision, not a restart. What was done is told."""
     directory = Directory("a.B")
-    directory.take_names([NODE])
+    directory.take(directory.reader.read([NODE]))
     directory.govern(disabling("h:1"))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
     assert [endpoint.address for endpoint in directory.registered] == ["h:1"]
@@ -175,20 +175,20 @@ async def test_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
 
 def test_provider_disabled_by_its_url_is_no_endpoint() -> None:
     directory = Directory("a.B")
-    directory.take_names([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()])
+    directory.take(directory.reader.read([ProviderURL("tri", "h", 1, "a.B", {"enabled": "false"}).node_name()]))
     assert [verdict.why_not for verdict in directory.eligibility("Any")] == ["registered as disabled"]
 
 
 def test_candidates_follow_the_list_and_the_rules() -> None:
     """What is remembered of a method and a tag is forgotten when either changes."""
     directory = Directory("a.B")
-    directory.take_names([NODE, OTHER])
+    directory.take(directory.reader.read([NODE, OTHER]))
     assert [one.address for one in directory.candidates("Pay")] == ["h:1", "h:2"]
     assert directory.candidates("Pay") is directory.candidates("Pay")
     directory.govern(Rules(conditions=(parse_condition("method = Pay => port = 2", "here", force=True),)))
     assert [one.address for one in directory.candidates("Pay")] == ["h:2"]
     assert [one.address for one in directory.candidates("Look")] == ["h:1", "h:2"]
-    directory.take_names([NODE])
+    directory.take(directory.reader.read([NODE]))
     assert directory.candidates("Pay") == ()
     (verdict,) = directory.eligibility("Pay")
     assert verdict.why_not == "routed away by here (method = Pay => port = 2)"
@@ -198,7 +198,7 @@ def test_candidates_follow_the_list_and_the_rules() -> None:
 def test_cache_of_candidates_is_bounded() -> None:
     """Tags come from callers: what is remembered of them is bounded."""
     directory = Directory("a.B")
-    directory.take_names([NODE])
+    directory.take(directory.reader.read([NODE]))
     for number in range(3 * MAX_ROUTED):
         directory.candidates("Pay", str(number))
     assert len(directory._routed) <= MAX_ROUTED
@@ -210,7 +210,11 @@ def test_every_registration_has_an_eligibility() -> None:
     of_group = ProviderURL("tri", "h", 4, "a.B", {"group": "g"}).node_name()
     directory = Directory("a.B")
     directory.govern(disabling("h:2"))
-    directory.take_names([NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()])
+    directory.take(
+        directory.reader.read(
+            [NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()]
+        )
+    )
     assert {verdict.address: verdict.why_not for verdict in directory.eligibility("Pay")} == {
         "": "cannot be read: not a URL: 'nonsense'",
         "h:1": "",
@@ -225,8 +229,8 @@ def test_unreadable_node_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     """Not again at every change of the list."""
     directory = Directory("a.B")
     with caplog.at_level(logging.WARNING, "coordination"):
-        directory.take_names(["nonsense"])
-        directory.take_names(["nonsense", NODE])
+        directory.take(directory.reader.read(["nonsense"]))
+        directory.take(directory.reader.read(["nonsense", NODE]))
     assert caplog.text.count("nonsense") == 1
 
 
@@ -242,13 +246,13 @@ def test_endpoints_and_list_state_are_exported() -> None:
             collected.get_sample_value("coordination_directory_live", labels),
         )
 
-    directory.take_names([NODE, OTHER])
+    directory.take(directory.reader.read([NODE, OTHER]))
     assert figures() == (2, 1)
     directory.govern(disabling("h:1"))
     assert figures() == (1, 1)
     directory.on_away()
     assert figures() == (1, 0)
-    directory.take_names([])
+    directory.take(directory.reader.read([]))
     assert figures() == (1, 0)
 
 
@@ -296,7 +300,7 @@ async def test_one_change_among_a_thousand_providers_costs_one_provider(monkeypa
     names = [ProviderURL("tri", "h", port, "a.B", {"weight": "7"}).node_name() for port in range(1, 1001)]
     other = ProviderURL("tri", "h", 1001, "a.B").node_name()
     directory = Directory("a.B")
-    directory.take_names(names)
+    directory.take(directory.reader.read(names))
     before = {endpoint.key: endpoint for endpoint in directory.endpoints}
     read: list[str] = []
     governed: list[Endpoint] = []
@@ -312,7 +316,7 @@ async def test_one_change_among_a_thousand_providers_costs_one_provider(monkeypa
 
     monkeypatch.setattr(ProviderURL, "parse", parsing)
     monkeypatch.setattr(Rules, "govern", governing)
-    directory.take_names([*names[1:], other])  # h:1 went, and h:1001 came
+    directory.take(directory.reader.read([*names[1:], other]))  # h:1 went, and h:1001 came
     assert read == [other]
     assert [endpoint.key for endpoint in governed] == ["h:1001"]
     assert len(directory.endpoints) == 1000
@@ -335,7 +339,7 @@ async def test_many_new_providers_leave_the_loop_its_turns() -> None:
     await directory.reader.prepare(names)
     counting.cancel()
     assert turns >= 10
-    directory.take_names(names)
+    directory.take(directory.reader.read(names))
     assert len(directory.endpoints) == 1000
 
 
@@ -343,8 +347,8 @@ def test_log_names_only_providers_that_came_or_went(caplog: pytest.LogCaptureFix
     """A thousand addresses at every change would bury all else."""
     caplog.set_level(logging.INFO)
     directory = Directory("a.B")
-    directory.take_names([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)])
+    directory.take(directory.reader.read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)]))
     assert "1000 endpoints" in caplog.messages[-1]
     assert "and 990 more" in caplog.messages[-1]
-    directory.take_names([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(2, 1001)])
+    directory.take(directory.reader.read([ProviderURL("tri", "h", port, "a.B").node_name() for port in range(2, 1001)]))
     assert caplog.messages[-1] == "a.B: 999 endpoints (live); new: none; gone: h:1"

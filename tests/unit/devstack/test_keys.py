@@ -7,9 +7,9 @@ from pathlib import Path
 
 from services.devstack.files import signing_key
 from services.devstack.keys import SERVICE_TOKEN_TTL_S, Keys
-from services.kernel.clock import ManualClock
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenVerifier
+from tests.fakes.clock import ManualClock
 
 
 def test_keys_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from services.devstack.files import databases_elsewhere, signing_key
 from services.devstack.keys import SERVICE_TOKEN_TTL_S
 from services.devstack.secret_distributor import SecretDistributor
-from services.kernel.clock import ManualClock
 from services.kernel.principal import Principal, Role
 from services.runtime.database.pgpass import passwords_in
 from services.runtime.grpc.tokens import TokenVerifier
+from tests.fakes.clock import ManualClock
 
 SERVICES = ("order", "ledger")
 

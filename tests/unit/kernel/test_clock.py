@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from services.kernel.clock import Deadline, ManualClock, SystemClock
+from services.kernel.clock import CallDeadline, SystemClock
+from tests.fakes.clock import ManualClock
 
 
 def test_deadline_counts_down_and_stops_at_zero() -> None:
     """Remaining time is never negative."""
     clock = ManualClock()
-    deadline = Deadline.after(2.0, clock)
+    deadline = CallDeadline.after(2.0, clock)
     assert deadline.remaining_s() == 2.0
     clock.advance(1_500)
     assert deadline.remaining_s() == 0.5
@@ -18,7 +19,7 @@ def test_deadline_counts_down_and_stops_at_zero() -> None:
 
 def test_shaved_deadline_is_earlier() -> None:
     """The next hop has to answer before our own caller gives up."""
-    deadline = Deadline.after(2.0, ManualClock()).shaved(0.5)
+    deadline = CallDeadline.after(2.0, ManualClock()).shaved(0.5)
     assert deadline.remaining_s() == 1.5
 
 

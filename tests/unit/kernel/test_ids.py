@@ -9,7 +9,6 @@ import pytest
 from services.kernel.errors import InvalidArgument
 from services.kernel.ids import (
     RandomIds,
-    SeededIds,
     check_account,
     check_business_key,
     check_name,
@@ -18,6 +17,7 @@ from services.kernel.ids import (
     check_text_form,
     is_blank,
 )
+from tests.fakes.ids import SeededIds
 
 LIMITS: list[tuple[Callable[[str, str], str], int]] = [
     (check_name, 64),

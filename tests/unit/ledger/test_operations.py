@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import AlreadyExists, CountinghouseError, InvalidArgument, NotFound
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
 from services.ledger.chain import ChainReport
 from services.ledger.model import NO_HASH, Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import LedgerResponses
 from services.runtime.grpc.context import Call
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.ledger_store import FakeLedgerStore
 
 LI = Principal("li", Role.CASHIER)
@@ -43,7 +44,7 @@ class InMemoryService:
         self.operations = LedgerOperations(self.store, self.clock, SeededIds(1), self.failpoints, LedgerResponses())
 
     def call(self, name: str = "payment", role: Role = Role.SERVICE) -> Call:
-        return Call("/test", Principal(name, role), Deadline.after(1, self.clock))
+        return Call("/test", Principal(name, role), CallDeadline.after(1, self.clock))
 
     async def post(self, draft: JournalDraft, fence: Fence = FENCE) -> Journal:
         return await self.operations.post(self.call(), draft.payment_id, draft, fence)

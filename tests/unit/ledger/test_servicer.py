@@ -9,10 +9,9 @@ from google.rpc import status_pb2
 
 from countinghouse.ledger.v1 import ledger_pb2 as pb
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument, KeyMismatch, NotFound
 from services.kernel.guards import Guards
-from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, TrialRow
 from services.ledger.operations import LedgerOperations
@@ -21,6 +20,8 @@ from services.runtime.grpc import status
 from services.runtime.grpc.context import Call, serving
 from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import StoredRefusal
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.ledger_store import FakeLedgerStore
 
 NO_CONTEXT: Any = None
@@ -37,7 +38,7 @@ class Door:
         self.servicer = LedgerServicer(self.operations)
 
     def enter(self, name: str = "payment", role: Role = Role.SERVICE) -> Call:
-        call = Call("/test", Principal(name, role), Deadline.after(1, self.clock))
+        call = Call("/test", Principal(name, role), CallDeadline.after(1, self.clock))
         serving(call)
         return call
 

@@ -17,16 +17,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.kernel.clock import ManualClock
 from services.kernel.errors import AlreadyExists, FailedPrecondition
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.guards import Guards
-from services.kernel.ids import SeededIds
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Entry, Journal, JournalDraft, Leg, Posted, PostOutcome
 from services.ledger.operations import LedgerOperations
 from services.ledger.servicer import LedgerResponses
 from services.runtime.grpc.failpoints import FailpointSet
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.ledger_store import FakeLedgerStore
 
 LI = Principal("li", Role.CASHIER)

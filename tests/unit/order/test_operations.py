@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import (
     CountinghouseError,
     FailedPrecondition,
@@ -20,7 +20,6 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.idempotency import Answer, KeyedRequest, RequestKey, StoredResponse
-from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import Order, OrderLine, OrderState
@@ -28,6 +27,8 @@ from services.order.operations import OrderDraft, OrderOperations
 from services.order.ports import OrderFilter
 from services.order.servicer import OrderResponses
 from services.runtime.grpc.context import Call
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.order_store import FakeOrderStore
 
 MEI = Principal("mei", Role.CUSTOMER)
@@ -70,7 +71,7 @@ class InMemoryService:
         self.operations = OrderOperations(self.store, self.clock, self.ids, self.failpoints, OrderResponses())
 
     def call(self, principal: Principal) -> Call:
-        return Call("/x/y", principal, Deadline.after(1, self.clock))
+        return Call("/x/y", principal, CallDeadline.after(1, self.clock))
 
     async def create(
         self, principal: Principal, key: str = "r1", *, order_id: str = "o1", customer: str = "mei"

@@ -9,9 +9,8 @@ import pytest
 
 from countinghouse.order.v1 import order_pb2 as pb
 from countinghouse.type.v1 import clerk_pb2, fence_pb2, money_pb2
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import InvalidArgument
-from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.order.model import OrderLine
@@ -21,6 +20,8 @@ from services.runtime.grpc import status
 from services.runtime.grpc.context import Call, current_call, serving
 from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import StoredRefusal
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.order_store import FakeOrderStore
 
 LI = Principal("li", Role.CASHIER)
@@ -35,7 +36,7 @@ def servicer() -> OrderServicer:
     """On a fake store, in the middle of a cashier's call."""
     clock = ManualClock()
     operations = OrderOperations(FakeOrderStore(), clock, SeededIds(1), FailpointSet(enabled=False), OrderResponses())
-    serving(Call("/x/y", LI, Deadline.after(1, clock)))
+    serving(Call("/x/y", LI, CallDeadline.after(1, clock)))
     return OrderServicer(operations)
 
 

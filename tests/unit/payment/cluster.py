@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import ChargeState
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.guards import Guards
 from services.kernel.idempotency import Answer, KeyedRequest, RequestKey, RequestRow, RequestState, StoredResponse
-from services.kernel.ids import SeededIds
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Journal, house_accounts
@@ -21,6 +20,8 @@ from services.payment.operations import ParkCommand, PayCommand, PaymentOperatio
 from services.payment.ports import Limits
 from services.payment.servicer import PaymentResponses
 from services.runtime.grpc.context import Call
+from tests.fakes.clock import ManualClock
+from tests.fakes.ids import SeededIds
 from tests.fakes.ledger_store import FakeLedgerStore
 from tests.fakes.order_store import FakeOrderStore
 from tests.fakes.payment_acquirer import FakeAcquirer
@@ -98,7 +99,7 @@ class InMemoryCluster:
         return Instance(name, operations, process, failpoints)
 
     def call(self, principal: Principal, seconds: float = 60) -> Call:
-        return Call("/x/y", principal, Deadline.after(seconds, self.clock))
+        return Call("/x/y", principal, CallDeadline.after(seconds, self.clock))
 
     async def new_order(self, order_id: str = "o1", customer: str = "mei") -> str:
         """Makes an order of a customer's."""

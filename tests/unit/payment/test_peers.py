@@ -13,7 +13,7 @@ from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.type.v1 import money_pb2
-from services.kernel.clock import Deadline, SystemClock
+from services.kernel.clock import CallDeadline, SystemClock
 from services.kernel.errors import CountinghouseError, FailedPrecondition, NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.idempotency import RequestKey
@@ -44,8 +44,8 @@ def payment() -> Payment:
     )
 
 
-def soon() -> Deadline:
-    return Deadline.after(10, SystemClock())
+def soon() -> CallDeadline:
+    return CallDeadline.after(10, SystemClock())
 
 
 class Stub:
@@ -74,7 +74,7 @@ def refused_with(error: CountinghouseError) -> grpc.aio.AioRpcError:
 class Peers:
     """Calls the stub."""
 
-    async def call(self, method: Callable[..., Awaitable[Any]], request: Any, _deadline: Deadline) -> Any:
+    async def call(self, method: Callable[..., Awaitable[Any]], request: Any, _deadline: CallDeadline) -> Any:
         try:
             return await method(request)
         except grpc.aio.AioRpcError as error:

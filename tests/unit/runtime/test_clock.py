@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.kernel.clock import ManualClock
 from services.kernel.errors import Unavailable
 from services.runtime.database.clock import DatabaseClock
+from tests.fakes.clock import ManualClock
 
 
 class Hands:

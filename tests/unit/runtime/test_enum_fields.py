@@ -15,7 +15,7 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import clerk_pb2, fence_pb2
 from services.acquirer.servicer import AcquirerServicer, FaultServicer
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Principal, Role
 from services.ledger.servicer import LedgerServicer
@@ -23,6 +23,7 @@ from services.order.servicer import OrderServicer
 from services.payment.servicer import PaymentServicer
 from services.runtime.grpc.context import Call, serving
 from services.runtime.grpc.failpoints import FailpointServicer
+from tests.fakes.clock import ManualClock
 
 UNKNOWN: Any = 99
 PACKAGES = (order_pb2, payment_pb2, ledger_pb2, acquirer_pb2, failpoint_pb2)
@@ -136,7 +137,7 @@ async def test_unknown_enum_number_is_refused(field: str) -> None:
     """INVALID_ARGUMENT that names the field, before anything is looked up; never taken for "all" or "none"."""
     request, reason, _ = CASES[field]
     method = field.partition(".")[0]
-    serving(Call("/test", Principal("payment", Role.SERVICE), Deadline.after(1, ManualClock())))
+    serving(Call("/test", Principal("payment", Role.SERVICE), CallDeadline.after(1, ManualClock())))
     with pytest.raises(InvalidArgument) as refusal:
         await getattr(servicer_of(method), method)(request, None)
     assert refusal.value.reason == reason
@@ -151,6 +152,6 @@ async def test_optional_enum_field_may_be_left_out(field: str) -> None:
     without = type(request)()
     without.CopyFrom(request)
     without.ClearField(name)
-    serving(Call("/test", Principal("payment", Role.SERVICE), Deadline.after(1, ManualClock())))
+    serving(Call("/test", Principal("payment", Role.SERVICE), CallDeadline.after(1, ManualClock())))
     with pytest.raises(AssertionError, match="was asked"):
         await getattr(servicer_of(method), method)(without, None)

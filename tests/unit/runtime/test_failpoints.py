@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from countinghouse.debug.v1 import failpoint_pb2 as pb
-from services.kernel.clock import Deadline, ManualClock
+from services.kernel.clock import CallDeadline
 from services.kernel.errors import InvalidArgument
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.context import Call
 from services.runtime.grpc.failpoints import NAMES, FailpointServicer, FailpointSet
+from tests.fakes.clock import ManualClock
 
 DROP = pb.FAILPOINT_ACTION_DROP_REPLY
 
 
 def a_call() -> Call:
-    return Call("/x/y", Principal("li", Role.CASHIER), Deadline.after(1, ManualClock()))
+    return Call("/x/y", Principal("li", Role.CASHIER), CallDeadline.after(1, ManualClock()))
 
 
 async def dropped(failpoints: FailpointSet, name: str, *subjects: str) -> bool:

@@ -16,7 +16,7 @@ from coordination.metrics import Metrics
 from coordination.registry import ProviderURL
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2
-from services.kernel.clock import Deadline, SystemClock
+from services.kernel.clock import CallDeadline, SystemClock
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -62,7 +62,7 @@ async def asked(tmp_path: Path, error: AioRpcError) -> CountinghouseError:
         raise error
 
     with pytest.raises(CountinghouseError) as caught:
-        await peers.call(method, object(), Deadline.after(5.0, SystemClock()))
+        await peers.call(method, object(), CallDeadline.after(5.0, SystemClock()))
     return caught.value
 
 
@@ -116,7 +116,7 @@ async def test_consistent_hash_goes_by_the_requests_order(tmp_path: Path, monkey
     async def subscribe(_discovery: Discovery, interface: str) -> Directory:
         directory = Directory(interface)
         urls = [ProviderURL("tri", "h", port, interface, {"interface": interface}) for port in (1, 2)]
-        directory.take_names([url.node_name() for url in urls])
+        directory.take(directory.reader.read([url.node_name() for url in urls]))
         return directory
 
     monkeypatch.setattr(Discovery, "subscribe", subscribe)

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.kernel.clock import ManualClock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unauthenticated
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenFile, TokenSigner, TokenVerifier
+from tests.fakes.clock import ManualClock
 
 LI = Principal("li", Role.CASHIER)
 

@@ -13,7 +13,6 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.checker.evidence import Answered
 from services.checker.history import Answer, Arguments
-from services.kernel.clock import ManualClock
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -31,6 +30,7 @@ from services.kernel.principal import Role
 from services.testkit import client
 from services.testkit.client import CallResult, Connections, RecordingClient, money
 from services.testkit.identities import Identity
+from tests.fakes.clock import ManualClock
 
 _STALE = StaleFence("o1", Fence(1, 1), Fence(1, 2))
 _PAID = AlreadyExists("ORDER_ALREADY_PAID", "o1 was already settled by li")

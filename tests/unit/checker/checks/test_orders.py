@@ -13,7 +13,8 @@ from services.checker.linearizability.explanation import explain
 from services.checker.linearizability.order_calls import order_calls
 from services.checker.linearizability.search import Budget
 from services.checker.registry import Options, run_checks
-from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.clock import SystemClock
+from tests.fakes.clock import ManualClock
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
 from tests.unit.checker.dataset import DatasetBuilder, digest, legal
 from tests.unit.checker.timeline import Timeline

@@ -10,7 +10,8 @@ from services.checker.history import Answer
 from services.checker.linearizability.order_calls import order_calls
 from services.checker.linearizability.order_model import OrderModel
 from services.checker.linearizability.search import Budget, Undecided, is_linearizable
-from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.clock import SystemClock
+from tests.fakes.clock import ManualClock
 from tests.unit.checker.timeline import CANCELLED, LIMIT_S, Timeline, illegal_state
 
 Change = Callable[[Timeline], object]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.checker.linearizability.search import Budget, Model, Operation, Undecided, is_linearizable, known_by
-from services.kernel.clock import ManualClock, SystemClock
+from services.kernel.clock import SystemClock
+from tests.fakes.clock import ManualClock
 
 #: A value that is written, or one that was read.
 Move = tuple[str, int]
