@@ -1,8 +1,8 @@
 """The fence: the number that grows with every holder of an order's lock.
 
-A lock in another process's memory proves nothing at the moment a write lands: its holder may have been paused past
-the end of its session. So every write carries the fence of the lock it was made under, and the row it changes
-refuses a smaller one than it has seen. Ownership is proved inside the write, not before it.
+A lock proves nothing at the moment of a write: its holder may have been paused past the end of its session. So every
+write carries the fence of the lock it was made under, and the row it changes refuses a smaller one than it has seen.
+Ownership is proved inside the write, not before it.
 
 The token is the lock node's czxid: 64 bits, ensemble-wide, never falls. A wiped ensemble counts from the start again;
 hence the generation in front.

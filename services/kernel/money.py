@@ -4,7 +4,7 @@ Invariants
 1. A `Money` is payable: 1 ≤ minor_units ≤ MAX_MINOR_UNITS. Zero, negative and overflowing amounts cannot be made.
 2. Amounts of different currencies are never added or compared.
 
-Units and nanos (google.type.Money) were weighed and left: four bugs in one demo's changelog came from carrying
+Units and nanos (google.type.Money) were considered and rejected: four bugs in one demo's changelog came from carrying
 between the two fields.
 
 The wire, the databases and JSON carry minor units. People write major units (`parse_amount`)

@@ -1,8 +1,8 @@
 """The metrics of a server, and the page from which Prometheus reads them.
 
-One process has one `CollectorRegistry`, made in `server.py`: what coordination counts (`coordination/metrics.py`), what
-is counted here, and what the process itself uses. The page is served by threads of its own, so that it answers
-while the event loop is busy and costs the loop nothing.
+Each process has one `CollectorRegistry`, made by `process_registry`. It has the metrics of coordination
+(`coordination/metrics.py`), those of this module, and the resources of the process. Threads of its own serve the page,
+so that it answers while the event loop is busy and costs the loop nothing.
 
 Labels have few values each: methods and status codes. Never an order, a clerk or a payment.
 """

@@ -3,8 +3,9 @@
 Exit codes: 0 stopped on a signal; 1 what it needs went away while it started: start it again; 2 refused to start. For
 1 and 2 one line on standard error gives the reason and the remedy.
 
-A database that is away is waited for. Stopping takes `drain_s` at the most, whatever calls are running; what then still
-runs is left between two commits, as by any death, and finished by others. A second signal changes nothing.
+A database that is away is waited for. Stopping takes at most `drain_s`, whatever calls are running; a call that then
+still runs is left between two commits, as if the process had died, and other instances finish it. A second signal
+changes nothing.
 """
 
 from __future__ import annotations

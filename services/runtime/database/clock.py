@@ -1,9 +1,8 @@
 """A service's wall clock, taken from its database, so that all instances compare the same times.
 
 Leases, the times at which a payment is asked about again and the ages of the outbox are written by one instance and
-read by another. By each machine's own clock, one that ran an hour ahead would leave work behind that is not touched for
-an hour. So every instance asks the database what time it is, and counts on from there by its monotonic clock, which
-is never set.
+read by another. With each machine's own clock, an instance an hour ahead would leave work that is not
+touched for an hour. So every instance asks the database for the time and counts on from there with its monotonic clock.
 
 On SQLite the database's clock is the machine's, which all its instances share.
 """

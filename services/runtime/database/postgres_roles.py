@@ -3,17 +3,17 @@
 | role | used by | may |
 |---|---|---|
 | `<house>_<service>_owner` | `python -m services.<service>.main migrate`, `prune` | everything in its own database |
-| `<house>_<service>` | the service's instances | read and add rows, change those that may change; delete none; no DDL |
+| `<house>_<service>` | the service's instances | read and add rows, change rows that may change; no DELETE, no DDL |
 | `<house>_checker` | `countinghouse check` | read every table of every database |
 
-Each service has the database `<house>_<service>`, to which no other may connect. `house` tells several deployments
-on one server apart.
+Each service has the database `<house>_<service>`, to which no other may connect. The prefix `house` separates
+the deployments on one server.
 
     prepare()   by a superuser, before the first migration; again whenever a service or a password is new
     grant()     by the owner, after every migration
 
-Both are idempotent. Rows that must not change are protected twice: by triggers, which stop
-the owner too, and by privileges, which the service's role cannot give itself.
+Both are idempotent. Rows that must not change are protected twice: by triggers, which stop the owner too, and by
+privileges, which the service's role cannot give itself.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """The SQLite backend: each transaction runs whole, in one thread.
 
-A step touches nothing but its connection, and SQLite answers on the spot, so nothing in a step ever waits for the event
-loop. It is therefore driven to its end in a thread of the pool, where each `await` returns at once. Through an async
-driver every statement crosses threads several times: a step of three UPDATEs took 1.15 ms that way and 0.31 ms this way
-(2 cores, 400 steps each).
+A step uses only its connection, and SQLite answers at once, so that nothing in a step waits for the event loop. A
+thread of the pool therefore runs the whole step, and each `await` in it returns at once. Through an async driver every
+statement crosses threads several times: a step of three UPDATEs took 1.15 ms that way and 0.31 ms this way (2 cores,
+400 steps each).
 
-Writers of this process take turns, so only other processes are met with busy_timeout.
+Writers of this process take turns, so that busy_timeout applies to other processes only.
 
-A file that is removed stays open, and takes writes that are lost. So each step compares the file at the
-path, and the write-ahead log beside it, with those that were opened first; a writing step again after its commit. A
-file of the same folder says that the database was made (`made_note`), so that no start begins with an empty one. What
-is written into the file in place, by `cp` for instance, is not noticed.
+A removed file stays open, and writes into it are lost. So each step compares the file at the path, and the write-ahead
+log beside it, with those that were opened first; a writing step once more after its commit. A file in the same folder
+records that the database was made (`made_note`), so that no start makes an empty one. Writing into the file in place,
+by `cp` for instance, is not noticed.
 """
 
 from __future__ import annotations

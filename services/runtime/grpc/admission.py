@@ -2,7 +2,7 @@
 
     headers ──▶ token ──▶ the caller's budget ──▶ the request ──▶ the server's limit ──▶ execution ──▶ given back
 
-A method has a cost: about how long it keeps the event loop from others, in reads of one row. A caller (role and name)
+A method has a cost: about how long it occupies the event loop, in reads of one row. A caller (role and name)
 has a budget of cost that may be in use at once; the server has a limit of executions. Beyond either a call is refused
 with RESOURCE_EXHAUSTED before it is worked on. Health and reflection are outside both (`runtime/grpc/public.py`).
 
