@@ -54,7 +54,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "Undo a payment by an opposite journal; its order can then be settled again.",
         ),
         "order": ("orders", "app", "Create, show and cancel orders."),
-        "payment": ("payments", "app", "See payments."),
+        "payment": ("payments", "app", "Show and park payments."),
     },
     "Looking closer": {
         "metrics": ("metrics", "metrics", "Print the metrics of an instance, found through the registry."),

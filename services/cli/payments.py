@@ -14,7 +14,7 @@ from services.cli.client import Client
 from services.kernel.errors import CountinghouseError, FailedPrecondition
 from services.kernel.principal import Role
 
-app = typer.Typer(no_args_is_help=True, help="See payments.")
+app = typer.Typer(no_args_is_help=True, help="Show and park payments.")
 
 _STATES = ("CREATED", "SUBMITTED", "SUCCEEDED", "DECLINED", "UNKNOWN", "REVERSING", "REVERSED", "PARKED")
 #: Refusals by state: nothing was tried. Any other definitive one is the end of a payment or a reversal.

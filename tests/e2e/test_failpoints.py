@@ -60,7 +60,7 @@ OPERATIONS: dict[str, Callable[[Harness], Awaitable[Operation]]] = {
     "reverse with card": operations.reverse_with_card,
     "park": operations.park,
 }
-#: Which failpoints of which service a operation passes.
+#: The failpoints of each service that an operation passes.
 PASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "settle": {
         "payment": ("accepted", "locked", "claimed", "submitted", "posted", "recorded", "completed", "released"),

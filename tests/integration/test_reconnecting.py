@@ -41,7 +41,7 @@ async def deaf_server() -> AsyncIterator[str]:
 async def test_session_survives_a_silent_server_and_unresponsive_ones(
     zookeeper: ZooKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The silent one is noticed late, and the deaf ones are asked next: the last must still be reached in time."""
+    """The silent one is noticed late, and unresponsive ones are next: the last must still be reached in time."""
     monkeypatch.setattr(random, "shuffle", lambda _servers: None)  # kazoo asks the servers in the order given
     states: list[SessionChange] = []
     async with relayed(zookeeper.hosts) as silent, deaf_server() as one, deaf_server() as two, deaf_server() as three:

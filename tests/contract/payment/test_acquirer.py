@@ -130,7 +130,7 @@ class TestRealAcquirer(AcquirerContract):
     async def test_charge_with_a_lost_reply_is_found_by_its_key(
         self, running: Running, channel: grpc.aio.Channel
     ) -> None:
-        """AcquirerRetry is told within the time that it may take; the charge stands, and asking again finds it."""
+        """The outcome is unknown when the timeout ends; the charge stands, and asking again finds it."""
         acquirer = running.peer(channel, timeout_s=0.5)
         key = fresh(acquirer)
         fault = pb.Fault(kind=pb.FAULT_KIND_DROP_REPLY, method="Charge", times=1, subject=key.payment.acquirer_key)
@@ -163,7 +163,7 @@ class TestRealAcquirer(AcquirerContract):
                 await fresh(running.peer(channel)).charge()
 
     async def test_charge_with_too_little_time_is_not_sent(self, running: Running, channel: grpc.aio.Channel) -> None:
-        """It is not asked, and that too is retry: whoever is asked again finds nothing."""
+        """The acquirer is not asked, and the outcome is unknown: a query finds nothing."""
         acquirer = running.peer(channel)
         key = fresh(acquirer)
         deadline = CallDeadline.after(0.2, SystemClock())

@@ -47,7 +47,7 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Server:
-    """OrderService behind the door; a test says what CreateOrder and GetOrder do."""
+    """OrderService behind the interceptor; a test sets what CreateOrder and GetOrder do."""
 
     def __init__(self) -> None:
         clock = SystemClock()
