@@ -18,6 +18,8 @@ from tests.mutation.mutants import Mutant, mutants_of
 from tests.mutation.trial import ROOT, Fate, sources, try_all
 
 _SEED = 7
+#: Where no terminal shows each number.
+_SHOWN_EVERY = 100
 
 
 def main() -> int:
@@ -44,6 +46,8 @@ def main() -> int:
             _say(f"{trial.fate}: {trial.mutant.name}")
         if sys.stderr.isatty():
             _say(f"\r\x1b[K{number} of {len(mutants)} …", to=sys.stderr, end="")
+        elif number % _SHOWN_EVERY == 0:
+            _say(f"{number} of {len(mutants)} …", to=sys.stderr)
     for name in stale if not arguments.sample else ():
         _say(f"listed as equivalent, and there is no such change any more: {name}")
     _say(f"{len(mutants)} changes: " + ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())))
