@@ -7,6 +7,7 @@
                                ▼
                             notices    NOTICE_TWICE, NOTICE_LOST
 
+DROP_REPLY concerns Charge and ReverseByKey. The reply to a read is not dropped, so GetCharge tells what was decided.
 Faults are set from outside, through FaultService, which is served only where the settings allow it. Each fires a number
 of times with each key.
 """

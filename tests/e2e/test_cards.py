@@ -173,7 +173,10 @@ async def test_check_while_the_acquirer_is_silent_is_unknown_and_names_the_payme
     The log is read from the acquirer's database, or as JSON lines that the acquirer tells.
     """
     order_id, key, data = await harness.new_order(), new_id("settle"), ("--data", str(harness.stack.data))
-    await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY))
+    await harness.set_acquirer_faults(
+        bank.Fault(kind=bank.FAULT_KIND_DROP_REPLY, method="Charge"),
+        bank.Fault(kind=bank.FAULT_KIND_DOWN, method="GetCharge"),  # the reply to a read cannot be dropped
+    )
     payment = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
     assert payment.state == pb.PAYMENT_STATE_UNKNOWN
     checked = await command_line("check", "--settle-s", "0", *data)

@@ -379,10 +379,10 @@ class _Compiler:
     def _read_by_settling(self, attempts: Sequence[RecordedCall]) -> None:
         """Add the one read of a request that was answered ORDER_NOT_FOUND; later attempts get the same answer."""
         told = [attempt for attempt in attempts if _is_order_not_found(attempt)]
-        if told:
-            first_ns = min(attempt.invoked_ns for attempt in attempts)
-            ended_ns = min((attempt.answered_ns for attempt in told if attempt.answered_ns is not None), default=None)
-            self._add(told, Operation((ReadOrder(OrderState.ABSENT),), first_ns, ended_ns))
+        first = _final(told)
+        if first is not None:
+            begun_ns = min(attempt.invoked_ns for attempt in attempts)
+            self._add(told, Operation((ReadOrder(OrderState.ABSENT),), begun_ns, first.answered_ns))
 
     def _read_absence(self, calls: Iterable[RecordedCall]) -> None:
         """Add a read for each ORDER_NOT_FOUND, but for customers: they get it for others' orders, too."""

@@ -202,6 +202,11 @@ class TestInterchangeableRequests:
         timeline.refused("s3", 5, 6, by="p1")
         assert _claims(timeline) == [Claim(0), Claim(1)]
 
+    def test_payment_in_a_read_order_was_seen(self) -> None:
+        timeline = self.two_pending()
+        timeline.look(5, 6, "PAYING", "p1")
+        assert _claims(timeline) == [Claim(0), Claim(1)]
+
     def test_requests_without_a_payment_in_the_books_are_alike(self) -> None:
         """Each has a name of its own then, which nothing that was seen can have."""
         dataset = legal()
@@ -334,6 +339,13 @@ class TestNotFound:
         timeline.settle("s", 3, None)
         assert Operation((ReadPayment("p1", "DECLINED", frozenset({0})),), -18, -17) in _compiled(timeline).operations
         assert timeline.is_lawful()
+
+    def test_write_answered_not_found_reads_the_order(self) -> None:
+        """The order was made before, so the answer contradicts it."""
+        timeline = Timeline()
+        timeline.cancel("c", 3, 4, Answer("NOT_FOUND", "ORDER_NOT_FOUND"))
+        assert _moves(timeline).count((ReadOrder(OrderState.ABSENT),)) == 1
+        assert not timeline.is_lawful()
 
     def test_read_answered_not_found_twice_read_twice(self) -> None:
         """Nobody keeps the answer to a read."""
