@@ -100,7 +100,7 @@ class Relay:
         """Relay one connection until either side ends it."""
         server, to_server = await asyncio.open_connection(*self._upstream)
         self._writers |= {to_client, to_server}
-        types: dict[int, int] = {}
+        types: dict[int, tuple[int, int]] = {}
         waiting: asyncio.Queue[bytes] = asyncio.Queue()
         ways = [
             asyncio.ensure_future(self._requests(client, waiting, types)),
@@ -118,7 +118,7 @@ class Relay:
             await asyncio.gather(*ways, return_exceptions=True)
 
     async def _requests(
-        self, client: asyncio.StreamReader, waiting: asyncio.Queue[bytes], types: dict[int, int]
+        self, client: asyncio.StreamReader, waiting: asyncio.Queue[bytes], types: dict[int, tuple[int, int]]
     ) -> None:
         waiting.put_nowait(await _frame(client))  # the handshake
         while True:
@@ -128,7 +128,7 @@ class Relay:
                 self.frames.append(Frame(time.monotonic(), False, xid, kind, packet[12:]))
             if kind in self._answers and kind not in self._done_first:
                 packet = _harmless(xid)  # so that replies keep their order
-            types[xid] = kind
+            types[xid] = kind, self._answers.get(kind, 0)
             waiting.put_nowait(packet)
 
     async def _pass_on(self, waiting: asyncio.Queue[bytes], server: asyncio.StreamWriter) -> None:
@@ -137,20 +137,22 @@ class Relay:
             await self._open.wait()
             server.write(packet)
 
-    async def _replies(self, server: asyncio.StreamReader, client: asyncio.StreamWriter, types: dict[int, int]) -> None:
+    async def _replies(
+        self, server: asyncio.StreamReader, client: asyncio.StreamWriter, types: dict[int, tuple[int, int]]
+    ) -> None:
         client.write(await _frame(server))
         while True:
             packet = await _frame(server)
             (xid,) = struct.unpack_from("!i", packet, 4)
-            kind = types.pop(xid, 0)
+            kind, code = types.pop(xid, (0, 0))
             if kind == self._to_lose:
                 self._to_lose = None
                 if self._stay_away:
                     self.hold()
                 self.cut()
                 return
-            if kind in self._answers:
-                packet = _error(xid, self._answers[kind])
+            if code:
+                packet = _error(xid, code)
             if xid != _PING:
                 self.frames.append(Frame(time.monotonic(), True, xid, kind, packet[20:]))
             client.write(packet)
