@@ -28,10 +28,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## Runs the demo: seven acts with a fault each, and the proof that every order was settled once
 	@$(BIN)/countinghouse demo $(ARGS)
 
-test: setup  ## Runs the tests, three files at a time (7 minutes on two cores)
+test: setup  ## Runs the tests, three files at a time
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-test-all: setup  ## Runs all tests but the long forms and those on Docker (12 minutes)
+test-all: setup  ## Runs all tests but the long forms and those on Docker (15 minutes on two cores)
 	@$(BIN)/pytest $(PARALLEL) $(ALL) $(ARGS)
 
 soak: setup  ## Runs the long forms of tests: 100,000 orders, a minute without ZooKeeper, two minutes of idle pings …
