@@ -196,6 +196,9 @@ class Payments(PaymentInvariants):
 
     @rule(payment_id=payments, fence=FENCES)
     def submit(self, payment_id: str, fence: Fence) -> None:
+        """As operations do: not under a request that was given back, which no execution works on."""
+        if self.store.requests.rows[self.payment(payment_id).key].state is RequestState.ISSUED:
+            return
         change = model.submit(self.payment(payment_id), CHARGE, self.now_ms)
         self.move(payment_id, fence, lambda f: self.store.submit(change, f) if change else self.seen(payment_id, f))
 
