@@ -70,7 +70,7 @@ def test_empty_books_pass() -> None:
 
 
 def test_check_without_evidence_is_skipped_and_ok() -> None:
-    """A check without its evidence is not passed over in silence, and does not spoil the verdict."""
+    """A check without its evidence is listed as not examined, and does not change the verdict."""
     checks = run_checks(legal().snapshot())
     assert {check.name: check.skipped for check in checks if check.skipped} == _ASKED_FOR
     assert {check.examined for check in checks if check.skipped} == {0}
