@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -34,6 +35,8 @@ from services.runtime.database.pgpass import Roles
 from services.runtime.database.postgres_roles import grant, prepare
 
 _NUMBERS = itertools.count(1)
+#: A temporary cluster lies in memory where there is enough: a database is a thousand files, to be made and removed.
+_MEMORY, _ENOUGH_BYTES = Path("/dev/shm"), 2 << 30
 _PASSWORD = "known-to-every-test"
 
 
@@ -51,14 +54,19 @@ class PostgresServer:
 
     async def create(self) -> str:
         """Makes an empty database; returns its URL, a superuser's."""
-        return self._with_password(await self._database(""))
+        url = self._new_url()
+        await self._say(f'CREATE DATABASE "{url.database}"')
+        return self._with_password(url)
 
     async def migrated(self, package: Path) -> tuple[str, str]:
         """Makes a database for the service in a folder; returns the URLs of its role and of its owner."""
         roles = self._templates.get(package.name) or await self._template(package)
-        url = await self._database(f'TEMPLATE "{roles.database}" OWNER "{roles.owner}"')
-        await self._say(f'REVOKE ALL ON DATABASE "{url.database}" FROM PUBLIC')  # the one thing that is not copied
-        await self._say(f'GRANT CONNECT ON DATABASE "{url.database}" TO "{roles.user}", "{roles.checker}"')
+        url = self._new_url()
+        await self._say(
+            f'CREATE DATABASE "{url.database}" TEMPLATE "{roles.database}" OWNER "{roles.owner}"',
+            f'REVOKE ALL ON DATABASE "{url.database}" FROM PUBLIC',  # the one thing that is not copied
+            f'GRANT CONNECT ON DATABASE "{url.database}" TO "{roles.user}", "{roles.checker}"',
+        )
         user, owner = (url.set(username=role, password=_PASSWORD) for role in (roles.user, roles.owner))
         return self._with_password(user), self._with_password(owner)
 
@@ -93,16 +101,15 @@ class PostgresServer:
         self._templates[package.name] = roles
         return roles
 
-    async def _database(self, options: str) -> URL:
-        name = f"{self.house}_{next(_NUMBERS)}"
-        await self._say(f'CREATE DATABASE "{name}" {options}')
-        return self.url.set(database=name)
+    def _new_url(self) -> URL:
+        return self.url.set(database=f"{self.house}_{next(_NUMBERS)}")
 
-    async def _say(self, statement: str) -> None:
+    async def _say(self, *statements: str) -> None:
         engine = create_async_engine(self.url, isolation_level="AUTOCOMMIT")
         try:
             async with engine.connect() as connection:
-                await connection.execute(text(statement))
+                for statement in statements:
+                    await connection.execute(text(statement))
         finally:
             await engine.dispose()
 
@@ -124,7 +131,7 @@ class _Cluster:
 
     def __init__(self, installation: postgresql.Installation) -> None:
         self._installation = installation
-        self._directory = Path(tempfile.mkdtemp(prefix="countinghouse-postgres-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="countinghouse-postgres-", dir=_place()))
         if installation.user is not None:
             shutil.chown(self._directory, installation.user)
         self._process: subprocess.Popen[bytes] | None = None
@@ -136,8 +143,15 @@ class _Cluster:
             raise RuntimeError(f"initdb failed: {self._log()}")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        options = [f"--{name}={value}" for name, value in (settings | {"max_connections": "300"}).items()]
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": "300",
+            "min_wal_size": "32MB",
+            "max_wal_size": "64MB",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
         self._process = self._run("postgres", "-D", str(data), f"--port={port}", *options)
         url = make_url(f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres")
         _apart(self._until_answering(url))
@@ -145,7 +159,7 @@ class _Cluster:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGQUIT)  # at once; killed, it would leave its shared memory behind
             self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -174,6 +188,14 @@ class _Cluster:
 
     def _log(self) -> str:
         return (self._directory / "log").read_text(errors="replace")[-1000:]
+
+
+def _place() -> Path | None:
+    """Where the directory of a temporary cluster is made; None: where temporary files are."""
+    try:
+        return _MEMORY if shutil.disk_usage(_MEMORY).free >= _ENOUGH_BYTES and os.access(_MEMORY, os.W_OK) else None
+    except OSError:
+        return None
 
 
 def _apart(work: Coroutine[Any, Any, None]) -> None:

@@ -10,6 +10,7 @@ makes as many as a test wants.
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -75,11 +76,18 @@ async def _owners(server_or_none: PostgresServer | None) -> AsyncIterator[dict[s
             await server_or_none.drop(owner.url)
 
 
+@pytest.fixture(scope="session")
+def _sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the migrated databases on SQLite lie that those of the tests are copies of."""
+    return tmp_path_factory.mktemp("templates")
+
+
 @pytest.fixture
 async def fresh_database(
     server_or_none: PostgresServer | None,
     new_database_url: Callable[[], Awaitable[str]],
     _owners: dict[str, Database],
+    _sqlite_templates: Path,
 ) -> AsyncIterator[FreshDatabase]:
     """Makes databases that are migrated for the service in a given folder; closes them when the test ends."""
     async with AsyncExitStack() as stack:
@@ -90,7 +98,13 @@ async def fresh_database(
                 _owners[url] = Database(owner)
                 return await stack.enter_async_context(Database(url))
             database = await stack.enter_async_context(Database(await new_database_url()))
-            await bring_up_to_date(database, package, migrate=True)
+            template = _sqlite_templates / f"{package.name}.db"
+            if not template.exists():
+                async with Database(f"sqlite:///{template}") as migrated:
+                    await bring_up_to_date(migrated, package, migrate=True)
+            assert database.file is not None
+            shutil.copyfile(template, database.file)
+            await bring_up_to_date(database, package, migrate=False)
             return database
 
         yield make
