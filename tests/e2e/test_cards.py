@@ -336,16 +336,11 @@ class TestNotices:
 
 async def is_in(harness: Harness, payment_id: str, state: pb.PaymentState.ValueType) -> bool:
     """Whether a payment has come to a state."""
-    return (await payment_now(harness, payment_id)).state == state
+    found = await harness.cashier.ask_until_ok(pb.GetPaymentRequest(payment_id=payment_id), at=TWO)
+    return bool(found.payment.state == state)
 
 
 async def needs_attention(harness: Harness, payment_id: str) -> bool:
-    """Whether people have to look at a payment."""
-    return bool((await payment_now(harness, payment_id)).attention)
-
-
-async def payment_now(harness: Harness, payment_id: str) -> pb.Payment:
-    """A payment as it stands."""
-    request = pb.GetPaymentRequest(payment_id=payment_id)
-    payment: pb.Payment = (await harness.cashier.ask_until_ok(request, at=TWO)).payment
-    return payment
+    """Whether people have to look at a payment. Asked once: `ask_until_ok` goes on for as long as it is UNKNOWN."""
+    seen = await harness.cashier.call(pb.GetPaymentRequest(payment_id=payment_id), at=TWO)
+    return seen.error is None and bool(seen.payment.attention)

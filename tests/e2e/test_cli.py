@@ -23,38 +23,26 @@ from services.runtime.zookeeper_paths import LOCKS_ROOT
 from services.testkit.client import new_id
 from services.testkit.harness import open_client
 from tests.e2e.command import command_line, document, start_command_line
-from tests.e2e.conftest import FreshStack
 
 
 class Terminal:
     """Commands against one stack."""
 
     def __init__(self, stack: Stack) -> None:
-        self._data = str(stack.data)
+        self._stack = stack
 
     async def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs one; returns what it printed."""
-        return await command_line(*arguments, **environment, COUNTINGHOUSE_DATA=self._data)
+        return await command_line(*arguments, **environment, COUNTINGHOUSE_DATA=str(self._stack.data))
 
     async def json(self, *arguments: str) -> Any:
         """Runs one with --json; returns the document."""
         return document(await self.run(*arguments, "--json"))
 
-    async def new_order(self, amount: int = 1250) -> str:
-        """Makes an order; returns its id."""
-        made = await self.json(
-            "order",
-            "create",
-            "--customer",
-            "mei",
-            "--amount-minor",
-            str(amount),
-            "--currency",
-            "CNY",
-            "--as",
-            "cashier:li",
-        )
-        return str(made["order"]["order_id"])
+    async def new_order(self) -> str:
+        """Makes an order without a command; returns its id."""
+        async with open_client(self._stack, "li", Role.CASHIER) as client:
+            return await client.new_order()
 
 
 @pytest.fixture
@@ -175,25 +163,21 @@ async def test_lost_reply_is_asked_for_again(terminal: Terminal, stack: Stack) -
     assert len((await terminal.json("ledger", "journals", "--order", order_id))["journals"]) == 1
 
 
-async def test_settle_without_an_answer_in_time_names_the_request_id(fresh_stack: FreshStack) -> None:
+async def test_settle_without_an_answer_in_time_names_the_request_id(terminal: Terminal, stack: Stack) -> None:
     """And with it the same operation is asked for again, not done twice."""
-    async with fresh_stack() as running:
-        terminal = Terminal(running)
-        order_id = await terminal.new_order()
-        running.restarts = False
-        running.kill("payment-1")
-        done = await terminal.run(
-            *("settle", order_id, "--source", "drawer", "--as", "cashier:li"),
-            *("--timeout", "2", "--request-id", "req_mine"),
-        )
-        assert done.returncode == 1
-        assert "--request-id req_mine" in done.stderr
-        running.restarts = True
-        await running.wait_serving()
-        settled = await terminal.json(
-            *("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", "req_mine")
-        )
-        assert settled["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
+    order_id, request_id = await terminal.new_order(), new_id("req")
+    settle = ("settle", order_id, "--source", "drawer", "--as", "cashier:li", "--request-id", request_id)
+    stack.restarts = False
+    try:
+        for instance in ("payment-1", "payment-2"):
+            stack.kill(instance)
+        done = await terminal.run(*settle, "--timeout", "2")
+    finally:
+        stack.restarts = True
+    assert done.returncode == 1
+    assert f"--request-id {request_id}" in done.stderr
+    await stack.wait_serving()
+    assert (await terminal.json(*settle))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
 
 
 async def test_interrupted_order_create_names_the_request_id_that_makes_no_second_order(
