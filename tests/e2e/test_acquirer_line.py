@@ -19,6 +19,7 @@ async def settled_once(harness: Harness) -> pb.Payment:
     return (await harness.cashier.settle_once(order_id, card="tok-mei", at=INSTANCE, timeout_s=8.0)).payment
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 async def test_payment_on_a_dead_line_is_resolved_over_a_second_connection(fresh_stack: FreshStack) -> None:
     """Nothing passes any more on the connection that was open. The card payment is UNKNOWN, the worker asks, and within

@@ -118,6 +118,7 @@ async def nemesis(harness: Harness, calls: Calls, history: HistoryWriter, faults
     await calls.wait_more(_BETWEEN_FAULTS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "faults",
     [

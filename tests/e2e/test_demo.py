@@ -236,6 +236,7 @@ class TestInterrupted:
         begun = _until(lambda: _left_in(tmp_path) and len(processes_of(tmp_path)) >= processes)
         await self._interrupt(tmp_path, begun)
 
+    @pytest.mark.long
     async def test_interrupt_during_an_act_leaves_no_process(self, tmp_path: Path) -> None:
         await self._interrupt(tmp_path, _until(lambda: _all_serving(tmp_path)), "--act", _TWO)
 

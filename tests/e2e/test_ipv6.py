@@ -21,7 +21,7 @@ from tests.e2e.conftest import FreshStack
 from tests.integration.echo import Cable
 from tests.ipv6 import needs_ipv6
 
-pytestmark = needs_ipv6
+pytestmark = [needs_ipv6, pytest.mark.long]
 HOSTS = {"order-1": "::", "ledger-1": "[::1]", "payment-1": "::1"}
 ADVERTISED = {"order-1": "127.0.0.1", "ledger-1": "[::1]", "payment-1": "[::1]"}  # :: is called as ZooKeeper is
 

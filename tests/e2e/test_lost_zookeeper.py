@@ -18,9 +18,8 @@ from tests.e2e.command import command_line
 from tests.e2e.conftest import FreshStack
 
 
-@pytest.mark.parametrize(
-    "backup", [pytest.param(False, id="lost"), pytest.param(True, id="older backup", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("backup", [False, True], ids=["lost", "older backup"])
 async def test_stack_whose_zookeeper_lost_its_data_settles_again_after_the_remedy_without_a_restart(
     fresh_stack: FreshStack, backup: bool
 ) -> None:

@@ -29,6 +29,7 @@ def both(directory: Directory) -> bool:
     return len(directory.endpoints) == 2
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 async def test_address_registered_for_another_service_fails_no_call(fresh_stack: FreshStack) -> None:
     """Every service has one such address beside its own. Each order is settled, each read is answered, at the first

@@ -109,12 +109,10 @@ class Day:
         self.done.add(subject)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("length_s", _LENGTHS)
-@pytest.mark.parametrize(
-    "how",
-    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="frozen", marks=pytest.mark.long)],
-)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 async def test_zookeeper_away_under_load(
     harness: Harness, how: signal.Signals, length_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:

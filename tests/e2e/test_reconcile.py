@@ -278,6 +278,7 @@ async def test_period_that_ends_before_it_begins_is_refused(harness: Harness) ->
     assert "--to" in refused.stderr
 
 
+@pytest.mark.long
 async def test_older_payment_database_leaves_everything_named_and_nothing_refunded(harness: Harness) -> None:
     """One payment was made after the backup, and one that it has was reversed after it.
 

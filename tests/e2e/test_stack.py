@@ -305,7 +305,8 @@ class TestRefusals:
         assert processes_of(data) == []
 
     @on_files
-    @pytest.mark.parametrize("service", ["order", pytest.param("ledger", marks=pytest.mark.long)])
+    @pytest.mark.long
+    @pytest.mark.parametrize("service", ["order", "ledger"])
     async def test_newer_database_is_named(self, tmp_path: Path, service: str) -> None:
         data = tmp_path / "data"
         data.mkdir()
@@ -344,6 +345,7 @@ class TestRefusals:
 class TestStopped:
     """Nothing is left running, whenever and however it ends, and nothing is lost."""
 
+    @pytest.mark.long
     async def test_up_down_and_up_again_keep_the_data(self, tmp_path: Path) -> None:
         data = tmp_path / "data"
         async with up(data):
@@ -378,10 +380,10 @@ class TestStopped:
         [
             (signal.SIGINT, 0.1),
             (signal.SIGTERM, 0.3),
-            (signal.SIGINT, 0.5),
+            pytest.param(signal.SIGINT, 0.5, marks=pytest.mark.long),
             (signal.SIGINT, 0.8),
-            (signal.SIGTERM, 1.2),
-            (signal.SIGINT, 1.8),
+            pytest.param(signal.SIGTERM, 1.2, marks=pytest.mark.long),
+            pytest.param(signal.SIGINT, 1.8, marks=pytest.mark.long),
         ],
     )
     async def test_ctrl_c_during_the_start_leaves_nothing(
@@ -458,6 +460,7 @@ class TestPruning:
     """Old requests are removed by the stack itself, while it runs."""
 
     @on_files
+    @pytest.mark.long
     async def test_old_requests_of_every_service_are_removed(
         self, fresh_stack: FreshStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
