@@ -87,7 +87,7 @@ Database = Annotated[
     typer.Option(
         "--database",
         envvar="COUNTINGHOUSE_DATABASE",
-        help="sqlite; postgresql, a server of the stack's own; or postgresql://superuser@host/house.",
+        help="sqlite; postgresql, a server of the stack's own; or postgresql://superuser@host/countinghouse.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

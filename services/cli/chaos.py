@@ -109,7 +109,7 @@ def run_chaos(
     if off and stack is Where.COMPOSE:
         raise typer.BadParameter("guards can be switched off on a local stack only", param_hint="--guards-off")
     chosen = new_rng().randrange(2**31) if seed is None else seed
-    folder = _folder(data)
+    folder = _folder(data, "history.jsonl", "report.html", "data")
     with _unknown_on_error(as_json=as_json):
         target = _target(stack, folder, database, off)
         command = f"countinghouse chaos run --seed {chosen} --minutes {minutes:g}"
@@ -156,7 +156,8 @@ def sweep(
         *("--faults", faults),
         *("--database", database),
     ]
-    results = run(_sweep(chosen, options, _folder(data), parallel))
+    folder = _folder(data, *(f"seed-{seed}" for seed in chosen))
+    results = run(_sweep(chosen, options, folder, parallel))
     verdicts = [result.verdict.value for result in results]
     counts = {verdict: verdicts.count(verdict) for verdict in _VERDICTS}
     if as_json:
@@ -199,7 +200,7 @@ def run_ablation(
     chosen = _numbers(seeds)
     if not chosen:
         raise typer.BadParameter("name some seeds, like --seeds 1-3")
-    folder = _folder(data)
+    folder = _folder(data, "report.html", "stack-*")
     with _unknown_on_error(as_json=as_json):
         matrix = run(_run_ablation(names_of(guards_off), chosen, parallel, folder))
     _show_matrix(matrix, folder / "report.html", as_json=as_json)
@@ -272,7 +273,17 @@ def _unknown_on_error(*, as_json: bool) -> Iterator[None]:
     raise typer.Exit(exit_codes.of_verdict("unknown"))
 
 
-def _folder(data: Path | None) -> Path:
+def _folder(data: Path | None, *left: str) -> Path:
+    """Return the folder of a run, made if it is missing.
+
+    Args:
+        left: Patterns of what an earlier run leaves in it. A stack on the databases of that run would change its evidence.
+
+    Raises:
+        typer.BadParameter: It holds an earlier run.
+    """
+    if data is not None and any(found for pattern in left for found in data.glob(pattern)):
+        raise typer.BadParameter(f"{data} holds an earlier run; name another --data, or remove it", param_hint="--data")
     folder = data or Path(tempfile.mkdtemp(prefix="countinghouse-chaos-", dir="/var/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # PostgreSQL, run by another user, has to pass through

@@ -15,7 +15,7 @@ from coordination.errors import CoordinationError
 from services.cli import output, streams
 from services.cli.commands import PROGRAM, app
 from services.cli.exit_codes import ExitCode, Interrupted, NotPaid, WrongUsage
-from services.devstack.state import StackRefused
+from services.devstack.state import SigningKeyMissing, StackRefused
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
 from services.kernel.printable import escape
 
@@ -86,7 +86,7 @@ def _end_with(error: CountinghouseError) -> int:
     print(f"countinghouse: {escape(error.message)}", file=sys.stderr)
     if isinstance(error, Interrupted):
         return ExitCode.INTERRUPTED
-    if isinstance(error, (StackRefused, WrongUsage)):
+    if isinstance(error, (StackRefused, SigningKeyMissing, WrongUsage)):
         return ExitCode.NOT_RUN
     if isinstance(error, NotPaid):
         return ExitCode.NOT_PAID

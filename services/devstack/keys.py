@@ -15,9 +15,8 @@ from pathlib import Path
 
 from coordination.files import write_whole
 from services.devstack.files import signing_key
-from services.devstack.state import ACQUIRER
+from services.devstack.state import ACQUIRER, SigningKeyMissing
 from services.kernel.clock import Clock
-from services.kernel.errors import Unauthenticated
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.database.pgpass import passfile_line, passwords_in
@@ -33,14 +32,15 @@ def mint(data: Path, principal: Principal, ttl_s: int, clock: Clock) -> str:
     """Sign a token for `principal` with the key of a data directory.
 
     Raises:
-        Unauthenticated: SIGNING_KEY_MISSING: there is none here.
+        SigningKeyMissing: There is none here.
         InvalidArgument: FIELD_MALFORMED: it is not a name.
     """
     key = signing_key(data)
     if not key.exists():
-        raise Unauthenticated(
+        raise SigningKeyMissing(
             "SIGNING_KEY_MISSING",
-            f"there is no signing key in {data}; name the stack's --data, or send a --token made there",
+            f"there is no signing key in {data}; run `countinghouse up` first, name the --data of the stack, "
+            "or send a --token made there",
         )
     return TokenSigner.from_file(key, clock).sign(principal, ttl_s)
 

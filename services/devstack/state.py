@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.files import write_whole
-from services.kernel.errors import CountinghouseError
+from services.kernel.errors import CountinghouseError, Unauthenticated
 
 #: The services and what they provide, in the order in which they are stopped.
 INTERFACES = {
@@ -42,6 +42,10 @@ _WRITE_AGAIN_S = 1.0
 
 class StackRefused(CountinghouseError):
     """The stack is not available; the message gives the remedy. The command line exits with 2."""
+
+
+class SigningKeyMissing(Unauthenticated):
+    """The data directory has no signing key: no stack was started on it. The command line exits with 2."""
 
 
 class StackFailed(CountinghouseError):

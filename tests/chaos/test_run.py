@@ -127,17 +127,6 @@ def test_run_on_containers_without_docker_is_unknown(tmp_path: Path) -> None:
     assert ended.stderr.endswith("countinghouse: docker compose up cannot be run: No such file or directory\n")
 
 
-@pytest.mark.long
-def test_run_that_fails_is_unknown(tmp_path: Path) -> None:
-    """2, and what is needed to mend it: here a history that was there before."""
-    (tmp_path / "history.jsonl").mkdir()
-    ended = countinghouse(
-        *("run", "--faults", "kill", "--minutes", "0.1", "--database", "sqlite", "--data", str(tmp_path))
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "Traceback" in ended.stderr
-
-
 def test_sweep_of_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
     """`sweep` ends with 2, says why, and keeps what the run left."""
     ended = countinghouse("sweep", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))
