@@ -28,7 +28,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@deploy/setup-python.sh "$(PYTHON)"
 	@touch $@
 
-demo: setup  ## Runs the demo: seven acts with a fault each, and the proof that every order was settled once
+demo: setup  ## Runs the demo: seven acts with a fault each, and the verdict of the checker
 	@$(BIN)/countinghouse demo $(ARGS)
 
 test: setup  ## Runs the tests, three files at a time

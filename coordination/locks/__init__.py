@@ -2,6 +2,7 @@
 the ensemble within which tokens compare.
 """
 
+from coordination.locks import generation
 from coordination.locks.errors import LockLost, LockTimeout
 from coordination.locks.lease import BatchLease, ResourceLease
 from coordination.locks.lock import ResourceLocks
@@ -18,4 +19,5 @@ __all__ = [
     "QueueWatch",
     "ResourceLease",
     "ResourceLocks",
+    "generation",
 ]

@@ -94,4 +94,10 @@ class Injector:
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", {}, None))
+    words = []
+    for name, value in facts.items():
+        if name == "in_flight" and value:
+            words.append("open: " + ", ".join(f"{count} {state}" for state, count in value.items()))
+        elif value not in ("", {}, None):
+            words.append(f"{name} {value}")
+    return ", ".join(words)

@@ -124,12 +124,12 @@ async def run(target: Target, config: RunConfig, folder: Path, clock: Clock, tel
         ) as connections:
             shared = SharedState()
             injector = await _work(target, config, plan, connections, history, shared, tell)
-            tell("every fault is healed; waiting for rest")
+            tell("all faults have ended; waiting until no payment is open")
             healed_s = clock.monotonic_s()
             reading = await settled_snapshot(target.databases, REST_WITHIN_S, clock)
             rested_s = clock.monotonic_s() - healed_s
             resting = _at_rest(reading)
-            tell(f"at rest after {rested_s:.1f} s" if resting.ok else f"no rest after {rested_s:.1f} s")
+            tell(f"{'nothing' if resting.ok else 'something still'} open after {rested_s:.1f} s")
             auditor = _client(target, connections, "clerk-wang", "auditor")
             await _read_orders(auditor, shared.made)
             reading = await settled_snapshot(target.databases, _READ_AGAIN_S, clock)

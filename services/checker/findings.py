@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 #: Sentences kept of one check; the rest is counted.
 _MAX_SENTENCES = 20
-
+_MORE = re.compile(r"and (\d+) more")
 
 #: Sentences that a check yields, one for each thing that is wrong.
 Violations = Iterator[str]
@@ -68,6 +69,14 @@ def verdict_of(checks: Iterable[Check]) -> Verdict:
     """Return the worst verdict."""
     verdicts = {check.verdict for check in checks}
     return next((worst for worst in (Verdict.VIOLATED, Verdict.UNKNOWN) if worst in verdicts), Verdict.OK)
+
+
+def shortened(sentences: Sequence[str], limit: int) -> tuple[str, ...]:
+    """Return the first sentences of a check, at most `limit`, and one that counts the others."""
+    counted = _MORE.fullmatch(sentences[-1]) if sentences else None
+    shown = sentences[:-1] if counted else sentences
+    more = len(shown) - limit + (int(counted[1]) if counted else 0)
+    return tuple(sentences) if len(shown) <= limit else (*shown[:limit], f"and {more} more")
 
 
 def _limited(words: Iterable[str]) -> tuple[str, ...]:

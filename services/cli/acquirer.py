@@ -55,7 +55,7 @@ async def log(
         client.as_json,
         response,
         "the acquirer's log",
-        ("number", "at", "method", "key", "word", "amount", "card", "reference"),
+        ("number", "at", "method", "key", "decision", "amount", "card", "reference"),
         [
             (
                 str(entry["number"]),

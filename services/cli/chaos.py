@@ -50,7 +50,12 @@ _RENAMED_FAULTS = {
 
 _Minutes = Annotated[float, typer.Option("--minutes", help="How long the workload runs.", min=0.1, max=600)]
 _Faults = Annotated[
-    str, typer.Option("--faults", help="Fault types, like kill,leader-kill. [default: all]", show_default=False)
+    str,
+    typer.Option(
+        "--faults",
+        help="Fault types, like kill,leader-kill; services/chaos/README.md lists them. [default: all]",
+        show_default=False,
+    ),
 ]
 _Sample = Annotated[
     int,
@@ -277,7 +282,8 @@ def _folder(data: Path | None, *left: str) -> Path:
     """Return the folder of a run, made if it is missing.
 
     Args:
-        left: Patterns of what an earlier run leaves in it. A stack on the databases of that run would change its evidence.
+        left: Patterns of what an earlier run leaves in it: a stack on the databases of that run would change its
+            evidence.
 
     Raises:
         typer.BadParameter: It holds an earlier run.

@@ -84,9 +84,10 @@ def check(
     order_limit_s: _OrderLimitS = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that every order was settled exactly once. Exit code 0: ok, 1: violated, 2: unknown, or not to be read.
+    """Read the databases, and name every order that was settled twice or by halves, and all that disagrees.
 
-    A payment that is not finished makes the verdict unknown. A check without its evidence is listed as not examined.
+    Exit code 0: ok, 1: violated, 2: unknown, or not to be read. A payment that is not finished makes the verdict
+    unknown. A check without its evidence is not examined; a verdict of ok counts such checks.
 
     Example: countinghouse check --data .countinghouse --history history.jsonl
     """
@@ -116,7 +117,7 @@ def check(
         print_checks(checks)
         if entries is None:
             output.print_line(f"  there is no acquirer's database in {data}; its log may be given by --acquirer-log")
-        print(f"\nverdict: {verdict}")
+        print(f"\nverdict: {verdict}{_not_examined(checks) if verdict == 'ok' else ''}")
     raise typer.Exit(exit_codes.of_verdict(verdict))
 
 
@@ -136,18 +137,33 @@ def _document(checks: Sequence[Check]) -> list[dict[str, Any]]:
     ]
 
 
-def print_checks(checks: Sequence[Check]) -> None:
-    """Print a table of them, and below it everything that is wrong or undecided."""
+def print_checks(checks: Sequence[Check], *, at_most: int | None = None) -> None:
+    """Print a table of them, and below it what is wrong or undecided.
+
+    Args:
+        at_most: Sentences shown of one check, which are then counted; None: all it has.
+    """
+    from services.checker.findings import shortened  # noqa: PLC0415  `--help` does without
+
     output.print_table(
         "Checks", ("check", "examined", "result"), [(each.name, str(each.examined), _result(each)) for each in checks]
     )
     for each in checks:
         for word, sentences in (("broken", each.violations), ("unknown", each.undecided)):
-            for sentence in sentences:
+            for sentence in sentences if at_most is None else shortened(sentences, at_most):
                 first, *others = sentence.split("\n")
                 output.print_line(f"  {word}: {each.name}: {first}")
                 for line in others:
                     output.print_line(f"    {line}")
+
+
+def _not_examined(checks: Sequence[Check]) -> str:
+    """Return how many checks had no evidence, and which evidence was missing; empty if all were examined."""
+    skipped = [each.skipped for each in checks if each.skipped]
+    if not skipped:
+        return ""
+    count = "1 check" if len(skipped) == 1 else f"{len(skipped)} checks"
+    return f"; {count} not examined ({', '.join(dict.fromkeys(skipped))})"
 
 
 def _result(check: Check) -> str:

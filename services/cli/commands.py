@@ -30,8 +30,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "status": (
             "stack",
             "status",
-            "Show every process of the stack and its readiness. Exits with 0 if all are SERVING, 1 if not, "
-            "2 without a stack.",
+            "Show every process of the stack and its readiness.",
         ),
         "down": ("stack", "down", "Stop the stack, and return when no process of it is left."),
         "doctor": (
@@ -63,7 +62,11 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "reconcile",
             "Compare the acquirer's charges with our payments, books and orders, and name each repair.",
         ),
-        "check": ("check", "check", "Read the databases and prove that every order was settled exactly once."),
+        "check": (
+            "check",
+            "check",
+            "Read the databases, and name every order that was settled twice or by halves, and all that disagrees.",
+        ),
         "ledger": ("ledger", "app", "Show the books, and open and close accounts."),
         "acquirer": ("acquirer", "app", "Show the acquirer's log, and inject faults into it."),
         "registry": ("registry", "app", "Show providers and consumers; take a provider out of the traffic."),

@@ -115,7 +115,9 @@ def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
 
 def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
-    """Show every process of the stack and its readiness. Exits with 0 if all are SERVING, 1 if not, 2 without a stack.
+    """Show every process of the stack and its readiness.
+
+    Exits with 0 if all services are SERVING, 1 if not, 2 without a stack.
 
     Example: countinghouse status --json
     """
@@ -125,12 +127,11 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         if as_json:
             output.print_json({"zookeeper": "", "acquirer": "", "services": []})
         raise
-    document: dict[str, Any] = {}
-    run(_look(found, document))
+    document, acquirer_state = run(_look(found))
     if as_json:
         output.print_json(document)
     else:
-        _print_addresses(document)
+        _print_addresses(document, found, acquirer_state)
     if any(service["state"] != "SERVING" for service in document["services"]):
         raise typer.Exit(1)
 
@@ -165,7 +166,7 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
             output.print_json(document)
         else:
             print(f"ready in {clock() - started_s:.1f} s on {options.data}")
-            _print_addresses(document)
+            _print_addresses(document, stack.describe())
             print("Ctrl-C or `countinghouse down` stops it")
         sys.stdout.flush()
         if detached:
@@ -213,7 +214,7 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     if as_json:
         output.print_json(document)
     else:
-        _print_addresses(document)
+        _print_addresses(document, state.read(options.data))
         print(f"running on {options.data}; `countinghouse down` stops it")
 
 
@@ -261,23 +262,27 @@ def _say_down(data: Path, *, stopped: bool, as_json: bool) -> None:
         print(f"stopped the stack on {data}" if stopped else f"no stack is running on {data}")
 
 
-async def _look(found: StackState, document: dict[str, Any]) -> None:
+async def _look(found: StackState) -> tuple[dict[str, Any], str]:
+    """Return the stack as it is now, and the state of its acquirer; empty: it has none."""
     from services.devstack.readiness import health  # noqa: PLC0415
 
     alive = [instance for instance in found.instances if instance.pid and instance.address]
-    answers = await asyncio.gather(*(health(instance.address, interface=instance.interface) for instance in alive))
-    states = {instance.name: answer for instance, answer in zip(alive, answers, strict=True)}
-    document.update(_document(found.zookeeper, found.acquirer, found.instances, states))
+    acquirer = [health(found.acquirer)] if found.acquirer else []
+    answers = await asyncio.gather(
+        *(health(instance.address, interface=instance.interface) for instance in alive), *acquirer
+    )
+    states = dict(zip((instance.name for instance in alive), answers, strict=False))
+    return _document(found, states), answers[-1] if acquirer else ""
 
 
 def _ready_document(stack: Stack) -> dict[str, Any]:
-    return _document(stack.zookeeper, stack.acquirer, stack.instances, {})
+    return _document(stack.describe(), {})
 
 
-def _document(zookeeper: str, acquirer: str, instances: Any, states: dict[str, str]) -> dict[str, Any]:
+def _document(found: StackState, states: dict[str, str]) -> dict[str, Any]:
     return {
-        "zookeeper": zookeeper,
-        "acquirer": acquirer,
+        "zookeeper": found.zookeeper,
+        "acquirer": found.acquirer,
         "services": [
             {
                 "name": instance.name,
@@ -286,12 +291,18 @@ def _document(zookeeper: str, acquirer: str, instances: Any, states: dict[str, s
                 "pid": instance.pid,
                 "state": states.get(instance.name, str(instance.state)),
             }
-            for instance in instances
+            for instance in found.instances
         ],
     }
 
 
-def _print_addresses(document: dict[str, Any]) -> None:
+def _print_addresses(document: dict[str, Any], found: StackState | None, acquirer_state: str = "SERVING") -> None:
+    """Print every process of a stack.
+
+    Args:
+        found: Has the processes that are not in the document; None: it has ended meanwhile.
+        acquirer_state: A stack that is ready has waited for it.
+    """
     output.print_table(
         "stack",
         ("name", "interface", "address", "pid", "state"),
@@ -300,8 +311,11 @@ def _print_addresses(document: dict[str, Any]) -> None:
                 (part["name"], part["interface"], part["address"], str(part["pid"]), part["state"])
                 for part in document["services"]
             ),
-            *(("acquirer", "", document["acquirer"], "", "") for _ in range(bool(document["acquirer"]))),
-            ("zookeeper", "", document["zookeeper"], "", ""),
+            *(
+                ("acquirer", "", document["acquirer"], str((found and found.acquirer_pid) or ""), acquirer_state)
+                for _ in range(bool(document["acquirer"]))
+            ),
+            ("zookeeper", "", document["zookeeper"], str((found and found.zookeeper_pid) or ""), ""),
         ],
     )
 

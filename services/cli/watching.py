@@ -24,6 +24,8 @@ from services.cli.client import Client
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
 
+#: How lines name an event; JSON keeps the names of its callers.
+_SHOWN = {"there": "registered"}
 _COLUMNS = ("interface", "address", "instance", "weight", "list", "why not called")
 
 
@@ -137,7 +139,15 @@ def _changes(before: Rows, now: Rows) -> Iterator[tuple[str, ProviderRow]]:
 def _print_lines(before: Rows, now: Rows) -> None:
     at = output.moment(SystemClock().now_ms())
     for event, row in _changes(before, now):
-        parts = (at, event.ljust(7), row.interface, row.address, row.instance, f"weight {row.weight}", row.list)
+        parts = (
+            at,
+            _SHOWN.get(event, event).ljust(10),
+            row.interface,
+            row.address,
+            row.instance,
+            f"weight {row.weight}",
+            row.list,
+        )
         output.print_line("  ".join(part for part in (*parts, row.why_not) if part), flush=True)
 
 

@@ -1,1 +1,1 @@
-"""The demonstration: acts with faults on a real stack, and the proof that every order was settled once."""
+"""The demonstration: acts with faults on a real stack, and the verdict of the checker."""

@@ -110,7 +110,7 @@ class ManagedProcess:
         self._become(InstanceState.STOPPED)
 
     async def _run_once(self) -> tuple[str, str]:
-        """Start it and waits for its end; return how it ended, and its last log line."""
+        """Start it and wait for its end; return how it ended, and its last log line."""
         child = self._spawn()
         watch = asyncio.create_task(self._watch(child))
         try:

@@ -102,6 +102,7 @@ class StackState:
         zookeeper: `host:port`.
         zookeeper_pid: 0 if it is not the stack's own.
         acquirer: `host:port`; empty: there is none.
+        acquirer_pid: 0 while it has no process here.
     """
 
     supervisor: int
@@ -110,6 +111,7 @@ class StackState:
     zookeeper_pid: int
     instances: tuple[Instance, ...]
     acquirer: str = ""
+    acquirer_pid: int = 0
     failpoints: bool = False
     guards_off: tuple[str, ...] = ()
 

@@ -19,7 +19,7 @@ from services.testkit.client import RecordingClient
 _ROOT = Path(__file__).parents[2]
 _STUBS = _ROOT / "protos" / "gen"
 _MAX_LINES = 20
-#: All that a stranger has installed: grpcio and kazoo, and what these need themselves.
+#: All that a stranger has installed: grpcio, protobuf and kazoo, and what grpcio needs itself.
 _INSTALLED = ("grpcio", "typing_extensions", "protobuf", "kazoo")
 _TIMEOUT_S = 30.0
 

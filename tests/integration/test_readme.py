@@ -25,7 +25,11 @@ def example(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "printed"),
-    [("lock.py", r"order-17 is locked, fencing token \d+\n"), ("discovery.py", r"status: SERVING\n\n")],
+    [
+        ("lock.py", r"order-17 is locked, fencing token \d+\n"),
+        ("discovery.py", r"status: SERVING\n\n"),
+        ("fence.py", r"written\nrefused: a newer holder has written\n"),
+    ],
 )
 async def test_example_runs_as_it_stands(zookeeper: ZooKeeper, tmp_path: Path, name: str, printed: str) -> None:
     script = tmp_path / name

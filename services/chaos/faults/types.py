@@ -4,7 +4,7 @@
     async def _kill(context, injection):
         await context.target.kill(injection.target)          # inject
         yield {}                                             # what was observed; the fault lasts
-        await context.target.wait_serving(injection.target)  # heal
+        await context.target.wait_serving(injection.target)  # heal; what undoes something belongs in `finally`
 
 This is all that a fault type needs, in one of the modules of this package. `targets` says where it can be injected on a
 deployment: nowhere, if the deployment lacks what the fault needs. The planner, the injector, the report and `--faults`

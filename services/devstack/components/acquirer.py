@@ -37,8 +37,8 @@ class Acquirer(Component):
         self._run(program(self._context, ACQUIRER_INSTANCE, ACQUIRER, settings, self._ready))
 
     def describe(self) -> dict[str, Any]:
-        """Return its address."""
-        return {"acquirer": self.address}
+        """Return its address and process."""
+        return {"acquirer": self.address, "acquirer_pid": sum(process.pid for process in self.processes)}
 
     async def _ready(self, _child: Child) -> str:
         from services.devstack.readiness import until_serving  # noqa: PLC0415  as in `services.py`

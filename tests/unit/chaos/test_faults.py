@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -182,6 +183,15 @@ async def test_trigger_order_reaches_a_victim_slower_than_its_competitor(monkeyp
     assert not target.frozen
 
 
+def test_readme_lists_every_fault_type() -> None:
+    """As `--faults` takes them."""
+    readme = (Path(__file__).parents[3] / "services/chaos/README.md").read_text()
+    table = readme.partition("## Fault types")[2].partition("## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    listed = [name for row in rows for name in re.findall(r"`([a-z][a-z-]+)`", row)]
+    assert sorted(listed) == sorted({fault.name for fault in faults.ALL})
+
+
 async def test_fault_type_added_in_one_place_is_planned_injected_and_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -202,11 +212,13 @@ async def test_fault_type_added_in_one_place_is_planned_injected_and_reported(
     assert faults.available(cast(Target, without)) == ()
     (planned,) = config.plan(target)
     path = tmp_path / "history.jsonl"
+    told: list[str] = []
     with HistoryWriter(path, SystemClock(), seed=7, facts={}) as history:
         injector = Injector(
-            context_of(target), config.fault_types(target), [planned], history, seed=7, tell=lambda _: None
+            context_of(target), config.fault_types(target), [planned], history, seed=7, tell=told.append
         )
         await injector.run()
+    assert told == [f"hiccup {planned.target} point a, open: 2 CREATED"]
     assert done == [f"injected into {planned.target}", "healed"]
     assert injector.injected == {"hiccup": 1}
     recorded = read_history(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.checker.findings import Check, Findings, Verdict, verdict_of
+from services.checker.findings import Check, Findings, Verdict, shortened, verdict_of
 
 _OK = Check("a", 1)
 _VIOLATED = Check("b", 1, ("wrong",))
@@ -51,8 +51,20 @@ def test_finding_gets_its_name() -> None:
     ("there_are", "told", "last"), [(20, 20, "19"), (21, 20, "and 2 more"), (40, 20, "and 21 more")]
 )
 def test_twenty_violations_are_listed_and_the_rest_counted(there_are: int, told: int, last: str) -> None:
-    """Nobody reads a thousand lines that say the same."""
+    """A reader does not read a thousand lines that say the same."""
     words = [str(number) for number in range(there_are)]
     check = Findings(1, words, words).check("a")
     assert len(check.violations) == len(check.undecided) == told
     assert check.violations[-1] == check.undecided[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("there_are", "told", "last"),
+    [(0, 0, ""), (3, 3, "2"), (4, 4, "and 1 more"), (20, 4, "and 17 more"), (40, 4, "and 37 more")],
+)
+def test_shortened_sentences_count_all_that_are_left_out(there_are: int, told: int, last: str) -> None:
+    """Also those that the check itself has counted."""
+    check = Findings(there_are, (str(number) for number in range(there_are))).check("a check")
+    few = shortened(check.violations, 3)
+    assert len(few) == told
+    assert "".join(few[-1:]) == last

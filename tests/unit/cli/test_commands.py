@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from services.cli.arguments import parse_pairs
 from services.cli.commands import app, load
 from services.cli.connection import parse_principal, user_name
+from services.devstack.state import StackLock, StackState
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenSigner, TokenVerifier
@@ -139,6 +140,22 @@ def test_status_without_a_stack_is_still_json(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert json.loads(done.stdout) == {"zookeeper": "", "acquirer": "", "services": []}
     assert done.stderr.count("\n") == 1
+
+
+def test_status_shows_the_processes_of_acquirer_and_zookeeper(tmp_path: Path) -> None:
+    """With the state that the acquirer answers; the JSON document stays as its callers know it."""
+    lock = StackLock(tmp_path)
+    lock.take()
+    StackState(1, True, "127.0.0.1:2", 4712, (), acquirer="127.0.0.1:1", acquirer_pid=4711).write(tmp_path)
+    try:
+        shown = CliRunner().invoke(app, ["status", "--data", str(tmp_path)], env={"COLUMNS": "200"})
+        as_json = CliRunner().invoke(app, ["status", "--json", "--data", str(tmp_path)])
+    finally:
+        lock.give_up()
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["acquirer", "127.0.0.1:1", "4711", "UNREACHABLE"] in lines
+    assert ["zookeeper", "127.0.0.1:2", "4712"] in lines
+    assert json.loads(as_json.stdout) == {"zookeeper": "127.0.0.1:2", "acquirer": "127.0.0.1:1", "services": []}
 
 
 def test_error_is_json_too_if_json_was_asked_for(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from services.checker.findings import Check, Verdict
+from services.checker.findings import Check, Findings, Verdict
 from services.cli.demo import demo
 from services.demo.acts import ActResult
 from services.demo.run import RunResult
@@ -115,13 +115,20 @@ def test_json_document_has_acts_and_violations(fake: FakeRun, capsys: pytest.Cap
 def test_plain_lines_elsewhere_than_on_a_terminal(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     fake.verdict = Verdict.VIOLATED
     fake.acts = (ActResult("double click", False, "2 charges"),)
-    fake.checks = (Check("balances true", 4, ("drawer:CNY says 1",)),)
+    settled = Findings(40, [f"order {number} was settled twice" for number in range(40)]).check("settled at most once")
+    fake.checks = (Check("balances true", 4, ("drawer:CNY says 1",)), settled)
     play(guards_off=["ticket"], seed=7)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("without ticket (seed 7) …")
     assert lines[1] == "Ready after 1.5 s."
     assert "violated: double click: 2 charges" in lines
     assert "  broken: balances true: drawer:CNY says 1" in lines
+    assert [line for line in lines if "settled at most once: " in line] == [
+        "  broken: settled at most once: order 0 was settled twice",
+        "  broken: settled at most once: order 1 was settled twice",
+        "  broken: settled at most once: order 2 was settled twice",
+        "  broken: settled at most once: and 37 more",
+    ]
     assert any(
         line.split() == ["drawer:CNY", "asset", "27.50", "CNY", "5.00", "CNY", "22.50", "CNY"] for line in lines
     ), lines
