@@ -16,7 +16,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from coordination.channel.connection import EndpointConnection
 from coordination.channel.endpoint_pool import EndpointPool
-from coordination.channel.execution import Execution
+from coordination.channel.execution import CallExecution
 from coordination.channel.invocation import Invocation, Method
 from coordination.channel.outcomes import endpoint_failed, from_another_program
 from coordination.channel.policies import Idempotency, Policy
@@ -138,7 +138,7 @@ class _UnaryCall(_Call, grpc.aio.UnaryUnaryCall[Request, Response], Generic[Requ
 
     def __init__(self, callee: Callee, invocation: Invocation) -> None:
         self._policy = callee.policy
-        self._execution = Execution(callee.pool, invocation, callee.idempotency)
+        self._execution = CallExecution(callee.pool, invocation, callee.idempotency)
         super().__init__(invocation)
 
     def __await__(self) -> Generator[Any, None, Response]:

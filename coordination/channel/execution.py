@@ -48,7 +48,7 @@ from coordination.quoting import quoted
 FAIR_TRIAL_S = 0.05  # an endpoint that had less time than this is not blamed for a deadline
 
 
-class Execution:
+class CallExecution:
     """Carries one call out under a policy; it is the policy's `CallContext`.
 
     Attributes:

@@ -21,7 +21,7 @@ Invariants
    passed and another endpoint is connected the attempt is cancelled.
 
 Which function makes each move
-    Failover.run  another try            Forking.run  another at the same time         Execution.send  gives up a read
+    Failover.run  another try            Forking.run  another at the same time     CallExecution.send  gives up a read
 """
 
 from __future__ import annotations

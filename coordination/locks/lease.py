@@ -14,8 +14,8 @@ Invariants
 4. Without callbacks there is no timer and no subscription. One of each serves all callbacks.
 
 Which function makes each move
-    Leases.issue    nothing -> HELD            release     HELD | LOST -> RELEASED
-    Leases._check   HELD -> LOST, if it has callbacks; else `valid()` and `release` find it so
+    LockLeases.issue    nothing -> HELD        release     HELD | LOST -> RELEASED
+    LockLeases._check   HELD -> LOST, if it has callbacks; else `valid()` and `release` find it so
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TIMER_GRAIN_S = 0.001  # a loop's clock counts milliseconds; a timer must not co
 OnEnd = Callable[[bool], object]
 
 
-class Lease:
+class LockLease:
     """The base of leases on one resource and on many.
 
     Attributes:
@@ -51,7 +51,7 @@ class Lease:
         waited_s: seconds spent in the queue; 0.0 if it was empty.
     """
 
-    def __init__(self, leases: Leases, grant: _Grant, waited_s: float) -> None:
+    def __init__(self, leases: LockLeases, grant: _Grant, waited_s: float) -> None:
         self.token = grant.token
         self.session_id = grant.session_id
         self.waited_s = waited_s
@@ -143,7 +143,7 @@ class Lease:
         return f"<{type(self).__name__} {self.name} token={self.token} valid={self.valid()}>"
 
 
-class ResourceLease(Lease):
+class ResourceLease(LockLease):
     """The right to act on one resource. Made by `ResourceLocks.acquire`, or one of a batch.
 
     Attributes:
@@ -152,7 +152,7 @@ class ResourceLease(Lease):
     """
 
     def __init__(
-        self, leases: Leases, grant: _Grant, waited_s: float, resource_id: str, path: str, waited_for: Holder | None
+        self, leases: LockLeases, grant: _Grant, waited_s: float, resource_id: str, path: str, waited_for: Holder | None
     ) -> None:
         super().__init__(leases, grant, waited_s)
         self.resource_id = resource_id
@@ -165,11 +165,11 @@ class ResourceLease(Lease):
         return self.resource_id
 
     def release(self) -> None:
-        """See `Lease.release`."""
+        """See `LockLease.release`."""
         self._leases.give_up(self._grant, [self])
 
 
-class BatchLease(Lease):
+class BatchLease(LockLease):
     """The right to act on many resources, taken together at one zxid. Made by `ResourceLocks.acquire_all`.
 
     ``batch[resource_id]`` is the lease of one of them, with the same token: code for one resource takes one of a batch.
@@ -179,7 +179,7 @@ class BatchLease(Lease):
         resources: the leases by resource id, in the order in which they were asked for.
     """
 
-    def __init__(self, leases: Leases, grant: _Grant, waited_s: float, resources: Sequence[ResourceLease]) -> None:
+    def __init__(self, leases: LockLeases, grant: _Grant, waited_s: float, resources: Sequence[ResourceLease]) -> None:
         super().__init__(leases, grant, waited_s)
         self.resources: Mapping[str, ResourceLease] = MappingProxyType(
             {lease.resource_id: lease for lease in resources}
@@ -192,7 +192,7 @@ class BatchLease(Lease):
         return f"{first} and {len(more)} more" if more else first
 
     def release(self) -> None:
-        """See `Lease.release`; the deleting is one transaction for all that was not given up singly."""
+        """See `LockLease.release`; the deleting is one transaction for all that was not given up singly."""
         self._leases.give_up(self._grant, [self, *self.resources.values()])
 
     def __getitem__(self, resource_id: str) -> ResourceLease:
@@ -214,14 +214,14 @@ class _Grant:
     held: int
 
 
-class Leases:
+class LockLeases:
     """All leases of one `ResourceLocks`: issued, given up, and their callbacks for the loss."""
 
     def __init__(self, session: Session, removal: Removal, metrics: Metrics) -> None:
         self.session = session
         self._removal = removal
         self._metrics = metrics
-        self._listeners: dict[Lease, list[OnEnd]] = {}
+        self._listeners: dict[LockLease, list[OnEnd]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -240,7 +240,7 @@ class Leases:
         """Return one lease for those that were issued together."""
         return BatchLease(self, resources[0]._grant, resources[0].waited_s, resources)
 
-    def give_up(self, grant: _Grant, leases: Sequence[Lease]) -> None:
+    def give_up(self, grant: _Grant, leases: Sequence[LockLease]) -> None:
         """Release those of the leases that are not released yet."""
         self.session.check_process()
         paths: list[str] = []
@@ -259,7 +259,7 @@ class Leases:
         grant.held -= len(paths)
         self._removal.delete(Nodes(tuple(paths), grant.session_id))
 
-    def listen(self, lease: Lease, ended: OnEnd) -> Callable[[], None]:
+    def listen(self, lease: LockLease, ended: OnEnd) -> Callable[[], None]:
         """Have `ended` called when the lease ends; return what removes it."""
         self.session.check_process()
         if lease._released:
@@ -301,7 +301,7 @@ class Leases:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay_s + TIMER_GRAIN_S, self._check)
 
-    def _end(self, lease: Lease, *, lost: bool) -> None:
+    def _end(self, lease: LockLease, *, lost: bool) -> None:
         for ended in self._listeners.pop(lease, ()):
             try:
                 ended(lost)

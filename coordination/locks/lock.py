@@ -25,7 +25,7 @@ Invariants
 Which function makes each move
     _join         nothing -> in the queues           _find        reply lost -> in the queues, or unknown
     _wait_turns   in the queues -> first             Removal.delete  any -> deleting (background)
-    Lease.release  held -> deleting                  Removal         deleting -> gone
+    LockLease.release  held -> deleting              Removal         deleting -> gone
 
 What it does not do: a holder whose process was replaced keeps the resource until its session expires; no process
 deletes another's node.
@@ -49,7 +49,7 @@ from coordination.deadline import Deadline
 from coordination.errors import Refused, Unavailable, WrongProcess
 from coordination.locks.cleanup import Nodes, Removal, sync_and_list
 from coordination.locks.errors import LockTimeout
-from coordination.locks.lease import BatchLease, Leases, ResourceLease
+from coordination.locks.lease import BatchLease, LockLeases, ResourceLease
 from coordination.locks.lock_node import (
     MAX_HOLDER_BYTES,
     Holder,
@@ -105,7 +105,7 @@ class ResourceLocks:
         self._metrics = metrics or Metrics()
         self._nonces = random.Random()  # a child that would repeat them is refused; the system's cost 15 µs each
         self._removal = Removal(session, self._metrics)
-        self._leases = Leases(session, self._removal, self._metrics)
+        self._leases = LockLeases(session, self._removal, self._metrics)
 
     async def prepare(self, timeout_s: float) -> None:
         """Create the missing shard directories: some 0.2 s for all of them, 10 ms if none is missing. Idempotent.

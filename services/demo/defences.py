@@ -1,8 +1,8 @@
 """Which guards stop the fault of which act: the table that the demo's README shows and that the tests run.
 
-A guard stands **alone** in an act if the act ends violated with just this guard off. Guards stand **together** if it
-ends violated with all of them off, and does not with any one of them off. Every other single guard can be switched off,
-and the act stays ok. Each entry names the check that finds what went wrong.
+A guard is **alone** in an act if the act ends violated with just this guard off. Guards are **together** if it ends
+violated with all of them off, and does not with any one of them off. Every other single guard can be switched off, and
+the act stays ok. Each entry names the check that finds what went wrong.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ DEFENCES: Final[Mapping[str, Defence]] = {
 def table() -> str:
     """Return the table in Markdown, as the demo's README has it."""
     rows = [
-        "| act | stands alone: what is found without it | stand together: what is found without them |",
+        "| act | only this guard stops it: what is found without it "
+        "| either of the two stops it: what is found without both |",
         "|---|---|---|",
     ]
     for act, defence in DEFENCES.items():

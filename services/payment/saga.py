@@ -223,7 +223,7 @@ class Saga:
         The house's own accounts are asked for once: they cannot be closed, and an account never changes its currency.
 
         Raises:
-            FailedPrecondition: As `check_accounts`.
+            FailedPrecondition: As `check_account_terms`.
             Unavailable: The ledger did not answer, and nothing was done.
         """
         if payment.source is not Source.CARD:
@@ -232,7 +232,7 @@ class Saga:
         for account_id in (charge.payer_account_id, charge.payee_account_id):
             found[account_id] = self._house_accounts.get(account_id) or await self._account(account_id, deadline)
         payer, payee = found[charge.payer_account_id], found[charge.payee_account_id]
-        check_accounts(charge, payer, payee)
+        check_account_terms(charge, payer, payee)
         for account_id, account in found.items():
             if account is not None and account_id in (charge.payer_account_id, sales_account(charge.amount.currency)):
                 self._house_accounts[account_id] = account
@@ -497,7 +497,7 @@ def charge_for(order: Order, payment: Payment) -> Charge:
     return Charge(order.round, order.customer_id, order.amount, payer, sales_account(currency))
 
 
-def check_accounts(charge: Charge, payer: AccountTerms | None, payee: AccountTerms | None) -> None:
+def check_account_terms(charge: Charge, payer: AccountTerms | None, payee: AccountTerms | None) -> None:
     """Check that the ledger could post this charge, as far as its accounts say. Balances are the ledger's to decide.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The house rules of files: who may import whom, what modules are called, which rooms a service has."""
+"""The rules of files: which module may import which, what modules are called, which files a service has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.architecture.code import ACQUIRER, PACKAGES, ROOT, SERVICES, modules, tracked_files
 
-_ROOMS = ("model.py", "operations.py", "store.py", "servicer.py", "main.py", "README.md", "migrations/versions")
+_FILES = ("model.py", "operations.py", "store.py", "servicer.py", "main.py", "README.md", "migrations/versions")
 _NO_NOUNS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 _MAX_LINES = 750
 #: Folders that exist on one machine only. A path in a comment is as wrong as one in code.
@@ -36,10 +36,10 @@ def test_module_is_about_one_noun() -> None:
 
 
 @pytest.mark.parametrize("service", [*SERVICES, ACQUIRER])
-@pytest.mark.parametrize("room", _ROOMS)
-def test_every_service_has_the_same_folders(service: str, room: str) -> None:
+@pytest.mark.parametrize("file", _FILES)
+def test_every_service_has_the_same_folders(service: str, file: str) -> None:
     """Who knows one of them knows all."""
-    assert (ROOT / "services" / service / room).exists()
+    assert (ROOT / "services" / service / file).exists()
 
 
 def test_module_has_at_most_750_lines() -> None:
@@ -183,3 +183,14 @@ def test_walk_of_architecture_enters_twelve_files_once_by_functions_that_exist()
         for path, name in entered
         if not re.search(rf"(?:def|class) {name}\b|^{name}\b", defined[path], re.MULTILINE)
     ] == []
+
+
+def test_walk_of_architecture_names_every_step_of_its_diagram() -> None:
+    """In brackets before the colon of each item, like (3, 4, 15). A range like (3 to 15) names no step by itself."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    walk = page.partition("## One settle, walked")[2].partition("### ")[0]
+    steps = len(re.findall(r"^ {4}\w+-[->)]+\w+: ", walk, re.MULTILINE))
+    items = re.findall(r"^\d+\. `[\w/]+\.py`, [^:]*\((?:step )?([\d, to]+)\): ", walk, re.MULTILINE)
+    assert len(items) == len(re.findall(r"^\d+\. `", walk, re.MULTILINE))
+    named = {int(number) for item in items if " to " not in item for number in re.findall(r"\d+", item)}
+    assert named == set(range(1, steps + 1))

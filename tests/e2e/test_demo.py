@@ -35,7 +35,7 @@ _FROZEN, _REVERSAL, _SILENT = "frozen holder", "reversal", "the acquirer did not
 _AT_ONCE = 2
 
 WHOLE: Run = ()
-#: Guards off, and the act and the check that then break: those that stand alone, then those that stand together.
+#: Guards off, and the act and the check that then break: those that are alone, then those that are together.
 ALONE = [((guard,), act, check) for act, stand in DEFENCES.items() for guard, check in stand.alone.items()]
 TOGETHER = [(guards, act, check) for act, stand in DEFENCES.items() for guards, check in stand.together.items()]
 #: By guard, the acts that stay ok without it.

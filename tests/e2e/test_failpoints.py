@@ -1,15 +1,15 @@
 """kill -9 at every failpoint of every service that passes it: one effect in the end, and a checker that finds nothing.
 
-    who is to die is stopped at the failpoint ─▶ in company: the rival asks elsewhere, and has come to stand behind it
-    ─▶ SIGKILL ─▶ it serves again ─▶ everybody asks on under their own key, until there is an answer for good
-    ─▶ within 15 s of its return nothing is under way ─▶ books, bank and every call so far are checked
+    the process to be killed stops at the failpoint ─▶ contended: the rival asks the other instance, and waits behind it
+    ─▶ SIGKILL ─▶ it serves again ─▶ each caller asks again under its own key, until the answer is definitive
+    ─▶ 15 s after its return nothing is open ─▶ databases, acquirer and every call so far are checked
 
-Of two instances the one that a call meets is stopped, and the other let off; so it does not matter whom the balancer
-picks.
+Of two instances the one that a call reaches is stopped, and the other is disarmed; so it does not matter which one the
+load balancer picks.
 
 `PASSES` says which failpoints each operation passes, and two tests hold it against the code and against what really
-happens: a new failpoint is not forgotten. `make test-all` kills at each failpoint of each service, alone and in
-company, and in each kind of operation; `make test-failpoints` runs the whole product, on both databases.
+happens: a new failpoint is not forgotten. `make test-all` kills at each failpoint of each service, alone and
+contended, and in each kind of operation; `make test-failpoints` runs the whole product, on both databases.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ PASSES: dict[str, dict[str, tuple[str, ...]]] = {
 MAY_PASS = {"park": {"payment": {"submitted"}}}
 #: What a worker passes after the reply to the operation.
 BY_WORKER = {"park": ("refunded", "recorded")}
-COMPANY = ("alone", "contended")
-#: From here on the response is stored, if it is the payment service that dies: the retry must be given it, marked.
+CONTENTION = ("alone", "contended")
+#: From here on the response is stored, if the payment service is killed: the retry must get it, marked.
 _STORED = ("recorded", "completed", "released")
 _LOOK_S = 0.02
 
 
 def cells() -> Iterator[Any]:
-    """Every operation × failpoint × company.
+    """Yield every operation × failpoint × contention.
 
     Of each failpoint of a service `make test` has one, `make test-all` those of `chosen`, and the rest is marked soak.
     """
@@ -129,31 +129,31 @@ def cells() -> Iterator[Any]:
         turn = NAMES.index(point)
         default = list(chosen(there, turn))
         quick = default[turn % len(default)]
-        for cell in itertools.product(there, COMPANY):
+        for cell in itertools.product(there, CONTENTION):
             marks = () if cell == quick else (pytest.mark.long if cell in default else pytest.mark.soak,)
-            operation, company = cell
+            operation, contention = cell
             yield pytest.param(
-                operation, service, point, company, marks=marks, id=f"{operation}-{service}-{point}-{company}"
+                operation, service, point, contention, marks=marks, id=f"{operation}-{service}-{point}-{contention}"
             )
 
 
 def chosen(there: Sequence[str], turn: int) -> Iterator[tuple[str, str]]:
-    """What `make test-all` does at one failpoint of one service: each kind of operation, and each company.
+    """Yield what `make test-all` does at one failpoint of one service: each kind of operation, alone or contended.
 
     Args:
         there: The operations that pass it, those of a kind together.
-        turn: At another failpoint it is the other's turn, drawer or card, alone or in company.
+        turn: At another failpoint it is the other's turn, drawer or card, alone or contended.
     """
     kinds = [
         list(alike) for _, alike in itertools.groupby(there, key=lambda operation: operation.removesuffix(" with card"))
     ]
     for number, alike in enumerate(kinds if len(kinds) > 1 else kinds * 2):
-        yield alike[(turn + number) % len(alike)], COMPANY[(turn // 2 + number) % 2]
+        yield alike[(turn + number) % len(alike)], CONTENTION[(turn // 2 + number) % 2]
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """A running stack, and who looks at it.
+    """A running stack, and what looks at it.
 
     Args:
         locks: For looking at the queues of orders.
@@ -170,7 +170,7 @@ class RunningStack:
 async def running(
     tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_started: None
 ) -> AsyncIterator[RunningStack]:
-    """Two instances of every service, the bank, and the merchant's wallet."""
+    """Two instances of every service, the acquirer, and the merchant's wallet."""
     folder = tmp_path_factory.mktemp("failpoints")
     path = folder / "history.jsonl"
     replicas, settings = {"payment": 2, "order": 2, "ledger": 2}, SETTINGS | {"acquirer_timeout_s": 1.0}
@@ -200,7 +200,7 @@ def test_every_failpoint_in_the_code_is_there() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_operation_passes_its_failpoints_only(running: RunningStack, operation: str) -> None:
-    """When nobody dies: those failpoints, and no others."""
+    """When no process is killed: those failpoints, and no others."""
     harness = running.harness
     await harness.stack.wait_serving(timeout_s=30)
     one = await OPERATIONS[operation](harness)
@@ -217,18 +217,18 @@ async def test_operation_passes_its_failpoints_only(running: RunningStack, opera
     }
 
 
-@pytest.mark.parametrize(("operation", "service", "point", "company"), list(cells()))
+@pytest.mark.parametrize(("operation", "service", "point", "contention"), list(cells()))
 async def test_operation_killed_at_a_failpoint_is_done_once(
-    running: RunningStack, operation: str, service: str, point: str, company: str
+    running: RunningStack, operation: str, service: str, point: str, contention: str
 ) -> None:
-    """Done once, whoever did it; nothing is unresolved 15 s after the dead one is back, and everything agrees."""
+    """Done once, by any execution; nothing is open 15 s after the killed process is back, and all witnesses agree."""
     harness, clock = running.harness, running.harness.clock
     await harness.stack.wait_serving(timeout_s=30)
     if "acquirer" in PASSES[operation]:
-        await the_bank_is_reached(harness)
+        await reach_acquirer(harness)
     one = await OPERATIONS[operation](harness)
     by_worker = point in BY_WORKER.get(operation, ())
-    calls = await killed(running, one, service, point, contended=company == "contended", by_worker=by_worker)
+    calls = await killed(running, one, service, point, contended=contention == "contended", by_worker=by_worker)
     healed_s = clock.monotonic_s()
     first, *_ = await asyncio.gather(*calls)
     requests = {asked.key: asked for asked in (one.first, one.rival)[: len(calls)]}
@@ -239,9 +239,11 @@ async def test_operation_killed_at_a_failpoint_is_done_once(
     one.done(await proved(running, within_s=healed_s + QUIET_S - clock.monotonic_s()), answers)
 
 
-async def the_bank_is_reached(harness: Harness) -> None:
-    """By every payment instance: one that has met a dead bank waits before it tries again, and a worker of any instance
-    may then be quicker than the one that is to die.
+async def reach_acquirer(harness: Harness) -> None:
+    """Have every payment instance reach the acquirer.
+
+    One that has met a dead acquirer waits before it tries again, and a worker of the other instance may then be quicker
+    than the instance to be killed.
     """
     for instance in (HERE, ELSEWHERE):
         state = pb.PAYMENT_STATE_UNKNOWN
@@ -254,7 +256,7 @@ async def the_bank_is_reached(harness: Harness) -> None:
 async def killed(
     running: RunningStack, one: Operation, service: str, point: str, *, contended: bool, by_worker: bool
 ) -> tuple[asyncio.Task[CallResult], ...]:
-    """Lets an instance of `service` die at `point`, and serve again; the first call of each who asked.
+    """Kill an instance of `service` at `point`, and wait until it serves again; return the first call of each caller.
 
     Args:
         by_worker: The point is passed by a worker, that of any instance.
@@ -270,7 +272,7 @@ async def killed(
         if contended:
             alive = HERE if victim == ELSEWHERE else ELSEWHERE
             calls.append(asyncio.create_task(one.rival.call(alive)))
-            await in_the_way(running, one, calls[1])
+            await wait_until_behind(running, one, calls[1])
         pid = stack.instance(victim).pid
     finally:
         stack.kill(victim, signal.SIGKILL)
@@ -280,7 +282,7 @@ async def killed(
 
 
 async def first_frozen(harness: Harness, likely: Sequence[str], point: str) -> str:
-    """Waits until one of several instances has stopped itself; its name. The others are let off."""
+    """Wait until one of several instances has stopped itself, and disarm the others; return its name."""
     processes = {name: psutil.Process(harness.stack.instance(name).pid) for name in likely}
     frozen: list[str] = []
     try:
@@ -293,14 +295,12 @@ async def first_frozen(harness: Harness, likely: Sequence[str], point: str) -> s
     finally:
         for name in likely:
             if name not in frozen[:1]:
-                await let_off(harness, name, point)
+                await disarm(harness, name, point)
     return frozen[0]
 
 
-async def let_off(harness: Harness, name: str, point: str) -> None:
-    """Disarms an instance that may have stopped itself, or stops itself while it is being told: two workers may come to
-    one point.
-    """
+async def disarm(harness: Harness, name: str, point: str) -> None:
+    """Disarm an instance that may have stopped itself, or stops itself meanwhile: two workers may come to one point."""
     disarming = asyncio.create_task(harness.failpoints.disarm(name, point))
     while not disarming.done():
         harness.stack.kill(name, signal.SIGCONT)
@@ -308,8 +308,8 @@ async def let_off(harness: Harness, name: str, point: str) -> None:
     await disarming
 
 
-async def in_the_way(running: RunningStack, one: Operation, rival: asyncio.Task[CallResult]) -> None:
-    """Waits until the rival stands behind somebody at the order, or needs nobody's leave and was answered."""
+async def wait_until_behind(running: RunningStack, one: Operation, rival: asyncio.Task[CallResult]) -> None:
+    """Wait until the rival waits behind a holder of the order's lock, or was answered without waiting."""
     async with asyncio.timeout(QUIET_S):
         while not rival.done():
             queue = await running.locks.queue(one.order_id) if one.order_id else []
@@ -319,14 +319,14 @@ async def in_the_way(running: RunningStack, one: Operation, rival: asyncio.Task[
 
 
 async def proved(running: RunningStack, *, within_s: float) -> Snapshot:
-    """The books, at rest within this time, and approved by every check there is."""
+    """Return the databases once nothing is open; fail if that takes longer, or a check finds anything."""
     reading = await running.harness.settled_snapshot(max(within_s, 0.0))
     assert reading.snapshot.unfinished() == []
     assert reading.at_rest
     operator = running.harness.operator
     log = await read_acquirer_log(running.harness.address(ACQUIRER_INSTANCE), operator.identity.token)
     running.history.flush()
-    history = replace(read_history(running.path), whole=True)  # so far: nobody calls at the moment
+    history = replace(read_history(running.path), whole=True)  # so far: no call is under way at the moment
     checks = run_checks(reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms)
     said = [(check.name, check.violations, check.undecided) for check in checks if check.verdict is not Verdict.OK]
     assert said == []
@@ -335,12 +335,12 @@ async def proved(running: RunningStack, *, within_s: float) -> Snapshot:
 
 
 def instances(harness: Harness, service: str) -> list[str]:
-    """The instances of a service; of the bank there is one."""
+    """Return the instances of a service; of the acquirer there is one."""
     return [each.name for each in harness.stack.instances if each.service == service] or [ACQUIRER_INSTANCE]
 
 
 async def passed(harness: Harness, service: str) -> Counter[str]:
-    """How often a service's instances have passed each failpoint, all together."""
+    """Return how often a service's instances have passed each failpoint, all together."""
     found: Counter[str] = Counter()
     for instance in instances(harness, service):
         found.update({name: each.passed for name, each in (await harness.failpoints.list(instance)).items()})

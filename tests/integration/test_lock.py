@@ -18,7 +18,7 @@ import pytest
 
 from coordination.errors import Unavailable
 from coordination.locks import LockLost, LockTimeout, ResourceLocks
-from coordination.locks.lease import Lease
+from coordination.locks.lease import LockLease
 from coordination.session import Session, SessionState
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 from tests.integration.fair_clock import fair_s
@@ -218,7 +218,7 @@ async def test_deadline_covers_changing_predecessors(locks: ResourceLocks) -> No
     assert await locks.queues() == {}
 
 
-async def take(locks: ResourceLocks, resources: list[str], *, timeout_s: float) -> Lease:
+async def take(locks: ResourceLocks, resources: list[str], *, timeout_s: float) -> LockLease:
     """Take one resource, or a batch."""
     if len(resources) == 1:
         return await locks.acquire(resources[0], CASHIER, timeout_s=timeout_s)

@@ -10,7 +10,7 @@ import pytest
 
 from coordination.errors import Unavailable
 from coordination.locks import LockLost, LockTimeout, ResourceLocks
-from coordination.locks.lease import Lease
+from coordination.locks.lease import LockLease
 from coordination.metrics import Metrics
 from coordination.session import Session, SessionChange, SessionState
 from services.runtime.zookeeper_paths import LOCKS_ROOT
@@ -37,13 +37,13 @@ async def locks(session: Session, metrics: Metrics) -> ResourceLocks:
 class Notified:
     """Notes when each of many leases was said to be lost, by callback and by awaiting."""
 
-    def __init__(self, leases: list[Lease]) -> None:
+    def __init__(self, leases: list[LockLease]) -> None:
         self.called_at: list[float] = []
         for lease in leases:
             lease.on_lost(lambda: self.called_at.append(time.monotonic()))
         self._waiting = [asyncio.create_task(self._await(lease)) for lease in leases]
 
-    async def _await(self, lease: Lease) -> float:
+    async def _await(self, lease: LockLease) -> float:
         assert await lease.lost()
         return time.monotonic()
 
@@ -70,7 +70,7 @@ async def test_holders_are_notified_of_expiry_within_100_ms(
             learnt_at.append(time.monotonic())
 
     session.subscribe(learn)
-    leases: list[Lease] = [
+    leases: list[LockLease] = [
         *await asyncio.gather(*(locks.acquire(f"o-{number}", CASHIER, timeout_s=5) for number in range(100))),
         await locks.acquire_all(["b-1", "b-2"], CASHIER, timeout_s=5),
     ]

@@ -65,7 +65,7 @@ class CallInterceptor(aio.ServerInterceptor):
     """See the module.
 
     Args:
-        default_deadline_s: CallDeadline of a call that brings none.
+        default_deadline_s: Deadline of a call that brings none.
         max_deadline_s: The longest that is honoured.
         message_timeout_s: Within which a call's request must arrive.
         admission: How much callers may have at once.

@@ -12,7 +12,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from coordination.channel import Failover, Idempotency
 from coordination.channel.endpoint_pool import EndpointPool
-from coordination.channel.execution import Execution
+from coordination.channel.execution import CallExecution
 from coordination.channel.invocation import Invocation, Method
 from coordination.channel.load import Load
 from coordination.channel.outcomes import DETAILS_KEY, NEVER_CONNECTED, NeverSent, maybe_sent_before, never_sent, sends
@@ -85,7 +85,7 @@ async def run(idempotency: Idempotency, pool: ScriptedPool) -> Any:
         Method("unary_unary", "/a.B/C", None, None), b"", Deadline.after(5.0), None, None, None, None
     )
     try:
-        return await Execution(cast(EndpointPool, pool), invocation, idempotency).run(Failover())
+        return await CallExecution(cast(EndpointPool, pool), invocation, idempotency).run(Failover())
     finally:
         assert [connection.load.in_flight for connection in pool.connections] == [0] * len(pool.connections)
 

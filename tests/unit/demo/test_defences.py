@@ -40,8 +40,8 @@ def test_entry_names_guards_and_checks_that_exist(act: str) -> None:
 
 
 @pytest.mark.parametrize("act", DEFENCES)
-def test_guards_that_stand_together_are_the_fewest(act: str) -> None:
-    """None of them stands alone, and none of their sets contains another."""
+def test_guards_that_are_together_are_the_fewest(act: str) -> None:
+    """None of them is alone, and none of their sets contains another."""
     defence: Defence = DEFENCES[act]
     sets = [set(guards) for guards in defence.together]
     assert all(len(guards) > 1 and not guards & set(defence.alone) for guards in sets)

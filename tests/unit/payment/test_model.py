@@ -39,7 +39,7 @@ from services.payment.model import (
     plan,
 )
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
-from services.payment.saga import charge_for, check_accounts
+from services.payment.saga import charge_for, check_account_terms
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -281,7 +281,7 @@ def test_accounts_that_cannot_be_posted_to_are_refused(
 ) -> None:
     charge = Charge(1, "mei", Money(1250, "CNY"), "acquirer:CNY", "sales:CNY")
     with pytest.raises(FailedPrecondition) as refusal:
-        check_accounts(charge, payer, payee)
+        check_account_terms(charge, payer, payee)
     assert refusal.value.reason == reason
 
 
