@@ -105,7 +105,7 @@ async def ensure(
 
 
 async def advance(session: Session, to: int, timeout_s: float = DEFAULT_TIMEOUT_S, *, path: str) -> int:
-    """Raise the ensemble's generation to at least `to`; returns what it is then. Never lowers it.
+    """Raise the ensemble's generation to at least `to`; return what it is then. Never lowers it.
 
     What cannot be a generation beside `to` is written over.
 

@@ -188,7 +188,7 @@ class QueueWatch:
         return [f"{path}/{name}" for path, names in requests.names_of(paths, reply).items() for name in names]
 
     async def _read(self, paths: list[str]) -> dict[str, _Node]:
-        """Read the lock nodes among the paths, as far as they are still there; returns them by path."""
+        """Read the lock nodes among the paths, as far as they are still there; return them by path."""
         named = [(path, name) for path in paths if (name := NodeName.parse(path.rpartition("/")[2])) is not None]
         found = await self._session.ask_all([requests.get(path) for path, _ in named], _soon())
         return {

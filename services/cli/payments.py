@@ -334,7 +334,7 @@ async def _change(client: Client, method: str, request: Any, key: str) -> Any:
 
 
 def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) -> None:
-    """Show a payment, and ends the command by its state: a script must not ship what is not paid.
+    """Show a payment, and end the command by its state: a script must not ship what is not paid.
 
     Args:
         wanted: The state that the command was to bring about.

@@ -191,7 +191,7 @@ async def _find(
 async def _in_effect(
     directory: Directory, address: str, url: ProviderURL | None, changes: Changes, timeout_s: float
 ) -> Endpoint | None:
-    """Wait until consumers treat a provider as wanted; returns it, or None if it is not registered.
+    """Wait until consumers treat a provider as wanted; return it, or None if it is not registered.
 
     Raises:
         FailedPrecondition: OVERRULED: another rule prevails.

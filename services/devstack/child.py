@@ -111,7 +111,7 @@ class Child:
         return self._ended.is_set()
 
     async def wait(self) -> int:
-        """Wait until it is gone; returns its exit code, or minus the signal that ended it."""
+        """Wait until it is gone; return its exit code, or minus the signal that ended it."""
         await self._ended.wait()
         return self._process.wait()  # reaped already: this only reads what the other thread has got
 

@@ -90,7 +90,7 @@ class ZooKeeperEnsemble:
         await self._children[server].wait()
 
     async def start(self, server: str) -> None:
-        """Start it again if it is down; returns when it serves, if there is a quorum."""
+        """Start it again if it is down; return when it serves, if there is a quorum."""
         if self._children[server].ended:
             self._spawn(server)
         if sum(not child.ended for child in self._children.values()) * 2 > _SERVERS:

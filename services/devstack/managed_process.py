@@ -104,7 +104,7 @@ class ManagedProcess:
         self.child.signal(number)
 
     async def stop(self) -> None:
-        """End it; returns when it is gone."""
+        """End it; return when it is gone."""
         if self.child is not None:
             await self.child.stop(self._grace_s)
         self._become(InstanceState.STOPPED)

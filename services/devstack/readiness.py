@@ -60,7 +60,7 @@ class Readiness:
         return self._session.state is SessionState.CONNECTED
 
     async def wait_serving(self, interface: str, pid: int) -> str:
-        """Wait until process `pid` is registered and SERVING; returns its address."""
+        """Wait until process `pid` is registered and SERVING; return its address."""
         directory = await self._discovery.subscribe(interface, timeout_s=0)
         news = asyncio.Event()
         unsubscribe = directory.subscribe(news.set)

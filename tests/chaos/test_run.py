@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -27,20 +28,29 @@ from services.testkit.waiting import NotBroughtAbout
 SEED = 7
 
 
-async def run_on(folder: Path, *names: str, length_s: float, guards_off: tuple[str, ...] = ()) -> Result:
+async def run_on(
+    folder: Path,
+    *names: str,
+    length_s: float,
+    guards_off: tuple[str, ...] = (),
+    tell: Callable[[str], None] = lambda _sentence: None,
+) -> Result:
     """A run on SQLite, where no server has to be installed."""
     clock = SystemClock()
     config = RunConfig(SEED, length_s, names, 15.0, "countinghouse chaos run --seed 7")
     options = LocalOptions(folder / "data", guards_off=guards_off, database="sqlite")
     async with LocalTarget(options, clock) as target:
-        return await run(target, config, folder, clock, lambda _sentence: None)
+        return await run(target, config, folder, clock, tell)
 
 
 async def test_run_whose_processes_die_settles_each_order_once(tmp_path: Path) -> None:
     """Clerks are killed and frozen, the acquirer is silent: the books are right, and every fault was injected."""
-    result = await run_on(tmp_path, "kill-at", "freeze-at", "acquirer-silent", length_s=10)
+    told: list[str] = []
+    result = await run_on(tmp_path, "kill-at", "freeze-at", "acquirer-silent", length_s=10, tell=told.append)
     assert (result.verdict, result.reasons) == (Verdict.OK, ())
     assert set(result.injected) == {"kill-at", "freeze-at", "acquirer-silent"}
+    assert told[-3] == "all faults have ended; waiting until no payment is open"
+    assert re.fullmatch(r"nothing open after \d+\.\d s", told[-2])
     assert result.proofs["stale fences refused"] >= 1
     assert result.proofs["orders settled by two clerks at once"] >= 1
     assert [check.examined > 0 for check in result.checks if check.name == reconciliation.NAME] == [True]

@@ -1,12 +1,14 @@
-"""How faults are written on the command line."""
+"""How faults are written on the command line, and how the log is shown."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import typer
 
 from countinghouse.acquirer.v1 import acquirer_pb2 as pb
-from services.cli.acquirer import _KINDS, _fault
+from services.cli.acquirer import _KINDS, _fault, log
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,19 @@ def test_invalid_fault_is_refused(text: str) -> None:
 def test_kinds_are_those_of_the_proto() -> None:
     names = {name.removeprefix("FAULT_KIND_").lower().replace("_", "-") for name in pb.FaultKind.keys()}  # noqa: SIM118
     assert names - {"unspecified"} == set(_KINDS)
+
+
+async def test_log_names_the_decision(capsys: pytest.CaptureFixture[str]) -> None:
+    """The field of the wire is called `word`; JSON keeps that."""
+
+    class Acquirer:
+        as_json = False
+
+        async def read_list(self, *_: object) -> pb.ListLogResponse:
+            return pb.ListLogResponse(entries=[pb.LogEntry(number=1, method="Charge", key="pay_1:1", word="CHARGED")])
+
+    show: Any = log.__wrapped__  # type: ignore[attr-defined]  # the function that `calling` makes a command of
+    await show(Acquirer(), key="", limit=50, page="", jsonl=False)
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert head[:5] == ["number", "at", "method", "key", "decision"]
+    assert "CHARGED" in row
