@@ -150,7 +150,10 @@ async def test_second_sigterm_changes_nothing(running: RunningStack) -> None:
     assert await running.gone(ONE, pid, told_s) < DRAIN_S
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.long), pytest.param(signal.SIGSTOP, id="frozen")],
+)
 async def test_service_without_zookeeper_stops_in_time(running: RunningStack, how: signal.Signals) -> None:
     """Nobody can be told that it goes; it goes all the same."""
     stack = running.stack

@@ -229,7 +229,7 @@ def parked_well(cluster: InMemoryCluster, payment: Payment) -> None:
 
 
 @pytest.mark.parametrize("wakes_at", ["submitted", "charged"])
-@pytest.mark.parametrize("copies", [0, 1])
+@pytest.mark.parametrize("copies", [0, pytest.param(1, marks=pytest.mark.long)])
 async def test_parking_and_cash_against_a_late_charge_and_a_late_post(wakes_at: str, copies: int) -> None:
     """All schedules of the old holder, about to charge or to post, a clerk who parks it and takes cash, the worker, and
     copies of the charge. Paid once, whichever comes first. Every end occurs, or the test would prove nothing.
