@@ -12,7 +12,7 @@ PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 #: All but what needs Docker or is the long form of another test.
 ALL := -m "not soak and not compose"
 
-# The processes that the tests start are many: each reads what the first of them compiled.
+# Tests start many processes: each reads what the first of them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \

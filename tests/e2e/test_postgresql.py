@@ -32,6 +32,8 @@ from tests.e2e.checked import charges, checked_books
 from tests.e2e.command import command_line, document, processes_of
 from tests.e2e.conftest import options
 
+pytestmark = pytest.mark.long
+
 ONE, TWO = "payment-1", "payment-2"
 ORDERS = 12
 #: Making a server's data takes a while on a machine that others use too.
@@ -129,7 +131,6 @@ async def test_killed_server_comes_back_and_every_order_is_settled_once(harness:
     assert all(len(charges(books, order_id)) == 1 for order_id in orders)
 
 
-@pytest.mark.long
 async def test_stopped_stack_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:
@@ -149,7 +150,6 @@ async def test_stopped_stack_keeps_its_books(data: Path) -> None:
     assert "not properly shut down" not in log.read_text()
 
 
-@pytest.mark.long
 async def test_services_without_unique_guard_own_their_tables(data: Path) -> None:
     """They drop its indexes at start, which the role of a deployment may not."""
     chosen = options(

@@ -440,6 +440,7 @@ class TestStopped:
             data = running.data
         assert processes_of(data) == []
 
+    @pytest.mark.long
     async def test_two_stacks_run_beside_each_other(self, stack: Stack, fresh_stack: FreshStack) -> None:
         """The other one on explicit ports, which its instances take in turn."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
