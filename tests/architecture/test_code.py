@@ -1,4 +1,4 @@
-"""The house rules of code, read from the syntax trees."""
+"""The rules of code, read from the syntax trees."""
 
 from __future__ import annotations
 
