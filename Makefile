@@ -16,7 +16,7 @@ ALL := -m "not soak and not compose"
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up compose-down bench bench-call bench-lock bench-check mutate-checker interop lock clean
+  gen up compose-up compose-down bench bench-settle bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -100,6 +100,10 @@ compose-down:  ## Stops the deployment; keeps its books and keys unless ARGS=--v
 
 bench: setup  ## Measures a settle, and the order lock against kazoo's
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-settle: setup  ## Measures settles of distinct orders against one service with asyncpg, and against pgbench (5 minutes; ARGS=--quick: 1)
+	@deploy/setup-postgresql.sh
+	@$(BIN)/python -m tests.bench.settles $(ARGS)
 
 interop: setup  ## Tests calls between our services and Dubbo in Java, Go, Python and JavaScript, both ways, through ZooKeeper
 	@$(BIN)/python -m tests.interop $(ARGS)
