@@ -13,13 +13,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.acquirer.model import RECEIVED, REFUSED, REPEATED, Charge, LogEntry, LoggedRequest, moved_by
 from services.acquirer.ports import ChargeStore, Decide
 from services.acquirer.schema import CHARGES, COUNTER, LOG, charge_row, entry_row, to_charge, to_entry
 from services.kernel.errors import KeyMismatch
 from services.runtime.database.database import Database
+from services.runtime.database.transaction import Transaction
 
 _NEXT = update(COUNTER).values(last=COUNTER.c.last + 1).returning(COUNTER.c.last)
 _INSERT_ENTRY = insert(LOG)
@@ -33,13 +33,13 @@ class SqlChargeStore(ChargeStore):
         self._database = database
 
     async def receive(self, request: LoggedRequest) -> None:
-        async def step(tx: AsyncConnection) -> None:
+        async def step(tx: Transaction) -> None:
             await tx.execute(_INSERT_ENTRY, entry_row(await _next_number(tx), request, RECEIVED))
 
         await self._database.run(step)
 
     async def decide(self, request: LoggedRequest, decide: Decide) -> Charge:
-        async def step(tx: AsyncConnection) -> Charge | KeyMismatch:
+        async def step(tx: Transaction) -> Charge | KeyMismatch:
             number = await _next_number(tx)
             standing = await _find(tx, request.key)
             try:
@@ -69,7 +69,7 @@ class SqlChargeStore(ChargeStore):
         return outcome
 
     async def find(self, key: str) -> Charge | None:
-        async def step(tx: AsyncConnection) -> Charge | None:
+        async def step(tx: Transaction) -> Charge | None:
             return await _find(tx, key)
 
         return await self._database.read(step)
@@ -77,7 +77,7 @@ class SqlChargeStore(ChargeStore):
     async def statement(self, *, after: int, limit: int) -> list[Charge]:
         query = select(CHARGES).where(CHARGES.c.number > after).order_by(CHARGES.c.number).limit(limit)
 
-        async def step(tx: AsyncConnection) -> list[Charge]:
+        async def step(tx: Transaction) -> list[Charge]:
             return [to_charge(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
@@ -90,17 +90,17 @@ class SqlChargeStore(ChargeStore):
         if key:
             query = query.where(LOG.c.key == key)
 
-        async def step(tx: AsyncConnection) -> list[LogEntry]:
+        async def step(tx: Transaction) -> list[LogEntry]:
             return [to_entry(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
 
-async def _next_number(tx: AsyncConnection) -> int:
+async def _next_number(tx: Transaction) -> int:
     """Return the number of the next entry; until the end of the transaction no other writer gets one."""
     return int((await tx.execute(_NEXT)).scalar_one())
 
 
-async def _find(tx: AsyncConnection, key: str) -> Charge | None:
+async def _find(tx: Transaction, key: str) -> Charge | None:
     row = (await tx.execute(select(CHARGES).where(CHARGES.c.key == key))).one_or_none()
     return None if row is None else to_charge(row)

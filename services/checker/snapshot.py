@@ -17,10 +17,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.clock import Clock
 from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.transaction import Transaction
 
 #: One row, as a table has it.
 Record = Mapping[str, Any]
@@ -238,9 +238,9 @@ def _check_present(service: str, url: str) -> None:
 
 
 async def _read(service: str, url: str) -> dict[str, tuple[Record, ...]]:
-    async def step(connection: AsyncConnection) -> dict[str, tuple[Record, ...]]:
+    async def step(tx: Transaction) -> dict[str, tuple[Record, ...]]:
         return {
-            table: tuple(dict(row) for row in (await connection.execute(text(query))).mappings())
+            table: tuple(dict(row) for row in (await tx.execute(text(query))).mappings())
             for table, query in _TABLES[service].items()
         }
 

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from coordination.deadline import Deadline
@@ -32,6 +31,7 @@ from services.devstack.stack import Stack, StackOptions
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
 from services.runtime.database.database import Database
 from services.runtime.database.sqlite import made_note
+from services.runtime.database.transaction import Transaction
 from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _PYTHON = (3, 11)
@@ -220,8 +220,8 @@ def _read(file: Path, query: str) -> object:
 async def _ask(url: str, query: str) -> object:
     """Return the first field of the first row, from a database that is no file here. Raises as `Database.read`."""
 
-    async def step(connection: AsyncConnection) -> object:
-        return (await connection.execute(text(query))).scalar_one_or_none()
+    async def step(tx: Transaction) -> object:
+        return (await tx.execute(text(query))).scalar_one_or_none()
 
     async with Database(url, pool=1) as database:
         return await database.read(step)

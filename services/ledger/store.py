@@ -72,6 +72,7 @@ from services.ledger.schema import (
 )
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
+from services.runtime.database.transaction import Transaction
 
 #: Sorts after every character an id may have.
 _LAST_CHARACTER = "\x7f"
@@ -134,20 +135,20 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             DatabaseRefused: DATABASE_DUPLICATES: the guard is on, and what was written without it stands twice.
         """
 
-        async def look(tx: AsyncConnection) -> set[str | None]:
-            found = await tx.run_sync(lambda sync: inspect(sync).get_indexes(JOURNALS.name))
+        async def look(connection: AsyncConnection) -> set[str | None]:
+            found = await connection.run_sync(lambda sync: inspect(sync).get_indexes(JOURNALS.name))
             return {index["name"] for index in found}
 
-        async def change(tx: AsyncConnection) -> None:
-            await tx.execute(_LOCK_HEAD)  # instances that start together take turns
+        async def change(connection: AsyncConnection) -> None:
+            await connection.execute(_LOCK_HEAD)  # instances that start together take turns
             for index in UNIQUE_INDEXES:
-                await tx.run_sync(index.create if self._guards.unique else index.drop, checkfirst=True)
+                await connection.run_sync(index.create if self._guards.unique else index.drop, checkfirst=True)
 
-        present = await self._database.read(look)
+        present = await self._database.inspect_schema(look)
         if all((index.name in present) == self._guards.unique for index in UNIQUE_INDEXES):
             return
         try:
-            await self._database.run(change)
+            await self._database.change_schema(change)
         except IntegrityError as error:
             raise DatabaseRefused(
                 "DATABASE_DUPLICATES",
@@ -156,7 +157,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             ) from error
 
     async def post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
-        async def step(tx: AsyncConnection) -> list[PostOutcome]:
+        async def step(tx: Transaction) -> list[PostOutcome]:
             stale = await self._raise_fences(tx, entries)
             live = [entry for place, entry in enumerate(entries) if place not in stale]
             if not live:
@@ -170,7 +171,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         return await self._database.run(step)
 
     async def void(self, entry: Entry) -> Journal | None:
-        async def step(tx: AsyncConnection) -> Journal | StaleFence | None:
+        async def step(tx: Transaction) -> Journal | StaleFence | None:
             stale = await self._raise_fences(tx, [entry])
             if stale:
                 return stale[0]
@@ -185,7 +186,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         return outcome
 
     async def open_account(self, request: KeyedRequest, account: Account, response: StoredResponse) -> Answer | None:
-        async def effect(tx: AsyncConnection) -> None:
+        async def effect(tx: Transaction) -> None:
             if not await insert_if_absent(tx, ACCOUNTS, account_row(account)):
                 raise DecisionOverturned
 
@@ -195,7 +196,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         is_as_read = (ACCOUNTS.c.version == closed.version, ACCOUNTS.c.closed_at_ms == 0)
         write = update(ACCOUNTS).where(ACCOUNTS.c.account_id == closed.account_id, *is_as_read)
 
-        async def effect(tx: AsyncConnection) -> None:
+        async def effect(tx: Transaction) -> None:
             if (await tx.execute(write.values(closing_columns(closed)))).rowcount != 1:
                 raise DecisionOverturned
 
@@ -204,10 +205,10 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
     async def open_missing(self, accounts: Sequence[Account]) -> None:
         wanted = select(ACCOUNTS).where(ACCOUNTS.c.account_id.in_([account.account_id for account in accounts]))
 
-        async def look(tx: AsyncConnection) -> dict[str, Account]:
+        async def look(tx: Transaction) -> dict[str, Account]:
             return {row.account_id: to_account(row) for row in await tx.execute(wanted)}
 
-        async def step(tx: AsyncConnection) -> dict[str, Account]:
+        async def step(tx: Transaction) -> dict[str, Account]:
             for account in accounts:
                 await insert_if_absent(tx, ACCOUNTS, account_row(account))
             return await look(tx)
@@ -219,7 +220,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             present[account.account_id].check_terms(account)
 
     async def account(self, account_id: str) -> Account | None:
-        async def step(tx: AsyncConnection) -> Account | None:
+        async def step(tx: Transaction) -> Account | None:
             return await _find_account(tx, account_id)
 
         return await self._database.read(step)
@@ -229,7 +230,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         if prefix:
             query = query.where(ACCOUNTS.c.account_id >= prefix, ACCOUNTS.c.account_id < prefix + _LAST_CHARACTER)
 
-        async def step(tx: AsyncConnection) -> list[Account]:
+        async def step(tx: Transaction) -> list[Account]:
             return [to_account(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
@@ -241,7 +242,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         if business_key:
             query = query.where(JOURNALS.c.business_key == business_key)
 
-        async def step(tx: AsyncConnection) -> Journal | None:
+        async def step(tx: Transaction) -> Journal | None:
             return next(iter(await _find_journals(tx, query)), None)
 
         return await self._database.read(step)
@@ -258,13 +259,13 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         elif which.account_id:
             query = journals_of(which.account_id, before=before, limit=limit)
 
-        async def step(tx: AsyncConnection) -> list[Journal]:
+        async def step(tx: Transaction) -> list[Journal]:
             return await _find_journals(tx, query)
 
         return await self._database.read(step)
 
     async def head(self) -> Head:
-        async def step(tx: AsyncConnection) -> Head:
+        async def step(tx: Transaction) -> Head:
             row = (await tx.execute(select(CHAIN_HEAD.c.sequence, CHAIN_HEAD.c.hash))).one()
             return Head(row.sequence, row.hash)
 
@@ -278,7 +279,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             .limit(limit)
         )
 
-        async def step(tx: AsyncConnection) -> list[ChainLink]:
+        async def step(tx: Transaction) -> list[ChainLink]:
             rows = (await tx.execute(query)).all()
             legs = await _find_legs(tx, rows)
             return [to_link(row, legs.get(row.journal_id, ())) for row in rows]
@@ -286,7 +287,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         return await self._database.read(step)
 
     async def trial_totals(self, currency: str) -> tuple[int, list[TrialTotal]]:
-        async def step(tx: AsyncConnection) -> tuple[int, list[TrialTotal]]:
+        async def step(tx: Transaction) -> tuple[int, list[TrialTotal]]:
             rows = (await tx.execute(trial.totals_of(currency))).all()
             last = rows[0].last if rows else (await tx.execute(select(CHAIN_HEAD.c.sequence))).scalar_one()
             return last, [trial.to_total(row) for row in rows]
@@ -296,12 +297,12 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
     async def trial(self, currency: str, *, last: int, after: str, limit: int) -> list[TrialRow]:
         query = trial.rows_of(currency, last=last, after=after, limit=limit)
 
-        async def step(tx: AsyncConnection) -> list[TrialRow]:
+        async def step(tx: Transaction) -> list[TrialRow]:
             return [trial.to_row(row) for row in await tx.execute(query)]
 
         return await self._database.read(step)
 
-    async def _raise_fences(self, tx: AsyncConnection, entries: Sequence[Entry]) -> dict[int, StaleFence]:
+    async def _raise_fences(self, tx: Transaction, entries: Sequence[Entry]) -> dict[int, StaleFence]:
         """Raise the fence of each entry's order; return the entries, by place, whose fence is behind.
 
         Orders are raised in sorted order and before the head is locked, so that no two steps wait in a circle.
@@ -317,7 +318,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             {"order_id": order_id, "generation": fence.generation, "token": fence.token}
             for order_id, fence in sorted(newest.items())
         ]
-        raised = await tx.execute(self._raise_fence, rows if len(rows) > 1 else rows[0])
+        raised = await tx.execute_each(self._raise_fence, rows)
         behind = newest.keys() - set(raised.scalars())
         if behind:
             for row in await tx.execute(select(ORDER_FENCES).where(ORDER_FENCES.c.order_id.in_(behind))):
@@ -328,7 +329,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             if entry.draft.order_id in newest and entry.fence < newest[entry.draft.order_id]
         }
 
-    async def _lock(self, tx: AsyncConnection, drafts: Sequence[JournalDraft], *, look_up: bool) -> PostingBatch:
+    async def _lock(self, tx: Transaction, drafts: Sequence[JournalDraft], *, look_up: bool) -> PostingBatch:
         """Lock the end of the chain and the accounts, and read all that decides on `drafts`.
 
         Args:
@@ -354,16 +355,16 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             books.accounts[row.account_id] = to_account(row)
         return books
 
-    async def _write(self, tx: AsyncConnection, books: PostingBatch, before: dict[str, Account]) -> None:
+    async def _write(self, tx: Transaction, books: PostingBatch, before: dict[str, Account]) -> None:
         """Write what `books` has changed since `before`."""
         if books.refused:
-            await tx.execute(
+            await tx.execute_each(
                 _INSERT_REFUSALS,
                 [refusal_row(entry, books.refusals[key]) for key, entry in books.refused.items()],
             )
         if not books.written:
             return
-        await tx.execute(
+        await tx.execute_each(
             _MOVE_BALANCE,
             [
                 {
@@ -381,8 +382,8 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         )
         if moved.rowcount != 1:
             raise AssertionError("the head of the chain moved while it was locked")
-        await tx.execute(_INSERT_JOURNALS, [journal_row(journal) for journal in books.written])
-        await tx.execute(_INSERT_POSTINGS, [row for journal in books.written for row in posting_rows(journal)])
+        await tx.execute_each(_INSERT_JOURNALS, [journal_row(journal) for journal in books.written])
+        await tx.execute_each(_INSERT_POSTINGS, [row for journal in books.written for row in posting_rows(journal)])
 
 
 def journals_of(account_id: str, *, before: int | None, limit: int) -> Select[Any]:
@@ -397,19 +398,19 @@ def journals_of(account_id: str, *, before: int | None, limit: int) -> Select[An
     return query if before is None else query.where(POSTINGS.c.sequence < before)
 
 
-async def _find_account(tx: AsyncConnection, account_id: str) -> Account | None:
+async def _find_account(tx: Transaction, account_id: str) -> Account | None:
     row = (await tx.execute(select(ACCOUNTS).where(ACCOUNTS.c.account_id == account_id))).one_or_none()
     return None if row is None else to_account(row)
 
 
-async def _find_journals(tx: AsyncConnection, query: Select[Any], **parameters: Sequence[str]) -> list[Journal]:
+async def _find_journals(tx: Transaction, query: Select[Any], **parameters: Sequence[str]) -> list[Journal]:
     """Return the journals of a query, in its order, each with its legs."""
     rows = (await tx.execute(query, parameters)).all()
     legs = await _find_legs(tx, rows)
     return [to_journal(row, legs.get(row.journal_id, ())) for row in rows]
 
 
-async def _find_legs(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> dict[str, tuple[Leg, ...]]:
+async def _find_legs(tx: Transaction, rows: Iterable[Row[Any]]) -> dict[str, tuple[Leg, ...]]:
     """Return the legs of some journals, by journal id, in order."""
     ids = [row.journal_id for row in rows]
     legs: dict[str, tuple[Leg, ...]] = {}

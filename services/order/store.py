@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, case, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import CountinghouseError, StaleFence
 from services.kernel.fence import Fence
@@ -46,6 +45,11 @@ from services.order.schema import (
 )
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
+from services.runtime.database.transaction import Transaction
+
+_INSERT_LINE = insert(ORDER_LINES)
+_INSERT_EVENT = insert(ORDER_EVENTS)
+_ONE = select(ORDERS).where(ORDERS.c.order_id == bindparam("wanted"))
 
 #: One of the moves of `model.py` that a payment asks for.
 _Decide = Callable[[Order, Change], Order]
@@ -59,23 +63,23 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         self._raise_fence = _raise_fence(guarded=guards.fence)
 
     async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
-        async def effect(tx: AsyncConnection) -> None:
+        async def effect(tx: Transaction) -> None:
             if not await insert_if_absent(tx, ORDERS, order_row(order)):
                 raise DecisionOverturned
             if order.lines:
-                await tx.execute(insert(ORDER_LINES), line_rows(order))
-            await tx.execute(insert(ORDER_EVENTS), [event_row(None, order, request.key.caller, request.at_ms)])
+                await tx.execute_each(_INSERT_LINE, line_rows(order))
+            await tx.execute(_INSERT_EVENT, event_row(None, order, request.key.caller, request.at_ms))
 
         return await self._answer_once(request, response, effect)
 
     async def cancel(
         self, request: KeyedRequest, before: Order, after: Order, reason: str, response: StoredResponse
     ) -> Answer | None:
-        async def effect(tx: AsyncConnection) -> None:
+        async def effect(tx: Transaction) -> None:
             if not await _write(tx, before, after):
                 raise DecisionOverturned
             event = event_row(before, after, request.key.caller, request.at_ms, reason=reason)
-            await tx.execute(insert(ORDER_EVENTS), [event])
+            await tx.execute(_INSERT_EVENT, event)
 
         return await self._answer_once(request, response, effect)
 
@@ -92,8 +96,8 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         return await self._move(changes, model.reopen)
 
     async def get(self, order_id: str) -> Order | None:
-        async def step(tx: AsyncConnection) -> Order | None:
-            rows = (await tx.execute(_one(), {"wanted": order_id})).all()
+        async def step(tx: Transaction) -> Order | None:
+            rows = (await tx.execute(_ONE, {"wanted": order_id})).all()
             found = await _orders_of(tx, rows)
             return found[0] if found else None
 
@@ -103,7 +107,7 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         columns = ORDER_EVENTS.c
         wanted = select(ORDER_EVENTS).where(columns.order_id == order_id, columns.version > after)
 
-        async def step(tx: AsyncConnection) -> list[OrderEvent]:
+        async def step(tx: Transaction) -> list[OrderEvent]:
             return [to_event(row) for row in await tx.execute(wanted.order_by(columns.version).limit(limit))]
 
         return await self._database.read(step)
@@ -117,7 +121,7 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         if after is not None:
             query = query.where(ORDERS.c.seq < after)
 
-        async def step(tx: AsyncConnection) -> list[Listed]:
+        async def step(tx: Transaction) -> list[Listed]:
             rows = (await tx.execute(query)).all()
             found = await _orders_of(tx, rows)
             return [Listed(row.seq, order) for row, order in zip(rows, found, strict=True)]
@@ -127,7 +131,7 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
     async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[MoveOutcome]:
         turns = sorted(range(len(changes)), key=lambda turn: changes[turn].order_id)
 
-        async def step(tx: AsyncConnection) -> list[MoveOutcome]:
+        async def step(tx: Transaction) -> list[MoveOutcome]:
             outcomes: dict[int, MoveOutcome] = {}
             events: list[dict[str, Any]] = []
             for turn in turns:
@@ -136,14 +140,12 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
                 except CountinghouseError as refusal:
                     outcomes[turn] = refusal
             if events:
-                await tx.execute(insert(ORDER_EVENTS), events)
+                await tx.execute_each(_INSERT_EVENT, events)
             return [outcomes[turn] for turn in range(len(changes))]
 
         return await self._database.run(step)
 
-    async def _move_one(
-        self, tx: AsyncConnection, change: Change, decide: _Decide, events: list[dict[str, Any]]
-    ) -> Order:
+    async def _move_one(self, tx: Transaction, change: Change, decide: _Decide, events: list[dict[str, Any]]) -> Order:
         carried = {
             "wanted": change.order_id,
             "generation": change.fence.generation,
@@ -159,10 +161,6 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
                 raise AssertionError(f"order {before.order_id} changed under the lock of its row")
             events.append(event_row(before, after, change.actor, change.at_ms, change, reason=change.reason))
         return after
-
-
-def _one() -> Any:
-    return select(ORDERS).where(ORDERS.c.order_id == bindparam("wanted"))
 
 
 def _raise_fence(*, guarded: bool) -> Any:
@@ -185,8 +183,8 @@ def _raise_fence(*, guarded: bool) -> Any:
     )
 
 
-async def _why_not_raised(tx: AsyncConnection, change: Change) -> CountinghouseError:
-    row = (await tx.execute(_one(), {"wanted": change.order_id})).one_or_none()
+async def _why_not_raised(tx: Transaction, change: Change) -> CountinghouseError:
+    row = (await tx.execute(_ONE, {"wanted": change.order_id})).one_or_none()
     if row is None:
         return order_not_found(change.order_id)
     return StaleFence(change.order_id, change.fence, Fence(row.fence_generation, row.fence_token))
@@ -217,14 +215,14 @@ _WRITE = (
 )
 
 
-async def _write(tx: AsyncConnection, before: Order, after: Order) -> bool:
+async def _write(tx: Transaction, before: Order, after: Order) -> bool:
     """Write `after` over `before`; return False if the row is another by now."""
     new = {f"new_{name}": value for name, value in changing_columns(after).items()}
     wanted = {"wanted": before.order_id, "seen_version": before.version, "seen_state": before.state}
     return (await tx.execute(_WRITE, wanted | new)).rowcount == 1
 
 
-async def _orders_of(tx: AsyncConnection, rows: Iterable[Row[Any]]) -> list[Order]:
+async def _orders_of(tx: Transaction, rows: Iterable[Row[Any]]) -> list[Order]:
     """Return the orders of some rows, with their lines, with at most one further query."""
     found = list(rows)
     with_lines = [row.order_id for row in found if row.line_count]

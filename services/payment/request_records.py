@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import and_, bindparam, exists, not_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import NotFound, RequestInProgress
 from services.kernel.guards import Guards
@@ -18,6 +17,7 @@ from services.payment.ports import RequestRecords
 from services.payment.schema import PAYMENTS, REQUESTS
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import Requests, is_named, named
+from services.runtime.database.transaction import Transaction
 
 _NAME_TICKET = update(REQUESTS).where(is_named(REQUESTS)).values(ticket_key=bindparam("ticket"))
 
@@ -54,7 +54,7 @@ class SqlRequestRecords(RequestRecords):
             ResourceExhausted: TICKET_QUOTA.
         """
 
-        async def step(tx: AsyncConnection) -> StoredResponse | None:
+        async def step(tx: Transaction) -> StoredResponse | None:
             execution = await self._requests.begin(tx, request, fingerprint, lease)
             if isinstance(execution, StoredResponse):
                 return execution
@@ -131,7 +131,7 @@ class SqlRequestRecords(RequestRecords):
         )
         resting = and_(columns.ask_at_ms > now_ms, columns.state.in_(UNANSWERED))
 
-        async def step(tx: AsyncConnection) -> list[RequestRow]:
+        async def step(tx: Transaction) -> list[RequestRow]:
             return await self._requests.overdue(
                 tx,
                 not_(exists().where(own, resting)),

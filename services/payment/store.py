@@ -29,7 +29,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import Update
 
 from services.kernel.errors import NotFound, StaleFence
@@ -74,6 +73,7 @@ from services.payment.schema import (
 )
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import Requests, insert_if_absent
+from services.runtime.database.transaction import Transaction
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
@@ -99,7 +99,7 @@ class SqlPaymentStore(PaymentStore):
 
         index = ONE_ACTIVE_PER_ORDER
         change = index.create if self._guards.unique else index.drop
-        await self._database.run(lambda tx: tx.run_sync(change, checkfirst=True))
+        await self._database.change_schema(lambda connection: connection.run_sync(change, checkfirst=True))
 
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
         """Start the request of a payment and write the payment; an earlier execution's payment is carried on.
@@ -108,7 +108,7 @@ class SqlPaymentStore(PaymentStore):
             KeyMismatch, RequestInProgress, NotFound, FailedPrecondition: As `Requests.consume`.
         """
 
-        async def step(tx: AsyncConnection) -> Accepted | StoredResponse:
+        async def step(tx: Transaction) -> Accepted | StoredResponse:
             start = self._requests.consume if draft.key.method == PAY else self._requests.begin
             execution = await start(tx, draft.key, fingerprint, lease)
             if isinstance(execution, StoredResponse):
@@ -135,7 +135,7 @@ class SqlPaymentStore(PaymentStore):
             StaleFence: The order has been locked by another holder since.
         """
 
-        async def step(tx: AsyncConnection) -> Payment:
+        async def step(tx: Transaction) -> Payment:
             return await self._apply(tx, change, fence) or await self._seen(tx, change.before.payment_id, fence)
 
         return await self._database.run(step)
@@ -149,7 +149,7 @@ class SqlPaymentStore(PaymentStore):
         """
         before, after = change.before, change.after
 
-        async def step(tx: AsyncConnection) -> Payment:
+        async def step(tx: Transaction) -> Payment:
             submitting = change
             if before.source is Source.CARD:  # all attempts before it were definitively declined
                 attempt = 1 + (await tx.execute(_earlier_attempts(before, after.round))).scalar_one()
@@ -172,7 +172,7 @@ class SqlPaymentStore(PaymentStore):
     async def expire(self, *, now_ms: int) -> int:
         """End tickets and requests whose time passed before they were used, and the payments begun under them."""
 
-        async def step(tx: AsyncConnection) -> int:
+        async def step(tx: Transaction) -> int:
             keys = await self._requests.expire(tx, now_ms=now_ms)
             for key in keys:
                 payment = await self._find(tx, *_made_by(key))
@@ -199,7 +199,7 @@ class SqlPaymentStore(PaymentStore):
             .values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention)
         )
 
-        async def step(tx: AsyncConnection) -> None:
+        async def step(tx: Transaction) -> None:
             await self._seen(tx, payment_id, fence)
             await tx.execute(noted)
 
@@ -220,7 +220,7 @@ class SqlPaymentStore(PaymentStore):
         """Parked payments whose key the acquirer is to be asked to reverse by now, those that wait longest first."""
         columns = PAYMENTS.c
 
-        async def step(tx: AsyncConnection) -> list[Payment]:
+        async def step(tx: Transaction) -> list[Payment]:
             query = (
                 select(PAYMENTS)
                 .where(columns.state == str(PaymentState.PARKED), columns.ask_at_ms <= now_ms)
@@ -239,7 +239,7 @@ class SqlPaymentStore(PaymentStore):
         That is the order of their names, COMPLETE or RELEASE before REOPEN; the wall clock may have gone back between.
         """
 
-        async def step(tx: AsyncConnection) -> tuple[OutboxAction, ...]:
+        async def step(tx: Transaction) -> tuple[OutboxAction, ...]:
             columns = OUTBOX.c
             rows = await tx.execute(
                 select(columns.purpose)
@@ -262,7 +262,7 @@ class SqlPaymentStore(PaymentStore):
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
         """Return payments with notifications undelivered since `before_ms`, by id."""
 
-        async def step(tx: AsyncConnection) -> list[str]:
+        async def step(tx: Transaction) -> list[str]:
             columns = OUTBOX.c
             rows = await tx.execute(
                 select(columns.payment_id)
@@ -287,7 +287,7 @@ class SqlPaymentStore(PaymentStore):
     async def of_request(self, key: RequestKey) -> Payment | None:
         """Return the payment that a request made, or that it reverses."""
 
-        async def step(tx: AsyncConnection) -> Payment | None:
+        async def step(tx: Transaction) -> Payment | None:
             if key.method != REVERSE:
                 return await self._find(tx, *_made_by(key))
             return await self._find(tx, *_undone_for(key))
@@ -299,7 +299,7 @@ class SqlPaymentStore(PaymentStore):
         columns = EVENTS.c
         wanted = select(EVENTS).where(columns.payment_id == payment_id, columns.version > after)
 
-        async def step(tx: AsyncConnection) -> list[PaymentEvent]:
+        async def step(tx: Transaction) -> list[PaymentEvent]:
             return [to_event(row) for row in await tx.execute(wanted.order_by(columns.version).limit(limit))]
 
         return await self._database.read(step)
@@ -314,7 +314,7 @@ class SqlPaymentStore(PaymentStore):
             seen_by: Only payments made by or for this customer; None: all.
         """
 
-        async def step(tx: AsyncConnection) -> list[Payment]:
+        async def step(tx: Transaction) -> list[Payment]:
             query = _page_of(which, limit=limit, after=after, seen_by=seen_by)
             return [to_payment(row) for row in await tx.execute(query)]
 
@@ -322,7 +322,7 @@ class SqlPaymentStore(PaymentStore):
 
     # Parts of steps
 
-    async def _apply(self, tx: AsyncConnection, change: Change, fence: Fence) -> Payment | None:
+    async def _apply(self, tx: Transaction, change: Change, fence: Fence) -> Payment | None:
         """Write a transition by its conditional UPDATE; return None if the payment or its fence has changed."""
         row = to_row(change.after)
         values = {f"new_{name}": row[name] for name in columns_of(change.transition)}
@@ -348,7 +348,7 @@ class SqlPaymentStore(PaymentStore):
             ).values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in columns_of(transition)})
         return self._updates[transition]
 
-    async def _seen(self, tx: AsyncConnection, payment_id: str, fence: Fence) -> Payment:
+    async def _seen(self, tx: Transaction, payment_id: str, fence: Fence) -> Payment:
         """Raise the payment's fence, and return the payment as it stands."""
         carried = {"of_payment": payment_id, "generation": fence.generation, "token": fence.token}
         row = (await tx.execute(self._raise_fence, carried)).one_or_none()
@@ -363,12 +363,12 @@ class SqlPaymentStore(PaymentStore):
         return await self._database.read(lambda tx: self._find(tx, PAYMENTS.c.order_id == payment.order_id, IS_ACTIVE))
 
     @staticmethod
-    async def _find(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> Payment | None:
+    async def _find(tx: Transaction, *conditions: ColumnElement[bool]) -> Payment | None:
         row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
         return None if row is None else to_payment(row)
 
 
-async def _bind_card(tx: AsyncConnection, payment: Payment) -> None:
+async def _bind_card(tx: Transaction, payment: Payment) -> None:
     """Make a payment's card its customer's, unless it is already.
 
     Of two customers who bring one card at once, the second waits for the first one's commit. A payment that names no

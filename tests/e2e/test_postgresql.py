@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countinghouse.payment.v1 import payment_pb2
 from services import ledger
@@ -26,6 +25,7 @@ from services.devstack.stack import Stack
 from services.devstack.state import InstanceState, StackRefused
 from services.kernel.principal import Role
 from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.transaction import Transaction
 from services.testkit.harness import Harness, open_client
 from tests.contract.runtime.wire import wire_to
 from tests.e2e.checked import charges, checked_books
@@ -66,7 +66,7 @@ async def harness(data: Path, _zookeeper_can_be_started: None) -> AsyncIterator[
 async def refused(url: str, statement: str) -> str:
     """The reason for which a statement is refused."""
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement))
 
     async with Database(url) as database:

@@ -23,6 +23,7 @@ from services.order.schema import ENSEMBLE, ORDERS
 from services.payment.locks import CoordinatedLocks
 from services.runtime.database.database import Database, read_generation
 from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.transaction import Transaction
 from services.runtime.ensemble import Ensemble, EnsembleRefused
 from services.runtime.zookeeper_paths import GENERATION_PATH
 from tests.integration.zookeeper import ZooKeeper, connected, expire, until
@@ -263,7 +264,6 @@ async def administrating(server: ZooKeeper) -> AsyncIterator[KazooClient]:
 async def note_fence(database: Database, of: int, token: int) -> None:
     """An order that was locked under a fence."""
     from sqlalchemy import text
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
     values: dict[str, object] = {}
     for column in ORDERS.columns:
@@ -271,7 +271,7 @@ async def note_fence(database: Database, of: int, token: int) -> None:
         values[column.key] = {int: 0, str: "", bool: False, bytes: b""}[kind]
     values |= {"order_id": "o1", "fence_generation": of, "fence_token": token}
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text("PRAGMA ignore_check_constraints = 1"))
         await tx.execute(ORDERS.insert().values(**values))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, LargeBinary, MetaData, Table, insert, select, update
+from sqlalchemy import BigInteger, Column, Engine, Integer, LargeBinary, MetaData, Table, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
@@ -38,6 +38,7 @@ from services.runtime.database.errors import (
 )
 from services.runtime.database.postgresql import PostgresqlBackend
 from services.runtime.database.sqlite import SqliteBackend
+from services.runtime.database.transaction import Transaction
 
 __all__ = [
     "Database",
@@ -50,11 +51,13 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-Step = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
+Step = Callable[[Transaction], Coroutine[Any, Any, _T]]
+SchemaStep = Callable[[AsyncConnection], Coroutine[Any, Any, _T]]
 
 _ATTEMPTS = 6
-_NOW_POSTGRESQL = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
-_NOW_SQLITE = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+_ONE = text("SELECT 1")
+_NOW_POSTGRESQL = text("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
+_NOW_SQLITE = text("SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)")
 #: What a probe writes after a write has failed: more than the pages in use have room for.
 _PROBE_BYTES = 32_768
 
@@ -96,13 +99,15 @@ class Database:
             OutcomeUnknown: It went away, failed or was removed while it committed.
             DatabaseRefused: DATABASE_CORRUPT, DATABASE_LOGIN, DATABASE_MISSING or DATABASE_FORBIDDEN.
         """
-        try:
-            result = await self._attempt(lambda: self._backend.write(step), writing=True)
-        except Unavailable as error:
-            self._writes_fail = self._writes_fail or error.reason in WRITES_FAIL
-            raise
-        self._writes_fail = False
-        return result
+        return await self._write(lambda: self._backend.write(step))
+
+    async def change_schema(self, step: SchemaStep[_T]) -> _T:
+        """Run a step that changes the schema, on a connection of SQLAlchemy's. Raises as `run`."""
+        return await self._write(lambda: self._backend.change_schema(step))
+
+    async def inspect_schema(self, step: SchemaStep[_T]) -> _T:
+        """Run a step that reads the schema, on a connection of SQLAlchemy's. Raises as `read`."""
+        return await self._attempt(lambda: self._backend.inspect_schema(step), writing=False)
 
     @property
     def writes_fail(self) -> bool:
@@ -126,23 +131,31 @@ class Database:
     async def ping(self) -> None:
         """Raise Unavailable if the database does not answer."""
 
-        async def one(connection: AsyncConnection) -> None:
-            await connection.exec_driver_sql("SELECT 1")
+        async def one(tx: Transaction) -> None:
+            await tx.execute(_ONE)
 
         await self.read(one)
 
     async def now_ms(self) -> int:
         """Unix time in milliseconds, as the database has it; Unavailable as from `run`."""
 
-        async def ask(connection: AsyncConnection) -> int:
-            answer = await connection.exec_driver_sql(_NOW_SQLITE if self.is_sqlite else _NOW_POSTGRESQL)
-            return int(answer.scalar_one())
+        async def ask(tx: Transaction) -> int:
+            return int((await tx.execute(_NOW_SQLITE if self.is_sqlite else _NOW_POSTGRESQL)).scalar_one())
 
         return await self.read(ask)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._backend.close()
+
+    async def _write(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        try:
+            result = await self._attempt(work, writing=True)
+        except Unavailable as error:
+            self._writes_fail = self._writes_fail or error.reason in WRITES_FAIL
+            raise
+        self._writes_fail = False
+        return result
 
     async def _attempt(self, work: Callable[[], Coroutine[Any, Any, _T]], *, writing: bool) -> _T:
         """Try a step again that lost against another; also one whose connection found the file being set up."""
@@ -183,10 +196,10 @@ async def probe_write(database: Database, table: Table) -> None:
         Unavailable: As from `Database.run`: writes do not work.
     """
 
-    async def step(connection: AsyncConnection) -> None:
-        if (await connection.execute(select(table.c.id))).scalar_one_or_none() is None:
-            await connection.execute(insert(table).values(id=1, generation=0))
-        await connection.execute(update(table).values(probe=bytes(_PROBE_BYTES) if database.writes_fail else None))
+    async def step(tx: Transaction) -> None:
+        if (await tx.execute(select(table.c.id))).scalar_one_or_none() is None:
+            await tx.execute(insert(table).values(id=1, generation=0))
+        await tx.execute(update(table).values(probe=bytes(_PROBE_BYTES) if database.writes_fail else None))
 
     await database.run(step)
 
@@ -194,8 +207,8 @@ async def probe_write(database: Database, table: Table) -> None:
 async def read_generation(database: Database, table: Table) -> int:
     """Return the generation beside the data; 0: never written."""
 
-    async def step(connection: AsyncConnection) -> int:
-        return (await connection.execute(select(table.c.generation))).scalar_one_or_none() or 0
+    async def step(tx: Transaction) -> int:
+        return (await tx.execute(select(table.c.generation))).scalar_one_or_none() or 0
 
     return await database.read(step)
 
@@ -210,10 +223,10 @@ async def read_newest_fence(
     """
     generation, token = fences
 
-    async def step(connection: AsyncConnection) -> tuple[int, int]:
-        known = (await connection.execute(select(table.c.generation))).scalar_one_or_none() or 0
+    async def step(tx: Transaction) -> tuple[int, int]:
+        known = (await tx.execute(select(table.c.generation))).scalar_one_or_none() or 0
         newest = select(generation, token).order_by(generation.desc(), token.desc()).limit(1)
-        row = (await connection.execute(newest)).one_or_none()
+        row = (await tx.execute(newest)).one_or_none()
         if row is None or row[0] < known:
             return known, 0
         return int(row[0]), int(row[1])
@@ -224,11 +237,11 @@ async def read_newest_fence(
 async def write_generation(database: Database, table: Table, generation: int) -> None:
     """Raise the generation beside the data; never lower it."""
 
-    async def step(connection: AsyncConnection) -> None:
-        known = (await connection.execute(select(table.c.generation))).scalar_one_or_none()
+    async def step(tx: Transaction) -> None:
+        known = (await tx.execute(select(table.c.generation))).scalar_one_or_none()
         if known is None:
-            await connection.execute(insert(table).values(id=1, generation=generation))
+            await tx.execute(insert(table).values(id=1, generation=generation))
         elif known < generation:
-            await connection.execute(update(table).values(generation=generation))
+            await tx.execute(update(table).values(generation=generation))
 
     await database.run(step)

@@ -25,7 +25,7 @@ import sqlite3
 from typing import Final
 
 from sqlalchemy import Engine, ExceptionContext, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.kernel.errors import CountinghouseError, Unavailable
 
@@ -54,8 +54,15 @@ _SQLITE: Final = {
     sqlite3.SQLITE_NOMEM: IO_ERROR,
     sqlite3.SQLITE_PROTOCOL: IO_ERROR,
 }
-#: serialization_failure, deadlock_detected, lock_not_available.
-_PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
+#: serialization_failure, deadlock_detected, lock_not_available; a statement that was prepared before a migration.
+_PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "0A000"})
+#: The class of SQLSTATEs of the constraints.
+_INTEGRITY_VIOLATION: Final = "23"
+#: The class of SQLSTATEs by which the driver says that the connection broke.
+_CONNECTION_BROKE: Final = "08"
+#: What is no answer to COMMIT: class 08; and class 57P, the server is being shut down or is crashing, and may have
+#: committed before this error.
+_NO_ANSWERS: Final = (_CONNECTION_BROKE, "57P")
 #: By the beginning of the SQLSTATE, the longest first: disk_full, read_only_sql_transaction, system_error; then
 #: insufficient_resources, query_canceled (statement_timeout), operator_intervention (shutdown, crash, starting up).
 _SQLSTATES: Final = {"53100": FULL, "25006": READ_ONLY, "58": IO_ERROR, "53": AWAY, "57014": AWAY, "57P": AWAY}
@@ -121,6 +128,29 @@ def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
     return error
 
 
+def wrapped(error: Exception, *, invalidated: bool) -> DBAPIError:
+    """Return an error of asyncpg's as SQLAlchemy's, without the values in it, so that both drivers' errors look alike.
+
+    Args:
+        invalidated: Whether the connection is closed by now.
+    """
+    state = sqlstate_of(error)
+    _withhold(error, state)
+    kind = IntegrityError if state.startswith(_INTEGRITY_VIOLATION) else DBAPIError
+    words = f"{type(error).__name__} {state}: {error}"
+    result: DBAPIError = kind(
+        None, None, error, connection_invalidated=invalidated or state.startswith(_CONNECTION_BROKE)
+    )
+    result.args = (words,)
+    return result
+
+
+def is_answered(error: BaseException) -> bool:
+    """Return whether the server answered COMMIT with a refusal, after which nothing stands."""
+    state = sqlstate_of(error)
+    return bool(state) and not state.startswith(_NO_ANSWERS)
+
+
 def is_passing(error: DBAPIError) -> bool:
     """Return whether the step lost against another, or its connection broke: as a whole it may be run again."""
     original = driver_error(error)
@@ -164,17 +194,22 @@ def _strip(context: ExceptionContext) -> None:
     words, error = "", context.original_exception.__cause__  # what the adapter wrapped; SQLite has none
     while error is not None:
         state = sqlstate_of(error)
-        if not state or state.startswith(_DATA_EXCEPTION):
-            error.args = (_WITHHELD,)
-        for part in _QUOTING:
-            if getattr(error, part, None):
-                setattr(error, part, None)
+        _withhold(error, state)
         words = words or f"{type(error).__name__} {state}: {error}"
         error = error.__cause__
     if words:
         context.original_exception.args = (words,)
         if context.sqlalchemy_exception is not None:
             context.sqlalchemy_exception.args = (words,)
+
+
+def _withhold(error: BaseException, state: str) -> None:
+    """Take out of an error of asyncpg's what quotes values."""
+    if not state or state.startswith(_DATA_EXCEPTION):
+        error.args = (_WITHHELD,)
+    for part in _QUOTING:
+        if getattr(error, part, None):
+            setattr(error, part, None)
 
 
 def _reason(original: BaseException | None) -> str:

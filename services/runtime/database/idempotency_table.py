@@ -40,7 +40,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import Insert
 
 from services.kernel.errors import NotFound, RequestInProgress
@@ -59,20 +58,21 @@ from services.kernel.idempotency import (
 )
 from services.kernel.principal import Principal, Role
 from services.runtime.database.database import Database
+from services.runtime.database.transaction import Transaction
 
 #: How long a request id may be executed while nothing was done under it. How long it is kept then: `retention.py`.
 REQUEST_TTL_MS = 24 * 3600 * 1000
 
 
-async def insert_if_absent(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> bool:
+async def insert_if_absent(tx: Transaction, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one of its unique keys is taken; return whether it did. Waits for a rival's commit first."""
-    return (await connection.execute(_insert_or_not(table, connection.dialect.name), values)).rowcount == 1
+    return (await tx.execute(_insert_or_not(table, postgresql_syntax=tx.is_postgresql), values)).rowcount == 1
 
 
 @cache
-def _insert_or_not(table: Table, dialect: str) -> Insert:
+def _insert_or_not(table: Table, *, postgresql_syntax: bool) -> Insert:
     """Return one statement object per table: SQLAlchemy looks its compiled form up by it."""
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    insert = postgresql.insert if postgresql_syntax else sqlite.insert
     statement: Insert = insert(table).on_conflict_do_nothing()
     return statement
 
@@ -135,15 +135,13 @@ class Requests:
             )
         )
 
-    async def issue(
-        self, tx: AsyncConnection, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str
-    ) -> None:
+    async def issue(self, tx: Transaction, key: RequestKey, *, now_ms: int, expires_at_ms: int, order_id: str) -> None:
         """Make a key that can be used once; one that is there already stays as it is."""
         row = self._row(key, RequestState.ISSUED, "", 0, "", 0, expires_at_ms, now_ms) | {"order_id": order_id}
         await insert_if_absent(tx, self._table, row)
 
     async def begin(
-        self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
+        self, tx: Transaction, key: RequestKey, fingerprint: str, lease: Lease
     ) -> Execution | StoredResponse:
         """Start executing a request id, or return its stored answer.
 
@@ -165,7 +163,7 @@ class Requests:
         return await self.consume(tx, key, fingerprint, lease)
 
     async def consume(
-        self, tx: AsyncConnection, key: RequestKey, fingerprint: str, lease: Lease
+        self, tx: Transaction, key: RequestKey, fingerprint: str, lease: Lease
     ) -> Execution | StoredResponse:
         """Start executing a key that was issued, or return its stored answer.
 
@@ -199,7 +197,7 @@ class Requests:
             raise RequestInProgress(key.key)
         return execution
 
-    async def take_over(self, tx: AsyncConnection, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
+    async def take_over(self, tx: Transaction, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
         """Carry on an execution whose lease has passed; None: another execution did."""
         columns = self._table.c
         taken = await self._start(
@@ -212,7 +210,7 @@ class Requests:
         )
         return None if taken is None else Execution(key, taken, first=False)
 
-    async def finish(self, tx: AsyncConnection, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
+    async def finish(self, tx: Transaction, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
         """Store the response for good; return whether this call ended the request.
 
         Which of two executions may end it is decided by the effect in the same transaction, not by the attempt: a
@@ -223,10 +221,10 @@ class Requests:
 
     async def answer(
         self,
-        tx: AsyncConnection,
+        tx: Transaction,
         request: KeyedRequest,
         response: StoredResponse,
-        effect: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        effect: Callable[[Transaction], Awaitable[None]] | None = None,
     ) -> Answer:
         """Have the effect and store the response to it, unless the request was answered before.
 
@@ -249,7 +247,7 @@ class Requests:
         await self.finish(tx, request.key, response, now_ms=request.at_ms)
         return Answer(response)
 
-    async def renew(self, tx: AsyncConnection, held: Sequence[Execution], *, until_ms: int) -> None:
+    async def renew(self, tx: Transaction, held: Sequence[Execution], *, until_ms: int) -> None:
         """Keep others out of keys that are being executed; an `until_ms` that has passed lets them in."""
         columns = self._table.c
         for execution in held:
@@ -263,7 +261,7 @@ class Requests:
                 .values(lease_until_ms=until_ms)
             )
 
-    async def give_back(self, tx: AsyncConnection, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
+    async def give_back(self, tx: Transaction, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
         """Let the same key run again, since nothing was done under it: only who executes it can know that.
 
         The attempt stays, so that an execution that was paused meanwhile holds nothing of what its successors began.
@@ -276,7 +274,7 @@ class Requests:
         )
         return given.rowcount == 1
 
-    async def expire(self, tx: AsyncConnection, *, now_ms: int) -> list[RequestKey]:
+    async def expire(self, tx: Transaction, *, now_ms: int) -> list[RequestKey]:
         """End every key whose time passed before it was used."""
         columns = self._table.c
         ended = await tx.execute(
@@ -287,12 +285,12 @@ class Requests:
         )
         return [_to_key(row) for row in ended]
 
-    async def unused(self, tx: AsyncConnection, caller: Principal, method: str, *, now_ms: int) -> int:
+    async def unused(self, tx: Transaction, caller: Principal, method: str, *, now_ms: int) -> int:
         """Return how many keys issued to a caller are open: not used, and issued within a day or not yet expired.
 
         Callers who are counted at once wait for each other's transaction, so that none is missed.
         """
-        if tx.dialect.name == "postgresql":
+        if tx.is_postgresql:
             lock = select(func.pg_advisory_xact_lock(func.hashtextextended(f"{caller.role}:{caller.name}", 0)))
             await tx.execute(lock)
         columns = self._table.c
@@ -308,7 +306,7 @@ class Requests:
         return int(counted.scalar_one())
 
     async def overdue(
-        self, tx: AsyncConnection, *conditions: ColumnElement[bool], now_ms: int, limit: int
+        self, tx: Transaction, *conditions: ColumnElement[bool], now_ms: int, limit: int
     ) -> list[RequestRow]:
         """Return executions whose lease has passed, the longest first, that meet `conditions` as well."""
         columns = self._table.c
@@ -320,13 +318,13 @@ class Requests:
         )
         return [_to_row(row) for row in rows]
 
-    async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
+    async def find(self, tx: Transaction, key: RequestKey) -> RequestRow | None:
         """Return the row of a key."""
         row = (await tx.execute(self._find, named(key))).one_or_none()
         return None if row is None else _to_row(row)
 
     async def answered(
-        self, tx: AsyncConnection, key: RequestKey, fingerprint: str, *, now_ms: int
+        self, tx: Transaction, key: RequestKey, fingerprint: str, *, now_ms: int
     ) -> StoredResponse | None:
         """Return the stored answer to a key, without starting anything; None: it has none, or the guard is off.
 
@@ -339,7 +337,7 @@ class Requests:
         decide(row, fingerprint, now_ms)
         return row.response
 
-    async def order_of(self, tx: AsyncConnection, key: RequestKey) -> str | None:
+    async def order_of(self, tx: Transaction, key: RequestKey) -> str | None:
         """Return the order a ticket names, empty for none; None: there is no such ticket."""
         return (await tx.execute(select(self._table.c.order_id).where(self._is(key)))).scalar_one_or_none()
 
@@ -354,7 +352,7 @@ class Requests:
 
     async def _start(
         self,
-        tx: AsyncConnection,
+        tx: Transaction,
         key: RequestKey,
         lease: Lease,
         *conditions: ColumnElement[bool],
@@ -415,7 +413,7 @@ class SqlAnswerStore:
     async def answer(self, request: KeyedRequest, response: StoredResponse) -> Answer:
         """See `AnswerStore`."""
 
-        async def step(tx: AsyncConnection) -> Answer:
+        async def step(tx: Transaction) -> Answer:
             return await self._requests.answer(tx, request, response)
 
         return await self._database.run(step)
@@ -423,18 +421,18 @@ class SqlAnswerStore:
     async def answered(self, request: KeyedRequest) -> Answer | None:
         """See `AnswerStore`."""
 
-        async def step(tx: AsyncConnection) -> Answer | None:
+        async def step(tx: Transaction) -> Answer | None:
             stored = await self._requests.answered(tx, request.key, request.fingerprint, now_ms=request.at_ms)
             return None if stored is None else Answer(stored, replayed=True)
 
         return await self._database.read(step)
 
     async def _answer_once(
-        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[AsyncConnection], Awaitable[None]]
+        self, request: KeyedRequest, response: StoredResponse, effect: Callable[[Transaction], Awaitable[None]]
     ) -> Answer | None:
         """Have the effect and store the response in one transaction; None: the decision was overturned."""
 
-        async def step(tx: AsyncConnection) -> Answer:
+        async def step(tx: Transaction) -> Answer:
             return await self._requests.answer(tx, request, response, effect)
 
         try:

@@ -48,7 +48,7 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
             return None, tables
         return (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none(), tables
 
-    current, tables = await database.read(look)
+    current, tables = await database.inspect_schema(look)
     if current is None and not tables and made and database.file is not None:
         raise _lost(database.file)
     if current == newest:
@@ -76,7 +76,7 @@ async def bring_up_to_date(database: Database, package: Path, *, migrate: bool) 
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         await connection.run_sync(_upgrade, package)
 
-    await database.run(upgrade)
+    await database.change_schema(upgrade)
     _write_note(note)
 
 

@@ -71,24 +71,24 @@ async def grant(database: Database, append_only: Iterable[str], *, user: str, ch
     """
     fixed = {*append_only, *_LOOKED_AT}
 
-    async def step(tx: AsyncConnection) -> None:
-        await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-        tables = sorted(await tx.run_sync(lambda sync: inspect(sync).get_table_names()))
+    async def step(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        tables = sorted(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
         missing = fixed - set(tables)
         if missing:
             raise AssertionError(f"there is no table {', '.join(sorted(missing))} to be protected")
         for role in filter(None, (user, checker)):
-            await _say(tx, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I", role)
-            await _say(tx, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO %I", role)
+            await _say(connection, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I", role)
+            await _say(connection, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO %I", role)
         if user:
-            await _say(tx, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO %I", user)
+            await _say(connection, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO %I", user)
             for table in tables:
                 if table not in _LOOKED_AT:
-                    await _say(tx, "GRANT INSERT ON TABLE %I TO %I", table, user)
+                    await _say(connection, "GRANT INSERT ON TABLE %I TO %I", table, user)
                 if table not in fixed:
-                    await _say(tx, "GRANT UPDATE ON TABLE %I TO %I", table, user)
+                    await _say(connection, "GRANT UPDATE ON TABLE %I TO %I", table, user)
 
-    await database.run(step)
+    await database.change_schema(step)
 
 
 async def _make_role(connection: AsyncConnection, name: str, password: str | None) -> None:

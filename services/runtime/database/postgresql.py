@@ -2,8 +2,8 @@
 
 How long things may last, each bounded by `timeout_s` (settings: statement_timeout_s)
 
-    waiting for a connection of the pool     pool_timeout                          ours
-    opening one                              asyncpg's timeout                     ours
+    waiting for a connection of the pool,    ours
+    and opening one
     a statement, waiting for locks included  statement_timeout                     the server ends it
     a transaction that is abandoned          idle_in_transaction_session_timeout   the server ends it
     a step as a whole, and its commit        _GRACE_S more                         ours: the server may be frozen
@@ -14,35 +14,45 @@ has been sent until its answer is there, the step's outcome is unknown: `CommitU
 
 The password is not in the URL: `?passfile=…` names a file in the form of ~/.pgpass, read anew for each connection, so
 that a password can be changed without a restart.
+
+Statements go from SQLAlchemy's compiler to asyncpg without SQLAlchemy's own execution, which runs each statement in a
+greenlet: a SELECT of one row took 0.45 ms of processor time that way, and 0.12 ms this way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Engine
-from sqlalchemy.exc import DBAPIError
+import asyncpg
+from sqlalchemy import URL, Engine, Executable, TextClause
+from sqlalchemy.engine import Dialect, result_tuple
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from services.runtime.database.errors import CommitUnanswered, sqlstate_of
+from services.runtime.database.errors import CommitUnanswered, is_answered, wrapped
+from services.runtime.database.transaction import Parameters, Rows, Transaction
 
 _T = TypeVar("_T")
 
 #: The server's own timeouts come first, so that the reason arrives.
 _GRACE_S = 1.0
-#: What is no answer to COMMIT: class 08, the driver's code for a connection that broke; class 57P, the server is
-#: being shut down or is crashing, and may have committed before this error.
-_NO_ANSWERS = ("08", "57P")
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+#: More than all services have together.
+_KNOWN_STATEMENTS = 512
+#: What the driver raises of the server's errors, and of connections that broke.
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class PostgresqlBackend:
     """A PostgreSQL database.
 
     Args:
-        pool: How many connections at most.
+        pool: How many connections at most, besides one while the schema is changed.
         timeout_s: See the module.
     """
 
@@ -54,61 +64,209 @@ class PostgresqlBackend:
             "idle_in_transaction_session_timeout": milliseconds,
             "jit": "off",  # planning a short statement anew costs more than it runs
         }
+        self._timeout_s = timeout_s
         self._step_s = timeout_s + _GRACE_S
-        self._engine = create_async_engine(
-            url,
-            hide_parameters=True,
-            pool_size=pool,
-            max_overflow=0,
-            pool_timeout=timeout_s,
-            connect_args={"server_settings": settings, "timeout": timeout_s, "command_timeout": self._step_s},
-        )
+        limits = {"server_settings": settings, "timeout": timeout_s, "command_timeout": self._step_s}
+        self._engine = create_async_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=limits)
         self.sync_engine: Engine = self._engine.sync_engine
+        self._statements = Statements(self.sync_engine.dialect)
+        self._connect_with = {**self.sync_engine.dialect.create_connect_args(url)[1], **limits}
+        self._size = pool
+        self._pool: Any = None
+        self._opening = asyncio.Lock()
 
-    async def write(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+    async def write(self, step: Callable[[Transaction], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step in a transaction.
 
         Raises:
             CommitUnanswered: It may stand.
         """
         async with self._connection() as connection:
-            transaction = await connection.begin()
-            async with asyncio.timeout(self._step_s):
-                result = await step(connection)
-            try:
-                async with asyncio.timeout(self._step_s):
-                    await transaction.commit()
-            except DBAPIError as error:
-                if _was_refused(error):
-                    raise
-                raise CommitUnanswered from error
-            except (OSError, TimeoutError) as error:
-                raise CommitUnanswered from error
+            async with self._begun(connection, "BEGIN") as tx:
+                result = await step(tx)
+            await self._commit(connection)
             return result
 
-    async def read(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+    async def read(self, step: Callable[[Transaction], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step on one snapshot."""
         async with self._connection() as connection:
-            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            async with asyncio.timeout(self._step_s), connection.begin():
-                return await step(connection)
+            async with self._begun(connection, _BEGIN_SNAPSHOT) as tx:
+                result = await step(tx)
+            await connection.execute("COMMIT")
+            return result
+
+    async def inspect_schema(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a step that reads on a connection of SQLAlchemy's."""
+        return await self.change_schema(step)
+
+    async def change_schema(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a step in a transaction on a connection of SQLAlchemy's, which Alembic and `inspect` need."""
+        async with self._engine.begin() as connection:
+            return await step(connection)
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._pool is not None:
+            self._pool.terminate()
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection of the pool. One on which something was not answered in time is not given back to it."""
-        async with self._engine.connect() as connection:
-            try:
-                yield connection
-            except (TimeoutError, CommitUnanswered):
-                await connection.invalidate()
+    async def _begun(self, connection: Any, begin: str) -> AsyncIterator[Transaction]:
+        """Begin a transaction for a step; roll it back if the step raises."""
+        await connection.execute(begin)
+        try:
+            async with asyncio.timeout(self._step_s):
+                yield _Transaction(connection, self._statements)
+        except Exception as error:
+            if not isinstance(error, TimeoutError) and not _is_closed(connection):
+                await connection.execute("ROLLBACK")
+            raise
+
+    async def _commit(self, connection: Any) -> None:
+        try:
+            async with asyncio.timeout(self._step_s):
+                answer = await connection.execute("COMMIT")
+        except asyncpg.PostgresError as error:
+            if is_answered(error) and not _is_closed(connection):
                 raise
+            raise CommitUnanswered from error
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            raise CommitUnanswered from error
+        if answer != "COMMIT":
+            raise AssertionError("the step went on after a statement that failed, so PostgreSQL rolled it back")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """Lend a connection of the pool. One on which something was not answered is not given back to it.
+
+        Raises:
+            DBAPIError: Whatever the driver raised.
+        """
+        pool = self._pool or await self._opened()
+        try:
+            connection = await pool.acquire(timeout=self._timeout_s)
+        except _DRIVER_ERRORS as error:
+            raise wrapped(error, invalidated=False) from error
+        try:
+            yield connection
+        except _DRIVER_ERRORS as error:
+            raise wrapped(error, invalidated=_is_closed(connection)) from error
+        except (TimeoutError, CommitUnanswered, asyncio.CancelledError):
+            if not _is_closed(connection):
+                connection.terminate()
+            raise
+        finally:
+            await pool.release(connection, timeout=self._timeout_s)
+
+    async def _opened(self) -> Any:
+        """Open the pool, which connects when it is asked for a connection."""
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    min_size=0, max_size=self._size, reset=_nothing, **self._connect_with
+                )
+        return self._pool
 
 
-def _was_refused(error: DBAPIError) -> bool:
-    """Return whether the server answered COMMIT with a refusal, after which nothing stands."""
-    state = sqlstate_of(error.orig)
-    return bool(state) and not error.connection_invalidated and not state.startswith(_NO_ANSWERS)
+class _Transaction:
+    """See `Transaction`."""
+
+    is_postgresql = True
+
+    def __init__(self, connection: Any, statements: Statements) -> None:
+        self._connection = connection
+        self._statements = statements
+
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+        compiled = self._statements.compiled(statement, parameters or ())
+        text, arguments = compiled.with_values(parameters or {})
+        if compiled.returns_rows:
+            return compiled.rows_of(await self._connection.fetch(text, *arguments))
+        answer = await self._connection.execute(text, *arguments)
+        return Rows((), _count_in(answer))
+
+    async def execute_each(self, statement: Executable, rows: Sequence[Parameters]) -> Rows:
+        if not rows:
+            return Rows((), 0)
+        compiled = self._statements.compiled(statement, rows[0])
+        text, _ = compiled.with_values(rows[0])
+        values = [compiled.with_values(row)[1] for row in rows]
+        if compiled.returns_rows:
+            return compiled.rows_of(await self._connection.fetchmany(text, values))
+        await self._connection.executemany(text, values)
+        return Rows((), 0)
+
+
+class CompiledStatement:
+    """A statement as text, and how its parameters become the driver's arguments."""
+
+    def __init__(self, statement: Any, compiled: SQLCompiler) -> None:
+        self.returns_rows = _returns_rows(statement, compiled)
+        keys = () if isinstance(statement, TextClause) else tuple(statement.exported_columns.keys())
+        self._keys = keys
+        self._row = result_tuple(keys)
+        self._compiled = compiled
+        self._text = str(compiled)
+        self._has_lists = bool(compiled.post_compile_params)
+        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
+        self._fixed = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}
+
+    def with_values(self, parameters: Parameters) -> tuple[str, Sequence[Any]]:
+        """Return the text and its arguments; with a list among them the text has a place for each of its values."""
+        if self._has_lists:
+            expanded = self._compiled.construct_expanded_state(dict(parameters))
+            return expanded.statement, expanded.positional_parameters
+        fixed = self._fixed
+        return self._text, [parameters[name] if name in parameters else fixed[name] for name in self._names]
+
+    def rows_of(self, records: Sequence[Any]) -> Rows:
+        """Return the driver's records as rows whose columns are named as in the statement; of text, by the server."""
+        if records and len(records[0]) != len(self._keys):
+            self._keys = tuple(records[0].keys())
+            self._row = result_tuple(self._keys)
+        row = self._row
+        return Rows([row(tuple(record)) for record in records], len(records))
+
+
+class Statements:
+    """The compiled forms of the statements executed last, by statement object and parameter names."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._compiled = lru_cache(maxsize=_KNOWN_STATEMENTS)(self._compile)
+
+    def compiled(self, statement: Executable, names: Iterable[str]) -> CompiledStatement:
+        """Return the compiled form of a statement.
+
+        Args:
+            names: The parameters it is executed with: the columns of an INSERT.
+        """
+        return self._compiled(statement, tuple(names))
+
+    def _compile(self, statement: Any, names: tuple[str, ...]) -> CompiledStatement:
+        return CompiledStatement(statement, statement.compile(dialect=self._dialect, column_keys=list(names)))
+
+
+def _is_closed(connection: Any) -> bool:
+    """Return whether a connection of the pool is closed; the pool has taken one back that closed itself."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
+def _returns_rows(statement: Any, compiled: SQLCompiler) -> bool:
+    """Return whether a statement answers with rows; of plain text only the server knows, and asyncpg's fetch asks."""
+    if isinstance(statement, TextClause):
+        return not str(compiled).lstrip().upper().startswith(("INSERT", "UPDATE", "DELETE", "SET"))
+    return bool(statement.is_select or compiled.effective_returning)
+
+
+def _count_in(answer: str) -> int:
+    """Return how many rows a command tag counts: `UPDATE 1`, `INSERT 0 1`."""
+    last = answer.rpartition(" ")[2]
+    return int(last) if last.isdecimal() else 0
+
+
+async def _nothing(_connection: Any) -> None:
+    """Reset nothing: a step leaves nothing behind on its connection, and the pool rolls back what was not committed."""

@@ -43,11 +43,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.idempotency import RequestState
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import insert_if_absent
+from services.runtime.database.transaction import Transaction
 
 #: Rows in one transaction: few enough that no caller waits for them.
 BATCH: Final = 500
@@ -96,7 +96,7 @@ async def remove_old_requests(database: Database, retention: Retention, *, befor
     last: tuple[str, ...] = ()
     removed = 0
 
-    async def step(tx: AsyncConnection) -> list[Row[Any]]:
+    async def step(tx: Transaction) -> list[Row[Any]]:
         query = select(*table.primary_key.columns).where(may_go).order_by(*table.primary_key.columns).limit(batch)
         if last:
             query = query.where(key > tuple_(*map(literal, last)))
@@ -112,6 +112,6 @@ async def remove_old_requests(database: Database, retention: Retention, *, befor
     return removed
 
 
-async def _note(tx: AsyncConnection, removals: Table, before_ms: int) -> None:
+async def _note(tx: Transaction, removals: Table, before_ms: int) -> None:
     if not await insert_if_absent(tx, removals, {"id": 1, "before_ms": before_ms}):
         await tx.execute(update(removals).where(removals.c.before_ms < before_ms).values(before_ms=before_ms))

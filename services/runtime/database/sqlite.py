@@ -17,18 +17,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event
+from sqlalchemy import URL, Connection, CursorResult, Dialect, Engine, Executable, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import QueuePool
 
 from services.kernel.errors import Unavailable
 from services.runtime.database.errors import CommitUnanswered, is_undone, lost
+from services.runtime.database.transaction import Parameters, Rows
 
 _T = TypeVar("_T")
 
@@ -64,7 +64,7 @@ class SqliteBackend:
         self._threads = ThreadPoolExecutor(pool, thread_name_prefix="sqlite")
         self._writer = asyncio.Lock()
 
-    async def write(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+    async def write(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step in a transaction that may write from its first statement on.
 
         Raises:
@@ -72,18 +72,27 @@ class SqliteBackend:
             Unavailable: DATABASE_LOST; `read` raises it as well.
         """
         async with self._writer:
-            return await self._in_thread(step, reading=False)
+            return await self._in_thread(lambda connection: step(_Transaction(connection)), reading=False)
 
-    async def read(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+    async def inspect_schema(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a step that reads on what is much of an AsyncConnection."""
+        return await self._in_thread(lambda connection: step(_SchemaConnection(connection)), reading=True)
+
+    async def change_schema(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a step in a transaction on what is much of an AsyncConnection."""
+        async with self._writer:
+            return await self._in_thread(lambda connection: step(_SchemaConnection(connection)), reading=False)
+
+    async def read(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step on one snapshot."""
-        return await self._in_thread(step, reading=True)
+        return await self._in_thread(lambda connection: step(_Transaction(connection)), reading=True)
 
     async def close(self) -> None:
         """Close the connections and end the threads."""
         self._threads.shutdown(wait=False)
         self.sync_engine.dispose()
 
-    async def _in_thread(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], *, reading: bool) -> _T:
+    async def _in_thread(self, step: Callable[[Connection], Coroutine[Any, Any, _T]], *, reading: bool) -> _T:
         """Run a step in a thread. A cancelled caller ends when the thread has: it cannot be stopped."""
         job = self._threads.submit(self._run, step, reading)
         running = asyncio.wrap_future(job)
@@ -95,12 +104,12 @@ class SqliteBackend:
                 running.exception()  # marks it as taken
             raise
 
-    def _run(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], reading: bool) -> _T:
+    def _run(self, step: Callable[[Connection], Coroutine[Any, Any, _T]], reading: bool) -> _T:
         self._check_file()
         with self.sync_engine.connect() as connection:
             connection.execution_options(countinghouse_read=reading)
             with connection.begin() as transaction:
-                result = _driven(step(cast(AsyncConnection, _AtOnce(connection))))
+                result = _driven(step(connection))
                 try:
                     transaction.commit()
                 except DBAPIError as error:
@@ -164,10 +173,25 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-class _AtOnce:
-    """As much of an AsyncConnection as steps use; every await returns at once."""
+class _Transaction:
+    """See `Transaction`; every await returns at once."""
 
-    __slots__ = ("_connection",)
+    is_postgresql = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+        return _rows_of(self._connection.execute(statement, parameters))
+
+    async def execute_each(self, statement: Executable, rows: Sequence[Parameters]) -> Rows:
+        answers = [_rows_of(self._connection.execute(statement, row)) for row in rows]
+        found = [row for answer in answers for row in answer]
+        return Rows(found, len(found))
+
+
+class _SchemaConnection:
+    """As much of an AsyncConnection as steps that change the schema use; every await returns at once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -179,11 +203,15 @@ class _AtOnce:
     async def execute(self, *arguments: Any, **options: Any) -> Any:
         return self._connection.execute(*arguments, **options)
 
-    async def exec_driver_sql(self, *arguments: Any, **options: Any) -> Any:
-        return self._connection.exec_driver_sql(*arguments, **options)
-
     async def run_sync(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return function(self._connection, *arguments, **options)
+
+
+def _rows_of(answer: CursorResult[Any]) -> Rows:
+    if answer.returns_rows:
+        found = answer.all()
+        return Rows(found, len(found))
+    return Rows((), answer.rowcount)
 
 
 def _driven(step: Coroutine[Any, Any, _T]) -> _T:

@@ -16,6 +16,7 @@ from services.acquirer.ports import ChargeStore
 from services.acquirer.schema import COUNTER, METADATA
 from services.acquirer.store import SqlChargeStore
 from services.runtime.database.database import Database, probe_write
+from services.runtime.database.transaction import Transaction
 from tests.contract.acquirer.store_contract import ChargeStoreContract, Make, asked, charge, words
 from tests.contract.conftest import FreshDatabase
 
@@ -40,10 +41,10 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
-    async def step(tx: AsyncConnection) -> list[object]:
-        return await tx.run_sync(differences)
+    async def step(connection: AsyncConnection) -> list[object]:
+        return await connection.run_sync(differences)
 
-    assert await database.run(step) == []
+    assert await database.inspect_schema(step) == []
 
 
 async def test_probe_of_writing_works_under_the_acquirers_role_and_takes_no_number(database: Database) -> None:
@@ -64,7 +65,7 @@ async def test_append_only_rows_are_protected(database: Database, owner: Databas
     store = SqlChargeStore(database)
     decided = await charge(store)
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement))
 
     with pytest.raises(DBAPIError, match="refuses"):

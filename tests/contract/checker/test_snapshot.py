@@ -7,13 +7,13 @@ from dataclasses import fields
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.checker.findings import Verdict, verdict_of
 from services.checker.registry import run_checks
 from services.checker.snapshot import SERVICES, Record, Snapshot, read_snapshot, settled_snapshot
 from services.kernel.clock import SystemClock
 from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.transaction import Transaction
 from tests.unit.checker import archive
 from tests.unit.checker.dataset import DatasetBuilder, with_cards
 
@@ -94,7 +94,7 @@ async def test_journals_come_in_the_order_of_their_chain(urls: dict[str, str], d
 async def test_nothing_can_be_written_while_it_is_read(urls: dict[str, str], dataset: DatasetBuilder) -> None:
     """The transaction of a reading is one that only reads, where the database knows such a thing."""
 
-    async def step(connection: AsyncConnection) -> None:
+    async def step(connection: Transaction) -> None:
         await connection.execute(text("DELETE FROM outbox"))
 
     async with Database(urls["payment"]) as database:

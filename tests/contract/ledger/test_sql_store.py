@@ -26,6 +26,7 @@ from services.ledger.store import SqlLedgerStore, journals_of
 from services.ledger.trial import rows_of
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.transaction import Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.ledger.store_contract import (
     NOW_MS,
@@ -75,7 +76,7 @@ async def store(database: Database) -> SqlLedgerStore:
 async def execute(database: Database, *statements: str, **values: str | int) -> None:
     """Does behind the store's back what it is told; `:name` in a statement stands for a value."""
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         for statement in statements:
             named = {name: value for name, value in values.items() if f":{name}" in statement}
             await tx.execute(text(statement), named)
@@ -89,7 +90,7 @@ async def disarm(database: Database) -> None:
         await execute(database, *(f"ALTER TABLE {table} DISABLE TRIGGER USER" for table in TABLES))
         return
 
-    async def names(tx: AsyncConnection) -> list[str]:
+    async def names(tx: Transaction) -> list[str]:
         return list((await tx.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))).scalars())
 
     await execute(database, *(f"DROP TRIGGER {name}" for name in await database.read(names)))
@@ -104,10 +105,10 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
-    async def step(tx: AsyncConnection) -> list[object]:
-        return await tx.run_sync(differences)
+    async def step(connection: AsyncConnection) -> list[object]:
+        return await connection.run_sync(differences)
 
-    assert await database.run(step) == []
+    assert await database.inspect_schema(step) == []
 
 
 async def test_migrating_again_changes_nothing(database: Database, store: SqlLedgerStore) -> None:
@@ -320,7 +321,7 @@ async def plan_of(database: Database, query: Select[Any]) -> str:
 
     statement = query.compile(database.sync_engine, compile_kwargs={"literal_binds": True})
 
-    async def step(tx: AsyncConnection) -> str:
+    async def step(tx: Transaction) -> str:
         if database.is_sqlite:
             rows = await tx.execute(text(f"EXPLAIN QUERY PLAN {statement}"))
             return "\n".join(row.detail for row in rows)
@@ -405,7 +406,7 @@ async def test_rising_fences_at_once_leave_the_highest(database: Database, store
     outcomes = await asyncio.gather(*(post(store, draft(), fence=token) for token in tokens))
     assert isinstance(outcomes[2], Posted)
 
-    async def step(tx: AsyncConnection) -> Fence:
+    async def step(tx: Transaction) -> Fence:
         row = (await tx.execute(select(ORDER_FENCES))).one()
         return Fence(row.generation, row.token)
 
@@ -425,11 +426,11 @@ async def test_lists_at_once_do_not_wait_in_a_circle(store: SqlLedgerStore) -> N
 
 
 async def index_names(database: Database) -> set[str | None]:
-    async def step(tx: AsyncConnection) -> set[str | None]:
-        found = await tx.run_sync(lambda sync: inspect(sync).get_indexes("journals"))
+    async def step(connection: AsyncConnection) -> set[str | None]:
+        found = await connection.run_sync(lambda sync: inspect(sync).get_indexes("journals"))
         return {index["name"] for index in found if index["unique"]}
 
-    return await database.read(step)
+    return await database.inspect_schema(step)
 
 
 async def test_guard_makes_and_drops_its_indexes(owner: Database) -> None:

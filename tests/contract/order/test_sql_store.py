@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, event, select, text
+from sqlalchemy import Connection, Executable, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,6 +24,7 @@ from services.order.ports import OrderFilter
 from services.order.schema import METADATA, ORDER_EVENTS, ORDERS
 from services.order.store import SqlOrderStore
 from services.runtime.database.database import Database
+from services.runtime.database.transaction import Parameters, Rows, Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.order.store_contract import Made, Make, OrderStoreContract, create, created, new_order, request
 from tests.fakes.order_store import Event
@@ -41,7 +42,7 @@ class InDatabase:
     async def history(self, order_id: str) -> list[Event]:
         columns = ORDER_EVENTS.c
 
-        async def step(tx: AsyncConnection) -> list[Event]:
+        async def step(tx: Transaction) -> list[Event]:
             rows = await tx.execute(select(ORDER_EVENTS).where(columns.order_id == order_id).order_by(columns.version))
             return [
                 Event(
@@ -62,7 +63,7 @@ class InDatabase:
         return await self.database.read(step)
 
     async def fence(self, order_id: str) -> Fence:
-        async def step(tx: AsyncConnection) -> Fence:
+        async def step(tx: Transaction) -> Fence:
             columns = ORDERS.c
             row = await tx.execute(
                 select(columns.fence_generation, columns.fence_token).where(columns.order_id == order_id)
@@ -94,10 +95,10 @@ async def test_migrations_make_the_tables_the_store_knows(fresh_database: FreshD
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
-    async def step(tx: AsyncConnection) -> list[object]:
-        return await tx.run_sync(differences)
+    async def step(connection: AsyncConnection) -> list[object]:
+        return await connection.run_sync(differences)
 
-    assert await database.run(step) == []
+    assert await database.inspect_schema(step) == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ async def test_append_only_rows_are_protected(fresh_database: FreshDatabase, own
     subject = InDatabase(SqlOrderStore(database, Guards()), database)
     made = await created(subject, new_order(lines=2))
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement))
 
     with pytest.raises(DBAPIError, match="refuses"):
@@ -154,7 +155,9 @@ async def test_rising_fences_at_once_leave_the_highest(fresh_database: FreshData
     assert len(await subject.history("o1")) == 2
 
 
-async def test_rows_of_a_list_are_locked_in_one_order(fresh_database: FreshDatabase) -> None:
+async def test_rows_of_a_list_are_locked_in_one_order(
+    fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By order id, however they were asked for: so two lists never wait for each other in a circle."""
     database = await fresh_database(PACKAGE)
     subject = InDatabase(SqlOrderStore(database, Guards()), database)
@@ -162,11 +165,23 @@ async def test_rows_of_a_list_are_locked_in_one_order(fresh_database: FreshDatab
     orders = [await created(subject, new_order(name)) for name in names]
     locked: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        if statement.startswith("UPDATE orders SET fence_generation"):
-            locked.extend(value for value in parameters if value in names)
+    class Noted(Transaction):
+        def __init__(self, tx: Transaction) -> None:
+            self._tx = tx
+            self.is_postgresql = tx.is_postgresql
 
-    event.listen(database.sync_engine, "before_cursor_execute", note)
+        async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+            if str(statement).startswith("UPDATE orders SET fence_generation"):
+                locked.append((parameters or {})["wanted"])
+            return await self._tx.execute(statement, parameters)
+
+        async def execute_each(self, statement: Executable, rows: Sequence[Parameters]) -> Rows:
+            if str(statement).startswith("UPDATE orders SET fence_generation"):
+                locked.extend(row["wanted"] for row in rows)
+            return await self._tx.execute_each(statement, rows)
+
+    run = database.run
+    monkeypatch.setattr(database, "run", lambda step: run(lambda tx: step(Noted(tx))))
     outcomes = await subject.store.claim([made.change("p1", Fence(1, 1)) for made in orders])
     assert locked == sorted(names)
     assert [outcome.order_id for outcome in outcomes if not isinstance(outcome, CountinghouseError)] == names

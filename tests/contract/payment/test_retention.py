@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import NotFound
 from services.kernel.guards import Guards
@@ -15,6 +14,7 @@ from services.payment.schema import REMOVALS, REQUESTS, RETENTION
 from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from services.runtime.database.retention import remove_old_requests
+from services.runtime.database.transaction import Transaction
 from tests.contract.payment.subject import (
     LI,
     RESPONSES,
@@ -40,14 +40,14 @@ def subject(database: Database) -> InDatabase:
 async def keys(subject: InDatabase) -> set[tuple[str, str]]:
     """Method and key of every row."""
 
-    async def step(tx: AsyncConnection) -> set[tuple[str, str]]:
+    async def step(tx: Transaction) -> set[tuple[str, str]]:
         return {(row.method, row.key) for row in await tx.execute(select(REQUESTS.c.method, REQUESTS.c.key))}
 
     return await subject.database.read(step)
 
 
 async def removed_before(subject: InDatabase) -> int | None:
-    async def step(tx: AsyncConnection) -> int | None:
+    async def step(tx: Transaction) -> int | None:
         return (await tx.execute(select(REMOVALS.c.before_ms))).scalar_one_or_none()
 
     return await subject.database.read(step)

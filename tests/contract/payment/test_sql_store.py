@@ -22,6 +22,7 @@ from services.payment.request_records import SqlRequestRecords
 from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
 from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
+from services.runtime.database.transaction import Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.contract.payment.store_contract import PaymentStoreContract
 from tests.contract.payment.subject import (
@@ -50,7 +51,7 @@ class InDatabase:
     async def history(self, payment_id: str) -> list[Event]:
         columns = EVENTS.c
 
-        async def step(tx: AsyncConnection) -> list[Event]:
+        async def step(tx: Transaction) -> list[Event]:
             rows = await tx.execute(select(EVENTS).where(columns.payment_id == payment_id).order_by(columns.version))
             return [
                 Event(
@@ -68,7 +69,7 @@ class InDatabase:
     async def messages(self) -> list[OutboxMessage]:
         columns = OUTBOX.c
 
-        async def step(tx: AsyncConnection) -> list[OutboxMessage]:
+        async def step(tx: Transaction) -> list[OutboxMessage]:
             rows = await tx.execute(select(OUTBOX).order_by(columns.payment_id, columns.purpose))
             return [
                 OutboxMessage(
@@ -82,7 +83,7 @@ class InDatabase:
     async def request(self, key: RequestKey) -> tuple[RequestState, int]:
         columns = REQUESTS.c
 
-        async def step(tx: AsyncConnection) -> tuple[RequestState, int]:
+        async def step(tx: Transaction) -> tuple[RequestState, int]:
             found = await tx.execute(
                 select(columns.state, columns.attempt).where(
                     columns.caller == key.caller.name,
@@ -125,10 +126,10 @@ async def test_migrations_make_the_tables_the_store_knows(database: Database) ->
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
-    async def step(tx: AsyncConnection) -> list[object]:
-        return await tx.run_sync(differences)
+    async def step(connection: AsyncConnection) -> list[object]:
+        return await connection.run_sync(differences)
 
-    assert await database.run(step) == []
+    assert await database.inspect_schema(step) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ async def test_append_only_rows_are_protected(database: Database, owner: Databas
     made = await succeeded(subject)
     before = await made.now()
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement))
 
     with pytest.raises(DBAPIError, match="refuses"):
@@ -160,8 +161,8 @@ async def test_unique_index_is_dropped_and_made_again_with_its_guard(owner: Data
     def names(connection: Connection) -> set[str | None]:
         return {str(index["name"]) for index in inspect(connection).get_indexes("payments")}
 
-    async def step(tx: AsyncConnection) -> set[str | None]:
-        return await tx.run_sync(names)
+    async def step(connection: AsyncConnection) -> set[str | None]:
+        return await connection.run_sync(names)
 
     for guards, stands in (
         (Guards(), True),
@@ -171,7 +172,7 @@ async def test_unique_index_is_dropped_and_made_again_with_its_guard(owner: Data
         (Guards(), True),
     ):
         await in_database(owner, guards)
-        assert (str(ONE_ACTIVE_PER_ORDER.name) in await owner.run(step)) is stands
+        assert (str(ONE_ACTIVE_PER_ORDER.name) in await owner.inspect_schema(step)) is stands
     subject = await in_database(owner)
     await (await accepted(subject)).submit()
     assert isinstance(await (await accepted(subject, draft("p2", settle_key("s2")))).submit(), ConflictingPayment)

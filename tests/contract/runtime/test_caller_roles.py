@@ -28,6 +28,7 @@ from services.payment.request_records import SqlRequestRecords
 from services.payment.store import SqlPaymentStore
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.transaction import Transaction
 
 SERVICES = Path(services.__path__[0])
 NOW_MS = 50_000
@@ -51,14 +52,14 @@ async def migrate(database: Database, service: str, revision: str) -> None:
         config.set_main_option("script_location", str(SERVICES / service / "migrations"))
         command.upgrade(config, revision)
 
-    async def step(tx: AsyncConnection) -> None:
-        await tx.run_sync(upgrade)
+    async def step(connection: AsyncConnection) -> None:
+        await connection.run_sync(upgrade)
 
-    await database.run(step)
+    await database.change_schema(step)
 
 
 async def insert(database: Database, table: str, row: Mapping[str, Any]) -> None:
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         names = ", ".join(row)
         values = ", ".join(f":{name}" for name in row)
         await tx.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), dict(row))  # noqa: S608
@@ -222,7 +223,7 @@ async def test_migrated_card_is_that_of_the_one_customer_who_used_it(empty: Data
         await insert(empty, "payments", payment(f"p{number}", LI, SETTLE, f"s{number}", **by_card))
     await bring_up_to_date(empty, SERVICES / "payment", migrate=True)
 
-    async def step(tx: AsyncConnection) -> list[tuple[str, str]]:
+    async def step(tx: Transaction) -> list[tuple[str, str]]:
         rows = await tx.execute(text("SELECT card, customer_id FROM card_owners"))
         return [(row.card, row.customer_id) for row in rows]
 

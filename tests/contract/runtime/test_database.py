@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import Unavailable
 from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.transaction import Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
 
 PACKAGE = Path(services.order.__file__).parent
@@ -38,14 +38,14 @@ async def empty(database_url: str) -> AsyncIterator[Database]:
 
 
 async def say(database: Database, statement: str) -> None:
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement))
 
     await database.run(step)
 
 
 async def count(database: Database) -> int:
-    async def step(tx: AsyncConnection) -> int:
+    async def step(tx: Transaction) -> int:
         return int((await tx.execute(text("SELECT count(*) FROM ensemble"))).scalar_one())
 
     return await database.read(step)
@@ -64,7 +64,7 @@ async def test_cancelled_read_ends_only_when_its_step_has(empty: Database) -> No
         pytest.skip("a statement of PostgreSQL is cancelled")
     begun, go, ended = threading.Event(), threading.Event(), threading.Event()
 
-    async def step(_tx: AsyncConnection) -> None:
+    async def step(_tx: Transaction) -> None:
         begun.set()
         go.wait(20)
         ended.set()
@@ -83,7 +83,7 @@ async def test_cancelled_read_ends_only_when_its_step_has(empty: Database) -> No
 async def test_step_that_raises_did_nothing(migrated: Database) -> None:
     """All of it is rolled back, and the error is the step's own."""
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 1)"))
         raise KeyError("enough")
 
@@ -96,7 +96,7 @@ async def test_reading_step_sees_one_moment(migrated: Database) -> None:
     """Whatever is committed while it runs."""
     await say(migrated, "INSERT INTO ensemble (id, generation) VALUES (1, 1)")
 
-    async def step(tx: AsyncConnection) -> tuple[int, int]:
+    async def step(tx: Transaction) -> tuple[int, int]:
         first = (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
         if migrated.is_sqlite:  # a step waits for nothing but its connection, so another one is used at once
             with sqlite3.connect(make_url(migrated.url).database or "") as other:
@@ -114,7 +114,7 @@ async def test_step_that_waits_for_something_else_is_refused_and_undone(migrated
     if not migrated.is_sqlite:
         return
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 1)"))
         await asyncio.sleep(0)
 
@@ -127,8 +127,8 @@ async def test_increments_at_once_are_all_counted(migrated: Database) -> None:
     """Read and written in one step by two instances: steps that lose are run again as a whole."""
     await say(migrated, "INSERT INTO ensemble (id, generation) VALUES (1, 0)")
 
-    async def step(tx: AsyncConnection) -> None:
-        if tx.dialect.name == "postgresql":
+    async def step(tx: Transaction) -> None:
+        if tx.is_postgresql:
             await tx.execute(text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
         seen = (await tx.execute(text("SELECT generation FROM ensemble"))).scalar_one()
         await tx.execute(text("UPDATE ensemble SET generation = :next"), {"next": seen + 1})

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import CountinghouseError, OutcomeUnknown, Unavailable
 from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, probe_write, read_generation, write_generation
 from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.transaction import Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
 from tests.full_disk import fill, small_disk
 from tests.postgresql import PostgresServer
@@ -95,7 +95,7 @@ async def disk(database: Database, owner_of: OwnerOf) -> Disk:
 
 
 async def say(database: Database, statement: str, **values: object) -> None:
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement), values)
 
     await database.run(step)
@@ -104,7 +104,7 @@ async def say(database: Database, statement: str, **values: object) -> None:
 async def write_much(database: Database) -> None:
     """More than the pages in use have room for."""
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 7)"))
         await tx.execute(text("UPDATE ensemble SET probe = :bytes"), {"bytes": bytes(100_000)})
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import OutcomeUnknown, Unavailable
@@ -17,6 +16,7 @@ from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.sqlite import SqliteBackend, log_of, made_note
+from services.runtime.database.transaction import Transaction
 
 PACKAGE = Path(services.order.__file__).parent
 
@@ -103,7 +103,7 @@ def test_notes_of_databases_in_one_folder_are_apart(tmp_path: Path) -> None:
 
 
 async def test_file_removed_within_a_step_leaves_its_outcome_unknown(database: Database, file: Path) -> None:
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text("UPDATE ensemble SET generation = 4"))
         os.unlink(file)
 

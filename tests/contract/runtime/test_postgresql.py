@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.clock import SystemClock
@@ -16,6 +15,7 @@ from services.kernel.errors import OutcomeUnknown, Unavailable
 from services.order.schema import ENSEMBLE
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.postgresql import PostgresqlBackend
+from services.runtime.database.transaction import Transaction
 from tests.contract.runtime.wire import Commit, Wire, wire_to
 from tests.postgresql import PostgresServer
 
@@ -72,7 +72,7 @@ async def test_connection_that_broke_before_the_commit_is_replaced(wire: Wire, d
     """The step runs again on another, and its caller notices nothing."""
     began = 0
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         nonlocal began
         began += 1
         await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 3)"))
@@ -104,7 +104,7 @@ async def test_server_that_is_silent_is_unavailable_in_time(wire: Wire, distant:
 async def test_statement_that_takes_too_long_is_ended_and_undone(database: Database) -> None:
     """By the server, which says so: nothing was done."""
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 3)"))
         await tx.execute(text("SELECT pg_sleep(30)"))
 
@@ -118,7 +118,7 @@ async def test_wait_for_a_locked_row_ends_in_time(database: Database) -> None:
     await write_generation(database, ENSEMBLE, 1)
     held, done = asyncio.Event(), asyncio.Event()
 
-    async def hold(tx: AsyncConnection) -> None:
+    async def hold(tx: Transaction) -> None:
         await tx.execute(text("UPDATE ensemble SET generation = 2"))
         held.set()
         await done.wait()
@@ -137,15 +137,14 @@ async def test_abandoned_transaction_is_ended_by_the_server(url: str, database: 
     """What it had locked is free again, whatever became of the process that began it."""
     await write_generation(database, ENSEMBLE, 1)
     backend = PostgresqlBackend(Database(url).sync_engine.url, 1, TIMEOUT_S)
-    connection = await backend._engine.connect()
-    await connection.execute(text("UPDATE ensemble SET generation = 9"))
+    connection = await (await backend._opened()).acquire()
+    await connection.execute("BEGIN")
+    await connection.execute("UPDATE ensemble SET generation = 9")
     try:
         async with Database(url, statement_timeout_s=5.0) as patient:
             await write_generation(patient, ENSEMBLE, 2)
         assert await read_generation(database, ENSEMBLE) == 2
     finally:
-        await connection.invalidate()
-        await connection.close()
         await backend.close()
 
 
@@ -153,7 +152,7 @@ async def test_wait_for_a_free_connection_ends_in_time(database: Database) -> No
     """The pool is as large as it is; waiting in front of it has a bound."""
     held, done = asyncio.Semaphore(0), asyncio.Event()
 
-    async def hold(tx: AsyncConnection) -> None:
+    async def hold(tx: Transaction) -> None:
         held.release()
         while not done.is_set():  # idle for longer, the server would end it
             await tx.execute(text("SELECT pg_sleep(0.05)"))

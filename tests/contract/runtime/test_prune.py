@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.kernel.guards import Guards
@@ -19,6 +18,7 @@ from services.order.schema import REQUESTS
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import Requests
 from services.runtime.database.retention import DAY_MS
+from services.runtime.database.transaction import Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
 
 LI = Principal("li", Role.CASHIER)
@@ -30,7 +30,7 @@ async def refused(database: Database, key: str, *, days_ago: int) -> None:
     now_ms = await database.now_ms() - days_ago * DAY_MS
     moves, whose = Requests(REQUESTS, Guards()), RequestKey(LI, "CreateOrder", key)
 
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await moves.begin(tx, whose, "f", Lease("one", now_ms, now_ms))
         await moves.finish(tx, whose, StoredResponse(False, b"no"), now_ms=now_ms)
 
@@ -38,7 +38,7 @@ async def refused(database: Database, key: str, *, days_ago: int) -> None:
 
 
 async def count(database: Database) -> int:
-    async def step(tx: AsyncConnection) -> int:
+    async def step(tx: Transaction) -> int:
         return int((await tx.execute(select(func.count()).select_from(REQUESTS))).scalar_one())
 
     return await database.read(step)

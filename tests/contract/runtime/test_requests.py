@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.order
 from services.kernel.errors import FailedPrecondition, KeyMismatch, NotFound, RequestInProgress
@@ -19,6 +18,7 @@ from services.kernel.principal import Principal, Role
 from services.order.schema import REQUESTS
 from services.runtime.database.database import Database
 from services.runtime.database.idempotency_table import REQUEST_TTL_MS, Requests
+from services.runtime.database.transaction import Transaction
 from tests.fakes.request_table import FakeRequestTable
 
 LI = Principal("li", Role.CASHIER)
@@ -45,7 +45,7 @@ class OneMoveEach:
         move: Move = getattr(self._requests, name)
 
         async def alone(*arguments: Any, **named: Any) -> Any:
-            async def step(tx: AsyncConnection) -> Any:
+            async def step(tx: Transaction) -> Any:
                 return await move(tx, *arguments, **named)
 
             return await self._database.run(step)
@@ -280,7 +280,7 @@ async def test_effect_and_its_answer_are_stored_together(database: Database) -> 
     """What is rolled back was never begun."""
     requests = Requests(REQUESTS, Guards())
 
-    async def broken(tx: AsyncConnection) -> None:
+    async def broken(tx: Transaction) -> None:
         await requests.begin(tx, KEY, "f", lease())
         await requests.finish(tx, KEY, DONE, now_ms=NOW_MS)
         raise FailedPrecondition("ILLEGAL_STATE", "no")
@@ -306,7 +306,7 @@ async def test_key_given_back_between_two_statements_is_in_progress(database: Da
     requests = Requests(REQUESTS, Guards())
 
     class Overtaken(Requests):
-        async def find(self, tx: AsyncConnection, key: RequestKey) -> RequestRow | None:
+        async def find(self, tx: Transaction, key: RequestKey) -> RequestRow | None:
             await tx.execute(update(REQUESTS).values(state=RequestState.ISSUED, lease_until_ms=0))
             return await super().find(tx, key)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.devstack.state import ACQUIRER
@@ -17,6 +16,7 @@ from services.runtime.cluster_member import Service
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.pgpass import Roles, passfile_line, passwords_in
 from services.runtime.database.postgres_roles import grant, prepare
+from services.runtime.database.transaction import Transaction
 from tests.architecture.code import SERVICES
 from tests.postgresql import PostgresServer
 
@@ -45,7 +45,7 @@ async def seen(request: pytest.FixtureRequest, postgres_server: PostgresServer) 
 
 
 async def say(database: Database, statement: str) -> None:
-    async def step(tx: AsyncConnection) -> None:
+    async def step(tx: Transaction) -> None:
         await tx.execute(text(statement))
 
     await database.run(step)
@@ -55,7 +55,7 @@ async def privileges(seen: Seen, role: str) -> dict[str, set[str]]:
     """What a role may do with each table."""
     kinds = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
-    async def step(tx: AsyncConnection) -> dict[str, set[str]]:
+    async def step(tx: Transaction) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         tables = (await tx.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))).scalars()
         for table in list(tables):
@@ -136,7 +136,7 @@ async def test_preparing_and_granting_may_be_repeated(seen: Seen, postgres_serve
     """A password given anew is the one that counts, and a privilege that somebody added is taken away again."""
     password = "SELECT rolpassword FROM pg_authid WHERE rolname = :role"
 
-    async def read(tx: AsyncConnection) -> str:
+    async def read(tx: Transaction) -> str:
         return str((await tx.execute(text(password), {"role": seen.roles.user})).scalar_one())
 
     before = await privileges(seen, seen.roles.user)

@@ -77,7 +77,7 @@ class Wire:
         with suppress(OSError):
             while chunk := await source.read(65_536):
                 await self._open.wait()
-                if requests and b"COMMIT;" in chunk and self.commit is not Commit.PASSES:
+                if requests and b"COMMIT" in chunk and self.commit is not Commit.PASSES:
                     await self._lose(chunk, sink)
                     continue
                 sink.write(chunk)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import column, delete, insert, table
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services
 from services.checker.acquirer_log import KINDS, AcquirerLog
@@ -18,6 +17,7 @@ from services.checker.snapshot import ACQUIRER, SERVICES
 from services.devstack.files import database_url
 from services.runtime.database.database import Database
 from services.runtime.database.migrations import bring_up_to_date
+from services.runtime.database.transaction import Transaction
 from tests.fakes.clock import ManualClock
 from tests.unit.checker.dataset import DatasetBuilder
 from tests.unit.checker.rows import Row
@@ -110,12 +110,12 @@ class _Stopped(ManualClock):
         return self.at_s
 
 
-def _filling(rows_of: Mapping[str, list[Row]]) -> Callable[[AsyncConnection], Coroutine[Any, Any, None]]:
-    async def step(tx: AsyncConnection) -> None:
+def _filling(rows_of: Mapping[str, list[Row]]) -> Callable[[Transaction], Coroutine[Any, Any, None]]:
+    async def step(tx: Transaction) -> None:
         for name, rows in rows_of.items():
             if name == "chain_head":
                 await tx.execute(delete(table(name)))
             if rows:
-                await tx.execute(insert(table(name, *map(column, rows[0]))), rows)
+                await tx.execute_each(insert(table(name, *map(column, rows[0]))), rows)
 
     return step

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, table, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.checker import snapshot as module
 from services.checker.acquirer_log import log_of_rows
 from services.checker.snapshot import ACQUIRER, SERVICES, Snapshot, caller_of, read_snapshot, settled_snapshot
 from services.kernel.clock import SystemClock
 from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.transaction import Transaction
 from tests.fakes.clock import ManualClock
 from tests.unit.checker import archive
 from tests.unit.checker.cases import payment
@@ -64,7 +64,7 @@ async def test_removals_of_old_requests_are_read(urls: Urls) -> None:
     """Of the order and the payment service; by them the checks excuse a request that is gone."""
     for service, before_ms in (("order", 7), ("payment", 8)):
 
-        async def note(tx: AsyncConnection, before_ms: int = before_ms) -> None:
+        async def note(tx: Transaction, before_ms: int = before_ms) -> None:
             await tx.execute(text("UPDATE removals SET before_ms = :at"), {"at": before_ms})
             if not (await tx.execute(text("SELECT 1 FROM removals"))).first():
                 await tx.execute(text("INSERT INTO removals (id, before_ms) VALUES (1, :at)"), {"at": before_ms})
