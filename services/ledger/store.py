@@ -71,6 +71,7 @@ from services.ledger.schema import (
     to_link,
 )
 from services.runtime.database.database import Database, DatabaseRefused
+from services.runtime.database.group_commit import GroupCommit
 from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
 from services.runtime.database.transaction import Transaction
 
@@ -120,6 +121,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
     def __init__(self, database: Database, guards: Guards) -> None:
         super().__init__(database, Requests(REQUESTS, guards))
         self._guards = guards
+        self._posts = GroupCommit(self._post)
         upsert = (sqlite if database.is_sqlite else postgresql).insert(ORDER_FENCES)
         seen = tuple_(ORDER_FENCES.c.generation, ORDER_FENCES.c.token)
         self._raise_fence = upsert.on_conflict_do_update(
@@ -157,6 +159,9 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             ) from error
 
     async def post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
+        return await self._posts.run_all(entries)
+
+    async def _post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
         async def step(tx: Transaction) -> list[PostOutcome]:
             stale = await self._raise_fences(tx, entries)
             live = [entry for place, entry in enumerate(entries) if place not in stale]

@@ -44,6 +44,7 @@ from services.order.schema import (
     to_order,
 )
 from services.runtime.database.database import Database
+from services.runtime.database.group_commit import GroupCommit
 from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
 from services.runtime.database.transaction import Transaction
 
@@ -61,6 +62,10 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
     def __init__(self, database: Database, guards: Guards) -> None:
         super().__init__(database, Requests(REQUESTS, guards))
         self._raise_fence = _raise_fence(guarded=guards.fence)
+        self._claims = self._moves(model.claim)
+        self._completes = self._moves(model.complete)
+        self._releases = self._moves(model.release)
+        self._reopens = self._moves(model.reopen)
 
     async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
         async def effect(tx: Transaction) -> None:
@@ -84,16 +89,16 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         return await self._answer_once(request, response, effect)
 
     async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._move(changes, model.claim)
+        return await self._claims.run_all(changes)
 
     async def complete(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._move(changes, model.complete)
+        return await self._completes.run_all(changes)
 
     async def release(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._move(changes, model.release)
+        return await self._releases.run_all(changes)
 
     async def reopen(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._move(changes, model.reopen)
+        return await self._reopens.run_all(changes)
 
     async def get(self, order_id: str) -> Order | None:
         async def step(tx: Transaction) -> Order | None:
@@ -128,39 +133,44 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
 
         return await self._database.read(step)
 
+    def _moves(self, decide: _Decide) -> GroupCommit[Change, MoveOutcome]:
+        return GroupCommit(lambda changes: self._move(changes, decide), key=lambda change: change.order_id)
+
     async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[MoveOutcome]:
-        turns = sorted(range(len(changes)), key=lambda turn: changes[turn].order_id)
+        """Make one kind of move for some orders, each of which is named once."""
+        in_turn = sorted(changes, key=lambda change: change.order_id)
 
-        async def step(tx: Transaction) -> list[MoveOutcome]:
-            outcomes: dict[int, MoveOutcome] = {}
+        async def step(tx: Transaction) -> dict[str, MoveOutcome]:
+            outcomes: dict[str, MoveOutcome] = {}
+            raised = await tx.execute_each(self._raise_fence, [_carried(change) for change in in_turn])
+            found = {order.order_id: order for order in await _orders_of(tx, raised)}
+            written: list[dict[str, Any]] = []
             events: list[dict[str, Any]] = []
-            for turn in turns:
+            for change in in_turn:
+                before = found.get(change.order_id)
+                if before is None:
+                    outcomes[change.order_id] = await _why_not_raised(tx, change)
+                    continue
                 try:
-                    outcomes[turn] = await self._move_one(tx, changes[turn], decide, events)
+                    after = outcomes[change.order_id] = decide(before, change)
                 except CountinghouseError as refusal:
-                    outcomes[turn] = refusal
-            if events:
-                await tx.execute_each(_INSERT_EVENT, events)
-            return [outcomes[turn] for turn in range(len(changes))]
+                    outcomes[change.order_id] = refusal
+                    continue
+                if after is not before:
+                    written.append(_writing(before, after))
+                    events.append(event_row(before, after, change.actor, change.at_ms, change, reason=change.reason))
+            if (await tx.execute_each(_WRITE, written)).rowcount != len(written):
+                raise AssertionError("an order changed under the lock of its row")
+            await tx.execute_each(_INSERT_EVENT, events)
+            return outcomes
 
-        return await self._database.run(step)
+        outcomes = await self._database.run(step)
+        return [outcomes[change.order_id] for change in changes]
 
-    async def _move_one(self, tx: Transaction, change: Change, decide: _Decide, events: list[dict[str, Any]]) -> Order:
-        carried = {
-            "wanted": change.order_id,
-            "generation": change.fence.generation,
-            "token": change.fence.token,
-        }
-        row = (await tx.execute(self._raise_fence, carried)).one_or_none()
-        if row is None:
-            raise await _why_not_raised(tx, change)
-        (before,) = await _orders_of(tx, [row])
-        after = decide(before, change)
-        if after is not before:
-            if not await _write(tx, before, after):
-                raise AssertionError(f"order {before.order_id} changed under the lock of its row")
-            events.append(event_row(before, after, change.actor, change.at_ms, change, reason=change.reason))
-        return after
+
+def _carried(change: Change) -> dict[str, Any]:
+    """Return the parameters of `_raise_fence`."""
+    return {"wanted": change.order_id, "generation": change.fence.generation, "token": change.fence.token}
 
 
 def _raise_fence(*, guarded: bool) -> Any:
@@ -212,14 +222,19 @@ _WRITE = (
             )
         }
     )
+    .returning(ORDERS.c.order_id)
 )
+
+
+def _writing(before: Order, after: Order) -> dict[str, Any]:
+    """Return the parameters of `_WRITE`."""
+    new = {f"new_{name}": value for name, value in changing_columns(after).items()}
+    return {"wanted": before.order_id, "seen_version": before.version, "seen_state": before.state} | new
 
 
 async def _write(tx: Transaction, before: Order, after: Order) -> bool:
     """Write `after` over `before`; return False if the row is another by now."""
-    new = {f"new_{name}": value for name, value in changing_columns(after).items()}
-    wanted = {"wanted": before.order_id, "seen_version": before.version, "seen_state": before.state}
-    return (await tx.execute(_WRITE, wanted | new)).rowcount == 1
+    return (await tx.execute(_WRITE, _writing(before, after))).rowcount == 1
 
 
 async def _orders_of(tx: Transaction, rows: Iterable[Row[Any]]) -> list[Order]:
