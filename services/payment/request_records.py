@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import and_, bindparam, exists, not_, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, literal, not_, select, update
 
 from services.kernel.errors import NotFound, RequestInProgress
 from services.kernel.guards import Guards
@@ -16,10 +16,33 @@ from services.payment.model import PAY, REVERSE, UNANSWERED, check_quota
 from services.payment.ports import RequestRecords
 from services.payment.schema import PAYMENTS, REQUESTS
 from services.runtime.database.database import Database
-from services.runtime.database.idempotency_table import Requests, is_named, named
+from services.runtime.database.idempotency_table import Requests, is_named, named, to_request
 from services.runtime.database.transaction import Transaction
 
+_FIND = select(REQUESTS).where(is_named(REQUESTS))
 _NAME_TICKET = update(REQUESTS).where(is_named(REQUESTS)).values(ticket_key=bindparam("ticket"))
+
+
+def _not_resting() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that leave out executions whose payment rests until the acquirer is asked again."""
+    columns, request = PAYMENTS.c, REQUESTS.c
+    own = and_(
+        columns.request_caller == request.caller,
+        columns.request_role == request.caller_role,
+        columns.request_method == request.method,
+        columns.request_key == request.key,
+    )
+    undoing = and_(
+        columns.reversal_caller == request.caller,
+        columns.reversal_role == request.caller_role,
+        columns.reversal_key == request.key,
+    )
+    states = [literal(str(state)) for state in UNANSWERED]
+    resting = and_(columns.ask_at_ms > bindparam("now_ms"), columns.state.in_(states))
+    return (
+        not_(exists().where(own, resting)),
+        not_(and_(request.method == REVERSE, exists().where(undoing, resting))),
+    )
 
 
 class SqlRequestRecords(RequestRecords):
@@ -31,7 +54,7 @@ class SqlRequestRecords(RequestRecords):
 
     def __init__(self, database: Database, guards: Guards) -> None:
         self._database = database
-        self._requests = Requests(REQUESTS, guards)
+        self._requests = Requests(REQUESTS, guards, *_not_resting())
 
     async def issue(
         self,
@@ -92,10 +115,11 @@ class SqlRequestRecords(RequestRecords):
         Raises:
             RequestInProgress: It is not finished.
         """
-        row = await self._database.read(lambda tx: self._requests.find(tx, key))
-        if row is None or row.response is None:
+        row = (await self._database.select(_FIND, named(key))).one_or_none()
+        response = None if row is None else to_request(row).response
+        if response is None:
             raise RequestInProgress(key.key)
-        return row.response
+        return response
 
     async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
         """Return what a request was answered with; None: it was not, or the guard `ticket` is off.
@@ -117,30 +141,7 @@ class SqlRequestRecords(RequestRecords):
 
     async def overdue(self, *, now_ms: int, limit: int) -> list[RequestRow]:
         """Return executions whose lease has passed, but for those whose payment is not to be asked about yet."""
-        columns, request = PAYMENTS.c, REQUESTS.c
-        own = and_(
-            columns.request_caller == request.caller,
-            columns.request_role == request.caller_role,
-            columns.request_method == request.method,
-            columns.request_key == request.key,
-        )
-        undoing = and_(
-            columns.reversal_caller == request.caller,
-            columns.reversal_role == request.caller_role,
-            columns.reversal_key == request.key,
-        )
-        resting = and_(columns.ask_at_ms > now_ms, columns.state.in_(UNANSWERED))
-
-        async def step(tx: Transaction) -> list[RequestRow]:
-            return await self._requests.overdue(
-                tx,
-                not_(exists().where(own, resting)),
-                not_(and_(request.method == REVERSE, exists().where(undoing, resting))),
-                now_ms=now_ms,
-                limit=limit,
-            )
-
-        return await self._database.read(step)
+        return await self._database.read(lambda tx: self._requests.overdue(tx, now_ms=now_ms, limit=limit))
 
     async def take_over(self, row: RequestRow, lease: Lease) -> Execution | None:
         """Carry on an execution; None: another execution does."""

@@ -10,12 +10,12 @@ With the guard `fence` off, fences are kept but not compared; with `unique` off,
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Select,
     and_,
     bindparam,
@@ -31,10 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import Update
 
-from services.kernel.errors import NotFound, StaleFence
+from services.kernel.errors import CountinghouseError, NotFound, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
-from services.kernel.idempotency import Lease, RequestKey, StoredResponse
+from services.kernel.idempotency import Execution, Lease, RequestKey, StoredResponse
 from services.kernel.principal import Principal
 from services.payment.model import (
     PAY,
@@ -72,12 +72,83 @@ from services.payment.schema import (
     to_row,
 )
 from services.runtime.database.database import Database
-from services.runtime.database.idempotency_table import Requests, insert_if_absent
-from services.runtime.database.transaction import Transaction
+from services.runtime.database.group_commit import GroupCommit
+from services.runtime.database.idempotency_table import (
+    Requests,
+    insert_each_if_absent,
+    insert_if_absent,
+    named,
+    refusal_or,
+)
+from services.runtime.database.transaction import Parameters, Transaction
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
 _OWNER = select(CARD_OWNERS.c.customer_id).where(CARD_OWNERS.c.card == bindparam("of_card"))
+_BY_ID = select(PAYMENTS).where(PAYMENTS.c.payment_id == bindparam("of_payment"))
+#: The payment that a request made, that it reverses, and that is active at an order.
+_MADE_BY = (
+    select(PAYMENTS)
+    .where(
+        PAYMENTS.c.request_caller == bindparam("of_caller"),
+        PAYMENTS.c.request_role == bindparam("of_role"),
+        PAYMENTS.c.request_method == bindparam("of_method"),
+        PAYMENTS.c.request_key == bindparam("of_key"),
+    )
+    .limit(1)
+)
+_UNDONE_FOR = (
+    select(PAYMENTS)
+    .where(
+        PAYMENTS.c.reversal_caller == bindparam("of_caller"),
+        PAYMENTS.c.reversal_role == bindparam("of_role"),
+        PAYMENTS.c.reversal_key == bindparam("of_key"),
+    )
+    .limit(1)
+)
+_ACTIVE_OF = select(PAYMENTS).where(PAYMENTS.c.order_id == bindparam("of_order"), IS_ACTIVE).limit(1)
+_EARLIER_ATTEMPTS = select(func.count()).where(
+    PAYMENTS.c.order_id == bindparam("of_order"),
+    PAYMENTS.c.order_id != "",
+    PAYMENTS.c.round == bindparam("of_round"),
+    PAYMENTS.c.attempt > 0,
+    PAYMENTS.c.payment_id != bindparam("but"),
+)
+_PENDING = (
+    select(OUTBOX.c.purpose)
+    .where(OUTBOX.c.payment_id == bindparam("of_payment"), OUTBOX.c.delivered_at_ms.is_(None))
+    .order_by(OUTBOX.c.purpose)
+)
+_PARKED = (
+    select(PAYMENTS)
+    .where(PAYMENTS.c.state == str(PaymentState.PARKED), PAYMENTS.c.ask_at_ms <= bindparam("now_ms"))
+    .order_by(PAYMENTS.c.ask_at_ms)
+    .limit(bindparam("at_most", type_=BigInteger))
+)
+_UNDELIVERED = (
+    select(OUTBOX.c.payment_id)
+    .where(OUTBOX.c.delivered_at_ms.is_(None), OUTBOX.c.created_at_ms <= bindparam("before_ms"))
+    .order_by(OUTBOX.c.created_at_ms)
+    .limit(bindparam("at_most", type_=BigInteger))
+)
+_DELIVERED = (
+    update(OUTBOX)
+    .where(
+        OUTBOX.c.payment_id == bindparam("of_payment"),
+        OUTBOX.c.purpose == bindparam("of_purpose"),
+        OUTBOX.c.delivered_at_ms.is_(None),
+    )
+    .values(delivered_at_ms=bindparam("now_ms"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What `accept` is asked for."""
+
+    draft: Payment
+    fingerprint: str
+    lease: Lease
 
 
 class SqlPaymentStore(PaymentStore):
@@ -93,6 +164,9 @@ class SqlPaymentStore(PaymentStore):
         self._requests = Requests(REQUESTS, guards)
         self._raise_fence = _raise_fence(guarded=guards.fence)
         self._updates: dict[Transition, Update] = {}
+        self._accepting = GroupCommit(self._accept_all, key=lambda wanted: wanted.draft.key)
+        self._applying = GroupCommit(self._apply_all, key=lambda item: item[0].before.payment_id)
+        self._delivering = GroupCommit(self._deliver_all)
 
     async def prepare(self) -> None:
         """Create the unique index, or drop it with the guard off."""
@@ -108,20 +182,56 @@ class SqlPaymentStore(PaymentStore):
             KeyMismatch, RequestInProgress, NotFound, FailedPrecondition: As `Requests.consume`.
         """
 
-        async def step(tx: Transaction) -> Accepted | StoredResponse:
-            start = self._requests.consume if draft.key.method == PAY else self._requests.begin
-            execution = await start(tx, draft.key, fingerprint, lease)
-            if isinstance(execution, StoredResponse):
-                return execution
-            if self._guards.ticket and not execution.fresh:
-                earlier = await self._find(tx, *_made_by(draft.key))
-                if earlier is not None:
-                    return Accepted(execution, earlier)
-            await tx.execute(_INSERT_PAYMENT, to_row(draft))
-            await tx.execute(_INSERT_EVENT, to_event_row(draft))
-            return Accepted(execution, draft)
+        outcome = await self._accepting.run(_Wanted(draft, fingerprint, lease))
+        if isinstance(outcome, CountinghouseError):
+            raise outcome
+        return outcome
+
+    async def _accept_all(self, wanted: Sequence[_Wanted]) -> list[Accepted | StoredResponse | CountinghouseError]:
+        """Commit `accept` of some requests, each named once; return of each what `accept` returns or raises."""
+
+        async def step(tx: Transaction) -> list[Accepted | StoredResponse | CountinghouseError]:
+            outcomes = [await self._earlier(tx, one, begun) for one, begun in await self._begin(tx, wanted)]
+            drafts = [
+                one.draft
+                for one, outcome in zip(wanted, outcomes, strict=True)
+                if isinstance(outcome, Accepted) and outcome.payment is one.draft
+            ]
+            await tx.execute_each(_INSERT_PAYMENT, [to_row(draft) for draft in drafts])
+            await tx.execute_each(_INSERT_EVENT, [to_event_row(draft) for draft in drafts])
+            return outcomes
 
         return await self._database.run(step)
+
+    async def _begin(
+        self, tx: Transaction, wanted: Sequence[_Wanted]
+    ) -> list[tuple[_Wanted, Execution | StoredResponse | CountinghouseError]]:
+        """Start the requests: a ticket must be there, any other request may be new."""
+        tickets = [one for one in wanted if one.draft.key.method == PAY]
+        others = [one for one in wanted if one.draft.key.method != PAY]
+        begun = dict(
+            zip(
+                (one.draft.key for one in others),
+                await self._requests.begin_all(tx, [(one.draft.key, one.fingerprint, one.lease) for one in others]),
+                strict=True,
+            )
+        )
+        for one in tickets:
+            begun[one.draft.key] = await refusal_or(
+                self._requests.consume(tx, one.draft.key, one.fingerprint, one.lease)
+            )
+        return [(one, begun[one.draft.key]) for one in wanted]
+
+    async def _earlier(
+        self, tx: Transaction, wanted: _Wanted, begun: Execution | StoredResponse | CountinghouseError
+    ) -> Accepted | StoredResponse | CountinghouseError:
+        """Return the outcome of a request that has begun: with the payment of an earlier execution, or the draft."""
+        if not isinstance(begun, Execution):
+            return begun
+        earlier = None
+        if self._guards.ticket and not begun.fresh:
+            earlier = await self._find(tx, _MADE_BY, named(wanted.draft.key))
+        return Accepted(begun, earlier or wanted.draft)
 
     # The payment's transitions
 
@@ -135,10 +245,26 @@ class SqlPaymentStore(PaymentStore):
             StaleFence: The order has been locked by another holder since.
         """
 
-        async def step(tx: Transaction) -> Payment:
-            return await self._apply(tx, change, fence) or await self._seen(tx, change.before.payment_id, fence)
+        outcome = await self._applying.run((change, fence))
+        if isinstance(outcome, CountinghouseError):
+            raise outcome
+        return outcome
 
-        return await self._database.run(step)
+    async def _apply_all(self, changes: Sequence[tuple[Change, Fence]]) -> list[Payment | CountinghouseError]:
+        """Commit some transitions, each of another payment; return of each what `apply` returns or raises."""
+        in_turn = sorted(changes, key=lambda item: item[0].before.payment_id)
+
+        async def step(tx: Transaction) -> dict[str, Payment | CountinghouseError]:
+            applied = await self._apply(tx, in_turn)
+            outcomes: dict[str, Payment | CountinghouseError] = {**applied}
+            for change, fence in in_turn:
+                payment_id = change.before.payment_id
+                if payment_id not in applied:
+                    outcomes[payment_id] = await refusal_or(self._seen(tx, payment_id, fence))
+            return outcomes
+
+        outcomes = await self._database.run(step)
+        return [outcomes[change.before.payment_id] for change, _fence in changes]
 
     async def submit(self, change: Change, fence: Fence) -> Payment | ConflictingPayment:
         """Commit SUBMIT, the transition that looks at other payments: of the order, and of the card.
@@ -147,27 +273,31 @@ class SqlPaymentStore(PaymentStore):
             StaleFence: As `apply`.
             FailedPrecondition: CARD_NOT_YOURS. Nothing is changed.
         """
+        by_card = change.before.source is Source.CARD
+        try:
+            return await (self._submit_card(change, fence) if by_card else self.apply(change, fence))
+        except IntegrityError:
+            active = await self._active_beside(change.before)
+            if active is None:
+                raise
+            return ConflictingPayment(active)
+
+    async def _submit_card(self, change: Change, fence: Fence) -> Payment:
+        """Commit SUBMIT of a card's payment, which looks at other payments of its order and of its card."""
         before, after = change.before, change.after
 
         async def step(tx: Transaction) -> Payment:
-            submitting = change
-            if before.source is Source.CARD:  # all attempts before it were definitively declined
-                attempt = 1 + (await tx.execute(_earlier_attempts(before, after.round))).scalar_one()
-                key = acquirer_key(before.payment_id, attempt)
-                submitting = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
-            submitted = await self._apply(tx, submitting, fence)
+            # All attempts before it were definitively declined.
+            attempt = 1 + (await tx.execute(_EARLIER_ATTEMPTS, _attempts_before(before, after.round))).scalar_one()
+            key = acquirer_key(before.payment_id, attempt)
+            submitting = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
+            submitted = (await self._apply(tx, [(submitting, fence)])).get(before.payment_id)
             if submitted is None:
                 return await self._seen(tx, before.payment_id, fence)
             await _bind_card(tx, submitted)
             return submitted
 
-        try:
-            return await self._database.run(step)
-        except IntegrityError:
-            active = await self._active_beside(before)
-            if active is None:
-                raise
-            return ConflictingPayment(active)
+        return await self._database.run(step)
 
     async def expire(self, *, now_ms: int) -> int:
         """End tickets and requests whose time passed before they were used, and the payments begun under them."""
@@ -175,10 +305,10 @@ class SqlPaymentStore(PaymentStore):
         async def step(tx: Transaction) -> int:
             keys = await self._requests.expire(tx, now_ms=now_ms)
             for key in keys:
-                payment = await self._find(tx, *_made_by(key))
+                payment = await self._find(tx, _MADE_BY, named(key))
                 change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
                 if change:
-                    await self._apply(tx, change, change.before.fence)
+                    await self._apply(tx, [(change, change.before.fence)])
             return len(keys)
 
         return await self._database.run(step)
@@ -192,16 +322,11 @@ class SqlPaymentStore(PaymentStore):
 
     async def schedule_retry(self, payment_id: str, fence: Fence, retry: AcquirerRetry) -> None:
         """Write down another silence of the acquirer, if the payment still waits for it. Raises as `apply`."""
-        columns = PAYMENTS.c
-        noted = (
-            update(PAYMENTS)
-            .where(columns.payment_id == payment_id, columns.state.in_(UNANSWERED))
-            .values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention)
-        )
+        noted = update(PAYMENTS).where(PAYMENTS.c.payment_id == payment_id, PAYMENTS.c.state.in_(UNANSWERED))
 
         async def step(tx: Transaction) -> None:
             await self._seen(tx, payment_id, fence)
-            await tx.execute(noted)
+            await tx.execute(noted.values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention))
 
         await self._database.run(step)
 
@@ -218,18 +343,8 @@ class SqlPaymentStore(PaymentStore):
 
     async def parked(self, *, now_ms: int, limit: int) -> list[Payment]:
         """Parked payments whose key the acquirer is to be asked to reverse by now, those that wait longest first."""
-        columns = PAYMENTS.c
-
-        async def step(tx: Transaction) -> list[Payment]:
-            query = (
-                select(PAYMENTS)
-                .where(columns.state == str(PaymentState.PARKED), columns.ask_at_ms <= now_ms)
-                .order_by(columns.ask_at_ms)
-                .limit(limit)
-            )
-            return [to_payment(row) for row in await tx.execute(query)]
-
-        return await self._database.read(step)
+        rows = await self._database.select(_PARKED, {"now_ms": now_ms, "at_most": limit})
+        return [to_payment(row) for row in rows]
 
     # Notifications to the order service
 
@@ -239,47 +354,29 @@ class SqlPaymentStore(PaymentStore):
         That is the order of their names, COMPLETE or RELEASE before REOPEN; the wall clock may have gone back between.
         """
 
-        async def step(tx: Transaction) -> tuple[OutboxAction, ...]:
-            columns = OUTBOX.c
-            rows = await tx.execute(
-                select(columns.purpose)
-                .where(columns.payment_id == payment_id, columns.delivered_at_ms.is_(None))
-                .order_by(columns.purpose)
-            )
-            return tuple(OutboxAction(row) for row in rows.scalars())
-
-        return await self._database.read(step)
+        rows = await self._database.select(_PENDING, {"of_payment": payment_id})
+        return tuple(OutboxAction(row) for row in rows.scalars())
 
     async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
         """Note that the order service has been notified."""
 
-        columns = OUTBOX.c
-        is_pending = and_(
-            columns.payment_id == payment_id, columns.purpose == action, columns.delivered_at_ms.is_(None)
-        )
-        await self._database.run(lambda tx: tx.execute(update(OUTBOX).where(is_pending).values(delivered_at_ms=now_ms)))
+        await self._delivering.run({"of_payment": payment_id, "of_purpose": str(action), "now_ms": now_ms})
+
+    async def _deliver_all(self, delivered: Sequence[Parameters]) -> list[None]:
+        in_turn = sorted(delivered, key=lambda row: (row["of_payment"], row["of_purpose"]))
+        await self._database.run(lambda tx: tx.execute_each(_DELIVERED, in_turn))
+        return [None] * len(delivered)
 
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
         """Return payments with notifications undelivered since `before_ms`, by id."""
-
-        async def step(tx: Transaction) -> list[str]:
-            columns = OUTBOX.c
-            rows = await tx.execute(
-                select(columns.payment_id)
-                .where(columns.delivered_at_ms.is_(None), columns.created_at_ms <= before_ms)
-                .order_by(columns.created_at_ms)
-                .limit(limit)
-            )
-            return list(rows.scalars())
-
-        return await self._database.read(step)
+        return (await self._database.select(_UNDELIVERED, {"before_ms": before_ms, "at_most": limit})).scalars()
 
     # Reading
 
     async def get(self, payment_id: str) -> Payment:
         """Return a payment; raise NotFound, PAYMENT_NOT_FOUND, if there is none."""
 
-        payment = await self._database.read(lambda tx: self._find(tx, PAYMENTS.c.payment_id == payment_id))
+        payment = await self._select(_BY_ID, {"of_payment": payment_id})
         if payment is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
@@ -287,12 +384,7 @@ class SqlPaymentStore(PaymentStore):
     async def of_request(self, key: RequestKey) -> Payment | None:
         """Return the payment that a request made, or that it reverses."""
 
-        async def step(tx: Transaction) -> Payment | None:
-            if key.method != REVERSE:
-                return await self._find(tx, *_made_by(key))
-            return await self._find(tx, *_undone_for(key))
-
-        return await self._database.read(step)
+        return await self._select(_UNDONE_FOR if key.method == REVERSE else _MADE_BY, named(key))
 
     async def history(self, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
         """Return the changes of a payment behind the version `after`, the oldest first."""
@@ -322,29 +414,35 @@ class SqlPaymentStore(PaymentStore):
 
     # Parts of steps
 
-    async def _apply(self, tx: Transaction, change: Change, fence: Fence) -> Payment | None:
-        """Write a transition by its conditional UPDATE; return None if the payment or its fence has changed."""
-        row = to_row(change.after)
-        values = {f"new_{name}": row[name] for name in columns_of(change.transition)}
-        read = {"of_payment": change.before.payment_id, "of_version": change.before.version}
-        carried = {"generation": fence.generation, "token": fence.token}
-        found = (await tx.execute(self._update_of(change.transition), read | carried | values)).one_or_none()
-        if found is None:
-            return None
-        payment = to_payment(found)
-        await tx.execute(_INSERT_EVENT, to_event_row(payment))
-        for key, answer in change.answers:
-            await self._requests.finish(tx, key, answer, now_ms=payment.updated_at_ms)
-        for action in change.outbox:
-            await insert_if_absent(tx, OUTBOX, to_outbox_row(payment, action))
-        return payment
+    async def _apply(self, tx: Transaction, changes: Sequence[tuple[Change, Fence]]) -> dict[str, Payment]:
+        """Write transitions, each by its conditional UPDATE.
+
+        Returns:
+            The payments by id, without those that have changed since they were read, or whose fence has.
+        """
+        rows: dict[Transition, list[Parameters]] = {}
+        for change, fence in changes:
+            rows.setdefault(change.transition, []).append(_writing(change, fence))
+        applied: dict[str, Payment] = {}
+        for transition, each in rows.items():
+            for found in await tx.execute_each(self._update_of(transition), each):
+                applied[found.payment_id] = to_payment(found)
+        made = [(change, payment) for change, _ in changes if (payment := applied.get(change.before.payment_id))]
+        await tx.execute_each(_INSERT_EVENT, [to_event_row(payment) for _, payment in made])
+        await self._requests.finish_each(
+            tx, [(key, answer, payment.updated_at_ms) for change, payment in made for key, answer in change.answers]
+        )
+        outbox = [to_outbox_row(payment, action) for change, payment in made for action in change.outbox]
+        await insert_each_if_absent(tx, OUTBOX, outbox)
+        return applied
 
     def _update_of(self, transition: Transition) -> Update:
         """Return the statement of a transition; it is made once."""
         if transition not in self._updates:
             columns = PAYMENTS.c
+            only_from = [literal(str(state)) for state in transition.only_from]
             self._updates[transition] = self._raise_fence.where(
-                columns.state.in_(transition.only_from), columns.version == bindparam("of_version")
+                columns.state.in_(only_from), columns.version == bindparam("of_version")
             ).values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in columns_of(transition)})
         return self._updates[transition]
 
@@ -354,18 +452,34 @@ class SqlPaymentStore(PaymentStore):
         row = (await tx.execute(self._raise_fence, carried)).one_or_none()
         if row is not None:
             return to_payment(row)
-        payment = await self._find(tx, PAYMENTS.c.payment_id == payment_id)
+        payment = await self._find(tx, _BY_ID, {"of_payment": payment_id})
         if payment is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id}")
         raise StaleFence(payment.order_id, fence, payment.fence)
 
     async def _active_beside(self, payment: Payment) -> Payment | None:
-        return await self._database.read(lambda tx: self._find(tx, PAYMENTS.c.order_id == payment.order_id, IS_ACTIVE))
+        return await self._select(_ACTIVE_OF, {"of_order": payment.order_id})
+
+    async def _select(self, query: Select[Any], said: Parameters) -> Payment | None:
+        row = (await self._database.select(query, said)).one_or_none()
+        return None if row is None else to_payment(row)
 
     @staticmethod
-    async def _find(tx: Transaction, *conditions: ColumnElement[bool]) -> Payment | None:
-        row = (await tx.execute(select(PAYMENTS).where(*conditions).limit(1))).one_or_none()
+    async def _find(tx: Transaction, query: Select[Any], said: Parameters) -> Payment | None:
+        row = (await tx.execute(query, said)).one_or_none()
         return None if row is None else to_payment(row)
+
+
+def _writing(change: Change, fence: Fence) -> dict[str, Any]:
+    """Return the parameters of a transition's statement."""
+    row = to_row(change.after)
+    values = {f"new_{name}": row[name] for name in columns_of(change.transition)}
+    return values | {
+        "of_payment": change.before.payment_id,
+        "of_version": change.before.version,
+        "generation": fence.generation,
+        "token": fence.token,
+    }
 
 
 async def _bind_card(tx: Transaction, payment: Payment) -> None:
@@ -418,27 +532,6 @@ def _page_of(which: Filter, *, limit: int, after: tuple[int, str] | None, seen_b
     return query
 
 
-def _made_by(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions on the payment that a request made."""
-    columns = PAYMENTS.c
-    return (
-        columns.request_caller == key.caller.name,
-        columns.request_role == key.caller.role,
-        columns.request_method == key.method,
-        columns.request_key == key.key,
-    )
-
-
-def _undone_for(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions on the payment that a request reverses."""
-    columns = PAYMENTS.c
-    return (
-        columns.reversal_caller == key.caller.name,
-        columns.reversal_role == key.caller.role,
-        columns.reversal_key == key.key,
-    )
-
-
 def _raise_fence(*, guarded: bool) -> Update:
     """Return the statement that raises a payment's fence and gives its row; no row if the fence is behind.
 
@@ -457,13 +550,6 @@ def _raise_fence(*, guarded: bool) -> Update:
     )
 
 
-def _earlier_attempts(payment: Payment, in_round: int) -> Select[Any]:
-    """Count the other card payments that were attempted at a payment's order in a round."""
-    columns = PAYMENTS.c
-    return select(func.count()).where(
-        columns.order_id == payment.order_id,
-        columns.order_id != "",
-        columns.round == in_round,
-        columns.attempt > 0,
-        columns.payment_id != payment.payment_id,
-    )
+def _attempts_before(payment: Payment, in_round: int) -> dict[str, Any]:
+    """Return the parameters that count the other card payments attempted at a payment's order in a round."""
+    return {"of_order": payment.order_id, "of_round": in_round, "but": payment.payment_id}

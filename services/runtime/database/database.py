@@ -20,7 +20,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, LargeBinary, MetaData, Table, insert, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Engine,
+    Executable,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
@@ -38,7 +51,7 @@ from services.runtime.database.errors import (
 )
 from services.runtime.database.postgresql import PostgresqlBackend
 from services.runtime.database.sqlite import SqliteBackend
-from services.runtime.database.transaction import Transaction
+from services.runtime.database.transaction import Parameters, Rows, Transaction
 
 __all__ = [
     "Database",
@@ -122,6 +135,10 @@ class Database:
     async def read(self, step: Step[_T]) -> _T:
         """Run a step that only reads, on one snapshot."""
         return await self._attempt(lambda: self._backend.read(step), writing=False)
+
+    async def select(self, statement: Executable, parameters: Parameters) -> Rows:
+        """Execute a single SELECT, outside a step. Raises as `read`."""
+        return await self._attempt(lambda: self._backend.select(statement, parameters), writing=False)
 
     @property
     def sync_engine(self) -> Engine:

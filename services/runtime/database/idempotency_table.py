@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -35,14 +35,15 @@ from sqlalchemy import (
     and_,
     bindparam,
     func,
+    literal,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.dml import Insert, ReturningUpdate
 
-from services.kernel.errors import NotFound, RequestInProgress
+from services.kernel.errors import CountinghouseError, NotFound, RequestInProgress
 from services.kernel.guards import Guards
 from services.kernel.idempotency import (
     Answer,
@@ -58,7 +59,9 @@ from services.kernel.idempotency import (
 )
 from services.kernel.principal import Principal, Role
 from services.runtime.database.database import Database
-from services.runtime.database.transaction import Transaction
+from services.runtime.database.transaction import Parameters, Transaction
+
+_T = TypeVar("_T")
 
 #: How long a request id may be executed while nothing was done under it. How long it is kept then: `retention.py`.
 REQUEST_TTL_MS = 24 * 3600 * 1000
@@ -69,9 +72,18 @@ async def insert_if_absent(tx: Transaction, table: Table, values: dict[str, Any]
     return (await tx.execute(_insert_or_not(table, postgresql_syntax=tx.is_postgresql), values)).rowcount == 1
 
 
+async def insert_each_if_absent(tx: Transaction, table: Table, rows: Sequence[Parameters]) -> None:
+    """Insert each row unless one of its unique keys is taken. Waits for rivals' commits as `insert_if_absent`."""
+    await tx.execute_each(_insert_or_not(table, postgresql_syntax=tx.is_postgresql), rows)
+
+
 @cache
 def _insert_or_not(table: Table, *, postgresql_syntax: bool) -> Insert:
-    """Return one statement object per table: SQLAlchemy looks its compiled form up by it."""
+    """Return one statement object per table: its compiled form is looked up by it."""
+    return _new_insert_or_not(table, postgresql_syntax=postgresql_syntax)
+
+
+def _new_insert_or_not(table: Table, *, postgresql_syntax: bool) -> Insert:
     insert = postgresql.insert if postgresql_syntax else sqlite.insert
     statement: Insert = insert(table).on_conflict_do_nothing()
     return statement
@@ -116,17 +128,55 @@ class Requests:
 
     Args:
         guards: With `ticket` off no key is ever refused or replayed.
+        overdue_if: Conditions on an execution that is overdue, besides its lease; they may use the parameter `now_ms`.
     """
 
-    def __init__(self, table: Table, guards: Guards) -> None:
+    def __init__(self, table: Table, guards: Guards, *overdue_if: ColumnElement[bool]) -> None:
         self._table = table
         self._guards = guards
         columns, is_key = table.c, is_named(table)
         open_states = (RequestState.ISSUED, RequestState.IN_PROGRESS)
         self._find = select(table).where(is_key)
+        self._order_of = select(columns.order_id).where(is_key)
+        executing = (columns.state == RequestState.IN_PROGRESS, columns.attempt == bindparam("seen_attempt"))
+        is_new = (
+            columns.expires_at_ms > bindparam("now_ms"),
+            columns.fingerprint.in_([literal(""), bindparam("new_fingerprint")]),
+        )
+        self._start_issued = _start(
+            table, columns.state == RequestState.ISSUED, *(is_new if guards.ticket else ()), with_fingerprint=True
+        )
+        self._start_again = _start(table, with_fingerprint=True)
+        has_passed = columns.lease_until_ms <= bindparam("now_ms")
+        self._take_over = _start(table, *executing, has_passed)
+        self._renew = update(table).where(is_key, *executing).values(lease_until_ms=bindparam("until_ms"))
+        self._give_back = (
+            update(table)
+            .where(is_key, *executing)
+            .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=bindparam("now_ms"))
+        )
+        # Not made from a statement that was compiled before: SQLAlchemy would remember that it returns nothing.
+        self._insert = {
+            dialect: _new_insert_or_not(table, postgresql_syntax=dialect).returning(*table.primary_key.columns)
+            for dialect in (False, True)
+        }
+        self._overdue = (
+            select(table)
+            .where(
+                columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= bindparam("now_ms"), *overdue_if
+            )
+            .order_by(columns.lease_until_ms)
+            .limit(bindparam("at_most", type_=BigInteger))
+        )
+        self._expire = (
+            update(table)
+            .where(columns.state == RequestState.ISSUED, columns.expires_at_ms <= bindparam("now_ms"))
+            .values(state=RequestState.EXPIRED, updated_at_ms=bindparam("now_ms"))
+            .returning(*table.primary_key.columns)
+        )
         self._finish = (
             update(table)
-            .where(is_key, *([columns.state.in_(open_states)] if guards.ticket else []))
+            .where(is_key, *([columns.state.in_([literal(state) for state in open_states])] if guards.ticket else []))
             .values(
                 state=RequestState.DONE,
                 response_ok=bindparam("ok"),
@@ -148,19 +198,36 @@ class Requests:
         Raises:
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
         """
-        row = self._row(
-            key,
-            RequestState.IN_PROGRESS,
-            fingerprint,
-            1,
-            lease.owner,
-            lease.until_ms,
-            lease.now_ms + REQUEST_TTL_MS,
-            lease.now_ms,
-        )
-        if await insert_if_absent(tx, self._table, row):
-            return Execution(key, 1, first=True, fresh=True)
-        return await self.consume(tx, key, fingerprint, lease)
+        (begun,) = await self.begin_all(tx, [(key, fingerprint, lease)])
+        if isinstance(begun, CountinghouseError):
+            raise begun
+        return begun
+
+    async def begin_all(
+        self, tx: Transaction, wanted: Sequence[tuple[RequestKey, str, Lease]]
+    ) -> list[Execution | StoredResponse | CountinghouseError]:
+        """Start executing some request ids, each named once; return of each what `begin` returns or raises."""
+        rows = [
+            self._row(
+                key,
+                RequestState.IN_PROGRESS,
+                fingerprint,
+                1,
+                lease.owner,
+                lease.until_ms,
+                lease.now_ms + REQUEST_TTL_MS,
+                lease.now_ms,
+            )
+            for key, fingerprint, lease in wanted
+        ]
+        inserted = {_to_key(row) for row in await tx.execute_each(self._insert[tx.is_postgresql], rows)}
+        begun: list[Execution | StoredResponse | CountinghouseError] = []
+        for key, fingerprint, lease in wanted:
+            if key in inserted:
+                begun.append(Execution(key, 1, first=True, fresh=True))
+            else:
+                begun.append(await refusal_or(self.consume(tx, key, fingerprint, lease)))
+        return begun
 
     async def consume(
         self, tx: Transaction, key: RequestKey, fingerprint: str, lease: Lease
@@ -171,15 +238,12 @@ class Requests:
             NotFound: TICKET_NOT_FOUND.
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
         """
-        columns = self._table.c
-        free = [columns.state == RequestState.ISSUED]
-        if self._guards.ticket:
-            free += [columns.expires_at_ms > lease.now_ms, columns.fingerprint.in_(("", fingerprint))]
-        attempt = await self._start(tx, key, lease, *free, fingerprint=fingerprint)
+        said = named(key) | leased(lease) | {"new_fingerprint": fingerprint}
+        attempt = (await tx.execute(self._start_issued, said)).scalar_one_or_none()
         if attempt is not None:
             return Execution(key, attempt, first=True)
         if not self._guards.ticket:
-            attempt = await self._start(tx, key, lease, fingerprint=fingerprint)
+            attempt = (await tx.execute(self._start_again, said)).scalar_one_or_none()
             if attempt is not None:
                 return Execution(key, attempt, first=False)
         row = await self.find(tx, key)
@@ -199,15 +263,8 @@ class Requests:
 
     async def take_over(self, tx: Transaction, key: RequestKey, attempt: int, lease: Lease) -> Execution | None:
         """Carry on an execution whose lease has passed; None: another execution did."""
-        columns = self._table.c
-        taken = await self._start(
-            tx,
-            key,
-            lease,
-            columns.state == RequestState.IN_PROGRESS,
-            columns.attempt == attempt,
-            columns.lease_until_ms <= lease.now_ms,
-        )
+        said = named(key) | leased(lease) | {"seen_attempt": attempt}
+        taken = (await tx.execute(self._take_over, said)).scalar_one_or_none()
         return None if taken is None else Execution(key, taken, first=False)
 
     async def finish(self, tx: Transaction, key: RequestKey, response: StoredResponse, *, now_ms: int) -> bool:
@@ -216,8 +273,11 @@ class Requests:
         Which of two executions may end it is decided by the effect in the same transaction, not by the attempt: a
         payment that one execution began may be brought to its end by another.
         """
-        said = {"ok": response.ok, "body": response.body, "now_ms": now_ms}
-        return (await tx.execute(self._finish, named(key) | said)).rowcount == 1
+        return (await tx.execute(self._finish, _answered(key, response, now_ms))).rowcount == 1
+
+    async def finish_each(self, tx: Transaction, answers: Sequence[tuple[RequestKey, StoredResponse, int]]) -> None:
+        """Store some responses, each of a key at a time in Unix milliseconds, as `finish` does."""
+        await tx.execute_each(self._finish, [_answered(*answer) for answer in answers])
 
     async def answer(
         self,
@@ -249,41 +309,25 @@ class Requests:
 
     async def renew(self, tx: Transaction, held: Sequence[Execution], *, until_ms: int) -> None:
         """Keep others out of keys that are being executed; an `until_ms` that has passed lets them in."""
-        columns = self._table.c
-        for execution in held:
-            await tx.execute(
-                update(self._table)
-                .where(
-                    self._is(execution.key),
-                    columns.state == RequestState.IN_PROGRESS,
-                    columns.attempt == execution.attempt,
-                )
-                .values(lease_until_ms=until_ms)
-            )
+        await tx.execute_each(
+            self._renew,
+            [
+                named(execution.key) | {"seen_attempt": execution.attempt, "until_ms": until_ms}
+                for execution in sorted(held, key=lambda execution: str(execution.key))
+            ],
+        )
 
     async def give_back(self, tx: Transaction, key: RequestKey, attempt: int, *, now_ms: int) -> bool:
         """Let the same key run again, since nothing was done under it: only who executes it can know that.
 
         The attempt stays, so that an execution that was paused meanwhile holds nothing of what its successors began.
         """
-        columns = self._table.c
-        given = await tx.execute(
-            update(self._table)
-            .where(self._is(key), columns.state == RequestState.IN_PROGRESS, columns.attempt == attempt)
-            .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=now_ms)
-        )
-        return given.rowcount == 1
+        said = named(key) | {"seen_attempt": attempt, "now_ms": now_ms}
+        return (await tx.execute(self._give_back, said)).rowcount == 1
 
     async def expire(self, tx: Transaction, *, now_ms: int) -> list[RequestKey]:
         """End every key whose time passed before it was used."""
-        columns = self._table.c
-        ended = await tx.execute(
-            update(self._table)
-            .where(columns.state == RequestState.ISSUED, columns.expires_at_ms <= now_ms)
-            .values(state=RequestState.EXPIRED, updated_at_ms=now_ms)
-            .returning(columns.caller, columns.caller_role, columns.method, columns.key)
-        )
-        return [_to_key(row) for row in ended]
+        return [_to_key(row) for row in await tx.execute(self._expire, {"now_ms": now_ms})]
 
     async def unused(self, tx: Transaction, caller: Principal, method: str, *, now_ms: int) -> int:
         """Return how many keys issued to a caller are open: not used, and issued within a day or not yet expired.
@@ -305,23 +349,14 @@ class Requests:
         )
         return int(counted.scalar_one())
 
-    async def overdue(
-        self, tx: Transaction, *conditions: ColumnElement[bool], now_ms: int, limit: int
-    ) -> list[RequestRow]:
-        """Return executions whose lease has passed, the longest first, that meet `conditions` as well."""
-        columns = self._table.c
-        rows = await tx.execute(
-            select(self._table)
-            .where(columns.state == RequestState.IN_PROGRESS, columns.lease_until_ms <= now_ms, *conditions)
-            .order_by(columns.lease_until_ms)
-            .limit(limit)
-        )
-        return [_to_row(row) for row in rows]
+    async def overdue(self, tx: Transaction, *, now_ms: int, limit: int) -> list[RequestRow]:
+        """Return executions whose lease has passed, the longest first."""
+        return [to_request(row) for row in await tx.execute(self._overdue, {"now_ms": now_ms, "at_most": limit})]
 
     async def find(self, tx: Transaction, key: RequestKey) -> RequestRow | None:
         """Return the row of a key."""
         row = (await tx.execute(self._find, named(key))).one_or_none()
-        return None if row is None else _to_row(row)
+        return None if row is None else to_request(row)
 
     async def answered(
         self, tx: Transaction, key: RequestKey, fingerprint: str, *, now_ms: int
@@ -339,41 +374,7 @@ class Requests:
 
     async def order_of(self, tx: Transaction, key: RequestKey) -> str | None:
         """Return the order a ticket names, empty for none; None: there is no such ticket."""
-        return (await tx.execute(select(self._table.c.order_id).where(self._is(key)))).scalar_one_or_none()
-
-    def _is(self, key: RequestKey) -> ColumnElement[bool]:
-        columns = self._table.c
-        return and_(
-            columns.caller == key.caller.name,
-            columns.caller_role == key.caller.role,
-            columns.method == key.method,
-            columns.key == key.key,
-        )
-
-    async def _start(
-        self,
-        tx: Transaction,
-        key: RequestKey,
-        lease: Lease,
-        *conditions: ColumnElement[bool],
-        **values: str,
-    ) -> int | None:
-        columns = self._table.c
-        started = await tx.execute(
-            update(self._table)
-            .where(self._is(key), *conditions)
-            .values(
-                state=RequestState.IN_PROGRESS,
-                attempt=columns.attempt + 1,
-                owner=lease.owner,
-                lease_until_ms=lease.until_ms,
-                updated_at_ms=lease.now_ms,
-                **values,
-            )
-            .returning(columns.attempt)
-        )
-        attempt: int | None = started.scalar_one_or_none()
-        return attempt
+        return (await tx.execute(self._order_of, named(key))).scalar_one_or_none()
 
     @staticmethod
     def _row(
@@ -441,6 +442,48 @@ class SqlAnswerStore:
             return None
 
 
+async def refusal_or(outcome: Awaitable[_T]) -> _T | CountinghouseError:
+    """Return what is awaited, or the refusal it raises: one item's outcome, which does not hinder the others.
+
+    Only of what writes nothing before it refuses.
+    """
+    try:
+        return await outcome
+    except CountinghouseError as refusal:
+        return refusal
+
+
+def _start(table: Table, *conditions: ColumnElement[bool], with_fingerprint: bool = False) -> ReturningUpdate[Any]:
+    """Return the statement that starts an attempt at a key, on some conditions, and gives its number.
+
+    Its parameters are those of `named` and `leased`, and `new_fingerprint`.
+    """
+    columns = table.c
+    values: dict[str, Any] = {"fingerprint": bindparam("new_fingerprint")} if with_fingerprint else {}
+    return (
+        update(table)
+        .where(is_named(table), *conditions)
+        .values(
+            state=RequestState.IN_PROGRESS,
+            attempt=columns.attempt + 1,
+            owner=bindparam("new_owner"),
+            lease_until_ms=bindparam("until_ms"),
+            updated_at_ms=bindparam("now_ms"),
+            **values,
+        )
+        .returning(columns.attempt)
+    )
+
+
+def leased(lease: Lease) -> dict[str, Any]:
+    """Return the parameters of a lease."""
+    return {"new_owner": lease.owner, "until_ms": lease.until_ms, "now_ms": lease.now_ms}
+
+
+def _answered(key: RequestKey, response: StoredResponse, now_ms: int) -> dict[str, Any]:
+    return named(key) | {"ok": response.ok, "body": response.body, "now_ms": now_ms}
+
+
 def is_named(table: Table) -> ColumnElement[bool]:
     """Return the condition that a row has the key whose parameters `named` gives."""
     columns = table.c
@@ -466,7 +509,8 @@ def _to_key(row: Row[Any]) -> RequestKey:
     return RequestKey(Principal(row.caller, Role(row.caller_role)), row.method, row.key)
 
 
-def _to_row(row: Row[Any]) -> RequestRow:
+def to_request(row: Row[Any]) -> RequestRow:
+    """Return a row of the table."""
     return RequestRow(
         key=_to_key(row),
         state=RequestState(row.state),

@@ -95,6 +95,11 @@ class PostgresqlBackend:
             await connection.execute("COMMIT")
             return result
 
+    async def select(self, statement: Executable, parameters: Parameters) -> Rows:
+        """Execute one SELECT, which sees one snapshot by itself: one round trip instead of three."""
+        async with self._connection() as connection, asyncio.timeout(self._step_s):
+            return await _Transaction(connection, self._statements).execute(statement, parameters)
+
     async def inspect_schema(self, step: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step that reads on a connection of SQLAlchemy's."""
         return await self.change_schema(step)

@@ -74,6 +74,10 @@ class SqliteBackend:
         async with self._writer:
             return await self._in_thread(lambda connection: step(_Transaction(connection)), reading=False)
 
+    async def select(self, statement: Executable, parameters: Parameters) -> Rows:
+        """Execute one SELECT."""
+        return await self.read(lambda tx: tx.execute(statement, parameters))
+
     async def inspect_schema(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step that reads on what is much of an AsyncConnection."""
         return await self._in_thread(lambda connection: step(_SchemaConnection(connection)), reading=True)
