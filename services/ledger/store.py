@@ -1,6 +1,6 @@
 """The ledger in a database: each step as one transaction. SQL is here, in `schema.py` and in `trial.py`.
 
-How entries are written, in one transaction (guard in brackets):
+How the entries of concurrent callers are written, in one transaction (guard in brackets):
 
     1. raise the fences of their orders: one conditional upsert, before anything is read            [fence]
     2. lock the head of the chain: from here on no other writer appends

@@ -2,13 +2,14 @@
 
 How a move of a payment is written, in one transaction (guard in brackets):
 
-    1. raise the fence: one conditional UPDATE, before anything is read [fence]; locks and returns the row
+    1. raise the fences: a conditional UPDATE each, before anything is read [fence]; locks and returns the rows
     2. decide: `model.claim | complete | release | reopen`
     3. write: one UPDATE on the condition that version and state are the ones decided upon [state]
     4. append to the history
 
-Steps 3 and 4 are left out when nothing changes; the fence stays raised even when the move is refused. Changes
-of a list are made in the order of their order ids, so that two lists never wait for each other in a circle.
+Steps 3 and 4 are left out when nothing changes; the fence stays raised even when the move is refused. The moves of
+concurrent callers are committed together (`runtime/database/group_commit.py`), in the order of their order ids, so that
+two batches never wait for each other in a circle.
 
 Invariants of the tables, beyond those of the model
 1. (fence_generation, fence_token) of an order never falls.

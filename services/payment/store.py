@@ -5,6 +5,9 @@ it; its event, the responses to the requests that it ends and the notifications 
 same transaction. Where no row matches, the fence is stale (refused), or the payment has changed (answered as it stands,
 with the fence raised): the caller plans again.
 
+What concurrent callers accept, change and deliver is committed together (`runtime/database/group_commit.py`). Only the
+payments of cards are submitted alone, for that looks at other payments of the order and the card.
+
 With the guard `fence` off, fences are kept but not compared; with `unique` off, the index is dropped by `prepare`.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -166,7 +170,7 @@ class SqlPaymentStore(PaymentStore):
         self._updates: dict[Transition, Update] = {}
         self._accepting = GroupCommit(self._accept_all, key=lambda wanted: wanted.draft.key)
         self._applying = GroupCommit(self._apply_all, key=lambda item: item[0].before.payment_id)
-        self._delivering = GroupCommit(self._deliver_all)
+        self._delivering = GroupCommit(partial(_deliver, database))
 
     async def prepare(self) -> None:
         """Create the unique index, or drop it with the guard off."""
@@ -230,7 +234,7 @@ class SqlPaymentStore(PaymentStore):
             return begun
         earlier = None
         if self._guards.ticket and not begun.fresh:
-            earlier = await self._find(tx, _MADE_BY, named(wanted.draft.key))
+            earlier = await _find(tx, _MADE_BY, named(wanted.draft.key))
         return Accepted(begun, earlier or wanted.draft)
 
     # The payment's transitions
@@ -277,7 +281,7 @@ class SqlPaymentStore(PaymentStore):
         try:
             return await (self._submit_card(change, fence) if by_card else self.apply(change, fence))
         except IntegrityError:
-            active = await self._active_beside(change.before)
+            active = await _select(self._database, _ACTIVE_OF, {"of_order": change.before.order_id})
             if active is None:
                 raise
             return ConflictingPayment(active)
@@ -305,7 +309,7 @@ class SqlPaymentStore(PaymentStore):
         async def step(tx: Transaction) -> int:
             keys = await self._requests.expire(tx, now_ms=now_ms)
             for key in keys:
-                payment = await self._find(tx, _MADE_BY, named(key))
+                payment = await _find(tx, _MADE_BY, named(key))
                 change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
                 if change:
                     await self._apply(tx, [(change, change.before.fence)])
@@ -362,11 +366,6 @@ class SqlPaymentStore(PaymentStore):
 
         await self._delivering.run({"of_payment": payment_id, "of_purpose": str(action), "now_ms": now_ms})
 
-    async def _deliver_all(self, delivered: Sequence[Parameters]) -> list[None]:
-        in_turn = sorted(delivered, key=lambda row: (row["of_payment"], row["of_purpose"]))
-        await self._database.run(lambda tx: tx.execute_each(_DELIVERED, in_turn))
-        return [None] * len(delivered)
-
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
         """Return payments with notifications undelivered since `before_ms`, by id."""
         return (await self._database.select(_UNDELIVERED, {"before_ms": before_ms, "at_most": limit})).scalars()
@@ -376,7 +375,7 @@ class SqlPaymentStore(PaymentStore):
     async def get(self, payment_id: str) -> Payment:
         """Return a payment; raise NotFound, PAYMENT_NOT_FOUND, if there is none."""
 
-        payment = await self._select(_BY_ID, {"of_payment": payment_id})
+        payment = await _select(self._database, _BY_ID, {"of_payment": payment_id})
         if payment is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
         return payment
@@ -384,7 +383,7 @@ class SqlPaymentStore(PaymentStore):
     async def of_request(self, key: RequestKey) -> Payment | None:
         """Return the payment that a request made, or that it reverses."""
 
-        return await self._select(_UNDONE_FOR if key.method == REVERSE else _MADE_BY, named(key))
+        return await _select(self._database, _UNDONE_FOR if key.method == REVERSE else _MADE_BY, named(key))
 
     async def history(self, payment_id: str, *, after: int, limit: int) -> list[PaymentEvent]:
         """Return the changes of a payment behind the version `after`, the oldest first."""
@@ -452,22 +451,27 @@ class SqlPaymentStore(PaymentStore):
         row = (await tx.execute(self._raise_fence, carried)).one_or_none()
         if row is not None:
             return to_payment(row)
-        payment = await self._find(tx, _BY_ID, {"of_payment": payment_id})
+        payment = await _find(tx, _BY_ID, {"of_payment": payment_id})
         if payment is None:
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id}")
         raise StaleFence(payment.order_id, fence, payment.fence)
 
-    async def _active_beside(self, payment: Payment) -> Payment | None:
-        return await self._select(_ACTIVE_OF, {"of_order": payment.order_id})
 
-    async def _select(self, query: Select[Any], said: Parameters) -> Payment | None:
-        row = (await self._database.select(query, said)).one_or_none()
-        return None if row is None else to_payment(row)
+async def _find(tx: Transaction, query: Select[Any], said: Parameters) -> Payment | None:
+    row = (await tx.execute(query, said)).one_or_none()
+    return None if row is None else to_payment(row)
 
-    @staticmethod
-    async def _find(tx: Transaction, query: Select[Any], said: Parameters) -> Payment | None:
-        row = (await tx.execute(query, said)).one_or_none()
-        return None if row is None else to_payment(row)
+
+async def _select(database: Database, query: Select[Any], said: Parameters) -> Payment | None:
+    row = (await database.select(query, said)).one_or_none()
+    return None if row is None else to_payment(row)
+
+
+async def _deliver(database: Database, notifications: Sequence[Parameters]) -> list[None]:
+    """Note that the order service has been notified."""
+    in_turn = sorted(notifications, key=lambda row: (row["of_payment"], row["of_purpose"]))
+    await database.run(lambda tx: tx.execute_each(_DELIVERED, in_turn))
+    return [None] * len(notifications)
 
 
 def _writing(change: Change, fence: Fence) -> dict[str, Any]:

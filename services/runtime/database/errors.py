@@ -54,8 +54,8 @@ _SQLITE: Final = {
     sqlite3.SQLITE_NOMEM: IO_ERROR,
     sqlite3.SQLITE_PROTOCOL: IO_ERROR,
 }
-#: serialization_failure, deadlock_detected, lock_not_available; a statement that was prepared before a migration.
-_PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "0A000"})
+#: serialization_failure, deadlock_detected, lock_not_available.
+_PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
 #: The class of SQLSTATEs of the constraints.
 _INTEGRITY_VIOLATION: Final = "23"
 #: The class of SQLSTATEs by which the driver says that the connection broke.

@@ -112,6 +112,7 @@ class GroupCommit(Generic[_I, _O]):
     async def _commit_batch(self, batch: Sequence[_Waiting[_I, _O]]) -> None:
         try:
             outcomes = await self._commit([waiting.item for waiting in batch])
+            answered = list(zip(batch, outcomes, strict=True))
         except Exception as error:
             if len(batch) > 1 and _may_be_of_one_item(error):
                 for waiting in batch:
@@ -121,7 +122,7 @@ class GroupCommit(Generic[_I, _O]):
                 waiting.outcome.set_exception(error)
                 waiting.outcome.exception()  # marks it as taken: its caller may have been cancelled
             return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
+        for waiting, outcome in answered:
             waiting.outcome.set_result(outcome)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import services.ledger
+from services.kernel.errors import CountinghouseError
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.ledger.chain import ChainReport
@@ -37,6 +38,7 @@ from tests.contract.ledger.store_contract import (
     close_account,
     draft,
     entry,
+    open_account,
     operations,
     post,
     posted,
@@ -475,3 +477,15 @@ async def test_kept_refusal_outlives_the_process(database: Database, store: SqlL
     await top_up(later, 50)
     assert not isinstance(await post(later, what), Posted)
     assert isinstance(await post(later, what, attempt="new"), Posted)
+
+
+async def test_entry_that_is_refused_fails_alone_among_many_at_once(database: Database) -> None:
+    """Two hundred callers post at once; one of them asks for more than the wallet has."""
+    store = SqlLedgerStore(database, Guards())
+    await store.open_missing(house_accounts(("CNY",), NOW_MS))
+    await open_account(store, Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS))
+    drafts = [draft(number, payer=WALLET if number == 77 else "drawer:CNY") for number in range(200)]
+    outcomes = await asyncio.gather(*(post(store, one) for one in drafts))
+    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, CountinghouseError)] == [77]
+    sequences = sorted(outcome.journal.sequence for outcome in outcomes if isinstance(outcome, Posted))
+    assert sequences == list(range(1, 200))

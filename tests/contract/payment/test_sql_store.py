@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import RequestInProgress
+from services.kernel.errors import RequestInProgress, StaleFence
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
@@ -194,6 +194,53 @@ async def test_two_instances_share_a_database(database: Database) -> None:
         submitted = await asyncio.gather(*(Made(subjects[n % 2], f"p{n}").submit() for n in range(20)))
         assert sum(isinstance(outcome, Payment) for outcome in submitted) == 1
         assert len({_winner(outcome) for outcome in submitted}) == 1
+
+
+async def test_submit_that_conflicts_fails_alone_among_many_at_once(make: Make) -> None:
+    """Two hundred payments are submitted at once, two of them of one order: the other orders' do not notice."""
+    subject = await make()
+    made = [
+        await accepted(subject, draft(f"p{number}", settle_key(f"s{number}"), f"o{max(number, 1)}"))
+        for number in range(200)
+    ]
+    outcomes = await asyncio.gather(*(one.submit() for one in made))
+    conflicts = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, ConflictingPayment)]
+    assert conflicts in ([0], [1])
+    states = [(await one.now()).state for number, one in enumerate(made) if number not in conflicts]
+    assert set(states) == {PaymentState.SUBMITTED}
+    assert (await made[conflicts[0]].now()).state is PaymentState.CREATED
+
+
+async def test_many_requests_at_once_are_accepted_once_each(make: Make) -> None:
+    """Each of fifty requests comes twice at the same time: one is executed, the other is in progress."""
+    subject = await make()
+    drafts = [draft(f"p{number}", settle_key(f"s{number // 2}"), f"o{number // 2}") for number in range(100)]
+    outcomes = await asyncio.gather(
+        *(subject.store.accept(one, "f", lease()) for one in drafts), return_exceptions=True
+    )
+    assert refused(outcomes, RequestInProgress) == 50
+    assert len([outcome for outcome in outcomes if isinstance(outcome, Accepted)]) == 50
+
+
+async def test_changes_at_once_of_stale_and_newer_holders_are_told_apart(make: Make) -> None:
+    """In one batch: each stale holder is refused, and each newer one's change is written with its event and answer."""
+    subject = await make()
+    made = [
+        await accepted(subject, draft(f"p{number}", settle_key(f"s{number}"), f"o{number}")) for number in range(20)
+    ]
+    for one in made:
+        await one.submit(Fence(1, 5))
+    outcomes = await asyncio.gather(
+        *(one.record(Fence(1, 4 + number % 2)) for number, one in enumerate(made)), return_exceptions=True
+    )
+    assert refused(outcomes, StaleFence) == 10
+    for number, one in enumerate(made):
+        newer = number % 2 == 1
+        assert (await one.states())[-1] is (PaymentState.SUCCEEDED if newer else PaymentState.SUBMITTED)
+        assert (await subject.request(settle_key(f"s{number}")))[0] is (
+            RequestState.DONE if newer else RequestState.IN_PROGRESS
+        )
+    assert len(await subject.messages()) == 10
 
 
 async def test_rising_fences_at_once_leave_the_highest(database: Database) -> None:
