@@ -129,19 +129,19 @@ def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
 
 
 def wrapped(error: Exception, *, invalidated: bool) -> DBAPIError:
-    """Return an error of asyncpg's as SQLAlchemy's, without the values in it, so that both drivers' errors look alike.
+    """Return a driver's error as SQLAlchemy's, without the values in it.
 
     Args:
         invalidated: Whether the connection is closed by now.
     """
+    if isinstance(error, sqlite3.Error):
+        return (IntegrityError if isinstance(error, sqlite3.IntegrityError) else DBAPIError)(None, None, error)
     state = sqlstate_of(error)
     _withhold(error, state)
     kind = IntegrityError if state.startswith(_INTEGRITY_VIOLATION) else DBAPIError
-    words = f"{type(error).__name__} {state}: {error}"
-    result: DBAPIError = kind(
-        None, None, error, connection_invalidated=invalidated or state.startswith(_CONNECTION_BROKE)
-    )
-    result.args = (words,)
+    broken = invalidated or state.startswith(_CONNECTION_BROKE)
+    result: DBAPIError = kind(None, None, error, connection_invalidated=broken)
+    result.args = (f"{type(error).__name__} {state}: {error}",)
     return result
 
 

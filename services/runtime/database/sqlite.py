@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Connection, CursorResult, Dialect, Engine, Executable, create_engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, Executable, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from services.kernel.errors import Unavailable
-from services.runtime.database.errors import CommitUnanswered, is_undone, lost
+from services.runtime.database.errors import CommitUnanswered, is_undone, lost, wrapped
+from services.runtime.database.statements import CompiledStatement, Statements
 from services.runtime.database.transaction import Parameters, Rows
 
 _T = TypeVar("_T")
@@ -61,6 +63,7 @@ class SqliteBackend:
         event.listen(self.sync_engine, "connect", self._note_file)
         event.listen(self.sync_engine, "close", self._forget_log)
         event.listen(self.sync_engine, "begin", _begin)
+        self._statements = Statements(self.sync_engine.dialect)
         self._threads = ThreadPoolExecutor(pool, thread_name_prefix="sqlite")
         self._writer = asyncio.Lock()
 
@@ -72,7 +75,9 @@ class SqliteBackend:
             Unavailable: DATABASE_LOST; `read` raises it as well.
         """
         async with self._writer:
-            return await self._in_thread(lambda connection: step(_Transaction(connection)), reading=False)
+            return await self._in_thread(
+                lambda connection: step(_Transaction(connection, self._statements)), reading=False
+            )
 
     async def select(self, statement: Executable, parameters: Parameters) -> Rows:
         """Execute one SELECT."""
@@ -89,12 +94,15 @@ class SqliteBackend:
 
     async def read(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:
         """Run a step on one snapshot."""
-        return await self._in_thread(lambda connection: step(_Transaction(connection)), reading=True)
+        return await self._in_thread(self._on(step), reading=True)
 
     async def close(self) -> None:
         """Close the connections and end the threads."""
         self._threads.shutdown(wait=False)
         self.sync_engine.dispose()
+
+    def _on(self, step: Callable[[Any], Coroutine[Any, Any, _T]]) -> Callable[[Connection], Coroutine[Any, Any, _T]]:
+        return lambda connection: step(_Transaction(connection, self._statements))
 
     async def _in_thread(self, step: Callable[[Connection], Coroutine[Any, Any, _T]], *, reading: bool) -> _T:
         """Run a step in a thread. A cancelled caller ends when the thread has: it cannot be stopped."""
@@ -182,16 +190,30 @@ class _Transaction:
 
     is_postgresql = False
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, statements: Statements) -> None:
+        self._connection: Any = connection.connection.driver_connection
+        self._statements = statements
 
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
-        return _rows_of(self._connection.execute(statement, parameters))
+        compiled = self._statements.compiled(statement, parameters or ())
+        return self._executed(compiled, *compiled.with_values(parameters or {}))
 
     async def execute_each(self, statement: Executable, rows: Sequence[Parameters]) -> Rows:
-        answers = [_rows_of(self._connection.execute(statement, row)) for row in rows]
+        if not rows:
+            return Rows((), 0)
+        compiled = self._statements.compiled(statement, rows[0])
+        answers = [self._executed(compiled, *compiled.with_values(row)) for row in rows]
         found = [row for answer in answers for row in answer]
         return Rows(found, len(found))
+
+    def _executed(self, compiled: CompiledStatement, text: str, arguments: Sequence[Any]) -> Rows:
+        try:
+            cursor = self._connection.execute(text, arguments)
+            if cursor.description is None:
+                return Rows((), cursor.rowcount)
+            return compiled.rows_of(cursor.fetchall(), tuple(column[0] for column in cursor.description))
+        except sqlite3.Error as error:
+            raise wrapped(error, invalidated=False) from error
 
 
 class _SchemaConnection:
@@ -209,13 +231,6 @@ class _SchemaConnection:
 
     async def run_sync(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return function(self._connection, *arguments, **options)
-
-
-def _rows_of(answer: CursorResult[Any]) -> Rows:
-    if answer.returns_rows:
-        found = answer.all()
-        return Rows(found, len(found))
-    return Rows((), answer.rowcount)
 
 
 def _driven(step: Coroutine[Any, Any, _T]) -> _T:
