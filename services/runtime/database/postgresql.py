@@ -15,8 +15,9 @@ has been sent until its answer is there, the step's outcome is unknown: `CommitU
 The password is not in the URL: `?passfile=…` names a file in the form of ~/.pgpass, read anew for each connection, so
 that a password can be changed without a restart.
 
-Statements go from SQLAlchemy's compiler to asyncpg without SQLAlchemy's own execution, which runs each statement in a
-greenlet: a SELECT of one row took 0.45 ms of processor time that way, and 0.12 ms this way.
+Statements go from SQLAlchemy's compiler to asyncpg without SQLAlchemy's own execution, which runs each of them in a
+greenlet. A transaction with one SELECT took 0.38 ms of processor time that way and takes 0.14 ms this way; `select`,
+which needs no transaction, takes 0.08 ms (means of 500, the best of three runs, 2 cores).
 """
 
 from __future__ import annotations
