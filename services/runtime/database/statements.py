@@ -25,12 +25,13 @@ class CompiledStatement:
     """A statement as text, and how its parameters become the driver's arguments."""
 
     def __init__(self, statement: Any, compiled: SQLCompiler) -> None:
-        self.returns_rows = _returns_rows(statement, compiled)
-        keys = () if isinstance(statement, TextClause) else tuple(statement.exported_columns.keys())
-        self._keys = keys
-        self._row = result_tuple(keys)
-        self._compiled = compiled
         self._text = str(compiled)
+        self._keys = () if isinstance(statement, TextClause) else tuple(statement.exported_columns.keys())
+        self.returns_rows = _returns_rows(statement, self._text)
+        if statement.is_dml and self.returns_rows and not self._keys and not compiled.implicit_returning:
+            raise AssertionError("call returning() on a new statement: SQLAlchemy remembers that this one had none")
+        self._row = result_tuple(self._keys)
+        self._compiled = compiled
         self._has_lists = bool(compiled.post_compile_params)
         self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
         self._fixed = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}
@@ -75,8 +76,8 @@ class Statements:
         return CompiledStatement(statement, statement.compile(dialect=self._dialect, column_keys=list(names)))
 
 
-def _returns_rows(statement: Any, compiled: SQLCompiler) -> bool:
-    """Return whether a statement answers with rows; of plain text only the server knows, and asyncpg's fetch asks."""
+def _returns_rows(statement: Any, compiled: str) -> bool:
+    """Return whether a statement answers with rows; of plain text what does not write is taken to do so."""
     if isinstance(statement, TextClause):
-        return not str(compiled).lstrip().upper().startswith(("INSERT", "UPDATE", "DELETE", "SET"))
-    return bool(statement.is_select or compiled.effective_returning)
+        return not compiled.lstrip().upper().startswith(("INSERT", "UPDATE", "DELETE", "SET"))
+    return bool(statement.is_select or " RETURNING " in compiled)
