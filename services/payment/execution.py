@@ -249,7 +249,7 @@ class Executor:
             await self._saga.advance(payment, context)
         except (OutcomeUnknown, Unavailable):  # open, or never sent after the payment was submitted
             return await self._pending(execution, await self._store.get(payment.payment_id))
-        return await self._answer(execution.key, context)
+        return await self._answer(execution.key)
 
     # A change of another request's payment
 
@@ -272,7 +272,7 @@ class Executor:
                 payment = await self._saga.park(payment, parking, context)
         if payment.is_parked_for(parking):
             await self._saga.notify_order(payment, context)
-            return await self._answer(parking.key, context)
+            return await self._answer(parking.key)
         if payment.state is PaymentState.SUCCEEDED and payment.order_id:
             paid = await self._saga.already_paid(payment.order_id, payment.payment_id, guard="state")
             return await self._refuse_request(parking.key, paid)
@@ -307,18 +307,13 @@ class Executor:
         """End a payment that was not submitted, and answer its request."""
         declined = await self._saga.decline(payment, refusal, context, release=release)
         await self._saga.notify_order(declined, context)
-        return await self._answer(payment.key, context)
+        return await self._answer(payment.key)
 
     # Answers
 
-    async def _answer(self, key: RequestKey, context: Context | None = None) -> Answer:
-        """Return the response as it is stored, by whichever execution that was.
-
-        Args:
-            context: Of an execution that may have stored it itself, so that it need not be read.
-        """
-        stored = context.stored.get(key) if context is not None else None
-        return Answer(stored or await self._requests.response_to(key))
+    async def _answer(self, key: RequestKey) -> Answer:
+        """Return the response as it is stored, by whichever execution that was."""
+        return Answer(await self._requests.response_to(key))
 
     async def _pending(self, execution: Execution, payment: Payment) -> Answer:
         """Tell the caller where the payment stands, whose outcome is not known yet; nothing is stored."""

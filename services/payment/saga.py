@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from services.kernel.clock import CallDeadline, Clock
@@ -101,7 +101,6 @@ class Context:
         charging: Whether it may charge the card of the payment.
         hold: The lock of the payment's order; NO_HOLD of a direct payment.
         order: The order that an adopted payment has claimed.
-        stored: The answers that its commits have stored, for the reply; shared by the contexts made of this one.
     """
 
     deadline: CallDeadline
@@ -109,7 +108,6 @@ class Context:
     charging: Charging
     hold: Hold = NO_HOLD
     order: Order | None = None
-    stored: dict[RequestKey, StoredResponse] = field(default_factory=dict)
 
     @classmethod
     def for_caller(cls, call: Call, *, makes_payment: bool) -> Context:
@@ -445,8 +443,6 @@ class Saga:
                 answers = tuple((key, self._encoded(change.after, key, refused.get(key))) for key in change.ended)
                 found = await self._store.apply(replace(change, answers=answers), fence)
                 if (found.version, found.state) == (change.after.version, change.after.state):
-                    if found == replace(change.after, fence=found.fence):  # else another execution made the same step
-                        context.stored.update(answers)
                     return found
             payment = found
 

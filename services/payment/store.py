@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
@@ -211,8 +212,9 @@ class SqlPaymentStore(PaymentStore):
         self, tx: Transaction, wanted: Sequence[_Wanted]
     ) -> list[tuple[_Wanted, Execution | StoredResponse | CountinghouseError]]:
         """Start the requests: a ticket must be there, any other request may be new."""
-        tickets = [one for one in wanted if one.draft.key.method == PAY]
-        others = [one for one in wanted if one.draft.key.method != PAY]
+        in_turn = sorted(wanted, key=lambda one: str(one.draft.key))
+        tickets = [one for one in in_turn if one.draft.key.method == PAY]
+        others = [one for one in in_turn if one.draft.key.method != PAY]
         begun = dict(
             zip(
                 (one.draft.key for one in others),
@@ -256,7 +258,7 @@ class SqlPaymentStore(PaymentStore):
 
     async def _apply_all(self, changes: Sequence[tuple[Change, Fence]]) -> list[Payment | CountinghouseError]:
         """Commit some transitions, each of another payment; return of each what `apply` returns or raises."""
-        in_turn = sorted(changes, key=lambda item: item[0].before.payment_id)
+        in_turn = sorted(changes, key=_turn)
 
         async def step(tx: Transaction) -> dict[str, Payment | CountinghouseError]:
             applied = await self._apply(tx, in_turn)
@@ -419,12 +421,11 @@ class SqlPaymentStore(PaymentStore):
         Returns:
             The payments by id, without those that have changed since they were read, or whose fence has.
         """
-        rows: dict[Transition, list[Parameters]] = {}
-        for change, fence in changes:
-            rows.setdefault(change.transition, []).append(_writing(change, fence))
         applied: dict[str, Payment] = {}
-        for transition, each in rows.items():
-            for found in await tx.execute_each(self._update_of(transition), each):
+        for _, group in groupby(changes, key=lambda item: item[0].step):
+            each = list(group)
+            update_each = self._update_of(each[0][0].transition)
+            for found in await tx.execute_each(update_each, [_writing(*item) for item in each]):
                 applied[found.payment_id] = to_payment(found)
         made = [(change, payment) for change, _ in changes if (payment := applied.get(change.before.payment_id))]
         await tx.execute_each(_INSERT_EVENT, [to_event_row(payment) for _, payment in made])
@@ -472,6 +473,15 @@ async def _deliver(database: Database, notifications: Sequence[Parameters]) -> l
     in_turn = sorted(notifications, key=lambda row: (row["of_payment"], row["of_purpose"]))
     await database.run(lambda tx: tx.execute_each(_DELIVERED, in_turn))
     return [None] * len(notifications)
+
+
+def _turn(item: tuple[Change, Fence]) -> tuple[str, str, str]:
+    """Return by what the changes of a batch are sorted: all instances lock the rows of a step in one order.
+
+    By order first: payments of one order wait for each other through the unique index.
+    """
+    change, _ = item
+    return change.step, change.before.order_id, change.before.payment_id
 
 
 def _writing(change: Change, fence: Fence) -> dict[str, Any]:

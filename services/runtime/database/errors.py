@@ -56,6 +56,8 @@ _SQLITE: Final = {
 }
 #: serialization_failure, deadlock_detected, lock_not_available.
 _PASSING_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
+#: query_canceled (statement_timeout), lock_not_available.
+_TIMEOUTS: Final = frozenset({"57014", "55P03"})
 #: The class of SQLSTATEs of the constraints.
 _INTEGRITY_VIOLATION: Final = "23"
 #: The class of SQLSTATEs by which the driver says that the connection broke.
@@ -85,6 +87,10 @@ class CommitUnanswered(Exception):
     """COMMIT was sent, and it is not known whether the step stands."""
 
 
+class StatementTimeout(Unavailable):
+    """The server ended a statement that took too long or waited too long for a lock; nothing was done."""
+
+
 class DatabaseRefused(CountinghouseError):
     """The database cannot be used as it is; the message says which one and what to do."""
 
@@ -112,6 +118,8 @@ def translated(error: DBAPIError, name: str, *, writing: bool) -> Exception:
         return error
     if reason in _SENTENCES:
         return Unavailable(reason, _SENTENCES[reason])
+    if sqlstate_of(original) in _TIMEOUTS:
+        return StatementTimeout(AWAY, away(error).message)
     if reason or error.connection_invalidated or is_passing(error):
         return away(error)
     state = sqlstate_of(original)

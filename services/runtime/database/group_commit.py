@@ -11,8 +11,9 @@ Rules
 1. One batch at a time. Two writers would split what waits into smaller batches, and wait for each other's rows.
 2. First come, first served, up to `limit` items a batch. Of two items with the same key the second waits for the next
    batch, so that a step never meets one row twice.
-3. An item's refusal is its own outcome. If a batch as a whole raises what one item may have caused, each of its items
-   is committed alone, in order, and only the one that cannot be committed fails.
+3. An item's refusal is its own outcome. If a batch as a whole raises what one item may have caused, a constraint or a
+   wait for a locked row, each of its items is committed alone, and only those that cannot be committed fail. They are
+   committed at the same time, so that one that waits for a lock holds up the batch once more at most.
 4. A batch runs to its end even if its callers are cancelled: a cancelled caller does not decide what is committed.
 """
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from services.kernel.errors import OutcomeUnknown, ResourceExhausted, Unavailable
+from services.runtime.database.errors import StatementTimeout
 
 _I = TypeVar("_I")
 _O = TypeVar("_O")
@@ -73,6 +75,8 @@ class GroupCommit(Generic[_I, _O]):
     async def run_all(self, items: Sequence[_I]) -> list[_O]:
         """Commit some items, with others if they come at the same time; return the outcome of each, in their order.
 
+        They may be committed in several batches. If it raises, some of them may have been committed.
+
         Raises:
             ResourceExhausted: COMMITS_WAITING: too many items wait. Nothing was done.
             Exception: What `commit` raised of the batch, or of the item alone.
@@ -115,8 +119,7 @@ class GroupCommit(Generic[_I, _O]):
             answered = list(zip(batch, outcomes, strict=True))
         except Exception as error:
             if len(batch) > 1 and _may_be_of_one_item(error):
-                for waiting in batch:
-                    await self._commit_batch([waiting])
+                await asyncio.gather(*(self._commit_batch([waiting]) for waiting in batch))
                 return
             for waiting in batch:
                 waiting.outcome.set_exception(error)
@@ -128,4 +131,4 @@ class GroupCommit(Generic[_I, _O]):
 
 def _may_be_of_one_item(error: Exception) -> bool:
     """Return whether one item may have caused it; nothing of the batch was committed then."""
-    return not isinstance(error, (Unavailable, OutcomeUnknown))
+    return isinstance(error, StatementTimeout) or not isinstance(error, (Unavailable, OutcomeUnknown))

@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 
 #: The server's own timeouts come first, so that the reason arrives.
 _GRACE_S = 1.0
+#: A connection is never closed for the number of its queries: that would talk to the server after a commit.
+_QUERIES = 2**62
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 #: What the driver raises of the server's errors, and of connections that broke.
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -148,6 +150,8 @@ class PostgresqlBackend:
         try:
             connection = await pool.acquire(timeout=self._timeout_s)
         except _DRIVER_ERRORS as error:
+            if pool.is_closing():
+                raise OSError("the database was closed") from error
             raise wrapped(error, invalidated=False) from error
         try:
             yield connection
@@ -158,14 +162,22 @@ class PostgresqlBackend:
                 connection.terminate()
             raise
         finally:
-            await pool.release(connection, timeout=self._timeout_s)
+            await self._give_back(connection)
+
+    async def _give_back(self, connection: Any) -> None:
+        """Give a connection back to the pool; whatever happens to it now changes nothing about the step."""
+        try:
+            await self._pool.release(connection, timeout=self._timeout_s)
+        except (OSError, TimeoutError, *_DRIVER_ERRORS):
+            if not _is_closed(connection):
+                connection.terminate()
 
     async def _opened(self) -> Any:
         """Open the pool, which connects when it is asked for a connection."""
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    min_size=0, max_size=self._size, reset=_nothing, **self._connect_with
+                    min_size=0, max_size=self._size, max_queries=_QUERIES, reset=_nothing, **self._connect_with
                 )
         return self._pool
 
@@ -190,13 +202,22 @@ class _Transaction:
     async def execute_each(self, statement: Executable, rows: Sequence[Parameters]) -> Rows:
         if not rows:
             return Rows((), 0)
+        if len(rows) == 1:
+            return await self.execute(statement, rows[0])
         compiled = self._statements.compiled(statement, rows[0])
         text, _ = compiled.with_values(rows[0])
         values = [compiled.with_values(row)[1] for row in rows]
         if compiled.returns_rows:
-            return _rows_of(compiled, await self._connection.fetchmany(text, values))
+            return _rows_of(compiled, await self._fetched(text, values))
         await self._connection.executemany(text, values)
         return Rows((), 0)
+
+    async def _fetched(self, text: str, values: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        try:
+            found: Sequence[Any] = await self._connection.fetchmany(text, values)
+        except TypeError:  # asyncpg's own mistake about a value it cannot encode
+            raise asyncpg.InterfaceError("a value cannot be encoded") from None
+        return found
 
 
 def _is_closed(connection: Any) -> bool:

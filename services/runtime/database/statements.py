@@ -48,9 +48,9 @@ class CompiledStatement:
         """Return the driver's records as rows whose columns are named as in the statement.
 
         Args:
-            names: What the driver calls the columns, which counts for plain text.
+            names: What the driver calls the columns, which counts for plain text; empty: it gave no rows.
         """
-        if len(names) != len(self._keys):
+        if names and len(names) != len(self._keys):
             self._keys = names
             self._row = result_tuple(names)
         row = self._row

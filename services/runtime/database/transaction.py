@@ -92,6 +92,6 @@ class Transaction(Protocol):
     async def execute_each(self, statement: Executable, rows: Sequence[Parameters]) -> Rows:
         """Execute a statement once for each of some parameters, in one round trip.
 
-        All of `rows` have the same keys. A statement without RETURNING returns no rows, and 0 as the row count.
+        All of `rows` have the same keys. A statement without RETURNING returns no rows, and no row count to rely on.
         """
         ...

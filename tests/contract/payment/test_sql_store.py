@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.kernel.errors import RequestInProgress, StaleFence
+from services.kernel.errors import RequestInProgress, StaleFence, Unavailable
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestKey, RequestState
@@ -21,6 +21,7 @@ from services.payment.model import Accepted, ConflictingPayment, OutboxAction, P
 from services.payment.request_records import SqlRequestRecords
 from services.payment.schema import EVENTS, METADATA, ONE_ACTIVE_PER_ORDER, OUTBOX, REQUESTS
 from services.payment.store import SqlPaymentStore
+from services.runtime.database import errors
 from services.runtime.database.database import Database
 from services.runtime.database.transaction import Transaction
 from tests.contract.conftest import FreshDatabase, OwnerOf
@@ -241,6 +242,57 @@ async def test_changes_at_once_of_stale_and_newer_holders_are_told_apart(make: M
             RequestState.DONE if newer else RequestState.IN_PROGRESS
         )
     assert len(await subject.messages()) == 10
+
+
+async def test_row_that_another_transaction_holds_fails_alone(database: Database) -> None:
+    """The other changes of its batch are committed; it is not waited for longer than a statement may take."""
+    if database.is_sqlite:
+        return  # it has no lock of a row
+    async with Database(database.url, statement_timeout_s=0.5) as hasty:
+        subject, other = await in_database(database), await in_database(hasty)
+        made = [
+            await accepted(subject, draft(f"p{number}", settle_key(f"s{number}"), f"o{number}")) for number in range(5)
+        ]
+        held, done = asyncio.Event(), asyncio.Event()
+
+        async def hold(tx: Transaction) -> None:
+            await tx.execute(text("UPDATE payments SET asks = asks WHERE payment_id = 'p3'"))
+            held.set()
+            await done.wait()
+
+        holding = asyncio.create_task(database.run(hold))
+        await held.wait()
+        outcomes = await asyncio.gather(*(Made(other, one.payment_id).submit() for one in made), return_exceptions=True)
+        done.set()
+        await holding
+    assert isinstance(outcomes[3], Unavailable)
+    assert [isinstance(outcome, Payment) for outcome in outcomes] == [True, True, True, False, True]
+
+
+async def test_two_instances_that_accept_in_opposite_orders_do_not_deadlock(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requests of a batch are inserted in one order, whichever came first."""
+    ended: list[str] = []
+    translate = errors.wrapped
+
+    def noting(error: Exception, *, invalidated: bool) -> DBAPIError:
+        ended.append(type(error).__name__)
+        return translate(error, invalidated=invalidated)
+
+    monkeypatch.setattr("services.runtime.database.postgresql.wrapped", noting)
+    async with Database(database.url) as elsewhere:
+        stores = [(await in_database(one)).store for one in (database, elsewhere)]
+        for turn in range(4):
+            drafts = [draft(f"{turn}p{n}", settle_key(f"{turn}s{n}"), f"{turn}o{n}") for n in range(40)]
+            others = [draft(f"{turn}q{n}", settle_key(f"{turn}s{n}"), f"{turn}o{n}") for n in reversed(range(40))]
+            outcomes = await asyncio.gather(
+                *(stores[0].accept(one, "f", lease()) for one in drafts),
+                *(stores[1].accept(one, "f", lease()) for one in others),
+                return_exceptions=True,
+            )
+            assert refused(outcomes, RequestInProgress) == 40
+    assert "DeadlockDetectedError" not in ended
 
 
 async def test_rising_fences_at_once_leave_the_highest(database: Database) -> None:

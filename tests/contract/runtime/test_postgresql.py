@@ -13,6 +13,7 @@ import services.order
 from services.kernel.clock import SystemClock
 from services.kernel.errors import OutcomeUnknown, Unavailable
 from services.order.schema import ENSEMBLE
+from services.runtime.database import postgresql
 from services.runtime.database.database import Database, DatabaseRefused, read_generation, write_generation
 from services.runtime.database.postgresql import PostgresqlBackend
 from services.runtime.database.transaction import Transaction
@@ -181,3 +182,53 @@ async def test_database_that_needs_its_operator_is_refused(
     assert refusal.value.reason == reason
     assert "sesame" not in refusal.value.message
     assert {"nowhere", "nobody-we-know"} & {role, name} <= {word.strip('"') for word in refusal.value.message.split()}
+
+
+async def test_connection_that_cannot_be_given_back_changes_nothing_about_the_commit(
+    wire: Wire, distant: Database, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit was answered; what asyncpg still says to a server that is silent by then is not waited for."""
+    monkeypatch.setattr(postgresql, "_QUERIES", 1)  # after so many asyncpg closes a connection that is given back
+    async with Database(wire.url, pool=1, statement_timeout_s=TIMEOUT_S) as worn:
+        await worn.ping()
+        commit = PostgresqlBackend._commit
+
+        async def commit_and_go_silent(backend: PostgresqlBackend, connection: object) -> None:
+            await commit(backend, connection)
+            wire.go_silent()
+
+        monkeypatch.setattr(PostgresqlBackend, "_commit", commit_and_go_silent)
+        await write_generation(worn, ENSEMBLE, 7)
+    assert await read_generation(database, ENSEMBLE) == 7
+
+
+async def test_step_that_runs_while_the_database_is_closed_is_unavailable(url: str) -> None:
+    database = Database(url, pool=1)
+    began = asyncio.Event()
+
+    async def step(tx: Transaction) -> None:
+        began.set()
+        await tx.execute(text("SELECT pg_sleep(30)"))
+
+    running = asyncio.create_task(database.run(step))
+    await began.wait()
+    await database.close()
+    with pytest.raises(Unavailable):
+        await running
+
+
+async def test_step_whose_server_process_is_ended_after_a_batch_runs_again(database: Database) -> None:
+    """Its rows stand once."""
+    began = 0
+    insert_generation = text("INSERT INTO ensemble (id, generation) VALUES (:id, 1)")
+
+    async def step(tx: Transaction) -> None:
+        nonlocal began
+        began += 1
+        await tx.execute_each(insert_generation, [{"id": number} for number in range(1, 31)])
+        if began == 1:
+            await tx.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    await database.run(step)
+    assert began == 2
+    assert (await database.select(text("SELECT COUNT(*) FROM ensemble"), {})).scalar_one() == 30

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, insert, literal, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Column, MetaData, String, Table, bindparam, insert, literal, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.sql.dml import Update
 
 import services.payment
@@ -99,6 +99,27 @@ async def test_row_that_breaks_a_constraint_undoes_the_whole_step(database: Data
     with pytest.raises(IntegrityError):
         await database.run(lambda tx: tx.execute_each(INSERT, rows))
     assert (await database.select(BY_ID, {"wanted": "p7"})).all() == []
+
+
+@pytest.mark.parametrize("wrong", [{"created_at_ms": 2**63}, {"order_id": "o\ud800"}, {"created_at_ms": "soon"}])
+async def test_value_that_cannot_be_stored_undoes_the_whole_step(database: Database, wrong: dict[str, Any]) -> None:
+    """With and without RETURNING; the database can be used afterwards."""
+    rows = [row(f"p{number}", "COMPLETE") for number in range(7, 12)]
+    rows[3] |= wrong
+    if database.is_sqlite and wrong == {"created_at_ms": "soon"}:
+        return  # SQLite stores any text in any column
+    for statement in (INSERT, insert(OUTBOX).returning(COLUMNS.payment_id)):
+        with pytest.raises((DBAPIError, OverflowError, UnicodeError)):
+            await database.run(lambda tx, statement=statement: tx.execute_each(statement, rows))  # type: ignore[misc]
+        assert (await database.select(BY_ID, {"wanted": "p7"})).all() == []
+
+
+async def test_column_is_named_by_its_key_also_after_an_answer_without_rows(database: Database) -> None:
+    renamed = Table("outbox", MetaData(), Column("payment_id", String(64), key="of_payment"))
+    query = select(renamed.c.of_payment).where(renamed.c.of_payment == bindparam("wanted")).limit(1)
+    assert (await database.select(query, {"wanted": "p9"})).first() is None
+    found = (await database.select(query, {"wanted": "p1"})).one()
+    assert found.of_payment == "p1"
 
 
 async def test_more_rows_than_asked_for_are_an_error(database: Database) -> None:

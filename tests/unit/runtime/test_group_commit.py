@@ -9,6 +9,7 @@ import pytest
 
 from services.kernel.errors import FailedPrecondition, OutcomeUnknown, ResourceExhausted, Unavailable
 from services.runtime.database import group_commit
+from services.runtime.database.errors import StatementTimeout
 from services.runtime.database.group_commit import GroupCommit
 
 
@@ -99,6 +100,20 @@ async def test_item_that_cannot_be_committed_fails_alone() -> None:
     assert [outcome for outcome in outcomes if outcome is not refusal] == [
         f"i{number} done" for number in range(200) if number != 77
     ]
+
+
+async def test_item_whose_row_is_locked_fails_alone() -> None:
+    """The server ended its statement, so the others are committed without it, at the same time."""
+    timeout = StatementTimeout("DATABASE_UNAVAILABLE", "busy")
+    committing = Committing(b=timeout)
+    committing.may_commit.set()
+    commits = GroupCommit(committing)
+    assert await asyncio.gather(*(commits.run(item) for item in "abc"), return_exceptions=True) == [
+        "a done",
+        timeout,
+        "c done",
+    ]
+    assert committing.batches == [["a", "b", "c"], ["a"], ["b"], ["c"]]
 
 
 @pytest.mark.parametrize("error", [Unavailable("AWAY", "away"), OutcomeUnknown("OUTCOME_UNKNOWN", "not answered")])
