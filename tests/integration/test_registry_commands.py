@@ -260,7 +260,7 @@ async def test_watch_prints_lines_and_ends_with_its_reader(terminal: Terminal, s
         assert watching.stdout is not None
         assert watching.stderr is not None
         async with asyncio.timeout(10):
-            while f"registered {interface}  127.0.0.1:1  shop-1  weight 100  live" not in (
+            while f"registered  {interface}  127.0.0.1:1  shop-1  weight 100  live" not in (
                 line := (await watching.stdout.readline()).decode()
             ):
                 assert line
