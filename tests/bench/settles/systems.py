@@ -38,7 +38,7 @@ from services.testkit.client import CURRENCY
 from services.testkit.harness import Harness
 from tests.bench.settles.results import CEILING, PEER, Measurement, measured
 
-_PEER_FOLDER = Path(__file__).parents[1] / "peers" / "one_service"
+PEER_FOLDER = Path(__file__).parents[1] / "peers" / "one_service"
 _DATABASE = "bench"
 _CREATORS = 32
 _SETTLED_WITHIN_S = 30.0
@@ -203,7 +203,7 @@ class OneService:
                 "--jobs=2",
                 f"--transactions={each}",
             ),
-            *(f"--define=run={run}", "--define=number=0", f"--file={_PEER_FOLDER / 'settle.pgbench.sql'}"),
+            *(f"--define=run={run}", "--define=number=0", f"--file={PEER_FOLDER / 'settle.pgbench.sql'}"),
             *("--log", f"--log-prefix={log}"),
             *("--host", self._server.host, "--port", str(self._server.port), "--username", postgresql.SUPERUSER),
         )
@@ -227,7 +227,7 @@ async def one_service(server: Server, folder: Path) -> AsyncIterator[OneService]
     await administrator.execute(f"CREATE DATABASE {_DATABASE}")
     await administrator.close()
     connection = await server.connect(_DATABASE)
-    await connection.execute((_PEER_FOLDER / "schema.sql").read_text())
+    await connection.execute((PEER_FOLDER / "schema.sql").read_text())
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.peers.one_service.service", server.url(_DATABASE)),
         stdin=asyncio.subprocess.PIPE,
