@@ -51,8 +51,8 @@ class CompiledStatement:
             names: What the driver calls the columns, which counts for plain text; empty: it gave no rows.
         """
         if names and len(names) != len(self._keys):
+            self._row = result_tuple(names)  # before the names: another thread may be here
             self._keys = names
-            self._row = result_tuple(names)
         row = self._row
         return Rows([row(tuple(record)) for record in records], len(records))
 
