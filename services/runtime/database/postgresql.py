@@ -44,7 +44,7 @@ _GRACE_S = 1.0
 _QUERIES = 2**62
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 #: What the driver raises of the server's errors, and of connections that broke.
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresqlBackend:
@@ -134,7 +134,7 @@ class PostgresqlBackend:
             if is_answered(error) and not _is_closed(connection):
                 raise
             raise CommitUnanswered from error
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise CommitUnanswered from error
         if answer != "COMMIT":
             raise AssertionError("the step went on after a statement that failed, so PostgreSQL rolled it back")
@@ -156,6 +156,8 @@ class PostgresqlBackend:
         try:
             yield connection
         except _DRIVER_ERRORS as error:
+            if isinstance(error, asyncpg.InternalClientError) and not _is_closed(connection):
+                connection.terminate()  # it was lent half open, by a server that was killed
             raise wrapped(error, invalidated=_is_closed(connection)) from error
         except (TimeoutError, CommitUnanswered, asyncio.CancelledError):
             if not _is_closed(connection):

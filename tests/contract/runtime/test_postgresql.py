@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -232,3 +233,19 @@ async def test_step_whose_server_process_is_ended_after_a_batch_runs_again(datab
     await database.run(step)
     assert began == 2
     assert (await database.select(text("SELECT COUNT(*) FROM ensemble"), {})).scalar_one() == 30
+
+
+async def test_connection_that_was_lent_half_open_is_replaced(database: Database) -> None:
+    """Of one whose server process was killed while it logged in, asyncpg says that another operation is in progress."""
+    began = 0
+
+    async def step(tx: Transaction) -> None:
+        nonlocal began
+        began += 1
+        await tx.execute(text("INSERT INTO ensemble (id, generation) VALUES (1, 3)"))
+        if began == 1:
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+    await database.run(step)
+    assert began == 2
+    assert await read_generation(database, ENSEMBLE) == 3
