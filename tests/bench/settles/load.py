@@ -94,10 +94,10 @@ class _Generator:
         self._tokens: dict[str, str] = {}
 
     async def run(self) -> Load:
-        pile = iter(self._job.orders)
+        remaining = iter(self._job.orders)
 
         async def caller(token: str) -> None:
-            for order_id in pile:
+            for order_id in remaining:
                 self._tokens[order_id] = token
                 began_s = time.perf_counter()
                 self._bodies[order_id] = await self._settle(order_id)

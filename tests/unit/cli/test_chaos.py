@@ -54,7 +54,7 @@ def test_folder_with_other_files_is_used(tmp_path: Path, left: str) -> None:
 
 
 def test_run_that_fails_is_unknown(tmp_path: Path) -> None:
-    """2, and the traceback that is needed to mend it."""
+    """2, and the traceback that is needed to fix it."""
     ended = CliRunner().invoke(app, [*_RUN.split(), "--data", str(tmp_path / "new")])
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert "Traceback" in ended.stderr
