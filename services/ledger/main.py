@@ -14,7 +14,7 @@ from services.runtime.cluster_member import Components, Runtime, Service, run
 
 async def build(runtime: Runtime) -> Components:
     """Build one instance, and open the house accounts."""
-    store = SqlLedgerStore(runtime.database, runtime.guards)
+    store = SqlLedgerStore(runtime.database, runtime.guards, runtime.failpoints)
     await store.prepare()
     operations = LedgerOperations(
         store=store,

@@ -18,6 +18,7 @@ from services.ledger.model import Account, AccountKind, Journal, JournalDraft, L
 from services.ledger.operations import LedgerOperations
 from services.ledger.ports import JournalFilter
 from services.runtime.grpc import pagination, status
+from services.runtime.grpc.batching import serve_each
 from services.runtime.grpc.context import current_call
 from services.runtime.grpc.interceptors import reply
 from services.runtime.grpc.translate import clerk_in, clerk_out, enum_in, fence_in, fingerprint_without, stored_message
@@ -98,6 +99,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         attempt = check_name(request.request_id, "request_id")
         journal = await self._operations.post(current_call(), attempt, draft, fence)
         return pb.PostResponse(journal=journal_out(journal))
+
+    async def PostBatch(self, request: pb.PostBatchRequest, _context: _Context) -> pb.PostBatchResponse:
+        return pb.PostBatchResponse(outcomes=await serve_each(request.requests, self.Post, pb.PostOutcome))
 
     async def VoidPost(self, request: pb.VoidPostRequest, _context: _Context) -> pb.VoidPostResponse:
         draft = JournalDraft(

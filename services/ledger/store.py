@@ -74,6 +74,7 @@ from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.group_commit import GroupCommit
 from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
 from services.runtime.database.transaction import Transaction
+from services.runtime.ports import NO_FAILPOINTS, Failpoints
 
 #: Sorts after every character an id may have.
 _LAST_CHARACTER = "\x7f"
@@ -118,7 +119,8 @@ _INSERT_REFUSALS = insert(REFUSALS)
 class SqlLedgerStore(SqlAnswerStore, LedgerStore):
     """`ports.LedgerStore` on SQLite or PostgreSQL."""
 
-    def __init__(self, database: Database, guards: Guards) -> None:
+    def __init__(self, database: Database, guards: Guards, failpoints: Failpoints = NO_FAILPOINTS) -> None:
+        self._failpoints = failpoints
         super().__init__(database, Requests(REQUESTS, guards))
         self._guards = guards
         self._posts = GroupCommit(self._post)
@@ -162,6 +164,8 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         return await self._posts.run_all(entries)
 
     async def _post(self, entries: Sequence[Entry]) -> list[PostOutcome]:
+        subjects = [name for entry in entries for name in (entry.draft.order_id, entry.draft.payment_id)]
+
         async def step(tx: Transaction) -> list[PostOutcome]:
             stale = await self._raise_fences(tx, entries)
             live = [entry for place, entry in enumerate(entries) if place not in stale]
@@ -171,9 +175,12 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
             before = dict(books.accounts)
             outcomes = [stale[place] if place in stale else books.write(entry) for place, entry in enumerate(entries)]
             await self._write(tx, books, before)
+            await self._failpoints.hit("committing", None, *subjects)
             return outcomes
 
-        return await self._database.run(step)
+        outcomes = await self._database.run(step)
+        await self._failpoints.hit("committed", None, *subjects)
+        return outcomes
 
     async def void(self, entry: Entry) -> Journal | None:
         async def step(tx: Transaction) -> Journal | StaleFence | None:

@@ -15,7 +15,7 @@ from services.runtime.cluster_member import Components, Runtime, Service, run
 async def build(runtime: Runtime) -> Components:
     """Build one instance."""
     operations = OrderOperations(
-        store=SqlOrderStore(runtime.database, runtime.guards),
+        store=SqlOrderStore(runtime.database, runtime.guards, runtime.failpoints),
         clock=runtime.clock,
         ids=runtime.ids,
         failpoints=runtime.failpoints,

@@ -18,6 +18,7 @@ from services.order.model import Order, OrderEvent, OrderLine, OrderState
 from services.order.operations import OrderDraft, OrderOperations
 from services.order.ports import OrderFilter
 from services.runtime.grpc import pagination, status
+from services.runtime.grpc.batching import serve_each
 from services.runtime.grpc.context import current_call
 from services.runtime.grpc.interceptors import reply
 from services.runtime.grpc.translate import (
@@ -141,6 +142,14 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             settled_at_ms=request.settled_at_ms,
         )
         return pb.CompleteOrderResponse(order=order_out(order))
+
+    async def ClaimOrders(self, request: pb.ClaimOrdersRequest, _context: _Context) -> pb.ClaimOrdersResponse:
+        outcomes = await serve_each(request.requests, self.ClaimOrder, pb.ClaimOrderOutcome)
+        return pb.ClaimOrdersResponse(outcomes=outcomes)
+
+    async def CompleteOrders(self, request: pb.CompleteOrdersRequest, _context: _Context) -> pb.CompleteOrdersResponse:
+        outcomes = await serve_each(request.requests, self.CompleteOrder, pb.CompleteOrderOutcome)
+        return pb.CompleteOrdersResponse(outcomes=outcomes)
 
     async def ReleaseOrder(self, request: pb.ReleaseOrderRequest, _context: _Context) -> pb.ReleaseOrderResponse:
         order_id, payment_id = _ids_in(request)

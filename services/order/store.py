@@ -8,8 +8,8 @@ How a move of a payment is written, in one transaction (guard in brackets):
     4. append to the history
 
 Steps 3 and 4 are left out when nothing changes; the fence stays raised even when the move is refused. The moves of
-concurrent callers are committed together (`runtime/database/group_commit.py`), in the order of their order ids, so that
-two batches never wait for each other in a circle.
+concurrent callers, of every kind, are committed together (`runtime/database/group_commit.py`), in the order of their
+order ids, so that two batches never wait for each other in a circle.
 
 Invariants of the tables, beyond those of the model
 1. (fence_generation, fence_token) of an order never falls.
@@ -21,6 +21,7 @@ Invariants of the tables, beyond those of the model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, case, insert, select, tuple_, update
@@ -46,37 +47,78 @@ from services.order.schema import (
 )
 from services.runtime.database.database import Database
 from services.runtime.database.group_commit import GroupCommit
-from services.runtime.database.idempotency_table import DecisionOverturned, Requests, SqlAnswerStore, insert_if_absent
+from services.runtime.database.idempotency_table import (
+    DecisionOverturned,
+    Requests,
+    SqlAnswerStore,
+    insert_each_if_absent,
+)
 from services.runtime.database.transaction import Transaction
+from services.runtime.ports import NO_FAILPOINTS, Failpoints
 
 _INSERT_LINE = insert(ORDER_LINES)
 _INSERT_EVENT = insert(ORDER_EVENTS)
+_LINES = (
+    select(ORDER_LINES)
+    .where(ORDER_LINES.c.order_id.in_(bindparam("ids", expanding=True)))
+    .order_by(ORDER_LINES.c.order_id, ORDER_LINES.c.number)
+)
 _ONE = select(ORDERS).where(ORDERS.c.order_id == bindparam("wanted"))
 
 #: One of the moves of `model.py` that a payment asks for.
 _Decide = Callable[[Order, Change], Order]
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What `create` is asked for."""
+
+    request: KeyedRequest
+    order: Order
+    response: StoredResponse
+
+
 class SqlOrderStore(SqlAnswerStore, OrderStore):
     """`ports.OrderStore` on SQLite or PostgreSQL."""
 
-    def __init__(self, database: Database, guards: Guards) -> None:
+    def __init__(self, database: Database, guards: Guards, failpoints: Failpoints = NO_FAILPOINTS) -> None:
+        self._failpoints = failpoints
         super().__init__(database, Requests(REQUESTS, guards))
         self._raise_fence = _raise_fence(guarded=guards.fence)
-        self._claims = self._moves(model.claim)
-        self._completes = self._moves(model.complete)
-        self._releases = self._moves(model.release)
-        self._reopens = self._moves(model.reopen)
+        self._creating = GroupCommit(self._create_all, key=lambda one: one.request.key)
+        self._moving = GroupCommit(self._move_all, key=lambda move: move[0].order_id)
 
     async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
-        async def effect(tx: Transaction) -> None:
-            if not await insert_if_absent(tx, ORDERS, order_row(order)):
-                raise DecisionOverturned
-            if order.lines:
-                await tx.execute_each(_INSERT_LINE, line_rows(order))
-            await tx.execute(_INSERT_EVENT, event_row(None, order, request.key.caller, request.at_ms))
+        try:
+            outcome = await self._creating.run(_Wanted(request, order, response))
+        except DecisionOverturned:
+            return None
+        if isinstance(outcome, CountinghouseError):
+            raise outcome
+        return outcome
 
-        return await self._answer_once(request, response, effect)
+    async def _create_all(self, wanted: Sequence[_Wanted]) -> list[Answer | CountinghouseError]:
+        """Make some orders, each under another request; return of each its answer or its refusal.
+
+        Raises:
+            DecisionOverturned: One of the ids is taken.
+        """
+        in_turn = sorted(wanted, key=lambda one: str(one.request.key))
+
+        async def effects(tx: Transaction, places: Sequence[int]) -> None:
+            made = sorted((in_turn[place] for place in places), key=lambda one: one.order.order_id)
+            inserted = await insert_each_if_absent(tx, ORDERS, [order_row(one.order) for one in made])
+            if inserted.rowcount != len(made):
+                raise DecisionOverturned
+            await tx.execute_each(_INSERT_LINE, [row for one in made for row in line_rows(one.order)])
+            events = [event_row(None, one.order, one.request.key.caller, one.request.at_ms) for one in made]
+            await tx.execute_each(_INSERT_EVENT, events)
+
+        async def step(tx: Transaction) -> list[Answer | CountinghouseError]:
+            return await self._requests.answer_each(tx, [(one.request, one.response) for one in in_turn], effects)
+
+        outcomes = dict(zip((one.request.key for one in in_turn), await self._database.run(step), strict=True))
+        return [outcomes[one.request.key] for one in wanted]
 
     async def cancel(
         self, request: KeyedRequest, before: Order, after: Order, reason: str, response: StoredResponse
@@ -90,16 +132,16 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         return await self._answer_once(request, response, effect)
 
     async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._claims.run_all(changes)
+        return await self._move(changes, model.claim)
 
     async def complete(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._completes.run_all(changes)
+        return await self._move(changes, model.complete)
 
     async def release(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._releases.run_all(changes)
+        return await self._move(changes, model.release)
 
     async def reopen(self, changes: Sequence[Change]) -> list[MoveOutcome]:
-        return await self._reopens.run_all(changes)
+        return await self._move(changes, model.reopen)
 
     async def get(self, order_id: str) -> Order | None:
         async def step(tx: Transaction) -> Order | None:
@@ -134,20 +176,21 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
 
         return await self._database.read(step)
 
-    def _moves(self, decide: _Decide) -> GroupCommit[Change, MoveOutcome]:
-        return GroupCommit(lambda changes: self._move(changes, decide), key=lambda change: change.order_id)
-
     async def _move(self, changes: Sequence[Change], decide: _Decide) -> list[MoveOutcome]:
-        """Make one kind of move for some orders, each of which is named once."""
-        in_turn = sorted(changes, key=lambda change: change.order_id)
+        return await self._moving.run_all([(change, decide) for change in changes])
+
+    async def _move_all(self, moves: Sequence[tuple[Change, _Decide]]) -> list[MoveOutcome]:
+        """Make the moves of some orders, each of which is named once."""
+        in_turn = sorted(moves, key=lambda move: move[0].order_id)
+        subjects = [name for change, _decide in in_turn for name in (change.order_id, change.payment_id)]
 
         async def step(tx: Transaction) -> dict[str, MoveOutcome]:
             outcomes: dict[str, MoveOutcome] = {}
-            raised = await tx.execute_each(self._raise_fence, [_carried(change) for change in in_turn])
+            raised = await tx.execute_each(self._raise_fence, [_carried(change) for change, _decide in in_turn])
             found = {order.order_id: order for order in await _orders_of(tx, raised)}
             written: list[dict[str, Any]] = []
             events: list[dict[str, Any]] = []
-            for change in in_turn:
+            for change, decide in in_turn:
                 before = found.get(change.order_id)
                 if before is None:
                     outcomes[change.order_id] = await _why_not_raised(tx, change)
@@ -163,10 +206,12 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
             if (await tx.execute_each(_WRITE, written)).rowcount != len(written):
                 raise AssertionError("an order changed under the lock of its row")
             await tx.execute_each(_INSERT_EVENT, events)
+            await self._failpoints.hit("committing", None, *subjects)
             return outcomes
 
         outcomes = await self._database.run(step)
-        return [outcomes[change.order_id] for change in changes]
+        await self._failpoints.hit("committed", None, *subjects)
+        return [outcomes[change.order_id] for change, _decide in moves]
 
 
 def _carried(change: Change) -> dict[str, Any]:
@@ -244,8 +289,6 @@ async def _orders_of(tx: Transaction, rows: Iterable[Row[Any]]) -> list[Order]:
     with_lines = [row.order_id for row in found if row.line_count]
     lines: dict[str, list[Row[Any]]] = {}
     if with_lines:
-        columns = ORDER_LINES.c
-        query = select(ORDER_LINES).where(columns.order_id.in_(with_lines)).order_by(columns.order_id, columns.number)
-        for line in await tx.execute(query):
+        for line in await tx.execute(_LINES, {"ids": with_lines}):
             lines.setdefault(line.order_id, []).append(line)
     return [to_order(row, lines.get(row.order_id, ())) for row in found]

@@ -21,6 +21,15 @@ class Failpoints(Protocol):
         ...
 
 
+class _NoFailpoints:
+    async def hit(self, name: str, call: Call | None, *subjects: str) -> None:
+        """Pass the failpoint; nothing can be armed."""
+
+
+#: Of a store that is used without a server.
+NO_FAILPOINTS: Failpoints = _NoFailpoints()
+
+
 class AnswerStore(Protocol):
     """What a store of requests that are executed in one transaction does with their answers."""
 

@@ -30,7 +30,7 @@ async def test_call_passes_metadata_deadline_and_answer() -> None:
     """Metadata, deadline and answer go through; the call object says what grpc.aio's would."""
     echo = Echo()
     async with echo.serving() as port, channel_to(directory_of(port)) as channel:
-        call = Stub(channel).charge(b"hi", timeout=2.0, metadata=(("x-caller", "me"),))
+        call = Stub(channel).charge(b"hi", timeout=20.0, metadata=(("x-caller", "me"),))
         assert await call == b"hi"
         assert (await call.initial_metadata())["x-first"] == "1"
         assert (await call.trailing_metadata())["x-last"] == "2"
@@ -38,7 +38,7 @@ async def test_call_passes_metadata_deadline_and_answer() -> None:
         assert call.done()
         assert not call.cancelled()
         assert echo.seen["metadata"]["x-caller"] == "me"
-        assert 1.0 < echo.seen["left_s"] <= 2.0 + 0.01  # a deadline of seconds is sent in steps of 10 ms, rounded up
+        assert 1.0 < echo.seen["left_s"] <= 20.0 + 0.1  # a deadline of that size is sent in steps of 0.1 s, rounded up
         assert channel.get_state() is grpc.ChannelConnectivity.READY
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         call.add_done_callback(ended.set_result)
@@ -54,7 +54,7 @@ async def test_errors_of_the_server_go_through() -> None:
 
     echo.before_answer = refuse
     async with echo.serving() as port, channel_to(directory_of(port)) as channel:
-        call = Stub(channel).look(b"hi", timeout=2.0)
+        call = Stub(channel).look(b"hi", timeout=10.0)
         with pytest.raises(AioRpcError) as caught:
             await call
         assert caught.value.code() is grpc.StatusCode.ABORTED
@@ -99,7 +99,7 @@ async def test_generated_stub_accepts_the_channel() -> None:
     async with channel_to(directory_of(port)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=INTERFACE)
-        assert (await stub.Check(request, timeout=2.0)).status == health_pb2.HealthCheckResponse.SERVING
+        assert (await stub.Check(request, timeout=10.0)).status == health_pb2.HealthCheckResponse.SERVING
         watching = stub.Watch(request)
         assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
         assert watching.cancel()
@@ -112,7 +112,7 @@ async def test_dead_endpoint_of_two_fails_no_call() -> None:
     async with echo.serving() as port, channel_to(directory_of(dead_port(), port)) as channel:
         charge = Stub(channel).charge
         for number in range(20):
-            assert await charge(str(number).encode(), timeout=1.0) == str(number).encode()
+            assert await charge(str(number).encode(), timeout=5.0) == str(number).encode()
         assert echo.carried_out == 20
 
 
@@ -148,7 +148,7 @@ async def test_provider_that_comes_in_time_is_used() -> None:
     async with Echo().serving() as port:
         directory = directory_of()
         async with channel_to(directory) as channel:
-            calling = asyncio.ensure_future(Stub(channel).charge(b"hi", timeout=2.0))
+            calling = asyncio.ensure_future(Stub(channel).charge(b"hi", timeout=10.0))
             await asyncio.sleep(0.05)
             directory.take(directory.reader.read([provider_url(port, INTERFACE).node_name()]))
             assert await calling == b"hi"
@@ -160,7 +160,7 @@ async def test_call_with_dead_providers_is_never_sent() -> None:
     async with channel_to(directory_of(port)) as channel:
         began = fair_s()
         with pytest.raises(AioRpcError, match="can be reached") as caught:
-            await Stub(channel).charge(b"hi", timeout=2.0)
+            await Stub(channel).charge(b"hi", timeout=10.0)
         assert fair_s() - began < 1.0
         assert never_sent(caught.value)
         with pytest.raises(AioRpcError):
@@ -200,7 +200,7 @@ async def test_connection_to_a_removed_endpoint_is_closed_after_its_ttl(monkeypa
     async with Echo().serving() as port:
         directory = directory_of(port)
         async with channel_to(directory) as channel:
-            await Stub(channel).look(b"hi", timeout=2.0)
+            await Stub(channel).look(b"hi", timeout=10.0)
             (link,) = channel._pool.connections.values()
             directory.take(directory.reader.read([]))
             directory.take(directory.reader.read([provider_url(port, INTERFACE).node_name()]))
@@ -232,12 +232,12 @@ async def test_killed_provider_fails_no_call(zookeeper: ZooKeeper, session: Sess
         async with channel_to(directory, picker=WeightedRandom(random.Random(1))) as channel:
             stub = Stub(channel, interface)
             for _ in range(20):
-                await stub.charge(b"hi", timeout=2.0)
+                await stub.charge(b"hi", timeout=10.0)
             killed.kill()
             for _ in range(100):
-                assert await stub.look(b"hi", timeout=2.0) == b"hi"
+                assert await stub.look(b"hi", timeout=10.0) == b"hi"
             for _ in range(100):
-                assert await stub.charge(b"hi", timeout=2.0) == b"hi"
+                assert await stub.charge(b"hi", timeout=10.0) == b"hi"
             assert len(directory.endpoints) == 2
     await discovery.close()
 
@@ -253,10 +253,10 @@ async def test_calls_and_attempts_are_counted() -> None:
     async with echo.serving() as port:
         dead = dead_port()
         async with channel_to(directory_of(dead, port), dead, port, metrics=Metrics(counted)) as channel:
-            assert await Stub(channel).charge(b"hi", timeout=2.0) == b"hi"
+            assert await Stub(channel).charge(b"hi", timeout=10.0) == b"hi"
             echo.before_answer = refuse
             with pytest.raises(AioRpcError):
-                await Stub(channel).charge(b"hi", timeout=2.0)
+                await Stub(channel).charge(b"hi", timeout=10.0)
 
             def value(name: str, **labels: str) -> float | None:
                 return counted.get_sample_value(f"coordination_{name}", {"interface": INTERFACE, **labels})
@@ -274,6 +274,6 @@ async def test_request_that_cannot_be_sent_leaves_nothing_behind() -> None:
     async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
         for _ in range(3):
             with pytest.raises(TypeError):
-                await Stub(channel).look("not bytes", timeout=2.0)
+                await Stub(channel).look("not bytes", timeout=10.0)
         (link,) = channel._pool.connections.values()
         assert link.load.in_flight == 0

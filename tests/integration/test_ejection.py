@@ -183,7 +183,7 @@ async def test_calls_cut_short_and_deadlines_of_ours_count() -> None:
         servers.cables[0].fall_silent()
         for _ in range(2):
             with pytest.raises(AioRpcError) as caught:
-                await servers.stub.put(b"hi", timeout=0.2)
+                await servers.stub.put(b"hi", timeout=0.6)
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert servers.standing(0) is Standing.EJECTED
 

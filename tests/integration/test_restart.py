@@ -28,7 +28,7 @@ async def test_call_during_a_restart_waits_for_the_successor(zookeeper: ZooKeepe
             await old.register(provider_url(port, INTERFACE))
             directory = await discovery.subscribe(INTERFACE, timeout_s=5)
             async with channel_to(directory) as channel:
-                await Stub(channel).charge(b"before", timeout=2.0)
+                await Stub(channel).charge(b"before", timeout=10.0)
         async with channel_to(directory) as channel:
             await old.close()
             assert await directory._wait_until(lambda: directory.state is DirectoryState.EMPTYING, 5)

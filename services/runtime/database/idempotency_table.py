@@ -41,7 +41,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import Insert, ReturningUpdate
+from sqlalchemy.sql.dml import Insert, ReturningInsert, ReturningUpdate
 
 from services.kernel.errors import CountinghouseError, NotFound, RequestInProgress
 from services.kernel.guards import Guards
@@ -59,7 +59,7 @@ from services.kernel.idempotency import (
 )
 from services.kernel.principal import Principal, Role
 from services.runtime.database.database import Database
-from services.runtime.database.transaction import Parameters, Transaction
+from services.runtime.database.transaction import Parameters, Rows, Transaction
 
 _T = TypeVar("_T")
 
@@ -72,15 +72,25 @@ async def insert_if_absent(tx: Transaction, table: Table, values: dict[str, Any]
     return (await tx.execute(_insert_or_not(table, postgresql_syntax=tx.is_postgresql), values)).rowcount == 1
 
 
-async def insert_each_if_absent(tx: Transaction, table: Table, rows: Sequence[Parameters]) -> None:
-    """Insert each row unless one of its unique keys is taken. Waits for rivals' commits as `insert_if_absent`."""
-    await tx.execute_each(_insert_or_not(table, postgresql_syntax=tx.is_postgresql), rows)
+async def insert_each_if_absent(tx: Transaction, table: Table, rows: Sequence[Parameters]) -> Rows:
+    """Insert each row unless one of its unique keys is taken; return the primary keys of those that were inserted.
+
+    Waits for rivals' commits as `insert_if_absent`.
+    """
+    return await tx.execute_each(_insert_or_not_returning(table, postgresql_syntax=tx.is_postgresql), rows)
 
 
 @cache
 def _insert_or_not(table: Table, *, postgresql_syntax: bool) -> Insert:
     """Return one statement object per table: its compiled form is looked up by it."""
     return _new_insert_or_not(table, postgresql_syntax=postgresql_syntax)
+
+
+@cache
+def _insert_or_not_returning(table: Table, *, postgresql_syntax: bool) -> ReturningInsert[Any]:
+    # Not made from a statement that was compiled before: SQLAlchemy would remember that it returns nothing.
+    insert = _new_insert_or_not(table, postgresql_syntax=postgresql_syntax)
+    return insert.returning(*table.primary_key.columns)
 
 
 def _new_insert_or_not(table: Table, *, postgresql_syntax: bool) -> Insert:
@@ -155,11 +165,6 @@ class Requests:
             .where(is_key, *executing)
             .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=bindparam("now_ms"))
         )
-        # Not made from a statement that was compiled before: SQLAlchemy would remember that it returns nothing.
-        self._insert = {
-            dialect: _new_insert_or_not(table, postgresql_syntax=dialect).returning(*table.primary_key.columns)
-            for dialect in (False, True)
-        }
         self._overdue = (
             select(table)
             .where(
@@ -220,7 +225,7 @@ class Requests:
             )
             for key, fingerprint, lease in wanted
         ]
-        inserted = {_to_key(row) for row in await tx.execute_each(self._insert[tx.is_postgresql], rows)}
+        inserted = {_to_key(row) for row in await insert_each_if_absent(tx, self._table, rows)}
         begun: list[Execution | StoredResponse | CountinghouseError] = []
         for key, fingerprint, lease in wanted:
             if key in inserted:
@@ -298,14 +303,42 @@ class Requests:
             DecisionOverturned: As `effect`. The caller rolls back, reads and decides again.
             KeyMismatch, RequestInProgress, FailedPrecondition: As `decide`.
         """
-        lease = Lease(request.key.caller.name, now_ms=request.at_ms, until_ms=request.at_ms)
-        execution = await self.begin(tx, request.key, request.fingerprint, lease)
-        if isinstance(execution, StoredResponse):
-            return Answer(execution, replayed=True)
-        if effect is not None:
-            await effect(tx)
-        await self.finish(tx, request.key, response, now_ms=request.at_ms)
-        return Answer(response)
+        (answer,) = await self.answer_each(tx, [(request, response)], effect and (lambda tx, _places: effect(tx)))
+        if isinstance(answer, CountinghouseError):
+            raise answer
+        return answer
+
+    async def answer_each(
+        self,
+        tx: Transaction,
+        wanted: Sequence[tuple[KeyedRequest, StoredResponse]],
+        effect: Callable[[Transaction, Sequence[int]], Awaitable[None]] | None = None,
+    ) -> list[Answer | CountinghouseError]:
+        """Answer some requests, each named once; return of each what `answer` returns or raises.
+
+        Args:
+            effect: Has the effects of those that were not answered before, which are given by their places.
+
+        Raises:
+            DecisionOverturned: As `effect`, of any of them.
+        """
+        begun = await self.begin_all(
+            tx, [(request.key, request.fingerprint, _own_lease(request)) for request, _ in wanted]
+        )
+        places = [place for place, execution in enumerate(begun) if isinstance(execution, Execution)]
+        if effect is not None and places:
+            await effect(tx, places)
+        await self.finish_each(
+            tx, [(wanted[place][0].key, wanted[place][1], wanted[place][0].at_ms) for place in places]
+        )
+        return [
+            Answer(execution, replayed=True)
+            if isinstance(execution, StoredResponse)
+            else execution
+            if isinstance(execution, CountinghouseError)
+            else Answer(response)
+            for (_, response), execution in zip(wanted, begun, strict=True)
+        ]
 
     async def renew(self, tx: Transaction, held: Sequence[Execution], *, until_ms: int) -> None:
         """Keep others out of keys that are being executed; an `until_ms` that has passed lets them in."""
@@ -473,6 +506,11 @@ def _start(table: Table, *conditions: ColumnElement[bool], with_fingerprint: boo
         )
         .returning(columns.attempt)
     )
+
+
+def _own_lease(request: KeyedRequest) -> Lease:
+    """Return the lease of a request that is executed in one transaction: it ends as it begins."""
+    return Lease(request.key.caller.name, now_ms=request.at_ms, until_ms=request.at_ms)
 
 
 def leased(lease: Lease) -> dict[str, Any]:

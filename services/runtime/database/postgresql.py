@@ -209,6 +209,8 @@ class _Transaction:
         compiled = self._statements.compiled(statement, rows[0])
         text, _ = compiled.with_values(rows[0])
         values = [compiled.with_values(row)[1] for row in rows]
+        if compiled.insert_many:
+            return _rows_of(compiled, await self._connection.fetch(compiled.insert_many, *zip(*values, strict=True)))
         if compiled.returns_rows:
             return _rows_of(compiled, await self._fetched(text, values))
         await self._connection.executemany(text, values)

@@ -32,8 +32,9 @@ from services.runtime.grpc import methods
 READ_COST: Final = 1
 CHANGE_COST: Final = 4
 LIST_COST: Final = 32
-#: Of methods that look at a whole table.
+#: Of methods that look at a whole table, or change many orders.
 _COSTS: Final = {
+    "/countinghouse.payment.v1.PaymentService/SettleBatch": 64,
     "/countinghouse.ledger.v1.LedgerService/TrialBalance": 64,
     "/countinghouse.ledger.v1.LedgerService/VerifyJournal": 64,
 }

@@ -19,6 +19,7 @@ class Call:
         deadline: By when the caller wants an answer.
         replayed: The answer is a stored one; the reply will say so in the trailer `x-replayed`.
         reply_dropped: A failpoint wants the reply to be lost.
+        in_batch: It is one of a batch, whose caller waits for all of them.
     """
 
     method: str
@@ -26,6 +27,7 @@ class Call:
     deadline: CallDeadline
     replayed: bool = False
     reply_dropped: bool = False
+    in_batch: bool = False
 
 
 _current: ContextVar[Call] = ContextVar("countinghouse_call")

@@ -20,10 +20,11 @@ from services.kernel.errors import InvalidArgument
 from services.runtime.grpc.context import Call
 from services.runtime.grpc.translate import optional_enum_in
 
-#: In the order in which a payment passes them.
+#: In the order in which a payment passes them. The last two are around the COMMIT of each batch: in its transaction,
+#: and before its callers are answered.
 NAMES = (
     *("accepted", "locked", "claimed", "submitted", "charged", "posted", "voided", "parked", "refunded"),
-    *("recorded", "completed", "released"),
+    *("recorded", "completed", "released", "committing", "committed"),
 )
 _ACTIONS: dict[int, str] = {number: name for name, number in pb.FailpointAction.items() if number}
 _MAX_DELAY_MS = 600_000

@@ -140,11 +140,11 @@ class CallInterceptor(aio.ServerInterceptor):
             return response
         except StoredRefusal as refusal:
             code, reason = status.code_of_status(refusal.status), status.from_status(refusal.status).reason
-            await status.abort(context, refusal.status, refusal.stored, replayed=bool(call and call.replayed))
+            answer, body = refusal.status, refusal.stored
         except CountinghouseError as error:
             code, reason = status.code_of(error), error.reason
             answer = status.to_status(error)
-            await status.abort(context, answer, answer.SerializeToString())
+            body = answer.SerializeToString()
         except (asyncio.CancelledError, aio.AbortError):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -152,7 +152,7 @@ class CallInterceptor(aio.ServerInterceptor):
             code = grpc.StatusCode.INTERNAL
             log.exception("unexpected", method=method, caller=caller)
             answer = status.internal()
-            await status.abort(context, answer, answer.SerializeToString())
+            body = answer.SerializeToString()
         finally:
             name, took_s = method.rpartition("/")[2], self._clock.monotonic_s() - started_s
             self._metrics.answered(name, code, took_s)
@@ -165,6 +165,8 @@ class CallInterceptor(aio.ServerInterceptor):
                 replayed=bool(call and call.replayed),
                 ms=round(took_s * 1000, 1),
             )
+        # The caller hears of the refusal after the log and the metrics have it.
+        return await status.abort(context, answer, body, replayed=bool(call and call.replayed))
 
     def _identify(self, method: str, context: aio.ServicerContext[Any, Any]) -> Call:
         remaining_s = context.time_remaining()

@@ -14,7 +14,7 @@ from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import CallDeadline
-from services.kernel.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
+from services.kernel.errors import Unavailable
 from services.kernel.ids import new_rng
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
@@ -84,16 +84,7 @@ class Peers:
                     "PEER_UNAVAILABLE",
                     f"a service this needs cannot be reached ({error.details()}); try again",
                 ) from error
-            answer = status.from_rpc_error(error)
-            if isinstance(answer, (Unauthenticated, PermissionDenied)):
-                raise Unavailable("PEER_REFUSED_US", f"this service was turned away: {answer.message}") from error
-            if isinstance(answer, ResourceExhausted):  # the caller did not reach a limit; this service did
-                raise Unavailable(
-                    "PEER_BUSY",
-                    "a service this needs has too much to do; try again",
-                    retry_after_ms=answer.retry_after_ms,
-                ) from error
-            raise answer from error
+            raise status.of_peer(status.from_rpc_error(error)) from error
 
     async def close(self) -> None:
         """Close every channel."""

@@ -94,15 +94,39 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.CountinghouseError:
     status = _status_in(error)
     if status is not None:
         answer = from_status(status)
-        if maybe_sent_before(error) and isinstance(answer, _OF_ONE_ATTEMPT):
-            return errors.OutcomeUnknown(
-                "OUTCOME_UNKNOWN", f"asked before without an answer, and then: {answer.message}"
-            )
-        return answer
+        return after_silence(answer) if maybe_sent_before(error) else answer
     return errors.OutcomeUnknown(
         "OUTCOME_UNKNOWN",
         f"no answer: {error.code().name.lower().replace('_', ' ')}: {error.details() or 'no details'}",
     )
+
+
+def after_silence(answer: errors.CountinghouseError) -> errors.CountinghouseError:
+    """Return an answer that came after the same call had been sent before, without an answer."""
+    if isinstance(answer, _OF_ONE_ATTEMPT):
+        return errors.OutcomeUnknown("OUTCOME_UNKNOWN", f"asked before without an answer, and then: {answer.message}")
+    return answer
+
+
+def of_peer(answer: errors.CountinghouseError) -> errors.CountinghouseError:
+    """Return what a peer's refusal of this service means to the caller of this service."""
+    if isinstance(answer, (errors.Unauthenticated, errors.PermissionDenied)):
+        return errors.Unavailable("PEER_REFUSED_US", f"this service was turned away: {answer.message}")
+    if isinstance(answer, errors.ResourceExhausted):  # the caller did not reach a limit; this service did
+        return errors.Unavailable(
+            "PEER_BUSY",
+            "a service this needs has too much to do; try again",
+            retry_after_ms=answer.retry_after_ms,
+        )
+    return answer
+
+
+def from_bytes(details: bytes) -> errors.CountinghouseError:
+    """Return the error that the bytes of a google.rpc.Status stand for."""
+    try:
+        return from_status(status_pb2.Status.FromString(details))
+    except DecodeError:  # not from one of ours
+        return errors.OutcomeUnknown("OUTCOME_UNKNOWN", "no answer: its status cannot be read")
 
 
 def reason_in(status: status_pb2.Status) -> str:

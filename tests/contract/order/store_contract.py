@@ -231,6 +231,29 @@ class RequestContract:
         assert len({answer.response.body for answer in answers}) == 1
         assert len(await subject.store.page(OrderFilter(), limit=20, after=None)) == 1
 
+    async def test_creations_at_once_are_answered_one_by_one(self, make: Make) -> None:
+        """A taken id, a repeated request and another payload concern no other creation."""
+        subject = await make()
+        await created(subject)
+        names = [f"n{number}" for number in range(8)]
+        *fresh, taken, repeated, mismatched = await asyncio.gather(
+            *(create(subject.store, request("CreateOrder", name), new_order(name, lines=2)) for name in names),
+            create(subject.store, request("CreateOrder", "again"), new_order("o1")),
+            create(subject.store, request("CreateOrder", "o1"), new_order("o1")),
+            create(subject.store, request("CreateOrder", "o1", fingerprint="g"), new_order("other")),
+            return_exceptions=True,
+        )
+        assert all(isinstance(answer, Answer) and answer.response.ok and not answer.replayed for answer in fresh)
+        assert isinstance(taken, Answer)
+        assert not taken.response.ok
+        assert isinstance(repeated, Answer)
+        assert repeated.replayed
+        assert isinstance(mismatched, KeyMismatch)
+        listed = await subject.store.page(OrderFilter(), limit=99, after=None)
+        assert {row.order.order_id for row in listed} == {"o1", *names}
+        assert all(len(row.order.lines) == 2 for row in listed if row.order.order_id != "o1")
+        assert [event.version for name in names for event in await subject.history(name)] == [1] * len(names)
+
     async def test_order_is_cancelled_once(self, make: Make) -> None:
         """The repeat of the request id is replayed; another request id meets ILLEGAL_STATE, which is stored too."""
         subject = await make()

@@ -13,6 +13,7 @@ from sqlalchemy.sql.dml import Update
 import services.payment
 from services.payment.schema import OUTBOX
 from services.runtime.database.database import Database
+from services.runtime.database.idempotency_table import insert_each_if_absent
 from services.runtime.database.transaction import Parameters, Rows, Transaction
 from tests.contract.conftest import FreshDatabase
 
@@ -92,6 +93,18 @@ async def test_list_of_parameters_may_have_any_length(database: Database) -> Non
     for ids in (["p0"], ["p0", "p1", "p2"], [], ["p2", "p9"]):
         found = await database.select(among.order_by(COLUMNS.payment_id), {"ids": ids})
         assert found.scalars() == [payment_id for payment_id in ids if payment_id != "p9"]
+
+
+async def test_rows_that_stand_already_are_left_out_of_an_insert(database: Database) -> None:
+    """Those that stand in the table, and those that the same INSERT has named before."""
+    rows = [
+        row(payment_id, "COMPLETE") | {"created_at_ms": at_ms}
+        for at_ms, payment_id in enumerate(["p7", "p1", "p8", "p7"])
+    ]
+    inserted = await database.run(lambda tx: insert_each_if_absent(tx, OUTBOX, rows))
+    assert inserted.all() == [("p7", "COMPLETE"), ("p8", "COMPLETE")]
+    assert inserted.rowcount == 2
+    assert [one.created_at_ms for one in await database.select(BY_ID, {"wanted": "p7"})] == [0]
 
 
 async def test_row_that_breaks_a_constraint_undoes_the_whole_step(database: Database) -> None:

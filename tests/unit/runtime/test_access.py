@@ -31,6 +31,13 @@ METHODS: dict[str, MethodDescriptor] = {
     for service in file.services_by_name.values()
     for method in service.methods
 }
+#: The methods that take a batch of requests, and those that take one of these requests.
+BATCHES = {
+    name: f"{name.rpartition('/')[0]}/{field.message_type.name.removesuffix('Request')}"
+    for name, method in METHODS.items()
+    for field in method.input_type.fields
+    if field.name == "requests" and field.message_type is not None
+}
 
 
 def test_table_has_every_method_of_the_protos_and_no_other() -> None:
@@ -41,8 +48,18 @@ def test_table_has_every_method_of_the_protos_and_no_other() -> None:
 def test_every_method_has_an_idempotency_level() -> None:
     """Clients retry by it; everything here may be."""
     unknown = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
-    assert [name for name, method in METHODS.items() if method.GetOptions().idempotency_level == unknown] == []
-    assert all(methods.idempotency(name) is not Idempotency.UNKNOWN for name in METHODS)
+    assert {name for name, method in METHODS.items() if method.GetOptions().idempotency_level == unknown} == set(
+        BATCHES
+    )
+    assert {name for name in METHODS if methods.idempotency(name) is Idempotency.UNKNOWN} == set(BATCHES)
+
+
+def test_batch_is_not_sent_again_as_a_whole() -> None:
+    """Which of its answers hold for one attempt only is seen by a client that sends each request again by itself."""
+    assert len(BATCHES) == 4
+    assert all(methods.idempotency(name) is Idempotency.UNKNOWN for name in BATCHES)
+    assert all(methods.idempotency(one) is Idempotency.IDEMPOTENT for one in BATCHES.values())
+    assert all(access.MAY_CALL[name] <= access.MAY_CALL[one] for name, one in BATCHES.items())
 
 
 def test_reads_are_marked_as_reads() -> None:
@@ -55,7 +72,8 @@ def test_every_mutation_of_a_person_has_a_key() -> None:
     """A request id or a ticket; services' calls have the payment's id or a business key, the acquirer's a key."""
     keys = {"request_id", "ticket_id", "payment_id", "business_key", "key"}
     mutations = [name for name in METHODS if not methods.is_read(name) and not any(part in name for part in DEBUGGING)]
-    assert [name for name in mutations if not keys & set(METHODS[name].input_type.fields_by_name)] == []
+    keyless = {name for name in mutations if not keys & set(METHODS[name].input_type.fields_by_name)}
+    assert keyless == set(BATCHES)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -321,11 +321,13 @@ class TestCosts:
 
     @pytest.mark.parametrize("file", PROTOS, ids=lambda file: file.DESCRIPTOR.name)
     def test_every_method_that_pages_costs_as_a_list_or_more(self, file: Any) -> None:
-        """And every other a read's cost or a change's."""
+        """So does a batch of settles; every other a read's cost or a change's."""
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"
-                if "page_size" in method.input_type.fields_by_name or method.name in ("TrialBalance", "VerifyJournal"):
+                if "page_size" in method.input_type.fields_by_name or method.name in (
+                    *("TrialBalance", "VerifyJournal", "SettleBatch"),
+                ):
                     assert cost_of(path) >= LIST_COST, path
                 else:
                     assert cost_of(path) == (READ_COST if methods.is_read(path) else CHANGE_COST), path

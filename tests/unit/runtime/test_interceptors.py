@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -290,6 +290,25 @@ async def test_each_call_is_logged_once(server: Server, client: Client) -> None:
     ]
 
 
+async def test_refusal_is_logged_and_counted_before_its_caller_hears_of_it(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was refused finds the call in the log and in the metrics."""
+    seen: list[tuple[list[str], float | None]] = []
+    abort = status.abort
+
+    async def observed(*arguments: Any, **named: Any) -> NoReturn:
+        labels = {"method": "CreateOrder", "code": "UNAUTHENTICATED"}
+        counted = server.counted.get_sample_value("countinghouse_calls_total", labels)
+        seen.append(([entry["event"] for entry in logs], counted))
+        await abort(*arguments, **named)
+
+    monkeypatch.setattr(status, "abort", observed)
+    with capture_logs() as logs, pytest.raises(Unauthenticated):
+        await client.create(token="")
+    assert seen == [(["call"], 1)]
+
+
 async def test_each_call_is_counted_once_under_its_code(server: Server, client: Client, channel: aio.Channel) -> None:
     """Answered, refused, not let in, burst: the codes add up to the durations. Health is none of our calls."""
 
@@ -412,7 +431,7 @@ async def test_change_is_finished_although_its_deadline_passed(server: Server, c
     """The same for a deadline of the caller's."""
     server.behaviour = hold = Hold()
     with pytest.raises(aio.AioRpcError) as answer:
-        await client.begin(timeout=0.2)
+        await client.begin(timeout=1.5)
     assert answer.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     hold.go.set()
     async with asyncio.timeout(5):
@@ -475,7 +494,7 @@ async def test_dropped_reply_is_a_deadline_to_the_caller(server: Server, client:
 
     server.behaviour = settle
     with pytest.raises(aio.AioRpcError) as answer:
-        await client.begin(timeout=0.3)
+        await client.begin(timeout=1.5)
     assert answer.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert done == ["done"]
     assert (await client.create()).order.order_id == "o1"
@@ -490,7 +509,7 @@ async def test_dropped_refusal_is_a_deadline_too(server: Server, client: Client)
 
     server.behaviour = refuse
     with pytest.raises(aio.AioRpcError) as answer:
-        await client.begin(timeout=0.3)
+        await client.begin(timeout=1.5)
     assert answer.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

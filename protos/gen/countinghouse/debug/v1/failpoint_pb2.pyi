@@ -63,7 +63,8 @@ class ArmFailpointRequest(_message.Message):
     DELAY_MS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """One of accepted, locked, claimed, submitted, charged, posted, refunded, recorded, voided, parked, completed, released.
+    """One of accepted, locked, claimed, submitted, charged, posted, refunded, recorded, voided, parked, completed, released,
+    and around the COMMIT of a batch committing, committed.
     Required.
     """
     action: Global___FailpointAction.ValueType

@@ -55,6 +55,11 @@ class LedgerServiceStub:
                 request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostResponse.FromString,
                 _registered_method=True)
+        self.PostBatch = channel.unary_unary(
+                '/countinghouse.ledger.v1.LedgerService/PostBatch',
+                request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostBatchRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostBatchResponse.FromString,
+                _registered_method=True)
         self.VoidPost = channel.unary_unary(
                 '/countinghouse.ledger.v1.LedgerService/VoidPost',
                 request_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.VoidPostRequest.SerializeToString,
@@ -121,6 +126,14 @@ class LedgerServiceServicer:
     def Post(self, request, context):
         """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
         trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PostBatch(self, request, context):
+        """Post for each request, committed together; each has its own outcome. After a lost reply a client asks for each journal
+        by Post, so this method is not marked as idempotent. Services only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,6 +216,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.Post,
                     request_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostRequest.FromString,
                     response_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostResponse.SerializeToString,
+            ),
+            'PostBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PostBatch,
+                    request_deserializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostBatchRequest.FromString,
+                    response_serializer=countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostBatchResponse.SerializeToString,
             ),
             'VoidPost': grpc.unary_unary_rpc_method_handler(
                     servicer.VoidPost,
@@ -349,6 +367,33 @@ class LedgerService:
             '/countinghouse.ledger.v1.LedgerService/Post',
             countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostRequest.SerializeToString,
             countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PostBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.ledger.v1.LedgerService/PostBatch',
+            countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostBatchRequest.SerializeToString,
+            countinghouse_dot_ledger_dot_v1_dot_ledger__pb2.PostBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class LedgerServiceStub:
     """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
     trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
     """
+    PostBatch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PostBatchRequest, _ledger_pb2.PostBatchResponse]
+    """Post for each request, committed together; each has its own outcome. After a lost reply a client asks for each journal
+    by Post, so this method is not marked as idempotent. Services only.
+    """
     VoidPost: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VoidPostRequest, _ledger_pb2.VoidPostResponse]
     """Refuses a Post for ever, before it comes, unless the journal of its payment stands: then it is answered, and nothing
     is refused. Raises the order's fence as Post does, so that a Post from before is refused for that as well. Asked
@@ -86,6 +90,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Post: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PostRequest, _ledger_pb2.PostResponse]  # type: ignore[assignment]
     """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
     trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
+    """
+    PostBatch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PostBatchRequest, _ledger_pb2.PostBatchResponse]  # type: ignore[assignment]
+    """Post for each request, committed together; each has its own outcome. After a lost reply a client asks for each journal
+    by Post, so this method is not marked as idempotent. Services only.
     """
     VoidPost: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VoidPostRequest, _ledger_pb2.VoidPostResponse]  # type: ignore[assignment]
     """Refuses a Post for ever, before it comes, unless the journal of its payment stands: then it is answered, and nothing
@@ -149,6 +157,16 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.PostResponse, _abc.Awaitable[_ledger_pb2.PostResponse]]:
         """Writes one balanced journal. The business key is the idempotency key: same key and payload, same answer and the
         trailer `x-replayed: true`; other payload, INVALID_ARGUMENT, IDEMPOTENCY_KEY_MISMATCH. Services only.
+        """
+
+    @_abc_1.abstractmethod
+    def PostBatch(
+        self,
+        request: _ledger_pb2.PostBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.PostBatchResponse, _abc.Awaitable[_ledger_pb2.PostBatchResponse]]:
+        """Post for each request, committed together; each has its own outcome. After a lost reply a client asks for each journal
+        by Post, so this method is not marked as idempotent. Services only.
         """
 
     @_abc_1.abstractmethod

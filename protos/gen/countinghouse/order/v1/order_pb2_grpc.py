@@ -73,6 +73,16 @@ class OrderServiceStub:
                 request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrderRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrderResponse.FromString,
                 _registered_method=True)
+        self.ClaimOrders = channel.unary_unary(
+                '/countinghouse.order.v1.OrderService/ClaimOrders',
+                request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ClaimOrdersRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ClaimOrdersResponse.FromString,
+                _registered_method=True)
+        self.CompleteOrders = channel.unary_unary(
+                '/countinghouse.order.v1.OrderService/CompleteOrders',
+                request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrdersRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrdersResponse.FromString,
+                _registered_method=True)
         self.ReleaseOrder = channel.unary_unary(
                 '/countinghouse.order.v1.OrderService/ReleaseOrder',
                 request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ReleaseOrderRequest.SerializeToString,
@@ -142,6 +152,21 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClaimOrders(self, request, context):
+        """ClaimOrder for each request, committed together; each has its own outcome. After a lost reply a client asks for each
+        order by ClaimOrder, so this method is not marked as idempotent. Services only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteOrders(self, request, context):
+        """CompleteOrder for each request, as ClaimOrders. Services only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseOrder(self, request, context):
         """PAYING → UNPAID, after a definitive decline of the claiming payment. Repeating it is harmless. Services only.
         """
@@ -194,6 +219,16 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CompleteOrder,
                     request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrderRequest.FromString,
                     response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrderResponse.SerializeToString,
+            ),
+            'ClaimOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimOrders,
+                    request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ClaimOrdersRequest.FromString,
+                    response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.ClaimOrdersResponse.SerializeToString,
+            ),
+            'CompleteOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteOrders,
+                    request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrdersRequest.FromString,
+                    response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrdersResponse.SerializeToString,
             ),
             'ReleaseOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseOrder,
@@ -399,6 +434,60 @@ class OrderService:
             '/countinghouse.order.v1.OrderService/CompleteOrder',
             countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrderRequest.SerializeToString,
             countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.order.v1.OrderService/ClaimOrders',
+            countinghouse_dot_order_dot_v1_dot_order__pb2.ClaimOrdersRequest.SerializeToString,
+            countinghouse_dot_order_dot_v1_dot_order__pb2.ClaimOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.order.v1.OrderService/CompleteOrders',
+            countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrdersRequest.SerializeToString,
+            countinghouse_dot_order_dot_v1_dot_order__pb2.CompleteOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,12 @@ class OrderServiceStub:
     """
     CompleteOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CompleteOrderRequest, _order_pb2.CompleteOrderResponse]
     """PAYING → PAID by the claiming payment. Repeating it is harmless. Services only."""
+    ClaimOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ClaimOrdersRequest, _order_pb2.ClaimOrdersResponse]
+    """ClaimOrder for each request, committed together; each has its own outcome. After a lost reply a client asks for each
+    order by ClaimOrder, so this method is not marked as idempotent. Services only.
+    """
+    CompleteOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.CompleteOrdersRequest, _order_pb2.CompleteOrdersResponse]
+    """CompleteOrder for each request, as ClaimOrders. Services only."""
     ReleaseOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ReleaseOrderRequest, _order_pb2.ReleaseOrderResponse]
     """PAYING → UNPAID, after a definitive decline of the claiming payment. Repeating it is harmless. Services only."""
     ReopenOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ReopenOrderRequest, _order_pb2.ReopenOrderResponse]
@@ -85,6 +91,12 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
     CompleteOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CompleteOrderRequest, _order_pb2.CompleteOrderResponse]  # type: ignore[assignment]
     """PAYING → PAID by the claiming payment. Repeating it is harmless. Services only."""
+    ClaimOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ClaimOrdersRequest, _order_pb2.ClaimOrdersResponse]  # type: ignore[assignment]
+    """ClaimOrder for each request, committed together; each has its own outcome. After a lost reply a client asks for each
+    order by ClaimOrder, so this method is not marked as idempotent. Services only.
+    """
+    CompleteOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.CompleteOrdersRequest, _order_pb2.CompleteOrdersResponse]  # type: ignore[assignment]
+    """CompleteOrder for each request, as ClaimOrders. Services only."""
     ReleaseOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ReleaseOrderRequest, _order_pb2.ReleaseOrderResponse]  # type: ignore[assignment]
     """PAYING → UNPAID, after a definitive decline of the claiming payment. Repeating it is harmless. Services only."""
     ReopenOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ReopenOrderRequest, _order_pb2.ReopenOrderResponse]  # type: ignore[assignment]
@@ -156,6 +168,24 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CompleteOrderResponse, _abc.Awaitable[_order_pb2.CompleteOrderResponse]]:
         """PAYING → PAID by the claiming payment. Repeating it is harmless. Services only."""
+
+    @_abc_1.abstractmethod
+    def ClaimOrders(
+        self,
+        request: _order_pb2.ClaimOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.ClaimOrdersResponse, _abc.Awaitable[_order_pb2.ClaimOrdersResponse]]:
+        """ClaimOrder for each request, committed together; each has its own outcome. After a lost reply a client asks for each
+        order by ClaimOrder, so this method is not marked as idempotent. Services only.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteOrders(
+        self,
+        request: _order_pb2.CompleteOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.CompleteOrdersResponse, _abc.Awaitable[_order_pb2.CompleteOrdersResponse]]:
+        """CompleteOrder for each request, as ClaimOrders. Services only."""
 
     @_abc_1.abstractmethod
     def ReleaseOrder(

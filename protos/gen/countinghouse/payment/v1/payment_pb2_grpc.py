@@ -54,6 +54,11 @@ class PaymentServiceStub:
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.SettleBatch = channel.unary_unary(
+                '/countinghouse.payment.v1.PaymentService/SettleBatch',
+                request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleBatchRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleBatchResponse.FromString,
+                _registered_method=True)
         self.Reverse = channel.unary_unary(
                 '/countinghouse.payment.v1.PaymentService/Reverse',
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.ReverseRequest.SerializeToString,
@@ -116,6 +121,16 @@ class PaymentServiceServicer:
         """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
         NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleBatch(self, request, context):
+        """Settle for each request, at the same time, for a run over many orders: the steps of all are committed together. Each
+        has its own outcome, under its own request_id: a batch that was not answered is sent again as it is, and settles
+        nothing twice. An order that is locked is waited for at most half a second: ABORTED, ORDER_LOCKED. While other calls
+        change payments at the same instance, a batch is served in small parts, so that they hardly wait. Accountants only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,6 +204,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleRequest.FromString,
                     response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleResponse.SerializeToString,
+            ),
+            'SettleBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleBatch,
+                    request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleBatchRequest.FromString,
+                    response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleBatchResponse.SerializeToString,
             ),
             'Reverse': grpc.unary_unary_rpc_method_handler(
                     servicer.Reverse,
@@ -307,6 +327,33 @@ class PaymentService:
             '/countinghouse.payment.v1.PaymentService/Settle',
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleRequest.SerializeToString,
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/countinghouse.payment.v1.PaymentService/SettleBatch',
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleBatchRequest.SerializeToString,
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.SettleBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,12 @@ class PaymentServiceStub:
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
     NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
+    SettleBatch: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleBatchRequest, _payment_pb2.SettleBatchResponse]
+    """Settle for each request, at the same time, for a run over many orders: the steps of all are committed together. Each
+    has its own outcome, under its own request_id: a batch that was not answered is sent again as it is, and settles
+    nothing twice. An order that is locked is waited for at most half a second: ABORTED, ORDER_LOCKED. While other calls
+    change payments at the same instance, a batch is served in small parts, so that they hardly wait. Accountants only.
+    """
     Reverse: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its order can then be settled again. Undoes an UNKNOWN card
     payment whatever became of it: what was charged is given back, and what was not never will be. Accountants only.
@@ -102,6 +108,12 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
     Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
     NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+    """
+    SettleBatch: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleBatchRequest, _payment_pb2.SettleBatchResponse]  # type: ignore[assignment]
+    """Settle for each request, at the same time, for a run over many orders: the steps of all are committed together. Each
+    has its own outcome, under its own request_id: a batch that was not answered is sent again as it is, and settles
+    nothing twice. An order that is locked is waited for at most half a second: ABORTED, ORDER_LOCKED. While other calls
+    change payments at the same instance, a batch is served in small parts, so that they hardly wait. Accountants only.
     """
     Reverse: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReverseRequest, _payment_pb2.ReverseResponse]  # type: ignore[assignment]
     """Undoes a SUCCEEDED payment by an opposite journal (冲正); its order can then be settled again. Undoes an UNKNOWN card
@@ -167,6 +179,18 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
         Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
         NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleBatch(
+        self,
+        request: _payment_pb2.SettleBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.SettleBatchResponse, _abc.Awaitable[_payment_pb2.SettleBatchResponse]]:
+        """Settle for each request, at the same time, for a run over many orders: the steps of all are committed together. Each
+        has its own outcome, under its own request_id: a batch that was not answered is sent again as it is, and settles
+        nothing twice. An order that is locked is waited for at most half a second: ABORTED, ORDER_LOCKED. While other calls
+        change payments at the same instance, a batch is served in small parts, so that they hardly wait. Accountants only.
         """
 
     @_abc_1.abstractmethod
