@@ -1,7 +1,9 @@
-"""The acquirer's keys and its log in a database: each step as one transaction. SQL is here and in `schema.py`.
+"""The acquirer's keys and its log in a database. SQL is here and in `schema.py`.
 
-A step that writes takes the next number of the log first, from the one row of `counter`. So writers take turns, a key
-that is read after that does not change any more, and numbers have no gap and are committed in their order.
+What concurrent callers write is committed in batches (`group_commit.py`), requests and decisions alike: each entry of
+the log has its caller's place in the batch. A batch takes its numbers of the log first, from the one row of `counter`.
+So writers take turns, a key that is read after that does not change any more, and numbers have no gap and are committed
+in their order.
 
 Invariants of the tables, beyond those of the model
 1. `log` only grows, and a key is never removed (triggers).
@@ -10,20 +12,41 @@ Invariants of the tables, beyond those of the model
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from services.acquirer.model import RECEIVED, REFUSED, REPEATED, Charge, LogEntry, LoggedRequest, moved_by
 from services.acquirer.ports import ChargeStore, Decide
 from services.acquirer.schema import CHARGES, COUNTER, LOG, charge_row, entry_row, to_charge, to_entry
 from services.kernel.errors import KeyMismatch
 from services.runtime.database.database import Database
+from services.runtime.database.group_commit import GroupCommit
 from services.runtime.database.transaction import Transaction
 
-_NEXT = update(COUNTER).values(last=COUNTER.c.last + 1).returning(COUNTER.c.last)
+_COUNT = update(COUNTER).values(last=COUNTER.c.last + bindparam("entries")).returning(COUNTER.c.last)
+_BY_KEY = select(CHARGES).where(CHARGES.c.key.in_(bindparam("keys", expanding=True)))
 _INSERT_ENTRY = insert(LOG)
 _INSERT_CHARGE = insert(CHARGES)
+_REFUND = (
+    update(CHARGES)
+    .where(CHARGES.c.key == bindparam("refunded"))
+    .values(state=bindparam("new_state"), refunded_at_ms=bindparam("at_ms"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """One entry of the log to write.
+
+    Args:
+        decide: What decides on the key; None: the request was only received.
+    """
+
+    request: LoggedRequest
+    decide: Decide | None
 
 
 class SqlChargeStore(ChargeStore):
@@ -31,46 +54,55 @@ class SqlChargeStore(ChargeStore):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._writing = GroupCommit(
+            self._write_all, key=lambda written: written.request.key if written.decide else object()
+        )
 
     async def receive(self, request: LoggedRequest) -> None:
-        async def step(tx: Transaction) -> None:
-            await tx.execute(_INSERT_ENTRY, entry_row(await _next_number(tx), request, RECEIVED))
-
-        await self._database.run(step)
+        await self._writing.run(_Written(request, None))
 
     async def decide(self, request: LoggedRequest, decide: Decide) -> Charge:
-        async def step(tx: Transaction) -> Charge | KeyMismatch:
-            number = await _next_number(tx)
-            standing = await _find(tx, request.key)
-            try:
-                decided = decide(standing)
-            except KeyMismatch as mismatch:
-                await tx.execute(_INSERT_ENTRY, entry_row(number, request, REFUSED))
-                return mismatch
-            word = REPEATED if decided is standing else decided.state
-            shown = replace(request, payload=moved_by(request, word, decided))
-            await tx.execute(_INSERT_ENTRY, entry_row(number, shown, word))
-            if standing is None:
-                await tx.execute(_INSERT_CHARGE, charge_row(decided, number))
-            elif decided is not standing:
-                await tx.execute(
-                    update(CHARGES)
-                    .where(CHARGES.c.key == decided.key)
-                    .values(state=decided.state, refunded_at_ms=decided.refunded_at_ms)
-                )
-            found = await _find(tx, request.key)
-            if found is None:
-                raise AssertionError(f"{request.key} was decided on and is not there")
-            return found
-
-        outcome = await self._database.run(step)
+        outcome = await self._writing.run(_Written(request, decide))
         if isinstance(outcome, KeyMismatch):
             raise outcome
+        if outcome is None:
+            raise AssertionError(f"{request.key} was not decided on")
         return outcome
+
+    async def _write_all(self, batch: Sequence[_Written]) -> list[Charge | KeyMismatch | None]:
+        """Write entries of the log, and the keys they decide on, each of which is named once; return the decisions."""
+
+        async def step(tx: Transaction) -> list[Charge | KeyMismatch | None]:
+            last = int((await tx.execute(_COUNT, {"entries": len(batch)})).scalar_one())
+            found = await _find(tx, {written.request.key for written in batch if written.decide})
+            entries: list[dict[str, Any]] = []
+            made: list[dict[str, Any]] = []
+            refunded: list[dict[str, Any]] = []
+            outcomes: list[Charge | KeyMismatch | None] = []
+            for number, written in enumerate(batch, last - len(batch) + 1):
+                standing, request = found.get(written.request.key), written.request
+                word, outcome = _decided(written, standing)
+                if isinstance(outcome, Charge):
+                    request = replace(request, payload=moved_by(request, word, outcome))
+                    if standing is None:
+                        outcome = replace(outcome, number=number)
+                        made.append(charge_row(outcome, number))
+                    elif outcome is not standing:
+                        refunded.append(
+                            {"refunded": outcome.key, "new_state": outcome.state, "at_ms": outcome.refunded_at_ms}
+                        )
+                entries.append(entry_row(number, request, word))
+                outcomes.append(outcome)
+            await tx.execute_each(_INSERT_ENTRY, entries)
+            await tx.execute_each(_INSERT_CHARGE, made)
+            await tx.execute_each(_REFUND, refunded)
+            return outcomes
+
+        return await self._database.run(step)
 
     async def find(self, key: str) -> Charge | None:
         async def step(tx: Transaction) -> Charge | None:
-            return await _find(tx, key)
+            return (await _find(tx, (key,))).get(key)
 
         return await self._database.read(step)
 
@@ -96,11 +128,17 @@ class SqlChargeStore(ChargeStore):
         return await self._database.read(step)
 
 
-async def _next_number(tx: Transaction) -> int:
-    """Return the number of the next entry; until the end of the transaction no other writer gets one."""
-    return int((await tx.execute(_NEXT)).scalar_one())
+def _decided(written: _Written, standing: Charge | None) -> tuple[str, Charge | KeyMismatch | None]:
+    """Return the word of the log's entry, and the key as it stands afterwards or why it was refused."""
+    if written.decide is None:
+        return RECEIVED, None
+    try:
+        decided = written.decide(standing)
+    except KeyMismatch as mismatch:
+        return REFUSED, mismatch
+    return (REPEATED if decided is standing else decided.state), decided
 
 
-async def _find(tx: Transaction, key: str) -> Charge | None:
-    row = (await tx.execute(select(CHARGES).where(CHARGES.c.key == key))).one_or_none()
-    return None if row is None else to_charge(row)
+async def _find(tx: Transaction, keys: Collection[str]) -> dict[str, Charge]:
+    rows = await tx.execute(_BY_KEY, {"keys": sorted(keys)}) if keys else ()
+    return {row.key: to_charge(row) for row in rows}

@@ -3,7 +3,7 @@
     clerk      settles orders, settles twice at once, repeats a call word for word, reuses a request id, reverses,
                parks, reads
     customer   fetches tickets and pays with them, for orders and directly; cancels
-    batcher    settles a batch of orders at once, and the whole batch again if some of it failed
+    batcher    settles a batch of orders in one call, and the whole batch again if some of it has no final answer
 
 They share a few open orders at a time, so that they meet. Each of them is one process of the history, and follows the
 rule for callers: an unknown outcome is asked for again under the same key, and after a while given up, which leaves it
@@ -159,16 +159,19 @@ class Worker:
             await asyncio.gather(self._call_until_answered(request), self._call_until_answered(request))
 
     async def settle_batch(self) -> None:
-        """Settle several orders at once; if some failed run the whole batch again, word for word."""
+        """Settle several orders in one call; if some have no final answer send the whole batch again, word for word."""
         run = self.new_id("run")
         batch = list(self.shared.orders)[-_BATCH:]
         requests = [self._settle_request(order, f"{run}-{order.order_id}"[:64]) for order in batch]
-        for _ in range(2):
-            results = await asyncio.gather(*(self._call_until_answered(request) for request in requests))
-            if all(result.outcome is Outcome.OK for result in results):
-                return
-            if await self._rest(*_ASK_AGAIN_S):
-                return
+        if not requests:
+            return
+        for _ in range(_TRIES):
+            results = await self.client.settle_batch(requests, timeout_s=_TIMEOUT_S)
+            for request, result in zip(requests, results, strict=True):
+                self._look_at(request, result)
+            if all(result.final for result in results) or await self._rest(*_ASK_AGAIN_S):
+                break
+        self._remembered.extend(requests)
 
     async def repeat(self) -> None:
         """Repeat an earlier request, long answered or given up, word for word."""
@@ -255,13 +258,17 @@ class Worker:
 
     async def _call(self, request: Message) -> CallResult:
         result = await self.client.call(request, timeout_s=_TIMEOUT_S)
+        self._look_at(request, result)
+        return result
+
+    def _look_at(self, request: Message, result: CallResult) -> None:
+        """Remember what a payment's answer says for the operations to come."""
         told = result.answer
         if isinstance(request, payment_pb2.SettleRequest | payment_pb2.PayRequest) and told.order_id:
             if told.state == "SUCCEEDED":
                 self.shared.settled.append(told.payment_id)
             elif told.state == "UNKNOWN" and request.source == payment_pb2.SOURCE_CARD:
                 self.shared.unanswered.append((told.order_id, told.payment_id))
-        return result
 
     async def _rest(self, shortest_s: float = 0.0, longest_s: float = 0.0) -> bool:
         """Wait; return whether the run is over."""

@@ -159,6 +159,33 @@ class Client:
             response.next_page_token = page.next_page_token
         return response
 
+    async def find(self, service: str, within_s: float) -> None:
+        """Find a service, within part of the timeout.
+
+        Raises:
+            StackRefused: STACK_NOT_RUNNING.
+            Unavailable: ZOOKEEPER_UNAVAILABLE, or SERVICE_UNAVAILABLE.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                await self._stub(service)
+        except TimeoutError:
+            raise Unavailable(
+                "SERVICE_UNAVAILABLE", f"the {service} service was not found in {within_s:g} s; try again"
+            ) from None
+
+    async def send(self, service: str, method: str, request: Message, within_s: float) -> Any:
+        """Send a request once; return the response message.
+
+        Args:
+            within_s: What this call may take of the timeout.
+
+        Raises:
+            CountinghouseError: What the service answered, or that it did not.
+        """
+        deadline = CallDeadline.after(min(within_s, self._deadline.remaining_s()), self._clock)
+        return (await self._once(service, method, request, deadline)).message
+
     async def change(self, service: str, method: str, request: Message, key: str) -> Reply:
         """Change something, trying again under the same key while that may help.
 

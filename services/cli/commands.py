@@ -47,6 +47,11 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "ticket": ("payments", "ticket", "Fetch a ticket: the permission to pay once."),
         "pay": ("payments", "pay", "Pay with a ticket, and use it up. Repeating it pays once."),
         "settle": ("payments", "settle", "Settle an order, under its lock. Repeating it settles once."),
+        "settle-run": (
+            "settle_run",
+            "settle_run",
+            "Settle the orders of a CSV file, each once. Starting it again goes on where it was.",
+        ),
         "reverse": (
             "payments",
             "reverse",

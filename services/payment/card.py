@@ -27,7 +27,7 @@ from services.kernel.errors import CountinghouseError, FailedPrecondition, Outco
 from services.kernel.fence import Fence
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource
-from services.payment.model import AcquirerRetry, Payment, mark_unknown
+from services.payment.model import AcquirerRetry, Payment, PaymentState, mark_unknown
 from services.payment.ports import Acquirer, ChargeStatus, ChargeTerms, KeyState, PaymentStore
 
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 5_000
@@ -43,7 +43,7 @@ class CardMoney:
     """The acquirer, as a payment meets it. Every method raises OutcomeUnknown, and then has written that down.
 
     Args:
-        max_asks: How often it may keep silent before people have to look.
+        max_asks: How often it may keep silent, asked again after each pause, before people have to look.
     """
 
     def __init__(
@@ -125,8 +125,16 @@ class CardMoney:
         return said
 
     async def _write_down(self, payment: Payment, fence: Fence, reason: str) -> None:
-        asks = payment.retry.asks + 1
+        """Count the silence and set when to ask again.
+
+        A question asked before the set time does not count: however often callers try again meanwhile, the acquirer has
+        been silent no longer.
+        """
         now_ms = self._clock.now_ms()
+        early = payment.state is not PaymentState.SUBMITTED and now_ms < payment.retry.ask_at_ms
+        if early and reason != MISMATCH:
+            return
+        asks = payment.retry.asks + 1
         pause_ms = min(_FIRST_PAUSE_MS * 2 ** min(asks - 1, 10), _LONGEST_PAUSE_MS)
         attention = reason if asks >= self._max_asks or reason == MISMATCH else payment.attention
         retry = AcquirerRetry(asks, now_ms + pause_ms, attention)

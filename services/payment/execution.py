@@ -130,10 +130,17 @@ class Executor:
         self._guards = guards
 
     async def execute(self, execution: Execution, payment: Payment, context: Context) -> Answer:
-        """Bring the payment of a request to its end, under the lock if it has an order."""
+        """Bring the payment of a request to its end, under the lock if it has an order.
+
+        A payment that this execution has just made is not read again under the lock. Should the process be paused
+        until another has carried it on, the next conditional update finds it changed.
+        """
         if not payment.order_id:
             return await self._pay_directly(execution, payment, context)
-        async with self._locked(execution, payment, payment.clerk, context) as (current, held):
+        async with self._locked(execution, payment, payment.clerk, context, read=not execution.fresh) as (
+            current,
+            held,
+        ):
             return await self._settle(execution, current, held)
 
     async def reverse(self, execution: Execution, payment: Payment, reversal: Reversal, context: Context) -> Answer:
@@ -148,7 +155,7 @@ class Executor:
 
     @asynccontextmanager
     async def _locked(
-        self, execution: Execution, payment: Payment, clerk: Principal, context: Context
+        self, execution: Execution, payment: Payment, clerk: Principal, context: Context, *, read: bool = True
     ) -> AsyncIterator[tuple[Payment, Context]]:
         """Hold the lock of the payment's order, and read the payment again; one without an order needs no lock.
 
@@ -160,7 +167,7 @@ class Executor:
                 async with self._leases.giving_back(execution):
                     context = await lock.enter_async_context(self._saga.locked(payment, clerk, context))
                 await self._saga.hit("locked", payment, context)
-            yield await self._store.get(payment.payment_id), context
+            yield await self._store.get(payment.payment_id) if read else payment, context
         await self._saga.hit("released", payment, context)
 
     # The own payment of a request
@@ -249,7 +256,7 @@ class Executor:
             await self._saga.advance(payment, context)
         except (OutcomeUnknown, Unavailable):  # open, or never sent after the payment was submitted
             return await self._pending(execution, await self._store.get(payment.payment_id))
-        return await self._answer(execution.key)
+        return await self._answer(execution.key, context)
 
     # A change of another request's payment
 
@@ -272,7 +279,7 @@ class Executor:
                 payment = await self._saga.park(payment, parking, context)
         if payment.is_parked_for(parking):
             await self._saga.notify_order(payment, context)
-            return await self._answer(parking.key)
+            return await self._answer(parking.key, context)
         if payment.state is PaymentState.SUCCEEDED and payment.order_id:
             paid = await self._saga.already_paid(payment.order_id, payment.payment_id, guard="state")
             return await self._refuse_request(parking.key, paid)
@@ -298,7 +305,7 @@ class Executor:
 
     async def _refuse_request(self, key: RequestKey, refusal: CountinghouseError) -> Answer:
         """Store a definitive refusal of a request that changes no payment."""
-        await self._requests.refuse(key, self._responses.refusal(refusal), now_ms=self._clock.now_ms())
+        await self._requests.finish(key, self._responses.refusal(refusal), now_ms=self._clock.now_ms())
         return await self._answer(key)
 
     async def _refuse(
@@ -307,13 +314,19 @@ class Executor:
         """End a payment that was not submitted, and answer its request."""
         declined = await self._saga.decline(payment, refusal, context, release=release)
         await self._saga.notify_order(declined, context)
-        return await self._answer(payment.key)
+        return await self._answer(payment.key, context)
 
     # Answers
 
-    async def _answer(self, key: RequestKey) -> Answer:
+    async def _answer(self, key: RequestKey, context: Context | None = None) -> Answer:
         """Return the response as it is stored, by whichever execution that was."""
-        return Answer(await self._requests.response_to(key))
+        stored = context and context.answers.get(key)
+        if stored:
+            return Answer(stored)
+        stored = await self._requests.response_to(key)
+        if not self._guards.ticket:  # then a repeated request runs anew, and had nothing left to commit its end with
+            await self._requests.finish(key, stored, now_ms=self._clock.now_ms())
+        return Answer(stored)
 
     async def _pending(self, execution: Execution, payment: Payment) -> Answer:
         """Tell the caller where the payment stands, whose outcome is not known yet; nothing is stored."""

@@ -27,7 +27,7 @@ from services.runtime.zookeeper_paths import LOCKS_ROOT
 async def build(runtime: Runtime) -> Components:
     """Constructor injection, all of it."""
     settings, guards, peers = runtime.settings, runtime.guards, runtime.peers
-    store = SqlPaymentStore(runtime.database, guards)
+    store = SqlPaymentStore(runtime.database, guards, runtime.failpoints)
     await store.prepare()
     locks = ResourceLocks(runtime.session, metrics=runtime.metrics, root=LOCKS_ROOT)
     outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
@@ -68,7 +68,7 @@ async def build(runtime: Runtime) -> Components:
             await outside.close()
 
     return Components(
-        add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations), server),
+        add=lambda server: add_PaymentServiceServicer_to_server(PaymentServicer(operations, runtime.clock), server),
         workers=workers,
         drain_tasks=[LeaseRenewer(operations.leases, settings.lease_s).run],
         close=close,

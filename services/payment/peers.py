@@ -21,6 +21,7 @@ from services.kernel.money import Money
 from services.payment.model import Payment, Reversal
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
 from services.runtime.grpc import status, translate
+from services.runtime.grpc.batching import BatchedCalls
 from services.runtime.grpc.service_client import Peers
 
 ORDER_INTERFACE = "countinghouse.order.v1.OrderService"
@@ -52,6 +53,8 @@ class OrderPeer:
     def __init__(self, stub: OrderServiceStub, peers: Peers) -> None:
         self._stub = stub
         self._peers = peers
+        self._claims = BatchedCalls(peers, stub.ClaimOrder, stub.ClaimOrders, order.ClaimOrdersRequest)
+        self._completes = BatchedCalls(peers, stub.CompleteOrder, stub.CompleteOrders, order.CompleteOrdersRequest)
 
     async def get(self, order_id: str, deadline: CallDeadline) -> Order:
         """Return the order as it stands."""
@@ -66,7 +69,7 @@ class OrderPeer:
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(payment.clerk),
         )
-        return _order((await self._peers.call(self._stub.ClaimOrder, request, deadline)).order, payment.order_id)
+        return _order((await self._claims.call(request, deadline)).order, payment.order_id)
 
     async def complete(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         """Report that the payment succeeded."""
@@ -77,7 +80,7 @@ class OrderPeer:
             settled_by=translate.clerk_out(payment.clerk),
             settled_at_ms=payment.settled_at_ms,
         )
-        await self._peers.call(self._stub.CompleteOrder, request, deadline)
+        await self._completes.call(request, deadline)
 
     async def release(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         """Report that the payment was declined."""
@@ -108,6 +111,7 @@ class LedgerPeer:
     def __init__(self, stub: LedgerServiceStub, peers: Peers) -> None:
         self._stub = stub
         self._peers = peers
+        self._posts = BatchedCalls(peers, stub.Post, stub.PostBatch, ledger.PostBatchRequest)
 
     async def account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         """Return what a payment needs to know of an account; None: it is not open."""
@@ -153,7 +157,7 @@ class LedgerPeer:
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(payment.clerk),
         )
-        return _journal_of((await self._peers.call(self._stub.Post, request, deadline)).journal, payment, amount)
+        return _journal_of((await self._posts.call(request, deadline)).journal, payment, amount)
 
     async def reverse(self, payment: Payment, reversal: Reversal, fence: Fence, deadline: CallDeadline) -> str:
         """Reverse the payment's journal; return the opposite journal's id."""

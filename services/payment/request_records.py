@@ -105,8 +105,8 @@ class SqlRequestRecords(RequestRecords):
         """Start a request that makes no payment of its own: to reverse one, or to park it."""
         return await self._database.run(lambda tx: self._requests.begin(tx, key, fingerprint, lease))
 
-    async def refuse(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
-        """Store a definitive refusal of a request that has no payment to change."""
+    async def finish(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
+        """Store the answer to a request that changes no payment."""
         await self._database.run(lambda tx: self._requests.finish(tx, key, answer, now_ms=now_ms))
 
     async def response_to(self, key: RequestKey) -> StoredResponse:

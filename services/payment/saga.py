@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from services.kernel.clock import CallDeadline, Clock
@@ -73,6 +73,8 @@ from services.runtime.grpc.context import Call
 
 #: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
 _AFTER_LOCK_S = 0.5
+#: How long an order of a batch is waited for, in seconds: it is left out rather than all others held up.
+_BATCH_LOCK_WAIT_S = 0.5
 #: Kept back from a park's deadline for what comes after the question to the acquirer, in seconds.
 _AFTER_QUERY_S = 0.5
 #: The notification to the order service of a payment that was posted or declined a moment ago.
@@ -101,6 +103,7 @@ class Context:
         charging: Whether it may charge the card of the payment.
         hold: The lock of the payment's order; NO_HOLD of a direct payment.
         order: The order that an adopted payment has claimed.
+        answers: The responses that this execution has stored.
     """
 
     deadline: CallDeadline
@@ -108,6 +111,12 @@ class Context:
     charging: Charging
     hold: Hold = NO_HOLD
     order: Order | None = None
+    answers: dict[RequestKey, StoredResponse] = field(default_factory=dict)
+
+    @property
+    def in_batch(self) -> bool:
+        """Return whether the caller waits for other payments with it."""
+        return self.call is not None and self.call.in_batch
 
     @classmethod
     def for_caller(cls, call: Call, *, makes_payment: bool) -> Context:
@@ -170,7 +179,8 @@ class Saga:
             CountinghouseError: As `Locks.hold`, or DEADLINE_TOO_SHORT. Nothing was done.
         """
         remaining_s = context.deadline.remaining_s()
-        wait_s = min(self._lock_wait_s, remaining_s - min(_AFTER_LOCK_S, remaining_s / 2))
+        longest_s = min(self._lock_wait_s, _BATCH_LOCK_WAIT_S) if context.in_batch else self._lock_wait_s
+        wait_s = min(longest_s, remaining_s - min(_AFTER_LOCK_S, remaining_s / 2))
         if wait_s <= 0:
             raise Unavailable("DEADLINE_TOO_SHORT", "too little was left of the deadline for the lock; allow more time")
         async with self._locks.hold(payment.order_id, clerk, payment.payment_id, wait_s) as hold:
@@ -443,6 +453,10 @@ class Saga:
                 answers = tuple((key, self._encoded(change.after, key, refused.get(key))) for key in change.ended)
                 found = await self._store.apply(replace(change, answers=answers), fence)
                 if (found.version, found.state) == (change.after.version, change.after.state):
+                    if not refused and found == replace(
+                        change.after, fence=found.fence
+                    ):  # and not another's transition
+                        context.answers.update(answers)
                     return found
             payment = found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
@@ -11,13 +11,16 @@ from grpc import aio
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.kernel.card_numbers import refuse_bare_number, refuse_card_number
+from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_reason, check_text
 from services.payment.model import PARK, PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
 from services.payment.operations import ParkCommand, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
+from services.payment.pacing import Pacing
 from services.payment.ports import Filter
 from services.runtime.grpc import pagination, status, translate
+from services.runtime.grpc.batching import check_batch, serve_each
 from services.runtime.grpc.context import current_call
 from services.runtime.grpc.interceptors import reply
 
@@ -48,8 +51,9 @@ _STATE_BY_NUMBER: dict[int, PaymentState] = {int(number): state for state, numbe
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     """See `payment.proto`. Mutating methods answer with the stored bytes of their response."""
 
-    def __init__(self, operations: PaymentOperations) -> None:
+    def __init__(self, operations: PaymentOperations, clock: Clock) -> None:
         self._operations = operations
+        self._pacing = Pacing(clock)
 
     async def IssueTicket(self, request: pb.IssueTicketRequest, _context: _Context) -> Any:
         call = current_call()
@@ -80,9 +84,14 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             fingerprint=translate.fingerprint_without(request, "ticket_id"),
             card=_card(request.card, request.source),
         )
-        return reply(call, await self._operations.pay(call, command))
+        with self._pacing.single_call():
+            return reply(call, await self._operations.pay(call, command))
 
-    async def Settle(self, request: pb.SettleRequest, _context: _Context) -> Any:
+    async def Settle(self, request: pb.SettleRequest, context: _Context) -> Any:
+        with self._pacing.single_call():
+            return await self._settle(request, context)
+
+    async def _settle(self, request: pb.SettleRequest, _context: _Context) -> Any:
         call = current_call()
         command = SettleCommand(
             request_id=check_name(request.request_id, "request_id"),
@@ -94,6 +103,15 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         )
         return reply(call, await self._operations.settle(call, command))
 
+    async def SettleBatch(self, request: pb.SettleBatchRequest, _context: _Context) -> pb.SettleBatchResponse:
+        check_batch(request.requests)
+        call = current_call()
+
+        async def part(requests: Sequence[pb.SettleRequest]) -> list[pb.SettleOutcome]:
+            return await serve_each(requests, self._settle, pb.SettleOutcome)
+
+        return pb.SettleBatchResponse(outcomes=await self._pacing.serve(request.requests, call.deadline, part))
+
     async def Reverse(self, request: pb.ReverseRequest, _context: _Context) -> Any:
         call = current_call()
         command = ReverseCommand(
@@ -102,7 +120,8 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             reason=refuse_card_number(check_reason(request.reason, "reason"), "reason"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
         )
-        return reply(call, await self._operations.reverse(call, command))
+        with self._pacing.single_call():
+            return reply(call, await self._operations.reverse(call, command))
 
     async def Park(self, request: pb.ParkRequest, _context: _Context) -> Any:
         call = current_call()
@@ -112,7 +131,8 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             reason=refuse_card_number(check_reason(request.reason, "reason"), "reason"),
             fingerprint=translate.fingerprint_without(request, "request_id"),
         )
-        return reply(call, await self._operations.park(call, command))
+        with self._pacing.single_call():
+            return reply(call, await self._operations.park(call, command))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, _context: _Context) -> pb.GetPaymentResponse:
         payment = await self._operations.get(current_call(), check_name(request.payment_id, "payment_id"))

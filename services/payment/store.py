@@ -13,9 +13,8 @@ With the guard `fence` off, fences are kept but not compared; with `unique` off,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -86,6 +85,7 @@ from services.runtime.database.idempotency_table import (
     refusal_or,
 )
 from services.runtime.database.transaction import Parameters, Transaction
+from services.runtime.ports import NO_FAILPOINTS, Failpoints
 
 _INSERT_PAYMENT = insert(PAYMENTS)
 _INSERT_EVENT = insert(EVENTS)
@@ -148,12 +148,65 @@ _DELIVERED = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What `accept` is asked for."""
+class _Accept:
+    """A payment to be accepted."""
 
     draft: Payment
     fingerprint: str
     lease: Lease
+
+    @property
+    def key(self) -> Hashable:
+        return self.draft.key
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return self.draft.order_id, self.draft.payment_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Apply:
+    """A transition to be committed."""
+
+    change: Change
+    fence: Fence
+
+    @property
+    def key(self) -> str:
+        return self.change.before.payment_id
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return self.change.before.order_id, self.key
+
+    @property
+    def turn(self) -> tuple[str, str, str]:
+        """Return by what the transitions of a batch are sorted: all instances lock the rows of a step in one order.
+
+        By order first: payments of one order wait for each other through the unique index.
+        """
+        return self.change.step, self.change.before.order_id, self.key
+
+
+@dataclass(frozen=True, slots=True)
+class _Deliver:
+    """A notification that the order service has received."""
+
+    payment_id: str
+    purpose: str
+    at_ms: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.payment_id, self.purpose
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return (self.payment_id,)
+
+
+#: What is committed together.
+_Item = _Accept | _Apply | _Deliver
 
 
 class SqlPaymentStore(PaymentStore):
@@ -163,15 +216,14 @@ class SqlPaymentStore(PaymentStore):
         guards: Which guards are on.
     """
 
-    def __init__(self, database: Database, guards: Guards) -> None:
+    def __init__(self, database: Database, guards: Guards, failpoints: Failpoints = NO_FAILPOINTS) -> None:
         self._database = database
+        self._failpoints = failpoints
         self._guards = guards
         self._requests = Requests(REQUESTS, guards)
         self._raise_fence = _raise_fence(guarded=guards.fence)
         self._updates: dict[Transition, Update] = {}
-        self._accepting = GroupCommit(self._accept_all, key=lambda wanted: wanted.draft.key)
-        self._applying = GroupCommit(self._apply_all, key=lambda item: item[0].before.payment_id)
-        self._delivering = GroupCommit(partial(_deliver, database))
+        self._committing: GroupCommit[_Item, Any] = GroupCommit(self._commit_all, key=lambda item: item.key)
 
     async def prepare(self) -> None:
         """Create the unique index, or drop it with the guard off."""
@@ -187,57 +239,51 @@ class SqlPaymentStore(PaymentStore):
             KeyMismatch, RequestInProgress, NotFound, FailedPrecondition: As `Requests.consume`.
         """
 
-        outcome = await self._accepting.run(_Wanted(draft, fingerprint, lease))
+        accepted: Accepted | StoredResponse = await self._commit(_Accept(draft, fingerprint, lease))
+        return accepted
+
+    async def _commit(self, item: _Item) -> Any:
+        """Commit an item with those of other callers; return its outcome, or raise it if it is a refusal."""
+        outcome = await self._committing.run(item)
         if isinstance(outcome, CountinghouseError):
             raise outcome
         return outcome
 
-    async def _accept_all(self, wanted: Sequence[_Wanted]) -> list[Accepted | StoredResponse | CountinghouseError]:
-        """Commit `accept` of some requests, each named once; return of each what `accept` returns or raises."""
+    async def _commit_all(self, items: Sequence[_Item]) -> list[Any]:
+        """Commit some items in one transaction; return the outcome of each, of which a refusal is one."""
+        subjects = [name for item in items for name in item.subjects]
 
-        async def step(tx: Transaction) -> list[Accepted | StoredResponse | CountinghouseError]:
-            outcomes = [await self._earlier(tx, one, begun) for one, begun in await self._begin(tx, wanted)]
-            drafts = [
-                one.draft
-                for one, outcome in zip(wanted, outcomes, strict=True)
-                if isinstance(outcome, Accepted) and outcome.payment is one.draft
-            ]
-            await tx.execute_each(_INSERT_PAYMENT, [to_row(draft) for draft in drafts])
-            await tx.execute_each(_INSERT_EVENT, [to_event_row(draft) for draft in drafts])
+        async def step(tx: Transaction) -> dict[Hashable, Any]:
+            outcomes: dict[Hashable, Any] = {}
+            outcomes |= await self._accept_all(tx, [item for item in items if isinstance(item, _Accept)])
+            outcomes |= await self._apply_all(tx, [item for item in items if isinstance(item, _Apply)])
+            await _deliver_all(tx, [item for item in items if isinstance(item, _Deliver)])
+            await self._failpoints.hit("committing", None, *subjects)
             return outcomes
 
-        return await self._database.run(step)
+        outcomes = await self._database.run(step)
+        await self._failpoints.hit("committed", None, *subjects)
+        return [outcomes.get(item.key) for item in items]
 
-    async def _begin(
-        self, tx: Transaction, wanted: Sequence[_Wanted]
-    ) -> list[tuple[_Wanted, Execution | StoredResponse | CountinghouseError]]:
-        """Start the requests: a ticket must be there, any other request may be new."""
-        in_turn = sorted(wanted, key=lambda one: str(one.draft.key))
-        tickets = [one for one in in_turn if one.draft.key.method == PAY]
-        others = [one for one in in_turn if one.draft.key.method != PAY]
-        begun = dict(
-            zip(
-                (one.draft.key for one in others),
-                await self._requests.begin_all(tx, [(one.draft.key, one.fingerprint, one.lease) for one in others]),
-                strict=True,
-            )
-        )
-        for one in tickets:
-            begun[one.draft.key] = await refusal_or(
-                self._requests.consume(tx, one.draft.key, one.fingerprint, one.lease)
-            )
-        return [(one, begun[one.draft.key]) for one in wanted]
-
-    async def _earlier(
-        self, tx: Transaction, wanted: _Wanted, begun: Execution | StoredResponse | CountinghouseError
-    ) -> Accepted | StoredResponse | CountinghouseError:
-        """Return the outcome of a request that has begun: with the payment of an earlier execution, or the draft."""
-        if not isinstance(begun, Execution):
-            return begun
-        earlier = None
-        if self._guards.ticket and not begun.fresh:
-            earlier = await _find(tx, _MADE_BY, named(wanted.draft.key))
-        return Accepted(begun, earlier or wanted.draft)
+    async def _accept_all(
+        self, tx: Transaction, wanted: Sequence[_Accept]
+    ) -> dict[Hashable, Accepted | StoredResponse | CountinghouseError]:
+        """Accept some payments, each under another request; return of each what `accept` returns or raises."""
+        outcomes: dict[Hashable, Accepted | StoredResponse | CountinghouseError] = {}
+        drafts: list[Payment] = []
+        for one, begun in await _begin(self._requests, tx, wanted):
+            if not isinstance(begun, Execution):
+                outcomes[one.key] = begun
+                continue
+            earlier = None  # the payment of an earlier execution
+            if self._guards.ticket and not begun.fresh:
+                earlier = await _find(tx, _MADE_BY, named(one.draft.key))
+            if earlier is None:
+                drafts.append(one.draft)
+            outcomes[one.key] = Accepted(begun, earlier or one.draft)
+        await tx.execute_each(_INSERT_PAYMENT, [to_row(draft) for draft in drafts])
+        await tx.execute_each(_INSERT_EVENT, [to_event_row(draft) for draft in drafts])
+        return outcomes
 
     # The payment's transitions
 
@@ -251,26 +297,19 @@ class SqlPaymentStore(PaymentStore):
             StaleFence: The order has been locked by another holder since.
         """
 
-        outcome = await self._applying.run((change, fence))
-        if isinstance(outcome, CountinghouseError):
-            raise outcome
-        return outcome
+        applied: Payment = await self._commit(_Apply(change, fence))
+        return applied
 
-    async def _apply_all(self, changes: Sequence[tuple[Change, Fence]]) -> list[Payment | CountinghouseError]:
+    async def _apply_all(
+        self, tx: Transaction, wanted: Sequence[_Apply]
+    ) -> dict[Hashable, Payment | CountinghouseError]:
         """Commit some transitions, each of another payment; return of each what `apply` returns or raises."""
-        in_turn = sorted(changes, key=_turn)
-
-        async def step(tx: Transaction) -> dict[str, Payment | CountinghouseError]:
-            applied = await self._apply(tx, in_turn)
-            outcomes: dict[str, Payment | CountinghouseError] = {**applied}
-            for change, fence in in_turn:
-                payment_id = change.before.payment_id
-                if payment_id not in applied:
-                    outcomes[payment_id] = await refusal_or(self._seen(tx, payment_id, fence))
-            return outcomes
-
-        outcomes = await self._database.run(step)
-        return [outcomes[change.before.payment_id] for change, _fence in changes]
+        in_turn = sorted(wanted, key=lambda one: one.turn)
+        outcomes: dict[Hashable, Payment | CountinghouseError] = dict((await self._apply(tx, in_turn)).items())
+        for one in in_turn:
+            if one.key not in outcomes:
+                outcomes[one.key] = await refusal_or(self._seen(tx, one.change.before.payment_id, one.fence))
+        return outcomes
 
     async def submit(self, change: Change, fence: Fence) -> Payment | ConflictingPayment:
         """Commit SUBMIT, the transition that looks at other payments: of the order, and of the card.
@@ -297,7 +336,7 @@ class SqlPaymentStore(PaymentStore):
             attempt = 1 + (await tx.execute(_EARLIER_ATTEMPTS, _attempts_before(before, after.round))).scalar_one()
             key = acquirer_key(before.payment_id, attempt)
             submitting = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
-            submitted = (await self._apply(tx, [(submitting, fence)])).get(before.payment_id)
+            submitted = (await self._apply(tx, [_Apply(submitting, fence)])).get(before.payment_id)
             if submitted is None:
                 return await self._seen(tx, before.payment_id, fence)
             await _bind_card(tx, submitted)
@@ -314,7 +353,7 @@ class SqlPaymentStore(PaymentStore):
                 payment = await _find(tx, _MADE_BY, named(key))
                 change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
                 if change:
-                    await self._apply(tx, [(change, change.before.fence)])
+                    await self._apply(tx, [_Apply(change, change.before.fence)])
             return len(keys)
 
         return await self._database.run(step)
@@ -366,7 +405,7 @@ class SqlPaymentStore(PaymentStore):
     async def delivered(self, payment_id: str, action: OutboxAction, *, now_ms: int) -> None:
         """Note that the order service has been notified."""
 
-        await self._delivering.run({"of_payment": payment_id, "of_purpose": str(action), "now_ms": now_ms})
+        await self._commit(_Deliver(payment_id, str(action), now_ms))
 
     async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
         """Return payments with notifications undelivered since `before_ms`, by id."""
@@ -415,19 +454,19 @@ class SqlPaymentStore(PaymentStore):
 
     # Parts of steps
 
-    async def _apply(self, tx: Transaction, changes: Sequence[tuple[Change, Fence]]) -> dict[str, Payment]:
+    async def _apply(self, tx: Transaction, wanted: Sequence[_Apply]) -> dict[str, Payment]:
         """Write transitions, each by its conditional UPDATE.
 
         Returns:
             The payments by id, without those that have changed since they were read, or whose fence has.
         """
         applied: dict[str, Payment] = {}
-        for _, group in groupby(changes, key=lambda item: item[0].step):
+        for _, group in groupby(wanted, key=lambda one: one.change.step):
             each = list(group)
-            update_each = self._update_of(each[0][0].transition)
-            for found in await tx.execute_each(update_each, [_writing(*item) for item in each]):
+            update_each = self._update_of(each[0].change.transition)
+            for found in await tx.execute_each(update_each, [_writing(one.change, one.fence) for one in each]):
                 applied[found.payment_id] = to_payment(found)
-        made = [(change, payment) for change, _ in changes if (payment := applied.get(change.before.payment_id))]
+        made = [(one.change, payment) for one in wanted if (payment := applied.get(one.key))]
         await tx.execute_each(_INSERT_EVENT, [to_event_row(payment) for _, payment in made])
         await self._requests.finish_each(
             tx, [(key, answer, payment.updated_at_ms) for change, payment in made for key, answer in change.answers]
@@ -458,6 +497,25 @@ class SqlPaymentStore(PaymentStore):
         raise StaleFence(payment.order_id, fence, payment.fence)
 
 
+async def _begin(
+    requests: Requests, tx: Transaction, wanted: Sequence[_Accept]
+) -> list[tuple[_Accept, Execution | StoredResponse | CountinghouseError]]:
+    """Start the requests: a ticket must be there, any other request may be new."""
+    in_turn = sorted(wanted, key=lambda one: str(one.draft.key))
+    tickets = [one for one in in_turn if one.draft.key.method == PAY]
+    others = [one for one in in_turn if one.draft.key.method != PAY]
+    begun = dict(
+        zip(
+            (one.draft.key for one in others),
+            await requests.begin_all(tx, [(one.draft.key, one.fingerprint, one.lease) for one in others]),
+            strict=True,
+        )
+    )
+    for one in tickets:
+        begun[one.draft.key] = await refusal_or(requests.consume(tx, one.draft.key, one.fingerprint, one.lease))
+    return [(one, begun[one.draft.key]) for one in wanted]
+
+
 async def _find(tx: Transaction, query: Select[Any], said: Parameters) -> Payment | None:
     row = (await tx.execute(query, said)).one_or_none()
     return None if row is None else to_payment(row)
@@ -468,20 +526,11 @@ async def _select(database: Database, query: Select[Any], said: Parameters) -> P
     return None if row is None else to_payment(row)
 
 
-async def _deliver(database: Database, notifications: Sequence[Parameters]) -> list[None]:
-    """Note that the order service has been notified."""
-    in_turn = sorted(notifications, key=lambda row: (row["of_payment"], row["of_purpose"]))
-    await database.run(lambda tx: tx.execute_each(_DELIVERED, in_turn))
-    return [None] * len(notifications)
-
-
-def _turn(item: tuple[Change, Fence]) -> tuple[str, str, str]:
-    """Return by what the changes of a batch are sorted: all instances lock the rows of a step in one order.
-
-    By order first: payments of one order wait for each other through the unique index.
-    """
-    change, _ = item
-    return change.step, change.before.order_id, change.before.payment_id
+async def _deliver_all(tx: Transaction, notifications: Sequence[_Deliver]) -> None:
+    """Note that the order service has received some notifications."""
+    in_turn = sorted(notifications, key=lambda one: one.key)
+    rows = [{"of_payment": one.payment_id, "of_purpose": one.purpose, "now_ms": one.at_ms} for one in in_turn]
+    await tx.execute_each(_DELIVERED, rows)
 
 
 def _writing(change: Change, fence: Fence) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random  # noqa: TID251  seeded, so that a run can be repeated
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -270,19 +270,12 @@ class RecordingClient:
         method = _METHODS[request.DESCRIPTOR.full_name]
         history = shared.history if method.name in RECORDED else None
         invoked = history and history.invoke(self.process, method.name, self._arguments(request))
-        send: Any = shared.channel(method.service, at).unary_unary(
-            method.path, request_serializer=type(request).SerializeToString
-        )
-        metadata = (("authorization", f"Bearer {self.identity.token}"),) if self.identity.token else ()
         began_ms = clock.now_ms()
-        call = send(request, timeout=timeout_s, metadata=metadata)
+        call = self._send(request, at, timeout_s)
         try:
             body: bytes = await call
         except grpc.aio.AioRpcError as refused:
-            error = status.from_rpc_error(refused)
-            body, answer = _refusal(refused, error)
-            outcome = Outcome.FAIL if never_sent(refused) else outcome_of(method.name, answer)
-            result = CallResult(began_ms, clock.now_ms(), body, error, answer, outcome)
+            result = _refused(refused, method.name, began_ms, clock.now_ms())
         except BaseException:
             if history and invoked:
                 history.complete(invoked, NO_ANSWER, Outcome.INFO)
@@ -295,8 +288,52 @@ class RecordingClient:
             result = CallResult(began_ms, clock.now_ms(), body, None, answer, outcome, response)
             shared.order_of(answer.ticket or answer.payment_id, answer.order_id)
         if history and invoked:
-            history.complete(invoked, answer, outcome)
+            history.complete(invoked, result.answer, result.outcome)
         return result
+
+    def _send(self, request: Message, at: str, timeout_s: float) -> Any:
+        method = _METHODS[request.DESCRIPTOR.full_name]
+        send: Any = self._connections.channel(method.service, at).unary_unary(
+            method.path, request_serializer=type(request).SerializeToString
+        )
+        metadata = (("authorization", f"Bearer {self.identity.token}"),) if self.identity.token else ()
+        return send(request, timeout=timeout_s, metadata=metadata)
+
+    async def settle_batch(
+        self, requests: Sequence[payment_pb2.SettleRequest], *, at: str = "", timeout_s: float = TIMEOUT_S
+    ) -> list[CallResult]:
+        """Send some settles as one batch, once; return how each ended. Each is a Settle of its own in the history."""
+        shared, clock = self._connections, self._connections.clock
+        history, began_ms = shared.history, clock.now_ms()
+        invoked = [history and history.invoke(self.process, "Settle", self._arguments(request)) for request in requests]
+        results: list[CallResult] = []
+        try:
+            body = await self._send(payment_pb2.SettleBatchRequest(requests=requests), at, timeout_s)
+            outcomes = payment_pb2.SettleBatchResponse.FromString(body).outcomes
+            results = [self._settled(outcome, began_ms) for outcome in outcomes]
+        except grpc.aio.AioRpcError as refused:
+            results = [_refused(refused, "Settle", began_ms, clock.now_ms())] * len(requests)
+        finally:
+            for place, begun in enumerate(invoked):
+                found = results[place] if place < len(results) else None
+                if history and begun:
+                    history.complete(
+                        begun, found.answer if found else NO_ANSWER, found.outcome if found else Outcome.INFO
+                    )
+        return results
+
+    def _settled(self, outcome: payment_pb2.SettleOutcome, began_ms: int) -> CallResult:
+        """Return how one settle of a batch ended."""
+        ended_ms = self._connections.clock.now_ms()
+        if outcome.HasField("response"):
+            body = outcome.response.SerializeToString(deterministic=True)
+            answer = _answer("Settle", outcome.response, body, replayed=outcome.replayed)
+            self._connections.order_of(answer.payment_id, answer.order_id)
+            ended = outcome_of("Settle", answer)
+            return CallResult(began_ms, ended_ms, body, None, answer, ended, outcome.response)
+        error = status.from_bytes(outcome.error)
+        answer = _refusal(status.code_of(error).name, outcome.error, error, replayed=outcome.replayed)
+        return CallResult(began_ms, ended_ms, outcome.error, error, answer, outcome_of("Settle", answer))
 
     async def call_until_answered(
         self, request: Message, *, at: str = "", timeout_s: float = TIMEOUT_S, within_s: float = PATIENCE_S
@@ -480,20 +517,28 @@ def _answer(kind: str, response: Any, body: bytes, *, replayed: bool) -> Answer:
     )
 
 
-def _refusal(refused: grpc.aio.AioRpcError, error: CountinghouseError) -> tuple[bytes, Answer]:
-    """Return the bytes of a refusal's status, and its content; without our ErrorInfo only its code."""
+def _refused(refused: grpc.aio.AioRpcError, method: str, began_ms: int, ended_ms: int) -> CallResult:
+    """Return how a call ended that was refused, or not answered; without our ErrorInfo it has only its code."""
     trailers = tuple(refused.trailing_metadata() or ())
     body = next((value for key, value in trailers if key == status.DETAILS_KEY and isinstance(value, bytes)), b"")
+    error = status.from_rpc_error(refused)
+    answer = _refusal(refused.code().name, body, error, replayed=("x-replayed", "true") in trailers)
+    outcome = Outcome.FAIL if never_sent(refused) else outcome_of(method, answer)
+    return CallResult(began_ms, ended_ms, body, error, answer, outcome)
+
+
+def _refusal(code: str, body: bytes, error: CountinghouseError, *, replayed: bool) -> Answer:
+    """Return the content of a refusal."""
     reason = "" if error.reason == "OUTCOME_UNKNOWN" else error.reason
     facts = error.metadata if reason else {}
-    return body, Answer(
-        code=refused.code().name,
+    return Answer(
+        code=code,
         reason=reason,
         state=facts.get("state", ""),
         order_id=facts.get("order_id", ""),
         payment_id=facts.get("payment_id", ""),
         version=int(facts.get("actual", "0") or 0),
         clerk=facts.get("clerk", ""),
-        replayed=("x-replayed", "true") in trailers,
+        replayed=replayed,
         sha256=hashlib.sha256(body).hexdigest() if body else "",
     )

@@ -60,48 +60,72 @@ OPERATIONS: dict[str, Callable[[Harness], Awaitable[Operation]]] = {
     "reverse with card": operations.reverse_with_card,
     "park": operations.park,
 }
+#: Around the commit of each batch.
+COMMITS = ("committing", "committed")
 #: The failpoints of each service that an operation passes.
 PASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "settle": {
-        "payment": ("accepted", "locked", "claimed", "submitted", "posted", "recorded", "completed", "released"),
-        "order": ("accepted", "claimed", "completed"),
-        "ledger": ("accepted", "posted"),
+        "payment": (
+            "accepted",
+            "locked",
+            "claimed",
+            "submitted",
+            "posted",
+            "recorded",
+            "completed",
+            "released",
+            *COMMITS,
+        ),
+        "order": ("accepted", "claimed", "completed", *COMMITS),
+        "ledger": ("accepted", "posted", *COMMITS),
     },
     "settle with card": {
         "payment": (
             *("accepted", "locked", "claimed", "submitted", "charged"),
             *("posted", "recorded", "completed", "released"),
+            *COMMITS,
         ),
-        "order": ("accepted", "claimed", "completed"),
-        "ledger": ("accepted", "posted"),
+        "order": ("accepted", "claimed", "completed", *COMMITS),
+        "ledger": ("accepted", "posted", *COMMITS),
         "acquirer": ("accepted", "charged"),
     },
     "pay": {
-        "payment": ("accepted", "submitted", "posted", "recorded"),
-        "ledger": ("accepted", "posted"),
+        "payment": ("accepted", "submitted", "posted", "recorded", *COMMITS),
+        "ledger": ("accepted", "posted", *COMMITS),
     },
     "pay with card": {
-        "payment": ("accepted", "submitted", "charged", "posted", "recorded"),
-        "ledger": ("accepted", "posted"),
+        "payment": ("accepted", "submitted", "charged", "posted", "recorded", *COMMITS),
+        "ledger": ("accepted", "posted", *COMMITS),
         "acquirer": ("accepted", "charged"),
     },
     "reverse": {
-        "payment": ("accepted", "locked", "submitted", "posted", "recorded", "completed", "released"),
-        "order": ("accepted",),
-        "ledger": ("accepted", "posted"),
+        "payment": ("accepted", "locked", "submitted", "posted", "recorded", "completed", "released", *COMMITS),
+        "order": ("accepted", *COMMITS),
+        "ledger": ("accepted", "posted", *COMMITS),
     },
     "reverse with card": {
-        "payment": ("accepted", "locked", "submitted", "posted", "refunded", "recorded", "completed", "released"),
-        "order": ("accepted",),
-        "ledger": ("accepted", "posted"),
+        "payment": (
+            "accepted",
+            "locked",
+            "submitted",
+            "posted",
+            "refunded",
+            "recorded",
+            "completed",
+            "released",
+            *COMMITS,
+        ),
+        "order": ("accepted", *COMMITS),
+        "ledger": ("accepted", "posted", *COMMITS),
         "acquirer": ("accepted", "refunded"),
     },
     "park": {
         "payment": (
             *("accepted", "locked", "voided", "parked", "refunded"),
             *("recorded", "completed", "released"),
+            *COMMITS,
         ),
-        "order": ("accepted",),
+        "order": ("accepted", *COMMITS),
         "ledger": ("accepted", "voided"),
         "acquirer": ("accepted", "refunded"),
     },

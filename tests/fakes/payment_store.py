@@ -355,7 +355,7 @@ class FakeRequestRecords(RequestRecords):
     async def begin(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         return self._table.begin(key, fingerprint, lease)
 
-    async def refuse(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
+    async def finish(self, key: RequestKey, answer: StoredResponse, *, now_ms: int) -> None:
         self._table.finish(key, answer, now_ms=now_ms)
 
     async def response_to(self, key: RequestKey) -> StoredResponse:

@@ -10,13 +10,13 @@ from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionCon
 TYPES: Final = FaultTypes("process")
 #: Where a process of each service is killed.
 _KILL_POINTS: Final = {
-    "order": ("claimed", "completed"),
-    "ledger": ("accepted", "posted"),
+    "order": ("claimed", "completed", "committing", "committed"),
+    "ledger": ("accepted", "posted", "committing", "committed"),
     "acquirer": ("charged",),
 }
 _PAYMENT_POINTS: Final = (
     *("accepted", "locked", "claimed", "submitted", "charged", "posted"),
-    *("recorded", "completed", "released"),
+    *("recorded", "completed", "released", "committing", "committed"),
 )
 #: Before these steps the payment has done nothing under its fence that a rival could overtake.
 _FREEZE_POINTS: Final = ("submitted", "charged")

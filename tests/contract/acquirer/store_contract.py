@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -117,6 +118,25 @@ class ChargeStoreContract:
         await asyncio.gather(*(store.receive(asked(f"k{n}")) for n in range(6)), *(charge(store) for _ in range(6)))
         assert [entry.number for entry in await store.log(after=0, limit=99, key="")] == list(range(1, 13))
         assert sorted(await words(store)) == ["CHARGED"] + [RECEIVED] * 6 + [REPEATED] * 5
+
+    async def test_two_hundred_charges_at_once_fail_alone(self, make: Make) -> None:
+        """Charges, a repetition, a reversal, one that is refused: each has its own outcome, and its own entry."""
+        store = await make()
+        first = await charge(store, "k0")
+        other = Payload("tok-mei", Money(301, "CNY"), "pay_1")
+        outcomes = await asyncio.gather(
+            *(charge(store, f"k{n}") for n in range(1, 198)),
+            charge(store, "k0", other),
+            charge(store, "k0"),
+            reverse(store, "new"),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes] == [Charge] * 197 + [KeyMismatch] + [Charge] * 2
+        assert outcomes[-2] == first
+        assert outcomes[:197] == [await store.find(f"k{n}") for n in range(1, 198)]
+        entries = await store.log(after=0, limit=999, key="")
+        assert [entry.number for entry in entries] == list(range(1, 202))
+        assert Counter(entry.word for entry in entries) == {"CHARGED": 198, REFUSED: 1, REPEATED: 1, "TOMBSTONE": 1}
 
     async def test_log_newest_first_misses_nothing(self, make: Make) -> None:
         """Two at a time; of all keys and of one."""

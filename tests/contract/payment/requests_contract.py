@@ -288,7 +288,7 @@ class RequestsContract:
         subject = await make()
         key = reversal_of().key
         assert await subject.requests.begin(key, "f", lease()) == Execution(key, 1, first=True)
-        await subject.requests.refuse(key, REFUSED, now_ms=T0)
+        await subject.requests.finish(key, REFUSED, now_ms=T0)
         assert await subject.requests.begin(key, "f", lease()) == REFUSED
 
     async def test_accept_equal_request_ids_of_a_customer_and_a_clerk_of_one_name_are_two_requests(

@@ -140,6 +140,19 @@ async def test_silent_zookeeper_is_reported_within_the_timeout(tmp_path: Path) -
             await client.read("order", "GetOrder", REQUEST)
 
 
+async def test_service_that_is_not_found_is_reported_long_before_the_timeout(tmp_path: Path) -> None:
+    async with connected(tmp_path, zookeeper="127.0.0.1:1", timeout_s=600.0) as client:
+        with pytest.raises(Unavailable, match=r"the payment service was not found in 0\.3 s"):
+            await client.find("payment", 0.3)
+
+
+async def test_request_that_is_sent_once_is_not_repeated(tmp_path: Path) -> None:
+    client = ScriptedClient([AWAY, DONE], tmp_path)
+    with pytest.raises(Unavailable):
+        await client.send("payment", "Settle", REQUEST, 1.0)
+    assert client.sent == [REQUEST]
+
+
 async def test_call_without_a_key_or_token_is_refused(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
         with pytest.raises(Unauthenticated, match="--token"):

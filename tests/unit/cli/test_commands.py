@@ -58,7 +58,7 @@ def test_every_command_of_the_issue_is_there() -> None:
         *("registry offline", "registry online", "registry weight"),
         *("order create", "order get", "order list", "order cancel", "order history"),
         *("ticket", "pay", "settle", "reverse", "payment get", "payment list", "payment history", "payment attention"),
-        "payment park",
+        *("payment park", "settle-run"),
         *("acquirer log", "acquirer faults", "reconcile"),
         *("chaos run", "chaos sweep", "chaos ablate", "chaos proxy"),
         *("ledger accounts", "ledger open", "ledger close-account"),

@@ -345,6 +345,22 @@ class TestAttention:
         page = await one.operations.page(cluster.call(WANG), Filter(needs_attention=True), limit=9, after=None)
         assert [(found.payment_id, found.state) for found in page] == [(payment.payment_id, PaymentState.UNKNOWN)]
 
+    async def test_callers_that_try_again_at_once_do_not_use_up_the_asks(self, cluster: InMemoryCluster) -> None:
+        """Only a question after the pause counts, of another caller or of the same one; then the worker charges."""
+        payment = await unheard(cluster, charged=False)
+        for _ in range(MAX_ASKS):
+            caller, other = cluster.instance(), cluster.instance()
+            caller.process.fails("charge", SILENCE)
+            other.process.fails("query", SILENCE)
+            await by_card(cluster, caller)
+            with pytest.raises(Aborted, match="UNKNOWN"):
+                await cluster.settle(other, "s2", clerk=WANG)
+            assert (caller.process.calls["charge"], other.process.calls["query"]) == (1, 1)
+        assert cluster.of("s1").retry == payment.retry
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.of("s1").state is PaymentState.SUCCEEDED
+        cluster.check()
+
     async def test_worker_charges_no_more_by_itself(self, cluster: InMemoryCluster) -> None:
         """It asks what became of the key, less and less often, and a charge it finds ends the payment."""
         payment = await kept_silent(cluster, charged=False)

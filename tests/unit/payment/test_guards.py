@@ -8,7 +8,7 @@ from services.kernel.errors import RequestInProgress, Unavailable
 from services.kernel.guards import Guards
 from services.kernel.idempotency import RequestState
 from services.order.model import OrderState
-from services.payment.model import PAY, PaymentState, Source
+from services.payment.model import PAY, REVERSE, PaymentState, Source
 from tests.fakes.payment_ports import Died
 from tests.unit.payment.cluster import AMOUNT, WALLET, WANG, InMemoryCluster, Instance, payment_in
 from tests.unit.payment.test_settle import reason_in
@@ -37,6 +37,17 @@ async def test_ticket_guard_off_order_is_settled_once() -> None:
     one = cluster.instance()
     payment_in(await cluster.settle(one))
     assert reason_in((await cluster.settle(one)).response.body) == "ORDER_ALREADY_PAID"
+    assert len(cluster.journals()) == 1
+
+
+async def test_ticket_guard_off_repeated_reversal_leaves_no_request_in_progress() -> None:
+    """It runs anew when everything is done, and ends all the same."""
+    cluster = await cluster_without("ticket")
+    one = cluster.instance()
+    payment = payment_in(await cluster.settle(one))
+    answers = [await cluster.reverse(one, payment.payment_id) for _ in range(2)]
+    assert answers[0].response == answers[1].response
+    assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
     assert len(cluster.journals()) == 1
 
 

@@ -232,7 +232,7 @@ class Payments(PaymentInvariants):
         self.executions.append(execution)
         self.commit(payment_id, fence, lambda payment: model.begin_reversal(payment, reversal, self.now_ms))
         if self.payment(payment_id).reversal != reversal:
-            now(self.requests.refuse(reversal.key, said(), now_ms=self.now_ms))
+            now(self.requests.finish(reversal.key, said(), now_ms=self.now_ms))
 
     @rule(payment_id=payments, fence=FENCES, charged=st.booleans())
     def record_reversal(self, payment_id: str, fence: Fence, charged: bool) -> None:
@@ -256,7 +256,7 @@ class Payments(PaymentInvariants):
             return
         self.commit(payment_id, fence, lambda payment: model.park(payment, parking, self.now_ms))
         if not self.payment(payment_id).is_parked_for(parking):
-            now(self.requests.refuse(parking.key, said(), now_ms=self.now_ms))
+            now(self.requests.finish(parking.key, said(), now_ms=self.now_ms))
 
     @rule(payment_id=payments)
     def record_parked_reversal(self, payment_id: str) -> None:

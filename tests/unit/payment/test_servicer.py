@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def reverse(**fields: Any) -> pb.ReverseRequest:
 
 async def refusal_of(request: Any) -> InvalidArgument:
     cluster = InMemoryCluster()
-    servicer = PaymentServicer(cluster.instance().operations)
+    servicer = PaymentServicer(cluster.instance().operations, cluster.clock)
     serving(cluster.call(WANG if isinstance(request, pb.ReverseRequest) else LI))
     method = getattr(servicer, type(request).__name__.removesuffix("Request"))
     with pytest.raises(InvalidArgument) as refusal:
@@ -65,7 +66,7 @@ async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
     """As the proto says, page after page."""
     cluster = InMemoryCluster()
     await cluster.new_order()
-    servicer = PaymentServicer(cluster.instance().operations)
+    servicer = PaymentServicer(cluster.instance().operations, cluster.clock)
     one = cluster.instance()
     payment_id = payment_in(await cluster.settle(one)).payment_id
     await cluster.reverse(one, payment_id)
@@ -93,13 +94,39 @@ async def test_get_payment_history_names_who_reversed_it_and_why() -> None:
     assert cluster.orders.events[-1].reason == "wrong order"
 
 
+async def test_batch_beside_a_single_call_has_the_outcome_of_each_order_in_its_place() -> None:
+    """The single call is still under way when the batch comes, so that it is served in parts."""
+    cluster = InMemoryCluster()
+    orders = [await cluster.new_order(f"o{number}") for number in range(20)]
+    one = cluster.instance()
+    servicer = PaymentServicer(one.operations, cluster.clock)
+    reached, may_post = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await may_post.wait()
+
+    one.failpoints.at["submitted"] = wait
+    serving(cluster.call(LI))
+    single = asyncio.create_task(servicer.Settle(settle(order_id=orders[19]), CONTEXT))
+    await reached.wait()
+    requests = [
+        settle(request_id=f"b-{order_id}", order_id=order_id, source=pb.SOURCE_BANK) for order_id in orders[:19]
+    ]
+    serving(cluster.call(WANG))
+    answer = await servicer.SettleBatch(pb.SettleBatchRequest(requests=requests), CONTEXT)
+    may_post.set()
+    await single
+    assert [outcome.response.payment.order_id for outcome in answer.outcomes] == orders[:19]
+
+
 async def test_get_payment_history_of_another_customers_payment_is_not_found() -> None:
     cluster = InMemoryCluster()
     await cluster.new_order()
     payment_id = payment_in(await cluster.settle(cluster.instance())).payment_id
     serving(cluster.call(Principal("li", Role.CUSTOMER)))
     with pytest.raises(NotFound):
-        await PaymentServicer(cluster.instance().operations).GetPaymentHistory(
+        await PaymentServicer(cluster.instance().operations, cluster.clock).GetPaymentHistory(
             pb.GetPaymentHistoryRequest(payment_id=payment_id), CONTEXT
         )
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
+from countinghouse.type.v1 import clerk_pb2
 from services.checker.evidence import Answered
-from services.checker.history import Answer, Arguments
+from services.checker.history import Answer, Arguments, HistoryWriter
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -27,6 +31,7 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import Fence
 from services.kernel.principal import Role
+from services.runtime.grpc import status
 from services.testkit import client
 from services.testkit.client import CallResult, Connections, RecordingClient, money
 from services.testkit.identities import Identity
@@ -185,3 +190,66 @@ def test_ids_are_those_of_the_seed() -> None:
 
     assert ids(7) == ids(7) != ids(8)
     assert len({*ids(None), *ids(None)}) == 6
+
+
+class BatchAnswering(RecordingClient):
+    """Answers every call with some bytes, or with an error of the transport."""
+
+    def __init__(self, answer: bytes | grpc.aio.AioRpcError, history: HistoryWriter | None = None) -> None:
+        super().__init__(Connections(str, ManualClock(), history=history), Identity("li", Role.ACCOUNTANT, ""))
+        self._with = answer
+
+    def _send(self, request: Message, at: str, timeout_s: float) -> Any:
+        async def answered() -> bytes:
+            if isinstance(self._with, grpc.aio.AioRpcError):
+                raise self._with
+            return self._with
+
+        return answered()
+
+
+SETTLES = [pb.SettleRequest(request_id=f"r{number}", order_id=f"o{number}") for number in range(3)]
+
+
+async def test_each_settle_of_a_batch_has_its_own_result_and_its_own_place_in_the_history(tmp_path: Path) -> None:
+    paid = pb.SettleResponse(
+        payment=pb.Payment(
+            payment_id="p0", order_id="o0", state=pb.PAYMENT_STATE_SUCCEEDED, clerk=clerk_pb2.Clerk(name="li")
+        )
+    )
+    refused = status.stored_refusal(_PAID).body
+    locked = status.to_status(Aborted("ORDER_LOCKED", "locked", retry_after_ms=200)).SerializeToString()
+    outcomes = [
+        pb.SettleOutcome(response=paid, replayed=True),
+        pb.SettleOutcome(error=refused),
+        pb.SettleOutcome(error=locked),
+    ]
+    path = tmp_path / "history.jsonl"
+    with HistoryWriter(path, ManualClock()) as history:
+        body = pb.SettleBatchResponse(outcomes=outcomes).SerializeToString()
+        first, second, third = await BatchAnswering(body, history).settle_batch(SETTLES)
+    assert (first.payment, first.answer.replayed, first.final) == (paid.payment, True, True)
+    assert first.body == paid.SerializeToString(deterministic=True)
+    assert (type(second.error), second.body, second.final) == (AlreadyExists, refused, True)
+    assert (third.answer.reason, third.answer.code) == ("ORDER_LOCKED", "ABORTED")
+    events = [json.loads(line) for line in path.read_text().splitlines()][1:-1]
+    assert [event["kind"] for event in events] == ["Settle"] * 6
+    assert [event["arguments"]["key"] for event in events[:3]] == ["r0", "r1", "r2"]
+    assert [event["type"] for event in events[3:]] == ["ok", "fail", "fail"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata()),
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata()),
+    ],
+    ids=["deadline", "lost"],
+)
+async def test_batch_without_an_answer_is_open_for_each_settle(tmp_path: Path, answer: grpc.aio.AioRpcError) -> None:
+    path = tmp_path / "history.jsonl"
+    with HistoryWriter(path, ManualClock()) as history:
+        results = await BatchAnswering(answer, history).settle_batch(SETTLES)
+    assert [(type(result.error), result.open) for result in results] == [(OutcomeUnknown, True)] * 3
+    events = [json.loads(line) for line in path.read_text().splitlines()][1:-1]
+    assert [event["type"] for event in events[3:]] == ["info"] * 3
