@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from services.checker.history import Answer, Arguments, RecordedCall
+from services.checker.history import CUSTOMER, Answer, Arguments, RecordedCall
 from tests.unit.checker.dataset import DatasetBuilder, digest
 from tests.unit.checker.rows import CURRENCY, Row, role_of
 
@@ -143,6 +143,8 @@ class SimulatedServices:
 
     def settle(self, call: Call, asked: Arguments) -> Steps:
         yield
+        if role_of(asked.clerk) == CUSTOMER and not self.dataset.has_order(asked.order_id):
+            return _NOT_FOUND  # whose order it is, is looked up before the request is run
         if (found := self._entered(call)) is not None:
             return found
         payment = self._payments.get(call.key)

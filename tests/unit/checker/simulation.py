@@ -41,6 +41,9 @@ class Simulation:
     rates: FaultRates = field(default_factory=FaultRates)
 
     def __post_init__(self) -> None:
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self.rng = random.Random(self.seed)
         self.dataset = DatasetBuilder()
         self.dataset.account("wallet:mei:CNY", "LIABILITY", overdraft=10**12)
@@ -50,7 +53,8 @@ class Simulation:
         self._keys = 0
 
     def run(self) -> DatasetBuilder:
-        """Run until nothing is under way any more; return the dataset."""
+        """Run from the seed until nothing is under way any more; return the dataset, the same each time."""
+        self._begin_anew()
         under_way = [self._create(f"order-{number}") for number in range(self.orders)]
         plan = [f"order-{number}" for number in range(self.orders) for _ in range(self.calls)]
         self._shuffle(plan)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.checker.checks.orders import orders_linearizable
@@ -78,6 +78,7 @@ def test_outcomes_may_be_forgotten(simulation: Simulation, rng: random.Random) -
 
 @_slow
 @given(_simulations, st.floats(0, 1))
+@example(Simulation(seed=5, orders=2, calls=9, at_once=5, rates=NONE), 0.90625)  # a customer settles no order, twice
 def test_recording_may_break_off_at_any_moment(simulation: Simulation, part: float) -> None:
     """What holds for the whole history holds for its beginning."""
     dataset = simulation.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.checker.history import NO_ANSWER, Answer, Arguments, RecordedCall
+from services.checker.history import NO_ANSWER, Answer, Arguments, Outcome, RecordedCall
 from services.checker.linearizability.order_calls import OrderCalls, order_calls
 from services.checker.linearizability.order_model import (
     Cancel,
@@ -206,6 +206,19 @@ class TestInterchangeableRequests:
         timeline = self.two_pending()
         timeline.look(5, 6, "PAYING", "p1")
         assert _claims(timeline) == [Claim(0), Claim(1)]
+
+    def test_payment_in_the_final_read_was_seen(self) -> None:
+        """The books say which of two requests without an answer paid the order."""
+        dataset = legal()
+        dataset.accept("open", "Settle", "lost-1", "li")
+        dataset.call("Settle", Arguments(order_id="open", key="lost-1", clerk="li"), NO_ANSWER, dataset.now_ms())
+        paid = dataset.settle("open", key="lost-2")
+        call = dataset.call_of("lost-2")
+        call.answer, call.outcome, call.answered_ns = NO_ANSWER, Outcome.INFO, None
+        order = _of(dataset, "open")
+        assert order.names[1] == paid["payment_id"]
+        claims = [move for operation in order.operations for move in operation.moves if isinstance(move, Claim)]
+        assert claims == [Claim(0), Claim(1)]
 
     def test_requests_without_a_payment_in_the_books_are_alike(self) -> None:
         """Each has a name of its own then, which nothing that was seen can have."""
