@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from countinghouse.payment.v1 import payment_pb2
@@ -19,7 +20,7 @@ from services.kernel.errors import CountinghouseError
 from services.testkit.client import CallResult, money
 from services.testkit.failpoints import DROP_REPLY, KILL, STOP
 from services.testkit.harness import ONE, TWO, Harness
-from services.testkit.waiting import NotBroughtAbout
+from services.testkit.waiting import NotBroughtAbout, wait_until
 
 _CLICKS = 10
 _ORDERS = 20
@@ -28,6 +29,9 @@ _ORDERS_AT_ONCE = 4
 _DROPPED_S = 1.0
 #: Others wait for a dead or frozen process for a session's length; this is several.
 _PATIENCE_S = 8.0
+#: How often a call that was refused is sent again, and how long after each the fault may yet strike.
+_TRIES = 5
+_STRIKES_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,10 @@ async def lost_reply(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """Drop the reply after the commit; the retry at another instance gets the stored answer."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     await harness.failpoints.arm(ONE, "recorded", DROP_REPLY, order_id)
-    lost = await harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_DROPPED_S)
+    lost = await _call_until(
+        lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_DROPPED_S),
+        lambda: _has_fired(harness, ONE, "recorded"),
+    )
     if not lost.open:
         raise NotBroughtAbout("the reply was not lost")
     again = await harness.cashier.settle(order_id, key, at=TWO)
@@ -123,7 +130,11 @@ async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """Kill the instance (SIGKILL) after the ledger posted and before its own commit; the other one finishes it."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     pid = await harness.failpoints.arm(ONE, "posted", KILL, order_id)
-    died = await harness.cashier.settle_once(order_id, key, at=ONE)
+
+    async def killed() -> bool:
+        return harness.pid(ONE) != pid
+
+    died = await _call_until(lambda: harness.cashier.settle_once(order_id, key, at=ONE), killed)
     await harness.wait_died(ONE, pid)
     books = await harness.snapshot()
     left = [row["state"] for row in books.payments if row["order_id"] == order_id]
@@ -151,7 +162,12 @@ async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
     """Freeze a holder before it posts, past its session's end; the other clerk settles; it wakes with a stale fence."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     await harness.failpoints.arm(ONE, "submitted", STOP, order_id)
-    frozen = asyncio.create_task(harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=15))
+    frozen = asyncio.create_task(
+        _call_until(
+            lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=15),
+            lambda: _has_fired(harness, ONE, "submitted"),
+        )
+    )
     try:
         await harness.wait_frozen(ONE)
         other = await harness.accountant.settle(order_id, at=TWO, within_s=_PATIENCE_S)
@@ -159,7 +175,9 @@ async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
             raise NotBroughtAbout("the holder did not stay frozen")
     finally:
         harness.thaw(ONE)
-    woken = await frozen
+        await asyncio.wait({frozen})
+        frozen.exception()
+    woken = frozen.result()
     again = await harness.cashier.settle(order_id, key, at=TWO)
     _all_answered([other, again])
     books = (await harness.settled_snapshot(within_s=3.0)).snapshot
@@ -202,7 +220,10 @@ async def silent_acquirer(harness: Harness) -> tuple[bool, str, list[Lane]]:
     order_id, key = await harness.new_order(), harness.new_id("settle")
     card = f"tok-{order_id}"
     await harness.failpoints.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
-    first = await harness.cashier.settle_once(order_id, key, card=card, at=ONE)
+    first = await _call_until(
+        lambda: harness.cashier.settle_once(order_id, key, card=card, at=ONE),
+        lambda: _has_fired(harness, ACQUIRER_INSTANCE, "charged"),
+    )
     if first.answer.state != "UNKNOWN":
         raise NotBroughtAbout(f"the acquirer's silence was not noticed: {first.error or first.answer.state}")
     books = (await harness.settled_snapshot(within_s=_PATIENCE_S)).snapshot
@@ -239,6 +260,32 @@ async def run_act(name: str, harness: Harness) -> ActResult:
     except (CountinghouseError, TimeoutError) as error:
         return ActResult(name, None, f"broke off: {str(error) or type(error).__name__}")
     return ActResult(name, ok, detail, tuple(lanes))
+
+
+async def _call_until(send: Callable[[], Awaitable[CallResult]], struck: Callable[[], Awaitable[bool]]) -> CallResult:
+    """Send a request until the fault has struck, and return how that call ended.
+
+    A call may be refused before it comes to the fault, while its service has no session with ZooKeeper.
+
+    Raises:
+        NotBroughtAbout: It has a final answer without the fault, or is refused again and again.
+    """
+    for _ in range(_TRIES):
+        seen = await send()
+        if await struck():
+            return seen
+        if not seen.open:
+            break
+        # A caller that stopped waiting may have been served nevertheless.
+        with suppress(NotBroughtAbout):
+            await wait_until(struck, "", _STRIKES_WITHIN_S)
+            return seen
+    raise NotBroughtAbout(f"the call did not come to the fault: {seen.error or seen.answer.state}")
+
+
+async def _has_fired(harness: Harness, instance: str, point: str) -> bool:
+    """Return whether the only failpoint armed there has fired, and so is armed no more."""
+    return await harness.failpoints.fired(instance, point) > 0
 
 
 def _all_answered(seen: list[CallResult]) -> None:
