@@ -16,7 +16,7 @@ ALL := -m "not soak and not compose"
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up compose-down bench bench-settle bench-call bench-lock bench-check mutate-checker interop lock clean
+  gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker interop lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -101,9 +101,19 @@ compose-down:  ## Stops the deployment; keeps its books and keys unless ARGS=--v
 bench: setup  ## Measures a settle, and the order lock against kazoo's
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-bench-settle: setup  ## Measures settles of distinct orders against one service with asyncpg, and against pgbench (5 minutes; ARGS=--quick: 1)
+bench-settle: setup  ## Measures settles of distinct orders beside what others would use, and beside pgbench (15 minutes; ARGS=--quick: 4)
 	@deploy/setup-postgresql.sh
+	@deploy/setup-bench.sh
 	@$(BIN)/python -m tests.bench.settles $(ARGS)
+
+bench-faults: setup  ## Shows who charges a card twice: ours and what others would use, under the seven faults of the demo (8 minutes)
+	@deploy/setup-postgresql.sh
+	@deploy/setup-bench.sh
+	@$(BIN)/python -m tests.bench.faults $(ARGS)
+
+bench-growth: setup  ## Measures what growth costs: orders in the books, callers of one order, providers, memory, recovery (7 minutes; ARGS=--quick: 2)
+	@deploy/setup-postgresql.sh
+	@$(BIN)/python -m tests.bench.growth $(ARGS)
 
 interop: setup  ## Tests calls between our services and Dubbo in Java, Go, Python and JavaScript, both ways, through ZooKeeper
 	@$(BIN)/python -m tests.interop $(ARGS)
@@ -125,6 +135,8 @@ lock: setup  ## Resolves the requirements into their lock files, with hashes
 	  --no-header --no-annotate -o requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml -c requirements.lock --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o requirements-runtime.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra bench -c requirements.lock --generate-hashes --universal \
+	  --python-version 3.11 --no-header --no-annotate -o requirements-bench.lock
 	$(BIN)/uv pip compile -q tests/interop/pypi/requirements.in --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o tests/interop/pypi/requirements.lock
 

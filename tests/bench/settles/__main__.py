@@ -1,4 +1,4 @@
-"""Measure settles of distinct orders, ours beside one service with asyncpg and beside pgbench: `make bench-settle`.
+"""Measure settles of distinct orders, ours beside what others would use and beside pgbench: `make bench-settle`.
 
 One run, in interleaved rounds, on PostgreSQL with fsync and on SQLite, everything on this machine's cores. Exit code 1:
 an order was not settled exactly once. How fast is no matter of the exit code: numbers depend on the machine and on what
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import shlex
@@ -16,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from services.cli import output
 from services.kernel.clock import SystemClock, rfc3339
 from tests.bench.settles import report
-from tests.bench.settles.results import summary
+from tests.bench.settles.results import SYSTEMS, summary
 from tests.bench.settles.run import Outcome, Plan, Run
 
 _FULL, _QUICK = Plan(rounds=3, seconds=3.0), Plan(rounds=1, seconds=1.0)
@@ -35,11 +37,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="how many are counted")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with charts, too")
+    parser.add_argument(
+        "--only", action="append", choices=SYSTEMS, metavar="SYSTEM", help="measure this one; may be repeated"
+    )
+    actions = parser.add_subparsers(dest="action", required=False, metavar="")
+    table = actions.add_parser("table", help="print the table of a JSON document that --json printed")
+    table.add_argument("file", type=Path, metavar="FILE")
+    table.add_argument(
+        "--short", action="store_true", help="as README.md has it; without: tests/bench/settles/README.md"
+    )
     arguments = parser.parse_args()
+    if arguments.action == "table":
+        document = json.loads(arguments.file.read_text())
+        sys.stdout.write(report.markdown(document, short=arguments.short) + "\n")
+        return
     plan = _QUICK if arguments.quick else _FULL
-    plan = Plan(arguments.rounds or plan.rounds, plan.seconds)
+    plan = replace(plan, rounds=arguments.rounds or plan.rounds, systems=tuple(arguments.only or SYSTEMS))
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    facts = _facts()
+    facts = basic_facts("tests.bench.settles")
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="countinghouse-bench-") as folder:
         Path(folder).chmod(0o755)  # PostgreSQL, when root starts it, runs as a user who must pass through
@@ -64,17 +79,23 @@ def _print(outcome: Outcome, facts: dict[str, str]) -> None:
     output.print_table("Settles", report.COLUMNS, report.rows(summary(outcome.measurements)))
     for name, share in report.against_ceiling(outcome).items():
         output.print_line(f"8 callers ÷ pgbench with 8 clients: {name} {share:.2f} ×")
+    for name, share in report.ours_against(outcome).items():
+        output.print_line(f"32 callers: ours, PostgreSQL ÷ {name} {share:.2f} ×")
+    if beside := report.beside_batch_run(outcome.measurements):
+        output.print_line(f"cashiers' p99 beside a batch run ÷ without: {beside:.2f} ×")
     for name, value in facts.items():
         output.print_line(f"{name}: {value}")
+    for name, reason in outcome.skipped.items():
+        output.print_line(f"SKIPPED: {name}: {reason}")
     for problem in outcome.problems[:20]:
         output.print_line(f"PROBLEM: {problem}")
 
 
-def _facts() -> dict[str, str]:
-    """Return what a reader needs to compare this run with another."""
+def basic_facts(program: str) -> dict[str, str]:
+    """Return what a reader needs to compare this run of a program with another."""
     return {
         "date": rfc3339(SystemClock().now_ms()),
-        "command": shlex.join(["python", "-m", "tests.bench.settles", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "commit": _commit(),
         "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}",
         "Python": platform.python_version(),

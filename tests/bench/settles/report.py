@@ -9,7 +9,30 @@ from html import escape
 from typing import Any, Final
 
 from services.chaos.report import page
-from tests.bench.settles.results import CEILING, OURS_POSTGRESQL, OURS_SQLITE, PEER, Line, Spread, ratio, summary
+from tests.bench.settles.results import (
+    BATCH_BESIDE,
+    BESIDE,
+    CASHIERS,
+    CASHIERS_BESIDE,
+    CEILING,
+    DBOS,
+    OURS_BATCH,
+    OURS_KAZOO,
+    OURS_POSTGRESQL,
+    OURS_SINGLY,
+    OURS_SQLITE,
+    OURS_TWO,
+    PEER,
+    REDIS_LOCK,
+    RESTATE,
+    SYSTEMS,
+    TEMPORAL,
+    Line,
+    Measurement,
+    Spread,
+    ratio,
+    summary,
+)
 from tests.bench.settles.run import Outcome
 
 COLUMNS: Final = (
@@ -24,8 +47,37 @@ COLUMNS: Final = (
     "sent again",
 )
 _TITLE: Final = "Settles of distinct orders"
-_COLOURS: Final = {OURS_POSTGRESQL: "#2f6fb0", OURS_SQLITE: "#5fa8a0", PEER: "#c8871a", CEILING: "#8a8f98"}
+_COLOURS: Final = {
+    OURS_POSTGRESQL: "#2f6fb0",
+    OURS_TWO: "#2f6fb0",
+    OURS_BATCH: "#1d4e80",
+    CASHIERS: "#7aa7a0",
+    CASHIERS_BESIDE: "#7aa7a0",
+    BATCH_BESIDE: "#1d4e80",
+    OURS_SQLITE: "#5fa8a0",
+    OURS_KAZOO: "#8fb3d6",
+    OURS_SINGLY: "#b9cfe4",
+    PEER: "#c8871a",
+    REDIS_LOCK: "#dcae63",
+    DBOS: "#a5546a",
+    RESTATE: "#86466e",
+    TEMPORAL: "#6b4a86",
+    CEILING: "#8a8f98",
+}
 _OTHER_COLOUR: Final = "#7b5ea7"
+#: Significant digits of a number in the JSON document.
+_DIGITS: Final = 4
+_MARKDOWN_COLUMNS: Final = (
+    "settles of distinct orders",
+    "1 caller: p50",
+    "8 callers",
+    "32 callers",
+    "p50, p99",
+    "128 callers",
+    "÷ one service, 1 / 32 / 128",
+)
+#: What README.md leaves to the whole table in tests/bench/settles/README.md.
+_NOT_IN_SHORT: Final = (*BESIDE, OURS_SQLITE, OURS_KAZOO, OURS_SINGLY, REDIS_LOCK)
 _WIDTH, _LEFT, _RIGHT, _BAR, _GAP, _HEAD = 900, 220, 150, 18, 6, 24
 
 
@@ -49,25 +101,104 @@ def rows(lines: Sequence[Line]) -> list[tuple[str, ...]]:
 
 def against_ceiling(outcome: Outcome) -> dict[str, float]:
     """Return each system's orders a second with 8 callers divided by pgbench's with 8 clients, by system."""
-    every = [one for one in outcome.measurements if one.callers == 8]
-    ceiling = [one for one in every if one.system == CEILING]
-    names = dict.fromkeys(one.system for one in every if one.system != CEILING)
-    ratios = {
-        name: ratio([one for one in every if one.system == name], ceiling, lambda one: one.per_s) for name in names
-    }
-    return {name: value for name, value in ratios.items() if value is not None}
+    of = _by_system(outcome, 8)
+    ratios = {name: ratio(rounds, of.get(CEILING, []), lambda one: one.per_s) for name, rounds in of.items()}
+    return {name: value for name, value in ratios.items() if value is not None and name not in (CEILING, *BESIDE)}
+
+
+def beside_batch_run(measurements: Sequence[Measurement]) -> float | None:
+    """Return the 99th percentile of cashiers beside a batch run divided by that of the same cashiers without it."""
+    alone = [one for one in measurements if one.system == CASHIERS]
+    return ratio([one for one in measurements if one.system == CASHIERS_BESIDE], alone, lambda one: one.p99_ms)
+
+
+def ours_against(outcome: Outcome) -> dict[str, float]:
+    """Return our orders a second on PostgreSQL divided by each other system's, with 32 callers, by that system."""
+    of = _by_system(outcome, 32)
+    ratios = {name: ratio(of.get(OURS_POSTGRESQL, []), rounds, lambda one: one.per_s) for name, rounds in of.items()}
+    return {name: value for name, value in ratios.items() if value is not None and name != OURS_POSTGRESQL}
+
+
+def _by_system(outcome: Outcome, callers: int) -> dict[str, list[Measurement]]:
+    found: dict[str, list[Measurement]] = {}
+    for one in outcome.measurements:
+        if one.callers == callers:
+            found.setdefault(one.system, []).append(one)
+    return found
 
 
 def document(outcome: Outcome, facts: Mapping[str, str]) -> dict[str, Any]:
     """Return the run as JSON has it: facts, a line for each system, and every measurement."""
-    return {
-        "facts": dict(facts),
-        "ok": not outcome.problems,
-        "problems": outcome.problems,
-        "lines": [asdict(line) for line in summary(outcome.measurements)],
-        "against_ceiling": against_ceiling(outcome),
-        "measurements": [asdict(one) for one in outcome.measurements],
-    }
+    found: dict[str, Any] = rounded(
+        {
+            "facts": dict(facts),
+            "ok": not outcome.problems,
+            "problems": outcome.problems,
+            "skipped": outcome.skipped,
+            "lines": [asdict(line) for line in summary(outcome.measurements)],
+            "against_ceiling": against_ceiling(outcome),
+            "ours_against": ours_against(outcome),
+            "cashiers_p99_beside_batch_run": beside_batch_run(outcome.measurements),
+            "measurements": [asdict(one) for one in outcome.measurements],
+        }
+    )
+    return found
+
+
+def markdown(document: Mapping[str, Any], *, short: bool = False) -> str:
+    """Return a table of a run, and below it the facts that a reader needs to compare it with another run.
+
+    Args:
+        document: A run as `document` has it.
+        short: The table of README.md: without variants, without cashiers.
+    """
+    found = {(line["system"], line["callers"]): line for line in document["lines"]}
+    lines = [f"| {' | '.join(_MARKDOWN_COLUMNS)} |", f"|---|{'---:|' * (len(_MARKDOWN_COLUMNS) - 1)}"]
+    for system in [name for name in SYSTEMS if not (short and name in _NOT_IN_SHORT)]:
+        of = {callers: line for (name, callers), line in found.items() if name == system}
+        if of:
+            lines.append(f"| {' | '.join(_markdown_cells(system, of))} |")
+    facts = document["facts"]
+    skipped = [f"{name}: {reason}" for name, reason in document["skipped"].items()]
+    database = facts["PostgreSQL"].removeprefix("server_version ").split(" ")[0]
+    said = [f"{facts['date'][:10]}, {facts['machine']}, PostgreSQL {database}, fsync on", f"`{facts['command']}`"]
+    if beside := document.get("cashiers_p99_beside_batch_run"):
+        said.append(f"cashiers' p99 beside a batch run: {beside:.2f} × without")
+    return "\n".join([*lines, "", f"{'; '.join([*said, *skipped])}."])
+
+
+def _markdown_cells(system: str, of: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    def cell(callers: int, say: Callable[[Mapping[str, Any]], str]) -> str:
+        return say(of[callers]) if callers in of else ""
+
+    if system in (*BESIDE, OURS_BATCH):
+        return [*_in_one_cell(system, of), *[""] * (len(_MARKDOWN_COLUMNS) - 3)]
+    ratios = [cell(callers, lambda line: f"{line['rate_ratio'] or 0:.2f}") for callers in (1, 32, 128)]
+    return [
+        system,
+        cell(1, lambda line: f"{shown(line['p50_ms']['median'])} ms"),
+        cell(8, lambda line: f"{shown(line['per_s']['median'])} /s"),
+        cell(32, lambda line: f"{shown(line['per_s']['median'])} /s"),
+        cell(32, lambda line: f"{shown(line['p50_ms']['median'])}, {shown(line['p99_ms']['median'])} ms"),
+        cell(128, lambda line: f"{shown(line['per_s']['median'])} /s"),
+        " / ".join(ratio or "–" for ratio in ratios) if any(ratios) else "",
+    ]
+
+
+def _in_one_cell(system: str, of: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return the cells of a system that is measured with one number of callers: the rate; p50, p99."""
+    [line] = of.values()
+    rate, p50, p99 = (shown(line[name]["median"]) for name in ("per_s", "p50_ms", "p99_ms"))
+    return [system, "", f"{rate} /s; {p50}, {p99} ms"]
+
+
+def rounded(value: Any) -> Any:
+    """Return the value with every number in it rounded."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: rounded(member) for key, member in value.items()}
+    return [rounded(member) for member in value] if isinstance(value, (list, tuple)) else value
 
 
 def html(outcome: Outcome, facts: Mapping[str, str], command: str) -> str:
@@ -77,9 +208,10 @@ def html(outcome: Outcome, facts: Mapping[str, str], command: str) -> str:
         _TITLE,
         "violated" if outcome.problems else "ok",
         reasons=outcome.problems[:20],
-        facts=facts,
+        facts={**facts, **{f"skipped: {name}": reason for name, reason in outcome.skipped.items()}},
         command=command,
         sections={
+            "Cashiers beside a batch run": _beside(outcome.measurements),
             "Orders a second": bars(lines, lambda line: line.per_s, "/s", one_scale=True),
             "Median latency": bars(lines, lambda line: line.p50_ms, "ms", one_scale=False),
             "99th percentile of the latency": bars(lines, lambda line: line.p99_ms, "ms", one_scale=False),
@@ -136,6 +268,12 @@ def _bar(name: str, value: Spread, longest: float, unit: str, y: int) -> str:
     )
 
 
+def _beside(measurements: Sequence[Measurement]) -> str:
+    value = beside_batch_run(measurements)
+    said = "It was not measured." if value is None else f"Their 99th percentile is {value:.2f} × that without it."
+    return f"<p>Eight cashiers settle 64 orders a second, alone and beside a batch run. {said}</p>"
+
+
 def _table(lines: Sequence[Line]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows(lines))
@@ -148,7 +286,11 @@ _NOTES: Final = (
     "greatest round. A ratio is the median of the ratios within each round. After each round every order was checked "
     "to be settled exactly once, and repeated requests to be answered with the stored response.</p>"
     "<p>“Ours” takes a lock in ZooKeeper, records the payment, posts the journal and completes the order: three "
-    "services, a database each. The peer is one process with one transaction: it has no lock service, no "
-    "fence, no tokens, no second process and no recovery (tests/bench/peers/one_service). pgbench sends the peer’s "
+    "services, a database each; or two instances of each. A batch run calls SettleBatch with 64 orders a call: its "
+    "latency is that of a call. Two variants of ours run on PostgreSQL: with kazoo’s own lock recipe, and with each "
+    "row committed and each request sent on its own (tests/bench/variants). The peers are in tests/bench/peers: one "
+    "process with one transaction, which has no lock service, no fence, no tokens, no second process and no "
+    "recovery; the same under a lock of redis-py; durable workflows of DBOS Transact, Restate "
+    "and Temporal, the last two with a server of their own. pgbench sends the first peer’s "
     "transaction without a service.</p>"
 )

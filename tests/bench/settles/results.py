@@ -7,11 +7,36 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 OURS_POSTGRESQL, OURS_SQLITE = "ours, PostgreSQL", "ours, SQLite"
+OURS_TWO, OURS_BATCH = "ours, two of each service", "ours, batch run, 8 calls of 64 at once"
+#: Cashiers at a fixed load, which leaves half of the machine idle: alone, beside a batch run, and that batch run.
+CASHIERS, CASHIERS_BESIDE = "ours, cashiers at 64/s", "ours, cashiers at 64/s beside a batch run"
+BATCH_BESIDE = "ours, batch run beside cashiers, 2 calls of 64 at once"
+OURS_KAZOO, OURS_SINGLY = "ours, kazoo's own Lock", "ours, no batches"
 #: The system that others are compared with.
 PEER = "one service, asyncpg"
+REDIS_LOCK, DBOS = "one service, Redis lock", "DBOS, three steps"
+RESTATE, TEMPORAL = "Restate, three steps", "Temporal, three activities"
 CEILING = "pgbench, the same transaction"
 #: In the order in which they are shown.
-SYSTEMS = (OURS_POSTGRESQL, OURS_SQLITE, PEER, CEILING)
+SYSTEMS = (
+    OURS_POSTGRESQL,
+    OURS_TWO,
+    OURS_BATCH,
+    CASHIERS,
+    CASHIERS_BESIDE,
+    BATCH_BESIDE,
+    OURS_SQLITE,
+    OURS_KAZOO,
+    OURS_SINGLY,
+    PEER,
+    REDIS_LOCK,
+    DBOS,
+    RESTATE,
+    TEMPORAL,
+    CEILING,
+)
+#: Measured together, as one choice of `--only`.
+BESIDE = (CASHIERS, CASHIERS_BESIDE, BATCH_BESIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +44,9 @@ class Measurement:
     """One system in one round.
 
     Args:
-        callers: How many settled at once.
+        callers: How many settled at once; of a batch run, how many calls were in flight.
         retries: How often a request was sent again.
-        p50_ms: Of one settle, from the first try to the answer; likewise `p99_ms`.
+        p50_ms: Of one settle, from the first try to the answer; of a batch run, of one call. Likewise `p99_ms`.
     """
 
     system: str
@@ -48,7 +73,8 @@ class Line:
     """All rounds of one system with as many callers.
 
     Args:
-        rate_ratio: Orders a second, divided by the peer's with as many callers; None: the peer was not measured.
+        rate_ratio: Orders a second, divided by the peer's with as many callers; None: the peer was not measured, or
+            the load is fixed.
         p50_ratio: The median latency, likewise.
     """
 
@@ -108,7 +134,7 @@ def summary(measurements: Sequence[Measurement]) -> list[Line]:
     for one in measurements:
         groups.setdefault((one.callers, one.system), []).append(one)
     return [
-        _line(groups[callers, system], groups.get((callers, PEER), []))
+        _line(groups[callers, system], [] if system in BESIDE else groups.get((callers, PEER), []))
         for callers, system in sorted(groups, key=lambda group: (group[0], SYSTEMS.index(group[1])))
     ]
 

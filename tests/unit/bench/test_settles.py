@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.bench.settles import report
-from tests.bench.settles.results import CEILING, OURS_POSTGRESQL, PEER, Measurement, measured, ratio, summary
+from tests.bench.settles.peers import Kind, read_pgbench
+from tests.bench.settles.results import (
+    CASHIERS,
+    CASHIERS_BESIDE,
+    CEILING,
+    OURS_BATCH,
+    OURS_POSTGRESQL,
+    PEER,
+    Measurement,
+    measured,
+    ratio,
+    summary,
+)
 from tests.bench.settles.run import Outcome
-from tests.bench.settles.systems import read_pgbench
 
 _PGBENCH = """\
 number of transactions actually processed: {done}/4
@@ -17,6 +31,7 @@ latency average = 2.000 ms
 initial connection time = 17.853 ms
 tps = 800.000000 (without initial connection time)
 """
+_ROOT = Path(__file__).parents[3]
 _LOG = ["0 1 1000 0 1 1", "0 2 2000 0 1 2", "1 1 3000 0 1 3", "1 2 2000 0 1 4"]
 
 
@@ -119,3 +134,95 @@ def test_document_is_json_with_every_measurement() -> None:
     assert document["ok"] is True
     assert document["against_ceiling"] == {PEER: 0.5}
     assert [one["system"] for one in document["measurements"]] == [PEER, CEILING]
+
+
+def test_ours_is_compared_with_each_other_system_with_as_many_callers() -> None:
+    measurements = [
+        _one(OURS_POSTGRESQL, 1, 300.0, callers=32),
+        _one(PEER, 1, 600.0, callers=32),
+        _one("another", 1, 100.0, callers=32),
+        _one("another", 1, 1.0, callers=8),
+    ]
+
+    assert report.ours_against(Outcome(measurements=measurements)) == {PEER: 0.5, "another": 3.0}
+    assert report.ours_against(Outcome(measurements=measurements[1:])) == {}
+
+
+def test_document_is_rounded() -> None:
+    document = report.document(Outcome(measurements=[_one(PEER, 1, 123.456789)]), {})
+
+    assert document["measurements"][0]["per_s"] == 123.5
+    assert document["measurements"][0]["p50_ms"] == 8.1
+    assert document["measurements"][0]["callers"] == 8
+
+
+def test_markdown_has_a_line_for_each_system_and_says_when_and_where_and_what_was_skipped() -> None:
+    measurements = [
+        *(_one(OURS_POSTGRESQL, 1, 200.0, callers=callers) for callers in (1, 8, 32)),
+        *(_one(PEER, 1, 400.0, callers=callers) for callers in (1, 8, 32)),
+        _one(CEILING, 1, 1600.0),
+    ]
+    facts = {
+        "date": "2026-01-02T03:04:05Z",
+        "machine": "2 cores",
+        "PostgreSQL": "server_version 15.1 (x)",
+        "command": "make it",
+    }
+    outcome = Outcome(measurements=measurements, skipped={"another": "not installed"})
+
+    table = report.markdown(report.document(outcome, facts)).splitlines()
+
+    assert table[2:] == [
+        "| ours, PostgreSQL | 5.00 ms | 200 /s | 200 /s | 5.00, 9.00 ms |  | 0.50 / 0.50 / – |",
+        "| one service, asyncpg | 2.50 ms | 400 /s | 400 /s | 2.50, 9.00 ms |  | 1.00 / 1.00 / – |",
+        "| pgbench, the same transaction |  | 1,600 /s |  |  |  |  |",
+        "",
+        "2026-01-02, 2 cores, PostgreSQL 15.1, fsync on; `make it`; another: not installed.",
+    ]
+    assert {line.count("|") for line in table[:5]} == {8}
+
+
+def test_markdown_has_a_batch_run_in_one_cell_and_cashiers_only_in_the_whole_table() -> None:
+    measurements = [
+        _one(OURS_POSTGRESQL, 1, 200.0),
+        _one(OURS_BATCH, 1, 1000.0),
+        _one(CASHIERS, 1, 50.0),
+        replace(_one(CASHIERS_BESIDE, 1, 50.0), p99_ms=18.0),
+    ]
+    facts = {"date": "2026-01-02", "machine": "2 cores", "PostgreSQL": "server_version 15.1", "command": "make it"}
+    document = report.document(Outcome(measurements=measurements), facts)
+
+    short, whole = report.markdown(document, short=True), report.markdown(document)
+
+    assert f"| {OURS_BATCH} |  | 1,000 /s; 1.00, 9.00 ms |  |  |  |  |" in short.splitlines()
+    assert f"| {CASHIERS} |" not in short
+    assert f"| {CASHIERS} |  | 50.0 /s; 20.0, 9.00 ms |  |  |  |  |" in whole.splitlines()
+    assert "cashiers' p99 beside a batch run: 2.00 × without." in short
+    assert report.against_ceiling(Outcome(measurements=[*measurements, _one(CEILING, 1, 100.0)])) == {
+        OURS_POSTGRESQL: 2.0,
+        OURS_BATCH: 10.0,
+    }
+
+
+def test_page_and_document_name_a_system_that_was_skipped() -> None:
+    outcome = Outcome(measurements=[_one(PEER, 1, 100.0)], skipped={"another": "not installed"})
+
+    assert "not installed" in report.html(outcome, {}, "make")
+    assert report.document(outcome, {})["skipped"] == {"another": "not installed"}
+
+
+def test_peer_that_lacks_a_package_or_a_program_says_which() -> None:
+    kind = Kind("one", "one", packages=("json", "no_such_package"), programs=("sh", "no-such-program"))
+
+    assert "no_such_package, no-such-program" in kind.lacking()
+    assert Kind("one", "one", packages=("json",), programs=("sh",)).lacking() == ""
+
+
+@pytest.mark.parametrize(("readme", "short"), [("README.md", True), ("tests/bench/settles/README.md", False)])
+def test_readme_shows_the_table_of_the_run_that_is_kept(readme: str, short: bool) -> None:
+    kept = _ROOT / "tests/bench/results/settles.json"
+    shown = re.search(r"^<!-- table: settles -->\n(.*?)\n\n## ", (_ROOT / readme).read_text(), re.M | re.S)
+
+    assert shown, f"{readme} has no table after <!-- table: settles -->"
+    assert shown[1] == report.markdown(json.loads(kept.read_text()), short=short)
+    assert kept.stat().st_size < 100_000
