@@ -65,11 +65,6 @@ class TestEveryMethod:
         owner = next(parent for parent in servicers[0].__mro__ if method.name in vars(parent))
         assert not owner.__module__.endswith("_pb2_grpc")
 
-    def test_method_has_an_idempotency_level(self, package: str, method: MethodDescriptor) -> None:
-        """Clients retry by it."""
-        level = method.GetOptions().IdempotencyLevel.Name(method.GetOptions().idempotency_level)
-        assert level in ("IDEMPOTENT", "NO_SIDE_EFFECTS")
-
 
 def test_access_table_names_existing_methods_only() -> None:
     """A typing error there would shut everybody out of one that does."""

@@ -91,15 +91,27 @@ class TestLock:
         assert missing == set()
         assert not {"pytest", "mypy", "ruff", "grpcio-tools"} & {_distribution(name) for name in runtime}
 
+    def test_bench_lock_adds_to_the_lock_and_changes_no_version(self, entries: list[str]) -> None:
+        """requirements-bench.lock is installed over requirements.lock, for the benchmarks only."""
+        import tomllib
+
+        bench = pinned("requirements-bench.lock")
+        versions = {_distribution(entry): entry.split()[0] for entry in entries}
+        changed = [entry for entry in bench if versions.get(_distribution(entry), entry.split()[0]) != entry.split()[0]]
+        assert changed == []
+        asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
+        assert {_distribution(name) for name in asked} - {_distribution(entry) for entry in bench} == set()
+
     def test_lock_names_no_index_and_no_address(self, entries: list[str]) -> None:
         """An index line would send everybody to the one of whoever wrote it."""
-        wrong = [entry for entry in entries if entry.startswith("-") or "://" in entry or " @ " in entry]
+        every = [*entries, *pinned("requirements-bench.lock")]
+        wrong = [entry for entry in every if entry.startswith("-") or "://" in entry or " @ " in entry]
         assert wrong == []
 
     def test_lock_entry_is_pinned_with_hashes(self, entries: list[str]) -> None:
         wrong = [
             entry.split()[0]
-            for entry in entries
+            for entry in [*entries, *pinned("requirements-bench.lock")]
             if not entry.startswith("#")
             and not re.fullmatch(r"[\w.\[\],-]+==[^\s;]+( ;[^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry)
         ]

@@ -21,7 +21,7 @@ async def checked_books(harness: Harness) -> Snapshot:
     books = (await harness.settled_snapshot(QUIET_S)).snapshot
     assert books.unfinished() == []
     broken = [check for check in run_checks(books, harness.connections.answers) if not check.ok]
-    assert broken == []
+    assert broken == [], broken
     return books
 
 

@@ -16,11 +16,14 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.readiness import health
 from services.devstack.stack import Stack
-from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
+from services.runtime.grpc import status
+from services.runtime.grpc.admission import LIST_COST
+from services.runtime.settings import Settings
 from services.testkit.harness import open_client
 
 _SETTLE = "/countinghouse.payment.v1.PaymentService/Settle"
+_LIST = "/countinghouse.order.v1.OrderService/ListOrders"
 _CHECK = "/grpc.health.v1.Health/Check"
 #: More than a server executes calls at once.
 _STREAMS = 560
@@ -52,18 +55,43 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
 
 
 async def test_clients_many_lists_are_refused_and_its_neighbours_reads_are_served(stack: Stack) -> None:
-    """At any moment it executes no more of them than its budget pays for; the rest is refused, and can be repeated."""
-    async with open_client(stack, "zhang", Role.CASHIER) as greedy, open_client(stack, "li", Role.CASHIER) as neighbour:
+    """No more of them are under way than the budget pays for; the rest is refused at once, and can be repeated.
+
+    The lists wait for their requests, so that none ends before the others are counted.
+    """
+    address = stack.instance("order-1").address
+    at_once = Settings.model_fields["caller_budget"].default // LIST_COST
+    async with (
+        open_client(stack, "zhang", Role.CASHIER) as greedy,
+        open_client(stack, "li", Role.CASHIER) as neighbour,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         order_id = await neighbour.new_order()
-        request = order_pb2.ListOrdersRequest(page_size=1_000)
-        lists = [asyncio.ensure_future(greedy.ask(request, timeout_s=60.0)) for _ in range(_LISTS)]
-        reads = 0
-        while not all(each.done() for each in lists):
-            await neighbour.ask(order_pb2.GetOrderRequest(order_id=order_id))
-            reads += 1
-        answers = await asyncio.gather(*lists, return_exceptions=True)
-        refused = [each for each in answers if isinstance(each, CountinghouseError)]
+        listing: Any = channel.stream_unary(_LIST, response_deserializer=order_pb2.ListOrdersResponse.FromString)
+        metadata = (("authorization", f"Bearer {greedy.identity.token}"),)
+        lists = [listing(timeout=60.0, metadata=metadata) for _ in range(_LISTS)]
+        answers = [asyncio.ensure_future(_answer(call)) for call in lists]
+        pending = set(answers)
+        while len(pending) > at_once:
+            assert (await neighbour.ask(order_pb2.GetOrderRequest(order_id=order_id))).order.order_id == order_id
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        refused = [answer.result() for answer in answers if answer.done()]
+        assert len(refused) == _LISTS - at_once
+        assert {type(error).__name__ for error in refused} == {"ResourceExhausted"}
         assert {error.reason for error in refused} == {"CALLER_LIMIT"}
         assert all(error.retry_after_ms for error in refused)
-        assert reads
-        assert (await greedy.ask(request)).orders
+        for call, answer in zip(lists, answers, strict=True):
+            if answer in pending:
+                await call.write(order_pb2.ListOrdersRequest(page_size=1_000).SerializeToString())
+                await call.done_writing()
+        for page in await asyncio.gather(*pending):
+            assert order_id in {order.order_id for order in page.orders}
+        assert (await greedy.ask(order_pb2.ListOrdersRequest(page_size=1_000))).orders
+
+
+async def _answer(call: Any) -> Any:
+    """Return the answer of a call, or the error it was refused with."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as refused:
+        return status.from_rpc_error(refused)
