@@ -28,9 +28,8 @@ def run(program: Callable[[], None]) -> None:
     """
     streams.prepare()
     code = _code_of(program)
-    try:
-        sys.stdout.flush()
-    except OSError as error:  # a full disk, say
+    sys.stdout.flush()
+    if error := streams.failure():  # a full disk, say
         print(f"countinghouse: the answer could not be written: {error.strerror}", file=sys.stderr)
         code = code or 1
     raise SystemExit(code)

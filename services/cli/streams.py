@@ -2,7 +2,8 @@
 
 Deceptive characters are escaped (`kernel/printable.py`), and those that the terminal's encoding lacks. A reader that
 has gone (`| head`) ends no command and changes no exit code: money may have moved, and the code shows it. What is left
-to print is dropped; commands that print for ever check `unread`.
+to print is dropped; commands that print for ever check `unread`. Output that cannot be written, as on a full disk, is
+dropped likewise, and `failure` says why.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from services.kernel.printable import escape_output
 
 
 class EscapingStream(io.TextIOWrapper):
-    """A text stream that escapes, and that drops what is written after its reader has gone."""
+    """A text stream that escapes, and that drops what is written after its reader has gone or a write has failed.
+
+    Attributes:
+        unread: Whether what is written is dropped.
+        failure: Why a write failed; None: none did, or the reader has gone.
+    """
 
     unread = False
+    failure: OSError | None = None
 
     @classmethod
     def around(cls, stream: TextIO) -> EscapingStream:
@@ -31,18 +38,21 @@ class EscapingStream(io.TextIOWrapper):
         """Write `text`, escaped."""
         try:
             super().write(escape_output(text))
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
         return len(text)
 
     def flush(self) -> None:
         """Hand on what was written."""
         try:
             super().flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
+        """Send what is left in the buffer, and all that follows, nowhere: Python flushes once more when it ends."""
+        if not self.unread and not isinstance(error, BrokenPipeError):
+            self.failure = error
         self.unread = True
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self.fileno())
@@ -64,5 +74,11 @@ def prepare() -> None:
 
 
 def unread() -> bool:
-    """Return whether the reader of standard output has gone."""
+    """Return whether what is written to standard output is dropped."""
     return bool(getattr(sys.stdout, "unread", False))
+
+
+def failure() -> OSError | None:
+    """Return why standard output could not be written; None: it could, or its reader has gone."""
+    failed: OSError | None = getattr(sys.stdout, "failure", None)
+    return failed

@@ -1,4 +1,4 @@
-"""Output that cannot be shown, and output that nobody reads."""
+"""Output that cannot be shown or written, and output without a reader."""
 
 from __future__ import annotations
 
@@ -73,13 +73,16 @@ def test_output_that_is_closed_changes_no_exit_code(tmp_path: Path, descriptors:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_output_that_could_not_be_written_is_reported() -> None:
-    """On standard error, and in the exit code if that said done."""
+@pytest.mark.parametrize("length", [3, 20_000])
+@pytest.mark.parametrize(("code", "ends_with"), [(0, 1), (3, 3)])
+def test_output_that_could_not_be_written_is_reported(code: int, ends_with: int, length: int) -> None:
+    """On standard error, and in the exit code if that said done; whether it fails at the end or in the middle."""
     with open("/dev/full", "wb") as full:
-        code, _, errors = printed("mei", stdout=full.fileno())
-    assert code == 1
-    assert os.strerror(errno.ENOSPC) in errors
-    assert errors.count("\n") == 1
+        ended, _, errors = printed("m" * length, code=code, stdout=full.fileno())
+    assert (ended, errors) == (
+        ends_with,
+        f"countinghouse: the answer could not be written: {os.strerror(errno.ENOSPC)}\n",
+    )
 
 
 @pytest.mark.parametrize(
