@@ -35,6 +35,7 @@ public final class Groups {
         service.setInterface(ExchangeService.class);
         service.setGroup(group);
         service.setVersion(version);
+        service.setWarmup(0); // groups that are exported moments apart would warm up apart, and share the calls unequally
         service.setRef(given -> given.toBuilder()
                 .setMinorUnits(given.getMinorUnits() * rate)
                 .setCurrencyCode("CNY")
