@@ -60,6 +60,7 @@ class Evidence:
         acquirer: The acquirer's log; None: none was given.
         now_ms: When the books were read, in Unix milliseconds; 0: not known.
         ended: Whether all work is over, so that what is left is wrong; False: the stack may go on with it.
+        restored: Whether the books are those of a backup: the acquirer may then know of payments that they do not.
     """
 
     snapshot: Snapshot
@@ -68,6 +69,7 @@ class Evidence:
     acquirer: AcquirerLog | None
     now_ms: int
     ended: bool
+    restored: bool = False
 
     @property
     def calls(self) -> tuple[RecordedCall, ...]:

@@ -71,6 +71,7 @@ def run_checks(
     acquirer: AcquirerLog | None = None,
     now_ms: int = 0,
     ended: bool = True,
+    restored: bool = False,
     options: Options | None = None,
 ) -> list[Check]:
     """Run all checks, in the order in which a reader wants them.
@@ -82,10 +83,12 @@ def run_checks(
         now_ms: When the books were read, in Unix milliseconds; 0: not known.
         ended: Whether all work is over, as after a run: what is left then is a violation. False: the stack may go on
             with it, and what recovery will finish is undecided.
+        restored: Whether the books are those of a backup. What the acquirer has for a payment that they do not hold is
+            then no violation: reconciliation names it.
         options: None: as they are by default.
     """
     chosen = options or Options(SystemClock())
-    evidence = Evidence(snapshot, tuple(answers), history, acquirer, now_ms, ended)
+    evidence = Evidence(snapshot, tuple(answers), history, acquirer, now_ms, ended, restored)
     results = []
     for name, examine in _CHECKS.items():
         chosen.on_progress(name, 0, 0)

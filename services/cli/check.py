@@ -93,6 +93,7 @@ def check(
     """
     from services.checker.findings import verdict_of  # noqa: PLC0415
     from services.checker.registry import Options, run_checks  # noqa: PLC0415  `--help` does without
+    from services.devstack.restore_marker import was_restored  # noqa: PLC0415
     from services.kernel.clock import SystemClock  # noqa: PLC0415
 
     told = _Progress()
@@ -101,12 +102,14 @@ def check(
     told.step("reading the books", 0, 0)
     run(_read(_urls(data, [*_lines(databases), *(database or [])]), settle_s, readings))
     entries = entries if acquirer_log else _log_in(readings[0])
+    restored = was_restored(data)
     checks = run_checks(
         readings[0].snapshot,
         history=calls,
         acquirer=entries,
         now_ms=readings[0].at_ms,
         ended=calls is not None,
+        restored=restored,
         options=Options(SystemClock(), order_limit_s, told.step),
     )
     told.end()
@@ -117,6 +120,10 @@ def check(
         print_checks(checks)
         if entries is None:
             output.print_line(f"  there is no acquirer's database in {data}; its log may be given by --acquirer-log")
+        if restored:
+            output.print_line(
+                "  a backup was restored here: what the acquirer has for other payments, `reconcile` names"
+            )
         print(f"\nverdict: {verdict}{_not_examined(checks) if verdict == 'ok' else ''}")
     raise typer.Exit(exit_codes.of_verdict(verdict))
 

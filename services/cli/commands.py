@@ -39,6 +39,17 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "Check Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits "
             "with 1 on a fault.",
         ),
+        "backup": (
+            "backup",
+            "backup",
+            "Copy the books of order, payment and ledger into a new folder, all of one moment, also while "
+            "they are written.",
+        ),
+        "restore": (
+            "backup",
+            "restore",
+            "Put a backup in the place of the books. No stack may run; what was there is renamed, not removed.",
+        ),
         "token": ("tokens", "token", "Print a token, signed with the stack's key, under which its bearer acts."),
         "demo": ("demo", "demo", "Settle orders on a new stack while faults happen, and check the result."),
         "chaos": ("chaos", "app", "Inject faults, and check the books."),
@@ -79,8 +90,8 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
 }
 
-#: They start and stop embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo")
+#: They start, stop or change embedded stacks; a deployment is docker compose's.
+_LOCAL_ONLY = ("up", "down", "demo", "backup", "restore")
 #: Its stacks are its own, and it has a --stack that names the kind; the variable is not meant for it.
 _CHAOS = "chaos"
 
@@ -151,7 +162,7 @@ def choose(
         raise typer.BadParameter("use `chaos run --stack compose`", param_hint="--stack")
     if context.invoked_subcommand in _LOCAL_ONLY:
         raise typer.BadParameter(
-            f"{context.invoked_subcommand} is for embedded stacks; docker compose starts and stops a deployment",
+            f"{context.invoked_subcommand} is for embedded stacks; docker compose runs a deployment (deploy/README.md)",
             param_hint="--stack",
         )
     from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
 import services
 from coordination.deadline import Deadline
@@ -27,22 +27,16 @@ from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
 from services.devstack import state
 from services.devstack.components import zookeeper
 from services.devstack.files import databases_elsewhere, signing_key
+from services.devstack.generations import newest, read_file, read_url, seen_by_databases
+from services.devstack.restore_marker import refuse_unfinished
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
-from services.runtime.database.database import Database
 from services.runtime.database.sqlite import made_note
-from services.runtime.database.transaction import Transaction
 from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _PYTHON = (3, 11)
 _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
-#: Where each keeps its fences: table, column of the generation, column of the token.
-_FENCES = {
-    "order": ("orders", "fence_generation", "fence_token"),
-    "payment": ("payments", "fence_generation", "fence_token"),
-    "ledger": ("order_fences", "generation", "token"),
-}
 #: It has a database as well, and knows nothing of ZooKeeper's generation.
 _ACQUIRER = "acquirer"
 
@@ -134,6 +128,10 @@ def _data(data: Path) -> list[Finding]:
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         return [Finding("data", False, f"{data} cannot be written; make it yours, or name another --data")]
     findings = [Finding("data", True, f"{data}, {'a stack is running' if state.running(data) else 'no stack running'}")]
+    try:
+        refuse_unfinished(data)
+    except state.StackRefused as error:
+        findings.append(Finding("restore", False, error.message))
     key = signing_key(data)
     if key.exists():
         mode = stat.S_IMODE(key.stat().st_mode)
@@ -168,8 +166,8 @@ def _database(data: Path, service: str) -> Finding:
             )
         return Finding(name, True, "none yet")
     try:
-        revision = _read(file, "SELECT version_num FROM alembic_version")
-        problems = _read(file, "PRAGMA quick_check")
+        revision = read_file(file, "SELECT version_num FROM alembic_version")
+        problems = read_file(file, "PRAGMA quick_check")
     except sqlite3.Error as error:
         return Finding(
             name, False, f"{file} is damaged or not ours ({error}); put a backup in its place or move it away"
@@ -182,7 +180,7 @@ def _database(data: Path, service: str) -> Finding:
 async def _database_elsewhere(data: Path, service: str, url: str) -> Finding:
     where = str(make_url(url).set(query={}))
     try:
-        revision = await _ask(url, "SELECT version_num FROM alembic_version")
+        revision = await read_url(url, "SELECT version_num FROM alembic_version")
     except Unavailable as error:
         if not state.running(data):
             return Finding(f"{service} database", True, f"{where} does not answer, and no stack is running")
@@ -208,67 +206,16 @@ def revisions(service: str) -> list[str]:
     return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*.py"))
 
 
-def _read(file: Path, query: str) -> object:
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        row = connection.execute(query).fetchone()
-    finally:
-        connection.close()
-    return row[0] if row else None
-
-
-async def _ask(url: str, query: str) -> object:
-    """Return the first field of the first row, from a database that is no file here. Raises as `Database.read`."""
-
-    async def step(tx: Transaction) -> object:
-        return (await tx.execute(text(query))).scalar_one_or_none()
-
-    async with Database(url, pool=1) as database:
-        return await database.read(step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a database has seen of ZooKeeper: the newest generation, and the newest fence's zxid under it; 0: none."""
-
-    generation: int
-    zxid: int
-
-
-async def _seen(data: Path) -> tuple[dict[str, _Seen], list[str]]:
-    """Return what each database has seen; and which of those that there are cannot be read."""
-    elsewhere = databases_elsewhere(data)
-    seen: dict[str, _Seen] = {}
-    unread: list[str] = []
-    for service, (table, generation_column, token_column) in _FENCES.items():
-        file = data / f"{service}.db"
-        if service not in elsewhere and not file.exists():
-            continue
-
-        async def ask(query: str, url: str | None = elsewhere.get(service), file: Path = file) -> int:
-            return int(str((_read(file, query) if url is None else await _ask(url, query)) or 0))
-
-        try:
-            written = await ask("SELECT generation FROM ensemble")
-            fenced = await ask(f"SELECT max({generation_column}) FROM {table}")  # noqa: S608  names of ours
-            newest = max(written, fenced)
-            zxid = await ask(f"SELECT max({token_column}) FROM {table} WHERE {generation_column} = {newest}")  # noqa: S608
-            seen[service] = _Seen(newest, zxid)
-        except (sqlite3.Error, CountinghouseError):
-            unread.append(service)  # `_databases` reports why
-    return seen, unread
-
-
 async def _generation(data: Path, address: str, findings: list[Finding]) -> None:
-    seen, _ = await _seen(data)
+    seen, _ = await seen_by_databases(data)
     stack = state.read(data)
     where = address or (stack.zookeeper if stack else "")
     said = ", ".join(f"{service} {each.generation}" for service, each in seen.items()) or "no database yet"
     if not where:
         findings.append(Finding("generation", True, f"{said}; ZooKeeper is not running"))
         return
-    newest = max((each.generation for each in seen.values()), default=0)
-    remedy = f"if what it had is gone for good, run `countinghouse doctor --new-generation {newest + 1}`"
+    known = newest(seen)
+    remedy = f"if what it had is gone for good, run `countinghouse doctor --new-generation {known + 1}`"
     try:
         async with Session(where, name="doctor") as session:
             await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
@@ -287,13 +234,13 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
 
 async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -> None:
     """Raise the generation, in the ZooKeeper named, in the running stack's, or in one started for this alone."""
-    seen, unread = await _seen(data)
-    newest = max((each.generation for each in seen.values()), default=0)
-    if to <= newest:  # the very tokens of that generation may be given out again
-        raise InvalidArgument("GENERATION_TOO_LOW", f"the databases have seen generation {newest}; give {newest + 1}")
-    if to > newest + (MAX_AHEAD if unread else 1):
-        but = f"but {', '.join(unread)} cannot be read" if unread else f"the next is {newest + 1}"
-        raise InvalidArgument("GENERATION_TOO_HIGH", f"the databases have seen generation {newest}; {but}")
+    seen, unread = await seen_by_databases(data)
+    known = newest(seen)
+    if to <= known:  # the very tokens of that generation may be given out again
+        raise InvalidArgument("GENERATION_TOO_LOW", f"the databases have seen generation {known}; give {known + 1}")
+    if to > known + (MAX_AHEAD if unread else 1):
+        but = f"but {', '.join(unread)} cannot be read" if unread else f"the next is {known + 1}"
+        raise InvalidArgument("GENERATION_TOO_HIGH", f"the databases have seen generation {known}; {but}")
     stack = state.read(data)
     if address or stack:
         where = address or (stack.zookeeper if stack else "")

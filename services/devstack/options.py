@@ -25,7 +25,7 @@ class StackOptions:
         data: Directory of everything the stack keeps; made if missing.
         zookeeper: Address of one to use (coordination/session/address.py); empty: one of our own.
         database: What the services keep their data in; see `components/databases.py`.
-        services: Which services.
+        services: Which services; none: ZooKeeper alone, with the stack's own PostgreSQL if it has one.
         replicas: Instances of a service; 1 unless named.
         ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
         guards_off: Guards to switch off, for demonstrations.

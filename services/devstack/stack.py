@@ -24,7 +24,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from services.devstack import state
 from services.devstack.components import databases
@@ -37,6 +37,7 @@ from services.devstack.components.zookeeper import ZOOKEEPER, ZooKeeper
 from services.devstack.keys import Keys
 from services.devstack.managed_process import ManagedProcess
 from services.devstack.options import POSTGRESQL, SQLITE, StackOptions
+from services.devstack.restore_marker import refuse_unfinished
 from services.devstack.state import (
     ACQUIRER,
     INTERFACES,
@@ -53,6 +54,9 @@ from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.principal import Principal, Role
 
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
 __all__ = ["ACQUIRER_INSTANCE", "ZOOKEEPER", "Stack", "StackOptions"]
 
 
@@ -64,6 +68,9 @@ class Stack:
     Args:
         environment: Of the processes, besides their settings.
         tell: Called with a sentence when a process ends, starts again or waits.
+
+    Attributes:
+        server: The URL of the superuser of the stack's own PostgreSQL, once that was started; None: it has none.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Stack:
     ) -> None:
         self.options = options
         self.data = options.data.absolute()
+        self.server: URL | None = None
         self._clock = clock or SystemClock()
         self._environment = dict(os.environ if environment is None else environment)
         self._environment.pop("COUNTINGHOUSE_DATABASE", None)  # a superuser's password is not for the services
@@ -96,7 +104,7 @@ class Stack:
             ZooKeeperMissing: There is none to start.
             PostgresqlMissing: Likewise.
             StackRefused: PROCESS_REFUSED: a process refuses to start; its own last line.
-            StackRefused: DATABASE_OTHER, DATABASE_REFUSED: as `components/databases.py`.
+            StackRefused: DATABASE_OTHER, DATABASE_REFUSED: as `components/databases.py`. RESTORE_UNFINISHED.
             StackFailed: Not ready in time, or crashing again and again.
         """
         try:
@@ -243,11 +251,15 @@ class Stack:
         lock.take()
         self._lock = lock
         self._write_state()
+        if self.options.services:
+            refuse_unfinished(self.data)
         databases.check_kind(self.data, self.options.database, self.options.services)
         keys = self._keys = Keys(self.data, self._clock)
         self._components = _components(Context(self.options, self.data, self._environment, keys, self._supervision))
         for component in self._components:
             await component.start()
+            if isinstance(component, PostgreSQL):
+                self.server = component.url
         self._supervision.run(keys.keep_fresh(self._supervision.tell))
 
     async def _stop(self) -> None:
@@ -281,7 +293,7 @@ def _components(context: Context) -> list[Component]:
     services = context.options.services
     zookeeper = ZooKeeper(context)
     if not services:
-        return [zookeeper]
+        return [zookeeper, *([PostgreSQL(context)] if context.options.database == POSTGRESQL else [])]
     takes_cards = "payment" in services
     server, found = _databases(context, (*services, ACQUIRER) if takes_cards else services)
     acquirer = Acquirer(context, found) if takes_cards else None

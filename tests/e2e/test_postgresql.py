@@ -131,6 +131,29 @@ async def test_killed_server_comes_back_and_every_order_is_settled_once(harness:
     assert all(len(charges(books, order_id)) == 1 for order_id in orders)
 
 
+async def test_backup_is_put_back_into_its_own_server(data: Path, tmp_path: Path) -> None:
+    """The server runs for the restore alone. The databases from before are still on it, under other names."""
+    own = options(data.with_name("drill"), database="postgresql", start_timeout_s=START_S)
+    folder = tmp_path / "backup"
+    async with Stack(own) as stack, Harness(stack) as harness:
+        kept, lost = await harness.new_order(), await harness.new_order()
+        await harness.cashier.settle_ok(kept)
+        taken = await command_line("backup", str(folder), "--data", str(stack.data))
+        assert taken.returncode == 0, taken.stderr
+        await harness.cashier.settle_ok(lost)
+    put = await command_line("restore", str(folder), "--data", str(stack.data), "--database", "postgresql", "--json")
+    assert put.returncode == 0, put.stderr
+    assert processes_of(stack.data) == []
+    assert [name.partition("_before_restore_")[0] for name in document(put)["set_aside"]] == [
+        f"countinghouse_{service}" for service in ("order", "payment", "ledger")
+    ]
+    async with Stack(own) as again, Harness(again) as harness:
+        books = await checked_books(harness)
+        assert (len(charges(books, kept)), len(charges(books, lost))) == (1, 0)
+        await harness.cashier.settle_ok(lost)
+        assert len(charges(await checked_books(harness), lost)) == 1
+
+
 async def test_stopped_stack_keeps_its_books(data: Path) -> None:
     """Also its choice: a stack on files is not started over books that are in PostgreSQL."""
     async with Stack(options(data.with_name("again"), database="postgresql", start_timeout_s=START_S)) as stack:

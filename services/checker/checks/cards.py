@@ -19,7 +19,7 @@ def cards_agree(evidence: Evidence) -> Findings:
     snapshot = evidence.snapshot
     payments = {str(row["payment_id"]): row for row in snapshot.payments if row.get("source") == "CARD"}
     if snapshot.charges is not None:
-        return Findings(len(payments), _disagreements(snapshot, snapshot.charges, payments))
+        return Findings(len(payments), _disagreements(evidence, snapshot.charges, payments))
     if not payments:
         return Findings(0)
     if evidence.acquirer is not None:
@@ -28,10 +28,10 @@ def cards_agree(evidence: Evidence) -> Findings:
 
 
 def _disagreements(
-    snapshot: Snapshot, charges_at_acquirer: tuple[Record, ...], payments: dict[str, Record]
+    evidence: Evidence, charges_at_acquirer: tuple[Record, ...], payments: dict[str, Record]
 ) -> Violations:
     held = _held(charges_at_acquirer)
-    owed = _owed(snapshot)
+    owed = _owed(evidence.snapshot)
     for payment_id, payment in payments.items():
         if payment["state"] in (*UNFINISHED, "PARKED"):
             continue
@@ -43,7 +43,8 @@ def _disagreements(
         if at_bank != (in_books := owed.get(payment_id, 0)):
             yield f"payment {payment_id}: the acquirer holds {at_bank}, and the ledger says {in_books}"
     for reference, charges in held.items():
-        if reference not in payments:
+        forgotten = evidence.restored and reference not in evidence.payments
+        if reference not in payments and not forgotten:
             keys = ", ".join(str(row["key"]) for row in charges)
             yield f"the acquirer holds money under {keys} for {reference or 'nothing'}, which is no payment by card"
 

@@ -53,7 +53,20 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_of_the_issue_is_there() -> None:
     found = {" ".join(words) for words, _ in commands()}
     assert found == {
-        *("up", "down", "status", "doctor", "token", "demo", "check", "locks", "locks watch", "metrics"),
+        *(
+            "up",
+            "down",
+            "backup",
+            "restore",
+            "status",
+            "doctor",
+            "token",
+            "demo",
+            "check",
+            "locks",
+            "locks watch",
+            "metrics",
+        ),
         *("registry ls", "registry watch", "registry explain"),
         *("registry offline", "registry online", "registry weight"),
         *("order create", "order get", "order list", "order cancel", "order history"),

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.commands import app
-from services.cli.doctor import _FENCES, revisions
+from services.cli.doctor import revisions
+from services.devstack import restore_marker
+from services.devstack.generations import _FENCES
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -110,3 +112,12 @@ def test_database_file_that_was_made_and_is_missing_is_a_fault_with_the_remedies
     assert f"{tmp_path / 'order.db'} was made before and is missing" in checks["order database"]["detail"]
     assert f"remove {tmp_path / 'order.db.made'}" in checks["order database"]["detail"]
     assert checks["ledger database"]["ok"]
+
+
+def test_restore_that_was_not_finished_is_a_fault(tmp_path: Path) -> None:
+    restore_marker.begin(tmp_path, Path("/backups/monday"), 1)
+    code, found = examine(tmp_path)
+    assert (code, found["restore"]["ok"]) == (1, False)
+    assert "countinghouse restore /backups/monday" in found["restore"]["detail"]
+    restore_marker.finish(tmp_path)
+    assert "restore" not in examine(tmp_path)[1]
