@@ -394,7 +394,8 @@ class TestStopped:
         process.send_signal(number)
         async with asyncio.timeout(20):
             _, errors = await process.communicate()
-        assert process.returncode in (0, 130, -number), errors.decode()
+        pythons_own = errors.startswith(b"Could not import runpy")  # it had not begun to look for our program
+        assert process.returncode in (0, 130, -number) or pythons_own, errors.decode()
         assert b", in main\n" not in errors  # before `main` an interruption is Python's own
         assert processes_of(tmp_path / "data") == []
 
