@@ -16,7 +16,8 @@ ALL := -m "not soak and not compose"
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker interop lock clean
+  gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker interop \
+  check-supply lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -86,6 +87,10 @@ check: setup  ## Runs every check of the code: form, types, layers, protos, drif
 	$(BIN)/deptry .
 	$(BIN)/codespell .
 
+check-supply: setup  ## Writes the SBOM of the runtime dependencies, and audits the locks for known vulnerabilities (ARGS: options of pip-audit)
+	@deploy/setup-supply.sh
+	@$(BIN)/python -m deploy.check_supply $(ARGS)
+
 gen: setup  ## Generates protos/gen
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
 
@@ -137,8 +142,10 @@ lock: setup  ## Resolves the requirements into their lock files, with hashes
 	  --no-header --no-annotate -o requirements-runtime.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra bench -c requirements.lock --generate-hashes --universal \
 	  --python-version 3.11 --no-header --no-annotate -o requirements-bench.lock
+	$(BIN)/uv pip compile -q requirements-supply.in --generate-hashes --universal --python-version 3.11 \
+	  --no-header --no-annotate -o requirements-supply.lock
 	$(BIN)/uv pip compile -q tests/interop/pypi/requirements.in --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-annotate -o tests/interop/pypi/requirements.lock
 
 clean:  ## Removes what the setup made
-	rm -rf .venv .interop tests/interop/go/gen .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-supply .interop tests/interop/go/gen .pytest_cache .mypy_cache .ruff_cache .hypothesis

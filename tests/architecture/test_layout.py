@@ -102,16 +102,24 @@ class TestLock:
         asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
         assert {_distribution(name) for name in asked} - {_distribution(entry) for entry in bench} == set()
 
+    def test_supply_lock_has_what_checks_the_others_and_they_have_none_of_it(self, entries: list[str]) -> None:
+        """The tools of `make check-supply` are in an environment of their own: the product does not depend on them."""
+        asked = {_distribution(name) for name in (ROOT / "requirements-supply.in").read_text().split()}
+        assert {"cyclonedx-bom", "pip-audit"} <= asked
+        assert asked - {_distribution(entry) for entry in pinned("requirements-supply.lock")} == set()
+        product = {_distribution(entry) for entry in [*entries, *pinned("requirements-bench.lock")]}
+        assert asked & product == set()
+
     def test_lock_names_no_index_and_no_address(self, entries: list[str]) -> None:
         """An index line would send everybody to the one of whoever wrote it."""
-        every = [*entries, *pinned("requirements-bench.lock")]
+        every = [*entries, *pinned("requirements-bench.lock"), *pinned("requirements-supply.lock")]
         wrong = [entry for entry in every if entry.startswith("-") or "://" in entry or " @ " in entry]
         assert wrong == []
 
     def test_lock_entry_is_pinned_with_hashes(self, entries: list[str]) -> None:
         wrong = [
             entry.split()[0]
-            for entry in [*entries, *pinned("requirements-bench.lock")]
+            for entry in [*entries, *pinned("requirements-bench.lock"), *pinned("requirements-supply.lock")]
             if not entry.startswith("#")
             and not re.fullmatch(r"[\w.\[\],-]+==[^\s;]+( ;[^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry)
         ]
