@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +34,7 @@ def backup(folder: _Folder, data: Data = DEFAULT_DATA, as_json: AsJson = False) 
         output.print_json({"folder": str(folder.absolute()), **_document(taken)})
         return
     output.print_line(f"{folder} holds the books as of {output.moment(taken.taken_at_ms)}, from {taken.database}")
-    output.print_line(f"`countinghouse restore {folder}` puts them back")
+    output.print_line(f"`{shlex.join(['countinghouse', 'restore', str(folder)])}` puts them back")
 
 
 def restore(
@@ -60,10 +62,14 @@ def restore(
     output.print_line(f"the books are those of {output.moment(done.backup.taken_at_ms)}; generation {done.generation}")
     for name in done.set_aside:
         output.print_line(f"what was there is kept: {name}")
-    output.print_line(
-        "next: `countinghouse up`, then `countinghouse reconcile`, which names what the acquirer did since;"
-    )
-    output.print_line("read that before clerks settle again")
+    same = ["--data", str(data), *(["--database", _without_password(database)] if database != "sqlite" else [])]
+    same += ["--zookeeper", zookeeper] if zookeeper else []
+    output.print_line(f"next: `{shlex.join(['countinghouse', 'up', *same])}`; then `countinghouse reconcile`")
+    output.print_line("names what the acquirer did since; read that before clerks settle again")
+
+
+def _without_password(database: str) -> str:
+    return re.sub(r"(://[^:@/]*):[^@]*@", r"\1@", database)
 
 
 def _document(taken: Backup) -> dict[str, object]:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coordination.files import sync_directory, write_whole
@@ -15,14 +17,26 @@ from services.devstack.state import StackRefused
 _UNFINISHED, _FINISHED = "restore.json", "restored.json"
 
 
-def begin(data: Path, folder: Path, taken_at_ms: int) -> None:
-    """Write down that the backup in `folder` is being put in place.
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A restore that has begun.
 
     Args:
-        taken_at_ms: The moment whose state it holds, Unix milliseconds.
+        backup: The backup's folder.
+        database: What the books are kept in, as for `up`; without a password.
+        zookeeper: The address that was given; empty: the stack's own.
+        suffix: What the names of the old books end with.
     """
-    document = {"backup": str(folder.absolute()), "taken_at_ms": taken_at_ms}
-    write_whole(data / _UNFINISHED, json.dumps(document).encode(), mode=0o600)
+
+    backup: str
+    database: str
+    zookeeper: str
+    suffix: str
+
+
+def begin(data: Path, restore: Restore) -> None:
+    """Write down that a backup is being put in place."""
+    write_whole(data / _UNFINISHED, json.dumps(asdict(restore)).encode(), mode=0o600)
 
 
 def finish(data: Path) -> None:
@@ -36,20 +50,37 @@ def was_restored(data: Path) -> bool:
     return (data / _FINISHED).exists()
 
 
+def unfinished(data: Path) -> Restore | None:
+    """Return the restore that was not finished; None: there is none.
+
+    Raises:
+        StackRefused: RESTORE_UNFINISHED: there is one, and what it was is not to be read.
+    """
+    try:
+        return Restore(**json.loads((data / _UNFINISHED).read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise StackRefused(
+            "RESTORE_UNFINISHED",
+            f"a restore into {data} was not finished, and {data / _UNFINISHED} cannot be read; "
+            "remove that file, and restore the backup anew",
+        ) from error
+
+
 def refuse_unfinished(data: Path) -> None:
     """Do nothing if the books are whole.
 
     Raises:
-        StackRefused: RESTORE_UNFINISHED: a restore ended before its last step.
+        StackRefused: RESTORE_UNFINISHED: a restore ended before its last step; with the command that repeats it.
     """
-    try:
-        folder = json.loads((data / _UNFINISHED).read_bytes())["backup"]
-    except FileNotFoundError:
+    found = unfinished(data)
+    if found is None:
         return
-    except (ValueError, KeyError, TypeError):
-        folder = "BACKUP"
+    options = ["--data", str(data), *(("--database", found.database) if found.database != "sqlite" else ())]
+    options += ["--zookeeper", found.zookeeper] if found.zookeeper else []
+    command = shlex.join(["countinghouse", "restore", found.backup, *options])
     raise StackRefused(
         "RESTORE_UNFINISHED",
-        f"a restore into {data} was not finished, so its books may be of two moments; "
-        f"repeat `countinghouse restore {folder} --data {data}`",
+        f"a restore into {data} was not finished, so its books may be of two moments; repeat `{command}`",
     )

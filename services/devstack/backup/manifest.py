@@ -14,12 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from coordination.files import write_whole
+from services.devstack.backup.threads import go_on
 from services.devstack.state import StackRefused
 
 #: The services whose books are in a backup. The acquirer's are its own.
@@ -29,6 +32,8 @@ SUFFIXES: Final = {"sqlite": "db", "postgresql": "dump"}
 
 _MANIFEST: Final = "backup.json"
 _FORMAT: Final = 1
+#: A manifest of ours has some hundred bytes.
+_MAX_MANIFEST_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +65,52 @@ def file_name(service: str, database: str) -> str:
     return f"{service}.{SUFFIXES[database]}"
 
 
-def describe(folder: Path, database: str, taken_at_ms: int) -> Backup:
+def describe(folder: Path, database: str, taken_at_ms: int, stop: threading.Event) -> Backup:
     """Write `backup.json` for the files in a folder; return what it says."""
     names = {service: file_name(service, database) for service in BOOKS}
-    backup = Backup(
-        database,
-        taken_at_ms,
-        {service: BackupFile(name, *_measured(folder / name)) for service, name in names.items()},
-    )
+    files = {
+        service: BackupFile(name, (folder / name).stat().st_size, _sha256(folder / name, stop))
+        for service, name in names.items()
+    }
+    backup = Backup(database, taken_at_ms, files)
     document = json.dumps({"format": _FORMAT, **asdict(backup)}, indent=1)
     write_whole(folder / _MANIFEST, document.encode(), mode=0o600)
     return backup
 
 
-def verified(folder: Path) -> Backup:
+def verified(folder: Path, stop: threading.Event) -> Backup:
     """Return the backup in a folder, once every file was read and found as it was written.
 
     Raises:
         StackRefused: NO_BACKUP, BACKUP_UNREADABLE or BACKUP_DAMAGED.
     """
-    try:
-        document = json.loads((folder / _MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise StackRefused("NO_BACKUP", f"{folder} holds no backup: it has no {_MANIFEST}") from None
-    except ValueError:
-        document = None
-    backup = _read(document)
+    backup = _read(_document(folder))
     if backup is None:
         raise StackRefused(
             "BACKUP_UNREADABLE", f"{folder / _MANIFEST} describes no backup that this release knows; take another one"
         )
     for file in backup.files.values():
-        try:
-            found = _measured(folder / file.name)
-        except FileNotFoundError:
-            found = (0, "")
-        if found != (file.size_bytes, file.sha256):
+        if not _is_whole(folder / file.name, file, stop):
             raise StackRefused(
                 "BACKUP_DAMAGED",
-                f"{folder / file.name} is not as it was written; nothing was done, take another backup",
+                f"{folder / file.name} is not as it was written; nothing was done, use another",
             )
     return backup
+
+
+def _document(folder: Path) -> Any:
+    """Return what a manifest holds; None if that is no JSON, or far more than we write."""
+    try:
+        with (folder / _MANIFEST).open("rb") as manifest:
+            if not stat.S_ISREG(os.fstat(manifest.fileno()).st_mode):
+                return None
+            content = manifest.read(_MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise StackRefused("NO_BACKUP", f"{folder} holds no backup: it has no {_MANIFEST}") from None
+    try:
+        return json.loads(content) if len(content) <= _MAX_MANIFEST_BYTES else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _read(document: Any) -> Backup | None:
@@ -117,8 +127,20 @@ def _read(document: Any) -> Backup | None:
     return backup if known and isinstance(backup.taken_at_ms, int) else None
 
 
-def _measured(file: Path) -> tuple[int, str]:
-    """Return a file's size in bytes and its SHA-256, in hexadecimal."""
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-        return os.fstat(content.fileno()).st_size, digest
+def _is_whole(path: Path, file: BackupFile, stop: threading.Event) -> bool:
+    """Return whether a file is a regular one with the content that was described."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    whole = stat.S_ISREG(found.st_mode) and found.st_size == file.size_bytes
+    return whole and _sha256(path, stop) == file.sha256
+
+
+def _sha256(path: Path, stop: threading.Event) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while part := content.read(1 << 20):
+            go_on(stop)
+            digest.update(part)
+    return digest.hexdigest()

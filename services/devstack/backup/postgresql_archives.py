@@ -4,8 +4,8 @@ A snapshot of PostgreSQL is one database's. So for a moment every table of every
 snapshot is exported from each (`pg_export_snapshot`), and the locks are given up; pg_dump then reads those snapshots.
 What the archives hold is what `kill -9` of every process at that moment would have left.
 
-The locks are waited for a shorter time than PostgreSQL lets pass before it looks for deadlocks, so that it is never a
-service whose transaction is ended for one; taking them is tried again instead.
+The locks are waited for and held for a shorter time in all than PostgreSQL lets pass before it looks for deadlocks, so
+that no transaction of a service is ended for one; taking them is tried again instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from string import ascii_lowercase
 
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
@@ -26,12 +27,15 @@ from services.devstack.components.postgresql import PostgresqlMissing
 from services.devstack.state import StackFailed
 from services.kernel.errors import Unavailable
 
-#: Less than PostgreSQL's deadlock_timeout, a second.
+#: Less than PostgreSQL's deadlock_timeout, a second: for one lock, and for all of them.
 _LOCK_TIMEOUT_MS = 300
+_LOCKS_TIMEOUT_S = 0.8
 _LOCK_ATTEMPTS = 20
 _LOCK_PAUSE_S = 0.2
 _LOCK_NOT_AVAILABLE = "55P03"
 _CONNECT_TIMEOUT_S = 10
+#: PostgreSQL cuts longer names off.
+_MAX_NAME = 63
 #: Keeps every write out until the transaction ends. Reads go on, those that lock rows as well.
 _MODE = "SHARE"
 _TABLES = text(
@@ -49,6 +53,7 @@ async def dump(
 
     Args:
         databases: By the file of its archive, the URL of a database's owner, with `?passfile=…`.
+        now_ms: Called while nothing can be written; returns that moment.
         dumped: Called with a file when it is on the disk.
 
     Raises:
@@ -98,9 +103,16 @@ async def set_aside(server: URL, names: Sequence[str], suffix: str) -> list[str]
         for name in names:
             found = text("SELECT 1 FROM pg_database WHERE datname = :name")
             if (await connection.execute(found, {"name": name})).first() is not None:
-                await connection.exec_driver_sql(f"ALTER DATABASE {quote(name)} RENAME TO {quote(name + suffix)}")
-                renamed.append(name + suffix)
+                new = await _unused(connection, f"{name[: _MAX_NAME - len(suffix) - 2]}{suffix}")
+                await connection.exec_driver_sql(f"ALTER DATABASE {quote(name)} RENAME TO {quote(new)}")
+                renamed.append(new)
     return renamed
+
+
+async def _unused(connection: AsyncConnection, name: str) -> str:
+    """Return a name of a database that there is not: this one, or with a letter behind it after an earlier try."""
+    taken = (await connection.execute(text("SELECT datname FROM pg_database"))).scalars().all()
+    return next(new for new in (name, *(f"{name}_{letter}" for letter in ascii_lowercase)) if new not in taken)
 
 
 def find_program(name: str, environment: Mapping[str, str], major: int, root: Path = Path("/")) -> str:
@@ -127,8 +139,12 @@ async def _snapshots(
     for _ in range(_LOCK_ATTEMPTS):
         async with AsyncExitStack() as locks:
             try:
-                for url in databases.values():
-                    await _lock(await _connect(url, locks))
+                connections = [await _connect(url, locks) for url in databases.values()]
+                async with asyncio.timeout(_LOCKS_TIMEOUT_S):
+                    for connection in connections:
+                        await _lock(connection)
+            except TimeoutError:
+                pass
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
                     raise

@@ -13,14 +13,15 @@ not hold: `countinghouse reconcile` names them, and should be read before clerks
 
 from __future__ import annotations
 
-import asyncio
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordination.locks import generation
@@ -28,8 +29,9 @@ from coordination.session import Session
 from services.devstack import restore_marker
 from services.devstack.backup import postgresql_archives, sqlite_copies
 from services.devstack.backup.manifest import BOOKS, Backup, verified
+from services.devstack.backup.threads import in_thread
 from services.devstack.components.databases import HOUSE, server_and_house
-from services.devstack.files import databases_elsewhere
+from services.devstack.files import databases_elsewhere, remember_databases
 from services.devstack.generations import newest, seen_by_databases
 from services.devstack.keys import Keys
 from services.devstack.options import POSTGRESQL, SQLITE, StackOptions
@@ -68,34 +70,68 @@ async def restore(folder: Path, options: StackOptions, clock: Clock, tell: Calla
 
     Raises:
         StackRefused: As `manifest.verified`; DATABASE_OTHER: the backup is of another kind of database;
-            DATABASE_REFUSED; as `Stack.start`.
-        StackFailed: ARCHIVE_FAILED; as `Stack.start`.
+            DATABASE_REFUSED, DATA_FULL, RESTORE_UNFINISHED; as `Stack.start`.
+        StackFailed: ARCHIVE_FAILED, RESTORE_FAILED; as `Stack.start`.
     """
-    backup = await asyncio.to_thread(verified, folder)
+    backup = await in_thread(lambda stop: verified(folder, stop))
     _check_kind(backup, options)
     async with Stack(options, clock=clock) as alone:
-        restore_marker.begin(alone.data, folder, backup.taken_at_ms)
-        suffix = datetime.fromtimestamp(clock.now_ms() / 1000, UTC).strftime("_before_restore_%Y%m%d%H%M%S")
-        if backup.database == SQLITE:
-            aside = await asyncio.to_thread(_put_files, backup, folder, alone.data, suffix, tell)
-            urls: dict[str, str] = {}
-        else:
-            server, house = (alone.server, HOUSE) if alone.server else server_and_house(options.database)
-            try:
-                aside, urls = await _put_archives(backup, folder, Keys(alone.data, clock), server, house, suffix, tell)
-            except (SQLAlchemyError, OSError) as error:
-                raise StackRefused("DATABASE_REFUSED", f"the server cannot be used: {said(error)}") from error
+        begun = _begin(backup, folder, alone.data, options, clock)
+        try:
+            if backup.database == SQLITE:
+                aside = await _put_files(backup, folder, alone.data, begun.suffix, tell)
+                urls: dict[str, str] = {}
+            else:
+                server, house = (alone.server, HOUSE) if alone.server else server_and_house(options.database)
+                archives = _Archives(server, house, Keys(alone.data, clock), alone.data)
+                aside, urls = await archives.put(backup, folder, begun.suffix, tell)
+        except SQLAlchemyError as error:
+            raise StackRefused("DATABASE_REFUSED", f"the server cannot be used: {said(error)}") from error
+        except OSError as error:
+            raise StackFailed(
+                "RESTORE_FAILED", f"{alone.data} cannot be written: {error.strerror}; put that right, and repeat it"
+            ) from error
         seen, unread = await seen_by_databases(alone.data, urls)
         if unread:
-            raise StackFailed("BACKUP_FAILED", f"what was put in place for {', '.join(unread)} cannot be read")
-        async with Session(alone.zookeeper, name="restore") as session:
-            await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
-            found = await generation.read(session, _ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH) or 0
-            now = await generation.advance(
-                session, max(newest(seen), found) + 1, _ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH
-            )
+            raise StackFailed("RESTORE_FAILED", f"what was put in place for {', '.join(unread)} cannot be read")
+        now = await _raise_generation(alone.zookeeper, newest(seen))
         restore_marker.finish(alone.data)
     return Restored(backup, tuple(aside), now)
+
+
+def _begin(backup: Backup, folder: Path, data: Path, options: StackOptions, clock: Clock) -> restore_marker.Restore:
+    """Write down what is being done; of a restore that is repeated, the old books keep the place that they have.
+
+    Raises:
+        StackRefused: RESTORE_UNFINISHED: another restore was not finished, with another database or ZooKeeper.
+        StackRefused: DATA_FULL: there is no room for the books.
+    """
+    database = options.database
+    if "://" in database:
+        database = make_url(database).set(password=None).render_as_string()
+    before = restore_marker.unfinished(data)
+    if before and (before.database, before.zookeeper) != (database, options.zookeeper):
+        restore_marker.refuse_unfinished(data)
+    if backup.database == SQLITE:
+        wanted, free = sum(file.size_bytes for file in backup.files.values()), shutil.disk_usage(data).free
+        if wanted > free:
+            raise StackRefused(
+                "DATA_FULL", f"the books need {wanted / 1e6:.0f} MB, and {data} has {free / 1e6:.0f} MB left"
+            )
+    suffix = datetime.fromtimestamp(clock.now_ms() / 1000, UTC).strftime("_before_restore_%Y%m%d%H%M%S")
+    begun = restore_marker.Restore(
+        str(folder.absolute()), database, options.zookeeper, before.suffix if before else suffix
+    )
+    restore_marker.begin(data, begun)
+    return begun
+
+
+async def _raise_generation(zookeeper: str, seen: int) -> int:
+    """Raise ZooKeeper's generation above what it is, and what the databases have seen; return it."""
+    async with Session(zookeeper, name="restore") as session:
+        await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
+        found = await generation.read(session, _ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH) or 0
+        return await generation.advance(session, max(seen, found) + 1, _ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
 
 
 def _check_kind(backup: Backup, options: StackOptions) -> None:
@@ -115,27 +151,47 @@ def _check_kind(backup: Backup, options: StackOptions) -> None:
         )
 
 
-def _put_files(backup: Backup, folder: Path, data: Path, suffix: str, tell: Callable[[str], None]) -> list[str]:
+async def _put_files(backup: Backup, folder: Path, data: Path, suffix: str, tell: Callable[[str], None]) -> list[str]:
+    """Put SQLite files in place; return the folder of the old ones."""
     aside = data / suffix.removeprefix("_").replace("_", "-")
-    for service, file in backup.files.items():
-        sqlite_copies.put_in_place(folder / file.name, data / f"{service}.db", aside)
-        tell(f"{service}: in place")
+
+    def work(stop: threading.Event) -> None:
+        for service, file in backup.files.items():
+            sqlite_copies.put_in_place(folder / file.name, data / f"{service}.db", aside, stop)
+            tell(f"{service}: in place")
+
+    await in_thread(work)
     return [str(aside)]
 
 
-async def _put_archives(
-    backup: Backup, folder: Path, keys: Keys, server: URL, house: str, suffix: str, tell: Callable[[str], None]
-) -> tuple[list[str], dict[str, str]]:
-    """Load archives into new databases; return the names of the old ones, and the owners' URLs of the new ones."""
-    every = {service: Roles(house, service) for service in BOOKS}
-    names = {name for roles in every.values() for name in (roles.owner, roles.user, roles.checker)}
-    aside = await postgresql_archives.set_aside(server, [roles.database for roles in every.values()], suffix)
-    await prepare(server, house, BOOKS, {name: keys.password(name) for name in names})
-    urls: dict[str, str] = {}
-    for service, roles in every.items():
-        url = server.set(username=roles.owner, password=None, database=roles.database)
-        url = url.set(query={"passfile": str(keys.passfile(roles.owner))})
-        await postgresql_archives.load(folder / backup.files[service].name, url, os.environ)
-        urls[service] = url.render_as_string()
-        tell(f"{service}: in place")
-    return aside, urls
+@dataclass(frozen=True, slots=True)
+class _Archives:
+    """Where archives are loaded."""
+
+    server: URL
+    house: str
+    keys: Keys
+    data: Path
+
+    async def put(
+        self, backup: Backup, folder: Path, suffix: str, tell: Callable[[str], None]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Load archives into new databases; return the names of the old ones, and the owners' URLs of the new ones."""
+        every = {service: Roles(self.house, service) for service in BOOKS}
+        names = {name for roles in every.values() for name in (roles.owner, roles.user, roles.checker)}
+        # Of a restore that is repeated, what an earlier try has loaded goes aside as well, under a name of its own.
+        databases = [roles.database for roles in every.values()]
+        aside = await postgresql_archives.set_aside(self.server, databases, suffix)
+        await prepare(self.server, self.house, BOOKS, {name: self.keys.password(name) for name in names})
+        owners = {service: self._url(roles, roles.owner) for service, roles in every.items()}
+        for service, url in owners.items():
+            await postgresql_archives.load(folder / backup.files[service].name, url, os.environ)
+            tell(f"{service}: in place")
+        known = databases_elsewhere(self.data)
+        checkers = {service: self._url(roles, roles.checker).render_as_string() for service, roles in every.items()}
+        remember_databases(self.data, known | checkers)
+        return aside, {service: url.render_as_string() for service, url in owners.items()}
+
+    def _url(self, roles: Roles, role: str) -> URL:
+        url = self.server.set(username=role, password=None, database=roles.database)
+        return url.set(query={"passfile": str(self.keys.passfile(role))})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from coordination.files import sync_directory
 from services.devstack import state
 from services.devstack.backup import postgresql_archives, sqlite_copies
 from services.devstack.backup.manifest import BOOKS, Backup, describe, file_name
+from services.devstack.backup.threads import in_thread
 from services.devstack.files import databases_elsewhere
 from services.devstack.restore_marker import refuse_unfinished
 from services.devstack.state import StackFailed, StackRefused
@@ -40,51 +40,72 @@ async def take(data: Path, folder: Path, clock: Clock, tell: Callable[[str], Non
         StackRefused: NOTHING_TO_BACK_UP, OWNER_UNKNOWN, DATABASE_DAMAGED, DATABASE_REFUSED, RESTORE_UNFINISHED.
         StackFailed: ARCHIVE_FAILED or BACKUP_FAILED.
         Unavailable: DATABASE_BUSY.
-        OSError: The folder cannot be written.
     """
-    _check_new(folder)
+    folder = _new(folder)
     refuse_unfinished(data)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    draft.mkdir(mode=0o700, parents=True)
+    draft = _draft_beside(folder)
     try:
         elsewhere = databases_elsewhere(data)
         if set(BOOKS) <= elsewhere.keys():
             backup = await _archived(data, {service: elsewhere[service] for service in BOOKS}, draft, clock, tell)
         else:
             backup = await _copied(data, draft, clock, tell)
-        sync_directory(draft)
-        draft.rename(folder)
-        sync_directory(folder.parent)
+        _publish(draft, folder)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise StackFailed("BACKUP_FAILED", f"{folder} could not be written: {error.strerror}") from error
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return backup
 
 
-def _check_new(folder: Path) -> None:
-    if folder.exists():
+def _draft_beside(folder: Path) -> Path:
+    """Make the folder that gets the name of `folder` when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".backup-"))  # mode 0700
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """Give a whole backup its name."""
+    sync_directory(draft)
+    draft.rename(folder)
+    sync_directory(folder.parent)
+
+
+def _new(folder: Path) -> Path:
+    """Return where a new folder will be.
+
+    Raises:
+        InvalidArgument: BACKUP_EXISTS.
+    """
+    path = Path(os.path.abspath(folder))
+    if os.path.lexists(path):
         raise InvalidArgument("BACKUP_EXISTS", f"{folder} exists already; name a folder that does not")
+    return path
 
 
 async def _copied(data: Path, draft: Path, clock: Clock, tell: Callable[[str], None]) -> Backup:
-    """Copy SQLite files, in a thread, which ends before a cancelled caller does."""
+    """Copy SQLite files."""
     files = {data / f"{service}.db": draft / file_name(service, "sqlite") for service in BOOKS}
     missing = [str(file) for file in files if not file.exists()]
     if missing:
         raise StackRefused("NOTHING_TO_BACK_UP", f"there is no {', '.join(missing)}; name the --data of a stack")
-    stop = threading.Event()
-    copied: Callable[[Path], None] = lambda file: tell(f"{file.stem}: {_size(files[file])} copied")  # noqa: E731
-    job = asyncio.ensure_future(asyncio.to_thread(sqlite_copies.copy, files, stop, clock.now_ms, copied))
+
+    def at_moment() -> int:
+        refuse_unfinished(data)
+        return clock.now_ms()
+
+    def copied(file: Path) -> None:
+        tell(f"{file.stem}: {_size(files[file])} copied")
+
+    def work(stop: threading.Event) -> Backup:
+        return describe(draft, "sqlite", sqlite_copies.copy(files, stop, at_moment, copied), stop)
+
     try:
-        taken_at_ms = await asyncio.shield(job)
-    except asyncio.CancelledError:
-        stop.set()
-        with contextlib.suppress(Exception):
-            await job
-        raise
+        return await in_thread(work)
     except sqlite3.Error as error:
         raise StackFailed("BACKUP_FAILED", f"the databases of {data} could not be copied: {error}") from error
-    return await asyncio.to_thread(describe, draft, "sqlite", taken_at_ms)
 
 
 async def _archived(data: Path, urls: dict[str, str], draft: Path, clock: Clock, tell: Callable[[str], None]) -> Backup:
@@ -93,13 +114,16 @@ async def _archived(data: Path, urls: dict[str, str], draft: Path, clock: Clock,
         draft / file_name(service, "postgresql"): _owners_url(data, service, make_url(url))
         for service, url in urls.items()
     }
-    dumped: Callable[[Path], None] = lambda file: tell(f"{file.stem}: {_size(file)} written")  # noqa: E731
+
+    def dumped(file: Path) -> None:
+        tell(f"{file.stem}: {_size(file)} written")
+
     try:
         taken_at_ms = await postgresql_archives.dump(databases, os.environ, clock.now_ms, dumped)
     except (SQLAlchemyError, OSError) as error:
         remedy = "" if state.running(data) else "; start the stack if the server is its own"
         raise StackRefused("DATABASE_REFUSED", f"the databases cannot be read: {said(error)}{remedy}") from error
-    return await asyncio.to_thread(describe, draft, "postgresql", taken_at_ms)
+    return await in_thread(lambda stop: describe(draft, "postgresql", taken_at_ms, stop))
 
 
 def _owners_url(data: Path, service: str, url: URL) -> URL:

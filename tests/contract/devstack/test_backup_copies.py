@@ -69,7 +69,7 @@ class Copying:
         """The counter in a copy, once that was put in the place of an empty database."""
         if self.databases[NAMES[0]].is_sqlite:
             file = copy.with_suffix(".db")
-            sqlite_copies.put_in_place(copy, file, self._folder / "aside")
+            sqlite_copies.put_in_place(copy, file, self._folder / "aside", threading.Event())
             fresh_url = f"sqlite:///{file}"
         else:
             url = make_url(fresh_url)

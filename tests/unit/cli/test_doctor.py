@@ -14,6 +14,7 @@ from services.cli.commands import app
 from services.cli.doctor import revisions
 from services.devstack import restore_marker
 from services.devstack.generations import _FENCES
+from services.devstack.restore_marker import Restore
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -115,7 +116,7 @@ def test_database_file_that_was_made_and_is_missing_is_a_fault_with_the_remedies
 
 
 def test_restore_that_was_not_finished_is_a_fault(tmp_path: Path) -> None:
-    restore_marker.begin(tmp_path, Path("/backups/monday"), 1)
+    restore_marker.begin(tmp_path, Restore("/backups/monday", "sqlite", "", "_before"))
     code, found = examine(tmp_path)
     assert (code, found["restore"]["ok"]) == (1, False)
     assert "countinghouse restore /backups/monday" in found["restore"]["detail"]

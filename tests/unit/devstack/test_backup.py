@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
+import shutil
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.devstack.backup import restoring, taking
+from services.devstack.backup import restoring, sqlite_copies, taking
 from services.devstack.backup.manifest import BOOKS, describe, verified
 from services.devstack.backup.postgresql_archives import find_program
+from services.devstack.backup.threads import go_on, in_thread
 from services.devstack.components.postgresql import PostgresqlMissing
 from services.devstack.files import remember_databases
 from services.devstack.options import StackOptions
-from services.devstack.restore_marker import begin, finish, refuse_unfinished, was_restored
+from services.devstack.restore_marker import Restore, begin, finish, refuse_unfinished, was_restored
 from services.devstack.state import StackFailed, StackRefused
 from services.kernel.clock import SystemClock
-from services.kernel.errors import InvalidArgument
+from services.kernel.errors import InvalidArgument, Unavailable
 from tests.fakes.clock import ManualClock
 
 AT_MS = 1_700_000_000_000
@@ -38,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     for service in BOOKS:
         (made / f"{service}.db").write_text(service)
-    describe(made, "sqlite", AT_MS)
+    describe(made, "sqlite", AT_MS, threading.Event())
     return made
 
 
@@ -59,21 +64,29 @@ def books(data: Path) -> Path:
 
 
 def test_backup_is_read_as_it_was_described(folder: Path) -> None:
-    backup = verified(folder)
+    backup = verified(folder, threading.Event())
     assert (backup.database, backup.taken_at_ms) == ("sqlite", AT_MS)
     assert {service: file.name for service, file in backup.files.items()} == {each: f"{each}.db" for each in BOOKS}
     assert [backup.files[service].size_bytes for service in BOOKS] == [len(service) for service in BOOKS]
 
 
-@pytest.mark.parametrize("change", ["longer", "another byte", "gone"])
+@pytest.mark.parametrize("change", ["longer", "another byte", "gone", "a pipe", "a device", "a link"])
 def test_changed_file_is_reported(folder: Path, change: str) -> None:
+    """What is no regular file is not read: a pipe would be waited for, and a device read for ever."""
     file = folder / "ledger.db"
-    if change == "gone":
+    if change in ("gone", "a pipe", "a device", "a link"):
         file.unlink()
+        if change == "a pipe":
+            os.mkfifo(file)
+        elif change == "a device":
+            file.symlink_to("/dev/zero")
+        elif change == "a link":
+            (folder / "elsewhere").write_text("ledger")
+            file.symlink_to(folder / "elsewhere")
     else:
         file.write_text("ledger and more" if change == "longer" else "lodger")
     with pytest.raises(StackRefused) as refusal:
-        verified(folder)
+        verified(folder, threading.Event())
     assert refusal.value.reason == "BACKUP_DAMAGED"
     assert str(file) in refusal.value.message
 
@@ -95,15 +108,15 @@ def test_description_that_is_none_of_ours_is_refused(folder: Path, change: dict[
     described = json.loads((folder / "backup.json").read_text())
     (folder / "backup.json").write_text(json.dumps(described | change))
     with pytest.raises(StackRefused) as refusal:
-        verified(folder)
+        verified(folder, threading.Event())
     assert refusal.value.reason == "BACKUP_UNREADABLE"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", "{"])
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", "[" * 60_000, "{}" + " " * (1 << 16)])
 def test_rubbish_is_no_description(folder: Path, content: str) -> None:
     (folder / "backup.json").write_text(content)
     with pytest.raises(StackRefused) as refusal:
-        verified(folder)
+        verified(folder, threading.Event())
     assert refusal.value.reason == "BACKUP_UNREADABLE"
 
 
@@ -111,7 +124,7 @@ async def test_only_the_owner_can_read_a_backup(tmp_path: Path) -> None:
     data, folder = books(tmp_path / "data"), tmp_path / "new" / "backup"
     told: list[str] = []
     backup = await taking.take(data, folder, ManualClock(), told.append)
-    assert verified(folder) == backup
+    assert verified(folder, threading.Event()) == backup
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     assert [sentence.partition(":")[0] for sentence in told] == list(BOOKS)
@@ -168,16 +181,128 @@ async def test_backup_of_another_kind_of_database_is_refused(tmp_path: Path, fol
 
 def test_directory_is_refused_until_its_restore_is_finished(tmp_path: Path) -> None:
     refuse_unfinished(tmp_path)
-    begin(tmp_path, Path("/backups/monday"), AT_MS)
-    with pytest.raises(StackRefused, match="countinghouse restore /backups/monday"):
+    begin(tmp_path, Restore("/backups/last monday", "postgresql", "zoo:2181", "_before"))
+    with pytest.raises(StackRefused) as refusal:
         refuse_unfinished(tmp_path)
+    command = (
+        f"countinghouse restore '/backups/last monday' --data {tmp_path} --database postgresql --zookeeper zoo:2181"
+    )
+    assert f"`{command}`" in refusal.value.message
     (tmp_path / "restore.json").write_text("rubbish")
-    with pytest.raises(StackRefused, match="countinghouse restore"):
+    with pytest.raises(StackRefused, match=r"restore\.json cannot be read"):
         refuse_unfinished(tmp_path)
     assert not was_restored(tmp_path)
     finish(tmp_path)
     refuse_unfinished(tmp_path)
     assert was_restored(tmp_path)
+
+
+def restored(copy: Path, data: Path) -> None:
+    sqlite_copies.put_in_place(copy, data / "order.db", data / "aside", threading.Event())
+
+
+@pytest.mark.parametrize("killed_after", ["nothing", "the log", "the database", "the end"])
+def test_old_database_goes_aside_with_its_logs_also_if_it_takes_two_tries(tmp_path: Path, killed_after: str) -> None:
+    """What was there before the first try is never written over, and stays together."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    copy.write_text("from the backup")
+    data.mkdir()
+    old = {"order.db": "old", "order.db-wal": "old log", "order.db-journal": "old journal"}
+    for name, content in old.items():
+        (data / name).write_text(content)
+    if killed_after != "nothing":
+        (data / "aside").mkdir()
+        (data / "order.db-wal").rename(data / "aside" / "order.db-wal")
+    if killed_after in ("the database", "the end"):
+        for name in ("order.db-journal", "order.db"):
+            (data / name).rename(data / "aside" / name)
+    if killed_after == "the end":
+        (data / "order.db").write_text("from the backup")
+    restored(copy, data)
+    assert (data / "order.db").read_text() == "from the backup"
+    assert {file.name: file.read_text() for file in (data / "aside").iterdir()} == old
+    assert sorted(file.name for file in data.iterdir()) == ["aside", "order.db"]
+
+
+def test_restore_that_fails_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft of the size of the books would keep a full disk full."""
+    copy = tmp_path / "copy"
+    copy.write_text("from the backup")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("services.devstack.backup.sqlite_copies.sync_directory", lambda _directory: None)
+    monkeypatch.setattr("services.devstack.backup.sqlite_copies.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        restored(copy, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["aside", "copy"]
+
+
+async def test_cancelled_copy_has_ended_when_its_caller_goes_on() -> None:
+    """A thread that went on would write into the books of the next who holds the lock."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(stop: threading.Event) -> None:
+        begun.set()
+        stop.wait(30)
+        ended.set()
+        go_on(stop)
+
+    running = asyncio.create_task(in_thread(work))
+    await asyncio.to_thread(begun.wait, 30)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+
+
+async def test_restore_with_another_zookeeper_than_the_unfinished_one_is_refused(tmp_path: Path, folder: Path) -> None:
+    """The generation would be raised in the wrong one."""
+    data = tmp_path / "data"
+    data.mkdir()
+    backup = verified(folder, threading.Event())
+    begun = Restore(str(folder), "sqlite", "zoo:2181", "_before_restore_1")
+    begin(data, begun)
+    with pytest.raises(StackRefused, match="--zookeeper zoo:2181"):
+        restoring._begin(backup, folder, data, StackOptions(data, services=()), SystemClock())
+    same = StackOptions(data, services=(), zookeeper="zoo:2181")
+    assert restoring._begin(backup, folder, data, same, SystemClock()).suffix == begun.suffix
+
+
+def test_restore_that_does_not_fit_on_the_disk_is_refused_before_anything_is_moved(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=3)
+    monkeypatch.setattr("services.devstack.backup.restoring.shutil.disk_usage", lambda _path: usage)
+    backup = verified(folder, threading.Event())
+    with pytest.raises(StackRefused) as refusal:
+        restoring._begin(backup, folder, tmp_path, StackOptions(tmp_path, services=()), SystemClock())
+    assert refusal.value.reason == "DATA_FULL"
+    refuse_unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "missing/..", "link"])
+async def test_folder_that_is_there_is_refused_before_anything_is_copied(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidArgument) as refusal:
+        await taking.take(books(tmp_path / "data"), tmp_path / name, SystemClock(), quiet)
+    assert refusal.value.reason == "BACKUP_EXISTS"
+    assert sorted(os.listdir(tmp_path)) == ["data", "link"]
+
+
+async def test_database_that_is_replaced_while_the_locks_are_taken_is_reported(tmp_path: Path) -> None:
+    """By a restore that ran from its beginning to its end meanwhile: the copies would be of two moments."""
+    data, other = books(tmp_path / "data"), books(tmp_path / "other")
+    files = {data / f"{service}.db": tmp_path / f"{service}.copy" for service in BOOKS}
+
+    def replaced() -> int:
+        (other / "payment.db").rename(data / "payment.db")
+        return 1
+
+    with pytest.raises(Unavailable) as refusal:
+        sqlite_copies.copy(files, threading.Event(), replaced, lambda _file: None)
+    assert refusal.value.reason == "DATABASE_LOST"
 
 
 def programs(root: Path, *versions: str) -> dict[str, Path]:
