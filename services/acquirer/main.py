@@ -36,6 +36,8 @@ from services.runtime.grpc.tokens import TokenFile
 from services.runtime.process import Program
 from services.runtime.settings import Settings
 
+#: Of the credentials that the acquirer issues. A token of the house is of no use here.
+AUDIENCE = "acquirer"
 _FAULT_SERVICE = "countinghouse.acquirer.v1.FaultService"
 
 log = structlog.get_logger()
@@ -62,8 +64,8 @@ async def _serve(settings: Settings) -> None:
     ) as database:
         if not await process.migrated_before(stop, database, SERVICE, migrate=settings.migrate):
             return
-        notifier = MerchantNotifier(TokenFile(settings.token_file).token)
-        server, interceptor = new_server(settings, clock)
+        notifier = MerchantNotifier(TokenFile(settings.token_folder / "payment.token").token)
+        server, interceptor = new_server(settings, clock, audience=AUDIENCE, house=False)
         health = _add_services(server, settings, database, notifier, clock)
         port = process.listen(server, settings)
         await server.start()
@@ -91,7 +93,7 @@ def _add_services(
     add_AcquirerServiceServicer_to_server(AcquirerServicer(operations), server)
     if failpoints.enabled:
         add_FaultServiceServicer_to_server(FaultServicer(faults), server)
-    return process.add_standard_services(server, SERVICE.interface, failpoints, _FAULT_SERVICE)
+    return process.add_standard_services(server, SERVICE.interface, failpoints, settings.profile, _FAULT_SERVICE)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ async def _work(
 
 def _client(target: Target, connections: Connections, caller: str, process: str = "") -> RecordingClient:
     name, role = _CALLERS[caller]
-    return RecordingClient(connections, Identity(name, role, target.token(name, role)), process or caller)
+    identity = Identity(name, role, target.token(name, role), target.token(name, role, outside=True))
+    return RecordingClient(connections, identity, process or caller)
 
 
 def _at_rest(reading: Reading) -> Check:

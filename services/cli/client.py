@@ -45,6 +45,7 @@ from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
+from services.runtime.grpc.tokens import MAX_TTL_S
 
 _STUBS: Final[dict[str, Any]] = {
     "order": order_pb2_grpc.OrderServiceStub,
@@ -56,6 +57,7 @@ _STUBS: Final[dict[str, Any]] = {
 #: What is at the acquirer, which is found by its address.
 _OUTSIDE = ("acquirer", "faults")
 _ACQUIRER_VARIABLE = "COUNTINGHOUSE_ACQUIRER_ADDRESS"
+_ACQUIRER_TOKEN_VARIABLE = "COUNTINGHOUSE_ACQUIRER_TOKEN"  # noqa: S105  a name
 #: RFC 6750, section 2.1; other characters cannot be sent in a header, or are quotes around it.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 #: A token made for one command need not outlive it by much.
@@ -90,7 +92,10 @@ class Client:
         self._session: Session | None = None
         self._stubs: dict[str, Any] = {}
         self._role = connection.default_role
-        self._token = connection.token
+        #: By whether it is for the acquirer outside.
+        self._tokens: dict[bool, str] = {False: connection.token} if connection.token else {}
+        if given := os.environ.get(_ACQUIRER_TOKEN_VARIABLE):
+            self._tokens[True] = given
         self._request_id = ""
         #: How what is under way can be repeated; empty: nothing is.
         self._repeat = ""
@@ -244,7 +249,7 @@ class Client:
     async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         stub = await self._stub(service)
         call = getattr(stub, method)(
-            request, timeout=deadline.remaining_s(), metadata=(("authorization", f"Bearer {self._bearer()}"),)
+            request, timeout=deadline.remaining_s(), metadata=(("authorization", f"Bearer {self._bearer(service)}"),)
         )
         try:
             message = await call
@@ -317,13 +322,15 @@ class Client:
             error.metadata["request_id"] = key
         error.message = f"{error.message.removesuffix('.')}. This is the stored answer to {whose}; {new} to ask anew."
 
-    def _bearer(self) -> str:
-        if not self._token:
+    def _bearer(self, service: str) -> str:
+        """Return the token for a service. One of the house is never sent to the acquirer, nor the other way round."""
+        outside = service in _OUTSIDE
+        if outside not in self._tokens:
             principal = self._connection.principal or Principal(user_name(), self._role)
-            ttl_s = int(self._connection.timeout_s) + _TOKEN_MARGIN_S
-            self._token = mint(self._connection.data, principal, ttl_s, self._clock)
-        if not _TOKEN.fullmatch(self._token):
+            ttl_s = min(int(self._connection.timeout_s) + _TOKEN_MARGIN_S, MAX_TTL_S[principal.role])
+            self._tokens[outside] = mint(self._connection.data, principal, ttl_s, self._clock, outside=outside)
+        if not _TOKEN.fullmatch(self._tokens[outside]):
             raise Unauthenticated(
                 "TOKEN_INVALID", "the token has characters that no token has; take one from `countinghouse token`"
             )
-        return self._token
+        return self._tokens[outside]

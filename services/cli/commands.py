@@ -51,6 +51,12 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "Put a backup in the place of the books. No stack may run; what was there is renamed, not removed.",
         ),
         "token": ("tokens", "token", "Print a token, signed with the stack's key, under which its bearer acts."),
+        "key": ("keys", "app", "Show and rotate the keys that sign tokens."),
+        "revoke": (
+            "keys",
+            "revoke",
+            "Revoke a token, or all tokens of a caller, within half a minute; without either show what is revoked.",
+        ),
         "demo": ("demo", "demo", "Settle orders on a new stack while faults happen, and check the result."),
         "chaos": ("chaos", "app", "Inject faults, and check the books."),
     },
@@ -91,7 +97,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
 }
 
 #: They start, stop or change embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo", "backup", "restore")
+_LOCAL_ONLY = ("up", "down", "demo", "backup", "restore", "key", "revoke")
 #: Its stacks are its own, and it has a --stack that names the kind; the variable is not meant for it.
 _CHAOS = "chaos"
 

@@ -31,6 +31,10 @@ _CARD_MONEY = {
 }
 
 
+#: States of a payment that goes on by itself, and whose outcome is not known yet.
+_GOING_ON = tuple(f"PAYMENT_STATE_{state}" for state in ("CREATED", "SUBMITTED", "UNKNOWN", "REVERSING"))
+
+
 class From(StrEnum):
     """The sources of money."""
 
@@ -381,7 +385,7 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
             ("settled at", output.moment(payment["settled_at_ms"])),
         ]
     )
-    if payment["state"] in ("PAYMENT_STATE_UNKNOWN", "PAYMENT_STATE_REVERSING"):
+    if payment["state"] in _GOING_ON:
         output.print_line(f"not known yet: {_what_to_do(payment, about)}")
 
 
@@ -395,13 +399,14 @@ def _what_to_do(payment: dict[str, Any], about: dict[str, Any]) -> str:
     if about:
         again = f"; to ask again, not twice, use --request-id {about['request_id']}" if "request_id" in about else ""
         return f"see `countinghouse payment get {payment_id}`{again}"
-    ways = ["wait, as the payment service asks again by itself"]
+    ways = ["wait, as the payment service goes on by itself"]
     if payment["state"] == "PAYMENT_STATE_REVERSING":
         ways.append("repeat the same reverse with its --request-id")
     elif payment["ticket_id"]:
         ways.append(f"repeat the same pay with ticket {payment['ticket_id']}")
     else:
         ways.append("repeat the same settle with its --request-id")
-    if payment["source"] == "SOURCE_CARD" and payment["order_id"] and not payment["journal_id"]:
+    parkable = payment["state"] in ("PAYMENT_STATE_UNKNOWN", "PAYMENT_STATE_REVERSING")
+    if parkable and payment["source"] == "SOURCE_CARD" and payment["order_id"] and not payment["journal_id"]:
         ways.append(f"free the order with `countinghouse payment park {payment_id} --reason …`")
     return ", or ".join(ways)

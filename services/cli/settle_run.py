@@ -17,7 +17,6 @@ from services.cli.arguments import calling
 from services.cli.batch_run import BatchRun
 from services.cli.client import Client
 from services.cli.order_file import OrderFile
-from services.cli.payments import From
 from services.cli.result_file import Outcome, Result, ResultFile, open_result
 from services.cli.run_progress import RunProgress
 from services.cli.settling import Preview, Settling
@@ -46,7 +45,6 @@ _File = Annotated[
         readable=True,
     ),
 ]
-_Source = Annotated[From, typer.Option("--source", help="Source: accountants settle from the bank account.")]
 _RunId = Annotated[
     str,
     typer.Option(
@@ -77,7 +75,6 @@ _ResultPath = Annotated[
 async def settle_run(
     client: Client,
     file: _File,
-    source: _Source = From.BANK,
     run_id: _RunId = "",
     at_once: _AtOnce = 2,
     patience: _Patience = 60.0,
@@ -86,9 +83,10 @@ async def settle_run(
 ) -> None:
     """Settle the orders of a CSV file, each once. Starting it again goes on where it was.
 
-    Each order is settled under a request id made of the run's id and its own: killed or interrupted, the same command
-    by the same caller goes on, and names what it had settled as already settled in this run. What is locked or not
-    known yet is asked about again, until no order got an outcome for --patience seconds; then it is open.
+    An accountant settles from the bank account. Each order is settled under a request id made of the run's id and its
+    own: killed or interrupted, the same command by the same caller goes on, and names what it had settled as already
+    settled in this run. What is locked or not known yet is asked about again, until no order got an outcome for
+    --patience seconds; then it is open.
 
     The result file says of each line: settled, already settled in this run, skipped (paid, cancelled, missing, named
     twice, another amount), refused, open, bad line. It is written anew by each start.
@@ -97,8 +95,6 @@ async def settle_run(
 
     Example: countinghouse settle-run --file orders.csv --as accountant:wang
     """
-    if source is not From.BANK:
-        raise typer.BadParameter("a run settles as an accountant, from the bank", param_hint="--source")
     orders = _orders(file)
     run_id = _run_id(run_id, orders)
     path = result or (None if dry_run else file.with_name(f"{file.name}.result.csv"))

@@ -12,6 +12,9 @@ from services.cli.connection import named, user_name
 from services.devstack.keys import mint
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
+from services.runtime.grpc.tokens import MAX_TTL_S
+
+_TTL_S = 3600
 
 
 def token(
@@ -20,8 +23,19 @@ def token(
         str, typer.Option("--name", help="Name of the bearer; your user name by default.", show_default=False)
     ] = "",
     ttl: Annotated[
-        int, typer.Option("--ttl", help="Seconds for which the token is valid.", min=1, max=31_536_000)
-    ] = 3600,
+        int | None,
+        typer.Option(
+            "--ttl",
+            help="Seconds for which the token is valid; an hour unless given, or as long as the role allows: 12 hours "
+            "for people, an hour for an operator, 15 minutes for a service.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    outside: Annotated[
+        bool,
+        typer.Option("--acquirer", help="For the acquirer, as COUNTINGHOUSE_ACQUIRER_TOKEN; not for the services."),
+    ] = False,
     data: Data = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
@@ -31,9 +45,10 @@ def token(
     """
     clock = SystemClock()
     principal = named(name or user_name(), role, "--name")
-    signed = mint(data, principal, ttl, clock)
+    ttl_s = min(_TTL_S, MAX_TTL_S[role]) if ttl is None else ttl
+    signed = mint(data, principal, ttl_s, clock, outside=outside)
     if as_json:
-        expires_at_ms = clock.now_ms() + ttl * 1000
+        expires_at_ms = clock.now_ms() + ttl_s * 1000
         output.print_json({"token": signed, "name": principal.name, "role": str(role), "expires_at_ms": expires_at_ms})
     else:
         print(signed)

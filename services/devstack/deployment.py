@@ -5,7 +5,7 @@ A deployment keeps the first in its container `operator` and the others in its c
 begins, a directory of that form is made of what Docker reports, for the time of this one command, and named by the
 environment variables that the commands read anyway.
 
-The only secrets that are copied are the signing key and the checker's password. A user who may use the Docker daemon
+The only secrets that are copied are the signing keys and the checker's password. A user who may use the Docker daemon
 could copy them anyhow.
 """
 
@@ -54,7 +54,8 @@ def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dic
         )
     data = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="countinghouse-")))
     checker = Roles(HOUSE, "").checker
-    _take_out(containers["operator"]["Id"], data, ["keys/signing.key", f"keys/{checker}.pgpass"])
+    wanted = ("signing.key", f"{ACQUIRER}/signing.key", "revoked.json", f"{checker}.pgpass")
+    _take_out(containers["operator"]["Id"], data, [f"keys/{name}" for name in wanted])
     zookeeper = ",".join(address for name in _ZOOKEEPERS if (address := _published(containers.get(name))))
     outside = [ACQUIRER] if ACQUIRER in containers else []
     if server := _published(containers.get("postgres")):

@@ -9,9 +9,9 @@ from pathlib import Path
 from coordination.files import write_whole
 
 
-def signing_key(data: Path) -> Path:
-    """Return where the private key of a data directory is."""
-    return data / "keys" / "signing.key"
+def signing_key(data: Path, *, outside: bool = False) -> Path:
+    """Return where the private key of a data directory is; or that with which its acquirer signs."""
+    return data / "keys" / ("acquirer/signing.key" if outside else "signing.key")
 
 
 def database_url(data: Path, service: str) -> str:

@@ -3,7 +3,8 @@
     python -m services.devstack.secret_distributor /secrets order payment ledger
 
     /secrets/operator/           a data directory: the signing key, every password, where the databases are
-    /secrets/<service>/          verify.pem, service.token, and pgpass: the password of the role it works under
+    /secrets/<service>/          verify.jwks, revoked.json, `<name>.token` for each service that it calls, and pgpass:
+                                 the password of the role it works under
     /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` alone
     /secrets/roles/              pgpass: every role's password, for `services.runtime.database.postgres_roles`
 
@@ -52,8 +53,8 @@ class SecretDistributor:
             roles = Roles(HOUSE, service)
             for role in (roles.owner, roles.user, roles.checker):
                 passfiles[role] = self._keys.passfile(role).read_bytes()
-            self._write(service, "verify.pem", self._keys.verify_file.read_bytes())
-            self._write(service, "service.token", self._keys.service_token(service).read_bytes())
+            self._keys.issue(service)
+            self._hand_out(service)
             self._write(service, "pgpass", passfiles[roles.user])
             self._write(f"{service}-owner", "pgpass", passfiles[roles.owner])
             passfile = self._keys.passfile(roles.checker)
@@ -62,13 +63,20 @@ class SecretDistributor:
         remember_databases(self._root / "operator", urls)
 
     def renew(self) -> list[str]:
-        """Hand out new tokens to those whose tokens have lived half their lives; return who got one."""
+        """Hand out what has changed: keys, revocations, and tokens that are renewed; return whose tokens are new."""
         renewed = self._keys.renew()
         for service in self._services:
-            token = self._keys.token_file(service).read_bytes()
-            if (self._root / service / "service.token").read_bytes() != token:  # also one that could not be written
-                self._write(service, "service.token", token)
+            self._hand_out(service)
         return renewed
+
+    def _hand_out(self, service: str) -> None:
+        """Write what a service verifies and calls with, where it differs: also what could not be written before."""
+        wanted = {"verify.jwks": self._keys.verify_file(service), "revoked.json": self._keys.revoked_file}
+        wanted |= {file.name: file for file in self._keys.token_folder(service).iterdir()}
+        for name, file in wanted.items():
+            there = self._root / service / name
+            if file.exists() and not (there.exists() and there.read_bytes() == file.read_bytes()):
+                self._write(service, name, file.read_bytes())
 
     def _write(self, reader: str, name: str, content: bytes) -> None:
         folder = self._root / reader

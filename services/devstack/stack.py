@@ -189,11 +189,15 @@ class Stack:
         """Return one of them, like `payment-1`; or the acquirer's, `acquirer-1`."""
         return self._process(name).instance()
 
-    def token(self, name: str, role: Role, ttl_s: int = 3600) -> str:
-        """Return a token under which `name` acts as `role`."""
+    def token(self, name: str, role: Role, ttl_s: int | None = None, *, outside: bool = False) -> str:
+        """Return a token under which `name` acts as `role`: in the services, or outside at the acquirer.
+
+        Args:
+            ttl_s: None: an hour, or as long as the role allows.
+        """
         if self._keys is None:
             raise CountinghouseError("STACK_NOT_STARTED", "the stack was not started")
-        return self._keys.signer.sign(Principal(name, role), ttl_s)
+        return self._keys.sign(Principal(name, role), ttl_s, outside=outside)
 
     # ---- what one can do to it ---------------------------------------------------------------------------
 

@@ -30,15 +30,16 @@ async def build(runtime: Runtime) -> Components:
     store = SqlPaymentStore(runtime.database, guards, runtime.failpoints)
     await store.prepare()
     locks = ResourceLocks(runtime.session, metrics=runtime.metrics, root=LOCKS_ROOT)
+    orders, ledger = await peers.find(ORDER_INTERFACE), await peers.find(LEDGER_INTERFACE)
     outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
     operations = PaymentOperations(
         store=store,
         requests=SqlRequestRecords(runtime.database, guards),
-        orders=OrderPeer(OrderServiceStub(await peers.channel(ORDER_INTERFACE)), peers),
-        ledger=LedgerPeer(LedgerServiceStub(await peers.channel(LEDGER_INTERFACE)), peers),
+        orders=OrderPeer(OrderServiceStub(orders.channel), orders),
+        ledger=LedgerPeer(LedgerServiceStub(ledger.channel), ledger),
         acquirer=AcquirerPeer(
             AcquirerServiceStub(outside) if outside else None,
-            token=TokenFile(settings.token_file).token,
+            token=TokenFile(settings.token_folder / "acquirer.token").token,
             timeout_s=settings.acquirer_timeout_s,
             own_address=lambda: runtime.advertised.address,
         ),

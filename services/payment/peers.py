@@ -22,7 +22,7 @@ from services.payment.model import Payment, Reversal
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
 from services.runtime.grpc import status, translate
 from services.runtime.grpc.batching import BatchedCalls
-from services.runtime.grpc.service_client import Peers
+from services.runtime.grpc.service_client import Peer
 
 ORDER_INTERFACE = "countinghouse.order.v1.OrderService"
 LEDGER_INTERFACE = "countinghouse.ledger.v1.LedgerService"
@@ -48,17 +48,17 @@ _SILENCE_MARGIN_S = 0.25
 
 
 class OrderPeer:
-    """Orders. Every method raises as `Peers.call`."""
+    """Orders. Every method raises as `Peer.call`."""
 
-    def __init__(self, stub: OrderServiceStub, peers: Peers) -> None:
+    def __init__(self, stub: OrderServiceStub, peer: Peer) -> None:
         self._stub = stub
-        self._peers = peers
-        self._claims = BatchedCalls(peers, stub.ClaimOrder, stub.ClaimOrders, order.ClaimOrdersRequest)
-        self._completes = BatchedCalls(peers, stub.CompleteOrder, stub.CompleteOrders, order.CompleteOrdersRequest)
+        self._peer = peer
+        self._claims = BatchedCalls(peer, stub.ClaimOrder, stub.ClaimOrders, order.ClaimOrdersRequest)
+        self._completes = BatchedCalls(peer, stub.CompleteOrder, stub.CompleteOrders, order.CompleteOrdersRequest)
 
     async def get(self, order_id: str, deadline: CallDeadline) -> Order:
         """Return the order as it stands."""
-        answer = await self._peers.call(self._stub.GetOrder, order.GetOrderRequest(order_id=order_id), deadline)
+        answer = await self._peer.call(self._stub.GetOrder, order.GetOrderRequest(order_id=order_id), deadline)
         return _order(answer.order, order_id)
 
     async def claim(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> Order:
@@ -91,7 +91,7 @@ class OrderPeer:
             clerk=translate.clerk_out(payment.latest_change[0]),
             reason=payment.latest_change[1],
         )
-        await self._peers.call(self._stub.ReleaseOrder, request, deadline)
+        await self._peer.call(self._stub.ReleaseOrder, request, deadline)
 
     async def reopen(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> None:
         """Report that the payment was reversed."""
@@ -102,22 +102,22 @@ class OrderPeer:
             clerk=translate.clerk_out(payment.latest_change[0]),
             reason=payment.latest_change[1],
         )
-        await self._peers.call(self._stub.ReopenOrder, request, deadline)
+        await self._peer.call(self._stub.ReopenOrder, request, deadline)
 
 
 class LedgerPeer:
-    """The books. Every method raises as `Peers.call`."""
+    """The books. Every method raises as `Peer.call`."""
 
-    def __init__(self, stub: LedgerServiceStub, peers: Peers) -> None:
+    def __init__(self, stub: LedgerServiceStub, peer: Peer) -> None:
         self._stub = stub
-        self._peers = peers
-        self._posts = BatchedCalls(peers, stub.Post, stub.PostBatch, ledger.PostBatchRequest)
+        self._peer = peer
+        self._posts = BatchedCalls(peer, stub.Post, stub.PostBatch, ledger.PostBatchRequest)
 
     async def account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         """Return what a payment needs to know of an account; None: it is not open."""
         request = ledger.GetAccountRequest(account_id=account_id)
         try:
-            account = (await self._peers.call(self._stub.GetAccount, request, deadline)).account
+            account = (await self._peer.call(self._stub.GetAccount, request, deadline)).account
         except NotFound:
             return None
         if account.account_id != account_id:
@@ -133,7 +133,7 @@ class LedgerPeer:
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
         )
-        answer = await self._peers.call(self._stub.VoidPost, request, deadline)
+        answer = await self._peer.call(self._stub.VoidPost, request, deadline)
         if not answer.HasField("journal"):
             return ""
         if payment.amount is None:
@@ -169,7 +169,7 @@ class LedgerPeer:
             fence=translate.fence_out(fence),
             clerk=translate.clerk_out(reversal.clerk),
         )
-        journal = (await self._peers.call(self._stub.ReverseJournal, request, deadline)).journal
+        journal = (await self._peer.call(self._stub.ReverseJournal, request, deadline)).journal
         if (journal.reversal_of, journal.payment_id) != (payment.journal_id, payment.payment_id):
             raise OutcomeUnknown(
                 "LEDGER_MISMATCH", f"the ledger answered of another journal than the reversal of {payment.journal_id}"

@@ -47,7 +47,7 @@ from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.health import HealthMonitor
 from services.runtime.grpc.methods import method_names
 from services.runtime.grpc.service_client import Peers
-from services.runtime.grpc.tokens import TokenFile
+from services.runtime.grpc.tokens import audience_of
 from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.process import Program
 from services.runtime.settings import EVERYWHERE, Settings
@@ -167,9 +167,11 @@ async def _serve(service: Service, settings: Settings) -> None:
             return
         runtime = await _runtime(service, settings, database, Metrics(collected), stack)
         components = await service.build(runtime)
-        server, interceptor = new_server(settings, runtime.clock, CallMetrics(collected))
+        server, interceptor = new_server(
+            settings, runtime.clock, CallMetrics(collected), audience=audience_of(service.name)
+        )
         components.add(server)
-        health = process.add_standard_services(server, service.interface, runtime.failpoints)
+        health = process.add_standard_services(server, service.interface, runtime.failpoints, settings.profile)
         port = _listen(server, settings, runtime.advertised)
         await server.start()
         monitor = HealthMonitor(
@@ -218,7 +220,7 @@ async def _runtime(
     stack.push_async_callback(session.close, _SESSION_CLOSE_S)
     peers = Peers(
         session,
-        TokenFile(settings.token_file),
+        settings.token_folder,
         consumer=_consumer(service, settings, clock),
         picker=settings.picker,
         cache=settings.discovery_cache,

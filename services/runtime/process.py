@@ -37,7 +37,7 @@ from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.postgres_roles import grant
 from services.runtime.grpc.failpoints import FailpointServicer, FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor
-from services.runtime.settings import Settings
+from services.runtime.settings import Profile, Settings
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
 #: How often a database that is away is tried again at start; and how long `migrate` does so.
@@ -121,21 +121,29 @@ def stop_event() -> asyncio.Event:
 
 
 def add_standard_services(
-    server: grpc.aio.Server, interface: str, failpoints: FailpointSet, *debugging: str
+    server: grpc.aio.Server, interface: str, failpoints: FailpointSet, profile: Profile, *debugging: str
 ) -> HealthServicer:
-    """Add health and reflection, and where the settings allow it the failpoints.
+    """Add health; in the development profile reflection; and where the settings allow it the failpoints.
 
     Args:
         debugging: Further services that are served where failpoints are.
     """
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = [interface, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    if profile is Profile.DEVELOPMENT:
+        _add_reflection(server, interface, failpoints, debugging)
     if failpoints.enabled:
         failpoint_pb2_grpc.add_FailpointServiceServicer_to_server(FailpointServicer(failpoints), server)
+    return health
+
+
+def _add_reflection(
+    server: grpc.aio.Server, interface: str, failpoints: FailpointSet, debugging: Sequence[str]
+) -> None:
+    names = [interface, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    if failpoints.enabled:
         names += [_FAILPOINT_SERVICE, *debugging]
     reflection.enable_server_reflection(names, server)
-    return health
 
 
 def listen(server: grpc.aio.Server, settings: Settings) -> int:

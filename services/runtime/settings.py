@@ -23,7 +23,7 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 
 
 class Profile(StrEnum):
-    """Whether failpoints may be armed and guards switched off."""
+    """Whether failpoints may be armed, guards switched off, and the protos read by reflection."""
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
     #: Name of this process among its service's instances; also written into its locks.
     instance: str = "local-1"
-    profile: Profile = Profile.DEVELOPMENT
+    profile: Profile = Profile.PRODUCTION
     #: Address to listen on; port 0 takes a free one. IPv6 with or without brackets; `::` is all addresses, IPv4's too.
     listen_host: str = "127.0.0.1"
     listen_port: int = Field(default=0, ge=0, le=65_535)
@@ -72,10 +72,12 @@ class Settings(BaseSettings):
     database_pool: int = Field(default=8, ge=1, le=100)
     statement_timeout_s: float = Field(default=5.0, gt=0, le=60)
 
-    #: PEM file of the public key by which tokens are verified.
-    verify_key_file: Path = Path("verify.pem")
-    #: File with this service's own token; read again when it changes.
-    token_file: Path = Path("service.token")
+    #: JSON Web Key Set of the public keys by which tokens are verified; read again when it changes.
+    verify_key_file: Path = Path("verify.jwks")
+    #: The tokens and callers that are revoked (`runtime/grpc/trust.py`); read again when it changes. Missing: none are.
+    revoked_file: Path | None = None
+    #: Folder of this service's tokens, `<name>.token` for each service that it calls; read again when they change.
+    token_folder: Path = Path("tokens")
 
     #: Deadline of a call that brings none, and the longest that is honoured.
     default_deadline_s: float = Field(default=10.0, gt=0)

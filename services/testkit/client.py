@@ -36,7 +36,7 @@ from countinghouse.payment.v1 import payment_pb2
 from countinghouse.type.v1 import money_pb2
 from services.checker.evidence import Answered
 from services.checker.history import NO_ANSWER, Answer, Arguments, HistoryWriter, Outcome, outcome_of
-from services.devstack.state import INTERFACES
+from services.devstack.state import ACQUIRER, INTERFACES
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.ids import RandomIds
@@ -296,7 +296,9 @@ class RecordingClient:
         send: Any = self._connections.channel(method.service, at).unary_unary(
             method.path, request_serializer=type(request).SerializeToString
         )
-        metadata = (("authorization", f"Bearer {self.identity.token}"),) if self.identity.token else ()
+        is_outside = method.service == ACQUIRER or at.startswith(ACQUIRER)
+        token = self.identity.outside if is_outside else self.identity.token
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
         return send(request, timeout=timeout_s, metadata=metadata)
 
     async def settle_batch(

@@ -92,7 +92,8 @@ class Harness:
 
     def client(self, name: str, role: Role, process: str = "") -> RecordingClient:
         """Return a client that calls as `name` in this role."""
-        return RecordingClient(self.connections, Identity(name, role, self.stack.token(name, role)), process)
+        identity = Identity(name, role, self.stack.token(name, role), self.stack.token(name, role, outside=True))
+        return RecordingClient(self.connections, identity, process)
 
     def new_id(self, what: str = "req") -> str:
         """Return an id that was never used."""
@@ -187,4 +188,4 @@ async def open_client(
     """Return a client of a running stack; with a token that is not its own, if one is given."""
     async with Harness(stack) as harness:
         client = harness.client(name, role)
-        yield client if token is None else RecordingClient(harness.connections, Identity(name, role, token))
+        yield client if token is None else RecordingClient(harness.connections, Identity(name, role, token, token))

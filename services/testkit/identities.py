@@ -13,11 +13,17 @@ CUSTOMER = "mei"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A caller."""
+    """A caller.
+
+    Args:
+        token: For the services.
+        outside: For the acquirer; empty: the caller has nothing to do with it.
+    """
 
     name: str
     role: Role
     token: str = field(repr=False)
+    outside: str = field(default="", repr=False)
 
     @property
     def source(self) -> payment_pb2.Source.ValueType:

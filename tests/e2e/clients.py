@@ -135,7 +135,7 @@ async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> Asy
             harness.cashier,
             harness.accountant,
             harness.customer,
-            harness.client("payment", Role.SERVICE),
+            harness.client("payment-service", Role.SERVICE),
             tuple(harness.connections.directories.values()),
             timeout_s,
         )

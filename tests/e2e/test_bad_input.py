@@ -394,10 +394,15 @@ class TestCaller:
         ) as stranger:
             await assert_refused(stranger.settle_once("o"), "UNAUTHENTICATED", "TOKEN_INVALID")
 
-    @pytest.mark.parametrize("role", [Role.AUDITOR, Role.OPERATOR, Role.SERVICE])
+    @pytest.mark.parametrize("role", [Role.AUDITOR, Role.OPERATOR])
     async def test_role_that_may_not_settle_is_refused(self, stack: Stack, role: Role) -> None:
         async with open_client(stack, "x", role) as somebody:
             await assert_refused(somebody.settle_once("o"), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
+
+    @pytest.mark.parametrize("name", ["payment-service", "order-service", "x"])
+    async def test_service_may_not_settle(self, stack: Stack, name: str) -> None:
+        async with open_client(stack, name, Role.SERVICE) as service:
+            await assert_refused(service.settle_once("o"), "PERMISSION_DENIED", "SERVICE_NOT_ALLOWED")
 
     async def test_only_accountants_reverse(self, cashier: RecordingClient) -> None:
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="p", reason="r")

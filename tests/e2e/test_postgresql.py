@@ -204,7 +204,7 @@ async def test_service_waits_for_its_database(harness: Harness, tmp_path: Path) 
         "COUNTINGHOUSE_DATABASE_URL": service.set(port=port).render_as_string(),
         "COUNTINGHOUSE_ZOOKEEPER": harness.stack.zookeeper,
         "COUNTINGHOUSE_MIGRATE": "false",
-        "COUNTINGHOUSE_VERIFY_KEY_FILE": str(data / "keys" / "verify.pem"),
+        "COUNTINGHOUSE_VERIFY_KEY_FILE": str(data / "keys" / "verify.jwks"),
     }
     command = (sys.executable, "-P", "-m", "services.order.main")
     first = Child.spawn(Command(command, {**os.environ, **settings}, tmp_path / "first.log"))

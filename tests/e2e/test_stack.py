@@ -130,7 +130,7 @@ class TestStarted:
 
     async def test_data_directory_is_readable_by_its_owner_only(self, stack: Stack) -> None:
         for path in stack.data.rglob("*"):
-            if path.is_dir() or path.name == "verify.pem":
+            if path.is_dir() or path.name in ("verify.jwks", "revoked.json"):
                 continue
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 

@@ -65,7 +65,7 @@ class Trial:
             left = ["the books still changed"]
         for order_id in harness.orders:
             await harness.accountant.call(order_pb2.GetOrderRequest(order_id=order_id))
-        log = await read_acquirer_log(harness.stack.acquirer, harness.operator.identity.token)
+        log = await read_acquirer_log(harness.stack.acquirer, harness.operator.identity.outside)
         self.history.flush()
         # All calls are answered and this is their recorder: nothing is missing at the end.
         history = replace(read_history(self.path), whole=True)

@@ -34,11 +34,12 @@ from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
 from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
-from services.devstack.files import database_url, signing_key
+from services.devstack.files import database_url
+from services.devstack.keys import mint
 from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
-from services.runtime.grpc.tokens import TokenSigner
+from services.runtime.grpc.tokens import MAX_TTL_S
 from services.testkit.waiting import NotBroughtAbout
 
 DEPLOY: Final = Path(__file__).parents[3] / "deploy"
@@ -62,7 +63,6 @@ _SERVE_WITHIN_S: Final = 60.0
 _STOP_S: Final = 8
 _PAUSE_TRIES: Final = 5
 _LOOK_S: Final = 0.1
-_TOKEN_TTL_S: Final = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,14 @@ class ComposeTarget:
     def databases(self) -> Mapping[str, str]:
         return {service: database_url(self._data, service) for service in (*SERVICES, ACQUIRER_DATABASE)}
 
-    def token(self, name: str, role: Role) -> str:
-        return TokenSigner.from_file(signing_key(self._data), self._clock).sign(Principal(name, role), _TOKEN_TTL_S)
+    def token(self, name: str, role: Role, *, outside: bool = False) -> str:
+        return mint(self._data, Principal(name, role), MAX_TTL_S[role], self._clock, outside=outside)
 
     def address(self, instance: str) -> str:
         return f"{_HOST}:{self._ports[instance]}"
 
     async def acquirer_log(self) -> AcquirerLog:
-        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR))
+        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR, outside=True))
 
     # ---- containers ------------------------------------------------------------------------------------
 

@@ -136,14 +136,14 @@ class LocalTarget:
     def databases(self) -> Mapping[str, str]:
         return {service: database_url(self._options.data, service) for service in (*SERVICES, ACQUIRER_DATABASE)}
 
-    def token(self, name: str, role: Role) -> str:
-        return self._stack.token(name, role)
+    def token(self, name: str, role: Role, *, outside: bool = False) -> str:
+        return self._stack.token(name, role, outside=outside)
 
     def address(self, instance: str) -> str:
         return self._proxies[instance][0].listen
 
     async def acquirer_log(self) -> AcquirerLog:
-        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR))
+        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR, outside=True))
 
     # ---- processes -------------------------------------------------------------------------------------
 

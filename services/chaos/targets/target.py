@@ -47,8 +47,8 @@ class Target(Protocol):
     async def acquirer_log(self) -> AcquirerLog:
         """Return the acquirer's own log, oldest first."""
 
-    def token(self, name: str, role: Role) -> str:
-        """Return a token for `name` in `role`."""
+    def token(self, name: str, role: Role, *, outside: bool = False) -> str:
+        """Return a token for `name` in `role`: for the services, or for the acquirer outside."""
 
     def address(self, instance: str) -> str:
         """Return where callers reach an instance, through any proxy in front of it."""

@@ -37,11 +37,13 @@ def command(context: Context, name: str, service: str, own_settings: Mapping[str
     """Return the command of a service, with the settings of all and its own."""
     options = context.options
     settings = {
+        "profile": "development",
         **options.settings,
         **own_settings,
         "instance": name,
-        "verify_key_file": context.keys.verify_file,
-        "token_file": context.keys.service_token(service),
+        "verify_key_file": context.keys.verify_file(service),
+        "revoked_file": context.keys.revoked_file,
+        "token_folder": context.keys.issue(service),
         "failpoints": options.failpoints,
         **options.settings_of.get(name, {}),
     }

@@ -1,4 +1,4 @@
-"""Which role may call which method: the one table. A method that is not in it cannot be called.
+"""Which role may call which method, and which service: the two tables. A method that is in neither cannot be called.
 
 The role is only half of it: which orders, payments and wallets a caller may see or pay from is decided in operations,
 where the thing is known.
@@ -63,12 +63,36 @@ MAY_CALL: dict[str, frozenset[Role]] = {
 }
 
 
+_ORDER, _LEDGER = "/countinghouse.order.v1.OrderService/", "/countinghouse.ledger.v1.LedgerService/"
+_ACQUIRER = "/countinghouse.acquirer.v1.AcquirerService/"
+#: What each service calls, by the name under which it calls. A service that is not here calls none.
+SERVICES_CALL: dict[str, frozenset[str]] = {
+    "payment-service": frozenset(
+        {
+            *(
+                f"{_ORDER}{each}"
+                for each in ("GetOrder", "ClaimOrder", "ClaimOrders", "CompleteOrder", "CompleteOrders")
+            ),
+            *(f"{_ORDER}{each}" for each in ("ReleaseOrder", "ReopenOrder")),
+            *(f"{_LEDGER}{each}" for each in ("GetAccount", "Post", "PostBatch", "VoidPost", "ReverseJournal")),
+            *(f"{_ACQUIRER}{each}" for each in ("Charge", "GetCharge", "ReverseByKey")),
+        }
+    ),
+}
+
+
 def check(method: str, principal: Principal) -> None:
     """Let `principal` call `method`, given as `/package.Service/Method`.
 
     Raises:
-        PermissionDenied: ROLE_NOT_ALLOWED, saying which roles may.
+        PermissionDenied: ROLE_NOT_ALLOWED, saying which roles may; SERVICE_NOT_ALLOWED: this service may not.
     """
+    if principal.role is Role.SERVICE and method not in SERVICES_CALL.get(principal.name, frozenset()):
+        raise PermissionDenied(
+            "SERVICE_NOT_ALLOWED",
+            f"{principal.name} may not call {method.rpartition('/')[2]}",
+            metadata={"role": principal.role, "service": principal.name},
+        )
     allowed = MAY_CALL.get(method, frozenset())
     if principal.role not in allowed:
         name = method.rpartition("/")[2]

@@ -25,6 +25,7 @@ from services.kernel.errors import CountinghouseError
 from services.runtime.grpc.admission import Admission
 from services.runtime.grpc.interceptors import CallInterceptor
 from services.runtime.grpc.tokens import TokenVerifier
+from services.runtime.grpc.trust import TrustFiles
 from services.runtime.metrics import CallMetrics
 from services.runtime.settings import Settings
 
@@ -36,18 +37,20 @@ _PING_TIMEOUT_MS: Final = 20_000
 
 
 def new_server(
-    settings: Settings, clock: Clock, metrics: CallMetrics | None = None
+    settings: Settings, clock: Clock, metrics: CallMetrics | None = None, *, audience: str, house: bool = True
 ) -> tuple[grpc.aio.Server, CallInterceptor]:
     """Return a server without services, and the interceptor through which its calls pass.
 
     Args:
         metrics: Counts the calls; None: they are not read.
+        audience: Whose tokens of machines are good here.
+        house: Whether tokens of people for the whole house are good here.
 
     Raises:
-        CountinghouseError: VERIFY_KEY_MISSING, VERIFY_KEY_INVALID.
+        CountinghouseError: VERIFY_KEY_MISSING, VERIFY_KEY_INVALID, REVOKED_INVALID.
     """
     interceptor = CallInterceptor(
-        _verifier(settings, clock),
+        TokenVerifier(_trust(settings).current, audience, clock, house=house),
         clock,
         default_deadline_s=settings.default_deadline_s,
         max_deadline_s=settings.max_deadline_s,
@@ -62,9 +65,9 @@ def new_server(
     return grpc.aio.server(interceptors=[interceptor], options=_options(settings)), interceptor
 
 
-def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
+def _trust(settings: Settings) -> TrustFiles:
     try:
-        return TokenVerifier(settings.verify_key_file.read_bytes(), clock)
+        return TrustFiles(settings.verify_key_file, settings.revoked_file)
     except OSError as error:
         raise CountinghouseError(
             "VERIFY_KEY_MISSING",

@@ -1,4 +1,6 @@
-"""How one service calls another: found through ZooKeeper, with its own token, within what is left of the deadline."""
+"""How one service calls another: found through ZooKeeper, with a token that is good there alone, within what is left
+of the deadline.
+"""
 
 from __future__ import annotations
 
@@ -25,42 +27,20 @@ _HOP_MARGIN_S = 0.03
 _MAX_CALL_S = 10.0
 
 
-class Peers:
-    """The other services, as this one sees them."""
+class Peer:
+    """Another service, as this one calls it.
 
-    def __init__(
-        self,
-        session: Session,
-        token: TokenFile,
-        *,
-        consumer: Consumer,
-        picker: PickerName,
-        cache: Path | None,
-        metrics: Metrics,
-    ) -> None:
-        self._discovery = Discovery(session, cache_dir=cache, consumer=consumer, metrics=metrics)
-        self._metrics = metrics
-        self._picker = picker
+    Args:
+        channel: To its instances, for a generated stub.
+        token: That is good there, and nowhere else.
+    """
+
+    def __init__(self, channel: DiscoveredChannel, token: TokenFile) -> None:
+        self.channel = channel
         self._token = token
-        self._channels: list[DiscoveredChannel] = []
-
-    async def channel(self, interface: str) -> DiscoveredChannel:
-        """Return a channel to the providers of `interface`, for a generated stub."""
-        directory = await self._discovery.subscribe(interface)
-        channel = DiscoveredChannel(
-            directory,
-            idempotency=idempotency,
-            picker=by_name(self._picker, new_rng()),
-            rng=new_rng(),
-            hash_key=_order_id_of,
-            default_timeout_s=_MAX_CALL_S,
-            metrics=self._metrics,
-        )
-        self._channels.append(channel)
-        return channel
 
     async def call(self, method: Callable[..., Any], request: Any, deadline: CallDeadline) -> Any:
-        """Call a stub's method.
+        """Call a method of a stub on `channel`.
 
         Raises:
             Unavailable: PEER_UNAVAILABLE: the request was never sent. Or DEADLINE_TOO_SHORT,
@@ -86,11 +66,55 @@ class Peers:
                 ) from error
             raise status.of_peer(status.from_rpc_error(error)) from error
 
+
+class Peers:
+    """The other services, found through ZooKeeper.
+
+    Args:
+        tokens: Folder with a token for each of them, `<name>.token`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        tokens: Path,
+        *,
+        consumer: Consumer,
+        picker: PickerName,
+        cache: Path | None,
+        metrics: Metrics,
+    ) -> None:
+        self._discovery = Discovery(session, cache_dir=cache, consumer=consumer, metrics=metrics)
+        self._metrics = metrics
+        self._picker = picker
+        self._tokens = tokens
+        self._channels: list[DiscoveredChannel] = []
+
+    async def find(self, interface: str) -> Peer:
+        """Return the service that provides `interface`, like `countinghouse.order.v1.OrderService`."""
+        directory = await self._discovery.subscribe(interface)
+        channel = DiscoveredChannel(
+            directory,
+            idempotency=idempotency,
+            picker=by_name(self._picker, new_rng()),
+            rng=new_rng(),
+            hash_key=_order_id_of,
+            default_timeout_s=_MAX_CALL_S,
+            metrics=self._metrics,
+        )
+        self._channels.append(channel)
+        return Peer(channel, TokenFile(self._tokens / f"{service_of(interface)}.token"))
+
     async def close(self) -> None:
         """Close every channel."""
         for channel in self._channels:
             await channel.close()
         await self._discovery.close()
+
+
+def service_of(interface: str) -> str:
+    """Return the name of the service that provides an interface of ours: `countinghouse.<name>.v1.…`."""
+    return interface.split(".")[1]
 
 
 def _order_id_of(_method: str, request: Any) -> str:

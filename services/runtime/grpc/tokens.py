@@ -1,15 +1,30 @@
 """Tokens: who is calling, signed. JSON Web Tokens (RFC 7519) with Ed25519 signatures (RFC 8037).
 
+    {"alg": "EdDSA", "kid": "<thumbprint of the key>"}
+    {"iss": "countinghouse", "aud": ["countinghouse"], "sub": "li", "role": "cashier", "jti": "…", "iat": …, "exp": …}
+
 Signing and verifying use different keys, so that a service can check a cashier's token but never make one.
+
+| bearer | audience: where the token is good | life at most |
+|---|---|---|
+| a person | `countinghouse`: every service of the house | 12 hours; an operator's 1 hour |
+| a service | the one service that it calls, like `countinghouse-ledger` | 15 minutes |
+| the acquirer, which is outside | `countinghouse-payment` | 15 minutes |
+
+Invariants
+1. A token is good at one audience: a server that receives it cannot use it elsewhere, unless a person sent it.
+2. A token that was signed for longer than its role's limit is not taken, whichever key signed it.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,15 +34,38 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from coordination.files import sync_directory
 from services.kernel.card_numbers import refuse_card_number
 from services.kernel.clock import Clock
-from services.kernel.errors import CountinghouseError, Unauthenticated
-from services.kernel.ids import check_name
+from services.kernel.errors import CountinghouseError, InvalidArgument, Unauthenticated
+from services.kernel.ids import RandomIds, check_name
 from services.kernel.principal import Principal, Role
+from services.runtime.grpc.trust import Trust, key_id
+
+#: The audience of the tokens of people: all services of the house.
+HOUSE: Final = "countinghouse"
+#: How long a token may be good for, in seconds, by the role of its bearer.
+MAX_TTL_S: Final = {
+    Role.CUSTOMER: 12 * 3600,
+    Role.CASHIER: 12 * 3600,
+    Role.ACCOUNTANT: 12 * 3600,
+    Role.AUDITOR: 12 * 3600,
+    Role.OPERATOR: 3600,
+    Role.SERVICE: 900,
+    Role.ACQUIRER: 900,
+}
 
 _ISSUER = "countinghouse"
 _ALGORITHM = "EdDSA"
 _KNOWN_TOKENS = 1024
+#: By which the signer's clock may be ahead of ours.
+_CLOCK_SKEW_S = 60
+#: Whose tokens are good at one service only.
+_MACHINES = frozenset({Role.SERVICE, Role.ACQUIRER})
 #: What reading a key that is none raises: rubbish, one with a password, one of an unknown kind.
 _NO_KEY = (ValueError, TypeError, UnsupportedAlgorithm)
+
+
+def audience_of(service: str) -> str:
+    """Return the audience of tokens that are good at one service."""
+    return f"{HOUSE}-{service}"
 
 
 class TokenSigner:
@@ -68,36 +106,54 @@ class TokenSigner:
             )
         return cls(key, clock)
 
-    def public_pem(self) -> bytes:
-        """Return the public half, for those who verify."""
-        return self._key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """The public half, for those who verify."""
+        return self._key.public_key()
 
-    def sign(self, principal: Principal, ttl_s: int) -> str:
-        """Return a token for `principal` that is good for `ttl_s` seconds."""
+    def sign(self, principal: Principal, ttl_s: int, *audiences: str) -> str:
+        """Return a token for `principal` that is good for `ttl_s` seconds.
+
+        Args:
+            audiences: Where it is good; none: in the house.
+
+        Raises:
+            InvalidArgument: TTL_TOO_LONG, of this role; or FIELD_MALFORMED: it is not a name.
+        """
         refuse_card_number(check_name(principal.name, "name"), "name")
+        limit_s = MAX_TTL_S[principal.role]
+        if ttl_s > limit_s:
+            raise InvalidArgument(
+                "TTL_TOO_LONG",
+                f"a token of a {principal.role} is good for {limit_s} seconds at most, not {ttl_s}",
+                fields=(("ttl_s", f"is at most {limit_s}"),),
+            )
         now_s = self._clock.now_ms() // 1000
         claims = {
             "iss": _ISSUER,
+            "aud": audiences or (HOUSE,),
             "sub": principal.name,
             "role": str(principal.role),
+            "jti": RandomIds().new("tok"),
             "iat": now_s,
             "exp": now_s + ttl_s,
         }
-        return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
+        return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": key_id(self.public_key)})
 
 
 class TokenVerifier:
-    """Reads tokens."""
+    """Reads tokens.
 
-    def __init__(self, public_pem: bytes, clock: Clock) -> None:
-        key = None
-        with suppress(*_NO_KEY):
-            key = serialization.load_pem_public_key(public_pem)
-        if not isinstance(key, Ed25519PublicKey):
-            raise CountinghouseError("VERIFY_KEY_INVALID", "the verification key is not an Ed25519 public key")
-        self._key = key
+    Args:
+        trust: Returns the keys and revocations that hold now.
+        audience: Of the server that reads them.
+        house: Whether tokens of people for the whole house are good here.
+    """
+
+    def __init__(self, trust: Callable[[], Trust], audience: str, clock: Clock, *, house: bool = True) -> None:
+        self._trust = trust
+        self._audiences = frozenset({audience, HOUSE} if house else {audience})
+        self._audience = audience
         self._clock = clock
         self._known = lru_cache(maxsize=_KNOWN_TOKENS)(self._read)  # a signature costs 0.2 ms; refusals are not kept
 
@@ -105,31 +161,63 @@ class TokenVerifier:
         """Return the caller that the token names.
 
         Raises:
-            Unauthenticated: TOKEN_INVALID or TOKEN_EXPIRED.
+            Unauthenticated: TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED or TOKEN_FOR_ANOTHER.
         """
-        principal, expires_ms = self._known(token)
-        if expires_ms <= self._clock.now_ms():
+        trust = self._trust()
+        principal, signed_by, identity, expires_s = self._known(token)
+        if signed_by not in trust.keys:
+            raise _invalid()
+        if expires_s <= self._clock.now_ms() // 1000:
             raise Unauthenticated("TOKEN_EXPIRED", "the token has expired; get a new one with `countinghouse token`")
+        if identity in trust.revoked_tokens or f"{principal.role}:{principal.name}" in trust.revoked_callers:
+            raise Unauthenticated("TOKEN_REVOKED", "the token, or its bearer, was revoked; ask an operator")
         return principal
 
-    def _read(self, token: str) -> tuple[Principal, int]:
+    def _read(self, token: str) -> tuple[Principal, str, str, int]:
+        """Return the bearer of a token, the id of the key that signed it, its own id, and when it expires."""
         try:
+            signed_by = str(jwt.get_unverified_header(token).get("kid", ""))
+            key = self._trust().keys.get(signed_by)
+            if key is None:
+                raise _invalid()
             claims = jwt.decode(
                 token,
-                self._key,
+                key,
                 algorithms=[_ALGORITHM],
                 issuer=_ISSUER,
-                options={"require": ["sub", "exp", "role"], "verify_exp": False, "verify_iat": False},
+                audience=self._audiences,
+                options={
+                    "require": ["sub", "aud", "exp", "iat", "role", "jti"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                },
             )
-            return Principal(check_name(str(claims["sub"]), "sub"), Role(claims["role"])), int(claims["exp"]) * 1000
+            principal = Principal(check_name(str(claims["sub"]), "sub"), Role(claims["role"]))
+            issued_s, expires_s = int(claims["iat"]), int(claims["exp"])
+        except jwt.InvalidAudienceError as error:
+            raise _for_another(self._audience) from error
         except (jwt.InvalidTokenError, ValueError, CountinghouseError) as error:
-            raise Unauthenticated(
-                "TOKEN_INVALID", "the token is not one of ours; get one with `countinghouse token`"
-            ) from error
+            raise _invalid() from error
+        audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
+        if principal.role in _MACHINES and self._audience not in audiences:
+            raise _for_another(self._audience)
+        limit_s = MAX_TTL_S[principal.role]
+        now_s = self._clock.now_ms() // 1000
+        if expires_s - issued_s > limit_s or expires_s - now_s > limit_s + _CLOCK_SKEW_S:
+            raise _invalid()
+        return principal, signed_by, str(claims["jti"]), expires_s
+
+
+def _invalid() -> Unauthenticated:
+    return Unauthenticated("TOKEN_INVALID", "the token is not one of ours; get one with `countinghouse token`")
+
+
+def _for_another(audience: str) -> Unauthenticated:
+    return Unauthenticated("TOKEN_FOR_ANOTHER", f"the token is not for {audience}; send one that is")
 
 
 class TokenFile:
-    """A service's own token, read again whenever the file has changed."""
+    """A service's token for one other service, read again whenever the file has changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -220,7 +220,7 @@ async def running(kind: Kind, server: Server, harness: Harness) -> AsyncIterator
     connection = await server.connect(database)
     environment = {
         **server.environment,
-        TOKEN: harness.stack.token("payment", Role.SERVICE),
+        TOKEN: harness.stack.token("merchant", Role.ACCOUNTANT, outside=True),
         CHARGING: str(harness.stack.data / f"charging-{kind.folder}"),
         "GRPC_VERBOSITY": "NONE",
     }

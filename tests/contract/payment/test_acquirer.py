@@ -19,6 +19,7 @@ import pytest
 from countinghouse.acquirer.v1 import acquirer_pb2 as pb
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub, FaultServiceStub
 from services.devstack.readiness import SERVING, health
+from services.devstack.state import ACQUIRER
 from services.kernel.clock import CallDeadline, SystemClock
 from services.kernel.errors import OutcomeUnknown
 from services.kernel.principal import Principal, Role
@@ -27,6 +28,7 @@ from services.payment.ports import Acquirer, KeyState
 from services.runtime.grpc.tokens import TokenSigner
 from tests.contract.payment.acquirer_contract import AMOUNT, AcquirerContract, fresh
 from tests.fakes.payment_acquirer import FakeAcquirer
+from tests.tokens import write_key_set
 
 _READY_S = 20.0
 _TIMEOUT_S = 3.0
@@ -66,16 +68,16 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "postgresql":
         url = asyncio.run(request.getfixturevalue("postgres_server").create())
     signer = TokenSigner.from_file(folder / "signing.key", SystemClock())
-    (folder / "verify.pem").write_bytes(signer.public_pem())
-    token = signer.sign(Principal("payment-service", Role.SERVICE), 3600)
-    (folder / "acquirer.token").write_text(token)
+    write_key_set(folder, signer)
+    token = signer.sign(Principal("payment-service", Role.SERVICE), 900, ACQUIRER)
+    (folder / "payment.token").write_text("of no use: nobody is told")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = start(folder, url, port)
     address = f"127.0.0.1:{port}"
     try:
         asyncio.run(until_serving(address, process))
-        yield Running(address, token, signer.sign(Principal("ops", Role.OPERATOR), 3600))
+        yield Running(address, token, signer.sign(Principal("ops", Role.OPERATOR), 3600, ACQUIRER))
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0
@@ -86,8 +88,9 @@ def start(folder: Path, url: str, port: int) -> subprocess.Popen[bytes]:
     settings = {
         "DATABASE_URL": url,
         "LISTEN_PORT": str(port),
-        "VERIFY_KEY_FILE": str(folder / "verify.pem"),
-        "TOKEN_FILE": str(folder / "acquirer.token"),
+        "PROFILE": "development",
+        "VERIFY_KEY_FILE": str(folder / "verify.jwks"),
+        "TOKEN_FOLDER": str(folder),
         "FAILPOINTS": "true",
         "DRAIN_S": "1",
     }

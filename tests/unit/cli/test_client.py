@@ -116,7 +116,8 @@ async def test_faults_of_a_stack_without_failpoints_are_refused_with_the_remedy(
         async def GetFaults(self, request: Message, **_: object) -> Message:  # noqa: N802
             raise missing
 
-    client = Client(Connection(tmp_path, "", None, Role.OPERATOR, "token", 5.0, False))
+    client = Client(Connection(tmp_path, "", None, Role.OPERATOR, "", 5.0, False))
+    client._tokens[True] = "token"
     client._stubs["faults"] = Stub()
     with pytest.raises(StackRefused, match="countinghouse up --failpoints") as refusal:
         await client.read("faults", "GetFaults", acquirer_pb2.GetFaultsRequest())
@@ -156,7 +157,7 @@ async def test_request_that_is_sent_once_is_not_repeated(tmp_path: Path) -> None
 async def test_call_without_a_key_or_token_is_refused(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
         with pytest.raises(Unauthenticated, match="--token"):
-            client._bearer()
+            client._bearer("order")
 
 
 def connected(data: Path, **changes: Any) -> Client:

@@ -21,7 +21,8 @@ from services.cli.connection import parse_principal, user_name
 from services.devstack.state import StackLock, StackState
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
-from services.runtime.grpc.tokens import TokenSigner, TokenVerifier
+from services.runtime.grpc.tokens import TokenSigner
+from tests.tokens import verifier_of
 
 #: They keep nothing, or in a directory of their own.
 WITHOUT_DATA = {("chaos", "proxy"), ("demo",)}
@@ -53,6 +54,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_of_the_issue_is_there() -> None:
     found = {" ".join(words) for words, _ in commands()}
     assert found == {
+        *("key ls", "key rotate", "revoke"),
         *(
             "up",
             "down",
@@ -194,7 +196,7 @@ def test_printed_token_is_accepted_by_the_services(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     signer = TokenSigner.from_file(tmp_path / "keys" / "signing.key", SystemClock())
     done = run("token", "--role", "cashier", "--name", "li", "--data", str(tmp_path))
-    verifier = TokenVerifier(signer.public_pem(), SystemClock())
+    verifier = verifier_of(signer, SystemClock())
     assert verifier.verify(done.stdout.strip()) == Principal("li", Role.CASHIER)
 
 

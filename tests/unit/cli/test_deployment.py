@@ -48,6 +48,14 @@ RUNNING = [
 ]
 
 
+TAKEN = [
+    "keys/signing.key",
+    "keys/acquirer/signing.key",
+    "keys/revoked.json",
+    "keys/countinghouse_checker.pgpass",
+]
+
+
 class Docker:
     """Stands for the program; remembers what it was asked."""
 
@@ -69,7 +77,7 @@ class Docker:
     def _exec(self) -> bytes:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
-            for name in self.asked[-1][-2:]:
+            for name in TAKEN:
                 member = tarfile.TarInfo(name)
                 member.size, member.mode = len(name), 0o600
                 archive.addfile(member, io.BytesIO(name.encode()))
@@ -112,13 +120,13 @@ def test_deployment_is_a_data_directory_for_one_command() -> None:
     assert not data.exists()
 
 
-def test_only_two_keys_are_taken_out(docker: Docker) -> None:
+def test_only_the_signing_keys_and_the_checkers_password_are_taken_out(docker: Docker) -> None:
     """The operator holds every password; a command needs none of the services' and none of the owners'."""
     with ExitStack() as resources:
         open_deployment({}, resources)
     (taken,) = [asked for asked in docker.asked if asked[1] == "exec"]
     assert taken[2] == "id-operator"
-    assert taken[-2:] == ["keys/signing.key", "keys/countinghouse_checker.pgpass"]
+    assert taken[-5:] == ["-c", *TAKEN]
 
 
 @pytest.mark.parametrize(

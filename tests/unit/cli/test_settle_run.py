@@ -16,7 +16,6 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli.client import Client
 from services.cli.connection import Connection
-from services.cli.payments import From
 from services.cli.settle_run import settle_run
 from services.kernel.errors import Aborted, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from services.kernel.principal import Role
@@ -55,7 +54,6 @@ class Services(Client):
 async def run(client: Client, file: Path, **changes: Any) -> int:
     """Return the exit code."""
     settings: dict[str, Any] = {
-        "source": From.BANK,
         "run_id": "",
         "at_once": 2,
         "patience": 0.01,
@@ -177,7 +175,6 @@ async def test_run_without_services_ends_with_1_and_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"source": From.DRAWER}, "from the bank"),
         ({"run_id": "a:b"}, "1 to 32 characters"),
         ({"run_id": "r" * 33}, "1 to 32 characters"),
         ({"run_id": "4111111111111111"}, "card number"),

@@ -13,7 +13,7 @@ import typer
 
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.cli import ledger, payments
+from services.cli import exit_codes, ledger, payments
 from services.cli.reconcile import reconcile
 from services.kernel.errors import Aborted
 from services.payment.execution import half_settled
@@ -105,7 +105,20 @@ def test_payment_get_of_an_unknown_outcome_names_the_remedies(
     """And does not name the command that was just run."""
     payments._show(_client(), pb.Payment(payment_id="p1", **fields), {})
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"not known yet: wait, as the payment service asks again by itself, {says}"
+    assert last == f"not known yet: wait, as the payment service goes on by itself, {says}"
+
+
+@pytest.mark.parametrize("state", ["CREATED", "SUBMITTED", "UNKNOWN", "REVERSING"])
+def test_command_that_leaves_a_payment_under_way_says_so_and_how_to_ask_again(
+    capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    """The ledger may be away: its exit code is 3, and it names the request id. Such a payment cannot be parked."""
+    payment = pb.Payment(payment_id="p1", state=pb.PaymentState.Value(f"PAYMENT_STATE_{state}"))
+    payments._show(_client(), payment, {"request_id": "req_1"})
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("not known yet: ")
+    assert "--request-id req_1" in last
+    assert exit_codes.of_payment(state, "SUCCEEDED") == 3
 
 
 class ReconciledClient:

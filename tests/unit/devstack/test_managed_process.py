@@ -174,7 +174,7 @@ async def test_tokens_that_cannot_be_renewed_are_renewed_later(tmp_path: Path, m
 def test_token_that_could_not_be_handed_out_is_handed_out_at_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distributor = SecretDistributor(tmp_path, ["order"], SystemClock())
+    distributor = SecretDistributor(tmp_path, ["payment"], SystemClock())
     distributor.distribute()
     monkeypatch.setattr("services.devstack.keys.SERVICE_TOKEN_TTL_S", -1)  # every token is old
     write = SecretDistributor._write
@@ -186,7 +186,7 @@ def test_token_that_could_not_be_handed_out_is_handed_out_at_the_next_look(
     with pytest.raises(OSError, match="No space"):
         distributor.renew()
     monkeypatch.setattr(SecretDistributor, "_write", write)
-    monkeypatch.setattr("services.devstack.keys.SERVICE_TOKEN_TTL_S", 12 * 3600)  # none is old any more
+    monkeypatch.setattr("services.devstack.keys.SERVICE_TOKEN_TTL_S", 900)  # none is old any more
     assert distributor.renew() == []
-    kept = (tmp_path / "operator" / "keys" / "order.token").read_bytes()
-    assert (tmp_path / "order" / "service.token").read_bytes() == kept
+    kept = (tmp_path / "operator" / "keys" / "tokens" / "payment" / "order.token").read_bytes()
+    assert (tmp_path / "payment" / "order.token").read_bytes() == kept

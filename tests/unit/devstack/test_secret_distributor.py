@@ -5,15 +5,22 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
+from services.devstack import revocations
 from services.devstack.files import databases_elsewhere, signing_key
-from services.devstack.keys import SERVICE_TOKEN_TTL_S
+from services.devstack.keys import SERVICE_TOKEN_TTL_S, mint, revoked_file
+from services.devstack.revocations import Revocations
 from services.devstack.secret_distributor import SecretDistributor
+from services.devstack.signing_keys import PUBLISHED_S, SigningKeys
+from services.kernel.errors import Unauthenticated
 from services.kernel.principal import Principal, Role
 from services.runtime.database.pgpass import passwords_in
-from services.runtime.grpc.tokens import TokenVerifier
+from services.runtime.grpc.tokens import TokenVerifier, audience_of
+from services.runtime.grpc.trust import TrustFiles
 from tests.fakes.clock import ManualClock
 
-SERVICES = ("order", "ledger")
+SERVICES = ("order", "payment")
 
 
 def passwords(root: Path, reader: str) -> dict[str, str]:
@@ -26,10 +33,8 @@ def test_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> No
     SecretDistributor(tmp_path, SERVICES, clock).distribute()
     for service in SERVICES:
         folder = tmp_path / service
-        assert {path.name for path in folder.iterdir()} == {"verify.pem", "service.token", "pgpass"}
-        verifier = TokenVerifier((folder / "verify.pem").read_bytes(), clock)
-        token = (folder / "service.token").read_text()
-        assert verifier.verify(token) == Principal(f"{service}-service", Role.SERVICE)
+        tokens = {"order.token", "ledger.token", "acquirer.token"} if service == "payment" else set()
+        assert {path.name for path in folder.iterdir()} == {"verify.jwks", "revoked.json", "pgpass"} | tokens
         assert set(passwords(tmp_path, service)) == {f"countinghouse_{service}"}
         assert {path.name for path in (tmp_path / f"{service}-owner").iterdir()} == {"pgpass"}
         assert set(passwords(tmp_path, f"{service}-owner")) == {f"countinghouse_{service}_owner"}
@@ -51,16 +56,19 @@ def test_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
     assert signing_key(tmp_path / "operator").exists()
     urls = databases_elsewhere(tmp_path / "operator")
     passfile = tmp_path / "operator" / "keys" / "countinghouse_checker.pgpass"
-    assert urls["ledger"] == (
-        f"postgresql+asyncpg://countinghouse_checker@postgres:5432/countinghouse_ledger?passfile={passfile}"
+    assert urls["payment"] == (
+        f"postgresql+asyncpg://countinghouse_checker@postgres:5432/countinghouse_payment?passfile={passfile}"
     )
     assert passfile.exists()
 
 
 def test_secrets_are_readable_by_their_reader_only(tmp_path: Path) -> None:
     SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
+    operator = tmp_path / "operator"
+    keys = operator / "keys"
+    public = (operator, keys / "verify.jwks", keys / "acquirer" / "verify.jwks", keys / "revoked.json")
     for path in tmp_path.rglob("*"):
-        if path != tmp_path / "operator" / "keys" / "verify.pem" and path != tmp_path / "operator":
+        if path not in public:
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
@@ -69,10 +77,10 @@ def test_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
     clock = ManualClock()
     SecretDistributor(tmp_path, SERVICES, clock).distribute()
     before = passwords(tmp_path, "roles")
-    key = (tmp_path / "order" / "verify.pem").read_bytes()
-    SecretDistributor(tmp_path, (*SERVICES, "payment"), clock).distribute()
+    key = (tmp_path / "order" / "verify.jwks").read_bytes()
+    SecretDistributor(tmp_path, (*SERVICES, "ledger"), clock).distribute()
     assert before.items() < passwords(tmp_path, "roles").items()
-    assert (tmp_path / "payment" / "verify.pem").read_bytes() == key
+    assert (tmp_path / "ledger" / "verify.jwks").read_bytes() == key
 
 
 def test_renewed_token_reaches_its_service(tmp_path: Path) -> None:
@@ -80,10 +88,39 @@ def test_renewed_token_reaches_its_service(tmp_path: Path) -> None:
     clock = ManualClock()
     distributor = SecretDistributor(tmp_path, SERVICES, clock)
     distributor.distribute()
-    old = (tmp_path / "order" / "service.token").read_text()
+    old = (tmp_path / "payment" / "order.token").read_text()
     assert distributor.renew() == []
     clock.advance(SERVICE_TOKEN_TTL_S * 1000 // 2)
     assert distributor.renew() == list(SERVICES)
-    new = (tmp_path / "order" / "service.token").read_text()
+    new = (tmp_path / "payment" / "order.token").read_text()
     assert new != old
-    assert TokenVerifier((tmp_path / "order" / "verify.pem").read_bytes(), clock).verify(old).name == "order-service"
+    order = trusting(tmp_path, "order", clock)
+    assert [order.verify(token).name for token in (old, new)] == ["payment-service"] * 2
+
+
+def test_rotated_key_and_revoked_caller_reach_every_service(tmp_path: Path) -> None:
+    """What an operator does in the folder of the keys; nobody is restarted."""
+    clock = ManualClock()
+    distributor = SecretDistributor(tmp_path, SERVICES, clock)
+    distributor.distribute()
+    order = trusting(tmp_path, "order", clock)
+    data = tmp_path / "operator"
+    li = mint(data, Principal("li", Role.CASHIER), 600, clock)
+    wu = mint(data, Principal("wu", Role.CASHIER), 600, clock)
+    SigningKeys(data / "keys", clock).rotate()
+    revocations.write(revoked_file(data), Revocations(callers=frozenset({"cashier:li"})), 0)
+    distributor.renew()
+    assert order.verify(wu).name == "wu"
+    with pytest.raises(Unauthenticated):
+        order.verify(li)
+    clock.advance(PUBLISHED_S * 1000)
+    distributor.renew()
+    for token in (wu, mint(data, Principal("wu", Role.CASHIER), 600, clock)):
+        assert order.verify(token).name == "wu"
+    assert order.verify((tmp_path / "payment" / "order.token").read_text()).name == "payment-service"
+
+
+def trusting(root: Path, service: str, clock: ManualClock) -> TokenVerifier:
+    """How the instances of a service verify, with what they were handed out."""
+    trust = TrustFiles(root / service / "verify.jwks", root / service / "revoked.json")
+    return TokenVerifier(trust.current, audience_of(service), clock)

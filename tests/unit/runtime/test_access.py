@@ -78,8 +78,10 @@ def test_every_mutation_of_a_person_has_a_key() -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_role_outside_the_table_is_refused(method: str) -> None:
-    """Each role on each method; the refusal says who may."""
+    """Each role on each method; the refusal says who may. Which service may is another table's matter."""
     for role in Role:
+        if role is Role.SERVICE:
+            continue
         if role in access.MAY_CALL[method]:
             access.check(method, Principal("x", role))
             continue
@@ -88,6 +90,34 @@ def test_role_outside_the_table_is_refused(method: str) -> None:
         assert refusal.value.reason == "ROLE_NOT_ALLOWED"
         assert refusal.value.metadata == {"role": role}
         assert all(allowed in refusal.value.message for allowed in access.MAY_CALL[method])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("service", ["order", "payment", "ledger", "acquirer", "x"])
+def test_service_outside_the_table_is_refused(method: str, service: str) -> None:
+    """Each service on each method."""
+    name = f"{service}-service"
+    if method in access.SERVICES_CALL.get(name, frozenset()):
+        access.check(method, Principal(name, Role.SERVICE))
+        return
+    with pytest.raises(PermissionDenied) as refusal:
+        access.check(method, Principal(name, Role.SERVICE))
+    assert refusal.value.reason == "SERVICE_NOT_ALLOWED"
+    assert refusal.value.metadata == {"role": Role.SERVICE, "service": name}
+    assert name in refusal.value.message
+
+
+def test_services_call_what_their_role_may_call_and_only_the_payment_service_calls_others() -> None:
+    assert set(access.SERVICES_CALL) == {"payment-service"}
+    for methods_called in access.SERVICES_CALL.values():
+        assert methods_called <= set(METHODS)
+        assert all(Role.SERVICE in access.MAY_CALL[method] for method in methods_called)
+
+
+def test_every_method_for_services_alone_is_called_by_one() -> None:
+    """What none calls is open to none."""
+    inner = {method for method, roles in access.MAY_CALL.items() if roles == {Role.SERVICE}}
+    assert inner <= frozenset().union(*access.SERVICES_CALL.values())
 
 
 def test_auditors_change_nothing() -> None:
@@ -104,9 +134,11 @@ def test_acquirer_may_call_only_notify_acquirer() -> None:
 
 
 def test_unknown_method_is_refused() -> None:
-    """Also of a service's."""
+    """Also a service's call of it."""
     with pytest.raises(PermissionDenied, match="no role"):
-        access.check("/countinghouse.order.v1.OrderService/DropAll", Principal("x", Role.SERVICE))
+        access.check("/countinghouse.order.v1.OrderService/DropAll", Principal("x", Role.OPERATOR))
+    with pytest.raises(PermissionDenied, match="payment-service may not"):
+        access.check("/countinghouse.order.v1.OrderService/DropAll", Principal("payment-service", Role.SERVICE))
 
 
 def test_methods_that_are_not_ours_are_not_repeatable() -> None:

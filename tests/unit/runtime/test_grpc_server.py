@@ -21,6 +21,7 @@ from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.tokens import TokenSigner
 from services.runtime.settings import Settings
 from tests.e2e.http2 import MAX_CONCURRENT_STREAMS, pinging
+from tests.tokens import write_key_set
 
 #: Longer than anything here takes; only so that a test which fails ends.
 PATIENCE_S = 20.0
@@ -30,9 +31,8 @@ PATIENCE_S = 20.0
 async def serving(tmp_path: Path, **changes: Any) -> AsyncIterator[str]:
     """The address of a server with health and nothing else."""
     clock = SystemClock()
-    key = tmp_path / "verify.pem"
-    key.write_bytes(TokenSigner(Ed25519PrivateKey.generate(), clock).public_pem())
-    server, _ = new_server(Settings(verify_key_file=key, **changes), clock)
+    key = write_key_set(tmp_path, TokenSigner(Ed25519PrivateKey.generate(), clock))
+    server, _ = new_server(Settings(verify_key_file=key, **changes), clock, audience="countinghouse-order")
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -35,8 +35,9 @@ from services.runtime.grpc.admission import Admission
 from services.runtime.grpc.context import Call, current_call
 from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor, reply
-from services.runtime.grpc.tokens import TokenSigner, TokenVerifier
+from services.runtime.grpc.tokens import HOUSE, TokenSigner, audience_of
 from services.runtime.metrics import CallMetrics
+from tests.tokens import verifier_of
 
 LI = Principal("li", Role.CASHIER)
 DEFAULT_S, MAX_S = 10.0, 60.0
@@ -54,7 +55,7 @@ class Server:
         self.signer = TokenSigner(Ed25519PrivateKey.generate(), clock)
         self.counted = CollectorRegistry()
         self.interceptor = CallInterceptor(
-            TokenVerifier(self.signer.public_pem(), clock),
+            verifier_of(self.signer, clock),
             clock,
             default_deadline_s=DEFAULT_S,
             max_deadline_s=MAX_S,
@@ -101,7 +102,8 @@ class Server:
         return pb.CreateOrderResponse(order=pb.Order(order_id="o1"))
 
     def token(self, principal: Principal = LI, ttl_s: int = 60) -> str:
-        return self.signer.sign(principal, ttl_s)
+        machine = principal.role in (Role.SERVICE, Role.ACQUIRER)
+        return self.signer.sign(principal, ttl_s, audience_of("order") if machine else HOUSE)
 
 
 class Client:

@@ -10,6 +10,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from coordination.channel import PickerName
+from coordination.channel.channel import DiscoveredChannel
 from coordination.channel.outcomes import NeverSent, SentBefore
 from coordination.discovery import ANY_CONSUMER, Directory, Discovery
 from coordination.metrics import Metrics
@@ -29,7 +30,7 @@ from services.kernel.errors import (
     Unavailable,
 )
 from services.runtime.grpc import status
-from services.runtime.grpc.service_client import Peers
+from services.runtime.grpc.service_client import Peer, Peers
 from services.runtime.grpc.tokens import TokenFile
 
 AWAY = Unavailable("ZOOKEEPER_UNAVAILABLE", "away")
@@ -47,22 +48,20 @@ def lost() -> AioRpcError:
 
 
 def peers_with(picker: PickerName, tmp_path: Path) -> Peers:
-    token = tmp_path / "token"
-    token.write_text("x")
-    return Peers(
-        cast(Session, None), TokenFile(token), consumer=ANY_CONSUMER, picker=picker, cache=None, metrics=Metrics()
-    )
+    return Peers(cast(Session, None), tmp_path, consumer=ANY_CONSUMER, picker=picker, cache=None, metrics=Metrics())
 
 
 async def asked(tmp_path: Path, error: AioRpcError) -> CountinghouseError:
-    """Return what `Peers.call` raises when the stub raises `error`."""
-    peers = peers_with(PickerName.POWER_OF_TWO_CHOICES, tmp_path)
+    """Return what `Peer.call` raises when the stub raises `error`."""
+    token = tmp_path / "order.token"
+    token.write_text("x")
+    peer = Peer(cast(DiscoveredChannel, None), TokenFile(token))
 
     async def method(_request: Any, **_: Any) -> Any:
         raise error
 
     with pytest.raises(CountinghouseError) as caught:
-        await peers.call(method, object(), CallDeadline.after(5.0, SystemClock()))
+        await peer.call(method, object(), CallDeadline.after(5.0, SystemClock()))
     return caught.value
 
 
@@ -120,7 +119,7 @@ async def test_consistent_hash_goes_by_the_requests_order(tmp_path: Path, monkey
         return directory
 
     monkeypatch.setattr(Discovery, "subscribe", subscribe)
-    channel = await peers_with(PickerName.CONSISTENT_HASH, tmp_path).channel("a.B")
+    channel = (await peers_with(PickerName.CONSISTENT_HASH, tmp_path).find("a.B")).channel
     reasons = {explanation.why for explanation in channel.explain("/a.B/C", payment_pb2.SettleRequest(order_id="o1"))}
     assert reasons == {"o1 belongs here", "number 2 for o1"}
     assert not any("belongs" in explanation.why for explanation in channel.explain("/a.B/C", object()))

@@ -19,17 +19,18 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_has_a_default() -> None:
-    """All guards on, no failpoints, loopback."""
+    """All guards on, no failpoints, loopback, and the strict profile."""
     settings = Settings()
     assert settings.guards.off == ()
     assert not settings.failpoints
     assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 0)
-    assert (settings.listen_host, settings.profile) == ("127.0.0.1", Profile.DEVELOPMENT)
+    assert (settings.listen_host, settings.profile) == ("127.0.0.1", Profile.PRODUCTION)
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the environment, with or without spaces."""
     monkeypatch.setenv("COUNTINGHOUSE_CURRENCIES", "CNY, JPY,")
+    monkeypatch.setenv("COUNTINGHOUSE_PROFILE", "development")
     monkeypatch.setenv("COUNTINGHOUSE_GUARDS_OFF", "fence,lock")
     settings = Settings()
     assert settings.currencies == ("CNY", "JPY")
@@ -48,12 +49,12 @@ def test_currency_outside_iso_4217_is_refused_at_start(monkeypatch: pytest.Monke
     ("name", "value"), [("COUNTINGHOUSE_GUARDS_OFF", "fence"), ("COUNTINGHOUSE_FAILPOINTS", "true")]
 )
 def test_production_refuses_guards_off_and_failpoints(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """The message names the variable to unset; elsewhere the same setting is taken."""
+    """Unless told otherwise; the message names the variable to unset. In development the same setting is taken."""
     monkeypatch.setenv(name, value)
-    assert Settings().profile is Profile.DEVELOPMENT
-    monkeypatch.setenv("COUNTINGHOUSE_PROFILE", "production")
     with pytest.raises(ValidationError, match=f"production profile refuses.*unset {name}"):
         Settings()
+    monkeypatch.setenv("COUNTINGHOUSE_PROFILE", "development")
+    assert Settings().profile is Profile.DEVELOPMENT
 
 
 def test_strict_production_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,62 @@
+"""The list of revoked tokens and callers of a data directory, `keys/revoked.json` (`runtime/grpc/trust.py`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordination.files import write_whole
+from services.kernel.errors import CountinghouseError
+from services.kernel.principal import Principal
+from services.runtime.grpc.trust import revoked_in
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """What is revoked.
+
+    Args:
+        tokens: By a token's id, when it expires anyhow, Unix seconds.
+        callers: As `role:name`; none of their tokens is taken, and none is signed for them.
+    """
+
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    callers: frozenset[str] = field(default_factory=frozenset)
+
+    def holds(self, principal: Principal) -> bool:
+        """Return whether this caller is revoked."""
+        return caller_of(principal) in self.callers
+
+
+def caller_of(principal: Principal) -> str:
+    """Return a caller as the list names it."""
+    return f"{principal.role}:{principal.name}"
+
+
+def read(file: Path) -> Revocations:
+    """Return the list in a file; an empty one if there is no file.
+
+    Raises:
+        CountinghouseError: REVOKED_INVALID.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return Revocations()
+    _, callers = revoked_in(content)
+    try:
+        tokens = {str(name): int(expires_s) for name, expires_s in json.loads(content)["tokens"].items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CountinghouseError("REVOKED_INVALID", f"{file} makes no sense; put it right, or remove it") from error
+    return Revocations(tokens, callers)
+
+
+def write(file: Path, revoked: Revocations, now_s: int) -> None:
+    """Replace the list; tokens that have expired are left out."""
+    document = {
+        "tokens": {name: expires_s for name, expires_s in revoked.tokens.items() if expires_s > now_s},
+        "callers": sorted(revoked.callers),
+    }
+    write_whole(file, json.dumps(document, indent=1).encode(), mode=0o644)
