@@ -88,8 +88,9 @@ async def restore(folder: Path, options: StackOptions, clock: Clock, tell: Calla
         except SQLAlchemyError as error:
             raise StackRefused("DATABASE_REFUSED", f"the server cannot be used: {said(error)}") from error
         except OSError as error:
+            where = alone.data if backup.database == SQLITE else "the server"
             raise StackFailed(
-                "RESTORE_FAILED", f"{alone.data} cannot be written: {error.strerror}; put that right, and repeat it"
+                "RESTORE_FAILED", f"{where} cannot be used: {error.strerror}; put that right, and repeat the restore"
             ) from error
         seen, unread = await seen_by_databases(alone.data, urls)
         if unread:

@@ -37,7 +37,7 @@ def command(context: Context, name: str, service: str, own_settings: Mapping[str
     """Return the command of a service, with the settings of all and its own."""
     options = context.options
     settings = {
-        "profile": "development",
+        "profile": context.environment.get("COUNTINGHOUSE_PROFILE", "development"),
         **options.settings,
         **own_settings,
         "instance": name,
