@@ -57,8 +57,8 @@ class Deployment:
         (found,) = [each for each in state.require(self.data).instances if each.name == name]
         return found
 
-    def token(self, name: str, role: Role) -> str:
-        return mint(self.data, Principal(name, role), 3600, SystemClock())
+    def token(self, name: str, role: Role, *, outside: bool = False) -> str:
+        return mint(self.data, Principal(name, role), 3600, SystemClock(), outside=outside)
 
     async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `countinghouse --stack compose …`."""
