@@ -1,4 +1,4 @@
-"""Copies of several databases are of one moment, on SQLite and on PostgreSQL, whoever writes meanwhile."""
+"""Copies of several databases are of one moment, on SQLite and on PostgreSQL, also while they are written."""
 
 from __future__ import annotations
 

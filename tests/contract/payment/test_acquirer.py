@@ -70,7 +70,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     signer = TokenSigner.from_file(folder / "signing.key", SystemClock())
     write_key_set(folder, signer)
     token = signer.sign(Principal("payment-service", Role.SERVICE), 900, ACQUIRER)
-    (folder / "payment.token").write_text("of no use: nobody is told")
+    (folder / "payment.token").write_text("of no use: no merchant is told")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = start(folder, url, port)

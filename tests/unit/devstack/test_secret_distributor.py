@@ -99,7 +99,7 @@ def test_renewed_token_reaches_its_service(tmp_path: Path) -> None:
 
 
 def test_rotated_key_and_revoked_caller_reach_every_service(tmp_path: Path) -> None:
-    """What an operator does in the folder of the keys; nobody is restarted."""
+    """What an operator does in the folder of the keys; no service is restarted."""
     clock = ManualClock()
     distributor = SecretDistributor(tmp_path, SERVICES, clock)
     distributor.distribute()

@@ -86,7 +86,7 @@ def test_what_changes_is_read_again(keys: Path) -> None:
 
 @pytest.mark.parametrize("which", ["verify.jwks", "revoked.json"])
 def test_change_that_makes_no_sense_changes_nothing(keys: Path, which: str) -> None:
-    """Nobody becomes unknown, and nobody is believed again, by a damaged file."""
+    """No caller becomes unknown, and none is believed again, by a damaged file."""
     revoked = keys.with_name("revoked.json")
     write(revoked, b'{"tokens": {}, "callers": ["cashier:li"]}')
     files = TrustFiles(keys, revoked)
