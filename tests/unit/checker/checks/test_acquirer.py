@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.checker.evidence import Evidence
 from services.checker.registry import run_checks
 from tests.unit.checker.cases import Cases, Illegal, Lawful, by_all, payment
 from tests.unit.checker.dataset import DatasetBuilder, with_cards
@@ -148,6 +149,12 @@ def test_restored_books_may_not_know_every_payment() -> None:
     del dataset.charges[:2]
     dataset.charges = [replace(record, sequence=record.sequence - 2) for record in dataset.charges]
     assert agreement(restored=True) == ("the acquirer took nothing for pay_06; in the ledger: 3.20 CNY",)
+
+
+def test_books_are_not_taken_for_restored_ones_unless_that_is_said() -> None:
+    dataset = with_cards()
+    evidence = Evidence(dataset.snapshot(), (), None, None, dataset.now_ms(), ended=True)
+    assert not evidence.restored
 
 
 @CASES.illegal(
