@@ -257,17 +257,20 @@ class TestParked:
     """The customer pays cash while the acquirer does not answer about the card."""
 
     async def test_cash_charges_no_card_and_a_parked_card_is_reversed_later(self, harness: Harness) -> None:
-        """The cashier is told which payment is in the way, parks it on the command line and takes the cash; the
-        acquirer gets its tombstone when it is back.
+        """The cashier is told which payment is in the way, by an acquirer that would charge if it was asked to; parks
+        it on the command line while the acquirer is down, and takes the cash; the tombstone comes afterwards.
         """
         order_id, key = await harness.new_order(), new_id("settle")
         await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
         card = (await harness.cashier.settle_once(order_id, key, card=CARD, timeout_s=8.0)).payment
         assert card.state == pb.PAYMENT_STATE_UNKNOWN
+        await until(lambda: needs_attention(harness, card.payment_id))  # from here on no worker charges
+        await harness.set_acquirer_faults()
         cash = harness.cashier.settle_request(order_id, new_id("settle"))
         refused = (await harness.cashier.call(cash, at=TWO, timeout_s=8.0)).error
         assert refused is not None
         assert (refused.reason, refused.metadata["payment_id"]) == ("ORDER_HALF_SETTLED", card.payment_id)
+        await harness.set_acquirer_faults(bank.Fault(kind=bank.FAULT_KIND_DOWN))
         parking = ("payment", "park", card.payment_id, "--reason", "pays cash", "--json")
         done = await command_line(*parking, "--data", str(harness.stack.data))
         assert document(done)["payment"]["state"] == "PAYMENT_STATE_PARKED"

@@ -126,15 +126,16 @@ DEFAULT_IGNORABLE = [
     *(range(0x3164, 0x3165), range(0xFE00, 0xFE10), range(0xFEFF, 0xFF00), range(0xFFA0, 0xFFA1)),
     *(range(0xFFF0, 0xFFF9), range(0x1BCA0, 0x1BCA4), range(0x1D173, 0x1D17B), range(0xE0000, 0xE1000)),
 ]
+BLANK_GLYPHS = "\u2800\U0001d159\U00013441\U00013442"
 
 
 def test_whatever_is_not_drawn_is_blank() -> None:
     """White space, what may be ignored, and glyphs that are blank."""
-    hidden = [*WHITE_SPACE, *(chr(code) for codes in DEFAULT_IGNORABLE for code in codes)]
+    hidden = [*WHITE_SPACE, *BLANK_GLYPHS, *(chr(code) for codes in DEFAULT_IGNORABLE for code in codes)]
     assert [f"{ord(each):04x}" for each in hidden if not is_blank(each)] == []
 
 
-@pytest.mark.parametrize("glyph", ["\u2800", "\U0001d159", "\U00013441", "\U00013442"])
+@pytest.mark.parametrize("glyph", BLANK_GLYPHS)
 def test_reason_of_blank_glyphs_is_refused(glyph: str) -> None:
     for reason in (glyph, f" {glyph}{glyph}\u0301"):
         with pytest.raises(InvalidArgument) as refusal:

@@ -246,11 +246,10 @@ class TestRepairing:
     @pytest.mark.parametrize("kind", [DiscrepancyKind.ONLY_THEIRS, DiscrepancyKind.DUPLICATE])
     async def test_key_that_no_payment_has_is_reversed_only_when_it_is_named(self, kind: DiscrepancyKind) -> None:
         found = difference(kind, Action.NAME, "key_9")
-        services = FakeServices({})
-        assert not (await repairer(services).repair(found)).done
-        assert services.asked == []
         answer = acquirer.ReverseByKeyResponse(charge=charge("key_9", acquirer.CHARGE_STATE_REFUNDED))
         services = FakeServices({"ReverseByKey": [answer]})
+        assert not (await repairer(services).repair(found)).done
+        assert services.asked == []
         mended = await repairer(services).refund_named(found)
         assert (mended.done, mended.words) == (True, "key_9 is REFUNDED")
         assert [request.key for request in services.requests("ReverseByKey")] == ["key_9"]
@@ -275,6 +274,7 @@ class TestRepairing:
         services = FakeServices(
             {
                 "GetCharge": [answer],
+                "Charge": [acquirer.ChargeResponse(charge=charge())],
                 "Reverse": [payment.ReverseResponse()],
                 "GetPayment": [got(payment.PAYMENT_STATE_REVERSING), got(payment.PAYMENT_STATE_REVERSED)],
             }

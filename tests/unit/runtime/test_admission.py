@@ -288,15 +288,18 @@ class TestPublicCalls:
         monkeypatch.setattr(public, "_host_of", lambda context: context.peer())
         watch = watched(channel)
         await watch.read()
+        ended = asyncio.ensure_future(watch.code())
         own = [("grpc.use_local_subchannel_pool", 1)]
         async with aio.insecure_channel(address, options=own) as stranger:
             pending = {asyncio.create_task(read_to_end(watched(stranger))) for _ in range(3 * public._WATCHES)}
             async with asyncio.timeout(PATIENCE_S):
-                while len(pending) >= public._WATCHES:
-                    _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                while len(pending) >= public._WATCHES and not ended.done():
+                    done, _ = await asyncio.wait({*pending, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    pending -= done
+            assert not ended.done()
             another = watched(channel)
             await another.read()
-            assert not watch.done()
+            assert not ended.done()
             for call in (watch, another, *pending):
                 call.cancel()
 
