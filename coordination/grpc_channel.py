@@ -13,7 +13,7 @@ otherwise (SERVER_PING_OPTIONS). For servers that cannot be configured, override
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -24,6 +24,8 @@ PING_TIMEOUT_MS = 1_000
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 Option = tuple[str, Any]
+#: Returns the TLS credentials of new connections. Another object than the last time: those have been renewed.
+Credentials = Callable[[], grpc.ChannelCredentials]
 
 OPTIONS: Mapping[str, Any] = {
     # Addresses are those of providers, and of an acquirer that the settings name: an http_proxy of the environment,
@@ -76,9 +78,13 @@ def open_channel(
     return grpc.aio.secure_channel(address, credentials, merged)
 
 
-def open_blocking_channel(address: str, options: Iterable[Option] = ()) -> grpc.Channel:
+def open_blocking_channel(
+    address: str, options: Iterable[Option] = (), *, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.Channel:
     """Return a channel for a program without an event loop. Arguments as `open_channel`."""
-    return grpc.insecure_channel(address, _merged(options))
+    if credentials is None:
+        return grpc.insecure_channel(address, _merged(options))
+    return grpc.secure_channel(address, credentials, _merged(options))
 
 
 def _merged(options: Iterable[Option]) -> list[Option]:

@@ -38,8 +38,9 @@ from coordination.channel.outcomes import maybe_sent_before, never_sent, sends
 from coordination.channel.policies import Failover, Idempotency, Policy
 from coordination.deadline import Deadline
 from coordination.discovery.directory import Directory
-from coordination.grpc_channel import Option
+from coordination.grpc_channel import Credentials, Option
 from coordination.metrics import Metrics
+from coordination.registry.endpoint import Endpoint
 
 __all__ = ["DiscoveredChannel", "maybe_sent_before", "never_sent", "sends"]
 
@@ -49,6 +50,10 @@ Response = TypeVar("Response")
 
 def _no_key(_method: str, _request: Any) -> str:
     return ""
+
+
+def _registered_address(endpoint: Endpoint) -> str:
+    return endpoint.address
 
 
 def _wall_clock_ms() -> int:
@@ -69,6 +74,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         options: gRPC channel options, over those of `grpc_channel`.
         default_timeout_s: deadline of unary calls that give none, seconds, unless the endpoint's rules know one;
             None for no deadline. Streams that give none have none.
+        address_of: where an endpoint is connected to; None: its address. For providers with a second port for some.
         credentials: for TLS; None for plain text.
         metrics: the collectors; None: some that are not exported.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
@@ -85,7 +91,8 @@ class DiscoveredChannel(grpc.aio.Channel):
         rng: random.Random | None = None,
         options: Iterable[Option] = (),
         default_timeout_s: float | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        address_of: Callable[[Endpoint], str] | None = None,
+        credentials: Credentials | None = None,
         metrics: Metrics | None = None,
         now_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
@@ -95,6 +102,7 @@ class DiscoveredChannel(grpc.aio.Channel):
             picker=picker or PowerOfTwoChoices(rng),
             rng=rng,
             options=tuple(options),
+            address_of=address_of or _registered_address,
             credentials=credentials,
             metrics=metrics or Metrics(),
             now_ms=now_ms,

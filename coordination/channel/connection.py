@@ -30,6 +30,11 @@ _ON_ITS_WAY = frozenset({grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity
 class EndpointConnection:
     """The connection to one endpoint, and the callables made on it.
 
+    Args:
+        dialled: the address to connect to.
+        options: of the channel.
+        credentials: for TLS; None for plain text.
+
     Attributes:
         endpoint: as the directory has it now.
         channel: gRPC's.
@@ -37,11 +42,17 @@ class EndpointConnection:
     """
 
     def __init__(
-        self, endpoint: Endpoint, options: Sequence[Option], credentials: grpc.ChannelCredentials | None
+        self,
+        endpoint: Endpoint,
+        dialled: str,
+        options: Sequence[Option],
+        credentials: grpc.ChannelCredentials | None,
     ) -> None:
         self.endpoint = endpoint
         self.load = Load()
-        self.channel = open_channel(endpoint.address, options, credentials=credentials)
+        self.dialled = dialled
+        self.credentials = credentials
+        self.channel = open_channel(dialled, options, credentials=credentials)
         self._callables: dict[tuple[str, str], Any] = {}
 
     @property

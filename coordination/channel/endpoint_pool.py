@@ -11,6 +11,8 @@ Invariants
 3. An endpoint that is out comes back by a health check of the pool, not by a user's call.
 4. An endpoint that left the directory gets no new call. Its connection is kept REMOVED_ENDPOINT_TTL_S, and the calls
    on it then CLOSE_GRACE_S. With the connection go the metrics of the endpoint.
+5. After the credentials have been renewed every new call goes over a connection that was made with the new ones. Calls
+   on the connection before have RENEWAL_GRACE_S to end.
 
 Which function makes each move
     connect     picks, and proves reachable            failed, answered   IN -> OUT, any -> IN
@@ -36,7 +38,7 @@ from coordination.channel.outlier_detection import Outlier, Outliers
 from coordination.deadline import Deadline
 from coordination.discovery.directory import Directory, DirectoryState
 from coordination.errors import NoProviders
-from coordination.grpc_channel import Option
+from coordination.grpc_channel import Credentials, Option
 from coordination.metrics import Metrics
 from coordination.registry.endpoint import Endpoint
 
@@ -46,6 +48,7 @@ ROUND_PAUSE_S = 0.1  # between two rounds through all endpoints, for a call that
 PROBE_TIMEOUT_S = 1.0  # how long a health check may take, connecting included
 REMOVED_ENDPOINT_TTL_S = 30.0  # an endpoint that left the directory may come back: its connection is kept so long
 CLOSE_GRACE_S = 5.0  # how long its calls may then still take
+RENEWAL_GRACE_S = 300.0  # how long the calls of a connection with older credentials may still take
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class EndpointPool:
         picker: chooses among them.
         rng: for the jitter of ejections.
         options: gRPC channel options, over those of `grpc_channel`.
+        address_of: where an endpoint is connected to.
         credentials: for TLS; None for plain text.
         metrics: the collectors.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
@@ -70,7 +74,8 @@ class EndpointPool:
         picker: Picker,
         rng: random.Random,
         options: Sequence[Option],
-        credentials: grpc.ChannelCredentials | None,
+        address_of: Callable[[Endpoint], str],
+        credentials: Credentials | None,
         metrics: Metrics,
         now_ms: Callable[[], int],
     ) -> None:
@@ -80,18 +85,26 @@ class EndpointPool:
         self.outliers = Outliers(rng)
         self.closed = False
         self._options = options
+        self._address_of = address_of
         self._credentials = credentials
         self.metrics = CallMetrics(metrics, directory.interface)
         self._now_ms = now_ms
         self._removed: dict[str, asyncio.Task[None]] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
+        self._replaced: dict[asyncio.Task[None], EndpointConnection] = {}
         self._unsubscribe = directory.subscribe(self._directory_changed)
 
     def connection_to(self, endpoint: Endpoint) -> EndpointConnection:
         """Return the connection to an endpoint; a new one connects at its first call."""
+        credentials = None if self._credentials is None else self._credentials()
+        dialled = self._address_of(endpoint)
         connection = self.connections.get(endpoint.key)
+        if connection is not None and (connection.credentials, connection.dialled) != (credentials, dialled):
+            self._replace(connection)
+            connection = None
         if connection is None:
-            connection = self.connections[endpoint.key] = EndpointConnection(endpoint, self._options, self._credentials)
+            connection = EndpointConnection(endpoint, dialled, self._options, credentials)
+            self.connections[endpoint.key] = connection
         connection.endpoint = endpoint
         return connection
 
@@ -99,14 +112,15 @@ class EndpointPool:
         """Take no new call; cancel those under way after `grace_s` seconds (None: at once)."""
         self.closed = True
         self._unsubscribe()
-        tasks = [*self._removed.values(), *self._probing.values()]
+        tasks = [*self._removed.values(), *self._probing.values(), *self._replaced]
         self.metrics.ejected.dec(len(self._probing))
         self._removed.clear()
         self._probing.clear()
         for task in tasks:
             task.cancel()
-        connections = list(self.connections.values())
+        connections = [*self.connections.values(), *self._replaced.values()]
         self.connections.clear()
+        self._replaced.clear()
         self.metrics.remove_all()
         await asyncio.gather(
             *tasks, *(connection.channel.close(grace_s) for connection in connections), return_exceptions=True
@@ -259,7 +273,8 @@ class EndpointPool:
         while self.outliers[key].out:
             await asyncio.sleep(self.outliers[key].until_s - time.monotonic())
             if self.outliers.due(key, time.monotonic()):
-                self.outliers.probed(key, time.monotonic(), answered=await self._healthy(connection))
+                answered = await self._healthy(self.connections.get(key, connection))
+                self.outliers.probed(key, time.monotonic(), answered=answered)
         log.info("%s: %s may have calls again: it answers its health check", self.directory.interface, key)
         del self._probing[key]
         self.metrics.ejected.dec()
@@ -306,6 +321,16 @@ class EndpointPool:
             self._removed.pop(key).cancel()
         for key in self.connections.keys() - present - self._removed.keys():
             self._removed[key] = asyncio.get_running_loop().create_task(self._close_after_ttl(key))
+
+    def _replace(self, connection: EndpointConnection) -> None:
+        """Take no new call on a connection; its calls may end."""
+        closing = asyncio.get_running_loop().create_task(self._close_replaced(connection))
+        self._replaced[closing] = connection
+        closing.add_done_callback(lambda ended: self._replaced.pop(ended, None))
+
+    async def _close_replaced(self, connection: EndpointConnection) -> None:
+        await asyncio.sleep(REMOVED_ENDPOINT_TTL_S)  # a call that has picked it is yet to be sent
+        await connection.channel.close(RENEWAL_GRACE_S)
 
     async def _close_after_ttl(self, key: str) -> None:
         await asyncio.sleep(REMOVED_ENDPOINT_TTL_S)

@@ -84,7 +84,12 @@ class Echo:
 
     @asynccontextmanager
     async def serving(
-        self, interface: str = INTERFACE, grace_s: float | None = None, *, host: str = "127.0.0.1"
+        self,
+        interface: str = INTERFACE,
+        grace_s: float | None = None,
+        *,
+        host: str = "127.0.0.1",
+        credentials: grpc.ServerCredentials | None = None,
     ) -> AsyncIterator[int]:
         """Serve on a free port; yields it. At the end calls under way have `grace_s` seconds left."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -103,7 +108,8 @@ class Echo:
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
             )
         )
-        port = server.add_insecure_port(str(ServerAddress(host, 0)))
+        address = str(ServerAddress(host, 0))
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
         try:
             yield port
